@@ -1,0 +1,41 @@
+//! Compiles every `.proto` file under `proto/` with protox (pure Rust, nothing to install) into `OUT_DIR`, and writes
+//! the descriptor set that reflection serves.
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use prost::Message as _;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let mut files = Vec::new();
+    collect(Path::new("proto"), &mut files)?;
+    files.sort();
+    let descriptors = protox::Compiler::new(["proto"])?
+        .include_source_info(true)
+        .include_imports(true)
+        .open_files(files)?
+        .file_descriptor_set();
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    fs::write(out.join("kar_descriptor.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .bytes(".kar")
+        .build_transport(false)
+        .extern_path(".google.rpc", "crate::google::rpc")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// Finds the proto files below `folder`.
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|e| e == "proto") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}

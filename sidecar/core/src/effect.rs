@@ -1,0 +1,259 @@
+//! Outputs of a [`Node`](crate::Node).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::event::Cell;
+use crate::ids::{
+    Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
+    SessionId, TurnToken,
+};
+use crate::invocation::{ActorOps, Mode, Outcome, Payload};
+use crate::limits::LimitHit;
+use crate::message::Message;
+use crate::record::Record;
+
+/// A durable effect: a record to append. Appends of one partition must reach its log in the order given, or not at all
+/// (a gap is harmless, rule L3).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Append {
+    /// The log.
+    pub partition: PartitionId,
+    /// Comes back in [`Event::LogOwn`](crate::Event::LogOwn).
+    pub proposal: ProposalId,
+    /// What to append.
+    pub record: Arc<Record>,
+}
+
+/// A visible effect; everything it depends on is committed, or may go ahead (rule L5).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Read a log from `from` and follow it; reading under way for it ends first. Report
+    /// [`Event::LogEnd`](crate::Event::LogEnd) once what is there now has been read.
+    ReadLog {
+        /// The log.
+        partition: PartitionId,
+        /// First offset wanted.
+        from: Offset,
+    },
+    /// Report [`Event::LogEnd`](crate::Event::LogEnd) once everything that is in the log now has been read.
+    ReadBarrier {
+        /// The log.
+        partition: PartitionId,
+    },
+    /// Stop following a log.
+    StopLog {
+        /// The log.
+        partition: PartitionId,
+    },
+    /// Send to a peer, in order. Dropped if there is no connection.
+    Send {
+        /// The peer.
+        to: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// Run a turn in the host.
+    Dispatch {
+        /// The host.
+        session: SessionId,
+        /// The turn.
+        turn: Turn,
+    },
+    /// Run an at-most-once turn in the host.
+    DispatchDirect {
+        /// The host.
+        session: SessionId,
+        /// Comes back in [`Event::DirectResult`](crate::Event::DirectResult).
+        turn: u64,
+        /// The service.
+        kind: Kind,
+        /// Which method.
+        method: Arc<str>,
+        /// Argument.
+        payload: Payload,
+        /// W3C trace context.
+        trace: Arc<str>,
+    },
+    /// Tell the host to abandon a turn; it answers with
+    /// [`TurnResult::Cancelled`](crate::event::TurnResult::Cancelled) when it has.
+    Cancel {
+        /// The host.
+        session: SessionId,
+        /// The turn.
+        token: TurnToken,
+    },
+    /// Answer a request of the own component.
+    Respond {
+        /// Which.
+        request: RequestId,
+        /// The answer.
+        response: Result<Response, RequestError>,
+    },
+    /// Load an actor's state and the fence cell in one step.
+    LoadActor {
+        /// The partition.
+        partition: PartitionId,
+        /// The instance.
+        actor: Arc<str>,
+    },
+    /// Put `epoch` into the partition's fence cell unless it has a newer one; report the cell as it was.
+    FenceStore {
+        /// The partition.
+        partition: PartitionId,
+        /// The new reign.
+        epoch: Epoch,
+    },
+    /// Apply committed operations to the store and set the cell to (`epoch`, `upto`), in one step, unless the cell has
+    /// a newer epoch.
+    WriteStore {
+        /// The partition.
+        partition: PartitionId,
+        /// The reign that writes.
+        epoch: Epoch,
+        /// Offset the store then stands at.
+        upto: Offset,
+        /// In log order.
+        ops: Vec<ActorOps>,
+    },
+    /// A kind is used that the membership does not know: register it (with the default number of partitions).
+    EnsureKind {
+        /// The kind.
+        kind: Kind,
+    },
+    /// What this node offers has changed: tell the membership.
+    Offer {
+        /// Kinds hosted.
+        kinds: Vec<Kind>,
+        /// It is leaving.
+        leaving: bool,
+    },
+    /// The hand-over asked for is complete: no partition is owned.
+    Drained,
+    /// For people: a metric and a log line (P9).
+    Notice(Notice),
+}
+
+/// A turn to run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Turn {
+    /// Goes with everything the turn asks for.
+    pub token: TurnToken,
+    /// The kind it runs on.
+    pub kind: Kind,
+    /// The instance, for actors.
+    pub actor: Option<Arc<str>>,
+    /// Which method.
+    pub method: Arc<str>,
+    /// Argument.
+    pub payload: Payload,
+    /// How it was invoked.
+    pub mode: Mode,
+    /// It had to start before this time.
+    pub deadline: Option<Millis>,
+    /// W3C trace context.
+    pub trace: Arc<str>,
+}
+
+/// A good answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Response {
+    /// A call or an await: how the invocation ended.
+    Outcome {
+        /// The invocation.
+        invocation: Option<InvocationId>,
+        /// How.
+        outcome: Outcome,
+    },
+    /// A tell or start is durable (in a turn: buffered, durable with the segment).
+    Accepted {
+        /// The invocation.
+        invocation: InvocationId,
+    },
+    /// Keys read; those absent are missing.
+    State(BTreeMap<Arc<str>, Payload>),
+    /// Buffered or flushed.
+    Ok,
+}
+
+/// Why a request was not carried out. Nothing was accepted unless the variant says otherwise.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// The turn is not the current attempt of its invocation: its process should stop it.
+    #[error("turn {0} is not the current attempt; stop it")]
+    TurnSuperseded(Box<TurnToken>),
+    /// The turn is ending: it has already returned.
+    #[error("turn {0} has already returned its result")]
+    TurnEnded(Box<TurnToken>),
+    /// A bound was hit.
+    #[error("{0}")]
+    Limit(LimitHit),
+    /// The request makes no sense here.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// It may or may not have been carried out, and nobody can tell.
+    #[error("outcome unknown: {0}")]
+    Unknown(&'static str),
+    /// No host is alive (direct invocations only; all others wait).
+    #[error("no host for {0} is alive")]
+    NoHost(Kind),
+    /// There is no such invocation, or its result was not kept or is no longer kept.
+    #[error("there is no result for invocation {0}: unknown, or its retention is over")]
+    UnknownInvocation(Box<InvocationId>),
+    /// The node is leaving.
+    #[error("the sidecar is shutting down")]
+    Draining,
+}
+
+/// Something an operator wants to know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// The node's reign over a partition began.
+    Owned {
+        /// The partition.
+        partition: PartitionId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Unfinished invocations found.
+        unfinished: usize,
+    },
+    /// The reign ended in order.
+    Released {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// The reign ended otherwise; everything held was dropped.
+    Dropped {
+        /// The partition.
+        partition: PartitionId,
+        /// Why.
+        reason: &'static str,
+    },
+    /// An invocation is tried again.
+    Retried {
+        /// The invocation.
+        invocation: InvocationId,
+        /// The attempt that starts.
+        attempt: u32,
+    },
+    /// A tell ended without success: nobody waits for its outcome.
+    DeadLetter {
+        /// The invocation.
+        invocation: InvocationId,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// A bound was hit.
+    Limit(LimitHit),
+    /// The store is behind what it was known to hold: it was rolled back; the log is replayed.
+    StoreRolledBack {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// Something that cannot happen if the design holds.
+    BrokenInvariant {
+        /// What.
+        what: &'static str,
+    },
+}

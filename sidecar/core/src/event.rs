@@ -1,0 +1,259 @@
+//! Inputs of a [`Node`](crate::Node).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::ids::{
+    Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
+    SessionId, TurnToken,
+};
+use crate::invocation::{Outcome, Payload, StateOp, Target};
+use crate::message::Message;
+use crate::record::Record;
+
+/// Something that happened outside.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The complete current view of the membership.
+    Members(Members),
+    /// Whether the node's lease is valid by the local clock; speculation (rule L6) needs it. Starts as valid.
+    Lease {
+        /// Valid now.
+        valid: bool,
+    },
+    /// The process was (perhaps) away for a while: before it dispatches or sends more, it reads its logs to the end
+    /// (rule L4).
+    Resumed,
+    /// A record read from a log, somebody else's or one appended before the reading began.
+    LogRead {
+        /// The log.
+        partition: PartitionId,
+        /// Its place.
+        offset: Offset,
+        /// The record.
+        record: Record,
+    },
+    /// An append of this node was read back at a place in the log, in order with everything else that is read.
+    LogOwn {
+        /// The log.
+        partition: PartitionId,
+        /// Its place.
+        offset: Offset,
+        /// Which append.
+        proposal: ProposalId,
+    },
+    /// Everything that was in the log when [`Effect::ReadLog`](crate::Effect::ReadLog) or
+    /// [`Effect::ReadBarrier`](crate::Effect::ReadBarrier) was carried out has been read.
+    LogEnd {
+        /// The log.
+        partition: PartitionId,
+    },
+    /// Reading or appending broke off (the hub was replaced, an append failed or its fate is unknown). Events of the
+    /// old reading no longer come.
+    LogLost {
+        /// The log.
+        partition: PartitionId,
+    },
+    /// A connection to a peer is open: messages can be sent.
+    PeerUp {
+        /// The peer.
+        node: NodeId,
+    },
+    /// The connection to a peer broke; what was under way on it is lost.
+    PeerDown {
+        /// The peer.
+        node: NodeId,
+    },
+    /// A message from a peer, in the order it was sent.
+    Peer {
+        /// The peer.
+        from: NodeId,
+        /// The message.
+        message: Message,
+    },
+    /// The component registered as a host. A node has at most one host session.
+    HostUp {
+        /// Names the host's stream.
+        session: SessionId,
+        /// What it hosts.
+        offer: Offer,
+    },
+    /// The host's stream broke.
+    HostDown {
+        /// The stream.
+        session: SessionId,
+        /// Its process is known to be dead: nothing of it can still run.
+        dead: bool,
+    },
+    /// The host asks to leave in order (`goodbye`): like [`Event::Drain`], for its kinds only.
+    HostLeaving {
+        /// The stream.
+        session: SessionId,
+    },
+    /// A request of the own component.
+    Request {
+        /// Names it, for the answer.
+        request: RequestId,
+        /// What it asks.
+        operation: Operation,
+    },
+    /// Nobody waits for the answer any more. What was accepted goes on.
+    Abandoned {
+        /// The request.
+        request: RequestId,
+    },
+    /// A turn ended in user code.
+    TurnResult {
+        /// The turn.
+        token: TurnToken,
+        /// How.
+        result: TurnResult,
+    },
+    /// A direct turn ended in user code.
+    DirectResult {
+        /// As in [`Effect::DispatchDirect`](crate::Effect::DispatchDirect).
+        turn: u64,
+        /// How.
+        result: TurnResult,
+    },
+    /// An actor's state as the store has it.
+    ActorLoaded {
+        /// The partition.
+        partition: PartitionId,
+        /// The instance.
+        actor: Arc<str>,
+        /// The partition's fence cell, read in the same step.
+        cell: Cell,
+        /// Its keys.
+        state: BTreeMap<Arc<str>, Payload>,
+    },
+    /// The fence cell as the store has it; answers [`Effect::FenceStore`](crate::Effect::FenceStore).
+    StoreFenced {
+        /// The partition.
+        partition: PartitionId,
+        /// The cell before the fence was set.
+        cell: Cell,
+    },
+    /// A batch of state operations is in the store.
+    StoreWritten {
+        /// The partition.
+        partition: PartitionId,
+        /// The batch's offset.
+        upto: Offset,
+    },
+    /// The store refused a step because its fence cell has a newer epoch.
+    StoreStale {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// The store was replaced or came back: steps under way are lost, and are to be made again.
+    StoreReset,
+    /// Leave in order: hand over every partition.
+    Drain,
+    /// Time has passed.
+    Tick,
+}
+
+/// The fence cell of a partition in the store: how far its log is materialised, and by whose reign.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Cell {
+    /// Newest epoch that wrote or fenced; older ones are refused.
+    pub epoch: Epoch,
+    /// Every state operation up to this offset is in the store.
+    pub offset: Offset,
+}
+
+/// The application's nodes and kinds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Members {
+    /// Nodes alive.
+    pub nodes: BTreeMap<NodeId, Member>,
+    /// Known kinds with their fixed number of partitions.
+    pub kinds: BTreeMap<Kind, u32>,
+}
+
+/// A node as others see it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Member {
+    /// What its component hosts.
+    pub kinds: Vec<Kind>,
+    /// It is leaving: it should own nothing.
+    pub leaving: bool,
+}
+
+/// What a host registers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Offer {
+    /// Kinds it hosts.
+    pub kinds: Vec<Kind>,
+    /// Greatest number of root turns at once (slots).
+    pub concurrency: u32,
+    /// No speculation: code runs only for what is committed (rule L6 off).
+    pub strict: bool,
+}
+
+/// What a component asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// Invokes: a root, or from inside a turn.
+    Invoke {
+        /// The turn it belongs to; `None` for roots.
+        turn: Option<TurnToken>,
+        /// Call, tell or start (start only for roots).
+        mode: crate::invocation::Mode,
+        /// Where to.
+        target: Target,
+        /// Which method.
+        method: Arc<str>,
+        /// Argument.
+        payload: Payload,
+        /// Must start before this time.
+        deadline: Option<Millis>,
+        /// W3C trace context.
+        trace: Arc<str>,
+    },
+    /// At most once, past all logs.
+    InvokeDirect {
+        /// The service.
+        kind: Kind,
+        /// Which method.
+        method: Arc<str>,
+        /// Argument.
+        payload: Payload,
+        /// W3C trace context.
+        trace: Arc<str>,
+    },
+    /// Waits for the outcome of a started invocation.
+    Await {
+        /// Which.
+        invocation: InvocationId,
+    },
+    /// Reads keys of the turn's actor, own unflushed writes included; all of them if `keys` is `None`.
+    StateRead {
+        /// The turn.
+        turn: TurnToken,
+        /// Which keys.
+        keys: Option<Vec<Arc<str>>>,
+    },
+    /// Buffers changes to the state of the turn's actor (P5).
+    StateApply {
+        /// The turn.
+        turn: TurnToken,
+        /// In order.
+        ops: Vec<StateOp>,
+    },
+    /// Makes everything so far durable.
+    Flush {
+        /// The turn.
+        turn: TurnToken,
+    },
+}
+
+/// How a turn ended in user code.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TurnResult {
+    /// Returned or failed. ([`Outcome::Done`] or [`Outcome::Failed`].)
+    Ended(Outcome),
+    /// It was cancelled and has stopped; nothing of it takes effect.
+    Cancelled,
+}

@@ -1,0 +1,180 @@
+//! What is called, and how it ended.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::ids::{Kind, Millis, PartitionId, Uuid};
+
+/// Application bytes with their content type; the core never looks inside.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Payload {
+    /// The bytes.
+    pub data: Bytes,
+    /// MIME type, empty if unknown.
+    pub content_type: Arc<str>,
+}
+
+/// Who waits for an invocation, and how.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Mode {
+    /// The sender waits for the outcome.
+    Call,
+    /// Nobody waits.
+    Tell,
+    /// The sender waits for acceptance; the outcome is kept and fetched by id.
+    Start,
+}
+
+/// An invocation as it travels and as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Invocation {
+    /// Unique part of its id; the home partition is where it was sent.
+    pub uuid: Uuid,
+    /// Call, tell or start.
+    pub mode: Mode,
+    /// The instance, for actors; `None` for services.
+    pub actor: Option<Arc<str>>,
+    /// Method of the target.
+    pub method: Arc<str>,
+    /// Argument.
+    pub payload: Payload,
+    /// Unique parts of the ids of the synchronous callers, the flow's root first; empty for roots and tells.
+    /// Re-entrancy is decided by it (section 18, decision 6); its length is the depth of the call.
+    pub chain: Arc<[Uuid]>,
+    /// The invocation must start before this time; `None`: no deadline.
+    pub deadline: Option<Millis>,
+    /// W3C trace context (`traceparent`), empty if none.
+    pub trace: Arc<str>,
+}
+
+/// Where an invocation goes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Target {
+    /// Service or actor type.
+    pub kind: Kind,
+    /// The instance, for actors.
+    pub actor: Option<Arc<str>>,
+    /// For services: calls with the same key go to the same partition. Unused for actors.
+    pub affinity: Option<Arc<str>>,
+}
+
+/// How an invocation ended. All of them are logged by the callee's owner before they are told (rule C5).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The method returned.
+    Done(Payload),
+    /// The method failed by the application's own will: a completion, too.
+    Failed(ApplicationError),
+    /// The owner did not take it, because a bound was reached or the target cannot exist.
+    Refused(Refusal),
+    /// Its deadline passed before it started.
+    Expired,
+}
+
+/// An error that the application returned.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ApplicationError {
+    /// Short machine-readable name, chosen by the application (an exception's class, say).
+    pub code: Arc<str>,
+    /// For people.
+    pub message: Arc<str>,
+    /// Stack trace or other detail, as text.
+    pub detail: Arc<str>,
+    /// Typed detail for the caller's program.
+    pub payload: Payload,
+}
+
+/// Why an owner refused an invocation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Refusal {
+    /// The actor's queue is full (`Limits::queue_per_actor_max`).
+    ActorQueueFull,
+    /// The partition has too many unfinished invocations (`Limits::unfinished_per_partition_max`).
+    PartitionFull,
+    /// The chain of calls is too deep (`Limits::depth_max`).
+    TooDeep,
+    /// The sender's channel was closed because its node was gone for too long (rule C6).
+    ChannelClosed,
+}
+
+/// A change to an actor's state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StateOp {
+    /// Sets a key.
+    Set {
+        /// Key.
+        key: Arc<str>,
+        /// New value.
+        value: Payload,
+    },
+    /// Removes a key; nothing happens if it is absent.
+    Remove {
+        /// Key.
+        key: Arc<str>,
+    },
+    /// Removes every key.
+    Clear,
+}
+
+/// State operations of one actor.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ActorOps {
+    /// The instance.
+    pub actor: Arc<str>,
+    /// What happened, in order.
+    pub ops: Vec<StateOp>,
+}
+
+/// An obligation as its sender holds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Obligation {
+    /// Partition it goes to.
+    pub to: PartitionId,
+    /// What is owed.
+    pub invocation: Arc<Invocation>,
+    /// The invocation of the sending partition whose turn made it; `None` for a node's roots.
+    pub parent: Option<Uuid>,
+}
+
+impl Invocation {
+    /// The uuid of the flow's root.
+    pub fn flow(&self) -> Uuid {
+        self.chain.first().copied().unwrap_or(self.uuid)
+    }
+
+    /// Size in bytes of what the user put in, for bounds.
+    pub fn size(&self) -> usize {
+        self.payload.data.len()
+            + self.payload.content_type.len()
+            + self.method.len()
+            + self.actor.as_ref().map_or(0, |a| a.len())
+            + self.chain.len() * 16
+            + self.trace.len()
+            + 64
+    }
+}
+
+impl Outcome {
+    /// Size in bytes, for bounds.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Done(payload) => payload.data.len() + 64,
+            Self::Failed(e) => {
+                e.code.len() + e.message.len() + e.detail.len() + e.payload.data.len() + 64
+            }
+            Self::Refused(_) | Self::Expired => 64,
+        }
+    }
+}
+
+impl StateOp {
+    /// Size in bytes, for bounds.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Set { key, value } => key.len() + value.data.len() + 32,
+            Self::Remove { key } => key.len() + 16,
+            Self::Clear => 16,
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The pure core of KAR: ordering, ownership, retry and de-duplication. **No IO, no clock, no async, no hash-map
+//! iteration, no environment**: time and randomness are arguments, so that a seed reproduces every decision.
+//!
+//! One [`Node`] is the whole decision-making of one sidecar. A driver (the sidecar, or the simulator) feeds it
+//! [`Event`]s with [`Node::handle`], and then drains, in this order:
+//!
+//! 1. [`Node::poll_append`]: records to append to logs (durable effects), until `None`;
+//! 2. [`Node::poll_effect`]: everything else (messages, turns, answers), until `None`; what has to wait for a commit
+//!    (DESIGN rule L5, the gate) is held back inside and comes out after the event that reports the commit;
+//! 3. [`Node::poll_timeout`]: when to call [`Node::handle`] with [`Event::Tick`] at the latest.
+//!
+//! A driver may handle several events (the frames of one message, say) before it drains: everything they propose for
+//! one partition then travels in one record.
+//!
+//! Map of modules: [`ids`] names; [`invocation`] what is called and how it ended; [`record`] what is stored in a
+//! partition's log; [`message`] what nodes tell each other; [`event`] and [`effect`] the driver's interface;
+//! [`assign`] which node should own which partition; [`limits`] every bound. The machines are private: the log state
+//! (what applying a log yields), the partition (reign, turns, channels in and out), the node (routes, roots,
+//! sessions).
+
+pub mod assign;
+pub mod effect;
+pub mod event;
+pub mod ids;
+pub mod invocation;
+pub mod limits;
+pub mod message;
+pub mod record;
+
+pub use effect::Effect;
+pub use event::Event;

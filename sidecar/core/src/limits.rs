@@ -1,0 +1,144 @@
+//! Every bound of the core (design section 13), and the rules that a simulator may switch off.
+
+use std::fmt;
+
+use crate::ids::Millis;
+
+/// Bounds and times. Each has a flag of the same name in the sidecar.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Longest payload or state value, bytes.
+    pub message_bytes_max: usize,
+    /// Invocations queued per actor.
+    pub queue_per_actor_max: usize,
+    /// Unfinished invocations per partition.
+    pub unfinished_per_partition_max: usize,
+    /// Depth of a chain of calls.
+    pub depth_max: usize,
+    /// Root invocations of this node that are not finished (or, for tells, not accepted).
+    pub roots_per_node_max: usize,
+    /// Obligations and state operations one turn may buffer before it flushes, bytes.
+    pub segment_bytes_max: usize,
+    /// Obligations one turn may buffer before it flushes.
+    pub segment_sends_max: usize,
+    /// Turns of one actor that may run ahead of the log (rule L6).
+    pub speculation_per_actor_max: u32,
+    /// Records in flight per partition; beyond it decisions wait.
+    pub records_in_flight_max: usize,
+    /// Bytes of decisions after which a record is cut.
+    pub record_bytes_target: usize,
+    /// Results of `start` kept per partition.
+    pub results_per_partition_max: usize,
+    /// How long results of `start` are kept, ms.
+    pub result_retention_ms: Millis,
+    /// How long a root call's `Accept` waits for its first `Progress` or `Complete` (rule L6), ms.
+    pub accept_delay_ms: Millis,
+    /// Grace: how long code of a cut-off attempt may run on (P3), ms.
+    pub grace_ms: Millis,
+    /// An append not read back for so long counts as lost (rule L4), ms.
+    pub append_timeout_ms: Millis,
+    /// How often channels are opened again or stated anew (rule C3), ms.
+    pub channel_timer_ms: Millis,
+    /// How long settled tells are gathered before they are logged, ms.
+    pub settle_delay_ms: Millis,
+    /// How long a departed node's channel stays open (rule C6), ms.
+    pub departed_grace_ms: Millis,
+    /// How long a hand-over waits for running turns before it cancels them, ms.
+    pub drain_timeout_ms: Millis,
+    /// State operations gathered for one write to the store, bytes.
+    pub store_batch_bytes: usize,
+    /// Passive actors whose state stays cached per partition.
+    pub cached_actors_max: usize,
+}
+
+/// A bound that was hit, by name, so that people know what to raise or send less of.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LimitHit {
+    /// Name of the bound, as in [`Limits`] and in the sidecar's flags.
+    pub name: &'static str,
+    /// Its value.
+    pub limit: u64,
+}
+
+/// The protecting rules, by name. All on in production; with the feature `mutations` the simulator switches single ones
+/// off, to show that its checkers find out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+#[allow(missing_docs)] // Each is named after the rule it stands for; see `kar-sim`'s README.
+pub struct Rules {
+    pub compare_claim: bool,
+    pub gapless_sequence: bool,
+    pub drop_all_after_void: bool,
+    pub channel_gap: bool,
+    pub resend_in_order: bool,
+    pub request_epoch: bool,
+    pub gate_calls: bool,
+    pub gate_replies: bool,
+    pub gate_acceptances: bool,
+    pub retire_only_closed: bool,
+    pub close_only_committed: bool,
+    pub remember_retired: bool,
+    pub attach: bool,
+    pub child_wait: bool,
+    pub settled_proposals: bool,
+    pub kept_lock: bool,
+    pub turn_token: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes_max: 4 << 20,
+            queue_per_actor_max: 10_000,
+            unfinished_per_partition_max: 100_000,
+            depth_max: 64,
+            roots_per_node_max: 20_000,
+            segment_bytes_max: 8 << 20,
+            segment_sends_max: 10_000,
+            speculation_per_actor_max: 256,
+            records_in_flight_max: 512,
+            record_bytes_target: 1 << 20,
+            results_per_partition_max: 100_000,
+            result_retention_ms: 24 * 3600 * 1000,
+            accept_delay_ms: 1,
+            grace_ms: 100,
+            append_timeout_ms: 10_000,
+            channel_timer_ms: 500,
+            settle_delay_ms: 20,
+            departed_grace_ms: 30_000,
+            drain_timeout_ms: 10_000,
+            store_batch_bytes: 1 << 20,
+            cached_actors_max: 10_000,
+        }
+    }
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            compare_claim: true,
+            gapless_sequence: true,
+            drop_all_after_void: true,
+            channel_gap: true,
+            resend_in_order: true,
+            request_epoch: true,
+            gate_calls: true,
+            gate_replies: true,
+            gate_acceptances: true,
+            retire_only_closed: true,
+            close_only_committed: true,
+            remember_retired: true,
+            attach: true,
+            child_wait: true,
+            settled_proposals: true,
+            kept_lock: true,
+            turn_token: true,
+        }
+    }
+}
+
+impl fmt::Display for LimitHit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "limit {} ({}) reached", self.name.replace('_', "-"), self.limit)
+    }
+}

@@ -1,0 +1,160 @@
+//! What nodes tell each other (the peer plane). Drivers convert these types to `kar.peer.v1` and back. Routes are FIFO
+//! connections (rule C3); everything may be lost with its connection, and is then asked for again.
+
+use std::sync::Arc;
+
+use crate::ids::{Epoch, Kind, NodeId, Number, PartitionId, RequestId, Sender, Uuid};
+use crate::invocation::{Invocation, Outcome, Payload};
+
+/// A message from one node to another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// A sender opens its channel to a partition, or states how it stands (rule C3): every call number up to
+    /// `highest` that is not in `open` is closed. The open ones count as requests already made.
+    Open {
+        /// The channel's sender.
+        sender: Sender,
+        /// Epoch of the sending partition's reign; 0 for nodes.
+        from_epoch: Epoch,
+        /// The receiving partition.
+        to: PartitionId,
+        /// Highest committed number, 0 if none.
+        highest: Number,
+        /// Numbers still open, ascending.
+        open: Vec<Number>,
+    },
+    /// The receiver serves the partition, and expects number `next` (rule C4).
+    Opened {
+        /// The channel's sender.
+        sender: Sender,
+        /// The receiving partition.
+        to: PartitionId,
+        /// Its owner's epoch; requests must name it.
+        epoch: Epoch,
+        /// Lowest unknown number.
+        next: Number,
+    },
+    /// An obligation: a call or a tell.
+    Request {
+        /// The channel's sender.
+        sender: Sender,
+        /// Epoch of the sending partition's reign; 0 for nodes.
+        from_epoch: Epoch,
+        /// The receiving partition.
+        to: PartitionId,
+        /// The epoch of the receiver that it is meant for.
+        epoch: Epoch,
+        /// Its number.
+        number: Number,
+        /// Every call number below this is closed.
+        floor: Number,
+        /// What is owed.
+        invocation: Arc<Invocation>,
+    },
+    /// A call's outcome, durable at the callee.
+    Reply {
+        /// The channel's sender.
+        sender: Sender,
+        /// The partition that answers.
+        from: PartitionId,
+        /// The call's number.
+        number: Number,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// A tell or start is durable at the receiver.
+    Accepted {
+        /// The channel's sender.
+        sender: Sender,
+        /// The partition that accepted.
+        from: PartitionId,
+        /// Numbers accepted.
+        numbers: Vec<Number>,
+    },
+    /// The number has retired: for a tell it means accepted; for an open call a broken invariant (section 18,
+    /// decision 4).
+    Gone {
+        /// The channel's sender.
+        sender: Sender,
+        /// The partition.
+        from: PartitionId,
+        /// The number.
+        number: Number,
+    },
+    /// A lower number is missing: open the channel again and send from `expected`.
+    Gap {
+        /// The channel's sender.
+        sender: Sender,
+        /// The partition.
+        from: PartitionId,
+        /// Epoch of the answering owner.
+        epoch: Epoch,
+        /// Lowest unknown number.
+        expected: Number,
+    },
+    /// The channel was closed for ever, because its node was gone for too long; outcomes are unknown.
+    ChannelClosed {
+        /// The channel's sender.
+        sender: Sender,
+        /// The partition.
+        from: PartitionId,
+    },
+    /// The node does not own the partition (any more).
+    NotOwner {
+        /// The channel's sender.
+        sender: Sender,
+        /// The partition.
+        partition: PartitionId,
+        /// The newest epoch the node knows of.
+        epoch: Epoch,
+        /// Who owns it as far as the node knows.
+        hint: Option<NodeId>,
+    },
+    /// Asks the owner for the outcome of a started invocation. Not an obligation: asked again until answered.
+    Await {
+        /// The asking node's request.
+        request: RequestId,
+        /// Home of the invocation.
+        partition: PartitionId,
+        /// The invocation.
+        uuid: Uuid,
+    },
+    /// Answers `Await`.
+    Awaited {
+        /// The request it answers.
+        request: RequestId,
+        /// The answer.
+        result: AwaitResult,
+    },
+    /// An at-most-once call that passes all logs by.
+    Direct {
+        /// The asking node's request.
+        request: RequestId,
+        /// The service.
+        kind: Kind,
+        /// Its method.
+        method: Arc<str>,
+        /// Argument.
+        payload: Payload,
+        /// W3C trace context.
+        trace: Arc<str>,
+    },
+    /// Answers `Direct`; `None`: the node has no host for the kind or the host died.
+    DirectReply {
+        /// The request it answers.
+        request: RequestId,
+        /// How it ended.
+        outcome: Option<Outcome>,
+    },
+}
+
+/// What an owner knows of a started invocation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AwaitResult {
+    /// It ended.
+    Done(Outcome),
+    /// There is no such invocation: it never was, or it was not one that keeps its result, or its time is over.
+    Unknown,
+    /// This node does not own the partition; ask the hinted one.
+    NotOwner(Option<NodeId>),
+}

@@ -1,0 +1,133 @@
+//! What is stored in a partition's log (rules L1–L3). Drivers convert these types to `kar.log.v1` and back.
+
+use std::sync::Arc;
+
+use crate::ids::{Epoch, Millis, NodeId, Number, PartitionId, Sender, Uuid};
+use crate::invocation::{Invocation, Obligation, Outcome, StateOp};
+
+/// One entry of a partition's log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Record {
+    /// Asks for the reign after epoch `after` (rule L2). Valid only if `after` is the epoch when it is applied.
+    Claim {
+        /// The epoch it follows.
+        after: Epoch,
+        /// Who claims.
+        node: NodeId,
+        /// Random: tells claims of one node apart, and the first valid one names the log.
+        id: Uuid,
+    },
+    /// Orderly end of a reign: nothing of that reign is valid after it.
+    Release {
+        /// The reign that ends.
+        epoch: Epoch,
+        /// Its place in the reign (rule L3).
+        seq: u64,
+    },
+    /// What the owner decided.
+    Batch {
+        /// The owner's reign.
+        epoch: Epoch,
+        /// Its place in the reign, from 1, without gaps (rule L3).
+        seq: u64,
+        /// Decisions, in order.
+        ops: Vec<Op>,
+    },
+}
+
+/// One decision of an owner.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// An invocation is now owed by this partition. With number n, every lower number of the channel is known, too.
+    Accept {
+        /// The channel it came on.
+        sender: Sender,
+        /// Its number there.
+        number: Number,
+        /// What is owed.
+        invocation: Arc<Invocation>,
+    },
+    /// A turn flushed: its state operations, tells and calls up to here take effect.
+    Progress {
+        /// The invocation.
+        uuid: Uuid,
+        /// The attempt that made it; ignored unless it is the current one (rule T3).
+        attempt: u32,
+        /// State operations on the invocation's actor.
+        state: Vec<StateOp>,
+        /// Obligations created, in order.
+        sends: Vec<Send>,
+        /// Children whose outcomes were received: their numbers are closed.
+        settled: Vec<(PartitionId, Number)>,
+    },
+    /// An invocation ended.
+    Complete {
+        /// The invocation.
+        uuid: Uuid,
+        /// The attempt that made it; ignored unless it is the current one (rule T3).
+        attempt: u32,
+        /// If it was never logged as accepted: what it was, in short. Its lower numbers are known, too.
+        accept: Option<AcceptInBrief>,
+        /// How it ended.
+        outcome: Outcome,
+        /// State operations since the last flush.
+        state: Vec<StateOp>,
+        /// Obligations created since the last flush, in order.
+        sends: Vec<Send>,
+        /// When it ended; results of `start` are kept for a time after it.
+        time: Millis,
+    },
+    /// A new attempt begins (rule T3).
+    Attempt {
+        /// The invocation.
+        uuid: Uuid,
+        /// Its new attempt number.
+        attempt: u32,
+    },
+    /// Obligations of this partition that the other side has made durable.
+    Settle {
+        /// The receiving partition.
+        to: PartitionId,
+        /// Their numbers.
+        numbers: Vec<Number>,
+    },
+    /// The sender holds the outcomes of all calls below a number but for some: they retire (rule C4).
+    Closed {
+        /// The channel.
+        sender: Sender,
+        /// Every number below this is closed …
+        below: Number,
+        /// … except these, which are still open.
+        open: Vec<Number>,
+    },
+    /// A departed node's channel is closed for ever (rule C6).
+    CloseChannel {
+        /// The node.
+        node: NodeId,
+    },
+    /// Kept results of `start` that are dropped because their time is over or there are too many.
+    Forget {
+        /// The invocations.
+        uuids: Vec<Uuid>,
+    },
+}
+
+/// What a completed invocation was, where its `Accept` was never logged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AcceptInBrief {
+    /// The channel it came on.
+    pub sender: Sender,
+    /// Its number there.
+    pub number: Number,
+    /// The instance it ran on, for actors: the state operations are that actor's.
+    pub actor: Option<Arc<str>>,
+}
+
+/// An obligation created by a turn, with its place in the channel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Send {
+    /// Number in the channel from this partition to the receiving one.
+    pub number: Number,
+    /// What is owed to whom.
+    pub obligation: Obligation,
+}
