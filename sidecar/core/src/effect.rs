@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::event::Cell;
 use crate::ids::{
     Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
     SessionId, TurnToken,

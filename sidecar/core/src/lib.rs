@@ -25,7 +25,9 @@ pub mod ids;
 pub mod invocation;
 pub mod limits;
 pub mod message;
+pub mod node;
 pub mod record;
 
 pub use effect::Effect;
 pub use event::Event;
+pub use node::{Node, NodeConfig};
