@@ -1,0 +1,217 @@
+//! What a sidecar is started with: every setting and every bound, parsed once.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use kar_core::ids::is_name;
+use kar_core::limits::Limits;
+
+/// Folder in which local mode keeps everything, unless told otherwise.
+pub const DEFAULT_DATA_DIR: &str = ".kar";
+
+/// Partitions of a new kind, unless told otherwise. Fixed for a kind once it is used.
+pub const DEFAULT_PARTITIONS: u32 = 8;
+
+/// Greatest number of partitions of a kind: each one has a log and a reign of its own.
+pub const PARTITIONS_MAX: u32 = 1024;
+
+/// Everything a sidecar is started with. [`SidecarConfig::new`] has defaults for all but the application.
+#[derive(Clone, Debug)]
+pub struct SidecarConfig {
+    /// The namespace: sidecars of one application on one data directory work together.
+    pub application: ApplicationName,
+    /// Name of the node, for people; `None`: made from the process id.
+    pub node_name: Option<String>,
+    /// Folder of local mode; created with mode 0700.
+    pub data_dir: PathBuf,
+    /// Path of the component's Unix socket; `None`: a new one in a folder `run` of the data directory.
+    pub socket: Option<PathBuf>,
+    /// TCP port on loopback for the component; 0: any free one.
+    pub grpc_port: u16,
+    /// Where other sidecars reach this one besides its Unix socket; `None`: by the Unix socket alone.
+    pub peer_listen: Option<SocketAddr>,
+    /// Bearer token that every request must carry (`authorization: Bearer …`); `None`: the socket's folder, which
+    /// only the own user can enter, is protection enough.
+    pub api_token: Option<String>,
+    /// How the hub is started if there is none; `None`: it is only connected to, and the start fails without one.
+    pub hub: Option<HubCommand>,
+    /// Partitions of kinds that this node is the first to use.
+    pub partitions: PartitionCount,
+    /// Bounds of the decisions.
+    pub limits: Limits,
+    /// Bounds of the connections.
+    pub bounds: Bounds,
+}
+
+/// Name of an application; see [`is_name`] for its form.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ApplicationName(String);
+
+/// Number of partitions of a kind: 1 to [`PARTITIONS_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PartitionCount(u32);
+
+/// The command that runs a hub in the foreground (`kar hub …`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubCommand {
+    /// The executable.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+}
+
+/// Bounds of connections: what is over one of them is disconnected or refused with its name, never buffered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Frames waiting to be written to one component stream; beyond it the stream is ended.
+    pub session_queue_frames_max: usize,
+    /// Bytes of payload waiting to be written to one component stream; beyond it the stream is ended.
+    pub session_queue_bytes_max: usize,
+    /// Frames waiting to be written to one peer; beyond it the connection is cut and made anew.
+    pub peer_queue_frames_max: usize,
+    /// Bytes of payload waiting to be written to one peer; beyond it the connection is cut and made anew.
+    pub peer_queue_bytes_max: usize,
+    /// Frames in one stream message.
+    pub frames_per_message_max: usize,
+    /// Requests that may be under way on one component stream.
+    pub request_credits: u32,
+    /// Component streams open at once.
+    pub sessions_max: usize,
+    /// Longest message that the transport takes, bytes; above [`Limits::message_bytes_max`], so that a payload that
+    /// is a little too long is refused by name.
+    pub transport_message_bytes_max: usize,
+    /// How long the start waits for the hub, ms.
+    pub start_timeout_ms: u64,
+    /// How long requests to the store wait for a hub that is away, ms.
+    pub backend_timeout_ms: u64,
+}
+
+/// A setting that is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The application's name is malformed.
+    #[error(
+        "'{0}' is no application name: 1 to 128 of A-Z a-z 0-9 _ - . and not starting with . or -"
+    )]
+    ApplicationName(String),
+    /// The number of partitions is out of range.
+    #[error("{0} partitions: it must be 1 to {PARTITIONS_MAX}")]
+    Partitions(u32),
+}
+
+// === impl SidecarConfig ===
+
+impl SidecarConfig {
+    /// The defaults, in `.kar` of the working directory, without a command for the hub.
+    ///
+    /// # Errors
+    ///
+    /// If the application's name is malformed.
+    pub fn new(application: &str) -> Result<Self, ConfigError> {
+        Ok(Self {
+            application: application.parse()?,
+            node_name: None,
+            data_dir: DEFAULT_DATA_DIR.into(),
+            socket: None,
+            grpc_port: 0,
+            peer_listen: None,
+            api_token: None,
+            hub: None,
+            partitions: PartitionCount::default(),
+            limits: Limits::default(),
+            bounds: Bounds::default(),
+        })
+    }
+}
+
+// === impl ApplicationName ===
+
+impl ApplicationName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ApplicationName {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        if is_name(text) {
+            Ok(Self(text.into()))
+        } else {
+            Err(ConfigError::ApplicationName(text.into()))
+        }
+    }
+}
+
+impl fmt::Display for ApplicationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl PartitionCount ===
+
+impl PartitionCount {
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for PartitionCount {
+    type Error = ConfigError;
+
+    fn try_from(count: u32) -> Result<Self, ConfigError> {
+        if (1..=PARTITIONS_MAX).contains(&count) {
+            Ok(Self(count))
+        } else {
+            Err(ConfigError::Partitions(count))
+        }
+    }
+}
+
+impl Default for PartitionCount {
+    fn default() -> Self {
+        Self(DEFAULT_PARTITIONS)
+    }
+}
+
+// === impl Bounds ===
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            session_queue_frames_max: 65_536,
+            session_queue_bytes_max: 64 << 20,
+            peer_queue_frames_max: 262_144,
+            peer_queue_bytes_max: 256 << 20,
+            frames_per_message_max: 16,
+            request_credits: 4_096,
+            sessions_max: 1_024,
+            transport_message_bytes_max: 8 << 20,
+            start_timeout_ms: 10_000,
+            backend_timeout_ms: 10_000,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_parsed_once() {
+        assert!(SidecarConfig::new("shop.eu-1").is_ok());
+        assert_eq!(
+            SidecarConfig::new("a b").err(),
+            Some(ConfigError::ApplicationName("a b".into()))
+        );
+        assert_eq!(PartitionCount::try_from(0), Err(ConfigError::Partitions(0)));
+        assert_eq!(PartitionCount::try_from(1024).map(PartitionCount::get), Ok(1024));
+    }
+}
