@@ -47,4 +47,5 @@ pub mod hub {
 
 /// Every file descriptor of the contract with its comments, encoded as a `google.protobuf.FileDescriptorSet`; gRPC
 /// server reflection serves it.
-pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kar_descriptor.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/kar_descriptor.bin"));

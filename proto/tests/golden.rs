@@ -1,0 +1,184 @@
+//! Log records are read by every later version. `golden/log_v1.txt` holds records as earlier commits wrote them, one a
+//! line: a name, the bytes in hex, and what they mean in the text format. Lines are only ever added.
+//!
+//! After adding a field: `cargo test -p kar-proto --test golden -- --ignored`, and commit the new lines.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use kar_proto::log::v1::Record;
+use prost::Message as _;
+use prost_reflect::text_format::FormatOptions;
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value,
+};
+
+/// Deeper messages than this mean that the format became recursive, which the generator does not handle.
+const DEPTH_MAX: usize = 12;
+
+struct Golden {
+    name: String,
+    bytes: Vec<u8>,
+    text: String,
+}
+
+fn path() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("proto/tests/golden/log_v1.txt")
+}
+
+fn record_type() -> MessageDescriptor {
+    let pool = DescriptorPool::decode(kar_proto::FILE_DESCRIPTOR_SET).expect("the set is sound");
+    pool.get_message_by_name("kar.log.v1.Record").expect("it is the stored type")
+}
+
+fn golden() -> Vec<Golden> {
+    let text = std::fs::read_to_string(path()).expect("the golden file is part of the sources");
+    text.lines().filter(|line| !line.starts_with('#')).map(parse).collect()
+}
+
+fn parse(line: &str) -> Golden {
+    let mut parts = line.splitn(3, ' ');
+    let mut next = || parts.next().unwrap_or_else(|| panic!("not `name hex text`: {line}"));
+    let (name, hex, text) = (next().to_owned(), next(), next().to_owned());
+    let digit = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex digits");
+    let bytes = (0..hex.len()).step_by(2).map(digit).collect();
+    Golden { name, bytes, text }
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    let message = DynamicMessage::decode(record_type(), bytes).expect("it decodes");
+    message.to_text_format_with_options(&FormatOptions::new().expand_any(false))
+}
+
+#[test]
+fn stored_records_still_mean_what_they_meant() {
+    let golden = golden();
+    assert!(golden.len() >= 10, "only {} golden records", golden.len());
+    for Golden { name, bytes, text } in golden {
+        assert_eq!(text_of(&bytes), text, "{name}: a field was renamed, renumbered or retyped");
+    }
+}
+
+#[test]
+fn stored_records_decode_and_encode_to_the_same_bytes() {
+    for Golden { name, bytes, .. } in golden() {
+        let record = Record::decode(bytes.as_slice()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(record.record.is_some(), "{name}: its kind is not known any more");
+        assert_eq!(record.encode_to_vec(), bytes, "{name}: {record:?}");
+    }
+}
+
+#[test]
+fn golden_records_cover_every_field_and_enum_value() {
+    let mut wanted = BTreeSet::new();
+    collect_wanted(&record_type(), &mut wanted);
+    for record in golden() {
+        let message =
+            DynamicMessage::decode(record_type(), record.bytes.as_slice()).expect("it decodes");
+        remove_covered(&message, &mut wanted);
+    }
+    assert!(wanted.is_empty(), "add golden records (see the head of this file) for {wanted:?}");
+}
+
+#[test]
+#[ignore = "writes the golden file: adds a line for every sample that is not in it yet"]
+fn add_golden_records() {
+    let mut text = std::fs::read_to_string(path()).unwrap_or_else(|_| {
+        "# name, bytes in hex, meaning; written by `add_golden_records`; lines are only added\n"
+            .to_owned()
+    });
+    for sample in samples(&record_type(), 0) {
+        let bytes = sample.encode_to_vec();
+        let hex = bytes.iter().fold(String::new(), |mut hex, byte| {
+            write!(hex, "{byte:02x}").expect("writing to a string cannot fail");
+            hex
+        });
+        if hex.is_empty() || text.lines().any(|line| line.split(' ').nth(1) == Some(&hex)) {
+            continue;
+        }
+        let count = text.lines().filter(|line| !line.starts_with('#')).count();
+        writeln!(text, "record_{:03} {hex} {}", count + 1, text_of(&bytes))
+            .expect("writing to a string cannot fail");
+    }
+    std::fs::create_dir_all(path().parent().expect("it has a folder")).expect("writable");
+    std::fs::write(path(), text).expect("the sources are writable");
+}
+
+/// Messages that together set every field, oneof alternative and enum value below `message`.
+fn samples(message: &MessageDescriptor, depth: usize) -> Vec<DynamicMessage> {
+    assert!(depth < DEPTH_MAX, "{} is recursive", message.full_name());
+    let plain = message.fields().filter(|f| f.containing_oneof().is_none());
+    let mut slots: Vec<Vec<(FieldDescriptor, Value)>> =
+        plain.map(|field| values(&field, depth)).collect();
+    for oneof in message.oneofs() {
+        slots.push(oneof.fields().flat_map(|field| values(&field, depth)).collect());
+    }
+    let count = slots.iter().map(Vec::len).max().unwrap_or(1);
+    (0..count)
+        .map(|i| {
+            let mut sample = DynamicMessage::new(message.clone());
+            for slot in &slots {
+                let (field, value) = &slot[i % slot.len()];
+                sample.set_field(field, value.clone());
+            }
+            sample
+        })
+        .collect()
+}
+
+fn values(field: &FieldDescriptor, depth: usize) -> Vec<(FieldDescriptor, Value)> {
+    let number = field.number();
+    let single = match field.kind() {
+        Kind::Message(message) => {
+            samples(&message, depth + 1).into_iter().map(Value::Message).collect()
+        }
+        Kind::Enum(item) => item
+            .values()
+            .filter(|v| v.number() != 0)
+            .map(|v| Value::EnumNumber(v.number()))
+            .collect(),
+        Kind::Bool => vec![Value::Bool(true)],
+        Kind::String => vec![Value::String(field.name().to_owned())],
+        Kind::Bytes => vec![Value::Bytes(vec![number as u8; 16].into())],
+        Kind::Uint64 | Kind::Fixed64 => vec![Value::U64(u64::from(number) * 1_000_000_007)],
+        Kind::Uint32 | Kind::Fixed32 => vec![Value::U32(number * 1_007)],
+        other => panic!("{}: teach the generator {other:?}", field.full_name()),
+    };
+    let wrap = |value: Value| match field.is_list() {
+        true => Value::List(vec![value.clone(), value]),
+        false => value,
+    };
+    single.into_iter().map(|value| (field.clone(), wrap(value))).collect()
+}
+
+fn collect_wanted(message: &MessageDescriptor, wanted: &mut BTreeSet<String>) {
+    for field in message.fields() {
+        let new = wanted.insert(field.full_name().to_owned());
+        match field.kind() {
+            Kind::Message(inner) if new => collect_wanted(&inner, wanted),
+            Kind::Enum(item) => {
+                let values = item.values().filter(|v| v.number() != 0);
+                wanted.extend(values.map(|v| v.full_name().to_owned()));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn remove_covered(message: &DynamicMessage, wanted: &mut BTreeSet<String>) {
+    for (field, value) in message.fields() {
+        wanted.remove(field.full_name());
+        let many = std::slice::from_ref(value);
+        for value in value.as_list().unwrap_or(many) {
+            if let Some(inner) = value.as_message() {
+                remove_covered(inner, wanted);
+            }
+            let kind = field.kind();
+            if let (Some(item), Some(number)) = (kind.as_enum(), value.as_enum_number()) {
+                let value = item.get_value(number).expect("golden records hold known values");
+                wanted.remove(value.full_name());
+            }
+        }
+    }
+}
