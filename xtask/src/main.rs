@@ -1,2 +1,68 @@
-//! kar
-fn main(){}
+//! `cargo xtask`: everything that a person or CI runs. See `CONTRIBUTING.md`.
+
+mod count;
+mod plan;
+mod step;
+mod tidy;
+mod tools;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+/// Everything that a person or CI runs.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Installs what the tests need, and runs everything: format, lints, unit tests, simulator, end-to-end tests.
+    Test {
+        /// Run only steps whose name contains this (may be given several times).
+        #[arg(long)]
+        only: Vec<String>,
+        /// Random schedules that the simulator runs.
+        #[arg(long, default_value_t = plan::SEEDS)]
+        seeds: u32,
+    },
+    /// The same as `test` without options; what `.ci/run` calls is `test` itself.
+    Ci,
+    /// Format, clippy and the house rules, without tests.
+    Lint,
+    /// Measures throughput, latency, CPU and failover, each beside its physical limit (release build).
+    Bench {
+        /// Options of the benchmark; `--help` shows them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Shows the point of it all: `kar demo` from a release build.
+    Demo {
+        /// Options of `kar demo`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> Result<ExitCode> {
+    let task = Args::parse().task;
+    std::env::set_current_dir(root()?).context("enter the workspace")?;
+    match task {
+        Task::Test { only, seeds } => plan::test(&only, seeds),
+        Task::Ci => plan::test(&[], plan::SEEDS),
+        Task::Lint => plan::lint(),
+        Task::Bench { args } => plan::bench(&args),
+        Task::Demo { args } => plan::demo(&args),
+    }
+}
+
+/// The workspace's folder.
+fn root() -> Result<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(own.parent().context("xtask lies in the workspace")?.to_owned())
+}

@@ -1,0 +1,80 @@
+//! Adds up what the test runners print: cargo test and nextest.
+
+use std::ops::AddAssign;
+
+/// Tests that ran.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Count {
+    /// They held.
+    pub(crate) passed: u64,
+    /// They did not.
+    pub(crate) failed: u64,
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+impl Count {
+    /// What one line of output says; `None` if it is no runner's summary.
+    pub(crate) fn parse(line: &str) -> Option<Self> {
+        let line = without_colours(line);
+        let line = line.trim();
+        let cargo = line.strip_prefix("test result: ");
+        let nextest = line.strip_prefix("Summary [").filter(|l| l.contains("tests run:"));
+        let summary = cargo.or(nextest)?;
+        Some(Self {
+            passed: number_before(summary, " passed").unwrap_or(0),
+            failed: number_before(summary, " failed").unwrap_or(0),
+        })
+    }
+}
+
+/// `12` of `… 12 passed; …`.
+fn number_before(text: &str, word: &str) -> Option<u64> {
+    let end = text.find(word)?;
+    let start = text[..end].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| at + 1);
+    text[start..end].parse().ok()
+}
+
+/// Takes out ANSI colour sequences.
+fn without_colours(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        if c == '\u{1b}' {
+            chars.by_ref().find(|c| c.is_ascii_alphabetic());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_of_both_runners_are_read() {
+        let cargo = "test result: \u{1b}[32mok\u{1b}[m. 8 passed; 0 failed; 1 ignored; 0 measured";
+        assert_eq!(Count::parse(cargo), Some(Count { passed: 8, failed: 0 }));
+        let cargo = "test result: FAILED. 6 passed; 2 failed; 0 ignored; 0 measured";
+        assert_eq!(Count::parse(cargo), Some(Count { passed: 6, failed: 2 }));
+        let nextest =
+            "     Summary [   0.013s] 3 tests run: 2 passed (1 slow), 1 failed, 4 skipped";
+        assert_eq!(Count::parse(nextest), Some(Count { passed: 2, failed: 1 }));
+        let nextest = "     Summary [   0.013s] 3 tests run: 3 passed, 0 skipped";
+        assert_eq!(Count::parse(nextest), Some(Count { passed: 3, failed: 0 }));
+    }
+
+    #[test]
+    fn other_lines_are_no_summaries() {
+        assert_eq!(Count::parse("5 tests passed in my head"), None);
+        assert_eq!(Count::parse("test result_is_kept ... ok"), None);
+        assert_eq!(Count::parse(""), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! Which steps a task has, and in which order.
+//!
+//! All builds for tests name the same packages (everything but the simulator), so that cargo unifies features the same
+//! way each time and builds every crate once. The simulator switches on `kar-core`'s feature `mutations`, which the
+//! binary under test must not have; it is built apart, in release.
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::step::Runner;
+use crate::tidy;
+use crate::tools::{self, Found};
+
+/// Random schedules of the simulator in a test run.
+pub(crate) const SEEDS: u32 = 10_000;
+
+/// The packages under test.
+const PACKAGES: &[&str] = &["--locked", "--workspace", "--exclude", "kar-sim"];
+
+const fn minutes(minutes: u64) -> Duration {
+    Duration::from_secs(minutes * 60)
+}
+
+/// `cargo xtask test`.
+pub(crate) fn test(only: &[String], seeds: u32) -> Result<ExitCode> {
+    let found = tools::find();
+    if !found.complete {
+        bail!("tools are missing; see above for how to get them");
+    }
+    let mut runner = Runner::new(only);
+    style(&mut runner);
+    let built =
+        runner.run("build", minutes(12), cargo(&["build"]).args(PACKAGES).arg("--all-targets"));
+    if built {
+        unit_tests(&mut runner, &found);
+        end_to_end(&mut runner, &found);
+    } else {
+        runner.skip("unit and end-to-end tests", "the build failed");
+    }
+    simulator(&mut runner, seeds);
+    Ok(runner.finish())
+}
+
+/// `cargo xtask lint`.
+pub(crate) fn lint() -> Result<ExitCode> {
+    let mut runner = Runner::new(&[]);
+    style(&mut runner);
+    Ok(runner.finish())
+}
+
+/// `cargo xtask bench`.
+pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
+    let build = ["build", "--locked", "--release", "-p", "kar", "-p", "kar-tests", "--bins"];
+    succeed(&mut cargo(&build))?;
+    pass_on(Command::new("target/release/kar-bench").args(args))
+}
+
+/// `cargo xtask demo`.
+pub(crate) fn demo(args: &[String]) -> Result<ExitCode> {
+    pass_on(cargo(&["run", "--locked", "--release", "-p", "kar", "--", "demo"]).args(args))
+}
+
+fn style(runner: &mut Runner) {
+    runner.run("format", minutes(1), &mut cargo(&["fmt", "--all", "--check"]));
+    runner.check("house rules", tidy::check);
+    let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--all-features"];
+    let mut clippy = cargo(&clippy);
+    runner.run("clippy", minutes(10), clippy.args(["--", "-D", "warnings"]));
+}
+
+fn unit_tests(runner: &mut Runner, found: &Found) {
+    let mut unit = tests(found);
+    unit.args(PACKAGES).args(["--exclude", "kar-tests", "--all-targets", "--no-fail-fast"]);
+    runner.run("unit tests", minutes(8), &mut unit);
+    let mut docs = cargo(&["test", "--doc"]);
+    docs.args(PACKAGES).args(["--exclude", "kar-tests", "--no-fail-fast"]);
+    runner.run("doc tests", minutes(8), &mut docs);
+}
+
+fn end_to_end(runner: &mut Runner, found: &Found) {
+    // Tests mostly wait for processes of their own, so more of them run at once than there are cores.
+    for (name, test, threads, limit) in [
+        ("end-to-end tests", "--test=e2e", "4", minutes(8)),
+        ("fault tests", "--test=faults", "4", minutes(12)),
+    ] {
+        let mut command = tests(found);
+        command.args(PACKAGES).args(["--no-fail-fast", test]);
+        if !found.nextest {
+            command.args(["--", "--test-threads", threads]);
+        }
+        command.env("KAR_TESTS_BUILT", "1");
+        if let Some(grpcurl) = &found.grpcurl {
+            command.env("KAR_GRPCURL", grpcurl);
+        }
+        runner.run(name, limit, &mut command);
+    }
+    if found.grpcurl.is_none() {
+        runner.skip("grpcurl tests", "no grpcurl and no Go to build it with");
+    }
+}
+
+fn simulator(runner: &mut Runner, seeds: u32) {
+    let mut unit = cargo(&["test", "--locked", "--release", "-p", "kar-sim", "--no-fail-fast"]);
+    runner.run("simulator: its tests", minutes(15), &mut unit);
+    let mut run = cargo(&["run", "--locked", "--release", "-p", "kar-sim", "--", "--seeds"]);
+    runner.run(&format!("simulator: {seeds} schedules"), minutes(15), run.arg(seeds.to_string()));
+}
+
+/// The test runner: nextest if it is there.
+fn tests(found: &Found) -> Command {
+    if found.nextest { cargo(&["nextest", "run", "--no-tests=pass"]) } else { cargo(&["test"]) }
+}
+
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.args(args);
+    command
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}
+
+/// Runs a program in the foreground and ends with its exit code.
+fn pass_on(command: &mut Command) -> Result<ExitCode> {
+    let status = command.status().with_context(|| format!("start {command:?}"))?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
