@@ -1,1 +1,27 @@
-//! (being written)
+//! The local hub of KAR: durable logs, a fenced store, application state and the membership, for
+//! all sidecars on one machine that share a data directory.
+//!
+//! A hub is a process of its own ([`run_hub`]) that serves a Unix socket in its data directory.
+//! Nobody has to start it: a [`HubClient`] starts one when there is none, and replaces one that
+//! was killed or hangs. It holds no decisions about ownership or retries: readers of a log decide
+//! what its records mean.
+//!
+//! Map of modules: `wal` is the write-ahead log on disk, `engine` everything that changes in
+//! memory, `store` the embedded store, `server` the socket, `client` the other end of it.
+
+mod client;
+mod error;
+mod options;
+mod paths;
+mod types;
+
+pub use client::{ClientConfig, HubClient, HubStats, SpawnHub};
+pub use error::{HubError, exit_code};
+pub use options::{
+    Durability, FRAMES_PER_MESSAGE_MAX, HubLimits, HubOptions, MESSAGE_BYTES_MAX,
+    MESSAGE_BYTES_TARGET, NAME_BYTES_MAX, PAGE_SIZE_MAX, PARTITIONS_MAX, RECORD_BYTES_MAX,
+    REQUESTS_REMEMBERED, SEGMENT_BYTES_MIN,
+};
+pub use types::{
+    ActorOps, FenceCell, HubEvent, LogName, MemberInfo, StateEntry, StatePage, StoreOp, Value,
+};

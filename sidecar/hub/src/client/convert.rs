@@ -1,0 +1,63 @@
+//! Between the words of the crate and those of the wire.
+
+use kar_proto::hub::v1 as wire;
+use wire::store_op::Op;
+
+use crate::types::{ActorOps, MemberInfo, StateEntry, StoreOp, Value};
+
+/// What an operation costs on the wire besides its texts and bytes, bytes; a rough guess.
+const OP_BYTES: usize = 16;
+
+pub(crate) fn value(value: Value) -> wire::Value {
+    wire::Value { data: value.data, content_type: value.content_type }
+}
+
+pub(crate) fn value_back(value: Option<wire::Value>) -> Value {
+    let value = value.unwrap_or_default();
+    Value { data: value.data, content_type: value.content_type }
+}
+
+pub(crate) fn state_entry(entry: wire::KeyValue) -> StateEntry {
+    StateEntry { key: entry.key, value: value_back(entry.value), etag: entry.etag }
+}
+
+pub(crate) fn member(member: wire::Member) -> MemberInfo {
+    MemberInfo {
+        incarnation: member.incarnation,
+        name: member.name,
+        address: member.address,
+        process_id: member.process_id,
+        kinds: member.kinds,
+        leaving: member.leaving,
+    }
+}
+
+/// Operations as the wire has them, and roughly their size.
+pub(crate) fn actor_ops(ops: Vec<ActorOps>) -> (Vec<wire::ActorOps>, usize) {
+    let mut bytes = 0;
+    let ops = ops
+        .into_iter()
+        .map(|actor| {
+            bytes += actor.actor.len() + OP_BYTES;
+            let ops = actor.ops.into_iter().map(|op| store_op(op, &mut bytes)).collect();
+            wire::ActorOps { actor: actor.actor, ops }
+        })
+        .collect();
+    (ops, bytes)
+}
+
+fn store_op(op: StoreOp, bytes: &mut usize) -> wire::StoreOp {
+    *bytes += OP_BYTES;
+    let op = match op {
+        StoreOp::Set { key, value: v } => {
+            *bytes += key.len() + v.data.len() + v.content_type.len();
+            Op::Set(wire::KeyValue { key, value: Some(value(v)), etag: String::new() })
+        }
+        StoreOp::Remove { key } => {
+            *bytes += key.len();
+            Op::Remove(key)
+        }
+        StoreOp::Clear => Op::Clear(true),
+    };
+    wire::StoreOp { op: Some(op) }
+}

@@ -1,0 +1,109 @@
+//! What a hub is made from, and every bound of it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// When a record counts as durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Durability {
+    /// When `fdatasync` has returned: it survives power loss.
+    #[default]
+    Fsync,
+    /// When the system has it: it survives the end of any process, not power loss.
+    Os,
+}
+
+/// What a hub is made from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct HubOptions {
+    /// Where everything is kept: a directory on a local disk, made (mode 0700) if absent.
+    pub data_dir: PathBuf,
+    /// When a record counts as durable.
+    pub durability: Durability,
+    /// The hub ends when it has had no client for so long; `None`: never.
+    pub idle_exit: Option<Duration>,
+    /// Bounds.
+    pub limits: HubLimits,
+}
+
+/// Bounds and times of a hub.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct HubLimits {
+    /// Size of the log's first segment file, bytes; it is small because it delays the first start.
+    pub first_segment_bytes: u64,
+    /// Size of every later segment file, bytes. At least [`SEGMENT_BYTES_MIN`], so that every
+    /// record fits in.
+    pub segment_bytes: u64,
+    /// Appends not yet durable, all clients together, bytes; beyond it no client is heard.
+    pub uncommitted_bytes_max: usize,
+    /// Answers queued for one client, bytes; beyond it that client is not heard.
+    pub outbox_bytes_max: usize,
+    /// Store steps under way for one client; beyond it that client is not heard.
+    pub store_steps_max: usize,
+    /// Records read ahead from disk for one reader, bytes.
+    pub read_ahead_bytes: usize,
+    /// Clients attached.
+    pub clients_max: usize,
+    /// Logs in one application.
+    pub logs_max: usize,
+    /// Kinds in one application.
+    pub kinds_max: usize,
+    /// Former members count as alive for so long after the start, so that they can come back.
+    pub grace: Duration,
+    /// A client that has said nothing for so long is struck out.
+    pub silence: Duration,
+}
+
+/// Smallest size of a segment file after the first one, bytes: one record of
+/// [`RECORD_BYTES_MAX`] fits in with the file's own data.
+pub const SEGMENT_BYTES_MIN: u64 = 12 << 20;
+/// Longest record of a log, bytes.
+pub const RECORD_BYTES_MAX: usize = 8 << 20;
+/// Longest message on the stream, either way, bytes.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Most frames that the writers of both ends put into one message.
+pub const FRAMES_PER_MESSAGE_MAX: usize = 32;
+/// Bytes of frames after which the writers of both ends end a message.
+pub const MESSAGE_BYTES_TARGET: usize = 256 << 10;
+/// Longest key or other name, bytes.
+pub const NAME_BYTES_MAX: usize = 1024;
+/// Requests about application state whose answers are remembered, per application.
+pub const REQUESTS_REMEMBERED: u64 = 10_000;
+/// Most keys on a page of a listing.
+pub const PAGE_SIZE_MAX: u32 = 1_000;
+/// Most partitions of a kind.
+pub const PARTITIONS_MAX: u32 = 65_536;
+
+// === impl HubOptions ===
+
+impl HubOptions {
+    /// The defaults, for a data directory.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            durability: Durability::Fsync,
+            idle_exit: Some(Duration::from_secs(5)),
+            limits: HubLimits::default(),
+        }
+    }
+}
+
+impl Default for HubLimits {
+    fn default() -> Self {
+        Self {
+            first_segment_bytes: 4 << 20,
+            segment_bytes: 32 << 20,
+            uncommitted_bytes_max: 64 << 20,
+            outbox_bytes_max: 8 << 20,
+            store_steps_max: 1_024,
+            read_ahead_bytes: 256 << 10,
+            clients_max: 1_000,
+            logs_max: 65_536,
+            kinds_max: 1_024,
+            grace: Duration::from_secs(1),
+            silence: Duration::from_secs(3),
+        }
+    }
+}

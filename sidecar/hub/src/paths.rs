@@ -1,0 +1,225 @@
+//! Where a hub keeps what in its data directory, and who holds it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::error::HubError;
+
+/// Longest path that fits into a Unix socket address, bytes.
+const SOCKET_PATH_MAX: usize = 107;
+/// How often a lock is tried on a file that was replaced meanwhile.
+const LOCK_ATTEMPTS: usize = 10;
+/// Network file systems by the magic number of statfs; none has locks and syncs to be trusted.
+const NETWORK_FILE_SYSTEMS: &[(u32, &str)] = &[
+    (0x6969, "nfs"),
+    (0xFF53_4D42, "cifs"),
+    (0xFE53_4D42, "smb2"),
+    (0x517B, "smb"),
+    (0x0102_1997, "9p"),
+    (0x564C, "ncp"),
+    (0x5346_414F, "afs"),
+    (0x6B41_4653, "afs"),
+    (0x7375_7245, "coda"),
+    (0x00C3_6400, "ceph"),
+    (0x0BD0_0BD0, "lustre"),
+    (0x4750_4653, "gpfs"),
+    (0x2003_0528, "orangefs"),
+    (0x0116_1970, "gfs2"),
+    (0x7461_636F, "ocfs2"),
+];
+
+/// Files of a data directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    pub(crate) dir: PathBuf,
+}
+
+/// A process, named so that a later one with the same id is not mistaken for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ProcessName {
+    pub(crate) pid: u32,
+    /// Field 22 of `/proc/PID/stat`: clock ticks between boot and its start.
+    pub(crate) start: u64,
+}
+
+// === impl Paths ===
+
+impl Paths {
+    /// The data directory, made if absent, checked to be usable.
+    pub(crate) fn prepare(dir: &Path) -> Result<Self, HubError> {
+        let unusable = |source| HubError::DataDir { dir: dir.to_owned(), source };
+        let dir = std::path::absolute(dir).map_err(unusable)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(unusable)?;
+        if !fs::metadata(&dir).map_err(unusable)?.is_dir() {
+            return Err(unusable(io::ErrorKind::NotADirectory.into()));
+        }
+        let access = rustix::fs::Access::READ_OK
+            | rustix::fs::Access::WRITE_OK
+            | rustix::fs::Access::EXEC_OK;
+        rustix::fs::access(&dir, access).map_err(|e| unusable(e.into()))?;
+        let kind = rustix::fs::statfs(&dir).map_err(|e| unusable(e.into()))?.f_type as u32;
+        if let Some(&(_, kind)) = NETWORK_FILE_SYSTEMS.iter().find(|(magic, _)| *magic == kind) {
+            return Err(HubError::NetworkFileSystem { dir, kind });
+        }
+        Ok(Self { dir })
+    }
+
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.dir.join("hub.lock")
+    }
+
+    pub(crate) fn log_file(&self) -> PathBuf {
+        self.dir.join("hub.log")
+    }
+
+    pub(crate) fn wal_dir(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    pub(crate) fn store_file(&self) -> PathBuf {
+        self.dir.join("store.db")
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.dir.join("hub.pid")
+    }
+
+    /// Says where the socket is when it could not be in the data directory.
+    fn socket_record(&self) -> PathBuf {
+        self.dir.join("hub.socket")
+    }
+
+    /// Where clients look for the socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        match fs::read(self.socket_record()) {
+            Ok(bytes) if !bytes.is_empty() => PathBuf::from(std::ffi::OsStr::from_bytes(&bytes)),
+            _ => self.dir.join("hub.sock"),
+        }
+    }
+
+    /// Decides where the socket is, and records it.
+    pub(crate) fn decide_socket(&self) -> Result<PathBuf, HubError> {
+        let unusable = |source| HubError::DataDir { dir: self.dir.clone(), source };
+        let plain = self.dir.join("hub.sock");
+        if plain.as_os_str().len() <= SOCKET_PATH_MAX {
+            match fs::remove_file(self.socket_record()) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(unusable(e)),
+                _ => return Ok(plain),
+            }
+        }
+        let mut hasher = DefaultHasher::new();
+        self.dir.hash(&mut hasher);
+        let user = rustix::process::getuid().as_raw();
+        let short = std::env::temp_dir().join(format!("kar-hub-{user}-{:016x}", hasher.finish()));
+        match DirBuilder::new().mode(0o700).create(&short) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(e)),
+            _ => {}
+        }
+        // Somebody else could have made it, to get at what is said.
+        let found = fs::symlink_metadata(&short).map_err(unusable)?;
+        if !found.is_dir() || found.uid() != user || found.mode() & 0o077 != 0 {
+            let text = format!("'{}' is not this user's alone", short.display());
+            return Err(unusable(io::Error::other(text)));
+        }
+        let socket = short.join("hub.sock");
+        self.replace(&self.socket_record(), socket.as_os_str().as_bytes()).map_err(unusable)?;
+        Ok(socket)
+    }
+
+    /// Takes the data directory for this process, for as long as the file returned is open.
+    pub(crate) fn lock(&self) -> Result<File, HubError> {
+        let unusable = |source| HubError::DataDir { dir: self.dir.clone(), source };
+        let path = self.lock_file();
+        for _ in 0..LOCK_ATTEMPTS {
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(unusable)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(HubError::AlreadyRunning { dir: self.dir.clone() });
+                }
+                Err(e) => return Err(unusable(e.into())),
+            }
+            // The file may have been removed or replaced between opening and locking.
+            let locked = file.metadata().map_err(unusable)?;
+            if fs::metadata(&path).is_ok_and(|m| (m.dev(), m.ino()) == (locked.dev(), locked.ino()))
+            {
+                return Ok(file);
+            }
+        }
+        Err(unusable(io::Error::other("the lock file is replaced again and again")))
+    }
+
+    /// Records this process as the hub; only for the holder of the lock.
+    pub(crate) fn record_hub(&self) -> Result<(), HubError> {
+        let unusable = |source| HubError::DataDir { dir: self.dir.clone(), source };
+        let pid = std::process::id();
+        let start = start_time(pid)
+            .ok_or_else(|| unusable(io::Error::other("/proc does not show this process")))?;
+        self.replace(&self.pid_file(), format!("{pid} {start}\n").as_bytes()).map_err(unusable)
+    }
+
+    /// The process that last recorded itself as the hub, if it is alive.
+    pub(crate) fn recorded_hub(&self) -> Option<ProcessName> {
+        let text = fs::read_to_string(self.pid_file()).ok()?;
+        let (pid, start) = text.trim().split_once(' ')?;
+        let name = ProcessName { pid: pid.parse().ok()?, start: start.parse().ok()? };
+        (start_time(name.pid) == Some(name.start)).then_some(name)
+    }
+
+    /// Writes a small file so that readers see the old or the new one.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let new = path.with_extension(format!("new-{}", std::process::id()));
+        fs::write(&new, bytes)?;
+        fs::rename(&new, path)
+    }
+}
+
+// === impl ProcessName ===
+
+impl ProcessName {
+    /// Ends the process at once, and no other.
+    pub(crate) fn kill(self) -> io::Result<()> {
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {
+            return Ok(());
+        };
+        let handle = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(handle) => handle,
+            Err(rustix::io::Errno::SRCH) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        // From here on the handle stands for one process; it must be the one that was named.
+        if start_time(self.pid) != Some(self.start) {
+            return Ok(());
+        }
+        match pidfd_send_signal(&handle, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// Field 22 of `/proc/PID/stat`; `None` if there is no such process or it is dead already.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the name in parentheses and may contain anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}

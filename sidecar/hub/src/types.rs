@@ -1,0 +1,238 @@
+//! Words that both ends of the hub use, apart from the wire.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// Name of a log within its application, for example `a.Account/3`; 1 to [`LogName::BYTES_MAX`]
+/// bytes. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogName(Arc<str>);
+
+/// A value with its type.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Value {
+    /// The bytes.
+    pub data: Bytes,
+    /// MIME type; may be empty.
+    pub content_type: String,
+}
+
+/// Operations on one actor's state, in order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ActorOps {
+    /// The actor.
+    pub actor: String,
+    /// What to do.
+    pub ops: Vec<StoreOp>,
+}
+
+/// One operation on an actor's state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoreOp {
+    /// Sets a key.
+    Set {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: Value,
+    },
+    /// Removes a key; nothing happens if it is absent.
+    Remove {
+        /// The key.
+        key: String,
+    },
+    /// Removes every key of the actor.
+    Clear,
+}
+
+/// The fence cell of a log's store.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct FenceCell {
+    /// Newest epoch that wrote or fenced; steps of older ones are refused.
+    pub epoch: u64,
+    /// Every operation up to this offset is in the store.
+    pub offset: u64,
+}
+
+/// A live member of the application.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MemberInfo {
+    /// Incarnation: unique for ever in the data directory, and growing.
+    pub incarnation: u64,
+    /// Name of the node.
+    pub name: String,
+    /// Where peers reach it.
+    pub address: String,
+    /// Process id.
+    pub process_id: u32,
+    /// Kinds that it hosts.
+    pub kinds: Vec<String>,
+    /// It is leaving.
+    pub leaving: bool,
+}
+
+/// A key of the application's state.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StateEntry {
+    /// The key.
+    pub key: String,
+    /// Its value.
+    pub value: Value,
+    /// Changes with every write of the key.
+    pub etag: String,
+}
+
+/// A page of a listing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StatePage {
+    /// In byte order of the keys.
+    pub entries: Vec<StateEntry>,
+    /// Pass it on to get the next page; empty: there is none.
+    pub next_page_token: String,
+}
+
+/// What a client is told, in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum HubEvent {
+    /// The client is attached.
+    Welcome {
+        /// Its incarnation; 0 for observers.
+        incarnation: u64,
+        /// It has kept the one it had.
+        resumed: bool,
+    },
+    /// The current view of the application, complete.
+    Members {
+        /// Live members, by incarnation.
+        nodes: Vec<MemberInfo>,
+        /// Known kinds with their fixed numbers of partitions, by name.
+        kinds: Vec<(String, u32)>,
+    },
+    /// A record of a log that is read.
+    Entry {
+        /// The log.
+        log: LogName,
+        /// Its place; the first one is 1, and there are no gaps.
+        offset: u64,
+        /// The record.
+        record: Bytes,
+    },
+    /// A record that this client appended on the current connection, at its place among the
+    /// entries.
+    Own {
+        /// The log.
+        log: LogName,
+        /// Its place.
+        offset: u64,
+        /// From [`append`](crate::HubClient::append).
+        id: u64,
+    },
+    /// Everything that was in the log when the reading or the barrier was asked for has been told.
+    End {
+        /// The log.
+        log: LogName,
+    },
+    /// The reading of a log ended without being asked to (the connection broke, the log was
+    /// purged, or a barrier was asked for without a reading).
+    LogLost {
+        /// The log.
+        log: LogName,
+    },
+    /// An actor's state with the cell, from one snapshot.
+    ActorLoaded {
+        /// The log.
+        log: LogName,
+        /// The actor.
+        actor: String,
+        /// The cell's epoch.
+        cell_epoch: u64,
+        /// The cell's offset.
+        cell_offset: u64,
+        /// Its keys.
+        state: Vec<(String, Value)>,
+    },
+    /// The store is fenced.
+    StoreFenced {
+        /// The log.
+        log: LogName,
+        /// The cell as it was before.
+        cell: FenceCell,
+    },
+    /// A batch is in the store.
+    StoreWritten {
+        /// The log.
+        log: LogName,
+        /// Its offset.
+        upto: u64,
+    },
+    /// A store step was refused because the cell has a newer epoch.
+    StoreStale {
+        /// The log.
+        log: LogName,
+    },
+    /// The hub is about to end because of something that an operator must mend.
+    Fault {
+        /// What happened and what to do.
+        message: String,
+    },
+    /// The connection broke. Appends not told of have an unknown fate, every reading is lost
+    /// ([`HubEvent::LogLost`] comes for each), every store step not answered is lost. A new
+    /// connection is being made; until [`HubEvent::Reconnected`] what is asked for is dropped, but
+    /// for `offer` and `ensure_kind`, which are kept.
+    Disconnected,
+    /// There is a connection again; it follows [`HubEvent::Welcome`].
+    Reconnected,
+    /// The former incarnation was struck out: the [`HubEvent::Welcome`] that follows grants a new
+    /// one, and whoever lives under the old one must begin anew.
+    Evicted,
+    /// No hub can be had: the client has given up for now and goes on trying more slowly.
+    Unavailable {
+        /// What was tried and how it ended.
+        message: String,
+    },
+}
+
+// === impl LogName ===
+
+impl LogName {
+    /// Longest name, bytes.
+    pub const BYTES_MAX: usize = 512;
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for LogName {
+    fn from(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<String> for LogName {
+    fn from(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<Arc<str>> for LogName {
+    fn from(name: Arc<str>) -> Self {
+        Self(name)
+    }
+}
+
+impl fmt::Display for LogName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for LogName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
