@@ -141,7 +141,8 @@ impl FromStr for Kind {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let wrong = || ParseError { text: text.into(), wanted: "a kind (s.SERVICE or a.ACTOR_TYPE)" };
+        let wrong =
+            || ParseError { text: text.into(), wanted: "a kind (s.SERVICE or a.ACTOR_TYPE)" };
         let (class, name) = text.split_once('.').ok_or_else(wrong)?;
         match class {
             "s" if is_name(name) => Ok(Self::service(name)),

@@ -28,6 +28,12 @@ pub mod message;
 pub mod node;
 pub mod record;
 
+mod env;
+mod partition;
+mod roots;
+mod route;
+mod state;
+
 pub use effect::Effect;
 pub use event::Event;
 pub use node::{Node, NodeConfig};

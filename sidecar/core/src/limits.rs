@@ -35,6 +35,8 @@ pub struct Limits {
     pub accept_delay_ms: Millis,
     /// Grace: how long code of a cut-off attempt may run on (P3), ms.
     pub grace_ms: Millis,
+    /// How long a host whose stream broke, and that is not known to be dead, may take to come back, ms.
+    pub host_return_ms: Millis,
     /// An append not read back for so long counts as lost (rule L4), ms.
     pub append_timeout_ms: Millis,
     /// How often channels are opened again or stated anew (rule C3), ms.
@@ -102,6 +104,7 @@ impl Default for Limits {
             result_retention_ms: 24 * 3600 * 1000,
             accept_delay_ms: 1,
             grace_ms: 100,
+            host_return_ms: 1000,
             append_timeout_ms: 10_000,
             channel_timer_ms: 500,
             settle_delay_ms: 20,

@@ -1,10 +1,21 @@
 //! The decisions of one node: everything a sidecar decides, behind one `handle`.
 
-use crate::effect::{Append, Effect};
-use crate::event::Event;
-use crate::ids::{Epoch, Kind, Millis, NodeId, PartitionId, Uuid};
-use crate::invocation::Mode;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::assign;
+use crate::effect::{Append, Effect, RequestError, Response};
+use crate::env::{Env, Host};
+use crate::event::{Event, Members, Offer, Operation, TurnResult};
+use crate::ids::{
+    Epoch, InvocationId, Kind, Millis, NodeId, PartitionId, RequestId, Sender, SessionId,
+    TurnToken, Uuid,
+};
+use crate::invocation::{Invocation, Mode, Obligation, Outcome, Payload, Refusal};
 use crate::limits::{Limits, Rules};
+use crate::message::{AwaitResult, Message};
+use crate::partition::{Incoming, Partition, Stage, TurnInvoke};
+use crate::roots::Roots;
 
 /// What a node is made from.
 #[derive(Clone, Debug)]
@@ -21,7 +32,32 @@ pub struct NodeConfig {
 
 /// All decisions of one sidecar. See the crate's documentation for how to drive it.
 #[derive(Debug)]
-pub struct Node {}
+pub struct Node {
+    env: Env,
+    partitions: BTreeMap<PartitionId, Partition>,
+    roots: Roots,
+    /// Requests that wait for a kind to become known, in order.
+    parked: BTreeMap<Kind, VecDeque<(RequestId, Operation)>>,
+    awaits: BTreeMap<RequestId, Await>,
+    /// Direct calls under way: whom they were sent to.
+    direct: BTreeMap<RequestId, NodeId>,
+    next_direct: u64,
+    /// When a host that is away counts as gone.
+    host_gone_at: Option<Millis>,
+    /// `Drained` is owed.
+    drain_asked: bool,
+    /// Partitions that an event has touched since the last flush.
+    touched: Vec<PartitionId>,
+    timeouts: BTreeMap<PartitionId, Millis>,
+}
+
+/// Somebody awaits the result of a started invocation.
+#[derive(Debug)]
+struct Await {
+    invocation: InvocationId,
+    asked: Option<NodeId>,
+    again_at: Millis,
+}
 
 /// What a node knows of a partition, for people and tools.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,7 +69,7 @@ pub struct PartitionView {
     /// Invocations that are not finished.
     pub invocations: Vec<InvocationView>,
     /// Actors that are busy or have invocations queued: instance, queued, busy.
-    pub actors: Vec<(std::sync::Arc<str>, usize, bool)>,
+    pub actors: Vec<(Arc<str>, usize, bool)>,
     /// Obligations to others that are not settled.
     pub owed: usize,
     /// Completed invocations whose outcome is kept.
@@ -46,9 +82,9 @@ pub struct InvocationView {
     /// Unique part of its id.
     pub uuid: Uuid,
     /// The instance, for actors.
-    pub actor: Option<std::sync::Arc<str>>,
+    pub actor: Option<Arc<str>>,
     /// Method.
-    pub method: std::sync::Arc<str>,
+    pub method: Arc<str>,
     /// How it was invoked.
     pub mode: Mode,
     /// Where it stands.
@@ -73,47 +109,638 @@ pub enum Phase {
 impl Node {
     /// A node that knows nothing yet; the first event should be [`Event::Members`].
     pub fn new(config: NodeConfig) -> Self {
-        let _ = config;
-        Self {}
+        Self {
+            env: Env::new(config.id, config.seed, config.limits, config.rules),
+            partitions: BTreeMap::new(),
+            roots: Roots::default(),
+            parked: BTreeMap::new(),
+            awaits: BTreeMap::new(),
+            direct: BTreeMap::new(),
+            next_direct: 0,
+            host_gone_at: None,
+            drain_asked: false,
+            touched: Vec::new(),
+            timeouts: BTreeMap::new(),
+        }
     }
 
     /// The node's incarnation.
     pub fn id(&self) -> NodeId {
-        NodeId(0)
+        self.env.id
     }
 
-    /// Takes one event in. `now` must never run back.
+    /// Takes one event in. `now` should never run back; if it does, the latest time known counts.
     pub fn handle(&mut self, now: Millis, event: Event) {
-        let _ = (now, event);
+        self.env.now = self.env.now.max(now);
+        match event {
+            Event::Members(members) => self.members(members),
+            Event::Lease { valid } => {
+                self.env.lease_valid = valid;
+                self.each(|p, env| p.pump_all(env));
+            }
+            Event::Resumed => self.each(|p, env| p.resumed(env)),
+            Event::LogRead { partition, offset, record } => {
+                self.with(&partition, |p, env| p.read(env, offset, &record));
+            }
+            Event::LogOwn { partition, offset, proposal } => {
+                self.with(&partition, |p, env| p.read_own(env, offset, proposal));
+            }
+            Event::LogEnd { partition } => self.with(&partition, |p, env| p.read_end(env)),
+            Event::LogLost { partition } => self.with(&partition, |p, env| p.log_lost(env)),
+            Event::PeerUp { node } => {
+                self.env.peers.insert(node);
+                self.routes(None);
+            }
+            Event::PeerDown { node } => {
+                self.env.peers.remove(&node);
+                self.routes(Some(node));
+            }
+            Event::Peer { from, message } => self.message(from, message),
+            Event::HostUp { session, offer } => self.host_up(session, offer),
+            Event::HostDown { session, dead } => self.host_down(session, dead),
+            Event::HostLeaving { session } => self.host_leaving(session),
+            Event::Request { request, operation } => self.request(request, operation),
+            Event::Abandoned { request } => self.abandoned(request),
+            Event::TurnResult { token, result } => {
+                let home = token.invocation.home.clone();
+                self.with(&home, |p, env| p.turn_result(env, &token, result));
+            }
+            Event::DirectResult { turn, result } => self.direct_result(turn, result),
+            Event::ActorLoaded { partition, actor, cell, state } => {
+                self.with(&partition, |p, env| p.actor_loaded(env, &actor, cell, state));
+            }
+            Event::StoreFenced { partition, cell } => {
+                self.with(&partition, |p, env| p.store_fenced(env, cell));
+            }
+            Event::StoreWritten { partition, upto } => {
+                self.with(&partition, |p, env| p.store_written(env, upto));
+            }
+            Event::StoreStale { partition } => {
+                self.with(&partition, |p, env| p.store_stale(env));
+            }
+            Event::StoreReset => self.each(|p, env| p.store_reset(env)),
+            Event::Drain => self.drain(),
+            Event::Tick => self.tick(),
+        }
+        self.settle();
     }
 
     /// Next record to append. Drain these before the other effects.
     pub fn poll_append(&mut self) -> Option<Append> {
-        None
+        if self.env.appends.is_empty() && !self.touched.is_empty() {
+            self.flush();
+        }
+        self.env.appends.pop_front()
     }
 
     /// Next visible effect.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        None
+        self.env.effects.pop_front()
     }
 
     /// When [`Event::Tick`] is wanted at the latest; `None`: nothing is waited for.
     pub fn poll_timeout(&self) -> Option<Millis> {
-        None
+        let grace = self.env.host_grace_until;
+        let times = [
+            self.timeouts.values().min().copied(),
+            self.roots.timeout(),
+            self.awaits.values().map(|a| a.again_at).min(),
+            self.host_gone_at,
+            (grace > self.env.now && self.env.host.is_some()).then_some(grace),
+        ];
+        times.into_iter().flatten().min()
     }
 
     /// The partitions that the node serves, for people and tools.
     pub fn partitions(&self) -> Vec<PartitionView> {
-        Vec::new()
+        self.partitions.values().filter(|p| p.serving()).map(Partition::view).collect()
     }
 
-    /// Who owns a partition as far as this node knows, and the kinds' partition counts it knows of.
+    /// The kinds that the node knows, with their partition counts.
     pub fn known_kinds(&self) -> Vec<(Kind, u32)> {
-        Vec::new()
+        self.env.members.kinds.iter().map(|(kind, count)| (kind.clone(), *count)).collect()
     }
 
     /// Root invocations that are not finished.
     pub fn roots_open(&self) -> usize {
-        0
+        self.roots.open()
+    }
+}
+
+// Housekeeping.
+impl Node {
+    /// Lets one partition act.
+    fn with(&mut self, id: &PartitionId, act: impl FnOnce(&mut Partition, &mut Env)) {
+        if let Some(partition) = self.partitions.get_mut(id) {
+            act(partition, &mut self.env);
+            if self.touched.last() != Some(id) {
+                self.touched.push(id.clone());
+            }
+        }
+    }
+
+    /// Lets every partition act.
+    fn each(&mut self, mut act: impl FnMut(&mut Partition, &mut Env)) {
+        for (id, partition) in &mut self.partitions {
+            act(partition, &mut self.env);
+            self.touched.push(id.clone());
+        }
+    }
+
+    /// Carries out what the node owes itself: messages to itself, slots granted.
+    fn settle(&mut self) {
+        // Bounded: every message to itself answers or forwards a finite piece of work.
+        loop {
+            if let Some(message) = self.env.local.pop_front() {
+                self.message(self.env.id, message);
+            } else if let Some((partition, uuid)) = self.env.granted.pop_front() {
+                self.with(&partition, |p, env| p.slot_granted(env, uuid));
+                self.env.pass_slot();
+            } else {
+                break;
+            }
+        }
+        self.check_drained();
+    }
+
+    /// Cuts records of everything that was decided.
+    fn flush(&mut self) {
+        for id in std::mem::take(&mut self.touched) {
+            let Some(partition) = self.partitions.get_mut(&id) else { continue };
+            partition.flush(&mut self.env);
+            match partition.timeout(&self.env) {
+                Some(at) => self.timeouts.insert(id, at),
+                None => self.timeouts.remove(&id),
+            };
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.env.now;
+        let due: Vec<_> =
+            self.timeouts.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
+        for id in due {
+            self.with(&id, |p, env| p.tick(env));
+        }
+        self.roots.tick(&mut self.env);
+        self.ask_again(None);
+        if self.host_gone_at.is_some_and(|at| at <= now) {
+            self.host_gone_at = None;
+            self.offer(Vec::new());
+        }
+        if self.env.host_grace_until > 0 && self.env.host_grace_until <= now {
+            self.env.host_grace_until = 0;
+            self.each(|p, env| p.pump_all(env));
+        }
+    }
+
+    fn members(&mut self, members: Members) {
+        self.env.members = members;
+        let kinds: Vec<_> = self.known_kinds();
+        for (kind, count) in &kinds {
+            for index in 0..*count {
+                let id = PartitionId::new(kind.clone(), index);
+                self.partitions.entry(id.clone()).or_insert_with(|| Partition::new(id));
+            }
+        }
+        self.each(|p, env| p.review(env));
+        self.roots.review(&mut self.env, None);
+        self.ask_again(None);
+        self.lose_direct();
+        for (kind, _) in kinds {
+            for (request, operation) in self.parked.remove(&kind).into_iter().flatten() {
+                if let Some(token) = turn_of(&operation).cloned() {
+                    let home = token.invocation.home.clone();
+                    self.with(&home, |p, env| p.park(env, &token, false));
+                    self.request(request, operation);
+                    self.with(&home, |p, env| p.maybe_end(env, token.invocation.uuid));
+                } else {
+                    self.request(request, operation);
+                }
+            }
+        }
+    }
+
+    /// Peers changed: every channel finds its way anew.
+    fn routes(&mut self, lost: Option<NodeId>) {
+        self.each(|p, env| {
+            if p.serving() {
+                p.review_routes(env, lost);
+            }
+        });
+        self.roots.review(&mut self.env, lost);
+        self.ask_again(lost);
+        self.lose_direct();
+    }
+
+    fn offer(&mut self, kinds: Vec<Kind>) {
+        let leaving = self.env.leaving;
+        self.env.emit(Effect::Offer { kinds, leaving });
+    }
+
+    fn drain(&mut self) {
+        self.env.leaving = true;
+        self.drain_asked = true;
+        self.offer(Vec::new());
+        self.each(|p, env| p.review(env));
+    }
+
+    fn check_drained(&mut self) {
+        if !self.drain_asked {
+            return;
+        }
+        let leaving = self.env.leaving;
+        let env = &self.env;
+        let done = self.partitions.values().all(|p| {
+            if leaving {
+                return p.stage == Stage::Off;
+            }
+            let hosted = env.host.as_ref().is_some_and(|h| h.offer.kinds.contains(&p.id.kind));
+            !hosted || (!env.host_leaves(&p.id.kind) && !p.busy())
+        });
+        if done {
+            self.drain_asked = false;
+            self.env.emit(Effect::Drained);
+        }
+    }
+}
+
+// The component.
+impl Node {
+    fn host_up(&mut self, session: SessionId, offer: Offer) {
+        for kind in &offer.kinds {
+            if !self.env.members.kinds.contains_key(kind) {
+                self.env.emit(Effect::EnsureKind { kind: kind.clone() });
+            }
+        }
+        self.host_gone_at = None;
+        let kinds = offer.kinds.clone();
+        self.env.host = Some(Host {
+            session,
+            offer,
+            leaving: false,
+            slots_used: 0,
+            waiting: VecDeque::new(),
+            direct: BTreeMap::new(),
+        });
+        if !self.env.leaving {
+            self.offer(kinds);
+        }
+        self.each(|p, env| p.pump_all(env));
+    }
+
+    fn host_down(&mut self, session: SessionId, dead: bool) {
+        if self.env.host.as_ref().is_none_or(|h| h.session != session) {
+            return;
+        }
+        let Some(host) = self.env.host.take() else { return };
+        for (to, request) in host.direct.into_values() {
+            self.env.send(to, Message::DirectReply { request, outcome: None });
+        }
+        self.env.granted.clear();
+        if !dead {
+            self.env.host_grace_until = self.env.now + self.env.limits.grace_ms;
+        }
+        self.each(|p, env| p.session_lost(env, session));
+        if dead || host.leaving {
+            self.offer(Vec::new());
+        } else {
+            self.host_gone_at = Some(self.env.now + self.env.limits.host_return_ms);
+        }
+    }
+
+    fn host_leaving(&mut self, session: SessionId) {
+        let Some(host) = self.env.host.as_mut() else { return };
+        if host.session != session {
+            return;
+        }
+        host.leaving = true;
+        self.drain_asked = true;
+        self.offer(Vec::new());
+        self.each(|p, env| p.review(env));
+    }
+
+    fn request(&mut self, request: RequestId, operation: Operation) {
+        match operation {
+            Operation::Invoke { .. } => self.invoke(request, operation),
+            Operation::InvokeDirect { kind, method, payload, trace } => {
+                self.invoke_direct(request, kind, method, payload, trace);
+            }
+            Operation::Await { invocation } => {
+                let again_at = self.env.now;
+                self.awaits.insert(request, Await { invocation, asked: None, again_at });
+                self.ask_again(None);
+            }
+            Operation::StateRead { turn, keys } => {
+                self.in_turn(request, &turn, |p, env| p.state_read(env, request, &turn, keys));
+            }
+            Operation::StateApply { turn, ops } => {
+                self.in_turn(request, &turn, |p, env| p.state_apply(env, request, &turn, ops));
+            }
+            Operation::Flush { turn } => {
+                self.in_turn(request, &turn, |p, env| p.turn_flush(env, request, &turn));
+            }
+        }
+    }
+
+    /// Lets the partition that a turn belongs to act; a turn of a partition that is not served here is superseded.
+    fn in_turn(
+        &mut self,
+        request: RequestId,
+        token: &TurnToken,
+        act: impl FnOnce(&mut Partition, &mut Env),
+    ) {
+        let home = &token.invocation.home;
+        if self.partitions.get(home).is_some_and(|p| p.serving()) {
+            self.with(home, act);
+        } else {
+            let error = RequestError::TurnSuperseded(Box::new(token.clone()));
+            self.env.respond(request, Err(error));
+        }
+    }
+
+    fn invoke(&mut self, request: RequestId, operation: Operation) {
+        let Operation::Invoke { turn, mode, target, .. } = &operation else { return };
+        if turn.is_none() && self.env.leaving {
+            return self.env.respond(request, Err(RequestError::Draining));
+        }
+        if turn.is_some() && *mode == Mode::Start {
+            let error = RequestError::Invalid("start is for clients; in a turn, tell");
+            return self.env.respond(request, Err(error));
+        }
+        let parked: usize = self.parked.values().map(VecDeque::len).sum();
+        let limit = self.env.limits.roots_per_node_max;
+        if self.roots.open() + parked >= limit && turn.is_none() {
+            let hit = self.env.limit("roots_per_node_max", limit);
+            return self.env.respond(request, Err(RequestError::Limit(hit)));
+        }
+        let Some(count) = self.env.members.kinds.get(&target.kind).copied() else {
+            return self.park(request, operation);
+        };
+        let uuid = self.env.uuid();
+        let index = assign::partition_index(target, uuid, count);
+        let to = PartitionId::new(target.kind.clone(), index);
+        let Operation::Invoke { turn, mode, target, method, payload, deadline, trace } = operation
+        else {
+            return;
+        };
+        let actor = target.actor;
+        if let Some(turn) = turn {
+            let invoke = TurnInvoke { to, uuid, mode, actor, method, payload, deadline, trace };
+            self.in_turn(request, &turn, |p, env| p.turn_invoke(env, request, &turn, invoke));
+            return;
+        }
+        let invocation =
+            Invocation { uuid, mode, actor, method, payload, chain: [].into(), deadline, trace };
+        let obligation = Obligation { to, invocation: Arc::new(invocation), parent: None };
+        self.roots.add(&mut self.env, request, obligation);
+    }
+
+    /// Keeps a request until its kind is known.
+    fn park(&mut self, request: RequestId, operation: Operation) {
+        let Operation::Invoke { target, .. } = &operation else { return };
+        let kind = target.kind.clone();
+        if let Some(token) = turn_of(&operation).cloned() {
+            let home = token.invocation.home.clone();
+            let served = self.partitions.get(&home).filter(|p| p.serving());
+            let checked = served.map(|p| p.check_turn(&self.env, &token));
+            match checked {
+                Some(Ok(_)) => self.with(&home, |p, env| p.park(env, &token, true)),
+                Some(Err(error)) => return self.env.respond(request, Err(error)),
+                None => {
+                    let error = RequestError::TurnSuperseded(Box::new(token));
+                    return self.env.respond(request, Err(error));
+                }
+            }
+        }
+        let queue = self.parked.entry(kind.clone()).or_default();
+        queue.push_back((request, operation));
+        if queue.len() == 1 {
+            self.env.emit(Effect::EnsureKind { kind });
+        }
+    }
+
+    fn abandoned(&mut self, request: RequestId) {
+        self.roots.abandon(request);
+        self.awaits.remove(&request);
+        self.direct.remove(&request);
+    }
+
+    /// Asks owners for results that are awaited: those that are due, and those that were asked of a node that is lost.
+    fn ask_again(&mut self, lost: Option<NodeId>) {
+        let now = self.env.now;
+        for (request, waiting) in &mut self.awaits {
+            let gone = |n| Some(n) == lost || !self.env.members.nodes.contains_key(&n);
+            if waiting.again_at > now && !waiting.asked.is_some_and(gone) {
+                continue;
+            }
+            waiting.again_at = now + self.env.limits.channel_timer_ms;
+            let home = &waiting.invocation.home;
+            let local = self.partitions.get(home).and_then(|p| p.owner_hint(&self.env));
+            let Some(node) = local.or_else(|| self.env.desired_owner(home)) else { continue };
+            waiting.asked = Some(node);
+            let (partition, uuid) = (home.clone(), waiting.invocation.uuid);
+            self.env.send(node, Message::Await { request: *request, partition, uuid });
+        }
+    }
+
+    fn awaited(&mut self, request: RequestId, result: AwaitResult) {
+        let Some(waiting) = self.awaits.get_mut(&request) else { return };
+        let response = match result {
+            AwaitResult::NotOwner(_) => {
+                waiting.again_at = self.env.now + self.env.limits.channel_timer_ms.min(50);
+                return;
+            }
+            AwaitResult::Done(outcome) => {
+                let invocation = Some(waiting.invocation.clone());
+                Ok(Response::Outcome { invocation, outcome })
+            }
+            AwaitResult::Unknown => {
+                Err(RequestError::UnknownInvocation(Box::new(waiting.invocation.clone())))
+            }
+        };
+        self.awaits.remove(&request);
+        self.env.respond(request, response);
+    }
+
+    fn invoke_direct(
+        &mut self,
+        request: RequestId,
+        kind: Kind,
+        method: Arc<str>,
+        payload: Payload,
+        trace: Arc<str>,
+    ) {
+        let env = &self.env;
+        let hosts = || {
+            env.members.nodes.iter().filter(|(id, member)| {
+                member.kinds.contains(&kind) && !member.leaving && env.reachable(**id)
+            })
+        };
+        let count = hosts().count() as u64;
+        let own = env.session_for(&kind).map(|_| env.id);
+        let turn = self.next_direct.checked_rem(count).unwrap_or(0);
+        let Some(node) = own.or_else(|| hosts().nth(turn as usize).map(|(id, _)| *id)) else {
+            return self.env.respond(request, Err(RequestError::NoHost(kind)));
+        };
+        self.next_direct += 1;
+        self.direct.insert(request, node);
+        self.env.send(node, Message::Direct { request, kind, method, payload, trace });
+    }
+
+    /// Direct calls to nodes that are gone are lost.
+    fn lose_direct(&mut self) {
+        let env = &self.env;
+        let lost: Vec<_> = self
+            .direct
+            .iter()
+            .filter(|(_, node)| !env.reachable(**node))
+            .map(|(request, _)| *request)
+            .collect();
+        for request in lost {
+            self.direct.remove(&request);
+            let error = RequestError::Unknown("the connection to the host broke");
+            self.env.respond(request, Err(error));
+        }
+    }
+
+    fn direct_result(&mut self, turn: u64, result: TurnResult) {
+        let Some(host) = self.env.host.as_mut() else { return };
+        let Some((to, request)) = host.direct.remove(&turn) else { return };
+        let outcome = match result {
+            TurnResult::Ended(outcome) => Some(outcome),
+            TurnResult::Cancelled => None,
+        };
+        self.env.send(to, Message::DirectReply { request, outcome });
+    }
+}
+
+// Peers.
+impl Node {
+    fn message(&mut self, from: NodeId, message: Message) {
+        match message {
+            Message::Open { sender, from_epoch, to, highest, open } => {
+                if self.partitions.contains_key(&to) {
+                    self.with(&to, |p, env| p.open(env, from, sender, from_epoch, highest, open));
+                } else {
+                    self.refuse(from, sender, to);
+                }
+            }
+            Message::Request { sender, from_epoch, to, epoch, number, floor, invocation } => {
+                if self.partitions.contains_key(&to) {
+                    let incoming =
+                        Incoming { from, sender, from_epoch, epoch, number, floor, invocation };
+                    self.with(&to, |p, env| p.request(env, incoming));
+                } else {
+                    self.refuse(from, sender, to);
+                }
+            }
+            Message::Await { request, partition, uuid } => {
+                if self.partitions.contains_key(&partition) {
+                    self.with(&partition, |p, env| p.await_result(env, from, request, uuid));
+                } else {
+                    let result = AwaitResult::NotOwner(None);
+                    self.env.send(from, Message::Awaited { request, result });
+                }
+            }
+            Message::Awaited { request, result } => self.awaited(request, result),
+            Message::Direct { request, kind, method, payload, trace } => {
+                self.direct_call(from, request, kind, method, payload, trace);
+            }
+            Message::DirectReply { request, outcome } => {
+                if self.direct.remove(&request).is_some() {
+                    let response = match outcome {
+                        Some(outcome) => Ok(Response::Outcome { invocation: None, outcome }),
+                        None => Err(RequestError::Unknown("the host went away")),
+                    };
+                    self.env.respond(request, response);
+                }
+            }
+            Message::Opened { .. }
+            | Message::Reply { .. }
+            | Message::Accepted { .. }
+            | Message::Gone { .. }
+            | Message::Gap { .. }
+            | Message::ChannelClosed { .. }
+            | Message::NotOwner { .. } => self.answer(from, message),
+        }
+    }
+
+    /// An answer on a channel of this node or of one of its partitions.
+    fn answer(&mut self, node: NodeId, message: Message) {
+        let sender = match &message {
+            Message::Opened { sender, .. }
+            | Message::Reply { sender, .. }
+            | Message::Accepted { sender, .. }
+            | Message::Gone { sender, .. }
+            | Message::Gap { sender, .. }
+            | Message::ChannelClosed { sender, .. }
+            | Message::NotOwner { sender, .. } => sender.clone(),
+            _ => return,
+        };
+        match sender {
+            Sender::Node(id) if id == self.env.id => self.answer_roots(node, message),
+            Sender::Node(_) => {}
+            Sender::Log { partition, log } => self.with(&partition, |p, env| {
+                // Another log of the same name has other numbers.
+                if p.state.log == Some(log) {
+                    p.answer(env, node, message);
+                }
+            }),
+        }
+    }
+
+    fn answer_roots(&mut self, node: NodeId, message: Message) {
+        let (roots, env) = (&mut self.roots, &mut self.env);
+        match message {
+            Message::Opened { to, epoch, next, .. } => roots.opened(env, node, &to, epoch, next),
+            Message::Reply { from, number, outcome, .. } => {
+                roots.reply(env, &from, number, outcome);
+            }
+            Message::Accepted { from, numbers, .. } => roots.accepted(env, &from, &numbers),
+            Message::Gone { from, number, .. } => roots.gone(env, &from, number),
+            Message::Gap { from, epoch, .. } => roots.gap(env, node, &from, epoch),
+            Message::ChannelClosed { from, .. } => roots.channel_closed(env, &from),
+            Message::NotOwner { partition, epoch, hint, .. } => {
+                roots.not_owner(env, node, &partition, epoch, hint);
+            }
+            _ => {}
+        }
+    }
+
+    fn refuse(&mut self, to: NodeId, sender: Sender, partition: PartitionId) {
+        let hint = self.env.desired_owner(&partition);
+        self.env.send(to, Message::NotOwner { sender, partition, epoch: 0, hint });
+    }
+
+    fn direct_call(
+        &mut self,
+        from: NodeId,
+        request: RequestId,
+        kind: Kind,
+        method: Arc<str>,
+        payload: Payload,
+        trace: Arc<str>,
+    ) {
+        let session = self.env.session_for(&kind);
+        let (Some(session), Some(host)) = (session, self.env.host.as_mut()) else {
+            return self.env.send(from, Message::DirectReply { request, outcome: None });
+        };
+        if host.direct.len() >= host.offer.concurrency as usize {
+            let outcome = Some(Outcome::Refused(Refusal::PartitionFull));
+            return self.env.send(from, Message::DirectReply { request, outcome });
+        }
+        self.next_direct += 1;
+        let turn = self.next_direct;
+        host.direct.insert(turn, (from, request));
+        self.env.emit(Effect::DispatchDirect { session, turn, kind, method, payload, trace });
+    }
+}
+
+/// The turn that an operation belongs to, if it invokes from inside one.
+fn turn_of(operation: &Operation) -> Option<&TurnToken> {
+    match operation {
+        Operation::Invoke { turn, .. } => turn.as_ref(),
+        _ => None,
     }
 }

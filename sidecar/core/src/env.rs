@@ -1,0 +1,175 @@
+//! What every part of a node's machine shares: time, bounds, the membership, the host, and the queues of effects.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::assign;
+use crate::effect::{Append, Effect, Notice, RequestError, Response};
+use crate::event::{Members, Offer};
+use crate::ids::{Kind, Millis, NodeId, PartitionId, ProposalId, RequestId, SessionId, Uuid};
+use crate::limits::{LimitHit, Limits, Rules};
+use crate::message::Message;
+
+/// Shared by a node and its partitions; it decides nothing about them.
+#[derive(Debug)]
+pub(crate) struct Env {
+    pub(crate) id: NodeId,
+    pub(crate) now: Millis,
+    pub(crate) limits: Limits,
+    pub(crate) rules: Rules,
+    pub(crate) members: Members,
+    /// Peers that messages can be sent to.
+    pub(crate) peers: BTreeSet<NodeId>,
+    pub(crate) lease_valid: bool,
+    pub(crate) host: Option<Host>,
+    /// No turn of the host starts before this: code of an earlier stream may still run (P3).
+    pub(crate) host_grace_until: Millis,
+    /// The whole node is leaving.
+    pub(crate) leaving: bool,
+    pub(crate) appends: VecDeque<Append>,
+    pub(crate) effects: VecDeque<Effect>,
+    /// Messages to this node itself.
+    pub(crate) local: VecDeque<Message>,
+    /// Root turns that got a free slot.
+    pub(crate) granted: VecDeque<(PartitionId, Uuid)>,
+    random: u128,
+    next_proposal: u64,
+}
+
+/// The component that hosts.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) session: SessionId,
+    pub(crate) offer: Offer,
+    /// It said goodbye.
+    pub(crate) leaving: bool,
+    /// Root turns that hold a slot (design section 6, item 7).
+    pub(crate) slots_used: u32,
+    /// Root turns that wait for one.
+    pub(crate) waiting: VecDeque<(PartitionId, Uuid)>,
+    /// Direct turns under way: who asked.
+    pub(crate) direct: BTreeMap<u64, (NodeId, RequestId)>,
+}
+
+impl Env {
+    pub(crate) fn new(id: NodeId, seed: u128, limits: Limits, rules: Rules) -> Self {
+        Self {
+            id,
+            now: 0,
+            limits,
+            rules,
+            members: Members::default(),
+            peers: BTreeSet::new(),
+            lease_valid: true,
+            host: None,
+            host_grace_until: 0,
+            leaving: false,
+            appends: VecDeque::new(),
+            effects: VecDeque::new(),
+            local: VecDeque::new(),
+            granted: VecDeque::new(),
+            random: seed ^ 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834,
+            next_proposal: 0,
+        }
+    }
+
+    /// A fresh UUID. The generator is a 128-bit LCG with an output mix: not for secrets.
+    pub(crate) fn uuid(&mut self) -> Uuid {
+        self.random = self
+            .random
+            .wrapping_mul(0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645)
+            .wrapping_add(0x5851_f42d_4c95_7f2d_1405_7b7e_f767_814f);
+        let x = self.random;
+        let x = (x ^ (x >> 67)).wrapping_mul(0xda94_2042_e4dd_58b5_94d0_49bb_1331_11eb);
+        Uuid::v7(self.now, x ^ (x >> 61))
+    }
+
+    pub(crate) fn proposal(&mut self) -> ProposalId {
+        self.next_proposal += 1;
+        ProposalId(self.next_proposal)
+    }
+
+    pub(crate) fn emit(&mut self, effect: Effect) {
+        self.effects.push_back(effect);
+    }
+
+    pub(crate) fn notice(&mut self, notice: Notice) {
+        self.emit(Effect::Notice(notice));
+    }
+
+    /// Sends to a node, itself included. Without a connection the message is lost, as connections lose messages.
+    pub(crate) fn send(&mut self, to: NodeId, message: Message) {
+        if to == self.id {
+            self.local.push_back(message);
+        } else if self.peers.contains(&to) {
+            self.emit(Effect::Send { to, message });
+        }
+    }
+
+    /// Whether messages to a node have a way now.
+    pub(crate) fn reachable(&self, node: NodeId) -> bool {
+        node == self.id || self.peers.contains(&node)
+    }
+
+    pub(crate) fn respond(&mut self, request: RequestId, response: Result<Response, RequestError>) {
+        self.emit(Effect::Respond { request, response });
+    }
+
+    /// The node that should own a partition, by the current view.
+    pub(crate) fn desired_owner(&self, partition: &PartitionId) -> Option<NodeId> {
+        assign::desired_owner(&self.members, partition)
+    }
+
+    /// The host's session, if turns of the kind can start now.
+    pub(crate) fn session_for(&self, kind: &Kind) -> Option<SessionId> {
+        let host = self.host.as_ref()?;
+        (host.offer.kinds.contains(kind) && self.now >= self.host_grace_until)
+            .then_some(host.session)
+    }
+
+    /// Whether the host said goodbye for a kind, and the membership does not show it yet.
+    pub(crate) fn host_leaves(&self, kind: &Kind) -> bool {
+        let shown = self.members.nodes.get(&self.id).is_some_and(|m| m.kinds.contains(kind));
+        shown && self.host.as_ref().is_some_and(|h| h.leaving && h.offer.kinds.contains(kind))
+    }
+
+    /// Grants the next free slot to whoever waits first.
+    pub(crate) fn pass_slot(&mut self) {
+        let Some(host) = self.host.as_mut() else { return };
+        if host.slots_used < host.offer.concurrency
+            && let Some(next) = host.waiting.pop_front()
+        {
+            self.granted.push_back(next);
+        }
+    }
+
+    /// Whether turns may run ahead of the log (rule L6).
+    pub(crate) fn may_speculate(&self) -> bool {
+        self.lease_valid && self.host.as_ref().is_some_and(|h| !h.offer.strict)
+    }
+
+    /// Takes a slot for a root turn, or queues it for one.
+    pub(crate) fn take_slot(&mut self, partition: &PartitionId, uuid: Uuid) -> bool {
+        let Some(host) = self.host.as_mut() else { return false };
+        if host.slots_used < host.offer.concurrency {
+            host.slots_used += 1;
+            return true;
+        }
+        host.waiting.push_back((partition.clone(), uuid));
+        false
+    }
+
+    /// Gives a slot back; whoever waits first is granted it.
+    pub(crate) fn free_slot(&mut self) {
+        let Some(host) = self.host.as_mut() else { return };
+        host.slots_used = host.slots_used.saturating_sub(1);
+        if let Some(next) = host.waiting.pop_front() {
+            self.granted.push_back(next);
+        }
+    }
+
+    pub(crate) fn limit(&mut self, name: &'static str, limit: usize) -> LimitHit {
+        let hit = LimitHit { name, limit: limit as u64 };
+        self.notice(Notice::Limit(hit));
+        hit
+    }
+}

@@ -1,0 +1,308 @@
+//! Proposals, and what waits for their commit (rules L3–L5).
+
+use std::sync::Arc;
+
+use super::Partition;
+use crate::effect::{Append, Effect, RequestError, Response};
+use crate::env::Env;
+use crate::ids::{
+    Millis, NodeId, Number, Offset, PartitionId, ProposalId, RequestId, Sender, TurnToken, Uuid,
+};
+use crate::invocation::ActorOps;
+use crate::message::Message;
+use crate::record::{Op, Record};
+
+/// A record that was proposed and not read back yet.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    seq: u64,
+    proposal: ProposalId,
+    since: Millis,
+    /// Its state operations, for the store.
+    store: Vec<ActorOps>,
+}
+
+/// Something that waits for a commit.
+#[derive(Debug)]
+pub(super) enum Gated {
+    /// A message about decided things.
+    Send { to: NodeId, message: Message },
+    /// A tell or start is durable.
+    Accepted { to: NodeId, sender: Sender, number: Number },
+    /// An obligation may be sent.
+    Out { to: PartitionId, number: Number },
+    /// An obligation's closing may be told.
+    Closed { to: PartitionId, number: Number },
+    /// A flush is done.
+    Flushed { request: RequestId, token: TurnToken },
+    /// An invocation's attempt (or acceptance) is logged: it may start.
+    Start { uuid: Uuid },
+    /// A completion of the actor is committed.
+    Caught { actor: Arc<str> },
+    /// The reign has ended in order.
+    Released,
+}
+
+impl InFlight {
+    pub(super) fn new(seq: u64, proposal: ProposalId, since: Millis, store: Vec<ActorOps>) -> Self {
+        Self { seq, proposal, since, store }
+    }
+}
+
+impl Partition {
+    /// Decides: applies at once, to be logged with the next record.
+    pub(super) fn push(&mut self, env: &mut Env, op: Op) {
+        let mut store = Vec::new();
+        let applied = self.state.apply(&env.rules, &op, &mut store);
+        debug_assert!(applied || !env.rules.turn_token, "an owner's own decision was void: {op:?}");
+        for ops in &store {
+            self.apply_to_cache(ops);
+        }
+        self.reign.pending_store.append(&mut store);
+        self.reign.pending_bytes += size(&op);
+        self.reign.pending.push(op);
+        if self.reign.pending_bytes >= env.limits.record_bytes_target {
+            self.cut(env);
+        }
+    }
+
+    /// Cuts what was decided into a record, unless too many are in flight.
+    pub(crate) fn flush(&mut self, env: &mut Env) {
+        if !self.serving() || self.reign.pending.is_empty() {
+            return;
+        }
+        if self.reign.inflight.len() < env.limits.records_in_flight_max {
+            self.log_closings(env);
+            self.cut(env);
+        }
+    }
+
+    /// Cuts what was decided into a record.
+    pub(super) fn cut(&mut self, env: &mut Env) {
+        if self.reign.pending.is_empty() {
+            return;
+        }
+        let ops = std::mem::take(&mut self.reign.pending);
+        let store = std::mem::take(&mut self.reign.pending_store);
+        self.reign.pending_bytes = 0;
+        self.state.seq += 1;
+        let seq = self.state.seq;
+        let proposal = env.proposal();
+        let record = Arc::new(Record::Batch { epoch: self.state.epoch, seq, ops });
+        self.reign.inflight.push_back(InFlight::new(seq, proposal, env.now, store));
+        env.appends.push_back(Append { partition: self.id.clone(), proposal, record });
+    }
+
+    /// The sequence number that everything decided so far is committed with.
+    fn gate_seq(&self) -> u64 {
+        self.state.seq + u64::from(!self.reign.pending.is_empty())
+    }
+
+    /// Lets an effect out once everything decided so far is committed (rule L5).
+    pub(super) fn gate(&mut self, env: &mut Env, gated: Gated) {
+        let seq = self.gate_seq();
+        let open = match &gated {
+            Gated::Send { .. } => !env.rules.gate_replies,
+            Gated::Accepted { .. } => !env.rules.gate_acceptances,
+            Gated::Out { .. } => !env.rules.gate_calls,
+            Gated::Closed { .. } => !env.rules.close_only_committed,
+            _ => false,
+        };
+        if open || seq <= self.reign.committed {
+            self.let_out(env, gated);
+        } else {
+            self.reign.gated.push_back((seq, gated));
+        }
+    }
+
+    /// An own record was read back (rule L4).
+    pub(super) fn committed(&mut self, env: &mut Env, offset: Offset, proposal: ProposalId) {
+        let Some(at) = self.reign.inflight.iter().position(|f| f.proposal == proposal) else {
+            // Of an earlier reign of this node: void.
+            self.state.offset = offset;
+            return;
+        };
+        self.state.offset = offset;
+        if at > 0 && env.rules.gapless_sequence && env.rules.drop_all_after_void {
+            // Records before it are missing, so it is void, and so will be all that follow.
+            self.drop_all(env, "a record was lost", (0, None));
+            return;
+        }
+        for _ in 0..at {
+            // Only with rules switched off: goes on as if nothing had happened.
+            self.reign.inflight.pop_front();
+        }
+        let Some(record) = self.reign.inflight.pop_front() else { return };
+        self.reign.committed = record.seq;
+        if !record.store.is_empty() {
+            self.to_store(offset, record.store);
+        }
+        while self.reign.gated.front().is_some_and(|(seq, _)| *seq <= self.reign.committed) {
+            let Some((_, gated)) = self.reign.gated.pop_front() else { break };
+            self.let_out(env, gated);
+            if !self.serving() {
+                return;
+            }
+        }
+        self.write_store(env);
+        self.flush(env);
+    }
+
+    fn let_out(&mut self, env: &mut Env, gated: Gated) {
+        match gated {
+            Gated::Send { to, message } => env.send(to, message),
+            Gated::Accepted { to, sender, number } => {
+                let mut numbers = vec![number];
+                // What was accepted by the same record for the same sender is told in one message.
+                while let Some((seq, Gated::Accepted { to: t, sender: s, number })) =
+                    self.reign.gated.front()
+                    && *seq <= self.reign.committed
+                    && *t == to
+                    && *s == sender
+                {
+                    numbers.push(*number);
+                    self.reign.gated.pop_front();
+                }
+                env.send(to, Message::Accepted { sender, from: self.id.clone(), numbers });
+            }
+            Gated::Out { to, number } => {
+                let (route, out) = self.route_parts(&to);
+                route.send(env, out, number);
+            }
+            Gated::Closed { to, number } => {
+                let (route, _) = self.route_parts(&to);
+                route.settled(env, number);
+            }
+            Gated::Flushed { request, .. } => env.respond(request, Ok(Response::Ok)),
+            Gated::Start { uuid } => {
+                if let Some(item) = self.reign.items.get_mut(&uuid) {
+                    item.stage = super::reign::ItemStage::Queued;
+                    item.cleared = true;
+                    self.pump_item(env, uuid);
+                }
+            }
+            Gated::Caught { actor } => {
+                if let Some(a) = self.reign.actors.get_mut(&actor) {
+                    a.ahead = a.ahead.saturating_sub(1);
+                    self.pump_actor(env, &actor);
+                }
+            }
+            Gated::Released => self.released(env),
+        }
+    }
+
+    /// Work of a reign that is due by now.
+    pub(super) fn tick_reign(&mut self, env: &mut Env) {
+        let now = env.now;
+        let late = |f: &InFlight| f.since + env.limits.append_timeout_ms <= now;
+        if self.reign.inflight.front().is_some_and(late) {
+            self.drop_all(env, "an append was not read back in time", (0, None));
+            return;
+        }
+        if let Some(since) = self.reign.leaving
+            && !self.reign.leaving_cancelled
+            && since + env.limits.drain_timeout_ms <= now
+        {
+            self.cancel_turns(env);
+        }
+        if self.reign.released {
+            return;
+        }
+        if self.reign.accept_at.is_some_and(|at| at <= now) {
+            self.reign.accept_at = None;
+            self.log_held_roots(env);
+        }
+        if self.reign.close_at.is_some_and(|at| at <= now) {
+            self.log_closings(env);
+        }
+        if self.reign.settle_at.is_some_and(|at| at <= now) {
+            self.log_settled(env);
+        }
+        self.close_departed(env);
+        self.forget_results(env);
+        self.expire(env);
+        self.retry_due(env);
+        self.tick_routes(env);
+        if self.reign.dispatch_after > 0 && self.reign.dispatch_after <= now {
+            self.reign.dispatch_after = 0;
+            self.pump_all(env);
+        }
+    }
+
+    /// When the reign has something to do.
+    pub(super) fn reign_timeout(&self, env: &Env) -> Option<Millis> {
+        let reign = &self.reign;
+        let some = |at: Millis| (at > 0).then_some(at);
+        let leaving = reign.leaving.filter(|_| !reign.leaving_cancelled);
+        let mut times = vec![
+            reign.inflight.front().map(|f| f.since + env.limits.append_timeout_ms),
+            leaving.map(|since| since + env.limits.drain_timeout_ms),
+        ];
+        if !reign.released {
+            let departed = reign.departed.values().min();
+            let oldest = self.state.results_by_age.front();
+            times.extend([
+                reign.accept_at,
+                reign.close_at,
+                reign.settle_at,
+                some(reign.dispatch_after),
+                reign.deadlines.first().map(|(at, _)| *at),
+                reign.retries.first().map(|(at, _)| *at),
+                departed.map(|since| since + env.limits.departed_grace_ms),
+                oldest.map(|(at, _)| at + env.limits.result_retention_ms),
+                reign.routes.values().filter_map(|r| r.timer()).min(),
+            ]);
+        }
+        times.into_iter().flatten().min()
+    }
+
+    /// Drops results of `start` whose time is over, or that are too many.
+    fn forget_results(&mut self, env: &mut Env) {
+        let retention = env.limits.result_retention_ms;
+        let surplus = self.state.results.len().saturating_sub(env.limits.results_per_partition_max);
+        let uuids: Vec<_> = self
+            .state
+            .results_by_age
+            .iter()
+            .enumerate()
+            .take_while(|(i, (at, _))| *i < surplus || at + retention <= env.now)
+            .map(|(_, (_, uuid))| *uuid)
+            .collect();
+        if !uuids.is_empty() {
+            self.push(env, Op::Forget { uuids });
+        }
+    }
+
+    /// A flush that waits for its commit.
+    pub(super) fn gate_flush(&mut self, env: &mut Env, request: RequestId, token: TurnToken) {
+        self.gate(env, Gated::Flushed { request, token });
+    }
+
+    /// A request was refused before anything was decided.
+    pub(super) fn superseded(&self, env: &mut Env, request: RequestId, token: &TurnToken) {
+        env.emit(Effect::Respond {
+            request,
+            response: Err(RequestError::TurnSuperseded(Box::new(token.clone()))),
+        });
+    }
+}
+
+/// Rough size of a decision in a record, bytes.
+fn size(op: &Op) -> usize {
+    match op {
+        Op::Accept { invocation, .. } => invocation.size(),
+        Op::Progress { state, sends, .. } => {
+            64 + state.iter().map(|s| s.size()).sum::<usize>()
+                + sends.iter().map(|s| s.obligation.invocation.size()).sum::<usize>()
+        }
+        Op::Complete { outcome, state, sends, .. } => {
+            64 + outcome.size()
+                + state.iter().map(|s| s.size()).sum::<usize>()
+                + sends.iter().map(|s| s.obligation.invocation.size()).sum::<usize>()
+        }
+        Op::Closed { open, .. } => 64 + open.len() * 8,
+        Op::Settle { numbers, .. } => 32 + numbers.len() * 8,
+        Op::Attempt { .. } | Op::CloseChannel { .. } => 32,
+        Op::Forget { uuids } => uuids.len() * 16,
+    }
+}

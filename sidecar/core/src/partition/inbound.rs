@@ -1,0 +1,325 @@
+//! Requests and channels in (rules C2–C5, C7).
+
+use super::gate::Gated;
+use super::reign::{Item, ItemStage};
+use super::{Partition, Stage, WaitingOpen};
+use crate::effect::Notice;
+use crate::env::Env;
+use crate::ids::{Epoch, NodeId, Number, Sender, Uuid};
+use crate::invocation::{Invocation, Mode, Outcome, Refusal};
+use crate::limits::LimitHit;
+use crate::message::Message;
+use crate::record::{AcceptInBrief, Op};
+
+use std::sync::Arc;
+
+/// A request as it came.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) from: NodeId,
+    pub(crate) sender: Sender,
+    pub(crate) from_epoch: Epoch,
+    pub(crate) epoch: Epoch,
+    pub(crate) number: Number,
+    pub(crate) floor: Number,
+    pub(crate) invocation: Arc<Invocation>,
+}
+
+impl Partition {
+    /// A sender opens or states its channel (rule C3).
+    pub(crate) fn open(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        sender: Sender,
+        from_epoch: Epoch,
+        highest: Number,
+        open: Vec<Number>,
+    ) {
+        match self.stage {
+            Stage::Off => return self.refuse(env, from, sender),
+            Stage::Reading if self.owner_hint(env) != Some(env.id) => {
+                return self.refuse(env, from, sender);
+            }
+            Stage::Reading | Stage::Claiming => {
+                let waiting = WaitingOpen { node: from, from_epoch, highest, open };
+                self.opens.insert(sender, waiting);
+                return;
+            }
+            Stage::Serving if self.reign.released => return self.refuse(env, from, sender),
+            Stage::Serving => {}
+        }
+        if self.is_closed(&sender) {
+            let message = Message::ChannelClosed { sender, from: self.id.clone() };
+            return self.gate(env, Gated::Send { to: from, message });
+        }
+        let mut open = open;
+        open.sort_unstable();
+        for number in &open {
+            if *number < self.next_known(&sender) {
+                self.attach(env, from, &sender, from_epoch, *number);
+            }
+        }
+        let statement = self.reign.statements.entry(sender.clone()).or_default();
+        if highest >= statement.highest {
+            statement.highest = highest;
+            statement.open = open;
+        }
+        self.note_closings(env, &sender, true);
+        // The lowest number that is neither known nor closed.
+        let next = self.next_known(&sender);
+        let (to, epoch) = (self.id.clone(), self.state.epoch);
+        env.send(from, Message::Opened { sender, to, epoch, next });
+    }
+
+    /// A request (rule C4).
+    pub(crate) fn request(&mut self, env: &mut Env, incoming: Incoming) {
+        let Incoming { from, sender, number, .. } = &incoming;
+        let (from, number) = (*from, *number);
+        if !self.serving() || self.reign.released {
+            return self.refuse(env, from, sender.clone());
+        }
+        if env.rules.request_epoch && incoming.epoch != self.state.epoch {
+            let message = Message::NotOwner {
+                sender: sender.clone(),
+                partition: self.id.clone(),
+                epoch: self.state.epoch,
+                hint: Some(env.id),
+            };
+            return env.send(from, message);
+        }
+        if self.is_closed(sender) {
+            let message = Message::ChannelClosed { sender: sender.clone(), from: self.id.clone() };
+            return self.gate(env, Gated::Send { to: from, message });
+        }
+        let statement = self.reign.statements.entry(sender.clone()).or_default();
+        statement.floor = statement.floor.max(incoming.floor);
+        self.note_closings(env, sender, false);
+        let next = self.next_known(sender);
+        if number < next {
+            let live = self.uuid_of(sender, number).is_some();
+            if live || env.rules.remember_retired {
+                return self.attach(env, from, sender, incoming.from_epoch, number);
+            }
+        } else if !self.closed_between(sender, next, number) && env.rules.channel_gap {
+            let message = Message::Gap {
+                sender: sender.clone(),
+                from: self.id.clone(),
+                epoch: self.state.epoch,
+                expected: next,
+            };
+            return env.send(from, message);
+        }
+        self.take(env, incoming);
+    }
+
+    /// Takes a new invocation in: nobody else has it, and this partition now owes it.
+    fn take(&mut self, env: &mut Env, incoming: Incoming) {
+        let Incoming { from, sender, from_epoch, number, invocation, .. } = incoming;
+        let (uuid, mode) = (invocation.uuid, invocation.mode);
+        if let Some(refusal) = self.refusal(env, &sender, &invocation) {
+            return self.turn_away(env, from, sender, number, &invocation, refusal);
+        }
+        if let Some(deadline) = invocation.deadline {
+            self.reign.deadlines.insert((deadline, uuid));
+        }
+        let root = matches!(sender, Sender::Node(_));
+        let item = Item {
+            invocation,
+            sender: sender.clone(),
+            number,
+            logged: false,
+            attempt: 1,
+            started: false,
+            cleared: false,
+            retry_at: 0,
+            reply_to: Some((from, from_epoch)),
+            awaiters: Vec::new(),
+            stage: ItemStage::Queued,
+        };
+        self.reign.items.insert(uuid, item);
+        self.reign.held.entry(sender.clone()).or_default().push_back((number, uuid));
+        if mode != Mode::Call {
+            // An acceptance is told, so it is never held back (rule L6).
+            self.log_held(env, &sender, number);
+            self.gate(env, Gated::Accepted { to: from, sender, number });
+        } else if root {
+            let at = env.now + env.limits.accept_delay_ms;
+            self.reign.accept_at = Some(self.reign.accept_at.map_or(at, |t| t.min(at)));
+        }
+        self.enqueue(uuid);
+        self.pump_item(env, uuid);
+    }
+
+    /// Bounds that act on roots (rule C7: what is owed already, a partition's obligation, is always taken).
+    fn refusal(&self, env: &Env, sender: &Sender, invocation: &Invocation) -> Option<Refusal> {
+        if matches!(sender, Sender::Log { .. }) {
+            return None;
+        }
+        if self.reign.items.len() >= env.limits.unfinished_per_partition_max {
+            return Some(Refusal::PartitionFull);
+        }
+        let queued = invocation.actor.as_ref().and_then(|a| self.reign.actors.get(a));
+        (queued.is_some_and(|a| a.queue.len() >= env.limits.queue_per_actor_max))
+            .then_some(Refusal::ActorQueueFull)
+    }
+
+    /// A refusal is an outcome: logged before it is told (rule C5).
+    fn turn_away(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        sender: Sender,
+        number: Number,
+        invocation: &Arc<Invocation>,
+        refusal: Refusal,
+    ) {
+        let (name, limit) = match refusal {
+            Refusal::ActorQueueFull => ("queue_per_actor_max", env.limits.queue_per_actor_max),
+            Refusal::PartitionFull => {
+                ("unfinished_per_partition_max", env.limits.unfinished_per_partition_max)
+            }
+            Refusal::TooDeep => ("depth_max", env.limits.depth_max),
+            Refusal::ChannelClosed => ("departed_grace_ms", 0),
+        };
+        env.notice(Notice::Limit(LimitHit { name, limit: limit as u64 }));
+        self.log_held(env, &sender, number);
+        let outcome = Outcome::Refused(refusal);
+        self.push(
+            env,
+            Op::Complete {
+                uuid: invocation.uuid,
+                attempt: 1,
+                accept: Some(AcceptInBrief { sender: sender.clone(), number, actor: None }),
+                outcome: outcome.clone(),
+                state: Vec::new(),
+                sends: Vec::new(),
+                time: env.now,
+            },
+        );
+        let message = Message::Reply { sender, from: self.id.clone(), number, outcome };
+        self.gate(env, Gated::Send { to: from, message });
+    }
+
+    /// A known number was asked for again (rule C4).
+    fn attach(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        sender: &Sender,
+        from_epoch: Epoch,
+        number: Number,
+    ) {
+        let (sender, partition) = (sender.clone(), self.id.clone());
+        let Some(uuid) = self.uuid_of(&sender, number) else {
+            let message = Message::Gone { sender, from: partition, number };
+            return self.gate(env, Gated::Send { to: from, message });
+        };
+        if !env.rules.attach {
+            return;
+        }
+        if let Some(outcome) = self.state.kept.get(&uuid) {
+            let outcome = outcome.clone();
+            let message = Message::Reply { sender, from: partition, number, outcome };
+            return self.gate(env, Gated::Send { to: from, message });
+        }
+        if let Some(item) = self.reign.items.get_mut(&uuid)
+            && item.reply_to.is_none_or(|(_, epoch)| epoch <= from_epoch)
+        {
+            item.reply_to = Some((from, from_epoch));
+        }
+    }
+
+    /// The invocation behind a known number, if it is live or held.
+    fn uuid_of(&self, sender: &Sender, number: Number) -> Option<Uuid> {
+        let live = self.state.inbound.get(sender).and_then(|i| i.live.get(&number));
+        live.copied().or_else(|| {
+            let held = self.reign.held.get(sender)?;
+            held.iter().find(|(n, _)| *n == number).map(|(_, uuid)| *uuid)
+        })
+    }
+
+    /// The lowest number of a channel that is not known.
+    fn next_known(&self, sender: &Sender) -> Number {
+        let held = self.reign.held.get(sender).and_then(|h| h.back()).map(|(n, _)| n + 1);
+        held.unwrap_or_else(|| self.state.inbound.get(sender).map_or(1, |i| i.next))
+    }
+
+    /// Whether the sender said that every number from `next` up to below `number` is closed.
+    fn closed_between(&self, sender: &Sender, next: Number, number: Number) -> bool {
+        let Some(statement) = self.reign.statements.get(sender) else { return next == number };
+        let from = next.max(statement.floor);
+        if from >= number {
+            return true;
+        }
+        number - 1 <= statement.highest
+            && statement.open.iter().all(|n| !(from..number).contains(n))
+    }
+
+    fn is_closed(&self, sender: &Sender) -> bool {
+        matches!(sender, Sender::Node(node) if self.state.closed_nodes.contains(node))
+    }
+
+    /// Notes that the sender closed numbers that are live here: they are logged with the next record (rule C4).
+    fn note_closings(&mut self, env: &Env, sender: &Sender, stated: bool) {
+        let Some(statement) = self.reign.statements.get(sender) else { return };
+        let Some(inbound) = self.state.inbound.get(sender) else { return };
+        let first = inbound.live.first_key_value().map(|(n, _)| *n);
+        let below_floor = first.is_some_and(|n| n < statement.floor);
+        let closed = |n: &Number| statement.open.binary_search(n).is_err();
+        let below = statement.highest + 1;
+        if below_floor || (stated && inbound.live.range(..below).any(|(n, _)| closed(n))) {
+            self.reign.closings.insert(sender.clone());
+            let at = env.now + env.limits.channel_timer_ms;
+            self.reign.close_at = Some(self.reign.close_at.map_or(at, |t| t.min(at)));
+        }
+    }
+
+    /// Logs what senders closed.
+    pub(super) fn log_closings(&mut self, env: &mut Env) {
+        self.reign.close_at = None;
+        for sender in std::mem::take(&mut self.reign.closings) {
+            let Some(statement) = self.reign.statements.get(&sender) else { continue };
+            let below = statement.floor.max(statement.highest + 1);
+            let open: Vec<_> =
+                statement.open.iter().copied().filter(|n| *n >= statement.floor).collect();
+            self.push(env, Op::Closed { sender, below, open });
+        }
+    }
+
+    /// Logs calls of a channel that were taken and held back, up to a number (rule C2).
+    pub(super) fn log_held(&mut self, env: &mut Env, sender: &Sender, upto: Number) {
+        while let Some(held) = self.reign.held.get_mut(sender) {
+            match held.front() {
+                Some((number, _)) if *number <= upto => {}
+                Some(_) => break,
+                None => {
+                    self.reign.held.remove(sender);
+                    break;
+                }
+            }
+            let Some((number, uuid)) = held.pop_front() else { break };
+            if held.is_empty() {
+                self.reign.held.remove(sender);
+            }
+            let Some(item) = self.reign.items.get_mut(&uuid) else { continue };
+            item.logged = true;
+            let invocation = item.invocation.clone();
+            self.push(env, Op::Accept { sender: sender.clone(), number, invocation });
+        }
+    }
+
+    /// Logs every held root call: they have waited long enough for a record to ride in (rule L6).
+    pub(super) fn log_held_roots(&mut self, env: &mut Env) {
+        let roots: Vec<_> = self
+            .reign
+            .held
+            .keys()
+            .filter(|sender| matches!(sender, Sender::Node(_)))
+            .cloned()
+            .collect();
+        for sender in roots {
+            self.log_held(env, &sender, Number::MAX);
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! One partition as this node sees it: follows its log, claims it, serves it, hands it over (rules L1–L6).
+//!
+//! ```text
+//! Off      --(wanted)--> Reading
+//! Reading  --(at the end, nobody alive reigns)--> Claiming
+//! Claiming --(own Claim read back, valid)--> Serving
+//! Claiming --(own Claim void)--> Reading
+//! Serving  --(own Release read back)--> Off | Reading
+//! Serving  --(foreign Claim | record void, lost or too late | log lost with records in flight)--> Reading | Off
+//! ```
+//!
+//! The parts of a reign: `inbound` (requests and channels in), `turns` (queues, locks, dispatch, what turns ask for),
+//! `outbound` (channels out, children), `storage` (caches, materialisation), `gate` (proposals and what waits for them).
+
+mod gate;
+mod inbound;
+mod outbound;
+mod reign;
+mod storage;
+mod turns;
+
+use std::collections::BTreeMap;
+
+use crate::effect::{Effect, Notice};
+use crate::env::Env;
+use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, ProposalId, Sender, Uuid};
+use crate::message::Message;
+use crate::record::Record;
+use crate::state::{Admission, LogState};
+
+pub(crate) use inbound::Incoming;
+pub(crate) use reign::Reign;
+pub(crate) use turns::TurnInvoke;
+
+/// Where a partition stands at this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    Off,
+    Reading,
+    Claiming,
+    Serving,
+}
+
+/// A claim under way.
+#[derive(Debug)]
+struct Claim {
+    proposal: ProposalId,
+    id: Uuid,
+    since: Millis,
+}
+
+/// A channel that a sender wants to open while this node is not serving yet.
+#[derive(Debug)]
+struct WaitingOpen {
+    node: NodeId,
+    from_epoch: Epoch,
+    highest: Number,
+    open: Vec<Number>,
+}
+
+/// One partition as this node sees it.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    pub(crate) id: PartitionId,
+    pub(crate) state: LogState,
+    pub(crate) stage: Stage,
+    pub(crate) reign: Reign,
+    claim: Option<Claim>,
+    /// The log has been read to the end that it had when the reading began.
+    at_end: bool,
+    /// Since when the partition is wanted here while somebody else reigns.
+    wanted_since: Millis,
+    /// By sender: bounded by the number of senders that exist.
+    opens: BTreeMap<Sender, WaitingOpen>,
+}
+
+impl Partition {
+    pub(crate) fn new(id: PartitionId) -> Self {
+        Self {
+            id,
+            state: LogState::default(),
+            stage: Stage::Off,
+            reign: Reign::default(),
+            claim: None,
+            at_end: false,
+            wanted_since: 0,
+            opens: BTreeMap::new(),
+        }
+    }
+
+    /// Whether this node serves it.
+    pub(crate) fn serving(&self) -> bool {
+        self.stage == Stage::Serving
+    }
+
+    /// Whether turns of it run here, or it is being handed over.
+    pub(crate) fn busy(&self) -> bool {
+        let running = || self.reign.items.values().any(|item| item.running().is_some());
+        self.serving() && (self.reign.leaving.is_some() || running())
+    }
+
+    /// An answer on a channel of this partition.
+    pub(crate) fn answer(&mut self, env: &mut Env, node: NodeId, message: Message) {
+        match message {
+            Message::Opened { to, epoch, next, .. } => self.opened(env, node, &to, epoch, next),
+            Message::Reply { from, number, outcome, .. } => {
+                self.reply(env, &from, number, outcome);
+            }
+            Message::Accepted { from, numbers, .. } => self.accepted(env, &from, &numbers),
+            Message::Gone { from, number, .. } => self.gone(env, &from, number),
+            Message::Gap { from, epoch, .. } => self.gap(env, node, &from, epoch),
+            Message::NotOwner { partition, epoch, hint, .. } => {
+                self.not_owner(env, node, &partition, epoch, hint);
+            }
+            // Only channels of nodes are ever closed; everything else is no answer.
+            _ => {}
+        }
+    }
+
+    /// Whether this node should own it.
+    fn wanted(&self, env: &Env) -> bool {
+        !env.leaving
+            && !env.host_leaves(&self.id.kind)
+            && env.desired_owner(&self.id) == Some(env.id)
+    }
+
+    /// The membership changed.
+    pub(crate) fn review(&mut self, env: &mut Env) {
+        let wanted = self.wanted(env);
+        match self.stage {
+            Stage::Off if wanted => self.read_anew(env),
+            Stage::Reading if !wanted => self.rest(env),
+            Stage::Reading => self.try_claim(env),
+            Stage::Serving if !wanted => self.begin_hand_over(env),
+            Stage::Serving => self.end_hand_over(env),
+            Stage::Off | Stage::Claiming => {}
+        }
+        if self.serving() {
+            self.review_departed(env);
+            self.review_routes(env, None);
+        }
+    }
+
+    /// Forgets everything and reads the log from its start.
+    fn read_anew(&mut self, env: &mut Env) {
+        self.state = LogState::default();
+        self.reign = Reign::default();
+        self.claim = None;
+        self.stage = Stage::Reading;
+        self.at_end = false;
+        self.wanted_since = env.now;
+        env.emit(Effect::ReadLog { partition: self.id.clone(), from: 1 });
+    }
+
+    /// Stops following the log.
+    fn rest(&mut self, env: &mut Env) {
+        self.stage = Stage::Off;
+        self.claim = None;
+        self.reign = Reign::default();
+        env.emit(Effect::StopLog { partition: self.id.clone() });
+        for (sender, waiting) in std::mem::take(&mut self.opens) {
+            self.refuse(env, waiting.node, sender);
+        }
+        self.state = LogState::default();
+    }
+
+    /// Answers that this node does not own the partition.
+    pub(crate) fn refuse(&self, env: &mut Env, to: NodeId, sender: Sender) {
+        let hint = self.owner_hint(env);
+        let message =
+            Message::NotOwner { sender, partition: self.id.clone(), epoch: self.state.epoch, hint };
+        env.send(to, message);
+    }
+
+    /// Who owns it as far as this node knows.
+    pub(crate) fn owner_hint(&self, env: &Env) -> Option<NodeId> {
+        let reigning = self.state.owner.filter(|owner| {
+            *owner != env.id && !self.state.released && env.members.nodes.contains_key(owner)
+        });
+        reigning.or_else(|| env.desired_owner(&self.id))
+    }
+
+    /// Claims if the log has been read and nobody alive reigns (rule L2).
+    fn try_claim(&mut self, env: &mut Env) {
+        if self.stage != Stage::Reading || !self.at_end || !self.wanted(env) {
+            return;
+        }
+        let patience = env.limits.drain_timeout_ms + 5 * env.limits.grace_ms;
+        let free = match self.state.owner {
+            None => true,
+            Some(owner) => {
+                self.state.released
+                    || owner == env.id
+                    || !env.members.nodes.contains_key(&owner)
+                    || env.now >= self.wanted_since + patience
+            }
+        };
+        if !free {
+            return;
+        }
+        let (proposal, id) = (env.proposal(), env.uuid());
+        self.claim = Some(Claim { proposal, id, since: env.now });
+        self.stage = Stage::Claiming;
+        let record = Record::Claim { after: self.state.epoch, node: env.id, id };
+        self.append(env, proposal, record);
+    }
+
+    /// A record was read.
+    pub(crate) fn read(&mut self, env: &mut Env, offset: Offset, record: &Record) {
+        if self.stage == Stage::Off || offset <= self.state.offset {
+            return;
+        }
+        if self.serving() {
+            self.read_while_serving(env, offset, record);
+            return;
+        }
+        let mine = match record {
+            Record::Claim { id, .. } => self.claim.as_ref().is_some_and(|c| c.id == *id),
+            _ => false,
+        };
+        let unclean = self.state.owner.is_some() && !self.state.released;
+        match self.state.admit(&env.rules, offset, record) {
+            Admission::Claimed if mine => self.serve(env, unclean),
+            Admission::Claimed | Admission::Released => self.try_claim(env),
+            Admission::Applied(ops) => self.reign.replayed(offset, ops),
+            Admission::Void if mine => {
+                self.claim = None;
+                self.stage = Stage::Reading;
+                self.try_claim(env);
+            }
+            Admission::Void => {}
+        }
+    }
+
+    /// Only claims of others matter to an owner: everything else that is not its own is void.
+    fn read_while_serving(&mut self, env: &mut Env, offset: Offset, record: &Record) {
+        self.state.offset = offset;
+        if let Record::Claim { after, node, .. } = record
+            && (*after == self.state.epoch || !env.rules.compare_claim)
+        {
+            let owner = *node;
+            self.drop_all(env, "another node claimed the partition", (offset, Some(owner)));
+        }
+    }
+
+    /// An append of this node was read back.
+    pub(crate) fn read_own(&mut self, env: &mut Env, offset: Offset, proposal: ProposalId) {
+        if offset <= self.state.offset {
+            return;
+        }
+        match self.stage {
+            Stage::Off => {}
+            Stage::Claiming if self.claim.as_ref().is_some_and(|c| c.proposal == proposal) => {
+                let id = self.claim.as_ref().map_or(Uuid::default(), |c| c.id);
+                let record = Record::Claim { after: self.claimed_after(), node: env.id, id };
+                self.read(env, offset, &record);
+            }
+            Stage::Reading | Stage::Claiming => {
+                // Of an earlier reign, and no longer held here: read it as everybody does.
+                let from = self.state.offset + 1;
+                self.at_end = false;
+                env.emit(Effect::ReadLog { partition: self.id.clone(), from });
+            }
+            Stage::Serving => self.committed(env, offset, proposal),
+        }
+    }
+
+    /// The epoch that the claim under way names.
+    fn claimed_after(&self) -> Epoch {
+        self.reign.claimed_after
+    }
+
+    /// The log has been read to the end.
+    pub(crate) fn read_end(&mut self, env: &mut Env) {
+        self.at_end = true;
+        match self.stage {
+            Stage::Reading => self.try_claim(env),
+            Stage::Claiming if self.reign.claim_lost => {
+                // The claim's fate was unknown; it is not in the log, and would be void if it came late.
+                self.reign.claim_lost = false;
+                self.claim = None;
+                self.stage = Stage::Reading;
+                self.try_claim(env);
+            }
+            Stage::Serving if self.reign.barrier => {
+                self.reign.barrier = false;
+                self.pump_all(env);
+            }
+            Stage::Off | Stage::Claiming | Stage::Serving => {}
+        }
+    }
+
+    /// The reading broke off, and appends under way have an unknown fate (rule L4).
+    pub(crate) fn log_lost(&mut self, env: &mut Env) {
+        let from = self.state.offset + 1;
+        match self.stage {
+            Stage::Off => return,
+            Stage::Serving if self.reign.in_flight() => {
+                self.drop_all(env, "the log broke off with records in flight", (0, None));
+                return;
+            }
+            Stage::Serving => self.reign.barrier = true,
+            Stage::Claiming => self.reign.claim_lost = true,
+            Stage::Reading => {}
+        }
+        self.at_end = false;
+        env.emit(Effect::ReadLog { partition: self.id.clone(), from });
+    }
+
+    /// The process was perhaps away: reads to the end before it dispatches anything (rule L4).
+    pub(crate) fn resumed(&mut self, env: &mut Env) {
+        if self.serving() && !self.reign.barrier {
+            self.reign.barrier = true;
+            env.emit(Effect::ReadBarrier { partition: self.id.clone() });
+        }
+    }
+
+    /// Drops everything held (rule L4): turns are cancelled, requesters are told, and the log is read anew if the
+    /// partition is still wanted here. `seen` is the claim that ended the reign, if one did.
+    pub(crate) fn drop_all(
+        &mut self,
+        env: &mut Env,
+        reason: &'static str,
+        seen: (Offset, Option<NodeId>),
+    ) {
+        env.notice(Notice::Dropped { partition: self.id.clone(), reason });
+        let (offset, owner) = seen;
+        if let Some(owner) = owner {
+            self.state.epoch = offset;
+            self.state.owner = Some(owner);
+            self.state.released = false;
+        }
+        self.abandon(env);
+        if self.wanted(env) {
+            self.read_anew(env);
+        } else {
+            self.rest(env);
+        }
+    }
+
+    /// What is due by now.
+    pub(crate) fn tick(&mut self, env: &mut Env) {
+        match self.stage {
+            Stage::Off => {}
+            Stage::Reading => self.try_claim(env),
+            Stage::Claiming => {
+                let since = self.claim.as_ref().map_or(env.now, |c| c.since);
+                if since + env.limits.append_timeout_ms <= env.now {
+                    self.read_anew(env);
+                }
+            }
+            Stage::Serving => self.tick_reign(env),
+        }
+    }
+
+    /// When `tick` is wanted.
+    pub(crate) fn timeout(&self, env: &Env) -> Option<Millis> {
+        match self.stage {
+            Stage::Off => None,
+            Stage::Reading => self.at_end.then_some(
+                self.wanted_since + env.limits.drain_timeout_ms + 5 * env.limits.grace_ms,
+            ),
+            Stage::Claiming => self.claim.as_ref().map(|c| c.since + env.limits.append_timeout_ms),
+            Stage::Serving => self.reign_timeout(env),
+        }
+    }
+
+    fn append(&mut self, env: &mut Env, proposal: ProposalId, record: Record) {
+        if let Record::Claim { after, .. } = &record {
+            self.reign.claimed_after = *after;
+        }
+        env.appends.push_back(crate::effect::Append {
+            partition: self.id.clone(),
+            proposal,
+            record: std::sync::Arc::new(record),
+        });
+    }
+}

@@ -1,0 +1,217 @@
+//! Channels out: nested calls and tells of this partition's turns, and their outcomes.
+
+use super::Partition;
+use super::gate::Gated;
+use super::reign::ItemStage;
+use crate::effect::{Notice, Response};
+use crate::env::Env;
+use crate::ids::{Epoch, InvocationId, NodeId, Number, PartitionId, Sender, Uuid};
+use crate::invocation::{Mode, Obligation, Outcome};
+use crate::record::{Op, Send};
+use crate::route::Route;
+use crate::state::Outbound;
+
+impl Partition {
+    /// This partition as a sender.
+    pub(super) fn as_sender(&self) -> Sender {
+        Sender::Log { partition: self.id.clone(), log: self.state.log.unwrap_or_default() }
+    }
+
+    /// The channel to a partition, made if need be.
+    pub(super) fn route(&mut self, to: &PartitionId) -> &mut Route {
+        if !self.reign.routes.contains_key(to) {
+            let sender = self.as_sender();
+            let committed = self.state.outbound.get(to).map_or(1, |out| out.next);
+            let route = Route::new(sender, self.state.epoch, to.clone(), committed);
+            self.reign.routes.insert(to.clone(), route);
+        }
+        self.reign.routes.get_mut(to).expect("it was inserted if it was absent")
+    }
+
+    /// The channel with what is owed on it.
+    pub(super) fn route_parts(&mut self, to: &PartitionId) -> (&mut Route, &Outbound) {
+        self.route(to);
+        let out = self.state.outbound.entry(to.clone()).or_default();
+        let route = self.reign.routes.get_mut(to).expect("`route` has just made it");
+        (route, out)
+    }
+
+    /// Numbers obligations in their channels: the numbers are used up with the decision that carries them.
+    pub(super) fn number(&mut self, obligations: Vec<Obligation>) -> Vec<Send> {
+        let mut used = std::collections::BTreeMap::new();
+        let mut sends = Vec::with_capacity(obligations.len());
+        for obligation in obligations {
+            // The channel exists before the decision is applied, so that its committed numbers are right.
+            self.route(&obligation.to);
+            let first = self.state.outbound.get(&obligation.to).map_or(1, |out| out.next);
+            let next = used.entry(obligation.to.clone()).or_insert(first);
+            sends.push(Send { number: *next, obligation });
+            *next += 1;
+        }
+        sends
+    }
+
+    /// Lets obligations go once they are committed.
+    pub(super) fn gate_sends(&mut self, env: &mut Env, sends: Vec<(PartitionId, Number)>) {
+        for (to, number) in sends {
+            self.gate(env, Gated::Out { to, number });
+        }
+    }
+
+    /// Closes obligations that a decision settled, once it is committed (rule C4).
+    pub(super) fn gate_closed(
+        &mut self,
+        env: &mut Env,
+        closed: impl IntoIterator<Item = (PartitionId, Number)>,
+    ) {
+        for (to, number) in closed {
+            self.reign.outcomes.remove(&(to.clone(), number));
+            self.route(&to).unsettle(number);
+            self.gate(env, Gated::Closed { to, number });
+        }
+    }
+
+    /// The receiver serves and expects `next`.
+    pub(crate) fn opened(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        to: &PartitionId,
+        epoch: Epoch,
+        next: Number,
+    ) {
+        if self.serving() {
+            let (route, out) = self.route_parts(to);
+            route.opened(env, out, from, epoch, next);
+        }
+    }
+
+    /// The receiver is not the owner.
+    pub(crate) fn not_owner(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        to: &PartitionId,
+        epoch: Epoch,
+        hint: Option<NodeId>,
+    ) {
+        if self.serving() {
+            let (route, out) = self.route_parts(to);
+            route.not_owner(env, out, from, epoch, hint);
+        }
+    }
+
+    /// The receiver misses numbers.
+    pub(crate) fn gap(&mut self, env: &mut Env, from: NodeId, to: &PartitionId, epoch: Epoch) {
+        if self.serving() {
+            let (route, out) = self.route_parts(to);
+            route.gap(env, out, from, epoch);
+        }
+    }
+
+    /// A nested call's outcome: durable at the callee, taken from any epoch (section 18, decision 1).
+    pub(crate) fn reply(
+        &mut self,
+        env: &mut Env,
+        callee: &PartitionId,
+        number: Number,
+        outcome: Outcome,
+    ) {
+        if !self.serving() {
+            return;
+        }
+        let out = self.state.outbound.get(callee);
+        let Some(obligation) = out.and_then(|out| out.open.get(&number)) else { return };
+        let child = (callee.clone(), number);
+        if obligation.invocation.mode != Mode::Call || !self.reign.outcomes.insert(child.clone()) {
+            return;
+        }
+        let invocation = InvocationId { home: callee.clone(), uuid: obligation.invocation.uuid };
+        let Some(parent) = obligation.parent else { return };
+        let Some(item) = self.reign.items.get_mut(&parent) else { return };
+        match &mut item.stage {
+            ItemStage::Running(turn) => {
+                turn.received.push(child.clone());
+                if let Some(request) = turn.calls.remove(&child) {
+                    let invocation = Some(invocation);
+                    env.respond(request, Ok(Response::Outcome { invocation, outcome }));
+                    self.maybe_end(env, parent);
+                }
+            }
+            ItemStage::WaitChildren => {
+                item.stage = ItemStage::Queued;
+                self.pump_item(env, parent);
+            }
+            ItemStage::Queued | ItemStage::WaitSlot | ItemStage::WaitCommit => {}
+        }
+    }
+
+    /// Tells were accepted.
+    pub(crate) fn accepted(&mut self, env: &mut Env, receiver: &PartitionId, numbers: &[Number]) {
+        if !self.serving() || self.reign.released {
+            return;
+        }
+        let Some(out) = self.state.outbound.get(receiver) else { return };
+        let tells: Vec<_> = numbers
+            .iter()
+            .copied()
+            .filter(|n| out.open.get(n).is_some_and(|o| o.invocation.mode != Mode::Call))
+            .collect();
+        if tells.is_empty() {
+            return;
+        }
+        self.reign.accepted.entry(receiver.clone()).or_default().extend(tells);
+        let at = env.now + env.limits.settle_delay_ms;
+        self.reign.settle_at = Some(self.reign.settle_at.map_or(at, |t| t.min(at)));
+    }
+
+    /// A number has retired at the receiver (section 18, decision 4).
+    pub(crate) fn gone(&mut self, env: &mut Env, receiver: &PartitionId, number: Number) {
+        if !self.serving() {
+            return;
+        }
+        let out = self.state.outbound.get(receiver);
+        let Some(obligation) = out.and_then(|out| out.open.get(&number)) else { return };
+        if obligation.invocation.mode != Mode::Call {
+            return self.accepted(env, receiver, &[number]);
+        }
+        if self.reign.outcomes.contains(&(receiver.clone(), number)) {
+            return;
+        }
+        env.notice(Notice::BrokenInvariant { what: "an open call's number has retired" });
+        self.drop_all(env, "an open call's number has retired at its callee", (0, None));
+    }
+
+    /// Logs tells that their receivers accepted.
+    pub(super) fn log_settled(&mut self, env: &mut Env) {
+        self.reign.settle_at = None;
+        for (to, numbers) in std::mem::take(&mut self.reign.accepted) {
+            let numbers: Vec<_> = numbers.into_iter().collect();
+            self.push(env, Op::Settle { to: to.clone(), numbers: numbers.clone() });
+            self.gate_closed(env, numbers.into_iter().map(|n| (to.clone(), n)));
+        }
+    }
+
+    /// Children of an invocation whose outcomes are not here.
+    pub(super) fn has_open_children(&self, uuid: Uuid) -> bool {
+        let entry = self.state.entries.get(&uuid);
+        entry.is_some_and(|e| e.children.iter().any(|c| !self.reign.outcomes.contains(c)))
+    }
+
+    /// Peers or members changed: channels find their way anew.
+    pub(crate) fn review_routes(&mut self, env: &mut Env, lost: Option<NodeId>) {
+        for (to, route) in &mut self.reign.routes {
+            if let Some(out) = self.state.outbound.get(to) {
+                route.reconsider(env, out, lost);
+            }
+        }
+    }
+
+    pub(super) fn tick_routes(&mut self, env: &mut Env) {
+        for (to, route) in &mut self.reign.routes {
+            if let Some(out) = self.state.outbound.get(to) {
+                route.tick(env, out);
+            }
+        }
+    }
+}

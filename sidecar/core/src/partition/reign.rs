@@ -1,0 +1,461 @@
+//! What an owner holds beside the log's state, and how it is built from it: only from it (section 18, decision 1).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::{Partition, Stage};
+use crate::effect::{Effect, Notice, RequestError};
+use crate::env::Env;
+use crate::event::Cell;
+use crate::ids::{
+    Epoch, Millis, NodeId, Number, Offset, PartitionId, RequestId, Sender, SessionId, TurnToken,
+    Uuid,
+};
+use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Payload, StateOp};
+use crate::message::Message;
+use crate::record::{Op, Record};
+use crate::route::Route;
+
+use super::gate::{Gated, InFlight};
+
+/// What an owner holds.
+#[derive(Debug, Default)]
+pub(crate) struct Reign {
+    /// The epoch: goes with every turn token.
+    pub(super) epoch: Epoch,
+    /// Epoch that the claim under way names.
+    pub(super) claimed_after: Epoch,
+    /// The claim's fate is unknown.
+    pub(super) claim_lost: bool,
+    /// Last sequence number read back valid.
+    pub(super) committed: u64,
+    /// Decided, applied, not yet cut into a record.
+    pub(super) pending: Vec<Op>,
+    pub(super) pending_bytes: usize,
+    /// State operations of `pending`.
+    pub(super) pending_store: Vec<ActorOps>,
+    pub(super) inflight: VecDeque<InFlight>,
+    /// What waits for a commit, in the order of sequence numbers (rule L5).
+    pub(super) gated: VecDeque<(u64, Gated)>,
+    /// Unfinished invocations, those not logged yet included.
+    pub(super) items: BTreeMap<Uuid, Item>,
+    /// `pump_actor` is at work: what ends inside it is seen by its own loop.
+    pub(super) pumping: bool,
+    /// Busy actors.
+    pub(super) actors: BTreeMap<Arc<str>, Actor>,
+    /// Service invocations that could not start yet, oldest first.
+    pub(super) idle: BTreeSet<Uuid>,
+    /// Calls taken but not logged yet, by channel, in order.
+    pub(super) held: BTreeMap<Sender, VecDeque<(Number, Uuid)>>,
+    /// Newest statement of each sender (rule C3).
+    pub(super) statements: BTreeMap<Sender, Statement>,
+    /// Channels with numbers to be logged as closed.
+    pub(super) closings: BTreeSet<Sender>,
+    /// When they are logged at the latest.
+    pub(super) close_at: Option<Millis>,
+    /// When held root calls are logged at the latest.
+    pub(super) accept_at: Option<Millis>,
+    /// Deadlines of invocations that have not started.
+    pub(super) deadlines: BTreeSet<(Millis, Uuid)>,
+    /// Retries that back off.
+    pub(super) retries: BTreeSet<(Millis, Uuid)>,
+    pub(super) routes: BTreeMap<PartitionId, Route>,
+    /// Children whose outcomes are here, not settled yet.
+    pub(super) outcomes: BTreeSet<(PartitionId, Number)>,
+    /// Tells that their receivers accepted, to be settled.
+    pub(super) accepted: BTreeMap<PartitionId, BTreeSet<Number>>,
+    pub(super) settle_at: Option<Millis>,
+    /// Nothing is dispatched before this (P3).
+    pub(super) dispatch_after: Millis,
+    /// Reads to the end before it dispatches (rule L4).
+    pub(super) barrier: bool,
+    /// Since when the partition is being handed over.
+    pub(super) leaving: Option<Millis>,
+    /// Running turns were cancelled because the hand-over took too long.
+    pub(super) leaving_cancelled: bool,
+    /// `Release` is proposed: nothing is decided any more.
+    pub(super) released: bool,
+    /// Senders whose node is gone, since when (rule C6).
+    pub(super) departed: BTreeMap<NodeId, Millis>,
+    // Storage.
+    /// Actors' state, with everything decided so far.
+    pub(super) cache: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Payload>>,
+    /// Reads that wait for a load.
+    pub(super) loading: BTreeMap<Arc<str>, Vec<(RequestId, TurnToken, Option<Vec<Arc<str>>>)>>,
+    /// Operations that the store may not have, per actor, in order.
+    pub(super) unstored: BTreeMap<Arc<str>, VecDeque<(u64, StateOp)>>,
+    /// Stamp of the last operation decided or replayed.
+    pub(super) stamp: u64,
+    /// Stamp of the last operation committed.
+    pub(super) stored_stamp: u64,
+    /// Committed operations for the store, in log order, with the stamp of their last operation.
+    pub(super) store_queue: VecDeque<(Offset, u64, Vec<ActorOps>)>,
+    /// The store's cell as last known.
+    pub(super) cell: Cell,
+    pub(super) fenced: bool,
+    /// A write is under way up to this offset.
+    pub(super) writing: Option<Offset>,
+}
+
+/// An unfinished invocation at its owner.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) invocation: Arc<Invocation>,
+    pub(super) sender: Sender,
+    pub(super) number: Number,
+    /// Its `Accept` was decided.
+    pub(super) logged: bool,
+    pub(super) attempt: u32,
+    /// Some attempt may have run: the next one is logged before it starts (rule T3).
+    pub(super) started: bool,
+    /// The current attempt is logged and committed, and has not been dispatched.
+    pub(super) cleared: bool,
+    /// No retry before this.
+    pub(super) retry_at: Millis,
+    /// Who gets the outcome: the node, and the epoch of the sending reign.
+    pub(super) reply_to: Option<(NodeId, Epoch)>,
+    /// Nodes that await the result of a `start`.
+    pub(super) awaiters: Vec<(NodeId, RequestId)>,
+    pub(super) stage: ItemStage,
+}
+
+/// Where an unfinished invocation stands.
+#[derive(Debug)]
+pub(super) enum ItemStage {
+    /// Waits for the actor, a host, a slot, the grace, …
+    Queued,
+    /// Waits for a free slot.
+    WaitSlot,
+    /// Waits for outcomes of calls that earlier attempts made (rule T2).
+    WaitChildren,
+    /// Waits for a commit.
+    WaitCommit,
+    /// Its code runs.
+    Running(Box<Turn>),
+}
+
+/// One attempt in user code.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) session: SessionId,
+    /// Unflushed state operations.
+    pub(super) state: Vec<StateOp>,
+    /// Unflushed obligations.
+    pub(super) sends: Vec<Obligation>,
+    pub(super) bytes: usize,
+    /// Calls under way.
+    pub(super) calls: BTreeMap<(PartitionId, Number), RequestId>,
+    /// Outcomes received and not settled yet.
+    pub(super) received: Vec<(PartitionId, Number)>,
+    /// Requests that wait for a kind to become known.
+    pub(super) parked: usize,
+    /// It returned; calls are still under way (rule T1).
+    pub(super) result: Option<Outcome>,
+    /// It holds a slot.
+    pub(super) slot: bool,
+    /// It was told to stop.
+    pub(super) cancelled: bool,
+}
+
+/// A busy actor.
+#[derive(Debug, Default)]
+pub(super) struct Actor {
+    /// The flow that holds it: turns stacked by re-entrancy, the topmost last.
+    pub(super) stack: Vec<Uuid>,
+    /// Invocations of the holding flow that wait to be let in.
+    pub(super) inner: VecDeque<Uuid>,
+    /// Everybody else.
+    pub(super) queue: VecDeque<Uuid>,
+    /// Completions decided and not committed: turns that run ahead of the log (rule L6).
+    pub(super) ahead: u32,
+}
+
+/// What a sender said of its channel.
+#[derive(Debug, Default)]
+pub(super) struct Statement {
+    pub(super) highest: Number,
+    pub(super) open: Vec<Number>,
+    /// Numbers below this are closed, by what came with requests.
+    pub(super) floor: Number,
+}
+
+impl Reign {
+    /// Whether decisions wait for their commit.
+    pub(super) fn in_flight(&self) -> bool {
+        !self.inflight.is_empty() || !self.pending.is_empty()
+    }
+}
+
+impl Item {
+    pub(super) fn is_root(&self) -> bool {
+        self.invocation.chain.is_empty()
+    }
+
+    pub(super) fn turn(&mut self) -> Option<&mut Turn> {
+        match &mut self.stage {
+            ItemStage::Running(turn) => Some(turn),
+            _ => None,
+        }
+    }
+
+    pub(super) fn running(&self) -> Option<&Turn> {
+        match &self.stage {
+            ItemStage::Running(turn) => Some(turn),
+            _ => None,
+        }
+    }
+
+    /// Whether calls of its flow may enter its actor.
+    pub(super) fn suspended(&self) -> bool {
+        match &self.stage {
+            ItemStage::Running(turn) => !turn.calls.is_empty(),
+            ItemStage::WaitChildren => true,
+            _ => false,
+        }
+    }
+}
+
+impl Partition {
+    /// The own claim was read back valid: the reign begins.
+    pub(super) fn serve(&mut self, env: &mut Env, unclean: bool) {
+        self.stage = Stage::Serving;
+        self.claim = None;
+        let replayed = std::mem::take(&mut self.reign.store_queue);
+        let stamp = self.reign.stamp;
+        let unstored = std::mem::take(&mut self.reign.unstored);
+        let epoch = self.state.epoch;
+        self.reign = Reign {
+            epoch,
+            store_queue: replayed,
+            unstored,
+            stamp,
+            stored_stamp: stamp,
+            ..Reign::default()
+        };
+        if unclean {
+            self.reign.dispatch_after = env.now + env.limits.grace_ms;
+        }
+        self.restore_items(env, unclean);
+        self.restore_routes(env);
+        env.notice(Notice::Owned {
+            partition: self.id.clone(),
+            epoch: self.state.epoch,
+            unfinished: self.state.entries.len(),
+        });
+        env.emit(Effect::FenceStore { partition: self.id.clone(), epoch: self.state.epoch });
+        for (sender, waiting) in std::mem::take(&mut self.opens) {
+            self.open(env, waiting.node, sender, waiting.from_epoch, waiting.highest, waiting.open);
+        }
+        self.pump_all(env);
+        self.review(env);
+    }
+
+    /// Rebuilds queues and locks from the log (rule T2: a flow with a committed `Progress` holds its actor).
+    fn restore_items(&mut self, env: &mut Env, unclean: bool) {
+        let mut entries: Vec<_> = self.state.entries.values().collect();
+        entries.sort_by_key(|entry| entry.order);
+        let mut later = Vec::new();
+        for entry in entries {
+            let uuid = entry.invocation.uuid;
+            let item = Item {
+                invocation: entry.invocation.clone(),
+                sender: entry.sender.clone(),
+                number: entry.number,
+                logged: true,
+                attempt: entry.attempt,
+                started: unclean || entry.attempt > 1 || entry.progressed,
+                cleared: false,
+                retry_at: 0,
+                reply_to: None,
+                awaiters: Vec::new(),
+                stage: ItemStage::Queued,
+            };
+            if let (Some(deadline), false) = (entry.invocation.deadline, item.started) {
+                self.reign.deadlines.insert((deadline, uuid));
+            }
+            match &entry.invocation.actor {
+                None => {
+                    self.reign.idle.insert(uuid);
+                }
+                Some(actor) if entry.progressed && env.rules.kept_lock => {
+                    self.reign.actors.entry(actor.clone()).or_default().stack.push(uuid);
+                }
+                Some(_) => later.push(uuid),
+            }
+            self.reign.items.insert(uuid, item);
+        }
+        for uuid in later {
+            self.enqueue(uuid);
+        }
+    }
+
+    fn restore_routes(&mut self, env: &mut Env) {
+        let targets: Vec<_> = self.state.outbound.keys().cloned().collect();
+        for to in targets {
+            self.route(&to);
+            let (route, out) = self.route_parts(&to);
+            route.open(env, out);
+        }
+    }
+
+    /// Ends a reign in disorder: nothing held survives.
+    pub(super) fn abandon(&mut self, env: &mut Env) {
+        let reign = std::mem::take(&mut self.reign);
+        let epoch_of_turns = reign.epoch;
+        for (uuid, item) in &reign.items {
+            let token = self.token(*uuid, item.attempt, epoch_of_turns);
+            if let Some((node, _)) = item.reply_to {
+                self.refuse(env, node, item.sender.clone());
+            }
+            let ItemStage::Running(turn) = &item.stage else { continue };
+            env.emit(Effect::Cancel { session: turn.session, token: token.clone() });
+            if turn.slot {
+                env.free_slot();
+            }
+            for request in turn.calls.values() {
+                let error = RequestError::TurnSuperseded(Box::new(token.clone()));
+                env.respond(*request, Err(error));
+            }
+        }
+        for (request, token, _) in reign.loading.into_values().flatten() {
+            env.respond(request, Err(RequestError::TurnSuperseded(Box::new(token))));
+        }
+        for (_, gated) in reign.gated {
+            if let Gated::Flushed { request, token } = gated {
+                env.respond(request, Err(RequestError::TurnSuperseded(Box::new(token))));
+            }
+        }
+    }
+
+    /// The node begins to hand the partition over: no new roots start (design section 7).
+    pub(super) fn begin_hand_over(&mut self, env: &mut Env) {
+        if self.reign.leaving.is_none() {
+            self.reign.leaving = Some(env.now);
+        }
+        self.try_release(env);
+    }
+
+    /// The partition is wanted here again.
+    pub(super) fn end_hand_over(&mut self, env: &mut Env) {
+        if self.reign.leaving.is_some() && !self.reign.released && !self.reign.leaving_cancelled {
+            self.reign.leaving = None;
+            self.pump_all(env);
+        }
+    }
+
+    /// Releases when no turn runs any more.
+    pub(super) fn try_release(&mut self, env: &mut Env) {
+        if self.reign.leaving.is_none() || self.reign.released || !self.serving() {
+            return;
+        }
+        if self.reign.items.values().any(|item| item.running().is_some()) {
+            return;
+        }
+        // Everything held goes into the log, and what may have started is logged as such: the next owner takes an
+        // orderly end as proof that the rest has not.
+        let senders: Vec<_> = self.reign.held.keys().cloned().collect();
+        for sender in senders {
+            self.log_held(env, &sender, Number::MAX);
+        }
+        let started = self.reign.items.iter().filter(|(_, i)| i.started && i.attempt == 1);
+        let started: Vec<_> = started.map(|(uuid, item)| (*uuid, item.attempt)).collect();
+        for (uuid, attempt) in started {
+            self.push(env, Op::Attempt { uuid, attempt: attempt + 1 });
+        }
+        self.cut(env);
+        self.state.seq += 1;
+        let seq = self.state.seq;
+        let proposal = env.proposal();
+        let record = Record::Release { epoch: self.state.epoch, seq };
+        self.reign.inflight.push_back(InFlight::new(seq, proposal, env.now, Vec::new()));
+        self.append(env, proposal, record);
+        self.reign.released = true;
+        self.gate(env, Gated::Released);
+    }
+
+    /// The own `Release` was read back: whoever waits is sent to the next owner.
+    pub(super) fn released(&mut self, env: &mut Env) {
+        env.notice(Notice::Released { partition: self.id.clone() });
+        self.state.released = true;
+        let mut told = BTreeSet::new();
+        let items = std::mem::take(&mut self.reign.items);
+        let kept = self.state.inbound.keys().filter_map(|s| match s {
+            Sender::Node(node) => Some((*node, s.clone())),
+            Sender::Log { .. } => None,
+        });
+        let waiting =
+            items.values().filter_map(|i| i.reply_to.map(|(node, _)| (node, i.sender.clone())));
+        for (node, sender) in waiting.chain(kept.collect::<Vec<_>>()) {
+            if told.insert((node, sender.clone())) {
+                self.refuse(env, node, sender);
+            }
+        }
+        self.abandon(env);
+        if self.wanted(env) {
+            self.read_anew(env);
+        } else {
+            self.rest(env);
+        }
+    }
+
+    /// A node of the membership is gone: its channel closes after a grace (rule C6).
+    pub(super) fn review_departed(&mut self, env: &mut Env) {
+        for sender in self.state.inbound.keys().chain(self.reign.held.keys()) {
+            if let Sender::Node(node) = sender
+                && !env.members.nodes.contains_key(node)
+            {
+                self.reign.departed.entry(*node).or_insert(env.now);
+            }
+        }
+        self.reign.departed.retain(|node, _| !env.members.nodes.contains_key(node));
+    }
+
+    /// Closes the channels of nodes that have been gone for the grace.
+    pub(super) fn close_departed(&mut self, env: &mut Env) {
+        let grace = env.limits.departed_grace_ms;
+        let due: Vec<_> = self
+            .reign
+            .departed
+            .iter()
+            .filter(|(_, since)| **since + grace <= env.now)
+            .map(|(node, _)| *node)
+            .collect();
+        for node in due {
+            self.reign.departed.remove(&node);
+            let sender = Sender::Node(node);
+            self.log_held(env, &sender, Number::MAX);
+            self.reign.statements.remove(&sender);
+            self.push(env, Op::CloseChannel { node });
+        }
+    }
+
+    /// Asks for the result of a started invocation.
+    pub(crate) fn await_result(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        request: RequestId,
+        uuid: Uuid,
+    ) {
+        use crate::message::AwaitResult;
+        if !self.serving() {
+            let hint = self.owner_hint(env);
+            let result = AwaitResult::NotOwner(hint);
+            env.send(from, Message::Awaited { request, result });
+            return;
+        }
+        if let Some(item) = self.reign.items.get_mut(&uuid)
+            && item.invocation.mode == Mode::Start
+        {
+            if !item.awaiters.contains(&(from, request)) {
+                item.awaiters.push((from, request));
+            }
+            return;
+        }
+        let result = match self.state.results.get(&uuid) {
+            Some(outcome) => AwaitResult::Done(outcome.clone()),
+            None => AwaitResult::Unknown,
+        };
+        self.gate(env, Gated::Send { to: from, message: Message::Awaited { request, result } });
+    }
+}

@@ -1,0 +1,221 @@
+//! Actor state: caches, loads, and materialisation of committed operations (design section 7).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Partition;
+use super::reign::Reign;
+use crate::effect::{Effect, Notice, Response};
+use crate::env::Env;
+use crate::event::Cell;
+use crate::ids::{Offset, RequestId, TurnToken};
+use crate::invocation::{ActorOps, Payload, StateOp};
+
+type State = BTreeMap<Arc<str>, Payload>;
+
+impl Reign {
+    /// Committed operations found by reading the log before the reign: the store may lack them.
+    pub(super) fn replayed(&mut self, offset: Offset, ops: Vec<ActorOps>) {
+        for actor in &ops {
+            self.note_unstored(actor);
+        }
+        if !ops.is_empty() {
+            self.store_queue.push_back((offset, self.stamp, ops));
+        }
+    }
+
+    fn note_unstored(&mut self, ops: &ActorOps) {
+        let queue = self.unstored.entry(ops.actor.clone()).or_default();
+        for op in &ops.ops {
+            self.stamp += 1;
+            queue.push_back((self.stamp, op.clone()));
+        }
+    }
+
+    /// The store has everything up to `offset`.
+    fn stored(&mut self, offset: Offset) {
+        while self.store_queue.front().is_some_and(|(at, _, _)| *at <= offset) {
+            let Some((_, stamp, ops)) = self.store_queue.pop_front() else { break };
+            for actor in ops {
+                let Some(queue) = self.unstored.get_mut(&actor.actor) else { continue };
+                while queue.front().is_some_and(|(at, _)| *at <= stamp) {
+                    queue.pop_front();
+                }
+                if queue.is_empty() {
+                    self.unstored.remove(&actor.actor);
+                }
+            }
+        }
+    }
+}
+
+impl Partition {
+    /// Applies decided operations to what is cached, and remembers them for loads and for the store.
+    pub(super) fn apply_to_cache(&mut self, ops: &ActorOps) {
+        self.reign.note_unstored(ops);
+        if let Some(state) = self.reign.cache.get_mut(&ops.actor) {
+            for op in &ops.ops {
+                apply(state, op);
+            }
+        }
+    }
+
+    /// Committed operations, in log order, are owed to the store.
+    pub(super) fn to_store(&mut self, offset: Offset, ops: Vec<ActorOps>) {
+        // Later decisions have higher stamps; this record's last one is found by counting its operations from the
+        // stamp of the record before: stamps are given in the order of decisions.
+        let count: usize = ops.iter().map(|actor| actor.ops.len()).sum();
+        let stamp = self.reign.stored_stamp + count as u64;
+        self.reign.stored_stamp = stamp;
+        self.reign.store_queue.push_back((offset, stamp, ops));
+    }
+
+    /// Starts the next write to the store if none is under way.
+    pub(super) fn write_store(&mut self, env: &mut Env) {
+        if !self.reign.fenced || self.reign.writing.is_some() || self.reign.store_queue.is_empty() {
+            return;
+        }
+        let (mut ops, mut bytes, mut upto) = (Vec::new(), 0, 0);
+        for (offset, _, batch) in &self.reign.store_queue {
+            if bytes >= env.limits.store_batch_bytes {
+                break;
+            }
+            bytes += batch.iter().flat_map(|a| &a.ops).map(StateOp::size).sum::<usize>();
+            ops.extend(batch.iter().cloned());
+            upto = *offset;
+        }
+        self.reign.writing = Some(upto);
+        let (partition, epoch) = (self.id.clone(), self.state.epoch);
+        env.emit(Effect::WriteStore { partition, epoch, upto, ops });
+    }
+
+    /// The store is fenced for this reign; it tells how far it had come.
+    pub(crate) fn store_fenced(&mut self, env: &mut Env, cell: Cell) {
+        if !self.serving() {
+            return;
+        }
+        self.reign.fenced = true;
+        self.reign.cell.offset = self.reign.cell.offset.max(cell.offset);
+        self.reign.stored(cell.offset);
+        self.write_store(env);
+    }
+
+    /// A write is done.
+    pub(crate) fn store_written(&mut self, env: &mut Env, upto: Offset) {
+        if !self.serving() || self.reign.writing != Some(upto) {
+            return;
+        }
+        self.reign.writing = None;
+        self.reign.cell.offset = self.reign.cell.offset.max(upto);
+        self.reign.stored(upto);
+        self.write_store(env);
+    }
+
+    /// The store knows a newer reign: this one is over, whatever the log has shown so far.
+    pub(crate) fn store_stale(&mut self, env: &mut Env) {
+        if self.serving() {
+            self.drop_all(env, "the store knows a newer reign", (0, None));
+        }
+    }
+
+    /// Steps under way at the store are lost: they are made again.
+    pub(crate) fn store_reset(&mut self, env: &mut Env) {
+        if !self.serving() {
+            return;
+        }
+        self.reign.writing = None;
+        self.reign.fenced = false;
+        env.emit(Effect::FenceStore { partition: self.id.clone(), epoch: self.state.epoch });
+        for actor in self.reign.loading.keys() {
+            let actor = actor.clone();
+            env.emit(Effect::LoadActor { partition: self.id.clone(), actor });
+        }
+    }
+
+    /// An actor's state came from the store.
+    pub(crate) fn actor_loaded(
+        &mut self,
+        env: &mut Env,
+        actor: &Arc<str>,
+        cell: Cell,
+        mut state: State,
+    ) {
+        if !self.serving() {
+            return;
+        }
+        if cell.offset < self.reign.cell.offset {
+            env.notice(Notice::StoreRolledBack { partition: self.id.clone() });
+            self.drop_all(env, "the store was rolled back", (0, None));
+            return;
+        }
+        let Some(waiting) = self.reign.loading.remove(actor) else { return };
+        for (_, op) in self.reign.unstored.get(actor).into_iter().flatten() {
+            apply(&mut state, op);
+        }
+        self.reign.cache.insert(actor.clone(), state);
+        for (request, token, keys) in waiting {
+            self.state_read(env, request, &token, keys);
+        }
+    }
+
+    /// Reads keys of the turn's actor: what was decided, and what the turn has buffered.
+    pub(crate) fn state_read(
+        &mut self,
+        env: &mut Env,
+        request: RequestId,
+        token: &TurnToken,
+        keys: Option<Vec<Arc<str>>>,
+    ) {
+        let uuid = match self.check_turn(env, token) {
+            Ok(uuid) => uuid,
+            Err(error) => return env.respond(request, Err(error)),
+        };
+        let Some(item) = self.reign.items.get(&uuid) else { return };
+        let (Some(actor), Some(turn)) = (item.invocation.actor.clone(), item.running()) else {
+            let error = crate::effect::RequestError::Invalid("services have no actor state");
+            return env.respond(request, Err(error));
+        };
+        let Some(state) = self.reign.cache.get(&actor) else {
+            let first = !self.reign.loading.contains_key(&actor);
+            let waiting = self.reign.loading.entry(actor.clone()).or_default();
+            waiting.push((request, token.clone(), keys));
+            if first {
+                env.emit(Effect::LoadActor { partition: self.id.clone(), actor });
+            }
+            return;
+        };
+        let answer = read(state, &turn.state, keys.as_deref());
+        env.respond(request, Ok(Response::State(answer)));
+    }
+}
+
+/// The wanted keys of `state` after `buffered`.
+fn read(state: &State, buffered: &[StateOp], keys: Option<&[Arc<str>]>) -> State {
+    let mut answer: State = match keys {
+        None => state.clone(),
+        Some(keys) => {
+            let found = keys.iter().filter_map(|k| state.get_key_value(k));
+            found.map(|(k, v)| (k.clone(), v.clone())).collect()
+        }
+    };
+    for op in buffered {
+        match (op, keys) {
+            (StateOp::Set { key, .. } | StateOp::Remove { key }, Some(keys))
+                if !keys.contains(key) => {}
+            _ => apply(&mut answer, op),
+        }
+    }
+    answer
+}
+
+fn apply(state: &mut State, op: &StateOp) {
+    match op {
+        StateOp::Set { key, value } => {
+            state.insert(key.clone(), value.clone());
+        }
+        StateOp::Remove { key } => {
+            state.remove(key);
+        }
+        StateOp::Clear => state.clear(),
+    }
+}

@@ -1,0 +1,190 @@
+//! Root invocations of this node's component: obligations without a log behind them (rule C1). The node keeps each until
+//! its receiver reports a durable outcome.
+
+use std::collections::BTreeMap;
+
+use crate::effect::{Notice, RequestError, Response};
+use crate::env::Env;
+use crate::ids::{Epoch, InvocationId, NodeId, Number, PartitionId, RequestId, Sender};
+use crate::invocation::{Mode, Obligation, Outcome};
+use crate::route::Route;
+use crate::state::Outbound;
+
+/// All roots of a node, by the partition they go to.
+#[derive(Debug, Default)]
+pub(crate) struct Roots {
+    channels: BTreeMap<PartitionId, Channel>,
+    by_request: BTreeMap<RequestId, (PartitionId, Number)>,
+    open: usize,
+}
+
+#[derive(Debug)]
+struct Channel {
+    out: Outbound,
+    route: Route,
+    /// Who asked; absent once nobody waits any more.
+    requests: BTreeMap<Number, RequestId>,
+    /// The receiver closed the channel (rule C6).
+    closed: bool,
+}
+
+impl Roots {
+    pub(crate) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Owes an invocation to a partition.
+    pub(crate) fn add(&mut self, env: &mut Env, request: RequestId, obligation: Obligation) {
+        let to = obligation.to.clone();
+        let channel = self.channels.entry(to.clone()).or_insert_with(|| Channel {
+            out: Outbound::default(),
+            route: Route::new(Sender::Node(env.id), 0, to.clone(), 1),
+            requests: BTreeMap::new(),
+            closed: false,
+        });
+        if channel.closed {
+            let error = RequestError::Unknown("the membership has given this sidecar up");
+            return env.respond(request, Err(error));
+        }
+        let number = channel.out.next;
+        channel.out.next += 1;
+        channel.out.open.insert(number, obligation);
+        channel.requests.insert(number, request);
+        self.by_request.insert(request, (to, number));
+        self.open += 1;
+        channel.route.send(env, &channel.out, number);
+    }
+
+    /// Nobody waits for the answer; the invocation goes on.
+    pub(crate) fn abandon(&mut self, request: RequestId) {
+        if let Some((to, number)) = self.by_request.remove(&request)
+            && let Some(channel) = self.channels.get_mut(&to)
+        {
+            channel.requests.remove(&number);
+        }
+    }
+
+    /// A call ended, or something was refused.
+    pub(crate) fn reply(
+        &mut self,
+        env: &mut Env,
+        from: &PartitionId,
+        number: Number,
+        outcome: Outcome,
+    ) {
+        let Some((request, obligation)) = self.close(env, from, number) else { return };
+        let Some(request) = request else { return };
+        let invocation = InvocationId { home: from.clone(), uuid: obligation.invocation.uuid };
+        env.respond(request, Ok(Response::Outcome { invocation: Some(invocation), outcome }));
+    }
+
+    /// Tells and starts are durable.
+    pub(crate) fn accepted(&mut self, env: &mut Env, from: &PartitionId, numbers: &[Number]) {
+        for number in numbers {
+            let channel = self.channels.get(from);
+            let is_call = channel
+                .and_then(|c| c.out.open.get(number))
+                .is_none_or(|o| o.invocation.mode == Mode::Call);
+            if is_call {
+                continue;
+            }
+            let Some((request, obligation)) = self.close(env, from, *number) else { continue };
+            let Some(request) = request else { continue };
+            let invocation = InvocationId { home: from.clone(), uuid: obligation.invocation.uuid };
+            env.respond(request, Ok(Response::Accepted { invocation }));
+        }
+    }
+
+    /// A number has retired: accepted, for tells; for an open call it cannot be (section 18, decision 4).
+    pub(crate) fn gone(&mut self, env: &mut Env, from: &PartitionId, number: Number) {
+        let channel = self.channels.get(from);
+        let Some(obligation) = channel.and_then(|c| c.out.open.get(&number)) else { return };
+        if obligation.invocation.mode != Mode::Call {
+            return self.accepted(env, from, &[number]);
+        }
+        env.notice(Notice::BrokenInvariant { what: "an open root call's number has retired" });
+        if let Some((Some(request), _)) = self.close(env, from, number) {
+            let error = RequestError::Unknown("the call's number has retired at its owner");
+            env.respond(request, Err(error));
+        }
+    }
+
+    /// The receiver closed the channel: this node was given up (rule C6).
+    pub(crate) fn channel_closed(&mut self, env: &mut Env, from: &PartitionId) {
+        let Some(channel) = self.channels.get_mut(from) else { return };
+        channel.closed = true;
+        let numbers: Vec<_> = channel.out.open.keys().copied().collect();
+        for number in numbers {
+            if let Some((Some(request), _)) = self.close(env, from, number) {
+                let error = RequestError::Unknown("the membership has given this sidecar up");
+                env.respond(request, Err(error));
+            }
+        }
+    }
+
+    pub(crate) fn opened(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        to: &PartitionId,
+        epoch: Epoch,
+        next: Number,
+    ) {
+        if let Some(channel) = self.channels.get_mut(to) {
+            channel.route.opened(env, &channel.out, from, epoch, next);
+        }
+    }
+
+    pub(crate) fn not_owner(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        to: &PartitionId,
+        epoch: Epoch,
+        hint: Option<NodeId>,
+    ) {
+        if let Some(channel) = self.channels.get_mut(to) {
+            channel.route.not_owner(env, &channel.out, from, epoch, hint);
+        }
+    }
+
+    pub(crate) fn gap(&mut self, env: &mut Env, from: NodeId, to: &PartitionId, epoch: Epoch) {
+        if let Some(channel) = self.channels.get_mut(to) {
+            channel.route.gap(env, &channel.out, from, epoch);
+        }
+    }
+
+    /// Peers or members changed.
+    pub(crate) fn review(&mut self, env: &mut Env, lost: Option<NodeId>) {
+        for channel in self.channels.values_mut() {
+            channel.route.reconsider(env, &channel.out, lost);
+        }
+    }
+
+    pub(crate) fn tick(&mut self, env: &mut Env) {
+        for channel in self.channels.values_mut() {
+            channel.route.tick(env, &channel.out);
+        }
+    }
+
+    pub(crate) fn timeout(&self) -> Option<u64> {
+        self.channels.values().filter_map(|c| c.route.timer()).min()
+    }
+
+    fn close(
+        &mut self,
+        env: &Env,
+        to: &PartitionId,
+        number: Number,
+    ) -> Option<(Option<RequestId>, Obligation)> {
+        let channel = self.channels.get_mut(to)?;
+        let obligation = channel.out.open.remove(&number)?;
+        channel.route.settled(env, number);
+        let request = channel.requests.remove(&number);
+        if let Some(request) = request {
+            self.by_request.remove(&request);
+        }
+        self.open -= 1;
+        Some((request, obligation))
+    }
+}

@@ -1,0 +1,341 @@
+//! What applying a partition's log yields (rules L1–L4): pure bookkeeping, the same for every reader.
+//!
+//! The owner applies its own decisions when it proposes them, so for it this is the state *ahead* of the log; if a
+//! proposal fails the whole of it is dropped and rebuilt by reading (rule L4). Validity of what is read is judged in
+//! one place, [`LogState::admit`].
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
+use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, StateOp};
+use crate::limits::Rules;
+use crate::record::{Op, Record, Send};
+
+/// State of a partition as its log tells it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LogState {
+    /// Offset of the last record read.
+    pub(crate) offset: Offset,
+    /// Current reign.
+    pub(crate) epoch: Epoch,
+    /// Whose reign.
+    pub(crate) owner: Option<NodeId>,
+    /// The reign has ended in order.
+    pub(crate) released: bool,
+    /// Last sequence number used up in the reign.
+    pub(crate) seq: u64,
+    /// UUID of the first valid claim: the log's name as a sender.
+    pub(crate) log: Option<Uuid>,
+    /// Unfinished invocations that were logged.
+    pub(crate) entries: BTreeMap<Uuid, Entry>,
+    /// Outcomes of calls kept until their sender has them.
+    pub(crate) kept: BTreeMap<Uuid, Outcome>,
+    /// Results of `start`, with the time they ended.
+    pub(crate) results: BTreeMap<Uuid, Outcome>,
+    /// The same in the order they ended.
+    pub(crate) results_by_age: VecDeque<(Millis, Uuid)>,
+    /// Channels in.
+    pub(crate) inbound: BTreeMap<Sender, Inbound>,
+    /// Channels out.
+    pub(crate) outbound: BTreeMap<PartitionId, Outbound>,
+    /// Channels of departed nodes, closed for ever.
+    pub(crate) closed_nodes: BTreeSet<NodeId>,
+    /// Counts acceptances: the order of queues.
+    order: u64,
+}
+
+/// An unfinished invocation.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) invocation: Arc<Invocation>,
+    pub(crate) sender: Sender,
+    pub(crate) number: Number,
+    /// Place among all acceptances.
+    pub(crate) order: u64,
+    /// The current attempt.
+    pub(crate) attempt: u32,
+    /// Some attempt has flushed: the invocation holds its actor until it ends (rule T2).
+    pub(crate) progressed: bool,
+    /// Calls made by its turns that are not settled.
+    pub(crate) children: BTreeSet<(PartitionId, Number)>,
+    /// The sender no longer wants the outcome.
+    pub(crate) unwanted: bool,
+}
+
+/// The receiving end of a channel (rule C4). Numbers below `next` are known; those of them that are not live are
+/// retired.
+#[derive(Clone, Debug)]
+pub(crate) struct Inbound {
+    pub(crate) next: Number,
+    /// Calls whose sender may still ask.
+    pub(crate) live: BTreeMap<Number, Uuid>,
+}
+
+/// The sending end of a channel: what is owed.
+#[derive(Clone, Debug)]
+pub(crate) struct Outbound {
+    pub(crate) next: Number,
+    pub(crate) open: BTreeMap<Number, Obligation>,
+}
+
+/// What reading a record did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// A reign began.
+    Claimed,
+    /// The reign ended in order.
+    Released,
+    /// Decisions took effect, with these state operations.
+    Applied(Vec<ActorOps>),
+    /// Void for ever.
+    Void,
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self { next: 1, live: BTreeMap::new() }
+    }
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self { next: 1, open: BTreeMap::new() }
+    }
+}
+
+impl LogState {
+    /// Judges a record read at `offset` and applies it if it is valid.
+    pub(crate) fn admit(&mut self, rules: &Rules, offset: Offset, record: &Record) -> Admission {
+        self.offset = offset;
+        match record {
+            Record::Claim { after, node, id } => {
+                if rules.compare_claim && *after != self.epoch {
+                    return Admission::Void;
+                }
+                self.begin_reign(offset, *node, *id);
+                Admission::Claimed
+            }
+            Record::Release { epoch, seq } => {
+                if !self.is_next(rules, *epoch, *seq) {
+                    return Admission::Void;
+                }
+                self.seq = *seq;
+                self.released = true;
+                Admission::Released
+            }
+            Record::Batch { epoch, seq, ops } => {
+                if !self.is_next(rules, *epoch, *seq) {
+                    return Admission::Void;
+                }
+                self.seq = *seq;
+                let mut stored = Vec::new();
+                for op in ops {
+                    self.apply(rules, op, &mut stored);
+                }
+                Admission::Applied(stored)
+            }
+        }
+    }
+
+    /// Starts a reign.
+    pub(crate) fn begin_reign(&mut self, epoch: Epoch, node: NodeId, id: Uuid) {
+        self.epoch = epoch;
+        self.owner = Some(node);
+        self.released = false;
+        self.seq = 0;
+        self.log.get_or_insert(id);
+    }
+
+    /// Rule L3: the epoch is current, not released, and the number is the next one.
+    pub(crate) fn is_next(&self, rules: &Rules, epoch: Epoch, seq: u64) -> bool {
+        epoch == self.epoch
+            && !self.released
+            && (seq == self.seq + 1 || (!rules.gapless_sequence && seq > self.seq))
+    }
+
+    /// Applies one decision; tells whether it took effect (rule T3 may void it). State operations go to `stored`.
+    pub(crate) fn apply(&mut self, rules: &Rules, op: &Op, stored: &mut Vec<ActorOps>) -> bool {
+        match op {
+            Op::Accept { sender, number, invocation } => {
+                self.accept(sender, *number, invocation);
+                true
+            }
+            Op::Progress { uuid, attempt, state, sends, settled } => {
+                let Some(entry) = self.entries.get_mut(uuid) else { return false };
+                if entry.attempt != *attempt && rules.turn_token {
+                    return false;
+                }
+                entry.progressed = true;
+                push_state(entry.invocation.actor.as_ref(), state, stored);
+                for send in sends {
+                    if send.obligation.invocation.mode == Mode::Call {
+                        entry.children.insert((send.obligation.to.clone(), send.number));
+                    }
+                }
+                for child in settled {
+                    entry.children.remove(child);
+                }
+                for (to, number) in settled {
+                    self.close_out(to, *number);
+                }
+                self.owe(sends);
+                true
+            }
+            Op::Complete { uuid, attempt, accept, outcome, state, sends, time } => {
+                if let Some(accept) = accept {
+                    let inbound = self.inbound.entry(accept.sender.clone()).or_default();
+                    inbound.next = inbound.next.max(accept.number + 1);
+                    if rules.retire_only_closed {
+                        inbound.live.insert(accept.number, *uuid);
+                        self.kept.insert(*uuid, outcome.clone());
+                    }
+                    push_state(accept.actor.as_ref(), state, stored);
+                } else {
+                    let current = self.entries.get(uuid).map(|e| e.attempt);
+                    if current.is_none() || (current != Some(*attempt) && rules.turn_token) {
+                        return false;
+                    }
+                    self.end(rules, *uuid, outcome, *time, state, stored);
+                }
+                self.owe(sends);
+                true
+            }
+            Op::Attempt { uuid, attempt } => {
+                let Some(entry) = self.entries.get_mut(uuid) else { return false };
+                entry.attempt = *attempt;
+                true
+            }
+            Op::Settle { to, numbers } => {
+                for number in numbers {
+                    self.close_out(to, *number);
+                }
+                true
+            }
+            Op::Closed { sender, below, open } => {
+                self.close_in(sender, *below, open);
+                true
+            }
+            Op::CloseChannel { node } => {
+                self.close_channel(*node);
+                true
+            }
+            Op::Forget { uuids } => {
+                for uuid in uuids {
+                    self.results.remove(uuid);
+                }
+                let results = &self.results;
+                while self.results_by_age.front().is_some_and(|(_, u)| !results.contains_key(u)) {
+                    self.results_by_age.pop_front();
+                }
+                true
+            }
+        }
+    }
+
+    fn accept(&mut self, sender: &Sender, number: Number, invocation: &Arc<Invocation>) {
+        self.order += 1;
+        let inbound = self.inbound.entry(sender.clone()).or_default();
+        inbound.next = inbound.next.max(number + 1);
+        if invocation.mode == Mode::Call {
+            inbound.live.insert(number, invocation.uuid);
+        }
+        self.entries.insert(
+            invocation.uuid,
+            Entry {
+                invocation: invocation.clone(),
+                sender: sender.clone(),
+                number,
+                order: self.order,
+                attempt: 1,
+                progressed: false,
+                children: BTreeSet::new(),
+                unwanted: false,
+            },
+        );
+    }
+
+    /// A logged invocation ended: its children are settled with it.
+    fn end(
+        &mut self,
+        rules: &Rules,
+        uuid: Uuid,
+        outcome: &Outcome,
+        time: Millis,
+        state: &[StateOp],
+        stored: &mut Vec<ActorOps>,
+    ) {
+        let Some(entry) = self.entries.remove(&uuid) else { return };
+        push_state(entry.invocation.actor.as_ref(), state, stored);
+        for (to, number) in &entry.children {
+            self.close_out(to, *number);
+        }
+        match entry.invocation.mode {
+            Mode::Tell => {}
+            Mode::Start => {
+                self.results.insert(uuid, outcome.clone());
+                self.results_by_age.push_back((time, uuid));
+            }
+            Mode::Call if entry.unwanted || !rules.retire_only_closed => {
+                if let Some(inbound) = self.inbound.get_mut(&entry.sender) {
+                    inbound.live.remove(&entry.number);
+                }
+            }
+            Mode::Call => {
+                self.kept.insert(uuid, outcome.clone());
+            }
+        }
+    }
+
+    fn owe(&mut self, sends: &[Send]) {
+        for send in sends {
+            let outbound = self.outbound.entry(send.obligation.to.clone()).or_default();
+            outbound.next = outbound.next.max(send.number + 1);
+            outbound.open.insert(send.number, send.obligation.clone());
+        }
+    }
+
+    fn close_out(&mut self, to: &PartitionId, number: Number) {
+        let Some(outbound) = self.outbound.get_mut(to) else { return };
+        let Some(obligation) = outbound.open.remove(&number) else { return };
+        if let Some(entry) = obligation.parent.and_then(|uuid| self.entries.get_mut(&uuid)) {
+            entry.children.remove(&(to.clone(), number));
+        }
+    }
+
+    fn close_in(&mut self, sender: &Sender, below: Number, open: &[Number]) {
+        let Some(inbound) = self.inbound.get_mut(sender) else { return };
+        let closed: Vec<_> = inbound
+            .live
+            .range(..below)
+            .filter(|(number, _)| open.binary_search(number).is_err())
+            .map(|(number, uuid)| (*number, *uuid))
+            .collect();
+        for (number, uuid) in closed {
+            inbound.live.remove(&number);
+            self.kept.remove(&uuid);
+            if let Some(entry) = self.entries.get_mut(&uuid) {
+                entry.unwanted = true;
+            }
+        }
+    }
+
+    fn close_channel(&mut self, node: NodeId) {
+        self.closed_nodes.insert(node);
+        let Some(inbound) = self.inbound.remove(&Sender::Node(node)) else { return };
+        for uuid in inbound.live.values() {
+            self.kept.remove(uuid);
+            if let Some(entry) = self.entries.get_mut(uuid) {
+                entry.unwanted = true;
+            }
+        }
+    }
+}
+
+fn push_state(actor: Option<&Arc<str>>, state: &[StateOp], stored: &mut Vec<ActorOps>) {
+    if let Some(actor) = actor
+        && !state.is_empty()
+    {
+        stored.push(ActorOps { actor: actor.clone(), ops: state.to_vec() });
+    }
+}
