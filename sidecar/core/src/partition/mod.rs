@@ -207,7 +207,8 @@ impl Partition {
 
     /// A record was read.
     pub(crate) fn read(&mut self, env: &mut Env, offset: Offset, record: &Record) {
-        if self.stage == Stage::Off || offset <= self.state.offset {
+        // Logs have no gaps: anything else comes from a reading that has ended.
+        if self.stage == Stage::Off || offset != self.state.offset + 1 {
             return;
         }
         if self.serving() {
@@ -245,7 +246,7 @@ impl Partition {
 
     /// An append of this node was read back.
     pub(crate) fn read_own(&mut self, env: &mut Env, offset: Offset, proposal: ProposalId) {
-        if offset <= self.state.offset {
+        if offset != self.state.offset + 1 {
             return;
         }
         match self.stage {
