@@ -2,7 +2,14 @@
 //! share them.
 //!
 //! Arrows point one way: `grpc | peer | backend → driver → kar_core`. Nothing outside [`kar_core`] decides about
-//! ownership, order or retry.
+//! ownership, order or retry. Wire types stop at [`convert`].
 
+pub mod backend;
 pub mod config;
+pub mod convert;
+pub mod driver;
+pub mod grpc;
+pub mod net;
+pub mod outbox;
+pub mod peer;
 pub mod sidecar;

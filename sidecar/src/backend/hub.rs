@@ -1,0 +1,382 @@
+//! Local mode: the hub behind the backend traits. Translates and remembers what is followed, and decides nothing.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kar_core::Event;
+use kar_core::effect::Append;
+use kar_core::event::{Cell, Member, Members};
+use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, ProposalId};
+use kar_core::invocation::{ActorOps, Payload, StateOp};
+use kar_hub::{
+    ClientConfig, HubClient, HubError, HubEvent, LogName, MemberInfo, RECORD_BYTES_MAX, SpawnHub,
+    StoreOp, Value,
+};
+use tokio::sync::watch;
+
+use super::hub_state::HubState;
+use crate::config::SidecarConfig;
+use crate::convert::log::{decode_record, encode_record};
+use crate::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, Store};
+use crate::driver::{Batch, Driver, refuse_record};
+
+/// Kinds with their numbers of partitions, as the membership last said.
+pub(super) type Kinds = Arc<Mutex<BTreeMap<Kind, u32>>>;
+
+/// A joined hub.
+pub struct Joined {
+    /// The application's state.
+    pub state: HubState,
+    /// The members, whenever they change.
+    pub members: watch::Receiver<Arc<Directory>>,
+    /// Whether the hub can be reached.
+    pub connected: watch::Receiver<bool>,
+}
+
+/// Joins the application through the hub of the data directory, and feeds the driver from it.
+///
+/// # Errors
+///
+/// If no hub is to be had, or the data directory cannot be used.
+pub async fn join(
+    driver: &Arc<Driver>,
+    config: &SidecarConfig,
+    node_name: &str,
+    peer_address: &str,
+) -> Result<Joined, HubError> {
+    let client_config = client_config(config, node_name, peer_address);
+    let kinds = Kinds::default();
+    let followed = Followed::default();
+    let (members_sender, members) = watch::channel(Arc::default());
+    let (connected_sender, connected) = watch::channel(true);
+    let translator = Arc::new(Mutex::new(Translator {
+        driver: driver.clone(),
+        kinds: kinds.clone(),
+        followed: followed.clone(),
+        members: members_sender,
+        connected: connected_sender,
+        partitions: HashMap::new(),
+        early: Some(Vec::new()),
+    }));
+    let handler = {
+        let translator = translator.clone();
+        move |events| lock(&translator).take_in(events)
+    };
+    let client = HubClient::connect(client_config.clone(), handler).await?;
+    driver.attach(Box::new(HubBackend {
+        client: client.clone(),
+        names: RefCell::default(),
+        followed,
+    }));
+    lock(&translator).start();
+    let state = HubState::new(client, client_config, kinds);
+    Ok(Joined { state, members, connected })
+}
+
+fn client_config(config: &SidecarConfig, node_name: &str, peer_address: &str) -> ClientConfig {
+    let application = config.application.as_str();
+    let mut client = ClientConfig::new(&config.data_dir, application, node_name);
+    client.peer_address = peer_address.to_owned();
+    client.connect_timeout = Duration::from_millis(config.bounds.start_timeout_ms);
+    client.request_timeout = Duration::from_millis(config.bounds.backend_timeout_ms);
+    client.spawn = config.hub.as_ref().map(|hub| SpawnHub {
+        program: hub.program.clone(),
+        args: hub.args.iter().map(Into::into).collect(),
+    });
+    client
+}
+
+/// Logs that the core follows: they are lost together when the hub is.
+type Followed = Arc<Mutex<BTreeSet<PartitionId>>>;
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while one of this module's locks is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === from the driver to the hub ===
+
+/// The hub as the driver sees it.
+struct HubBackend {
+    client: HubClient,
+    /// Names of logs: made once for each partition.
+    names: RefCell<HashMap<PartitionId, LogName>>,
+    followed: Followed,
+}
+
+impl HubBackend {
+    fn name(&self, partition: &PartitionId) -> LogName {
+        if let Some(name) = self.names.borrow().get(partition) {
+            return name.clone();
+        }
+        let name = LogName::from(partition.to_string());
+        self.names.borrow_mut().insert(partition.clone(), name.clone());
+        name
+    }
+}
+
+impl Backend for HubBackend {}
+
+impl Log for HubBackend {
+    fn append(&self, append: Append) {
+        let record = encode_record(&append.record);
+        if record.len() > RECORD_BYTES_MAX {
+            // The core bounds what it buffers, so this cannot happen; if it does the record counts as lost.
+            tracing::error!(
+                partition = %append.partition,
+                bytes = record.len(),
+                "a record is too long for the hub and was not written"
+            );
+            return;
+        }
+        self.client.append(self.name(&append.partition), append.proposal.0, record);
+    }
+
+    fn read(&self, log: &PartitionId, from: Offset) {
+        lock(&self.followed).insert(log.clone());
+        self.client.read_log(self.name(log), from);
+    }
+
+    fn barrier(&self, log: &PartitionId) {
+        self.client.barrier(self.name(log));
+    }
+
+    fn stop(&self, log: &PartitionId) {
+        lock(&self.followed).remove(log);
+        self.client.stop_log(self.name(log));
+    }
+}
+
+impl Store for HubBackend {
+    fn load_actor(&self, partition: &PartitionId, actor: &Arc<str>) {
+        self.client.load_actor(self.name(partition), actor.to_string());
+    }
+
+    fn fence(&self, partition: &PartitionId, epoch: Epoch) {
+        self.client.fence_store(self.name(partition), epoch);
+    }
+
+    fn write(&self, partition: &PartitionId, epoch: Epoch, upto: Offset, ops: Vec<ActorOps>) {
+        let ops = ops.into_iter().map(|actor| kar_hub::ActorOps {
+            actor: actor.actor.to_string(),
+            ops: actor.ops.into_iter().map(store_op).collect(),
+        });
+        self.client.write_store(self.name(partition), epoch, upto, ops.collect());
+    }
+}
+
+impl Membership for HubBackend {
+    fn offer(&self, kinds: &[Kind], leaving: bool) {
+        self.client.offer(kinds.iter().map(Kind::to_string).collect(), leaving);
+    }
+
+    fn ensure_kind(&self, kind: &Kind, partitions: u32) {
+        self.client.ensure_kind(kind.to_string(), partitions);
+    }
+}
+
+fn store_op(op: StateOp) -> StoreOp {
+    match op {
+        StateOp::Set { key, value } => {
+            StoreOp::Set { key: key.to_string(), value: value_to(value) }
+        }
+        StateOp::Remove { key } => StoreOp::Remove { key: key.to_string() },
+        StateOp::Clear => StoreOp::Clear,
+    }
+}
+
+pub(super) fn value_to(payload: Payload) -> Value {
+    Value { data: payload.data, content_type: payload.content_type.to_string() }
+}
+
+pub(super) fn value_from(value: Value) -> Payload {
+    Payload { data: value.data, content_type: value.content_type.into() }
+}
+
+// === from the hub to the driver ===
+
+/// Turns what the hub tells into the core's events.
+struct Translator {
+    driver: Arc<Driver>,
+    kinds: Kinds,
+    followed: Followed,
+    members: watch::Sender<Arc<Directory>>,
+    connected: watch::Sender<bool>,
+    /// Partitions by the names of their logs: parsed once.
+    partitions: HashMap<LogName, PartitionId>,
+    /// What came before the driver could ask the hub for anything; `None` from then on.
+    early: Option<Vec<HubEvent>>,
+}
+
+impl Translator {
+    /// From now on the driver has its backend.
+    fn start(&mut self) {
+        let early = self.early.take().unwrap_or_default();
+        self.take_in(early);
+    }
+
+    /// Takes what one message of the hub brought.
+    fn take_in(&mut self, events: Vec<HubEvent>) {
+        if let Some(early) = &mut self.early {
+            early.extend(events);
+            return;
+        }
+        let driver = self.driver.clone();
+        let mut batch = driver.batch();
+        for event in events {
+            match event {
+                HubEvent::Welcome { incarnation, resumed } => {
+                    drop(batch);
+                    self.welcome(incarnation, resumed);
+                    batch = driver.batch();
+                }
+                event => self.translate(&mut batch, event),
+            }
+        }
+    }
+
+    /// A new incarnation means a new node: the old one was struck out, with all that it followed.
+    fn welcome(&mut self, incarnation: u64, resumed: bool) {
+        let incarnation = NodeId(incarnation);
+        if self.driver.incarnation() == Some(incarnation) {
+            return;
+        }
+        tracing::info!(incarnation = incarnation.0, resumed, "joined");
+        lock(&self.followed).clear();
+        self.driver.join(incarnation);
+    }
+
+    fn translate(&mut self, batch: &mut Batch<'_>, event: HubEvent) {
+        match event {
+            HubEvent::Members { nodes, kinds } => self.members(batch, nodes, kinds),
+            HubEvent::Disconnected => {
+                tracing::warn!("the hub is gone; connecting again");
+                self.connected.send_replace(false);
+                batch.event(Event::Lease { valid: false });
+            }
+            HubEvent::Reconnected => self.reconnected(batch),
+            HubEvent::Evicted => {
+                tracing::warn!("this node was struck out; it begins anew");
+            }
+            HubEvent::Fault { message } => tracing::error!(%message, "the hub is about to end"),
+            HubEvent::Unavailable { message } => tracing::error!(%message, "no hub to be had"),
+            HubEvent::LogLost { .. } if !*self.connected.borrow() => {
+                // Told to the core when there is somebody to read from again.
+            }
+            event => {
+                if let Some(event) = self.log_or_store(event) {
+                    batch.event(event);
+                }
+            }
+        }
+    }
+
+    /// Readings, appends and store steps of the old connection are lost.
+    fn reconnected(&mut self, batch: &mut Batch<'_>) {
+        tracing::info!("connected to the hub again");
+        self.connected.send_replace(true);
+        batch.event(Event::Lease { valid: true });
+        let lost = std::mem::take(&mut *lock(&self.followed));
+        for partition in lost {
+            batch.event(Event::LogLost { partition });
+        }
+        batch.event(Event::StoreReset);
+    }
+
+    fn members(
+        &mut self,
+        batch: &mut Batch<'_>,
+        nodes: Vec<MemberInfo>,
+        kinds: Vec<(String, u32)>,
+    ) {
+        let directory: Directory = nodes.into_iter().map(card).map(|c| (c.id, c)).collect();
+        let kinds: BTreeMap<Kind, u32> =
+            kinds.iter().filter_map(|(name, count)| Some((kind(name)?, *count))).collect();
+        lock(&self.kinds).clone_from(&kinds);
+        let nodes = directory
+            .iter()
+            .map(|(id, card)| (*id, Member { kinds: card.kinds.clone(), leaving: card.leaving }));
+        let members = Members { nodes: nodes.collect(), kinds };
+        let directory = Arc::new(directory);
+        batch.set_directory(directory.clone());
+        self.members.send_replace(directory);
+        batch.event(Event::Members(members));
+    }
+
+    /// An event about one log; `None` if it is not one that this version knows.
+    fn log_or_store(&mut self, event: HubEvent) -> Option<Event> {
+        Some(match event {
+            HubEvent::Own { log, offset, id } => {
+                let partition = self.partition(&log)?;
+                Event::LogOwn { partition, offset, proposal: ProposalId(id) }
+            }
+            HubEvent::Entry { log, offset, record } => {
+                let partition = self.partition(&log)?;
+                match decode_record(record) {
+                    Ok(record) => Event::LogRead { partition, offset, record },
+                    Err(error) => {
+                        refuse_record(&partition, offset, &error);
+                        return None;
+                    }
+                }
+            }
+            HubEvent::End { log } => Event::LogEnd { partition: self.partition(&log)? },
+            HubEvent::LogLost { log } => Event::LogLost { partition: self.partition(&log)? },
+            HubEvent::ActorLoaded { log, actor, cell_epoch, cell_offset, state } => {
+                Event::ActorLoaded {
+                    partition: self.partition(&log)?,
+                    actor: actor.into(),
+                    cell: Cell { epoch: cell_epoch, offset: cell_offset },
+                    state: state.into_iter().map(|(k, v)| (k.into(), value_from(v))).collect(),
+                }
+            }
+            HubEvent::StoreFenced { log, cell } => {
+                let cell = Cell { epoch: cell.epoch, offset: cell.offset };
+                Event::StoreFenced { partition: self.partition(&log)?, cell }
+            }
+            HubEvent::StoreWritten { log, upto } => {
+                Event::StoreWritten { partition: self.partition(&log)?, upto }
+            }
+            HubEvent::StoreStale { log } => Event::StoreStale { partition: self.partition(&log)? },
+            other => {
+                tracing::error!(event = ?other, "the hub told something that is not known");
+                return None;
+            }
+        })
+    }
+
+    fn partition(&mut self, log: &LogName) -> Option<PartitionId> {
+        if let Some(partition) = self.partitions.get(log) {
+            return Some(partition.clone());
+        }
+        match log.as_str().parse::<PartitionId>() {
+            Ok(partition) => {
+                self.partitions.insert(log.clone(), partition.clone());
+                Some(partition)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the hub told of a log that is none of ours");
+                None
+            }
+        }
+    }
+}
+
+fn card(member: MemberInfo) -> NodeCard {
+    NodeCard {
+        id: NodeId(member.incarnation),
+        name: member.name,
+        address: member.address,
+        process_id: member.process_id,
+        kinds: member.kinds.iter().filter_map(|name| kind(name)).collect(),
+        leaving: member.leaving,
+    }
+}
+
+fn kind(name: &str) -> Option<Kind> {
+    let kind = name.parse();
+    kind.inspect_err(|error| tracing::error!(%error, "the membership names a kind that is none"))
+        .ok()
+}

@@ -1,0 +1,431 @@
+//! The core's records and their parts to `kar.log.v1` and back.
+//!
+//! Stored records are read by every later version. What this version does not understand is refused, never skipped:
+//! a reader that skipped a record would disagree with one that did not (rule L3).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kar_core::ids::{Class, Kind, NodeId, Number, PartitionId, Sender, Uuid};
+use kar_core::invocation::{
+    ApplicationError, Invocation, Mode, Obligation, Outcome, Payload, Refusal, StateOp,
+};
+use kar_core::record::{AcceptInBrief, Op, Record, Send};
+use kar_proto::log::v1 as pb;
+use prost::Message as _;
+
+use super::Malformed;
+
+/// A record as it is stored.
+pub fn encode_record(record: &Record) -> Bytes {
+    record_to(record).encode_to_vec().into()
+}
+
+/// A record from what is stored.
+///
+/// # Errors
+///
+/// If the bytes are no record that this version understands.
+pub fn decode_record(bytes: Bytes) -> Result<Record, Malformed> {
+    record_from(pb::Record::decode(bytes)?)
+}
+
+// === records ===
+
+fn record_to(record: &Record) -> pb::Record {
+    use pb::record::Record as R;
+    let record = match record {
+        Record::Claim { after, node, id } => {
+            R::Claim(pb::Claim { after: *after, node: node.0, id: uuid_to(*id) })
+        }
+        Record::Release { epoch, seq } => R::Release(pb::Release { epoch: *epoch, seq: *seq }),
+        Record::Batch { epoch, seq, ops } => {
+            R::Batch(pb::Batch { epoch: *epoch, seq: *seq, ops: ops.iter().map(op_to).collect() })
+        }
+    };
+    pb::Record { record: Some(record) }
+}
+
+fn record_from(record: pb::Record) -> Result<Record, Malformed> {
+    use pb::record::Record as R;
+    Ok(match record.record.ok_or(Malformed::Field("record"))? {
+        R::Claim(c) => {
+            Record::Claim { after: c.after, node: NodeId(c.node), id: uuid_from(&c.id)? }
+        }
+        R::Release(r) => Record::Release { epoch: r.epoch, seq: r.seq },
+        R::Batch(b) => {
+            let ops = b.ops.into_iter().map(op_from).collect::<Result<_, _>>()?;
+            Record::Batch { epoch: b.epoch, seq: b.seq, ops }
+        }
+    })
+}
+
+fn op_to(op: &Op) -> pb::Op {
+    use pb::op::Op as O;
+    let op = match op {
+        Op::Accept { sender, number, invocation } => O::Accept(pb::Accept {
+            sender: Some(sender_to(sender)),
+            number: *number,
+            invocation: Some(invocation_to(invocation)),
+        }),
+        Op::Progress { uuid, attempt, state, sends, settled } => O::Progress(pb::Progress {
+            uuid: uuid_to(*uuid),
+            attempt: *attempt,
+            state: state.iter().map(state_op_to).collect(),
+            sends: sends.iter().map(send_to).collect(),
+            settled: settled_to(settled),
+        }),
+        Op::Complete { uuid, attempt, accept, outcome, state, sends, time } => {
+            O::Complete(pb::Complete {
+                uuid: uuid_to(*uuid),
+                attempt: *attempt,
+                accept: accept.as_ref().map(brief_to),
+                outcome: Some(outcome_to(outcome)),
+                state: state.iter().map(state_op_to).collect(),
+                sends: sends.iter().map(send_to).collect(),
+                time_ms: *time,
+            })
+        }
+        Op::Attempt { uuid, attempt } => {
+            O::Attempt(pb::Attempt { uuid: uuid_to(*uuid), attempt: *attempt })
+        }
+        Op::Settle { to, numbers } => {
+            O::Settle(pb::Settle { to: Some(partition_to(to)), numbers: numbers.clone() })
+        }
+        Op::Closed { sender, below, open } => O::Closed(pb::Closed {
+            sender: Some(sender_to(sender)),
+            below: *below,
+            open: open.clone(),
+        }),
+        Op::CloseChannel { node } => O::CloseChannel(pb::CloseChannel { node: node.0 }),
+        Op::Forget { uuids } => {
+            O::Forget(pb::Forget { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
+        }
+    };
+    pb::Op { op: Some(op) }
+}
+
+fn op_from(op: pb::Op) -> Result<Op, Malformed> {
+    use pb::op::Op as O;
+    Ok(match op.op.ok_or(Malformed::Field("op"))? {
+        O::Accept(a) => Op::Accept {
+            sender: sender_from(a.sender)?,
+            number: a.number,
+            invocation: Arc::new(invocation_from(a.invocation)?),
+        },
+        O::Progress(p) => Op::Progress {
+            uuid: uuid_from(&p.uuid)?,
+            attempt: p.attempt,
+            state: p.state.into_iter().map(state_op_from).collect::<Result<_, _>>()?,
+            sends: p.sends.into_iter().map(send_from).collect::<Result<_, _>>()?,
+            settled: settled_from(p.settled)?,
+        },
+        O::Complete(c) => Op::Complete {
+            uuid: uuid_from(&c.uuid)?,
+            attempt: c.attempt,
+            accept: c.accept.map(brief_from).transpose()?,
+            outcome: outcome_from(c.outcome)?,
+            state: c.state.into_iter().map(state_op_from).collect::<Result<_, _>>()?,
+            sends: c.sends.into_iter().map(send_from).collect::<Result<_, _>>()?,
+            time: c.time_ms,
+        },
+        O::Attempt(a) => Op::Attempt { uuid: uuid_from(&a.uuid)?, attempt: a.attempt },
+        O::Settle(s) => Op::Settle { to: partition_from(s.to)?, numbers: s.numbers },
+        O::Closed(c) => Op::Closed { sender: sender_from(c.sender)?, below: c.below, open: c.open },
+        O::CloseChannel(c) => Op::CloseChannel { node: NodeId(c.node) },
+        O::Forget(f) => {
+            let uuids = f.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
+            Op::Forget { uuids }
+        }
+    })
+}
+
+fn brief_to(brief: &AcceptInBrief) -> pb::AcceptInBrief {
+    pb::AcceptInBrief {
+        sender: Some(sender_to(&brief.sender)),
+        number: brief.number,
+        actor: text_to(&brief.actor),
+    }
+}
+
+fn brief_from(brief: pb::AcceptInBrief) -> Result<AcceptInBrief, Malformed> {
+    Ok(AcceptInBrief {
+        sender: sender_from(brief.sender)?,
+        number: brief.number,
+        actor: text_from(&brief.actor),
+    })
+}
+
+/// Neighbours that go to one partition share a `Settle`; their order stays.
+fn settled_to(settled: &[(PartitionId, Number)]) -> Vec<pb::Settle> {
+    let neighbours = settled.chunk_by(|a, b| a.0 == b.0);
+    let settle = |group: &[(PartitionId, Number)]| pb::Settle {
+        to: group.first().map(|(to, _)| partition_to(to)),
+        numbers: group.iter().map(|(_, number)| *number).collect(),
+    };
+    neighbours.map(settle).collect()
+}
+
+fn settled_from(settles: Vec<pb::Settle>) -> Result<Vec<(PartitionId, Number)>, Malformed> {
+    let mut settled = Vec::new();
+    for settle in settles {
+        let to = partition_from(settle.to)?;
+        settled.extend(settle.numbers.into_iter().map(|number| (to.clone(), number)));
+    }
+    Ok(settled)
+}
+
+fn send_to(send: &Send) -> pb::Send {
+    let Obligation { to, invocation, parent } = &send.obligation;
+    pb::Send {
+        number: send.number,
+        to: Some(partition_to(to)),
+        invocation: Some(invocation_to(invocation)),
+        parent: parent.map(uuid_to).unwrap_or_default(),
+    }
+}
+
+fn send_from(send: pb::Send) -> Result<Send, Malformed> {
+    let parent = if send.parent.is_empty() { None } else { Some(uuid_from(&send.parent)?) };
+    let obligation = Obligation {
+        to: partition_from(send.to)?,
+        invocation: Arc::new(invocation_from(send.invocation)?),
+        parent,
+    };
+    Ok(Send { number: send.number, obligation })
+}
+
+// === parts that the peer plane shares ===
+
+/// An invocation for the wire.
+pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
+    let mode = match invocation.mode {
+        Mode::Call => pb::Mode::Call,
+        Mode::Tell => pb::Mode::Tell,
+        Mode::Start => pb::Mode::Start,
+    };
+    let mut chain = Vec::with_capacity(invocation.chain.len() * UUID_BYTES);
+    for uuid in invocation.chain.iter() {
+        chain.extend_from_slice(&uuid.0.to_be_bytes());
+    }
+    pb::Invocation {
+        uuid: uuid_to(invocation.uuid),
+        mode: mode.into(),
+        actor: text_to(&invocation.actor),
+        method: invocation.method.to_string(),
+        payload: Some(payload_to(&invocation.payload)),
+        chain: chain.into(),
+        deadline_ms: invocation.deadline.unwrap_or(0),
+        trace_parent: invocation.trace.to_string(),
+    }
+}
+
+/// An invocation from the wire.
+///
+/// # Errors
+///
+/// If it is absent, or a part of it is not understood.
+pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation, Malformed> {
+    let i = invocation.ok_or(Malformed::Field("invocation"))?;
+    let mode = match i.mode() {
+        pb::Mode::Call => Mode::Call,
+        pb::Mode::Tell => Mode::Tell,
+        pb::Mode::Start => Mode::Start,
+        pb::Mode::Unspecified => return Err(Malformed::Field("mode")),
+    };
+    if i.chain.len() % UUID_BYTES != 0 {
+        return Err(Malformed::Field("chain"));
+    }
+    Ok(Invocation {
+        uuid: uuid_from(&i.uuid)?,
+        mode,
+        actor: text_from(&i.actor),
+        method: i.method.into(),
+        payload: payload_from(i.payload.unwrap_or_default()),
+        chain: i.chain.chunks(UUID_BYTES).map(uuid_from).collect::<Result<_, _>>()?,
+        deadline: (i.deadline_ms != 0).then_some(i.deadline_ms),
+        trace: i.trace_parent.into(),
+    })
+}
+
+/// An outcome for the wire.
+pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
+    use pb::outcome::Outcome as O;
+    let outcome = match outcome {
+        Outcome::Done(payload) => O::Done(payload_to(payload)),
+        Outcome::Failed(e) => O::Failed(pb::Failure {
+            code: e.code.to_string(),
+            message: e.message.to_string(),
+            detail: e.detail.to_string(),
+            payload: Some(payload_to(&e.payload)),
+        }),
+        Outcome::Refused(refusal) => O::Refused(
+            match refusal {
+                Refusal::ActorQueueFull => pb::Refusal::ActorQueueFull,
+                Refusal::PartitionFull => pb::Refusal::PartitionFull,
+                Refusal::TooDeep => pb::Refusal::TooDeep,
+                Refusal::ChannelClosed => pb::Refusal::ChannelClosed,
+            }
+            .into(),
+        ),
+        Outcome::Expired => O::Expired(true),
+    };
+    pb::Outcome { outcome: Some(outcome) }
+}
+
+/// An outcome from the wire.
+///
+/// # Errors
+///
+/// If it is absent or not understood.
+pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> {
+    use pb::outcome::Outcome as O;
+    let absent = Malformed::Field("outcome");
+    Ok(match outcome.and_then(|o| o.outcome).ok_or(absent)? {
+        O::Done(payload) => Outcome::Done(payload_from(payload)),
+        O::Failed(f) => Outcome::Failed(ApplicationError {
+            code: f.code.into(),
+            message: f.message.into(),
+            detail: f.detail.into(),
+            payload: payload_from(f.payload.unwrap_or_default()),
+        }),
+        O::Refused(refusal) => Outcome::Refused(match pb::Refusal::try_from(refusal) {
+            Ok(pb::Refusal::ActorQueueFull) => Refusal::ActorQueueFull,
+            Ok(pb::Refusal::PartitionFull) => Refusal::PartitionFull,
+            Ok(pb::Refusal::TooDeep) => Refusal::TooDeep,
+            Ok(pb::Refusal::ChannelClosed) => Refusal::ChannelClosed,
+            Ok(pb::Refusal::Unspecified) | Err(_) => return Err(Malformed::Field("refused")),
+        }),
+        O::Expired(true) => Outcome::Expired,
+        O::Expired(false) => return Err(Malformed::Field("expired")),
+    })
+}
+
+/// A channel's sender for the wire.
+pub fn sender_to(sender: &Sender) -> pb::Sender {
+    use pb::sender::Sender as S;
+    let sender = match sender {
+        Sender::Node(node) => S::Node(node.0),
+        Sender::Log { partition, log } => {
+            S::Log(pb::LogSender { partition: Some(partition_to(partition)), log: uuid_to(*log) })
+        }
+    };
+    pb::Sender { sender: Some(sender) }
+}
+
+/// A channel's sender from the wire.
+///
+/// # Errors
+///
+/// If it is absent or not understood.
+pub fn sender_from(sender: Option<pb::Sender>) -> Result<Sender, Malformed> {
+    use pb::sender::Sender as S;
+    Ok(match sender.and_then(|s| s.sender).ok_or(Malformed::Field("sender"))? {
+        S::Node(node) => Sender::Node(NodeId(node)),
+        S::Log(l) => {
+            Sender::Log { partition: partition_from(l.partition)?, log: uuid_from(&l.log)? }
+        }
+    })
+}
+
+/// A partition's name for the wire.
+pub fn partition_to(partition: &PartitionId) -> pb::PartitionId {
+    pb::PartitionId {
+        class: class_to(partition.kind.class).into(),
+        kind: partition.kind.name.to_string(),
+        index: partition.index,
+    }
+}
+
+/// A partition's name from the wire.
+///
+/// # Errors
+///
+/// If it is absent or not understood.
+pub fn partition_from(partition: Option<pb::PartitionId>) -> Result<PartitionId, Malformed> {
+    let p = partition.ok_or(Malformed::Field("partition"))?;
+    let class = class_from(p.class)?;
+    Ok(PartitionId { kind: Kind { class, name: p.kind.into() }, index: p.index })
+}
+
+/// A class for the wire.
+pub fn class_to(class: Class) -> pb::Class {
+    match class {
+        Class::Service => pb::Class::Service,
+        Class::Actor => pb::Class::Actor,
+    }
+}
+
+/// A class from the wire.
+///
+/// # Errors
+///
+/// If it is not understood.
+pub fn class_from(class: i32) -> Result<Class, Malformed> {
+    match pb::Class::try_from(class) {
+        Ok(pb::Class::Service) => Ok(Class::Service),
+        Ok(pb::Class::Actor) => Ok(Class::Actor),
+        Ok(pb::Class::Unspecified) | Err(_) => Err(Malformed::Field("class")),
+    }
+}
+
+/// A payload for the wire.
+pub fn payload_to(payload: &Payload) -> pb::Payload {
+    pb::Payload { data: payload.data.clone(), content_type: payload.content_type.to_string() }
+}
+
+/// A payload from the wire.
+pub fn payload_from(payload: pb::Payload) -> Payload {
+    Payload { data: payload.data, content_type: payload.content_type.into() }
+}
+
+/// A UUID for the wire.
+pub fn uuid_to(uuid: Uuid) -> Bytes {
+    Bytes::copy_from_slice(&uuid.0.to_be_bytes())
+}
+
+/// A UUID from the wire.
+///
+/// # Errors
+///
+/// If it has not 16 bytes.
+pub fn uuid_from(bytes: &[u8]) -> Result<Uuid, Malformed> {
+    let bytes: [u8; UUID_BYTES] = bytes.try_into().map_err(|_| Malformed::Field("uuid"))?;
+    Ok(Uuid(u128::from_be_bytes(bytes)))
+}
+
+/// Bytes of a UUID.
+const UUID_BYTES: usize = 16;
+
+fn state_op_to(op: &StateOp) -> pb::StateOp {
+    use pb::state_op::Op as O;
+    let op = match op {
+        StateOp::Set { key, value } => {
+            O::Set(pb::Set { key: key.to_string(), value: Some(payload_to(value)) })
+        }
+        StateOp::Remove { key } => O::Remove(key.to_string()),
+        StateOp::Clear => O::Clear(true),
+    };
+    pb::StateOp { op: Some(op) }
+}
+
+fn state_op_from(op: pb::StateOp) -> Result<StateOp, Malformed> {
+    use pb::state_op::Op as O;
+    Ok(match op.op.ok_or(Malformed::Field("state"))? {
+        O::Set(s) => {
+            StateOp::Set { key: s.key.into(), value: payload_from(s.value.unwrap_or_default()) }
+        }
+        O::Remove(key) => StateOp::Remove { key: key.into() },
+        O::Clear(true) => StateOp::Clear,
+        O::Clear(false) => return Err(Malformed::Field("clear")),
+    })
+}
+
+/// `None` is the empty text: no actor has it as its id.
+fn text_to(text: &Option<Arc<str>>) -> String {
+    text.as_deref().unwrap_or_default().to_owned()
+}
+
+fn text_from(text: &str) -> Option<Arc<str>> {
+    (!text.is_empty()).then(|| text.into())
+}

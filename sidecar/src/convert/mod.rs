@@ -1,0 +1,24 @@
+//! Wire types become the core's types here, and nowhere else: one module per edge.
+
+pub mod api;
+pub mod error;
+pub mod json;
+pub mod log;
+pub mod peer;
+
+/// Bytes from a log or a peer that do not say what they should.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// They are no protobuf message of the type.
+    #[error("not a valid message: {0}")]
+    Protobuf(String),
+    /// A field is absent, out of range, or of a kind that this version does not know.
+    #[error("field '{0}' is missing or not understood")]
+    Field(&'static str),
+}
+
+impl From<prost::DecodeError> for Malformed {
+    fn from(error: prost::DecodeError) -> Self {
+        Self::Protobuf(error.to_string())
+    }
+}

@@ -1,0 +1,268 @@
+//! The core's messages to `kar.peer.v1` and back.
+
+use std::sync::Arc;
+
+use kar_core::ids::{Kind, NodeId, RequestId};
+use kar_core::invocation::Mode;
+use kar_core::message::{AwaitResult, Message};
+use kar_core::node::{InvocationView, PartitionView, Phase};
+use kar_proto::log::v1 as log;
+use kar_proto::peer::v1 as pb;
+use pb::peer_frame::Frame;
+
+use super::Malformed;
+use super::log::{
+    invocation_from, invocation_to, outcome_from, outcome_to, partition_from, partition_to,
+    payload_from, payload_to, sender_from, sender_to, uuid_from, uuid_to,
+};
+
+/// Invocations or actors of a partition that are shown by `Inspect`.
+const VIEW_ROWS_MAX: usize = 1_000;
+
+/// A message for the wire.
+pub fn message_to(message: &Message) -> pb::PeerFrame {
+    let frame = match message {
+        Message::Open { sender, from_epoch, to, highest, open } => Frame::Open(pb::Open {
+            sender: Some(sender_to(sender)),
+            from_epoch: *from_epoch,
+            to: Some(partition_to(to)),
+            highest: *highest,
+            open: open.clone(),
+        }),
+        Message::Opened { sender, to, epoch, next } => Frame::Opened(pb::Opened {
+            sender: Some(sender_to(sender)),
+            to: Some(partition_to(to)),
+            epoch: *epoch,
+            next: *next,
+        }),
+        Message::Request { sender, from_epoch, to, epoch, number, floor, invocation } => {
+            Frame::Request(pb::Request {
+                sender: Some(sender_to(sender)),
+                from_epoch: *from_epoch,
+                to: Some(partition_to(to)),
+                epoch: *epoch,
+                number: *number,
+                floor: *floor,
+                invocation: Some(invocation_to(invocation)),
+            })
+        }
+        Message::Reply { sender, from, number, outcome } => Frame::Reply(pb::Reply {
+            sender: Some(sender_to(sender)),
+            from: Some(partition_to(from)),
+            number: *number,
+            outcome: Some(outcome_to(outcome)),
+        }),
+        Message::Accepted { sender, from, numbers } => Frame::Accepted(pb::Accepted {
+            sender: Some(sender_to(sender)),
+            from: Some(partition_to(from)),
+            numbers: numbers.clone(),
+        }),
+        Message::Gone { sender, from, number } => Frame::Gone(pb::Gone {
+            sender: Some(sender_to(sender)),
+            from: Some(partition_to(from)),
+            number: *number,
+        }),
+        Message::Gap { sender, from, epoch, expected } => Frame::Gap(pb::Gap {
+            sender: Some(sender_to(sender)),
+            from: Some(partition_to(from)),
+            epoch: *epoch,
+            expected: *expected,
+        }),
+        Message::ChannelClosed { sender, from } => Frame::ChannelClosed(pb::ChannelClosed {
+            sender: Some(sender_to(sender)),
+            from: Some(partition_to(from)),
+        }),
+        Message::NotOwner { sender, partition, epoch, hint } => Frame::NotOwner(pb::NotOwner {
+            sender: Some(sender_to(sender)),
+            partition: Some(partition_to(partition)),
+            epoch: *epoch,
+            hint: hint_to(*hint),
+        }),
+        Message::Await { request, partition, uuid } => Frame::Await(pb::Await {
+            request: request.0,
+            partition: Some(partition_to(partition)),
+            uuid: uuid_to(*uuid),
+        }),
+        Message::Awaited { request, result } => Frame::Awaited(awaited_to(*request, result)),
+        Message::Direct { request, kind, method, payload, trace } => Frame::Direct(pb::Direct {
+            request: request.0,
+            service: kind.name.to_string(),
+            method: method.to_string(),
+            payload: Some(payload_to(payload)),
+            trace_parent: trace.to_string(),
+        }),
+        Message::DirectReply { request, outcome } => Frame::DirectReply(pb::DirectReply {
+            request: request.0,
+            outcome: outcome.as_ref().map(outcome_to),
+        }),
+    };
+    pb::PeerFrame { frame: Some(frame) }
+}
+
+/// A message from the wire.
+///
+/// # Errors
+///
+/// If it is empty, or a part of it is not understood.
+pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
+    Ok(match frame.frame.ok_or(Malformed::Field("frame"))? {
+        Frame::Open(m) => Message::Open {
+            sender: sender_from(m.sender)?,
+            from_epoch: m.from_epoch,
+            to: partition_from(m.to)?,
+            highest: m.highest,
+            open: m.open,
+        },
+        Frame::Opened(m) => Message::Opened {
+            sender: sender_from(m.sender)?,
+            to: partition_from(m.to)?,
+            epoch: m.epoch,
+            next: m.next,
+        },
+        Frame::Request(m) => Message::Request {
+            sender: sender_from(m.sender)?,
+            from_epoch: m.from_epoch,
+            to: partition_from(m.to)?,
+            epoch: m.epoch,
+            number: m.number,
+            floor: m.floor,
+            invocation: Arc::new(invocation_from(m.invocation)?),
+        },
+        Frame::Reply(m) => Message::Reply {
+            sender: sender_from(m.sender)?,
+            from: partition_from(m.from)?,
+            number: m.number,
+            outcome: outcome_from(m.outcome)?,
+        },
+        Frame::Accepted(m) => Message::Accepted {
+            sender: sender_from(m.sender)?,
+            from: partition_from(m.from)?,
+            numbers: m.numbers,
+        },
+        Frame::Gone(m) => Message::Gone {
+            sender: sender_from(m.sender)?,
+            from: partition_from(m.from)?,
+            number: m.number,
+        },
+        Frame::Gap(m) => Message::Gap {
+            sender: sender_from(m.sender)?,
+            from: partition_from(m.from)?,
+            epoch: m.epoch,
+            expected: m.expected,
+        },
+        Frame::ChannelClosed(m) => {
+            Message::ChannelClosed { sender: sender_from(m.sender)?, from: partition_from(m.from)? }
+        }
+        Frame::NotOwner(m) => Message::NotOwner {
+            sender: sender_from(m.sender)?,
+            partition: partition_from(m.partition)?,
+            epoch: m.epoch,
+            hint: hint_from(m.hint),
+        },
+        Frame::Await(m) => Message::Await {
+            request: RequestId(m.request),
+            partition: partition_from(m.partition)?,
+            uuid: uuid_from(&m.uuid)?,
+        },
+        Frame::Awaited(m) => awaited_from(m)?,
+        Frame::Direct(m) => Message::Direct {
+            request: RequestId(m.request),
+            kind: Kind::service(&m.service),
+            method: m.method.into(),
+            payload: payload_from(m.payload.unwrap_or_default()),
+            trace: m.trace_parent.into(),
+        },
+        Frame::DirectReply(m) => Message::DirectReply {
+            request: RequestId(m.request),
+            outcome: m.outcome.map(|o| outcome_from(Some(o))).transpose()?,
+        },
+    })
+}
+
+/// Bytes that a message holds, roughly: for the bound of a send queue.
+pub fn message_size(message: &Message) -> usize {
+    let content = match message {
+        Message::Request { invocation, .. } => invocation.size(),
+        Message::Reply { outcome, .. } => outcome.size(),
+        Message::Awaited { result: AwaitResult::Done(outcome), .. } => outcome.size(),
+        Message::Direct { payload, .. } => payload.data.len(),
+        Message::DirectReply { outcome: Some(outcome), .. } => outcome.size(),
+        Message::Open { open, .. } => open.len() * 8,
+        Message::Accepted { numbers, .. } => numbers.len() * 8,
+        _ => 0,
+    };
+    content + 64
+}
+
+/// What a node serves, for the wire.
+pub fn partition_view_to(view: &PartitionView) -> pb::PartitionView {
+    let actors = view.actors.iter().take(VIEW_ROWS_MAX);
+    pb::PartitionView {
+        partition: Some(partition_to(&view.id)),
+        epoch: view.epoch,
+        invocations: view.invocations.iter().take(VIEW_ROWS_MAX).map(invocation_view_to).collect(),
+        actors: actors
+            .map(|(actor, queued, busy)| pb::ActorView {
+                actor: actor.to_string(),
+                queued: *queued as u64,
+                busy: *busy,
+            })
+            .collect(),
+        owed: view.owed as u64,
+        kept: view.kept as u64,
+    }
+}
+
+fn invocation_view_to(view: &InvocationView) -> pb::InvocationView {
+    let mode = match view.mode {
+        Mode::Call => log::Mode::Call,
+        Mode::Tell => log::Mode::Tell,
+        Mode::Start => log::Mode::Start,
+    };
+    let phase = match view.phase {
+        Phase::Queued => pb::Phase::Queued,
+        Phase::Running => pb::Phase::Running,
+        Phase::Suspended => pb::Phase::Suspended,
+        Phase::Retrying => pb::Phase::Retrying,
+    };
+    pb::InvocationView {
+        uuid: uuid_to(view.uuid),
+        actor: view.actor.as_deref().unwrap_or_default().to_owned(),
+        method: view.method.to_string(),
+        mode: mode.into(),
+        phase: phase.into(),
+        attempt: view.attempt,
+    }
+}
+
+fn awaited_to(request: RequestId, result: &AwaitResult) -> pb::Awaited {
+    use pb::awaited::Result as R;
+    let result = match result {
+        AwaitResult::Done(outcome) => R::Outcome(outcome_to(outcome)),
+        AwaitResult::Unknown => R::Unknown(true),
+        AwaitResult::NotOwner(hint) => {
+            R::OwnedElsewhere(pb::OwnedElsewhere { hint: hint_to(*hint) })
+        }
+    };
+    pb::Awaited { request: request.0, result: Some(result) }
+}
+
+fn awaited_from(awaited: pb::Awaited) -> Result<Message, Malformed> {
+    use pb::awaited::Result as R;
+    let result = match awaited.result.ok_or(Malformed::Field("result"))? {
+        R::Outcome(outcome) => AwaitResult::Done(outcome_from(Some(outcome))?),
+        R::Unknown(true) => AwaitResult::Unknown,
+        R::Unknown(false) => return Err(Malformed::Field("unknown")),
+        R::OwnedElsewhere(o) => AwaitResult::NotOwner(hint_from(o.hint)),
+    };
+    Ok(Message::Awaited { request: RequestId(awaited.request), result })
+}
+
+/// 0 is no incarnation: the first one is 1.
+fn hint_to(hint: Option<NodeId>) -> u64 {
+    hint.map_or(0, |node| node.0)
+}
+
+fn hint_from(hint: u64) -> Option<NodeId> {
+    (hint != 0).then_some(NodeId(hint))
+}

@@ -1,0 +1,176 @@
+//! Counters since the start, and the log lines of notices (P9).
+
+use std::collections::BTreeMap;
+
+use kar_core::effect::Notice;
+use kar_core::ids::Millis;
+use kar_core::invocation::Outcome;
+
+/// Log lines about notices per second; beyond it they are only counted, so that a refusing sidecar does not drown in
+/// its own log.
+const NOTICE_LINES_PER_SECOND_MAX: u32 = 50;
+
+/// Counters of one sidecar. All of them only grow.
+#[derive(Debug, Default)]
+#[allow(missing_docs)] // Each is named after what it counts; `GetInfo` shows them under the same names.
+pub struct Counters {
+    pub requests: u64,
+    pub requests_failed: u64,
+    pub turns: u64,
+    pub turns_direct: u64,
+    pub turns_cancelled: u64,
+    pub appends: u64,
+    pub records_read: u64,
+    pub messages_sent: u64,
+    pub messages_received: u64,
+    pub store_loads: u64,
+    pub store_writes: u64,
+    pub reigns_begun: u64,
+    pub reigns_released: u64,
+    pub reigns_dropped: u64,
+    pub retries: u64,
+    pub dead_letters: u64,
+    pub limits_hit: u64,
+    pub store_rollbacks: u64,
+    pub broken_invariants: u64,
+    pub resumptions: u64,
+    pub evictions: u64,
+    pub logs_lost: u64,
+    lines: LineBudget,
+}
+
+/// How many notices were logged in the current second.
+#[derive(Debug, Default)]
+struct LineBudget {
+    second: Millis,
+    lines: u32,
+    suppressed: u64,
+}
+
+impl Counters {
+    /// By name, for `GetInfo`.
+    pub fn by_name(&self) -> BTreeMap<String, i64> {
+        [
+            ("requests", self.requests),
+            ("requests_failed", self.requests_failed),
+            ("turns", self.turns),
+            ("turns_direct", self.turns_direct),
+            ("turns_cancelled", self.turns_cancelled),
+            ("appends", self.appends),
+            ("records_read", self.records_read),
+            ("messages_sent", self.messages_sent),
+            ("messages_received", self.messages_received),
+            ("store_loads", self.store_loads),
+            ("store_writes", self.store_writes),
+            ("reigns_begun", self.reigns_begun),
+            ("reigns_released", self.reigns_released),
+            ("reigns_dropped", self.reigns_dropped),
+            ("retries", self.retries),
+            ("dead_letters", self.dead_letters),
+            ("limits_hit", self.limits_hit),
+            ("store_rollbacks", self.store_rollbacks),
+            ("broken_invariants", self.broken_invariants),
+            ("resumptions", self.resumptions),
+            ("evictions", self.evictions),
+            ("logs_lost", self.logs_lost),
+            ("notices_not_logged", self.lines.suppressed),
+        ]
+        .map(|(name, value)| (name.to_owned(), i64::try_from(value).unwrap_or(i64::MAX)))
+        .into()
+    }
+
+    /// Counts and logs what the core wants people to know.
+    pub fn notice(&mut self, now: Millis, notice: Notice) {
+        let line = self.lines.take(now);
+        match notice {
+            Notice::Owned { partition, epoch, unfinished } => {
+                self.reigns_begun += 1;
+                if line {
+                    tracing::info!(%partition, epoch, unfinished, "partition taken");
+                }
+            }
+            Notice::Released { partition } => {
+                self.reigns_released += 1;
+                if line {
+                    tracing::info!(%partition, "partition released");
+                }
+            }
+            Notice::Dropped { partition, reason } => {
+                self.reigns_dropped += 1;
+                if line {
+                    tracing::warn!(%partition, reason, "partition dropped");
+                }
+            }
+            Notice::Retried { invocation, attempt } => {
+                self.retries += 1;
+                if line {
+                    tracing::info!(%invocation, attempt, "invocation is tried again");
+                }
+            }
+            Notice::DeadLetter { invocation, outcome } => {
+                self.dead_letters += 1;
+                if line {
+                    let (reason, message) = in_short(&outcome);
+                    tracing::warn!(%invocation, reason, message, "tell ended without success");
+                }
+            }
+            Notice::Limit(hit) => {
+                self.limits_hit += 1;
+                if line {
+                    tracing::warn!(limit = hit.name, value = hit.limit, "limit reached");
+                }
+            }
+            Notice::StoreRolledBack { partition } => {
+                self.store_rollbacks += 1;
+                tracing::error!(%partition, "the store was rolled back; the log is replayed");
+            }
+            Notice::BrokenInvariant { what } => {
+                self.broken_invariants += 1;
+                tracing::error!(what, "broken invariant; please report this");
+            }
+        }
+    }
+}
+
+/// An outcome without its payload.
+fn in_short(outcome: &Outcome) -> (&str, &str) {
+    match outcome {
+        Outcome::Done(_) => ("done", ""),
+        Outcome::Failed(error) => (&error.code, &error.message),
+        Outcome::Refused(_) => ("refused", ""),
+        Outcome::Expired => ("expired", ""),
+    }
+}
+
+impl LineBudget {
+    /// Whether one more line may be written now.
+    fn take(&mut self, now: Millis) -> bool {
+        let second = now / 1000;
+        if second != self.second {
+            *self = Self { second, lines: 0, suppressed: self.suppressed };
+        }
+        if self.lines < NOTICE_LINES_PER_SECOND_MAX {
+            self.lines += 1;
+            return true;
+        }
+        self.suppressed += 1;
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_notices_is_counted_but_not_logged() {
+        let mut counters = Counters::default();
+        for _ in 0..200 {
+            counters.notice(1_000, Notice::BrokenInvariant { what: "test" });
+        }
+        counters.notice(2_000, Notice::BrokenInvariant { what: "test" });
+        let by_name = counters.by_name();
+        assert_eq!(by_name["broken_invariants"], 201);
+        assert_eq!(by_name["notices_not_logged"], 150);
+    }
+}

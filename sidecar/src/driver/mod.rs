@@ -1,0 +1,465 @@
+//! Drives the core: feeds it what happened, and carries out what it decides.
+//!
+//! One [`Driver`] owns one [`Node`]. Readers of connections call it straight from their tasks with everything that one
+//! message brought ([`Driver::batch`]), so that all of it travels in one record. The lock is never held across an
+//! `await`, and on the single-threaded runtime nobody ever waits for it. Effects go to the [`outlets`]: queues, never
+//! sockets.
+
+pub mod clock;
+pub mod counters;
+pub mod outlets;
+pub mod timer;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kar_core::effect::RequestError;
+use kar_core::event::{Offer, Operation};
+use kar_core::ids::{Millis, NodeId, PartitionId, RequestId, SessionId};
+use kar_core::limits::{Limits, Rules};
+use kar_core::node::PartitionView;
+use kar_core::{Effect, Event, Node, NodeConfig};
+use tokio::sync::Notify;
+
+use self::clock::Clock;
+use self::counters::Counters;
+use self::outlets::{Backend, DirectCall, Directory, Host, Peer, Responder};
+
+/// The timer comes round at least so often, ms; see [`AWAY_AFTER_MS`].
+const HEARTBEAT_MS: Millis = 500;
+
+/// If the timer is so late, ms, the process was away: stopped, swapped out or asleep.
+const AWAY_AFTER_MS: Millis = HEARTBEAT_MS + 1_000;
+
+/// Owns the core's node; see the module.
+pub struct Driver {
+    state: Mutex<State>,
+    /// Wakes the timer when something is due sooner than it thinks.
+    sooner: Notify,
+    /// Wakes those who wait for the hand-over.
+    drained: Notify,
+}
+
+/// What a driver is made from.
+#[derive(Clone, Debug)]
+pub struct DriverConfig {
+    /// Bounds of the core.
+    pub limits: Limits,
+    /// Partitions of kinds that this node is the first to use.
+    pub partitions: u32,
+}
+
+/// There is a host stream already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AlreadyHosting;
+
+/// Several events for the core at once. When it is dropped, what the core decided on them is carried out.
+pub struct Batch<'a> {
+    driver: &'a Driver,
+    state: MutexGuard<'a, State>,
+    now: Millis,
+}
+
+struct State {
+    config: DriverConfig,
+    clock: Clock,
+    /// Absent until the membership has granted an incarnation.
+    node: Option<Node>,
+    /// Absent until joined.
+    backend: Option<Box<dyn Backend>>,
+    /// Everybody, as the membership last said.
+    directory: Arc<Directory>,
+    host: Option<(SessionId, Arc<dyn Host>)>,
+    /// The newest host stream, also when it has ended: its process may be reported dead later.
+    last_host: Option<SessionId>,
+    peers: HashMap<NodeId, (u64, Arc<dyn Peer>)>,
+    responders: HashMap<RequestId, Responder>,
+    next_id: u64,
+    counters: Counters,
+    /// When the timer wakes.
+    armed: Millis,
+    /// When the timer last came round.
+    heartbeat: Millis,
+    is_drained: bool,
+}
+
+// === impl Driver ===
+
+impl Driver {
+    /// A driver without a node; see [`Driver::join`].
+    pub fn new(config: DriverConfig) -> Arc<Self> {
+        let clock = Clock::new();
+        let now = clock.now();
+        let state = State {
+            config,
+            clock,
+            node: None,
+            backend: None,
+            directory: Arc::default(),
+            host: None,
+            last_host: None,
+            peers: HashMap::new(),
+            responders: HashMap::new(),
+            next_id: 0,
+            counters: Counters::default(),
+            armed: now,
+            heartbeat: now,
+            is_drained: false,
+        };
+        Arc::new(Self { state: Mutex::new(state), sooner: Notify::new(), drained: Notify::new() })
+    }
+
+    /// Takes what durable effects go to. Events before this are lost.
+    pub fn attach(&self, backend: Box<dyn Backend>) {
+        self.lock().backend = Some(backend);
+    }
+
+    /// Starts the node of an incarnation. A node there was is replaced: it was struck out, so nobody can tell how its
+    /// requests ended, and its host has to register anew.
+    pub fn join(&self, incarnation: NodeId) {
+        let mut state = self.lock();
+        let config = NodeConfig {
+            id: incarnation,
+            seed: uuid::Uuid::new_v4().as_u128(),
+            limits: state.config.limits.clone(),
+            rules: Rules::default(),
+        };
+        let replaced = state.node.replace(Node::new(config)).is_some();
+        if !replaced {
+            return;
+        }
+        state.counters.evictions += 1;
+        state.is_drained = false;
+        if let Some((_, host)) = state.host.take() {
+            host.replaced();
+        }
+        for (_, (_, peer)) in state.peers.drain() {
+            peer.close();
+        }
+        for (_, responder) in state.responders.drain() {
+            responder(Err(RequestError::Unknown("the sidecar's node was struck out and replaced")));
+        }
+    }
+
+    /// Begins a batch.
+    pub fn batch(&self) -> Batch<'_> {
+        let state = self.lock();
+        let now = state.clock.now();
+        let mut batch = Batch { driver: self, state, now };
+        batch.notice_absence();
+        batch
+    }
+
+    /// One event.
+    pub fn handle(&self, event: Event) {
+        self.batch().event(event);
+    }
+
+    /// Whether the hand-over that was asked for last is complete.
+    pub fn is_drained(&self) -> bool {
+        self.lock().is_drained
+    }
+
+    /// Asks for the hand-over and returns when no partition is owned.
+    pub async fn drain(&self) {
+        let mut drained = std::pin::pin!(self.drained.notified());
+        // Registered before the question: the answer may come within it.
+        drained.as_mut().enable();
+        self.handle(Event::Drain);
+        while !self.is_drained() {
+            drained.as_mut().await;
+            drained.set(self.drained.notified());
+            drained.as_mut().enable();
+        }
+    }
+
+    /// The process of the newest host stream is known to be dead.
+    pub fn component_died(&self) {
+        let mut batch = self.batch();
+        if let Some(session) = batch.state.last_host {
+            batch.host_down(session, true);
+        }
+    }
+
+    /// Incarnation of the node; `None` before it has joined.
+    pub fn incarnation(&self) -> Option<NodeId> {
+        self.lock().node.as_ref().map(Node::id)
+    }
+
+    /// Ends everything: nothing is decided or carried out any more.
+    pub fn detach(&self) {
+        let mut state = self.lock();
+        let old = (state.node.take(), state.backend.take(), state.host.take());
+        let peers = std::mem::take(&mut state.peers);
+        let responders = std::mem::take(&mut state.responders);
+        // What they hold may come back to the driver when it is dropped.
+        drop(state);
+        drop((old, peers, responders));
+    }
+
+    /// Everybody, as the membership last said.
+    pub fn directory(&self) -> Arc<Directory> {
+        self.lock().directory.clone()
+    }
+
+    /// What this node serves.
+    pub fn partitions(&self) -> Vec<PartitionView> {
+        self.lock().node.as_ref().map(Node::partitions).unwrap_or_default()
+    }
+
+    /// Counters by name.
+    pub fn counters(&self) -> BTreeMap<String, i64> {
+        let state = self.lock();
+        let mut counters = state.counters.by_name();
+        let open = state.node.as_ref().map_or(0, Node::roots_open);
+        counters.insert("roots_open_now".into(), i64::try_from(open).unwrap_or(i64::MAX));
+        let waiting = i64::try_from(state.responders.len()).unwrap_or(i64::MAX);
+        counters.insert("requests_open_now".into(), waiting);
+        counters
+    }
+
+    /// The time.
+    pub fn now(&self) -> Millis {
+        self.lock().clock.now()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic inside the core leaves the process in an unknown state: it is passed on (the binary aborts on it),
+        // so a poisoned lock is only ever seen by tasks that end with it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("incarnation", &self.incarnation()).finish_non_exhaustive()
+    }
+}
+
+// === impl Batch ===
+
+impl Batch<'_> {
+    /// One more event.
+    pub fn event(&mut self, event: Event) {
+        match &event {
+            Event::LogRead { .. } | Event::LogOwn { .. } => self.state.counters.records_read += 1,
+            Event::Peer { .. } => self.state.counters.messages_received += 1,
+            Event::LogLost { .. } => self.state.counters.logs_lost += 1,
+            _ => {}
+        }
+        let now = self.now;
+        if let Some(node) = &mut self.state.node {
+            node.handle(now, event);
+        }
+    }
+
+    /// A request of the component. The responder gets the answer, at once or later; never if it is abandoned first.
+    pub fn request(&mut self, operation: Operation, responder: Responder) -> RequestId {
+        let request = RequestId(self.next_id());
+        self.state.counters.requests += 1;
+        self.state.responders.insert(request, responder);
+        self.event(Event::Request { request, operation });
+        request
+    }
+
+    /// Nobody waits for the answer any more.
+    pub fn abandon(&mut self, request: RequestId) {
+        if self.state.responders.remove(&request).is_some() {
+            self.event(Event::Abandoned { request });
+        }
+    }
+
+    /// The component registers as a host.
+    ///
+    /// # Errors
+    ///
+    /// If it has a host stream already.
+    pub fn host_up(
+        &mut self,
+        offer: Offer,
+        host: Arc<dyn Host>,
+    ) -> Result<SessionId, AlreadyHosting> {
+        if self.state.host.is_some() {
+            return Err(AlreadyHosting);
+        }
+        let session = SessionId(self.next_id());
+        self.state.host = Some((session, host));
+        self.state.last_host = Some(session);
+        self.event(Event::HostUp { session, offer });
+        Ok(session)
+    }
+
+    /// The host's stream ended; `dead`: its process is known to be dead.
+    pub fn host_down(&mut self, session: SessionId, dead: bool) {
+        if self.state.host.as_ref().is_some_and(|(current, _)| *current == session) {
+            self.state.host = None;
+        }
+        self.event(Event::HostDown { session, dead });
+    }
+
+    /// A connection to a peer is open. One that was open before is closed. The number names the connection.
+    pub fn peer_up(&mut self, node: NodeId, peer: Arc<dyn Peer>) -> u64 {
+        let link = self.next_id();
+        if let Some((_, old)) = self.state.peers.insert(node, (link, peer)) {
+            old.close();
+            self.event(Event::PeerDown { node });
+        }
+        self.event(Event::PeerUp { node });
+        link
+    }
+
+    /// Whether a connection is the current one to its peer.
+    pub fn is_current(&self, node: NodeId, link: u64) -> bool {
+        self.state.peers.get(&node).is_some_and(|(current, _)| *current == link)
+    }
+
+    /// A connection to a peer broke; nothing happens if it is not the current one.
+    pub fn peer_down(&mut self, node: NodeId, link: u64) {
+        if self.is_current(node, link) {
+            self.state.peers.remove(&node);
+            self.event(Event::PeerDown { node });
+        }
+    }
+
+    /// A departed node's connection ends at once.
+    pub fn peer_gone(&mut self, node: NodeId) {
+        if let Some((_, peer)) = self.state.peers.remove(&node) {
+            peer.close();
+            self.event(Event::PeerDown { node });
+        }
+    }
+
+    /// Everybody, as the membership now says.
+    pub fn set_directory(&mut self, directory: Arc<Directory>) {
+        self.state.directory = directory;
+    }
+
+    /// Time of this batch.
+    pub fn now(&self) -> Millis {
+        self.now
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.state.next_id += 1;
+        self.state.next_id
+    }
+
+    /// If the timer is much too late the process was away (rule L4).
+    fn notice_absence(&mut self) {
+        if self.now > self.state.heartbeat + AWAY_AFTER_MS {
+            let away = self.now - self.state.heartbeat;
+            tracing::warn!(away_ms = away, "this process was away; reading the logs to their end");
+            self.state.counters.resumptions += 1;
+            self.state.heartbeat = self.now;
+            self.event(Event::Resumed);
+        }
+    }
+
+    /// Carries out what the core decided: appends first, then everything else, then the timer.
+    fn drain(&mut self) {
+        let state = &mut *self.state;
+        let (Some(node), Some(backend)) = (&mut state.node, &state.backend) else { return };
+        while let Some(append) = node.poll_append() {
+            state.counters.appends += 1;
+            backend.append(append);
+        }
+        while let Some(effect) = self.state.node.as_mut().and_then(Node::poll_effect) {
+            self.carry_out(effect);
+        }
+        let due = self.state.node.as_ref().and_then(Node::poll_timeout);
+        if due.is_some_and(|due| due < self.state.armed) {
+            self.state.armed = due.unwrap_or(self.state.armed);
+            self.driver.sooner.notify_one();
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        let state = &mut *self.state;
+        match effect {
+            Effect::Send { to, message } => {
+                if let Some((_, peer)) = state.peers.get(&to) {
+                    state.counters.messages_sent += 1;
+                    peer.send(message);
+                }
+            }
+            Effect::Dispatch { session, turn } => {
+                state.counters.turns += 1;
+                if let Some(host) = state.host(session) {
+                    host.dispatch(turn);
+                }
+            }
+            Effect::DispatchDirect { session, turn, kind, method, payload, trace } => {
+                state.counters.turns_direct += 1;
+                if let Some(host) = state.host(session) {
+                    host.dispatch_direct(turn, DirectCall { kind, method, payload, trace });
+                }
+            }
+            Effect::Cancel { session, token } => {
+                state.counters.turns_cancelled += 1;
+                if let Some(host) = state.host(session) {
+                    host.cancel(token);
+                }
+            }
+            Effect::Respond { request, response } => {
+                state.counters.requests_failed += u64::from(response.is_err());
+                if let Some(responder) = state.responders.remove(&request) {
+                    responder(response);
+                }
+            }
+            Effect::Drained => {
+                state.is_drained = true;
+                if let Some((_, host)) = &state.host {
+                    host.drained();
+                }
+                self.driver.drained.notify_waiters();
+            }
+            Effect::Notice(notice) => state.counters.notice(self.now, notice),
+            durable => state.ask_backend(durable),
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.drain();
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn host(&self, session: SessionId) -> Option<&Arc<dyn Host>> {
+        self.host.as_ref().filter(|(current, _)| *current == session).map(|(_, host)| host)
+    }
+
+    fn ask_backend(&mut self, effect: Effect) {
+        let Some(backend) = &self.backend else { return };
+        match effect {
+            Effect::ReadLog { partition, from } => backend.read(&partition, from),
+            Effect::ReadBarrier { partition } => backend.barrier(&partition),
+            Effect::StopLog { partition } => backend.stop(&partition),
+            Effect::LoadActor { partition, actor } => {
+                self.counters.store_loads += 1;
+                backend.load_actor(&partition, &actor);
+            }
+            Effect::FenceStore { partition, epoch } => backend.fence(&partition, epoch),
+            Effect::WriteStore { partition, epoch, upto, ops } => {
+                self.counters.store_writes += 1;
+                backend.write(&partition, epoch, upto, ops);
+            }
+            Effect::EnsureKind { kind } => backend.ensure_kind(&kind, self.config.partitions),
+            Effect::Offer { kinds, leaving } => backend.offer(&kinds, leaving),
+            _ => unreachable!("every other effect is carried out by the batch"),
+        }
+    }
+}
+
+/// Logs that a record of a log is not understood: this version must not serve the partition.
+pub fn refuse_record(partition: &PartitionId, offset: u64, error: &dyn std::fmt::Display) {
+    tracing::error!(
+        %partition, offset, %error,
+        "a log record is not understood by this version; the partition is not served here"
+    );
+}

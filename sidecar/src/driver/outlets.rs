@@ -1,0 +1,104 @@
+//! What the driver hands its effects to; the edges implement it. None of these may block or call back into the
+//! driver: they are called under its lock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kar_core::effect::{Append, RequestError, Response, Turn};
+use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, TurnToken};
+use kar_core::invocation::{ActorOps, Payload};
+use kar_core::message::Message;
+
+/// The answer to a request of the component.
+pub type Answer = Result<Response, RequestError>;
+
+/// Takes the answer to one request.
+pub type Responder = Box<dyn FnOnce(Answer) + Send>;
+
+/// The stream of the component that hosts.
+pub trait Host: Send + Sync {
+    /// Runs a turn.
+    fn dispatch(&self, turn: Turn);
+    /// Runs an at-most-once turn; `turn` comes back in its result.
+    fn dispatch_direct(&self, turn: u64, call: DirectCall);
+    /// Abandons a turn.
+    fn cancel(&self, token: TurnToken);
+    /// Everything is handed over.
+    fn drained(&self);
+    /// The node was replaced: ends the stream, so that the component registers anew.
+    fn replaced(&self);
+}
+
+/// An at-most-once call.
+#[derive(Clone, Debug)]
+pub struct DirectCall {
+    /// The service.
+    pub kind: Kind,
+    /// Its method.
+    pub method: Arc<str>,
+    /// Argument.
+    pub payload: Payload,
+    /// W3C trace context.
+    pub trace: Arc<str>,
+}
+
+/// An open connection to a peer.
+pub trait Peer: Send + Sync {
+    /// Sends in order.
+    fn send(&self, message: Message);
+    /// Ends the connection.
+    fn close(&self);
+}
+
+/// Durable logs, one for each partition. Results come back as events.
+pub trait Log: Send {
+    /// Appends a record, after those asked for before; its reading back reports it.
+    fn append(&self, append: Append);
+    /// Reads from an offset and follows; reading under way for the log ends first.
+    fn read(&self, log: &PartitionId, from: Offset);
+    /// Reports when everything that is in the log now was read.
+    fn barrier(&self, log: &PartitionId);
+    /// Stops following.
+    fn stop(&self, log: &PartitionId);
+}
+
+/// Materialised state with a fence cell for each partition. Results come back as events.
+pub trait Store: Send {
+    /// Loads an actor and its partition's cell in one step.
+    fn load_actor(&self, partition: &PartitionId, actor: &Arc<str>);
+    /// Puts an epoch into the cell unless it has a newer one.
+    fn fence(&self, partition: &PartitionId, epoch: Epoch);
+    /// Applies operations and sets the cell, in one step, unless it has a newer epoch.
+    fn write(&self, partition: &PartitionId, epoch: Epoch, upto: Offset, ops: Vec<ActorOps>);
+}
+
+/// The membership. Its views come back as events.
+pub trait Membership: Send {
+    /// Tells what this node hosts.
+    fn offer(&self, kinds: &[Kind], leaving: bool);
+    /// Registers a kind with a number of partitions, unless it has one.
+    fn ensure_kind(&self, kind: &Kind, partitions: u32);
+}
+
+/// Everything durable, of one implementation.
+pub trait Backend: Log + Store + Membership {}
+
+/// A node as the membership describes it, for people and for dialling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeCard {
+    /// Incarnation.
+    pub id: NodeId,
+    /// Name.
+    pub name: String,
+    /// Where its peer plane listens.
+    pub address: String,
+    /// Process id of the sidecar; 0 if unknown.
+    pub process_id: u32,
+    /// What it hosts.
+    pub kinds: Vec<Kind>,
+    /// It is leaving.
+    pub leaving: bool,
+}
+
+/// Everybody, by incarnation.
+pub type Directory = BTreeMap<NodeId, NodeCard>;

@@ -1,0 +1,95 @@
+//! The one way in for everything that a component asks for.
+
+use std::sync::Arc;
+
+use kar_core::ids::{Millis, RequestId};
+use kar_core::limits::Limits;
+use kar_proto::v1::request::Operation as Ask;
+use kar_proto::v1::response::Result as Reply;
+use tokio::sync::oneshot;
+use tonic::Status;
+
+use crate::backend::{ApplicationState, StateOperation};
+use crate::convert::api::{Prepared, answer, prepare, state_answer};
+use crate::convert::error;
+use crate::driver::{Batch, Driver};
+
+/// Takes the answer to one request.
+pub type Done = Box<dyn FnOnce(Result<Reply, Status>) + Send>;
+
+/// The way in.
+#[derive(Clone)]
+pub struct Api {
+    /// Decides.
+    pub driver: Arc<Driver>,
+    /// The application's state.
+    pub state: Arc<dyn ApplicationState>,
+    /// Bounds that requests are checked against.
+    pub limits: Arc<Limits>,
+}
+
+/// Abandons a request when whoever waits for it goes away.
+struct Waiting {
+    driver: Arc<Driver>,
+    request: Option<RequestId>,
+}
+
+// === impl Api ===
+
+impl Api {
+    /// Parses a request and hands it to the core or to the application's state. `done` gets the answer, at once or later.
+    /// The id is for abandoning it; there is none if the core does not have it.
+    pub fn submit(&self, batch: &mut Batch<'_>, ask: Ask, done: Done) -> Option<RequestId> {
+        match prepare(ask, batch.now(), &self.limits) {
+            Ok(Prepared::Core(operation, shape)) => {
+                Some(batch.request(operation, Box::new(move |a| done(answer(shape, a)))))
+            }
+            Ok(Prepared::State(operation)) => {
+                self.run_state(operation, done);
+                None
+            }
+            Err(status) => {
+                done(Err(status));
+                None
+            }
+        }
+    }
+
+    /// Asks and waits; whoever stops waiting abandons the request.
+    ///
+    /// # Errors
+    ///
+    /// The status that says why the request was not carried out.
+    pub async fn ask(&self, ask: Ask) -> Result<Reply, Status> {
+        let (sender, receiver) = oneshot::channel();
+        // If nobody waits any more the answer is dropped: that is what abandoning means.
+        let done: Done = Box::new(move |reply| drop(sender.send(reply)));
+        let request = self.submit(&mut self.driver.batch(), ask, done);
+        let mut waiting = Waiting { driver: self.driver.clone(), request };
+        let reply = receiver.await;
+        waiting.request = None;
+        reply.unwrap_or_else(|_| {
+            let what = "the sidecar ended while it was under way";
+            Err(error::status(kar_proto::v1::ErrorReason::OutcomeUnknown, what, []))
+        })
+    }
+
+    /// The time.
+    pub fn now(&self) -> Millis {
+        self.driver.now()
+    }
+
+    /// The application's state is not the core's business: it is asked past it, in a task of its own.
+    fn run_state(&self, operation: StateOperation, done: Done) {
+        let answer = self.state.run(operation);
+        tokio::spawn(async move { done(state_answer(answer.await)) });
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(request) = self.request {
+            self.driver.batch().abandon(request);
+        }
+    }
+}

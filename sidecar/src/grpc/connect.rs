@@ -1,0 +1,246 @@
+//! The component's stream: hosting, and every other operation multiplexed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kar_core::Event;
+use kar_core::ids::SessionId;
+use kar_core::limits::LimitHit;
+use kar_proto::v1 as pb;
+use kar_proto::v1::ErrorReason;
+use kar_proto::v1::component_frame::Frame as In;
+use kar_proto::v1::component_service_server::ComponentService;
+use kar_proto::v1::sidecar_frame::Frame as Out;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::api::Api;
+use super::serve::closed;
+use super::session::Session;
+use crate::config::{ApplicationName, Bounds};
+use crate::convert::api::{TurnRef, offer, turn_outcome};
+use crate::convert::error;
+use crate::driver::{AlreadyHosting, Batch};
+use crate::outbox::{OutboxBounds, OutboxStream};
+
+/// Newest version of the protocol that this sidecar speaks.
+const PROTOCOL_VERSION: i32 = 1;
+
+/// Serves component streams.
+#[derive(Clone)]
+pub struct Connect {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    api: Api,
+    bounds: Bounds,
+    node_name: String,
+    application: ApplicationName,
+    /// Turns true when the sidecar ends.
+    closing: watch::Receiver<bool>,
+    /// Streams open now.
+    open: AtomicUsize,
+}
+
+/// One stream from the first frame on.
+struct Stream {
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    /// Its name as a host, if it hosts.
+    host: Option<SessionId>,
+}
+
+// === impl Connect ===
+
+impl Connect {
+    /// Streams of a node; they end when `closing` turns true.
+    pub fn new(
+        api: Api,
+        bounds: Bounds,
+        node_name: String,
+        application: ApplicationName,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
+        let open = AtomicUsize::new(0);
+        Self { shared: Arc::new(Shared { api, bounds, node_name, application, closing, open }) }
+    }
+}
+
+#[tonic::async_trait]
+impl ComponentService for Connect {
+    type ConnectStream = OutboxStream<pb::SidecarFrame, pb::ConnectResponse>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<pb::ConnectRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut inbound = request.into_inner();
+        let first = inbound.message().await?.unwrap_or_default();
+        let mut frames = first.frames.into_iter().map(|f| f.frame);
+        let Some(Some(In::Hello(hello))) = frames.next() else {
+            return Err(error::protocol_violation("hello", "must come first"));
+        };
+        let stream = Stream::open(self.shared.clone(), &hello)?;
+        let outbox = stream.session.outbox().clone();
+        let response = OutboxStream::new(outbox, None, |frames| pb::ConnectResponse { frames });
+        stream.take(frames)?;
+        tokio::spawn(stream.run(inbound));
+        Ok(Response::new(response))
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    /// Answers `hello`.
+    fn open(shared: Arc<Shared>, hello: &pb::Hello) -> Result<Self, Status> {
+        if hello.protocol_version < 1 {
+            return Err(error::invalid_field("hello.protocol_version", "must be at least 1"));
+        }
+        let credits = u32::try_from(hello.invocation_credits).map_err(|_| {
+            error::invalid_field("hello.invocation_credits", "must not be negative")
+        })?;
+        let offer = offer(hello)?;
+        let bounds = OutboxBounds {
+            frames_max: shared.bounds.session_queue_frames_max,
+            bytes_max: shared.bounds.session_queue_bytes_max,
+            frames_per_message_max: shared.bounds.frames_per_message_max,
+        };
+        let driver = shared.api.driver.clone();
+        let session = Session::new(driver.clone(), bounds, shared.bounds.request_credits, credits);
+        let open = shared.open.fetch_add(1, Ordering::Relaxed);
+        // From here on dropping the stream counts it off again.
+        let mut stream = Self { shared, session, host: None };
+        let max = stream.shared.bounds.sessions_max;
+        if open >= max {
+            let hit = LimitHit { name: "sessions_max", limit: max as u64 };
+            return Err(error::limit_reached(hit));
+        }
+        stream.welcome(hello);
+        if let Some(offer) = offer {
+            let up = driver.batch().host_up(offer, stream.session.clone());
+            let id = up.map_err(|AlreadyHosting| {
+                let what = "this sidecar has a host stream already; end that one first";
+                error::status(ErrorReason::AlreadyHosting, what, [])
+            })?;
+            stream.host = Some(id);
+        }
+        Ok(stream)
+    }
+
+    fn welcome(&self, hello: &pb::Hello) {
+        let shared = &self.shared;
+        let limits = &shared.api.limits;
+        let incarnation = shared.api.driver.incarnation().unwrap_or_default().0;
+        let welcome = pb::Welcome {
+            protocol_version: PROTOCOL_VERSION.min(hello.protocol_version),
+            node: shared.node_name.clone(),
+            incarnation,
+            application: shared.application.to_string(),
+            sidecar_version: env!("CARGO_PKG_VERSION").to_owned(),
+            message_bytes_max: i64::try_from(limits.message_bytes_max).unwrap_or(i64::MAX),
+            request_credits: i32::try_from(shared.bounds.request_credits).unwrap_or(i32::MAX),
+        };
+        self.session.send(Out::Welcome(welcome), 256);
+    }
+
+    /// Reads until either side ends the stream.
+    async fn run(self, mut inbound: Streaming<pb::ConnectRequest>) {
+        let outbox = self.session.outbox().clone();
+        let mut ended = std::pin::pin!(outbox.ended());
+        let mut closing = std::pin::pin!(closed(self.shared.closing.clone()));
+        loop {
+            let message = tokio::select! {
+                biased;
+                message = inbound.message() => message,
+                () = &mut ended => break,
+                () = &mut closing => {
+                    let what = "the sidecar ended";
+                    self.session.end(Some(error::status(ErrorReason::Draining, what, [])));
+                    break;
+                }
+            };
+            let frames = match message {
+                Ok(Some(message)) => message.frames,
+                // The component closed its side, or vanished.
+                Ok(None) => break,
+                Err(status) => {
+                    tracing::debug!(%status, "a component's stream broke");
+                    break;
+                }
+            };
+            if let Err(status) = self.take(frames.into_iter().map(|f| f.frame)) {
+                tracing::warn!(message = status.message(), "a component's stream is ended");
+                self.session.end(Some(status));
+                break;
+            }
+        }
+        self.session.end(None);
+    }
+
+    /// Takes the frames of one message, in order.
+    fn take(&self, frames: impl Iterator<Item = Option<In>>) -> Result<(), Status> {
+        let mut batch = self.shared.api.driver.batch();
+        for frame in frames {
+            let empty = || error::protocol_violation("(empty)", "is empty or not known");
+            self.take_frame(&mut batch, frame.ok_or_else(empty)?)?;
+        }
+        Ok(())
+    }
+
+    fn take_frame(&self, batch: &mut Batch<'_>, frame: In) -> Result<(), Status> {
+        match frame {
+            In::Hello(_) => return Err(error::protocol_violation("hello", "comes once")),
+            In::Request(request) => {
+                let id = request.id;
+                let what = "has no operation, or one that this version does not know";
+                let violation = || error::protocol_violation("request", what);
+                let ask = request.operation.ok_or_else(violation)?;
+                self.session.begin(id)?;
+                let session = self.session.clone();
+                let done = Box::new(move |reply| session.answer(id, reply));
+                if let Some(request) = self.shared.api.submit(batch, ask, done) {
+                    self.session.known_as(id, request);
+                }
+            }
+            In::TurnResult(outcome) => {
+                self.must_host("turn_result")?;
+                let (turn, result) = turn_outcome(outcome, &self.shared.api.limits)?;
+                self.session.turn_ended();
+                batch.event(match turn {
+                    TurnRef::Durable(token) => Event::TurnResult { token, result },
+                    TurnRef::Direct(turn) => Event::DirectResult { turn, result },
+                });
+            }
+            In::Credit(credit) => match u32::try_from(credit.count) {
+                Ok(count) if count > 0 => self.session.allow(count),
+                _ => return Err(error::protocol_violation("credit", "must be at least 1")),
+            },
+            In::Goodbye(_) => {
+                let session = self.must_host("goodbye")?;
+                self.session.leave();
+                batch.event(Event::HostLeaving { session });
+            }
+        }
+        Ok(())
+    }
+
+    fn must_host(&self, frame: &str) -> Result<SessionId, Status> {
+        let what = "this stream hosts nothing";
+        self.host.ok_or_else(|| error::protocol_violation(frame, what))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.shared.open.fetch_sub(1, Ordering::Relaxed);
+        let mut batch = self.shared.api.driver.batch();
+        for request in self.session.take_requests() {
+            batch.abandon(request);
+        }
+        if let Some(host) = self.host {
+            batch.host_down(host, false);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The component's side: gRPC services on a Unix socket and on loopback. The stream ([`connect`]) and the unary RPCs
+//! ([`unary`]) build the same operations and enter the core through [`api`].
+
+pub mod api;
+pub mod auth;
+pub mod connect;
+pub mod later;
+pub mod listing;
+pub mod serve;
+pub mod session;
+pub mod system;
+pub mod unary;

@@ -1,0 +1,223 @@
+//! What the sidecar holds about one component stream: frames to it, its requests under way, the turns it may be sent.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kar_core::Event;
+use kar_core::effect::Turn;
+use kar_core::event::TurnResult;
+use kar_core::ids::{RequestId, TurnToken};
+use kar_proto::v1 as pb;
+use kar_proto::v1::ErrorReason;
+use kar_proto::v1::response::Result as Reply;
+use kar_proto::v1::sidecar_frame::Frame;
+use tonic::Status;
+
+use crate::convert::api::{direct_to, reply_size, turn_to};
+use crate::convert::error;
+use crate::driver::Driver;
+use crate::driver::outlets::{DirectCall, Host};
+use crate::outbox::{Outbox, OutboxBounds};
+
+/// Frames to a component.
+pub type SessionOutbox = Outbox<pb::SidecarFrame>;
+
+/// One component stream.
+pub struct Session {
+    driver: Arc<Driver>,
+    outbox: Arc<SessionOutbox>,
+    bounds: OutboxBounds,
+    requests: Mutex<HashMap<u64, Option<RequestId>>>,
+    requests_max: usize,
+    window: Mutex<Window>,
+}
+
+/// Turns that the component allows.
+#[derive(Debug, Default)]
+struct Window {
+    /// How many may be under way; `None`: the core's slots are the only bound.
+    allowed: Option<u64>,
+    /// How many are.
+    under_way: u64,
+    /// Waiting for credit, in order, with their size in bytes.
+    held: VecDeque<(pb::InvocationFrame, usize)>,
+    held_bytes: usize,
+    /// It asked to leave.
+    is_leaving: bool,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// A stream whose component allows `invocation_credits` turns at once (0: any number), and may have `requests_max`
+    /// requests under way.
+    pub fn new(
+        driver: Arc<Driver>,
+        bounds: OutboxBounds,
+        requests_max: u32,
+        invocation_credits: u32,
+    ) -> Arc<Self> {
+        let allowed = (invocation_credits > 0).then_some(invocation_credits.into());
+        Arc::new(Self {
+            driver,
+            outbox: Outbox::new(bounds),
+            bounds,
+            requests: Mutex::default(),
+            requests_max: requests_max as usize,
+            window: Mutex::new(Window { allowed, ..Window::default() }),
+        })
+    }
+
+    /// The queue that the transport reads.
+    pub fn outbox(&self) -> &Arc<SessionOutbox> {
+        &self.outbox
+    }
+
+    /// Sends a frame of about `bytes` bytes.
+    pub fn send(&self, frame: Frame, bytes: usize) {
+        self.outbox.push(pb::SidecarFrame { frame: Some(frame) }, bytes);
+    }
+
+    /// Ends the stream.
+    pub fn end(&self, status: Option<Status>) {
+        self.outbox.end(status);
+    }
+
+    /// A request comes in.
+    ///
+    /// # Errors
+    ///
+    /// If its number is in use, or more requests are under way than were allowed.
+    pub fn begin(&self, id: u64) -> Result<(), Status> {
+        let mut requests = self.requests();
+        if requests.len() >= self.requests_max {
+            return Err(error::protocol_violation(
+                "request",
+                &format!("more than {} requests are under way", self.requests_max),
+            ));
+        }
+        if requests.insert(id, None).is_some() {
+            return Err(error::protocol_violation("request", &format!("id {id} is in use")));
+        }
+        Ok(())
+    }
+
+    /// The core knows it as `request`; nothing happens if it was answered meanwhile.
+    pub fn known_as(&self, id: u64, request: RequestId) {
+        if let Some(entry) = self.requests().get_mut(&id) {
+            *entry = Some(request);
+        }
+    }
+
+    /// A request is answered.
+    pub fn answer(&self, id: u64, reply: Result<Reply, Status>) {
+        self.requests().remove(&id);
+        let result = reply.unwrap_or_else(|status| Reply::Status(error::on_stream(&status)));
+        let bytes = reply_size(&result);
+        self.send(Frame::Response(pb::Response { id, result: Some(result) }), bytes);
+    }
+
+    /// The requests that nobody waits for any more once the stream has ended.
+    pub fn take_requests(&self) -> Vec<RequestId> {
+        self.requests().drain().filter_map(|(_, request)| request).collect()
+    }
+
+    /// The component allows `count` more turns.
+    pub fn allow(&self, count: u32) {
+        let mut window = self.window();
+        if let Some(allowed) = &mut window.allowed {
+            *allowed = allowed.saturating_add(count.into());
+        }
+        self.release(&mut window);
+    }
+
+    /// A turn ended at the component.
+    pub fn turn_ended(&self) {
+        let mut window = self.window();
+        window.under_way = window.under_way.saturating_sub(1);
+        self.release(&mut window);
+    }
+
+    /// The component asked to leave.
+    pub fn leave(&self) {
+        self.window().is_leaving = true;
+    }
+
+    /// Sends a turn, or holds it until there is credit. What is held counts against the bounds of the stream, so that a
+    /// component that never gives credit does not grow memory either.
+    fn invoke(&self, frame: pb::InvocationFrame, bytes: usize) {
+        let mut window = self.window();
+        window.held.push_back((frame, bytes));
+        window.held_bytes += bytes;
+        self.release(&mut window);
+        let (frames, bytes) = (window.held.len(), window.held_bytes);
+        if frames > self.bounds.frames_max || bytes > self.bounds.bytes_max {
+            window.held.clear();
+            let what = format!("{frames} turns of {bytes} bytes waited for credit: give more");
+            self.end(Some(Status::resource_exhausted(what)));
+        }
+    }
+
+    fn release(&self, window: &mut Window) {
+        while window.allowed.is_none_or(|allowed| window.under_way < allowed) {
+            let Some((frame, bytes)) = window.held.pop_front() else { return };
+            window.under_way += 1;
+            window.held_bytes -= bytes;
+            self.send(Frame::Invocation(frame), bytes);
+        }
+    }
+
+    /// Takes a turn back that has not been sent yet; tells whether there was one.
+    fn recall(&self, turn_token: &str) -> bool {
+        let mut window = self.window();
+        let held = window.held.iter().position(|(frame, _)| frame.turn_token == turn_token);
+        let recalled = held.and_then(|at| window.held.remove(at));
+        window.held_bytes -= recalled.as_ref().map_or(0, |(_, bytes)| *bytes);
+        recalled.is_some()
+    }
+
+    fn requests(&self) -> MutexGuard<'_, HashMap<u64, Option<RequestId>>> {
+        // Nothing panics while it is held.
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        // Nothing panics while it is held.
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host for Session {
+    fn dispatch(&self, turn: Turn) {
+        let bytes = turn.payload.data.len() + 256;
+        self.invoke(turn_to(turn), bytes);
+    }
+
+    fn dispatch_direct(&self, turn: u64, call: DirectCall) {
+        let bytes = call.payload.data.len() + 256;
+        self.invoke(direct_to(turn, call), bytes);
+    }
+
+    fn cancel(&self, token: TurnToken) {
+        let turn_token = token.to_string();
+        if self.recall(&turn_token) {
+            // The component never saw it. The core is told in a task: it is in the middle of deciding just now.
+            let driver = self.driver.clone();
+            let result = TurnResult::Cancelled;
+            tokio::spawn(async move { driver.handle(Event::TurnResult { token, result }) });
+            return;
+        }
+        self.send(Frame::CancelTurn(pb::CancelTurn { turn_token }), 128);
+    }
+
+    fn drained(&self) {
+        if self.window().is_leaving {
+            self.send(Frame::Drained(pb::Drained {}), 16);
+        }
+    }
+
+    fn replaced(&self) {
+        let what = "the sidecar's node was struck out and replaced: connect again";
+        self.end(Some(error::status(ErrorReason::OutcomeUnknown, what, [])));
+    }
+}

@@ -1,0 +1,108 @@
+//! The unary twins of the stream's operations.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use kar_proto::v1 as pb;
+use kar_proto::v1::request::Operation as Ask;
+use kar_proto::v1::response::Result as Reply;
+use pb::actor_state_service_server::ActorStateService;
+use pb::invocation_service_server::InvocationService;
+use pb::state_service_server::StateService;
+use tonic::{Request, Response, Status};
+
+use super::api::Api;
+use super::listing;
+use crate::convert::error::not_implemented;
+
+/// `InvocationService`, `ActorStateService` and `StateService`.
+#[derive(Clone)]
+pub struct Unary(pub Api);
+
+impl Unary {
+    /// Asks, and takes the answer out of its shape.
+    async fn ask<T>(
+        &self,
+        ask: Ask,
+        take: impl FnOnce(Reply) -> Option<T>,
+    ) -> Result<Response<T>, Status> {
+        let reply = take(self.0.ask(ask).await?);
+        let reply = reply.ok_or_else(|| Status::internal("the answer does not fit the request"))?;
+        Ok(Response::new(reply))
+    }
+}
+
+/// A unary RPC that asks for an operation of the same shape: what `async fn` becomes under `async_trait`, which does not
+/// see inside macros.
+macro_rules! twin {
+    ($name:ident, $request:ident, $ask:ident -> $response:ident) => {
+        fn $name<'a, 'f>(
+            &'a self,
+            request: Request<pb::$request>,
+        ) -> Pin<Box<dyn Future<Output = Result<Response<pb::$response>, Status>> + Send + 'f>>
+        where
+            'a: 'f,
+            Self: 'f,
+        {
+            let take = |reply| match reply {
+                Reply::$ask(response) => Some(response),
+                _ => None,
+            };
+            Box::pin(self.ask(Ask::$ask(request.into_inner()), take))
+        }
+    };
+}
+
+#[tonic::async_trait]
+impl InvocationService for Unary {
+    twin!(invoke, InvokeRequest, Invoke -> InvokeResponse);
+    twin!(call_actor, CallActorRequest, CallActor -> CallActorResponse);
+    twin!(tell, TellRequest, Tell -> TellResponse);
+    twin!(start, StartRequest, Start -> StartResponse);
+    twin!(r#await, AwaitRequest, Await -> AwaitResponse);
+
+    async fn cancel(
+        &self,
+        _: Request<pb::CancelRequest>,
+    ) -> Result<Response<pb::CancelResponse>, Status> {
+        Err(not_implemented("InvocationService.Cancel"))
+    }
+
+    async fn get_invocation(
+        &self,
+        _: Request<pb::GetInvocationRequest>,
+    ) -> Result<Response<pb::GetInvocationResponse>, Status> {
+        Err(not_implemented("InvocationService.GetInvocation"))
+    }
+
+    async fn list_invocations(
+        &self,
+        request: Request<pb::ListInvocationsRequest>,
+    ) -> Result<Response<pb::ListInvocationsResponse>, Status> {
+        listing::invocations(&self.0.driver, request.into_inner()).await.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl ActorStateService for Unary {
+    twin!(get, ActorStateServiceGetRequest, ActorStateGet -> ActorStateServiceGetResponse);
+    twin!(get_all, GetAllRequest, ActorStateGetAll -> GetAllResponse);
+    twin!(apply, ApplyRequest, ActorStateApply -> ApplyResponse);
+    twin!(contains, ContainsRequest, ActorStateContains -> ContainsResponse);
+    twin!(flush, FlushRequest, Flush -> FlushResponse);
+}
+
+#[tonic::async_trait]
+impl StateService for Unary {
+    twin!(get, StateServiceGetRequest, StateGet -> StateServiceGetResponse);
+    twin!(set, SetRequest, StateSet -> SetResponse);
+    twin!(delete, DeleteRequest, StateDelete -> DeleteResponse);
+    twin!(list, ListRequest, StateList -> ListResponse);
+
+    async fn transact(
+        &self,
+        _: Request<pb::TransactRequest>,
+    ) -> Result<Response<pb::TransactResponse>, Status> {
+        Err(not_implemented("StateService.Transact"))
+    }
+}

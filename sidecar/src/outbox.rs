@@ -1,0 +1,229 @@
+//! A bounded queue of frames that is itself the stream which the transport sends: whatever is ready when the transport
+//! comes for more travels in one message.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tokio::sync::Notify;
+use tokio_stream::Stream;
+use tonic::Status;
+
+/// Bytes of frames after which a message is closed.
+const MESSAGE_BYTES_TARGET: usize = 256 << 10;
+
+/// Bounds of an outbox.
+#[derive(Clone, Copy, Debug)]
+pub struct OutboxBounds {
+    /// Frames waiting.
+    pub frames_max: usize,
+    /// Bytes waiting.
+    pub bytes_max: usize,
+    /// Frames in one message.
+    pub frames_per_message_max: usize,
+}
+
+/// The writing end: frames go in, in order. It ends by itself when the other side does not keep up.
+#[derive(Debug)]
+pub struct Outbox<T> {
+    queue: Mutex<Queue<T>>,
+    bounds: OutboxBounds,
+    ended: Notify,
+}
+
+/// The end that the transport reads.
+pub struct OutboxStream<T, M> {
+    outbox: Arc<Outbox<T>>,
+    /// Sent before all frames.
+    first: Option<M>,
+    pack: fn(Vec<T>) -> M,
+}
+
+#[derive(Debug)]
+struct Queue<T> {
+    frames: VecDeque<(T, usize)>,
+    bytes: usize,
+    waker: Option<Waker>,
+    /// Nothing goes in any more.
+    is_ended: bool,
+    /// Told to the other side after what is queued.
+    status: Option<Status>,
+}
+
+// === impl Outbox ===
+
+impl<T> Outbox<T> {
+    /// An empty one.
+    pub fn new(bounds: OutboxBounds) -> Arc<Self> {
+        let queue =
+            Queue { frames: VecDeque::new(), bytes: 0, waker: None, is_ended: false, status: None };
+        Arc::new(Self { queue: Mutex::new(queue), bounds, ended: Notify::new() })
+    }
+
+    /// Adds a frame of about `bytes` bytes. Beyond a bound everything queued is dropped and the stream ends with a
+    /// status that names the bound; after the end frames are dropped: whoever waits for them learns it from the end.
+    pub fn push(&self, frame: T, bytes: usize) {
+        let mut queue = self.lock();
+        if queue.is_ended {
+            return;
+        }
+        queue.frames.push_back((frame, bytes));
+        queue.bytes += bytes;
+        let (frames, bytes) = (queue.frames.len(), queue.bytes);
+        if frames > self.bounds.frames_max || bytes > self.bounds.bytes_max {
+            queue.frames.clear();
+            drop(queue);
+            tracing::warn!(frames, bytes, "the other side does not read; its stream is ended");
+            self.end(Some(Status::resource_exhausted(format!(
+                "{frames} frames of {bytes} bytes waited to be read: read faster, ask for less"
+            ))));
+            return;
+        }
+        if let Some(waker) = queue.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Ends the stream after what is queued, in order or with a status. Only the first end counts.
+    pub fn end(&self, status: Option<Status>) {
+        let mut queue = self.lock();
+        if !queue.is_ended {
+            queue.is_ended = true;
+            queue.status = status;
+            self.ended.notify_waiters();
+        }
+        if let Some(waker) = queue.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Returns when the stream has ended, from either side.
+    pub async fn ended(&self) {
+        let mut notified = std::pin::pin!(self.ended.notified());
+        // Registered before the question, so that an end in between is not missed.
+        notified.as_mut().enable();
+        if !self.lock().is_ended {
+            notified.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue<T>> {
+        // Nothing panics while it is held.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl OutboxStream ===
+
+impl<T, M> OutboxStream<T, M> {
+    /// The stream of an outbox: `first`, then its frames, each message made by `pack`.
+    pub fn new(outbox: Arc<Outbox<T>>, first: Option<M>, pack: fn(Vec<T>) -> M) -> Self {
+        Self { outbox, first, pack }
+    }
+}
+
+// Nothing in it is ever pinned.
+impl<T, M> Unpin for OutboxStream<T, M> {}
+
+impl<T, M> Stream for OutboxStream<T, M> {
+    type Item = Result<M, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        let mut queue = self.outbox.lock();
+        if queue.frames.is_empty() {
+            if queue.is_ended {
+                return Poll::Ready(queue.status.take().map(Err));
+            }
+            if !queue.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                queue.waker = Some(cx.waker().clone());
+            }
+            return Poll::Pending;
+        }
+        let count = queue.frames.len().min(self.outbox.bounds.frames_per_message_max.max(1));
+        let mut frames = Vec::with_capacity(count);
+        let mut bytes = 0;
+        while frames.len() < count && bytes < MESSAGE_BYTES_TARGET {
+            let Some((frame, size)) = queue.frames.pop_front() else { break };
+            bytes += size;
+            frames.push(frame);
+        }
+        queue.bytes = queue.bytes.saturating_sub(bytes);
+        drop(queue);
+        Poll::Ready(Some(Ok((self.pack)(frames))))
+    }
+}
+
+impl<T, M> Drop for OutboxStream<T, M> {
+    /// The transport has let go: nobody will read any more.
+    fn drop(&mut self) {
+        self.outbox.lock().frames.clear();
+        self.outbox.end(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+
+    const BOUNDS: OutboxBounds =
+        OutboxBounds { frames_max: 20, bytes_max: 1 << 20, frames_per_message_max: 16 };
+
+    fn stream(outbox: &Arc<Outbox<u32>>) -> OutboxStream<u32, Vec<u32>> {
+        OutboxStream::new(outbox.clone(), Some(vec![1_000]), |frames| frames)
+    }
+
+    #[tokio::test]
+    async fn frames_are_packed_in_order() {
+        let outbox = Outbox::new(BOUNDS);
+        let mut stream = stream(&outbox);
+        for frame in 0..18 {
+            outbox.push(frame, 1);
+        }
+        outbox.end(None);
+        let mut messages = Vec::new();
+        while let Some(message) = stream.next().await {
+            messages.push(message.expect("no status was given"));
+        }
+        let expected = vec![vec![1_000], (0..16).collect::<Vec<_>>(), vec![16, 17]];
+        assert_eq!(messages, expected);
+    }
+
+    #[tokio::test]
+    async fn large_frames_travel_apart() {
+        let outbox = Outbox::new(BOUNDS);
+        let mut stream = stream(&outbox);
+        for frame in 0..3 {
+            outbox.push(frame, MESSAGE_BYTES_TARGET);
+        }
+        assert_eq!(stream.next().await.and_then(Result::ok), Some(vec![1_000]));
+        assert_eq!(stream.next().await.and_then(Result::ok), Some(vec![0]));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_does_not_read_is_cut_off_and_holds_no_memory() {
+        let outbox = Outbox::new(BOUNDS);
+        let mut stream = stream(&outbox);
+        for frame in 0..100 {
+            outbox.push(frame, 1);
+        }
+        outbox.ended().await;
+        assert_eq!(outbox.lock().frames.len(), 0);
+        assert_eq!(stream.next().await.and_then(Result::ok), Some(vec![1_000]));
+        let status = stream.next().await.expect("a status").expect_err("a status");
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn letting_go_of_the_stream_ends_the_outbox() {
+        let outbox = Outbox::new(BOUNDS);
+        drop(stream(&outbox));
+        outbox.ended().await;
+    }
+}

@@ -1,0 +1,53 @@
+//! What every node of the application serves, for people and tools.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use kar_proto::peer::v1 as pb;
+use pb::peer_service_client::PeerServiceClient;
+use tonic::Status;
+
+use super::{PEER_MESSAGE_BYTES_MAX, serve};
+use crate::driver::Driver;
+use crate::driver::outlets::NodeCard;
+use crate::net::PeerAddress;
+
+/// How long a node may take to tell what it serves.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Asks every member.
+///
+/// # Errors
+///
+/// The first member's that did not answer: a listing that leaves out a node would be taken for complete.
+pub async fn all(driver: &Arc<Driver>) -> Result<Vec<(NodeCard, pb::InspectResponse)>, Status> {
+    let own = driver.incarnation();
+    let directory = driver.directory();
+    let ask = |card: NodeCard| async move {
+        if Some(card.id) == own {
+            return Ok((card, serve::inspect(driver)));
+        }
+        let view = tokio::time::timeout(INSPECT_TIMEOUT, one(&card.address)).await;
+        let view = view.unwrap_or_else(|_| Err(Status::unavailable("no answer in time")));
+        match view {
+            Ok(view) => Ok((card, view)),
+            Err(status) => Err(Status::unavailable(format!(
+                "node {} did not tell what it serves ({}); try again",
+                card.name,
+                status.message()
+            ))),
+        }
+    };
+    join_all(directory.values().cloned().map(ask)).await.into_iter().collect()
+}
+
+async fn one(address: &str) -> Result<pb::InspectResponse, Status> {
+    let address: PeerAddress = address
+        .parse()
+        .map_err(|e: crate::net::PeerAddressError| Status::internal(e.to_string()))?;
+    let channel = address.connect().await.map_err(|e| Status::unavailable(e.to_string()))?;
+    let mut client =
+        PeerServiceClient::new(channel).max_decoding_message_size(PEER_MESSAGE_BYTES_MAX);
+    Ok(client.inspect(pb::InspectRequest {}).await?.into_inner())
+}
