@@ -1,0 +1,13 @@
+//! The real binary over real sockets: one file per promise or surface.
+
+mod bad_input;
+mod calls;
+mod cli;
+mod disk;
+mod flows;
+mod grpcurl;
+mod hello;
+mod state;
+mod tells;
+mod twins;
+mod unread;

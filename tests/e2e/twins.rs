@@ -1,0 +1,182 @@
+//! Every operation exists twice, as a unary RPC and as a request on the stream, and both enter the same code.
+
+use kar_proto::v1::request::Operation;
+use kar_proto::v1::response::Result as Answer;
+use kar_proto::v1::{
+    ActorStateServiceGetRequest, ActorTarget, ApplyRequest, AwaitRequest, CallActorRequest,
+    ContainsRequest, DeleteRequest, DeliveryMode, FlushRequest, GetAllRequest, InvokeRequest,
+    ListRequest, SetRequest, StartRequest, StateChange, StateEntry, StateServiceGetRequest,
+    TellRequest, state_change,
+};
+use kar_tests::component::{Component, hello, service};
+use kar_tests::errors::assert_error;
+use kar_tests::grpc::{json as bytes, value};
+use kar_tests::{Client, Handle, Turn, World, test};
+use serde_json::json;
+use tonic::Code;
+
+/// One sidecar with a component of the role `echo`, and a stream of a component that hosts nothing.
+async fn echo() -> (std::rc::Rc<World>, kar_tests::Node, Client, Handle) {
+    let world = World::new("twins");
+    let node = world.app("host", &["echo"]).await;
+    node.hosts("echo").await;
+    let client = node.client().await;
+    let stream = Component::connect(&client, hello(&[], &[])).await.expect("welcome");
+    (world, node, client, stream.handle())
+}
+
+#[test]
+fn calls_are_the_same_on_both_ways() {
+    test(async {
+        let (_world, _node, client, stream) = echo().await;
+        for mode in [DeliveryMode::Durable, DeliveryMode::Direct] {
+            let request = InvokeRequest {
+                service: "echo".into(),
+                method: "echo".into(),
+                payload: Some(bytes(&json!("x"))),
+                delivery_mode: mode.into(),
+                ..Default::default()
+            };
+            let unary = client.invocation().invoke(request.clone()).await.expect("answered");
+            let answer = stream.request(Operation::Invoke(request)).await.expect("answered");
+            let Answer::Invoke(twin) = answer else { panic!("{answer:?}") };
+            assert_eq!(unary.into_inner().result, twin.result);
+        }
+        let request = CallActorRequest {
+            actor: Some(ActorTarget { r#type: "Echo".into(), id: "a".into() }),
+            method: "fail".into(),
+            ..Default::default()
+        };
+        let unary = client.invocation().call_actor(request.clone()).await.expect("answered");
+        let answer = stream.request(Operation::CallActor(request)).await.expect("answered");
+        let Answer::CallActor(twin) = answer else { panic!("{answer:?}") };
+        assert_eq!(unary.into_inner().result, twin.result);
+    });
+}
+
+#[test]
+fn tell_start_and_await_work_on_the_stream() {
+    test(async {
+        let (_world, _node, client, stream) = echo().await;
+        let request = TellRequest {
+            target: Some(service("echo")),
+            method: "echo".into(),
+            ..Default::default()
+        };
+        let answer = stream.request(Operation::Tell(request)).await.expect("accepted");
+        assert!(matches!(answer, Answer::Tell(tell) if !tell.invocation_id.is_empty()));
+        let request = StartRequest {
+            target: Some(service("echo")),
+            method: "echo".into(),
+            payload: Some(bytes(&json!("later"))),
+            options: None,
+        };
+        let answer = stream.request(Operation::Start(request)).await.expect("accepted");
+        let Answer::Start(started) = answer else { panic!("{answer:?}") };
+        let request = AwaitRequest { invocation_id: started.invocation_id };
+        let unary = client.invocation().r#await(request.clone()).await.expect("answered");
+        let answer = stream.request(Operation::Await(request)).await.expect("answered");
+        let Answer::Await(twin) = answer else { panic!("{answer:?}") };
+        assert_eq!(unary.into_inner().result, twin.result);
+    });
+}
+
+#[test]
+fn application_state_is_the_same_on_both_ways() {
+    test(async {
+        let (_world, _node, client, stream) = echo().await;
+        let set =
+            SetRequest { key: "k".into(), value: Some(bytes(&json!(1))), ..Default::default() };
+        let answer = stream.request(Operation::StateSet(set)).await.expect("set");
+        let Answer::StateSet(set) = answer else { panic!("{answer:?}") };
+        let get = StateServiceGetRequest { key: "k".into() };
+        let unary = client.state().get(get.clone()).await.expect("read").into_inner();
+        assert_eq!(unary.etag, set.etag);
+        let answer = stream.request(Operation::StateGet(get)).await.expect("read");
+        assert_eq!(answer, Answer::StateGet(unary));
+        let list = ListRequest { prefix: "k".into(), ..Default::default() };
+        let unary = client.state().list(list.clone()).await.expect("listed").into_inner();
+        let answer = stream.request(Operation::StateList(list)).await.expect("listed");
+        assert_eq!(answer, Answer::StateList(unary));
+        let delete = DeleteRequest { key: "k".into(), ..Default::default() };
+        let answer = stream.request(Operation::StateDelete(delete)).await.expect("deleted");
+        assert!(matches!(answer, Answer::StateDelete(deleted) if deleted.existed));
+    });
+}
+
+#[test]
+fn actor_state_is_the_same_on_both_ways() {
+    test(async {
+        let world = World::new("both");
+        let node = world.bare("host").await;
+        let client = node.client().await;
+        let mut host = Component::connect(&client, hello(&[], &["A"])).await.expect("welcome");
+        let caller = client.clone();
+        let call = tokio::spawn(async move { caller.call(("A", "1"), "m", &json!(null)).await });
+        let turn = host.next_turn().await;
+        let mut unary = client.actor_state();
+        // Written by the unary way, read by the stream, and the other way round.
+        unary.apply(apply(&turn, "u", 1)).await.expect("buffered");
+        assert_eq!(turn.get("u").await.expect("read"), json!(1));
+        turn.set(&[("s", json!(2))]).await.expect("buffered");
+        let get = ActorStateServiceGetRequest {
+            turn_token: turn.token.clone(),
+            keys: vec!["s".into(), "absent".into()],
+        };
+        let entries = unary.get(get).await.expect("read").into_inner().entries;
+        assert_eq!(entries.keys().collect::<Vec<_>>(), ["s"]);
+        let contains =
+            |key: &str| ContainsRequest { turn_token: turn.token.clone(), key: key.into() };
+        assert!(unary.contains(contains("u")).await.expect("read").into_inner().exists);
+        let answer = turn.handle.request(Operation::ActorStateContains(contains("nope"))).await;
+        assert!(matches!(answer, Ok(Answer::ActorStateContains(c)) if !c.exists));
+        let all = GetAllRequest { turn_token: turn.token.clone(), actor: None };
+        let twin = unary.get_all(all.clone()).await.expect("read").into_inner();
+        assert_eq!(twin.entries.values().map(value).collect::<Vec<_>>().len(), 2);
+        let answer = turn.handle.request(Operation::ActorStateGetAll(all)).await.expect("read");
+        assert_eq!(answer, Answer::ActorStateGetAll(twin));
+        unary.flush(FlushRequest { turn_token: turn.token.clone() }).await.expect("flushed");
+        turn.finish(&json!(null)).await;
+        call.await.expect("no panic").expect("answered").expect("no error");
+    });
+}
+
+fn apply(turn: &Turn, key: &str, new: i64) -> ApplyRequest {
+    let entry = StateEntry { key: key.into(), value: Some(bytes(&json!(new))) };
+    let change = StateChange { change: Some(state_change::Change::Set(entry)) };
+    ApplyRequest { turn_token: turn.token.clone(), changes: vec![change] }
+}
+
+#[test]
+fn errors_are_the_same_on_both_ways() {
+    test(async {
+        let (_world, _node, client, stream) = echo().await;
+        let request = InvokeRequest { service: "-bad-".into(), ..Default::default() };
+        let unary = client.invocation().invoke(request.clone()).await;
+        let unary = assert_error(unary, Code::InvalidArgument, "INVALID_FIELD");
+        let twin = stream.request(Operation::Invoke(request)).await;
+        let twin = assert_error(twin, Code::InvalidArgument, "INVALID_FIELD");
+        assert_eq!(unary.message(), twin.message());
+        let field = |status| kar_tests::errors::metadata(status, "field");
+        assert_eq!((field(&unary), field(&twin)), ("service".into(), "service".into()));
+    });
+}
+
+#[test]
+fn what_is_not_implemented_says_so() {
+    test(async {
+        let (_world, _node, client, _stream) = echo().await;
+        let not = |status, operation: &str| {
+            let status = assert_error::<()>(Err(status), Code::Unimplemented, "NOT_IMPLEMENTED");
+            assert_eq!(kar_tests::errors::metadata(&status, "operation"), operation);
+        };
+        let answer = client.reminder().schedule(kar_proto::v1::ScheduleRequest::default()).await;
+        not(answer.expect_err("not yet"), "ReminderService.Schedule");
+        let answer = client.event().publish(kar_proto::v1::PublishRequest::default()).await;
+        not(answer.expect_err("not yet"), "EventService.Publish");
+        let answer = client.invocation().cancel(kar_proto::v1::CancelRequest::default()).await;
+        not(answer.expect_err("not yet"), "InvocationService.Cancel");
+        let answer = client.state().transact(kar_proto::v1::TransactRequest::default()).await;
+        not(answer.expect_err("not yet"), "StateService.Transact");
+    });
+}

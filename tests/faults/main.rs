@@ -1,0 +1,4 @@
+//! Processes killed at random moments: P1 to P5 on the real binary.
+
+mod failover;
+mod transfers;

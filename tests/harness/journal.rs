@@ -1,0 +1,127 @@
+//! The side-effect journal: what the code of `kar-test-app` did, written past KAR, so that it shows attempts that KAR
+//! undid as well.
+//!
+//! What it proves. A line is one `write` to a file opened for appending, so lines are whole and in the order in which
+//! they were written, across processes. An attempt writes `start`, then `tick` every few milliseconds while its code
+//! runs, then `end` just before it returns. Hence: code of an attempt ran at least from its `start` to its last line;
+//! two attempts overlapped in time if one's `start` lies before another's last line. An `end` says only that the code
+//! got that far, not that its result counted: an attempt killed between its `end` and the commit is repeated. That
+//! exactly one attempt took effect is shown by the answer (which names its attempt) and by the actor's state.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Environment variable that tells `kar-test-app` where the journal is.
+pub const PATH_VARIABLE: &str = "KAR_EXAMPLE_JOURNAL";
+
+/// A journal's file.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    path: PathBuf,
+}
+
+/// Where code writes.
+#[derive(Debug)]
+pub struct JournalWriter {
+    file: Option<File>,
+}
+
+/// One attempt of one invocation.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Names the attempt: process and counter.
+    pub id: String,
+    /// Attempt number that KAR gave it.
+    pub number: u32,
+    /// When its code began.
+    pub start: Duration,
+    /// When its code was last seen running.
+    pub last: Duration,
+    /// Its code reached its end.
+    pub ended: bool,
+}
+
+impl Journal {
+    /// A journal in this file, which need not exist yet.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The attempts by key, each list in order of their starts.
+    ///
+    /// # Panics
+    ///
+    /// If a line is malformed.
+    pub fn attempts(&self) -> BTreeMap<String, Vec<Attempt>> {
+        let text = fs::read_to_string(&self.path).unwrap_or_default();
+        let mut all: BTreeMap<String, Vec<Attempt>> = BTreeMap::new();
+        for line in text.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [what, key, id, number, nanos] = words[..] else { panic!("not a line: {line}") };
+            let at = Duration::from_nanos(nanos.parse().expect("a time"));
+            let attempts = all.entry(key.to_owned()).or_default();
+            if what == "start" {
+                let number = number.parse().expect("a number");
+                let (id, start, last) = (id.to_owned(), at, at);
+                attempts.push(Attempt { id, number, start, last, ended: false });
+            } else {
+                let attempt = attempts.iter_mut().find(|a| a.id == id).expect("it has started");
+                attempt.last = at;
+                attempt.ended |= what == "end";
+            }
+        }
+        all
+    }
+
+    /// The attempts of one key.
+    pub fn of(&self, key: &str) -> Vec<Attempt> {
+        self.attempts().remove(key).unwrap_or_default()
+    }
+
+    /// Fails if two attempts of a key overlapped by more than `grace`.
+    ///
+    /// # Panics
+    ///
+    /// See above.
+    pub fn assert_no_overlap(&self, grace: Duration) {
+        for (key, attempts) in self.attempts() {
+            for pair in attempts.windows(2) {
+                let overlap = pair[0].last.saturating_sub(pair[1].start);
+                assert!(overlap <= grace, "{key}: attempts overlap by {overlap:?}: {pair:?}");
+            }
+        }
+    }
+}
+
+impl JournalWriter {
+    /// Writes where the environment says; nowhere if it says nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be opened.
+    pub fn from_environment() -> std::io::Result<Self> {
+        let path = std::env::var_os(PATH_VARIABLE);
+        let open = |path| OpenOptions::new().create(true).append(true).open(path);
+        Ok(Self { file: path.map(open).transpose()? })
+    }
+
+    /// Writes one line at once.
+    ///
+    /// # Panics
+    ///
+    /// If the disk is full.
+    pub fn write(&self, what: &str, key: &str, id: &str, number: i32) {
+        let Some(mut file) = self.file.as_ref() else { return };
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos();
+        let line = format!("{what} {key} {id} {number} {nanos}\n");
+        file.write_all(line.as_bytes()).expect("the journal can be written");
+    }
+}
