@@ -1,0 +1,267 @@
+//! Wire types and core types say the same: every variant survives a round trip, and records that an earlier version
+//! wrote are still understood.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kar::convert::Malformed;
+use kar::convert::log::{decode_record, encode_record};
+use kar::convert::peer::{message_from, message_to};
+use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, Uuid};
+use kar_core::invocation::{
+    ApplicationError, Invocation, Mode, Obligation, Outcome, Payload, Refusal, StateOp,
+};
+use kar_core::message::{AwaitResult, Message};
+use kar_core::record::{AcceptInBrief, Op, Record, Send};
+use kar_proto::peer::v1::PeerFrame;
+use prost::Message as _;
+
+/// Records written by the first version, one per line: `NAME HEX`.
+const GOLDEN: &str = include_str!("golden/records_v1.txt");
+
+fn actor_partition() -> PartitionId {
+    PartitionId::new(Kind::actor("Account"), 3)
+}
+
+fn service_partition() -> PartitionId {
+    PartitionId::new(Kind::service("greeter"), 0)
+}
+
+fn payload(text: &'static str) -> Payload {
+    Payload { data: text.into(), content_type: "text/plain".into() }
+}
+
+fn uuid(n: u128) -> Uuid {
+    Uuid((n << 80) | 0x7_8000_0000_0000_0001)
+}
+
+fn log_sender() -> Sender {
+    Sender::Log { partition: actor_partition(), log: uuid(9) }
+}
+
+/// Every field set, or every optional field empty.
+fn invocation(mode: Mode, is_full: bool) -> Invocation {
+    Invocation {
+        uuid: uuid(1),
+        mode,
+        actor: is_full.then(|| "alice".into()),
+        method: "deposit".into(),
+        payload: if is_full { payload("10") } else { Payload::default() },
+        chain: if is_full { [uuid(2), uuid(3)].into() } else { [].into() },
+        deadline: is_full.then_some(1_700_000_000_000),
+        trace: if is_full { "00-1-2-03".into() } else { Arc::default() },
+    }
+}
+
+fn application_error() -> ApplicationError {
+    ApplicationError {
+        code: "Overdrawn".into(),
+        message: "not enough".into(),
+        detail: "at line 3".into(),
+        payload: payload("{}"),
+    }
+}
+
+fn outcomes() -> Vec<Outcome> {
+    let refusals = [
+        Refusal::ActorQueueFull,
+        Refusal::PartitionFull,
+        Refusal::TooDeep,
+        Refusal::ChannelClosed,
+    ];
+    let mut outcomes = vec![
+        Outcome::Done(payload("ok")),
+        Outcome::Done(Payload::default()),
+        Outcome::Failed(application_error()),
+        Outcome::Failed(ApplicationError::default()),
+        Outcome::Expired,
+    ];
+    outcomes.extend(refusals.map(Outcome::Refused));
+    outcomes
+}
+
+fn state_ops() -> Vec<StateOp> {
+    vec![
+        StateOp::Set { key: "balance".into(), value: payload("7") },
+        StateOp::Remove { key: "owner".into() },
+        StateOp::Clear,
+    ]
+}
+
+fn sends() -> Vec<Send> {
+    let send = |number, to, mode, parent| Send {
+        number,
+        obligation: Obligation { to, invocation: Arc::new(invocation(mode, true)), parent },
+    };
+    vec![
+        send(1, service_partition(), Mode::Tell, None),
+        send(2, actor_partition(), Mode::Call, Some(uuid(4))),
+    ]
+}
+
+fn brief() -> AcceptInBrief {
+    AcceptInBrief { sender: Sender::Node(NodeId(5)), number: 8, actor: Some("alice".into()) }
+}
+
+fn complete(outcome: Outcome, accept: Option<AcceptInBrief>) -> Op {
+    let (state, sends, time) = (state_ops(), sends(), 1_700_000_000_001);
+    Op::Complete { uuid: uuid(1), attempt: 2, accept, outcome, state, sends, time }
+}
+
+fn ops() -> Vec<Op> {
+    let accept = |sender, mode, is_full| Op::Accept {
+        sender,
+        number: 7,
+        invocation: Arc::new(invocation(mode, is_full)),
+    };
+    let (a, b) = (actor_partition(), service_partition());
+    let mut ops = vec![
+        accept(Sender::Node(NodeId(5)), Mode::Call, true),
+        accept(log_sender(), Mode::Tell, false),
+        accept(log_sender(), Mode::Start, true),
+        Op::Progress {
+            uuid: uuid(1),
+            attempt: 1,
+            state: state_ops(),
+            sends: sends(),
+            settled: vec![(a.clone(), 1), (a.clone(), 4), (b, 2), (a.clone(), 3)],
+        },
+        Op::Attempt { uuid: uuid(1), attempt: 3 },
+        Op::Settle { to: a, numbers: vec![1, 2, 300] },
+        Op::Closed { sender: log_sender(), below: 12, open: vec![3, 9] },
+        Op::CloseChannel { node: NodeId(5) },
+        Op::Forget { uuids: vec![uuid(1), uuid(2)] },
+        complete(Outcome::Done(payload("ok")), Some(brief())),
+        complete(
+            Outcome::Done(payload("ok")),
+            Some(AcceptInBrief { sender: log_sender(), number: 1, actor: None }),
+        ),
+    ];
+    ops.extend(outcomes().into_iter().map(|outcome| complete(outcome, None)));
+    ops
+}
+
+/// Every record by name; the names are those of the golden file.
+fn records() -> BTreeMap<String, Record> {
+    let mut records = BTreeMap::from([
+        ("claim".to_owned(), Record::Claim { after: 4, node: NodeId(5), id: uuid(6) }),
+        ("release".to_owned(), Record::Release { epoch: 4, seq: 17 }),
+        ("batch-empty".to_owned(), Record::Batch { epoch: 1, seq: 1, ops: vec![] }),
+        ("batch-all".to_owned(), Record::Batch { epoch: u64::MAX, seq: 2, ops: ops() }),
+    ]);
+    for (index, op) in ops().into_iter().enumerate() {
+        records.insert(
+            format!("op-{index:02}"),
+            Record::Batch { epoch: 3, seq: index as u64 + 1, ops: vec![op] },
+        );
+    }
+    records
+}
+
+fn messages() -> Vec<Message> {
+    let (sender, from, to) = (log_sender(), actor_partition(), service_partition());
+    let node = Sender::Node(NodeId(5));
+    let hint = Some(NodeId(6));
+    let mut messages = vec![
+        Message::Open {
+            sender: sender.clone(),
+            from_epoch: 4,
+            to: to.clone(),
+            highest: 9,
+            open: vec![1, 9],
+        },
+        Message::Opened { sender: sender.clone(), to: to.clone(), epoch: 4, next: 10 },
+        Message::Request {
+            sender: node.clone(),
+            from_epoch: 0,
+            to: to.clone(),
+            epoch: 7,
+            number: 2,
+            floor: 1,
+            invocation: Arc::new(invocation(Mode::Call, true)),
+        },
+        Message::Accepted { sender: sender.clone(), from: from.clone(), numbers: vec![1, 2] },
+        Message::Gone { sender: sender.clone(), from: from.clone(), number: 3 },
+        Message::Gap { sender: sender.clone(), from: from.clone(), epoch: 2, expected: 5 },
+        Message::ChannelClosed { sender: sender.clone(), from: from.clone() },
+        Message::NotOwner { sender: sender.clone(), partition: to.clone(), epoch: 3, hint },
+        Message::NotOwner { sender, partition: to.clone(), epoch: 0, hint: None },
+        Message::Await { request: RequestId(4), partition: from.clone(), uuid: uuid(1) },
+        Message::Direct {
+            request: RequestId(5),
+            kind: Kind::service("greeter"),
+            method: "hello".into(),
+            payload: payload("Alan"),
+            trace: "00-1-2-03".into(),
+        },
+        Message::DirectReply { request: RequestId(5), outcome: None },
+    ];
+    let results = [AwaitResult::Unknown, AwaitResult::NotOwner(hint), AwaitResult::NotOwner(None)];
+    let awaited = |result| Message::Awaited { request: RequestId(4), result };
+    messages.extend(results.map(awaited));
+    for outcome in outcomes() {
+        messages.push(Message::Reply {
+            sender: node.clone(),
+            from: from.clone(),
+            number: 2,
+            outcome: outcome.clone(),
+        });
+        messages.push(awaited(AwaitResult::Done(outcome.clone())));
+        messages.push(Message::DirectReply { request: RequestId(5), outcome: Some(outcome) });
+    }
+    messages
+}
+
+#[test]
+fn every_record_survives_a_round_trip() {
+    for (name, record) in records() {
+        assert_eq!(decode_record(encode_record(&record)).as_ref(), Ok(&record), "{name}");
+    }
+}
+
+#[test]
+fn every_message_survives_a_round_trip() {
+    for message in messages() {
+        let bytes = message_to(&message).encode_to_vec();
+        let frame = PeerFrame::decode(bytes.as_slice()).expect("it was just encoded");
+        assert_eq!(message_from(frame).as_ref(), Ok(&message));
+    }
+}
+
+#[test]
+fn golden_records_still_say_what_they_said() {
+    let golden: BTreeMap<&str, &str> =
+        GOLDEN.lines().filter_map(|line| line.split_once(' ')).collect();
+    for (name, record) in records() {
+        let Some(hex) = golden.get(name.as_str()) else {
+            panic!("append to records_v1.txt: {name} {}", to_hex(&encode_record(&record)));
+        };
+        assert_eq!(decode_record(from_hex(hex).into()).as_ref(), Ok(&record), "{name}");
+    }
+    assert_eq!(golden.len(), records().len(), "a golden record is never removed");
+}
+
+#[test]
+fn what_is_not_understood_is_refused() {
+    // An op of a later version: field 99 of `Op`, inside a batch.
+    let later = [0x1a, 0x09, 0x08, 0x01, 0x10, 0x01, 0x1a, 0x03, 0x9a, 0x06, 0x00];
+    assert_eq!(decode_record(later.to_vec().into()), Err(Malformed::Field("op")));
+    assert_eq!(decode_record(Vec::new().into()), Err(Malformed::Field("record")));
+    assert!(matches!(decode_record(vec![0xff].into()), Err(Malformed::Protobuf(_))));
+    let claim_without_id = [0x0a, 0x04, 0x08, 0x01, 0x10, 0x01];
+    assert_eq!(decode_record(claim_without_id.to_vec().into()), Err(Malformed::Field("uuid")));
+    assert_eq!(message_from(PeerFrame::default()), Err(Malformed::Field("frame")));
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    let digits = text.trim().as_bytes().chunks(2);
+    let byte = |pair: &[u8]| {
+        let pair = std::str::from_utf8(pair).expect("hex is ASCII");
+        u8::from_str_radix(pair, 16).expect("golden lines are hex")
+    };
+    digits.map(byte).collect()
+}
