@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Environment variable that tells `kar-test-app` where the journal is.
-pub const PATH_VARIABLE: &str = "KAR_EXAMPLE_JOURNAL";
+pub const PATH_VARIABLE: &str = "KAR_TEST_JOURNAL";
 
 /// A journal's file.
 #[derive(Clone, Debug)]

@@ -192,6 +192,17 @@ impl World {
         command
     }
 
+    /// Starts another `kar` command in the background; its output goes to a log of this name.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    pub fn spawn_kar(&self, name: &str, args: &[&str]) -> Node {
+        let child = self.command(name).args(args).spawn().expect("kar can be started");
+        self.groups.borrow_mut().push(child.id());
+        Node { name: name.into(), socket: PathBuf::new(), child }
+    }
+
     /// Runs a `kar` command to its end.
     pub async fn kar(&self, args: &[&str]) -> Output {
         self.kar_with(args, &[]).await
