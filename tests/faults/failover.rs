@@ -124,7 +124,10 @@ async fn work(client: Client, key: String, actor: bool) -> Value {
     } else {
         client.invoke("slow", "work", &argument).await
     };
-    answer.unwrap_or_else(|e| panic!("{key}: {e:?}")).unwrap_or_else(|e| panic!("{key}: {e:?}"))
+    match answer {
+        Ok(Ok(value)) => value,
+        other => panic!("{key}: {other:?}"),
+    }
 }
 
 /// Kills whoever runs the call, or the hub.
