@@ -39,6 +39,8 @@ pub(crate) struct Route {
     timer: Option<Millis>,
     /// Who owns the partition, as somebody said.
     hint: Option<NodeId>,
+    /// Times that nodes refused in a row.
+    refusals: u32,
 }
 
 impl Route {
@@ -59,6 +61,7 @@ impl Route {
             dirty: false,
             timer: None,
             hint: None,
+            refusals: 0,
         }
     }
 
@@ -139,6 +142,7 @@ impl Route {
             _ => return,
         }
         self.phase = Phase::Open { node: from, epoch };
+        self.refusals = 0;
         self.timer =
             (!out.open.is_empty() || self.dirty).then_some(env.now + env.limits.channel_timer_ms);
         let mut numbers: Vec<_> =
@@ -166,12 +170,13 @@ impl Route {
             _ => return,
         }
         self.phase = Phase::Idle;
-        let next = hint.or_else(|| env.desired_owner(&self.to));
-        self.hint = hint;
-        if next != Some(from) {
+        self.refusals += 1;
+        self.hint = hint.filter(|node| *node != from);
+        // One more step at once, to whom the refuser named; then in steps of the timer: two nodes that name each other
+        // (or one that names itself) must not be asked in a loop.
+        if self.refusals == 1 && self.hint.is_some_and(|node| env.reachable(node)) {
             self.open(env, out);
         } else {
-            // Asked too early: the timer asks again.
             self.timer = Some(env.now + env.limits.channel_timer_ms.min(50));
         }
     }
