@@ -10,10 +10,16 @@
 //! memory, `store` the embedded store, `server` the socket, `client` the other end of it.
 
 mod client;
+mod engine;
 mod error;
+mod histogram;
 mod options;
 mod paths;
+mod probe;
+mod server;
+mod store;
 mod types;
+mod wal;
 
 pub use client::{ClientConfig, HubClient, HubStats, SpawnHub};
 pub use error::{HubError, exit_code};
@@ -22,6 +28,8 @@ pub use options::{
     MESSAGE_BYTES_TARGET, NAME_BYTES_MAX, PAGE_SIZE_MAX, PARTITIONS_MAX, RECORD_BYTES_MAX,
     REQUESTS_REMEMBERED, SEGMENT_BYTES_MIN,
 };
+pub use probe::bare_append_probe;
+pub use server::{HubExit, run_hub};
 pub use types::{
     ActorOps, FenceCell, HubEvent, LogName, MemberInfo, StateEntry, StatePage, StoreOp, Value,
 };

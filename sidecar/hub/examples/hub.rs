@@ -1,0 +1,32 @@
+//! A hub as a process, for the tests of this crate: `hub DATA_DIR [os] [idle-ms=N] [segment=N]
+//! [grace-ms=N]`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use kar_hub::{Durability, HubOptions, run_hub};
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let dir = args.next().expect("usage: hub DATA_DIR [OPTION…]");
+    let mut options = HubOptions::new(dir);
+    for arg in args {
+        let (name, number) = arg.split_once('=').unwrap_or((&arg, "0"));
+        let number: u64 = number.parse().expect("a number after '='");
+        match name {
+            "os" => options.durability = Durability::Os,
+            "idle-ms" => options.idle_exit = Some(Duration::from_millis(number)),
+            "segment" => options.limits.first_segment_bytes = number,
+            "grace-ms" => options.limits.grace = Duration::from_millis(number),
+            "silence-ms" => options.limits.silence = Duration::from_millis(number),
+            other => panic!("unknown option {other}"),
+        }
+    }
+    match run_hub(options) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

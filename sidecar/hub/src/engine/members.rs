@@ -1,0 +1,275 @@
+//! Members: the connection is the lease.
+
+use std::sync::Arc;
+
+use kar_proto::hub::v1 as wire;
+use tonic::Status;
+use wire::hub_frame::Frame;
+use wire::meta::Meta;
+use wire::state_response::Response;
+
+use super::conn::ConnId;
+use super::{Engine, Member, Then};
+use crate::options::NAME_BYTES_MAX;
+use crate::store::StoreJob;
+
+/// Version of the protocol.
+const PROTOCOL_VERSION: u32 = 1;
+/// Kinds that one member may offer.
+const OFFERED_MAX: usize = 1_024;
+
+// === impl Engine ===
+
+impl Engine {
+    pub(super) fn hello(&mut self, id: ConnId, hello: wire::Hello) -> Result<(), Status> {
+        if hello.version != PROTOCOL_VERSION {
+            let text = format!(
+                "the hub (process {}) speaks version {PROTOCOL_VERSION} of its protocol, not {}: \
+                 end it, so that a new one is started",
+                std::process::id(),
+                hello.version
+            );
+            return Err(Status::failed_precondition(text));
+        }
+        let names = [&hello.application, &hello.node_name, &hello.address];
+        if hello.application.is_empty() || names.iter().any(|n| n.len() > NAME_BYTES_MAX) {
+            let text = format!("names have at most {NAME_BYTES_MAX} bytes, an application's some");
+            return Err(Status::invalid_argument(text));
+        }
+        let app: Arc<str> = hello.application.as_str().into();
+        if self.apps.entry(Arc::clone(&app)).or_default().purging {
+            return Err(Status::unavailable("the application is being purged"));
+        }
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.app = Some(Arc::clone(&app));
+        }
+        if hello.observer {
+            self.welcome(id, 0, false);
+        } else if hello.incarnation != 0 && self.resume(id, &app, &hello) {
+            self.welcome(id, hello.incarnation, true);
+        } else {
+            self.join(id, app, hello);
+        }
+        Ok(())
+    }
+
+    /// Grants a new incarnation, as soon as that is durable.
+    fn join(&mut self, id: ConnId, app: Arc<str>, hello: wire::Hello) {
+        let incarnation = self.next_incarnation;
+        self.next_incarnation += 1;
+        let info = wire::Member {
+            incarnation,
+            name: hello.node_name,
+            address: hello.address,
+            process_id: hello.process_id,
+            ..Default::default()
+        };
+        let joined =
+            wire::MemberJoined { application: app.to_string(), member: Some(info.clone()) };
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.incarnation = incarnation;
+        }
+        if let Some(entry) = self.apps.get_mut(&app) {
+            entry.members.insert(incarnation, Member { info, conn: Some(id) });
+        }
+        let then = Then::Joined { conn: id, app, incarnation };
+        self.append_meta(Meta::MemberJoined(joined), Some(then));
+    }
+
+    pub(super) fn joined(&mut self, id: ConnId, app: &Arc<str>, incarnation: u64) {
+        // If the connection broke meanwhile, the member has left already.
+        if self.conns.contains_key(&id) {
+            self.welcome(id, incarnation, false);
+            self.show_members(app);
+        }
+    }
+
+    /// Lets a member come back under its incarnation; false: it is not known any more.
+    fn resume(&mut self, id: ConnId, app: &Arc<str>, hello: &wire::Hello) -> bool {
+        let incarnation = hello.incarnation;
+        let Some(entry) = self.apps.get_mut(app) else { return false };
+        let Some(member) = entry.members.get_mut(&incarnation) else { return false };
+        let former = member.conn.replace(id);
+        let moved = member.info.address != hello.address
+            || member.info.process_id != hello.process_id
+            || member.info.name != hello.node_name;
+        member.info.address.clone_from(&hello.address);
+        member.info.name.clone_from(&hello.node_name);
+        member.info.process_id = hello.process_id;
+        let info = member.info.clone();
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.incarnation = incarnation;
+        }
+        if let Some(former) = former.and_then(|former| self.conns.get_mut(&former)) {
+            former.close(Status::aborted("the node has another connection"));
+        }
+        if moved {
+            let application = app.to_string();
+            let joined = wire::MemberJoined { application, member: Some(info) };
+            self.append_meta(Meta::MemberJoined(joined), None);
+            self.show_members(app);
+        }
+        true
+    }
+
+    fn welcome(&mut self, id: ConnId, incarnation: u64, resumed: bool) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            let hub_process_id = std::process::id();
+            conn.send(Frame::Welcome(wire::Welcome { incarnation, resumed, hub_process_id }));
+            conn.welcomed = true;
+            conn.view_due = true;
+        }
+    }
+
+    /// A connection ended: its member is gone, unless it has another one.
+    pub(super) fn leave(&mut self, app: &Arc<str>, incarnation: u64, id: ConnId) {
+        let Some(entry) = self.apps.get_mut(app) else { return };
+        let is_last = entry.members.get(&incarnation).is_some_and(|m| m.conn == Some(id));
+        // When the hub ends its clients come back to the next one.
+        if is_last && !self.stopping && self.fault.is_none() {
+            self.remove_member(app, incarnation);
+        }
+    }
+
+    fn remove_member(&mut self, app: &Arc<str>, incarnation: u64) {
+        let Some(entry) = self.apps.get_mut(app) else { return };
+        if entry.members.remove(&incarnation).is_some() {
+            self.append_meta(Meta::MemberLeft(incarnation), None);
+            self.show_members(app);
+        }
+    }
+
+    pub(super) fn offer(
+        &mut self,
+        id: ConnId,
+        app: &Arc<str>,
+        offer: wire::Offer,
+    ) -> Result<(), Status> {
+        if offer.kinds.len() > OFFERED_MAX || offer.kinds.iter().any(|k| k.len() > NAME_BYTES_MAX) {
+            let text = format!("a member offers at most {OFFERED_MAX} kinds");
+            return Err(Status::invalid_argument(text));
+        }
+        let Some(incarnation) = self.conns.get(&id).map(|conn| conn.incarnation) else {
+            return Ok(());
+        };
+        let Some(member) =
+            self.apps.get_mut(app).and_then(|entry| entry.members.get_mut(&incarnation))
+        else {
+            return Ok(());
+        };
+        if member.info.kinds == offer.kinds && member.info.leaving == offer.leaving {
+            return Ok(());
+        }
+        member.info.kinds.clone_from(&offer.kinds);
+        member.info.leaving = offer.leaving;
+        // A replaced hub tells the same, so that nothing moves because of it.
+        let offered = wire::MemberOffered { incarnation, offer: Some(offer) };
+        self.append_meta(Meta::MemberOffered(offered), None);
+        self.show_members(app);
+        Ok(())
+    }
+
+    /// The view of an application changed.
+    pub(super) fn show_members(&mut self, app: &Arc<str>) {
+        for conn in self.conns.values_mut() {
+            if conn.welcomed && conn.app.as_ref() == Some(app) {
+                conn.view_due = true;
+                conn.wake();
+            }
+        }
+    }
+
+    /// The grace after the start is over: former members that did not come back are gone.
+    pub(crate) fn end_grace(&mut self) {
+        let mut gone = Vec::new();
+        for (app, entry) in &self.apps {
+            for (&incarnation, member) in &entry.members {
+                if member.conn.is_none() {
+                    gone.push((Arc::clone(app), incarnation));
+                }
+            }
+        }
+        for (app, incarnation) in gone {
+            self.remove_member(&app, incarnation);
+        }
+    }
+
+    /// Half a second has passed: signs of life, and who gives none.
+    pub(crate) fn tick(&mut self, silent_max: u32) {
+        for log in self.logs.values_mut() {
+            // Whoever has not had them yet reads them from disk.
+            log.recent.clear();
+        }
+        let mut silent = Vec::new();
+        let ids: Vec<_> = self.conns.keys().copied().collect();
+        for id in ids {
+            let paused = self.paused(id);
+            let Some(conn) = self.conns.get_mut(&id) else { continue };
+            if conn.tick(silent_max, paused) && !conn.is_closed() {
+                conn.close(Status::deadline_exceeded("nothing was heard for too long"));
+                silent.push((conn.app.clone(), conn.incarnation, id));
+            }
+        }
+        for (app, incarnation, id) in silent {
+            tracing::warn!(incarnation, "a client is silent: struck out");
+            if let Some(app) = app {
+                self.leave(&app, incarnation, id);
+            }
+        }
+    }
+
+    pub(super) fn purge(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
+        let Some(entry) = self.apps.get_mut(app) else { return };
+        if !entry.members.is_empty() {
+            let names: Vec<_> = entry.members.values().map(|m| m.info.name.as_str()).collect();
+            let message = format!(
+                "{} members of '{app}' are alive ({}): stop them first",
+                names.len(),
+                names.join(", ")
+            );
+            let reason = wire::RefusedReason::MembersAlive.into();
+            self.answer(id, number, Response::Refused(wire::Refused { reason, message }));
+            return;
+        }
+        entry.purging = true;
+        for (&other, conn) in &mut self.conns {
+            if other != id && conn.app.as_ref() == Some(app) {
+                conn.close(Status::unavailable("the application is being purged"));
+            }
+        }
+        self.store_job(id, StoreJob::Purge { conn: id, number, app: Arc::clone(app) });
+    }
+
+    /// The store of an application is deleted; its logs follow.
+    pub(crate) fn store_purged(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
+        self.stored(id, Vec::new());
+        let logs = match self.apps.get_mut(app) {
+            Some(entry) => {
+                entry.kinds.clear();
+                std::mem::take(&mut entry.logs)
+            }
+            None => Default::default(),
+        };
+        for log in logs.into_values() {
+            let Some(state) = self.logs.remove(&log) else { continue };
+            for reader in state.readers {
+                let Some(conn) = self.conns.get_mut(&reader) else { continue };
+                if let Some(reading) = conn.readings.remove(&log) {
+                    conn.own -= reading.own();
+                    let (log, reading) = (reading.handle, reading.number);
+                    conn.send(Frame::LogLost(wire::LogLost { log, reading }));
+                }
+            }
+        }
+        let then = Then::Purged { conn: id, number, app: Arc::clone(app) };
+        self.append_meta(Meta::ApplicationPurged(app.to_string()), Some(then));
+    }
+
+    pub(super) fn purged(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
+        if let Some(entry) = self.apps.get_mut(app) {
+            entry.purging = false;
+        }
+        self.show_members(app);
+        self.answer(id, number, Response::Purged(wire::Purged {}));
+    }
+}

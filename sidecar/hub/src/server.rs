@@ -1,0 +1,417 @@
+//! The hub as a process: recovers, serves its socket, ends when it is idle or told to.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use futures_util::Stream;
+use kar_proto::hub::v1 as wire;
+use kar_proto::hub::v1::hub_service_server::{HubService, HubServiceServer};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::MissedTickBehavior;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::engine::{ConnId, DiskJob, Hub, Replay, Threads};
+use crate::error::HubError;
+use crate::options::{HubOptions, MESSAGE_BYTES_MAX, SEGMENT_BYTES_MIN};
+use crate::paths::Paths;
+use crate::store::{Store, StoreJob};
+use crate::wal::commit::Committer;
+use crate::wal::mark::MarkFile;
+use crate::wal::read::{Reader, Segments};
+use crate::wal::recover;
+use crate::wal::segment::Segment;
+use crate::wal::writer::Writer;
+
+/// How often signs of life are sent and looked for.
+const TICK: Duration = Duration::from_millis(500);
+/// How long an ending hub waits for its clients to be told.
+const GOODBYE_MAX: Duration = Duration::from_millis(500);
+/// HTTP/2 windows: of a stream, of a connection, bytes.
+const WINDOWS: (u32, u32) = (1 << 20, 2 << 20);
+/// Writing beyond the file size limit raises this signal, which would end the process without a
+/// word; with a handler the write fails and is reported.
+const SIGXFSZ: i32 = 25;
+
+/// Why a hub ended in order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum HubExit {
+    /// It had no client for the configured time.
+    Idle,
+    /// SIGTERM or SIGINT.
+    Signal,
+}
+
+/// Serves a data directory until there is no client for `idle_exit`, or SIGTERM or SIGINT comes.
+/// Blocks; builds a runtime of its own. SIGHUP is ignored: a hub outlives the terminal of the
+/// client that happened to start it.
+///
+/// # Errors
+/// See [`HubError`]; a process should end with [`HubError::exit_code`] and the error's text on one
+/// line of standard error, which clients that start hubs pass on.
+pub fn run_hub(options: HubOptions) -> Result<HubExit, HubError> {
+    let options = checked(options);
+    let paths = Paths::prepare(&options.data_dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| HubError::io("make a runtime for", &paths.dir, e))?;
+    let signals = {
+        let _context = runtime.enter();
+        Signals::take().map_err(|e| HubError::io("handle signals for", &paths.dir, e))?
+    };
+    let _lock = paths.lock()?;
+    paths.record_hub()?;
+    let running = Running::start(&options, &paths)?;
+    let socket = paths.decide_socket()?;
+    let exit = runtime.block_on(async {
+        let listener = listen(&socket).map_err(|e| HubError::io("listen on", &socket, e))?;
+        tracing::info!(dir = %paths.dir.display(), "the hub serves");
+        let exit = running.serve(&options, listener, signals).await;
+        // From here on clients start another hub instead of waiting for this one.
+        let _ = fs::remove_file(&socket);
+        exit
+    });
+    running.end();
+    drop(runtime);
+    match &exit {
+        Ok(exit) => tracing::info!(?exit, "the hub ends"),
+        Err(error) => tracing::error!(%error, "the hub ends"),
+    }
+    exit
+}
+
+/// Options made to fit each other.
+fn checked(mut options: HubOptions) -> HubOptions {
+    let limits = &mut options.limits;
+    limits.segment_bytes = limits.segment_bytes.max(SEGMENT_BYTES_MIN).next_multiple_of(4096);
+    limits.first_segment_bytes = limits.first_segment_bytes.max(64 << 10).next_multiple_of(4096);
+    options
+}
+
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    // Only the holder of the lock gets here, so whoever made this one is gone.
+    match fs::remove_file(socket) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    _file_size: Signal,
+}
+
+/// A hub whose threads run.
+struct Running {
+    hub: Arc<Hub>,
+    store: Sender<StoreJob>,
+    committer: JoinHandle<()>,
+    store_thread: JoinHandle<()>,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    fn take() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            _file_size: signal(SignalKind::from_raw(SIGXFSZ))?,
+        })
+    }
+
+    /// Returns when the process is to end.
+    async fn end(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {}
+            }
+        }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Recovers the log, opens the store, starts the threads.
+    fn start(options: &HubOptions, paths: &Paths) -> Result<Self, HubError> {
+        let limits = &options.limits;
+        let dir = paths.wal_dir();
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(|source| HubError::DataDir { dir: dir.clone(), source })?;
+        let (mark_file, mark) = MarkFile::open(&dir, options.durability)?;
+        let mut replay = Replay::new();
+        let end = recover::recover(&dir, mark, |header, address, payload| {
+            replay.record(header, address, payload)
+        })?;
+        let segments = Arc::new(Segments::default());
+        let fresh = end.is_none();
+        let (segment, tail) = match end {
+            Some(end) => {
+                end.segments.iter().for_each(|&segment| segments.insert(segment));
+                let last = end.segments[end.segments.len() - 1];
+                (last, end.address)
+            }
+            None => {
+                let first = Segment { number: 1, base: 0, size: limits.first_segment_bytes };
+                first.create(&dir)?;
+                segments.insert(first);
+                (first, first.data())
+            }
+        };
+        let store = Store::open(&paths.store_file(), options.durability)?;
+        let mut committer = Committer::new(
+            &dir,
+            options.durability,
+            mark_file,
+            Arc::clone(&segments),
+            segment,
+            limits.segment_bytes,
+        )?;
+        let (store_jobs, store_queue) = queue();
+        let (disk_jobs, disk_queue) = queue();
+        let threads = Threads { store: store_jobs.clone(), disk: disk_jobs };
+        let writer = Writer::new(segment, tail, limits.segment_bytes);
+        let mut engine = replay.engine(limits.clone(), writer, threads);
+        if fresh {
+            engine.begin_file(0);
+        }
+        let hub = Arc::new(Hub::new(engine));
+        let commit_hub = Arc::clone(&hub);
+        let committer = thread("commit", paths, move || {
+            commit_hub.commit_loop(|batch| committer.commit(batch));
+        })?;
+        let store_hub = Arc::clone(&hub);
+        let store_thread = thread("store", paths, move || store.run(&store_queue, &store_hub))?;
+        let disk_hub = Arc::clone(&hub);
+        // It ends with the process: it holds nothing that needs an end in order.
+        thread("disk", paths, move || {
+            read_loop(Reader::new(dir, segments), &disk_queue, &disk_hub);
+        })?;
+        Ok(Self { hub, store: store_jobs, committer, store_thread })
+    }
+
+    async fn serve(
+        &self,
+        options: &HubOptions,
+        listener: UnixListener,
+        mut signals: Signals,
+    ) -> Result<HubExit, HubError> {
+        let service = HubServiceServer::new(Service { hub: Arc::clone(&self.hub) })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = Server::builder()
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .add_service(service)
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+                // An error means that the sender is gone, which means the same.
+                let _ = stopped.await;
+            });
+        let server = tokio::spawn(server);
+        let exit = self.watch(options, &mut signals).await;
+        // The listener closes first, so that clients that come now start the next hub.
+        drop(stop);
+        self.hub.with(|engine| engine.stop());
+        let goodbye = async {
+            while self.hub.with(|engine| engine.conns()) > 0 {
+                self.hub.changed.notified().await;
+            }
+        };
+        // Whoever is not told in time sees the connection break.
+        let _ = tokio::time::timeout(GOODBYE_MAX, goodbye).await;
+        server.abort();
+        exit
+    }
+
+    /// Returns when it is time to end.
+    async fn watch(
+        &self,
+        options: &HubOptions,
+        signals: &mut Signals,
+    ) -> Result<HubExit, HubError> {
+        let silent_max = options.limits.silence.as_millis().div_ceil(TICK.as_millis()).max(2);
+        let silent_max = u32::try_from(silent_max).unwrap_or(u32::MAX);
+        let mut ticks = tokio::time::interval(TICK);
+        // After a sleep of the machine, one tick: silence is counted in ticks that were awake.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let grace = tokio::time::sleep(options.limits.grace);
+        tokio::pin!(grace);
+        let mut in_grace = true;
+        loop {
+            if let Some(fault) = self.hub.with(|engine| engine.take_fault()) {
+                return Err(fault);
+            }
+            let idle = self.hub.with(|engine| engine.idle_since());
+            let until = idle.zip(options.idle_exit).map(|(since, limit)| since + limit);
+            if until.is_some_and(|until| until <= Instant::now()) {
+                return Ok(HubExit::Idle);
+            }
+            let idle_end = async {
+                match until {
+                    Some(until) => tokio::time::sleep_until(until.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.hub.changed.notified() => {}
+                () = idle_end => {}
+                _ = ticks.tick() => self.hub.with(|engine| engine.tick(silent_max)),
+                () = &mut grace, if in_grace => {
+                    in_grace = false;
+                    self.hub.with(|engine| engine.end_grace());
+                }
+                () = signals.end() => return Ok(HubExit::Signal),
+            }
+        }
+    }
+
+    /// Lets the threads finish what they have.
+    fn end(self) {
+        self.hub.with(|engine| engine.stop());
+        // If the thread is gone, it has told why.
+        let _ = self.store.send(StoreJob::Stop);
+        for thread in [self.committer, self.store_thread] {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the hub panicked");
+            }
+        }
+    }
+}
+
+/// The way to another thread. It does not block, and it is bounded by what may be under way:
+/// `store_steps_max` and one read per reading, for each client.
+#[expect(clippy::disallowed_methods, reason = "bounded by what clients may have under way")]
+fn queue<T>() -> (Sender<T>, Receiver<T>) {
+    channel()
+}
+
+fn thread(
+    name: &str,
+    paths: &Paths,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, HubError> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(run)
+        .map_err(|e| HubError::io("start a thread for", &paths.dir, e))
+}
+
+fn read_loop(mut reader: Reader, jobs: &Receiver<DiskJob>, hub: &Hub) {
+    while let Ok(job) = jobs.recv() {
+        match reader.read(job.log, job.first, &job.addresses, job.bytes_max) {
+            Ok(records) => hub.with(|engine| engine.read(&job, records)),
+            Err(error) => hub.with(|engine| engine.unreadable(&job, error)),
+        }
+    }
+}
+
+/// The gRPC service.
+struct Service {
+    hub: Arc<Hub>,
+}
+
+/// A client's connection ends when this goes.
+struct Lease {
+    hub: Arc<Hub>,
+    conn: ConnId,
+}
+
+/// What is sent to a client.
+struct Outgoing {
+    lease: Lease,
+}
+
+// === impl Service ===
+
+#[tonic::async_trait]
+impl HubService for Service {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<wire::AttachResponse, Status>> + Send>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<wire::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let conn = self.hub.with(|engine| engine.attach())?;
+        let lease = Lease { hub: Arc::clone(&self.hub), conn };
+        tokio::spawn(hear(Arc::clone(&self.hub), conn, request.into_inner()));
+        Ok(Response::new(Box::pin(Outgoing { lease })))
+    }
+
+    async fn get_stats(
+        &self,
+        _: Request<wire::GetStatsRequest>,
+    ) -> Result<Response<wire::GetStatsResponse>, Status> {
+        Ok(Response::new(self.hub.with(|engine| engine.stats())))
+    }
+}
+
+/// Hears a client until it ends or says something wrong.
+async fn hear(hub: Arc<Hub>, conn: ConnId, mut input: Streaming<wire::AttachRequest>) {
+    loop {
+        std::future::poll_fn(|cx| hub.with(|engine| engine.poll_input(conn, cx))).await;
+        match input.message().await {
+            Ok(Some(message)) => {
+                let heard = hub.with(|engine| engine.handle(conn, message.frames));
+                if let Err(status) = heard {
+                    hub.with(|engine| engine.close(conn, status));
+                    return;
+                }
+            }
+            Ok(None) => {
+                // The client leaves in order.
+                hub.with(|engine| engine.detach(conn));
+                return;
+            }
+            Err(status) => {
+                tracing::debug!(%status, "a client's connection broke");
+                hub.with(|engine| engine.detach(conn));
+                return;
+            }
+        }
+    }
+}
+
+impl Stream for Outgoing {
+    type Item = Result<wire::AttachResponse, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let lease = &self.lease;
+        let polled = lease.hub.with(|engine| engine.poll_message(lease.conn, cx));
+        if let Poll::Ready(Some(Err(_))) = polled {
+            lease.hub.with(|engine| engine.detach(lease.conn));
+        }
+        polled
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.hub.with(|engine| engine.detach(self.conn));
+    }
+}

@@ -1,0 +1,99 @@
+//! Writes batches and makes them durable.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::mark::MarkFile;
+use super::read::Segments;
+use super::segment::Segment;
+use super::writer::{Batch, Chunk};
+use crate::error::HubError;
+use crate::options::Durability;
+
+/// Part of a file after whose use the next one is made ahead: one over this.
+const AHEAD: u64 = 4;
+
+/// What the commit thread has.
+pub(crate) struct Committer {
+    dir: PathBuf,
+    durability: Durability,
+    mark: MarkFile,
+    segments: Arc<Segments>,
+    segment: Segment,
+    file: File,
+    segment_bytes: u64,
+    ahead: Option<JoinHandle<Result<File, HubError>>>,
+}
+
+// === impl Committer ===
+
+impl Committer {
+    pub(crate) fn new(
+        dir: &Path,
+        durability: Durability,
+        mark: MarkFile,
+        segments: Arc<Segments>,
+        segment: Segment,
+        segment_bytes: u64,
+    ) -> Result<Self, HubError> {
+        let file = segment.open(dir, true)?;
+        let dir = dir.to_owned();
+        Ok(Self { dir, durability, mark, segments, segment, file, segment_bytes, ahead: None })
+    }
+
+    /// Writes a batch; when this returns it is durable. After an error nothing more may be
+    /// written: what the failed write left behind is for the next start to judge.
+    pub(crate) fn commit(&mut self, batch: &Batch) -> Result<(), HubError> {
+        for chunk in &batch.chunks {
+            if chunk.segment != self.segment {
+                self.begin(chunk.segment)?;
+            }
+            self.write(chunk)?;
+        }
+        let Some(last) = batch.chunks.last() else { return Ok(()) };
+        let end = last.address + last.buffer.len() as u64;
+        self.mark.set(end)?;
+        self.prepare(end);
+        Ok(())
+    }
+
+    fn write(&self, chunk: &Chunk) -> Result<(), HubError> {
+        let written = self.file.write_all_at(&chunk.buffer, chunk.address - self.segment.base);
+        written.map_err(|e| HubError::io("write", &self.segment.path(&self.dir), e))?;
+        if self.durability == Durability::Fsync {
+            let synced = self.file.sync_data();
+            synced.map_err(|e| HubError::io("sync", &self.segment.path(&self.dir), e))?;
+        }
+        Ok(())
+    }
+
+    /// Goes over to the next file.
+    fn begin(&mut self, segment: Segment) -> Result<(), HubError> {
+        let ahead = self.ahead.take().map(|thread| thread.join());
+        self.file = match ahead {
+            Some(Ok(Ok(file))) => file,
+            Some(Ok(Err(error))) => {
+                tracing::warn!(%error, "the next log file could not be made ahead, trying again");
+                segment.create(&self.dir)?
+            }
+            Some(Err(_)) | None => segment.create(&self.dir)?,
+        };
+        self.segment = segment;
+        self.segments.insert(segment);
+        Ok(())
+    }
+
+    /// Has the next file made while this one still has room.
+    fn prepare(&mut self, end: u64) {
+        if self.ahead.is_some() || end - self.segment.base < self.segment.size / AHEAD {
+            return;
+        }
+        let (dir, next) = (self.dir.clone(), self.segment.next(self.segment_bytes));
+        let make = move || next.create(&dir);
+        // If there is no thread to be had, the file is made when it is needed.
+        self.ahead = std::thread::Builder::new().name("segment".into()).spawn(make).ok();
+    }
+}

@@ -1,0 +1,278 @@
+//! Reads the whole log at the start, finds its end, and cuts off what was never acknowledged.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use kar_proto::hub::v1 as wire;
+use prost::Message as _;
+
+use super::format::{self, ALIGN, HEADER, Header};
+use super::mark::Mark;
+use super::segment::{self, Segment};
+use crate::error::HubError;
+
+/// Read at once when scanning, bytes.
+const BUFFER: usize = 256 << 10;
+
+/// Where the log ends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct End {
+    /// Its files, without those that were made ahead and never used.
+    pub(crate) segments: Vec<Segment>,
+    /// Address of the next record, in the last file.
+    pub(crate) address: u64,
+}
+
+/// What is at an address.
+enum Found {
+    Record(Header),
+    /// Nothing was ever written there, as far as the header tells; or the file is full.
+    Nothing,
+    /// Something that is not a record as it was written.
+    Damaged(&'static str),
+}
+
+/// Reads every record in order and hands it to `visit`. `None`: there is no log yet.
+///
+/// # Errors
+/// [`HubError::Corrupt`] if something that was acknowledged is missing or damaged; nothing is
+/// changed then.
+pub(crate) fn recover(
+    dir: &Path,
+    mark: Option<Mark>,
+    mut visit: impl FnMut(&Header, u64, &[u8]) -> Result<(), String>,
+) -> Result<Option<End>, HubError> {
+    let segments = segment::list(dir)?;
+    if segments.is_empty() {
+        return match mark {
+            Some(mark) if mark.address > 0 && !mark.weak => {
+                Err(HubError::corrupt(dir, 0, "the log's files are gone, but it had records"))
+            }
+            _ => Ok(None),
+        };
+    }
+    let mut used = 0;
+    let (address, found) = loop {
+        let segment = segments[used];
+        let (address, found) = scan(dir, segment, &mut visit)?;
+        let Some(&next) = segments.get(used + 1) else { break (address, found) };
+        match (previous_end(dir, next)?, &found) {
+            (Some(end), Found::Nothing) if end == address => used += 1,
+            (Some(_), Found::Damaged(what)) => {
+                return Err(damaged(dir, segment, address, what));
+            }
+            (Some(_), _) => {
+                let what = "records are missing from here to the file's end";
+                return Err(damaged(dir, segment, address, what));
+            }
+            (None, _) => break (address, found),
+        }
+    };
+    let tail = Tail { dir, segments: &segments, used, address };
+    tail.judge(&found, mark)?;
+    tail.cut()?;
+    Ok(Some(End { segments: segments[..=used].to_vec(), address }))
+}
+
+/// Reads the records of one file; returns where they end, and what is there.
+fn scan(
+    dir: &Path,
+    segment: Segment,
+    visit: &mut impl FnMut(&Header, u64, &[u8]) -> Result<(), String>,
+) -> Result<(u64, Found), HubError> {
+    let path = segment.path(dir);
+    let failed = |source| HubError::io("read", &path, source);
+    let mut file = BufReader::with_capacity(BUFFER, segment.open(dir, false)?);
+    file.seek(SeekFrom::Start(segment::DATA)).map_err(failed)?;
+    let mut address = segment.data();
+    let mut payload = Vec::new();
+    loop {
+        let header = match read_header(&mut file, segment, address).map_err(failed)? {
+            Found::Record(header) => header,
+            other => return Ok((address, other)),
+        };
+        let bytes = format::record_bytes(header.length as usize);
+        payload.resize((bytes as usize) - HEADER, 0);
+        file.read_exact(&mut payload).map_err(failed)?;
+        let payload = &payload[..header.length as usize];
+        if crc32c::crc32c(payload) != header.payload_crc {
+            return Ok((address, Found::Damaged("a record does not have its checksum")));
+        }
+        visit(&header, address, payload)
+            .map_err(|what| HubError::corrupt(&path, address - segment.base, what))?;
+        address += bytes;
+    }
+}
+
+fn read_header(file: &mut impl Read, segment: Segment, address: u64) -> io::Result<Found> {
+    if address + HEADER as u64 > segment.end() {
+        return Ok(Found::Nothing);
+    }
+    let mut bytes = [0; HEADER];
+    file.read_exact(&mut bytes)?;
+    if bytes == [0; HEADER] {
+        return Ok(Found::Nothing);
+    }
+    match format::decode(&bytes, address) {
+        Some(h) if address + format::record_bytes(h.length as usize) <= segment.end() => {
+            Ok(Found::Record(h))
+        }
+        Some(_) => Ok(Found::Damaged("a record goes beyond its file")),
+        None => Ok(Found::Damaged("a record's header does not have its checksum")),
+    }
+}
+
+/// What a file says about the end of the one before it, if its first record is whole.
+fn previous_end(dir: &Path, segment: Segment) -> Result<Option<u64>, HubError> {
+    let path = segment.path(dir);
+    let failed = |source| HubError::io("read", &path, source);
+    let mut file = segment.open(dir, false)?;
+    file.seek(SeekFrom::Start(segment::DATA)).map_err(failed)?;
+    let found = read_header(&mut file, segment, segment.data()).map_err(failed)?;
+    let Found::Record(header) = found else { return Ok(None) };
+    let mut payload = vec![0; header.length as usize];
+    file.read_exact(&mut payload).map_err(failed)?;
+    if crc32c::crc32c(&payload) != header.payload_crc {
+        return Ok(None);
+    }
+    match wire::Meta::decode(&payload[..]).map(|meta| meta.meta) {
+        Ok(Some(wire::meta::Meta::SegmentStart(start))) => Ok(Some(start.previous_end)),
+        _ => Err(HubError::corrupt(&path, segment::DATA, "it does not begin as a log file does")),
+    }
+}
+
+fn damaged(dir: &Path, segment: Segment, address: u64, what: &str) -> HubError {
+    HubError::corrupt(&segment.path(dir), address - segment.base, what)
+}
+
+/// The place where the valid records end.
+struct Tail<'a> {
+    dir: &'a Path,
+    segments: &'a [Segment],
+    /// Index of the last file in use.
+    used: usize,
+    address: u64,
+}
+
+// === impl Tail ===
+
+impl Tail<'_> {
+    /// Whether all that was acknowledged lies before this end.
+    fn judge(&self, found: &Found, mark: Option<Mark>) -> Result<(), HubError> {
+        let segment = self.segments[self.used];
+        let what = match found {
+            Found::Damaged(what) => what,
+            _ => "records are missing",
+        };
+        if let Some(mark) = mark.filter(|mark| mark.address > self.address) {
+            let lost = mark.address - self.address;
+            if !mark.weak {
+                let what = format!("{what}, though {lost} bytes from here on were acknowledged");
+                return Err(damaged(self.dir, segment, self.address, &what));
+            }
+            tracing::warn!(
+                lost_bytes = lost,
+                "the machine was started anew and the log was kept with durability 'os': \
+                 records that were acknowledged shortly before are lost"
+            );
+        }
+        if let Some(later) = self.later_batch(found)? {
+            let what = format!(
+                "{what}, though later records are whole (the first one at address {later})"
+            );
+            return Err(damaged(self.dir, segment, self.address, &what));
+        }
+        if let Found::Damaged(what) = found {
+            let (file, at) = (segment.path(self.dir), self.address - segment.base);
+            tracing::warn!(
+                file = %file.display(), at, what,
+                "cut off the end of the log, which was being written and never acknowledged"
+            );
+        }
+        Ok(())
+    }
+
+    /// Address of a record whose batch began after the end: then what is at the end had been
+    /// durable, since a batch is begun only after that.
+    fn later_batch(&self, found: &Found) -> Result<Option<u64>, HubError> {
+        let damaged = matches!(found, Found::Damaged(_));
+        for (nth, &segment) in self.segments[self.used..].iter().enumerate() {
+            let from = if nth == 0 { self.address + ALIGN } else { segment.data() };
+            let evidence = |header: Header| {
+                // The first batch of the next file may itself have been cut off in its middle;
+                // it proves only that the file before it had been written to its end.
+                let first = nth == 1 && header.batch == segment.data();
+                header.batch > self.address && (damaged || !first)
+            };
+            if let Some(address) = self.search(segment, from, evidence)? {
+                return Ok(Some(address));
+            }
+        }
+        Ok(None)
+    }
+
+    /// First address from `from` with a valid header that `wanted` agrees to.
+    fn search(
+        &self,
+        segment: Segment,
+        from: u64,
+        wanted: impl Fn(Header) -> bool,
+    ) -> Result<Option<u64>, HubError> {
+        let file = segment.open(self.dir, false)?;
+        let mut buffer = vec![0; BUFFER];
+        let mut address = from;
+        while address < segment.end() {
+            let length = (segment.end() - address).min(BUFFER as u64) as usize;
+            self.read(&file, segment, &mut buffer[..length], address)?;
+            for (nth, slot) in buffer[..length].chunks_exact(HEADER).enumerate() {
+                let at = address + (nth * HEADER) as u64;
+                if slot.iter().any(|&b| b != 0) && format::decode(slot, at).is_some_and(&wanted) {
+                    return Ok(Some(at));
+                }
+            }
+            address += length as u64;
+        }
+        Ok(None)
+    }
+
+    /// Makes everything after the end zeros again, and removes files made ahead.
+    fn cut(&self) -> Result<(), HubError> {
+        for segment in &self.segments[self.used + 1..] {
+            let path = segment.path(self.dir);
+            fs::remove_file(&path).map_err(|e| HubError::io("remove", &path, e))?;
+        }
+        let segment = self.segments[self.used];
+        let path = segment.path(self.dir);
+        let failed = |source| HubError::io("write", &path, source);
+        let file = segment.open(self.dir, true)?;
+        let (mut buffer, zeros) = (vec![0; BUFFER], vec![0; BUFFER]);
+        let mut address = self.address;
+        let mut changed = false;
+        while address < segment.end() {
+            let length = (segment.end() - address).min(BUFFER as u64) as usize;
+            self.read(&file, segment, &mut buffer[..length], address)?;
+            if buffer[..length] != zeros[..length] {
+                file.write_all_at(&zeros[..length], address - segment.base).map_err(failed)?;
+                changed = true;
+            }
+            address += length as u64;
+        }
+        if changed {
+            file.sync_data().map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        file: &File,
+        segment: Segment,
+        buffer: &mut [u8],
+        address: u64,
+    ) -> Result<(), HubError> {
+        file.read_exact_at(buffer, address - segment.base)
+            .map_err(|e| HubError::io("read", &segment.path(self.dir), e))
+    }
+}
