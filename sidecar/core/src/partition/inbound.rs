@@ -77,7 +77,8 @@ impl Partition {
         let Incoming { from, sender, number, .. } = &incoming;
         let (from, number) = (*from, *number);
         if !self.serving() || self.reign.released {
-            return self.refuse(env, from, sender.clone());
+            let epoch = incoming.epoch.max(self.newest_epoch).max(self.state.epoch);
+            return self.refuse_epoch(env, from, sender.clone(), epoch);
         }
         if env.rules.request_epoch && incoming.epoch != self.state.epoch {
             let message = Message::NotOwner {

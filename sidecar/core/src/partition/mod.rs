@@ -72,6 +72,8 @@ pub(crate) struct Partition {
     wanted_since: Millis,
     /// By sender: bounded by the number of senders that exist.
     opens: BTreeMap<Sender, WaitingOpen>,
+    /// The newest epoch ever seen here: what was said of older reigns is known to be over.
+    newest_epoch: Epoch,
 }
 
 impl Partition {
@@ -85,6 +87,7 @@ impl Partition {
             at_end: false,
             wanted_since: 0,
             opens: BTreeMap::new(),
+            newest_epoch: 0,
         }
     }
 
@@ -143,6 +146,7 @@ impl Partition {
 
     /// Forgets everything and reads the log from its start.
     fn read_anew(&mut self, env: &mut Env) {
+        self.newest_epoch = self.newest_epoch.max(self.state.epoch);
         self.state = LogState::default();
         self.reign = Reign::default();
         self.claim = None;
@@ -161,6 +165,7 @@ impl Partition {
         for (sender, waiting) in std::mem::take(&mut self.opens) {
             self.refuse(env, waiting.node, sender);
         }
+        self.newest_epoch = self.newest_epoch.max(self.state.epoch);
         self.state = LogState::default();
     }
 
