@@ -171,9 +171,13 @@ impl Partition {
 
     /// Answers that this node does not own the partition.
     pub(crate) fn refuse(&self, env: &mut Env, to: NodeId, sender: Sender) {
+        self.refuse_epoch(env, to, sender, self.newest_epoch.max(self.state.epoch));
+    }
+
+    /// The same about a reign that a sender named: it is not this node's (any more).
+    fn refuse_epoch(&self, env: &mut Env, to: NodeId, sender: Sender, epoch: Epoch) {
         let hint = self.owner_hint(env);
-        let message =
-            Message::NotOwner { sender, partition: self.id.clone(), epoch: self.state.epoch, hint };
+        let message = Message::NotOwner { sender, partition: self.id.clone(), epoch, hint };
         env.send(to, message);
     }
 
