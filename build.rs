@@ -19,6 +19,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .file_descriptor_set();
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     fs::write(out.join("kar_descriptor.bin"), descriptors.encode_to_vec())?;
+    // A package that is external for ours (their code names it by an absolute path) is not generated with them.
+    let mut google = descriptors.clone();
+    google.file.retain(|file| file.package().starts_with("google."));
+    tonic_prost_build::configure().build_transport(false).compile_fds(google)?;
     tonic_prost_build::configure()
         .bytes(".kar")
         .build_transport(false)

@@ -1,0 +1,422 @@
+//! Calling services and actors: references to them, and calls on their way.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::time::Duration;
+
+use kar_proto::v1 as proto;
+
+use crate::codec::{CodecError, Decode, Encode, Payload};
+use crate::context::sealed::Origin;
+use crate::context::{From, Root};
+use crate::error::{ApplicationError, CallError};
+use crate::stream::{Answer, Operation, Reply};
+
+/// A service, as seen by one caller. `S` is [`Root`] for a client, [`Nested`](crate::Nested) in a
+/// turn.
+#[derive(Clone)]
+pub struct ServiceRef<S> {
+    origin: Origin,
+    name: String,
+    affinity_key: String,
+    scope: PhantomData<fn() -> S>,
+}
+
+/// An actor instance, as seen by one caller.
+#[derive(Clone)]
+pub struct ActorRef<S> {
+    origin: Origin,
+    actor_type: String,
+    id: String,
+    scope: PhantomData<fn() -> S>,
+}
+
+/// A call that has not been made: `.await` makes it and waits for the result; [`tell`](Self::tell)
+/// and [`start`](Self::start) do not wait.
+#[must_use = "a call is made by `.await`, `.tell()` or `.start()`"]
+pub struct Call<R, S> {
+    origin: Origin,
+    kind: proto::target::Kind,
+    method: Cow<'static, str>,
+    argument: Result<Payload, CodecError>,
+    options: proto::InvocationOptions,
+    direct: bool,
+    types: PhantomData<fn() -> (R, S)>,
+}
+
+/// Id of an invocation, for `kar await`, logs and people.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct InvocationId(pub String);
+
+/// A started invocation, whose result is kept (a day by default) and can be fetched any number of
+/// times.
+#[derive(Clone)]
+pub struct Started<R> {
+    id: InvocationId,
+    handle: crate::stream::Handle,
+    result: PhantomData<fn() -> R>,
+}
+
+// === impl ServiceRef ===
+
+impl<S> ServiceRef<S> {
+    pub(crate) fn new(origin: Origin, name: &str) -> Self {
+        let (name, affinity_key) = (name.to_owned(), String::new());
+        Self { origin, name, affinity_key, scope: PhantomData }
+    }
+
+    /// Calls with the same key are handled by the same owner while it lives.
+    #[must_use]
+    pub fn affinity_key(mut self, key: impl Into<String>) -> Self {
+        self.affinity_key = key.into();
+        self
+    }
+
+    /// A call of a method.
+    pub fn call<R>(&self, method: &str, argument: &(impl Encode + ?Sized)) -> Call<R, S> {
+        self.invocation(Cow::Owned(method.to_owned()), argument.encode())
+    }
+
+    /// A call at most once, past all logs: for reads that can simply be asked again. It is never
+    /// part of a turn, and fails with [`CallError::NoHost`] where no host is alive.
+    pub fn call_direct<R>(&self, method: &str, argument: &(impl Encode + ?Sized)) -> Call<R, S> {
+        Call { direct: true, ..self.call(method, argument) }
+    }
+
+    /// Tells without waiting for the outcome. As [`Call::tell`].
+    ///
+    /// # Errors
+    /// As [`Call::tell`].
+    pub async fn tell(
+        &self,
+        method: &str,
+        argument: &(impl Encode + ?Sized),
+    ) -> Result<InvocationId, CallError> {
+        self.call::<()>(method, argument).tell().await
+    }
+
+    /// For generated clients.
+    #[doc(hidden)]
+    pub fn invocation<R>(
+        &self,
+        method: Cow<'static, str>,
+        argument: Result<Payload, CodecError>,
+    ) -> Call<R, S> {
+        let (name, affinity_key) = (self.name.clone(), self.affinity_key.clone());
+        let service = proto::ServiceTarget { name, affinity_key };
+        Call::new(&self.origin, proto::target::Kind::Service(service), method, argument)
+    }
+}
+
+impl ServiceRef<Root> {
+    /// Starts an invocation whose result is fetched later. As [`Call::start`].
+    ///
+    /// # Errors
+    /// As [`Call::start`].
+    pub async fn start<R>(
+        &self,
+        method: &str,
+        argument: &(impl Encode + ?Sized),
+    ) -> Result<Started<R>, CallError> {
+        self.call(method, argument).start().await
+    }
+}
+
+impl<S> fmt::Debug for ServiceRef<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ServiceRef").field(&self.name).finish()
+    }
+}
+
+// === impl ActorRef ===
+
+impl<S> ActorRef<S> {
+    pub(crate) fn new(origin: Origin, actor_type: &str, id: String) -> Self {
+        Self { origin, actor_type: actor_type.to_owned(), id, scope: PhantomData }
+    }
+
+    /// Id of the instance.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A call of a method.
+    pub fn call<R>(&self, method: &str, argument: &(impl Encode + ?Sized)) -> Call<R, S> {
+        self.invocation(Cow::Owned(method.to_owned()), argument.encode())
+    }
+
+    /// Tells without waiting for the outcome. As [`Call::tell`].
+    ///
+    /// # Errors
+    /// As [`Call::tell`].
+    pub async fn tell(
+        &self,
+        method: &str,
+        argument: &(impl Encode + ?Sized),
+    ) -> Result<InvocationId, CallError> {
+        self.call::<()>(method, argument).tell().await
+    }
+
+    /// For generated clients.
+    #[doc(hidden)]
+    pub fn invocation<R>(
+        &self,
+        method: Cow<'static, str>,
+        argument: Result<Payload, CodecError>,
+    ) -> Call<R, S> {
+        let actor = proto::ActorTarget { r#type: self.actor_type.clone(), id: self.id.clone() };
+        Call::new(&self.origin, proto::target::Kind::Actor(actor), method, argument)
+    }
+}
+
+impl ActorRef<Root> {
+    /// Starts an invocation whose result is fetched later. As [`Call::start`].
+    ///
+    /// # Errors
+    /// As [`Call::start`].
+    pub async fn start<R>(
+        &self,
+        method: &str,
+        argument: &(impl Encode + ?Sized),
+    ) -> Result<Started<R>, CallError> {
+        self.call(method, argument).start().await
+    }
+
+    /// The committed state of the actor, from outside its turns: every key.
+    ///
+    /// # Errors
+    /// Any that says the sidecar could not do it.
+    pub async fn committed_state(&self) -> Result<BTreeMap<String, Payload>, CallError> {
+        let actor = proto::ActorTarget { r#type: self.actor_type.clone(), id: self.id.clone() };
+        let request = proto::GetAllRequest { turn_token: String::new(), actor: Some(actor) };
+        match self.origin.0.request(Operation::ActorStateGetAll(request)).await? {
+            Answer::ActorStateGetAll(all) => Ok(crate::state::payloads(all.entries)),
+            _ => Err(CallError::mismatch("actor_state_get_all")),
+        }
+    }
+}
+
+impl<S> fmt::Debug for ActorRef<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ActorRef").field(&self.actor_type).field(&self.id).finish()
+    }
+}
+
+// === impl Call ===
+
+impl<R, S> Call<R, S> {
+    fn new(
+        origin: &Origin,
+        kind: proto::target::Kind,
+        method: Cow<'static, str>,
+        argument: Result<Payload, CodecError>,
+    ) -> Self {
+        let trace_parent = match &origin.0 {
+            From::Root(_) => String::new(),
+            From::Turn(turn) => turn.trace_parent.clone(),
+        };
+        let options = proto::InvocationOptions { trace_parent, ..Default::default() };
+        let (origin, types) = (origin.clone(), PhantomData);
+        Self { origin, kind, method, argument, options, direct: false, types }
+    }
+
+    /// The invocation must start within this time from its acceptance, at least 1 ms; else it never
+    /// runs, and the call fails with [`CallError::Expired`]. Without this it waits for ever.
+    pub fn start_within(mut self, time: Duration) -> Self {
+        // The longest time that protobuf has is longer than any that this could mean.
+        self.options.start_within = time.try_into().ok();
+        self
+    }
+
+    /// W3C `traceparent` that the invocation carries, instead of the turn's own.
+    pub fn trace_parent(mut self, value: impl Into<String>) -> Self {
+        self.options.trace_parent = value.into();
+        self
+    }
+
+    /// Tells instead of calling: outside turns returns when the invocation is durable, which is
+    /// then carried to completion; in a turn returns at once, and is durable with the turn's
+    /// segment.
+    ///
+    /// # Errors
+    /// The sidecar did not take it, or ([`CallError::Unknown`]) may have.
+    pub async fn tell(self) -> Result<InvocationId, CallError> {
+        let request = proto::TellRequest {
+            target: Some(proto::Target { kind: Some(self.kind) }),
+            method: self.method.into_owned(),
+            payload: Some(self.argument?.into_proto()),
+            options: Some(self.options),
+            turn_token: self.origin.0.turn_token(),
+        };
+        match self.origin.0.request(Operation::Tell(request)).await? {
+            Answer::Tell(answer) => Ok(InvocationId(answer.invocation_id)),
+            _ => Err(CallError::mismatch("tell")),
+        }
+    }
+
+    async fn payload(self) -> Result<Payload, CallError> {
+        use proto::target::Kind;
+        let payload = Some(self.argument?.into_proto());
+        let (method, options) = (self.method.into_owned(), Some(self.options));
+        let operation = match self.kind {
+            Kind::Service(service) => {
+                let (delivery_mode, turn_token) = match self.direct {
+                    true => (proto::DeliveryMode::Direct, String::new()),
+                    false => (proto::DeliveryMode::Durable, self.origin.0.turn_token()),
+                };
+                Operation::Invoke(proto::InvokeRequest {
+                    service: service.name,
+                    method,
+                    payload,
+                    delivery_mode: delivery_mode.into(),
+                    affinity_key: service.affinity_key,
+                    options,
+                    turn_token,
+                })
+            }
+            Kind::Actor(actor) => Operation::CallActor(proto::CallActorRequest {
+                actor: Some(actor),
+                method,
+                payload,
+                options,
+                turn_token: self.origin.0.turn_token(),
+            }),
+        };
+        match self.origin.0.request(operation).await? {
+            Answer::Invoke(proto::InvokeResponse { result: Some(result), .. }) => match result {
+                proto::invoke_response::Result::Payload(p) => Ok(Payload::from_proto(Some(p))),
+                proto::invoke_response::Result::Error(e) => Err(application(e)),
+            },
+            Answer::CallActor(proto::CallActorResponse { result: Some(result), .. }) => {
+                match result {
+                    proto::call_actor_response::Result::Payload(p) => {
+                        Ok(Payload::from_proto(Some(p)))
+                    }
+                    proto::call_actor_response::Result::Error(e) => Err(application(e)),
+                }
+            }
+            _ => Err(CallError::mismatch("call")),
+        }
+    }
+}
+
+impl<R> Call<R, Root> {
+    /// Starts instead of calling: returns when the invocation is durable; its result is fetched
+    /// later.
+    ///
+    /// # Errors
+    /// The sidecar did not take it, or ([`CallError::Unknown`]) may have.
+    pub async fn start(self) -> Result<Started<R>, CallError> {
+        let request = proto::StartRequest {
+            target: Some(proto::Target { kind: Some(self.kind) }),
+            method: self.method.into_owned(),
+            payload: Some(self.argument?.into_proto()),
+            options: Some(self.options),
+        };
+        match self.origin.0.request(Operation::Start(request)).await? {
+            Answer::Start(answer) => {
+                let id = InvocationId(answer.invocation_id);
+                Ok(Started::new(id, self.origin.0.handle().clone()))
+            }
+            _ => Err(CallError::mismatch("start")),
+        }
+    }
+}
+
+impl<R: Decode + 'static, S: 'static> IntoFuture for Call<R, S> {
+    type Output = Result<R, CallError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { Ok(R::decode(self.payload().await?)?) })
+    }
+}
+
+impl<R, S> fmt::Debug for Call<R, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("target", &self.kind)
+            .field("method", &self.method)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Started ===
+
+impl<R> Started<R> {
+    pub(crate) fn new(id: InvocationId, handle: crate::stream::Handle) -> Self {
+        Self { id, handle, result: PhantomData }
+    }
+
+    /// Id of the invocation, for [`Client::awaiting`](crate::Client::awaiting).
+    #[must_use]
+    pub fn id(&self) -> &InvocationId {
+        &self.id
+    }
+}
+
+impl<R: Decode> Started<R> {
+    /// Waits for the result. Survives the loss of the connection.
+    ///
+    /// # Errors
+    /// What the invocation came to; [`CallError::UnknownInvocation`] if its result is not kept any
+    /// more.
+    pub async fn outcome(&self) -> Result<R, CallError> {
+        let request = proto::AwaitRequest { invocation_id: self.id.0.clone() };
+        match self.handle.request(Operation::Await(request)).await? {
+            Answer::Await(proto::AwaitResponse { result: Some(result) }) => match result {
+                proto::await_response::Result::Payload(p) => {
+                    Ok(R::decode(Payload::from_proto(Some(p)))?)
+                }
+                proto::await_response::Result::Error(e) => Err(application(e)),
+            },
+            _ => Err(CallError::mismatch("await")),
+        }
+    }
+}
+
+impl<R> fmt::Debug for Started<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Started").field(&self.id).finish()
+    }
+}
+
+impl fmt::Display for InvocationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl From ===
+
+impl From {
+    async fn request(&self, operation: Operation) -> Reply {
+        match self {
+            Self::Root(handle) => handle.request(operation).await,
+            Self::Turn(turn) => turn.request(operation).await,
+        }
+    }
+
+    fn turn_token(&self) -> String {
+        match self {
+            Self::Root(_) => String::new(),
+            Self::Turn(turn) => turn.request_token(),
+        }
+    }
+
+    fn handle(&self) -> &crate::stream::Handle {
+        match self {
+            Self::Root(handle) => handle,
+            Self::Turn(turn) => &turn.handle,
+        }
+    }
+}
+
+fn application(error: proto::ApplicationError) -> CallError {
+    ApplicationError::from_proto(error).into()
+}

@@ -1,0 +1,178 @@
+//! Connecting, and everything that can be asked outside turns.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kar_proto::v1::Hello;
+
+use crate::call::{ActorRef, InvocationId, ServiceRef, Started};
+use crate::codec::Decode;
+use crate::context::sealed::{Origin, Sealed};
+use crate::context::{Caller, From, Root};
+use crate::error::{CallError, ConnectError};
+use crate::state::ApplicationState;
+use crate::stream::driver::{self, Node};
+use crate::stream::{Command, Handle};
+use crate::transport::{Address, Settings};
+
+/// Entry to everything: `Kar::connect()` for a client, [`Host::builder`](crate::Host::builder) for
+/// a host.
+#[derive(Clone, Copy, Debug)]
+pub struct Kar;
+
+/// How to reach the sidecar. What is not said comes from the environment, which `kar run` sets:
+/// `KAR_SOCKET`, else `KAR_GRPC_PORT`; and `KAR_API_TOKEN`.
+#[derive(Clone, Debug, Default)]
+pub struct KarBuilder {
+    settings: Settings,
+}
+
+/// A component's connection to its sidecar, for what is asked outside turns. Cheap to clone.
+///
+/// When the connection breaks, it is made again with growing pauses. Requests that were under way
+/// then fail with [`CallError::Unknown`], unless doing them twice does no harm (reads, `awaiting`,
+/// application state): those are sent again, as are requests that had not been sent.
+#[derive(Clone, Debug)]
+pub struct Client {
+    handle: Handle,
+    node: Option<Node>,
+}
+
+impl Kar {
+    /// Connects to the sidecar that the environment names, trying for ten seconds.
+    ///
+    /// # Errors
+    /// The environment names none, it cannot be reached, or it refuses.
+    pub async fn connect() -> Result<Client, ConnectError> {
+        Self::builder().connect().await
+    }
+
+    /// Connects in another way than the environment says.
+    #[must_use]
+    pub fn builder() -> KarBuilder {
+        KarBuilder::default()
+    }
+}
+
+impl KarBuilder {
+    /// Unix socket of the sidecar, instead of `KAR_SOCKET`.
+    #[must_use]
+    pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.address = Some(Address::Socket(path.into()));
+        self
+    }
+
+    /// Port of the sidecar on 127.0.0.1, instead of `KAR_GRPC_PORT`.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.settings.address = Some(Address::Port(port));
+        self
+    }
+
+    /// Bearer token, instead of `KAR_API_TOKEN`.
+    #[must_use]
+    pub fn api_token(mut self, token: impl Into<String>) -> Self {
+        self.settings.api_token = Some(token.into());
+        self
+    }
+
+    /// How long the first connection is tried; 10 s if not said.
+    #[must_use]
+    pub fn connect_timeout(mut self, time: Duration) -> Self {
+        self.settings.connect_timeout = time;
+        self
+    }
+
+    /// How long a broken connection is tried again before the client is closed; 60 s if not said.
+    #[must_use]
+    pub fn reconnect_timeout(mut self, time: Duration) -> Self {
+        self.settings.reconnect_timeout = time;
+        self
+    }
+
+    /// Requests that may wait or be under way, 20,000 if not said. Beyond it they fail with
+    /// [`CallError::Limit`] named `client-requests`.
+    #[must_use]
+    pub fn requests_max(mut self, count: usize) -> Self {
+        self.settings.requests_max = count;
+        self
+    }
+
+    /// Connects. The client lives on the runtime that this is called on.
+    ///
+    /// # Errors
+    /// There is no sidecar to connect to, it cannot be reached, or it refuses.
+    pub async fn connect(self) -> Result<Client, ConnectError> {
+        let connected = driver::connect(self.settings, None, Hello::default()).await?;
+        Ok(Client::new(connected.handle, connected.node))
+    }
+}
+
+impl Client {
+    pub(crate) fn new(handle: Handle, node: Node) -> Self {
+        Self { handle, node: Some(node) }
+    }
+
+    /// A client on a turn's connection.
+    pub(crate) fn detached(handle: Handle) -> Self {
+        Self { handle, node: None }
+    }
+
+    /// A service by its name.
+    #[must_use]
+    pub fn service(&self, name: &str) -> ServiceRef<Root> {
+        Caller::service(self, name)
+    }
+
+    /// An actor by its type and id. It exists by being named.
+    #[must_use]
+    pub fn actor(&self, actor_type: &str, id: impl Into<String>) -> ActorRef<Root> {
+        Caller::actor(self, actor_type, id)
+    }
+
+    /// Waits for the outcome of a started invocation, maybe one of another process. Survives the
+    /// loss of the connection.
+    ///
+    /// # Errors
+    /// What the invocation came to; [`CallError::UnknownInvocation`] if there is none, or its
+    /// result is not kept any more.
+    pub async fn awaiting<R: Decode>(&self, id: &InvocationId) -> Result<R, CallError> {
+        Started::new(id.clone(), self.handle.clone()).outcome().await
+    }
+
+    /// State of the application as a whole.
+    #[must_use]
+    pub fn state(&self) -> ApplicationState {
+        ApplicationState::new(self.handle.clone())
+    }
+
+    /// Name of the sidecar's node, as it was when the component connected first. Empty in a turn's
+    /// client.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        self.node.as_ref().map_or("", |node| &node.name)
+    }
+
+    /// Name of the application. Empty in a turn's client.
+    #[must_use]
+    pub fn application(&self) -> &str {
+        self.node.as_ref().map_or("", |node| &node.application)
+    }
+
+    /// Closes the connection, also for other clones, when the requests under way are answered, or
+    /// after 15 s. Without this the connection ends at once with the last clone.
+    pub fn close(&self) {
+        // A closed one stays closed.
+        let _ = self.handle.send(Command::Leave);
+    }
+}
+
+impl Sealed for Client {
+    fn origin(&self) -> Origin {
+        Origin(From::Root(self.handle.clone()))
+    }
+}
+
+impl Caller for Client {
+    type Scope = Root;
+}

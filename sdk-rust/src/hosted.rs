@@ -1,0 +1,223 @@
+//! What a component hosts: the traits that `#[kar_sdk::service]` and `#[kar_sdk::actor]` implement,
+//! and the table from names to code.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use kar_proto::v1 as proto;
+use tokio::task::AbortHandle;
+
+use crate::codec::Payload;
+use crate::context::{ActorContext, ServiceContext};
+use crate::error::{ApplicationError, Error, HostError};
+use crate::stream::Handle;
+use crate::turn::{self, Turn, TurnEnd};
+
+/// A method on its way.
+pub type MethodFuture<'a> = Pin<Box<dyn Future<Output = Result<Payload, Error>> + Send + 'a>>;
+
+/// A method of a service or an actor type, as the sidecar is told of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Method {
+    /// Name.
+    pub name: &'static str,
+    /// Reads only: may run beside other shared methods of the instance. Sidecars do not make use of
+    /// it yet.
+    pub shared: bool,
+}
+
+/// A service: any host may take any call, several at once. Usually implemented by
+/// [`#[kar_sdk::service]`](macro@crate::service).
+pub trait Service: Send + Sync + 'static {
+    /// Name: 1 to 128 of `A-Z a-z 0-9 _ - .`, not starting with `.` or `-`.
+    const NAME: &'static str;
+    /// Every method.
+    const METHODS: &'static [Method];
+
+    /// Runs a method; `None` if there is no such method.
+    fn dispatch<'a>(
+        &'a self,
+        context: &'a mut ServiceContext,
+        method: &'a str,
+        argument: Payload,
+    ) -> Option<MethodFuture<'a>>;
+}
+
+/// An actor type. One value stands for all instances of the type: it holds what they share
+/// (configuration, clients); what an instance remembers is in its state. Usually implemented by
+/// [`#[kar_sdk::actor]`](macro@crate::actor).
+pub trait Actor: Send + Sync + 'static {
+    /// Name of the type: 1 to 128 of `A-Z a-z 0-9 _ - .`, not starting with `.` or `-`.
+    const NAME: &'static str;
+    /// Every method.
+    const METHODS: &'static [Method];
+
+    /// Runs a method; `None` if there is no such method.
+    fn dispatch<'a>(
+        &'a self,
+        context: &'a mut ActorContext,
+        method: &'a str,
+        argument: Payload,
+    ) -> Option<MethodFuture<'a>>;
+}
+
+/// What a component hosts, by name.
+#[derive(Default)]
+pub(crate) struct Table {
+    services: BTreeMap<&'static str, Box<dyn Entry>>,
+    actors: BTreeMap<&'static str, Box<dyn Entry>>,
+}
+
+/// A service or an actor type, its type forgotten.
+trait Entry: Send + Sync {
+    fn methods(&self) -> &'static [Method];
+    fn spawn(&self, turn: Arc<Turn>, argument: Payload) -> AbortHandle;
+}
+
+struct ServiceEntry<S>(Arc<S>);
+struct ActorEntry<A>(Arc<A>);
+
+// === impl Method ===
+
+impl Method {
+    /// A method that is alone in its instance while it runs.
+    #[must_use]
+    pub const fn exclusive(name: &'static str) -> Self {
+        Self { name, shared: false }
+    }
+
+    /// A method that only reads.
+    #[must_use]
+    pub const fn shared(name: &'static str) -> Self {
+        Self { name, shared: true }
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.actors.is_empty()
+    }
+
+    pub(crate) fn add_service<S: Service>(&mut self, service: S) -> Result<(), HostError> {
+        match self.services.insert(S::NAME, Box::new(ServiceEntry(Arc::new(service)))) {
+            None => Ok(()),
+            Some(_) => Err(HostError::Duplicate(format!("service {}", S::NAME))),
+        }
+    }
+
+    pub(crate) fn add_actor<A: Actor>(&mut self, actor: A) -> Result<(), HostError> {
+        match self.actors.insert(A::NAME, Box::new(ActorEntry(Arc::new(actor)))) {
+            None => Ok(()),
+            Some(_) => Err(HostError::Duplicate(format!("actor type {}", A::NAME))),
+        }
+    }
+
+    /// As the sidecar is told of it.
+    pub(crate) fn hello(&self) -> proto::Hello {
+        let services = self.services.iter().map(|(name, entry)| proto::HostedService {
+            name: (*name).to_owned(),
+            methods: methods(entry.as_ref()),
+        });
+        let actor_types = self.actors.iter().map(|(name, entry)| proto::HostedActorType {
+            name: (*name).to_owned(),
+            methods: methods(entry.as_ref()),
+        });
+        proto::Hello {
+            services: services.collect(),
+            actor_types: actor_types.collect(),
+            ..proto::Hello::default()
+        }
+    }
+
+    /// Starts a turn in a task of its own.
+    pub(crate) fn start(
+        &self,
+        handle: Handle,
+        session: u64,
+        mut frame: proto::InvocationFrame,
+    ) -> Result<AbortHandle, Box<ApplicationError>> {
+        use proto::target::Kind;
+        let entry = match frame.target.as_ref().and_then(|target| target.kind.as_ref()) {
+            Some(Kind::Service(service)) => find(&self.services, "service", &service.name),
+            Some(Kind::Actor(actor)) => find(&self.actors, "actor type", &actor.r#type),
+            None => Err(Box::new(unknown_method("the invocation names no target".to_owned()))),
+        }?;
+        let argument = Payload::from_proto(frame.payload.take());
+        Ok(entry.spawn(Arc::new(Turn::new(handle, session, frame)), argument))
+    }
+}
+
+fn methods(entry: &dyn Entry) -> Vec<proto::HostedMethod> {
+    let hosted = |m: &Method| proto::HostedMethod { name: m.name.to_owned(), shared: m.shared };
+    entry.methods().iter().map(hosted).collect()
+}
+
+fn find<'a>(
+    entries: &'a BTreeMap<&'static str, Box<dyn Entry>>,
+    what: &str,
+    name: &str,
+) -> Result<&'a dyn Entry, Box<ApplicationError>> {
+    entries.get(name).map(AsRef::as_ref).ok_or_else(|| {
+        let known = list(entries.keys().copied());
+        Box::new(unknown_method(format!("this host has no {what} `{name}`; it has: {known}")))
+    })
+}
+
+fn no_such_method(what: &str, name: &str, method: &str, known: &[Method]) -> Error {
+    let known = list(known.iter().map(|m| m.name));
+    unknown_method(format!("{what} {name} has no method `{method}`; it has: {known}")).into()
+}
+
+fn unknown_method(message: String) -> ApplicationError {
+    ApplicationError::new("unknown_method", message)
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+// === impl Entry ===
+
+impl<S: Service> Entry for ServiceEntry<S> {
+    fn methods(&self) -> &'static [Method] {
+        S::METHODS
+    }
+
+    fn spawn(&self, turn: Arc<Turn>, argument: Payload) -> AbortHandle {
+        let service = self.0.clone();
+        let end = TurnEnd::new(turn.clone());
+        let code = async move {
+            let mut context = ServiceContext::new(turn.clone());
+            match service.dispatch(&mut context, &turn.method, argument) {
+                Some(method) => method.await,
+                None => Err(no_such_method("service", S::NAME, &turn.method, S::METHODS)),
+            }
+        };
+        tokio::spawn(turn::run(end, code)).abort_handle()
+    }
+}
+
+impl<A: Actor> Entry for ActorEntry<A> {
+    fn methods(&self) -> &'static [Method] {
+        A::METHODS
+    }
+
+    fn spawn(&self, turn: Arc<Turn>, argument: Payload) -> AbortHandle {
+        let actor = self.0.clone();
+        let end = TurnEnd::new(turn.clone());
+        let code = async move {
+            let mut context = ActorContext::new(turn.clone());
+            match actor.dispatch(&mut context, &turn.method, argument) {
+                Some(method) => method.await,
+                None => Err(no_such_method("actor type", A::NAME, &turn.method, A::METHODS)),
+            }
+        };
+        tokio::spawn(turn::run(end, code)).abort_handle()
+    }
+}

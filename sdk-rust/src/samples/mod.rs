@@ -1,0 +1,3 @@
+//! Ready-made components, for examples, tests and `kar demo`. Behind the feature `samples`.
+
+pub mod bank;

@@ -1,0 +1,457 @@
+//! One stream from its welcome to its end.
+//!
+//! Credits: the sidecar says how many requests may be under way. Calls may wait long, and what they
+//! wait for may need requests of this very stream (a nested call to an actor hosted here, which
+//! reads its state). So requests outside turns use at most half of the credits of a host's stream,
+//! nested calls leave an eighth free, and the short operations of turns, which the sidecar answers
+//! by itself, may use all. Results of turns need no credit but stay behind the operations that
+//! their turns asked for. Only where credits are short can a nested call be overtaken by a later
+//! tell of the same turn that did not wait for it.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::{FutureExt as _, Stream as _};
+use kar_proto::v1 as proto;
+use kar_proto::v1::component_frame::Frame;
+use kar_proto::v1::sidecar_frame::Frame as SidecarFrame;
+use kar_proto::v1::turn_outcome::Result as TurnResult;
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::{Sleep, sleep};
+use tonic::Streaming;
+
+use super::outbox::Outbox;
+use super::slab::Slab;
+use super::{Answer, Command, Operation, Outgoing, Reply, ReplyTo, Sender, WeakHandle};
+use crate::error::{ApplicationError, CallError, Rejection};
+use crate::hosted::Table;
+use crate::limits::{BATCH_MAX, CLOSE_TIMEOUT, ROUNDS_PER_POLL_MAX};
+use crate::transport::{Session, Settings};
+
+/// What outlives a stream.
+pub(crate) struct Lasting {
+    pub(crate) settings: Settings,
+    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+    pub(crate) handle: WeakHandle,
+    /// What is hosted; `None` for a mere client.
+    pub(crate) table: Option<Arc<Table>>,
+    /// Requests outside turns that have not been sent.
+    pub(crate) roots: VecDeque<Box<Outgoing>>,
+    /// Number of the present stream.
+    pub(crate) number: u64,
+    /// The component wants to leave.
+    pub(crate) leaving: bool,
+}
+
+/// How a stream ended.
+pub(crate) enum End {
+    /// In order, or because nobody needs it any more.
+    Closed,
+    /// Not by our will; the reason.
+    Broken(String),
+}
+
+/// A stream.
+pub(crate) struct Live<'a> {
+    lasting: &'a mut Lasting,
+    inbound: Streaming<proto::ConnectResponse>,
+    outbox: Arc<Outbox>,
+    /// Frames made in this round.
+    ready: Vec<proto::ComponentFrame>,
+    batch: Vec<Command>,
+    /// Requests under way. Each holds a credit.
+    pending: Slab<Pending>,
+    /// Requests that may be under way.
+    credits: usize,
+    message_bytes_max: usize,
+    /// Nested calls that wait for a credit.
+    nested: VecDeque<Box<Outgoing>>,
+    /// Short operations of turns that wait for a credit, and results behind them.
+    ordered: VecDeque<Ordered>,
+    turns: HashMap<String, AbortHandle>,
+    /// No command will ever come again.
+    unneeded: bool,
+    stage: Stage,
+    /// When the present stage ends whatever happens.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+enum Ordered {
+    Request(Box<Outgoing>),
+    Done(String, Option<TurnResult>),
+}
+
+struct Pending {
+    sender: Sender,
+    reply: ReplyTo,
+    /// For requests that do no harm when they are carried out twice.
+    again: Option<Operation>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// Said goodbye.
+    Leaving,
+    /// As `Leaving`, and everything is handed over.
+    Drained,
+    /// Closed this side.
+    Closing,
+}
+
+impl<'a> Live<'a> {
+    pub(crate) fn new(lasting: &'a mut Lasting, session: Session) -> Self {
+        lasting.number += 1;
+        let welcome = session.welcome;
+        let mut live = Self {
+            lasting,
+            inbound: session.inbound,
+            outbox: session.outbox,
+            ready: Vec::new(),
+            batch: Vec::with_capacity(BATCH_MAX),
+            pending: Slab::new(),
+            credits: usize::try_from(welcome.request_credits).unwrap_or(0),
+            message_bytes_max: usize::try_from(welcome.message_bytes_max).unwrap_or(usize::MAX),
+            nested: VecDeque::new(),
+            ordered: VecDeque::new(),
+            turns: HashMap::new(),
+            unneeded: false,
+            stage: Stage::Open,
+            deadline: None,
+        };
+        for frame in session.first {
+            if let Err(violation) = live.on_frame(frame) {
+                // The stream is not used further: the next read finds it out.
+                tracing::warn!(%violation, "protocol violation in the first message");
+            }
+        }
+        live
+    }
+
+    /// Runs the stream until it ends.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        for _ in 0..ROUNDS_PER_POLL_MAX {
+            let read = match self.poll_inbound(cx) {
+                Ok(read) => read,
+                Err(end) => return Poll::Ready(end),
+            };
+            let taken = self.poll_commands(cx);
+            self.pump();
+            if let Some(end) = self.poll_stage(cx) {
+                return Poll::Ready(end);
+            }
+            self.outbox.push(&mut self.ready);
+            if !read && !taken {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads what is there; tells whether there may be more.
+    fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        for _ in 0..BATCH_MAX {
+            match Pin::new(&mut self.inbound).poll_next(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Some(Ok(message))) => {
+                    for frame in message.frames {
+                        self.on_frame(frame).map_err(End::Broken)?;
+                    }
+                }
+                Poll::Ready(_) if self.stage == Stage::Closing => return Err(End::Closed),
+                Poll::Ready(None) => {
+                    return Err(End::Broken("the sidecar closed the stream".to_owned()));
+                }
+                Poll::Ready(Some(Err(status))) => {
+                    return Err(End::Broken(Rejection::from_grpc(&status).to_string()));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes the commands that are there; tells whether there may be more.
+    fn poll_commands(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.unneeded {
+            return false;
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        let count = self.lasting.commands.poll_recv_many(cx, &mut batch, BATCH_MAX);
+        for command in batch.drain(..) {
+            self.on_command(command);
+        }
+        self.batch = batch;
+        match count {
+            Poll::Pending => false,
+            Poll::Ready(0) => {
+                self.unneeded = true;
+                false
+            }
+            Poll::Ready(_) => true,
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Request(request) => match request.sender {
+                Sender::Root(_) => self.lasting.roots.push_back(request),
+                // A turn of an earlier stream: it is being aborted, nobody waits.
+                Sender::Turn(session) if session != self.lasting.number => {}
+                Sender::Turn(_) if is_call(&request.operation) => self.nested.push_back(request),
+                Sender::Turn(_) => self.ordered.push_back(Ordered::Request(request)),
+            },
+            Command::TurnDone { session, token, result } => {
+                if session == self.lasting.number {
+                    self.turns.remove(&token);
+                    self.ordered.push_back(Ordered::Done(token, result));
+                }
+            }
+            Command::Leave => self.lasting.leaving = true,
+        }
+    }
+
+    fn on_frame(&mut self, frame: proto::SidecarFrame) -> Result<(), String> {
+        match frame.frame {
+            Some(SidecarFrame::Response(response)) => {
+                let Some(pending) = self.pending.remove(response.id) else {
+                    return Err(format!("an answer to no request ({})", response.id));
+                };
+                pending.reply.send(reply(response.result));
+            }
+            Some(SidecarFrame::Invocation(invocation)) => self.on_invocation(invocation),
+            Some(SidecarFrame::CancelTurn(cancel)) => {
+                // Its result goes out when the turn has stopped. One that has ended needs no
+                // answer.
+                if let Some(turn) = self.turns.get(&cancel.turn_token) {
+                    turn.abort();
+                }
+            }
+            Some(SidecarFrame::Credit(credit)) => {
+                let Some(count) = usize::try_from(credit.count).ok().filter(|c| *c > 0) else {
+                    return Err("a credit of less than one".to_owned());
+                };
+                self.credits = self.credits.saturating_add(count);
+            }
+            Some(SidecarFrame::Drained(_)) if self.stage == Stage::Leaving => {
+                self.stage = Stage::Drained;
+            }
+            Some(SidecarFrame::Welcome(_)) => return Err("a second welcome".to_owned()),
+            // Nobody asked; or a frame of a later version, which the sidecar sends only if it needs
+            // no answer.
+            Some(SidecarFrame::Drained(_)) | None => {}
+        }
+        Ok(())
+    }
+
+    fn on_invocation(&mut self, invocation: proto::InvocationFrame) {
+        // Without handles nobody keeps the connection; it is about to close.
+        let Some(handle) = self.lasting.handle.upgrade() else { return };
+        let token = invocation.turn_token.clone();
+        let started = match &self.lasting.table {
+            Some(table) => table.start(handle, self.lasting.number, invocation),
+            None => {
+                let text = "this component hosts nothing";
+                Err(Box::new(ApplicationError::new("unknown_method", text)))
+            }
+        };
+        match started {
+            Ok(turn) => drop(self.turns.insert(token, turn)),
+            Err(error) => {
+                let result = Some(TurnResult::Error(error.into_proto()));
+                self.ordered.push_back(Ordered::Done(token, result));
+            }
+        }
+    }
+
+    /// Makes frames of everything that may go.
+    fn pump(&mut self) {
+        while let Some(next) = self.ordered.front() {
+            if matches!(next, Ordered::Request(_)) && self.pending.len() >= self.credits {
+                break;
+            }
+            match self.ordered.pop_front() {
+                Some(Ordered::Request(request)) => self.send(*request),
+                Some(Ordered::Done(token, result)) => self.send_result(token, result),
+                None => break,
+            }
+        }
+        let (nested_max, roots_max) = shares(self.credits, self.lasting.table.is_some());
+        while self.pending.len() < nested_max {
+            let Some(request) = self.nested.pop_front() else { break };
+            self.send(*request);
+        }
+        while self.pending.len() < roots_max {
+            let Some(request) = self.lasting.roots.pop_front() else { break };
+            self.send(*request);
+        }
+    }
+
+    fn send(&mut self, request: Outgoing) {
+        if request.is_abandoned() {
+            return;
+        }
+        let Outgoing { operation, sender, reply } = request;
+        if operation.encoded_len() > self.message_bytes_max {
+            return reply.send(Err(CallError::limit("message-bytes-max", self.message_bytes_max)));
+        }
+        let again = is_repeatable(&operation).then(|| operation.clone());
+        let id = self.pending.insert(Pending { sender, reply, again });
+        let request = proto::Request { id, operation: Some(operation) };
+        self.ready.push(proto::ComponentFrame { frame: Some(Frame::Request(request)) });
+    }
+
+    fn send_result(&mut self, turn_token: String, result: Option<TurnResult>) {
+        let result = result.unwrap_or(TurnResult::Cancelled(proto::Cancelled {}));
+        let mut outcome = proto::TurnOutcome { turn_token, result: Some(result) };
+        if outcome.encoded_len() > self.message_bytes_max {
+            let max = self.message_bytes_max;
+            let text = format!("the result is longer than message-bytes-max ({max})");
+            let error = ApplicationError::new("message_too_large", text).into_proto();
+            outcome.result = Some(TurnResult::Error(error));
+        }
+        self.ready.push(proto::ComponentFrame { frame: Some(Frame::TurnResult(outcome)) });
+    }
+
+    /// Moves on with leaving and closing.
+    fn poll_stage(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        if self.lasting.leaving && self.stage == Stage::Open {
+            self.deadline = Some(Box::pin(sleep(self.lasting.settings.drain_timeout)));
+            self.stage = match self.lasting.table {
+                Some(_) => {
+                    let goodbye = Frame::Goodbye(proto::Goodbye {});
+                    self.ready.push(proto::ComponentFrame { frame: Some(goodbye) });
+                    Stage::Leaving
+                }
+                None => Stage::Drained,
+            };
+        }
+        let finished = self.stage == Stage::Drained && self.is_idle();
+        if self.stage != Stage::Closing && (self.unneeded || finished) {
+            self.outbox.push(&mut self.ready);
+            self.outbox.finish();
+            self.stage = Stage::Closing;
+            self.deadline = Some(Box::pin(sleep(CLOSE_TIMEOUT)));
+        }
+        if self.deadline.as_mut()?.poll_unpin(cx).is_ready() {
+            if self.stage != Stage::Closing {
+                let turns = self.turns.len();
+                tracing::warn!(turns, "leaving with turns unfinished or not handed over");
+            }
+            return Some(End::Closed);
+        }
+        None
+    }
+
+    fn is_idle(&self) -> bool {
+        self.turns.is_empty()
+            && self.ordered.is_empty()
+            && self.nested.is_empty()
+            && self.lasting.roots.is_empty()
+            // What aborted turns, and callers that went away, had asked for is waited for by
+            // nobody.
+            && self.pending.iter().all(|pending| {
+                matches!(pending.sender, Sender::Turn(_)) || pending.reply.is_abandoned()
+            })
+    }
+
+    /// Gives up what was under way: aborts the turns, answers what may have been carried out with
+    /// "unknown", and takes back what was not written, and what does no harm twice, for the next
+    /// stream. Returns when all turns have stopped.
+    pub(crate) async fn give_up(mut self, reason: &str) {
+        let mut again = VecDeque::new();
+        let mut unwritten = self.outbox.abandon();
+        unwritten.extend(self.ready.drain(..));
+        for frame in unwritten {
+            let Some(Frame::Request(request)) = frame.frame else { continue };
+            let (Some(pending), Some(operation)) =
+                (self.pending.remove(request.id), request.operation)
+            else {
+                continue;
+            };
+            again.push_back((pending, operation));
+        }
+        for mut pending in self.pending.drain() {
+            match pending.again.take() {
+                Some(operation) => again.push_back((pending, operation)),
+                None => pending.reply.send(Err(CallError::Unknown(reason.to_owned()))),
+            }
+        }
+        for (pending, operation) in again.into_iter().rev() {
+            let Pending { sender, reply, .. } = pending;
+            if matches!(sender, Sender::Root(_)) {
+                let request = Outgoing { operation, sender, reply };
+                self.lasting.roots.push_front(Box::new(request));
+            }
+        }
+        self.nested.clear();
+        self.ordered.clear();
+        for turn in self.turns.values() {
+            turn.abort();
+        }
+        let stopped = tokio::time::timeout(crate::limits::ABORT_TIMEOUT, self.turns_stopped());
+        if stopped.await.is_err() {
+            let turns = self.turns.len();
+            tracing::warn!(turns, "turns go on computing after their abort");
+        }
+    }
+
+    async fn turns_stopped(&mut self) {
+        while !self.turns.is_empty() {
+            match self.lasting.commands.recv().await {
+                Some(command) => self.on_command(command),
+                None => return,
+            }
+        }
+    }
+}
+
+/// How many requests may be under way for a nested call, and for one outside turns, to go too.
+fn shares(credits: usize, hosts: bool) -> (usize, usize) {
+    if !hosts {
+        return (credits, credits);
+    }
+    let roots = (credits / 2).max(1);
+    ((credits - credits / 8).max(roots), roots)
+}
+
+/// Whether the answer may depend on turns, and take any time.
+fn is_call(operation: &Operation) -> bool {
+    matches!(operation, Operation::Invoke(_) | Operation::CallActor(_) | Operation::Await(_))
+}
+
+/// Whether carrying it out twice is as good as once: reads, and writes with a request id.
+fn is_repeatable(operation: &Operation) -> bool {
+    match operation {
+        Operation::Await(_) | Operation::StateGet(_) | Operation::StateList(_) => true,
+        Operation::ActorStateGetAll(read) => read.turn_token.is_empty(),
+        Operation::StateSet(set) => !set.request_id.is_empty(),
+        Operation::StateDelete(delete) => !delete.request_id.is_empty(),
+        _ => false,
+    }
+}
+
+fn reply(result: Option<Answer>) -> Reply {
+    match result {
+        Some(Answer::Status(status)) => Err(CallError::from_status(status)),
+        Some(answer) => Ok(answer),
+        None => Err(CallError::mismatch("an empty answer")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_leave_room_for_what_calls_wait_for() {
+        assert_eq!(shares(100, false), (100, 100));
+        assert_eq!(shares(128, true), (112, 64));
+        assert_eq!(shares(1, true), (1, 1));
+        assert_eq!(shares(8, true), (7, 4));
+    }
+}

@@ -1,0 +1,32 @@
+//! The bank on a fake sidecar.
+#![cfg(feature = "samples")]
+
+mod common;
+
+use common::Fake;
+use kar_sdk::samples::bank::{AccountClient, LoadOptions, Parts, TellerClient, Transfer, load};
+use kar_sdk::{Host, Kar};
+
+#[tokio::test]
+async fn the_books_balance() {
+    let fake = Fake::start().await;
+    let host = Parts::Both.host(Host::builder()).socket(&fake.socket).start().await.unwrap();
+    let client = Kar::builder().socket(&fake.socket).connect().await.unwrap();
+    let options = LoadOptions { transfers: 300, accounts: 10, ..LoadOptions::default() };
+    let report = load(&client, &options).await.unwrap();
+    assert!(report.balanced, "{report:?}");
+    assert_eq!((report.sum_before, report.sum_after), (10_000, 10_000));
+    assert_eq!((report.done, report.refused, report.errors, report.unknown), (300, 0, 0, 0));
+    assert_eq!(options.progress.finished(), 300);
+
+    let poor = Transfer { id: "p".into(), from: "poor".into(), to: "a1".into(), amount: 7 };
+    let refused = TellerClient::new(&client).transfer(poor).await.unwrap_err();
+    assert_eq!(refused.to_string(), "insufficient_funds: 0 is too little to pay 7");
+    let account = AccountClient::new(&client, "a1");
+    let before = account.balance().await.unwrap();
+    assert_eq!(account.deposit(5).await.unwrap(), before + 5);
+    assert_eq!(account.withdraw(5).await.unwrap(), before);
+    assert!(account.withdraw(0).await.is_err());
+    assert_eq!(fake.violations(), [""; 0]);
+    drop(host);
+}
