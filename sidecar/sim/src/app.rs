@@ -1,0 +1,512 @@
+//! The simulated component of each node: it runs turns by their scripts and makes clients' requests.
+
+use std::collections::BTreeMap;
+
+use kar_core::effect::{RequestError, Response, Turn};
+use kar_core::event::{Event, Offer, Operation, TurnResult};
+use kar_core::ids::{SessionId, TurnToken};
+use kar_core::invocation::{ApplicationError, Mode, Outcome};
+
+use crate::history::{Answer, End, Item, ItemKind, Req, Run, Seen, Waiter};
+use crate::plan::{ClientOp, MS, RUN_ON_MAX};
+use crate::rng::join;
+use crate::script::{self, Script, Spec, Step, number_payload};
+use crate::world::{Due, Input, World};
+
+/// An app's process, as its sidecar sees it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct App {
+    /// Grows with every process.
+    pub(crate) process: u64,
+    pub(crate) alive: bool,
+    /// The open stream.
+    pub(crate) session: Option<SessionId>,
+    /// It said goodbye.
+    pub(crate) leaving: bool,
+    /// Runs that have not ended, of this stream.
+    pub(crate) runs: BTreeMap<TurnToken, usize>,
+}
+
+/// What a sidecar tells its app.
+#[derive(Clone, Debug)]
+pub(crate) enum ToApp {
+    Run(usize),
+    Cancel(usize),
+    Answer(Waiter, Answer),
+    Direct(u64),
+}
+
+impl World {
+    /// A new process of a slot's app, or a new stream of the one that lives.
+    pub(crate) fn app_up(&mut self, slot: usize) {
+        if self.slots[slot].node.is_none() || self.slots[slot].app.session.is_some() {
+            return;
+        }
+        self.sessions += 1;
+        let session = SessionId(self.sessions);
+        let plan = &self.plan.slots[slot];
+        let offer = Offer {
+            kinds: plan.kinds.iter().map(|k| self.plan.names.kinds[*k].clone()).collect(),
+            concurrency: plan.concurrency,
+            strict: plan.strict,
+        };
+        let app = &mut self.slots[slot].app;
+        if !app.alive {
+            app.alive = true;
+            app.process += 1;
+        }
+        app.session = Some(session);
+        app.leaving = false;
+        self.say(|| format!("n{slot} app up {session:?}"));
+        self.from_app(slot, Input::Event(Event::HostUp { session, offer }));
+    }
+
+    /// The app's process ends; nothing of it runs on.
+    pub(crate) fn app_dies(&mut self, slot: usize) {
+        self.say(|| format!("n{slot} app dies"));
+        self.slots[slot].app.alive = false;
+        let at = self.now;
+        let lost: Vec<usize> = (0..self.history.runs.len())
+            .filter(|r| self.history.runs[*r].slot == slot && self.runs_now(*r))
+            .collect();
+        for run in lost {
+            self.finish_run(run, End::CutOff, at);
+        }
+        self.stream_ends(slot, true);
+    }
+
+    /// Whether a run's code is under way.
+    fn runs_now(&self, run: usize) -> bool {
+        let run = &self.history.runs[run];
+        run.started.is_some() && run.ended.is_none()
+    }
+
+    /// The stream between a sidecar and its app is gone. Code under way runs on for a while if its process lives.
+    pub(crate) fn stream_ends(&mut self, slot: usize, dead: bool) {
+        let Some(session) = self.slots[slot].app.session.take() else { return };
+        let runs = std::mem::take(&mut self.slots[slot].app.runs);
+        for run in runs.into_values() {
+            self.history.runs[run].connected = false;
+            let at = self.now + self.rng.range(0, RUN_ON_MAX);
+            self.push(at, Due::StopRun { run });
+        }
+        for waiter in self.slots[slot].waiters.clone().into_iter().enumerate() {
+            let (request, Waiter::Client(req)) = waiter else { continue };
+            let req = &mut self.history.reqs[req];
+            if req.session == session && req.answers.is_empty() && !req.abandoned {
+                req.abandoned = true;
+                let request = kar_core::ids::RequestId(request as u64);
+                self.from_app(slot, Input::Event(Event::Abandoned { request }));
+            }
+        }
+        if self.slots[slot].node.is_some() {
+            self.from_app(slot, Input::Event(Event::HostDown { session, dead }));
+        }
+    }
+
+    /// Puts something on the route from app to sidecar.
+    pub(crate) fn from_app(&mut self, slot: usize, input: Input) {
+        let wanted = self.now + self.rng.range(20, 150);
+        let at = self.slots[slot].from_app.arrive(wanted);
+        self.input(at, slot, input);
+    }
+
+    /// Puts something on the route from sidecar to app.
+    pub(crate) fn to_app(&mut self, slot: usize, session: SessionId, what: ToApp) {
+        let wanted = self.now + self.rng.range(20, 150);
+        let at = self.slots[slot].to_app.arrive(wanted);
+        self.push(at, Due::App { slot, session, what });
+    }
+
+    /// The app takes something from its stream.
+    pub(crate) fn app_hears(&mut self, slot: usize, session: SessionId, what: ToApp) {
+        if self.slots[slot].app.session != Some(session) {
+            return;
+        }
+        match what {
+            ToApp::Run(run) => self.start_run(slot, run),
+            ToApp::Cancel(run) => self.cancel_run(run),
+            ToApp::Direct(turn) => {
+                let at = self.now + self.rng.range(50, 5 * MS);
+                self.push(at, Due::DirectDone { slot, session, turn });
+            }
+            ToApp::Answer(Waiter::Client(req), answer) => self.client_hears(req, &answer),
+            ToApp::Answer(Waiter::Turn(run, item), answer) => self.turn_hears(run, item, &answer),
+        }
+    }
+
+    /// A node dispatches a turn: it gets its place in the history and its script.
+    pub(crate) fn dispatch(&mut self, slot: usize, session: SessionId, turn: Turn) {
+        let names = &self.plan.names;
+        let spec = Spec::read(&turn.payload);
+        let kind = names.kind(&turn.kind);
+        let actor = turn.actor.as_ref().map(|a| names.actor(a));
+        let own = actor.map(|a| (kind, a));
+        let script = match self.hooks.script.as_ref().and_then(|h| h(&spec, &turn.token)) {
+            Some(script) => script,
+            None => {
+                script::write(names, &self.plan.profile, self.plan.seed, spec, &turn.token, own)
+            }
+        };
+        let run = self.history.runs.len();
+        let unheeding = self.rng.chance(400);
+        self.say(|| {
+            let actor = actor.map_or(String::new(), |a| format!("x{a}"));
+            format!("n{slot} dispatch r{run} {} {actor} tag {:x}", turn.token, spec.tag)
+        });
+        self.history.runs.push(Run {
+            slot,
+            node: self.slots[slot].id,
+            session,
+            token: turn.token,
+            mode: turn.mode,
+            spec,
+            kind,
+            actor,
+            dispatched: self.now,
+            started: None,
+            ended: None,
+            end: End::Running,
+            items: Vec::new(),
+            cancel_sent: None,
+            script,
+            next: 0,
+            pending: 0,
+            cancelled: false,
+            unheeding,
+            connected: true,
+        });
+        self.note(Seen::Dispatched { run });
+        self.to_app(slot, session, ToApp::Run(run));
+    }
+
+    /// A node cancels a turn.
+    pub(crate) fn cancel(&mut self, slot: usize, session: SessionId, token: &TurnToken) {
+        self.say(|| format!("n{slot} cancel {token}"));
+        let found = self.history.runs.iter().rposition(|r| {
+            r.slot == slot && r.session == session && r.token == *token
+        });
+        let Some(run) = found else {
+            self.broken.push(format!("cancel of {token}, which was never dispatched"));
+            return;
+        };
+        let at = self.now;
+        self.history.runs[run].cancel_sent.get_or_insert(at);
+        self.note(Seen::CancelSent { run });
+        self.to_app(slot, session, ToApp::Cancel(run));
+    }
+
+    fn start_run(&mut self, slot: usize, run: usize) {
+        self.history.runs[run].started = Some(self.now);
+        let token = self.history.runs[run].token.clone();
+        self.slots[slot].app.runs.insert(token, run);
+        let at = self.now + self.rng.range(10, 200);
+        self.push(at, Due::Step { run });
+    }
+
+    /// A turn is to stop: it does so after a while, whatever it does until then.
+    pub(crate) fn cancel_run(&mut self, run: usize) {
+        if !self.runs_now(run) || self.history.runs[run].cancelled {
+            return;
+        }
+        self.history.runs[run].cancelled = true;
+        let at = self.now + self.rng.range(0, RUN_ON_MAX);
+        self.push(at, Due::StopRun { run });
+    }
+
+    /// The code of a cut-off turn ends at last.
+    pub(crate) fn stop_run(&mut self, run: usize) {
+        if !self.runs_now(run) {
+            return;
+        }
+        let at = self.now;
+        if self.history.runs[run].connected {
+            self.end_turn(run, TurnResult::Cancelled, End::Cancelled);
+        } else {
+            self.finish_run(run, End::CutOff, at);
+        }
+    }
+
+    fn end_turn(&mut self, run: usize, result: TurnResult, end: End) {
+        let (slot, token) = (self.history.runs[run].slot, self.history.runs[run].token.clone());
+        self.say(|| format!("n{slot} app r{run} {token} -> {end:?}"));
+        self.slots[slot].app.runs.remove(&token);
+        let at = self.now;
+        self.finish_run(run, end, at);
+        self.from_app(slot, Input::Event(Event::TurnResult { token, result }));
+    }
+
+    fn finish_run(&mut self, run: usize, end: End, at: u64) {
+        let record = &mut self.history.runs[run];
+        record.end = end;
+        record.ended = Some(at);
+        self.note(Seen::RunEnded { run });
+    }
+
+    /// A turn goes on with its script.
+    pub(crate) fn step(&mut self, run: usize) {
+        while self.runs_now(run) {
+            let record = &mut self.history.runs[run];
+            if record.pending > 0 {
+                return;
+            }
+            let Some(step) = record.script.steps.get(record.next).cloned() else {
+                return self.returns(run);
+            };
+            record.next += 1;
+            let pipelined = record.script.pipelined;
+            match step {
+                Step::Think(us) => {
+                    let at = self.now + us;
+                    return self.push(at, Due::Step { run });
+                }
+                Step::State(op) => self.ask(run, ItemKind::State(op), Mode::Tell, None, !pipelined),
+                Step::Read(key) => self.ask(run, ItemKind::Read(key), Mode::Tell, None, true),
+                Step::Flush => self.ask(run, ItemKind::Flush, Mode::Tell, None, true),
+                Step::Tell(target, spec) => {
+                    let kind = ItemKind::Tell(spec.tag, target);
+                    self.ask(run, kind, Mode::Tell, Some(spec), !pipelined);
+                }
+                Step::Calls(calls) => {
+                    for (target, spec) in calls {
+                        let kind = ItemKind::Call(spec.tag, target);
+                        self.ask(run, kind, Mode::Call, Some(spec), true);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A turn comes to its end.
+    fn returns(&mut self, run: usize) {
+        let record = &self.history.runs[run];
+        let token = &record.token;
+        let uuid = token.invocation.uuid.0;
+        let number = join(join(uuid as u64, token.epoch), u64::from(token.attempt));
+        let payload = number_payload(&self.plan.names, number);
+        let outcome = if record.script.fails {
+            let empty = &self.plan.names.empty;
+            let (code, message, detail) = (empty.clone(), empty.clone(), empty.clone());
+            Outcome::Failed(ApplicationError { code, message, detail, payload })
+        } else {
+            Outcome::Done(payload)
+        };
+        if !record.connected {
+            let at = self.now;
+            return self.finish_run(run, End::CutOff, at);
+        }
+        self.end_turn(run, TurnResult::Ended(outcome.clone()), End::Ended(outcome));
+    }
+
+    /// A turn asks its sidecar for something.
+    fn ask(&mut self, run: usize, what: ItemKind, mode: Mode, spec: Option<Spec>, waits: bool) {
+        let record = &self.history.runs[run];
+        let turn = record.token.clone();
+        let (slot, connected) = (record.slot, record.connected);
+        let names = &self.plan.names;
+        let operation = match &what {
+            ItemKind::State(op) => Operation::StateApply { turn, ops: vec![op.clone()] },
+            ItemKind::Read(key) => {
+                let keys = key.map(|k| vec![names.keys[k].clone()]);
+                Operation::StateRead { turn, keys }
+            }
+            ItemKind::Flush => Operation::Flush { turn },
+            ItemKind::Tell(_, target) | ItemKind::Call(_, target) => Operation::Invoke {
+                turn: Some(turn),
+                mode,
+                target: target.clone(),
+                method: names.method.clone(),
+                payload: spec.unwrap_or_default().payload(names),
+                deadline: None,
+                trace: names.empty.clone(),
+            },
+        };
+        let record = &mut self.history.runs[run];
+        record.items.push(Item { what, arrived: None, answer: None });
+        let item = record.items.len() - 1;
+        if waits {
+            record.pending += 1;
+        }
+        // Without a stream nothing gets through; the code hangs until it notices.
+        if connected {
+            self.say(|| format!("n{slot} app r{run}.{item} {operation:?}"));
+            self.from_app(slot, Input::Ask { waiter: Waiter::Turn(run, item), operation });
+        }
+    }
+
+    fn turn_hears(&mut self, run: usize, item: usize, answer: &Answer) {
+        if !self.runs_now(run) {
+            return;
+        }
+        let stop = matches!(
+            answer,
+            Err(RequestError::TurnSuperseded(_) | RequestError::TurnEnded(_))
+        );
+        let record = &mut self.history.runs[run];
+        // Pipelined operations are not waited for.
+        let kind = &record.items[item].what;
+        let waited = !record.script.pipelined
+            || !matches!(kind, ItemKind::State(_) | ItemKind::Tell(..));
+        if stop && !record.unheeding {
+            return self.end_turn(run, TurnResult::Cancelled, End::Cancelled);
+        }
+        if stop && !record.cancelled {
+            // It does not heed the refusal, but no longer than a cancelled one would.
+            self.cancel_run(run);
+        }
+        let record = &mut self.history.runs[run];
+        if waited {
+            record.pending -= 1;
+            if record.pending == 0 {
+                let at = self.now + self.rng.range(10, 100);
+                self.push(at, Due::Step { run });
+            }
+        }
+    }
+
+    /// A direct turn ends.
+    pub(crate) fn direct_done(&mut self, slot: usize, session: SessionId, turn: u64) {
+        if self.slots[slot].app.session == Some(session) {
+            let outcome = Outcome::Done(number_payload(&self.plan.names, turn));
+            let result = TurnResult::Ended(outcome);
+            self.from_app(slot, Input::Event(Event::DirectResult { turn, result }));
+        }
+    }
+
+    /// A client makes its request, through whichever component can.
+    pub(crate) fn client(&mut self, index: usize) {
+        let op = self.plan.ops[index].clone();
+        let count = self.slots.len();
+        let usable = (0..count)
+            .map(|i| (op.slot + i) % count)
+            .find(|s| self.slots[*s].app.session.is_some() && !self.slots[*s].leaving());
+        let Some(slot) = usable else {
+            let at = self.now + 20 * MS;
+            return self.push(at, Due::Client(index));
+        };
+        self.request(slot, index as u64, &op);
+    }
+
+    /// Makes a client's operation at a slot; says which request it is.
+    pub(crate) fn request(&mut self, slot: usize, number: u64, op: &ClientOp) -> usize {
+        let names = &self.plan.names;
+        let tag = join(self.plan.seed, number + 1);
+        let steady = tag & 3 != 0;
+        let spec = Spec { tag, mask: 0, fuel: op.fuel, confined: false, steady };
+        let deadline = op.deadline_us.map(|us| self.millis(self.now + us));
+        let (method, trace) = (names.method.clone(), names.empty.clone());
+        let payload = spec.payload(names);
+        let operation = match op.mode {
+            Some(mode) => Operation::Invoke {
+                turn: None,
+                mode,
+                target: names.target(op.kind, op.actor),
+                method,
+                payload,
+                deadline,
+                trace,
+            },
+            None => {
+                let kind = names.kinds[op.kind].clone();
+                Operation::InvokeDirect { kind, method, payload, trace }
+            }
+        };
+        let req = self.open_request(slot, tag, op, None);
+        self.say(|| format!("n{slot} client q{req} {operation:?}"));
+        self.from_app(slot, Input::Ask { waiter: Waiter::Client(req), operation });
+        if let Some(us) = op.abandon_us {
+            let at = self.now + us;
+            self.push(at, Due::Abandon { req });
+        }
+        req
+    }
+
+    fn open_request(
+        &mut self,
+        slot: usize,
+        tag: u64,
+        op: &ClientOp,
+        awaits: Option<kar_core::ids::InvocationId>,
+    ) -> usize {
+        let session = self.slots[slot].app.session.expect("only usable slots are asked");
+        self.history.reqs.push(Req {
+            slot,
+            node: self.slots[slot].id,
+            session,
+            mode: if awaits.is_some() { None } else { op.mode },
+            awaits,
+            tag,
+            kind: op.kind,
+            actor: op.actor,
+            deadline: op.deadline_us.is_some(),
+            arrived: None,
+            abandoned: false,
+            answers: Vec::new(),
+            await_by: op.await_by,
+        });
+        self.history.reqs.len() - 1
+    }
+
+    /// A client gives up.
+    pub(crate) fn abandon(&mut self, req: usize) {
+        let request = &self.history.reqs[req];
+        let slot = request.slot;
+        let same = self.slots[slot].app.session == Some(request.session);
+        if !same || !request.answers.is_empty() || request.abandoned {
+            return;
+        }
+        let Some(number) = self.slots[slot].waiters.iter().position(|w| *w == Waiter::Client(req))
+        else {
+            return;
+        };
+        self.history.reqs[req].abandoned = true;
+        let request = kar_core::ids::RequestId(number as u64);
+        self.from_app(slot, Input::Event(Event::Abandoned { request }));
+    }
+
+    fn client_hears(&mut self, req: usize, answer: &Answer) {
+        let request = &self.history.reqs[req];
+        if request.mode != Some(Mode::Start) {
+            return;
+        }
+        if let Ok(Response::Accepted { .. }) = answer {
+            let (slot, after) = request.await_by;
+            let at = self.now + after;
+            self.push(at, Due::Await { req, slot });
+        }
+    }
+
+    /// A client asks for the outcome of what it started.
+    pub(crate) fn await_start(&mut self, req: usize, slot: usize) {
+        let request = self.history.reqs[req].clone();
+        let Some((_, Ok(Response::Accepted { invocation }))) = request.answers.first() else {
+            return;
+        };
+        if self.slots[slot].app.session.is_none() || self.slots[slot].leaving() {
+            let slot = (slot + 1) % self.slots.len();
+            let at = self.now + 20 * MS;
+            return self.push(at, Due::Await { req, slot });
+        }
+        let op = ClientOp {
+            at: self.now,
+            slot,
+            mode: None,
+            kind: request.kind,
+            actor: request.actor,
+            fuel: 0,
+            deadline_us: None,
+            abandon_us: None,
+            await_by: (0, 0),
+        };
+        let invocation = invocation.clone();
+        let req = self.open_request(slot, request.tag, &op, Some(invocation.clone()));
+        self.say(|| format!("n{slot} client q{req} await {invocation}"));
+        let waiter = Waiter::Client(req);
+        self.from_app(slot, Input::Ask { waiter, operation: Operation::Await { invocation } });
+    }
+
+    /// Whether a script is empty of code that matters, for directed schedules.
+    pub(crate) fn plain_script(steps: Vec<Step>) -> Script {
+        Script { steps, fails: false, pipelined: false }
+    }
+}

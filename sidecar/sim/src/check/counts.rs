@@ -1,0 +1,184 @@
+//! Counts how often the schedules of DESIGN section 17 really happened, so that a test can insist that they do.
+
+use std::sync::Arc;
+
+use kar_core::ids::{NodeId, Offset, SessionId};
+use kar_core::message::Message;
+use kar_core::record::{Op, Record};
+
+use super::Judge;
+use crate::history::Seen;
+
+/// How often each schedule happened.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) twin_claim: u64,
+    pub(crate) gap_then_late: u64,
+    pub(crate) sandwiched_claim: u64,
+    pub(crate) sleeping_outcall: u64,
+    pub(crate) boomerang_owner: u64,
+    pub(crate) dead_attempt_progress: u64,
+    pub(crate) store_rollback: u64,
+    pub(crate) drain_with_cross_calls: u64,
+    pub(crate) cascade: u64,
+    /// Turns dispatched by a reign that was over, of invocations that were done.
+    pub(crate) zombie_dispatch: u64,
+    /// Overlaps of code that a lagging node excuses.
+    pub(crate) overlap_excused: u64,
+    /// Nodes draining, for `drain_with_cross_calls`.
+    draining: Vec<NodeId>,
+    /// Hosts that died with turns: session, when.
+    down: Vec<(SessionId, u64)>,
+}
+
+impl Counts {
+    /// The counts by the names of the schedules.
+    pub(crate) fn named(&self) -> [(&'static str, u64); 11] {
+        [
+            ("twin-claim", self.twin_claim),
+            ("gap-then-late", self.gap_then_late),
+            ("sandwiched-claim", self.sandwiched_claim),
+            ("sleeping-outcall", self.sleeping_outcall),
+            ("boomerang-owner", self.boomerang_owner),
+            ("dead-attempt-progress", self.dead_attempt_progress),
+            ("store-rollback", self.store_rollback),
+            ("drain-with-cross-calls", self.drain_with_cross_calls),
+            ("cascade", self.cascade),
+            ("(zombie dispatches)", self.zombie_dispatch),
+            ("(overlaps excused)", self.overlap_excused),
+        ]
+    }
+
+    /// Adds another run's counts.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.twin_claim += other.twin_claim;
+        self.gap_then_late += other.gap_then_late;
+        self.sandwiched_claim += other.sandwiched_claim;
+        self.sleeping_outcall += other.sleeping_outcall;
+        self.boomerang_owner += other.boomerang_owner;
+        self.dead_attempt_progress += other.dead_attempt_progress;
+        self.store_rollback += other.store_rollback;
+        self.drain_with_cross_calls += other.drain_with_cross_calls;
+        self.cascade += other.cascade;
+        self.zombie_dispatch += other.zombie_dispatch;
+        self.overlap_excused += other.overlap_excused;
+    }
+}
+
+impl Judge<'_> {
+    /// Looks at a record before it is applied.
+    pub(crate) fn count_record(
+        &mut self,
+        log: usize,
+        _offset: Offset,
+        node: NodeId,
+        record: &Arc<Record>,
+    ) {
+        let model = &mut self.logs[log];
+        match &**record {
+            // Two claims after the same epoch; both claimants live, and the first one has served.
+            Record::Claim { after, node: by, .. } => {
+                let twin = *after != model.epoch
+                    && model.reigns.iter().any(|r| r.epoch == model.epoch && r.node != *by)
+                    && model.reigns.iter().rev().nth(1).map_or(0, |r| r.epoch) == *after;
+                self.counts.twin_claim += u64::from(twin);
+            }
+            Record::Batch { epoch, seq, ops } => {
+                let highest = model.highest.entry(*epoch).or_insert(0);
+                let late = *epoch == model.epoch && *seq < *highest && *seq > model.seq;
+                *highest = (*highest).max(*seq);
+                self.counts.gap_then_late += u64::from(late);
+                if *epoch < model.epoch {
+                    self.count_zombie(log, node, *epoch, ops);
+                } else if *epoch == model.epoch && *seq > model.seq + 1 {
+                    self.count_cascade(log, ops);
+                } else {
+                    self.count_dead_attempt(log, ops);
+                }
+            }
+            Record::Release { .. } => {}
+        }
+    }
+
+    /// A record of a reign that is over: with a `Complete` whose `Progress` was in time it is a sandwich, with
+    /// several turns' completions a cascade.
+    fn count_zombie(&mut self, log: usize, _node: NodeId, epoch: u64, ops: &[Op]) {
+        let model = &self.logs[log];
+        let sandwiched = ops.iter().any(|op| match op {
+            Op::Complete { uuid, attempt, .. } | Op::Progress { uuid, attempt, .. } => {
+                model.turns.contains_key(&(*uuid, *attempt, epoch))
+            }
+            _ => false,
+        });
+        self.counts.sandwiched_claim += u64::from(sandwiched);
+        self.count_cascade(log, ops);
+    }
+
+    fn count_cascade(&mut self, _log: usize, ops: &[Op]) {
+        let ended = ops.iter().filter(|o| matches!(o, Op::Complete { .. })).count();
+        self.counts.cascade += u64::from(ended > 0);
+    }
+
+    /// A valid `Progress` of a turn whose host is dead: the next attempt comes after it.
+    fn count_dead_attempt(&mut self, _log: usize, ops: &[Op]) {
+        for op in ops {
+            let Op::Progress { uuid, attempt, .. } = op else { continue };
+            let Some(tag) = self.tag_of_uuid.get(uuid) else { continue };
+            let dead = self.counts.down.iter().any(|(session, at)| {
+                *at <= self.now
+                    && self.history.runs.iter().any(|r| {
+                        r.session == *session
+                            && r.spec.tag == *tag
+                            && r.token.attempt == *attempt
+                            && r.token.invocation.uuid == *uuid
+                    })
+            });
+            self.counts.dead_attempt_progress += u64::from(dead);
+        }
+    }
+
+    /// A message arrives: is it from another time?
+    pub(crate) fn count_arrival(&mut self, to: NodeId, sent: usize) {
+        let Seen::Sent { message, .. } = &self.history.events[sent].1 else { return };
+        let Message::Request { sender, to: partition, epoch, number, from_epoch, .. } = message
+        else {
+            return;
+        };
+        let log = self.log_of(partition);
+        let model = &self.logs[log];
+        let held_then = model.reigns.iter().any(|r| r.epoch == *epoch && r.node == to);
+        if held_then && model.owner == Some(to) && model.epoch > *epoch {
+            self.counts.boomerang_owner += 1;
+        }
+        if let kar_core::ids::Sender::Log { partition, .. } = sender {
+            let caller = &self.logs[self.log_of(partition)];
+            let done = model.numbers.get(&(sender.clone(), *number));
+            let closed = done.and_then(|u| model.held.get(u)).is_some_and(|h| h.closed);
+            if caller.epoch > *from_epoch && closed {
+                self.counts.sleeping_outcall += 1;
+            }
+        }
+    }
+
+    /// A host is gone.
+    pub(crate) fn count_host_down(&mut self, _node: NodeId, session: SessionId, _dead: bool) {
+        let now = self.now;
+        self.counts.down.push((session, now));
+    }
+
+    /// A node is told to leave: does another one leave at the same time, with turns under way in both?
+    pub(crate) fn count_drain(&mut self, node: NodeId) {
+        let busy = |node: NodeId| {
+            self.history.runs.iter().any(|r| {
+                r.node == node
+                    && r.started.is_some_and(|s| s <= self.now)
+                    && r.ended.is_none_or(|e| e > self.now)
+            })
+        };
+        let others = self.counts.draining.iter().copied();
+        let lives = |n: &NodeId| self.nodes.get(n).is_some_and(|m| m.gone.is_none());
+        let both = busy(node) && others.filter(lives).any(busy);
+        self.counts.drain_with_cross_calls += u64::from(both);
+        self.counts.draining.push(node);
+    }
+}

@@ -1,0 +1,264 @@
+//! P5, rule L5: nothing that others can see depends on a record that is not valid in its log.
+
+use kar_core::effect::{Notice, RequestError, Response};
+use kar_core::ids::{NodeId, Number, PartitionId, Sender, Uuid};
+use kar_core::invocation::{Mode, Outcome, Refusal};
+use kar_core::message::{AwaitResult, Message};
+
+use super::Judge;
+use crate::history::{Answer, ItemKind, Waiter};
+
+impl Judge<'_> {
+    /// A node gives a message to the network.
+    pub(crate) fn check_sent(&mut self, from: NodeId, message: &Message) {
+        match message {
+            Message::Open { sender, to, highest, open, .. } => {
+                self.check_open(sender, to, *highest, open);
+            }
+            Message::Request { sender, to, number, floor, invocation, .. } => {
+                self.meet(invocation);
+                self.check_request(from, sender, to, *number, invocation.uuid);
+                self.check_floor(sender, to, *floor);
+            }
+            Message::Reply { sender, from: at, number, outcome } => {
+                let log = self.log_of(at);
+                let uuid = self.logs[log].numbers.get(&(sender.clone(), *number)).copied();
+                let ended = uuid.and_then(|u| self.logs[log].outcome(u));
+                if ended.is_none_or(|e| e.outcome != *outcome) {
+                    let text = format!("{from:?} replies to {sender:?}/{number} of {at}: {outcome:?}");
+                    self.wrong("P5 gate for replies", text);
+                }
+            }
+            Message::Accepted { sender, from: at, numbers } => {
+                for number in numbers {
+                    self.check_known(from, sender, at, *number, "P5 gate for acceptances");
+                }
+            }
+            Message::Gone { sender, from: at, number } => {
+                self.check_known(from, sender, at, *number, "C4 gone means taken");
+            }
+            Message::Awaited { result: AwaitResult::Done(outcome), .. } => {
+                let durable = self.logs.iter().any(|l| {
+                    l.held.values().any(|h| h.ended.as_ref().is_some_and(|e| e.outcome == *outcome))
+                });
+                if !durable {
+                    self.wrong("P5 gate for replies", format!("{from:?} tells {outcome:?}"));
+                }
+            }
+            Message::ChannelClosed { sender: Sender::Node(node), .. } => {
+                let node = *node;
+                let model = self.node(node);
+                if model.gone.is_none() && !model.struck_out {
+                    self.wrong("C6 closed channel", format!("{node:?} lives"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn check_known(
+        &mut self,
+        from: NodeId,
+        sender: &Sender,
+        at: &PartitionId,
+        number: Number,
+        rule: &'static str,
+    ) {
+        let log = self.log_of(at);
+        if !self.logs[log].numbers.contains_key(&(sender.clone(), number)) {
+            // A number that its node's end closed unseen is gone as well.
+            let closed = matches!(sender, Sender::Node(n)
+                if self.nodes.get(n).is_some_and(|m| m.gone.is_some() || m.struck_out));
+            if !closed {
+                self.wrong(rule, format!("{from:?} about {sender:?}/{number} of {at}"));
+            }
+        }
+    }
+
+    fn check_request(
+        &mut self,
+        from: NodeId,
+        sender: &Sender,
+        to: &PartitionId,
+        number: Number,
+        uuid: Uuid,
+    ) {
+        let log = self.log_of(to);
+        match sender {
+            Sender::Log { partition, log: name } => {
+                let model = &self.logs[self.log_of(partition)];
+                let owed = model.owed.get(&(log, number));
+                if model.uuid != Some(*name) || owed.is_none_or(|o| o.uuid != uuid) {
+                    let text = format!("{from:?} sends {uuid}, number {number} from {partition} to {to}");
+                    self.wrong("P5 gate for requests", text);
+                }
+            }
+            Sender::Node(_) => {
+                let known = self.node_numbers.insert((sender.clone(), log, number), uuid);
+                if known.is_some_and(|k| k != uuid) {
+                    let text = format!("{sender:?}/{number} to {to}: {known:?}, then {uuid}");
+                    self.wrong("C1 numbers are used once", text);
+                }
+            }
+        }
+    }
+
+    /// C3: numbers stated as closed are settled by their sender's log.
+    fn check_open(&mut self, sender: &Sender, to: &PartitionId, highest: Number, open: &[Number]) {
+        let Sender::Log { partition, .. } = sender else { return };
+        let (log, from) = (self.log_of(to), self.log_of(partition));
+        let owed = &self.logs[from].owed;
+        let mut wrong = Vec::new();
+        for number in open.iter().copied().chain((highest > 0).then_some(highest)) {
+            if !owed.contains_key(&(log, number)) {
+                wrong.push(("P5 gate for requests", format!("{number} is not committed")));
+            }
+        }
+        for ((_, number), owed) in owed.range((log, 0)..=(log, highest)) {
+            if owed.mode == Mode::Call && !owed.settled && !open.contains(number) {
+                wrong.push(("C4 closed only when committed", format!("{} ({number})", owed.uuid)));
+            }
+        }
+        for (rule, text) in wrong {
+            self.wrong(rule, format!("{partition} opens its channel to {to}: {text}"));
+        }
+    }
+
+    fn check_floor(&mut self, sender: &Sender, to: &PartitionId, floor: Number) {
+        let Sender::Log { partition, .. } = sender else { return };
+        let (log, from) = (self.log_of(to), self.log_of(partition));
+        let early = self.logs[from]
+            .owed
+            .range((log, 0)..(log, floor))
+            .find(|(_, o)| o.mode == Mode::Call && !o.settled)
+            .map(|(_, o)| o.uuid);
+        if let Some(uuid) = early {
+            let text = format!("{partition} to {to}: floor {floor}, but {uuid} is open");
+            self.wrong("C4 closed only when committed", text);
+        }
+    }
+
+    /// A node answers its component.
+    pub(crate) fn check_answer(&mut self, node: NodeId, to: Waiter, answer: &Answer) {
+        let key = match to {
+            Waiter::Turn(run, item) => (run, item),
+            Waiter::Client(req) => (usize::MAX, req),
+        };
+        if !self.answered.insert(key) {
+            self.wrong("single answers", format!("{node:?} answers {to:?} again: {answer:?}"));
+        }
+        match to {
+            Waiter::Client(req) => self.check_client_answer(node, req, answer),
+            Waiter::Turn(run, item) => self.check_turn_answer(run, item, answer),
+        }
+    }
+
+    fn check_client_answer(&mut self, node: NodeId, req: usize, answer: &Answer) {
+        let request = &self.history.reqs[req];
+        let uuid = self.uuid_of_tag.get(&request.tag).copied();
+        let bad = match answer {
+            Ok(Response::Outcome { invocation: None, .. }) => {
+                request.mode.is_some() || request.awaits.is_some()
+            }
+            Ok(Response::Outcome { invocation: Some(id), outcome }) => {
+                let ended = self.logs[self.log_of(&id.home)].outcome(id.uuid);
+                let same = uuid.is_none_or(|u| u == id.uuid)
+                    && request.awaits.as_ref().is_none_or(|a| a == id);
+                let mode = request.mode == Some(Mode::Call) || request.awaits.is_some();
+                !mode || !same || ended.is_none_or(|e| e.outcome != *outcome)
+            }
+            Ok(Response::Accepted { invocation: id }) => {
+                let held = self.logs[self.log_of(&id.home)].held.contains_key(&id.uuid);
+                let mode = matches!(request.mode, Some(Mode::Tell | Mode::Start));
+                !mode || uuid != Some(id.uuid) || !held
+            }
+            Ok(_) => true,
+            Err(error) => return self.check_client_error(node, req, error),
+        };
+        if bad {
+            let text = format!("{node:?} answers q{req} (tag {:x}): {answer:?}", request.tag);
+            self.wrong("P5 gate for answers", text);
+        }
+        if let Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::ChannelClosed), .. }) =
+            answer
+        {
+            self.check_struck_out(node, "refused: channel closed");
+        }
+    }
+
+    fn check_client_error(&mut self, node: NodeId, req: usize, error: &RequestError) {
+        let request = &self.history.reqs[req];
+        let fine = match error {
+            RequestError::Unknown(_) => return self.check_struck_out(node, "outcome unknown"),
+            RequestError::Draining => self.nodes.get(&node).is_some_and(|n| n.drain_told),
+            RequestError::NoHost(_) => request.mode.is_none() && request.awaits.is_none(),
+            RequestError::Limit(_) => self.history.small_limits,
+            RequestError::UnknownInvocation(id) => {
+                request.awaits.is_some() && {
+                    let held = self.logs[self.log_of(&id.home)].held.get(&id.uuid);
+                    held.is_none_or(|h| h.forgotten)
+                }
+            }
+            _ => false,
+        };
+        if !fine {
+            self.wrong("P9 errors", format!("{node:?} answers q{req}: {error:?}"));
+        }
+    }
+
+    /// "Unknown" is said only when it is: the node was struck out, or is leaving.
+    fn check_struck_out(&mut self, node: NodeId, what: &str) {
+        let model = self.node(node);
+        if !model.struck_out && !model.drain_told {
+            self.wrong("P9 errors", format!("{node:?} lives and says: {what}"));
+        }
+    }
+
+    fn check_turn_answer(&mut self, run: usize, item: usize, answer: &Answer) {
+        let record = &self.history.runs[run];
+        let what = &record.items[item];
+        let asked_late = record.cancel_sent.is_some_and(|c| {
+            what.arrived.is_some_and(|a| a > c) && c <= self.now
+        });
+        if asked_late && answer.is_ok() {
+            let text = format!("r{run}.{item} of {} was cancelled and is served", record.token);
+            self.wrong("P3 turn token", text);
+        }
+        match answer {
+            Ok(Response::Outcome { invocation, outcome }) => {
+                let ItemKind::Call(tag, _) = &what.what else {
+                    return self.wrong("answers", format!("r{run}.{item}: {answer:?}"));
+                };
+                let Some(id) = invocation else {
+                    return self.wrong("answers", format!("r{run}.{item}: no invocation"));
+                };
+                let own = id.home == record.token.invocation.home;
+                let ended = self.logs[self.log_of(&id.home)].outcome(id.uuid);
+                let known = self.uuid_of_tag.get(tag);
+                let wrong = known.is_some_and(|u| *u != id.uuid)
+                    || (!own && (known.is_none() || ended.is_none_or(|e| e.outcome != *outcome)));
+                if wrong {
+                    let text = format!("r{run}.{item} gets {outcome:?} of {id}");
+                    self.wrong("P5 gate for replies", text);
+                }
+            }
+            Err(RequestError::Invalid(why)) => {
+                self.wrong("P9 errors", format!("r{run}.{item} is invalid: {why}"));
+            }
+            Err(RequestError::Unknown(why)) => {
+                self.wrong("P9 errors", format!("r{run}.{item} is unknown: {why}"));
+            }
+            Err(RequestError::Limit(hit)) if !self.history.small_limits => {
+                self.wrong("P9 errors", format!("r{run}.{item}: {hit}"));
+            }
+            _ => {}
+        }
+    }
+
+    /// What a node tells its operator.
+    pub(crate) fn check_notice(&mut self, node: NodeId, notice: &Notice) {
+        if let Notice::BrokenInvariant { what } = notice {
+            self.wrong("broken invariant", format!("{node:?}: {what}"));
+        }
+    }
+}

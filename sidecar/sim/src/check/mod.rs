@@ -1,0 +1,202 @@
+//! The shadow model: judges a run from its history alone. It shares the data types with the core, and nothing else: it
+//! reads the logs by its own understanding of rules L2, L3 and T3.
+
+mod counts;
+mod end;
+mod gate;
+mod logs;
+mod overlap;
+mod state;
+mod turns;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use kar_core::ids::{NodeId, Number, PartitionId, Sender, Uuid};
+
+pub(crate) use counts::Counts;
+pub(crate) use logs::LogModel;
+
+use crate::history::{History, Seen};
+use crate::plan::Us;
+
+/// A promise that was not kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Violation {
+    /// The promise or rule.
+    pub(crate) rule: &'static str,
+    /// When.
+    pub(crate) at: Us,
+    /// What happened.
+    pub(crate) text: String,
+}
+
+/// Greatest number of violations that are collected; the first one tells most.
+const VIOLATIONS_MAX: usize = 20;
+
+/// What is known of a node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeModel {
+    pub(crate) gone: Option<Us>,
+    /// It was struck out of the membership.
+    pub(crate) struck_out: bool,
+    pub(crate) drain_told: bool,
+    pub(crate) paused: bool,
+    /// Logs it must read to the end before it acts on them (it was told that it was away).
+    pub(crate) unread: BTreeSet<usize>,
+    /// Valid claims that it has read, with the time: log, epoch.
+    pub(crate) claims: BTreeMap<(usize, u64), Us>,
+}
+
+/// The model while it goes through the history.
+pub(crate) struct Judge<'h> {
+    pub(crate) history: &'h History,
+    pub(crate) logs: Vec<LogModel>,
+    pub(crate) log_numbers: BTreeMap<PartitionId, usize>,
+    pub(crate) nodes: BTreeMap<NodeId, NodeModel>,
+    pub(crate) now: Us,
+    pub(crate) violations: Vec<Violation>,
+    pub(crate) counts: Counts,
+    /// The callers of every invocation that was ever seen, root first.
+    pub(crate) chains: HashMap<Uuid, Arc<[Uuid]>>,
+    /// Tags of the payloads, by invocation and the other way round.
+    pub(crate) uuid_of_tag: HashMap<u64, Uuid>,
+    pub(crate) tag_of_uuid: HashMap<Uuid, u64>,
+    /// Where a tag was issued by a turn: run and item.
+    pub(crate) issued: HashMap<u64, (usize, usize)>,
+    /// Where a tag was issued by a client.
+    pub(crate) asked: HashMap<u64, usize>,
+    /// Requests (of turns and clients) answered so far.
+    pub(crate) answered: BTreeSet<(usize, usize)>,
+    /// Turns dispatched, by token.
+    pub(crate) dispatched: HashMap<(Uuid, u32, u64), usize>,
+    /// Numbers of node senders and what they stand for, as requested or accepted.
+    pub(crate) node_numbers: HashMap<(Sender, usize, Number), Uuid>,
+}
+
+/// Judges a run; also counts what really happened in it.
+pub(crate) fn judge(history: &History) -> (Vec<Violation>, Counts) {
+    let mut judge = Judge::new(history);
+    for (at, seen) in &history.events {
+        judge.now = *at;
+        judge.see(seen);
+    }
+    judge.now = history.finish.at;
+    judge.check_overlaps();
+    judge.check_turns();
+    judge.check_end();
+    (judge.violations, judge.counts)
+}
+
+impl<'h> Judge<'h> {
+    fn new(history: &'h History) -> Self {
+        let mut ids = Vec::new();
+        for (kind, count) in history.names.kinds.iter().zip(&history.names.counts) {
+            ids.extend((0..*count).map(|index| PartitionId::new(kind.clone(), index)));
+        }
+        let mut issued = HashMap::new();
+        for (run, record) in history.runs.iter().enumerate() {
+            for (item, what) in record.items.iter().enumerate() {
+                if let Some(tag) = what.what.tag() {
+                    issued.insert(tag, (run, item));
+                }
+            }
+        }
+        let clients = history.reqs.iter().enumerate().filter(|(_, r)| r.awaits.is_none());
+        Self {
+            history,
+            logs: ids.iter().map(|id| LogModel::new(id.clone())).collect(),
+            log_numbers: ids.into_iter().enumerate().map(|(i, p)| (p, i)).collect(),
+            nodes: BTreeMap::new(),
+            now: 0,
+            violations: Vec::new(),
+            counts: Counts::default(),
+            chains: HashMap::new(),
+            uuid_of_tag: HashMap::new(),
+            tag_of_uuid: HashMap::new(),
+            issued,
+            asked: clients.map(|(i, r)| (r.tag, i)).collect(),
+            answered: BTreeSet::new(),
+            dispatched: HashMap::new(),
+            node_numbers: HashMap::new(),
+        }
+    }
+
+    /// Notes that something is not as promised.
+    pub(crate) fn wrong(&mut self, rule: &'static str, text: String) {
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(Violation { rule, at: self.now, text });
+        }
+    }
+
+    pub(crate) fn log_of(&self, partition: &PartitionId) -> usize {
+        self.log_numbers[partition]
+    }
+
+    fn see(&mut self, seen: &Seen) {
+        match seen {
+            Seen::Landed { log, offset, node, record } => {
+                self.landed(*log, *offset, *node, record);
+            }
+            Seen::Sent { from, message, .. } => self.check_sent(*from, message),
+            Seen::Arrived { to, sent } => self.count_arrival(*to, *sent),
+            Seen::Dispatched { run } => self.check_dispatch(*run),
+            Seen::CancelSent { .. } | Seen::RunEnded { .. } => {}
+            Seen::Responded { node, to, answer } => self.check_answer(*node, *to, answer),
+            Seen::Noticed { node, notice } => self.check_notice(*node, notice),
+            Seen::ClaimRead { node, log, offset } => self.claim_read(*node, *log, *offset),
+            Seen::NodeUp { node, .. } => {
+                self.nodes.insert(*node, NodeModel::default());
+            }
+            Seen::NodeGone { node } => self.node(*node).gone = Some(self.now),
+            Seen::StruckOut { node } => self.node(*node).struck_out = true,
+            Seen::Paused { node } => self.node(*node).paused = true,
+            Seen::Woke { node, resumed } => self.woke(*node, *resumed),
+            Seen::ReadToEnd { node, log } => {
+                self.node(*node).unread.remove(log);
+            }
+            Seen::HostDown { node, session, dead } => self.count_host_down(*node, *session, *dead),
+            Seen::DrainTold { node } => {
+                self.node(*node).drain_told = true;
+                self.count_drain(*node);
+            }
+            Seen::Drained { node } => self.check_drained(*node),
+            Seen::RolledBack { .. } => self.counts.store_rollback += 1,
+        }
+    }
+
+    pub(crate) fn node(&mut self, node: NodeId) -> &mut NodeModel {
+        self.nodes.entry(node).or_default()
+    }
+
+    fn woke(&mut self, node: NodeId, resumed: bool) {
+        let owned: Vec<usize> =
+            (0..self.logs.len()).filter(|l| self.logs[*l].was_owned_by(node)).collect();
+        let model = self.node(node);
+        model.paused = false;
+        if resumed {
+            model.unread.extend(owned);
+        }
+    }
+
+    fn claim_read(&mut self, node: NodeId, log: usize, offset: u64) {
+        if self.logs[log].reigns.iter().any(|r| r.epoch == offset) {
+            let now = self.now;
+            self.node(node).claims.entry((log, offset)).or_insert(now);
+        }
+    }
+
+    /// A node that was told to leave says that it owns nothing: then no reign of its own may be open.
+    fn check_drained(&mut self, node: NodeId) {
+        if !self.node(node).drain_told {
+            return;
+        }
+        for log in 0..self.logs.len() {
+            let model = &self.logs[log];
+            if model.owner == Some(node) && !model.released {
+                let text = format!("{node:?} is drained and still reigns over {}", model.id);
+                self.wrong("drain", text);
+            }
+        }
+    }
+}

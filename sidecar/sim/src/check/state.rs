@@ -1,0 +1,188 @@
+//! P4, P5: segments are atomic and hold what the turn asked for, in order; reads see what a sequential execution
+//! would have shown; outcomes seen by turns are the logged ones.
+
+use kar_core::effect::Response;
+use kar_core::invocation::Outcome;
+
+use super::Judge;
+use super::logs::TurnRecord;
+use crate::history::{End, Item, ItemKind, Keys, Run};
+use crate::store::apply;
+
+/// Which items of a turn a record covers: from, to.
+type Range = (usize, usize);
+
+impl Judge<'_> {
+    /// Checks every turn that had an effect.
+    pub(crate) fn check_turns(&mut self) {
+        for log in 0..self.logs.len() {
+            let turns = std::mem::take(&mut self.logs[log].turns);
+            let mut keys: Vec<_> = turns.keys().copied().collect();
+            keys.sort_unstable();
+            for key in keys {
+                let Some(run) = self.dispatched.get(&key).copied() else {
+                    let text = format!("{}: {} has effects and never ran", self.logs[log].id, key.0);
+                    self.wrong("P5 effects of no turn", text);
+                    continue;
+                };
+                self.check_turn(run, &turns[&key]);
+            }
+            self.logs[log].turns = turns;
+        }
+    }
+
+    fn check_turn(&mut self, run: usize, records: &[TurnRecord]) {
+        let history = self.history;
+        let record = &history.runs[run];
+        let mut cut = 0;
+        let mut ranges = Vec::with_capacity(records.len());
+        for piece in records {
+            match cover(&record.items, cut, piece) {
+                Ok(end) => {
+                    ranges.push((cut, end));
+                    cut = end;
+                }
+                Err(why) => {
+                    let text =
+                        format!("r{run} {} @{}: {why} at item {cut}", record.token, piece.offset);
+                    return self.wrong("P5 segments", text);
+                }
+            }
+        }
+        if let Some(outcome) = records.last().and_then(|r| r.complete.as_ref())
+            && record.end != End::Ended(outcome.clone())
+        {
+            let text = format!("r{run} {} ended as {:?}, logged {outcome:?}", record.token, record.end);
+            self.wrong("P3 outcome is the turn's", text);
+        }
+        self.check_reads(run, record, records, &ranges);
+        self.check_outcomes(run, record, cut);
+    }
+
+    /// Reads in a stretch between two calls show the state at the stretch's first record, and own writes.
+    fn check_reads(&mut self, run: usize, record: &Run, records: &[TurnRecord], ranges: &[Range]) {
+        let mut start = 0;
+        let mut own: Option<Keys> = None;
+        for (index, item) in record.items.iter().enumerate() {
+            let base = || {
+                let first = ranges.iter().position(|(_, end)| *end > start)?;
+                Some(records[first].before.clone())
+            };
+            match &item.what {
+                ItemKind::Call(..) => {
+                    start = index + 1;
+                    own = None;
+                }
+                ItemKind::State(op) if !refused(item) => {
+                    if own.is_none() {
+                        own = base();
+                    }
+                    if let Some(state) = own.as_mut() {
+                        apply(state, op);
+                    }
+                }
+                ItemKind::Read(key) => {
+                    if own.is_none() {
+                        own = base();
+                    }
+                    let Some(state) = own.as_ref() else { return };
+                    let Some(Ok(Response::State(seen))) = &item.answer else { continue };
+                    let mut expected = state.clone();
+                    if let Some(key) = key {
+                        let key = &self.history.names.keys[*key];
+                        expected.retain(|k, _| k == key);
+                    }
+                    if *seen != expected {
+                        let text = format!(
+                            "r{run}.{index} {} read {seen:?}, not {expected:?}",
+                            record.token
+                        );
+                        return self.wrong("P4 reads", text);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Outcomes that a turn with later effects saw are those of the callee's log.
+    fn check_outcomes(&mut self, run: usize, record: &Run, cut: usize) {
+        for (index, item) in record.items.iter().take(cut).enumerate() {
+            let (ItemKind::Call(tag, _), Some(Ok(Response::Outcome { outcome, .. }))) =
+                (&item.what, &item.answer)
+            else {
+                continue;
+            };
+            let later = index + 1 < cut || matches!(record.end, End::Ended(_));
+            let Some(uuid) = self.uuid_of_tag.get(tag) else { continue };
+            let ended = self.logs.iter().find_map(|l| l.outcome(*uuid));
+            if later && ended.is_none_or(|e| e.outcome != *outcome) {
+                let text = format!("r{run}.{index} saw {outcome:?}, logged {ended:?}");
+                self.wrong("P5 answers", text);
+            }
+        }
+    }
+}
+
+fn refused(item: &Item) -> bool {
+    matches!(item.answer, Some(Err(_)))
+}
+
+/// Finds which items a record covers; it must be whole segments.
+fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'static str> {
+    let mut state = record.state.iter();
+    let mut sends = record.sends.iter();
+    let mut at = from;
+    let done = matches!(record.complete, Some(Outcome::Done(_)));
+    if record.complete.is_some() && !done {
+        return Ok(from);
+    }
+    if !done && record.state.is_empty() && record.sends.is_empty() {
+        return Ok(from);
+    }
+    let mut at_boundary = false;
+    while at < items.len() {
+        let item = &items[at];
+        let more = state.len() > 0 || sends.len() > 0;
+        match &item.what {
+            ItemKind::Read(_) => {}
+            // A refused operation has no effect; a call may have been made and its answer lost with the attempt.
+            ItemKind::Call(tag, _) if refused(item) && sends.clone().next() != Some(tag) => {}
+            ItemKind::State(_) | ItemKind::Tell(..) if refused(item) => {}
+            ItemKind::Flush => {
+                at_boundary = true;
+                if !more && !done {
+                    return Ok(at + 1);
+                }
+            }
+            _ if !more && !done => break,
+            ItemKind::State(op) => {
+                at_boundary = false;
+                if state.next() != Some(op) {
+                    return Err("a state operation differs");
+                }
+            }
+            ItemKind::Tell(tag, _) => {
+                at_boundary = false;
+                if sends.next() != Some(tag) {
+                    return Err("a tell differs");
+                }
+            }
+            ItemKind::Call(tag, _) => {
+                if sends.next() != Some(tag) {
+                    return Err("a call differs");
+                }
+                at_boundary = true;
+                if state.len() == 0 && sends.len() == 0 && !done {
+                    return Ok(at + 1);
+                }
+            }
+        }
+        at += 1;
+    }
+    match (state.len() + sends.len(), at_boundary || done) {
+        (0, true) => Ok(at),
+        (0, false) => Err("the segment is torn"),
+        _ => Err("more than the turn asked for"),
+    }
+}

@@ -1,0 +1,140 @@
+//! P2, P3: what may be dispatched, and when.
+
+use kar_core::ids::{Sender, Uuid};
+use kar_core::invocation::Mode;
+
+use super::Judge;
+use crate::history::Run;
+
+impl Judge<'_> {
+    /// A node asks its host to run a turn.
+    pub(crate) fn check_dispatch(&mut self, run: usize) {
+        let record = &self.history.runs[run];
+        let token = &record.token;
+        let (uuid, attempt, epoch) = (token.invocation.uuid, token.attempt, token.epoch);
+        let log = self.log_of(&token.invocation.home);
+        let tag = record.spec.tag;
+        self.uuid_of_tag.entry(tag).or_insert(uuid);
+        self.tag_of_uuid.entry(uuid).or_insert(tag);
+        if self.uuid_of_tag.get(&tag) != Some(&uuid) {
+            self.wrong("P2 one request, one invocation", format!("r{run} {token}: tag {tag:x}"));
+        }
+        if let Some(before) = self.dispatched.insert((uuid, attempt, epoch), run) {
+            self.wrong("P2 dispatched once", format!("r{run} is {token}, as r{before} was"));
+        }
+        let model = &self.logs[log];
+        let reign = model.reigns.iter().find(|r| r.epoch == epoch);
+        if reign.is_none_or(|r| r.node != record.node) {
+            let text = format!("r{run} {token} by {:?}, which has no such reign", record.node);
+            return self.wrong("L2 reign", text);
+        }
+        self.check_not_done(run, record, log, uuid);
+        self.check_knowledge(run, record, log);
+        self.check_attempt(run, record, log, uuid);
+        self.check_source(run, record, log, uuid);
+    }
+
+    /// P2: never after its completion, as far as this reign or an earlier one completed it.
+    fn check_not_done(&mut self, run: usize, record: &Run, log: usize, uuid: Uuid) {
+        let epoch = record.token.epoch;
+        let model = &self.logs[log];
+        if let Some(ended) = model.outcome(uuid)
+            && ended.epoch <= epoch
+        {
+            let text = format!("r{run} {} after its completion @{}", record.token, ended.offset);
+            self.wrong("P2 completed is never repeated", text);
+        } else if model.outcome(uuid).is_some() {
+            self.counts.zombie_dispatch += 1;
+        }
+    }
+
+    /// L4: no dispatch by a node that has read of a newer reign, or has not read on after it was away.
+    fn check_knowledge(&mut self, run: usize, record: &Run, log: usize) {
+        let epoch = record.token.epoch;
+        let Some(node) = self.nodes.get(&record.node) else { return };
+        let newer = node.claims.range((log, epoch + 1)..(log + 1, 0)).next();
+        if newer.is_some() {
+            self.wrong("L4 reign is over", format!("r{run} {} after a newer claim", record.token));
+        } else if node.unread.contains(&log) {
+            let text = format!("r{run} {} before the log was read to its end", record.token);
+            self.wrong("L4 read before acting", text);
+        }
+    }
+
+    /// P3, T2, T3: a retry is logged first, and starts after all calls of earlier attempts have outcomes.
+    fn check_attempt(&mut self, run: usize, record: &Run, log: usize, uuid: Uuid) {
+        let token = &record.token;
+        let model = &self.logs[log];
+        let current = model.held.get(&uuid).map_or(0, |h| h.attempt);
+        if token.attempt > 1 && current < token.attempt {
+            let text = format!("r{run} {token}, but the log knows attempt {current}");
+            return self.wrong("T3 attempt is logged", text);
+        }
+        if model.epoch == token.epoch && current > token.attempt {
+            let text = format!("r{run} {token}, but the log is at attempt {current}");
+            return self.wrong("P3 current attempt", text);
+        }
+        let children = model.owed.iter().filter(|(_, o)| {
+            o.parent == uuid
+                && o.mode == Mode::Call
+                && (o.attempt, o.epoch) < (token.attempt, token.epoch)
+        });
+        let open = children
+            .filter(|((to, _), o)| self.logs[*to].outcome(o.uuid).is_none())
+            .map(|(_, o)| o.uuid)
+            .next();
+        if let Some(child) = open {
+            self.wrong("P3 retry waits for calls", format!("r{run} {token}: {child} is open"));
+        }
+    }
+
+    /// Rule L5: what comes from another partition is committed there; with `strict`, everything is.
+    fn check_source(&mut self, run: usize, record: &Run, log: usize, uuid: Uuid) {
+        let strict = self.history.strict[record.slot];
+        let held = self.logs[log].held.contains_key(&uuid);
+        let token = &record.token;
+        match self.issued.get(&record.spec.tag) {
+            None => {
+                if strict && !held {
+                    self.wrong("strict", format!("r{run} {token} is not accepted yet"));
+                }
+            }
+            Some((parent, _)) => {
+                let from = &self.history.runs[*parent].token.invocation.home;
+                let own = *from == token.invocation.home;
+                let from = self.log_of(from);
+                let mut owed = self.logs[from].owed.range((log, 0)..(log + 1, 0));
+                let committed = owed.any(|(_, o)| o.uuid == uuid);
+                if !committed && !own {
+                    self.wrong("P5 gate for requests", format!("r{run} {token} is not committed"));
+                } else if !committed && strict {
+                    self.wrong("strict", format!("r{run} {token} is not committed"));
+                }
+            }
+        }
+    }
+
+    /// Whether `inner` was called, directly or through others, by `outer`.
+    pub(crate) fn is_inside(&self, inner: &Run, outer: Uuid) -> bool {
+        let mut tag = inner.spec.tag;
+        // A chain is never longer than there are runs.
+        for _ in 0..self.history.runs.len() {
+            let Some((run, item)) = self.issued.get(&tag) else { return false };
+            let parent = &self.history.runs[*run];
+            if !matches!(parent.items[*item].what, crate::history::ItemKind::Call(..)) {
+                return false;
+            }
+            if parent.token.invocation.uuid == outer {
+                return true;
+            }
+            tag = parent.spec.tag;
+        }
+        false
+    }
+
+    /// The sender that stands for a partition's log, if it has a claim.
+    pub(crate) fn sender_of(&self, log: usize) -> Option<Sender> {
+        let model = &self.logs[log];
+        Some(Sender::Log { partition: model.id.clone(), log: model.uuid? })
+    }
+}

@@ -1,0 +1,192 @@
+//! What could be seen at the edges during a run. The checkers judge from this alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kar_core::effect::{Notice, RequestError, Response};
+use kar_core::ids::{NodeId, SessionId, TurnToken};
+use kar_core::invocation::{Mode, Outcome, Payload, StateOp, Target};
+use kar_core::message::Message;
+use kar_core::node::PartitionView;
+use kar_core::record::Record;
+
+use crate::plan::{Names, Us};
+use crate::script::{Script, Spec};
+use crate::store::StorePartition;
+
+/// An answer to a request.
+pub(crate) type Answer = Result<Response, RequestError>;
+
+/// Who made a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Waiter {
+    /// A turn: its run, and the place among the run's items.
+    Turn(usize, usize),
+    /// A client: its place among the requests.
+    Client(usize),
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Seen {
+    /// A record reached a log.
+    Landed { log: usize, offset: u64, node: NodeId, record: Arc<Record> },
+    /// A message was given to a connection (or dropped for want of one).
+    Sent { from: NodeId, to: NodeId, message: Message },
+    /// The message seen at `sent` arrived.
+    Arrived { to: NodeId, sent: usize },
+    /// A node asked its host to run a turn.
+    Dispatched { run: usize },
+    /// A node asked its host to abandon a turn.
+    CancelSent { run: usize },
+    /// A run's code ended in its app (with the result sent, or cut off).
+    RunEnded { run: usize },
+    /// A node answered.
+    Responded { node: NodeId, to: Waiter, answer: Answer },
+    /// A node told its operator.
+    Noticed { node: NodeId, notice: Notice },
+    /// A node got to know a claim.
+    ClaimRead { node: NodeId, log: usize, offset: u64 },
+    /// A node started.
+    NodeUp { node: NodeId, slot: usize },
+    /// A node ended: nothing of it runs on.
+    NodeGone { node: NodeId },
+    /// The membership dropped a node.
+    StruckOut { node: NodeId },
+    /// A node stands still.
+    Paused { node: NodeId },
+    /// It goes on; `resumed`: and was told so.
+    Woke { node: NodeId, resumed: bool },
+    /// A node knows all of a log up to the time it asked.
+    ReadToEnd { node: NodeId, log: usize },
+    /// A node was told that a host is gone.
+    HostDown { node: NodeId, session: SessionId, dead: bool },
+    /// A node was told to leave.
+    DrainTold { node: NodeId },
+    /// A node owns nothing more, after it was told to leave.
+    Drained { node: NodeId },
+    /// A partition's store went back.
+    RolledBack { log: usize },
+}
+
+/// An operation of a turn.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) what: ItemKind,
+    /// When the node took it in.
+    pub(crate) arrived: Option<Us>,
+    /// The answer.
+    pub(crate) answer: Option<Answer>,
+}
+
+/// What an operation asked for.
+#[derive(Clone, Debug)]
+pub(crate) enum ItemKind {
+    State(StateOp),
+    Read(Option<usize>),
+    Tell(u64, Target),
+    Call(u64, Target),
+    Flush,
+}
+
+impl ItemKind {
+    /// The tag of the invocation that it makes, if it makes one.
+    pub(crate) fn tag(&self) -> Option<u64> {
+        match self {
+            Self::Tell(tag, _) | Self::Call(tag, _) => Some(*tag),
+            Self::State(_) | Self::Read(_) | Self::Flush => None,
+        }
+    }
+}
+
+/// How a run of code ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    Running,
+    /// The app sent this result.
+    Ended(Outcome),
+    /// The app sent `Cancelled`.
+    Cancelled,
+    /// The process died, or the stream was gone.
+    CutOff,
+}
+
+/// One dispatched turn.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) slot: usize,
+    pub(crate) node: NodeId,
+    pub(crate) session: SessionId,
+    pub(crate) token: TurnToken,
+    pub(crate) mode: Mode,
+    pub(crate) spec: Spec,
+    pub(crate) kind: usize,
+    pub(crate) actor: Option<usize>,
+    pub(crate) dispatched: Us,
+    /// When its code began; never, if the dispatch did not reach the app.
+    pub(crate) started: Option<Us>,
+    pub(crate) ended: Option<Us>,
+    pub(crate) end: End,
+    /// In program order.
+    pub(crate) items: Vec<Item>,
+    pub(crate) cancel_sent: Option<Us>,
+    // What follows is the app's own.
+    pub(crate) script: Script,
+    pub(crate) next: usize,
+    pub(crate) pending: u32,
+    pub(crate) cancelled: bool,
+    pub(crate) unheeding: bool,
+    pub(crate) connected: bool,
+}
+
+/// A request of a client.
+#[derive(Clone, Debug)]
+pub(crate) struct Req {
+    pub(crate) slot: usize,
+    pub(crate) node: NodeId,
+    pub(crate) session: SessionId,
+    /// `None`: direct, or an await.
+    pub(crate) mode: Option<Mode>,
+    pub(crate) awaits: Option<kar_core::ids::InvocationId>,
+    pub(crate) tag: u64,
+    pub(crate) kind: usize,
+    pub(crate) actor: Option<usize>,
+    pub(crate) deadline: bool,
+    /// When the node took it in.
+    pub(crate) arrived: Option<Us>,
+    pub(crate) abandoned: bool,
+    pub(crate) answers: Vec<(Us, Answer)>,
+    pub(crate) await_by: (usize, Us),
+}
+
+/// How the world stood when the run was over.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Finish {
+    /// Everything came to rest within the bound.
+    pub(crate) quiet: bool,
+    /// What the nodes that live served.
+    pub(crate) views: Vec<(NodeId, Vec<PartitionView>, usize)>,
+    /// The stores.
+    pub(crate) stores: Vec<StorePartition>,
+    /// A bound on events was hit.
+    pub(crate) livelock: bool,
+    /// When it was over.
+    pub(crate) at: Us,
+}
+
+/// A whole run, as seen from outside.
+#[derive(Clone, Debug)]
+pub(crate) struct History {
+    pub(crate) names: Names,
+    /// Bounds are small: refusals are expected.
+    pub(crate) small_limits: bool,
+    /// Which slots' components register `strict`.
+    pub(crate) strict: Vec<bool>,
+    pub(crate) events: Vec<(Us, Seen)>,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) reqs: Vec<Req>,
+    pub(crate) finish: Finish,
+}
+
+/// A state as a turn saw it.
+pub(crate) type Keys = BTreeMap<Arc<str>, Payload>;

@@ -1,0 +1,139 @@
+//! The simulator's command line.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use clap::Parser;
+use kar_core::limits::Rules;
+use kar_sim::{Profile, Report};
+
+/// Runs KAR's core on simulated logs, stores, networks and components, and judges the runs.
+#[derive(Parser, Debug)]
+#[command(name = "kar-sim", version)]
+struct Args {
+    /// One seed to run.
+    seed: Option<u64>,
+    /// How many seeds to run.
+    #[arg(long, conflicts_with = "seed")]
+    seeds: Option<u64>,
+    /// The first of them.
+    #[arg(long, default_value_t = 0, requires = "seeds")]
+    from: u64,
+    /// Print the run as it goes.
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// Go on after a violation, and print the first one of each kind.
+    #[arg(long)]
+    keep_going: bool,
+}
+
+/// Threads that run seeds.
+const THREADS: u64 = 2;
+
+/// What came of many runs.
+#[derive(Default)]
+struct Totals {
+    runs: u64,
+    turns: u64,
+    events: u64,
+    counts: Vec<(&'static str, u64)>,
+    bad: Vec<Report>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    std::panic::set_hook(Box::new(|info| {
+        if std::env::var_os("RUST_BACKTRACE").is_some() {
+            eprintln!("{info}\n{}", std::backtrace::Backtrace::force_capture());
+        } else {
+            eprintln!("{info}");
+        }
+    }));
+    match (args.seed, args.seeds) {
+        (Some(seed), _) => one(seed, args.trace),
+        (None, Some(seeds)) => many(args.from, seeds, args.keep_going),
+        (None, None) => {
+            eprintln!("give a seed, or --seeds N");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn one(seed: u64, trace: bool) -> ExitCode {
+    let report = kar_sim::run(seed, &Profile::default(), Rules::default(), trace);
+    println!("seed {seed}: {} turns, {} events", report.turns, report.events);
+    for violation in &report.violations {
+        println!("VIOLATION {violation}");
+    }
+    if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn many(from: u64, seeds: u64, keep_going: bool) -> ExitCode {
+    let begun = Instant::now();
+    let next = AtomicU64::new(from);
+    let stop = AtomicBool::new(false);
+    let totals = Mutex::new(Totals::default());
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= from + seeds {
+                        break;
+                    }
+                    let report = kar_sim::run(seed, &Profile::default(), Rules::default(), false);
+                    let bad = !report.violations.is_empty();
+                    totals.lock().unwrap_or_else(PoisonError::into_inner).add(report);
+                    if bad && !keep_going {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!(
+        "{} seeds in {:.1} s: {} turns, {} events",
+        totals.runs,
+        begun.elapsed().as_secs_f64(),
+        totals.turns,
+        totals.events
+    );
+    for (name, count) in &totals.counts {
+        println!("  {name:<24} {count}");
+    }
+    let mut kinds = std::collections::BTreeMap::new();
+    for report in &totals.bad {
+        let first = &report.violations[0];
+        let kind = first.split(": ").nth(1).unwrap_or("").to_owned();
+        kinds.entry(kind).or_insert_with(Vec::new).push(report);
+    }
+    for (kind, mut reports) in kinds {
+        reports.sort_by_key(|r| r.seed);
+        println!("VIOLATION {kind}: {} seeds, first {}", reports.len(), reports[0].seed);
+        for report in reports.iter().take(4) {
+            println!("    seed {}: {}", report.seed, report.violations[0]);
+        }
+    }
+    if totals.bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl Totals {
+    fn add(&mut self, report: Report) {
+        self.runs += 1;
+        self.turns += report.turns;
+        self.events += report.events;
+        if self.counts.is_empty() {
+            self.counts.clone_from(&report.counts);
+        } else {
+            for (total, one) in self.counts.iter_mut().zip(&report.counts) {
+                total.1 += one.1;
+            }
+        }
+        if !report.violations.is_empty() {
+            self.bad.push(report);
+        }
+    }
+}

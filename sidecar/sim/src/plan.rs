@@ -1,0 +1,399 @@
+//! What a run is made of, drawn from its seed before the run begins: the cluster, the clients' operations and the
+//! faults with their times.
+
+use std::sync::Arc;
+
+use kar_core::ids::Kind;
+use kar_core::invocation::{Mode, Target};
+use kar_core::limits::{Limits, Rules};
+
+use crate::rng::Rng;
+
+/// Virtual time, microseconds since the start of the run.
+pub(crate) type Us = u64;
+
+/// Outcomes kept for ever are a leak.
+pub(crate) const JUDGE_KEPT: bool = false;
+
+/// One millisecond.
+pub(crate) const MS: Us = 1000;
+
+/// Actor instances per type; with the types it must fit the lock mask's 64 bits.
+pub(crate) const ACTORS: usize = 3;
+
+/// Clients' operations and faults happen before this time.
+pub(crate) const HORIZON: Us = 2_500 * MS;
+
+/// How long a cut-off attempt's code may run on in the simulated apps; less than `Limits::grace_ms`, with room for
+/// the time that the cancellation travels.
+pub(crate) const RUN_ON_MAX: Us = 50 * MS;
+
+/// How likely what is. Weights are relative, chances are per mille.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Greatest number of faults in a run.
+    pub faults_max: u64,
+    /// Weights of the faults, in the order of [`FAULTS`].
+    pub fault_weights: [u32; FAULTS.len()],
+    /// Chance that an append is lost.
+    pub lose_append: u32,
+    /// Chance that an append arrives late, after later ones of the same node.
+    pub late_append: u32,
+    /// Chance that a message makes its connection wait for some hundred milliseconds.
+    pub stall_message: u32,
+    /// Chance that a component registers `strict`.
+    pub strict: u32,
+    /// Chance that a run has small bounds, so that refusals happen.
+    pub small_limits: u32,
+    /// Weights of client operations: call, tell, start, direct.
+    pub modes: [u32; 4],
+    /// Greatest number of client operations.
+    pub ops_max: u64,
+    /// Chance that a step of a script is a call (or several), where it may be one.
+    pub nested: u32,
+    /// Chance that a nested call re-enters an actor that its chain holds, where it holds one.
+    pub reenter: u32,
+    /// Fewest and most nodes.
+    pub nodes: (u64, u64),
+    /// Chance of an operation to go to the same one actor.
+    pub hot: u32,
+    /// Longest think time of a script's step, µs.
+    pub think_max: Us,
+}
+
+/// Names of the faults, in the order of [`Profile::fault_weights`].
+pub const FAULTS: [&str; 14] = [
+    "crash",
+    "app-death",
+    "stream-break",
+    "pause",
+    "pause-suspect",
+    "suspect",
+    "reset",
+    "hub-crash",
+    "drain",
+    "app-goodbye",
+    "log-lost",
+    "read-stall",
+    "net-stall",
+    "store-rollback",
+];
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self {
+            faults_max: 8,
+            //               cr ap st pa ps su re hu dr go lo rs ns rb
+            fault_weights: [10, 8, 4, 6, 6, 6, 8, 2, 4, 2, 4, 4, 4, 0],
+            lose_append: 3,
+            late_append: 2,
+            stall_message: 2,
+            strict: 200,
+            small_limits: 60,
+            modes: [10, 6, 3, 1],
+            ops_max: 40,
+            nested: 350,
+            reenter: 300,
+            nodes: (2, 4),
+            hot: 200,
+            think_max: 8 * MS,
+        }
+    }
+}
+
+/// A fault with its own parameters; `slot` numbers a place where nodes live one after the other.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// The sidecar dies; its app `app_us` later.
+    Crash { slot: usize, app_us: Us, down_us: Us, lease_us: Us },
+    /// The app's process dies.
+    AppDeath { slot: usize, down_us: Us },
+    /// The app's stream breaks; its code runs on for a while.
+    StreamBreak { slot: usize, back_us: Us },
+    /// The sidecar stands still; `suspect_us`: it is struck out so long after the start.
+    Pause { slot: usize, us: Us, resumed: bool, suspect_us: Option<Us>, learn_us: Us },
+    /// The live sidecar is struck out and learns of it later.
+    Suspect { slot: usize, learn_us: Us },
+    /// A connection breaks.
+    Reset { a: usize, b: usize, back_us: Us },
+    /// The hub is replaced.
+    HubCrash { lease_gap_us: Us },
+    /// The sidecar is told to leave, and comes back later.
+    Drain { slot: usize, back_us: Us },
+    /// The app says goodbye, and comes back later.
+    Goodbye { slot: usize, back_us: Us },
+    /// Reading a log breaks off.
+    LogLost { slot: usize, log: usize },
+    /// A node's reading of a log stands still.
+    ReadStall { slot: usize, log: usize, us: Us },
+    /// A direction of a connection stands still.
+    NetStall { from: usize, to: usize, us: Us },
+    /// The store of a partition goes back to what it was.
+    Rollback { log: usize, back_us: Us },
+}
+
+/// An operation of a client.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientOp {
+    pub(crate) at: Us,
+    pub(crate) slot: usize,
+    /// `None`: direct.
+    pub(crate) mode: Option<Mode>,
+    pub(crate) kind: usize,
+    pub(crate) actor: Option<usize>,
+    pub(crate) fuel: u8,
+    pub(crate) deadline_us: Option<Us>,
+    pub(crate) abandon_us: Option<Us>,
+    /// For starts: which slot asks for the outcome, how long after the acceptance.
+    pub(crate) await_by: (usize, Us),
+}
+
+/// What lives in a slot.
+#[derive(Clone, Debug)]
+pub(crate) struct SlotPlan {
+    pub(crate) joins_at: Us,
+    pub(crate) kinds: Vec<usize>,
+    pub(crate) concurrency: u32,
+    pub(crate) strict: bool,
+}
+
+/// A whole run, before it begins.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) profile: Profile,
+    pub(crate) rules: Rules,
+    pub(crate) limits: Limits,
+    pub(crate) small_limits: bool,
+    pub(crate) names: Names,
+    pub(crate) slots: Vec<SlotPlan>,
+    pub(crate) ops: Vec<ClientOp>,
+    pub(crate) faults: Vec<(Us, Fault)>,
+    /// Kinds are known to the membership from the start.
+    pub(crate) kinds_known: bool,
+}
+
+/// Shared names, so that nothing is allocated per message.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    pub(crate) kinds: Vec<Kind>,
+    /// Partitions of each kind.
+    pub(crate) counts: Vec<u32>,
+    pub(crate) actors: Vec<Arc<str>>,
+    pub(crate) keys: Vec<Arc<str>>,
+    pub(crate) affinities: Vec<Arc<str>>,
+    pub(crate) method: Arc<str>,
+    pub(crate) empty: Arc<str>,
+}
+
+impl Names {
+    fn new(actor_types: usize, services: usize, counts: Vec<u32>) -> Self {
+        let actors = ["A", "B"].iter().take(actor_types).map(|n| Kind::actor(n));
+        let services = ["s", "t"].iter().take(services).map(|n| Kind::service(n));
+        Self {
+            kinds: actors.chain(services).collect(),
+            counts,
+            actors: (0..ACTORS).map(|i| format!("x{i}").into()).collect(),
+            keys: (0..3).map(|i| format!("k{i}").into()).collect(),
+            affinities: (0..2).map(|i| format!("f{i}").into()).collect(),
+            method: "m".into(),
+            empty: "".into(),
+        }
+    }
+
+    /// Number of a kind; kinds outside the plan do not occur.
+    pub(crate) fn kind(&self, kind: &Kind) -> usize {
+        self.kinds.iter().position(|k| k == kind).expect("only kinds of the plan are used")
+    }
+
+    /// Number of an actor instance.
+    pub(crate) fn actor(&self, actor: &str) -> usize {
+        self.actors.iter().position(|a| &**a == actor).expect("only actors of the plan are used")
+    }
+
+    /// The target that a number of a kind and of an actor stand for.
+    pub(crate) fn target(&self, kind: usize, actor: Option<usize>) -> Target {
+        Target {
+            kind: self.kinds[kind].clone(),
+            actor: actor.map(|a| self.actors[a].clone()),
+            affinity: None,
+        }
+    }
+}
+
+/// The simulator's bounds: short times, so that a run sees timeouts, retries and closed channels.
+pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
+    let mut limits = Limits {
+        grace_ms: 100,
+        append_timeout_ms: 600,
+        channel_timer_ms: 200,
+        departed_grace_ms: 1_500,
+        drain_timeout_ms: 300,
+        ..Limits::default()
+    };
+    if small {
+        limits.queue_per_actor_max = rng.range(1, 3) as usize;
+        limits.unfinished_per_partition_max = rng.range(4, 12) as usize;
+        limits.depth_max = rng.range(2, 4) as usize;
+        limits.segment_sends_max = 1;
+        limits.records_in_flight_max = rng.range(1, 4) as usize;
+        limits.speculation_per_actor_max = rng.range(1, 3) as u32;
+        limits.roots_per_node_max = rng.range(4, 10) as usize;
+    }
+    limits
+}
+
+impl Plan {
+    /// A cluster without operations and faults, for directed schedules.
+    pub(crate) fn bare(seed: u64, rules: Rules, nodes: usize) -> Self {
+        let profile = Profile { lose_append: 0, late_append: 0, stall_message: 0, ..Profile::default() };
+        let names = Names::new(2, 1, vec![1, 1, 1]);
+        let slot = SlotPlan { joins_at: 0, kinds: vec![0, 1, 2], concurrency: 16, strict: false };
+        Self {
+            seed,
+            profile,
+            rules,
+            limits: limits(&mut Rng::new(seed), false),
+            small_limits: false,
+            names,
+            slots: vec![slot; nodes],
+            ops: Vec::new(),
+            faults: Vec::new(),
+            kinds_known: true,
+        }
+    }
+
+    /// Draws a run from a seed.
+    pub(crate) fn draw(seed: u64, profile: &Profile, rules: Rules) -> Self {
+        let mut rng = Rng::new(seed);
+        let (actor_types, services) = (rng.range(1, 2) as usize, rng.range(1, 2) as usize);
+        let counts = (0..actor_types + services).map(|_| rng.range(1, 3) as u32).collect();
+        let names = Names::new(actor_types, services, counts);
+        let slots = draw_slots(&mut rng, profile, names.kinds.len());
+        let small = rng.chance(profile.small_limits);
+        let limits = limits(&mut rng, small);
+        let ops = (0..rng.range(6, profile.ops_max))
+            .map(|_| draw_op(&mut rng, profile, actor_types, &names, slots.len()))
+            .collect();
+        let logs = names.counts.iter().sum::<u32>() as usize;
+        let faults = (0..rng.range(0, profile.faults_max))
+            .map(|_| {
+                let at = rng.range(30 * MS, HORIZON);
+                (at, draw_fault(&mut rng, profile, slots.len(), logs))
+            })
+            .collect();
+        let kinds_known = rng.chance(850);
+        let profile = profile.clone();
+        Self {
+            seed,
+            profile,
+            rules,
+            limits,
+            small_limits: small,
+            names,
+            slots,
+            ops,
+            faults,
+            kinds_known,
+        }
+    }
+}
+
+fn draw_slots(rng: &mut Rng, profile: &Profile, kinds: usize) -> Vec<SlotPlan> {
+    let nodes = rng.range(profile.nodes.0, profile.nodes.1);
+    let mut slots: Vec<SlotPlan> = (0..nodes)
+        .map(|_| SlotPlan {
+            joins_at: if rng.chance(800) { rng.range(0, 30 * MS) } else { rng.range(0, HORIZON / 2) },
+            kinds: (0..kinds).filter(|_| rng.chance(700)).collect(),
+            concurrency: rng.range(1, 6) as u32,
+            strict: rng.chance(profile.strict),
+        })
+        .collect();
+    for kind in 0..kinds {
+        // Every kind has hosts, two where possible, so that failover has somewhere to go.
+        for _ in 0..2 {
+            let slot = rng.index(slots.len());
+            if !slots[slot].kinds.contains(&kind) {
+                slots[slot].kinds.push(kind);
+            }
+        }
+    }
+    slots
+}
+
+fn draw_op(
+    rng: &mut Rng,
+    profile: &Profile,
+    actor_types: usize,
+    names: &Names,
+    slots: usize,
+) -> ClientOp {
+    let mode = match rng.weighted(&profile.modes) {
+        0 => Some(Mode::Call),
+        1 => Some(Mode::Tell),
+        2 => Some(Mode::Start),
+        _ => None,
+    };
+    let hot = rng.chance(profile.hot);
+    let kind = match (mode, hot) {
+        (None, _) => actor_types + rng.index(names.kinds.len() - actor_types),
+        (_, true) => 0,
+        _ => rng.index(names.kinds.len()),
+    };
+    let actor = (kind < actor_types).then(|| if hot { 0 } else { rng.index(ACTORS) });
+    ClientOp {
+        at: rng.range(20 * MS, HORIZON),
+        slot: rng.index(slots),
+        mode,
+        kind,
+        actor,
+        fuel: rng.range(0, 5) as u8,
+        deadline_us: rng.chance(60).then(|| rng.range(5 * MS, 400 * MS)),
+        abandon_us: rng.chance(60).then(|| rng.range(0, 200 * MS)),
+        await_by: (rng.index(slots), rng.range(0, 300 * MS)),
+    }
+}
+
+/// A duration that is mostly short, sometimes long.
+fn span(rng: &mut Rng, short: Us, long: Us) -> Us {
+    if rng.chance(700) { rng.range(0, short) } else { rng.range(short, long) }
+}
+
+fn draw_fault(rng: &mut Rng, profile: &Profile, slots: usize, logs: usize) -> Fault {
+    let slot = rng.index(slots);
+    let other = (slot + 1 + rng.index(slots - 1)) % slots;
+    let log = rng.index(logs);
+    match rng.weighted(&profile.fault_weights) {
+        0 => Fault::Crash {
+            slot,
+            app_us: if rng.chance(500) { 0 } else { rng.range(0, RUN_ON_MAX) },
+            down_us: rng.range(20 * MS, 800 * MS),
+            lease_us: span(rng, 5 * MS, 300 * MS),
+        },
+        1 => Fault::AppDeath { slot, down_us: span(rng, 50 * MS, 500 * MS) },
+        2 => Fault::StreamBreak { slot, back_us: span(rng, 20 * MS, 300 * MS) },
+        3 => Fault::Pause {
+            slot,
+            us: span(rng, 60 * MS, 600 * MS),
+            resumed: rng.chance(600),
+            suspect_us: None,
+            learn_us: 0,
+        },
+        4 => Fault::Pause {
+            slot,
+            us: rng.range(60 * MS, 700 * MS),
+            resumed: rng.chance(600),
+            suspect_us: Some(rng.range(0, 50 * MS)),
+            learn_us: span(rng, 5 * MS, 100 * MS),
+        },
+        5 => Fault::Suspect { slot, learn_us: span(rng, 20 * MS, 300 * MS) },
+        6 => Fault::Reset { a: slot, b: other, back_us: span(rng, 20 * MS, 200 * MS) },
+        7 => Fault::HubCrash { lease_gap_us: rng.range(MS, 100 * MS) },
+        8 => Fault::Drain { slot, back_us: rng.range(10 * MS, 600 * MS) },
+        9 => Fault::Goodbye { slot, back_us: rng.range(50 * MS, 600 * MS) },
+        10 => Fault::LogLost { slot, log },
+        11 => Fault::ReadStall { slot, log, us: rng.range(20 * MS, 400 * MS) },
+        12 => Fault::NetStall { from: slot, to: other, us: rng.range(20 * MS, 500 * MS) },
+        _ => Fault::Rollback { log, back_us: rng.range(10 * MS, 1000 * MS) },
+    }
+}

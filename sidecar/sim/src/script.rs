@@ -1,0 +1,260 @@
+//! What turns do: a script drawn from the payload that the turn was invoked with. Scripts of one seed cannot wait for
+//! each other in a circle: a turn calls only actors of a higher rank than all that its chain holds, or re-enters one
+//! that its chain holds; and a turn that re-entered calls nothing but what its chain holds.
+
+use bytes::Bytes;
+use kar_core::ids::TurnToken;
+use kar_core::invocation::{Payload, StateOp, Target};
+
+use crate::plan::{ACTORS, MS, Names, Profile, Us};
+use crate::rng::{Rng, join};
+
+/// What a payload says: which invocation of the script tree it is, and what its turn may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Spec {
+    /// Unique per sending.
+    pub(crate) tag: u64,
+    /// Ranks of the actors that the chain of callers holds.
+    pub(crate) mask: u64,
+    /// How many more invocations this one may cause.
+    pub(crate) fuel: u8,
+    /// Only what the chain holds may be called.
+    pub(crate) confined: bool,
+    /// A retry does the same again (else every attempt draws anew).
+    pub(crate) steady: bool,
+}
+
+impl Spec {
+    /// The payload that carries it.
+    pub(crate) fn payload(self, names: &Names) -> Payload {
+        let mut data = [0_u8; 18];
+        data[..8].copy_from_slice(&self.tag.to_le_bytes());
+        data[8..16].copy_from_slice(&self.mask.to_le_bytes());
+        data[16] = self.fuel;
+        data[17] = u8::from(self.confined) | (u8::from(self.steady) << 1);
+        Payload { data: Bytes::copy_from_slice(&data), content_type: names.empty.clone() }
+    }
+
+    /// Reads a payload back.
+    pub(crate) fn read(payload: &Payload) -> Self {
+        let data = &payload.data;
+        let number = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&data[at..at + 8]);
+            u64::from_le_bytes(bytes)
+        };
+        Self {
+            tag: number(0),
+            mask: number(8),
+            fuel: data[16],
+            confined: data[17] & 1 != 0,
+            steady: data[17] & 2 != 0,
+        }
+    }
+}
+
+/// A payload of one number.
+pub(crate) fn number_payload(names: &Names, number: u64) -> Payload {
+    let data = Bytes::copy_from_slice(&number.to_le_bytes());
+    Payload { data, content_type: names.empty.clone() }
+}
+
+/// Rank of an actor in the lock order.
+pub(crate) fn rank(kind: usize, actor: usize) -> usize {
+    kind * ACTORS + actor
+}
+
+/// One step of a turn.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// Time passes.
+    Think(Us),
+    /// A change to the actor's state.
+    State(StateOp),
+    /// Reads keys; all of them for `None`.
+    Read(Option<usize>),
+    /// A tell.
+    Tell(Target, Spec),
+    /// Calls made together and waited for together.
+    Calls(Vec<(Target, Spec)>),
+    /// Makes the segment durable.
+    Flush,
+}
+
+/// The script of a turn.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Script {
+    pub(crate) steps: Vec<Step>,
+    /// The turn ends with an application error.
+    pub(crate) fails: bool,
+    /// Operations that need no answer are sent one after the other.
+    pub(crate) pipelined: bool,
+}
+
+struct Writer<'a> {
+    rng: Rng,
+    names: &'a Names,
+    profile: &'a Profile,
+    spec: Spec,
+    /// What everything made by this attempt of this turn is derived from.
+    base: u64,
+    made: u64,
+    actor_types: usize,
+    /// Held by the chain and by this turn.
+    mask: u64,
+    confined: bool,
+    fuel: u8,
+}
+
+/// The script of one attempt.
+pub(crate) fn write(
+    names: &Names,
+    profile: &Profile,
+    seed: u64,
+    spec: Spec,
+    token: &TurnToken,
+    own: Option<(usize, usize)>,
+) -> Script {
+    let uuid = token.invocation.uuid.0;
+    let attempt = join(token.epoch, u64::from(token.attempt));
+    let base = join(join(uuid as u64, (uuid >> 64) as u64), attempt);
+    let same = join(seed, spec.tag);
+    let rng = Rng::new(if spec.steady { same } else { join(same, attempt) });
+    let bit = own.map_or(0, |(kind, actor)| 1 << rank(kind, actor));
+    let confined = spec.confined || spec.mask & bit != 0;
+    let actor_types = names.kinds.len() - services(names);
+    let mut writer = Writer {
+        rng,
+        names,
+        profile,
+        spec,
+        base,
+        made: 0,
+        actor_types,
+        mask: spec.mask | bit,
+        confined,
+        fuel: spec.fuel,
+    };
+    writer.script(own.is_some())
+}
+
+fn services(names: &Names) -> usize {
+    names.kinds.iter().filter(|k| k.class == kar_core::ids::Class::Service).count()
+}
+
+impl Writer<'_> {
+    fn script(&mut self, actor: bool) -> Script {
+        let fails = self.rng.chance(80);
+        let pipelined = self.rng.chance(400);
+        let mut steps = Vec::new();
+        for _ in 0..self.rng.range(1, 5) {
+            if self.rng.chance(400) {
+                steps.push(Step::Think(self.think()));
+            }
+            if let Some(step) = self.step(actor) {
+                steps.push(step);
+            }
+        }
+        steps.push(Step::Think(self.think()));
+        Script { steps, fails, pipelined }
+    }
+
+    fn think(&mut self) -> Us {
+        if self.rng.chance(30) {
+            return self.rng.range(10 * MS, 150 * MS);
+        }
+        self.rng.range(20, self.profile.think_max)
+    }
+
+    fn step(&mut self, actor: bool) -> Option<Step> {
+        if self.fuel > 0 && self.rng.chance(self.profile.nested) {
+            let calls = self.calls();
+            return (!calls.is_empty()).then_some(Step::Calls(calls));
+        }
+        if self.fuel > 0 && self.rng.chance(250) {
+            let fuel = self.take_fuel();
+            let (kind, actor) = self.anything();
+            let spec = Spec { tag: self.fresh(), mask: 0, fuel, ..self.spec };
+            let spec = Spec { confined: false, ..spec };
+            return Some(Step::Tell(self.target(kind, actor), spec));
+        }
+        match self.rng.below(10) {
+            0 => Some(Step::Flush),
+            _ if !actor => None,
+            1..=4 => Some(Step::Read(self.rng.chance(500).then(|| self.key()))),
+            5 => Some(Step::State(StateOp::Remove { key: self.names.keys[self.key()].clone() })),
+            6 if self.rng.chance(300) => Some(Step::State(StateOp::Clear)),
+            _ => {
+                let value = number_payload(self.names, self.fresh());
+                let key = self.names.keys[self.key()].clone();
+                Some(Step::State(StateOp::Set { key, value }))
+            }
+        }
+    }
+
+    fn key(&mut self) -> usize {
+        self.rng.index(self.names.keys.len())
+    }
+
+    /// A number that nothing else in the run is called.
+    fn fresh(&mut self) -> u64 {
+        self.made += 1;
+        join(self.base, self.made)
+    }
+
+    fn take_fuel(&mut self) -> u8 {
+        self.fuel -= 1;
+        let given = self.rng.range(0, u64::from(self.fuel)) as u8;
+        self.fuel -= given;
+        given
+    }
+
+    fn target(&mut self, kind: usize, actor: Option<usize>) -> Target {
+        let mut target = self.names.target(kind, actor);
+        if actor.is_none() && self.rng.chance(300) {
+            let index = self.rng.index(self.names.affinities.len());
+            target.affinity = Some(self.names.affinities[index].clone());
+        }
+        target
+    }
+
+    fn anything(&mut self) -> (usize, Option<usize>) {
+        let kind = self.rng.index(self.names.kinds.len());
+        (kind, (kind < self.actor_types).then(|| self.rng.index(ACTORS)))
+    }
+
+    /// One call, or several to be joined.
+    fn calls(&mut self) -> Vec<(Target, Spec)> {
+        let count = if self.rng.chance(250) { self.rng.range(2, 3) } else { 1 };
+        let mut calls = Vec::new();
+        for _ in 0..count {
+            if self.fuel == 0 {
+                break;
+            }
+            let Some((kind, actor)) = self.callee() else { break };
+            let fuel = self.take_fuel();
+            let tag = self.fresh();
+            let spec =
+                Spec { tag, mask: self.mask, fuel, confined: self.confined, ..self.spec };
+            calls.push((self.target(kind, actor), spec));
+        }
+        calls
+    }
+
+    /// Somebody who may be called without a circle.
+    fn callee(&mut self) -> Option<(usize, Option<usize>)> {
+        let held = |rank: usize| self.mask & (1 << rank) != 0;
+        let ranks = self.actor_types * ACTORS;
+        let actor = |rank: usize| (rank / ACTORS, Some(rank % ACTORS));
+        let inside: Vec<usize> = (0..ranks).filter(|r| held(*r)).collect();
+        if !inside.is_empty() && self.rng.chance(self.profile.reenter) {
+            return Some(actor(inside[self.rng.index(inside.len())]));
+        }
+        if self.confined || self.rng.chance(250) {
+            let kind = self.actor_types + self.rng.index(self.names.kinds.len() - self.actor_types);
+            return Some((kind, None));
+        }
+        let lowest = (64 - self.mask.leading_zeros()) as usize;
+        (lowest < ranks).then(|| actor(lowest + self.rng.index(ranks - lowest)))
+    }
+}
