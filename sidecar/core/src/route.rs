@@ -58,7 +58,8 @@ impl Route {
             phase: Phase::Idle,
             committed,
             unsettled: BTreeSet::new(),
-            dirty: false,
+            // What an earlier reign closed may never have been told.
+            dirty: committed > 1,
             timer: None,
             hint: None,
             refusals: 0,
@@ -106,6 +107,12 @@ impl Route {
         };
         self.phase = Phase::Opening { node };
         self.state(env, out, node);
+    }
+
+    /// The way is lost. The next owner has to be told what is closed, too.
+    fn lose(&mut self) {
+        self.dirty |= self.committed > 1;
+        self.phase = Phase::Idle;
     }
 
     /// States the committed numbers that are open (rule C3).
@@ -169,7 +176,7 @@ impl Route {
             Phase::Opening { node } if node == from => {}
             _ => return,
         }
-        self.phase = Phase::Idle;
+        self.lose();
         self.refusals += 1;
         self.hint = hint.filter(|node| *node != from);
         // One more step at once, to whom the refuser named; then in steps of the timer: two nodes that name each other
@@ -184,7 +191,7 @@ impl Route {
     /// Numbers are missing at the receiver: the channel is opened again.
     pub(crate) fn gap(&mut self, env: &mut Env, out: &Outbound, from: NodeId, epoch: Epoch) {
         if self.phase == (Phase::Open { node: from, epoch }) {
-            self.phase = Phase::Idle;
+            self.lose();
             self.open(env, out);
         }
     }
@@ -195,7 +202,7 @@ impl Route {
             Phase::Open { node, .. } | Phase::Opening { node } => {
                 let gone = !env.members.nodes.contains_key(&node) || !env.reachable(node);
                 if lost == Some(node) || gone {
-                    self.phase = Phase::Idle;
+                    self.lose();
                     self.open(env, out);
                 }
             }
@@ -212,7 +219,7 @@ impl Route {
             Phase::Open { node, .. } if self.dirty => self.state(env, out, node),
             Phase::Open { .. } => {}
             Phase::Idle | Phase::Opening { .. } => {
-                self.phase = Phase::Idle;
+                self.lose();
                 return self.open(env, out);
             }
         }

@@ -55,6 +55,7 @@ impl Partition {
         }
         let mut open = open;
         open.sort_unstable();
+        self.reign.senders.insert(sender.clone(), from);
         for number in &open {
             if *number < self.next_known(&sender) {
                 self.attach(env, from, &sender, from_epoch, *number);

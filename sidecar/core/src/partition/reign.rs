@@ -47,6 +47,8 @@ pub(crate) struct Reign {
     pub(super) idle: BTreeSet<Uuid>,
     /// Calls taken but not logged yet, by channel, in order.
     pub(super) held: BTreeMap<Sender, VecDeque<(Number, Uuid)>>,
+    /// The node that last spoke for each sender: told when the reign ends (rule C3).
+    pub(super) senders: BTreeMap<Sender, NodeId>,
     /// Newest statement of each sender (rule C3).
     pub(super) statements: BTreeMap<Sender, Statement>,
     /// Channels with numbers to be logged as closed.
@@ -301,12 +303,13 @@ impl Partition {
     /// Ends a reign in disorder: nothing held survives.
     pub(super) fn abandon(&mut self, env: &mut Env) {
         let reign = std::mem::take(&mut self.reign);
-        let epoch_of_turns = reign.epoch;
+        let attached = reign.items.values().filter_map(|i| Some((&i.sender, i.reply_to?.0)));
+        let spoke = reign.senders.iter().map(|(sender, node)| (sender, *node));
+        for (sender, node) in attached.chain(spoke).collect::<BTreeSet<_>>() {
+            self.refuse(env, node, sender.clone());
+        }
         for (uuid, item) in &reign.items {
-            let token = self.token(*uuid, item.attempt, epoch_of_turns);
-            if let Some((node, _)) = item.reply_to {
-                self.refuse(env, node, item.sender.clone());
-            }
+            let token = self.token(*uuid, item.attempt, reign.epoch);
             let ItemStage::Running(turn) = &item.stage else { continue };
             env.emit(Effect::Cancel { session: turn.session, token: token.clone() });
             if turn.slot {
@@ -377,19 +380,6 @@ impl Partition {
     pub(super) fn released(&mut self, env: &mut Env) {
         env.notice(Notice::Released { partition: self.id.clone() });
         self.state.released = true;
-        let mut told = BTreeSet::new();
-        let items = std::mem::take(&mut self.reign.items);
-        let kept = self.state.inbound.keys().filter_map(|s| match s {
-            Sender::Node(node) => Some((*node, s.clone())),
-            Sender::Log { .. } => None,
-        });
-        let waiting =
-            items.values().filter_map(|i| i.reply_to.map(|(node, _)| (node, i.sender.clone())));
-        for (node, sender) in waiting.chain(kept.collect::<Vec<_>>()) {
-            if told.insert((node, sender.clone())) {
-                self.refuse(env, node, sender);
-            }
-        }
         self.abandon(env);
         if self.wanted(env) {
             self.read_anew(env);
