@@ -63,12 +63,8 @@ fn application_error() -> ApplicationError {
 }
 
 fn outcomes() -> Vec<Outcome> {
-    let refusals = [
-        Refusal::ActorQueueFull,
-        Refusal::PartitionFull,
-        Refusal::TooDeep,
-        Refusal::ChannelClosed,
-    ];
+    let refusals =
+        [Refusal::ActorQueueFull, Refusal::PartitionFull, Refusal::TooDeep, Refusal::ChannelClosed];
     let mut outcomes = vec![
         Outcome::Done(payload("ok")),
         Outcome::Done(Payload::default()),

@@ -1,6 +1,5 @@
 //! The component's server: the same services on the Unix socket and on loopback.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use kar_proto::FILE_DESCRIPTOR_SET;
@@ -130,11 +129,9 @@ fn public(builder: &mut Server, services: &Services) -> Router {
 }
 
 /// Returns when the flag turns true, or nobody can turn it any more.
-pub fn closed(mut flag: watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
-    async move {
-        // An error means that the sender is gone: the sidecar was dropped.
-        let _ = flag.wait_for(|closing| *closing).await;
-    }
+pub async fn closed(mut flag: watch::Receiver<bool>) {
+    // An error means that the sender is gone: the sidecar was dropped.
+    let _ = flag.wait_for(|closing| *closing).await;
 }
 
 /// Reports whether the sidecar can do its work: while the hub is away nothing can be made durable.

@@ -96,9 +96,10 @@ impl Session {
                 &format!("more than {} requests are under way", self.requests_max),
             ));
         }
-        if requests.insert(id, None).is_some() {
+        if requests.contains_key(&id) {
             return Err(error::protocol_violation("request", &format!("id {id} is in use")));
         }
+        requests.insert(id, None);
         Ok(())
     }
 

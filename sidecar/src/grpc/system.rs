@@ -167,6 +167,7 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
         ("drain_timeout_ms", core.drain_timeout_ms),
         ("store_batch_bytes", core.store_batch_bytes as u64),
         ("cached_actors_max", core.cached_actors_max as u64),
+        ("host_return_ms", core.host_return_ms),
         ("session_queue_frames_max", bounds.session_queue_frames_max as u64),
         ("session_queue_bytes_max", bounds.session_queue_bytes_max as u64),
         ("peer_queue_frames_max", bounds.peer_queue_frames_max as u64),
