@@ -1,0 +1,41 @@
+//! What is called: an echo, as a service and as an actor; and a method that only a second attempt ends.
+
+use anyhow::Result;
+use kar_sdk::{ActorContext, Error, Host, Payload, ServiceContext};
+
+struct Bench;
+
+#[kar_sdk::service(name = "bench")]
+impl Bench {
+    /// Returns what it is given.
+    async fn echo(&self, _ctx: &mut ServiceContext, payload: Payload) -> Result<Payload, Error> {
+        Ok(payload)
+    }
+}
+
+struct Echo;
+
+#[kar_sdk::actor(name = "Echo")]
+impl Echo {
+    /// Returns what it is given.
+    async fn echo(&self, _ctx: &mut ActorContext, payload: Payload) -> Result<Payload, Error> {
+        Ok(payload)
+    }
+
+    /// The first attempt never ends; the next one says in which process it runs.
+    async fn hold(&self, ctx: &mut ActorContext) -> Result<u32, Error> {
+        if ctx.attempt() == 1 {
+            // Tells the judge that this process is the one to kill.
+            ctx.state().set("holder", &std::process::id())?;
+            ctx.flush().await?;
+            std::future::pending::<()>().await;
+        }
+        Ok(std::process::id())
+    }
+}
+
+/// Hosts until the sidecar ends.
+pub(crate) async fn run(strict: bool) -> Result<()> {
+    let host = Host::builder().service(Bench).actor(Echo).strict(strict);
+    Ok(host.serve().await?)
+}

@@ -1,0 +1,90 @@
+//! The physical limits of this machine in this run.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use hdrhistogram::Histogram;
+use kar_tests::world::READY_LIMIT;
+use kar_tests::{Client, wait};
+use serde::Serialize;
+use tokio::process::Command;
+
+use crate::echo;
+use crate::load::PAYLOAD_BYTES;
+
+/// Size of the file that records are written to, pre-zeroed, as the hub does it.
+const FILE_BYTES: u64 = 16 << 20;
+
+/// What nothing built on these parts can beat.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Limits {
+    /// One stream round trip, median, µs.
+    pub(crate) echo_us: f64,
+    /// Round trips per second with 64 under way.
+    pub(crate) echo_per_second: f64,
+    /// One write of 1 KiB and `fdatasync`, median, µs.
+    pub(crate) append_us: f64,
+    /// The same, 99th percentile, µs.
+    pub(crate) append_p99_us: f64,
+}
+
+impl Limits {
+    /// Three stream round trips: client → sidecar → sidecar → app and back.
+    pub(crate) fn direct_us(self) -> f64 {
+        3.0 * self.echo_us
+    }
+
+    /// Three stream round trips and an append through the hub, which is one more round trip and one write.
+    pub(crate) fn durable_us(self) -> f64 {
+        self.direct_us() + self.echo_us + self.append_us
+    }
+}
+
+/// Measures all of them.
+pub(crate) async fn measure(folder: &Path, seconds: f64) -> Result<Limits> {
+    let length = Duration::from_secs_f64(seconds);
+    let socket = folder.join("echo.sock");
+    let mut server = Command::new(std::env::current_exe()?)
+        .arg("echo")
+        .arg(&socket)
+        .kill_on_drop(true)
+        .spawn()
+        .context("start the echo")?;
+    wait::until_true("the echo to listen", READY_LIMIT, async || {
+        Client::unix(&socket).await.is_ok()
+    })
+    .await;
+    let (echo_us, _) = echo::measure(&socket, 1, length).await?;
+    let (_, echo_per_second) = echo::measure(&socket, 64, length).await?;
+    server.kill().await?;
+    let (append_us, append_p99_us) = append(&folder.join("append"), length)?;
+    Ok(Limits { echo_us, echo_per_second, append_us, append_p99_us })
+}
+
+fn append(path: &Path, length: Duration) -> Result<(f64, f64)> {
+    let file = OpenOptions::new().create_new(true).write(true).open(path)?;
+    zero(&file)?;
+    let (record, begin) = (vec![7_u8; PAYLOAD_BYTES], Instant::now());
+    let mut histogram = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
+    let mut at = 0;
+    while begin.elapsed() < length {
+        let start = Instant::now();
+        file.write_all_at(&record, at)?;
+        file.sync_data()?;
+        histogram.saturating_record(u64::try_from(start.elapsed().as_micros())?);
+        at = (at + PAYLOAD_BYTES as u64) % FILE_BYTES;
+    }
+    std::fs::remove_file(path)?;
+    Ok((histogram.value_at_quantile(0.5) as f64, histogram.value_at_quantile(0.99) as f64))
+}
+
+fn zero(file: &File) -> Result<()> {
+    let zeros = vec![0; 1 << 20];
+    for at in (0..FILE_BYTES).step_by(zeros.len()) {
+        file.write_all_at(&zeros, at)?;
+    }
+    Ok(file.sync_all()?)
+}

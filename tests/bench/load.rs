@@ -1,0 +1,224 @@
+//! The load client: a process of its own that calls through the SDK, and says when its measurement begins and ends.
+
+use std::cell::RefCell;
+use std::io::{Write as _, stdout};
+use std::path::Path;
+use std::process::Stdio;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use hdrhistogram::Histogram;
+use kar_sdk::{Client, Kar, Payload};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::task::LocalSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::budget::{Scenario, Target};
+
+/// Bytes of each argument and result.
+pub(crate) const PAYLOAD_BYTES: usize = 1024;
+
+/// Actors per client.
+const ACTORS_PER_CLIENT: usize = 16;
+
+/// Load before the measurement: routes are known and caches warm.
+const WARM_UP: Duration = Duration::from_millis(700);
+
+/// What the load client is started with.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LoadArgs {
+    #[arg(long)]
+    target: Target,
+    #[arg(long)]
+    clients: usize,
+    #[arg(long)]
+    every_ms: u64,
+    #[arg(long)]
+    seconds: f64,
+}
+
+/// What it found.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LoadResult {
+    pub(crate) calls: u64,
+    pub(crate) seconds: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) p999_us: f64,
+    pub(crate) max_us: f64,
+}
+
+/// Runs the load; prints `begin` and the result as two lines.
+pub(crate) async fn run(args: LoadArgs) -> Result<()> {
+    let client = Kar::connect().await?;
+    let shared = Rc::new(Shared {
+        histogram: RefCell::new(Histogram::new_with_bounds(1, 60_000_000, 3)?),
+        begin: RefCell::new(None),
+        end: RefCell::new(None),
+    });
+    let local = LocalSet::new();
+    let loops: Vec<_> = (0..args.clients)
+        .map(|n| {
+            local.spawn_local(calls(client.clone(), n, args.target, args.every_ms, shared.clone()))
+        })
+        .collect();
+    local
+        .run_until(async {
+            pause(WARM_UP).await;
+            *shared.begin.borrow_mut() = Some(Instant::now());
+            say("begin")?;
+            pause(Duration::from_secs_f64(args.seconds)).await;
+            let end = Instant::now();
+            *shared.end.borrow_mut() = Some(end);
+            let result = shared.result(end)?;
+            say(&serde_json::to_string(&result)?)?;
+            for client in loops {
+                client.await??;
+            }
+            anyhow::Ok(())
+        })
+        .await
+}
+
+/// Lets the load run for a while.
+async fn pause(length: Duration) {
+    kar_tests::wait::moment(length).await;
+}
+
+fn say(line: &str) -> Result<()> {
+    writeln!(stdout(), "{line}")?;
+    Ok(stdout().flush()?)
+}
+
+struct Shared {
+    histogram: RefCell<Histogram<u64>>,
+    begin: RefCell<Option<Instant>>,
+    end: RefCell<Option<Instant>>,
+}
+
+impl Shared {
+    fn result(&self, end: Instant) -> Result<LoadResult> {
+        let histogram = self.histogram.borrow();
+        let begin = self.begin.borrow().context("it has begun")?;
+        let us = |q| histogram.value_at_quantile(q) as f64;
+        Ok(LoadResult {
+            calls: histogram.len(),
+            seconds: (end - begin).as_secs_f64(),
+            p50_us: us(0.5),
+            p99_us: us(0.99),
+            p999_us: us(0.999),
+            max_us: histogram.max() as f64,
+        })
+    }
+}
+
+/// One client: a call after the other until the end.
+async fn calls(
+    client: Client,
+    number: usize,
+    target: Target,
+    every_ms: u64,
+    shared: Rc<Shared>,
+) -> Result<()> {
+    let payload = Payload::new("application/octet-stream", vec![7_u8; PAYLOAD_BYTES]);
+    let service = client.service("bench");
+    let count = if target == Target::HotActor { 1 } else { ACTORS_PER_CLIENT };
+    let actors: Vec<_> = (0..count)
+        .map(|n| match target {
+            Target::HotActor => client.actor("Echo", "hot"),
+            _ => client.actor("Echo", format!("actor-{number}-{n}")),
+        })
+        .collect();
+    let mut ticks = (every_ms > 0).then(|| interval(Duration::from_millis(every_ms)));
+    if let Some(ticks) = &mut ticks {
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
+    for n in 0.. {
+        if let Some(ticks) = &mut ticks {
+            ticks.tick().await;
+        }
+        let start = Instant::now();
+        let answer: Payload = match target {
+            Target::Actors | Target::HotActor => {
+                actors[n % actors.len()].call("echo", &payload).await?
+            }
+            Target::Service => service.call("echo", &payload).await?,
+            Target::Direct => service.call_direct("echo", &payload).await?,
+        };
+        if answer.data.len() != PAYLOAD_BYTES {
+            bail!("wrong answer: {} bytes", answer.data.len());
+        }
+        if shared.end.borrow().is_some() {
+            return Ok(());
+        }
+        if shared.begin.borrow().is_some() {
+            let us = u64::try_from(start.elapsed().as_micros())?;
+            shared.histogram.borrow_mut().saturating_record(us.max(1));
+        }
+    }
+    Ok(())
+}
+
+/// A load client as the judge sees it.
+pub(crate) struct Load {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+/// Starts one.
+pub(crate) fn spawn(scenario: &Scenario, seconds: f64, socket: &Path) -> Result<Load> {
+    let target = match scenario.target {
+        Target::Actors => "actors",
+        Target::HotActor => "hot-actor",
+        Target::Service => "service",
+        Target::Direct => "direct",
+    };
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["load", "--target", target])
+        .args(["--clients", &scenario.clients.to_string()])
+        .args(["--every-ms", &scenario.every_ms.to_string()])
+        .args(["--seconds", &seconds.to_string()])
+        .env("KAR_SOCKET", socket)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("start the load client")?;
+    let lines = BufReader::new(child.stdout.take().context("its output")?).lines();
+    Ok(Load { child, lines })
+}
+
+impl Load {
+    pub(crate) fn pid(&self) -> Result<u32> {
+        self.child.id().context("the load client has ended")
+    }
+
+    /// Waits until the measurement begins.
+    pub(crate) async fn begun(&mut self) -> Result<()> {
+        let line = self.line().await?;
+        if line != "begin" {
+            bail!("the load client says {line}");
+        }
+        Ok(())
+    }
+
+    /// Waits until the measurement ends.
+    pub(crate) async fn ended(&mut self) -> Result<LoadResult> {
+        Ok(serde_json::from_str(&self.line().await?)?)
+    }
+
+    /// Waits for the process.
+    pub(crate) async fn finish(mut self) -> Result<()> {
+        let status = self.child.wait().await?;
+        if !status.success() {
+            bail!("the load client ended with {status}");
+        }
+        Ok(())
+    }
+
+    async fn line(&mut self) -> Result<String> {
+        self.lines.next_line().await?.context("the load client ended early; see its message above")
+    }
+}

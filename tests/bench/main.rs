@@ -1,0 +1,182 @@
+//! `cargo xtask bench`: what a call costs, beside the physical limits measured in the same run.
+//!
+//! Processes: this one (judge, idle meanwhile), a load client with its sidecar, a host with its sidecar, the hub. The
+//! load client is a closed loop: each of its clients makes the next call when it has the answer to the last one.
+//! Payloads are 1 KiB both ways. CPU is the time that all five processes used, from `/proc`, per call.
+
+mod budget;
+mod echo;
+mod failover;
+mod host;
+mod limits;
+mod load;
+mod processes;
+mod report;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use kar_tests::{Node, NodeOptions, World};
+
+use crate::budget::Scenario;
+use crate::processes::{Meter, hub_stats};
+use crate::report::{Report, Row};
+
+/// Measures KAR in local mode on this machine, each figure beside its physical limit.
+#[derive(Parser)]
+#[command(name = "kar-bench", bin_name = "cargo xtask bench")]
+struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// How to print
+    #[arg(short, long, default_value = "table")]
+    output: Format,
+    /// Length of each measurement, seconds
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Measurements of each kind; the median is printed
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds: u32,
+    /// Only scenarios whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+    /// Failovers measured; 0: none
+    #[arg(long, default_value_t = 5)]
+    failovers: u32,
+    /// What the hub waits for: `fsync` or `os`
+    #[arg(long, default_value = "fsync")]
+    durability: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+/// The programs that the judge starts; not for people.
+#[derive(Subcommand)]
+enum Part {
+    /// Hosts what is called.
+    #[command(hide = true)]
+    Host {
+        /// Only what is committed is run.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Calls.
+    #[command(hide = true)]
+    Load(load::LoadArgs),
+    /// Echoes frames on a stream of the same kind, without KAR.
+    #[command(hide = true)]
+    Echo {
+        /// Where it listens.
+        socket: PathBuf,
+    },
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match args.part {
+            Some(Part::Host { strict }) => host::run(strict).await,
+            Some(Part::Load(load)) => load::run(load).await,
+            Some(Part::Echo { socket }) => echo::serve(&socket).await,
+            None => judge(&args).await,
+        }
+    })
+}
+
+/// Runs everything and prints the report.
+async fn judge(args: &Args) -> Result<()> {
+    let mut report = Report::default();
+    let world = World::new("bench");
+    world.add_run_args(&["--durability", &args.durability]);
+    say("physical limits");
+    report.limits = limits::measure(world.path(), args.seconds).await?;
+    let (host, front) = start(&world, "host", &[]).await?;
+    report.idle_sidecar_kib = kar_tests::process::resident_kib(front.pid()).context("front")?;
+    report.idle_hub_kib = kar_tests::process::resident_kib(world.hub().await).context("hub")?;
+    for scenario in Scenario::ALL.iter().filter(|s| !s.strict && wanted(args, s)) {
+        report.rows.push(measure(args, &world, &host, &front, scenario).await?);
+    }
+    drop((host, front));
+    if Scenario::ALL.iter().any(|s| s.strict && wanted(args, s)) {
+        let (host, front) = start(&world, "strict", &["--strict"]).await?;
+        for scenario in Scenario::ALL.iter().filter(|s| s.strict && wanted(args, s)) {
+            report.rows.push(measure(args, &world, &host, &front, scenario).await?);
+        }
+    }
+    drop(world);
+    if args.failovers > 0 {
+        say("failover");
+        report.failover_ms = failover::measure(args.failovers).await?;
+    }
+    match args.output {
+        Format::Table => print!("{}", report.table()),
+        Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+    }
+    Ok(())
+}
+
+fn wanted(args: &Args, scenario: &Scenario) -> bool {
+    args.only.as_ref().is_none_or(|only| scenario.name.contains(only.as_str()))
+}
+
+fn say(what: &str) {
+    eprintln!("measuring: {what}");
+}
+
+/// A host with its sidecar, and the load client's sidecar.
+async fn start(world: &World, name: &str, args: &[&str]) -> Result<(Node, Node)> {
+    let own = std::env::current_exe()?.to_string_lossy().into_owned();
+    let mut command = vec![own, "host".to_owned()];
+    command.extend(args.iter().map(|arg| (*arg).to_owned()));
+    let host = NodeOptions { name: name.into(), command, ..NodeOptions::default() };
+    let host = world.start(host).await;
+    host.hosts("bench").await;
+    let front = world.bare(&format!("{name}-front")).await;
+    Ok((host, front))
+}
+
+/// The median of several measurements.
+async fn measure(
+    args: &Args,
+    world: &World,
+    host: &Node,
+    front: &Node,
+    scenario: &Scenario,
+) -> Result<Row> {
+    say(scenario.name);
+    let mut rows = Vec::new();
+    for _ in 0..args.rounds {
+        rows.push(once(args, world, host, front, scenario).await?);
+    }
+    Ok(report::median(rows))
+}
+
+async fn once(
+    args: &Args,
+    world: &World,
+    host: &Node,
+    front: &Node,
+    scenario: &Scenario,
+) -> Result<Row> {
+    let hub = world.hub().await;
+    let mut load = load::spawn(scenario, args.seconds, &front.socket)?;
+    let pids = [
+        ("hub", hub),
+        ("owner", host.pid()),
+        ("front", front.pid()),
+        ("app", host.component_pid().await),
+        ("client", load.pid()?),
+    ];
+    load.begun().await?;
+    let (meter, before) = (Meter::start(&pids)?, hub_stats(&world.data_dir()).await?);
+    let result = load.ended().await?;
+    let (cpu, after) = (meter.stop()?, hub_stats(&world.data_dir()).await?);
+    load.finish().await?;
+    Ok(Row::new(scenario, &result, cpu, &before, &after))
+}

@@ -1,0 +1,213 @@
+//! The figures, beside the limits and the promises.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use kar_proto::hub::v1::GetStatsResponse;
+use serde::Serialize;
+
+use crate::budget::{Promise, Scenario, Target};
+use crate::limits::Limits;
+use crate::load::LoadResult;
+
+/// Everything that was measured.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Report {
+    pub(crate) limits: Limits,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) failover_ms: Vec<f64>,
+    pub(crate) idle_sidecar_kib: u64,
+    pub(crate) idle_hub_kib: u64,
+}
+
+/// One scenario's figures.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) calls_per_second: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) p999_us: f64,
+    pub(crate) max_us: f64,
+    /// Over all processes, µs per call.
+    pub(crate) cpu_us: f64,
+    /// By process, µs per call.
+    pub(crate) cpu_us_by_process: BTreeMap<&'static str, f64>,
+    pub(crate) records_per_commit: f64,
+    pub(crate) calls_per_commit: f64,
+    pub(crate) commit_p50_us: u64,
+    #[serde(skip)]
+    scenario: Scenario,
+}
+
+impl Row {
+    pub(crate) fn new(
+        scenario: &Scenario,
+        load: &LoadResult,
+        cpu: BTreeMap<&'static str, f64>,
+        before: &GetStatsResponse,
+        after: &GetStatsResponse,
+    ) -> Self {
+        let calls = load.calls.max(1) as f64;
+        let commits = after.commits.saturating_sub(before.commits) as f64;
+        let records = after.records.saturating_sub(before.records) as f64;
+        let per_commit = |count: f64| if commits > 0.0 { count / commits } else { 0.0 };
+        let by_process: BTreeMap<_, _> = cpu.into_iter().map(|(n, us)| (n, us / calls)).collect();
+        Self {
+            name: scenario.name,
+            calls_per_second: load.calls as f64 / load.seconds,
+            p50_us: load.p50_us,
+            p99_us: load.p99_us,
+            p999_us: load.p999_us,
+            max_us: load.max_us,
+            cpu_us: by_process.values().sum(),
+            cpu_us_by_process: by_process,
+            records_per_commit: per_commit(records),
+            calls_per_commit: per_commit(calls),
+            commit_p50_us: after.commit_p50_us,
+            scenario: *scenario,
+        }
+    }
+
+    /// The physical limit of its latency, µs.
+    fn limit_us(&self, limits: Limits) -> f64 {
+        if self.scenario.target == Target::Direct {
+            limits.direct_us()
+        } else {
+            limits.durable_us()
+        }
+    }
+
+    /// Each promise with the figure, and how many times better (above 1) or worse (below 1) it is.
+    fn judged(&self, limits: Limits) -> Vec<(String, f64)> {
+        let at_most = |what: &str, bound: f64, is: f64| {
+            (format!("{what} {is:.0} ≤ {bound:.0}"), bound / is.max(f64::MIN_POSITIVE))
+        };
+        let at_least =
+            |what: &str, bound: f64, is: f64| (format!("{what} {is:.0} ≥ {bound:.0}"), is / bound);
+        let judge = |promise: &Promise| match *promise {
+            Promise::P50(bound) => at_most("p50 µs", bound, self.p50_us),
+            Promise::P99(bound) => at_most("p99 µs", bound, self.p99_us),
+            Promise::Throughput(bound) => at_least("calls/s", bound, self.calls_per_second),
+            Promise::Cpu(bound) => at_most("CPU µs", bound, self.cpu_us),
+            Promise::OwnerCpu(bound) => at_most(
+                "owner CPU µs",
+                bound,
+                self.cpu_us_by_process.get("owner").copied().unwrap_or(0.0),
+            ),
+            Promise::Records(bound) => at_least("records/commit", bound, self.records_per_commit),
+            Promise::RoundTrips(times) => {
+                at_most("p50 µs", times * limits.direct_us(), self.p50_us)
+            }
+        };
+        self.scenario.promises.iter().map(judge).collect()
+    }
+}
+
+/// The row with the median throughput, with the medians of the other figures.
+pub(crate) fn median(rows: Vec<Row>) -> Row {
+    let middle = |figure: &dyn Fn(&Row) -> f64| {
+        let mut all: Vec<f64> = rows.iter().map(figure).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    let mut row = rows[0].clone();
+    row.calls_per_second = middle(&|r| r.calls_per_second);
+    row.p50_us = middle(&|r| r.p50_us);
+    row.p99_us = middle(&|r| r.p99_us);
+    row.p999_us = middle(&|r| r.p999_us);
+    row.max_us = middle(&|r| r.max_us);
+    row.cpu_us = middle(&|r| r.cpu_us);
+    row.records_per_commit = middle(&|r| r.records_per_commit);
+    row.calls_per_commit = middle(&|r| r.calls_per_commit);
+    for (name, figure) in &mut row.cpu_us_by_process {
+        *figure = middle(&|r| r.cpu_us_by_process[name]);
+    }
+    row
+}
+
+impl Report {
+    /// For people.
+    pub(crate) fn table(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail, so its results are left alone.
+        let _ = self.write_table(&mut out);
+        out
+    }
+
+    fn write_table(&self, out: &mut String) -> std::fmt::Result {
+        let Limits { echo_us, echo_per_second, append_us, append_p99_us } = self.limits;
+        writeln!(out, "Physical limits of this run (1 KiB)")?;
+        writeln!(
+            out,
+            "  stream round trip        {echo_us:>9.0} µs   {echo_per_second:>9.0}/s with 64 under way"
+        )?;
+        writeln!(
+            out,
+            "  append + fdatasync       {append_us:>9.0} µs   p99 {append_p99_us:.0} µs"
+        )?;
+        let (direct, durable) = (self.limits.direct_us(), self.limits.durable_us());
+        writeln!(
+            out,
+            "  direct: 3 round trips    {direct:>9.0} µs   durable: 4 round trips + append {durable:.0} µs\n"
+        )?;
+        writeln!(
+            out,
+            "{:<36}{:>9}{:>9}{:>9}{:>8}{:>9}{:>9}{:>9}",
+            "scenario", "calls/s", "p50 µs", "p99 µs", "×limit", "CPU µs", "rec/sync", "call/sync"
+        )?;
+        for row in &self.rows {
+            let times = row.p50_us / row.limit_us(self.limits);
+            let times = if row.scenario.clients == 1 { format!("{times:.2}") } else { "".into() };
+            writeln!(
+                out,
+                "{:<36}{:>9.0}{:>9.0}{:>9.0}{times:>8}{:>9.1}{:>9.1}{:>9.1}",
+                row.name,
+                row.calls_per_second,
+                row.p50_us,
+                row.p99_us,
+                row.cpu_us,
+                row.records_per_commit,
+                row.calls_per_commit
+            )?;
+        }
+        writeln!(out, "\nCPU µs per call by process")?;
+        for row in &self.rows {
+            write!(out, "  {:<34}", row.name)?;
+            for (name, us) in &row.cpu_us_by_process {
+                write!(out, " {name} {us:.1} ")?;
+            }
+            writeln!(out)?;
+        }
+        writeln!(out, "\nPromises (design section 15); above 1.00× is better than promised")?;
+        for row in &self.rows {
+            for (what, ratio) in row.judged(self.limits) {
+                writeln!(out, "  {} {ratio:>5.2}×  {}: {what}", mark(ratio), row.name)?;
+            }
+        }
+        self.write_rest(out)
+    }
+
+    fn write_rest(&self, out: &mut String) -> std::fmt::Result {
+        let mut judge = |what: &str, is: f64, bound: f64, unit: &str| {
+            let ratio = bound / is.max(f64::MIN_POSITIVE);
+            writeln!(out, "  {} {ratio:>5.2}×  {what} {is:.0} {unit} ≤ {bound:.0}", mark(ratio))
+        };
+        judge("idle sidecar", self.idle_sidecar_kib as f64, Scenario::IDLE_SIDECAR_KIB, "KiB")?;
+        judge("idle hub", self.idle_hub_kib as f64, Scenario::IDLE_HUB_KIB, "KiB")?;
+        if let Some(middle) = self.failover_ms.get(self.failover_ms.len() / 2) {
+            judge("failover, kill -9 to the retry's answer", *middle, Scenario::FAILOVER_MS, "ms")?;
+            writeln!(out, "               all: {:.0?} ms", self.failover_ms)?;
+        }
+        Ok(())
+    }
+}
+
+/// Worse than two thirds of a promise is a defect.
+fn mark(ratio: f64) -> &'static str {
+    match ratio {
+        r if r >= 1.0 => "ok  ",
+        r if r >= 1.0 / 1.5 => "near",
+        _ => "MISS",
+    }
+}
