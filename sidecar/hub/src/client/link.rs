@@ -11,7 +11,7 @@ use wire::hub_frame::Frame;
 
 use super::ClientConfig;
 use super::outbox::Shared;
-use super::start::Starter;
+use super::start::{Attachment, Starter};
 use crate::error::HubError;
 use crate::types::HubEvent;
 
@@ -51,13 +51,14 @@ pub(crate) async fn run(
     let mut link = Link { starter: Starter::new(config.clone()), config, shared, incarnation: 0 };
     let deadline = Instant::now() + link.config.connect_timeout;
     let mut stream = match link.attach(deadline).await {
-        Ok((stream, welcome)) => {
+        Ok((stream, welcome, rest)) => {
             link.incarnation = welcome.incarnation;
             link.shared.welcomed();
             handler(vec![HubEvent::Welcome { incarnation: welcome.incarnation, resumed: false }]);
             if ready.send(Ok((welcome.incarnation, welcome.hub_process_id))).is_err() {
                 return;
             }
+            link.deliver(rest, &mut handler);
             stream
         }
         Err(error) => {
@@ -97,7 +98,7 @@ impl Link {
     async fn attach(
         &mut self,
         deadline: Instant,
-    ) -> Result<(Streaming<wire::AttachResponse>, wire::Welcome), HubError> {
+    ) -> Result<Attachment, HubError> {
         let hello = wire::Hello {
             version: PROTOCOL_VERSION,
             application: self.config.application.clone(),
@@ -122,8 +123,9 @@ impl Link {
                 () = shared.closed() => return None,
             };
             match attached {
-                Ok((stream, welcome)) => {
+                Ok((stream, welcome, rest)) => {
                     self.welcome_again(&welcome, handler);
+                    self.deliver(rest, handler);
                     return Some(stream);
                 }
                 Err(error) => {

@@ -53,7 +53,8 @@ enum Failed {
     Silent,
 }
 
-type Attachment = (Streaming<wire::AttachResponse>, wire::Welcome);
+/// The connection, its welcome, and what came in the same message after it.
+pub(super) type Attachment = (Streaming<wire::AttachResponse>, wire::Welcome, wire::AttachResponse);
 
 // === impl Starter ===
 
@@ -105,9 +106,11 @@ impl Starter {
                 let message = stream.message().await.map_err(Failed::Broken)?;
                 let message = message
                     .ok_or_else(|| Failed::Broken(tonic::Status::unavailable("it ended")))?;
-                for frame in message.frames {
+                let mut frames = message.frames.into_iter();
+                while let Some(frame) = frames.next() {
                     if let Some(Frame::Welcome(welcome)) = frame.frame {
-                        return Ok((stream, welcome));
+                        let rest = wire::AttachResponse { frames: frames.collect() };
+                        return Ok((stream, welcome, rest));
                     }
                 }
             }
