@@ -1,0 +1,286 @@
+//! `kar doctor`: looks at everything that local mode stands on and says what to mend.
+
+use std::io;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::admin::observe;
+use super::args::{DoctorArgs, Format};
+use super::client::Session;
+use super::exit::{Code, Outcome};
+use super::output::{self, Table};
+
+/// Free space below which the doctor warns, and below which it fails, bytes.
+const FREE_BYTES_WARN: u64 = 1 << 30;
+const FREE_BYTES_FAIL: u64 = 64 << 20;
+/// A commit slower than this makes every call slow.
+const FSYNC_WARN: Duration = Duration::from_millis(10);
+/// Writes measured, and their size, bytes.
+const FSYNC_WRITES: usize = 20;
+const FSYNC_WRITE_BYTES: usize = 4096;
+/// Longest path of a Unix socket, bytes.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// What a sidecar adds to the data directory's path for its sockets, bytes.
+const SOCKET_NAME_BYTES: usize = 40;
+/// Application name of the doctor's own look at the hub.
+const OBSERVED_APP: &str = "kar-doctor";
+
+/// File systems on which neither locks nor fsync can be trusted, by their magic numbers.
+const NETWORK_FILE_SYSTEMS: &[(i64, &str)] = &[
+    (0x6969, "nfs"),
+    (0x517b, "smb"),
+    (0xff53_4d42, "cifs"),
+    (0xfe53_4d42, "smb2"),
+    (0x0102_1997, "9p"),
+    (0x0bd0_0bd0, "lustre"),
+    (0x00c3_6400, "ceph"),
+];
+const TMPFS: i64 = 0x0102_1994;
+
+/// How a check went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One finding.
+#[derive(Debug)]
+struct Finding {
+    check: &'static str,
+    verdict: Verdict,
+    text: String,
+}
+
+/// Runs all checks; exit code 1 if one fails.
+pub(crate) async fn doctor(args: DoctorArgs) -> Outcome<u8> {
+    let dir = std::path::absolute(&args.data_dir).unwrap_or_else(|_| args.data_dir.clone());
+    let mut findings = vec![data_dir(&dir)];
+    let exists = dir.is_dir();
+    if exists {
+        findings.extend([file_system(&dir), free_space(&dir), fsync(&dir)]);
+    }
+    findings.push(socket_path(&dir));
+    if exists {
+        findings.push(hub(&dir).await);
+    }
+    if let Some(socket) = &args.socket {
+        findings.push(sidecar(socket, args.api_token.as_deref()).await);
+    }
+    print(args.output, &findings)?;
+    let failed = findings.iter().any(|finding| finding.verdict == Verdict::Fail);
+    Ok(if failed { Code::Application as u8 } else { 0 })
+}
+
+fn print(format: Format, findings: &[Finding]) -> Outcome {
+    let mut table = Table::new(&["CHECK", "VERDICT", "FOUND"]);
+    for finding in findings {
+        let cells = [finding.check, finding.verdict.word(), &finding.text];
+        table.row(cells.map(String::from).into());
+    }
+    let list = findings.iter().map(|finding| {
+        json!({ "check": finding.check, "verdict": finding.verdict.word(), "found": finding.text })
+    });
+    output::print(format, &table, &list.collect())
+}
+
+fn data_dir(dir: &Path) -> Finding {
+    let finding = |verdict, text: String| Finding { check: "data directory", verdict, text };
+    let metadata = match std::fs::metadata(dir) {
+        Ok(metadata) => metadata,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let text =
+                format!("{} does not exist yet; the first `kar run` makes it", dir.display());
+            return finding(Verdict::Ok, text);
+        }
+        Err(e) => return finding(Verdict::Fail, format!("{}: {e}", dir.display())),
+    };
+    if !metadata.is_dir() {
+        return finding(Verdict::Fail, format!("{} is not a folder", dir.display()));
+    }
+    if let Err(e) = tempfile::tempfile_in(dir) {
+        let text =
+            format!("{} is not writable ({e}): make it so, or use --data-dir", dir.display());
+        return finding(Verdict::Fail, text);
+    }
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let text = format!("{} has mode {mode:o}: others can get in; chmod 700 it", dir.display());
+        return finding(Verdict::Warn, text);
+    }
+    finding(Verdict::Ok, format!("{} is writable, mode {mode:o}", dir.display()))
+}
+
+fn file_system(dir: &Path) -> Finding {
+    let finding = |verdict, text: String| Finding { check: "file system", verdict, text };
+    let kind = match rustix::fs::statfs(dir) {
+        Ok(found) => found.f_type,
+        Err(e) => return finding(Verdict::Fail, format!("cannot be asked: {e}")),
+    };
+    if let Some((_, name)) = NETWORK_FILE_SYSTEMS.iter().find(|(magic, _)| *magic == kind) {
+        let text = format!(
+            "{name}: locks and fsync cannot be trusted there; use a local disk (--data-dir)"
+        );
+        return finding(Verdict::Fail, text);
+    }
+    match kind {
+        TMPFS => finding(
+            Verdict::Warn,
+            "tmpfs: everything is gone after a restart of the machine".into(),
+        ),
+        _ => finding(Verdict::Ok, "local".into()),
+    }
+}
+
+fn free_space(dir: &Path) -> Finding {
+    let finding = |verdict, text: String| Finding { check: "free space", verdict, text };
+    let found = match rustix::fs::statvfs(dir) {
+        Ok(found) => found,
+        Err(e) => return finding(Verdict::Fail, format!("cannot be asked: {e}")),
+    };
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let text = format!("{} MiB", free >> 20);
+    match free {
+        0..FREE_BYTES_FAIL => finding(Verdict::Fail, format!("{text}: free some")),
+        FREE_BYTES_FAIL..FREE_BYTES_WARN => {
+            finding(Verdict::Warn, format!("{text}: free some soon"))
+        }
+        _ => finding(Verdict::Ok, text),
+    }
+}
+
+fn fsync(dir: &Path) -> Finding {
+    let finding = |verdict, text: String| Finding { check: "fsync", verdict, text };
+    let mut times = match measure_fsync(dir) {
+        Ok(times) => times,
+        Err(e) => return finding(Verdict::Fail, format!("cannot be measured: {e}")),
+    };
+    times.sort_unstable();
+    let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
+    let text = format!("median {median:.1?}, worst {worst:.1?}");
+    match median > FSYNC_WARN {
+        true => {
+            finding(Verdict::Warn, format!("{text}: every call waits for one; use a faster disk"))
+        }
+        false => finding(Verdict::Ok, text),
+    }
+}
+
+/// Times of single synced writes into a file that exists, as the hub's log does them.
+fn measure_fsync(dir: &Path) -> io::Result<[Duration; FSYNC_WRITES]> {
+    let file = tempfile::tempfile_in(dir)?;
+    let block = [0x5a; FSYNC_WRITE_BYTES];
+    for index in 0..FSYNC_WRITES {
+        file.write_all_at(&block, (index * FSYNC_WRITE_BYTES) as u64)?;
+    }
+    file.sync_all()?;
+    let mut times = [Duration::ZERO; FSYNC_WRITES];
+    for (index, time) in times.iter_mut().enumerate() {
+        let begun = Instant::now();
+        file.write_all_at(&block, (index * FSYNC_WRITE_BYTES) as u64)?;
+        file.sync_data()?;
+        *time = begun.elapsed();
+    }
+    Ok(times)
+}
+
+fn socket_path(dir: &Path) -> Finding {
+    let length = dir.as_os_str().len() + SOCKET_NAME_BYTES;
+    let (verdict, text) = match length > SOCKET_PATH_BYTES_MAX {
+        false => (Verdict::Ok, format!("fits ({length} of {SOCKET_PATH_BYTES_MAX} bytes)")),
+        true => (
+            Verdict::Warn,
+            format!(
+                "may be too long ({length} of {SOCKET_PATH_BYTES_MAX} bytes): use a shorter --data-dir"
+            ),
+        ),
+    };
+    Finding { check: "socket path", verdict, text }
+}
+
+async fn hub(dir: &Path) -> Finding {
+    let finding = |verdict, text: String| Finding { check: "hub", verdict, text };
+    match observe(dir, OBSERVED_APP, false).await {
+        Ok(hub) => match hub.stats().await {
+            Ok(stats) => {
+                let text = format!(
+                    "process {}, {} clients, {} logs, commit median {:.1?}, p99 {:.1?}",
+                    stats.process_id, stats.clients, stats.logs, stats.commit_p50, stats.commit_p99
+                );
+                finding(Verdict::Ok, text)
+            }
+            Err(e) => finding(Verdict::Warn, format!("answers, but not with its figures: {e}")),
+        },
+        Err(kar_hub::HubError::Unavailable { .. }) => {
+            finding(Verdict::Ok, "none is running; the first sidecar starts one".into())
+        }
+        Err(e) => finding(Verdict::Fail, e.to_string()),
+    }
+}
+
+async fn sidecar(socket: &Path, token: Option<&str>) -> Finding {
+    let finding = |verdict, text: String| Finding { check: "sidecar", verdict, text };
+    let session = match Session::through(socket, token).await {
+        Ok(session) => session,
+        Err(failure) => return finding(Verdict::Fail, failure.message),
+    };
+    match session.info().await {
+        Ok(info) => {
+            let node = info.node.unwrap_or_default();
+            let text = format!(
+                "node {} of application {}, version {}, {} partitions",
+                node.name,
+                info.application,
+                info.sidecar_version,
+                info.partitions.len()
+            );
+            let same = info.sidecar_version == env!("CARGO_PKG_VERSION");
+            let verdict = if same { Verdict::Ok } else { Verdict::Warn };
+            finding(verdict, text)
+        }
+        Err(failure) => finding(Verdict::Fail, failure.message),
+    }
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_good_folder_passes() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let own = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(dir.path(), own).expect("changed");
+        assert_eq!(data_dir(dir.path()).verdict, Verdict::Ok);
+        assert_ne!(fsync(dir.path()).verdict, Verdict::Fail);
+        assert_ne!(file_system(dir.path()).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn an_open_folder_is_warned_of() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).expect("changed");
+        assert_eq!(data_dir(dir.path()).verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn a_file_in_its_place_fails() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        assert_eq!(data_dir(file.path()).verdict, Verdict::Fail);
+    }
+}

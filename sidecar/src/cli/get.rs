@@ -1,0 +1,182 @@
+//! `kar get`: who is there, and what is under way.
+
+use kar_proto::v1::{
+    InvocationInfo, InvocationMode, InvocationState, ListActorsRequest, ListInvocationsRequest,
+    ListNodesRequest, NodeInfo, Target, target,
+};
+use serde_json::{Value, json};
+
+use super::args::ListArgs;
+use super::client::with_session;
+use super::exit::{Effect, Failure, Outcome};
+use super::output::{self, Table, age};
+
+/// Entries asked for at a time.
+const PAGE_SIZE: usize = 1_000;
+/// What Ctrl-C means.
+const NOTHING: &str = "nothing was changed";
+
+/// `kar get nodes`.
+pub(crate) async fn nodes(args: ListArgs) -> Outcome {
+    with_session(&args.reach, NOTHING, async |session| {
+        let answer = session.system().list_nodes(ListNodesRequest {}).await.map_err(read)?;
+        let mut nodes = answer.into_inner().nodes;
+        nodes.retain(|node| session.own_node() != Some(&node.name));
+        nodes.truncate(args.limit);
+        let mut table =
+            Table::new(&["NODE", "INCARNATION", "PID", "SERVICES", "ACTOR TYPES", "STATE"]);
+        for node in &nodes {
+            table.row(vec![
+                node.name.clone(),
+                node.incarnation.to_string(),
+                node.process_id.to_string(),
+                node.services.join(","),
+                node.actor_types.join(","),
+                if node.leaving { "leaving" } else { "live" }.into(),
+            ]);
+        }
+        output::print(args.output, &table, &nodes.iter().map(node_json).collect())
+    })
+    .await
+}
+
+/// `kar get actors`.
+pub(crate) async fn actors(args: ListArgs, kind: Option<String>) -> Outcome {
+    with_session(&args.reach, NOTHING, async |session| {
+        let mut table = Table::new(&["TYPE", "ID", "NODE", "QUEUED", "STATE"]);
+        let mut listed = Vec::new();
+        let mut request = ListActorsRequest {
+            r#type: kind.unwrap_or_default(),
+            page_size: page_size(args.limit),
+            page_token: String::new(),
+        };
+        loop {
+            let page =
+                session.system().list_actors(request.clone()).await.map_err(read)?.into_inner();
+            for info in page.actors {
+                let actor = info.actor.unwrap_or_default();
+                listed.push(json!({
+                    "type": actor.r#type, "id": actor.id, "node": info.node,
+                    "queued": info.queued, "busy": info.busy,
+                }));
+                let state = if info.busy { "busy" } else { "idle" };
+                table.row(vec![
+                    actor.r#type,
+                    actor.id,
+                    info.node,
+                    info.queued.to_string(),
+                    state.into(),
+                ]);
+            }
+            if page.next_page_token.is_empty() || listed.len() >= args.limit {
+                break;
+            }
+            request.page_token = page.next_page_token;
+        }
+        output::print(args.output, &table, &Value::Array(listed))
+    })
+    .await
+}
+
+/// `kar get invocations`.
+pub(crate) async fn invocations(args: ListArgs, kind: Option<String>) -> Outcome {
+    with_session(&args.reach, NOTHING, async |session| {
+        let mut table = Table::new(&[
+            "TARGET",
+            "METHOD",
+            "MODE",
+            "STATE",
+            "ATTEMPT",
+            "AGE",
+            "NODE",
+            "INVOCATION",
+        ]);
+        let mut listed = Vec::new();
+        let mut request = ListInvocationsRequest {
+            kind: kind.unwrap_or_default(),
+            page_size: page_size(args.limit),
+            page_token: String::new(),
+        };
+        loop {
+            let answer = session.invocations().list_invocations(request.clone()).await;
+            let page = answer.map_err(read)?.into_inner();
+            for info in page.invocations {
+                listed.push(invocation_json(&info));
+                table.row(invocation_row(info));
+            }
+            if page.next_page_token.is_empty() || listed.len() >= args.limit {
+                break;
+            }
+            request.page_token = page.next_page_token;
+        }
+        output::print(args.output, &table, &Value::Array(listed))
+    })
+    .await
+}
+
+fn node_json(node: &NodeInfo) -> Value {
+    json!({
+        "name": node.name, "incarnation": node.incarnation, "process_id": node.process_id,
+        "services": node.services, "actor_types": node.actor_types, "address": node.address,
+        "leaving": node.leaving,
+    })
+}
+
+fn invocation_json(info: &InvocationInfo) -> Value {
+    json!({
+        "invocation_id": info.invocation_id, "target": target_text(info.target.as_ref()),
+        "method": info.method, "mode": mode(info.mode()), "state": standing(info.state()),
+        "attempt": info.attempt, "node": info.node,
+        "create_time": info.create_time.as_ref().map(ToString::to_string),
+    })
+}
+
+fn invocation_row(info: InvocationInfo) -> Vec<String> {
+    vec![
+        target_text(info.target.as_ref()),
+        info.method.clone(),
+        mode(info.mode()).into(),
+        standing(info.state()).into(),
+        info.attempt.to_string(),
+        age(info.create_time.as_ref()),
+        info.node,
+        info.invocation_id,
+    ]
+}
+
+fn target_text(target: Option<&Target>) -> String {
+    match target.and_then(|t| t.kind.as_ref()) {
+        Some(target::Kind::Service(service)) => service.name.clone(),
+        Some(target::Kind::Actor(actor)) => format!("{}/{}", actor.r#type, actor.id),
+        None => "-".into(),
+    }
+}
+
+fn mode(mode: InvocationMode) -> &'static str {
+    match mode {
+        InvocationMode::Unspecified => "-",
+        InvocationMode::Call => "call",
+        InvocationMode::Tell => "tell",
+        InvocationMode::Start => "start",
+        InvocationMode::Direct => "direct",
+    }
+}
+
+fn standing(state: InvocationState) -> &'static str {
+    match state {
+        InvocationState::Unspecified => "-",
+        InvocationState::Queued => "queued",
+        InvocationState::Running => "running",
+        InvocationState::Suspended => "suspended",
+        InvocationState::Retrying => "retrying",
+        InvocationState::Completed => "completed",
+    }
+}
+
+fn page_size(limit: usize) -> i32 {
+    i32::try_from(limit.clamp(1, PAGE_SIZE)).unwrap_or(i32::MAX)
+}
+
+fn read(status: tonic::Status) -> Failure {
+    Failure::from_status(&status, Effect::Reads)
+}

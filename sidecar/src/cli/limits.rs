@@ -1,0 +1,114 @@
+//! The flags of every bound: named as in the code, so that an error's name is the flag to raise.
+
+use clap::Args;
+use kar::config::Bounds;
+use kar_core::limits::Limits;
+
+/// Makes a struct of optional flags and a function that applies those that were given.
+macro_rules! bound_flags {
+    ($(#[$doc:meta])* $name:ident for $target:ident, $heading:literal,
+     { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, Args)]
+        #[command(next_help_heading = $heading)]
+        pub(crate) struct $name {
+            $($(#[$field_doc])*
+            #[arg(long, value_name = "N", hide_short_help = true)]
+            pub(crate) $field: Option<$type>,)*
+        }
+
+        impl $name {
+            /// Overwrites what was given.
+            pub(crate) fn apply(&self, target: &mut $target) {
+                $(if let Some(value) = self.$field { target.$field = value; })*
+            }
+        }
+    };
+}
+
+bound_flags! {
+    /// Bounds of the decisions.
+    LimitArgs for Limits, "Bounds (decisions)", {
+        /// Longest payload or state value, bytes
+        message_bytes_max: usize,
+        /// Invocations queued per actor
+        queue_per_actor_max: usize,
+        /// Unfinished invocations per partition
+        unfinished_per_partition_max: usize,
+        /// Depth of a chain of calls
+        depth_max: usize,
+        /// Root invocations of this node that are not finished
+        roots_per_node_max: usize,
+        /// Obligations and state operations one turn may buffer before it flushes, bytes
+        segment_bytes_max: usize,
+        /// Obligations one turn may buffer before it flushes
+        segment_sends_max: usize,
+        /// Turns of one actor that may run ahead of the log
+        speculation_per_actor_max: u32,
+        /// Records in flight per partition
+        records_in_flight_max: usize,
+        /// Bytes of decisions after which a record is cut
+        record_bytes_target: usize,
+        /// Results of `start` kept per partition
+        results_per_partition_max: usize,
+        /// How long results of `start` are kept, ms
+        result_retention_ms: u64,
+        /// How long a root call's acceptance waits for its first progress, ms
+        accept_delay_ms: u64,
+        /// How long code of a cut-off attempt may run on, ms
+        grace_ms: u64,
+        /// An append not read back for so long counts as lost, ms
+        append_timeout_ms: u64,
+        /// How often channels are stated anew, ms
+        channel_timer_ms: u64,
+        /// How long settled tells are gathered before they are logged, ms
+        settle_delay_ms: u64,
+        /// How long a departed node's channel stays open, ms
+        departed_grace_ms: u64,
+        /// How long a hand-over waits for running turns before it cancels them, ms
+        drain_timeout_ms: u64,
+        /// State operations gathered for one write to the store, bytes
+        store_batch_bytes: usize,
+        /// Passive actors whose state stays cached per partition
+        cached_actors_max: usize,
+    }
+}
+
+bound_flags! {
+    /// Bounds of the connections.
+    BoundArgs for Bounds, "Bounds (connections)", {
+        /// Frames waiting to be written to one component stream
+        session_queue_frames_max: usize,
+        /// Bytes waiting to be written to one component stream
+        session_queue_bytes_max: usize,
+        /// Frames waiting to be written to one peer
+        peer_queue_frames_max: usize,
+        /// Bytes waiting to be written to one peer
+        peer_queue_bytes_max: usize,
+        /// Frames in one stream message
+        frames_per_message_max: usize,
+        /// Requests that may be under way on one component stream
+        request_credits: u32,
+        /// Component streams open at once
+        sessions_max: usize,
+        /// Longest message that the transport takes, bytes
+        transport_message_bytes_max: usize,
+        /// How long the start waits for the hub, ms
+        start_timeout_ms: u64,
+        /// How long requests to the store wait for a hub that is away, ms
+        backend_timeout_ms: u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_given_changes() {
+        let mut limits = Limits::default();
+        let args = LimitArgs { depth_max: Some(3), ..LimitArgs::default() };
+        args.apply(&mut limits);
+        assert_eq!(limits, Limits { depth_max: 3, ..Limits::default() });
+    }
+}

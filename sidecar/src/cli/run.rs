@@ -1,0 +1,250 @@
+//! `kar run`: a sidecar in this process, and a component beside it.
+
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use kar::config::{PartitionCount, SidecarConfig};
+use kar::sidecar::Sidecar;
+use rustix::process::Signal;
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tokio::time::{Instant, interval, timeout, timeout_at};
+
+use super::args::RunArgs;
+use super::client::{Session, locate, start_failure};
+use super::exit::{Failure, Outcome};
+use super::lines::Prefix;
+use super::process::{Component, Launch};
+
+/// How long the sidecar may take to leave once its component has ended.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a second Ctrl-C the component has so long before it is killed.
+const HURRIED_STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// A component that has not registered what `--service` and `--actors` announce for so long is worth a warning.
+const REGISTRATION_PATIENCE: Duration = Duration::from_secs(15);
+/// Between two looks at what the component has registered.
+const REGISTRATION_LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Runs a sidecar with its component, if any, until either ends; returns the exit code.
+pub(crate) async fn run(args: RunArgs) -> Outcome<u8> {
+    let config = configuration(&args)?;
+    let mut signals = Signals::install()?;
+    let start = Sidecar::start(config);
+    let sidecar = tokio::select! {
+        started = start => started.map_err(|e| start_failure(&e))?,
+        asked = signals.next() => return Ok(exit_code_of(asked)),
+    };
+    tracing::info!(
+        app = args.app,
+        node = sidecar.node_name(),
+        socket = %sidecar.socket().display(),
+        grpc_port = sidecar.grpc_port(),
+        "sidecar is ready"
+    );
+    watch_registration(&args, &sidecar);
+    if args.command.is_empty() {
+        return Ok(bare(sidecar, &mut signals).await);
+    }
+    let component = Component::start(&launch(&args, &sidecar))
+        .map_err(|e| Failure::internal(format!("cannot start the component: {e}")))?;
+    with_component(sidecar, component, &mut signals, args.stop_timeout).await
+}
+
+/// The sidecar's configuration.
+fn configuration(args: &RunArgs) -> Outcome<SidecarConfig> {
+    let wrong = |e: kar::config::ConfigError| Failure::usage(e.to_string());
+    let mut config = SidecarConfig::new(&args.app).map_err(wrong)?;
+    config.node_name.clone_from(&args.name);
+    config.socket.clone_from(&args.socket);
+    config.grpc_port = args.grpc_port;
+    config.peer_listen = args.peer_listen;
+    config.api_token = args.api_token.clone().filter(|token| !token.is_empty());
+    config.partitions = PartitionCount::try_from(args.partitions).map_err(wrong)?;
+    args.limits.apply(&mut config.limits);
+    args.bounds.apply(&mut config.bounds);
+    locate(&mut config, &args.data)?;
+    Ok(config)
+}
+
+/// What the component is started with.
+fn launch(args: &RunArgs, sidecar: &Sidecar) -> Launch {
+    let mut environment: Vec<(String, OsString)> = vec![
+        ("KAR_APP".into(), args.app.clone().into()),
+        ("KAR_SOCKET".into(), sidecar.socket().into()),
+        ("KAR_GRPC_PORT".into(), sidecar.grpc_port().to_string().into()),
+    ];
+    let optional = [
+        ("KAR_API_TOKEN", args.api_token.clone().unwrap_or_default()),
+        ("KAR_SERVICE", args.service.join(",")),
+        ("KAR_ACTORS", args.actors.join(",")),
+    ];
+    for (name, value) in optional {
+        if !value.is_empty() {
+            environment.push((name.into(), value.into()));
+        }
+    }
+    let label = args.name.as_deref().unwrap_or(&args.app);
+    let colour =
+        (std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()).then_some(0);
+    let prefix = (!args.no_prefix).then(|| Prefix::new(label, 0, colour));
+    Launch { command: args.command.clone(), environment, prefix }
+}
+
+/// Why the component is to end, or that it has.
+enum End {
+    Ended(u8),
+    Asked(Signal),
+}
+
+async fn with_component(
+    sidecar: Sidecar,
+    mut component: Component,
+    signals: &mut Signals,
+    stop_timeout: Duration,
+) -> Outcome<u8> {
+    let failed =
+        |e: std::io::Error| Failure::internal(format!("cannot wait for the component: {e}"));
+    let end = loop {
+        tokio::select! {
+            code = component.wait() => break End::Ended(code.map_err(failed)?),
+            // A hang-up is the component's affair: many reload their settings.
+            asked = signals.next() => match asked {
+                Signal::HUP => component.signal(Signal::HUP),
+                asked => break End::Asked(asked),
+            },
+            () = sidecar.ended() => break End::Asked(Signal::TERM),
+        }
+    };
+    let code = match end {
+        End::Ended(code) => code,
+        End::Asked(asked) => {
+            hand_over_and_stop(&sidecar, &mut component, signals, asked, stop_timeout)
+                .await
+                .map_err(failed)?
+        }
+    };
+    sidecar.component_died();
+    tracing::info!(code, "component ended");
+    component.flush().await;
+    leave(sidecar).await;
+    Ok(code)
+}
+
+/// Hands the partitions over while the component goes on, then asks it to end. A second signal hurries both.
+async fn hand_over_and_stop(
+    sidecar: &Sidecar,
+    component: &mut Component,
+    signals: &mut Signals,
+    asked: Signal,
+    stop_timeout: Duration,
+) -> std::io::Result<u8> {
+    tracing::info!("handing over; a second signal hurries");
+    let grace = tokio::select! {
+        all = sidecar.drain() => {
+            if !all {
+                tracing::warn!("not everything could be handed over in time; others take it over");
+            }
+            stop_timeout
+        }
+        code = component.wait() => return code,
+        _ = signals.next() => HURRIED_STOP_TIMEOUT.min(stop_timeout),
+    };
+    tokio::select! {
+        code = component.stop(asked, grace) => return code,
+        _ = signals.next() => {}
+    }
+    component.stop(Signal::TERM, HURRIED_STOP_TIMEOUT).await
+}
+
+/// A sidecar without a component of its own: runs until asked to end.
+async fn bare(sidecar: Sidecar, signals: &mut Signals) -> u8 {
+    loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                // It has no terminal to lose and nothing to reload.
+                Signal::HUP => continue,
+                _ => break,
+            },
+            () = sidecar.ended() => break,
+        }
+    }
+    tracing::info!("handing over; a second signal hurries");
+    tokio::select! {
+        () = sidecar.shutdown() => {}
+        asked = signals.next() => return exit_code_of(asked),
+    }
+    0
+}
+
+async fn leave(sidecar: Sidecar) {
+    if timeout(LEAVE_TIMEOUT, sidecar.shutdown()).await.is_err() {
+        tracing::warn!("the sidecar did not leave in time; others take over from it");
+    }
+}
+
+/// Warns if the component does not offer what the command line announced: a typing error there would otherwise show as
+/// calls that wait for ever.
+fn watch_registration(args: &RunArgs, sidecar: &Sidecar) {
+    let expected: Vec<String> = args.service.iter().chain(&args.actors).cloned().collect();
+    if expected.is_empty() || args.command.is_empty() {
+        return;
+    }
+    let (socket, token) = (sidecar.socket().to_owned(), args.api_token.clone());
+    tokio::spawn(async move {
+        let deadline = Instant::now() + REGISTRATION_PATIENCE;
+        let mut ticks = interval(REGISTRATION_LOOK_INTERVAL);
+        let looking = async {
+            loop {
+                ticks.tick().await;
+                let Ok(session) = Session::through(&socket, token.as_deref()).await else {
+                    continue;
+                };
+                let node = session.info().await.ok().and_then(|info| info.node).unwrap_or_default();
+                let found = |kind| node.services.contains(kind) || node.actor_types.contains(kind);
+                if expected.iter().all(found) {
+                    return;
+                }
+            }
+        };
+        if timeout_at(deadline, looking).await.is_err() {
+            tracing::warn!(
+                announced = expected.join(","),
+                "the component has not registered all that --service and --actors announce"
+            );
+        }
+    });
+}
+
+/// Signals that this process handles.
+struct Signals {
+    interrupt: Stream,
+    terminate: Stream,
+    hangup: Stream,
+}
+
+impl Signals {
+    fn install() -> Outcome<Self> {
+        let stream = |kind| {
+            signal(kind).map_err(|e| Failure::internal(format!("cannot handle signals: {e}")))
+        };
+        Ok(Self {
+            interrupt: stream(SignalKind::interrupt())?,
+            terminate: stream(SignalKind::terminate())?,
+            hangup: stream(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one.
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.hangup.recv() => Signal::HUP,
+        }
+    }
+}
+
+/// 128 + n for signal n.
+fn exit_code_of(signal: Signal) -> u8 {
+    super::child::exit_code(None, Some(signal.as_raw()))
+}

@@ -1,0 +1,150 @@
+//! `kar state`: the application's state, and a look at an actor's.
+
+use kar_proto::v1::{
+    ActorTarget, DeleteRequest, GetAllRequest, ListRequest, SetRequest, StateServiceGetRequest,
+};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::args::{Format, StateCommand};
+use super::client::{Session, with_session};
+use super::exit::{Code, Effect, Failure, Outcome};
+use super::output::{self, Table};
+use super::payload;
+
+/// Keys asked for at a time.
+const PAGE_SIZE: i32 = 500;
+/// Characters of a value that a table shows.
+const VALUE_CHARS_MAX: usize = 80;
+/// What Ctrl-C means for a change that was sent.
+const UNKNOWN: &str = "whether the change was made is unknown; read the key";
+
+/// `kar state …`.
+pub(crate) async fn state(command: StateCommand) -> Outcome {
+    match command {
+        StateCommand::Get { reach, key, output } => {
+            with_session(&reach, "nothing was changed", async |s| get(s, key, output).await).await
+        }
+        StateCommand::Set { reach, key, value, file, content_type, etag } => {
+            let value = payload::read(value.as_deref(), file.as_deref(), &content_type)?;
+            let request = SetRequest {
+                key,
+                value: Some(value),
+                etag: etag.unwrap_or_default(),
+                request_id: Uuid::now_v7().to_string(),
+                time_to_live: None,
+            };
+            with_session(&reach, UNKNOWN, async |session| {
+                let answer = session.state().set(request).await.map_err(written)?;
+                payload::line(&answer.into_inner().etag)
+            })
+            .await
+        }
+        StateCommand::Delete { reach, key, etag } => {
+            with_session(&reach, UNKNOWN, async |s| delete(s, key, etag).await).await
+        }
+        StateCommand::List { reach, prefix, output } => {
+            with_session(&reach, "nothing was changed", async |s| list(s, prefix, output).await)
+                .await
+        }
+        StateCommand::Actor { reach, kind, id, output } => {
+            let target = ActorTarget { r#type: kind, id };
+            with_session(&reach, "nothing was changed", async |s| actor(s, target, output).await)
+                .await
+        }
+    }
+}
+
+async fn get(session: &Session, key: String, format: Format) -> Outcome {
+    let request = StateServiceGetRequest { key: key.clone() };
+    let answer = session.state().get(request).await.map_err(read)?.into_inner();
+    let Some(value) = &answer.value else {
+        return Err(Failure::new(Code::NotFound, format!("no key '{key}'"))
+            .advise("`kar state list` shows the keys"));
+    };
+    match format {
+        Format::Table => payload::print(value),
+        Format::Json => {
+            let shown =
+                json!({ "key": key, "value": payload::to_json(value), "etag": answer.etag });
+            payload::line(&format!("{shown:#}"))
+        }
+    }
+}
+
+async fn delete(session: &Session, key: String, etag: Option<String>) -> Outcome {
+    let request = DeleteRequest {
+        key: key.clone(),
+        etag: etag.unwrap_or_default(),
+        request_id: Uuid::now_v7().to_string(),
+    };
+    let answer = session.state().delete(request).await.map_err(written)?.into_inner();
+    if !answer.existed {
+        eprintln!("no key '{key}'; nothing to delete");
+    }
+    Ok(())
+}
+
+async fn list(session: &Session, prefix: String, format: Format) -> Outcome {
+    let mut table = Table::new(&["KEY", "VALUE"]);
+    let mut entries = Vec::new();
+    let mut request = ListRequest { prefix, page_size: PAGE_SIZE, page_token: String::new() };
+    loop {
+        let page = session.state().list(request.clone()).await.map_err(read)?.into_inner();
+        for entry in page.entries {
+            let value = entry.value.as_ref().map_or(Value::Null, payload::to_json);
+            table.row(vec![entry.key.clone(), shorten(&value.to_string())]);
+            entries.push(json!({ "key": entry.key, "value": value }));
+        }
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    output::print(format, &table, &Value::Array(entries))
+}
+
+async fn actor(session: &Session, actor: ActorTarget, format: Format) -> Outcome {
+    let name = format!("{} {}", actor.r#type, actor.id);
+    let request = GetAllRequest { turn_token: String::new(), actor: Some(actor) };
+    let answer = session.actor_state().get_all(request).await.map_err(read)?.into_inner();
+    let values: Map<String, Value> =
+        answer.entries.iter().map(|(key, value)| (key.clone(), payload::to_json(value))).collect();
+    let mut table = Table::new(&["KEY", "VALUE"]);
+    for (key, value) in &values {
+        table.row(vec![key.clone(), shorten(&value.to_string())]);
+    }
+    if values.is_empty() && format == Format::Table {
+        eprintln!("{name} has no committed state");
+        return Ok(());
+    }
+    output::print(format, &table, &Value::Object(values))
+}
+
+fn read(status: tonic::Status) -> Failure {
+    Failure::from_status(&status, Effect::Reads)
+}
+
+fn written(status: tonic::Status) -> Failure {
+    Failure::from_status(&status, Effect::Writes)
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(VALUE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_values_are_cut_between_characters() {
+        let long = "é".repeat(VALUE_CHARS_MAX + 1);
+        assert_eq!(shorten(&long).chars().count(), VALUE_CHARS_MAX + 1);
+        assert!(shorten(&long).ends_with('…'));
+        assert_eq!(shorten("é"), "é");
+    }
+}
