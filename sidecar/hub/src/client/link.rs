@@ -95,10 +95,7 @@ struct Link {
 
 impl Link {
     /// Connects, starting a hub if need be, and waits for its welcome.
-    async fn attach(
-        &mut self,
-        deadline: Instant,
-    ) -> Result<Attachment, HubError> {
+    async fn attach(&mut self, deadline: Instant) -> Result<Attachment, HubError> {
         let hello = wire::Hello {
             version: PROTOCOL_VERSION,
             application: self.config.application.clone(),
