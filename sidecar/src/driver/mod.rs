@@ -111,7 +111,10 @@ impl Driver {
 
     /// Takes what durable effects go to. Events before this are lost.
     pub fn attach(&self, backend: Box<dyn Backend>) {
-        self.lock().backend = Some(backend);
+        let mut state = self.lock();
+        state.backend = Some(backend);
+        // Joining may have taken long; the timer starts now.
+        state.heartbeat = state.clock.now();
     }
 
     /// Starts the node of an incarnation. A node there was is replaced: it was struck out, so nobody can tell how its
