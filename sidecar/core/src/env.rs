@@ -134,8 +134,9 @@ impl Env {
 
     /// Grants the next free slot to whoever waits first.
     pub(crate) fn pass_slot(&mut self) {
+        let promised = self.granted.len() as u32;
         let Some(host) = self.host.as_mut() else { return };
-        if host.slots_used < host.offer.concurrency
+        if host.slots_used + promised < host.offer.concurrency
             && let Some(next) = host.waiting.pop_front()
         {
             self.granted.push_back(next);
@@ -149,8 +150,10 @@ impl Env {
 
     /// Takes a slot for a root turn, or queues it for one.
     pub(crate) fn take_slot(&mut self, partition: &PartitionId, uuid: Uuid) -> bool {
+        // Slots that were granted and not taken yet are not free.
+        let promised = self.granted.len() as u32;
         let Some(host) = self.host.as_mut() else { return false };
-        if host.slots_used < host.offer.concurrency {
+        if host.slots_used + promised < host.offer.concurrency {
             host.slots_used += 1;
             return true;
         }
@@ -162,9 +165,7 @@ impl Env {
     pub(crate) fn free_slot(&mut self) {
         let Some(host) = self.host.as_mut() else { return };
         host.slots_used = host.slots_used.saturating_sub(1);
-        if let Some(next) = host.waiting.pop_front() {
-            self.granted.push_back(next);
-        }
+        self.pass_slot();
     }
 
     pub(crate) fn limit(&mut self, name: &'static str, limit: usize) -> LimitHit {

@@ -206,7 +206,7 @@ impl Node {
             self.roots.timeout(),
             self.awaits.values().map(|a| a.again_at).min(),
             self.host_gone_at,
-            (grace > self.env.now && self.env.host.is_some()).then_some(grace),
+            (grace > 0 && self.env.host.is_some()).then_some(grace),
         ];
         times.into_iter().flatten().min()
     }

@@ -39,6 +39,10 @@ pub(crate) struct Route {
     timer: Option<Millis>,
     /// Who owns the partition, as somebody said.
     hint: Option<NodeId>,
+    /// Highest number of the last statement.
+    stated: Number,
+    /// Lowest open number at the last tick: one that stays open for a whole period is stated again.
+    lowest: Option<Number>,
     /// Times that nodes refused in a row.
     refusals: u32,
 }
@@ -62,6 +66,8 @@ impl Route {
             dirty: committed > 1,
             timer: None,
             hint: None,
+            stated: 0,
+            lowest: None,
             refusals: 0,
         }
     }
@@ -87,7 +93,10 @@ impl Route {
     pub(crate) fn send(&mut self, env: &mut Env, out: &Outbound, number: Number) {
         self.committed = self.committed.max(number + 1);
         match self.phase {
-            Phase::Open { node, epoch } => self.request(env, out, node, epoch, number),
+            Phase::Open { node, epoch } => {
+                self.timer.get_or_insert(env.now + env.limits.channel_timer_ms);
+                self.request(env, out, node, epoch, number);
+            }
             Phase::Idle => self.open(env, out),
             Phase::Opening { .. } => {}
         }
@@ -118,6 +127,7 @@ impl Route {
     /// States the committed numbers that are open (rule C3).
     fn state(&mut self, env: &mut Env, out: &Outbound, node: NodeId) {
         self.dirty = false;
+        self.stated = self.committed - 1;
         let closing = env.rules.close_only_committed;
         let mut open: Vec<_> = out.open.range(..self.committed).map(|(n, _)| *n).collect();
         open.extend(self.unsettled.iter().filter(|n| closing && **n < self.committed));
@@ -134,7 +144,7 @@ impl Route {
         );
     }
 
-    /// The owner answered: everything that it does not know is sent again, in order.
+    /// The owner answered: everything stated that it does not know is sent again, in order.
     pub(crate) fn opened(
         &mut self,
         env: &mut Env,
@@ -143,17 +153,19 @@ impl Route {
         epoch: Epoch,
         next: Number,
     ) {
-        match self.phase {
-            Phase::Opening { node } if node == from => {}
-            Phase::Open { node, epoch: known } if node == from && known < epoch => {}
+        let upto = match self.phase {
+            Phase::Opening { node } if node == from => self.committed,
+            Phase::Open { node, epoch: known } if node == from && known < epoch => self.committed,
+            // Answers a statement on an open channel: what was sent after it is under way.
+            Phase::Open { node, epoch: known } if node == from && known == epoch => self.stated + 1,
             _ => return,
-        }
+        };
         self.phase = Phase::Open { node: from, epoch };
         self.refusals = 0;
-        self.timer =
-            (!out.open.is_empty() || self.dirty).then_some(env.now + env.limits.channel_timer_ms);
-        let mut numbers: Vec<_> =
-            out.open.range(next..self.committed.max(next)).map(|(n, _)| *n).collect();
+        let busy = self.dirty || !out.open.is_empty();
+        self.timer = busy.then_some(env.now + env.limits.channel_timer_ms);
+        let missing = out.open.range(next..upto.max(next));
+        let mut numbers: Vec<_> = missing.map(|(n, _)| *n).collect();
         if !env.rules.resend_in_order {
             numbers.reverse();
         }
@@ -215,15 +227,21 @@ impl Route {
         if self.timer.is_none_or(|at| at > env.now) {
             return;
         }
+        let lowest = out.open.first_key_value().map(|(n, _)| *n).filter(|n| *n < self.committed);
         match self.phase {
-            Phase::Open { node, .. } if self.dirty => self.state(env, out, node),
-            Phase::Open { .. } => {}
+            Phase::Open { node, .. } => {
+                if self.dirty || (lowest.is_some() && lowest == self.lowest) {
+                    self.state(env, out, node);
+                }
+            }
             Phase::Idle | Phase::Opening { .. } => {
                 self.lose();
                 return self.open(env, out);
             }
         }
-        self.timer = self.dirty.then_some(env.now + env.limits.channel_timer_ms);
+        self.lowest = lowest;
+        let busy = self.dirty || lowest.is_some();
+        self.timer = busy.then_some(env.now + env.limits.channel_timer_ms);
     }
 
     fn request(&self, env: &mut Env, out: &Outbound, node: NodeId, epoch: Epoch, number: Number) {

@@ -205,6 +205,13 @@ impl Partition {
         {
             self.cancel_turns(env);
         }
+        let patience = env.limits.drain_timeout_ms + env.limits.grace_ms * 5;
+        if self.reign.leaving.is_some_and(|since| since + patience <= now)
+            && !self.reign.released
+        {
+            self.drop_all(env, "the host did not stop its turns", (0, None));
+            return;
+        }
         if self.reign.released {
             return;
         }
@@ -226,6 +233,7 @@ impl Partition {
         if self.reign.dispatch_after > 0 && self.reign.dispatch_after <= now {
             self.reign.dispatch_after = 0;
             self.pump_all(env);
+            self.try_release(env);
         }
     }
 
@@ -237,6 +245,9 @@ impl Partition {
         let mut times = vec![
             reign.inflight.front().map(|f| f.since + env.limits.append_timeout_ms),
             leaving.map(|since| since + env.limits.drain_timeout_ms),
+            reign.leaving.filter(|_| reign.leaving_cancelled && !reign.released).map(|since| {
+                since + env.limits.drain_timeout_ms + env.limits.grace_ms * 5
+            }),
         ];
         if !reign.released {
             let departed = reign.departed.values().min();

@@ -237,7 +237,8 @@ impl Partition {
         let live = self.state.inbound.get(sender).and_then(|i| i.live.get(&number));
         live.copied().or_else(|| {
             let held = self.reign.held.get(sender)?;
-            held.iter().find(|(n, _)| *n == number).map(|(_, uuid)| *uuid)
+            let at = held.binary_search_by_key(&number, |(n, _)| *n).ok()?;
+            Some(held[at].1)
         })
     }
 

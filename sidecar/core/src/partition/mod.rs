@@ -191,7 +191,13 @@ impl Partition {
 
     /// Claims if the log has been read and nobody alive reigns (rule L2).
     fn try_claim(&mut self, env: &mut Env) {
-        if self.stage != Stage::Reading || !self.at_end || !self.wanted(env) {
+        if self.stage != Stage::Reading {
+            return;
+        }
+        if !self.wanted(env) {
+            return self.rest(env);
+        }
+        if !self.at_end {
             return;
         }
         let patience = env.limits.drain_timeout_ms + 5 * env.limits.grace_ms;
@@ -296,7 +302,8 @@ impl Partition {
                 self.reign.barrier = false;
                 self.pump_all(env);
             }
-            Stage::Off | Stage::Claiming | Stage::Serving => {}
+            Stage::Claiming => self.reign.barrier = false,
+            Stage::Off | Stage::Serving => {}
         }
     }
 
@@ -319,7 +326,8 @@ impl Partition {
 
     /// The process was perhaps away: reads to the end before it dispatches anything (rule L4).
     pub(crate) fn resumed(&mut self, env: &mut Env) {
-        if self.serving() && !self.reign.barrier {
+        // A claim under way counts, too: it may have been followed by another one.
+        if matches!(self.stage, Stage::Claiming | Stage::Serving) && !self.reign.barrier {
             self.reign.barrier = true;
             env.emit(Effect::ReadBarrier { partition: self.id.clone() });
         }

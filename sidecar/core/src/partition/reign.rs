@@ -83,11 +83,13 @@ pub(crate) struct Reign {
     /// Actors' state, with everything decided so far.
     pub(super) cache: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Payload>>,
     /// Reads that wait for a load.
-    pub(super) loading: BTreeMap<Arc<str>, Vec<(RequestId, TurnToken, Option<Vec<Arc<str>>>)>>,
+    pub(super) loading: BTreeMap<Arc<str>, Load>,
     /// Operations that the store may not have, per actor, in order.
     pub(super) unstored: BTreeMap<Arc<str>, VecDeque<(u64, StateOp)>>,
     /// Stamp of the last operation decided or replayed.
     pub(super) stamp: u64,
+    /// Stamp of the last operation that the store has.
+    pub(super) in_store: u64,
     /// Stamp of the last operation committed.
     pub(super) stored_stamp: u64,
     /// Committed operations for the store, in log order, with the stamp of their last operation.
@@ -97,6 +99,15 @@ pub(crate) struct Reign {
     pub(super) fenced: bool,
     /// A write is under way up to this offset.
     pub(super) writing: Option<Offset>,
+}
+
+/// A load of an actor's state under way.
+#[derive(Debug)]
+pub(super) struct Load {
+    /// What the store was known to hold when the load began: less means that it was rolled back.
+    pub(super) known: Offset,
+    /// Reads that wait for it.
+    pub(super) waiting: Vec<(RequestId, TurnToken, Option<Vec<Arc<str>>>)>,
 }
 
 /// An unfinished invocation at its owner.
@@ -232,6 +243,7 @@ impl Partition {
             unstored,
             stamp,
             stored_stamp: stamp,
+            barrier: self.reign.barrier,
             ..Reign::default()
         };
         if unclean {
@@ -320,7 +332,7 @@ impl Partition {
                 env.respond(*request, Err(error));
             }
         }
-        for (request, token, _) in reign.loading.into_values().flatten() {
+        for (request, token, _) in reign.loading.into_values().flat_map(|load| load.waiting) {
             env.respond(request, Err(RequestError::TurnSuperseded(Box::new(token))));
         }
         for (_, gated) in reign.gated {
@@ -352,6 +364,11 @@ impl Partition {
             return;
         }
         if self.reign.items.values().any(|item| item.running().is_some()) {
+            return;
+        }
+        // An orderly end tells the next owner that no code runs: not before the grace after an unclean take-over is
+        // over, for code of the reign before may (P3).
+        if env.now < self.reign.dispatch_after {
             return;
         }
         // Everything held goes into the log, and what may have started is logged as such: the next owner takes an

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Partition;
-use super::reign::Reign;
+use super::reign::{Load, Reign};
 use crate::effect::{Effect, Notice, Response};
 use crate::env::Env;
 use crate::event::Cell;
@@ -36,15 +36,24 @@ impl Reign {
     fn stored(&mut self, offset: Offset) {
         while self.store_queue.front().is_some_and(|(at, _, _)| *at <= offset) {
             let Some((_, stamp, ops)) = self.store_queue.pop_front() else { break };
+            self.in_store = stamp;
             for actor in ops {
-                let Some(queue) = self.unstored.get_mut(&actor.actor) else { continue };
-                while queue.front().is_some_and(|(at, _)| *at <= stamp) {
-                    queue.pop_front();
-                }
-                if queue.is_empty() {
-                    self.unstored.remove(&actor.actor);
+                // What a load under way will bring may be older than this.
+                if !self.loading.contains_key(&actor.actor) {
+                    self.drop_stored(&actor.actor);
                 }
             }
+        }
+    }
+
+    /// Forgets operations of an actor that the store has.
+    fn drop_stored(&mut self, actor: &Arc<str>) {
+        let Some(queue) = self.unstored.get_mut(actor) else { return };
+        while queue.front().is_some_and(|(at, _)| *at <= self.in_store) {
+            queue.pop_front();
+        }
+        if queue.is_empty() {
+            self.unstored.remove(actor);
         }
     }
 }
@@ -94,10 +103,19 @@ impl Partition {
         if !self.serving() {
             return;
         }
+        if cell.offset < self.reign.cell.offset {
+            return self.rolled_back(env);
+        }
         self.reign.fenced = true;
         self.reign.cell.offset = self.reign.cell.offset.max(cell.offset);
         self.reign.stored(cell.offset);
         self.write_store(env);
+    }
+
+    /// The store is behind what it was known to hold: the log heals it.
+    fn rolled_back(&mut self, env: &mut Env) {
+        env.notice(Notice::StoreRolledBack { partition: self.id.clone() });
+        self.drop_all(env, "the store was rolled back", (0, None));
     }
 
     /// A write is done.
@@ -126,7 +144,8 @@ impl Partition {
         self.reign.writing = None;
         self.reign.fenced = false;
         env.emit(Effect::FenceStore { partition: self.id.clone(), epoch: self.state.epoch });
-        for actor in self.reign.loading.keys() {
+        for (actor, load) in &mut self.reign.loading {
+            load.known = self.reign.cell.offset;
             let actor = actor.clone();
             env.emit(Effect::LoadActor { partition: self.id.clone(), actor });
         }
@@ -143,17 +162,17 @@ impl Partition {
         if !self.serving() {
             return;
         }
-        if cell.offset < self.reign.cell.offset {
-            env.notice(Notice::StoreRolledBack { partition: self.id.clone() });
-            self.drop_all(env, "the store was rolled back", (0, None));
-            return;
+        let Some(load) = self.reign.loading.get(actor) else { return };
+        if cell.offset < load.known {
+            return self.rolled_back(env);
         }
-        let Some(waiting) = self.reign.loading.remove(actor) else { return };
+        let Some(load) = self.reign.loading.remove(actor) else { return };
         for (_, op) in self.reign.unstored.get(actor).into_iter().flatten() {
             apply(&mut state, op);
         }
         self.reign.cache.insert(actor.clone(), state);
-        for (request, token, keys) in waiting {
+        self.reign.drop_stored(actor);
+        for (request, token, keys) in load.waiting {
             self.state_read(env, request, &token, keys);
         }
     }
@@ -177,8 +196,10 @@ impl Partition {
         };
         let Some(state) = self.reign.cache.get(&actor) else {
             let first = !self.reign.loading.contains_key(&actor);
-            let waiting = self.reign.loading.entry(actor.clone()).or_default();
-            waiting.push((request, token.clone(), keys));
+            let known = self.reign.cell.offset;
+            let load = Load { known, waiting: Vec::new() };
+            let load = self.reign.loading.entry(actor.clone()).or_insert(load);
+            load.waiting.push((request, token.clone(), keys));
             if first {
                 env.emit(Effect::LoadActor { partition: self.id.clone(), actor });
             }

@@ -150,7 +150,9 @@ impl Partition {
             let items = &self.reign.items;
             let descends =
                 |uuid: &Uuid| items.get(uuid).is_some_and(|i| i.invocation.chain.contains(&bottom));
-            if actor.queue.iter().any(descends) {
+            // Only what has flushed can have descendants.
+            let progressed = self.state.entries.get(&uuid).is_some_and(|e| e.progressed);
+            if progressed && actor.queue.iter().any(descends) {
                 let (inner, queue) = actor.queue.drain(..).partition(descends);
                 actor.inner = inner;
                 actor.queue = queue;
@@ -543,15 +545,23 @@ impl Partition {
     pub(super) fn cancel_turns(&mut self, env: &mut Env) {
         self.reign.leaving_cancelled = true;
         let epoch = self.reign.epoch;
+        let host = env.host.as_ref().map(|h| h.session);
+        let mut over = Vec::new();
         for (uuid, item) in &mut self.reign.items {
             let attempt = item.attempt;
             let Some(turn) = item.turn() else { continue };
+            // A turn that has returned, or whose host is gone, has nobody to acknowledge.
+            if turn.result.take().is_some() || Some(turn.session) != host {
+                over.push(*uuid);
+            }
             turn.cancelled = true;
-            turn.result = None;
             let session = turn.session;
             let invocation = InvocationId { home: self.id.clone(), uuid: *uuid };
             let token = TurnToken { invocation, attempt, epoch };
             env.emit(Effect::Cancel { session, token });
+        }
+        for uuid in over {
+            self.fail_attempt(env, uuid);
         }
     }
 
