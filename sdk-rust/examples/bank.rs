@@ -11,6 +11,7 @@
 //! `KAR_BANK_PARTS` decides, else both. `load` prints its report as one line of JSON and exits with
 //! 1 if the books do not balance.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -22,7 +23,8 @@ const USAGE: &str = "usage: bank [accounts|teller|both] | bank load [--transfers
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<ExitCode> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours).init();
     let mut words = std::env::args().skip(1);
     let parts = words.next().or_else(|| std::env::var("KAR_BANK_PARTS").ok());
     let parts = parts.unwrap_or_else(|| "both".to_owned());

@@ -9,7 +9,7 @@
 //! or is cut off: `start|end|cancel TOKEN PID UNIX_MS`.
 
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -80,7 +80,8 @@ impl Drop for Entry<'_> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours).init();
     let journal = std::env::var_os("KAR_EXAMPLE_JOURNAL").map(PathBuf::from);
     Host::builder().service(Greeter { journal }).serve().await?;
     Ok(())

@@ -12,7 +12,7 @@ use kar_proto::v1 as proto;
 
 use crate::codec::{CodecError, Decode, Encode, Payload};
 use crate::context::sealed::Origin;
-use crate::context::{From, Root};
+use crate::context::{Root, Source};
 use crate::error::{ApplicationError, CallError};
 use crate::stream::{Answer, Operation, Reply};
 
@@ -217,8 +217,8 @@ impl<R, S> Call<R, S> {
         argument: Result<Payload, CodecError>,
     ) -> Self {
         let trace_parent = match &origin.0 {
-            From::Root(_) => String::new(),
-            From::Turn(turn) => turn.trace_parent.clone(),
+            Source::Root(_) => String::new(),
+            Source::Turn(turn) => turn.trace_parent.clone(),
         };
         let options = proto::InvocationOptions { trace_parent, ..Default::default() };
         let (origin, types) = (origin.clone(), PhantomData);
@@ -392,9 +392,9 @@ impl fmt::Display for InvocationId {
     }
 }
 
-// === impl From ===
+// === impl Source ===
 
-impl From {
+impl Source {
     async fn request(&self, operation: Operation) -> Reply {
         match self {
             Self::Root(handle) => handle.request(operation).await,

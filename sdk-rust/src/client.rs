@@ -8,7 +8,7 @@ use kar_proto::v1::Hello;
 use crate::call::{ActorRef, InvocationId, ServiceRef, Started};
 use crate::codec::Decode;
 use crate::context::sealed::{Origin, Sealed};
-use crate::context::{Caller, From, Root};
+use crate::context::{Caller, Root, Source};
 use crate::error::{CallError, ConnectError};
 use crate::state::ApplicationState;
 use crate::stream::driver::{self, Node};
@@ -169,7 +169,7 @@ impl Client {
 
 impl Sealed for Client {
     fn origin(&self) -> Origin {
-        Origin(From::Root(self.handle.clone()))
+        Origin(Source::Root(self.handle.clone()))
     }
 }
 

@@ -78,7 +78,7 @@ pub struct ActorContext {
 
 /// Where a call comes from.
 #[derive(Clone)]
-pub(crate) enum From {
+pub(crate) enum Source {
     Root(crate::stream::Handle),
     Turn(Arc<Turn>),
 }
@@ -86,7 +86,7 @@ pub(crate) enum From {
 pub(crate) mod sealed {
     /// Only for this crate; carries where a call comes from.
     #[derive(Clone)]
-    pub struct Origin(pub(crate) super::From);
+    pub struct Origin(pub(crate) super::Source);
 
     /// Keeps the capability traits closed, so that they can grow.
     pub trait Sealed {
@@ -228,7 +228,7 @@ impl fmt::Debug for ServiceContext {
 
 impl sealed::Sealed for ServiceContext {
     fn origin(&self) -> sealed::Origin {
-        sealed::Origin(From::Turn(self.inner.turn.clone()))
+        sealed::Origin(Source::Turn(self.inner.turn.clone()))
     }
 }
 
@@ -292,7 +292,7 @@ impl fmt::Debug for ActorContext {
 
 impl sealed::Sealed for ActorContext {
     fn origin(&self) -> sealed::Origin {
-        sealed::Origin(From::Turn(self.inner.turn.clone()))
+        sealed::Origin(Source::Turn(self.inner.turn.clone()))
     }
 }
 

@@ -58,6 +58,8 @@ pub(crate) enum End {
 /// A stream.
 pub(crate) struct Live<'a> {
     lasting: &'a mut Lasting,
+    /// Frames that came with the welcome.
+    first: Vec<proto::SidecarFrame>,
     inbound: Streaming<proto::ConnectResponse>,
     outbox: Arc<Outbox>,
     /// Frames made in this round.
@@ -107,8 +109,9 @@ impl<'a> Live<'a> {
     pub(crate) fn new(lasting: &'a mut Lasting, session: Session) -> Self {
         lasting.number += 1;
         let welcome = session.welcome;
-        let mut live = Self {
+        Self {
             lasting,
+            first: session.first,
             inbound: session.inbound,
             outbox: session.outbox,
             ready: Vec::new(),
@@ -122,14 +125,7 @@ impl<'a> Live<'a> {
             unneeded: false,
             stage: Stage::Open,
             deadline: None,
-        };
-        for frame in session.first {
-            if let Err(violation) = live.on_frame(frame) {
-                // The stream is not used further: the next read finds it out.
-                tracing::warn!(%violation, "protocol violation in the first message");
-            }
         }
-        live
     }
 
     /// Runs the stream until it ends.
@@ -155,6 +151,9 @@ impl<'a> Live<'a> {
 
     /// Reads what is there; tells whether there may be more.
     fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        for frame in std::mem::take(&mut self.first) {
+            self.on_frame(frame).map_err(End::Broken)?;
+        }
         for _ in 0..BATCH_MAX {
             match Pin::new(&mut self.inbound).poll_next(cx) {
                 Poll::Pending => return Ok(false),

@@ -20,9 +20,9 @@ use kar_proto::v1::sidecar_frame::Frame as ToComponent;
 use kar_proto::v1::target::Kind;
 use kar_proto::v1::turn_outcome::Result as Outcome;
 use prost::Message as _;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::{UnboundedReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream, UnixListenerStream};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -33,6 +33,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Fake {
     pub(crate) socket: PathBuf,
+    pub(crate) port: u16,
     world: Arc<Mutex<World>>,
     /// Counts what happened, so that tests can wait for more to happen.
     changed: watch::Sender<u64>,
@@ -102,8 +103,11 @@ impl Fake {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("kar.sock");
         let world = World { credits: 100, message_bytes_max: 4 << 20, ..World::default() };
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = tcp.local_addr().unwrap().port();
         let fake = Self {
             socket,
+            port,
             world: Arc::new(Mutex::new(world)),
             changed: watch::channel(0).0,
             _folder: Arc::new(folder),
@@ -112,8 +116,9 @@ impl Fake {
         let service = ComponentServiceServer::new(fake.clone())
             .max_decoding_message_size(64 << 20)
             .max_encoding_message_size(64 << 20);
-        let server = tonic::transport::Server::builder().add_service(service);
-        tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+        let server = || tonic::transport::Server::builder().add_service(service.clone());
+        tokio::spawn(server().serve_with_incoming(UnixListenerStream::new(listener)));
+        tokio::spawn(server().serve_with_incoming(TcpListenerStream::new(tcp)));
         fake
     }
 
