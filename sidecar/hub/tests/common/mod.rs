@@ -1,0 +1,173 @@
+//! What the tests with real processes and sockets share.
+#![allow(dead_code, unreachable_pub, missing_docs)] // Every test file uses a part of it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use kar_hub::{ClientConfig, HubClient, HubError, HubEvent, LogName, SpawnHub};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// Nothing in these tests takes so long unless it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Messages that a test has not looked at yet.
+const QUEUE: usize = 100_000;
+
+pub struct Node {
+    pub client: HubClient,
+    events: mpsc::Receiver<HubEvent>,
+    /// Events taken while looking for others.
+    pub seen: Vec<HubEvent>,
+}
+
+/// The example program that is a hub.
+pub fn hub_program() -> PathBuf {
+    let mut dir = std::env::current_exe().expect("the test has a path");
+    dir.pop();
+    dir.pop();
+    let program = dir.join("examples").join("hub");
+    assert!(program.exists(), "cargo builds examples with tests: {}", program.display());
+    program
+}
+
+pub fn config(dir: &Path, name: &str, args: &[&str]) -> ClientConfig {
+    let mut config = ClientConfig::new(dir, "app", name);
+    let mut all = vec![dir.as_os_str().to_owned()];
+    all.extend(args.iter().map(Into::into));
+    config.spawn = Some(SpawnHub { program: hub_program(), args: all });
+    config
+}
+
+pub async fn node(dir: &Path, name: &str) -> Node {
+    attach(config(dir, name, &[])).await.expect("a hub")
+}
+
+pub async fn attach(config: ClientConfig) -> Result<Node, HubError> {
+    let (sender, events) = mpsc::channel(QUEUE);
+    let client = HubClient::connect(config, move |events| {
+        for event in events {
+            // A test that is over does not listen any more.
+            let _ = sender.try_send(event);
+        }
+    });
+    Ok(Node { client: client.await?, events, seen: Vec::new() })
+}
+
+impl Node {
+    /// The next event.
+    pub async fn next(&mut self) -> HubEvent {
+        match timeout(PATIENCE, self.events.recv()).await {
+            Ok(event) => event.expect("the client lives"),
+            Err(_) => panic!("nothing comes any more; before: {:?}", self.tail()),
+        }
+    }
+
+    /// The first event that `pick` makes something of; the others go to `seen`.
+    pub async fn find<T>(&mut self, mut pick: impl FnMut(&HubEvent) -> Option<T>) -> T {
+        loop {
+            let event = self.next().await;
+            if let Some(found) = pick(&event) {
+                return found;
+            }
+            self.seen.push(event);
+        }
+    }
+
+    pub async fn wait(&mut self, wanted: HubEvent) {
+        self.find(|event| (*event == wanted).then_some(())).await;
+    }
+
+    /// Waits until the names of the live members are these.
+    pub async fn members(&mut self, wanted: &[&str]) {
+        self.find(|event| {
+            let HubEvent::Members { nodes, .. } = event else { return None };
+            let names: Vec<_> = nodes.iter().map(|n| n.name.as_str()).collect();
+            (names == wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// Everything that a reading tells up to its end.
+    pub async fn read(&mut self, log: &LogName, from: u64) -> Vec<(u64, Bytes)> {
+        self.client.read_log(log.clone(), from);
+        let mut entries = Vec::new();
+        let name = log.clone();
+        self.find(|event| match event {
+            HubEvent::Entry { log, offset, record } if *log == name => {
+                entries.push((*offset, record.clone()));
+                None
+            }
+            HubEvent::End { log } if *log == name => Some(()),
+            _ => None,
+        })
+        .await;
+        entries
+    }
+
+    fn tail(&self) -> &[HubEvent] {
+        &self.seen[self.seen.len().saturating_sub(20)..]
+    }
+}
+
+pub fn log(n: u64) -> LogName {
+    LogName::from(format!("a.Account/{n}"))
+}
+
+/// Kills a process and waits until it is gone.
+pub async fn kill(pid: u32) {
+    signal("-KILL", pid);
+    wait_for("the process to be gone", || !alive(pid)).await;
+}
+
+pub fn signal(signal: &str, pid: u32) {
+    let status = Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill");
+    assert!(status.success());
+}
+
+/// Whether a process runs (the dead whom nobody has waited for do not).
+pub fn alive(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
+pub async fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let poll = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, poll).await.unwrap_or_else(|_| panic!("waited for {what}"));
+}
+
+/// Process id of the hub that last served a directory.
+pub fn hub_pid(dir: &Path) -> u32 {
+    let text = std::fs::read_to_string(dir.join("hub.pid")).expect("a hub has run");
+    text.split(' ').next().and_then(|pid| pid.parse().ok()).expect("its process id")
+}
+
+/// Starts a hub as a child of the test; its output is piped.
+pub fn start_hub(dir: &Path, args: &[&str]) -> Child {
+    Command::new(hub_program())
+        .arg(dir)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the example runs")
+}
+
+/// Waits for a hub that was started; its exit code and its last words.
+pub fn end(child: Child) -> (i32, String) {
+    let output = child.wait_with_output().expect("the child can be waited for");
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap_or(-1), words)
+}
+
+/// The hub of a directory ends when its last client has left.
+pub async fn wait_for_end(dir: &Path) {
+    let pid = hub_pid(dir);
+    wait_for("the hub's end", || !alive(pid)).await;
+}

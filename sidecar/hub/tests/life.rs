@@ -1,0 +1,249 @@
+//! The life of hubs and members: starting, replacing, racing, ending.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::{attach, config, hub_pid, kill, log, node, signal, wait_for_end};
+use kar_hub::{HubError, HubEvent, exit_code};
+
+#[tokio::test]
+async fn members_come_and_go_with_their_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = node(dir.path(), "a").await;
+    a.members(&["a"]).await;
+    let b = node(dir.path(), "b").await;
+    a.members(&["a", "b"]).await;
+    assert!(b.client.incarnation() > a.client.incarnation());
+    b.client.offer(vec!["a.Account".into()], false);
+    b.client.ensure_kind("a.Account".into(), 8);
+    a.client.ensure_kind("a.Account".into(), 64);
+    let kinds = a
+        .find(|event| match event {
+            HubEvent::Members { nodes, kinds } if !kinds.is_empty() => {
+                Some((nodes.clone(), kinds.clone()))
+            }
+            _ => None,
+        })
+        .await;
+    assert_eq!(kinds.0[1].kinds, ["a.Account"]);
+    let partitions = kinds.1[0].1;
+    assert!(partitions == 8 || partitions == 64);
+    let former = b.client.incarnation();
+    drop(b);
+    a.members(&["a"]).await;
+    let mut b = node(dir.path(), "b").await;
+    assert!(b.client.incarnation() > former, "incarnations grow");
+    let kinds = b
+        .find(|event| match event {
+            HubEvent::Members { kinds, .. } => Some(kinds.clone()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(kinds, [("a.Account".to_owned(), partitions)], "fixed at the first creation");
+}
+
+#[tokio::test]
+async fn a_killed_hub_is_replaced_and_nothing_acknowledged_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = node(dir.path(), "a").await;
+    let mut b = node(dir.path(), "b").await;
+    a.client.offer(vec!["a.Account".into()], false);
+    a.client.ensure_kind("a.Account".into(), 8);
+    let incarnation = a.client.incarnation();
+    let mut acknowledged = Vec::new();
+    let mut id = 0;
+    let mut took = Vec::new();
+    for round in 0..12 {
+        for n in 0..4 {
+            a.client.read_log(log(n), 1);
+        }
+        // A kill in the middle of a stream of appends, at another place in every round.
+        for _ in 0..300 {
+            id += 1;
+            a.client.append(log(id % 4), id, Bytes::from(id.to_string()));
+        }
+        let enough = 1 + round * 20;
+        let mut owned = 0;
+        while owned < enough {
+            let own = a
+                .find(|event| match event {
+                    HubEvent::Own { log, offset, id } => Some((log.clone(), *offset, *id)),
+                    _ => None,
+                })
+                .await;
+            acknowledged.push(own);
+            owned += 1;
+        }
+        let begun = Instant::now();
+        signal("-KILL", hub_pid(dir.path()));
+        loop {
+            match a.next().await {
+                HubEvent::Own { log, offset, id } => acknowledged.push((log, offset, id)),
+                HubEvent::Welcome { incarnation: granted, resumed } => {
+                    assert!(resumed, "within the grace it keeps its incarnation");
+                    assert_eq!(granted, incarnation);
+                }
+                HubEvent::Reconnected => break,
+                HubEvent::Evicted => panic!("struck out"),
+                _ => {}
+            }
+        }
+        took.push(begun.elapsed());
+        b.wait(HubEvent::Reconnected).await;
+    }
+    for n in 0..4 {
+        let entries = b.read(&log(n), 1).await;
+        for (name, offset, id) in acknowledged.iter().filter(|(name, ..)| *name == log(n)) {
+            let wanted = (*offset, Bytes::from(id.to_string()));
+            assert_eq!(entries[*offset as usize - 1], wanted, "{name}");
+        }
+    }
+    assert!(acknowledged.len() >= 12 * 100);
+    took.sort();
+    println!("replaced within {:?} (median), {:?} (longest)", took[6], took[11]);
+    let mut c = node(dir.path(), "c").await;
+    let (nodes, kinds) = c
+        .find(|event| match event {
+            HubEvent::Members { nodes, kinds } => Some((nodes.clone(), kinds.clone())),
+            _ => None,
+        })
+        .await;
+    let names: Vec<_> = nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    assert_eq!(nodes[0].kinds, ["a.Account"]);
+    assert_eq!(kinds, [("a.Account".to_owned(), 8)]);
+}
+
+#[tokio::test]
+async fn a_member_that_does_not_come_back_is_dropped_after_the_grace() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = node(dir.path(), "a").await;
+    let b = node(dir.path(), "b").await;
+    a.members(&["a", "b"]).await;
+    signal("-STOP", hub_pid(dir.path()));
+    // The hub cannot see b leave.
+    drop(b);
+    kill(hub_pid(dir.path())).await;
+    a.wait(HubEvent::Reconnected).await;
+    let begun = Instant::now();
+    a.members(&["a", "b"]).await;
+    a.members(&["a"]).await;
+    assert!(begun.elapsed() > Duration::from_millis(500), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_hub_that_hangs_is_killed_and_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = node(dir.path(), "a").await;
+    let first = hub_pid(dir.path());
+    signal("-STOP", first);
+    a.wait(HubEvent::Disconnected).await;
+    a.wait(HubEvent::Reconnected).await;
+    assert_ne!(hub_pid(dir.path()), first);
+    assert!(!common::alive(first));
+}
+
+#[tokio::test]
+async fn a_silent_client_is_struck_out_and_gets_a_new_incarnation() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = node(dir.path(), "a").await;
+    // A client in a process of its own, so that it can be stopped.
+    let mut b = std::process::Command::new(common::hub_program().with_file_name("member"))
+        .arg(dir.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    a.members(&["a", "member"]).await;
+    signal("-STOP", b.id());
+    a.members(&["a"]).await;
+    signal("-CONT", b.id());
+    a.members(&["a", "member"]).await;
+    b.kill().unwrap();
+    let output = b.wait_with_output().unwrap();
+    let words = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<_> = words.lines().collect();
+    assert_eq!(words[0].split(' ').next(), Some("welcome"));
+    assert!(words.contains(&"evicted"), "{words:?}");
+    a.members(&["a"]).await;
+}
+
+#[tokio::test]
+async fn racing_starters_end_with_one_hub() {
+    for _ in 0..5 {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["a", "b", "c", "d"];
+        let nodes = names.map(|name| attach(config(dir.path(), name, &[])));
+        let mut nodes = futures_util::future::try_join_all(nodes).await.unwrap();
+        nodes[0]
+            .find(|event| match event {
+                HubEvent::Members { nodes, .. } => (nodes.len() == 4).then_some(()),
+                _ => None,
+            })
+            .await;
+        let (code, words) = common::end(common::start_hub(dir.path(), &[]));
+        assert_eq!(code, i32::from(exit_code::ALREADY_RUNNING), "{words}");
+        assert!(words.contains("another hub already serves"), "{words}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_hub_ends_and_the_next_client_starts_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["idle-ms=50"];
+    let a = attach(config(dir.path(), "a", &args)).await.unwrap();
+    let first = hub_pid(dir.path());
+    drop(a);
+    wait_for_end(dir.path()).await;
+    let a = attach(config(dir.path(), "a", &args)).await.unwrap();
+    assert_ne!(hub_pid(dir.path()), first);
+    assert!(a.client.incarnation() > 1, "the counter outlives the hub");
+}
+
+#[tokio::test]
+async fn a_terminated_hub_ends_in_order_and_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut hub = common::start_hub(dir.path(), &[]);
+    let mut a = node(dir.path(), "a").await;
+    assert_eq!(a.client.hub_process_id(), hub.id());
+    signal("-TERM", hub.id());
+    a.wait(HubEvent::Reconnected).await;
+    assert!(hub.wait().unwrap().success());
+    assert_ne!(hub_pid(dir.path()), hub.id());
+}
+
+#[tokio::test]
+async fn a_socket_path_that_is_too_long_is_put_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join("d".repeat(100)).join("e".repeat(30));
+    let mut a = node(&deep, "a").await;
+    a.members(&["a"]).await;
+    let socket = std::fs::read_to_string(deep.join("hub.socket")).unwrap();
+    assert!(socket.len() <= 107);
+    drop(a);
+    kill(hub_pid(&deep)).await;
+    std::fs::remove_dir_all(std::path::Path::new(&socket).parent().unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn without_a_hub_and_a_way_to_start_one_the_error_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path(), "a", &[]);
+    config.spawn = None;
+    config.connect_timeout = Duration::from_millis(100);
+    let error = attach(config).await.err().unwrap();
+    assert!(matches!(error, HubError::Unavailable { .. }));
+    assert!(error.to_string().contains("start one with 'kar hub'"), "{error}");
+}
+
+#[tokio::test]
+async fn the_data_directory_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let inner = dir.path().join("data");
+    let _a = node(&inner, "a").await;
+    let mode = std::fs::metadata(&inner).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    kill(hub_pid(&inner)).await;
+}

@@ -1,0 +1,187 @@
+//! The store: fence cells, actor state, application state, purging.
+
+mod common;
+
+use bytes::Bytes;
+use common::{Node, attach, config, log, node};
+use kar_hub::{ActorOps, FenceCell, HubError, HubEvent, StoreOp, Value};
+
+fn value(text: &str) -> Value {
+    Value { data: Bytes::from(text.to_owned()), content_type: "text/plain".into() }
+}
+
+fn set(actor: &str, key: &str, text: &str) -> ActorOps {
+    let op = StoreOp::Set { key: key.into(), value: value(text) };
+    ActorOps { actor: actor.into(), ops: vec![op] }
+}
+
+async fn load(node: &mut Node, actor: &str) -> (FenceCell, Vec<(String, Value)>) {
+    node.client.load_actor(log(1), actor.into());
+    node.find(|event| match event {
+        HubEvent::ActorLoaded { log: _, actor: found, cell_epoch, cell_offset, state }
+            if found == actor =>
+        {
+            Some((FenceCell { epoch: *cell_epoch, offset: *cell_offset }, state.clone()))
+        }
+        _ => None,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_newer_fence_keeps_older_epochs_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = node(dir.path(), "a").await;
+    assert_eq!(load(&mut a, "x").await, (FenceCell::default(), vec![]));
+    a.client.fence_store(log(1), 5);
+    let cell = FenceCell::default();
+    a.wait(HubEvent::StoreFenced { log: log(1), cell }).await;
+    a.client.write_store(log(1), 5, 10, vec![set("x", "k", "v1"), set("y", "k", "other")]);
+    a.wait(HubEvent::StoreWritten { log: log(1), upto: 10 }).await;
+    a.client.fence_store(log(1), 9);
+    let cell = FenceCell { epoch: 5, offset: 10 };
+    a.wait(HubEvent::StoreFenced { log: log(1), cell }).await;
+    a.client.write_store(log(1), 5, 11, vec![set("x", "k", "stale")]);
+    a.wait(HubEvent::StoreStale { log: log(1) }).await;
+    a.client.fence_store(log(1), 8);
+    a.wait(HubEvent::StoreStale { log: log(1) }).await;
+    let found = load(&mut a, "x").await;
+    assert_eq!(found, (FenceCell { epoch: 9, offset: 10 }, vec![("k".into(), value("v1"))]));
+}
+
+#[tokio::test]
+async fn operations_apply_in_order_and_survive_the_hub() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = node(dir.path(), "a").await;
+    let ops = vec![
+        set("x", "a", "1"),
+        set("x", "b", "2"),
+        ActorOps { actor: "x".into(), ops: vec![StoreOp::Clear] },
+        set("x", "c", "3"),
+        set("x", "d", "4"),
+        ActorOps { actor: "x".into(), ops: vec![StoreOp::Remove { key: "d".into() }] },
+    ];
+    a.client.write_store(log(1), 1, 7, ops);
+    let big = Value { data: Bytes::from(vec![9; 3 << 20]), content_type: String::new() };
+    for n in 0..5_u64 {
+        let op = StoreOp::Set { key: format!("big{n}"), value: big.clone() };
+        let ops = vec![ActorOps { actor: "large".into(), ops: vec![op] }];
+        a.client.write_store(log(1), 1, 8 + n, ops);
+    }
+    a.wait(HubEvent::StoreWritten { log: log(1), upto: 12 }).await;
+    common::kill(common::hub_pid(dir.path())).await;
+    a.wait(HubEvent::Reconnected).await;
+    let (cell, state) = load(&mut a, "x").await;
+    assert_eq!(cell, FenceCell { epoch: 1, offset: 12 });
+    assert_eq!(state, [("c".to_owned(), value("3"))]);
+    let (_, state) = load(&mut a, "large").await;
+    assert_eq!(state.len(), 5, "an actor larger than a message");
+    assert!(state.iter().all(|(_, v)| *v == big));
+}
+
+#[tokio::test]
+async fn application_state_has_conditions_and_remembers_requests() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = node(dir.path(), "a").await.client;
+    assert_eq!(a.state_get("k").await.unwrap(), None);
+    let first = a.state_set("k", value("1"), Some("*"), Some("r1")).await.unwrap();
+    let error = a.state_set("k", value("2"), Some("*"), None).await.unwrap_err();
+    assert!(matches!(error, HubError::ConditionFailed { etag } if etag == first));
+    let again = a.state_set("k", value("other"), Some("*"), Some("r1")).await.unwrap();
+    assert_eq!(again, first, "the answer of the first");
+    let second = a.state_set("k", value("2"), Some(&first), None).await.unwrap();
+    assert_ne!(second, first);
+    assert!(a.state_set("k", value("3"), Some(&first), None).await.is_err());
+    let entry = a.state_get("k").await.unwrap().unwrap();
+    assert_eq!((entry.value, entry.etag), (value("2"), second.clone()));
+    assert!(a.state_delete("k", Some(&first), None).await.is_err());
+    assert!(a.state_delete("k", Some(&second), Some("r2")).await.unwrap());
+    assert!(a.state_delete("k", Some(&second), Some("r2")).await.unwrap(), "remembered");
+    assert!(!a.state_delete("k", None, None).await.unwrap());
+    let third = a.state_set("k", value("1"), None, None).await.unwrap();
+    assert!(third != first && third != second, "etags do not come back");
+    let error = a.state_set("", value("1"), None, None).await.unwrap_err();
+    assert!(matches!(error, HubError::Invalid(_)), "{error}");
+}
+
+#[tokio::test]
+async fn application_state_is_listed_by_prefix_in_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = node(dir.path(), "a").await.client;
+    for n in 0..25 {
+        a.state_set(&format!("p/{n:02}"), value("x"), None, None).await.unwrap();
+    }
+    a.state_set("o", value("x"), None, None).await.unwrap();
+    a.state_set("q", value("x"), None, None).await.unwrap();
+    let mut keys = Vec::new();
+    let mut token = String::new();
+    let mut pages = 0;
+    loop {
+        let page = a.state_list("p/", 10, &token).await.unwrap();
+        keys.extend(page.entries.into_iter().map(|entry| entry.key));
+        token = page.next_page_token;
+        pages += 1;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(keys, (0..25).map(|n| format!("p/{n:02}")).collect::<Vec<_>>());
+    assert_eq!(pages, 3);
+}
+
+#[tokio::test]
+async fn requests_survive_the_hub_and_take_effect_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = node(dir.path(), "a").await;
+    let mut last = 0;
+    for round in 0..10 {
+        let key = format!("k{round}");
+        let set = a.client.state_set(&key, value("x"), Some("*"), None);
+        let pid = common::hub_pid(dir.path());
+        // The request and the kill race; the client repeats what got no answer.
+        let (etag, ()) = tokio::join!(set, async { common::signal("-KILL", pid) });
+        let etag: u64 = etag.expect("only absent keys are set").parse().unwrap();
+        assert!(etag > last);
+        last = etag;
+        a.wait(HubEvent::Reconnected).await;
+    }
+    assert_eq!(a.client.state_list("k", 100, "").await.unwrap().entries.len(), 10);
+}
+
+#[tokio::test]
+async fn an_application_is_purged_when_nobody_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = node(dir.path(), "a").await;
+    a.client.ensure_kind("a.Account".into(), 8);
+    a.client.append(log(1), 1, Bytes::from_static(b"x"));
+    a.read(&log(1), 1).await;
+    a.client.write_store(log(1), 3, 1, vec![set("x", "k", "v")]);
+    a.wait(HubEvent::StoreWritten { log: log(1), upto: 1 }).await;
+    a.client.state_set("k", value("v"), None, None).await.unwrap();
+    let mut config = config(dir.path(), "tool", &[]);
+    config.observer = true;
+    let mut tool = attach(config).await.unwrap();
+    let error = tool.client.purge_application().await.unwrap_err();
+    assert!(matches!(error, HubError::MembersAlive(_)), "{error}");
+    assert!(error.to_string().contains("(a)"), "{error}");
+    drop(a);
+    tool.members(&[]).await;
+    tool.client.purge_application().await.unwrap();
+    for killed in [false, true] {
+        if killed {
+            common::kill(common::hub_pid(dir.path())).await;
+        }
+        let mut b = node(dir.path(), "b").await;
+        assert!(b.client.incarnation() > 1);
+        assert_eq!(b.read(&log(1), 1).await, []);
+        assert_eq!(load(&mut b, "x").await, (FenceCell::default(), vec![]));
+        assert_eq!(b.client.state_get("k").await.unwrap(), None);
+        let mut kinds = None;
+        b.seen.iter().for_each(|event| {
+            if let HubEvent::Members { kinds: found, .. } = event {
+                kinds = Some(found.clone());
+            }
+        });
+        assert_eq!(kinds, Some(vec![]));
+    }
+}
