@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::client::Client;
@@ -38,7 +38,13 @@ pub struct HostBuilder {
 /// Asks a host to leave.
 #[derive(Clone, Debug)]
 pub struct ShutdownHandle {
-    handle: crate::stream::Handle,
+    handle: Handle,
+}
+
+/// What asks a process to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
 impl Host {
@@ -75,21 +81,35 @@ impl Host {
     /// # Errors
     /// As [`wait`](Self::wait); or the signals cannot be listened to.
     pub async fn wait_for_signals(self) -> Result<(), HostError> {
-        let failed = |e: std::io::Error| HostError::Signals(e.to_string());
-        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        self.wait_for(Signals::new()?).await
+    }
+
+    async fn wait_for(self, mut signals: Signals) -> Result<(), HostError> {
         let shutdown = self.shutdown_handle();
         let mut waiting = std::pin::pin!(self.wait());
         tokio::select! {
             result = &mut waiting => return result,
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = signals.received() => {}
         }
         tracing::info!("leaving: finishing turns and handing over");
         shutdown.shutdown();
-        // The handle would keep the connection.
-        drop(shutdown);
         waiting.await
+    }
+}
+
+impl Signals {
+    fn new() -> Result<Self, HostError> {
+        let failed = |e: std::io::Error| HostError::Signals(e.to_string());
+        let terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
@@ -194,7 +214,13 @@ impl HostBuilder {
     /// # Errors
     /// As [`start`](Self::start) and [`Host::wait`].
     pub async fn serve(self) -> Result<(), HostError> {
-        self.start().await?.wait_for_signals().await
+        // From here on a signal ends the program in order, also while it still connects.
+        let mut signals = Signals::new()?;
+        let host = tokio::select! {
+            host = self.start() => host?,
+            () = signals.received() => return Ok(()),
+        };
+        host.wait_for(signals).await
     }
 }
 

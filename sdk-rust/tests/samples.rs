@@ -30,3 +30,22 @@ async fn the_books_balance() {
     assert_eq!(fake.violations(), [""; 0]);
     drop(host);
 }
+
+#[tokio::test]
+async fn a_failed_transfer_is_given_back_for_good() {
+    let fake = Fake::start().await;
+    let host = Parts::Both.host(Host::builder()).socket(&fake.socket).start().await.unwrap();
+    let client = host.client();
+    AccountClient::new(&client, "payer").open(100).await.unwrap();
+    AccountClient::new(&client, "full").open(i64::MAX).await.unwrap();
+    let order = Transfer { id: "x".into(), from: "payer".into(), to: "full".into(), amount: 7 };
+    let teller = TellerClient::new(&client);
+    let error = teller.transfer(order.clone()).await.unwrap_err();
+    assert_eq!(error.application().unwrap().code, "overflow");
+    let payer = AccountClient::new(&client, "payer").audit().await.unwrap();
+    assert_eq!((payer.balance, payer.notes.len()), (100, 2));
+    // What a teller that was cut off would do: it must not pay out what was given back.
+    AccountClient::new(&client, "full").withdraw(1000).await.unwrap();
+    let error = teller.transfer(order).await.unwrap_err();
+    assert_eq!(error.to_string(), "given_back: x has failed before");
+}

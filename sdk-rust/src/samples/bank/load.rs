@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{AccountClient, LEDGERS, LedgerClient, Note, Statement, TellerClient, Transfer};
+use super::{AccountClient, BACK, LEDGERS, LedgerClient, Note, Statement, TellerClient, Transfer};
 use crate::codec::Decode;
 use crate::{Call, CallError, Client, Root};
 
@@ -323,7 +323,7 @@ impl Books {
         for (transfer, ended) in ended {
             let paid = self.note(&transfer.from, &transfer.id);
             let got = self.note(&transfer.to, &transfer.id);
-            let back = self.note(&transfer.from, &format!("{}/back", transfer.id));
+            let back = self.note(&transfer.from, &format!("{}{BACK}", transfer.id));
             let counted = self.ledger.get(&transfer.id).copied().unwrap_or(0);
             let wrong = |note: Option<Note>, amount| note.is_some_and(|n| n.amount != amount);
             if counted > 1 || wrong(paid, -transfer.amount) || wrong(got, transfer.amount) {

@@ -29,6 +29,9 @@ pub const LEDGERS: u32 = 8;
 /// Prefix of the state keys under which transfers are noted.
 const NOTE: &str = "t/";
 
+/// Suffix of the posting that gives the payer the money back.
+const BACK: &str = "/back";
+
 /// Which parts of the bank a component hosts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Parts {
@@ -158,7 +161,13 @@ impl Account {
     async fn apply(&self, ctx: &mut ActorContext, posting: Posting) -> Result<i64, Error> {
         let state = ctx.state();
         let key = format!("{NOTE}{}", posting.id);
-        let mut known = state.get_many(&["balance", &key]).await?;
+        let back = format!("{key}{BACK}");
+        let mut known = state.get_many(&["balance", &key, &back]).await?;
+        if known.contains_key(&back) {
+            // A teller was cut off after it had given the money back: the transfer has failed for
+            // good.
+            return Err(Error::new("given_back", format!("{} has failed before", posting.id)));
+        }
         let mut read = |key: &str| known.remove(key);
         let balance: i64 = read("balance").map(crate::Decode::decode).transpose()?.unwrap_or(0);
         let note: Option<Note> = read(&key).map(crate::Decode::decode).transpose()?;
@@ -221,7 +230,7 @@ impl Teller {
         payer.apply(Posting { id: order.id.clone(), amount: -amount }).await?;
         if let Err(error) = payee.apply(Posting { id: order.id.clone(), amount }).await {
             if error.application().is_some() {
-                let id = format!("{}/back", order.id);
+                let id = format!("{}{BACK}", order.id);
                 payer.apply(Posting { id, amount }).await?;
             }
             return Err(error.into());
