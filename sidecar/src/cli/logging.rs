@@ -11,6 +11,8 @@ use super::exit::{Failure, Outcome};
 pub(crate) fn start(cli: &Cli) -> Outcome {
     let default = match cli.command {
         Command::Run(_) | Command::Up(_) | Command::Hub(_) => "info",
+        // It kills the hub that its own sidecar uses, and shows that itself.
+        Command::Demo(_) => "off",
         _ => "warn",
     };
     let text = cli.log.as_deref().filter(|text| !text.is_empty()).unwrap_or(default);

@@ -85,15 +85,16 @@ impl Counters {
         match notice {
             Notice::Owned { partition, epoch, unfinished } => {
                 self.reigns_begun += 1;
-                if line {
-                    tracing::info!(%partition, epoch, unfinished, "partition taken");
+                // With nothing in it there is nothing to tell: every start takes all of them.
+                if line && unfinished > 0 {
+                    tracing::info!(%partition, epoch, unfinished, "partition taken over with work");
+                } else {
+                    tracing::debug!(%partition, epoch, "partition taken");
                 }
             }
             Notice::Released { partition } => {
                 self.reigns_released += 1;
-                if line {
-                    tracing::info!(%partition, "partition released");
-                }
+                tracing::debug!(%partition, "partition released");
             }
             Notice::Dropped { partition, reason } => {
                 self.reigns_dropped += 1;

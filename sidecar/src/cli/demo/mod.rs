@@ -118,7 +118,7 @@ async fn perform(
         () = kill_at_random(hosts, HOSTS, dir, kills, args.kills_per_second, Rng::new(seed)) => {
             return Err(Failure::internal("the kills ended before the load"));
         }
-        () = show_progress(&progress, kills) => {
+        () = show_progress(&progress, kills, length) => {
             return Err(Failure::internal("the progress ended before the load"));
         }
     };
@@ -152,7 +152,7 @@ fn introduce(args: &DemoArgs, seed: u64, dir: &Path) -> Outcome {
 }
 
 /// Shows how it goes, on a line of its own where people watch.
-async fn show_progress(progress: &Progress, kills: &Kills) {
+async fn show_progress(progress: &Progress, kills: &Kills, length: Duration) {
     let terminal = io::stderr().is_terminal();
     let step = if terminal { PROGRESS_INTERVAL } else { PROGRESS_INTERVAL_PLAIN };
     let begun = Instant::now();
@@ -164,9 +164,10 @@ async fn show_progress(progress: &Progress, kills: &Kills) {
         let (count, now) = (progress.finished(), Instant::now());
         let rate = (count - last_count) as f64 / (now - last_time).as_secs_f64();
         (last_count, last_time) = (count, now);
+        let stage = if begun.elapsed() > length { " · reading the books" } else { "" };
         let text = format!(
             "{:5.1} s · {count} transfers · {rate:.0}/s · {} killed ({} sidecars, {} components, {} hubs) · \
-             slowest {:.0} ms",
+             slowest {:.0} ms{stage}",
             begun.elapsed().as_secs_f64(),
             kills.total(),
             kills.sidecars.get(),
