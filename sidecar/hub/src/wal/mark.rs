@@ -83,3 +83,30 @@ fn boot() -> Result<u64, HubError> {
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
     Ok(u64::from_str_radix(&digits, 16).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_binds_as_its_durability_does() {
+        let dir = tempfile::tempdir().unwrap();
+        for (durability, same_boot, weak) in [
+            (Durability::Fsync, true, false),
+            (Durability::Fsync, false, false),
+            (Durability::Os, true, false),
+            (Durability::Os, false, true),
+        ] {
+            let (mut file, _) = MarkFile::open(dir.path(), durability).unwrap();
+            if !same_boot {
+                file.boot ^= 1;
+            }
+            file.set(4_711).unwrap();
+            let (_, mark) = MarkFile::open(dir.path(), durability).unwrap();
+            assert_eq!(mark, Some(Mark { address: 4_711, weak }));
+        }
+        fs::write(dir.path().join("mark"), [7; BYTES]).unwrap();
+        let (_, mark) = MarkFile::open(dir.path(), Durability::Os).unwrap();
+        assert_eq!(mark, None, "a mark without its checksum says nothing");
+    }
+}

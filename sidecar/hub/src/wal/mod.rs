@@ -16,4 +16,6 @@ pub(crate) mod mark;
 pub(crate) mod read;
 pub(crate) mod recover;
 pub(crate) mod segment;
+#[cfg(test)]
+mod tests;
 pub(crate) mod writer;
