@@ -46,6 +46,17 @@ pub struct Component {
     pub welcome: Welcome,
     handle: Handle,
     incoming: mpsc::Receiver<Incoming>,
+    _reader: Reader,
+}
+
+/// The task that reads the stream. Stopping it resets the stream, as the death of a process does.
+#[derive(Debug)]
+struct Reader(AbortHandle);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What the reader and the requests share.
@@ -94,8 +105,8 @@ impl Component {
             deliver(&shared, &sender, rest.frame).await;
         }
         let handle = Handle { shared: shared.clone() };
-        tokio::spawn(read(shared, sender, stream));
-        Ok(Self { welcome, handle, incoming })
+        let reader = Reader(tokio::spawn(read(shared, sender, stream)).abort_handle());
+        Ok(Self { welcome, handle, incoming, _reader: reader })
     }
 
     /// For requests of the component's own.
