@@ -132,6 +132,9 @@ pub(crate) struct RunArgs {
     /// Pass the component's output through unchanged, without `NAME | ` before each line
     #[arg(long)]
     pub(crate) no_prefix: bool,
+    /// Start the component again when it fails, instead of ending with it
+    #[arg(long)]
+    pub(crate) restart: bool,
     /// How long the component may take to end once asked (SIGTERM), before SIGKILL
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub(crate) stop_timeout: Duration,

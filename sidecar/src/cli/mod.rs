@@ -21,12 +21,13 @@ mod state;
 mod up;
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use args::{Cli, Command, GetCommand};
-use exit::{Failure, Outcome};
+use exit::{Code, Failure, Outcome};
 
 /// Runs the command line `args`, the program's name first.
 pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
@@ -39,7 +40,9 @@ pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
     }) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("{failure}");
+            // The terminal shows `^C` on the line.
+            let break_line = failure.code == Code::Interrupted && std::io::stderr().is_terminal();
+            eprintln!("{}{failure}", if break_line { "\n" } else { "" });
             failure.code.into()
         }
     }

@@ -1,14 +1,14 @@
 //! `kar run`: a sidecar in this process, and a component beside it.
 
 use std::ffi::OsString;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use kar::config::{PartitionCount, SidecarConfig};
 use kar::sidecar::Sidecar;
 use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
-use tokio::time::{Instant, interval, timeout, timeout_at};
+use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
 use super::args::RunArgs;
 use super::client::{Session, locate, start_failure};
@@ -20,6 +20,11 @@ use super::process::{Component, Launch};
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a second Ctrl-C the component has so long before it is killed.
 const HURRIED_STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause before the first restart of a component that failed, and the longest one.
+const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A component that ran for so long starts over with the shortest pause.
+const HEALTHY_AFTER: Duration = Duration::from_secs(1);
 /// A component that has not registered what `--service` and `--actors` announce for so long is worth a warning.
 const REGISTRATION_PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks at what the component has registered.
@@ -45,9 +50,8 @@ pub(crate) async fn run(args: RunArgs) -> Outcome<u8> {
     if args.command.is_empty() {
         return Ok(bare(sidecar, &mut signals).await);
     }
-    let component = Component::start(&launch(&args, &sidecar))
-        .map_err(|e| Failure::internal(format!("cannot start the component: {e}")))?;
-    with_component(sidecar, component, &mut signals, args.stop_timeout).await
+    let launch = launch(&args, &sidecar);
+    with_component(sidecar, launch, &mut signals, &args).await
 }
 
 /// The sidecar's configuration.
@@ -85,49 +89,77 @@ fn launch(args: &RunArgs, sidecar: &Sidecar) -> Launch {
     }
     let label = args.name.as_deref().unwrap_or(&args.app);
     let colour =
-        (std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()).then_some(0);
+        (io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()).then_some(0);
     let prefix = (!args.no_prefix).then(|| Prefix::new(label, 0, colour));
     Launch { command: args.command.clone(), environment, prefix }
 }
 
-/// Why the component is to end, or that it has.
-enum End {
-    Ended(u8),
-    Asked(Signal),
+/// How a component's life ended.
+struct Ended {
+    code: u8,
+    /// Because somebody wanted it to.
+    asked: bool,
 }
 
+/// Runs the component, again and again if that is wanted, until it is over; then leaves.
 async fn with_component(
     sidecar: Sidecar,
-    mut component: Component,
+    launch: Launch,
+    signals: &mut Signals,
+    args: &RunArgs,
+) -> Outcome<u8> {
+    let failed = |what: &str, e: io::Error| Failure::internal(format!("cannot {what}: {e}"));
+    let mut pause = RESTART_PAUSE_MIN;
+    loop {
+        let begun = Instant::now();
+        let mut component =
+            Component::start(&launch).map_err(|e| failed("start the component", e))?;
+        let ended = one_life(&sidecar, &mut component, signals, args.stop_timeout).await;
+        let Ended { code, asked } = ended.map_err(|e| failed("wait for the component", e))?;
+        sidecar.component_died();
+        component.flush().await;
+        if asked || code == 0 || !args.restart {
+            tracing::info!(code, "component ended");
+            leave(sidecar).await;
+            return Ok(code);
+        }
+        if begun.elapsed() >= HEALTHY_AFTER {
+            pause = RESTART_PAUSE_MIN;
+        }
+        tracing::warn!(code, ?pause, "component failed; starting it again");
+        let over = tokio::select! {
+            () = sleep(pause) => false,
+            _ = signals.next() => true,
+            () = sidecar.ended() => true,
+        };
+        if over {
+            leave(sidecar).await;
+            return Ok(code);
+        }
+        pause = (pause * 2).min(RESTART_PAUSE_MAX);
+    }
+}
+
+/// Waits until the component ends, or ends it when somebody asks for that.
+async fn one_life(
+    sidecar: &Sidecar,
+    component: &mut Component,
     signals: &mut Signals,
     stop_timeout: Duration,
-) -> Outcome<u8> {
-    let failed =
-        |e: std::io::Error| Failure::internal(format!("cannot wait for the component: {e}"));
-    let end = loop {
+) -> io::Result<Ended> {
+    let asked = loop {
         tokio::select! {
-            code = component.wait() => break End::Ended(code.map_err(failed)?),
+            code = component.wait() => return Ok(Ended { code: code?, asked: false }),
             // A hang-up is the component's affair: many reload their settings.
             asked = signals.next() => match asked {
                 Signal::HUP => component.signal(Signal::HUP),
-                asked => break End::Asked(asked),
+                asked => break asked,
             },
-            () = sidecar.ended() => break End::Asked(Signal::TERM),
+            () = sidecar.ended() => break Signal::TERM,
         }
     };
-    let code = match end {
-        End::Ended(code) => code,
-        End::Asked(asked) => {
-            hand_over_and_stop(&sidecar, &mut component, signals, asked, stop_timeout)
-                .await
-                .map_err(failed)?
-        }
-    };
-    sidecar.component_died();
-    tracing::info!(code, "component ended");
-    component.flush().await;
-    leave(sidecar).await;
-    Ok(code)
+    let code = hand_over_and_stop(sidecar, component, signals, asked, stop_timeout).await?;
+    Ok(Ended { code, asked: true })
 }
 
 /// Hands the partitions over while the component goes on, then asks it to end. A second signal hurries both.
@@ -137,7 +169,7 @@ async fn hand_over_and_stop(
     signals: &mut Signals,
     asked: Signal,
     stop_timeout: Duration,
-) -> std::io::Result<u8> {
+) -> io::Result<u8> {
     tracing::info!("handing over; a second signal hurries");
     let grace = tokio::select! {
         all = sidecar.drain() => {

@@ -99,7 +99,7 @@ fn command_line(app: &str, name: &str, dir: &Path) -> io::Result<Vec<OsString>> 
     let mut line: Vec<OsString> = vec![program.clone()];
     line.extend(["run", "--app", app, "--name", name, "--data-dir"].map(Into::into));
     line.push(dir.into());
-    line.extend(["--no-prefix", "--"].map(Into::into));
+    line.extend(["--no-prefix", "--restart", "--"].map(Into::into));
     line.extend([program, COMPONENT.into()]);
     Ok(line)
 }

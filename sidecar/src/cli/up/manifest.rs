@@ -168,7 +168,12 @@ impl Component {
         for kind in self.actors.all() {
             flag("--actors", kind);
         }
-        words.extend(["--no-prefix".into(), "--".into()]);
+        words.push("--no-prefix".into());
+        if self.restart != Restart::Never {
+            // The sidecar stays and keeps what it owns; it is started anew only if it fails itself.
+            words.push("--restart".into());
+        }
+        words.push("--".into());
         match &self.command {
             CommandLine::Text(text) => words.extend(["sh".into(), "-c".into(), text.clone()]),
             CommandLine::List(list) => words.extend(list.iter().cloned()),
@@ -222,7 +227,7 @@ mod tests {
         assert_eq!(manifest.app, "shop");
         let carts = &manifest.components["carts"];
         let words = carts.arguments(&manifest, "carts.1", Path::new("/d")).expect("UTF-8");
-        let expected = "run --app shop --name carts.1 --data-dir /d --actors Cart --no-prefix -- node carts.js";
+        let expected = "run --app shop --name carts.1 --data-dir /d --actors Cart --no-prefix --restart -- node carts.js";
         assert_eq!(words.join(" "), expected);
         let web = &manifest.components["web"];
         assert_eq!(web.environment()["PORT"], "8080");
