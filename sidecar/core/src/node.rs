@@ -1,6 +1,6 @@
 //! The decisions of one node: everything a sidecar decides, behind one `handle`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::assign;
@@ -39,9 +39,13 @@ pub struct Node {
     /// Requests that wait for a kind to become known, in order.
     parked: BTreeMap<Kind, VecDeque<(RequestId, Operation)>>,
     awaits: BTreeMap<RequestId, Await>,
+    /// When they ask again.
+    await_due: BTreeSet<(Millis, RequestId)>,
     /// Direct calls under way: whom they were sent to.
     direct: BTreeMap<RequestId, NodeId>,
     next_direct: u64,
+    /// The newest host's stream.
+    last_session: Option<SessionId>,
     /// When a host that is away counts as gone.
     host_gone_at: Option<Millis>,
     /// `Drained` is owed.
@@ -115,6 +119,8 @@ impl Node {
             roots: Roots::default(),
             parked: BTreeMap::new(),
             awaits: BTreeMap::new(),
+            await_due: BTreeSet::new(),
+            last_session: None,
             direct: BTreeMap::new(),
             next_direct: 0,
             host_gone_at: None,
@@ -204,7 +210,7 @@ impl Node {
         let times = [
             self.timeouts.values().min().copied(),
             self.roots.timeout(),
-            self.awaits.values().map(|a| a.again_at).min(),
+            self.await_due.first().map(|(at, _)| *at),
             self.host_gone_at,
             (grace > 0 && self.env.host.is_some()).then_some(grace),
         ];
@@ -374,6 +380,7 @@ impl Node {
             }
         }
         self.host_gone_at = None;
+        self.last_session = Some(session);
         let kinds = offer.kinds.clone();
         self.env.host = Some(Host {
             session,
@@ -391,6 +398,14 @@ impl Node {
 
     fn host_down(&mut self, session: SessionId, dead: bool) {
         if self.env.host.as_ref().is_none_or(|h| h.session != session) {
+            if dead && self.last_session == Some(session) {
+                // Known only now: nothing of it can still run.
+                self.env.host_grace_until = 0;
+                if self.host_gone_at.take().is_some() {
+                    self.offer(Vec::new());
+                }
+                self.each(|p, env| p.pump_all(env));
+            }
             return;
         }
         let Some(host) = self.env.host.take() else { return };
@@ -426,11 +441,7 @@ impl Node {
             Operation::InvokeDirect { kind, method, payload, trace } => {
                 self.invoke_direct(request, kind, method, payload, trace);
             }
-            Operation::Await { invocation } => {
-                let again_at = self.env.now;
-                self.awaits.insert(request, Await { invocation, asked: None, again_at });
-                self.ask_again(None);
-            }
+            Operation::Await { invocation } => self.await_outcome(request, invocation),
             Operation::StateRead { turn, keys } => {
                 self.in_turn(request, &turn, |p, env| p.state_read(env, request, &turn, keys));
             }
@@ -470,7 +481,7 @@ impl Node {
         }
         let parked: usize = self.parked.values().map(VecDeque::len).sum();
         let limit = self.env.limits.roots_per_node_max;
-        if self.roots.open() + parked >= limit && turn.is_none() {
+        if parked >= limit || (self.roots.open() + parked >= limit && turn.is_none()) {
             let hit = self.env.limit("roots_per_node_max", limit);
             return self.env.respond(request, Err(RequestError::Limit(hit)));
         }
@@ -522,44 +533,87 @@ impl Node {
 
     fn abandoned(&mut self, request: RequestId) {
         self.roots.abandon(request);
-        self.awaits.remove(&request);
+        self.end_await(request);
         self.direct.remove(&request);
+        for queue in self.parked.values_mut() {
+            // A request of a turn stays: its turn counts on it.
+            queue.retain(|(id, operation)| *id != request || turn_of(operation).is_some());
+        }
+    }
+
+    /// Waits for the outcome of a started invocation.
+    fn await_outcome(&mut self, request: RequestId, invocation: InvocationId) {
+        let limit = self.env.limits.roots_per_node_max;
+        if self.awaits.len() >= limit {
+            let hit = self.env.limit("roots_per_node_max", limit);
+            return self.env.respond(request, Err(RequestError::Limit(hit)));
+        }
+        let count = self.env.members.kinds.get(&invocation.home.kind);
+        if count.is_some_and(|count| invocation.home.index >= *count) {
+            let error = RequestError::UnknownInvocation(Box::new(invocation));
+            return self.env.respond(request, Err(error));
+        }
+        self.awaits.insert(request, Await { invocation, asked: None, again_at: self.env.now });
+        self.ask(request);
     }
 
     /// Asks owners for results that are awaited: those that are due, and those that were asked of a node that is lost.
     fn ask_again(&mut self, lost: Option<NodeId>) {
         let now = self.env.now;
-        for (request, waiting) in &mut self.awaits {
-            let gone = |n| Some(n) == lost || !self.env.members.nodes.contains_key(&n);
-            if waiting.again_at > now && !waiting.asked.is_some_and(gone) {
-                continue;
+        while let Some((at, request)) = self.await_due.first().copied()
+            && at <= now
+        {
+            self.ask(request);
+        }
+        if let Some(lost) = lost {
+            let asked = self.awaits.iter().filter(|(_, a)| a.asked == Some(lost));
+            for request in asked.map(|(request, _)| *request).collect::<Vec<_>>() {
+                self.ask(request);
             }
-            waiting.again_at = now + self.env.limits.channel_timer_ms;
-            let home = &waiting.invocation.home;
-            let local = self.partitions.get(home).and_then(|p| p.owner_hint(&self.env));
-            let Some(node) = local.or_else(|| self.env.desired_owner(home)) else { continue };
-            waiting.asked = Some(node);
-            let (partition, uuid) = (home.clone(), waiting.invocation.uuid);
-            self.env.send(node, Message::Await { request: *request, partition, uuid });
         }
     }
 
-    fn awaited(&mut self, request: RequestId, result: AwaitResult) {
+    /// Asks whoever seems to own the invocation, and again after the channels' period.
+    fn ask(&mut self, request: RequestId) {
+        let again_at = self.env.now + self.env.limits.channel_timer_ms;
+        self.await_at(request, again_at);
         let Some(waiting) = self.awaits.get_mut(&request) else { return };
-        let response = match result {
+        let home = &waiting.invocation.home;
+        let local = self.partitions.get(home).and_then(|p| p.owner_hint(&self.env));
+        let Some(node) = local.or_else(|| self.env.desired_owner(home)) else { return };
+        waiting.asked = Some(node);
+        let (partition, uuid) = (home.clone(), waiting.invocation.uuid);
+        self.env.send(node, Message::Await { request, partition, uuid });
+    }
+
+    /// Sets when an await asks again.
+    fn await_at(&mut self, request: RequestId, at: Millis) {
+        let Some(waiting) = self.awaits.get_mut(&request) else { return };
+        self.await_due.remove(&(waiting.again_at, request));
+        waiting.again_at = at;
+        self.await_due.insert((at, request));
+    }
+
+    fn end_await(&mut self, request: RequestId) -> Option<Await> {
+        let waiting = self.awaits.remove(&request)?;
+        self.await_due.remove(&(waiting.again_at, request));
+        Some(waiting)
+    }
+
+    fn awaited(&mut self, request: RequestId, result: AwaitResult) {
+        let outcome = match result {
             AwaitResult::NotOwner(_) => {
-                waiting.again_at = self.env.now + self.env.limits.channel_timer_ms.min(50);
-                return;
+                let at = self.env.now + self.env.limits.channel_timer_ms.min(50);
+                return self.await_at(request, at);
             }
-            AwaitResult::Done(outcome) => {
-                let invocation = Some(waiting.invocation.clone());
-                Ok(Response::Outcome { invocation, outcome })
-            }
-            AwaitResult::Unknown => {
-                Err(RequestError::UnknownInvocation(Box::new(waiting.invocation.clone())))
-            }
+            AwaitResult::Done(outcome) => Some(outcome),
+            AwaitResult::Unknown => None,
         };
-        self.awaits.remove(&request);
+        let Some(Await { invocation, .. }) = self.end_await(request) else { return };
+        let response = match outcome {
+            Some(outcome) => Ok(Response::Outcome { invocation: Some(invocation), outcome }),
+            None => Err(RequestError::UnknownInvocation(Box::new(invocation))),
+        };
         self.env.respond(request, response);
     }
 

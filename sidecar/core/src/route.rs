@@ -97,8 +97,11 @@ impl Route {
                 self.timer.get_or_insert(env.now + env.limits.channel_timer_ms);
                 self.request(env, out, node, epoch, number);
             }
-            Phase::Idle => self.open(env, out),
-            Phase::Opening { .. } => {}
+            // Whoever was refused waits for the timer.
+            Phase::Idle if self.refusals < 2 => self.open(env, out),
+            Phase::Idle | Phase::Opening { .. } => {
+                self.timer.get_or_insert(env.now + env.limits.channel_timer_ms);
+            }
         }
     }
 
@@ -210,6 +213,7 @@ impl Route {
 
     /// The connection to a node broke, or a peer appeared, or the membership changed: finds its way anew.
     pub(crate) fn reconsider(&mut self, env: &mut Env, out: &Outbound, lost: Option<NodeId>) {
+        self.refusals = 0;
         match self.phase {
             Phase::Open { node, .. } | Phase::Opening { node } => {
                 let gone = !env.members.nodes.contains_key(&node) || !env.reachable(node);

@@ -15,8 +15,8 @@ use crate::record::{Op, Record};
 /// A record that was proposed and not read back yet.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    seq: u64,
-    proposal: ProposalId,
+    pub(super) seq: u64,
+    pub(super) proposal: ProposalId,
     since: Millis,
     /// Its state operations, for the store.
     store: Vec<ActorOps>,
@@ -72,7 +72,7 @@ impl Partition {
             return;
         }
         if self.reign.inflight.len() < env.limits.records_in_flight_max {
-            self.log_closings(env);
+            self.log_floors(env);
             self.cut(env);
         }
     }
@@ -206,9 +206,7 @@ impl Partition {
             self.cancel_turns(env);
         }
         let patience = env.limits.drain_timeout_ms + env.limits.grace_ms * 5;
-        if self.reign.leaving.is_some_and(|since| since + patience <= now)
-            && !self.reign.released
-        {
+        if self.reign.leaving.is_some_and(|since| since + patience <= now) && !self.reign.released {
             self.drop_all(env, "the host did not stop its turns", (0, None));
             return;
         }
@@ -233,7 +231,6 @@ impl Partition {
         if self.reign.dispatch_after > 0 && self.reign.dispatch_after <= now {
             self.reign.dispatch_after = 0;
             self.pump_all(env);
-            self.try_release(env);
         }
     }
 
@@ -245,9 +242,10 @@ impl Partition {
         let mut times = vec![
             reign.inflight.front().map(|f| f.since + env.limits.append_timeout_ms),
             leaving.map(|since| since + env.limits.drain_timeout_ms),
-            reign.leaving.filter(|_| reign.leaving_cancelled && !reign.released).map(|since| {
-                since + env.limits.drain_timeout_ms + env.limits.grace_ms * 5
-            }),
+            reign
+                .leaving
+                .filter(|_| reign.leaving_cancelled && !reign.released)
+                .map(|since| since + env.limits.drain_timeout_ms + env.limits.grace_ms * 5),
         ];
         if !reign.released {
             let departed = reign.departed.values().min();
@@ -261,6 +259,8 @@ impl Partition {
                 reign.retries.first().map(|(at, _)| *at),
                 departed.map(|since| since + env.limits.departed_grace_ms),
                 oldest.map(|(at, _)| at + env.limits.result_retention_ms),
+                (self.state.results.len() > env.limits.results_per_partition_max)
+                    .then_some(env.now),
                 reign.routes.values().filter_map(|r| r.timer()).min(),
             ]);
         }

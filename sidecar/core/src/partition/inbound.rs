@@ -55,7 +55,10 @@ impl Partition {
         }
         let mut open = open;
         open.sort_unstable();
-        self.reign.senders.insert(sender.clone(), from);
+        let spoke = self.reign.senders.entry(sender.clone()).or_insert((from, from_epoch));
+        if spoke.1 <= from_epoch {
+            *spoke = (from, from_epoch);
+        }
         for number in &open {
             if *number < self.next_known(&sender) {
                 self.attach(env, from, &sender, from_epoch, *number);
@@ -271,17 +274,37 @@ impl Partition {
         let below_floor = first.is_some_and(|n| n < statement.floor);
         let closed = |n: &Number| statement.open.binary_search(n).is_err();
         let below = statement.highest + 1;
-        if below_floor || (stated && inbound.live.range(..below).any(|(n, _)| closed(n))) {
-            self.reign.closings.insert(sender.clone());
+        let stated = stated && inbound.live.range(..below).any(|(n, _)| closed(n));
+        if below_floor || stated {
+            *self.reign.closings.entry(sender.clone()).or_default() |= stated;
             let at = env.now + env.limits.channel_timer_ms;
             self.reign.close_at = Some(self.reign.close_at.map_or(at, |t| t.min(at)));
         }
     }
 
-    /// Logs what senders closed.
+    /// Logs what senders closed below their lowest open number: rides with any record.
+    pub(super) fn log_floors(&mut self, env: &mut Env) {
+        let closings = std::mem::take(&mut self.reign.closings);
+        for (sender, stated) in closings {
+            let floor = self.reign.statements.get(&sender).map_or(0, |s| s.floor);
+            let live = self.state.inbound.get(&sender).and_then(|i| i.live.first_key_value());
+            if live.is_some_and(|(n, _)| *n < floor) {
+                let open = Vec::new();
+                self.push(env, Op::Closed { sender: sender.clone(), below: floor, open });
+            }
+            if stated {
+                self.reign.closings.insert(sender, true);
+            }
+        }
+        if self.reign.closings.is_empty() {
+            self.reign.close_at = None;
+        }
+    }
+
+    /// Logs everything that senders closed.
     pub(super) fn log_closings(&mut self, env: &mut Env) {
         self.reign.close_at = None;
-        for sender in std::mem::take(&mut self.reign.closings) {
+        for (sender, _) in std::mem::take(&mut self.reign.closings) {
             let Some(statement) = self.reign.statements.get(&sender) else { continue };
             let below = statement.floor.max(statement.highest + 1);
             let open: Vec<_> =

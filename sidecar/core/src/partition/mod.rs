@@ -74,6 +74,9 @@ pub(crate) struct Partition {
     opens: BTreeMap<Sender, WaitingOpen>,
     /// The newest epoch ever seen here: what was said of older reigns is known to be over.
     newest_epoch: Epoch,
+    /// A reign of this node ended in disorder, and the partition is wanted elsewhere: it is claimed once more, to be
+    /// released in order.
+    finish: bool,
 }
 
 impl Partition {
@@ -88,6 +91,7 @@ impl Partition {
             wanted_since: 0,
             opens: BTreeMap::new(),
             newest_epoch: 0,
+            finish: false,
         }
     }
 
@@ -132,7 +136,7 @@ impl Partition {
         let wanted = self.wanted(env);
         match self.stage {
             Stage::Off if wanted => self.read_anew(env),
-            Stage::Reading if !wanted => self.rest(env),
+            Stage::Reading if !wanted && !self.finish => self.rest(env),
             Stage::Reading => self.try_claim(env),
             Stage::Serving if !wanted => self.begin_hand_over(env),
             Stage::Serving => self.end_hand_over(env),
@@ -159,6 +163,7 @@ impl Partition {
     /// Stops following the log.
     fn rest(&mut self, env: &mut Env) {
         self.stage = Stage::Off;
+        self.finish = false;
         self.claim = None;
         self.reign = Reign::default();
         env.emit(Effect::StopLog { partition: self.id.clone() });
@@ -194,11 +199,15 @@ impl Partition {
         if self.stage != Stage::Reading {
             return;
         }
-        if !self.wanted(env) {
+        if !self.wanted(env) && !self.finish {
             return self.rest(env);
         }
         if !self.at_end {
             return;
+        }
+        let own = self.state.owner == Some(env.id) && !self.state.released;
+        if !self.wanted(env) && !own {
+            return self.rest(env);
         }
         let patience = env.limits.drain_timeout_ms + 5 * env.limits.grace_ms;
         let free = match self.state.owner {
@@ -250,6 +259,14 @@ impl Partition {
 
     /// Only claims of others matter to an owner: everything else that is not its own is void.
     fn read_while_serving(&mut self, env: &mut Env, offset: Offset, record: &Record) {
+        if let Record::Batch { epoch, seq, .. } | Record::Release { epoch, seq } = record
+            && *epoch == self.reign.epoch
+            && let Some(own) = self.reign.inflight.iter().find(|f| f.seq == *seq)
+        {
+            // Appended before this reading began.
+            let proposal = own.proposal;
+            return self.committed(env, offset, proposal);
+        }
         self.state.offset = offset;
         if let Record::Claim { after, node, .. } = record
             && (*after == self.state.epoch || !env.rules.compare_claim)
@@ -298,11 +315,11 @@ impl Partition {
                 self.stage = Stage::Reading;
                 self.try_claim(env);
             }
-            Stage::Serving if self.reign.barrier => {
-                self.reign.barrier = false;
+            Stage::Serving if self.reign.barriers > 0 => {
+                self.reign.barriers -= 1;
                 self.pump_all(env);
             }
-            Stage::Claiming => self.reign.barrier = false,
+            Stage::Claiming => self.reign.barriers = self.reign.barriers.saturating_sub(1),
             Stage::Off | Stage::Serving => {}
         }
     }
@@ -316,7 +333,7 @@ impl Partition {
                 self.drop_all(env, "the log broke off with records in flight", (0, None));
                 return;
             }
-            Stage::Serving => self.reign.barrier = true,
+            Stage::Serving => self.reign.barriers = 1,
             Stage::Claiming => self.reign.claim_lost = true,
             Stage::Reading => {}
         }
@@ -327,8 +344,8 @@ impl Partition {
     /// The process was perhaps away: reads to the end before it dispatches anything (rule L4).
     pub(crate) fn resumed(&mut self, env: &mut Env) {
         // A claim under way counts, too: it may have been followed by another one.
-        if matches!(self.stage, Stage::Claiming | Stage::Serving) && !self.reign.barrier {
-            self.reign.barrier = true;
+        if matches!(self.stage, Stage::Claiming | Stage::Serving) {
+            self.reign.barriers += 1;
             env.emit(Effect::ReadBarrier { partition: self.id.clone() });
         }
     }
@@ -349,7 +366,8 @@ impl Partition {
             self.state.released = false;
         }
         self.abandon(env);
-        if self.wanted(env) {
+        self.finish = owner.is_none();
+        if self.finish || self.wanted(env) {
             self.read_anew(env);
         } else {
             self.rest(env);

@@ -18,6 +18,9 @@ use crate::route::Route;
 
 use super::gate::{Gated, InFlight};
 
+/// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
+const AWAITERS_MAX: usize = 1024;
+
 /// What an owner holds.
 #[derive(Debug, Default)]
 pub(crate) struct Reign {
@@ -48,11 +51,12 @@ pub(crate) struct Reign {
     /// Calls taken but not logged yet, by channel, in order.
     pub(super) held: BTreeMap<Sender, VecDeque<(Number, Uuid)>>,
     /// The node that last spoke for each sender: told when the reign ends (rule C3).
-    pub(super) senders: BTreeMap<Sender, NodeId>,
+    pub(super) senders: BTreeMap<Sender, (NodeId, Epoch)>,
     /// Newest statement of each sender (rule C3).
     pub(super) statements: BTreeMap<Sender, Statement>,
     /// Channels with numbers to be logged as closed.
-    pub(super) closings: BTreeSet<Sender>,
+    /// True: by a statement, not just below the lowest open number.
+    pub(super) closings: BTreeMap<Sender, bool>,
     /// When they are logged at the latest.
     pub(super) close_at: Option<Millis>,
     /// When held root calls are logged at the latest.
@@ -70,7 +74,7 @@ pub(crate) struct Reign {
     /// Nothing is dispatched before this (P3).
     pub(super) dispatch_after: Millis,
     /// Reads to the end before it dispatches (rule L4).
-    pub(super) barrier: bool,
+    pub(super) barriers: u32,
     /// Since when the partition is being handed over.
     pub(super) leaving: Option<Millis>,
     /// Running turns were cancelled because the hand-over took too long.
@@ -232,6 +236,7 @@ impl Partition {
     /// The own claim was read back valid: the reign begins.
     pub(super) fn serve(&mut self, env: &mut Env, unclean: bool) {
         self.stage = Stage::Serving;
+        self.finish = false;
         self.claim = None;
         let replayed = std::mem::take(&mut self.reign.store_queue);
         let stamp = self.reign.stamp;
@@ -243,7 +248,7 @@ impl Partition {
             unstored,
             stamp,
             stored_stamp: stamp,
-            barrier: self.reign.barrier,
+            barriers: self.reign.barriers,
             ..Reign::default()
         };
         if unclean {
@@ -316,7 +321,7 @@ impl Partition {
     pub(super) fn abandon(&mut self, env: &mut Env) {
         let reign = std::mem::take(&mut self.reign);
         let attached = reign.items.values().filter_map(|i| Some((&i.sender, i.reply_to?.0)));
-        let spoke = reign.senders.iter().map(|(sender, node)| (sender, *node));
+        let spoke = reign.senders.iter().map(|(sender, (node, _))| (sender, *node));
         for (sender, node) in attached.chain(spoke).collect::<BTreeSet<_>>() {
             self.refuse(env, node, sender.clone());
         }
@@ -366,9 +371,9 @@ impl Partition {
         if self.reign.items.values().any(|item| item.running().is_some()) {
             return;
         }
-        // An orderly end tells the next owner that no code runs: not before the grace after an unclean take-over is
-        // over, for code of the reign before may (P3).
-        if env.now < self.reign.dispatch_after {
+        // An orderly end tells the next owner that no code runs. Code of a host's broken stream, or of the reign before
+        // an unclean take-over, may run until the grace is over (P3); `pump_all` comes back then.
+        if env.now < self.reign.dispatch_after.max(env.host_grace_until) {
             return;
         }
         // Everything held goes into the log, and what may have started is logged as such: the next owner takes an
@@ -454,9 +459,12 @@ impl Partition {
         if let Some(item) = self.reign.items.get_mut(&uuid)
             && item.invocation.mode == Mode::Start
         {
-            if !item.awaiters.contains(&(from, request)) {
-                item.awaiters.push((from, request));
+            // Those that were forgotten ask again.
+            item.awaiters.retain(|waiting| *waiting != (from, request));
+            if item.awaiters.len() >= AWAITERS_MAX {
+                item.awaiters.remove(0);
             }
+            item.awaiters.push((from, request));
             return;
         }
         let result = match self.state.results.get(&uuid) {

@@ -57,6 +57,7 @@ impl Partition {
         for uuid in self.reign.idle.clone() {
             self.try_start(env, uuid);
         }
+        self.try_release(env);
     }
 
     /// Starts an invocation if it can start.
@@ -98,6 +99,16 @@ impl Partition {
             };
             let Some(item) = self.reign.items.get(&top) else { return };
             if matches!(item.stage, ItemStage::Queued) {
+                if item.is_root() && !item.started && self.no_roots(env) {
+                    // It was let in and has not started: nested calls must not wait behind it.
+                    let Some(actor) = self.reign.actors.get_mut(name) else { return };
+                    actor.stack.pop();
+                    actor.queue.push_front(top);
+                    if !self.let_in_next(env, name) {
+                        return;
+                    }
+                    continue;
+                }
                 self.try_start(env, top);
                 let same = self.reign.actors.get(name).and_then(|a| a.stack.last()) == Some(&top);
                 let waits = self.reign.items.get(&top).is_some_and(|i| !i.suspended());
@@ -110,6 +121,11 @@ impl Partition {
                 return;
             }
         }
+    }
+
+    /// Whether no root may start: the partition, the host or the node is leaving.
+    fn no_roots(&self, env: &Env) -> bool {
+        self.reign.leaving.is_some() || env.host.as_ref().is_some_and(|host| host.leaving)
     }
 
     /// Lets a descendant of the suspended turn in (section 18, decision 6).
@@ -126,6 +142,7 @@ impl Partition {
 
     /// The actor is free: lets the next one in; an actor without work is forgotten.
     fn let_in_next(&mut self, env: &mut Env, name: &Arc<str>) -> bool {
+        let nested_only = self.no_roots(env);
         let Some(actor) = self.reign.actors.get_mut(name) else { return false };
         let bound = if env.may_speculate() { env.limits.speculation_per_actor_max } else { 1 };
         if actor.ahead >= bound {
@@ -135,14 +152,16 @@ impl Partition {
         while let Some(uuid) = actor.inner.pop_back() {
             actor.queue.push_front(uuid);
         }
-        let next = if self.reign.leaving.is_some() {
+        let next = if nested_only {
             // No new roots, but calls of flows that hold locks elsewhere.
             let items = &self.reign.items;
             let nested = |uuid: &Uuid| items.get(uuid).is_some_and(|i| !i.is_root());
             let at = actor.queue.iter().position(nested);
             at.and_then(|at| actor.queue.remove(at))
         } else {
-            actor.queue.pop_front()
+            // Those that expired meanwhile are skipped.
+            let items = &self.reign.items;
+            std::iter::from_fn(|| actor.queue.pop_front()).find(|uuid| items.contains_key(uuid))
         };
         if let Some(uuid) = next {
             actor.stack.push(uuid);
@@ -174,15 +193,17 @@ impl Partition {
         if !matches!(item.stage, ItemStage::Queued) {
             return;
         }
+        if self.reign.released {
+            return;
+        }
         let root = item.is_root();
         if !item.started && item.invocation.deadline.is_some_and(|at| at <= env.now) {
             return self.end_unstarted(env, uuid, Outcome::Expired);
         }
-        let wait = self.reign.barrier
-            || self.reign.released
+        let wait = self.reign.barriers > 0
             || env.now < self.reign.dispatch_after
             || item.retry_at > env.now
-            || (self.reign.leaving.is_some() && root)
+            || (root && self.no_roots(env))
             || self.reign.leaving_cancelled;
         let Some(session) = env.session_for(&self.id.kind) else { return };
         if wait {
@@ -567,16 +588,28 @@ impl Partition {
 
     /// Ends invocations whose deadline passed before they started.
     pub(super) fn expire(&mut self, env: &mut Env) {
+        let mut actors = std::collections::BTreeSet::new();
         while let Some((at, uuid)) = self.reign.deadlines.first().copied()
             && at <= env.now
         {
             self.reign.deadlines.pop_first();
+            let actor = self.reign.items.get(&uuid).and_then(|i| i.invocation.actor.clone());
+            actors.extend(actor);
             let waits = |i: &super::reign::Item| {
                 !i.started && matches!(i.stage, ItemStage::Queued | ItemStage::WaitSlot)
             };
             if self.reign.items.get(&uuid).is_some_and(waits) {
                 self.end_unstarted(env, uuid, Outcome::Expired);
             }
+        }
+        // Once for all of them: a queue may be long.
+        for name in actors {
+            if let Some(actor) = self.reign.actors.get_mut(&name) {
+                let items = &self.reign.items;
+                actor.queue.retain(|uuid| items.contains_key(uuid));
+                actor.inner.retain(|uuid| items.contains_key(uuid));
+            }
+            self.pump_actor(env, &name);
         }
     }
 
@@ -592,13 +625,6 @@ impl Partition {
 
     /// Ends an invocation that never ran.
     fn end_unstarted(&mut self, env: &mut Env, uuid: Uuid, outcome: Outcome) {
-        let Some(item) = self.reign.items.get(&uuid) else { return };
-        if let Some(name) = &item.invocation.actor
-            && let Some(actor) = self.reign.actors.get_mut(name)
-        {
-            actor.queue.retain(|u| *u != uuid);
-            actor.inner.retain(|u| *u != uuid);
-        }
         self.end(env, uuid, outcome, Vec::new(), Vec::new());
     }
 
