@@ -15,8 +15,8 @@ use super::payload;
 /// Flags of a listening socket in `/proc/net/unix`.
 const LISTENING: &str = "00010000";
 
-/// `kar hub`: serves the data directory until a signal comes (or nobody has used it for a while). Makes a runtime of its
-/// own.
+/// `kar hub`: serves the data directory until a signal comes (or nobody has used it for a while).
+/// Makes a runtime of its own.
 pub(crate) fn hub(args: HubArgs) -> Outcome<u8> {
     let mut options = HubOptions::new(args.data.data_dir);
     options.durability = match args.data.durability {
@@ -64,7 +64,8 @@ async fn drain_through(session: &Session, shutdown: bool) -> Outcome {
     Ok(())
 }
 
-/// The component's socket of a node: the members know its process, and the system knows where that listens.
+/// The component's socket of a node: the members know its process, and the system knows where that
+/// listens.
 async fn socket_of(session: &Session, node: &str, token: Option<&str>) -> Outcome<PathBuf> {
     let failed = |status: tonic::Status| Failure::from_status(&status, Effect::Reads);
     let listed = session.system().list_nodes(ListNodesRequest {}).await.map_err(failed)?;
@@ -100,8 +101,8 @@ fn listening_sockets(process: i32) -> Vec<PathBuf> {
     table.lines().filter_map(|line| listening_path(line, &inodes)).collect()
 }
 
-/// The path in a line of `/proc/net/unix` (`Num: RefCount Protocol Flags Type St Inode Path`) if it is a listening
-/// socket with one of these inodes.
+/// The path in a line of `/proc/net/unix` (`Num: RefCount Protocol Flags Type St Inode Path`) if it
+/// is a listening socket with one of these inodes.
 fn listening_path(line: &str, inodes: &[String]) -> Option<PathBuf> {
     let mut fields = line.split_ascii_whitespace();
     let listens = fields.nth(3)? == LISTENING;

@@ -153,8 +153,8 @@ async fn call_durably(
     }
 }
 
-/// A direct invoke needs a connection to a host, which a sidecar that has just started is still making: it is tried
-/// again while the members list a host. `NO_HOST` means that it was not sent.
+/// A direct invoke needs a connection to a host, which a sidecar that has just started is still
+/// making: it is tried again while the members list a host. `NO_HOST` means that it was not sent.
 async fn invoke_directly(session: &Session, request: InvokeRequest) -> Outcome<Ending> {
     let deadline = Instant::now() + CONNECTING_MAX;
     loop {
@@ -189,13 +189,16 @@ fn written(status: tonic::Status) -> Failure {
     Failure::from_status(&status, Effect::Writes)
 }
 
-/// Waits for `work` no longer than `limit`. What was sent goes on: the outcome is then unknown, as it is for every
-/// client that stops waiting.
+/// Waits for `work` no longer than `limit`. What was sent goes on: the outcome is then unknown, as
+/// it is for every client that stops waiting.
 async fn bounded<T>(limit: Option<Duration>, work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     let Some(limit) = limit else { return work.await };
     timeout(limit, work).await.unwrap_or_else(|_| {
         Err(Failure::new(Code::Unknown, format!("no answer within {limit:?}; stopped waiting"))
-            .advise("the outcome is unknown: if it was accepted, it is carried out (`kar get invocations`)"))
+            .advise(
+                "the outcome is unknown: if it was accepted, it is carried out \
+                 (`kar get invocations`)",
+            ))
     })
 }
 

@@ -1,14 +1,15 @@
-//! `kar __child`: stands between a sidecar and its component so that no process of the component outlives the sidecar,
-//! however that ends.
+//! `kar __child`: stands between a sidecar and its component so that no process of the component
+//! outlives the sidecar, however that ends.
 //!
-//! The kernel's parent-death signal alone would reach only the component's first process: `cargo run` would die and its
-//! program live on. So this small process holds a pidfd of the sidecar; when that dies it kills every descendant. As
-//! a sub-reaper it stays the ancestor of all of them, also of those that made sessions or groups of their own. The
-//! component's first process in turn has the parent-death signal set (by re-executing through [`exec`], since setting
-//! it between fork and exec would be unsafe code), so that it ends too when somebody kills this process.
+//! The kernel's parent-death signal alone would reach only the component's first process: `cargo
+//! run` would die and its program live on. So this small process holds a pidfd of the sidecar; when
+//! that dies it kills every descendant. As a sub-reaper it stays the ancestor of all of them, also
+//! of those that made sessions or groups of their own. The component's first process in turn has
+//! the parent-death signal set (by re-executing through [`exec`], since setting it between fork and
+//! exec would be unsafe code), so that it ends too when somebody kills this process.
 //!
-//! All live in one process group, led by this process and apart from the terminal's foreground group: signals reach
-//! them from the sidecar alone, when it has handed over.
+//! All live in one process group, led by this process and apart from the terminal's foreground
+//! group: signals reach them from the sidecar alone, when it has handed over.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -41,8 +42,8 @@ const NOT_EXECUTABLE: u8 = 126;
 /// What a process killed by SIGKILL is said to exit with.
 const KILLED: u8 = 128 + 9;
 
-/// How long processes that the component left behind may take to end by SIGTERM. The sidecar's `--stop-timeout` cuts
-/// it shorter where it is shorter.
+/// How long processes that the component left behind may take to end by SIGTERM. The sidecar's
+/// `--stop-timeout` cuts it shorter where it is shorter.
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(5);
 /// Between two looks at which descendants are left.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
@@ -63,8 +64,8 @@ pub(crate) fn exec(args: &[OsString]) -> ExitCode {
     }
 }
 
-/// The parent, if it still is the process `pid`. Without this check a parent that died before the signal was set would
-/// go unnoticed.
+/// The parent, if it still is the process `pid`. Without this check a parent that died before the
+/// signal was set would go unnoticed.
 fn parent_is(pid: &OsString) -> Option<Pid> {
     let pid = Pid::from_raw(pid.to_str()?.parse().ok()?)?;
     (getppid() == Some(pid)).then_some(pid)
@@ -108,7 +109,8 @@ fn orphaned() -> Failure {
     Failure::internal("the sidecar is gone").advise("this command is started by `kar run`")
 }
 
-/// Tells when the process ends. By a thread that waits: registering the descriptor with the runtime would be unsafe code.
+/// Tells when the process ends. By a thread that waits: registering the descriptor with the runtime
+/// would be unsafe code.
 fn watch(process: OwnedFd) -> io::Result<oneshot::Receiver<()>> {
     let (gone, watching) = oneshot::channel();
     thread::Builder::new().name("watch".into()).spawn(move || {
@@ -164,7 +166,8 @@ impl Supervisor {
         Ok(code)
     }
 
-    /// The component's first process has ended: the rest is asked to, and killed if it doesn't in time.
+    /// The component's first process has ended: the rest is asked to, and killed if it doesn't in
+    /// time.
     async fn end_leftovers(&mut self) {
         if !self.asked {
             for pid in descendants() {
@@ -183,7 +186,8 @@ impl Supervisor {
     }
 }
 
-/// Takes the status of every child that has ended; returns the exit code of `component` if it is among them.
+/// Takes the status of every child that has ended; returns the exit code of `component` if it is
+/// among them.
 fn reap(component: Pid) -> io::Result<Option<u8>> {
     let mut code = None;
     loop {
@@ -249,8 +253,8 @@ pub(crate) fn descendants_of(ancestor: Pid) -> Vec<Pid> {
     found
 }
 
-/// The parent in a line of `/proc/PID/stat`, unless the process is dead and only waits to be reaped. The name before
-/// it is in brackets and may itself contain any character.
+/// The parent in a line of `/proc/PID/stat`, unless the process is dead and only waits to be
+/// reaped. The name before it is in brackets and may itself contain any character.
 fn living_parent(stat: &str) -> Option<i32> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?;

@@ -1,5 +1,5 @@
-//! How client commands reach an application: through a running sidecar's socket, or through a sidecar of their own
-//! that lives as long as the command.
+//! How client commands reach an application: through a running sidecar's socket, or through a
+//! sidecar of their own that lives as long as the command.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -160,8 +160,8 @@ impl Session {
     }
 }
 
-/// Reaches the application, does `work`, prints, leaves. Ctrl-C ends it; `meaning` says what that means once `work` has
-/// begun.
+/// Reaches the application, does `work`, prints, leaves. Ctrl-C ends it; `meaning` says what that
+/// means once `work` has begun.
 pub(crate) async fn with_session(
     reach: &ReachArgs,
     meaning: &str,
@@ -169,7 +169,9 @@ pub(crate) async fn with_session(
 ) -> Outcome {
     let session = tokio::select! {
         session = Session::open(reach) => session?,
-        _ = ctrl_c() => return Err(Failure::new(Code::Interrupted, "interrupted; nothing was sent")),
+        _ = ctrl_c() => {
+            return Err(Failure::new(Code::Interrupted, "interrupted; nothing was sent"));
+        }
     };
     let outcome = tokio::select! {
         outcome = work(&session) => outcome,
@@ -203,7 +205,10 @@ async fn connect(socket: &Path, token: Option<&str>) -> Outcome<Transport> {
             Code::Unavailable,
             format!("no sidecar answers on {}: {cause}", socket.display()),
         )
-        .advise("has it ended? unset KAR_SOCKET (or leave out --socket) to go through the data directory")
+        .advise(
+            "has it ended? unset KAR_SOCKET (or leave out --socket) to go through the data \
+             directory",
+        )
     })?;
     Ok(InterceptedService::new(channel, Token(token)))
 }
@@ -251,8 +256,9 @@ pub(crate) fn start_failure(error: &StartError) -> Failure {
     }
 }
 
-/// Decides how the application is reached: what was said on the command line goes first; the socket of the environment
-/// counts only where it leads to the application (and folder) that was asked for.
+/// Decides how the application is reached: what was said on the command line goes first; the socket
+/// of the environment counts only where it leads to the application (and folder) that was asked
+/// for.
 fn route(reach: &ReachArgs, around: &Surroundings) -> Outcome<Route> {
     if let Some(socket) = &reach.socket {
         return Ok(Route::Socket(socket.clone(), reach.app.clone()));

@@ -195,7 +195,8 @@ fn socket_path(dir: &Path) -> Finding {
         true => (
             Verdict::Warn,
             format!(
-                "may be too long ({length} of {SOCKET_PATH_BYTES_MAX} bytes): use a shorter --data-dir"
+                "may be too long ({length} of {SOCKET_PATH_BYTES_MAX} bytes): use a shorter \
+                 --data-dir"
             ),
         ),
     };

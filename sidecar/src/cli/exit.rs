@@ -1,5 +1,5 @@
-//! How a command ends when it does not succeed: an exit code of its own for each kind of cause, one line that says
-//! what happened, and one that says what to do next.
+//! How a command ends when it does not succeed: an exit code of its own for each kind of cause, one
+//! line that says what happened, and one that says what to do next.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -11,7 +11,8 @@ use tonic_types::StatusExt as _;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Code {
-    /// The application's method failed by its own will; or a check (`doctor`, `demo`) found something wrong.
+    /// The application's method failed by its own will; or a check (`doctor`, `demo`) found
+    /// something wrong.
     Application = 1,
     /// The command line, a file it names or a value in it is wrong.
     Usage = 2,
@@ -25,7 +26,8 @@ pub(crate) enum Code {
     Unknown = 6,
     /// A named bound was hit.
     Limit = 7,
-    /// Refused as things stand: wrong token, a condition that did not hold, nodes that are still alive.
+    /// Refused as things stand: wrong token, a condition that did not hold, nodes that are still
+    /// alive.
     Refused = 8,
     /// A defect of KAR.
     Internal = 70,
@@ -162,7 +164,8 @@ fn by_reason(reason: &str) -> (Code, Option<&'static str>) {
         "LIMIT_REACHED" => (
             Code::Limit,
             Some(
-                "send less at a time, or start the nodes with a higher value of that flag (`kar run --help`)",
+                "send less at a time, or start the nodes with a higher value of that flag (see \
+                 `kar run --help`)",
             ),
         ),
         "MESSAGE_TOO_LARGE" => (
@@ -172,19 +175,22 @@ fn by_reason(reason: &str) -> (Code, Option<&'static str>) {
         "EXPIRED" => (
             Code::Expired,
             Some(
-                "it never runs; is there a host for it (`kar get nodes`)? allow more time with `--start-within`",
+                "it never runs; is there a host for it (`kar get nodes`)? allow more time with \
+                 `--start-within`",
             ),
         ),
         "OUTCOME_UNKNOWN" => (
             Code::Unknown,
             Some(
-                "it may have been carried out; look at the application's state before sending it again",
+                "it may have been carried out; look at the application's state before sending it \
+                 again",
             ),
         ),
         "NO_HOST" => (
             Code::Unavailable,
             Some(
-                "start a component that offers it (`kar run --app …`), or use `kar call`, which waits for one",
+                "start a component that offers it (`kar run --app …`), or use `kar call`, which \
+                 waits for one",
             ),
         ),
         "UNKNOWN_INVOCATION" => {

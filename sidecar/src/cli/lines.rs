@@ -1,7 +1,8 @@
 //! Output of components, line by line, each with its component's name before it.
 //!
-//! Each pipe is read by a thread of its own and written from there: a terminal that is stopped, or a reader that is
-//! slow, holds up the component that writes, as it would without KAR, and never the sidecar.
+//! Each pipe is read by a thread of its own and written from there: a terminal that is stopped, or
+//! a reader that is slow, holds up the component that writes, as it would without KAR, and never
+//! the sidecar.
 
 use std::io::{self, BufRead as _, BufReader, PipeReader, Read as _, Write};
 use std::thread;
@@ -83,7 +84,8 @@ fn copy<W: Write>(pipe: impl io::Read, prefix: &Prefix, lock: impl Fn() -> W) ->
         if line.last() != Some(&b'\n') {
             line.push(b'\n');
         }
-        // With nobody to write to, the pipe is still read to its end: the component must not block or die of it.
+        // With nobody to write to, the pipe is still read to its end: the component must not block
+        // or die of it.
         if !broken {
             let mut sink = lock();
             broken = sink.write_all(&line).and_then(|()| sink.flush()).is_err();

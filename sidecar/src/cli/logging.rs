@@ -17,8 +17,10 @@ pub(crate) fn start(cli: &Cli) -> Outcome {
     };
     let text = cli.log.as_deref().filter(|text| !text.is_empty()).unwrap_or(default);
     let filter = EnvFilter::builder().parse(text).map_err(|e| {
-        Failure::usage(format!("--log (KAR_LOG) '{text}': {e}"))
-            .advise("write off, error, warn, info, debug or trace, or a filter such as info,kar::peer=debug")
+        Failure::usage(format!("--log (KAR_LOG) '{text}': {e}")).advise(
+            "write off, error, warn, info, debug or trace, or a filter such as \
+                 info,kar::peer=debug",
+        )
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let result = match cli.log_format {

@@ -1,4 +1,5 @@
-//! The command line: parses it, does what it says, and ends with an exit code that says how it went (see [`exit`]).
+//! The command line: parses it, does what it says, and ends with an exit code that says how it went
+//! (see [`exit`]).
 
 mod admin;
 mod args;
@@ -48,7 +49,8 @@ pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Parses the command line, which may be in the original KAR's form. Ends the process for `--help` and wrong use.
+/// Parses the command line, which may be in the original KAR's form. Ends the process for `--help`
+/// and wrong use.
 fn parse(args: Vec<OsString>) -> Outcome<Cli> {
     let mut command = Cli::command();
     command.build();

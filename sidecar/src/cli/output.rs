@@ -27,7 +27,8 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The table as text: columns two blanks apart, control characters made visible, no blanks at the end of a line.
+    /// The table as text: columns two blanks apart, control characters made visible, no blanks at
+    /// the end of a line.
     pub(crate) fn render(&self) -> String {
         let shown = |cell: &str| cell.chars().flat_map(visible).collect::<String>();
         let mut lines: Vec<Vec<String>> = vec![self.headings.iter().map(|h| shown(h)).collect()];

@@ -14,8 +14,8 @@ use super::exit::{Failure, Outcome};
 /// Type of JSON payloads.
 const JSON: &str = "application/json";
 
-/// Makes a payload from what the command line gives: JSON text, a file (`-`: standard input), or neither, which is
-/// JSON's `null`.
+/// Makes a payload from what the command line gives: JSON text, a file (`-`: standard input), or
+/// neither, which is JSON's `null`.
 pub(crate) fn read(
     text: Option<&str>,
     file: Option<&Path>,
@@ -63,8 +63,8 @@ fn payload(bytes: Vec<u8>, content_type: &str) -> Payload {
     Payload { body: Some(Body::Data(bytes.into())), content_type: content_type.into() }
 }
 
-/// Prints a result to standard output: JSON indented where people read it and as it came elsewhere, text as text, other
-/// bytes as they are (but not to a terminal).
+/// Prints a result to standard output: JSON indented where people read it and as it came elsewhere,
+/// text as text, other bytes as they are (but not to a terminal).
 pub(crate) fn print(payload: &Payload) -> Outcome {
     let terminal = io::stdout().is_terminal();
     match (value(payload), bytes(payload)) {
@@ -100,7 +100,8 @@ fn written(result: io::Result<()>) -> Outcome {
     }
 }
 
-/// A payload as a JSON value for listings: JSON as itself, text as a string, other bytes in base64 with their type.
+/// A payload as a JSON value for listings: JSON as itself, text as a string, other bytes in base64
+/// with their type.
 pub(crate) fn to_json(payload: &Payload) -> Value {
     if let Some(value) = value(payload) {
         return value;

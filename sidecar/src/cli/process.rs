@@ -1,4 +1,5 @@
-//! A component's process, seen from its sidecar: started under [`super::child`], signalled as a group, waited for.
+//! A component's process, seen from its sidecar: started under [`super::child`], signalled as a
+//! group, waited for.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, PipeWriter};
@@ -36,8 +37,8 @@ pub(crate) struct Component {
 }
 
 impl Component {
-    /// Starts it, apart from the terminal's foreground group. Standard input is passed on unless it is a terminal: a
-    /// background group that read from one would be stopped by the system.
+    /// Starts it, apart from the terminal's foreground group. Standard input is passed on unless it
+    /// is a terminal: a background group that read from one would be stopped by the system.
     ///
     /// Call it on the main thread.
     pub(crate) fn start(launch: &Launch) -> io::Result<Self> {
@@ -76,8 +77,9 @@ impl Component {
     pub(crate) async fn wait(&mut self) -> io::Result<u8> {
         let status = self.child.wait().await?;
         if status.signal().is_some() {
-            // The supervisor itself was killed: what it watched over must not outlive it. The component's first
-            // process dies by itself then, its children may be left; the group's id is theirs while there are any.
+            // The supervisor itself was killed: what it watched over must not outlive it. The
+            // component's first process dies by itself then, its children may be left; the group's
+            // id is theirs while there are any.
             let _ = kill_process_group(self.group, Signal::KILL);
         }
         Ok(code_of(status))

@@ -1,6 +1,7 @@
-//! The original KAR's command line: long flags with one dash and underscores (`-app hello`, `-app_port=8080`), as Go's
-//! flag package takes them. They are rewritten to today's form before clap sees them; what has no meaning any more is
-//! left out with a note, and what would silently change where data goes is refused.
+//! The original KAR's command line: long flags with one dash and underscores (`-app hello`,
+//! `-app_port=8080`), as Go's flag package takes them. They are rewritten to today's form before
+//! clap sees them; what has no meaning any more is left out with a note, and what would silently
+//! change where data goes is refused.
 
 use std::ffi::OsString;
 
@@ -109,7 +110,8 @@ fn rewrite_flag(
         ))
         .advise("leave the flag out: data is kept by the local hub in --data-dir (default .kar)"));
     }
-    // A short flag's value is the next word, which must not be mistaken for the component's command.
+    // A short flag's value is the next word, which must not be mistaken for the component's
+    // command.
     let short = (!text.starts_with("--") && text.len() == 2).then(|| bare.chars().next()).flatten();
     out.args.push(text.into());
     let takes_value = current
@@ -122,7 +124,8 @@ fn rewrite_flag(
     Ok(())
 }
 
-/// Whether `name` is a long flag of `current` or a global one of `root`, and if so whether a value follows.
+/// Whether `name` is a long flag of `current` or a global one of `root`, and if so whether a value
+/// follows.
 fn known(root: &Command, current: &Command, name: &str) -> Option<bool> {
     if name == "help" {
         return Some(false);

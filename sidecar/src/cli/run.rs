@@ -25,7 +25,8 @@ const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A component that ran for so long starts over with the shortest pause.
 const HEALTHY_AFTER: Duration = Duration::from_secs(1);
-/// A component that has not registered what `--service` and `--actors` announce for so long is worth a warning.
+/// A component that has not registered what `--service` and `--actors` announce for so long is
+/// worth a warning.
 const REGISTRATION_PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks at what the component has registered.
 const REGISTRATION_LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -162,7 +163,8 @@ async fn one_life(
     Ok(Ended { code, asked: true })
 }
 
-/// Hands the partitions over while the component goes on, then asks it to end. A second signal hurries both.
+/// Hands the partitions over while the component goes on, then asks it to end. A second signal
+/// hurries both.
 async fn hand_over_and_stop(
     sidecar: &Sidecar,
     component: &mut Component,
@@ -214,8 +216,8 @@ async fn leave(sidecar: Sidecar) {
     }
 }
 
-/// Warns if the component does not offer what the command line announced: a typing error there would otherwise show as
-/// calls that wait for ever.
+/// Warns if the component does not offer what the command line announced: a typing error there
+/// would otherwise show as calls that wait for ever.
 fn watch_registration(args: &RunArgs, sidecar: &Sidecar) {
     let expected: Vec<String> = args.service.iter().chain(&args.actors).cloned().collect();
     if expected.is_empty() || args.command.is_empty() {

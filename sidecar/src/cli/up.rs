@@ -1,5 +1,5 @@
-//! `kar up`: all components of an application from one file, each under a `kar run` of its own, their output
-//! interleaved line by line.
+//! `kar up`: all components of an application from one file, each under a `kar run` of its own,
+//! their output interleaved line by line.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
@@ -69,8 +69,8 @@ enum Stage {
     Killing,
 }
 
-/// Runs the file's components until all have ended or somebody asks for the end. Returns the first exit code that is
-/// not 0.
+/// Runs the file's components until all have ended or somebody asks for the end. Returns the first
+/// exit code that is not 0.
 pub(crate) async fn up(args: UpArgs) -> Outcome<u8> {
     let manifest = Manifest::read(&args.file)?;
     let instances = instances(&manifest, &args)?;
@@ -189,7 +189,8 @@ async fn keep_running(instance: Instance, mut stage: watch::Receiver<Stage>) -> 
         if begun.elapsed() >= HEALTHY_AFTER {
             backoff = BACKOFF_MIN;
         }
-        tracing::warn!(component = instance.label, code, pause = ?backoff, "ended; starting it again");
+        let component = &instance.label;
+        tracing::warn!(component, code, pause = ?backoff, "ended; starting it again");
         let _ = timeout(backoff, stage.wait_for(|stage| *stage != Stage::Running)).await;
         if *stage.borrow() != Stage::Running {
             return code;

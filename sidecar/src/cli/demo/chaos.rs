@@ -9,8 +9,8 @@ use tokio::time::sleep;
 use super::hosts::{Hosts, hub_of, kill};
 use super::rng::Rng;
 
-/// Of a hundred kills, so many go to sidecars (their components die with them) and to components alone; the rest to the
-/// hub.
+/// Of a hundred kills, so many go to sidecars (their components die with them) and to components
+/// alone; the rest to the hub.
 const SIDECARS_PERCENT: u64 = 40;
 const COMPONENTS_PERCENT: u64 = 45;
 

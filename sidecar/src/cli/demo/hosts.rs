@@ -1,5 +1,5 @@
-//! The processes of the demonstration: hosts, each a `kar run` with a component, started again whenever they end; and
-//! how to find the others (components, hub) in order to kill them.
+//! The processes of the demonstration: hosts, each a `kar run` with a component, started again
+//! whenever they end; and how to find the others (components, hub) in order to kill them.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};

@@ -1,8 +1,9 @@
-//! `kar demo`: a bank of actors under load while its sidecars, components and hub are killed at random, and then the
-//! books, which must balance.
+//! `kar demo`: a bank of actors under load while its sidecars, components and hub are killed at
+//! random, and then the books, which must balance.
 //!
-//! Everything is real and nothing has to be installed: hosts are `kar run` processes of this executable, the hub is
-//! started by whoever needs one, and the load goes through a sidecar in this process, as any client's would.
+//! Everything is real and nothing has to be installed: hosts are `kar run` processes of this
+//! executable, the hub is started by whoever needs one, and the load goes through a sidecar in this
+//! process, as any client's would.
 
 pub(crate) mod app;
 mod chaos;
@@ -41,7 +42,8 @@ const PROGRESS_INTERVAL_PLAIN: Duration = Duration::from_secs(2);
 const OPENING_BALANCE: i64 = 1_000;
 /// How long the books may take to settle after the load.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The load and the audit take longer than asked for by no more than this; else something hangs, which is a failure.
+/// The load and the audit take longer than asked for by no more than this; else something hangs,
+/// which is a failure.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Runs the demonstration; exit code 1 if the books do not balance.
@@ -139,9 +141,9 @@ async fn connect(session: &Session) -> Outcome<Client> {
 
 fn introduce(args: &DemoArgs, seed: u64, dir: &Path) -> Outcome {
     line(&format!(
-        "A bank of {} accounts on {HOSTS} hosts. For {} s, {} clients move money between them, each transfer\n\
-         two nested durable calls and a message; meanwhile {} processes a second are killed with SIGKILL:\n\
-         sidecars with their components, components alone, and the hub.\n\
+        "A bank of {} accounts on {HOSTS} hosts. For {} s, {} clients move money between them,\n\
+         each transfer two nested durable calls and a message. Meanwhile {} processes a second\n\
+         are killed with SIGKILL: sidecars with their components, components alone, the hub.\n\
          Data and logs: {} · seed {seed}\n",
         args.accounts,
         args.seconds,
@@ -166,8 +168,8 @@ async fn show_progress(progress: &Progress, kills: &Kills, length: Duration) {
         (last_count, last_time) = (count, now);
         let stage = if begun.elapsed() > length { " · reading the books" } else { "" };
         let text = format!(
-            "{:5.1} s · {count} transfers · {rate:.0}/s · {} killed ({} sidecars, {} components, {} hubs) · \
-             slowest {:.0} ms{stage}",
+            "{:5.1} s · {count} transfers · {rate:.0}/s · \
+             {} killed ({} sidecars, {} components, {} hubs) · slowest {:.0} ms{stage}",
             begun.elapsed().as_secs_f64(),
             kills.total(),
             kills.sidecars.get(),

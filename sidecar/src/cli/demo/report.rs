@@ -4,7 +4,8 @@ use kar_sdk::samples::bank::Report;
 
 use super::chaos::Kills;
 
-/// Durable operations of one transfer: the call of the teller, its two nested calls, and the message to the ledger.
+/// Durable operations of one transfer: the call of the teller, its two nested calls, and the
+/// message to the ledger.
 const OPERATIONS_PER_TRANSFER: f64 = 4.0;
 
 /// Books and kills.
@@ -23,8 +24,8 @@ impl Figures {
         Self { report, sidecars, components, hubs: kills.hubs.get() }
     }
 
-    /// Whether everything that was promised was kept: the load's own sidecar was never killed, so that no outcome may be
-    /// unknown.
+    /// Whether everything that was promised was kept: the load's own sidecar was never killed, so
+    /// that no outcome may be unknown.
     pub(super) fn good(&self) -> bool {
         let report = &self.report;
         report.balanced && report.errors == 0 && report.unknown == 0

@@ -227,7 +227,8 @@ mod tests {
         assert_eq!(manifest.app, "shop");
         let carts = &manifest.components["carts"];
         let words = carts.arguments(&manifest, "carts.1", Path::new("/d")).expect("UTF-8");
-        let expected = "run --app shop --name carts.1 --data-dir /d --actors Cart --no-prefix --restart -- node carts.js";
+        let expected = "run --app shop --name carts.1 --data-dir /d --actors Cart --no-prefix \
+                        --restart -- node carts.js";
         assert_eq!(words.join(" "), expected);
         let web = &manifest.components["web"];
         assert_eq!(web.environment()["PORT"], "8080");

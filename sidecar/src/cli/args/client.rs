@@ -1,0 +1,269 @@
+//! The command line of what asks an application for something.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::{Format, duration};
+
+/// How client commands reach the application.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReachArgs {
+    /// Application [default: KAR_APP]
+    #[arg(long)]
+    pub(crate) app: Option<String>,
+    /// Socket of a running sidecar to go through [default: KAR_SOCKET if it is of the same
+    /// application; else a sidecar is started for the length of this command]
+    #[arg(long, value_name = "PATH", conflicts_with = "data_dir")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Folder of local mode that the application runs in [default: KAR_DATA_DIR, or .kar]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Token of the sidecar
+    #[arg(long, value_name = "TOKEN", env = "KAR_API_TOKEN", hide_env_values = true)]
+    pub(crate) api_token: Option<String>,
+}
+
+/// Whom to invoke, and with what.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InvocationArgs {
+    /// Invoke an actor instead of a service
+    #[arg(long, num_args = 2, value_names = ["TYPE", "ID"])]
+    pub(crate) actor: Option<Vec<String>>,
+    /// SERVICE METHOD [JSON], or with --actor: METHOD [JSON]
+    #[arg(required = true, num_args = 1..=3, allow_negative_numbers = true, value_name = "ARG")]
+    pub(crate) words: Vec<String>,
+    /// Send this file's content instead of JSON from the command line; `-`: standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Type of the content of --file
+    #[arg(long, value_name = "MIME", default_value = "application/json")]
+    pub(crate) content_type: String,
+}
+
+/// `kar call`.
+#[derive(Debug, Args)]
+#[command(override_usage = "\
+kar call [OPTIONS] SERVICE METHOD [JSON]
+       kar call [OPTIONS] --actor TYPE ID METHOD [JSON]")]
+#[command(after_help = "\
+  kar call --app hello greeter hello '{\"name\":\"Alan\"}'
+  kar call --app bank --actor Account alice balance")]
+pub(crate) struct CallArgs {
+    /// The application.
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// The target.
+    #[command(flatten)]
+    pub(crate) invocation: InvocationArgs,
+    /// It must start within this time, else it expires and never runs [default: waits for ever]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) start_within: Option<Duration>,
+    /// Stop waiting for the answer after this time; the call goes on [default: waits for ever]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// `kar tell`, `kar start`.
+#[derive(Debug, Args)]
+#[command(override_usage = "\
+kar tell|start [OPTIONS] SERVICE METHOD [JSON]
+       kar tell|start [OPTIONS] --actor TYPE ID METHOD [JSON]")]
+pub(crate) struct TellArgs {
+    /// The application.
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// The target.
+    #[command(flatten)]
+    pub(crate) invocation: InvocationArgs,
+    /// It must start within this time, else it expires and never runs [default: waits for ever]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) start_within: Option<Duration>,
+    /// How to print the id
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+}
+
+/// `kar invoke`.
+#[derive(Debug, Args)]
+#[command(override_usage = "kar invoke [OPTIONS] SERVICE METHOD [JSON]")]
+pub(crate) struct InvokeArgs {
+    /// The application.
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// SERVICE METHOD [JSON]
+    #[arg(required = true, num_args = 2..=3, allow_negative_numbers = true, value_name = "ARG")]
+    pub(crate) words: Vec<String>,
+    /// Send this file's content instead of JSON from the command line; `-`: standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Type of the content of --file
+    #[arg(long, value_name = "MIME", default_value = "application/json")]
+    pub(crate) content_type: String,
+    /// Stop waiting for the answer after this time
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// `kar await`.
+#[derive(Debug, Args)]
+pub(crate) struct AwaitArgs {
+    /// The application.
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// Id that `kar start` printed
+    pub(crate) id: String,
+    /// Stop waiting after this time; the invocation goes on [default: waits for ever]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// `kar state`.
+#[derive(Debug, Args)]
+pub(crate) struct StateArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: StateCommand,
+}
+
+/// What `kar state` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateCommand {
+    /// Print the value of a key of the application's state
+    Get {
+        /// The application.
+        #[command(flatten)]
+        reach: ReachArgs,
+        /// The key
+        key: String,
+        /// json: with the etag, which `--etag` of set and delete takes
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Format,
+    },
+    /// Set a key of the application's state and print its new etag
+    Set {
+        /// The application.
+        #[command(flatten)]
+        reach: ReachArgs,
+        /// The key
+        key: String,
+        /// The value, as JSON
+        #[arg(allow_negative_numbers = true, required_unless_present = "file")]
+        value: Option<String>,
+        /// Store this file's content instead; `-`: standard input
+        #[arg(long, value_name = "FILE", conflicts_with = "value")]
+        file: Option<PathBuf>,
+        /// Type of the content of --file
+        #[arg(long, value_name = "MIME", default_value = "application/json")]
+        content_type: String,
+        /// Only if the key has this etag; `*`: only if it is absent
+        #[arg(long)]
+        etag: Option<String>,
+    },
+    /// Delete a key of the application's state
+    Delete {
+        /// The application.
+        #[command(flatten)]
+        reach: ReachArgs,
+        /// The key
+        key: String,
+        /// Only if the key has this etag
+        #[arg(long)]
+        etag: Option<String>,
+    },
+    /// List keys of the application's state
+    List {
+        /// The application.
+        #[command(flatten)]
+        reach: ReachArgs,
+        /// Only keys that start with this
+        #[arg(default_value = "")]
+        prefix: String,
+        /// How to print
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Format,
+    },
+    /// Show the committed state of an actor
+    Actor {
+        /// The application.
+        #[command(flatten)]
+        reach: ReachArgs,
+        /// Actor type
+        #[arg(value_name = "TYPE")]
+        kind: String,
+        /// Instance
+        id: String,
+        /// How to print
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Format,
+    },
+}
+
+/// `kar get`.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// What to list.
+    #[command(subcommand)]
+    pub(crate) what: GetCommand,
+}
+
+/// What `kar get` can list.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GetCommand {
+    /// Live nodes of the application
+    #[command(visible_alias = "node")]
+    Nodes {
+        /// What and how.
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Actors that are busy or cached
+    #[command(visible_alias = "actor")]
+    Actors {
+        /// What and how.
+        #[command(flatten)]
+        list: ListArgs,
+        /// Only of this type
+        #[arg(long = "type", value_name = "TYPE")]
+        kind: Option<String>,
+    },
+    /// Unfinished invocations, oldest first
+    #[command(visible_alias = "invocation")]
+    Invocations {
+        /// What and how.
+        #[command(flatten)]
+        list: ListArgs,
+        /// Only of this service or actor type
+        #[arg(long, value_name = "KIND")]
+        kind: Option<String>,
+    },
+}
+
+/// How to list.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ListArgs {
+    /// The application.
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+    /// At most so many
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
+    pub(crate) limit: usize,
+}
+
+/// `kar drain`.
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The application.
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// Node to drain, as `kar get nodes` names it [default: the one of --socket or KAR_SOCKET]
+    #[arg(value_name = "NODE")]
+    pub(crate) node: Option<String>,
+    /// End the node afterwards, and its component
+    #[arg(long)]
+    pub(crate) shutdown: bool,
+}
