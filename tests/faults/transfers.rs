@@ -36,8 +36,9 @@ struct Bank {
     started: Cell<usize>,
     finished: Cell<usize>,
     unknown: Cell<usize>,
-    /// The clients' sidecars that were killed, by incarnation: only their clients may see "unknown".
-    front_deaths: [Cell<usize>; 2],
+    /// The clients' own sidecars: odd from the kill to the restart, then even again. Only clients whose connection
+    /// was made before the last change, or while it is odd, may see "unknown".
+    fronts: [Cell<usize>; 2],
 }
 
 #[test]
@@ -50,7 +51,7 @@ fn a_bank_stays_balanced_under_200_random_kills() {
             started: Cell::new(0),
             finished: Cell::new(0),
             unknown: Cell::new(0),
-            front_deaths: [Cell::new(0), Cell::new(0)],
+            fronts: [Cell::new(0), Cell::new(0)],
         });
         let mut nodes = Vec::new();
         for (name, role) in [
@@ -89,7 +90,7 @@ async fn open_accounts(client: &Client) {
 
 /// Takes transfers until there are none left.
 async fn client(bank: Rc<Bank>, number: usize, mut random: Random) {
-    let front = number % bank.front_deaths.len();
+    let front = number % bank.fronts.len();
     let socket = bank.world.path().join(format!("front-{front}.sock"));
     let mut connection = None;
     while bank.started.get() < TRANSFERS {
@@ -105,21 +106,22 @@ async fn client(bank: Rc<Bank>, number: usize, mut random: Random) {
         });
         // "Unknown" is answered by asking again: accounts know the transfers that they have applied.
         loop {
-            let deaths = bank.front_deaths[front].get();
-            let client = match connection.take() {
-                Some(client) => client,
-                None => connect(&socket).await,
+            let (client, since) = match connection.take() {
+                Some(connection) => connection,
+                None => {
+                    let since = bank.fronts[front].get();
+                    (connect(&socket).await, since)
+                }
             };
-            let answer = send(&client, transfer, &order).await;
-            match answer {
+            match send(&client, transfer, &order).await {
                 Ok(answer) => {
                     assert_eq!(answer, Ok(json!(format!("t{transfer}"))));
-                    connection = Some(client);
+                    connection = Some((client, since));
                     break;
                 }
                 Err(status) => {
-                    let died = || async { bank.front_deaths[front].get() > deaths };
-                    wait::until_true("the client's own sidecar to be dead", GRACE, died).await;
+                    let died = since % 2 == 1 || bank.fronts[front].get() != since;
+                    assert!(died, "t{transfer}: the client's own sidecar lives, but: {status:?}");
                     assert_unknown(&status);
                     bank.unknown.set(bank.unknown.get() + 1);
                 }
@@ -128,9 +130,6 @@ async fn client(bank: Rc<Bank>, number: usize, mut random: Random) {
         bank.finished.set(bank.finished.get() + 1);
     }
 }
-
-/// A kill is counted before it is carried out; this only bridges the scheduler.
-const GRACE: Duration = Duration::from_secs(1);
 
 async fn connect(socket: &std::path::Path) -> Client {
     wait::until("the client's sidecar", READY_LIMIT, async || Client::unix(socket).await.ok()).await
@@ -179,9 +178,10 @@ async fn strike(bank: &Rc<Bank>, nodes: &mut [Node], random: &mut Random) {
         0 => process::kill(bank.world.hub().await),
         1 => {
             let front = random.below(2) as usize;
-            let deaths = &bank.front_deaths[front];
-            deaths.set(deaths.get() + 1);
+            let state = &bank.fronts[front];
+            state.set(state.get() + 1);
             restart(bank, &mut nodes[4 + front], "").await;
+            state.set(state.get() + 1);
         }
         n => {
             let victim = random.below(4) as usize;

@@ -83,7 +83,7 @@ fn end_to_end(runner: &mut Runner, found: &Found) {
     // Tests mostly wait for processes of their own, so more of them run at once than there are cores.
     for (name, test, threads, limit) in [
         ("end-to-end tests", "--test=e2e", "4", minutes(8)),
-        ("fault tests", "--test=faults", "4", minutes(12)),
+        ("fault tests", "--test=fault_tests", "4", minutes(12)),
     ] {
         let mut command = tests(found);
         command.args(PACKAGES).args(["--no-fail-fast", test]);
