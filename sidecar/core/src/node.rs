@@ -409,6 +409,8 @@ impl Node {
             return;
         }
         let Some(host) = self.env.host.take() else { return };
+        // Nobody is left to be told that a host's own leaving is complete.
+        self.drain_asked &= self.env.leaving;
         for (to, request) in host.direct.into_values() {
             self.env.send(to, Message::DirectReply { request, outcome: None });
         }

@@ -153,10 +153,18 @@ impl Partition {
             actor.queue.push_front(uuid);
         }
         let next = if nested_only {
-            // No new roots, but calls of flows that hold locks elsewhere.
+            // No new roots, but calls of flows that hold locks elsewhere, unless they would overtake what the same
+            // sender sent before (P7): those wait for the next owner.
             let items = &self.reign.items;
-            let nested = |uuid: &Uuid| items.get(uuid).is_some_and(|i| !i.is_root());
-            let at = actor.queue.iter().position(nested);
+            let mut before = std::collections::BTreeSet::new();
+            let at = actor.queue.iter().position(|uuid| {
+                items.get(uuid).is_some_and(|i| {
+                    !i.is_root() && !before.contains(&i.sender) || {
+                        before.insert(&i.sender);
+                        false
+                    }
+                })
+            });
             at.and_then(|at| actor.queue.remove(at))
         } else {
             // Those that expired meanwhile are skipped.
