@@ -173,8 +173,12 @@ pub(crate) fn version(format: Format) -> Outcome {
 
 /// `kar completions`.
 pub(crate) fn completions(shell: clap_complete::Shell) -> Outcome {
+    let full = Cli::command();
+    let visible = full.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned();
+    let mut command =
+        clap::Command::new("kar").args(full.get_arguments().cloned()).subcommands(visible);
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "kar", &mut script);
+    clap_complete::generate(shell, &mut command, "kar", &mut script);
     payload::line(String::from_utf8_lossy(&script).trim_end())
 }
 

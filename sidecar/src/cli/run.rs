@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kar::config::{PartitionCount, SidecarConfig};
@@ -34,6 +35,7 @@ const REGISTRATION_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Runs a sidecar with its component, if any, until either ends; returns the exit code.
 pub(crate) async fn run(args: RunArgs) -> Outcome<u8> {
     let config = configuration(&args)?;
+    let data_dir = config.data_dir.clone();
     let mut signals = Signals::install()?;
     let start = Sidecar::start(config);
     let sidecar = tokio::select! {
@@ -51,7 +53,7 @@ pub(crate) async fn run(args: RunArgs) -> Outcome<u8> {
     if args.command.is_empty() {
         return Ok(bare(sidecar, &mut signals).await);
     }
-    let launch = launch(&args, &sidecar);
+    let launch = launch(&args, data_dir, &sidecar);
     with_component(sidecar, launch, &mut signals, &args).await
 }
 
@@ -72,9 +74,10 @@ fn configuration(args: &RunArgs) -> Outcome<SidecarConfig> {
 }
 
 /// What the component is started with.
-fn launch(args: &RunArgs, sidecar: &Sidecar) -> Launch {
+fn launch(args: &RunArgs, data_dir: PathBuf, sidecar: &Sidecar) -> Launch {
     let mut environment: Vec<(String, OsString)> = vec![
         ("KAR_APP".into(), args.app.clone().into()),
+        ("KAR_DATA_DIR".into(), data_dir.into()),
         ("KAR_SOCKET".into(), sidecar.socket().into()),
         ("KAR_GRPC_PORT".into(), sidecar.grpc_port().to_string().into()),
     ];
