@@ -165,9 +165,7 @@ impl Running {
             .map_err(|source| HubError::DataDir { dir: dir.clone(), source })?;
         let (mark_file, mark) = MarkFile::open(&dir, options.durability)?;
         let mut replay = Replay::new();
-        let end = recover::recover(&dir, mark, |header, address, payload| {
-            replay.record(header, address, payload)
-        })?;
+        let end = recover::recover(&dir, mark, |what| replay.visit(what))?;
         let segments = Arc::new(Segments::default());
         let fresh = end.is_none();
         let (segment, tail) = match end {
@@ -324,9 +322,22 @@ fn thread(
 
 fn read_loop(mut reader: Reader, jobs: &Receiver<DiskJob>, hub: &Hub) {
     while let Ok(job) = jobs.recv() {
+        let job = match job {
+            DiskJob::Read(job) => job,
+            DiskJob::Trim(address) => {
+                if let Err(error) = reader.trim(address) {
+                    hub.with(|engine| engine.fail(error));
+                }
+                continue;
+            }
+        };
         match reader.read(job.log, job.first, &job.addresses, job.bytes_max) {
             Ok(records) => hub.with(|engine| engine.read(&job, records)),
-            Err(error) => hub.with(|engine| engine.unreadable(&job, error)),
+            Err(error) => {
+                // The next start reads the file itself, and says what is wrong with it.
+                reader.distrust(&job.addresses);
+                hub.with(|engine| engine.unreadable(&job, error));
+            }
         }
     }
 }

@@ -133,8 +133,8 @@ async fn a_directory_that_cannot_be_written_is_a_typed_error() {
 /// The hub's program where everybody may run it.
 fn copied_program(dir: &Path) -> PathBuf {
     let copy = dir.join("hub");
-    fs::copy(common::hub_program(), &copy).unwrap();
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy(common::hub_program(), &copy).expect("the program can be copied");
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("it is ours");
     copy
 }
 
@@ -202,7 +202,7 @@ struct Mounted {
 impl Mounted {
     /// `None`: this user may not.
     fn tmpfs(path: &Path, options: &str) -> Option<Self> {
-        fs::create_dir_all(path).unwrap();
+        fs::create_dir_all(path).expect("a directory in a temporary one");
         let status = Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "tmpfs"])
             .arg(path)

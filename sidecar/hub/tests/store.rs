@@ -185,3 +185,43 @@ async fn an_application_is_purged_when_nobody_lives() {
         assert_eq!(kinds, Some(vec![]));
     }
 }
+
+#[tokio::test]
+async fn the_files_of_purged_logs_are_removed_and_the_rest_is_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["segment=65536"];
+    let mut a = attach(config(dir.path(), "a", &args)).await.unwrap();
+    a.client.append(log(1), 1, Bytes::from_static(b"first"));
+    a.read(&log(1), 1).await;
+    let fill = async |node: &mut Node| {
+        // Each of these takes more than half a file.
+        for id in 10..15 {
+            node.client.append(log(2), id, Bytes::from(vec![1; 7 << 20]));
+        }
+        node.client.read_log(log(2), 1);
+        node.wait(HubEvent::End { log: log(2) }).await;
+    };
+    fill(&mut a).await;
+    let files = || {
+        let files = std::fs::read_dir(dir.path().join("log")).unwrap();
+        files.filter(|f| f.as_ref().unwrap().path().extension().is_some_and(|e| e == "seg")).count()
+    };
+    let before = files();
+    let mut other = config(dir.path(), "o", &args);
+    other.application = "other".into();
+    let mut other = attach(other).await.unwrap();
+    other.client.append(log(1), 1, Bytes::from_static(b"kept"));
+    assert_eq!(other.read(&log(1), 1).await.len(), 1);
+    drop(a);
+    let mut tool = config(dir.path(), "tool", &[]);
+    tool.observer = true;
+    let mut tool = attach(tool).await.unwrap();
+    tool.members(&[]).await;
+    tool.client.purge_application().await.unwrap();
+    common::wait_for("old files to go", || files() < before).await;
+    fill(&mut other).await;
+    common::kill(common::hub_pid(dir.path())).await;
+    other.wait(HubEvent::Reconnected).await;
+    assert_eq!(other.read(&log(1), 1).await, [(1, Bytes::from_static(b"kept"))]);
+    assert_eq!(other.read(&log(2), 1).await.len(), 5);
+}

@@ -14,7 +14,7 @@ use kar_proto::hub::v1 as wire;
 use tonic::Status;
 use wire::hub_frame::Frame;
 
-use super::{DiskJob, Engine, Log, LogId, Threads};
+use super::{DiskJob, Engine, Log, LogId, ReadJob, Threads};
 use crate::error::HubError;
 use crate::options::{FRAMES_PER_MESSAGE_MAX, MESSAGE_BYTES_TARGET};
 
@@ -167,14 +167,14 @@ impl Reading {
             addresses.push(address);
         }
         // If the disk reader is gone the hub is ending.
-        let _ = io.threads.disk.send(DiskJob {
+        let _ = io.threads.disk.send(DiskJob::Read(ReadJob {
             conn,
             log,
             serial: self.serial,
             first: self.next,
             addresses,
             bytes_max: io.bytes_max,
-        });
+        }));
     }
 }
 
@@ -416,7 +416,7 @@ impl Engine {
     }
 
     /// Records that were asked for cannot be read.
-    pub(crate) fn unreadable(&mut self, job: &DiskJob, error: HubError) {
+    pub(crate) fn unreadable(&mut self, job: &ReadJob, error: HubError) {
         // A purged log's files may be gone.
         if self.logs.contains_key(&job.log) {
             self.fail(error);
@@ -424,7 +424,7 @@ impl Engine {
     }
 
     /// Records that were asked for have been read.
-    pub(crate) fn read(&mut self, job: &DiskJob, records: Vec<Bytes>) {
+    pub(crate) fn read(&mut self, job: &ReadJob, records: Vec<Bytes>) {
         let Some(conn) = self.conns.get_mut(&job.conn) else { return };
         let Some(reading) = conn.readings.get_mut(&job.log) else { return };
         if reading.serial == job.serial {

@@ -269,6 +269,7 @@ impl Engine {
         if let Some(entry) = self.apps.get_mut(app) {
             entry.purging = false;
         }
+        self.trim();
         self.show_members(app);
         self.answer(id, number, Response::Purged(wire::Purged {}));
     }

@@ -72,8 +72,15 @@ pub(crate) struct Threads {
     pub(crate) disk: Sender<DiskJob>,
 }
 
+/// Something for the disk reader to do.
+pub(crate) enum DiskJob {
+    Read(ReadJob),
+    /// Remove the log's files that hold nothing from this address on.
+    Trim(u64),
+}
+
 /// Records to be read for a reader.
-pub(crate) struct DiskJob {
+pub(crate) struct ReadJob {
     pub(crate) conn: ConnId,
     pub(crate) log: LogId,
     /// Names the reading, should there be another one when the answer comes.
@@ -352,6 +359,15 @@ impl Engine {
             // What is kept must be the newest without gaps.
             state.recent.clear();
         }
+    }
+
+    /// Has files removed that hold no record of any log that there is.
+    fn trim(&self) {
+        let first = self.logs.values().filter_map(|log| log.index.first()).min();
+        // Every file begins with all that holds, so the hub's own records need no older one.
+        let keep = first.unwrap_or(u64::MAX).min(self.writer.base());
+        // If the disk reader is gone the hub is ending.
+        let _ = self.threads.disk.send(DiskJob::Trim(keep));
     }
 
     /// Nothing can be written any more: tells every client, and the main task ends the process.

@@ -10,7 +10,7 @@ use wire::meta::Meta;
 
 use super::{App, CommitterState, Engine, Log, LogId, Member, Stats, Threads};
 use crate::options::HubLimits;
-use crate::wal::format::Header;
+use crate::wal::recover::Visit;
 use crate::wal::writer::Writer;
 
 /// What records say, in order.
@@ -28,27 +28,23 @@ impl Replay {
         Self { apps: BTreeMap::new(), logs: HashMap::new(), next_log: 1, next_incarnation: 1 }
     }
 
-    /// Takes one record; the error says what is wrong with it.
-    pub(crate) fn record(
-        &mut self,
-        header: &Header,
-        address: u64,
-        payload: &[u8],
-    ) -> Result<(), String> {
-        if header.log == 0 {
-            let meta = wire::Meta::decode(payload)
-                .map_err(|e| format!("one of the hub's own records cannot be read: {e}"))?;
-            // A kind of record that is unknown was written by a newer version.
-            let meta = meta.meta.ok_or("a record of an unknown kind: use the newer version")?;
-            return self.meta(meta);
-        }
+    /// Takes what the log contains; the error says what is wrong with it.
+    pub(crate) fn visit(&mut self, what: &Visit<'_>) -> Result<(), String> {
+        let (log, offset, address) = match *what {
+            Visit::Meta(payload) => {
+                let meta = wire::Meta::decode(payload)
+                    .map_err(|e| format!("one of the hub's own records cannot be read: {e}"))?;
+                // A kind of record that is unknown was written by a newer version.
+                let meta = meta.meta.ok_or("a record of an unknown kind: use the newer version")?;
+                return self.meta(meta);
+            }
+            Visit::Record { log, offset, address } => (log, offset, address),
+        };
         // Records of purged logs stay until their file goes.
-        let Some(log) = self.logs.get_mut(&header.log) else { return Ok(()) };
-        if header.offset != log.assigned + 1 {
-            return Err(format!(
-                "record {} of log '{}' follows record {}",
-                header.offset, log.name, log.assigned
-            ));
+        let Some(log) = self.logs.get_mut(&log) else { return Ok(()) };
+        if offset != log.assigned + 1 {
+            let (name, last) = (&log.name, log.assigned);
+            return Err(format!("record {offset} of log '{name}' follows record {last}"));
         }
         log.assigned += 1;
         log.index.push(address);

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use super::mark::MarkFile;
 use super::read::Segments;
 use super::segment::Segment;
+use super::summary;
 use super::writer::{Batch, Chunk};
 use crate::error::HubError;
 use crate::options::Durability;
@@ -26,6 +27,8 @@ pub(crate) struct Committer {
     file: File,
     segment_bytes: u64,
     ahead: Option<JoinHandle<Result<File, HubError>>>,
+    /// Full files get a summary.
+    pub(super) summarise: bool,
 }
 
 // === impl Committer ===
@@ -41,7 +44,17 @@ impl Committer {
     ) -> Result<Self, HubError> {
         let file = segment.open(dir, true)?;
         let dir = dir.to_owned();
-        Ok(Self { dir, durability, mark, segments, segment, file, segment_bytes, ahead: None })
+        Ok(Self {
+            dir,
+            durability,
+            mark,
+            segments,
+            segment,
+            file,
+            segment_bytes,
+            ahead: None,
+            summarise: true,
+        })
     }
 
     /// Writes a batch; when this returns it is durable. After an error nothing more may be
@@ -81,8 +94,19 @@ impl Committer {
             }
             Some(Err(_)) | None => segment.create(&self.dir)?,
         };
-        self.segment = segment;
+        let full = std::mem::replace(&mut self.segment, segment);
         self.segments.insert(segment);
+        if self.summarise {
+            let dir = self.dir.clone();
+            let summarise = move || {
+                // Without a summary the next start takes longer, that is all.
+                if let Err(error) = summary::summarise(&dir, full) {
+                    tracing::warn!(%error, "a log file could not be summarised");
+                }
+            };
+            // If there is no thread to be had, the next start makes it.
+            let _ = std::thread::Builder::new().name("summary".into()).spawn(summarise);
+        }
         Ok(())
     }
 

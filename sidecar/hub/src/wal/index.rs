@@ -35,6 +35,11 @@ impl LogIndex {
         self.records
     }
 
+    /// Address of the first record.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.marks.first().map(|&(address, _)| address)
+    }
+
     /// Adds the next record. Addresses grow.
     pub(crate) fn push(&mut self, address: u64) {
         if self.records.is_multiple_of(STRIDE) {

@@ -16,6 +16,7 @@ pub(crate) mod mark;
 pub(crate) mod read;
 pub(crate) mod recover;
 pub(crate) mod segment;
+pub(crate) mod summary;
 #[cfg(test)]
 mod tests;
 pub(crate) mod writer;

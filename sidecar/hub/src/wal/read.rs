@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::format::{self, HEADER};
 use super::segment::Segment;
+use super::summary;
 use crate::error::HubError;
 
 /// Files kept open.
@@ -41,6 +42,16 @@ struct Window {
 impl Segments {
     pub(crate) fn insert(&self, segment: Segment) {
         self.0.lock().expect("no holder of this lock panics").insert(segment.base, segment);
+    }
+
+    /// Files that end at or before an address, oldest first.
+    fn below(&self, address: u64) -> Vec<Segment> {
+        let segments = self.0.lock().expect("no holder of this lock panics");
+        segments.values().copied().take_while(|segment| segment.end() <= address).collect()
+    }
+
+    fn remove(&self, segment: Segment) {
+        self.0.lock().expect("no holder of this lock panics").remove(&segment.base);
     }
 
     /// The file that an address lies in.
@@ -83,6 +94,28 @@ impl Reader {
             }
         }
         Ok(found)
+    }
+
+    /// Removes the summaries of the files that these addresses lie in.
+    pub(crate) fn distrust(&self, addresses: &[u64]) {
+        for segment in addresses.iter().filter_map(|&address| self.segments.at(address)) {
+            if let Err(error) = summary::distrust(&self.dir, segment) {
+                tracing::warn!(%error, "the summary of a damaged file stays");
+            }
+        }
+    }
+
+    /// Removes the files that hold nothing from `address` on, oldest first, so that those that
+    /// remain have no gap between them whenever this is cut short.
+    pub(crate) fn trim(&mut self, address: u64) -> Result<(), HubError> {
+        for segment in self.segments.below(address) {
+            self.open.retain(|(open, _)| *open != segment);
+            self.segments.remove(segment);
+            summary::distrust(&self.dir, segment)?;
+            let path = segment.path(&self.dir);
+            std::fs::remove_file(&path).map_err(|e| HubError::io("remove", &path, e))?;
+        }
+        Ok(())
     }
 
     fn record(

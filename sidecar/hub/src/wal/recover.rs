@@ -11,6 +11,7 @@ use prost::Message as _;
 use super::format::{self, ALIGN, HEADER, Header};
 use super::mark::Mark;
 use super::segment::{self, Segment};
+use super::summary::{self, Summary};
 use crate::error::HubError;
 
 /// Read at once when scanning, bytes.
@@ -34,7 +35,17 @@ enum Found {
     Damaged(&'static str),
 }
 
-/// Reads every record in order and hands it to `visit`. `None`: there is no log yet.
+/// One thing that the log contains.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Visit<'a> {
+    /// A record of the hub's own.
+    Meta(&'a [u8]),
+    /// A record of a log.
+    Record { log: u32, offset: u64, address: u64 },
+}
+
+/// Reads every record in order (files with a summary: each log's in order) and hands it to
+/// `visit`. `None`: there is no log yet.
 ///
 /// # Errors
 /// [`HubError::Corrupt`] if something that was acknowledged is missing or damaged; nothing is
@@ -42,7 +53,7 @@ enum Found {
 pub(crate) fn recover(
     dir: &Path,
     mark: Option<Mark>,
-    mut visit: impl FnMut(&Header, u64, &[u8]) -> Result<(), String>,
+    mut visit: impl FnMut(&Visit<'_>) -> Result<(), String>,
 ) -> Result<Option<End>, HubError> {
     let segments = segment::list(dir)?;
     if segments.is_empty() {
@@ -56,10 +67,25 @@ pub(crate) fn recover(
     let mut used = 0;
     let (address, found) = loop {
         let segment = segments[used];
-        let (address, found) = scan(dir, segment, &mut visit)?;
-        let Some(&next) = segments.get(used + 1) else { break (address, found) };
+        let next = segments.get(used + 1).copied();
+        if let Some(next) = next
+            && let Some(end) = previous_end(dir, next)?
+            && summary::read(dir, segment, &mut visit)? == Some(end)
+        {
+            used += 1;
+            continue;
+        }
+        let mut contents = Summary::new(segment);
+        let (address, found) = scan(dir, segment, &mut |what: &Visit<'_>| {
+            contents.add(what);
+            visit(what)
+        })?;
+        let Some(next) = next else { break (address, found) };
         match (previous_end(dir, next)?, &found) {
-            (Some(end), Found::Nothing) if end == address => used += 1,
+            (Some(end), Found::Nothing) if end == address => {
+                contents.write(dir, end)?;
+                used += 1;
+            }
             (Some(_), Found::Damaged(what)) => {
                 return Err(damaged(dir, segment, address, what));
             }
@@ -80,7 +106,7 @@ pub(crate) fn recover(
 fn scan(
     dir: &Path,
     segment: Segment,
-    visit: &mut impl FnMut(&Header, u64, &[u8]) -> Result<(), String>,
+    visit: &mut impl FnMut(&Visit<'_>) -> Result<(), String>,
 ) -> Result<(u64, Found), HubError> {
     let path = segment.path(dir);
     let failed = |source| HubError::io("read", &path, source);
@@ -100,9 +126,28 @@ fn scan(
         if crc32c::crc32c(payload) != header.payload_crc {
             return Ok((address, Found::Damaged("a record does not have its checksum")));
         }
-        visit(&header, address, payload)
-            .map_err(|what| HubError::corrupt(&path, address - segment.base, what))?;
+        let what = match header.log {
+            0 => Visit::Meta(payload),
+            log => Visit::Record { log, offset: header.offset, address },
+        };
+        visit(&what).map_err(|what| HubError::corrupt(&path, address - segment.base, what))?;
         address += bytes;
+    }
+}
+
+/// Visits the records of a full file, and returns the address at which they end.
+pub(crate) fn records_end(
+    dir: &Path,
+    segment: Segment,
+    mut visit: impl FnMut(&Visit<'_>),
+) -> Result<u64, HubError> {
+    let (end, found) = scan(dir, segment, &mut |what: &Visit<'_>| {
+        visit(what);
+        Ok(())
+    })?;
+    match found {
+        Found::Damaged(what) => Err(damaged(dir, segment, end, what)),
+        _ => Ok(end),
     }
 }
 

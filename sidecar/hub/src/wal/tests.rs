@@ -12,7 +12,7 @@ use super::commit::Committer;
 use super::format::{self, HEADER};
 use super::mark::MarkFile;
 use super::read::{Reader, Segments};
-use super::recover::{End, recover};
+use super::recover::{End, Visit, recover};
 use super::segment::Segment;
 use super::writer::{Batch, Writer};
 use crate::error::HubError;
@@ -32,8 +32,8 @@ struct Log {
     records: Vec<(u64, String)>,
 }
 
-/// What a start found.
-type Found = Result<(Vec<String>, Option<End>), HubError>;
+/// What a start found: addresses of records.
+type Found = Result<(Vec<u64>, Option<End>), HubError>;
 
 impl Log {
     fn new() -> Self {
@@ -52,7 +52,9 @@ impl Log {
             SEGMENT,
         );
         let writer = Writer::new(first, first.data(), SEGMENT);
-        let committer = committer.unwrap();
+        let mut committer = committer.unwrap();
+        // Damage must be found in the files themselves.
+        committer.summarise = false;
         let mut log = Self { dir, writer, committer, segments, offset: 0, records: Vec::new() };
         log.start(0);
         log
@@ -126,10 +128,10 @@ impl Log {
     fn recover(&self) -> Found {
         let (_, mark) = MarkFile::open(self.path(), Durability::Fsync)?;
         let mut found = Vec::new();
-        let end = recover(self.path(), mark, |header, _, payload| {
-            if header.log == 1 {
-                assert_eq!(header.offset, found.len() as u64 + 1);
-                found.push(String::from_utf8(payload.to_vec()).unwrap());
+        let end = recover(self.path(), mark, |what| {
+            if let Visit::Record { log: 1, offset, address } = *what {
+                assert_eq!(offset, found.len() as u64 + 1);
+                found.push(address);
             }
             Ok(())
         })?;
@@ -143,8 +145,8 @@ impl Log {
     /// Everything there was must be found.
     fn expect(&self, records: usize) -> End {
         let (found, end) = self.recover().unwrap();
-        let wanted: Vec<_> = self.records[..records].iter().map(|(_, text)| text).collect();
-        assert_eq!(found.iter().collect::<Vec<_>>(), wanted);
+        let wanted: Vec<_> = self.records[..records].iter().map(|(a, _)| *a).collect();
+        assert_eq!(found, wanted);
         end.unwrap()
     }
 
@@ -165,7 +167,7 @@ impl Log {
 #[test]
 fn a_whole_log_is_found_over_many_files() {
     let mut log = Log::new();
-    assert_eq!(log.recover().unwrap().0, Vec::<String>::new());
+    assert_eq!(log.recover().unwrap().0, Vec::<u64>::new());
     for n in 1..200 {
         log.add(n % 7 + 1, 10 + n * 13 % 900);
         log.commit();
@@ -181,6 +183,47 @@ fn a_whole_log_is_found_over_many_files() {
     }
     let texts: Vec<_> = log.records.iter().map(|(_, text)| text.as_bytes()).collect();
     assert_eq!(read, texts);
+}
+
+#[test]
+fn full_files_are_summarised_and_the_summary_is_not_trusted_blindly() {
+    let mut log = Log::new();
+    while log.records.last().is_none_or(|(address, _)| *address < 3 * SEGMENT) {
+        log.add(4, 900);
+        log.commit();
+    }
+    log.expect(log.records.len());
+    let summaries = |log: &Log| {
+        let names = fs::read_dir(log.path()).unwrap().map(|e| e.unwrap().path());
+        names.filter(|p| p.extension().is_some_and(|e| e == "sum")).collect::<Vec<_>>()
+    };
+    assert_eq!(summaries(&log).len(), 3, "of all but the last");
+    // Damage keeps the time of the file here, so only a start without the summary sees it.
+    let (path, at) = log.place(2);
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    let modified = file.metadata().unwrap().modified().unwrap();
+    file.write_all_at(b"garbage", at + 100).unwrap();
+    file.set_modified(modified).unwrap();
+    log.expect(log.records.len());
+    let mut reader = Reader::new(log.path().to_owned(), Arc::clone(&log.segments));
+    let addresses = [log.records[2].0];
+    assert!(matches!(reader.read(1, 3, &addresses, 1), Err(HubError::Corrupt { .. })));
+    reader.distrust(&addresses);
+    log.expect_refused(2);
+    // A file that was changed since is read itself.
+    let text = log.records[2].1.as_bytes()[68..75].to_vec();
+    file.write_all_at(&text, at + 100).unwrap();
+    log.expect(log.records.len());
+    log.garble(3, 100);
+    file.set_modified(modified + std::time::Duration::from_nanos(1)).unwrap();
+    log.expect_refused(3);
+    log.garble(3, 100);
+    // A damaged summary is made anew.
+    for summary in summaries(&log) {
+        fs::write(&summary, b"garbage").unwrap();
+    }
+    log.expect(log.records.len());
+    assert!(summaries(&log).iter().all(|path| fs::read(path).unwrap() != b"garbage"));
 }
 
 #[test]
@@ -214,8 +257,8 @@ fn an_end_that_was_never_acknowledged_is_cut_off() {
             let (found, end) = log.recover().unwrap_or_else(|e| panic!("pattern {nth}: {e}"));
             let address = end.unwrap().address;
             assert!(found.len() >= 5, "pattern {nth}: what was acknowledged is there");
-            let whole: Vec<_> = log.records[..found.len()].iter().map(|(_, t)| t).collect();
-            assert_eq!(found.iter().collect::<Vec<_>>(), whole);
+            let whole: Vec<_> = log.records[..found.len()].iter().map(|(a, _)| *a).collect();
+            assert_eq!(found, whole);
             let file = fs::read(log.place(0).0).unwrap();
             assert!(file[address as usize..].iter().all(|&b| b == 0), "zeros after the end");
             assert_eq!(log.recover().unwrap().0, found, "the same again");

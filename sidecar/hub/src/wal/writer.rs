@@ -39,6 +39,11 @@ impl Writer {
         Self { segment, segment_bytes, tail, pending: Batch::default(), spare: Vec::new() }
     }
 
+    /// Address of the first byte of the current file.
+    pub(crate) fn base(&self) -> u64 {
+        self.segment.base
+    }
+
     /// Whether the current file has room for a record.
     pub(crate) fn fits(&self, payload: usize) -> bool {
         self.tail + format::record_bytes(payload) <= self.segment.end()
