@@ -173,18 +173,32 @@ pub(crate) fn version(format: Format) -> Outcome {
 
 /// `kar completions`.
 pub(crate) fn completions(shell: clap_complete::Shell) -> Outcome {
+    payload::line(&completion_script(shell))
+}
+
+/// The script, without the commands that only `kar` itself uses.
+fn completion_script(shell: clap_complete::Shell) -> String {
     let full = Cli::command();
     let visible = full.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned();
     let mut command =
         clap::Command::new("kar").args(full.get_arguments().cloned()).subcommands(visible);
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "kar", &mut script);
-    payload::line(String::from_utf8_lossy(&script).trim_end())
+    String::from_utf8_lossy(&script).trim_end().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
+    use clap_complete::Shell;
+
     use super::*;
+
+    #[test]
+    fn scripts_complete_what_people_use() {
+        let script = completion_script(Shell::Fish);
+        assert!(script.contains("doctor") && script.contains("invocations"));
+        assert!(!script.contains("__child") && !script.contains("__demo"));
+    }
 
     #[test]
     fn the_sockets_of_a_process_are_found() {

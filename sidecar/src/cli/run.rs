@@ -25,7 +25,7 @@ const HURRIED_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A component that ran for so long starts over with the shortest pause.
-const HEALTHY_AFTER: Duration = Duration::from_secs(1);
+const HEALTHY_AFTER: Duration = Duration::from_millis(500);
 /// A component that has not registered what `--service` and `--actors` announce for so long is
 /// worth a warning.
 const REGISTRATION_PATIENCE: Duration = Duration::from_secs(15);
