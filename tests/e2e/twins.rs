@@ -11,18 +11,18 @@ use kar_proto::v1::{
 use kar_tests::component::{Component, hello, service};
 use kar_tests::errors::assert_error;
 use kar_tests::grpc::{json as bytes, value};
-use kar_tests::{Client, Handle, Turn, World, test};
+use kar_tests::{Client, Turn, World, test};
 use serde_json::json;
 use tonic::Code;
 
 /// One sidecar with a component of the role `echo`, and a stream of a component that hosts nothing.
-async fn echo() -> (std::rc::Rc<World>, kar_tests::Node, Client, Handle) {
+async fn echo() -> (std::rc::Rc<World>, kar_tests::Node, Client, Component) {
     let world = World::new("twins");
     let node = world.app("host", &["echo"]).await;
     node.hosts("echo").await;
     let client = node.client().await;
     let stream = Component::connect(&client, hello(&[], &[])).await.expect("welcome");
-    (world, node, client, stream.handle())
+    (world, node, client, stream)
 }
 
 #[test]
@@ -38,7 +38,8 @@ fn calls_are_the_same_on_both_ways() {
                 ..Default::default()
             };
             let unary = client.invocation().invoke(request.clone()).await.expect("answered");
-            let answer = stream.request(Operation::Invoke(request)).await.expect("answered");
+            let answer =
+                stream.handle().request(Operation::Invoke(request)).await.expect("answered");
             let Answer::Invoke(twin) = answer else { panic!("{answer:?}") };
             assert_eq!(unary.into_inner().result, twin.result);
         }
@@ -48,7 +49,8 @@ fn calls_are_the_same_on_both_ways() {
             ..Default::default()
         };
         let unary = client.invocation().call_actor(request.clone()).await.expect("answered");
-        let answer = stream.request(Operation::CallActor(request)).await.expect("answered");
+        let answer =
+            stream.handle().request(Operation::CallActor(request)).await.expect("answered");
         let Answer::CallActor(twin) = answer else { panic!("{answer:?}") };
         assert_eq!(unary.into_inner().result, twin.result);
     });
@@ -63,7 +65,7 @@ fn tell_start_and_await_work_on_the_stream() {
             method: "echo".into(),
             ..Default::default()
         };
-        let answer = stream.request(Operation::Tell(request)).await.expect("accepted");
+        let answer = stream.handle().request(Operation::Tell(request)).await.expect("accepted");
         assert!(matches!(answer, Answer::Tell(tell) if !tell.invocation_id.is_empty()));
         let request = StartRequest {
             target: Some(service("echo")),
@@ -71,11 +73,11 @@ fn tell_start_and_await_work_on_the_stream() {
             payload: Some(bytes(&json!("later"))),
             options: None,
         };
-        let answer = stream.request(Operation::Start(request)).await.expect("accepted");
+        let answer = stream.handle().request(Operation::Start(request)).await.expect("accepted");
         let Answer::Start(started) = answer else { panic!("{answer:?}") };
         let request = AwaitRequest { invocation_id: started.invocation_id };
         let unary = client.invocation().r#await(request.clone()).await.expect("answered");
-        let answer = stream.request(Operation::Await(request)).await.expect("answered");
+        let answer = stream.handle().request(Operation::Await(request)).await.expect("answered");
         let Answer::Await(twin) = answer else { panic!("{answer:?}") };
         assert_eq!(unary.into_inner().result, twin.result);
     });
@@ -87,19 +89,20 @@ fn application_state_is_the_same_on_both_ways() {
         let (_world, _node, client, stream) = echo().await;
         let set =
             SetRequest { key: "k".into(), value: Some(bytes(&json!(1))), ..Default::default() };
-        let answer = stream.request(Operation::StateSet(set)).await.expect("set");
+        let answer = stream.handle().request(Operation::StateSet(set)).await.expect("set");
         let Answer::StateSet(set) = answer else { panic!("{answer:?}") };
         let get = StateServiceGetRequest { key: "k".into() };
         let unary = client.state().get(get.clone()).await.expect("read").into_inner();
         assert_eq!(unary.etag, set.etag);
-        let answer = stream.request(Operation::StateGet(get)).await.expect("read");
+        let answer = stream.handle().request(Operation::StateGet(get)).await.expect("read");
         assert_eq!(answer, Answer::StateGet(unary));
         let list = ListRequest { prefix: "k".into(), ..Default::default() };
         let unary = client.state().list(list.clone()).await.expect("listed").into_inner();
-        let answer = stream.request(Operation::StateList(list)).await.expect("listed");
+        let answer = stream.handle().request(Operation::StateList(list)).await.expect("listed");
         assert_eq!(answer, Answer::StateList(unary));
         let delete = DeleteRequest { key: "k".into(), ..Default::default() };
-        let answer = stream.request(Operation::StateDelete(delete)).await.expect("deleted");
+        let answer =
+            stream.handle().request(Operation::StateDelete(delete)).await.expect("deleted");
         assert!(matches!(answer, Answer::StateDelete(deleted) if deleted.existed));
     });
 }
@@ -154,7 +157,7 @@ fn errors_are_the_same_on_both_ways() {
         let request = InvokeRequest { service: "-bad-".into(), ..Default::default() };
         let unary = client.invocation().invoke(request.clone()).await;
         let unary = assert_error(unary, Code::InvalidArgument, "INVALID_FIELD");
-        let twin = stream.request(Operation::Invoke(request)).await;
+        let twin = stream.handle().request(Operation::Invoke(request)).await;
         let twin = assert_error(twin, Code::InvalidArgument, "INVALID_FIELD");
         assert_eq!(unary.message(), twin.message());
         let field = |status| kar_tests::errors::metadata(status, "field");

@@ -44,6 +44,8 @@ pub struct Node {
     /// Direct calls under way: whom they were sent to.
     direct: BTreeMap<RequestId, NodeId>,
     next_direct: u64,
+    /// Direct calls that wait for the connection to a live host, and until when.
+    direct_waiting: BTreeMap<RequestId, (Millis, DirectCall)>,
     /// The newest host's stream.
     last_session: Option<SessionId>,
     /// When a host that is away counts as gone.
@@ -53,6 +55,19 @@ pub struct Node {
     /// Partitions that an event has touched since the last flush.
     touched: Vec<PartitionId>,
     timeouts: BTreeMap<PartitionId, Millis>,
+}
+
+/// How long a direct call waits for the connection to a host that is a member, ms: a node that has just joined is not
+/// connected to everybody yet.
+const DIRECT_WAIT_MS: Millis = 1_000;
+
+/// A direct call that has not been sent.
+#[derive(Debug)]
+struct DirectCall {
+    kind: Kind,
+    method: Arc<str>,
+    payload: Payload,
+    trace: Arc<str>,
 }
 
 /// Somebody awaits the result of a started invocation.
@@ -123,6 +138,7 @@ impl Node {
             last_session: None,
             direct: BTreeMap::new(),
             next_direct: 0,
+            direct_waiting: BTreeMap::new(),
             host_gone_at: None,
             drain_asked: false,
             touched: Vec::new(),
@@ -212,6 +228,7 @@ impl Node {
             self.roots.timeout(),
             self.await_due.first().map(|(at, _)| *at),
             self.host_gone_at,
+            self.direct_waiting.values().map(|(until, _)| *until).min(),
             (grace > 0 && self.env.host.is_some()).then_some(grace),
         ];
         times.into_iter().flatten().min()
@@ -290,6 +307,7 @@ impl Node {
         }
         self.roots.tick(&mut self.env);
         self.ask_again(None);
+        self.send_waiting_direct();
         if self.host_gone_at.is_some_and(|at| at <= now) {
             self.host_gone_at = None;
             self.offer(Vec::new());
@@ -313,6 +331,7 @@ impl Node {
         self.roots.review(&mut self.env, None);
         self.ask_again(None);
         self.lose_direct();
+        self.send_waiting_direct();
         for (kind, _) in kinds {
             for (request, operation) in self.parked.remove(&kind).into_iter().flatten() {
                 if let Some(token) = turn_of(&operation).cloned() {
@@ -337,6 +356,7 @@ impl Node {
         self.roots.review(&mut self.env, lost);
         self.ask_again(lost);
         self.lose_direct();
+        self.send_waiting_direct();
     }
 
     fn offer(&mut self, kinds: Vec<Kind>) {
@@ -441,7 +461,7 @@ impl Node {
         match operation {
             Operation::Invoke { .. } => self.invoke(request, operation),
             Operation::InvokeDirect { kind, method, payload, trace } => {
-                self.invoke_direct(request, kind, method, payload, trace);
+                self.invoke_direct(request, DirectCall { kind, method, payload, trace });
             }
             Operation::Await { invocation } => self.await_outcome(request, invocation),
             Operation::StateRead { turn, keys } => {
@@ -537,6 +557,7 @@ impl Node {
         self.roots.abandon(request);
         self.end_await(request);
         self.direct.remove(&request);
+        self.direct_waiting.remove(&request);
         for queue in self.parked.values_mut() {
             // A request of a turn stays: its turn counts on it.
             queue.retain(|(id, operation)| *id != request || turn_of(operation).is_some());
@@ -619,29 +640,41 @@ impl Node {
         self.env.respond(request, response);
     }
 
-    fn invoke_direct(
-        &mut self,
-        request: RequestId,
-        kind: Kind,
-        method: Arc<str>,
-        payload: Payload,
-        trace: Arc<str>,
-    ) {
+    fn invoke_direct(&mut self, request: RequestId, call: DirectCall) {
         let env = &self.env;
         let hosts = || {
-            env.members.nodes.iter().filter(|(id, member)| {
-                member.kinds.contains(&kind) && !member.leaving && env.reachable(**id)
-            })
+            env.members.nodes.iter().filter(|(_, m)| m.kinds.contains(&call.kind) && !m.leaving)
         };
-        let count = hosts().count() as u64;
-        let own = env.session_for(&kind).map(|_| env.id);
-        let turn = self.next_direct.checked_rem(count).unwrap_or(0);
-        let Some(node) = own.or_else(|| hosts().nth(turn as usize).map(|(id, _)| *id)) else {
-            return self.env.respond(request, Err(RequestError::NoHost(kind)));
-        };
-        self.next_direct += 1;
-        self.direct.insert(request, node);
-        self.env.send(node, Message::Direct { request, kind, method, payload, trace });
+        let connected = || hosts().map(|(id, _)| *id).filter(|id| env.reachable(*id));
+        let turn = self.next_direct.checked_rem(connected().count() as u64).unwrap_or(0);
+        let own = env.session_for(&call.kind).map(|_| env.id);
+        if let Some(node) = own.or_else(|| connected().nth(turn as usize)) {
+            let DirectCall { kind, method, payload, trace } = call;
+            self.next_direct += 1;
+            self.direct.insert(request, node);
+            self.env.send(node, Message::Direct { request, kind, method, payload, trace });
+        } else if hosts().next().is_some()
+            && self.direct_waiting.len() < env.limits.roots_per_node_max
+        {
+            self.direct_waiting.insert(request, (env.now + DIRECT_WAIT_MS, call));
+        } else {
+            self.env.respond(request, Err(RequestError::NoHost(call.kind)));
+        }
+    }
+
+    /// Sends direct calls that waited for a connection, and gives up those that waited for too long.
+    fn send_waiting_direct(&mut self) {
+        let now = self.env.now;
+        for (request, (until, call)) in std::mem::take(&mut self.direct_waiting) {
+            if now >= until {
+                self.env.respond(request, Err(RequestError::NoHost(call.kind)));
+                continue;
+            }
+            self.invoke_direct(request, call);
+            if let Some((at, _)) = self.direct_waiting.get_mut(&request) {
+                *at = until;
+            }
+        }
     }
 
     /// Direct calls to nodes that are gone are lost.

@@ -9,6 +9,7 @@ use kar_core::event::{Cell, Member, Members, Offer, Operation, TurnResult};
 use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, SessionId};
 use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload, StateOp, Target};
 use kar_core::limits::{Limits, Rules};
+use kar_core::message::Message;
 use kar_core::record::Record;
 use kar_core::{Effect, Event, Node, NodeConfig};
 
@@ -26,6 +27,7 @@ struct Script {
     hold: bool,
     held: VecDeque<Event>,
     drained: bool,
+    direct_sent: usize,
 }
 
 impl Script {
@@ -48,6 +50,7 @@ impl Script {
             hold: false,
             held: VecDeque::new(),
             drained: false,
+            direct_sent: 0,
         };
         script.members.nodes.insert(NodeId(1), Member::default());
         script.event(Event::Members(script.members.clone()));
@@ -123,6 +126,9 @@ impl Script {
             }
             Effect::Notice(_) | Effect::StopLog { .. } | Effect::Cancel { .. } => {}
             Effect::Drained => self.drained = true,
+            Effect::Send { message, .. } if matches!(message, Message::Direct { .. }) => {
+                self.direct_sent += 1;
+            }
             other => panic!("unexpected: {other:?}"),
         }
     }
@@ -387,4 +393,45 @@ fn draining_releases_every_partition() {
     assert_eq!(script.outcome(call), done("ok"));
     assert!(script.drained);
     assert!(script.node.partitions().is_empty());
+}
+
+#[test]
+fn a_direct_call_waits_a_moment_for_the_connection_to_a_live_host() {
+    let kind = Kind::service("reads");
+    let mut script = Script::new(&[]);
+    let ask = |script: &mut Script, number| {
+        let operation = Operation::InvokeDirect {
+            kind: kind.clone(),
+            method: "get".into(),
+            payload: Payload::default(),
+            trace: "".into(),
+        };
+        let request = RequestId(number);
+        script.event(Event::Request { request, operation });
+        request
+    };
+    let none = ask(&mut script, 101);
+    assert_eq!(script.answers.remove(&none), Some(Err(RequestError::NoHost(kind.clone()))));
+    // A host is a member, but not connected yet.
+    let member = Member { kinds: vec![kind.clone()], leaving: false };
+    script.members.nodes.insert(NodeId(2), member);
+    script.event(Event::Members(script.members.clone()));
+    let sent = ask(&mut script, 102);
+    assert!(script.answers.is_empty(), "it waits");
+    script.event(Event::PeerUp { node: NodeId(2) });
+    assert_eq!(script.direct_sent, 1);
+    script.event(Event::PeerDown { node: NodeId(2) });
+    let lost = script.answers.remove(&sent);
+    assert!(matches!(lost, Some(Err(RequestError::Unknown(_)))), "it was sent, then lost: {lost:?}");
+    // Nor does it wait for ever.
+    let late = ask(&mut script, 103);
+    assert!(script.answers.is_empty(), "it waits");
+    script.now = script.node.poll_timeout().expect("it is waited for");
+    script.event(Event::Tick);
+    while script.answers.is_empty() {
+        script.now = script.node.poll_timeout().expect("it is waited for");
+        script.event(Event::Tick);
+    }
+    assert_eq!(script.answers.remove(&late), Some(Err(RequestError::NoHost(kind))));
+    assert!(script.now <= 2_000 + 1, "it gave up at {}", script.now);
 }
