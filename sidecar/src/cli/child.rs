@@ -149,6 +149,8 @@ impl Supervisor {
         let code = loop {
             tokio::select! {
                 _ = &mut self.sidecar_gone => {
+                    // At once; finding all the others takes a moment.
+                    let _ = kill_process(component, Signal::KILL);
                     kill_descendants().await;
                     return Ok(KILLED);
                 }
