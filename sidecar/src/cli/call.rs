@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use kar_proto::v1::{
     ActorTarget, ApplicationError, AwaitRequest, CallActorRequest, DeliveryMode, InvocationOptions,
-    InvokeRequest, ListNodesRequest, Payload, ServiceTarget, StartRequest, Target, TellRequest,
-    await_response, call_actor_response, invoke_response, target,
+    InvokeRequest, Payload, ServiceTarget, StartRequest, Target, TellRequest, await_response,
+    call_actor_response, invoke_response, target,
 };
 use serde_json::json;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::args::{AwaitArgs, CallArgs, Format, InvocationArgs, InvokeArgs, TellArgs};
 use super::client::{Session, with_session};
@@ -18,11 +18,6 @@ use super::payload;
 /// What Ctrl-C means for something that was sent and not yet acknowledged.
 const UNKNOWN: &str =
     "whether it was accepted is unknown; if it was, it is carried out (`kar get invocations`)";
-
-/// How long this command's own sidecar may take to connect to a host.
-const CONNECTING_MAX: Duration = Duration::from_secs(2);
-/// Between two looks at whether it has.
-const CONNECTING_LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A target, its method and the argument.
 struct Invocation {
@@ -60,7 +55,7 @@ pub(crate) async fn invoke(args: InvokeArgs) -> Outcome {
         ..InvokeRequest::default()
     };
     with_session(&args.reach, "whether it ran is unknown", async |session| {
-        let answer = bounded(args.timeout, invoke_directly(session, request)).await?;
+        let answer = bounded(args.timeout, invoke_service(session, request)).await?;
         print(answer)
     })
     .await
@@ -151,29 +146,6 @@ async fn call_durably(
             invoke_service(session, request).await
         }
     }
-}
-
-/// A direct invoke needs a connection to a host, which a sidecar that has just started is still
-/// making: it is tried again while the members list a host. `NO_HOST` means that it was not sent.
-async fn invoke_directly(session: &Session, request: InvokeRequest) -> Outcome<Ending> {
-    let deadline = Instant::now() + CONNECTING_MAX;
-    loop {
-        let result = invoke_service(session, request.clone()).await;
-        let connecting = session.own_node().is_some()
-            && result.as_ref().is_err_and(|failure| failure.code == Code::Unavailable)
-            && Instant::now() < deadline
-            && is_hosted(session, &request.service).await?;
-        if !connecting {
-            return result;
-        }
-        sleep(CONNECTING_LOOK_INTERVAL).await;
-    }
-}
-
-async fn is_hosted(session: &Session, service: &String) -> Outcome<bool> {
-    let answer = session.system().list_nodes(ListNodesRequest {}).await;
-    let nodes = answer.map_err(|s| Failure::from_status(&s, Effect::Reads))?.into_inner().nodes;
-    Ok(nodes.iter().any(|node| !node.leaving && node.services.contains(service)))
 }
 
 async fn invoke_service(session: &Session, request: InvokeRequest) -> Outcome<Ending> {
