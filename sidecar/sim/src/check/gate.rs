@@ -164,7 +164,9 @@ impl Judge<'_> {
                 let ended = self.logs[self.log_of(&id.home)].outcome(id.uuid);
                 let same = uuid.is_none_or(|u| u == id.uuid)
                     && request.awaits.as_ref().is_none_or(|a| a == id);
-                let mode = request.mode == Some(Mode::Call) || request.awaits.is_some();
+                let mode = request.mode == Some(Mode::Call)
+                    || request.awaits.is_some()
+                    || matches!(outcome, Outcome::Refused(_));
                 !mode || !same || ended.is_none_or(|e| e.outcome != *outcome)
             }
             Ok(Response::Accepted { invocation: id }) => {
@@ -189,6 +191,8 @@ impl Judge<'_> {
     fn check_client_error(&mut self, node: NodeId, req: usize, error: &RequestError) {
         let request = &self.history.reqs[req];
         let fine = match error {
+            // A direct call's fate is unknown when its host dies: that is what at-most-once means.
+            RequestError::Unknown(_) if request.mode.is_none() && request.awaits.is_none() => true,
             RequestError::Unknown(_) => return self.check_struck_out(node, "outcome unknown"),
             RequestError::Draining => self.nodes.get(&node).is_some_and(|n| n.drain_told),
             RequestError::NoHost(_) => request.mode.is_none() && request.awaits.is_none(),
@@ -257,6 +261,13 @@ impl Judge<'_> {
 
     /// What a node tells its operator.
     pub(crate) fn check_notice(&mut self, node: NodeId, notice: &Notice) {
+        if let Notice::Dropped { partition, .. } = notice {
+            let log = self.log_of(partition);
+            let epoch = self.logs[log].reigns.iter().rev().find(|r| r.node == node);
+            if let Some(epoch) = epoch.map(|r| r.epoch) {
+                self.node(node).dropped.insert((log, epoch));
+            }
+        }
         if let Notice::BrokenInvariant { what } = notice {
             self.wrong("broken invariant", format!("{node:?}: {what}"));
         }

@@ -44,6 +44,8 @@ pub(crate) struct NodeModel {
     pub(crate) paused: bool,
     /// Logs it must read to the end before it acts on them (it was told that it was away).
     pub(crate) unread: BTreeSet<usize>,
+    /// Reigns that it says it dropped in disorder.
+    pub(crate) dropped: BTreeSet<(usize, u64)>,
     /// Valid claims that it has read, with the time: log, epoch.
     pub(crate) claims: BTreeMap<(usize, u64), Us>,
 }
@@ -193,7 +195,8 @@ impl<'h> Judge<'h> {
         }
         for log in 0..self.logs.len() {
             let model = &self.logs[log];
-            if model.owner == Some(node) && !model.released {
+            let dropped = self.nodes[&node].dropped.contains(&(log, model.epoch));
+            if model.owner == Some(node) && !model.released && !dropped {
                 let text = format!("{node:?} is drained and still reigns over {}", model.id);
                 self.wrong("drain", text);
             }

@@ -1,7 +1,7 @@
 //! P4, P5: segments are atomic and hold what the turn asked for, in order; reads see what a sequential execution
 //! would have shown; outcomes seen by turns are the logged ones.
 
-use kar_core::effect::Response;
+use kar_core::effect::{RequestError, Response};
 use kar_core::invocation::Outcome;
 
 use super::Judge;
@@ -69,7 +69,7 @@ impl Judge<'_> {
                 Some(records[first].before.clone())
             };
             match &item.what {
-                ItemKind::Call(..) => {
+                ItemKind::Call(..) if !over_limit(item) => {
                     start = index + 1;
                     own = None;
                 }
@@ -126,6 +126,11 @@ impl Judge<'_> {
 
 fn refused(item: &Item) -> bool {
     matches!(item.answer, Some(Err(_)))
+}
+
+/// A call that was refused by a bound: the turn goes on at once.
+fn over_limit(item: &Item) -> bool {
+    matches!(item.answer, Some(Err(RequestError::Limit(_))))
 }
 
 /// Finds which items a record covers; it must be whole segments.
