@@ -65,7 +65,10 @@ impl Partition {
             }
         }
         let statement = self.reign.statements.entry(sender.clone()).or_default();
-        if highest >= statement.highest {
+        // An older reign's statement may come later, by another connection: it names numbers open that are closed by
+        // now.
+        if (from_epoch, highest) >= (statement.from_epoch, statement.highest) {
+            statement.from_epoch = from_epoch;
             statement.highest = highest;
             statement.open = open;
         }

@@ -190,6 +190,8 @@ pub(super) struct Actor {
 /// What a sender said of its channel.
 #[derive(Debug, Default)]
 pub(super) struct Statement {
+    /// Epoch of the sending partition's reign that made it; 0 for nodes.
+    pub(super) from_epoch: Epoch,
     pub(super) highest: Number,
     pub(super) open: Vec<Number>,
     /// Numbers below this are closed, by what came with requests.
