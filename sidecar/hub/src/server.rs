@@ -166,6 +166,9 @@ impl Running {
         let (mark_file, mark) = MarkFile::open(&dir, options.durability)?;
         let mut replay = Replay::new();
         let end = recover::recover(&dir, mark, |what| replay.visit(what))?;
+        if let Some(what) = replay.missing() {
+            return Err(HubError::corrupt(&dir, 0, what));
+        }
         let segments = Arc::new(Segments::default());
         let fresh = end.is_none();
         let (segment, tail) = match end {

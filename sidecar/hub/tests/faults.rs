@@ -218,3 +218,20 @@ impl Drop for Mounted {
         let _ = Command::new("umount").arg("-l").arg(&self.path).status();
     }
 }
+
+#[tokio::test]
+async fn a_missing_first_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = attach(config(dir.path(), "a", &["segment=65536"])).await.unwrap();
+    a.read(&log(1), 1).await;
+    // The first of these fits into the first file, the second does not.
+    for (id, size) in [(1, 30 << 10), (2, 7 << 20)] {
+        a.client.append(log(1), id, Bytes::from(vec![1; size]));
+        a.find(|e| matches!(e, HubEvent::Own { .. }).then_some(())).await;
+    }
+    drop(a);
+    kill(hub_pid(dir.path())).await;
+    fs::remove_file(dir.path().join("log/00000001.seg")).unwrap();
+    let error = attach(config(dir.path(), "a", &[])).await.err().unwrap().to_string();
+    assert!(error.contains("the first 1 records of log 'a.Account/1' are missing"), "{error}");
+}

@@ -210,8 +210,9 @@ async fn the_files_of_purged_logs_are_removed_and_the_rest_is_found_again() {
     let mut other = config(dir.path(), "o", &args);
     other.application = "other".into();
     let mut other = attach(other).await.unwrap();
+    other.read(&log(1), 1).await;
     other.client.append(log(1), 1, Bytes::from_static(b"kept"));
-    assert_eq!(other.read(&log(1), 1).await.len(), 1);
+    other.wait(HubEvent::Own { log: log(1), offset: 1, id: 1 }).await;
     drop(a);
     let mut tool = config(dir.path(), "tool", &[]);
     tool.observer = true;

@@ -19,18 +19,26 @@ pub(crate) struct Replay {
     logs: HashMap<LogId, Log>,
     next_log: LogId,
     next_incarnation: u64,
+    /// Logs whose first records are in files that are gone: they must turn out to be purged.
+    incomplete: BTreeMap<LogId, String>,
 }
 
 // === impl Replay ===
 
 impl Replay {
     pub(crate) fn new() -> Self {
-        Self { apps: BTreeMap::new(), logs: HashMap::new(), next_log: 1, next_incarnation: 1 }
+        Self {
+            apps: BTreeMap::new(),
+            logs: HashMap::new(),
+            next_log: 1,
+            next_incarnation: 1,
+            incomplete: BTreeMap::new(),
+        }
     }
 
     /// Takes what the log contains; the error says what is wrong with it.
     pub(crate) fn visit(&mut self, what: &Visit<'_>) -> Result<(), String> {
-        let (log, offset, address) = match *what {
+        let (id, offset, address) = match *what {
             Visit::Meta(payload) => {
                 let meta = wire::Meta::decode(payload)
                     .map_err(|e| format!("one of the hub's own records cannot be read: {e}"))?;
@@ -41,13 +49,15 @@ impl Replay {
             Visit::Record { log, offset, address } => (log, offset, address),
         };
         // Records of purged logs stay until their file goes.
-        let Some(log) = self.logs.get_mut(&log) else { return Ok(()) };
+        let Some(log) = self.logs.get_mut(&id) else { return Ok(()) };
         if offset != log.assigned + 1 {
             let (name, last) = (&log.name, log.assigned);
             return Err(format!("record {offset} of log '{name}' follows record {last}"));
         }
         log.assigned += 1;
-        log.index.push(address);
+        if !self.incomplete.contains_key(&id) {
+            log.index.push(address);
+        }
         Ok(())
     }
 
@@ -87,6 +97,7 @@ impl Replay {
                 if let Some(app) = self.apps.remove(app.as_str()) {
                     for log in app.logs.into_values() {
                         self.logs.remove(&log);
+                        self.incomplete.remove(&log);
                     }
                 }
             }
@@ -107,17 +118,24 @@ impl Replay {
             return Ok(());
         }
         if defined.records != 0 {
-            return Err(format!(
+            let what = format!(
                 "the first {} records of log '{}' are missing",
                 defined.records, defined.name
-            ));
+            );
+            self.incomplete.insert(id, what);
         }
         let app = self.app_name(&defined.application);
         let mut log = Log::new(Arc::clone(&app), defined.name.clone());
         log.defined = true;
+        log.assigned = defined.records;
         self.logs.insert(id, log);
         self.app(&app).logs.insert(defined.name, id);
         Ok(())
+    }
+
+    /// What is missing when everything has been visited.
+    pub(crate) fn missing(&self) -> Option<&str> {
+        self.incomplete.values().next().map(String::as_str)
     }
 
     fn app_name(&self, name: &str) -> Arc<str> {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kar_hub::{ClientConfig, HubClient, HubError, HubEvent, LogName, SpawnHub};
@@ -66,12 +66,18 @@ impl Node {
 
     /// The first event that `pick` makes something of; the others go to `seen`.
     pub async fn find<T>(&mut self, mut pick: impl FnMut(&HubEvent) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let event = self.next().await;
             if let Some(found) = pick(&event) {
                 return found;
             }
             self.seen.push(event);
+            assert!(
+                Instant::now() < deadline,
+                "what is waited for does not come: {:?}",
+                self.tail()
+            );
         }
     }
 
