@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::hub_state::HubState;
 use crate::config::SidecarConfig;
 use crate::convert::log::{decode_record, encode_record};
+use crate::convert::shared;
 use crate::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, Store};
 use crate::driver::{Batch, Driver, refuse_record};
 
@@ -192,7 +193,7 @@ pub(super) fn value_to(payload: Payload) -> Value {
 }
 
 pub(super) fn value_from(value: Value) -> Payload {
-    Payload { data: value.data, content_type: value.content_type.into() }
+    Payload { data: value.data, content_type: shared(value.content_type) }
 }
 
 // === from the hub to the driver ===

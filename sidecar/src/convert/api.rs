@@ -19,7 +19,7 @@ use tonic::Status;
 use super::error::{
     invalid_field, limit_reached, not_implemented, request_error, status, too_large,
 };
-use super::json;
+use super::{json, shared};
 use crate::backend::{StateAnswer, StateError, StateOperation};
 use crate::driver::outlets::{Answer, DirectCall};
 
@@ -263,7 +263,7 @@ impl Parser<'_> {
                 Some(self.now.saturating_add(millis))
             }
         };
-        Ok((deadline, trace.into()))
+        Ok((deadline, shared(trace)))
     }
 }
 
@@ -284,10 +284,10 @@ fn payload_from(
             if payload.content_type.len() > SHORT_BYTES_MAX {
                 return Err(invalid_field(&format!("{field}.content_type"), "is too long"));
             }
-            (Payload { data, content_type: payload.content_type.into() }, false)
+            (Payload { data, content_type: shared(payload.content_type) }, false)
         }
         None => {
-            (Payload { content_type: payload.content_type.into(), ..Payload::default() }, false)
+            (Payload { content_type: shared(payload.content_type), ..Payload::default() }, false)
         }
     };
     if payload.data.len() > max {

@@ -14,7 +14,7 @@ use kar_core::record::{AcceptInBrief, Op, Record, Send};
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
-use super::Malformed;
+use super::{Malformed, shared};
 
 /// A record as it is stored.
 pub fn encode_record(record: &Record) -> Bytes {
@@ -244,7 +244,7 @@ pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation,
         payload: payload_from(i.payload.unwrap_or_default()),
         chain: i.chain.chunks(UUID_BYTES).map(uuid_from).collect::<Result<_, _>>()?,
         deadline: (i.deadline_ms != 0).then_some(i.deadline_ms),
-        trace: i.trace_parent.into(),
+        trace: shared(i.trace_parent),
     })
 }
 
@@ -376,7 +376,7 @@ pub fn payload_to(payload: &Payload) -> pb::Payload {
 
 /// A payload from the wire.
 pub fn payload_from(payload: pb::Payload) -> Payload {
-    Payload { data: payload.data, content_type: payload.content_type.into() }
+    Payload { data: payload.data, content_type: shared(payload.content_type) }
 }
 
 /// A UUID for the wire.

@@ -6,6 +6,13 @@ pub mod json;
 pub mod log;
 pub mod peer;
 
+use std::sync::Arc;
+
+/// A text that is shared from now on; empty ones, which are common, cost nothing.
+pub(crate) fn shared(text: String) -> Arc<str> {
+    if text.is_empty() { Arc::default() } else { text.into() }
+}
+
 /// Bytes from a log or a peer that do not say what they should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {

@@ -10,11 +10,11 @@ use kar_proto::log::v1 as log;
 use kar_proto::peer::v1 as pb;
 use pb::peer_frame::Frame;
 
-use super::Malformed;
 use super::log::{
     invocation_from, invocation_to, outcome_from, outcome_to, partition_from, partition_to,
     payload_from, payload_to, sender_from, sender_to, uuid_from, uuid_to,
 };
+use super::{Malformed, shared};
 
 /// Invocations or actors of a partition that are shown by `Inspect`.
 const VIEW_ROWS_MAX: usize = 1_000;
@@ -170,7 +170,7 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             kind: Kind::service(&m.service),
             method: m.method.into(),
             payload: payload_from(m.payload.unwrap_or_default()),
-            trace: m.trace_parent.into(),
+            trace: shared(m.trace_parent),
         },
         Frame::DirectReply(m) => Message::DirectReply {
             request: RequestId(m.request),

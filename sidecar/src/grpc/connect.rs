@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::FutureExt as _;
 use kar_core::Event;
 use kar_core::ids::SessionId;
 use kar_core::limits::LimitHit;
@@ -25,6 +26,9 @@ use crate::outbox::{OutboxBounds, OutboxStream};
 
 /// Newest version of the protocol that this sidecar speaks.
 const PROTOCOL_VERSION: i32 = 1;
+
+/// Stream messages whose frames are given to the core at once, if they are there at once.
+const MESSAGES_AT_ONCE_MAX: usize = 16;
 
 /// Serves component streams.
 #[derive(Clone)]
@@ -84,7 +88,7 @@ impl ComponentService for Connect {
         let stream = Stream::open(self.shared.clone(), &hello)?;
         let outbox = stream.session.outbox().clone();
         let response = OutboxStream::new(outbox, None, |frames| pb::ConnectResponse { frames });
-        stream.take(frames)?;
+        stream.take(&mut stream.shared.api.driver.batch(), frames)?;
         tokio::spawn(stream.run(inbound));
         Ok(Response::new(response))
     }
@@ -161,30 +165,59 @@ impl Stream {
                     break;
                 }
             };
-            let frames = match message {
-                Ok(Some(message)) => message.frames,
-                // The component closed its side, or vanished.
-                Ok(None) => break,
+            match self.take_ready(message, &mut inbound) {
+                Ok(true) => {}
+                Ok(false) => break,
                 Err(status) => {
-                    tracing::debug!(%status, "a component's stream broke");
+                    tracing::warn!(message = status.message(), "a component's stream is ended");
+                    self.session.end(Some(status));
                     break;
                 }
-            };
-            if let Err(status) = self.take(frames.into_iter().map(|f| f.frame)) {
-                tracing::warn!(message = status.message(), "a component's stream is ended");
-                self.session.end(Some(status));
-                break;
             }
         }
         self.session.end(None);
     }
 
-    /// Takes the frames of one message, in order.
-    fn take(&self, frames: impl Iterator<Item = Option<In>>) -> Result<(), Status> {
+    /// Takes a message, and those behind it that are there already: what they cause travels together. Tells whether the
+    /// component may send more.
+    fn take_ready(
+        &self,
+        first: Result<Option<pb::ConnectRequest>, Status>,
+        inbound: &mut Streaming<pb::ConnectRequest>,
+    ) -> Result<bool, Status> {
         let mut batch = self.shared.api.driver.batch();
+        let mut message = first;
+        for left in (0..MESSAGES_AT_ONCE_MAX).rev() {
+            match message {
+                Ok(Some(message)) => {
+                    self.take(&mut batch, message.frames.into_iter().map(|f| f.frame))?;
+                }
+                // The component closed its side, or vanished.
+                Ok(None) => return Ok(false),
+                Err(status) => {
+                    tracing::debug!(%status, "a component's stream broke");
+                    return Ok(false);
+                }
+            }
+            if left == 0 {
+                break;
+            }
+            // The stream is polled again before the task sleeps, so no wake-up is lost.
+            let Some(next) = inbound.message().now_or_never() else { break };
+            message = next;
+        }
+        Ok(true)
+    }
+
+    /// Takes the frames of one message, in order.
+    fn take(
+        &self,
+        batch: &mut Batch<'_>,
+        frames: impl Iterator<Item = Option<In>>,
+    ) -> Result<(), Status> {
         for frame in frames {
             let empty = || error::protocol_violation("(empty)", "is empty or not known");
-            self.take_frame(&mut batch, frame.ok_or_else(empty)?)?;
+            self.take_frame(batch, frame.ok_or_else(empty)?)?;
         }
         Ok(())
     }
