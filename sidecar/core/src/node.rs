@@ -642,9 +642,8 @@ impl Node {
 
     fn invoke_direct(&mut self, request: RequestId, call: DirectCall) {
         let env = &self.env;
-        let hosts = || {
-            env.members.nodes.iter().filter(|(_, m)| m.kinds.contains(&call.kind) && !m.leaving)
-        };
+        let hosts =
+            || env.members.nodes.iter().filter(|(_, m)| m.kinds.contains(&call.kind) && !m.leaving);
         let connected = || hosts().map(|(id, _)| *id).filter(|id| env.reachable(*id));
         let turn = self.next_direct.checked_rem(connected().count() as u64).unwrap_or(0);
         let own = env.session_for(&call.kind).map(|_| env.id);

@@ -327,10 +327,21 @@ impl Partition {
         for (sender, node) in attached.chain(spoke).collect::<BTreeSet<_>>() {
             self.refuse(env, node, sender.clone());
         }
+        // Turns that the driver has not taken over yet never start.
+        let mut undelivered = BTreeSet::new();
+        env.effects.retain(|effect| match effect {
+            Effect::Dispatch { turn, .. } if turn.token.invocation.home == self.id => {
+                undelivered.insert(turn.token.invocation.uuid);
+                false
+            }
+            _ => true,
+        });
         for (uuid, item) in &reign.items {
             let token = self.token(*uuid, item.attempt, reign.epoch);
             let ItemStage::Running(turn) = &item.stage else { continue };
-            env.emit(Effect::Cancel { session: turn.session, token: token.clone() });
+            if !undelivered.contains(uuid) {
+                env.emit(Effect::Cancel { session: turn.session, token: token.clone() });
+            }
             if turn.slot {
                 env.free_slot();
             }
