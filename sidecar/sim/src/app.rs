@@ -23,6 +23,8 @@ pub(crate) struct App {
     pub(crate) session: Option<SessionId>,
     /// It said goodbye.
     pub(crate) leaving: bool,
+    /// A process said goodbye to this node, and may be gone by now.
+    pub(crate) said_goodbye: bool,
     /// Runs that have not ended, of this stream.
     pub(crate) runs: BTreeMap<TurnToken, usize>,
 }
@@ -145,7 +147,8 @@ impl World {
         let script = match self.hooks.script.as_ref().and_then(|h| h(&spec, &turn.token)) {
             Some(script) => script,
             None => {
-                script::write(names, &self.plan.profile, self.plan.seed, spec, &turn.token, own)
+                let seed = (self.plan.seed, self.plan.kinds_known);
+                script::write(names, &self.plan.profile, seed, spec, &turn.token, own)
             }
         };
         let run = self.history.runs.len();

@@ -161,9 +161,10 @@ impl World {
         let node = self.slots[slot].id;
         self.say(|| format!("n{slot} drained"));
         self.note(Seen::Drained { node });
-        if self.slots[slot].app.leaving && self.slots[slot].leaves.is_none() {
+        if self.slots[slot].app.said_goodbye && self.slots[slot].leaves.is_none() {
             // The host's goodbye is done: its process ends.
-            if let Some(session) = self.slots[slot].app.session {
+            let session = self.slots[slot].app.session.filter(|_| self.slots[slot].app.leaving);
+            if let Some(session) = session {
                 let back = self.rng.range(10 * MS, 300 * MS);
                 let at = self.now + self.rng.range(MS, 20 * MS);
                 self.push(at, Due::GoodbyeOver { slot, session, back });
@@ -196,6 +197,7 @@ impl World {
             return;
         }
         self.slots[slot].app.leaving = true;
+        self.slots[slot].app.said_goodbye = true;
         self.from_app(slot, Input::Event(Event::HostLeaving { session }));
         let at = self.now + self.rng.range(20 * MS, GOODBYE_MAX);
         self.push(at, Due::GoodbyeOver { slot, session, back });

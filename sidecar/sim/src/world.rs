@@ -86,6 +86,8 @@ pub(crate) struct Slot {
     backlog: VecDeque<Input>,
     tick_at: Option<Us>,
     drain_queued: bool,
+    /// Claims read since the effects were last looked at.
+    claims_read: Vec<(usize, Offset)>,
     /// It was told to leave; it comes back so long after it has gone.
     pub(crate) leaves: Option<Us>,
     /// Who made the requests, by number.
@@ -531,7 +533,7 @@ impl World {
                     Event::LogOwn { offset, .. } | Event::LogRead { offset, .. } => {
                         let entry = &self.logs[log].entries[*offset as usize - 1];
                         if let Record::Claim { .. } = *entry.record {
-                            self.note(Seen::ClaimRead { node, log, offset: *offset });
+                            self.slots[slot].claims_read.push((log, *offset));
                         }
                     }
                     _ => {}
@@ -580,6 +582,11 @@ impl World {
         }
         let timeout = node.poll_timeout();
         self.slots[slot].node = Some(node);
+        // Only what a node wants done from now on can be judged by what it has read.
+        let node = self.slots[slot].id;
+        for (log, offset) in std::mem::take(&mut self.slots[slot].claims_read) {
+            self.note(Seen::ClaimRead { node, log, offset });
+        }
         let at = timeout.map(|t| (t.saturating_sub(BASE_MS) * MS).max(self.now + 1));
         if at != self.slots[slot].tick_at {
             self.slots[slot].tick_at = at;
@@ -703,6 +710,7 @@ impl World {
         let node = self.slots[slot].id;
         self.say(|| format!("n{slot} wakes, resumed={resumed}"));
         self.note(Seen::Woke { node, resumed });
+        self.slots[slot].drain_queued = false;
         if resumed {
             self.give(slot, Event::Resumed);
         }
@@ -742,6 +750,7 @@ impl Slot {
             backlog: VecDeque::new(),
             tick_at: None,
             drain_queued: false,
+            claims_read: Vec::new(),
             leaves: None,
             waiters: Vec::new(),
             issue: 0,
@@ -768,6 +777,7 @@ impl Slot {
         self.backlog.clear();
         self.tick_at = None;
         self.drain_queued = false;
+        self.claims_read.clear();
         self.leaves = None;
         self.waiters.clear();
         self.issue = 0;

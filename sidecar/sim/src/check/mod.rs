@@ -41,7 +41,8 @@ pub(crate) struct NodeModel {
     /// It was struck out of the membership.
     pub(crate) struck_out: bool,
     pub(crate) drain_told: bool,
-    pub(crate) paused: bool,
+    /// When it last woke from standing still.
+    pub(crate) woke: Us,
     /// Logs it must read to the end before it acts on them (it was told that it was away).
     pub(crate) unread: BTreeSet<usize>,
     /// Reigns that it says it dropped in disorder.
@@ -152,7 +153,7 @@ impl<'h> Judge<'h> {
             }
             Seen::NodeGone { node } => self.node(*node).gone = Some(self.now),
             Seen::StruckOut { node } => self.node(*node).struck_out = true,
-            Seen::Paused { node } => self.node(*node).paused = true,
+            Seen::Paused { .. } => {}
             Seen::Woke { node, resumed } => self.woke(*node, *resumed),
             Seen::ReadToEnd { node, log } => {
                 self.node(*node).unread.remove(log);
@@ -172,19 +173,34 @@ impl<'h> Judge<'h> {
     }
 
     fn woke(&mut self, node: NodeId, resumed: bool) {
-        let owned: Vec<usize> =
-            (0..self.logs.len()).filter(|l| self.logs[*l].was_owned_by(node)).collect();
+        let owned: Vec<usize> = (0..self.logs.len()).filter(|l| self.believes(node, *l)).collect();
+        let now = self.now;
         let model = self.node(node);
-        model.paused = false;
+        model.woke = now;
         if resumed {
             model.unread.extend(owned);
         }
     }
 
+    /// Whether a node may believe that it reigns over a partition: its last reign there is neither released nor followed
+    /// by one that it knows of.
+    fn believes(&self, node: NodeId, log: usize) -> bool {
+        let Some(last) = self.logs[log].reigns.iter().rev().find(|r| r.node == node) else {
+            return false;
+        };
+        let model = &self.nodes[&node];
+        let newer = model.claims.range((log, last.epoch + 1)..(log + 1, 0)).next();
+        last.released.is_none() && newer.is_none() && !model.dropped.contains(&(log, last.epoch))
+    }
+
     fn claim_read(&mut self, node: NodeId, log: usize, offset: u64) {
-        if self.logs[log].reigns.iter().any(|r| r.epoch == offset) {
-            let now = self.now;
-            self.node(node).claims.entry((log, offset)).or_insert(now);
+        let Some(reign) = self.logs[log].reigns.iter().find(|r| r.epoch == offset) else { return };
+        let (now, from, own) = (self.now, reign.from, reign.node == node);
+        let model = self.node(node);
+        model.claims.entry((log, offset)).or_insert(now);
+        if own && from > model.woke {
+            // A claim made since it woke is valid only if it follows what the log then held.
+            model.unread.remove(&log);
         }
     }
 
