@@ -25,16 +25,19 @@ fn main() {
     report("bare append + fdatasync", &mut bare, Duration::ZERO);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    runtime.block_on(async {
+    let hub = runtime.block_on(async {
         let client = connect(&dir, os).await;
         for producers in [1, 16, 64, 256] {
             run(&client, producers, Duration::from_secs(seconds)).await;
         }
+        client.lock().await.client.hub_process_id()
     });
     drop(runtime);
-    // The hub ends by itself when its client is gone.
+    // The hub ends by itself when its client is gone; the lock is its last file to be let go.
     let begun = Instant::now();
-    while dir.join("hub.sock").exists() && begun.elapsed() < Duration::from_secs(10) {
+    while Path::new("/proc").join(hub.to_string()).join("fd").read_dir().is_ok()
+        && begun.elapsed() < Duration::from_secs(10)
+    {
         std::thread::yield_now();
     }
     std::fs::remove_dir_all(&dir).expect("the temporary directory can be removed");

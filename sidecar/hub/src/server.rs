@@ -38,6 +38,8 @@ use crate::wal::writer::Writer;
 const TICK: Duration = Duration::from_millis(500);
 /// How long an ending hub waits for its clients to be told.
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
+/// How long a hub waits, at least, for the client that had it started.
+const FIRST_CLIENT_MAX: Duration = Duration::from_secs(1);
 /// HTTP/2 windows: of a stream, of a connection, bytes.
 const WINDOWS: (u32, u32) = (1 << 20, 2 << 20);
 /// Writing beyond the file size limit raises this signal, which would end the process without a
@@ -269,7 +271,10 @@ impl Running {
                 return Err(fault);
             }
             let idle = self.hub.with(|engine| engine.idle_since());
-            let until = idle.zip(options.idle_exit).map(|(since, limit)| since + limit);
+            let until = idle.zip(options.idle_exit).map(|(since, limit)| {
+                let expected = self.hub.with(|engine| engine.expects_first());
+                since + if expected { limit.max(FIRST_CLIENT_MAX) } else { limit }
+            });
             if until.is_some_and(|until| until <= Instant::now()) {
                 return Ok(HubExit::Idle);
             }

@@ -408,6 +408,11 @@ impl Engine {
         self.idle_since
     }
 
+    /// No client has come yet.
+    pub(crate) fn expects_first(&self) -> bool {
+        self.next_conn == 0
+    }
+
     pub(crate) fn stats(&self) -> wire::GetStatsResponse {
         let micros = |part| self.stats.durations.quantile(part).as_micros() as u64;
         wire::GetStatsResponse {

@@ -11,6 +11,9 @@ use crate::error::HubError;
 pub(crate) const DATA: u64 = 4096;
 /// Bytes of zeros written at once.
 const ZEROS: usize = 256 << 10;
+/// Bytes of zeros synced at once: a file is made while another one is written and synced, whose
+/// commits should not wait behind the whole of it.
+const SYNC_EVERY: u64 = 2 << 20;
 const MAGIC: &[u8; 8] = b"KARHUBWL";
 const VERSION: u32 = 1;
 /// Bytes of a file's header.
@@ -65,6 +68,9 @@ impl Segment {
                 let length = (self.size - at).min(ZEROS as u64);
                 file.write_all_at(&zeros[..length as usize], at)?;
                 at += length;
+                if at.is_multiple_of(SYNC_EVERY) {
+                    file.sync_data()?;
+                }
             }
             file.write_all_at(&self.encode(), 0)?;
             file.sync_all()?;
