@@ -25,6 +25,10 @@ use crate::paths::Paths;
 
 /// First and longest wait between two attempts to connect.
 const ATTEMPT_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// First and longest pause before a hub that ended with a fault is started again.
+const FAULT_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Faults farther apart than this have nothing to do with each other.
+const FAULTS_APART: Duration = Duration::from_secs(10);
 /// A hub that lives but takes no connection for so long is killed and replaced. It may be busy
 /// recovering a log, so this is long.
 const STUCK_MAX: Duration = Duration::from_secs(30);
@@ -41,6 +45,11 @@ pub(crate) struct Starter {
     child: Option<Child>,
     /// Since when a live hub has been refusing connections.
     stuck_since: Option<Instant>,
+    /// Hubs started from here that ended with a fault (a full disk, say), one soon after the other.
+    faults: u32,
+    /// No hub is started before this, because the last ones ended with faults.
+    not_before: Option<Instant>,
+    last_start: Option<Instant>,
 }
 
 /// Why an attempt to attach failed.
@@ -60,7 +69,14 @@ pub(super) type Attachment = (Streaming<wire::AttachResponse>, wire::Welcome, wi
 
 impl Starter {
     pub(crate) fn new(config: ClientConfig) -> Self {
-        Self { config, child: None, stuck_since: None }
+        Self {
+            config,
+            child: None,
+            stuck_since: None,
+            faults: 0,
+            not_before: None,
+            last_start: None,
+        }
     }
 
     /// Attaches to a hub, starting or replacing it as needed.
@@ -125,6 +141,7 @@ impl Starter {
                 Ok(None) => return Ok(()),
                 Ok(Some(status)) => {
                     self.child = None;
+                    self.note_end(status);
                     self.judge(paths, status)?;
                 }
                 Err(source) => {
@@ -142,6 +159,9 @@ impl Starter {
             return Ok(());
         }
         self.stuck_since = None;
+        if self.not_before.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
         let Some(spawn) = &self.config.spawn else { return Ok(()) };
         let log =
             open_log(&paths.log_file()).map_err(|e| HubError::io("open", &paths.log_file(), e))?;
@@ -157,13 +177,26 @@ impl Starter {
             .map_err(|e| HubError::io("run", &spawn.program, e))?;
         tracing::debug!(pid = child.id(), "started a hub");
         self.child = Some(child);
+        self.last_start = Some(Instant::now());
         Ok(())
+    }
+
+    /// A hub that ends with a fault is started again, in longer and longer pauses.
+    fn note_end(&mut self, status: ExitStatus) {
+        if is_orderly(status) {
+            return;
+        }
+        if self.last_start.is_some_and(|at| at.elapsed() > FAULTS_APART) {
+            self.faults = 0;
+        }
+        let pause = (FAULT_PAUSE.0 * 2_u32.pow(self.faults.min(8))).min(FAULT_PAUSE.1);
+        self.faults += 1;
+        self.not_before = Some(Instant::now() + jittered(pause));
     }
 
     /// What the end of the hub that was started means.
     fn judge(&self, paths: &Paths, status: ExitStatus) -> Result<(), HubError> {
-        let code = status.code().and_then(|code| u8::try_from(code).ok());
-        if matches!(code, Some(exit_code::OK | exit_code::ALREADY_RUNNING) | None) {
+        if is_orderly(status) {
             return Ok(());
         }
         let reason = format!("it ended with {status}: {}", last_line(&paths.log_file()));
@@ -191,6 +224,12 @@ impl Starter {
         };
         HubError::Unavailable { dir: self.config.data_dir.clone(), reason }
     }
+}
+
+/// Whether a hub ended without a fault of its own: idle, beaten to the lock, or killed.
+fn is_orderly(status: ExitStatus) -> bool {
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    matches!(code, Some(exit_code::OK | exit_code::ALREADY_RUNNING) | None)
 }
 
 /// Asks the hub of a data directory for its counters.
