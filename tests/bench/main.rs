@@ -92,7 +92,7 @@ fn main() -> Result<()> {
 /// Runs everything and prints the report.
 async fn judge(args: &Args) -> Result<()> {
     kar_tests::binaries::assume_built();
-    let mut report = Report::default();
+    let mut report = Report { load_average: processes::load_average()?, ..Report::default() };
     let world = World::new("bench");
     world.add_run_args(&["--durability", &args.durability]);
     say("physical limits");

@@ -47,6 +47,12 @@ fn cpu_nanos(pid: u32) -> Result<u64> {
     Ok(sum)
 }
 
+/// Processes that wanted to run in the last minute.
+pub(crate) fn load_average() -> Result<f64> {
+    let text = fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split(' ').next().context("a number")?.parse()?)
+}
+
 /// What the hub counts.
 pub(crate) async fn hub_stats(data_dir: &Path) -> Result<GetStatsResponse> {
     let socket = data_dir.join("hub.sock");

@@ -18,7 +18,12 @@ pub(crate) struct Report {
     pub(crate) failover_ms: Vec<f64>,
     pub(crate) idle_sidecar_kib: u64,
     pub(crate) idle_hub_kib: u64,
+    /// Of the last minute before the run; others' work makes every figure worse.
+    pub(crate) load_average: f64,
 }
+
+/// A load average above which the figures come with a warning.
+const LOAD_NOTED: f64 = 0.7;
 
 /// One scenario's figures.
 #[derive(Clone, Debug, Serialize)]
@@ -67,6 +72,11 @@ impl Row {
             commit_p50_us: after.commit_p50_us,
             scenario: *scenario,
         }
+    }
+
+    /// A figure about commits, where there are any but the odd one of a lease.
+    fn per_commit(&self, figure: f64) -> String {
+        if self.scenario.target == Target::Direct { String::new() } else { format!("{figure:.1}") }
     }
 
     /// The physical limit of its latency, µs.
@@ -137,6 +147,13 @@ impl Report {
 
     fn write_table(&self, out: &mut String) -> std::fmt::Result {
         let Limits { echo_us, echo_per_second, append_us, append_p99_us } = self.limits;
+        let load = self.load_average;
+        if load > LOAD_NOTED {
+            writeln!(
+                out,
+                "NOTE: the load average was {load:.1} before it began: all figures are noisy"
+            )?;
+        }
         writeln!(out, "Physical limits of this run (1 KiB)")?;
         writeln!(
             out,
@@ -153,7 +170,7 @@ impl Report {
         )?;
         writeln!(
             out,
-            "{:<36}{:>9}{:>9}{:>9}{:>8}{:>9}{:>9}{:>9}",
+            "{:<36}{:>9}{:>9}{:>9}{:>8}{:>9}{:>10}{:>11}",
             "scenario", "calls/s", "p50 µs", "p99 µs", "×limit", "CPU µs", "rec/sync", "call/sync"
         )?;
         for row in &self.rows {
@@ -161,14 +178,14 @@ impl Report {
             let times = if row.scenario.clients == 1 { format!("{times:.2}") } else { "".into() };
             writeln!(
                 out,
-                "{:<36}{:>9.0}{:>9.0}{:>9.0}{times:>8}{:>9.1}{:>9.1}{:>9.1}",
+                "{:<36}{:>9.0}{:>9.0}{:>9.0}{times:>8}{:>9.1}{:>10}{:>11}",
                 row.name,
                 row.calls_per_second,
                 row.p50_us,
                 row.p99_us,
                 row.cpu_us,
-                row.records_per_commit,
-                row.calls_per_commit
+                row.per_commit(row.records_per_commit),
+                row.per_commit(row.calls_per_commit)
             )?;
         }
         writeln!(out, "\nCPU µs per call by process")?;
