@@ -37,6 +37,8 @@ pub struct Limits {
     pub grace_ms: Millis,
     /// How long a host whose stream broke, and that is not known to be dead, may take to come back, ms.
     pub host_return_ms: Millis,
+    /// A root tell or start that was not accepted for so long is answered with "unknown": its owner's log is away, ms.
+    pub accept_timeout_ms: Millis,
     /// An append not read back for so long counts as lost (rule L4), ms.
     pub append_timeout_ms: Millis,
     /// How often channels are opened again or stated anew (rule C3), ms.
@@ -105,6 +107,7 @@ impl Default for Limits {
             accept_delay_ms: 1,
             grace_ms: 100,
             host_return_ms: 1000,
+            accept_timeout_ms: 15_000,
             append_timeout_ms: 10_000,
             channel_timer_ms: 500,
             settle_delay_ms: 20,

@@ -1,11 +1,11 @@
 //! Root invocations of this node's component: obligations without a log behind them (rule C1). The node keeps each until
 //! its receiver reports a durable outcome.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::effect::{Notice, RequestError, Response};
 use crate::env::Env;
-use crate::ids::{Epoch, InvocationId, NodeId, Number, PartitionId, RequestId, Sender};
+use crate::ids::{Epoch, InvocationId, Millis, NodeId, Number, PartitionId, RequestId, Sender};
 use crate::invocation::{Mode, Obligation, Outcome};
 use crate::route::Route;
 use crate::state::Outbound;
@@ -14,8 +14,19 @@ use crate::state::Outbound;
 #[derive(Debug, Default)]
 pub(crate) struct Roots {
     channels: BTreeMap<PartitionId, Channel>,
-    by_request: BTreeMap<RequestId, (PartitionId, Number)>,
+    by_request: BTreeMap<RequestId, Waiting>,
+    /// Tells and starts that wait to be accepted, by when they stop waiting.
+    unaccepted: BTreeSet<(Millis, RequestId)>,
     open: usize,
+}
+
+/// What a request of the component waits for.
+#[derive(Debug)]
+struct Waiting {
+    to: PartitionId,
+    number: Number,
+    /// When it stops waiting, for tells and starts.
+    until: Option<Millis>,
 }
 
 #[derive(Debug)]
@@ -48,19 +59,22 @@ impl Roots {
         }
         let number = channel.out.next;
         channel.out.next += 1;
+        let waits = obligation.invocation.mode != Mode::Call;
+        let until = waits.then_some(env.now + env.limits.accept_timeout_ms);
+        self.unaccepted.extend(until.map(|at| (at, request)));
         channel.out.open.insert(number, obligation);
         channel.requests.insert(number, request);
-        self.by_request.insert(request, (to, number));
+        self.by_request.insert(request, Waiting { to, number, until });
         self.open += 1;
         channel.route.send(env, &channel.out, number);
     }
 
     /// Nobody waits for the answer; the invocation goes on.
     pub(crate) fn abandon(&mut self, request: RequestId) {
-        if let Some((to, number)) = self.by_request.remove(&request)
-            && let Some(channel) = self.channels.get_mut(&to)
+        if let Some(waiting) = self.forget(request)
+            && let Some(channel) = self.channels.get_mut(&waiting.to)
         {
-            channel.requests.remove(&number);
+            channel.requests.remove(&waiting.number);
         }
     }
 
@@ -162,13 +176,22 @@ impl Roots {
     }
 
     pub(crate) fn tick(&mut self, env: &mut Env) {
+        while let Some((at, request)) = self.unaccepted.first().copied()
+            && at <= env.now
+        {
+            // It is still owed, and may still be accepted.
+            self.abandon(request);
+            let error = RequestError::Unknown("the target's log did not accept it in time");
+            env.respond(request, Err(error));
+        }
         for channel in self.channels.values_mut() {
             channel.route.tick(env, &channel.out);
         }
     }
 
     pub(crate) fn timeout(&self) -> Option<u64> {
-        self.channels.values().filter_map(|c| c.route.timer()).min()
+        let unaccepted = self.unaccepted.first().map(|(at, _)| *at);
+        self.channels.values().filter_map(|c| c.route.timer()).chain(unaccepted).min()
     }
 
     fn close(
@@ -182,9 +205,17 @@ impl Roots {
         channel.route.settled(env, number);
         let request = channel.requests.remove(&number);
         if let Some(request) = request {
-            self.by_request.remove(&request);
+            self.forget(request);
         }
         self.open -= 1;
         Some((request, obligation))
+    }
+
+    fn forget(&mut self, request: RequestId) -> Option<Waiting> {
+        let waiting = self.by_request.remove(&request)?;
+        if let Some(at) = waiting.until {
+            self.unaccepted.remove(&(at, request));
+        }
+        Some(waiting)
     }
 }

@@ -57,6 +57,10 @@ bound_flags! {
         accept_delay_ms: u64,
         /// How long code of a cut-off attempt may run on, ms
         grace_ms: u64,
+        /// How long a host whose stream broke may take to come back, ms
+        host_return_ms: u64,
+        /// A tell or start not accepted for so long is answered with "unknown", ms
+        accept_timeout_ms: u64,
         /// An append not read back for so long counts as lost, ms
         append_timeout_ms: u64,
         /// How often channels are stated anew, ms
