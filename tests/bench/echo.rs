@@ -1,5 +1,5 @@
-//! A bare echo over the same kind of stream: tonic, bidirectional, over a Unix socket, several frames a message. No KAR:
-//! what it takes is what the transport takes.
+//! A bare echo over the same kind of stream: tonic, bidirectional, over a Unix socket, several
+//! frames a message. No KAR: what it takes is what the transport takes.
 
 use std::path::Path;
 use std::pin::Pin;

@@ -56,7 +56,8 @@ async fn tell(client: &Client, number: u32, bytes: usize) -> Result<(), Status> 
     client.invocation().tell(request).await.map(drop)
 }
 
-/// Hosts the actors and fails unless exactly the tells of these numbers come (others may, if their outcome was unknown).
+/// Hosts the actors and waits until the tells of these numbers have come, each once. Others may come, too: those whose
+/// outcome was unknown.
 async fn assert_carried_out(client: &Client, numbers: &[u32]) {
     let mut host = Component::connect(client, hello(&[], &["A"])).await.expect("welcome");
     let mut missing: std::collections::BTreeSet<u32> = numbers.iter().copied().collect();

@@ -1,5 +1,6 @@
-//! `kill -9` of whoever serves a call, in the middle of it: the call answers from another host or the restarted one, the
-//! code of two attempts never overlaps beyond the grace, and exactly one attempt takes effect.
+//! `kill -9` of whoever serves a call, in the middle of it: the call answers from another host or
+//! the restarted one, the code of two attempts never overlaps beyond the grace, and exactly one
+//! attempt takes effect.
 
 use std::rc::Rc;
 use std::time::Duration;

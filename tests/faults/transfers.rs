@@ -1,5 +1,6 @@
-//! A bank under fire: transfers by nested calls between actors of two components while processes are killed at random.
-//! Sum constant, every transfer applied once, none lost; clients see no error but "unknown" where their own sidecar died.
+//! A bank under fire: transfers by nested calls between actors of two components while processes are
+//! killed at random. Sum constant, every transfer applied once, none lost; clients see no error but
+//! "unknown" where their own sidecar died.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
