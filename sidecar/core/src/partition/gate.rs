@@ -135,7 +135,7 @@ impl Partition {
         let Some(record) = self.reign.inflight.pop_front() else { return };
         self.reign.committed = record.seq;
         if !record.store.is_empty() {
-            self.to_store(offset, record.store);
+            self.owe_store(offset, record.store);
         }
         while self.reign.gated.front().is_some_and(|(seq, _)| *seq <= self.reign.committed) {
             let Some((_, gated)) = self.reign.gated.pop_front() else { break };

@@ -105,13 +105,16 @@ pub(crate) struct Reign {
     pub(super) writing: Option<Offset>,
 }
 
+/// A read that waits for a load: the request, its turn, the keys wanted (all of them if absent).
+pub(super) type WaitingRead = (RequestId, TurnToken, Option<Vec<Arc<str>>>);
+
 /// A load of an actor's state under way.
 #[derive(Debug)]
 pub(super) struct Load {
     /// What the store was known to hold when the load began: less means that it was rolled back.
     pub(super) known: Offset,
     /// Reads that wait for it.
-    pub(super) waiting: Vec<(RequestId, TurnToken, Option<Vec<Arc<str>>>)>,
+    pub(super) waiting: Vec<WaitingRead>,
 }
 
 /// An unfinished invocation at its owner.

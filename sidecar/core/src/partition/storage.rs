@@ -70,7 +70,7 @@ impl Partition {
     }
 
     /// Committed operations, in log order, are owed to the store.
-    pub(super) fn to_store(&mut self, offset: Offset, ops: Vec<ActorOps>) {
+    pub(super) fn owe_store(&mut self, offset: Offset, ops: Vec<ActorOps>) {
         // Later decisions have higher stamps; this record's last one is found by counting its operations from the
         // stamp of the record before: stamps are given in the order of decisions.
         let count: usize = ops.iter().map(|actor| actor.ops.len()).sum();
