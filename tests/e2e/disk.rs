@@ -24,7 +24,7 @@ impl Mount {
         if run("mount", &mount, at) {
             return Some(Self(at.to_owned()));
         }
-        println!("SKIPPED: mounting a file system needs root (and mount(8))");
+        kar_tests::skip("mounting a file system needs root (and mount(8))");
         None
     }
 

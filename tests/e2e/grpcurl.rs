@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 fn grpcurl() -> Option<PathBuf> {
     let found = binaries::grpcurl();
     if found.is_none() {
-        println!("SKIPPED: grpcurl is not installed; see `cargo xtask test`");
+        kar_tests::skip("grpcurl is not installed; see `cargo xtask test`");
     }
     found
 }

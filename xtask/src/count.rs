@@ -9,12 +9,15 @@ pub(crate) struct Count {
     pub(crate) passed: u64,
     /// They did not.
     pub(crate) failed: u64,
+    /// They said that they cannot run here, and passed without having looked.
+    pub(crate) skipped: u64,
 }
 
 impl AddAssign for Count {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.skipped += other.skipped;
     }
 }
 
@@ -23,12 +26,16 @@ impl Count {
     pub(crate) fn parse(line: &str) -> Option<Self> {
         let line = without_colours(line);
         let line = line.trim();
+        if line.starts_with("SKIPPED: ") {
+            return Some(Self { skipped: 1, ..Self::default() });
+        }
         let cargo = line.strip_prefix("test result: ");
         let nextest = line.strip_prefix("Summary [").filter(|l| l.contains("tests run:"));
         let summary = cargo.or(nextest)?;
         Some(Self {
             passed: number_before(summary, " passed").unwrap_or(0),
             failed: number_before(summary, " failed").unwrap_or(0),
+            skipped: 0,
         })
     }
 }
@@ -58,17 +65,27 @@ fn without_colours(line: &str) -> String {
 mod tests {
     use super::*;
 
+    fn passed(passed: u64, failed: u64) -> Count {
+        Count { passed, failed, skipped: 0 }
+    }
+
+    #[test]
+    fn skipped_tests_are_counted_apart() {
+        let skipped = Count { skipped: 1, ..Count::default() };
+        assert_eq!(Count::parse("SKIPPED: no grpcurl"), Some(skipped));
+    }
+
     #[test]
     fn summaries_of_both_runners_are_read() {
         let cargo = "test result: \u{1b}[32mok\u{1b}[m. 8 passed; 0 failed; 1 ignored; 0 measured";
-        assert_eq!(Count::parse(cargo), Some(Count { passed: 8, failed: 0 }));
+        assert_eq!(Count::parse(cargo), Some(passed(8, 0)));
         let cargo = "test result: FAILED. 6 passed; 2 failed; 0 ignored; 0 measured";
-        assert_eq!(Count::parse(cargo), Some(Count { passed: 6, failed: 2 }));
+        assert_eq!(Count::parse(cargo), Some(passed(6, 2)));
         let nextest =
             "     Summary [   0.013s] 3 tests run: 2 passed (1 slow), 1 failed, 4 skipped";
-        assert_eq!(Count::parse(nextest), Some(Count { passed: 2, failed: 1 }));
+        assert_eq!(Count::parse(nextest), Some(passed(2, 1)));
         let nextest = "     Summary [   0.013s] 3 tests run: 3 passed, 0 skipped";
-        assert_eq!(Count::parse(nextest), Some(Count { passed: 3, failed: 0 }));
+        assert_eq!(Count::parse(nextest), Some(passed(3, 0)));
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Runner {
             Ok(Run::TimedOut { count }) => (false, format!("killed after {limit:?}"), count),
             Err(error) => (false, format!("{error:#}"), Count::default()),
         };
-        if count == Count::default() {
+        if count.passed + count.failed == 0 {
             count.passed = 1;
         }
         if ok || count.failed > 0 {
@@ -57,7 +57,7 @@ impl Runner {
         } else {
             // It broke off without saying how many failed: at least one did, and what never ran is not known.
             let passed = count.passed.saturating_sub(1);
-            self.done(name, ok, note, Count { passed, failed: 1 }, start);
+            self.done(name, ok, note, Count { passed, failed: 1, ..count }, start);
         }
         ok
     }
@@ -72,7 +72,7 @@ impl Runner {
         let result = check();
         let ok = result.is_ok();
         let note = result.err().map(|error| format!("{error:#}")).unwrap_or_default();
-        let count = Count { passed: u64::from(ok), failed: u64::from(!ok) };
+        let count = Count { passed: u64::from(ok), failed: u64::from(!ok), skipped: 0 };
         self.done(name, ok, note, count, start);
         ok
     }
@@ -91,9 +91,12 @@ impl Runner {
         println!("\n── summary ─────────────────────────────────────────────");
         for done in &self.results {
             let mark = if done.ok { "ok  " } else { "FAIL" };
-            let Count { passed, failed } = done.count;
+            let Count { passed, failed, skipped } = done.count;
             let seconds = done.took.as_secs_f64();
             print!("{mark} {:<28} {seconds:>7.1} s  {passed} passed, {failed} failed", done.name);
+            if skipped > 0 {
+                print!(", {skipped} of them SKIPPED (see above)");
+            }
             println!("{}{}", if done.note.is_empty() { "" } else { "  " }, done.note);
             total += done.count;
         }
@@ -201,7 +204,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         assert!(!runner.run("hang", Duration::from_millis(300), &mut command));
-        assert_eq!(runner.results[0].count, Count { passed: 2, failed: 1 });
+        assert_eq!(runner.results[0].count, Count { passed: 2, failed: 1, skipped: 0 });
         assert!(runner.results[0].took < Duration::from_secs(60));
     }
 
@@ -211,11 +214,11 @@ mod tests {
         let script = "for i in 1 2; do echo 'test result: ok. 3 passed; 1 failed;'; done; exit 1";
         let mut command = Command::new("sh");
         assert!(!runner.run("two", Duration::from_secs(60), command.args(["-c", script])));
-        assert_eq!(runner.results[0].count, Count { passed: 6, failed: 2 });
+        assert_eq!(runner.results[0].count, Count { passed: 6, failed: 2, skipped: 0 });
         assert!(!runner.run("none", Duration::from_secs(60), &mut Command::new("false")));
-        assert_eq!(runner.results[1].count, Count { passed: 0, failed: 1 });
+        assert_eq!(runner.results[1].count, Count { passed: 0, failed: 1, skipped: 0 });
         assert!(runner.run("fine", Duration::from_secs(60), &mut Command::new("true")));
-        assert_eq!(runner.results[2].count, Count { passed: 1, failed: 0 });
+        assert_eq!(runner.results[2].count, Count { passed: 1, failed: 0, skipped: 0 });
     }
 
     #[test]
