@@ -129,8 +129,8 @@ pub fn private_folder(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The folder for the sockets of a data directory: its `run`, or, if paths in there would be too long for the system, one
-/// in the folder for temporary files that is named after it.
+/// The folder for the sockets of a data directory: its `run`, or, if paths in there would be too long for the system,
+/// one in the folder for temporary files that is named after it.
 ///
 /// `name_bytes` is the length of the longest name that will be put there.
 pub fn socket_folder(data_dir: &Path, name_bytes: usize) -> PathBuf {

@@ -1,5 +1,5 @@
-//! Root invocations of this node's component: obligations without a log behind them (rule C1). The node keeps each until
-//! its receiver reports a durable outcome.
+//! Root invocations of this node's component: obligations without a log behind them (rule C1). The node keeps each
+//! until its receiver reports a durable outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
 

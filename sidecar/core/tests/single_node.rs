@@ -141,11 +141,8 @@ impl Script {
     }
 
     fn invoke(&mut self, turn: Option<&Turn>, mode: Mode, actor: &str, method: &str) -> RequestId {
-        let target = Target {
-            kind: Kind::actor("Account"),
-            actor: Some(actor.into()),
-            affinity: None,
-        };
+        let target =
+            Target { kind: Kind::actor("Account"), actor: Some(actor.into()), affinity: None };
         self.request(Operation::Invoke {
             turn: turn.map(|t| t.token.clone()),
             mode,
@@ -229,8 +226,7 @@ fn a_root_call_is_answered_once_it_is_committed() {
 #[test]
 fn calls_of_one_actor_run_one_at_a_time_and_in_order() {
     let mut script = Script::new(&[Kind::actor("Account")]);
-    let calls: Vec<_> =
-        ["a", "b", "c"].map(|m| script.invoke(None, Mode::Call, "alice", m)).into();
+    let calls: Vec<_> = ["a", "b", "c"].map(|m| script.invoke(None, Mode::Call, "alice", m)).into();
     for (call, method) in calls.into_iter().zip(["a", "b", "c"]) {
         let turn = script.turn(method);
         assert!(script.turns.is_empty(), "two turns of one actor at once (P4)");
@@ -273,11 +269,10 @@ fn state_is_seen_by_later_turns_and_dropped_with_an_error() {
         let call = script.invoke(None, Mode::Call, "alice", "set");
         let turn = script.turn("set");
         let set = StateOp::Set { key: "k".into(), value: text(value) };
-        let apply = script
-            .request(Operation::StateApply { turn: turn.token.clone(), ops: vec![set] });
+        let apply =
+            script.request(Operation::StateApply { turn: turn.token.clone(), ops: vec![set] });
         assert_eq!(script.answers.remove(&apply), Some(Ok(Response::Ok)));
-        let read =
-            script.request(Operation::StateRead { turn: turn.token.clone(), keys: None });
+        let read = script.request(Operation::StateRead { turn: turn.token.clone(), keys: None });
         let seen = BTreeMap::from([("k".into(), text(value))]);
         assert_eq!(script.answers.remove(&read), Some(Ok(Response::State(seen))));
         script.finish(&turn, outcome.clone());
@@ -304,12 +299,8 @@ fn a_dead_host_is_replaced_and_its_turn_tried_again() {
     script.event(Event::HostUp { session: SessionId(2), offer });
     let second = script.turn("slow");
     assert_eq!((first.token.attempt, second.token.attempt), (1, 2));
-    let stale =
-        script.request(Operation::StateRead { turn: first.token.clone(), keys: None });
-    assert!(matches!(
-        script.answers.remove(&stale),
-        Some(Err(RequestError::TurnSuperseded(_)))
-    ));
+    let stale = script.request(Operation::StateRead { turn: first.token.clone(), keys: None });
+    assert!(matches!(script.answers.remove(&stale), Some(Err(RequestError::TurnSuperseded(_)))));
     script.finish(&first, done("late"));
     assert!(script.answers.is_empty(), "a superseded turn ended the invocation");
     script.finish(&second, done("ok"));
@@ -342,8 +333,7 @@ fn tells_and_starts_are_acknowledged_when_durable() {
 fn without_a_host_a_call_waits_or_expires() {
     let mut script = Script::new(&[]);
     let call = script.invoke(None, Mode::Call, "alice", "later");
-    let target =
-        Target { kind: Kind::actor("Account"), actor: Some("bob".into()), affinity: None };
+    let target = Target { kind: Kind::actor("Account"), actor: Some("bob".into()), affinity: None };
     let hasty = script.request(Operation::Invoke {
         turn: None,
         mode: Mode::Call,
@@ -422,7 +412,10 @@ fn a_direct_call_waits_a_moment_for_the_connection_to_a_live_host() {
     assert_eq!(script.direct_sent, 1);
     script.event(Event::PeerDown { node: NodeId(2) });
     let lost = script.answers.remove(&sent);
-    assert!(matches!(lost, Some(Err(RequestError::Unknown(_)))), "it was sent, then lost: {lost:?}");
+    assert!(
+        matches!(lost, Some(Err(RequestError::Unknown(_)))),
+        "it was sent, then lost: {lost:?}"
+    );
     // Nor does it wait for ever.
     let late = ask(&mut script, 103);
     assert!(script.answers.is_empty(), "it waits");

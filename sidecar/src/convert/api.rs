@@ -610,8 +610,8 @@ pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
     }
 }
 
-/// Which turn ended, and how. A result that is too long becomes an application error: the turn did end, and nothing else
-/// could be told to its caller.
+/// Which turn ended, and how. A result that is too long becomes an application error: the turn did end, and nothing
+/// else could be told to its caller.
 ///
 /// # Errors
 ///

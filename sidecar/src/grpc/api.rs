@@ -37,8 +37,8 @@ struct Waiting {
 // === impl Api ===
 
 impl Api {
-    /// Parses a request and hands it to the core or to the application's state. `done` gets the answer, at once or later.
-    /// The id is for abandoning it; there is none if the core does not have it.
+    /// Parses a request and hands it to the core or to the application's state. `done` gets the answer, at once or
+    /// later. The id is for abandoning it; there is none if the core does not have it.
     pub fn submit(&self, batch: &mut Batch<'_>, ask: Ask, done: Done) -> Option<RequestId> {
         match prepare(ask, batch.now(), &self.limits) {
             Ok(Prepared::Core(operation, shape)) => {

@@ -32,8 +32,8 @@ impl Unary {
     }
 }
 
-/// A unary RPC that asks for an operation of the same shape: what `async fn` becomes under `async_trait`, which does not
-/// see inside macros.
+/// A unary RPC that asks for an operation of the same shape: what `async fn` becomes under `async_trait`, which does
+/// not see inside macros.
 macro_rules! twin {
     ($name:ident, $request:ident, $ask:ident -> $response:ident) => {
         fn $name<'a, 'f>(
