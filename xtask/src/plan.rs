@@ -32,7 +32,7 @@ pub(crate) fn test(only: &[String], seeds: u32) -> Result<ExitCode> {
     let mut runner = Runner::new(only);
     style(&mut runner);
     let built =
-        runner.run("build", minutes(12), cargo(&["build"]).args(PACKAGES).arg("--all-targets"));
+        runner.run("build", minutes(30), cargo(&["build"]).args(PACKAGES).arg("--all-targets"));
     if built {
         unit_tests(&mut runner, &found);
         end_to_end(&mut runner, &found);
@@ -67,23 +67,23 @@ fn style(runner: &mut Runner) {
     runner.check("house rules", tidy::check);
     let clippy = ["clippy", "--locked", "--workspace", "--all-targets"];
     let mut clippy = cargo(&clippy);
-    runner.run("clippy", minutes(10), clippy.args(["--", "-D", "warnings"]));
+    runner.run("clippy", minutes(20), clippy.args(["--", "-D", "warnings"]));
 }
 
 fn unit_tests(runner: &mut Runner, found: &Found) {
     let mut unit = tests(found);
     unit.args(PACKAGES).args(["--exclude", "kar-tests", "--all-targets", "--no-fail-fast"]);
-    runner.run("unit tests", minutes(8), &mut unit);
+    runner.run("unit tests", minutes(15), &mut unit);
     let mut docs = cargo(&["test", "--doc"]);
     docs.args(PACKAGES).args(["--exclude", "kar-tests", "--no-fail-fast"]);
-    runner.run("doc tests", minutes(8), &mut docs);
+    runner.run("doc tests", minutes(15), &mut docs);
 }
 
 fn end_to_end(runner: &mut Runner, found: &Found) {
     // Tests mostly wait for processes of their own, so more of them run at once than there are cores.
     for (name, test, threads, limit) in [
-        ("end-to-end tests", "--test=e2e", "4", minutes(8)),
-        ("fault tests", "--test=fault_tests", "4", minutes(12)),
+        ("end-to-end tests", "--test=e2e", "4", minutes(15)),
+        ("fault tests", "--test=fault_tests", "4", minutes(20)),
     ] {
         let mut command = tests(found);
         command.args(PACKAGES).args(["--no-fail-fast", test]);
@@ -103,7 +103,7 @@ fn end_to_end(runner: &mut Runner, found: &Found) {
 
 fn simulator(runner: &mut Runner, seeds: u32) {
     let mut unit = cargo(&["test", "--locked", "--release", "-p", "kar-sim", "--no-fail-fast"]);
-    runner.run("simulator: its tests", minutes(15), &mut unit);
+    runner.run("simulator: its tests", minutes(20), &mut unit);
     let mut run = cargo(&["run", "--locked", "--release", "-p", "kar-sim", "--", "--seeds"]);
     runner.run(&format!("simulator: {seeds} schedules"), minutes(15), run.arg(seeds.to_string()));
 }
