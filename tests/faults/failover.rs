@@ -82,6 +82,7 @@ async fn in_one_world(victim: Victim, number: u64, mut random: Random) {
     let front = world.bare("front").await;
     let client = front.client().await;
     let mut hosts = [host(&world, "a").await, host(&world, "b").await];
+    let mut retried = 0;
     for round in 0..ROUNDS / WORLDS {
         let (key, actor) = (format!("{victim:?}-{number}-{round}"), random.below(2) == 0);
         let call = tokio::spawn(work(client.clone(), key.clone(), actor));
@@ -93,8 +94,15 @@ async fn in_one_world(victim: Victim, number: u64, mut random: Random) {
         let answer = tokio::time::timeout(ANSWER_LIMIT, call).await;
         let answer = answer.expect("answered in time").expect("no panic");
         judge(&journal.of(&key), &answer, actor);
+        retried += usize::from(journal.of(&key).len() > 1);
         revive(&world, &mut hosts).await;
     }
+    // A kill that lands between the end of the code and the commit, or just after, needs no second attempt; most do.
+    let in_mid_call = retried * 2 >= (ROUNDS / WORLDS) as usize;
+    assert!(
+        in_mid_call || matches!(victim, Victim::Hub),
+        "only {retried} kills landed in mid-call"
+    );
     // P2: what completed is not run again, by whoever took over since.
     let settled = world.journal().attempts();
     for host in &mut hosts {
@@ -168,9 +176,10 @@ fn judge(attempts: &[Attempt], answer: &Value, actor: bool) {
     let last = attempts.last().expect("it has started");
     assert_eq!(answer["attempt"], json!(last.id), "{attempts:?}");
     assert!(last.ended, "{attempts:?}");
-    // The attempts are numbered as they began.
+    // The attempts are numbered as they began. A number comes twice where code ran for a call whose acceptance was lost
+    // with the hub (rule L6): nobody was told of that one.
     let numbers: Vec<u32> = attempts.iter().map(|a| a.number).collect();
-    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+    assert!(numbers.is_sorted(), "{numbers:?}");
     for pair in attempts.windows(2) {
         let overlap = pair[0].last.saturating_sub(pair[1].start);
         assert!(overlap <= GRACE, "overlap of {overlap:?}: {attempts:?}");

@@ -404,8 +404,12 @@ impl Node {
 
     /// As [`Node::component_pid`], if it is there now.
     pub fn component_now(&self) -> Option<u32> {
-        let kar = binaries::kar();
-        let is_kar = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|p| p == kar);
+        let kar = binaries::kar().to_string_lossy().into_owned();
+        // A program that was built anew since it was started shows as `… (deleted)`.
+        let is_kar = |pid: &u32| {
+            let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+            exe.to_string_lossy().trim_end_matches(" (deleted)") == kar
+        };
         process::descendants(self.pid()).into_iter().find(|pid| !is_kar(pid))
     }
 
