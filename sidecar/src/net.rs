@@ -20,6 +20,9 @@ pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// HTTP/2 window of one connection, bytes.
 pub const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
+/// Longest HTTP/2 frame, bytes: a message travels in one, so it costs one system call to send and few to receive.
+pub const FRAME_BYTES_MAX: u32 = 256 << 10;
+
 /// A TCP connection is asked for a sign of life so often …
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -63,6 +66,7 @@ impl PeerAddress {
             .connect_timeout(CONNECT_TIMEOUT)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
         match self.clone() {

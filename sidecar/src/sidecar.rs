@@ -303,6 +303,7 @@ fn peer_router(server: &Arc<PeerServer>) -> tonic::transport::server::Router {
     Server::builder()
         .initial_stream_window_size(net::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(net::CONNECTION_WINDOW_BYTES)
+        .max_frame_size(net::FRAME_BYTES_MAX)
         .http2_keepalive_interval(Some(net::KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(net::KEEP_ALIVE_TIMEOUT))
         .add_service(service)

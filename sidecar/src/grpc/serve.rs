@@ -27,7 +27,7 @@ use super::connect::Connect;
 use super::later::Later;
 use super::system::System;
 use super::unary::Unary;
-use crate::net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use crate::net::{CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 
 /// RPCs that may be under way on one connection, streams included.
 const RPCS_PER_CONNECTION_MAX: u32 = 4_096;
@@ -99,6 +99,7 @@ fn builder() -> Server {
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
         .max_concurrent_streams(RPCS_PER_CONNECTION_MAX)
 }
 

@@ -1,0 +1,207 @@
+//! Answers to components.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use kar_core::effect::Response;
+use kar_core::ids::InvocationId;
+use kar_core::invocation::{ApplicationError, Outcome, Payload, Refusal};
+use kar_proto::v1 as pb;
+use pb::ErrorReason;
+use pb::response::Result as Reply;
+use tonic::Status;
+
+use super::{Shape, payload_to};
+use crate::backend::{StateAnswer, StateError};
+use crate::convert::error::{request_error, status};
+use crate::driver::outlets::Answer;
+
+/// The core's answer in the shape that was asked for.
+///
+/// # Errors
+///
+/// The status that says why the request was not carried out.
+pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
+    let response = answer.map_err(|error| request_error(&error))?;
+    Ok(match (shape, response) {
+        (Shape::Invoke { json }, Response::Outcome { invocation, outcome }) => {
+            use pb::invoke_response::Result as R;
+            let result = match ended(outcome, &invocation)? {
+                Ok(payload) => R::Payload(payload_to(payload, json)),
+                Err(error) => R::Error(error),
+            };
+            let invocation_id = invocation.map(|i| i.to_string()).unwrap_or_default();
+            Reply::Invoke(pb::InvokeResponse { result: Some(result), invocation_id })
+        }
+        (Shape::CallActor { json }, Response::Outcome { invocation, outcome }) => {
+            use pb::call_actor_response::Result as R;
+            let result = match ended(outcome, &invocation)? {
+                Ok(payload) => R::Payload(payload_to(payload, json)),
+                Err(error) => R::Error(error),
+            };
+            let invocation_id = invocation.map(|i| i.to_string()).unwrap_or_default();
+            Reply::CallActor(pb::CallActorResponse { result: Some(result), invocation_id })
+        }
+        (Shape::Await, Response::Outcome { invocation, outcome }) => {
+            use pb::await_response::Result as R;
+            let result = match ended(outcome, &invocation)? {
+                Ok(payload) => R::Payload(payload_to(payload, false)),
+                Err(error) => R::Error(error),
+            };
+            Reply::Await(pb::AwaitResponse { result: Some(result) })
+        }
+        (Shape::Tell, Response::Accepted { invocation }) => {
+            Reply::Tell(pb::TellResponse { invocation_id: invocation.to_string() })
+        }
+        (Shape::Start, Response::Accepted { invocation }) => {
+            Reply::Start(pb::StartResponse { invocation_id: invocation.to_string() })
+        }
+        (Shape::StateGet, Response::State(state)) => {
+            Reply::ActorStateGet(pb::ActorStateServiceGetResponse { entries: entries(state) })
+        }
+        (Shape::StateGetAll, Response::State(state)) => {
+            Reply::ActorStateGetAll(pb::GetAllResponse { entries: entries(state) })
+        }
+        (Shape::StateContains { key }, Response::State(state)) => {
+            let exists = state.contains_key(&key);
+            Reply::ActorStateContains(pb::ContainsResponse { exists })
+        }
+        (Shape::StateApply, Response::Ok) => Reply::ActorStateApply(pb::ApplyResponse {}),
+        (Shape::Flush, Response::Ok) => Reply::Flush(pb::FlushResponse {}),
+        (shape, _) => {
+            tracing::error!(?shape, "the core's answer does not fit the request");
+            return Err(Status::internal("the answer does not fit the request"));
+        }
+    })
+}
+
+/// The answer of the application's state.
+///
+/// # Errors
+///
+/// The status that says why the request was not carried out.
+pub fn state_answer(answer: Result<StateAnswer, StateError>) -> Result<Reply, Status> {
+    Ok(match answer.map_err(state_error)? {
+        StateAnswer::Entry(entry) => {
+            let (value, etag) = match entry {
+                Some(entry) => (Some(payload_to(entry.value, false)), entry.etag),
+                None => (None, String::new()),
+            };
+            Reply::StateGet(pb::StateServiceGetResponse { value, etag })
+        }
+        StateAnswer::Written { etag } => Reply::StateSet(pb::SetResponse { etag }),
+        StateAnswer::Deleted { existed } => Reply::StateDelete(pb::DeleteResponse { existed }),
+        StateAnswer::Page { entries, next_page_token } => {
+            let entries = entries
+                .into_iter()
+                .map(|e| pb::StateEntry { key: e.key, value: Some(payload_to(e.value, false)) });
+            let entries = entries.collect();
+            Reply::StateList(pb::ListResponse { entries, next_page_token })
+        }
+        StateAnswer::Actor(state) => {
+            Reply::ActorStateGetAll(pb::GetAllResponse { entries: entries(state) })
+        }
+    })
+}
+
+fn state_error(error: StateError) -> Status {
+    match error {
+        StateError::ConditionFailed { etag } => {
+            let message = format!("the condition does not hold: the key's etag is '{etag}'");
+            status(ErrorReason::ConditionFailed, message, [("etag", etag)])
+        }
+        StateError::Invalid(what) => status(ErrorReason::InvalidField, what, []),
+        StateError::Unavailable(what) => status(ErrorReason::BackendUnavailable, what, []),
+        StateError::Unknown(what) => status(ErrorReason::OutcomeUnknown, what, []),
+    }
+}
+
+/// What the application said, or the status for an invocation that never ran.
+fn ended(
+    outcome: Outcome,
+    invocation: &Option<InvocationId>,
+) -> Result<Result<Payload, pb::ApplicationError>, Status> {
+    let id = || invocation.as_ref().map(ToString::to_string).unwrap_or_default();
+    match outcome {
+        Outcome::Done(payload) => Ok(Ok(payload)),
+        Outcome::Failed(error) => Ok(Err(application_error_to(error))),
+        Outcome::Refused(Refusal::ChannelClosed) => {
+            let message = "the sidecar was gone for too long; the outcome is unknown";
+            Err(status(ErrorReason::OutcomeUnknown, message, [("invocation", id())]))
+        }
+        Outcome::Refused(refusal) => {
+            // The value is the owner's; nodes may be configured differently.
+            let limit = bound_of(refusal);
+            let message =
+                format!("limit {} of the target's owner reached", limit.replace('_', "-"));
+            let metadata = [("limit", limit.to_owned()), ("invocation", id())];
+            Err(status(ErrorReason::LimitReached, message, metadata))
+        }
+        Outcome::Expired => {
+            let message = "the deadline passed before the invocation started; it never will";
+            Err(status(ErrorReason::Expired, message, [("invocation", id())]))
+        }
+    }
+}
+
+/// Name of the bound behind a refusal, as in `Limits`.
+fn bound_of(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::ActorQueueFull => "queue_per_actor_max",
+        Refusal::PartitionFull => "unfinished_per_partition_max",
+        Refusal::TooDeep => "depth_max",
+        Refusal::ChannelClosed => "departed_grace_ms",
+    }
+}
+
+fn entries(state: BTreeMap<Arc<str>, Payload>) -> HashMap<String, pb::Payload> {
+    let entries = state.into_iter().map(|(k, v)| (k.to_string(), payload_to(v, false)));
+    entries.collect()
+}
+
+fn application_error_to(error: ApplicationError) -> pb::ApplicationError {
+    let payload = error.payload;
+    let has_payload = !payload.data.is_empty() || !payload.content_type.is_empty();
+    pb::ApplicationError {
+        code: error.code.to_string(),
+        message: error.message.to_string(),
+        detail: error.detail.to_string(),
+        payload: has_payload.then(|| payload_to(payload, false)),
+    }
+}
+
+/// Bytes that an answer holds, roughly: for the bound of a send queue.
+pub fn reply_size(reply: &Reply) -> usize {
+    use pb::payload::Body;
+    let size = |payload: &pb::Payload| match &payload.body {
+        Some(Body::Data(data)) => data.len(),
+        // Only people ask for this form.
+        Some(Body::Json(value)) => prost::Message::encoded_len(value),
+        None => 0,
+    };
+    let entries = |e: &HashMap<String, pb::Payload>| -> usize {
+        e.iter().map(|(k, v)| k.len() + size(v) + 16).sum()
+    };
+    let content = match reply {
+        Reply::Invoke(r) => match &r.result {
+            Some(pb::invoke_response::Result::Payload(p)) => size(p),
+            _ => 256,
+        },
+        Reply::CallActor(r) => match &r.result {
+            Some(pb::call_actor_response::Result::Payload(p)) => size(p),
+            _ => 256,
+        },
+        Reply::Await(r) => match &r.result {
+            Some(pb::await_response::Result::Payload(p)) => size(p),
+            _ => 256,
+        },
+        Reply::ActorStateGet(r) => entries(&r.entries),
+        Reply::ActorStateGetAll(r) => entries(&r.entries),
+        Reply::StateGet(r) => r.value.as_ref().map_or(0, size),
+        Reply::StateList(r) => {
+            r.entries.iter().map(|e| e.key.len() + e.value.as_ref().map_or(0, size)).sum()
+        }
+        _ => 0,
+    };
+    content + 64
+}

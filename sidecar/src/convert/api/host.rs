@@ -1,0 +1,142 @@
+//! Hosting: what a component offers, the turns it runs, and how they end.
+
+use kar_core::effect::Turn;
+use kar_core::event::{Offer, TurnResult};
+use kar_core::ids::{Kind, TurnToken};
+use kar_core::invocation::{ApplicationError, Mode, Outcome};
+use kar_core::limits::{LimitHit, Limits};
+use kar_proto::v1 as pb;
+use tonic::Status;
+
+use super::field::{name, payload_from, required_turn};
+use super::{DIRECT_PREFIX, payload_to, target_to, timestamp};
+use crate::convert::error::{invalid_field, limit_reached, too_large};
+use crate::driver::outlets::DirectCall;
+
+/// Kinds that one component may host.
+const KINDS_MAX: usize = 1_024;
+/// Root turns at once, where a component does not say.
+const CONCURRENCY_DEFAULT: u32 = 1_000;
+
+/// Which turn a component means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TurnRef {
+    /// A durable one.
+    Durable(TurnToken),
+    /// An at-most-once one.
+    Direct(u64),
+}
+
+/// What a component hosts; `None`: nothing.
+///
+/// # Errors
+///
+/// The status that names the wrong field.
+pub fn offer(hello: &pb::Hello) -> Result<Option<Offer>, Status> {
+    let mut kinds = Vec::new();
+    for service in &hello.services {
+        kinds.push(Kind::service(name("hello.services.name", &service.name)?));
+    }
+    for actor_type in &hello.actor_types {
+        kinds.push(Kind::actor(name("hello.actor_types.name", &actor_type.name)?));
+    }
+    if kinds.len() > KINDS_MAX {
+        let hit = LimitHit { name: "kinds_max", limit: KINDS_MAX as u64 };
+        return Err(limit_reached(hit));
+    }
+    let concurrency = match u32::try_from(hello.concurrency) {
+        Ok(0) => CONCURRENCY_DEFAULT,
+        Ok(concurrency) => concurrency,
+        Err(_) => return Err(invalid_field("hello.concurrency", "must not be negative")),
+    };
+    kinds.sort();
+    kinds.dedup();
+    let offer = Offer { kinds, concurrency, strict: hello.strict };
+    Ok((!offer.kinds.is_empty()).then_some(offer))
+}
+
+/// A turn for the component.
+pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
+    let mode = match turn.mode {
+        Mode::Call => pb::InvocationMode::Call,
+        Mode::Tell => pb::InvocationMode::Tell,
+        Mode::Start => pb::InvocationMode::Start,
+    };
+    pb::InvocationFrame {
+        turn_token: turn.token.to_string(),
+        target: Some(target_to(&turn.kind, turn.actor.as_deref())),
+        method: turn.method.to_string(),
+        payload: Some(payload_to(turn.payload, false)),
+        mode: mode.into(),
+        attempt: i32::try_from(turn.token.attempt).unwrap_or(i32::MAX),
+        start_before_time: turn.deadline.map(timestamp),
+        trace_parent: turn.trace.to_string(),
+    }
+}
+
+/// An at-most-once turn for the component.
+pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
+    pb::InvocationFrame {
+        turn_token: format!("{DIRECT_PREFIX}{turn}"),
+        target: Some(target_to(&call.kind, None)),
+        method: call.method.to_string(),
+        payload: Some(payload_to(call.payload, false)),
+        mode: pb::InvocationMode::Direct.into(),
+        attempt: 1,
+        start_before_time: None,
+        trace_parent: call.trace.to_string(),
+    }
+}
+
+/// Which turn ended, and how. A result that is too long becomes an application error: the turn did end, and nothing
+/// else could be told to its caller.
+///
+/// # Errors
+///
+/// The status that names the wrong field.
+pub fn turn_outcome(
+    outcome: pb::TurnOutcome,
+    limits: &Limits,
+) -> Result<(TurnRef, TurnResult), Status> {
+    use pb::turn_outcome::Result as R;
+    let turn = match outcome.turn_token.strip_prefix(DIRECT_PREFIX) {
+        Some(number) => TurnRef::Direct(
+            number.parse().map_err(|_| invalid_field("turn_token", "is none that was given"))?,
+        ),
+        None => TurnRef::Durable(required_turn(&outcome.turn_token)?),
+    };
+    let max = limits.message_bytes_max;
+    let result = match outcome.result {
+        None => return Err(invalid_field("turn_result.result", "is missing")),
+        Some(R::Payload(payload)) => match payload_from("result", Some(payload), max) {
+            Ok((payload, _)) => Outcome::Done(payload),
+            Err(status) => too_long(&status),
+        },
+        Some(R::Error(error)) => match payload_from("error.payload", error.payload, max) {
+            Ok((payload, _)) if text_fits(&error.message, &error.detail, max) => {
+                Outcome::Failed(ApplicationError {
+                    code: error.code.into(),
+                    message: error.message.into(),
+                    detail: error.detail.into(),
+                    payload,
+                })
+            }
+            Ok(_) => too_long(&too_large("error", error.message.len() + error.detail.len(), max)),
+            Err(status) => too_long(&status),
+        },
+        Some(R::Cancelled(_)) => return Ok((turn, TurnResult::Cancelled)),
+    };
+    Ok((turn, TurnResult::Ended(result)))
+}
+
+fn text_fits(message: &str, detail: &str, max: usize) -> bool {
+    message.len() + detail.len() <= max
+}
+
+fn too_long(status: &Status) -> Outcome {
+    Outcome::Failed(ApplicationError {
+        code: "kar.MESSAGE_TOO_LARGE".into(),
+        message: status.message().into(),
+        ..ApplicationError::default()
+    })
+}

@@ -1,0 +1,53 @@
+//! The public API (`kar.v1`) to the core's operations and back: parses every field once, names the wrong one.
+
+mod answer;
+mod field;
+mod host;
+mod request;
+
+use kar_core::ids::{Kind, Millis};
+use kar_core::invocation::Payload;
+use kar_proto::v1 as pb;
+
+pub use answer::{answer, reply_size, state_answer};
+pub use host::{TurnRef, direct_to, offer, turn_outcome, turn_to};
+pub use request::{Prepared, Shape, prepare};
+
+use super::json;
+
+/// Begins the tokens of at-most-once turns, which only name the turn.
+const DIRECT_PREFIX: &str = "direct/";
+
+/// A target for people and components.
+pub fn target_to(kind: &Kind, actor: Option<&str>) -> pb::Target {
+    use pb::target::Kind as K;
+    let kind = match actor {
+        Some(id) => K::Actor(pb::ActorTarget { r#type: kind.name.to_string(), id: id.to_owned() }),
+        None => K::Service(pb::ServiceTarget {
+            name: kind.name.to_string(),
+            affinity_key: String::new(),
+        }),
+    };
+    pb::Target { kind: Some(kind) }
+}
+
+/// A time for people and components.
+pub fn timestamp(time: Millis) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: i64::try_from(time / 1_000).unwrap_or(i64::MAX),
+        nanos: (time % 1_000) as i32 * 1_000_000,
+    }
+}
+
+/// A payload for a component; with `json` in the form for people if it is JSON.
+pub(super) fn payload_to(payload: Payload, json: bool) -> pb::Payload {
+    use pb::payload::Body;
+    let content_type = payload.content_type.to_string();
+    let value =
+        if json && json::is_json(&content_type) { json::from_text(&payload.data) } else { None };
+    let body = match value {
+        Some(value) => Body::Json(value),
+        None => Body::Data(payload.data),
+    };
+    pb::Payload { body: Some(body), content_type }
+}

@@ -1,0 +1,239 @@
+//! Requests of components.
+
+use std::sync::Arc;
+
+use kar_core::event::Operation;
+use kar_core::ids::{Kind, Millis};
+use kar_core::invocation::{Mode, Payload, StateOp, Target as CoreTarget};
+use kar_core::limits::Limits;
+use kar_proto::v1 as pb;
+use pb::request::Operation as Ask;
+use tonic::Status;
+
+use super::field::{
+    KEY_BYTES_MAX, SHORT_BYTES_MAX, actor_target, affinity, bounded, core_target, invocation_id,
+    key, method, name, optional, payload_from, required_turn, turn,
+};
+use crate::backend::StateOperation;
+use crate::convert::error::{invalid_field, not_implemented};
+use crate::convert::shared;
+
+/// A request, parsed.
+#[derive(Debug)]
+pub enum Prepared {
+    /// For the core.
+    Core(Operation, Shape),
+    /// For the application's state.
+    State(StateOperation),
+}
+
+/// What the answer to a request looks like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // Named after the requests.
+pub enum Shape {
+    Invoke { json: bool },
+    CallActor { json: bool },
+    Tell,
+    Start,
+    Await,
+    StateGet,
+    StateGetAll,
+    StateApply,
+    StateContains { key: Arc<str> },
+    Flush,
+}
+
+/// Parses a request at the time `now`.
+///
+/// # Errors
+///
+/// The status that names the wrong field, the limit or what is not implemented.
+pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Status> {
+    let parser = Parser { now, limits };
+    let (operation, shape) = match ask {
+        Ask::Invoke(r) => parser.invoke(r)?,
+        Ask::CallActor(r) => parser.call_actor(r)?,
+        Ask::Tell(r) => {
+            let parts = (r.target, r.method, r.payload, r.options, r.turn_token);
+            (parser.send(Mode::Tell, parts)?, Shape::Tell)
+        }
+        Ask::Start(r) => {
+            let parts = (r.target, r.method, r.payload, r.options, String::new());
+            (parser.send(Mode::Start, parts)?, Shape::Start)
+        }
+        Ask::Await(r) => {
+            let invocation = invocation_id(&r.invocation_id)?;
+            (Operation::Await { invocation }, Shape::Await)
+        }
+        Ask::ActorStateGet(r) => {
+            let keys = r.keys.iter().map(|k| key("keys", k)).collect::<Result<_, _>>()?;
+            let turn = required_turn(&r.turn_token)?;
+            (Operation::StateRead { turn, keys: Some(keys) }, Shape::StateGet)
+        }
+        Ask::ActorStateGetAll(r) => return parser.get_all(r),
+        Ask::ActorStateApply(r) => (parser.apply(r)?, Shape::StateApply),
+        Ask::ActorStateContains(r) => {
+            let key = key("key", &r.key)?;
+            let turn = required_turn(&r.turn_token)?;
+            let operation = Operation::StateRead { turn, keys: Some(vec![key.clone()]) };
+            (operation, Shape::StateContains { key })
+        }
+        Ask::Flush(r) => (Operation::Flush { turn: required_turn(&r.turn_token)? }, Shape::Flush),
+        Ask::StateGet(_) | Ask::StateSet(_) | Ask::StateDelete(_) | Ask::StateList(_) => {
+            return parser.state(ask).map(Prepared::State);
+        }
+    };
+    Ok(Prepared::Core(operation, shape))
+}
+
+type SendParts =
+    (Option<pb::Target>, String, Option<pb::Payload>, Option<pb::InvocationOptions>, String);
+
+struct Parser<'a> {
+    now: Millis,
+    limits: &'a Limits,
+}
+
+impl Parser<'_> {
+    fn invoke(&self, r: pb::InvokeRequest) -> Result<(Operation, Shape), Status> {
+        let kind = Kind::service(name("service", &r.service)?);
+        let method = method(r.method)?;
+        let (payload, json) = self.payload("payload", r.payload)?;
+        let shape = Shape::Invoke { json };
+        let (deadline, trace) = self.options(r.options)?;
+        let is_direct = match pb::DeliveryMode::try_from(r.delivery_mode) {
+            Ok(pb::DeliveryMode::Unspecified | pb::DeliveryMode::Durable) => false,
+            Ok(pb::DeliveryMode::Direct) => true,
+            Err(_) => return Err(invalid_field("delivery_mode", "is none that is known")),
+        };
+        if is_direct {
+            // An at-most-once call is handed over at once: neither field could have an effect.
+            if deadline.is_some() {
+                return Err(invalid_field("options.start_within", "is for durable calls only"));
+            }
+            if !r.affinity_key.is_empty() {
+                return Err(invalid_field("affinity_key", "is for durable calls only"));
+            }
+            return Ok((Operation::InvokeDirect { kind, method, payload, trace }, shape));
+        }
+        let affinity = affinity(&r.affinity_key)?;
+        let target = CoreTarget { kind, actor: None, affinity };
+        let turn = turn(&r.turn_token)?;
+        let mode = Mode::Call;
+        Ok((Operation::Invoke { turn, mode, target, method, payload, deadline, trace }, shape))
+    }
+
+    fn call_actor(&self, r: pb::CallActorRequest) -> Result<(Operation, Shape), Status> {
+        let target = actor_target("actor", r.actor.as_ref())?;
+        let method = method(r.method)?;
+        let (payload, json) = self.payload("payload", r.payload)?;
+        let (deadline, trace) = self.options(r.options)?;
+        let turn = turn(&r.turn_token)?;
+        let mode = Mode::Call;
+        let operation = Operation::Invoke { turn, mode, target, method, payload, deadline, trace };
+        Ok((operation, Shape::CallActor { json }))
+    }
+
+    fn send(&self, mode: Mode, parts: SendParts) -> Result<Operation, Status> {
+        let (target, method_name, payload, options, turn_token) = parts;
+        let target = core_target(target)?;
+        let (payload, _) = self.payload("payload", payload)?;
+        let (deadline, trace) = self.options(options)?;
+        let turn = turn(&turn_token)?;
+        let method = method(method_name)?;
+        Ok(Operation::Invoke { turn, mode, target, method, payload, deadline, trace })
+    }
+
+    fn get_all(&self, r: pb::GetAllRequest) -> Result<Prepared, Status> {
+        if let Some(turn) = turn(&r.turn_token)? {
+            let operation = Operation::StateRead { turn, keys: None };
+            return Ok(Prepared::Core(operation, Shape::StateGetAll));
+        }
+        let target = actor_target("actor", r.actor.as_ref())?;
+        let actor = target.actor.ok_or_else(|| invalid_field("actor.id", "is missing"))?;
+        Ok(Prepared::State(StateOperation::Actor { kind: target.kind, actor }))
+    }
+
+    fn apply(&self, r: pb::ApplyRequest) -> Result<Operation, Status> {
+        use pb::state_change::Change;
+        let turn = required_turn(&r.turn_token)?;
+        let op = |change: pb::StateChange| {
+            Ok(match change.change.ok_or_else(|| invalid_field("changes", "one is empty"))? {
+                Change::Set(entry) => StateOp::Set {
+                    key: key("changes.set.key", &entry.key)?,
+                    value: self.payload("changes.set.value", entry.value)?.0,
+                },
+                Change::Remove(k) => StateOp::Remove { key: key("changes.remove", &k)? },
+                Change::Clear(true) => StateOp::Clear,
+                Change::Clear(false) => {
+                    return Err(invalid_field("changes.clear", "must be true"));
+                }
+            })
+        };
+        let ops = r.changes.into_iter().map(op).collect::<Result<_, _>>()?;
+        Ok(Operation::StateApply { turn, ops })
+    }
+
+    fn state(&self, ask: Ask) -> Result<StateOperation, Status> {
+        Ok(match ask {
+            Ask::StateGet(r) => StateOperation::Get { key: key("key", &r.key)? },
+            Ask::StateSet(r) => {
+                if r.time_to_live.is_some() {
+                    return Err(not_implemented("time_to_live"));
+                }
+                StateOperation::Set {
+                    key: key("key", &r.key)?,
+                    value: self.payload("value", r.value)?.0,
+                    etag: optional("etag", r.etag)?,
+                    request_id: optional("request_id", r.request_id)?,
+                }
+            }
+            Ask::StateDelete(r) => StateOperation::Delete {
+                key: key("key", &r.key)?,
+                etag: optional("etag", r.etag)?,
+                request_id: optional("request_id", r.request_id)?,
+            },
+            Ask::StateList(r) => StateOperation::List {
+                prefix: bounded("prefix", r.prefix, KEY_BYTES_MAX)?,
+                page_size: u32::try_from(r.page_size)
+                    .map_err(|_| invalid_field("page_size", "must not be negative"))?,
+                page_token: bounded("page_token", r.page_token, KEY_BYTES_MAX)?,
+            },
+            _ => return Err(Status::internal("no request about the application's state")),
+        })
+    }
+
+    /// The payload, and whether it came in the form for people.
+    fn payload(
+        &self,
+        field: &str,
+        payload: Option<pb::Payload>,
+    ) -> Result<(Payload, bool), Status> {
+        payload_from(field, payload, self.limits.message_bytes_max)
+    }
+
+    fn options(
+        &self,
+        options: Option<pb::InvocationOptions>,
+    ) -> Result<(Option<Millis>, Arc<str>), Status> {
+        let Some(options) = options else { return Ok((None, Arc::default())) };
+        if !options.idempotency_key.is_empty() {
+            return Err(not_implemented("options.idempotency_key"));
+        }
+        let trace = bounded("options.trace_parent", options.trace_parent, SHORT_BYTES_MAX)?;
+        let deadline = match options.start_within {
+            None => None,
+            Some(within) => {
+                let wrong = || invalid_field("options.start_within", "must be at least 1 ms");
+                let seconds = u64::try_from(within.seconds).map_err(|_| wrong())?;
+                let nanos = u64::try_from(within.nanos).map_err(|_| wrong())?;
+                let millis = seconds.saturating_mul(1_000).saturating_add(nanos / 1_000_000);
+                if millis == 0 {
+                    return Err(wrong());
+                }
+                Some(self.now.saturating_add(millis))
+            }
+        };
+        Ok((deadline, shared(trace)))
+    }
+}
