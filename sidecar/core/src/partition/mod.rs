@@ -293,6 +293,7 @@ impl Partition {
                 // Of an earlier reign, and no longer held here: read it as everybody does.
                 let from = self.state.offset + 1;
                 self.at_end = false;
+                self.reign.barriers = self.reign.barriers.min(1);
                 env.emit(Effect::ReadLog { partition: self.id.clone(), from });
             }
             Stage::Serving => self.committed(env, offset, proposal),
@@ -312,6 +313,7 @@ impl Partition {
             Stage::Claiming if self.reign.claim_lost => {
                 // The claim's fate was unknown; it is not in the log, and would be void if it came late.
                 self.reign.claim_lost = false;
+                self.reign.barriers = 0;
                 self.claim = None;
                 self.stage = Stage::Reading;
                 self.try_claim(env);
@@ -335,7 +337,11 @@ impl Partition {
                 return;
             }
             Stage::Serving => self.reign.barriers = 1,
-            Stage::Claiming => self.reign.claim_lost = true,
+            Stage::Claiming => {
+                self.reign.claim_lost = true;
+                // Only the end of this reading will be reported: earlier barriers are in it.
+                self.reign.barriers = 1;
+            }
             Stage::Reading => {}
         }
         self.at_end = false;
