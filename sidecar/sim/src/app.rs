@@ -8,7 +8,7 @@ use kar_core::ids::{SessionId, TurnToken};
 use kar_core::invocation::{ApplicationError, Mode, Outcome};
 
 use crate::history::{Answer, End, Item, ItemKind, Req, Run, Seen, Waiter};
-use crate::plan::{ClientOp, MS, RUN_ON_MAX};
+use crate::plan::{ClientOp, MS};
 use crate::rng::join;
 use crate::script::{self, Script, Spec, Step, number_payload};
 use crate::world::{Due, Input, World};
@@ -89,7 +89,7 @@ impl World {
         let runs = std::mem::take(&mut self.slots[slot].app.runs);
         for run in runs.into_values() {
             self.history.runs[run].connected = false;
-            let at = self.now + self.rng.range(0, RUN_ON_MAX);
+            let at = self.now + self.rng.range(0, self.plan.profile.run_on_max);
             self.push(at, Due::StopRun { run });
         }
         for waiter in self.slots[slot].waiters.clone().into_iter().enumerate() {
@@ -213,7 +213,7 @@ impl World {
             return;
         }
         self.history.runs[run].cancelled = true;
-        let at = self.now + self.rng.range(0, RUN_ON_MAX);
+        let at = self.now + self.rng.range(0, self.plan.profile.run_on_max);
         self.push(at, Due::StopRun { run });
     }
 

@@ -88,6 +88,8 @@ impl World {
             return;
         }
         let (node, inst) = (self.slots[slot].id, self.slots[slot].inst);
+        // What it decided before is carried out: the model knows the pause from this moment on.
+        self.drain(slot);
         self.slots[slot].paused = true;
         self.note(Seen::Paused { node });
         self.push(self.now + us, Due::Wake { slot, inst, resumed });

@@ -180,6 +180,8 @@ pub(crate) struct History {
     pub(crate) names: Names,
     /// Bounds are small: refusals are expected.
     pub(crate) small_limits: bool,
+    /// Apps stop the code of cut-off attempts within the grace.
+    pub(crate) heeding: bool,
     /// Which slots' components register `strict`.
     pub(crate) strict: Vec<bool>,
     pub(crate) events: Vec<(Us, Seen)>,

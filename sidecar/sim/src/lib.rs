@@ -13,6 +13,7 @@ mod check;
 mod faults;
 mod history;
 mod log;
+mod mutation;
 mod net;
 mod plan;
 mod queue;
@@ -27,6 +28,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kar_core::limits::Rules;
 
+pub use mutation::{MUTATIONS, Mutation, SEEDS_MAX};
 pub use plan::{FAULTS, Profile};
 
 use history::History;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use kar_core::limits::Rules;
-use kar_sim::{Profile, Report};
+use kar_sim::{MUTATIONS, Mutation, Profile, Report, SEEDS_MAX};
 
 /// Runs KAR's core on simulated logs, stores, networks and components, and judges the runs.
 #[derive(Parser, Debug)]
@@ -24,6 +24,15 @@ struct Args {
     /// Print the run as it goes.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Switch one protecting rule off.
+    #[arg(long, value_name = "RULE")]
+    mutate: Option<String>,
+    /// Keep all rules, but make the faults likely that one rule is against.
+    #[arg(long, value_name = "RULE", conflicts_with = "mutate")]
+    bias: Option<String>,
+    /// Switch every protecting rule off, one at a time, until a violation is found.
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "mutate"])]
+    mutations: bool,
     /// Go on after a violation, and print the first one of each kind.
     #[arg(long)]
     keep_going: bool,
@@ -51,18 +60,49 @@ fn main() -> ExitCode {
             eprintln!("{info}");
         }
     }));
+    let (profile, rules) = match args.mutate.as_ref().or(args.bias.as_ref()) {
+        None => (Profile::default(), Rules::default()),
+        Some(name) => match Mutation::named(name) {
+            Some(mutation) if args.bias.is_some() => (mutation.profile(), mutation.control()),
+            Some(mutation) => (mutation.profile(), mutation.rules()),
+            None => {
+                let names: Vec<_> = MUTATIONS.iter().map(|m| m.name).collect();
+                eprintln!("there is no rule '{name}'; rules: {}", names.join(", "));
+                return ExitCode::from(2);
+            }
+        },
+    };
     match (args.seed, args.seeds) {
-        (Some(seed), _) => one(seed, args.trace),
-        (None, Some(seeds)) => many(args.from, seeds, args.keep_going),
+        _ if args.mutations => mutations(),
+        (Some(seed), _) => one(seed, &profile, rules, args.trace),
+        (None, Some(seeds)) => many(&profile, rules, args.from, seeds, args.keep_going),
         (None, None) => {
-            eprintln!("give a seed, or --seeds N");
+            eprintln!("give a seed, --seeds N or --mutations");
             ExitCode::from(2)
         }
     }
 }
 
-fn one(seed: u64, trace: bool) -> ExitCode {
-    let report = kar_sim::run(seed, &Profile::default(), Rules::default(), trace);
+/// Hunts every mutation and prints the table of the README.
+fn mutations() -> ExitCode {
+    let mut missed = false;
+    println!("| rule | seeds needed | violation |\n|---|---|---|");
+    for mutation in MUTATIONS {
+        match mutation.hunt(SEEDS_MAX) {
+            Some((seeds, report)) => {
+                println!("| {} | {seeds} | {} |", mutation.name, report.violations[0]);
+            }
+            None => {
+                println!("| {} | > {SEEDS_MAX} | NOT FOUND |", mutation.name);
+                missed = true;
+            }
+        }
+    }
+    if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn one(seed: u64, profile: &Profile, rules: Rules, trace: bool) -> ExitCode {
+    let report = kar_sim::run(seed, profile, rules, trace);
     println!("seed {seed}: {} turns, {} events", report.turns, report.events);
     for violation in &report.violations {
         println!("VIOLATION {violation}");
@@ -70,7 +110,13 @@ fn one(seed: u64, trace: bool) -> ExitCode {
     if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn many(from: u64, seeds: u64, keep_going: bool) -> ExitCode {
+fn many(
+    profile: &Profile,
+    rules: Rules,
+    from: u64,
+    seeds: u64,
+    keep_going: bool,
+) -> ExitCode {
     let begun = Instant::now();
     let next = AtomicU64::new(from);
     let stop = AtomicBool::new(false);
@@ -83,7 +129,7 @@ fn many(from: u64, seeds: u64, keep_going: bool) -> ExitCode {
                     if seed >= from + seeds {
                         break;
                     }
-                    let report = kar_sim::run(seed, &Profile::default(), Rules::default(), false);
+                    let report = kar_sim::run(seed, profile, rules, false);
                     let bad = !report.violations.is_empty();
                     totals.lock().unwrap_or_else(PoisonError::into_inner).add(report);
                     if bad && !keep_going {

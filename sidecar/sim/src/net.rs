@@ -111,6 +111,10 @@ impl World {
         if self.faults_on && self.rng.chance(self.plan.profile.stall_message) {
             wanted += self.rng.range(20 * MS, 400 * MS);
         }
+        let request = matches!(message, Message::Request { .. });
+        if request && self.faults_on && self.rng.chance(self.plan.profile.lose_request) {
+            return;
+        }
         if let Some(hook) = self.hooks.message.as_mut() {
             wanted += hook(slot, other, &message);
         }

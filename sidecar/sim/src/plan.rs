@@ -24,8 +24,8 @@ pub(crate) const ACTORS: usize = 3;
 /// Clients' operations and faults happen before this time.
 pub(crate) const HORIZON: Us = 2_500 * MS;
 
-/// How long a cut-off attempt's code may run on in the simulated apps; less than `Limits::grace_ms`, with room for
-/// the time that the cancellation travels.
+/// How long a cut-off attempt's code may run on in well-behaved apps; less than `Limits::grace_ms`, with room for the
+/// time that the cancellation travels.
 pub(crate) const RUN_ON_MAX: Us = 50 * MS;
 
 /// How likely what is. Weights are relative, chances are per mille.
@@ -59,6 +59,11 @@ pub struct Profile {
     pub hot: u32,
     /// Longest think time of a script's step, µs.
     pub think_max: Us,
+    /// How long code of a cut-off attempt runs on at most, µs. More than the grace is an app that does not heed
+    /// cancellations; then overlaps of code are not judged.
+    pub run_on_max: Us,
+    /// Chance that a connection loses a single request, which connections never do.
+    pub lose_request: u32,
 }
 
 /// Names of the faults, in the order of [`Profile::fault_weights`].
@@ -97,6 +102,8 @@ impl Default for Profile {
             nodes: (2, 4),
             hot: 200,
             think_max: 8 * MS,
+            run_on_max: RUN_ON_MAX,
+            lose_request: 0,
         }
     }
 }
@@ -366,7 +373,7 @@ fn draw_fault(rng: &mut Rng, profile: &Profile, slots: usize, logs: usize) -> Fa
     match rng.weighted(&profile.fault_weights) {
         0 => Fault::Crash {
             slot,
-            app_us: if rng.chance(500) { 0 } else { rng.range(0, RUN_ON_MAX) },
+            app_us: if rng.chance(500) { 0 } else { rng.range(0, profile.run_on_max) },
             down_us: rng.range(20 * MS, 800 * MS),
             lease_us: span(rng, 5 * MS, 300 * MS),
         },

@@ -174,6 +174,7 @@ impl World {
         let history = History {
             names: plan.names.clone(),
             small_limits: plan.small_limits,
+            heeding: plan.profile.run_on_max <= crate::plan::RUN_ON_MAX,
             strict: plan.slots.iter().map(|s| s.strict).collect(),
             events: Vec::new(),
             runs: Vec::new(),

@@ -85,7 +85,9 @@ pub(crate) fn judge(history: &History) -> (Vec<Violation>, Counts) {
         judge.see(seen);
     }
     judge.now = history.finish.at;
-    judge.check_overlaps();
+    if history.heeding {
+        judge.check_overlaps();
+    }
     judge.check_turns();
     judge.check_end();
     (judge.violations, judge.counts)
@@ -184,7 +186,7 @@ impl<'h> Judge<'h> {
 
     /// Whether a node may believe that it reigns over a partition: its last reign there is neither released nor followed
     /// by one that it knows of.
-    fn believes(&self, node: NodeId, log: usize) -> bool {
+    pub(crate) fn believes(&self, node: NodeId, log: usize) -> bool {
         let Some(last) = self.logs[log].reigns.iter().rev().find(|r| r.node == node) else {
             return false;
         };

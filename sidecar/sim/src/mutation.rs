@@ -1,0 +1,141 @@
+//! Every protecting rule of the core, switched off one at a time: the checkers must find out.
+
+use kar_core::limits::Rules;
+
+use crate::Report;
+use crate::plan::Profile;
+
+/// A rule that can be switched off.
+#[derive(Clone, Copy, Debug)]
+pub struct Mutation {
+    /// Its name, as in [`Rules`].
+    pub name: &'static str,
+    flip: fn(&mut Rules),
+    /// A rule behind this one that is off in the control run, too: it would hide what this one is for.
+    behind: fn(&mut Rules),
+    /// What makes the faults more likely that the rule is against.
+    bias: fn(&mut Profile),
+}
+
+/// All rules.
+pub const MUTATIONS: [Mutation; 17] = [
+    one("compare-claim", |r| r.compare_claim = false, usual),
+    one("gapless-sequence", |r| r.gapless_sequence = false, losing),
+    one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
+    one("channel-gap", |r| r.channel_gap = false, |p| p.lose_request = 30),
+    behind_gap("resend-in-order", |r| r.resend_in_order = false, restless),
+    behind_gap("request-epoch", |r| r.request_epoch = false, boomerangs),
+    one("gate-calls", |r| r.gate_calls = false, usual),
+    one("gate-replies", |r| r.gate_replies = false, usual),
+    one("gate-acceptances", |r| r.gate_acceptances = false, usual),
+    one("retire-only-closed", |r| r.retire_only_closed = false, usual),
+    one("close-only-committed", |r| r.close_only_committed = false, usual),
+    one("remember-retired", |r| r.remember_retired = false, usual),
+    one("attach", |r| r.attach = false, usual),
+    one("child-wait", |r| r.child_wait = false, usual),
+    one("settled-proposals", |r| r.settled_proposals = false, usual),
+    one("kept-lock", |r| r.kept_lock = false, contended),
+    one("turn-token", |r| r.turn_token = false, unheeding),
+];
+
+/// Seeds within which every mutation must be found.
+pub const SEEDS_MAX: u64 = 2_000;
+
+const fn one(name: &'static str, flip: fn(&mut Rules), bias: fn(&mut Profile)) -> Mutation {
+    Mutation { name, flip, behind: |_| {}, bias }
+}
+
+/// A rule whose absence the gap rule makes good.
+const fn behind_gap(
+    name: &'static str,
+    flip: fn(&mut Rules),
+    bias: fn(&mut Profile),
+) -> Mutation {
+    Mutation { name, flip, behind: |r| r.channel_gap = false, bias }
+}
+
+fn usual(_: &mut Profile) {}
+
+/// Appends are lost and late.
+fn losing(profile: &mut Profile) {
+    profile.lose_append = 15;
+    profile.late_append = 15;
+}
+
+/// Connections break and owners change all the time.
+fn restless(profile: &mut Profile) {
+    profile.faults_max = 20;
+    profile.fault_weights = [4, 2, 2, 0, 0, 4, 20, 0, 4, 0, 8, 0, 8, 0];
+    profile.hot = 600;
+    profile.ops_max = 60;
+}
+
+/// Owners lose partitions and get them back, while messages linger.
+fn boomerangs(profile: &mut Profile) {
+    profile.faults_max = 20;
+    profile.fault_weights = [0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 10, 0, 10, 0];
+    profile.stall_message = 30;
+    profile.lose_append = 10;
+    profile.hot = 600;
+    profile.ops_max = 60;
+}
+
+/// Many flows on few actors, and hosts that die in the middle of them.
+fn contended(profile: &mut Profile) {
+    profile.faults_max = 16;
+    profile.fault_weights = [20, 10, 6, 0, 0, 8, 0, 0, 0, 0, 4, 0, 0, 0];
+    profile.hot = 700;
+    profile.ops_max = 60;
+    profile.nested = 500;
+    profile.think_max = 20_000;
+}
+
+/// Code of cut-off attempts runs on for longer than the grace.
+fn unheeding(profile: &mut Profile) {
+    profile.run_on_max = 600_000;
+    profile.fault_weights = [2, 2, 8, 0, 0, 10, 0, 2, 4, 0, 20, 0, 0, 0];
+    profile.lose_append = 15;
+    profile.hot = 500;
+    profile.think_max = 20_000;
+}
+
+impl Mutation {
+    /// The mutation of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        let name = name.replace('_', "-");
+        MUTATIONS.into_iter().find(|m| m.name == name)
+    }
+
+    /// The rules without this one.
+    pub fn rules(&self) -> Rules {
+        let mut rules = self.control();
+        (self.flip)(&mut rules);
+        rules
+    }
+
+    /// The rules of the control run.
+    pub fn control(&self) -> Rules {
+        let mut rules = Rules::default();
+        (self.behind)(&mut rules);
+        rules
+    }
+
+    /// The profile of runs that look for it.
+    pub fn profile(&self) -> Profile {
+        let mut profile = Profile::default();
+        (self.bias)(&mut profile);
+        profile
+    }
+
+    /// Runs seeds until a violation is found that the rule would have prevented: the same seed is clean with it. Gives
+    /// how many seeds were needed and what was found.
+    pub fn hunt(&self, seeds: u64) -> Option<(u64, Report)> {
+        let (profile, rules) = (self.profile(), self.rules());
+        (0..seeds).find_map(|seed| {
+            let report = crate::run(seed, &profile, rules, false);
+            let found = !report.violations.is_empty()
+                && crate::run(seed, &profile, self.control(), false).violations.is_empty();
+            found.then_some((seed + 1, report))
+        })
+    }
+}
