@@ -14,7 +14,7 @@ mod bank;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use kar_tests::component::{Component, Turn, TurnResult, error, failed, hello};
@@ -25,6 +25,9 @@ use serde_json::{Value, json as object};
 
 /// How often running code shows in the journal that it runs.
 const TICK: Duration = Duration::from_millis(5);
+
+/// How long joining the sidecar again is tried.
+const RECONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// What all turns share.
 #[derive(Debug)]
@@ -55,16 +58,35 @@ async fn run(roles: &[String]) -> Result<()> {
             other => anyhow::bail!("no such role: {other}"),
         };
     }
-    let component = Component::connect(&client, hello(&services, &actor_types)).await?;
     let journal = JournalWriter::from_environment().context("open the journal")?;
     let app = Arc::new(App { journal, attempts: AtomicU64::new(0) });
-    let end = component
-        .serve(move |turn| {
-            let app = app.clone();
-            async move { handle(&app, turn).await }
-        })
-        .await;
-    end.map_or(Ok(()), |status| Err(status.into()))
+    loop {
+        // A node that was struck out ends the stream; it is to be joined again, as SDKs do it.
+        let component = join(&client, &services, &actor_types).await?;
+        let app = app.clone();
+        let end = component
+            .serve(move |turn| {
+                let app = app.clone();
+                async move { handle(&app, turn).await }
+            })
+            .await;
+        eprintln!("the stream ended: {end:?}");
+        if end.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// Registers, trying for a while: the old stream may not be forgotten yet.
+async fn join(client: &Client, services: &[&str], actor_types: &[&str]) -> Result<Component> {
+    let deadline = Instant::now() + RECONNECT_LIMIT;
+    loop {
+        match Component::connect(client, hello(services, actor_types)).await {
+            Ok(component) => return Ok(component),
+            Err(status) if Instant::now() > deadline => return Err(status.into()),
+            Err(_) => wait::moment(TICK).await,
+        }
+    }
 }
 
 async fn handle(app: &App, turn: Turn) -> TurnResult {
@@ -95,8 +117,8 @@ async fn work(app: &App, turn: &Turn) -> Result<Value, kar_proto::v1::Applicatio
         done = turn.get("done").await.map_err(|e| failed(&e))?.as_i64().unwrap_or(0) + 1;
         turn.set(&[("done", object!(done))]).await.map_err(|e| failed(&e))?;
     }
-    let end = std::time::Instant::now() + turn.length();
-    while std::time::Instant::now() < end {
+    let end = Instant::now() + turn.length();
+    while Instant::now() < end {
         wait::moment(TICK).await;
         write("tick");
     }

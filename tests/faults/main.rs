@@ -1,4 +1,6 @@
 //! Processes killed at random moments: P1 to P5 on the real binary.
 
 mod failover;
+mod frozen;
+mod hot_actor;
 mod transfers;
