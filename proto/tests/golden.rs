@@ -1,14 +1,13 @@
-//! Log records are read by every later version. `golden/log_v1.txt` holds records as earlier commits wrote them, one a
-//! line: a name, the bytes in hex, and what they mean in the text format. Lines are only ever added.
+//! Stored records are read by every later version. Each file in `golden/` holds records of one type as earlier commits
+//! wrote them, one a line: a name, the bytes in hex, and what they mean in the text format. Lines are only ever added.
 //!
 //! After adding a field: `cargo test -p kar-proto --test golden -- --ignored`, and commit the new lines.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::fs;
 use std::path::PathBuf;
 
-use kar_proto::log::v1::Record;
-use prost::Message as _;
+use prost::{DecodeError, Message as _};
 use prost_reflect::text_format::FormatOptions;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value,
@@ -17,24 +16,56 @@ use prost_reflect::{
 /// Deeper messages than this mean that the format became recursive, which the generator does not handle.
 const DEPTH_MAX: usize = 12;
 
+/// A type that is stored for ever.
+struct Stored {
+    message: &'static str,
+    file: &'static str,
+    /// Decodes by the generated code and encodes again.
+    again: fn(&[u8]) -> Result<Vec<u8>, DecodeError>,
+}
+
+const STORED: &[Stored] = &[
+    Stored {
+        message: "kar.log.v1.Record",
+        file: "log_v1.txt",
+        again: |bytes| Ok(kar_proto::log::v1::Record::decode(bytes)?.encode_to_vec()),
+    },
+    Stored {
+        message: "kar.hub.v1.Meta",
+        file: "hub_meta_v1.txt",
+        again: |bytes| Ok(kar_proto::hub::v1::Meta::decode(bytes)?.encode_to_vec()),
+    },
+];
+
 struct Golden {
     name: String,
     bytes: Vec<u8>,
     text: String,
 }
 
-fn path() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("proto/tests/golden/log_v1.txt")
-}
+impl Stored {
+    fn path(&self) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("proto/tests/golden").join(self.file)
+    }
 
-fn record_type() -> MessageDescriptor {
-    let pool = DescriptorPool::decode(kar_proto::FILE_DESCRIPTOR_SET).expect("the set is sound");
-    pool.get_message_by_name("kar.log.v1.Record").expect("it is the stored type")
-}
+    fn descriptor(&self) -> MessageDescriptor {
+        let pool =
+            DescriptorPool::decode(kar_proto::FILE_DESCRIPTOR_SET).expect("the set is sound");
+        pool.get_message_by_name(self.message).expect("it is a stored type")
+    }
 
-fn golden() -> Vec<Golden> {
-    let text = std::fs::read_to_string(path()).expect("the golden file is part of the sources");
-    text.lines().filter(|line| !line.starts_with('#')).map(parse).collect()
+    fn golden(&self) -> Vec<Golden> {
+        let text = fs::read_to_string(self.path()).expect("golden files are part of the sources");
+        text.lines().filter(|line| !line.starts_with('#')).map(parse).collect()
+    }
+
+    fn decode(&self, bytes: &[u8]) -> DynamicMessage {
+        DynamicMessage::decode(self.descriptor(), bytes).expect("it decodes")
+    }
+
+    fn text_of(&self, bytes: &[u8]) -> String {
+        self.decode(bytes).to_text_format_with_options(&FormatOptions::new().expand_any(false))
+    }
 }
 
 fn parse(line: &str) -> Golden {
@@ -46,63 +77,59 @@ fn parse(line: &str) -> Golden {
     Golden { name, bytes, text }
 }
 
-fn text_of(bytes: &[u8]) -> String {
-    let message = DynamicMessage::decode(record_type(), bytes).expect("it decodes");
-    message.to_text_format_with_options(&FormatOptions::new().expand_any(false))
-}
-
 #[test]
 fn stored_records_still_mean_what_they_meant() {
-    let golden = golden();
-    assert!(golden.len() >= 10, "only {} golden records", golden.len());
-    for Golden { name, bytes, text } in golden {
-        assert_eq!(text_of(&bytes), text, "{name}: a field was renamed, renumbered or retyped");
+    for stored in STORED {
+        let golden = stored.golden();
+        assert!(golden.len() >= 5, "{}: only {} records", stored.file, golden.len());
+        for Golden { name, bytes, text } in golden {
+            let now = stored.text_of(&bytes);
+            assert_eq!(now, text, "{name}: a field was renamed, renumbered or retyped");
+        }
     }
 }
 
 #[test]
 fn stored_records_decode_and_encode_to_the_same_bytes() {
-    for Golden { name, bytes, .. } in golden() {
-        let record = Record::decode(bytes.as_slice()).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert!(record.record.is_some(), "{name}: its kind is not known any more");
-        assert_eq!(record.encode_to_vec(), bytes, "{name}: {record:?}");
+    for stored in STORED {
+        for Golden { name, bytes, text } in stored.golden() {
+            let again = (stored.again)(&bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(again, bytes, "{name}: {text}");
+        }
     }
 }
 
 #[test]
 fn golden_records_cover_every_field_and_enum_value() {
-    let mut wanted = BTreeSet::new();
-    collect_wanted(&record_type(), &mut wanted);
-    for record in golden() {
-        let message =
-            DynamicMessage::decode(record_type(), record.bytes.as_slice()).expect("it decodes");
-        remove_covered(&message, &mut wanted);
+    for stored in STORED {
+        let mut wanted = BTreeSet::new();
+        collect_wanted(&stored.descriptor(), &mut wanted);
+        for record in stored.golden() {
+            remove_covered(&stored.decode(&record.bytes), &mut wanted);
+        }
+        assert!(wanted.is_empty(), "add golden records (see the head of this file) for {wanted:?}");
     }
-    assert!(wanted.is_empty(), "add golden records (see the head of this file) for {wanted:?}");
 }
 
 #[test]
-#[ignore = "writes the golden file: adds a line for every sample that is not in it yet"]
+#[ignore = "writes the golden files: adds a line for every sample that is not in them yet"]
 fn add_golden_records() {
-    let mut text = std::fs::read_to_string(path()).unwrap_or_else(|_| {
-        "# name, bytes in hex, meaning; written by `add_golden_records`; lines are only added\n"
-            .to_owned()
-    });
-    for sample in samples(&record_type(), 0) {
-        let bytes = sample.encode_to_vec();
-        let hex = bytes.iter().fold(String::new(), |mut hex, byte| {
-            write!(hex, "{byte:02x}").expect("writing to a string cannot fail");
-            hex
+    for stored in STORED {
+        let mut text = fs::read_to_string(stored.path()).unwrap_or_else(|_| {
+            "# name, bytes in hex, meaning; written by `add_golden_records`; lines are only added\n"
+                .to_owned()
         });
-        if hex.is_empty() || text.lines().any(|line| line.split(' ').nth(1) == Some(&hex)) {
-            continue;
+        for sample in samples(&stored.descriptor(), 0) {
+            let bytes = sample.encode_to_vec();
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            if hex.is_empty() || text.lines().any(|line| line.split(' ').nth(1) == Some(&hex)) {
+                continue;
+            }
+            let count = text.lines().filter(|line| !line.starts_with('#')).count();
+            text.push_str(&format!("record_{:03} {hex} {}\n", count + 1, stored.text_of(&bytes)));
         }
-        let count = text.lines().filter(|line| !line.starts_with('#')).count();
-        writeln!(text, "record_{:03} {hex} {}", count + 1, text_of(&bytes))
-            .expect("writing to a string cannot fail");
+        fs::write(stored.path(), text).expect("the sources are writable");
     }
-    std::fs::create_dir_all(path().parent().expect("it has a folder")).expect("writable");
-    std::fs::write(path(), text).expect("the sources are writable");
 }
 
 /// Messages that together set every field, oneof alternative and enum value below `message`.
