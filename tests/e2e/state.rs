@@ -1,5 +1,7 @@
 //! State of actors and of the application.
 
+use std::time::Duration;
+
 use kar_proto::v1::{
     ActorTarget, DeleteRequest, GetAllRequest, ListRequest, SetRequest, StateChange,
     StateServiceGetRequest, state_change, turn_outcome,
@@ -7,6 +9,7 @@ use kar_proto::v1::{
 use kar_tests::component::{Component, error, hello};
 use kar_tests::errors::assert_error;
 use kar_tests::grpc::{json as bytes, value};
+use kar_tests::wait::until_true;
 use kar_tests::{Client, World, process, test};
 use serde_json::{Value, json};
 use tonic::Code;
@@ -34,7 +37,12 @@ fn actor_state_survives_the_death_of_everything() {
             process::kill(world.hub().await);
         }
         let node = world.bare("reader").await;
-        assert_eq!(committed(&node.client().await, "Echo", "a4").await, json!({"count": 3}));
+        let client = node.client().await;
+        // The store follows the log: what was acknowledged is there soon, whoever took the partition over.
+        until_true("the store has caught up", Duration::from_secs(30), async || {
+            committed(&client, "Echo", "a4").await == json!({"count": 3})
+        })
+        .await;
     });
 }
 
