@@ -77,6 +77,8 @@ pub struct Bounds {
     pub frames_per_message_max: usize,
     /// Requests that may be under way on one component stream.
     pub request_credits: u32,
+    /// Requests of the component under way, on all its streams and connections together; beyond it they are refused.
+    pub requests_max: usize,
     /// Component streams open at once.
     pub sessions_max: usize,
     /// Longest message that the transport takes, bytes; above [`Limits::message_bytes_max`], so that a payload that
@@ -192,6 +194,7 @@ impl Default for Bounds {
             peer_queue_bytes_max: 256 << 20,
             frames_per_message_max: 16,
             request_credits: 4_096,
+            requests_max: 65_536,
             sessions_max: 1_024,
             transport_message_bytes_max: 8 << 20,
             start_timeout_ms: 10_000,

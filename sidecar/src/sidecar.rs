@@ -223,11 +223,8 @@ impl Sidecar {
         joined: &Joined,
         closing: watch::Receiver<bool>,
     ) -> Services {
-        let api = Api {
-            driver: self.driver.clone(),
-            state: Arc::new(joined.state.clone()),
-            limits: Arc::new(config.limits.clone()),
-        };
+        let state = Arc::new(joined.state.clone());
+        let api = Api::new(self.driver.clone(), state, config.limits.clone(), &config.bounds);
         let facts = Facts {
             application: config.application.clone(),
             socket: self.socket.clone(),

@@ -454,3 +454,35 @@ async fn what_is_not_there_yet_says_so() {
     let info = details.error_info().expect("the reason came with it");
     assert_eq!(info.metadata["operation"], "ReminderService.Schedule");
 }
+
+#[tokio::test]
+async fn the_requests_of_a_component_are_bounded() {
+    let bounds = Bounds { requests_max: 2, ..Bounds::default() };
+    let node = TestNode::start_with(bounds, None).await;
+    let mut host = node.connect(hello()).await.expect("it may host");
+    let asks = (1..=3)
+        .map(|id| Out::Request(pb::Request { id, operation: Some(Ask::Invoke(invoke("m"))) }));
+    host.send(asks).await;
+    let mut turns = Vec::new();
+    let refused = loop {
+        match host.next().await.expect("open") {
+            In::Invocation(turn) => turns.push(turn),
+            In::Response(response) => break response,
+            other => panic!("unexpected: {other:?}"),
+        }
+    };
+    let Some(Reply::Status(status)) = refused.result else { panic!("it was taken") };
+    assert_eq!((refused.id, status.code), (3, Code::ResourceExhausted as i32));
+    assert!(status.message.contains("requests-max"), "{}", status.message);
+    while turns.len() < 2 {
+        turns.push(host.next_turn().await);
+    }
+    for turn in turns {
+        host.finish(&turn.turn_token, "done").await;
+    }
+    for _ in 0..2 {
+        assert!(matches!(host.next().await, Ok(In::Response(_))));
+    }
+    host.ask(4, Ask::Invoke(invoke("m"))).await;
+    host.next_turn().await;
+}

@@ -21,7 +21,7 @@ use crate::config::SidecarConfig;
 use crate::convert::log::{decode_record, encode_record};
 use crate::convert::shared;
 use crate::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, Store};
-use crate::driver::{Batch, Driver, refuse_record};
+use crate::driver::{Batch, Driver};
 
 /// Kinds with their numbers of partitions, as the membership last said.
 pub(super) type Kinds = Arc<Mutex<BTreeMap<Kind, u32>>>;
@@ -267,7 +267,7 @@ impl Translator {
                 // Told to the core when there is somebody to read from again.
             }
             event => {
-                if let Some(event) = self.log_or_store(event) {
+                if let Some(event) = self.log_or_store(batch, event) {
                     batch.event(event);
                 }
             }
@@ -307,7 +307,7 @@ impl Translator {
     }
 
     /// An event about one log; `None` if it is not one that this version knows.
-    fn log_or_store(&mut self, event: HubEvent) -> Option<Event> {
+    fn log_or_store(&mut self, batch: &mut Batch<'_>, event: HubEvent) -> Option<Event> {
         Some(match event {
             HubEvent::Own { log, offset, id } => {
                 let partition = self.partition(&log)?;
@@ -318,7 +318,7 @@ impl Translator {
                 match decode_record(record) {
                     Ok(record) => Event::LogRead { partition, offset, record },
                     Err(error) => {
-                        refuse_record(&partition, offset, &error);
+                        batch.refuse_record(&partition, offset, &error);
                         return None;
                     }
                 }

@@ -93,6 +93,8 @@ bound_flags! {
         frames_per_message_max: usize,
         /// Requests that may be under way on one component stream
         request_credits: u32,
+        /// Requests of the component under way, on all streams and connections
+        requests_max: usize,
         /// Component streams open at once
         sessions_max: usize,
         /// Longest message that the transport takes, bytes

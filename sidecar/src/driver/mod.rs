@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kar_core::effect::RequestError;
 use kar_core::event::{Offer, Operation};
-use kar_core::ids::{Millis, NodeId, PartitionId, RequestId, SessionId};
+use kar_core::ids::{Millis, NodeId, Offset, PartitionId, RequestId, SessionId};
 use kar_core::limits::{Limits, Rules};
 use kar_core::node::PartitionView;
 use kar_core::{Effect, Event, Node, NodeConfig};
@@ -80,6 +80,8 @@ struct State {
     armed: Millis,
     /// When the timer last came round.
     heartbeat: Millis,
+    /// The hand-over was asked for; a node that replaces this one is to leave, too.
+    is_leaving: bool,
     is_drained: bool,
 }
 
@@ -104,6 +106,7 @@ impl Driver {
             counters: Counters::default(),
             armed: now,
             heartbeat: now,
+            is_leaving: false,
             is_drained: false,
         };
         Arc::new(Self { state: Mutex::new(state), sooner: Notify::new(), drained: Notify::new() })
@@ -132,7 +135,11 @@ impl Driver {
             return;
         }
         state.counters.evictions += 1;
-        state.is_drained = false;
+        // The new node hosts nothing yet, whatever the old one offered.
+        let is_leaving = state.is_leaving;
+        if let Some(backend) = &state.backend {
+            backend.offer(&[], is_leaving);
+        }
         if let Some((_, host)) = state.host.take() {
             host.replaced();
         }
@@ -141,6 +148,10 @@ impl Driver {
         }
         for (_, responder) in state.responders.drain() {
             responder(Err(RequestError::Unknown("the sidecar's node was struck out and replaced")));
+        }
+        drop(state);
+        if is_leaving {
+            self.handle(Event::Drain);
         }
     }
 
@@ -168,12 +179,18 @@ impl Driver {
         let mut drained = std::pin::pin!(self.drained.notified());
         // Registered before the question: the answer may come within it.
         drained.as_mut().enable();
-        self.handle(Event::Drain);
+        self.begin_drain();
         while !self.is_drained() {
             drained.as_mut().await;
             drained.set(self.drained.notified());
             drained.as_mut().enable();
         }
+    }
+
+    fn begin_drain(&self) {
+        let mut batch = self.batch();
+        batch.state.is_leaving = true;
+        batch.event(Event::Drain);
     }
 
     /// The process of the newest host stream is known to be dead.
@@ -227,9 +244,11 @@ impl Driver {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic inside the core leaves the process in an unknown state: it is passed on (the binary aborts on it),
-        // so a poisoned lock is only ever seen by tasks that end with it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(|_: PoisonError<_>| {
+            // The core panicked in the middle of a decision. Going on could break a promise; a crash cannot.
+            tracing::error!("the core panicked; this process ends, and others take over");
+            std::process::abort()
+        })
     }
 }
 
@@ -335,6 +354,23 @@ impl Batch<'_> {
     /// Everybody, as the membership now says.
     pub fn set_directory(&mut self, directory: Arc<Directory>) {
         self.state.directory = directory;
+    }
+
+    /// A log record is not understood by this version: the log is not followed any more, so that its partition is not
+    /// served here.
+    pub fn refuse_record(
+        &mut self,
+        partition: &PartitionId,
+        offset: Offset,
+        error: &dyn std::fmt::Display,
+    ) {
+        tracing::error!(
+            %partition, offset, %error,
+            "a log record is not understood by this version; the partition is not served here"
+        );
+        if let Some(backend) = &self.state.backend {
+            backend.stop(partition);
+        }
     }
 
     /// Time of this batch.
@@ -457,12 +493,4 @@ impl State {
             _ => unreachable!("every other effect is carried out by the batch"),
         }
     }
-}
-
-/// Logs that a record of a log is not understood: this version must not serve the partition.
-pub fn refuse_record(partition: &PartitionId, offset: u64, error: &dyn std::fmt::Display) {
-    tracing::error!(
-        %partition, offset, %error,
-        "a log record is not understood by this version; the partition is not served here"
-    );
 }

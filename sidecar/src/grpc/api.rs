@@ -1,15 +1,17 @@
 //! The one way in for everything that a component asks for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kar_core::ids::{Millis, RequestId};
-use kar_core::limits::Limits;
+use kar_core::limits::{LimitHit, Limits};
 use kar_proto::v1::request::Operation as Ask;
 use kar_proto::v1::response::Result as Reply;
 use tokio::sync::oneshot;
 use tonic::Status;
 
 use crate::backend::{ApplicationState, StateOperation};
+use crate::config::Bounds;
 use crate::convert::api::{Prepared, answer, prepare, state_answer};
 use crate::convert::error;
 use crate::driver::{Batch, Driver};
@@ -22,11 +24,16 @@ pub type Done = Box<dyn FnOnce(Result<Reply, Status>) + Send>;
 pub struct Api {
     /// Decides.
     pub driver: Arc<Driver>,
-    /// The application's state.
-    pub state: Arc<dyn ApplicationState>,
     /// Bounds that requests are checked against.
     pub limits: Arc<Limits>,
+    state: Arc<dyn ApplicationState>,
+    requests_max: usize,
+    /// Requests under way.
+    open: Arc<AtomicUsize>,
 }
+
+/// Counts one request while it is under way.
+struct Open(Arc<AtomicUsize>);
 
 /// Abandons a request when whoever waits for it goes away.
 struct Waiting {
@@ -37,15 +44,37 @@ struct Waiting {
 // === impl Api ===
 
 impl Api {
+    /// A way in to a driver and to the application's state.
+    pub fn new(
+        driver: Arc<Driver>,
+        state: Arc<dyn ApplicationState>,
+        limits: Limits,
+        bounds: &Bounds,
+    ) -> Self {
+        let requests_max = bounds.requests_max;
+        Self { driver, limits: Arc::new(limits), state, requests_max, open: Arc::default() }
+    }
+
     /// Parses a request and hands it to the core or to the application's state. `done` gets the answer, at once or
     /// later. The id is for abandoning it; there is none if the core does not have it.
     pub fn submit(&self, batch: &mut Batch<'_>, ask: Ask, done: Done) -> Option<RequestId> {
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        let open = Open(self.open.clone());
+        if before >= self.requests_max {
+            let hit = LimitHit { name: "requests_max", limit: self.requests_max as u64 };
+            done(Err(error::limit_reached(hit)));
+            return None;
+        }
         match prepare(ask, batch.now(), &self.limits) {
             Ok(Prepared::Core(operation, shape)) => {
-                Some(batch.request(operation, Box::new(move |a| done(answer(shape, a)))))
+                let responder = move |a| {
+                    drop(open);
+                    done(answer(shape, a));
+                };
+                Some(batch.request(operation, Box::new(responder)))
             }
             Ok(Prepared::State(operation)) => {
-                self.run_state(operation, done);
+                self.run_state(operation, open, done);
                 None
             }
             Err(status) => {
@@ -80,9 +109,19 @@ impl Api {
     }
 
     /// The application's state is not the core's business: it is asked past it, in a task of its own.
-    fn run_state(&self, operation: StateOperation, done: Done) {
+    fn run_state(&self, operation: StateOperation, open: Open, done: Done) {
         let answer = self.state.run(operation);
-        tokio::spawn(async move { done(state_answer(answer.await)) });
+        tokio::spawn(async move {
+            let answer = answer.await;
+            drop(open);
+            done(state_answer(answer));
+        });
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

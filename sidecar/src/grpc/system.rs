@@ -175,6 +175,7 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
         ("peer_queue_bytes_max", bounds.peer_queue_bytes_max as u64),
         ("frames_per_message_max", bounds.frames_per_message_max as u64),
         ("request_credits", bounds.request_credits.into()),
+        ("requests_max", bounds.requests_max as u64),
         ("sessions_max", bounds.sessions_max as u64),
         ("transport_message_bytes_max", bounds.transport_message_bytes_max as u64),
         ("start_timeout_ms", bounds.start_timeout_ms),

@@ -245,8 +245,7 @@ impl TestNode {
         let application = SidecarConfig::new("test").expect("a name").application;
         let (closing, closed) = watch::channel(false);
         let (connected, is_connected) = watch::channel(true);
-        let api =
-            Api { driver: driver.clone(), state: Arc::new(backend), limits: limits.clone().into() };
+        let api = Api::new(driver.clone(), Arc::new(backend), limits.clone(), &bounds);
         let facts = Facts {
             application: application.clone(),
             socket: socket.clone(),
