@@ -395,7 +395,7 @@ impl World {
         let names = &self.plan.names;
         let tag = join(self.plan.seed, number + 1);
         let steady = tag & 3 != 0;
-        let spec = Spec { tag, mask: 0, fuel: op.fuel, confined: false, steady };
+        let spec = Spec { tag, fuel: op.fuel, steady, ..Spec::default() };
         let deadline = op.deadline_us.map(|us| self.millis(self.now + us));
         let (method, trace) = (names.method.clone(), names.empty.clone());
         let payload = spec.payload(names);

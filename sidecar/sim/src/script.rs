@@ -1,6 +1,7 @@
 //! What turns do: a script drawn from the payload that the turn was invoked with. Scripts of one seed cannot wait for
 //! each other in a circle: a turn calls only actors of a higher rank than all that its chain holds, or re-enters one
-//! that its chain holds; and a turn that re-entered calls nothing but what its chain holds.
+//! that its chain holds; a turn that re-entered calls no actors but what its chain holds; and where several calls of
+//! the flow run beside each other, it calls only its own (two such could wait for each other's actors).
 
 use bytes::Bytes;
 use kar_core::ids::TurnToken;
@@ -20,6 +21,8 @@ pub(crate) struct Spec {
     pub(crate) fuel: u8,
     /// Only what the chain holds may be called.
     pub(crate) confined: bool,
+    /// Other calls of the flow may run beside it.
+    pub(crate) joined: bool,
     /// A retry does the same again (else every attempt draws anew).
     pub(crate) steady: bool,
 }
@@ -31,7 +34,9 @@ impl Spec {
         data[..8].copy_from_slice(&self.tag.to_le_bytes());
         data[8..16].copy_from_slice(&self.mask.to_le_bytes());
         data[16] = self.fuel;
-        data[17] = u8::from(self.confined) | (u8::from(self.steady) << 1);
+        data[17] = u8::from(self.confined)
+            | (u8::from(self.steady) << 1)
+            | (u8::from(self.joined) << 2);
         Payload { data: Bytes::copy_from_slice(&data), content_type: names.empty.clone() }
     }
 
@@ -49,6 +54,7 @@ impl Spec {
             fuel: data[16],
             confined: data[17] & 1 != 0,
             steady: data[17] & 2 != 0,
+            joined: data[17] & 4 != 0,
         }
     }
 }
@@ -134,7 +140,7 @@ pub(crate) fn write(
         base,
         made: 0,
         actor_types,
-        mask: spec.mask | bit,
+        mask: if confined && spec.joined && bit != 0 { bit } else { spec.mask | bit },
         confined,
         fuel: spec.fuel,
     };
@@ -178,7 +184,7 @@ impl Writer<'_> {
             let fuel = self.take_fuel();
             let (kind, actor) = self.anything();
             let spec = Spec { tag: self.fresh(), mask: 0, fuel, ..self.spec };
-            let spec = Spec { confined: false, ..spec };
+            let spec = Spec { confined: false, joined: false, ..spec };
             return Some(Step::Tell(self.target(kind, actor), spec));
         }
         match self.rng.below(10) {
@@ -229,6 +235,7 @@ impl Writer<'_> {
     /// One call, or several to be joined.
     fn calls(&mut self) -> Vec<(Target, Spec)> {
         let count = if self.kinds_known && self.rng.chance(250) { self.rng.range(2, 3) } else { 1 };
+        let joined = self.spec.joined || count > 1;
         let mut calls = Vec::new();
         for _ in 0..count {
             if self.fuel == 0 {
@@ -236,9 +243,8 @@ impl Writer<'_> {
             }
             let Some((kind, actor)) = self.callee() else { break };
             let fuel = self.take_fuel();
-            let tag = self.fresh();
-            let spec =
-                Spec { tag, mask: self.mask, fuel, confined: self.confined, ..self.spec };
+            let (tag, mask, confined) = (self.fresh(), self.mask, self.confined);
+            let spec = Spec { tag, mask, fuel, confined, joined, ..self.spec };
             calls.push((self.target(kind, actor), spec));
         }
         calls
