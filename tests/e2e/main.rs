@@ -7,6 +7,7 @@ mod disk;
 mod flows;
 mod grpcurl;
 mod hello;
+mod start;
 mod state;
 mod tells;
 mod twins;

@@ -3,4 +3,5 @@
 mod failover;
 mod frozen;
 mod hot_actor;
+mod sdk_bank;
 mod transfers;

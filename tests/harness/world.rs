@@ -423,6 +423,11 @@ impl Node {
         process::signal(self.pid(), signal);
     }
 
+    /// Whether `kar run` still runs.
+    pub fn alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Waits until `kar run` has ended; its exit code, 128 + n for signal n.
     pub async fn ended(&mut self, limit: Duration) -> i32 {
         use std::os::unix::process::ExitStatusExt as _;
