@@ -10,7 +10,7 @@ use kar_core::invocation::{ApplicationError, Mode, Outcome};
 use crate::history::{Answer, End, Item, ItemKind, Req, Run, Seen, Waiter};
 use crate::plan::{ClientOp, MS};
 use crate::rng::join;
-use crate::script::{self, Script, Spec, Step, number_payload};
+use crate::script::{self, Spec, Step, number_payload};
 use crate::world::{Due, Input, World};
 
 /// An app's process, as its sidecar sees it.
@@ -162,11 +162,9 @@ impl World {
             node: self.slots[slot].id,
             session,
             token: turn.token,
-            mode: turn.mode,
             spec,
             kind,
             actor,
-            dispatched: self.now,
             started: None,
             ended: None,
             end: End::Running,
@@ -195,7 +193,6 @@ impl World {
         };
         let at = self.now;
         self.history.runs[run].cancel_sent.get_or_insert(at);
-        self.note(Seen::CancelSent { run });
         self.to_app(slot, session, ToApp::Cancel(run));
     }
 
@@ -243,7 +240,6 @@ impl World {
         let record = &mut self.history.runs[run];
         record.end = end;
         record.ended = Some(at);
-        self.note(Seen::RunEnded { run });
     }
 
     /// A turn goes on with its script.
@@ -506,10 +502,5 @@ impl World {
         self.say(|| format!("n{slot} client q{req} await {invocation}"));
         let waiter = Waiter::Client(req);
         self.from_app(slot, Input::Ask { waiter, operation: Operation::Await { invocation } });
-    }
-
-    /// Whether a script is empty of code that matters, for directed schedules.
-    pub(crate) fn plain_script(steps: Vec<Step>) -> Script {
-        Script { steps, fails: false, pipelined: false }
     }
 }

@@ -3,7 +3,6 @@
 use kar_core::event::Event;
 use kar_core::ids::SessionId;
 
-use crate::app::ToApp;
 use crate::history::Seen;
 use crate::plan::{Fault, MS, Us};
 use crate::world::{Due, Input, World};
@@ -44,7 +43,12 @@ impl World {
                 }
             }
             Fault::HubCrash { lease_gap_us } => self.hub_crash(lease_gap_us),
-            Fault::Drain { slot, back_us } => self.leave(slot, back_us),
+            Fault::Drain { slot, with, back_us } => {
+                self.leave(slot, back_us);
+                if let Some(other) = with {
+                    self.leave(other, back_us);
+                }
+            }
             Fault::Goodbye { slot, back_us } => self.goodbye(slot, back_us),
             Fault::LogLost { slot, log } => self.lose_log(slot, log),
             Fault::ReadStall { slot, log, us } => {
@@ -91,7 +95,6 @@ impl World {
         // What it decided before is carried out: the model knows the pause from this moment on.
         self.drain(slot);
         self.slots[slot].paused = true;
-        self.note(Seen::Paused { node });
         self.push(self.now + us, Due::Wake { slot, inst, resumed });
         if let Some(suspect_us) = suspect_us {
             let suspect_us = suspect_us.min(us);
@@ -216,12 +219,7 @@ impl World {
     fn roll_back(&mut self, log: usize, back: Us) {
         let to = self.now.saturating_sub(back);
         if self.stores[log].roll_back(to) {
-            self.note(Seen::RolledBack { log });
+            self.note(Seen::RolledBack);
         }
-    }
-
-    /// A cancellation that the sidecar's process itself makes, without a node.
-    pub(crate) fn tell_cancel(&mut self, slot: usize, session: SessionId, run: usize) {
-        self.to_app(slot, session, ToApp::Cancel(run));
     }
 }

@@ -32,15 +32,11 @@ pub(crate) enum Seen {
     /// A record reached a log.
     Landed { log: usize, offset: u64, node: NodeId, record: Arc<Record> },
     /// A message was given to a connection (or dropped for want of one).
-    Sent { from: NodeId, to: NodeId, message: Message },
+    Sent { from: NodeId, message: Message },
     /// The message seen at `sent` arrived.
     Arrived { to: NodeId, sent: usize },
     /// A node asked its host to run a turn.
     Dispatched { run: usize },
-    /// A node asked its host to abandon a turn.
-    CancelSent { run: usize },
-    /// A run's code ended in its app (with the result sent, or cut off).
-    RunEnded { run: usize },
     /// A node answered.
     Responded { node: NodeId, to: Waiter, answer: Answer },
     /// A node told its operator.
@@ -48,14 +44,12 @@ pub(crate) enum Seen {
     /// A node got to know a claim.
     ClaimRead { node: NodeId, log: usize, offset: u64 },
     /// A node started.
-    NodeUp { node: NodeId, slot: usize },
+    NodeUp { node: NodeId },
     /// A node ended: nothing of it runs on.
     NodeGone { node: NodeId },
     /// The membership dropped a node.
     StruckOut { node: NodeId },
-    /// A node stands still.
-    Paused { node: NodeId },
-    /// It goes on; `resumed`: and was told so.
+    /// A node goes on that stood still; `resumed`: and was told so.
     Woke { node: NodeId, resumed: bool },
     /// A node knows all of a log up to the time it asked.
     ReadToEnd { node: NodeId, log: usize },
@@ -66,7 +60,7 @@ pub(crate) enum Seen {
     /// A node owns nothing more, after it was told to leave.
     Drained { node: NodeId },
     /// A partition's store went back.
-    RolledBack { log: usize },
+    RolledBack,
 }
 
 /// An operation of a turn.
@@ -118,11 +112,9 @@ pub(crate) struct Run {
     pub(crate) node: NodeId,
     pub(crate) session: SessionId,
     pub(crate) token: TurnToken,
-    pub(crate) mode: Mode,
     pub(crate) spec: Spec,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
-    pub(crate) dispatched: Us,
     /// When its code began; never, if the dispatch did not reach the app.
     pub(crate) started: Option<Us>,
     pub(crate) ended: Option<Us>,

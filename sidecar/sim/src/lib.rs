@@ -4,7 +4,7 @@
 //! faults, all drawn from one seed; an independent shadow model judges what could be seen from outside.
 //!
 //! ```
-//! let report = kar_sim::run(7, &kar_sim::Profile::default(), Default::default(), false);
+//! let report = kar_sim::run(7, &kar_sim::Profile::of_seed(7), Default::default(), false);
 //! assert_eq!(report.violations, Vec::<String>::new());
 //! ```
 
@@ -13,11 +13,13 @@ mod check;
 mod faults;
 mod history;
 mod log;
+mod moods;
 mod mutation;
 mod net;
 mod plan;
 mod queue;
 mod rng;
+mod schedules;
 mod script;
 mod store;
 mod world;
@@ -30,6 +32,7 @@ use kar_core::limits::Rules;
 
 pub use mutation::{MUTATIONS, Mutation, SEEDS_MAX};
 pub use plan::{FAULTS, Profile};
+pub use schedules::{SCHEDULES, Schedule};
 
 use history::History;
 use plan::Plan;

@@ -67,6 +67,8 @@ pub(crate) enum Fate {
     Lost(Option<Us>),
     /// It arrives so much later, out of order.
     Late(Us),
+    /// It arrives so much later, and everything after it, too.
+    Slow(Us),
 }
 
 impl World {
@@ -96,8 +98,9 @@ impl World {
         let wanted = self.now + self.rng.range(100, 900) + self.hiccup();
         let lane = &mut self.logs[log].readers[slot].append_lane;
         match fate {
-            Fate::Chance | Fate::Lands => {
-                let at = lane.arrive(wanted);
+            Fate::Chance | Fate::Lands | Fate::Slow(_) => {
+                let more = if let Fate::Slow(us) = fate { us } else { 0 };
+                let at = lane.arrive(wanted + more);
                 self.push(at, Due::Land(landing));
             }
             Fate::Late(us) => self.push(wanted + us, Due::Land(landing)),

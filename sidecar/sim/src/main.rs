@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use kar_core::limits::Rules;
-use kar_sim::{MUTATIONS, Mutation, Profile, Report, SEEDS_MAX};
+use kar_sim::{MUTATIONS, Mutation, Profile, Report, SCHEDULES, SEEDS_MAX};
 
 /// Runs KAR's core on simulated logs, stores, networks and components, and judges the runs.
 #[derive(Parser, Debug)]
@@ -22,8 +22,14 @@ struct Args {
     #[arg(long, default_value_t = 0, requires = "seeds")]
     from: u64,
     /// Print the run as it goes.
-    #[arg(long, requires = "seed")]
+    #[arg(long)]
     trace: bool,
+    /// Run one schedule of the design's section 17, or `all`.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["seed", "seeds", "mutations"])]
+    schedule: Option<String>,
+    /// Let stores go back in time, too (promised for a later issue).
+    #[arg(long)]
+    rollback: bool,
     /// Switch one protecting rule off.
     #[arg(long, value_name = "RULE")]
     mutate: Option<String>,
@@ -37,6 +43,9 @@ struct Args {
     #[arg(long)]
     keep_going: bool,
 }
+
+/// Place of `store-rollback` among the faults.
+const ROLLBACK: usize = kar_sim::FAULTS.len() - 1;
 
 /// Threads that run seeds.
 const THREADS: u64 = 2;
@@ -60,11 +69,11 @@ fn main() -> ExitCode {
             eprintln!("{info}");
         }
     }));
-    let (profile, rules) = match args.mutate.as_ref().or(args.bias.as_ref()) {
-        None => (Profile::default(), Rules::default()),
+    let (fixed, rules) = match args.mutate.as_ref().or(args.bias.as_ref()) {
+        None => (None, Rules::default()),
         Some(name) => match Mutation::named(name) {
-            Some(mutation) if args.bias.is_some() => (mutation.profile(), mutation.control()),
-            Some(mutation) => (mutation.profile(), mutation.rules()),
+            Some(mutation) if args.bias.is_some() => (Some(mutation.profile()), mutation.control()),
+            Some(mutation) => (Some(mutation.profile()), mutation.rules()),
             None => {
                 let names: Vec<_> = MUTATIONS.iter().map(|m| m.name).collect();
                 eprintln!("there is no rule '{name}'; rules: {}", names.join(", "));
@@ -72,15 +81,46 @@ fn main() -> ExitCode {
             }
         },
     };
+    let rollback = args.rollback;
+    let profile = |seed| {
+        let mut profile = fixed.clone().unwrap_or_else(|| Profile::of_seed(seed));
+        if rollback {
+            profile.fault_weights[ROLLBACK] = 10;
+        }
+        profile
+    };
+    if let Some(name) = &args.schedule {
+        return schedules(name, rules, args.trace);
+    }
     match (args.seed, args.seeds) {
         _ if args.mutations => mutations(),
-        (Some(seed), _) => one(seed, &profile, rules, args.trace),
+        (Some(seed), _) => one(seed, &profile(seed), rules, args.trace),
         (None, Some(seeds)) => many(&profile, rules, args.from, seeds, args.keep_going),
         (None, None) => {
             eprintln!("give a seed, --seeds N or --mutations");
             ExitCode::from(2)
         }
     }
+}
+
+/// Runs one directed schedule, or all.
+fn schedules(name: &str, rules: Rules, trace: bool) -> ExitCode {
+    let mut chosen = SCHEDULES.into_iter().filter(|s| name == "all" || s.name == name).peekable();
+    if chosen.peek().is_none() {
+        let names: Vec<_> = SCHEDULES.iter().map(|s| s.name).collect();
+        eprintln!("there is no schedule '{name}'; schedules: {}", names.join(", "));
+        return ExitCode::from(2);
+    }
+    let mut bad = false;
+    for schedule in chosen {
+        let report = schedule.run(rules, trace);
+        println!("{}: {} turns", schedule.name, report.turns);
+        for violation in &report.violations {
+            println!("VIOLATION {violation}");
+            bad = true;
+        }
+    }
+    if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Hunts every mutation and prints the table of the README.
@@ -111,7 +151,7 @@ fn one(seed: u64, profile: &Profile, rules: Rules, trace: bool) -> ExitCode {
 }
 
 fn many(
-    profile: &Profile,
+    profile: &(impl Fn(u64) -> Profile + Sync),
     rules: Rules,
     from: u64,
     seeds: u64,
@@ -129,7 +169,7 @@ fn many(
                     if seed >= from + seeds {
                         break;
                     }
-                    let report = kar_sim::run(seed, profile, rules, false);
+                    let report = kar_sim::run(seed, &profile(seed), rules, false);
                     let bad = !report.violations.is_empty();
                     totals.lock().unwrap_or_else(PoisonError::into_inner).add(report);
                     if bad && !keep_going {

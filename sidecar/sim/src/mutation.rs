@@ -3,6 +3,7 @@
 use kar_core::limits::Rules;
 
 use crate::Report;
+use crate::moods::{boomerangs, contended, losing, restless, unheeding, usual};
 use crate::plan::Profile;
 
 /// A rule that can be switched off.
@@ -52,51 +53,6 @@ const fn behind_gap(
     bias: fn(&mut Profile),
 ) -> Mutation {
     Mutation { name, flip, behind: |r| r.channel_gap = false, bias }
-}
-
-fn usual(_: &mut Profile) {}
-
-/// Appends are lost and late.
-fn losing(profile: &mut Profile) {
-    profile.lose_append = 15;
-    profile.late_append = 15;
-}
-
-/// Connections break and owners change all the time.
-fn restless(profile: &mut Profile) {
-    profile.faults_max = 20;
-    profile.fault_weights = [4, 2, 2, 0, 0, 4, 20, 0, 4, 0, 8, 0, 8, 0];
-    profile.hot = 600;
-    profile.ops_max = 60;
-}
-
-/// Owners lose partitions and get them back, while messages linger.
-fn boomerangs(profile: &mut Profile) {
-    profile.faults_max = 20;
-    profile.fault_weights = [0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 10, 0, 10, 0];
-    profile.stall_message = 30;
-    profile.lose_append = 10;
-    profile.hot = 600;
-    profile.ops_max = 60;
-}
-
-/// Many flows on few actors, and hosts that die in the middle of them.
-fn contended(profile: &mut Profile) {
-    profile.faults_max = 16;
-    profile.fault_weights = [20, 10, 6, 0, 0, 8, 0, 0, 0, 0, 4, 0, 0, 0];
-    profile.hot = 700;
-    profile.ops_max = 60;
-    profile.nested = 500;
-    profile.think_max = 20_000;
-}
-
-/// Code of cut-off attempts runs on for longer than the grace.
-fn unheeding(profile: &mut Profile) {
-    profile.run_on_max = 600_000;
-    profile.fault_weights = [2, 2, 8, 0, 0, 10, 0, 2, 4, 0, 20, 0, 0, 0];
-    profile.lose_append = 15;
-    profile.hot = 500;
-    profile.think_max = 20_000;
 }
 
 impl Mutation {

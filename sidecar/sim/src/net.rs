@@ -103,7 +103,7 @@ impl World {
         let from = self.slots[slot].id;
         self.say(|| format!("n{slot} send {to:?} {message:?}"));
         let sent = self.history.events.len();
-        self.note(Seen::Sent { from, to, message: message.clone() });
+        self.note(Seen::Sent { from, message: message.clone() });
         let Some(other) = self.slots.iter().position(|s| s.id == to && s.node.is_some()) else {
             return;
         };

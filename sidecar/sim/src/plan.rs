@@ -125,8 +125,8 @@ pub(crate) enum Fault {
     Reset { a: usize, b: usize, back_us: Us },
     /// The hub is replaced.
     HubCrash { lease_gap_us: Us },
-    /// The sidecar is told to leave, and comes back later.
-    Drain { slot: usize, back_us: Us },
+    /// The sidecar is told to leave (and another one, at the same time), and comes back later.
+    Drain { slot: usize, with: Option<usize>, back_us: Us },
     /// The app says goodbye, and comes back later.
     Goodbye { slot: usize, back_us: Us },
     /// Reading a log breaks off.
@@ -396,7 +396,11 @@ fn draw_fault(rng: &mut Rng, profile: &Profile, slots: usize, logs: usize) -> Fa
         5 => Fault::Suspect { slot, learn_us: span(rng, 20 * MS, 300 * MS) },
         6 => Fault::Reset { a: slot, b: other, back_us: span(rng, 20 * MS, 200 * MS) },
         7 => Fault::HubCrash { lease_gap_us: rng.range(MS, 100 * MS) },
-        8 => Fault::Drain { slot, back_us: rng.range(10 * MS, 600 * MS) },
+        8 => Fault::Drain {
+            slot,
+            with: rng.chance(400).then_some(other),
+            back_us: rng.range(10 * MS, 600 * MS),
+        },
         9 => Fault::Goodbye { slot, back_us: rng.range(50 * MS, 600 * MS) },
         10 => Fault::LogLost { slot, log },
         11 => Fault::ReadStall { slot, log, us: rng.range(20 * MS, 400 * MS) },

@@ -1,11 +1,10 @@
 //! The simulated world: a virtual clock, one queue of what is due, nodes with their apps, and what they act on.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use kar_core::Node;
 use kar_core::effect::Effect;
-use kar_core::event::{Event, Member, Members, Operation, TurnResult};
+use kar_core::event::{Event, Member, Members, Operation};
 use kar_core::ids::{Kind, Millis, NodeId, Offset, PartitionId, RequestId, SessionId};
 use kar_core::message::Message;
 use kar_core::node::NodeConfig;
@@ -247,6 +246,11 @@ impl World {
     /// Runs to the end: operations and faults, then rest.
     pub(crate) fn run(mut self) -> (History, Vec<String>) {
         self.run_until(HORIZON, |_| false);
+        self.conclude()
+    }
+
+    /// Lets everything come to rest.
+    pub(crate) fn conclude(mut self) -> (History, Vec<String>) {
         self.calm();
         let bound = self.now + REST_MAX;
         let mut next = self.now + 300 * MS;
@@ -405,7 +409,7 @@ impl World {
         let node = Node::new(NodeConfig { id, seed, limits, rules });
         self.slots[slot].occupy(id, Box::new(node));
         self.say(|| format!("n{slot} boots as {id:?}"));
-        self.note(Seen::NodeUp { node: id, slot });
+        self.note(Seen::NodeUp { node: id });
         self.members.nodes.insert(id, Member::default());
         let members = Event::Members(self.members.clone());
         self.give(slot, members);
@@ -727,16 +731,6 @@ impl World {
             self.drain(slot);
         }
     }
-
-    /// Everything that a node of this world was told by its app is a turn's result of this kind (for traces).
-    pub(crate) fn is_result(event: &Event) -> bool {
-        matches!(event, Event::TurnResult { result: TurnResult::Ended(_), .. })
-    }
-
-    /// The membership as it is.
-    pub(crate) fn members(&self) -> &Members {
-        &self.members
-    }
 }
 
 impl Slot {
@@ -794,6 +788,3 @@ impl Slot {
         self.leaves = None;
     }
 }
-
-/// Shared view of the membership, for directed schedules.
-pub(crate) type SharedMembers = Arc<Members>;

@@ -48,21 +48,6 @@ impl Counts {
             ("(overlaps excused)", self.overlap_excused),
         ]
     }
-
-    /// Adds another run's counts.
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.twin_claim += other.twin_claim;
-        self.gap_then_late += other.gap_then_late;
-        self.sandwiched_claim += other.sandwiched_claim;
-        self.sleeping_outcall += other.sleeping_outcall;
-        self.boomerang_owner += other.boomerang_owner;
-        self.dead_attempt_progress += other.dead_attempt_progress;
-        self.store_rollback += other.store_rollback;
-        self.drain_with_cross_calls += other.drain_with_cross_calls;
-        self.cascade += other.cascade;
-        self.zombie_dispatch += other.zombie_dispatch;
-        self.overlap_excused += other.overlap_excused;
-    }
 }
 
 impl Judge<'_> {
@@ -85,7 +70,8 @@ impl Judge<'_> {
             }
             Record::Batch { epoch, seq, ops } => {
                 let highest = model.highest.entry(*epoch).or_insert(0);
-                let late = *epoch == model.epoch && *seq < *highest && *seq > model.seq;
+                let last = model.last.get(epoch).copied().unwrap_or(0);
+                let late = *seq < *highest && *seq > last;
                 *highest = (*highest).max(*seq);
                 self.counts.gap_then_late += u64::from(late);
                 if *epoch < model.epoch {

@@ -181,10 +181,21 @@ impl Judge<'_> {
             let text = format!("{node:?} answers q{req} (tag {:x}): {answer:?}", request.tag);
             self.wrong("P5 gate for answers", text);
         }
-        if let Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::ChannelClosed), .. }) =
-            answer
-        {
-            self.check_struck_out(node, "refused: channel closed");
+        match answer {
+            Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::ChannelClosed), .. }) => {
+                self.check_struck_out(node, "refused: channel closed");
+            }
+            Ok(Response::Outcome { outcome: Outcome::Refused(why), .. })
+                if !self.history.small_limits =>
+            {
+                self.wrong("P9 errors", format!("{node:?} refuses q{req}: {why:?}"));
+            }
+            Ok(Response::Outcome { outcome: Outcome::Expired, .. })
+                if !request.deadline && request.awaits.is_none() =>
+            {
+                self.wrong("P9 errors", format!("{node:?}: q{req} has no deadline and expired"));
+            }
+            _ => {}
         }
     }
 

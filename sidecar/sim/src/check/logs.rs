@@ -26,11 +26,9 @@ pub(crate) struct Reign {
 /// How an invocation ended, by the log.
 #[derive(Clone, Debug)]
 pub(crate) struct Ended {
-    pub(crate) at: Us,
     pub(crate) outcome: Outcome,
     pub(crate) epoch: Epoch,
-    pub(crate) attempt: u32,
-    /// Place among everything that ended on the same actor.
+    /// Of its `Complete`.
     pub(crate) offset: Offset,
 }
 
@@ -40,8 +38,6 @@ pub(crate) struct Held {
     pub(crate) sender: Sender,
     pub(crate) number: Number,
     pub(crate) actor: Option<Arc<str>>,
-    /// Unknown if only its `Complete` was logged.
-    pub(crate) invocation: Option<Arc<Invocation>>,
     pub(crate) attempt: u32,
     pub(crate) ended: Option<Ended>,
     pub(crate) closed: bool,
@@ -99,6 +95,8 @@ pub(crate) struct LogModel {
     pub(crate) writes: Vec<(Offset, Arc<str>, Vec<StateOp>)>,
     /// Highest sequence number seen of each epoch, also of void records (for the counts).
     pub(crate) highest: HashMap<Epoch, u64>,
+    /// Last valid sequence number of each epoch.
+    pub(crate) last: HashMap<Epoch, u64>,
 }
 
 impl LogModel {
@@ -118,12 +116,8 @@ impl LogModel {
             turns: HashMap::new(),
             writes: Vec::new(),
             highest: HashMap::new(),
+            last: HashMap::new(),
         }
-    }
-
-    /// Whether a node's claim was ever valid here.
-    pub(crate) fn was_owned_by(&self, node: NodeId) -> bool {
-        self.reigns.iter().any(|r| r.node == node)
     }
 
     /// The outcome of an invocation, if it has ended.
@@ -179,6 +173,7 @@ impl Judge<'_> {
                 ops.iter().for_each(|op| self.learn(op));
                 if self.is_valid(log, *epoch, *seq) {
                     self.logs[log].seq = *seq;
+                    self.logs[log].last.insert(*epoch, *seq);
                     ops.iter().for_each(|op| self.take_effect(log, offset, op));
                 }
             }
@@ -278,7 +273,6 @@ impl Judge<'_> {
             sender: sender.clone(),
             number,
             actor: invocation.actor.clone(),
-            invocation: Some(invocation.clone()),
             attempt: 1,
             ended: None,
             closed: false,
@@ -339,7 +333,6 @@ impl Judge<'_> {
                 sender: brief.sender.clone(),
                 number: brief.number,
                 actor: brief.actor.clone(),
-                invocation: None,
                 attempt: 1,
                 ended: None,
                 closed: false,
@@ -367,7 +360,7 @@ impl Judge<'_> {
         }
         let model = &mut self.logs[log];
         let epoch = model.epoch;
-        let ended = Ended { at: self.now, outcome: outcome.clone(), epoch, attempt, offset };
+        let ended = Ended { outcome: outcome.clone(), epoch, offset };
         if let Some(held) = model.held.get_mut(&uuid) {
             held.ended = Some(ended);
         }

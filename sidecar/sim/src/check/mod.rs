@@ -146,16 +146,14 @@ impl<'h> Judge<'h> {
             Seen::Sent { from, message, .. } => self.check_sent(*from, message),
             Seen::Arrived { to, sent } => self.count_arrival(*to, *sent),
             Seen::Dispatched { run } => self.check_dispatch(*run),
-            Seen::CancelSent { .. } | Seen::RunEnded { .. } => {}
             Seen::Responded { node, to, answer } => self.check_answer(*node, *to, answer),
             Seen::Noticed { node, notice } => self.check_notice(*node, notice),
             Seen::ClaimRead { node, log, offset } => self.claim_read(*node, *log, *offset),
-            Seen::NodeUp { node, .. } => {
+            Seen::NodeUp { node } => {
                 self.nodes.insert(*node, NodeModel::default());
             }
             Seen::NodeGone { node } => self.node(*node).gone = Some(self.now),
             Seen::StruckOut { node } => self.node(*node).struck_out = true,
-            Seen::Paused { .. } => {}
             Seen::Woke { node, resumed } => self.woke(*node, *resumed),
             Seen::ReadToEnd { node, log } => {
                 self.node(*node).unread.remove(log);
@@ -166,7 +164,7 @@ impl<'h> Judge<'h> {
                 self.count_drain(*node);
             }
             Seen::Drained { node } => self.check_drained(*node),
-            Seen::RolledBack { .. } => self.counts.store_rollback += 1,
+            Seen::RolledBack => self.counts.store_rollback += 1,
         }
     }
 

@@ -1,6 +1,6 @@
 //! P2, P3: what may be dispatched, and when.
 
-use kar_core::ids::{Sender, Uuid};
+use kar_core::ids::Uuid;
 use kar_core::invocation::Mode;
 
 use super::Judge;
@@ -130,11 +130,5 @@ impl Judge<'_> {
             tag = parent.spec.tag;
         }
         false
-    }
-
-    /// The sender that stands for a partition's log, if it has a claim.
-    pub(crate) fn sender_of(&self, log: usize) -> Option<Sender> {
-        let model = &self.logs[log];
-        Some(Sender::Log { partition: model.id.clone(), log: model.uuid? })
     }
 }

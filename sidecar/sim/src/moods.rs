@@ -1,0 +1,80 @@
+//! Moods: which faults a run is rich in.
+
+use crate::plan::Profile;
+use crate::rng::Rng;
+
+/// Nothing special.
+pub(crate) fn usual(_: &mut Profile) {}
+
+/// Appends are lost and late.
+pub(crate) fn losing(profile: &mut Profile) {
+    profile.lose_append = 15;
+    profile.late_append = 15;
+}
+
+/// Connections break and owners change all the time.
+pub(crate) fn restless(profile: &mut Profile) {
+    profile.faults_max = 20;
+    profile.fault_weights = [4, 2, 2, 0, 0, 4, 20, 0, 4, 0, 8, 0, 8, 0];
+    profile.hot = 600;
+    profile.ops_max = 60;
+}
+
+/// Owners lose partitions and get them back, while messages linger.
+pub(crate) fn boomerangs(profile: &mut Profile) {
+    profile.faults_max = 20;
+    profile.fault_weights = [0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 10, 0, 10, 0];
+    profile.stall_message = 30;
+    profile.lose_append = 10;
+    profile.hot = 600;
+    profile.ops_max = 60;
+}
+
+/// Many flows on few actors, and hosts that die in the middle of them.
+pub(crate) fn contended(profile: &mut Profile) {
+    profile.faults_max = 16;
+    profile.fault_weights = [20, 10, 6, 0, 0, 8, 0, 0, 0, 0, 4, 0, 0, 0];
+    profile.hot = 700;
+    profile.ops_max = 60;
+    profile.nested = 500;
+    profile.think_max = 20_000;
+}
+
+/// Code of cut-off attempts runs on for longer than the grace.
+pub(crate) fn unheeding(profile: &mut Profile) {
+    profile.run_on_max = 600_000;
+    profile.fault_weights = [2, 2, 8, 0, 0, 10, 0, 2, 4, 0, 20, 0, 0, 0];
+    profile.lose_append = 15;
+    profile.hot = 500;
+    profile.think_max = 20_000;
+}
+
+/// Nodes fall asleep, are given up, and wake.
+pub(crate) fn sleepy(profile: &mut Profile) {
+    profile.faults_max = 14;
+    profile.fault_weights = [2, 2, 1, 4, 20, 2, 2, 0, 0, 2, 8, 2, 2, 0];
+    profile.lose_append = 8;
+    profile.nested = 500;
+    profile.ops_max = 60;
+}
+
+/// Nodes and hosts leave in order.
+pub(crate) fn leaving(profile: &mut Profile) {
+    profile.faults_max = 12;
+    profile.fault_weights = [1, 1, 1, 0, 0, 1, 2, 0, 20, 10, 1, 1, 1, 0];
+    profile.nested = 500;
+    profile.think_max = 20_000;
+}
+
+impl Profile {
+    /// The mood of a seed: the usual one half of the time.
+    pub fn of_seed(seed: u64) -> Self {
+        let mut profile = Self::default();
+        let moods = [losing, restless, boomerangs, contended, unheeding, sleepy, leaving];
+        let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
+        if rng.chance(500) {
+            moods[rng.index(moods.len())](&mut profile);
+        }
+        profile
+    }
+}

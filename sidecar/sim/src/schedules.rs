@@ -1,0 +1,455 @@
+//! The schedules of DESIGN section 17, directed: each forces what its name says, runs on to rest, and is judged like
+//! every run. Those about tails, inboxes and keyed children wait for their issues.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use kar_core::invocation::{Mode, StateOp};
+use kar_core::limits::Rules;
+use kar_core::message::Message;
+use kar_core::record::{Op, Record};
+
+use crate::Report;
+use crate::log::Fate;
+use crate::plan::{ClientOp, Fault, MS, Plan, Us};
+use crate::rng::join;
+use crate::script::{Script, Spec, Step, number_payload};
+use crate::world::World;
+
+/// A directed schedule.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    /// Its name in the design.
+    pub name: &'static str,
+    stage: fn(&mut Stage),
+    nodes: usize,
+}
+
+/// All of them.
+pub const SCHEDULES: [Schedule; 9] = [
+    Schedule { name: "twin-claim", stage: twin_claim, nodes: 3 },
+    Schedule { name: "gap-then-late", stage: gap_then_late, nodes: 2 },
+    Schedule { name: "sandwiched-claim", stage: sandwiched_claim, nodes: 3 },
+    Schedule { name: "sleeping-outcall", stage: sleeping_outcall, nodes: 3 },
+    Schedule { name: "boomerang-owner", stage: boomerang_owner, nodes: 3 },
+    Schedule { name: "dead-attempt-progress", stage: dead_attempt_progress, nodes: 2 },
+    Schedule { name: "store-rollback", stage: store_rollback, nodes: 2 },
+    Schedule { name: "drain-with-cross-calls", stage: drain_with_cross_calls, nodes: 3 },
+    Schedule { name: "cascade", stage: cascade, nodes: 2 },
+];
+
+/// Actor type `A`, its only log; `B` and the service are 1 and 2.
+const A: usize = 0;
+const B: usize = 1;
+
+/// Seed of the directed runs: it decides delays only.
+const SEED: u64 = 17;
+
+/// A world that is directed.
+struct Stage {
+    world: World,
+    asked: u64,
+    /// What could not be brought about.
+    missed: Option<&'static str>,
+}
+
+impl Schedule {
+    /// The schedule of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        SCHEDULES.into_iter().find(|s| s.name == name)
+    }
+
+    /// Runs it. A violation is also that it did not come about.
+    pub fn run(&self, rules: Rules, trace: bool) -> Report {
+        let mut plan = Plan::bare(SEED, rules, self.nodes);
+        if self.name == "store-rollback" {
+            plan.limits.cached_actors_max = 0;
+        }
+        let mut stage = Stage { world: World::new(plan, trace), asked: 0, missed: None };
+        stage.world.stores.iter_mut().for_each(|s| s.keep_past = true);
+        stage.host(&vec![vec![A, B, 2]; self.nodes]);
+        (self.stage)(&mut stage);
+        let (history, broken) = stage.world.conclude();
+        let mut report = crate::report(SEED, &history, broken);
+        let happened = report.counts.iter().any(|(name, n)| *name == self.name && *n > 0);
+        if let Some(missed) = stage.missed {
+            report.violations.push(format!("{}: {missed} did not come about", self.name));
+        } else if !happened {
+            report.violations.push(format!("{} did not happen", self.name));
+        }
+        report
+    }
+}
+
+impl Stage {
+    /// What each slot's component hosts; before the start.
+    fn host(&mut self, kinds: &[Vec<usize>]) {
+        for (slot, kinds) in kinds.iter().enumerate() {
+            self.world.plan.slots[slot].kinds.clone_from(kinds);
+        }
+    }
+
+    /// Waits until something holds; what it is called is reported if it does not.
+    fn until(&mut self, what: &'static str, holds: impl Fn(&World) -> bool) {
+        let bound = self.world.now + 3_000 * MS;
+        if self.missed.is_none() && !self.world.run_until(bound, holds) {
+            self.missed = Some(what);
+        }
+    }
+
+    /// Lets time pass.
+    fn pass(&mut self, us: Us) {
+        let until = self.world.now + us;
+        self.world.run_until(until, |_| false);
+    }
+
+    /// Waits until all partitions of both actor types are served and nothing is under way.
+    fn until_ready(&mut self) {
+        // Partitions move while the nodes come up.
+        self.pass(100 * MS);
+        self.until("rest", |w| w.is_quiet() && owner(w, A).is_some() && owner(w, B).is_some());
+    }
+
+    /// The tag that the next operation will have.
+    fn next_tag(&self) -> u64 {
+        join(self.world.plan.seed, self.asked + 1)
+    }
+
+    /// A client asks; its turn does what the script hook says of [`Stage::next_tag`].
+    fn ask(&mut self, slot: usize, mode: Mode, kind: usize, actor: usize) -> usize {
+        let op = ClientOp {
+            at: self.world.now,
+            slot,
+            mode: Some(mode),
+            kind,
+            actor: Some(actor),
+            fuel: 0,
+            deadline_us: None,
+            abandon_us: None,
+            await_by: (slot, MS),
+        };
+        self.asked += 1;
+        self.world.request(slot, self.asked - 1, &op)
+    }
+
+    /// What turns do, by the tag of their payload; turns of unknown tags do nothing.
+    fn scripts(&mut self, scripts: Vec<(u64, Vec<Step>)>) {
+        self.world.hooks.script = Some(Box::new(move |spec, _| {
+            let found = scripts.iter().find(|(tag, _)| *tag == spec.tag);
+            let steps = found.map(|(_, steps)| steps.clone()).unwrap_or_default();
+            Some(Script { steps, fails: false, pipelined: false })
+        }));
+    }
+
+    fn call(&self, kind: usize, actor: usize, tag: u64) -> Step {
+        let target = self.world.plan.names.target(kind, Some(actor));
+        Step::Calls(vec![(target, Spec { tag, steady: true, ..Spec::default() })])
+    }
+
+    fn set(&self, value: u64) -> Step {
+        let names = &self.world.plan.names;
+        let (key, value) = (names.keys[0].clone(), number_payload(names, value));
+        Step::State(StateOp::Set { key, value })
+    }
+
+    fn owner(&mut self, log: usize) -> usize {
+        owner(&self.world, log).unwrap_or_else(|| {
+            self.missed = Some("an owner");
+            0
+        })
+    }
+
+    /// A slot other than these.
+    fn other(&self, slots: &[usize]) -> usize {
+        (0..self.world.slots.len()).find(|s| !slots.contains(s)).unwrap_or(0)
+    }
+}
+
+/// The slot that serves a log.
+fn owner(world: &World, log: usize) -> Option<usize> {
+    let id = &world.log_ids[log];
+    world.slots.iter().position(|s| {
+        s.node.as_ref().is_some_and(|n| n.partitions().iter().any(|p| p.id == *id))
+    })
+}
+
+fn answered(req: usize) -> impl Fn(&World) -> bool {
+    move |w| !w.history.reqs[req].answers.is_empty()
+}
+
+fn has(record: &Record, wanted: fn(&Op) -> bool) -> bool {
+    matches!(record, Record::Batch { ops, .. } if ops.iter().any(wanted))
+}
+
+fn is_complete(op: &Op) -> bool {
+    matches!(op, Op::Complete { .. })
+}
+
+fn is_progress(op: &Op) -> bool {
+    matches!(op, Op::Progress { .. })
+}
+
+/// Whether a log holds a record of a kind, from a place on.
+fn holds_from(world: &World, log: usize, from: usize, wanted: fn(&Op) -> bool) -> bool {
+    world.logs[log].entries.iter().skip(from).any(|e| has(&e.record, wanted))
+}
+
+/// The owner dies; its heir's claim is slow; the heir is struck out, too, and the third node claims after the same
+/// epoch. Both are busy.
+fn twin_claim(stage: &mut Stage) {
+    stage.until_ready();
+    let first = stage.owner(A);
+    let busy = stage.next_tag();
+    stage.scripts(vec![(busy, vec![stage.set(1), Step::Think(60 * MS)])]);
+    let from = stage.other(&[first]);
+    stage.ask(from, Mode::Call, A, 0);
+    stage.pass(5 * MS);
+    let claimant = Rc::new(Cell::new(None));
+    let seen = claimant.clone();
+    stage.world.hooks.append = Some(Box::new(move |slot, log, record| match record {
+        Record::Claim { .. } if log == A && seen.get().is_none() => {
+            seen.set(Some(slot));
+            Fate::Late(30 * MS)
+        }
+        _ => Fate::Lands,
+    }));
+    stage.world.crash(first, 0, 400 * MS, MS);
+    let seen = claimant.clone();
+    stage.until("a claim", move |_| seen.get().is_some());
+    if let Some(heir) = claimant.get() {
+        stage.world.suspect(heir, 100 * MS);
+    }
+    stage.pass(200 * MS);
+}
+
+/// A record overtakes nothing but is overtaken: two later ones land before it.
+fn gap_then_late(stage: &mut Stage) {
+    stage.until_ready();
+    let late = Rc::new(Cell::new(false));
+    let seen = late.clone();
+    stage.world.hooks.append = Some(Box::new(move |_, log, record| {
+        if log == A && has(record, is_complete) && !seen.replace(true) {
+            return Fate::Late(15 * MS);
+        }
+        Fate::Lands
+    }));
+    stage.scripts(Vec::new());
+    let slot = stage.owner(A);
+    for actor in 0..3 {
+        stage.ask(slot, Mode::Tell, A, actor);
+        stage.pass(MS);
+    }
+    stage.pass(50 * MS);
+}
+
+/// A live owner is struck out and cannot read its log: the heir's claim lands between its turn's `Progress` and
+/// `Complete`, and both give their next obligation the same number.
+fn sandwiched_claim(stage: &mut Stage) {
+    stage.until_ready();
+    let zombie = stage.owner(A);
+    let tag = stage.next_tag();
+    let steps = vec![
+        stage.set(1),
+        stage.call(B, 0, 1001),
+        stage.set(2),
+        Step::Think(150 * MS),
+        Step::Tell(stage.world.plan.names.target(B, Some(1)), Spec { tag, ..Spec::default() }),
+    ];
+    stage.world.hooks.script = Some(Box::new(move |spec, token| {
+        let mut steps = if spec.tag == tag { steps.clone() } else { Vec::new() };
+        for step in &mut steps {
+            // What an attempt makes is its own.
+            let fresh = |tag: u64| join(tag, join(token.epoch, u64::from(token.attempt)));
+            match step {
+                Step::Calls(calls) => calls.iter_mut().for_each(|(_, s)| s.tag = fresh(s.tag)),
+                Step::Tell(_, spec) => spec.tag = fresh(spec.tag),
+                _ => {}
+            }
+        }
+        Some(Script { steps, fails: false, pipelined: false })
+    }));
+    let from = stage.other(&[zombie]);
+    stage.ask(from, Mode::Call, A, 0);
+    stage.until("a progress", |w| holds_from(w, A, 0, is_progress));
+    stage.pass(10 * MS);
+    let us = 400 * MS;
+    stage.world.inject(Fault::ReadStall { slot: zombie, log: A, us });
+    stage.world.suspect(zombie, us);
+    stage.pass(us);
+}
+
+/// An outcall is committed and its owner sleeps; the heir has the child done and closed; the callee begins a new
+/// reign; the sleeper wakes and sends.
+fn sleeping_outcall(stage: &mut Stage) {
+    // The caller and the callee live apart.
+    stage.host(&[vec![A], vec![A], vec![B, 2]]);
+    stage.until_ready();
+    let (sleeper, callee) = (stage.owner(A), stage.owner(B));
+    let warm = stage.next_tag();
+    let tag = join(stage.world.plan.seed, 2);
+    let steps = vec![stage.call(B, 0, 2001)];
+    stage.world.hooks.script = Some(Box::new(move |spec, token| {
+        let mut steps = if [warm, tag].contains(&spec.tag) { steps.clone() } else { Vec::new() };
+        if let Some(Step::Calls(calls)) = steps.first_mut() {
+            calls[0].1.tag = join(spec.tag, join(token.epoch, u64::from(token.attempt)));
+        }
+        Some(Script { steps, fails: false, pipelined: false })
+    }));
+    // The channel is open already when the sleeper wakes.
+    let req = stage.ask(callee, Mode::Call, A, 0);
+    stage.until("the first call", answered(req));
+    let before = stage.world.logs[A].entries.len();
+    stage.ask(callee, Mode::Call, A, 0);
+    stage.until("a progress", move |w| holds_from(w, A, before, is_progress));
+    stage.world.pause(sleeper, 1_500 * MS, false, Some(0), MS);
+    let closed = |op: &Op| matches!(op, Op::Closed { sender: kar_core::ids::Sender::Log { .. }, .. });
+    let before = stage.world.logs[B].entries.len();
+    stage.until("a closing", move |w| holds_from(w, B, before, closed));
+    // The callee loses a record and has to claim anew.
+    let lost = Rc::new(Cell::new(false));
+    let seen = lost.clone();
+    stage.world.hooks.append = Some(Box::new(move |_, log, record| {
+        if log == B && has(record, is_complete) && !seen.replace(true) {
+            return Fate::Lost(Some(MS));
+        }
+        Fate::Lands
+    }));
+    stage.ask(callee, Mode::Tell, B, 2);
+    stage.until("a lost record", move |_| lost.get());
+    stage.pass(1_500 * MS);
+}
+
+/// A node's app leaves and comes back, so that a partition goes and returns, while a request of the first reign is
+/// still in its socket.
+fn boomerang_owner(stage: &mut Stage) {
+    stage.until_ready();
+    stage.scripts(Vec::new());
+    let node = stage.owner(B);
+    let from = stage.other(&[node]);
+    let req = stage.ask(from, Mode::Call, B, 0);
+    stage.until("the first call", answered(req));
+    let held = Rc::new(Cell::new(false));
+    let seen = held.clone();
+    stage.world.hooks.message = Some(Box::new(move |sender, to, message| {
+        let request = matches!(message, Message::Request { .. });
+        if request && (sender, to) == (from, node) && !seen.replace(true) {
+            return 700 * MS;
+        }
+        0
+    }));
+    stage.ask(from, Mode::Call, B, 1);
+    stage.until("a request", move |_| held.get());
+    stage.world.inject(Fault::Goodbye { slot: node, back_us: 50 * MS });
+    stage.until("another owner", move |w| owner(w, B).is_some_and(|o| o != node));
+    stage.until("the old owner", move |w| owner(w, B) == Some(node));
+    stage.pass(900 * MS);
+}
+
+/// The app dies while its turn's `Progress` is under way, and comes back at once.
+fn dead_attempt_progress(stage: &mut Stage) {
+    stage.until_ready();
+    let tag = stage.next_tag();
+    let steps = vec![stage.set(1), Step::Flush, Step::Think(5 * MS)];
+    stage.scripts(vec![(tag, steps)]);
+    let under_way = Rc::new(Cell::new(false));
+    let seen = under_way.clone();
+    stage.world.hooks.append = Some(Box::new(move |_, log, record| {
+        if log == A && has(record, is_progress) && !seen.replace(true) {
+            return Fate::Slow(15 * MS);
+        }
+        Fate::Lands
+    }));
+    let slot = stage.owner(A);
+    let from = stage.other(&[slot]);
+    stage.ask(from, Mode::Call, A, 0);
+    stage.until("a progress", move |_| under_way.get());
+    stage.pass(200);
+    stage.world.inject(Fault::AppDeath { slot, down_us: 3 * MS });
+    stage.pass(200 * MS);
+}
+
+/// The store goes back while the actor is passive and its owner lives; the next turn reads what was there before.
+fn store_rollback(stage: &mut Stage) {
+    stage.until_ready();
+    let tags: Vec<u64> = (1..=3).map(|n| join(stage.world.plan.seed, n)).collect();
+    stage.scripts(vec![
+        (tags[0], vec![stage.set(1)]),
+        (tags[1], vec![stage.set(2)]),
+        (tags[2], vec![Step::Read(None), stage.set(3)]),
+    ]);
+    let slot = stage.owner(A);
+    for _ in 0..2 {
+        let req = stage.ask(slot, Mode::Call, A, 0);
+        stage.until("a call", answered(req));
+        stage.pass(200 * MS);
+    }
+    stage.world.inject(Fault::Rollback { log: A, back_us: 100 * MS });
+    stage.world.inject(Fault::Rollback { log: A, back_us: 300 * MS });
+    let req = stage.ask(slot, Mode::Call, A, 0);
+    stage.until("the last call", answered(req));
+}
+
+/// Two nodes are told to leave while their actors call each other and re-enter; they are the only hosts.
+fn drain_with_cross_calls(stage: &mut Stage) {
+    stage.host(&[vec![A], vec![B], vec![2]]);
+    for slot in &mut stage.world.plan.slots {
+        slot.concurrency = 1;
+    }
+    stage.until_ready();
+    let (there, back) = (stage.next_tag(), join(stage.world.plan.seed, 2));
+    let think = || Step::Think(40 * MS);
+    stage.world.hooks.script = {
+        let names = &stage.world.plan.names;
+        let target = |kind: usize, actor: usize| names.target(kind, Some(actor));
+        let (a0, b0, a1, b1) = (target(A, 0), target(B, 0), target(A, 1), target(B, 1));
+        let call = |target: &kar_core::invocation::Target, tag: u64| {
+            Step::Calls(vec![(target.clone(), Spec { tag, ..Spec::default() })])
+        };
+        let scripts = [
+            (there, vec![think(), call(&b0, 1), think()]),
+            (1, vec![think(), call(&a0, 2), think()]),
+            (back, vec![think(), call(&a1, 3), think()]),
+            (3, vec![think(), call(&b1, 4), think()]),
+        ];
+        Some(Box::new(move |spec, token| {
+            // A retry's calls have tags of their own; the low bits say which script they run.
+            let own = |tag: u64| tag == spec.tag || tag == spec.tag & 0xff && spec.mask == 0;
+            let found = scripts.iter().find(|(tag, _)| own(*tag));
+            let mut steps = found.map(|(_, s)| s.clone()).unwrap_or_default();
+            for step in &mut steps {
+                if let Step::Calls(calls) = step {
+                    let attempt = join(token.epoch, u64::from(token.attempt));
+                    calls[0].1.tag |= join(spec.tag, attempt) << 8;
+                }
+            }
+            Some(Script { steps, fails: false, pipelined: false })
+        }))
+    };
+    stage.ask(2, Mode::Call, A, 0);
+    stage.ask(2, Mode::Call, B, 1);
+    stage.pass(60 * MS);
+    let (a, b) = (stage.owner(A), stage.owner(B));
+    stage.world.inject(Fault::Drain { slot: a, with: Some(b), back_us: 200 * MS });
+    stage.pass(1_500 * MS);
+}
+
+/// Five turns run ahead of the log; the second one's record never arrives, and the app runs on.
+fn cascade(stage: &mut Stage) {
+    stage.until_ready();
+    let slot = stage.owner(A);
+    let tags: Vec<u64> = (1..=5).map(|n| join(stage.world.plan.seed, n)).collect();
+    let script = |n: u64| vec![Step::Read(None), stage.set(n)];
+    stage.scripts(tags.iter().enumerate().map(|(n, tag)| (*tag, script(n as u64))).collect());
+    let completed = Rc::new(Cell::new(0));
+    stage.world.hooks.append = Some(Box::new(move |_, log, record| {
+        if log != A || !has(record, is_complete) {
+            return Fate::Lands;
+        }
+        completed.set(completed.get() + 1);
+        if completed.get() == 2 { Fate::Lost(Some(20 * MS)) } else { Fate::Lands }
+    }));
+    for _ in 0..5 {
+        stage.ask(slot, Mode::Call, A, 0);
+    }
+    stage.pass(300 * MS);
+}
