@@ -8,10 +8,10 @@ use kar_tests::{Node, NodeOptions, Random, World, binaries, process, test_within
 use serde_json::Value;
 
 /// Transfers, all in all.
-const TRANSFERS: &str = "1500";
+const TRANSFERS: &str = "4000";
 
 /// At least so many kills must land in the load; else the test shows nothing.
-const KILLS_MIN: u32 = 15;
+const KILLS_MIN: u32 = 6;
 
 /// Longest time between two kills, ms.
 const PAUSE_MAX_MS: u64 = 250;
