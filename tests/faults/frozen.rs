@@ -1,4 +1,5 @@
-//! Frozen processes (SIGSTOP): declared dead while they live, they wake up as zombies. Nothing that they do then counts.
+//! Frozen processes (SIGSTOP): declared dead while they live, they wake up as zombies. Nothing that they do then
+//! counts.
 
 use std::rc::Rc;
 use std::time::Duration;

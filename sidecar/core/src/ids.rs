@@ -203,18 +203,21 @@ impl Uuid {
     }
 }
 
+/// Where the dashes of a UUID's text are.
+const UUID_DASHES: [usize; 4] = [8, 13, 18, 23];
+
 impl fmt::Display for Uuid {
+    /// By hand: every turn token holds one, so it is written for every call.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let v = self.0;
-        write!(
-            f,
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            (v >> 96) as u32,
-            (v >> 80) as u16,
-            (v >> 64) as u16,
-            (v >> 48) as u16,
-            v & 0xFFFF_FFFF_FFFF
-        )
+        let mut text = [b'-'; 36];
+        let mut rest = self.0;
+        for (at, digit) in text.iter_mut().enumerate() {
+            if !UUID_DASHES.contains(&at) {
+                *digit = b"0123456789abcdef"[(rest >> 124) as usize];
+                rest <<= 4;
+            }
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -230,13 +233,12 @@ impl FromStr for Uuid {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let wrong = || ParseError { text: text.into(), wanted: "a UUID" };
         let bytes = text.as_bytes();
-        let dashes = [8, 13, 18, 23];
-        if bytes.len() != 36 || dashes.iter().any(|&at| bytes[at] != b'-') {
+        if bytes.len() != 36 || UUID_DASHES.iter().any(|&at| bytes[at] != b'-') {
             return Err(wrong());
         }
         let mut value = 0_u128;
         for (at, &byte) in bytes.iter().enumerate() {
-            if dashes.contains(&at) {
+            if UUID_DASHES.contains(&at) {
                 continue;
             }
             let digit = char::from(byte).to_digit(16).ok_or_else(wrong)?;
@@ -322,6 +324,8 @@ mod tests {
         };
         assert_eq!(token.to_string().parse(), Ok(token.clone()));
         assert_eq!((token.invocation.uuid.0 >> 76) & 0xF, 7, "version 7");
+        let uuid = Uuid(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
+        assert_eq!(uuid.to_string(), "01234567-89ab-cdef-fedc-ba9876543210");
     }
 
     #[test]

@@ -126,9 +126,7 @@ impl Script {
             }
             Effect::Notice(_) | Effect::StopLog { .. } | Effect::Cancel { .. } => {}
             Effect::Drained => self.drained = true,
-            Effect::Send { message, .. } if matches!(message, Message::Direct { .. }) => {
-                self.direct_sent += 1;
-            }
+            Effect::Send { message: Message::Direct { .. }, .. } => self.direct_sent += 1,
             other => panic!("unexpected: {other:?}"),
         }
     }

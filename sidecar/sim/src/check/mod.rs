@@ -182,8 +182,8 @@ impl<'h> Judge<'h> {
         }
     }
 
-    /// Whether a node may believe that it reigns over a partition: its last reign there is neither released nor followed
-    /// by one that it knows of.
+    /// Whether a node may believe that it reigns over a partition: its last reign there is neither released nor
+    /// followed by one that it knows of.
     pub(crate) fn believes(&self, node: NodeId, log: usize) -> bool {
         let Some(last) = self.logs[log].reigns.iter().rev().find(|r| r.node == node) else {
             return false;
