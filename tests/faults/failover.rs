@@ -18,7 +18,7 @@ const ROUNDS: u64 = 24;
 const WORLDS: u64 = 4;
 
 /// How long the code works, ms: long enough that a kill at a random moment lands in it.
-const WORK_MS: u64 = 300;
+const WORK_MS: u64 = 450;
 
 /// P3: code of a cut-off attempt may run on for so long.
 const GRACE: Duration = Duration::from_millis(100);
@@ -89,7 +89,7 @@ async fn in_one_world(victim: Victim, number: u64, mut random: Random) {
         let journal = world.journal();
         wait::until_true("the code to start", ANSWER_LIMIT, async || !journal.of(&key).is_empty())
             .await;
-        wait::moment(Duration::from_millis(random.below(WORK_MS * 9 / 10))).await;
+        wait::moment(Duration::from_millis(random.below(WORK_MS * 2 / 3))).await;
         strike(victim, &world, &mut hosts, &journal.of(&key)).await;
         let answer = tokio::time::timeout(ANSWER_LIMIT, call).await;
         let answer = answer.expect("answered in time").expect("no panic");
@@ -98,7 +98,7 @@ async fn in_one_world(victim: Victim, number: u64, mut random: Random) {
         revive(&world, &mut hosts).await;
     }
     // A kill that lands between the end of the code and the commit, or just after, needs no second attempt; most do.
-    let in_mid_call = retried * 2 >= (ROUNDS / WORLDS) as usize;
+    let in_mid_call = retried * 3 >= (ROUNDS / WORLDS) as usize;
     assert!(
         in_mid_call || matches!(victim, Victim::Hub),
         "only {retried} kills landed in mid-call"
