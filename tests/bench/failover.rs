@@ -1,24 +1,47 @@
-//! From `kill -9` of an owner in mid-call to the answer of the retry on another host.
+//! From `kill -9` of an owner in mid-call to the answer of the retry on another host; and what callers of the other owner
+//! notice meanwhile (P8).
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use kar_sdk::{Client, Kar};
+use hdrhistogram::Histogram;
+use kar_sdk::{ActorRef, Client, Kar, Root};
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{Node, NodeOptions, World, wait};
+use serde::Serialize;
+use tokio::sync::watch;
 
 /// Longest failover that is waited for.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Each failover's length, ms, ascending.
-pub(crate) async fn measure(count: u32) -> Result<Vec<f64>> {
+/// How long the other owner's calls are watched before and after each kill.
+const WATCH: Duration = Duration::from_millis(600);
+
+/// Actors among which some of the other owner's are looked for.
+const PROBES: u32 = 32;
+
+/// What was found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Failovers {
+    /// Each failover's length, ms, ascending.
+    pub(crate) ms: Vec<f64>,
+    /// p99 of calls to the other owner before the kills, µs.
+    pub(crate) bystander_p99_before_us: f64,
+    /// The same from each kill until a while after the answer, µs.
+    pub(crate) bystander_p99_after_us: f64,
+}
+
+/// Kills an owner so many times.
+pub(crate) async fn measure(count: u32) -> Result<Failovers> {
     let world = World::new("failover");
     let front = world.bare("front").await;
     let client = Kar::builder().socket(&front.socket).connect().await?;
     let mut hosts = [host(&world, "a").await?, host(&world, "b").await?];
-    let mut lengths = Vec::new();
+    let mut found = Failovers::default();
+    let mut bystanders = [histogram()?, histogram()?];
     for round in 0..count {
-        lengths.push(once(&client, &mut hosts, &format!("held-{round}")).await?);
+        let id = format!("held-{round}");
+        found.ms.push(once(&client, &mut hosts, &id, &mut bystanders).await?);
         for node in &mut hosts {
             if node.component_now().is_none() {
                 node.ended(READY_LIMIT).await;
@@ -27,8 +50,44 @@ pub(crate) async fn measure(count: u32) -> Result<Vec<f64>> {
             }
         }
     }
-    lengths.sort_by(f64::total_cmp);
-    Ok(lengths)
+    found.ms.sort_by(f64::total_cmp);
+    let [before, after] = bystanders.map(|h| h.value_at_quantile(0.99) as f64);
+    (found.bystander_p99_before_us, found.bystander_p99_after_us) = (before, after);
+    Ok(found)
+}
+
+fn histogram() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, 60_000_000, 3)?)
+}
+
+/// Some actors that do not live in process `avoided`.
+async fn others(client: &Client, avoided: u32) -> Result<Vec<ActorRef<Root>>> {
+    let mut actors = Vec::new();
+    for n in 0..PROBES {
+        let actor = client.actor("Echo", format!("probe-{n}"));
+        if actor.call::<u32>("process", &()).await? != avoided {
+            actors.push(actor);
+        }
+    }
+    anyhow::ensure!(!actors.is_empty(), "one host owns everything");
+    Ok(actors)
+}
+
+/// Calls them one after the other, until told to end.
+async fn bystand(
+    actors: Vec<ActorRef<Root>>,
+    end: watch::Receiver<bool>,
+) -> Result<Histogram<u64>> {
+    let mut latencies = histogram()?;
+    for actor in actors.iter().cycle() {
+        let start = Instant::now();
+        actor.call::<u32>("process", &()).await?;
+        latencies.saturating_record(u64::try_from(start.elapsed().as_micros())?);
+        if *end.borrow() {
+            break;
+        }
+    }
+    Ok(latencies)
 }
 
 async fn host(world: &World, name: &str) -> Result<Node> {
@@ -39,7 +98,12 @@ async fn host(world: &World, name: &str) -> Result<Node> {
     Ok(node)
 }
 
-async fn once(client: &Client, hosts: &mut [Node], id: &str) -> Result<f64> {
+async fn once(
+    client: &Client,
+    hosts: &mut [Node],
+    id: &str,
+    bystanders: &mut [Histogram<u64>; 2],
+) -> Result<f64> {
     let actor = client.actor("Echo", id);
     let call = tokio::spawn({
         let actor = actor.clone();
@@ -52,9 +116,21 @@ async fn once(client: &Client, hosts: &mut [Node], id: &str) -> Result<f64> {
     .await;
     let owner = hosts.iter().find(|node| node.component_now() == Some(holder));
     let owner = owner.context("the holder is one of the hosts")?;
+    let actors = others(client, holder).await?;
+    let (end, ended) = watch::channel(false);
+    let before = tokio::spawn(bystand(actors.clone(), ended));
+    wait::moment(WATCH).await;
+    end.send(true)?;
+    bystanders[0].add(before.await??)?;
+    let (end, ended) = watch::channel(false);
+    let after = tokio::spawn(bystand(actors, ended));
     let start = Instant::now();
     owner.kill_sidecar();
     let answered = tokio::time::timeout(LIMIT, call).await.context("no answer")???;
     anyhow::ensure!(answered != holder, "the dead answered");
-    Ok(start.elapsed().as_secs_f64() * 1_000.0)
+    let length = start.elapsed().as_secs_f64() * 1_000.0;
+    wait::moment(WATCH).await;
+    end.send(true)?;
+    bystanders[1].add(after.await??)?;
+    Ok(length)
 }

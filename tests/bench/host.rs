@@ -22,6 +22,11 @@ impl Echo {
         Ok(payload)
     }
 
+    /// In which process it runs.
+    async fn process(&self, _ctx: &mut ActorContext) -> Result<u32, Error> {
+        Ok(std::process::id())
+    }
+
     /// The first attempt never ends; the next one says in which process it runs.
     async fn hold(&self, ctx: &mut ActorContext) -> Result<u32, Error> {
         if ctx.attempt() == 1 {

@@ -113,7 +113,7 @@ async fn judge(args: &Args) -> Result<()> {
     drop(world);
     if args.failovers > 0 {
         say("failover");
-        report.failover_ms = failover::measure(args.failovers).await?;
+        report.failovers = failover::measure(args.failovers).await?;
     }
     match args.output {
         Format::Table => print!("{}", report.table()),

@@ -7,6 +7,7 @@ use kar_proto::hub::v1::GetStatsResponse;
 use serde::Serialize;
 
 use crate::budget::{Promise, Scenario, Target};
+use crate::failover::Failovers;
 use crate::limits::Limits;
 use crate::load::LoadResult;
 
@@ -15,7 +16,7 @@ use crate::load::LoadResult;
 pub(crate) struct Report {
     pub(crate) limits: Limits,
     pub(crate) rows: Vec<Row>,
-    pub(crate) failover_ms: Vec<f64>,
+    pub(crate) failovers: Failovers,
     pub(crate) idle_sidecar_kib: u64,
     pub(crate) idle_hub_kib: u64,
     /// Of the last minute before the run; others' work makes every figure worse.
@@ -212,9 +213,14 @@ impl Report {
         };
         judge("idle sidecar", self.idle_sidecar_kib as f64, Scenario::IDLE_SIDECAR_KIB, "KiB")?;
         judge("idle hub", self.idle_hub_kib as f64, Scenario::IDLE_HUB_KIB, "KiB")?;
-        if let Some(middle) = self.failover_ms.get(self.failover_ms.len() / 2) {
+        let Failovers { ms, bystander_p99_before_us, bystander_p99_after_us } = &self.failovers;
+        if let Some(middle) = ms.get(ms.len() / 2) {
             judge("failover, kill -9 to the retry's answer", *middle, Scenario::FAILOVER_MS, "ms")?;
-            writeln!(out, "               all: {:.0?} ms", self.failover_ms)?;
+            writeln!(
+                out,
+                "               all: {ms:.0?} ms; calls to the other owner: p99 \
+                 {bystander_p99_before_us:.0} µs before, {bystander_p99_after_us:.0} µs after the kill"
+            )?;
         }
         Ok(())
     }
