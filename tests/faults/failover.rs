@@ -91,18 +91,18 @@ async fn in_one_world(victim: Victim, number: u64, mut random: Random) {
             .await;
         wait::moment(Duration::from_millis(random.below(WORK_MS * 2 / 3))).await;
         strike(victim, &world, &mut hosts, &journal.of(&key)).await;
+        // The dead write no more: if its code had not ended, somebody has to run it again.
+        let cut_off = journal.of(&key).last().is_some_and(|attempt| !attempt.ended);
         let answer = tokio::time::timeout(ANSWER_LIMIT, call).await;
         let answer = answer.expect("answered in time").expect("no panic");
         judge(&journal.of(&key), &answer, actor);
-        retried += usize::from(journal.of(&key).len() > 1);
+        if cut_off && !matches!(victim, Victim::Hub) {
+            assert!(journal.of(&key).len() > 1, "{:?}", journal.of(&key));
+            retried += 1;
+        }
         revive(&world, &mut hosts).await;
     }
-    // A kill that lands between the end of the code and the commit, or just after, needs no second attempt; most do.
-    let in_mid_call = retried * 3 >= (ROUNDS / WORLDS) as usize;
-    assert!(
-        in_mid_call || matches!(victim, Victim::Hub),
-        "only {retried} kills landed in mid-call"
-    );
+    assert!(retried > 0 || matches!(victim, Victim::Hub), "no kill landed in mid-call");
     // P2: what completed is not run again, by whoever took over since.
     let settled = world.journal().attempts();
     for host in &mut hosts {
