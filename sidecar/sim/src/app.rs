@@ -60,7 +60,7 @@ impl World {
         app.session = Some(session);
         app.leaving = false;
         self.say(|| format!("n{slot} app up {session:?}"));
-        self.from_app(slot, Input::Event(Event::HostUp { session, offer }));
+        self.app_says(slot, Input::Event(Event::HostUp { session, offer }));
     }
 
     /// The app's process ends; nothing of it runs on.
@@ -98,23 +98,23 @@ impl World {
             if req.session == session && req.answers.is_empty() && !req.abandoned {
                 req.abandoned = true;
                 let request = kar_core::ids::RequestId(request as u64);
-                self.from_app(slot, Input::Event(Event::Abandoned { request }));
+                self.app_says(slot, Input::Event(Event::Abandoned { request }));
             }
         }
         if self.slots[slot].node.is_some() {
-            self.from_app(slot, Input::Event(Event::HostDown { session, dead }));
+            self.app_says(slot, Input::Event(Event::HostDown { session, dead }));
         }
     }
 
     /// Puts something on the route from app to sidecar.
-    pub(crate) fn from_app(&mut self, slot: usize, input: Input) {
+    pub(crate) fn app_says(&mut self, slot: usize, input: Input) {
         let wanted = self.now + self.rng.range(20, 150);
         let at = self.slots[slot].from_app.arrive(wanted);
         self.input(at, slot, input);
     }
 
     /// Puts something on the route from sidecar to app.
-    pub(crate) fn to_app(&mut self, slot: usize, session: SessionId, what: ToApp) {
+    pub(crate) fn tell_app(&mut self, slot: usize, session: SessionId, what: ToApp) {
         let wanted = self.now + self.rng.range(20, 150);
         let at = self.slots[slot].to_app.arrive(wanted);
         self.push(at, Due::App { slot, session, what });
@@ -170,6 +170,7 @@ impl World {
             end: End::Running,
             items: Vec::new(),
             cancel_sent: None,
+            result_taken: None,
             script,
             next: 0,
             pending: 0,
@@ -178,22 +179,24 @@ impl World {
             connected: true,
         });
         self.note(Seen::Dispatched { run });
-        self.to_app(slot, session, ToApp::Run(run));
+        self.tell_app(slot, session, ToApp::Run(run));
     }
 
     /// A node cancels a turn.
     pub(crate) fn cancel(&mut self, slot: usize, session: SessionId, token: &TurnToken) {
         self.say(|| format!("n{slot} cancel {token}"));
-        let found = self.history.runs.iter().rposition(|r| {
-            r.slot == slot && r.session == session && r.token == *token
-        });
+        let found = self
+            .history
+            .runs
+            .iter()
+            .rposition(|r| r.slot == slot && r.session == session && r.token == *token);
         let Some(run) = found else {
             self.broken.push(format!("cancel of {token}, which was never dispatched"));
             return;
         };
         let at = self.now;
         self.history.runs[run].cancel_sent.get_or_insert(at);
-        self.to_app(slot, session, ToApp::Cancel(run));
+        self.tell_app(slot, session, ToApp::Cancel(run));
     }
 
     fn start_run(&mut self, slot: usize, run: usize) {
@@ -233,7 +236,7 @@ impl World {
         self.slots[slot].app.runs.remove(&token);
         let at = self.now;
         self.finish_run(run, end, at);
-        self.from_app(slot, Input::Event(Event::TurnResult { token, result }));
+        self.app_says(slot, Input::Result { run, token, result });
     }
 
     fn finish_run(&mut self, run: usize, end: End, at: u64) {
@@ -329,7 +332,7 @@ impl World {
         // Without a stream nothing gets through; the code hangs until it notices.
         if connected {
             self.say(|| format!("n{slot} app r{run}.{item} {operation:?}"));
-            self.from_app(slot, Input::Ask { waiter: Waiter::Turn(run, item), operation });
+            self.app_says(slot, Input::Ask { waiter: Waiter::Turn(run, item), operation });
         }
     }
 
@@ -337,15 +340,13 @@ impl World {
         if !self.runs_now(run) {
             return;
         }
-        let stop = matches!(
-            answer,
-            Err(RequestError::TurnSuperseded(_) | RequestError::TurnEnded(_))
-        );
+        let stop =
+            matches!(answer, Err(RequestError::TurnSuperseded(_) | RequestError::TurnEnded(_)));
         let record = &mut self.history.runs[run];
         // Pipelined operations are not waited for.
         let kind = &record.items[item].what;
-        let waited = !record.script.pipelined
-            || !matches!(kind, ItemKind::State(_) | ItemKind::Tell(..));
+        let waited =
+            !record.script.pipelined || !matches!(kind, ItemKind::State(_) | ItemKind::Tell(..));
         if stop && !record.unheeding {
             return self.end_turn(run, TurnResult::Cancelled, End::Cancelled);
         }
@@ -368,7 +369,7 @@ impl World {
         if self.slots[slot].app.session == Some(session) {
             let outcome = Outcome::Done(number_payload(&self.plan.names, turn));
             let result = TurnResult::Ended(outcome);
-            self.from_app(slot, Input::Event(Event::DirectResult { turn, result }));
+            self.app_says(slot, Input::Event(Event::DirectResult { turn, result }));
         }
     }
 
@@ -412,7 +413,7 @@ impl World {
         };
         let req = self.open_request(slot, tag, op, None);
         self.say(|| format!("n{slot} client q{req} {operation:?}"));
-        self.from_app(slot, Input::Ask { waiter: Waiter::Client(req), operation });
+        self.app_says(slot, Input::Ask { waiter: Waiter::Client(req), operation });
         if let Some(us) = op.abandon_us {
             let at = self.now + us;
             self.push(at, Due::Abandon { req });
@@ -460,7 +461,7 @@ impl World {
         };
         self.history.reqs[req].abandoned = true;
         let request = kar_core::ids::RequestId(number as u64);
-        self.from_app(slot, Input::Event(Event::Abandoned { request }));
+        self.app_says(slot, Input::Event(Event::Abandoned { request }));
     }
 
     fn client_hears(&mut self, req: usize, answer: &Answer) {
@@ -501,6 +502,6 @@ impl World {
         let req = self.open_request(slot, request.tag, &op, Some(invocation.clone()));
         self.say(|| format!("n{slot} client q{req} await {invocation}"));
         let waiter = Waiter::Client(req);
-        self.from_app(slot, Input::Ask { waiter, operation: Operation::Await { invocation } });
+        self.app_says(slot, Input::Ask { waiter, operation: Operation::Await { invocation } });
     }
 }

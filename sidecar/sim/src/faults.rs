@@ -203,7 +203,7 @@ impl World {
         }
         self.slots[slot].app.leaving = true;
         self.slots[slot].app.said_goodbye = true;
-        self.from_app(slot, Input::Event(Event::HostLeaving { session }));
+        self.app_says(slot, Input::Event(Event::HostLeaving { session }));
         let at = self.now + self.rng.range(20 * MS, GOODBYE_MAX);
         self.push(at, Due::GoodbyeOver { slot, session, back });
     }

@@ -122,6 +122,8 @@ pub(crate) struct Run {
     /// In program order.
     pub(crate) items: Vec<Item>,
     pub(crate) cancel_sent: Option<Us>,
+    /// When its node took a result of it in that was no cancellation.
+    pub(crate) result_taken: Option<Us>,
     // What follows is the app's own.
     pub(crate) script: Script,
     pub(crate) next: usize,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use kar_core::effect::Append;
 use kar_core::event::Event;
 use kar_core::ids::{Offset, ProposalId};
-use kar_core::record::Record;
+use kar_core::invocation::Mode;
+use kar_core::record::{Op, Record};
 
 use crate::history::Seen;
 use crate::plan::{MS, Us};
@@ -71,6 +72,17 @@ pub(crate) enum Fate {
     Slow(Us),
 }
 
+/// Whether a record holds a flush that makes a call.
+fn makes_call(record: &Record) -> bool {
+    let calls = |op: &Op| match op {
+        Op::Progress { sends, .. } => {
+            sends.iter().any(|s| s.obligation.invocation.mode == Mode::Call)
+        }
+        _ => false,
+    };
+    matches!(record, Record::Batch { ops, .. } if ops.iter().any(calls))
+}
+
 impl World {
     /// Sends a record on its way.
     pub(crate) fn append(&mut self, slot: usize, append: Append) {
@@ -86,6 +98,14 @@ impl World {
         };
         let fate = if fate == Fate::Chance { self.draw_fate() } else { fate };
         self.say(|| format!("n{slot} append {} {:?} {fate:?}", append.partition, append.record));
+        if self.faults_on && makes_call(&append.record) {
+            let chance = self.plan.profile.sleep_on_outcall;
+            if self.rng.chance(chance) {
+                let us = self.rng.range(100 * MS, self.plan.profile.pause_max);
+                let inst = self.slots[slot].inst;
+                self.push(self.now + 1, Due::Sleep { slot, inst, us });
+            }
+        }
         let landing = Landing {
             slot,
             inst: self.slots[slot].inst,
@@ -153,18 +173,17 @@ impl World {
         let entry = &self.logs[log].entries[offset as usize - 1];
         let reader = &self.logs[log].readers[slot];
         let partition = self.log_ids[log].clone();
-        let own = entry.slot == slot
-            && entry.inst == self.slots[slot].inst
-            && entry.issue > reader.since;
+        let own =
+            entry.slot == slot && entry.inst == self.slots[slot].inst && entry.issue > reader.since;
         let event = if own {
             Event::LogOwn { partition, offset, proposal: entry.proposal }
         } else {
             Event::LogRead { partition, offset, record: (*entry.record).clone() }
         };
-        self.to_reader(slot, log, event);
+        self.tell_reader(slot, log, event);
     }
 
-    fn to_reader(&mut self, slot: usize, log: usize, event: Event) {
+    fn tell_reader(&mut self, slot: usize, log: usize, event: Event) {
         let wanted = self.now + self.rng.range(50, 400) + self.hiccup();
         let reader = &mut self.logs[log].readers[slot];
         let at = reader.lane.arrive(wanted);
@@ -210,7 +229,7 @@ impl World {
             }
         }
         let partition = self.log_ids[log].clone();
-        self.to_reader(slot, log, Event::LogEnd { partition });
+        self.tell_reader(slot, log, Event::LogEnd { partition });
     }
 
     /// A node follows a log no longer.

@@ -51,10 +51,13 @@ pub(crate) fn unheeding(profile: &mut Profile) {
 
 /// Nodes fall asleep, are given up, and wake.
 pub(crate) fn sleepy(profile: &mut Profile) {
-    profile.faults_max = 14;
-    profile.fault_weights = [2, 2, 1, 4, 20, 2, 2, 0, 0, 2, 8, 2, 2, 0];
-    profile.lose_append = 8;
-    profile.nested = 500;
+    profile.faults_max = 8;
+    profile.fault_weights = [2, 2, 1, 4, 10, 2, 0, 0, 0, 2, 8, 2, 2, 0];
+    profile.pause_max = 1_800_000;
+    profile.resumed = 200;
+    profile.sleep_on_outcall = 60;
+    profile.lose_append = 5;
+    profile.nested = 600;
     profile.ops_max = 60;
 }
 

@@ -47,11 +47,7 @@ const fn one(name: &'static str, flip: fn(&mut Rules), bias: fn(&mut Profile)) -
 }
 
 /// A rule whose absence the gap rule makes good.
-const fn behind_gap(
-    name: &'static str,
-    flip: fn(&mut Rules),
-    bias: fn(&mut Profile),
-) -> Mutation {
+const fn behind_gap(name: &'static str, flip: fn(&mut Rules), bias: fn(&mut Profile)) -> Mutation {
     Mutation { name, flip, behind: |r| r.channel_gap = false, bias }
 }
 

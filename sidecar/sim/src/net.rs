@@ -87,7 +87,13 @@ impl World {
     }
 
     /// Whether an input of a connection still counts; a `PeerUp` makes the side know.
-    pub(crate) fn peer_input(&mut self, own: usize, other: usize, generation: u64, up: bool) -> bool {
+    pub(crate) fn peer_input(
+        &mut self,
+        own: usize,
+        other: usize,
+        generation: u64,
+        up: bool,
+    ) -> bool {
         let conn = self.net.conn(own, other);
         if !conn.alive || conn.generation != generation {
             return false;

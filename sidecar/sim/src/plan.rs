@@ -62,6 +62,12 @@ pub struct Profile {
     /// How long code of a cut-off attempt runs on at most, µs. More than the grace is an app that does not heed
     /// cancellations; then overlaps of code are not judged.
     pub run_on_max: Us,
+    /// Longest pause of a node that is given up meanwhile, µs.
+    pub pause_max: Us,
+    /// Chance that a node falls asleep, and is given up, when it has just proposed an outcall.
+    pub sleep_on_outcall: u32,
+    /// Chance that a node is told when it goes on after a pause.
+    pub resumed: u32,
     /// Chance that a connection loses a single request, which connections never do.
     pub lose_request: u32,
 }
@@ -103,6 +109,9 @@ impl Default for Profile {
             hot: 200,
             think_max: 8 * MS,
             run_on_max: RUN_ON_MAX,
+            pause_max: 700 * MS,
+            sleep_on_outcall: 0,
+            resumed: 600,
             lose_request: 0,
         }
     }
@@ -253,7 +262,8 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
 impl Plan {
     /// A cluster without operations and faults, for directed schedules.
     pub(crate) fn bare(seed: u64, rules: Rules, nodes: usize) -> Self {
-        let profile = Profile { lose_append: 0, late_append: 0, stall_message: 0, ..Profile::default() };
+        let profile =
+            Profile { lose_append: 0, late_append: 0, stall_message: 0, ..Profile::default() };
         let names = Names::new(2, 1, vec![1, 1, 1]);
         let slot = SlotPlan { joins_at: 0, kinds: vec![0, 1, 2], concurrency: 16, strict: false };
         Self {
@@ -310,7 +320,11 @@ fn draw_slots(rng: &mut Rng, profile: &Profile, kinds: usize) -> Vec<SlotPlan> {
     let nodes = rng.range(profile.nodes.0, profile.nodes.1);
     let mut slots: Vec<SlotPlan> = (0..nodes)
         .map(|_| SlotPlan {
-            joins_at: if rng.chance(800) { rng.range(0, 30 * MS) } else { rng.range(0, HORIZON / 2) },
+            joins_at: if rng.chance(800) {
+                rng.range(0, 30 * MS)
+            } else {
+                rng.range(0, HORIZON / 2)
+            },
             kinds: (0..kinds).filter(|_| rng.chance(700)).collect(),
             concurrency: rng.range(1, 6) as u32,
             strict: rng.chance(profile.strict),
@@ -382,14 +396,14 @@ fn draw_fault(rng: &mut Rng, profile: &Profile, slots: usize, logs: usize) -> Fa
         3 => Fault::Pause {
             slot,
             us: span(rng, 60 * MS, 600 * MS),
-            resumed: rng.chance(600),
+            resumed: rng.chance(profile.resumed),
             suspect_us: None,
             learn_us: 0,
         },
         4 => Fault::Pause {
             slot,
-            us: rng.range(60 * MS, 700 * MS),
-            resumed: rng.chance(600),
+            us: rng.range(60 * MS, profile.pause_max),
+            resumed: rng.chance(profile.resumed),
             suspect_us: Some(rng.range(0, 50 * MS)),
             learn_us: span(rng, 5 * MS, 100 * MS),
         },

@@ -168,9 +168,10 @@ impl Stage {
 /// The slot that serves a log.
 fn owner(world: &World, log: usize) -> Option<usize> {
     let id = &world.log_ids[log];
-    world.slots.iter().position(|s| {
-        s.node.as_ref().is_some_and(|n| n.partitions().iter().any(|p| p.id == *id))
-    })
+    world
+        .slots
+        .iter()
+        .position(|s| s.node.as_ref().is_some_and(|n| n.partitions().iter().any(|p| p.id == *id)))
 }
 
 fn answered(req: usize) -> impl Fn(&World) -> bool {
@@ -302,7 +303,8 @@ fn sleeping_outcall(stage: &mut Stage) {
     stage.ask(callee, Mode::Call, A, 0);
     stage.until("a progress", move |w| holds_from(w, A, before, is_progress));
     stage.world.pause(sleeper, 1_500 * MS, false, Some(0), MS);
-    let closed = |op: &Op| matches!(op, Op::Closed { sender: kar_core::ids::Sender::Log { .. }, .. });
+    let closed =
+        |op: &Op| matches!(op, Op::Closed { sender: kar_core::ids::Sender::Log { .. }, .. });
     let before = stage.world.logs[B].entries.len();
     stage.until("a closing", move |w| holds_from(w, B, before, closed));
     // The callee loses a record and has to claim anew.

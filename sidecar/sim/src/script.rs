@@ -34,9 +34,8 @@ impl Spec {
         data[..8].copy_from_slice(&self.tag.to_le_bytes());
         data[8..16].copy_from_slice(&self.mask.to_le_bytes());
         data[16] = self.fuel;
-        data[17] = u8::from(self.confined)
-            | (u8::from(self.steady) << 1)
-            | (u8::from(self.joined) << 2);
+        data[17] =
+            u8::from(self.confined) | (u8::from(self.steady) << 1) | (u8::from(self.joined) << 2);
         Payload { data: Bytes::copy_from_slice(&data), content_type: names.empty.clone() }
     }
 

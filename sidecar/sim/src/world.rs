@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use kar_core::Node;
 use kar_core::effect::Effect;
-use kar_core::event::{Event, Member, Members, Operation};
-use kar_core::ids::{Kind, Millis, NodeId, Offset, PartitionId, RequestId, SessionId};
+use kar_core::event::{Event, Member, Members, Operation, TurnResult};
+use kar_core::ids::{Kind, Millis, NodeId, Offset, PartitionId, RequestId, SessionId, TurnToken};
 use kar_core::message::Message;
 use kar_core::node::NodeConfig;
 use kar_core::record::Record;
@@ -53,6 +53,7 @@ pub(crate) enum Due {
     Register { kind: Kind },
     Offered { node: NodeId, member: Member },
     Fault(usize),
+    Sleep { slot: usize, inst: u64, us: Us },
     Wake { slot: usize, inst: u64, resumed: bool },
     Reincarnate { slot: usize, inst: u64 },
     Lease { slot: usize, inst: u64 },
@@ -68,6 +69,7 @@ pub(crate) enum Input {
     PeerUp { other: usize, generation: u64, node: NodeId },
     Peer { other: usize, generation: u64, sent: usize, from: NodeId, message: Message },
     Ask { waiter: Waiter, operation: Operation },
+    Result { run: usize, token: TurnToken, result: TurnResult },
     Tick,
 }
 
@@ -103,7 +105,7 @@ pub(crate) struct Slot {
 
 type AppendHook = Box<dyn FnMut(usize, usize, &Record) -> Fate>;
 type MessageHook = Box<dyn FnMut(usize, usize, &Message) -> Us>;
-type ScriptHook = Box<dyn Fn(&Spec, &kar_core::ids::TurnToken) -> Option<Script>>;
+type ScriptHook = Box<dyn Fn(&Spec, &TurnToken) -> Option<Script>>;
 
 /// Where a directed schedule takes part.
 #[derive(Default)]
@@ -311,9 +313,8 @@ impl World {
             s.app.session.is_some() && !s.paused && s.leaves.is_none() && s.app.runs.is_empty()
         };
         let live = |node: NodeId| self.slots.iter().any(|s| s.node.is_some() && s.id == node);
-        let answered = |req: &crate::history::Req| {
-            !req.answers.is_empty() || req.abandoned || !live(req.node)
-        };
+        let answered =
+            |req: &crate::history::Req| !req.answers.is_empty() || req.abandoned || !live(req.node);
         if !self.slots.iter().all(up) || !self.history.reqs.iter().all(answered) {
             return false;
         }
@@ -377,6 +378,10 @@ impl World {
                 let fault = self.plan.faults[index].1.clone();
                 self.inject(fault);
             }
+            Due::Sleep { slot, inst, us } if self.is(slot, inst) => {
+                let resumed = self.rng.chance(self.plan.profile.resumed);
+                self.pause(slot, us, resumed, Some(0), MS);
+            }
             Due::Wake { slot, inst, resumed } if self.is(slot, inst) => self.wake(slot, resumed),
             Due::Reincarnate { slot, inst } if self.is(slot, inst) => self.reincarnate(slot),
             Due::Lease { slot, inst } if self.is(slot, inst) => {
@@ -386,6 +391,7 @@ impl World {
             Due::GoodbyeOver { slot, session, back } => self.goodbye_over(slot, session, back),
             Due::LogLost { .. }
             | Due::Serve { .. }
+            | Due::Sleep { .. }
             | Due::Wake { .. }
             | Due::Reincarnate { .. }
             | Due::Lease { .. }
@@ -557,6 +563,12 @@ impl World {
                 }
             }
             Input::Ask { waiter, operation } => self.ask_node(slot, waiter, operation),
+            Input::Result { run, token, result } => {
+                if let TurnResult::Ended(_) = result {
+                    self.history.runs[run].result_taken = Some(self.now);
+                }
+                self.give(slot, Event::TurnResult { token, result });
+            }
             Input::Tick => {
                 self.slots[slot].tick_at = None;
                 self.give(slot, Event::Tick);
@@ -619,7 +631,7 @@ impl World {
             Effect::Send { to, message } => self.send(slot, to, message),
             Effect::Dispatch { session, turn } => self.dispatch(slot, session, turn),
             Effect::DispatchDirect { session, turn, .. } => {
-                self.to_app(slot, session, ToApp::Direct(turn));
+                self.tell_app(slot, session, ToApp::Direct(turn));
             }
             Effect::Cancel { session, token } => self.cancel(slot, session, &token),
             Effect::Respond { request, response } => self.respond(slot, request, response),
@@ -671,7 +683,7 @@ impl World {
                 record.session
             }
         };
-        self.to_app(slot, session, ToApp::Answer(to, answer));
+        self.tell_app(slot, session, ToApp::Answer(to, answer));
     }
 
     fn ask_store(&mut self, slot: usize, partition: &PartitionId, step: StoreStep) {

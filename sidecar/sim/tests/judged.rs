@@ -9,7 +9,7 @@ use kar_sim::{MUTATIONS, Profile, Report, SCHEDULES, SEEDS_MAX};
 const SMOKE_SEEDS: u64 = 300;
 
 /// Within so many seeds every schedule of the design must have happened by chance.
-const HAPPEN_SEEDS: u64 = 6_000;
+const HAPPEN_SEEDS: u64 = 2_000;
 
 fn clean(report: &Report) {
     assert!(

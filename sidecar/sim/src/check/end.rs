@@ -32,7 +32,8 @@ impl Judge<'_> {
         for (node, views, roots) in &finish.views {
             for view in views.iter().filter(|v| !v.invocations.is_empty() || v.owed + v.kept > 0) {
                 let (first, owed, kept) = (view.invocations.first(), view.owed, view.kept);
-                text += &format!(" {node:?} {} owes {owed}, keeps {kept}, runs {first:?};", view.id);
+                text +=
+                    &format!(" {node:?} {} owes {owed}, keeps {kept}, runs {first:?};", view.id);
             }
             if *roots > 0 {
                 text += &format!(" {node:?} has {roots} roots;");

@@ -25,7 +25,8 @@ impl Judge<'_> {
                 let uuid = self.logs[log].numbers.get(&(sender.clone(), *number)).copied();
                 let ended = uuid.and_then(|u| self.logs[log].outcome(u));
                 if ended.is_none_or(|e| e.outcome != *outcome) {
-                    let text = format!("{from:?} replies to {sender:?}/{number} of {at}: {outcome:?}");
+                    let text =
+                        format!("{from:?} replies to {sender:?}/{number} of {at}: {outcome:?}");
                     self.wrong("P5 gate for replies", text);
                 }
             }
@@ -89,7 +90,8 @@ impl Judge<'_> {
                 let model = &self.logs[self.log_of(partition)];
                 let owed = model.owed.get(&(log, number));
                 if model.uuid != Some(*name) || owed.is_none_or(|o| o.uuid != uuid) {
-                    let text = format!("{from:?} sends {uuid}, number {number} from {partition} to {to}");
+                    let text =
+                        format!("{from:?} sends {uuid}, number {number} from {partition} to {to}");
                     self.wrong("P5 gate for requests", text);
                 }
             }
@@ -186,7 +188,7 @@ impl Judge<'_> {
                 self.check_struck_out(node, "refused: channel closed");
             }
             Ok(Response::Outcome { outcome: Outcome::Refused(why), .. })
-                if !self.history.small_limits =>
+                if !self.history.small_limits && request.mode.is_some() =>
             {
                 self.wrong("P9 errors", format!("{node:?} refuses q{req}: {why:?}"));
             }
@@ -232,9 +234,9 @@ impl Judge<'_> {
     fn check_turn_answer(&mut self, run: usize, item: usize, answer: &Answer) {
         let record = &self.history.runs[run];
         let what = &record.items[item];
-        let asked_late = record.cancel_sent.is_some_and(|c| {
-            what.arrived.is_some_and(|a| a > c) && c <= self.now
-        });
+        let asked_late = record
+            .cancel_sent
+            .is_some_and(|c| what.arrived.is_some_and(|a| a > c) && c <= self.now);
         if asked_late && answer.is_ok() {
             let text = format!("r{run}.{item} of {} was cancelled and is served", record.token);
             self.wrong("P3 turn token", text);
@@ -281,7 +283,8 @@ impl Judge<'_> {
         }
         if let Notice::BrokenInvariant { what } = notice {
             // A zombie may be told that what it still waits for is long done; it steps down for it.
-            let behind = |log: &usize| self.believes(node, *log) && self.logs[*log].owner != Some(node);
+            let behind =
+                |log: &usize| self.believes(node, *log) && self.logs[*log].owner != Some(node);
             if (0..self.logs.len()).any(|log| behind(&log)) {
                 return;
             }

@@ -143,7 +143,13 @@ struct Completion<'a> {
 
 impl Judge<'_> {
     /// A record is in the log.
-    pub(crate) fn landed(&mut self, log: usize, offset: Offset, node: NodeId, record: &Arc<Record>) {
+    pub(crate) fn landed(
+        &mut self,
+        log: usize,
+        offset: Offset,
+        node: NodeId,
+        record: &Arc<Record>,
+    ) {
         let now = self.now;
         self.count_record(log, offset, node, record);
         match &**record {
@@ -219,7 +225,8 @@ impl Judge<'_> {
                     self.settle(log, self.log_of(to), *number);
                 }
                 let Some(held) = self.logs[log].held.get(uuid) else {
-                    let text = format!("{}@{offset}: Progress of unknown {uuid}", self.logs[log].id);
+                    let text =
+                        format!("{}@{offset}: Progress of unknown {uuid}", self.logs[log].id);
                     return self.wrong("log", text);
                 };
                 if held.ended.is_none() && held.attempt == *attempt {
@@ -345,7 +352,8 @@ impl Judge<'_> {
             return self.wrong("log", format!("{id}@{offset}: Complete of unknown {uuid}"));
         };
         if held.ended.is_some() {
-            return self.wrong("P2 completed once", format!("{id}@{offset} completes {uuid} again"));
+            return self
+                .wrong("P2 completed once", format!("{id}@{offset} completes {uuid} again"));
         }
         if held.attempt != attempt {
             return;
@@ -354,7 +362,8 @@ impl Judge<'_> {
         if ran {
             self.lock(log, offset, uuid, true);
         }
-        if !matches!(outcome, Outcome::Done(_)) && !(state.is_empty() && sends.is_empty()) {
+        let effects = !state.is_empty() || !sends.is_empty();
+        if effects && !matches!(outcome, Outcome::Done(_)) {
             let text = format!("{id}@{offset}: {uuid} failed, and its segment took effect");
             self.wrong("P5 segment of a failure", text);
         }
@@ -468,8 +477,7 @@ impl Judge<'_> {
             let invocation = &send.obligation.invocation;
             tags.push(Spec::read(&invocation.payload).tag);
             let (mode, child) = (invocation.mode, invocation.uuid);
-            let owed =
-                Owed { uuid: child, mode, parent: uuid, attempt, epoch, settled: false };
+            let owed = Owed { uuid: child, mode, parent: uuid, attempt, epoch, settled: false };
             if let Some(known) = self.logs[log].owed.insert((to, send.number), owed) {
                 let id = &self.logs[log].id;
                 let number = send.number;
@@ -487,8 +495,7 @@ impl Judge<'_> {
                 model.writes.push((offset, actor, state.to_vec()));
             }
         }
-        let record =
-            TurnRecord { offset, state: state.to_vec(), sends: tags, complete, before };
+        let record = TurnRecord { offset, state: state.to_vec(), sends: tags, complete, before };
         model.turns.entry((uuid, attempt, epoch)).or_default().push(record);
     }
 

@@ -21,7 +21,8 @@ impl Judge<'_> {
             keys.sort_unstable();
             for key in keys {
                 let Some(run) = self.dispatched.get(&key).copied() else {
-                    let text = format!("{}: {} has effects and never ran", self.logs[log].id, key.0);
+                    let text =
+                        format!("{}: {} has effects and never ran", self.logs[log].id, key.0);
                     self.wrong("P5 effects of no turn", text);
                     continue;
                 };
@@ -52,7 +53,8 @@ impl Judge<'_> {
         if let Some(outcome) = records.last().and_then(|r| r.complete.as_ref())
             && record.end != End::Ended(outcome.clone())
         {
-            let text = format!("r{run} {} ended as {:?}, logged {outcome:?}", record.token, record.end);
+            let text =
+                format!("r{run} {} ended as {:?}, logged {outcome:?}", record.token, record.end);
             self.wrong("P3 outcome is the turn's", text);
         }
         self.check_reads(run, record, records, &ranges);

@@ -91,6 +91,9 @@ impl Judge<'_> {
     /// Rule L5: what comes from another partition is committed there; with `strict`, everything is.
     fn check_source(&mut self, run: usize, record: &Run, log: usize, uuid: Uuid) {
         let strict = self.history.strict[record.slot];
+        if strict {
+            self.check_strict(run, record, log);
+        }
         let held = self.logs[log].held.contains_key(&uuid);
         let token = &record.token;
         match self.issued.get(&record.spec.tag) {
@@ -111,6 +114,22 @@ impl Judge<'_> {
                     self.wrong("strict", format!("r{run} {token} is not committed"));
                 }
             }
+        }
+    }
+
+    /// With `strict` a turn starts only when what ended before it on its actor is committed.
+    fn check_strict(&mut self, run: usize, record: &Run, log: usize) {
+        let Some(actor) = record.actor else { return };
+        let uncommitted = self.history.runs[..run].iter().rposition(|before| {
+            (before.kind, before.actor) == (record.kind, Some(actor))
+                && before.token.epoch == record.token.epoch
+                && before.cancel_sent.is_none_or(|at| at > self.now)
+                && before.result_taken.is_some_and(|at| at <= self.now)
+                && self.logs[log].outcome(before.token.invocation.uuid).is_none()
+        });
+        if let Some(before) = uncommitted {
+            let text = format!("r{run} {} before r{before} is committed", record.token);
+            self.wrong("strict", text);
         }
     }
 
