@@ -486,3 +486,38 @@ async fn the_requests_of_a_component_are_bounded() {
     host.ask(4, Ask::Invoke(invoke("m"))).await;
     host.next_turn().await;
 }
+
+#[tokio::test]
+async fn a_node_that_was_struck_out_answers_everybody_and_sends_its_host_away() {
+    let node = TestNode::start().await;
+    let mut host = node.connect(hello()).await.expect("it may host");
+    let mut client = InvocationServiceClient::new(node.channel().await);
+    let call = tokio::spawn(async move { client.invoke(invoke("hello")).await });
+    host.next_turn().await;
+    node.driver.join(kar_core::ids::NodeId(2));
+    let ended = host.next().await.expect_err("the host has to register anew");
+    assert_eq!(reason(&ended), "OUTCOME_UNKNOWN");
+    let answer = tokio::time::timeout(PATIENCE, call).await.expect("it ends").expect("no panic");
+    let status = answer.expect_err("nobody can tell");
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unknown, "OUTCOME_UNKNOWN"));
+    assert_eq!(node.driver.counters()["evictions"], 1);
+    let again = async {
+        while let Err(status) = node.connect(hello()).await {
+            assert_eq!(reason(&status), "ALREADY_HOSTING");
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("the new node takes a host");
+}
+
+#[tokio::test]
+async fn a_process_that_was_away_reads_its_logs_first() {
+    let node = TestNode::start().await;
+    assert_eq!(node.driver.counters()["resumptions"], 0);
+    // The runtime has one thread: while it is held, no timer comes round.
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < std::time::Duration::from_millis(1_700) {
+        std::hint::spin_loop();
+    }
+    node.driver.batch();
+    assert_eq!(node.driver.counters()["resumptions"], 1);
+}
