@@ -405,12 +405,13 @@ impl Node {
     /// As [`Node::component_pid`], if it is there now.
     pub fn component_now(&self) -> Option<u32> {
         let kar = binaries::kar().to_string_lossy().into_owned();
-        // A program that was built anew since it was started shows as `… (deleted)`.
-        let is_kar = |pid: &u32| {
-            let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-            exe.to_string_lossy().trim_end_matches(" (deleted)") == kar
+        // A program that was built anew since it was started shows as `… (deleted)`; a process that is about to be gone,
+        // as a hub that finds another one running, shows nothing.
+        let is_component = |pid: &u32| {
+            fs::read_link(format!("/proc/{pid}/exe"))
+                .is_ok_and(|exe| exe.to_string_lossy().trim_end_matches(" (deleted)") != kar)
         };
-        process::descendants(self.pid()).into_iter().find(|pid| !is_kar(pid))
+        process::descendants(self.pid()).into_iter().find(is_component)
     }
 
     /// `kill -9` of the sidecar; the kernel and `kar` see to it that the component dies.
