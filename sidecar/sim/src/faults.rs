@@ -103,7 +103,8 @@ impl World {
         }
     }
 
-    /// A live sidecar is struck out of the membership; it takes a new incarnation when it learns of it.
+    /// A live sidecar is struck out of the membership; it takes a new incarnation when it learns of
+    /// it.
     pub(crate) fn suspect(&mut self, slot: usize, learn_us: Us) {
         if self.slots[slot].node.is_none() || self.slots[slot].leaves.is_some() {
             return;

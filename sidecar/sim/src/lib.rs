@@ -1,7 +1,8 @@
 //! A seeded simulator of KAR.
 //!
-//! Many [`kar_core::Node`] machines run against simulated logs, stores, members, connections and components, with
-//! faults, all drawn from one seed; an independent shadow model judges what could be seen from outside.
+//! Many [`kar_core::Node`] machines run against simulated logs, stores, members, connections and
+//! components, with faults, all drawn from one seed; an independent shadow model judges what could
+//! be seen from outside.
 //!
 //! ```
 //! let report = kar_sim::run(7, &kar_sim::Profile::of_seed(7), Default::default(), false);
@@ -10,9 +11,12 @@
 
 mod app;
 mod check;
+mod client;
+mod drive;
 mod faults;
 mod history;
 mod log;
+mod members;
 mod moods;
 mod mutation;
 mod net;
@@ -21,6 +25,7 @@ mod queue;
 mod rng;
 mod schedules;
 mod script;
+mod slot;
 mod store;
 mod world;
 

@@ -1,4 +1,5 @@
-//! Simulated logs: one ordered list of records per partition, appends that travel, readers that lag.
+//! Simulated logs: one ordered list of records per partition, appends that travel, readers that
+//! lag.
 
 use std::sync::Arc;
 

@@ -12,7 +12,8 @@ pub struct Mutation {
     /// Its name, as in [`Rules`].
     pub name: &'static str,
     flip: fn(&mut Rules),
-    /// A rule behind this one that is off in the control run, too: it would hide what this one is for.
+    /// A rule behind this one that is off in the control run, too: it would hide what this one is
+    /// for.
     behind: fn(&mut Rules),
     /// What makes the faults more likely that the rule is against.
     bias: fn(&mut Profile),
@@ -79,8 +80,8 @@ impl Mutation {
         profile
     }
 
-    /// Runs seeds until a violation is found that the rule would have prevented: the same seed is clean with it. Gives
-    /// how many seeds were needed and what was found.
+    /// Runs seeds until a violation is found that the rule would have prevented: the same seed is
+    /// clean with it. Gives how many seeds were needed and what was found.
     pub fn hunt(&self, seeds: u64) -> Option<(u64, Report)> {
         let (profile, rules) = (self.profile(), self.rules());
         (0..seeds).find_map(|seed| {

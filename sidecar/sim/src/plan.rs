@@ -1,5 +1,5 @@
-//! What a run is made of, drawn from its seed before the run begins: the cluster, the clients' operations and the
-//! faults with their times.
+//! What a run is made of, drawn from its seed before the run begins: the cluster, the clients'
+//! operations and the faults with their times.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ pub(crate) const ACTORS: usize = 3;
 /// Clients' operations and faults happen before this time.
 pub(crate) const HORIZON: Us = 2_500 * MS;
 
-/// How long a cut-off attempt's code may run on in well-behaved apps; less than `Limits::grace_ms`, with room for the
-/// time that the cancellation travels.
+/// How long a cut-off attempt's code may run on in well-behaved apps; less than `Limits::grace_ms`,
+/// with room for the time that the cancellation travels.
 pub(crate) const RUN_ON_MAX: Us = 50 * MS;
 
 /// How likely what is. Weights are relative, chances are per mille.
@@ -59,8 +59,8 @@ pub struct Profile {
     pub hot: u32,
     /// Longest think time of a script's step, µs.
     pub think_max: Us,
-    /// How long code of a cut-off attempt runs on at most, µs. More than the grace is an app that does not heed
-    /// cancellations; then overlaps of code are not judged.
+    /// How long code of a cut-off attempt runs on at most, µs. More than the grace is an app that
+    /// does not heed cancellations; then overlaps of code are not judged.
     pub run_on_max: Us,
     /// Longest pause of a node that is given up meanwhile, µs.
     pub pause_max: Us,

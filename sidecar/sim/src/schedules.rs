@@ -1,5 +1,6 @@
-//! The schedules of DESIGN section 17, directed: each forces what its name says, runs on to rest, and is judged like
-//! every run. Those about tails, inboxes and keyed children wait for their issues.
+//! The schedules of DESIGN section 17, directed: each forces what its name says, runs on to rest,
+//! and is judged like every run. Those about tails, inboxes and keyed children wait for their
+//! issues.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -195,8 +196,8 @@ fn holds_from(world: &World, log: usize, from: usize, wanted: fn(&Op) -> bool) -
     world.logs[log].entries.iter().skip(from).any(|e| has(&e.record, wanted))
 }
 
-/// The owner dies; its heir's claim is slow; the heir is struck out, too, and the third node claims after the same
-/// epoch. Both are busy.
+/// The owner dies; its heir's claim is slow; the heir is struck out, too, and the third node claims
+/// after the same epoch. Both are busy.
 fn twin_claim(stage: &mut Stage) {
     stage.until_ready();
     let first = stage.owner(A);
@@ -243,7 +244,8 @@ fn gap_then_late(stage: &mut Stage) {
     stage.pass(50 * MS);
 }
 
-/// A live owner is struck out and cannot read its log: the heir's claim lands between its turn's `Progress` and
+/// A live owner is struck out and cannot read its log: the heir's claim lands between its turn's
+/// `Progress` and
 /// `Complete`, and both give their next obligation the same number.
 fn sandwiched_claim(stage: &mut Stage) {
     stage.until_ready();
@@ -279,8 +281,8 @@ fn sandwiched_claim(stage: &mut Stage) {
     stage.pass(us);
 }
 
-/// An outcall is committed and its owner sleeps; the heir has the child done and closed; the callee begins a new
-/// reign; the sleeper wakes and sends.
+/// An outcall is committed and its owner sleeps; the heir has the child done and closed; the callee
+/// begins a new reign; the sleeper wakes and sends.
 fn sleeping_outcall(stage: &mut Stage) {
     // The caller and the callee live apart.
     stage.host(&[vec![A], vec![A], vec![B, 2]]);
@@ -321,8 +323,8 @@ fn sleeping_outcall(stage: &mut Stage) {
     stage.pass(1_500 * MS);
 }
 
-/// A node's app leaves and comes back, so that a partition goes and returns, while a request of the first reign is
-/// still in its socket.
+/// A node's app leaves and comes back, so that a partition goes and returns, while a request of the
+/// first reign is still in its socket.
 fn boomerang_owner(stage: &mut Stage) {
     stage.until_ready();
     stage.scripts(Vec::new());
@@ -370,7 +372,8 @@ fn dead_attempt_progress(stage: &mut Stage) {
     stage.pass(200 * MS);
 }
 
-/// The store goes back while the actor is passive and its owner lives; the next turn reads what was there before.
+/// The store goes back while the actor is passive and its owner lives; the next turn reads what was
+/// there before.
 fn store_rollback(stage: &mut Stage) {
     stage.until_ready();
     let tags: Vec<u64> = (1..=3).map(|n| join(stage.world.plan.seed, n)).collect();
@@ -391,7 +394,8 @@ fn store_rollback(stage: &mut Stage) {
     stage.until("the last call", answered(req));
 }
 
-/// Two nodes are told to leave while their actors call each other and re-enter; they are the only hosts.
+/// Two nodes are told to leave while their actors call each other and re-enter; they are the only
+/// hosts.
 fn drain_with_cross_calls(stage: &mut Stage) {
     stage.host(&[vec![A], vec![B], vec![2]]);
     for slot in &mut stage.world.plan.slots {

@@ -1,7 +1,8 @@
-//! What turns do: a script drawn from the payload that the turn was invoked with. Scripts of one seed cannot wait for
-//! each other in a circle: a turn calls only actors of a higher rank than all that its chain holds, or re-enters one
-//! that its chain holds; a turn that re-entered calls no actors but what its chain holds; and where several calls of
-//! the flow run beside each other, it calls only its own (two such could wait for each other's actors).
+//! What turns do: a script drawn from the payload that the turn was invoked with. Scripts of one
+//! seed cannot wait for each other in a circle: a turn calls only actors of a higher rank than all
+//! that its chain holds, or re-enters one that its chain holds; a turn that re-entered calls no
+//! actors but what its chain holds; and where several calls of the flow run beside each other, it
+//! calls only its own (two such could wait for each other's actors).
 
 use bytes::Bytes;
 use kar_core::ids::TurnToken;
@@ -100,7 +101,8 @@ struct Writer<'a> {
     rng: Rng,
     names: &'a Names,
     profile: &'a Profile,
-    /// Calls of kinds that are not known yet wait, and others made at the same time do not: then nothing is pipelined.
+    /// Calls of kinds that are not known yet wait, and others made at the same time do not: then
+    /// nothing is pipelined.
     kinds_known: bool,
     spec: Spec,
     /// What everything made by this attempt of this turn is derived from.

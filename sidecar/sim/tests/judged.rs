@@ -1,4 +1,5 @@
-//! The core under the simulator: random seeds, directed schedules, and proof that the checkers bite.
+//! The core under the simulator: random seeds, directed schedules, and proof that the checkers
+//! bite.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Counts how often the schedules of DESIGN section 17 really happened, so that a test can insist that they do.
+//! Counts how often the schedules of DESIGN section 17 really happened, so that a test can insist
+//! that they do.
 
 use std::sync::Arc;
 
@@ -86,8 +87,8 @@ impl Judge<'_> {
         }
     }
 
-    /// A record of a reign that is over: with a `Complete` whose `Progress` was in time it is a sandwich, with
-    /// several turns' completions a cascade.
+    /// A record of a reign that is over: with a `Complete` whose `Progress` was in time it is a
+    /// sandwich, with several turns' completions a cascade.
     fn count_zombie(&mut self, log: usize, _node: NodeId, epoch: u64, ops: &[Op]) {
         let model = &self.logs[log];
         let sandwiched = ops.iter().any(|op| match op {
@@ -152,7 +153,8 @@ impl Judge<'_> {
         self.counts.down.push((session, now));
     }
 
-    /// A node is told to leave: does another one leave at the same time, with turns under way in both?
+    /// A node is told to leave: does another one leave at the same time, with turns under way in
+    /// both?
     pub(crate) fn count_drain(&mut self, node: NodeId) {
         let busy = |node: NodeId| {
             self.history.runs.iter().any(|r| {

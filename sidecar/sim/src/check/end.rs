@@ -1,4 +1,5 @@
-//! P1, leaks: when everything has come to rest, everything accepted is done, and nothing is left over.
+//! P1, leaks: when everything has come to rest, everything accepted is done, and nothing is left
+//! over.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -92,7 +93,8 @@ impl Judge<'_> {
         }
     }
 
-    /// No partition holds anything but results of `start` (which its view does not count), and no turn runs.
+    /// No partition holds anything but results of `start` (which its view does not count), and no
+    /// turn runs.
     fn check_leaks(&mut self) {
         let mut wrong = Vec::new();
         for (node, views, _) in &self.history.finish.views {

@@ -1,10 +1,11 @@
-//! The shadow model: judges a run from its history alone. It shares the data types with the core, and nothing else: it
-//! reads the logs by its own understanding of rules L2, L3 and T3.
+//! The shadow model: judges a run from its history alone. It shares the data types with the core,
+//! and nothing else: it reads the logs by its own understanding of rules L2, L3 and T3.
 
 mod counts;
 mod end;
 mod gate;
 mod logs;
+mod order;
 mod overlap;
 mod state;
 mod turns;
@@ -182,8 +183,8 @@ impl<'h> Judge<'h> {
         }
     }
 
-    /// Whether a node may believe that it reigns over a partition: its last reign there is neither released nor
-    /// followed by one that it knows of.
+    /// Whether a node may believe that it reigns over a partition: its last reign there is neither
+    /// released nor followed by one that it knows of.
     pub(crate) fn believes(&self, node: NodeId, log: usize) -> bool {
         let Some(last) = self.logs[log].reigns.iter().rev().find(|r| r.node == node) else {
             return false;
@@ -204,7 +205,8 @@ impl<'h> Judge<'h> {
         }
     }
 
-    /// A node that was told to leave says that it owns nothing: then no reign of its own may be open.
+    /// A node that was told to leave says that it owns nothing: then no reign of its own may be
+    /// open.
     fn check_drained(&mut self, node: NodeId) {
         if !self.node(node).drain_told {
             return;

@@ -1,5 +1,5 @@
-//! P3, P4: code of different flows on one actor, or of two attempts of one invocation, does not overlap, except where
-//! a node did not know that its reign was over.
+//! P3, P4: code of different flows on one actor, or of two attempts of one invocation, does not
+//! overlap, except where a node did not know that its reign was over.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use super::Judge;
 use crate::history::Run;
 use crate::plan::{MS, Us};
 
-/// A node that reads of a newer reign later than this after it began is lagging: its code is cut off late. With the
-/// travel of the cancellation and the run-on time this stays below the grace.
+/// A node that reads of a newer reign later than this after it began is lagging: its code is cut
+/// off late. With the travel of the cancellation and the run-on time this stays below the grace.
 const LAG: Us = 35 * MS;
 
 impl Judge<'_> {

@@ -1,5 +1,5 @@
-//! P4, P5: segments are atomic and hold what the turn asked for, in order; reads see what a sequential execution
-//! would have shown; outcomes seen by turns are the logged ones.
+//! P4, P5: segments are atomic and hold what the turn asked for, in order; reads see what a
+//! sequential execution would have shown; outcomes seen by turns are the logged ones.
 
 use kar_core::effect::{RequestError, Response};
 use kar_core::invocation::Outcome;
@@ -61,7 +61,8 @@ impl Judge<'_> {
         self.check_outcomes(run, record, cut);
     }
 
-    /// Reads in a stretch between two calls show the state at the stretch's first record, and own writes.
+    /// Reads in a stretch between two calls show the state at the stretch's first record, and own
+    /// writes.
     fn check_reads(&mut self, run: usize, record: &Run, records: &[TurnRecord], ranges: &[Range]) {
         let mut start = 0;
         let mut own: Option<Keys> = None;
@@ -153,7 +154,8 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
         let more = state.len() > 0 || sends.len() > 0;
         match &item.what {
             ItemKind::Read(_) => {}
-            // A refused operation has no effect; a call may have been made and its answer lost with the attempt.
+            // A refused operation has no effect; a call may have been made and its answer lost with
+            // the attempt.
             ItemKind::Call(tag, _) if refused(item) && sends.clone().next() != Some(tag) => {}
             ItemKind::State(_) | ItemKind::Tell(..) if refused(item) => {}
             ItemKind::Flush => {

@@ -48,7 +48,8 @@ impl Judge<'_> {
         }
     }
 
-    /// L4: no dispatch by a node that has read of a newer reign, or has not read on after it was away.
+    /// L4: no dispatch by a node that has read of a newer reign, or has not read on after it was
+    /// away.
     fn check_knowledge(&mut self, run: usize, record: &Run, log: usize) {
         let epoch = record.token.epoch;
         let Some(node) = self.nodes.get(&record.node) else { return };
@@ -61,7 +62,8 @@ impl Judge<'_> {
         }
     }
 
-    /// P3, T2, T3: a retry is logged first, and starts after all calls of earlier attempts have outcomes.
+    /// P3, T2, T3: a retry is logged first, and starts after all calls of earlier attempts have
+    /// outcomes.
     fn check_attempt(&mut self, run: usize, record: &Run, log: usize, uuid: Uuid) {
         let token = &record.token;
         let model = &self.logs[log];

@@ -1,0 +1,82 @@
+//! P4, P7 by the log: one flow holds an actor, and what one sender sent takes effect in the order
+//! sent.
+
+use std::sync::Arc;
+
+use kar_core::ids::{Offset, Sender, Uuid};
+
+use super::Judge;
+
+impl Judge<'_> {
+    /// A turn's record takes effect: its flow must hold the actor, or nobody (P4).
+    pub(super) fn lock(&mut self, log: usize, offset: Offset, uuid: Uuid, ends: bool) {
+        let Some(actor) = self.logs[log].held.get(&uuid).and_then(|h| h.actor.clone()) else {
+            return;
+        };
+        let chain = self.chains.get(&uuid).cloned().unwrap_or_default();
+        let model = &mut self.logs[log];
+        let id = model.id.clone();
+        let actor_model = model.actors.entry(actor.clone()).or_default();
+        let stack = &mut actor_model.stack;
+        let inner = match stack.last() {
+            None => false,
+            Some(top) if *top == uuid => stack.len() > 1,
+            Some(top) if chain.contains(top) => true,
+            Some(top) => {
+                let text = format!("{id}@{offset} {actor}: {uuid} takes effect while {top} holds");
+                return self.wrong("P4 one at a time", text);
+            }
+        };
+        if stack.last() != Some(&uuid) && !ends {
+            stack.push(uuid);
+        }
+        if ends {
+            if stack.last() == Some(&uuid) {
+                stack.pop();
+            }
+            if !inner {
+                actor_model.ended.push(uuid);
+                self.check_order(log, offset, &actor);
+            }
+        }
+    }
+
+    /// P7: what one sender sent to one actor takes effect in the order sent.
+    fn check_order(&mut self, log: usize, offset: Offset, actor: &Arc<str>) {
+        let ended = &self.logs[log].actors[actor].ended;
+        let Some((last, before)) = ended.split_last() else { return };
+        let Some(key) = self.order_key(log, *last) else { return };
+        for earlier in before.iter().rev() {
+            let Some(other) = self.order_key(log, *earlier) else { continue };
+            if other.0 == key.0 {
+                if other.1 > key.1 {
+                    let id = &self.logs[log].id;
+                    let text = format!("{id}@{offset} {actor}: {last} ends after {earlier}");
+                    self.wrong("P7 order", text);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Who sent an invocation, and its place among what was sent by them.
+    fn order_key(&self, log: usize, uuid: Uuid) -> Option<((usize, u128), u64)> {
+        let held = &self.logs[log].held[&uuid];
+        match &held.sender {
+            Sender::Node(_) => {
+                let req = *self.asked.get(self.tag_of_uuid.get(&uuid)?)?;
+                Some(((usize::MAX, u128::from(self.history.reqs[req].session.0)), req as u64))
+            }
+            Sender::Log { partition, .. } => {
+                let from = self.log_of(partition);
+                let owed = self.logs[from].owed.get(&(log, held.number))?;
+                let parent = self.logs[from].held.get(&owed.parent)?;
+                let who = match &parent.actor {
+                    Some(actor) => self.history.names.actor(actor) as u128,
+                    None => owed.parent.0,
+                };
+                Some(((from, who), held.number))
+            }
+        }
+    }
+}

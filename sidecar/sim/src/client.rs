@@ -1,0 +1,155 @@
+//! The clients' side of a component: root operations, given up or waited for.
+
+use kar_core::effect::Response;
+use kar_core::event::{Event, Operation, TurnResult};
+use kar_core::ids::{InvocationId, RequestId, SessionId};
+use kar_core::invocation::{Mode, Outcome};
+
+use crate::history::{Answer, Req, Waiter};
+use crate::plan::{ClientOp, MS};
+use crate::rng::join;
+use crate::script::{Spec, number_payload};
+use crate::world::{Due, Input, World};
+
+impl World {
+    /// A direct turn ends.
+    pub(crate) fn direct_done(&mut self, slot: usize, session: SessionId, turn: u64) {
+        if self.slots[slot].app.session == Some(session) {
+            let outcome = Outcome::Done(number_payload(&self.plan.names, turn));
+            let result = TurnResult::Ended(outcome);
+            self.app_says(slot, Input::Event(Event::DirectResult { turn, result }));
+        }
+    }
+
+    /// A client makes its request, through whichever component can.
+    pub(crate) fn client(&mut self, index: usize) {
+        let op = self.plan.ops[index].clone();
+        let count = self.slots.len();
+        let usable = (0..count)
+            .map(|i| (op.slot + i) % count)
+            .find(|s| self.slots[*s].app.session.is_some() && !self.slots[*s].leaving());
+        let Some(slot) = usable else {
+            let at = self.now + 20 * MS;
+            return self.push(at, Due::Client(index));
+        };
+        self.request(slot, index as u64, &op);
+    }
+
+    /// Makes a client's operation at a slot; says which request it is.
+    pub(crate) fn request(&mut self, slot: usize, number: u64, op: &ClientOp) -> usize {
+        let names = &self.plan.names;
+        let tag = join(self.plan.seed, number + 1);
+        let steady = tag & 3 != 0;
+        let spec = Spec { tag, fuel: op.fuel, steady, ..Spec::default() };
+        let deadline = op.deadline_us.map(|us| self.millis(self.now + us));
+        let (method, trace) = (names.method.clone(), names.empty.clone());
+        let payload = spec.payload(names);
+        let operation = match op.mode {
+            Some(mode) => Operation::Invoke {
+                turn: None,
+                mode,
+                target: names.target(op.kind, op.actor),
+                method,
+                payload,
+                deadline,
+                trace,
+            },
+            None => {
+                let kind = names.kinds[op.kind].clone();
+                Operation::InvokeDirect { kind, method, payload, trace }
+            }
+        };
+        let req = self.open_request(slot, tag, op, None);
+        self.say(|| format!("n{slot} client q{req} {operation:?}"));
+        self.app_says(slot, Input::Ask { waiter: Waiter::Client(req), operation });
+        if let Some(us) = op.abandon_us {
+            let at = self.now + us;
+            self.push(at, Due::Abandon { req });
+        }
+        req
+    }
+
+    fn open_request(
+        &mut self,
+        slot: usize,
+        tag: u64,
+        op: &ClientOp,
+        awaits: Option<InvocationId>,
+    ) -> usize {
+        let session = self.slots[slot].app.session.expect("only usable slots are asked");
+        self.history.reqs.push(Req {
+            slot,
+            node: self.slots[slot].id,
+            session,
+            mode: if awaits.is_some() { None } else { op.mode },
+            awaits,
+            tag,
+            kind: op.kind,
+            actor: op.actor,
+            deadline: op.deadline_us.is_some(),
+            arrived: None,
+            abandoned: false,
+            answers: Vec::new(),
+            await_by: op.await_by,
+        });
+        self.history.reqs.len() - 1
+    }
+
+    /// A client gives up.
+    pub(crate) fn abandon(&mut self, req: usize) {
+        let request = &self.history.reqs[req];
+        let slot = request.slot;
+        let same = self.slots[slot].app.session == Some(request.session);
+        if !same || !request.answers.is_empty() || request.abandoned {
+            return;
+        }
+        let Some(number) = self.slots[slot].waiters.iter().position(|w| *w == Waiter::Client(req))
+        else {
+            return;
+        };
+        self.history.reqs[req].abandoned = true;
+        let request = RequestId(number as u64);
+        self.app_says(slot, Input::Event(Event::Abandoned { request }));
+    }
+
+    pub(crate) fn client_hears(&mut self, req: usize, answer: &Answer) {
+        let request = &self.history.reqs[req];
+        if request.mode != Some(Mode::Start) {
+            return;
+        }
+        if let Ok(Response::Accepted { .. }) = answer {
+            let (slot, after) = request.await_by;
+            let at = self.now + after;
+            self.push(at, Due::Await { req, slot });
+        }
+    }
+
+    /// A client asks for the outcome of what it started.
+    pub(crate) fn await_start(&mut self, req: usize, slot: usize) {
+        let request = self.history.reqs[req].clone();
+        let Some((_, Ok(Response::Accepted { invocation }))) = request.answers.first() else {
+            return;
+        };
+        if self.slots[slot].app.session.is_none() || self.slots[slot].leaving() {
+            let slot = (slot + 1) % self.slots.len();
+            let at = self.now + 20 * MS;
+            return self.push(at, Due::Await { req, slot });
+        }
+        let op = ClientOp {
+            at: self.now,
+            slot,
+            mode: None,
+            kind: request.kind,
+            actor: request.actor,
+            fuel: 0,
+            deadline_us: None,
+            abandon_us: None,
+            await_by: (0, 0),
+        };
+        let invocation = invocation.clone();
+        let req = self.open_request(slot, request.tag, &op, Some(invocation.clone()));
+        self.say(|| format!("n{slot} client q{req} await {invocation}"));
+        let waiter = Waiter::Client(req);
+        self.app_says(slot, Input::Ask { waiter, operation: Operation::Await { invocation } });
+    }
+}

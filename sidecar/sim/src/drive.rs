@@ -1,0 +1,273 @@
+//! The driver of a simulated node: feeds it, and carries out what it wants done.
+
+use kar_core::effect::Effect;
+use kar_core::event::{Event, Member, Operation, TurnResult};
+use kar_core::ids::{PartitionId, RequestId};
+use kar_core::record::Record;
+
+use crate::app::ToApp;
+use crate::history::{Answer, Seen, Waiter};
+use crate::plan::MS;
+use crate::store::{StoreSays, StoreStep};
+use crate::world::{BASE_MS, Due, Input, World};
+
+impl World {
+    /// A node takes an input, or lets it wait while it stands still.
+    pub(crate) fn take(&mut self, slot: usize, inst: u64, input: Input) {
+        if !self.is(slot, inst) {
+            return;
+        }
+        if let Input::Tick = input
+            && self.slots[slot].tick_at != Some(self.now)
+        {
+            return;
+        }
+        if self.slots[slot].paused {
+            self.slots[slot].backlog.push_back(input);
+            return;
+        }
+        self.feed(slot, input);
+        if self.slots[slot].drain_queued {
+            return;
+        }
+        if self.rng.chance(150) {
+            // Several events are handled before the effects are looked at.
+            self.slots[slot].drain_queued = true;
+            let at = self.now + self.rng.range(1, 150);
+            self.push(at, Due::Drain { slot, inst });
+        } else {
+            self.drain(slot);
+        }
+    }
+
+    pub(crate) fn give(&mut self, slot: usize, event: Event) {
+        let now = self.millis(self.now);
+        self.say(|| format!("n{slot} <- {event:?}"));
+        if let Some(node) = self.slots[slot].node.as_mut() {
+            node.handle(now, event);
+        }
+    }
+
+    fn feed(&mut self, slot: usize, input: Input) {
+        let node = self.slots[slot].id;
+        match input {
+            Input::Event(event) => {
+                match &event {
+                    Event::HostDown { session, dead } => {
+                        let (session, dead) = (*session, *dead);
+                        self.note(Seen::HostDown { node, session, dead });
+                    }
+                    Event::Drain => self.note(Seen::DrainTold { node }),
+                    _ => {}
+                }
+                self.give(slot, event);
+            }
+            Input::Log { log, generation, event } => {
+                if self.logs[log].readers[slot].generation != generation {
+                    return;
+                }
+                match &event {
+                    Event::LogEnd { .. } => self.note(Seen::ReadToEnd { node, log }),
+                    Event::LogOwn { offset, .. } | Event::LogRead { offset, .. } => {
+                        let entry = &self.logs[log].entries[*offset as usize - 1];
+                        if let Record::Claim { .. } = *entry.record {
+                            self.slots[slot].claims_read.push((log, *offset));
+                        }
+                    }
+                    _ => {}
+                }
+                self.give(slot, event);
+            }
+            Input::PeerUp { other, generation, node } => {
+                if self.peer_input(slot, other, generation, true) {
+                    self.give(slot, Event::PeerUp { node });
+                }
+            }
+            Input::Peer { other, generation, sent, from, message } => {
+                if other == slot || self.peer_input(slot, other, generation, false) {
+                    self.note(Seen::Arrived { to: node, sent });
+                    self.give(slot, Event::Peer { from, message });
+                }
+            }
+            Input::Ask { waiter, operation } => self.ask_node(slot, waiter, operation),
+            Input::Result { run, token, result } => {
+                if let TurnResult::Ended(_) = result {
+                    self.history.runs[run].result_taken = Some(self.now);
+                }
+                self.give(slot, Event::TurnResult { token, result });
+            }
+            Input::Tick => {
+                self.slots[slot].tick_at = None;
+                self.give(slot, Event::Tick);
+            }
+        }
+    }
+
+    fn ask_node(&mut self, slot: usize, waiter: Waiter, operation: Operation) {
+        let request = RequestId(self.slots[slot].waiters.len() as u64);
+        self.slots[slot].waiters.push(waiter);
+        let at = Some(self.now);
+        match waiter {
+            Waiter::Client(req) => self.history.reqs[req].arrived = at,
+            Waiter::Turn(run, item) => self.history.runs[run].items[item].arrived = at,
+        }
+        self.give(slot, Event::Request { request, operation });
+    }
+
+    /// Carries out everything that a node wants done.
+    pub(crate) fn drain(&mut self, slot: usize) {
+        // The node is out while its effects are carried out; nothing calls back into it.
+        let Some(mut node) = self.slots[slot].node.take() else { return };
+        while let Some(append) = node.poll_append() {
+            self.append(slot, append);
+        }
+        while let Some(effect) = node.poll_effect() {
+            self.perform(slot, effect);
+        }
+        let timeout = node.poll_timeout();
+        self.slots[slot].node = Some(node);
+        // Only what a node wants done from now on can be judged by what it has read.
+        let node = self.slots[slot].id;
+        for (log, offset) in std::mem::take(&mut self.slots[slot].claims_read) {
+            self.note(Seen::ClaimRead { node, log, offset });
+        }
+        let at = timeout.map(|t| (t.saturating_sub(BASE_MS) * MS).max(self.now + 1));
+        if at != self.slots[slot].tick_at {
+            self.slots[slot].tick_at = at;
+            if let Some(at) = at {
+                self.input(at, slot, Input::Tick);
+            }
+        }
+    }
+
+    fn perform(&mut self, slot: usize, effect: Effect) {
+        match effect {
+            Effect::ReadLog { partition, from } => {
+                let log = self.log_of(&partition);
+                self.say(|| format!("n{slot} reads log {log} ({partition}) from {from}"));
+                self.ask_read(slot, log, from);
+            }
+            Effect::ReadBarrier { partition } => {
+                let log = self.log_of(&partition);
+                self.ask_barrier(slot, log);
+            }
+            Effect::StopLog { partition } => {
+                let log = self.log_of(&partition);
+                self.stop_reading(slot, log);
+            }
+            Effect::Send { to, message } => self.send(slot, to, message),
+            Effect::Dispatch { session, turn } => self.dispatch(slot, session, turn),
+            Effect::DispatchDirect { session, turn, .. } => {
+                self.tell_app(slot, session, ToApp::Direct(turn));
+            }
+            Effect::Cancel { session, token } => self.cancel(slot, session, &token),
+            Effect::Respond { request, response } => self.respond(slot, request, response),
+            Effect::LoadActor { partition, actor } => {
+                self.ask_store(slot, &partition, StoreStep::Load { actor });
+            }
+            Effect::FenceStore { partition, epoch } => {
+                self.ask_store(slot, &partition, StoreStep::Fence { epoch });
+            }
+            Effect::WriteStore { partition, epoch, upto, ops } => {
+                self.ask_store(slot, &partition, StoreStep::Write { epoch, upto, ops });
+            }
+            Effect::EnsureKind { kind } => {
+                let at = self.now + self.rng.range(200, 3 * MS);
+                self.push(at, Due::Register { kind });
+            }
+            Effect::Offer { kinds, leaving } => {
+                let node = self.slots[slot].id;
+                let wanted = self.now + self.rng.range(100, MS);
+                let at = self.slots[slot].log_lane.arrive(wanted);
+                self.push(at, Due::Offered { node, member: Member { kinds, leaving } });
+            }
+            Effect::Drained => self.drained(slot),
+            Effect::Notice(notice) => {
+                self.say(|| format!("n{slot} notice {notice:?}"));
+                let node = self.slots[slot].id;
+                self.note(Seen::Noticed { node, notice });
+            }
+        }
+    }
+
+    fn respond(&mut self, slot: usize, request: RequestId, answer: Answer) {
+        self.say(|| format!("n{slot} responds {request:?} {answer:?}"));
+        let Some(&to) = self.slots[slot].waiters.get(request.0 as usize) else {
+            self.broken.push(format!("answer to {request:?}, which was never asked"));
+            return;
+        };
+        let node = self.slots[slot].id;
+        self.note(Seen::Responded { node, to, answer: answer.clone() });
+        let session = match to {
+            Waiter::Client(req) => {
+                let at = self.now;
+                self.history.reqs[req].answers.push((at, answer.clone()));
+                self.history.reqs[req].session
+            }
+            Waiter::Turn(run, item) => {
+                let record = &mut self.history.runs[run];
+                record.items[item].answer = Some(answer.clone());
+                record.session
+            }
+        };
+        self.tell_app(slot, session, ToApp::Answer(to, answer));
+    }
+
+    fn ask_store(&mut self, slot: usize, partition: &PartitionId, step: StoreStep) {
+        let (log, hub, inst) = (self.log_of(partition), self.hub, self.slots[slot].inst);
+        let wanted = self.now + self.rng.range(50, 800) + self.hiccup();
+        let at = self.slots[slot].store_in.arrive(wanted);
+        self.push(at, Due::Store { slot, inst, hub, log, step });
+    }
+
+    /// The store does what it was asked, and answers, unless who asked or the store is gone by now.
+    pub(crate) fn store(&mut self, slot: usize, inst: u64, hub: u64, log: usize, step: StoreStep) {
+        let orphan = self.slots[slot].inst != inst || self.hub != hub;
+        if orphan && self.rng.chance(500) {
+            return;
+        }
+        self.say(|| format!("store {log} n{slot} {step:?}"));
+        let says = self.stores[log].carry_out(self.now, step);
+        if orphan || self.slots[slot].node.is_none() {
+            return;
+        }
+        let partition = self.log_ids[log].clone();
+        let event = match says {
+            StoreSays::Loaded { actor, cell, state } => {
+                Event::ActorLoaded { partition, actor, cell, state }
+            }
+            StoreSays::Fenced { cell } => Event::StoreFenced { partition, cell },
+            StoreSays::Written { upto } => Event::StoreWritten { partition, upto },
+            StoreSays::Stale => Event::StoreStale { partition },
+        };
+        let wanted = self.now + self.rng.range(50, 400) + self.hiccup();
+        let at = self.slots[slot].store_out.arrive(wanted);
+        let input = Input::Event(event);
+        self.push(at, Due::Input { slot, inst, input });
+    }
+
+    /// A paused node goes on, with everything that came meanwhile.
+    pub(crate) fn wake(&mut self, slot: usize, resumed: bool) {
+        if !std::mem::take(&mut self.slots[slot].paused) {
+            return;
+        }
+        let node = self.slots[slot].id;
+        self.say(|| format!("n{slot} wakes, resumed={resumed}"));
+        self.note(Seen::Woke { node, resumed });
+        self.slots[slot].drain_queued = false;
+        if resumed {
+            self.give(slot, Event::Resumed);
+        }
+        let inst = self.slots[slot].inst;
+        while let Some(input) = self.slots[slot].backlog.pop_front() {
+            self.feed(slot, input);
+            if self.rng.chance(700) {
+                self.drain(slot);
+            }
+        }
+        if self.is(slot, inst) {
+            self.slots[slot].tick_at = None;
+            self.drain(slot);
+        }
+    }
+}
