@@ -1,5 +1,5 @@
-//! From `kill -9` of an owner in mid-call to the answer of the retry on another host; and what callers of the other owner
-//! notice meanwhile (P8).
+//! From `kill -9` of an owner in mid-call to the answer of the retry on another host; and what
+//! callers of the other owner notice meanwhile (P8).
 
 use std::time::{Duration, Instant};
 
