@@ -405,7 +405,8 @@ impl Node {
     /// As [`Node::component_pid`], if it is there now.
     pub fn component_now(&self) -> Option<u32> {
         let kar = binaries::kar().to_string_lossy().into_owned();
-        // A program that was built anew since it was started shows as `… (deleted)`; a process that is about to be gone,
+        // A program that was built anew since it was started shows as `… (deleted)`; a process
+        // that is about to be gone,
         // as a hub that finds another one running, shows nothing.
         let is_component = |pid: &u32| {
             fs::read_link(format!("/proc/{pid}/exe"))
