@@ -144,6 +144,7 @@ async fn call(sidecar: &Sidecar, id: &str, method: &str) -> Result<String, Statu
 async fn until(mut holds: impl AsyncFnMut() -> bool) {
     let reached = async {
         while !holds().await {
+            // Between two looks at the condition; what is waited for is the condition, within PATIENCE.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -18,7 +18,7 @@ pub async fn until<T>(what: &str, limit: Duration, mut probe: impl AsyncFnMut() 
             return found;
         }
         assert!(Instant::now() < deadline, "waited {limit:?} in vain for: {what}");
-        // The one place of all tests that lets time pass: between two looks at a condition.
+        // Right to sleep here: it is the pause between two looks at a condition, which has a bound.
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
@@ -35,5 +35,7 @@ pub async fn until_true(what: &str, limit: Duration, mut probe: impl AsyncFnMut(
 
 /// Lets a moment of a fault pass: the time of the kill is what the test is about, so this waits for nothing.
 pub async fn moment(length: Duration) {
+    // Right to sleep here: the random instant of a kill, a tick, the length of a load are themselves what is
+    // wanted; no test concludes anything from the time having passed.
     tokio::time::sleep(length).await;
 }
