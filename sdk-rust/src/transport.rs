@@ -10,7 +10,6 @@ use kar_proto::v1::sidecar_frame::Frame;
 use kar_proto::v1::{
     ComponentFrame, ConnectResponse, Hello, SidecarFrame, Welcome, component_frame,
 };
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -175,7 +174,7 @@ impl Dialer {
                 let path = path.clone();
                 let connector = tower::service_fn(move |_: tonic::transport::Uri| {
                     let path = path.clone();
-                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
+                    async move { kar_unix::connect(path).await.map(TokioIo::new) }
                 });
                 // The address is only a name: some servers insist on an authority.
                 endpoint("http://localhost".to_owned())?.connect_with_connector(connector).await

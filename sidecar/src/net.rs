@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 /// HTTP/2 window of one stream, bytes: several long messages, so that a burst needs no round trip for permission.
@@ -73,7 +73,7 @@ impl PeerAddress {
             Self::Unix(path) => {
                 let connect = move |_: Uri| {
                     let path = path.clone();
-                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
+                    async move { kar_unix::connect(path).await.map(TokioIo::new) }
                 };
                 endpoint.connect_with_connector(tower::service_fn(connect)).await
             }

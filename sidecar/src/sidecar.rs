@@ -10,7 +10,6 @@ use kar_proto::peer::v1::peer_service_server::PeerServiceServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -199,7 +198,7 @@ impl Sidecar {
         self.until_closed(dialler.run(joined.members.clone()));
 
         let server = Arc::new(PeerServer::new(self.driver.clone(), application, peer_bounds));
-        let unix = UnixListenerStream::new(sockets.peer);
+        let unix = kar_unix::incoming(sockets.peer);
         let peers =
             peer_router(&server).serve_with_incoming_shutdown(unix, closed(closing.clone()));
         self.tasks.spawn(async move { log_end("the peer socket", peers.await) });

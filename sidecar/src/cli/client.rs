@@ -12,7 +12,6 @@ use kar_proto::v1::invocation_service_client::InvocationServiceClient;
 use kar_proto::v1::state_service_client::StateServiceClient;
 use kar_proto::v1::system_service_client::SystemServiceClient;
 use kar_proto::v1::{GetInfoRequest, GetInfoResponse};
-use tokio::net::UnixStream;
 use tokio::signal::ctrl_c;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -195,7 +194,7 @@ async fn connect(socket: &Path, token: Option<&str>) -> Outcome<Transport> {
     let path = socket.to_owned();
     let connector = service_fn(move |_: Uri| {
         let path = path.clone();
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        async move { kar_unix::connect(path).await.map(TokioIo::new) }
     });
     // The address is not used, but has to be one.
     let endpoint = Endpoint::from_static("http://localhost").connect_timeout(CONNECT_TIMEOUT);

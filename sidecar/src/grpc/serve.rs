@@ -14,7 +14,6 @@ use kar_proto::v1::state_service_server::{SERVICE_NAME as STATE, StateServiceSer
 use kar_proto::v1::system_service_server::{SERVICE_NAME as SYSTEM, SystemServiceServer};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
@@ -84,7 +83,7 @@ pub async fn run(
         result = async {
             tokio::try_join!(
                 on_unix.serve_with_incoming_shutdown(
-                    UnixListenerStream::new(unix),
+                    kar_unix::incoming(unix),
                     closed(closing.clone()),
                 ),
                 on_tcp.serve_with_incoming_shutdown(incoming, closed(closing.clone())),

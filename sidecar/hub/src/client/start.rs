@@ -11,7 +11,6 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use kar_proto::hub::v1 as wire;
 use kar_proto::hub::v1::hub_service_client::HubServiceClient;
-use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
@@ -256,7 +255,7 @@ pub(crate) async fn stats(data_dir: &Path) -> Result<HubStats, HubError> {
 
 /// A channel over a Unix socket.
 async fn connect(socket: &Path) -> io::Result<Channel> {
-    let stream = UnixStream::connect(socket).await?;
+    let stream = kar_unix::connect(socket).await?;
     let mut stream = Some(TokioIo::new(stream));
     Endpoint::from_static("http://hub.local")
         .initial_stream_window_size(WINDOWS.0)
