@@ -1,5 +1,6 @@
 //! A bare echo over the same kind of stream: tonic, bidirectional, over a Unix socket, several
-//! frames a message. No KAR: what it takes is what the transport takes.
+//! frames a message; and a relay that passes messages on to one. No KAR: what they take is what the
+//! transport takes.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -7,15 +8,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use hdrhistogram::Histogram;
+use kar_proto::v1::component_service_client::ComponentServiceClient;
 use kar_proto::v1::component_service_server::{ComponentService, ComponentServiceServer};
 use kar_proto::v1::{
     ComponentFrame, ConnectRequest, ConnectResponse, Payload, Request, Response, SetRequest,
     SidecarFrame, StateServiceGetResponse, component_frame, payload, request, response,
     sidecar_frame,
 };
+use kar_tests::grpc::Transport;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Status, Streaming};
 
@@ -24,7 +27,10 @@ use crate::load::PAYLOAD_BYTES;
 /// Messages under way.
 const QUEUE_MAX: usize = 1024;
 
-struct Echo;
+/// Answers itself, or passes on.
+struct Echo {
+    next: Option<ComponentServiceClient<Transport>>,
+}
 
 #[tonic::async_trait]
 impl ComponentService for Echo {
@@ -34,6 +40,11 @@ impl ComponentService for Echo {
         &self,
         request: tonic::Request<Streaming<ConnectRequest>>,
     ) -> Result<tonic::Response<Self::ConnectStream>, Status> {
+        if let Some(mut next) = self.next.clone() {
+            let messages = request.into_inner().map_while(Result::ok);
+            let answers = next.connect(messages).await?.into_inner();
+            return Ok(tonic::Response::new(Box::pin(answers)));
+        }
         let answers = request.into_inner().map(|message| {
             let frames = message?.frames.into_iter().filter_map(answer).collect();
             Ok(ConnectResponse { frames })
@@ -50,11 +61,15 @@ fn answer(frame: ComponentFrame) -> Option<SidecarFrame> {
     Some(SidecarFrame { frame: Some(sidecar_frame::Frame::Response(response)) })
 }
 
-/// Serves until killed.
-pub(crate) async fn serve(socket: &Path) -> Result<()> {
-    let listener = UnixListenerStream::new(UnixListener::bind(socket)?);
+/// Serves until killed; with `next` it passes on to the one that listens there.
+pub(crate) async fn serve(socket: &Path, next: Option<&Path>) -> Result<()> {
+    let next = match next {
+        Some(path) => Some(kar_tests::Client::unix(path).await?.component()),
+        None => None,
+    };
+    let listener = kar_unix::incoming(UnixListener::bind(socket)?);
     tonic::transport::Server::builder()
-        .add_service(ComponentServiceServer::new(Echo))
+        .add_service(ComponentServiceServer::new(Echo { next }))
         .serve_with_incoming(listener)
         .await?;
     Ok(())

@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, wait};
 use serde::Serialize;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::echo;
 use crate::load::PAYLOAD_BYTES;
@@ -23,6 +23,8 @@ const FILE_BYTES: u64 = 16 << 20;
 pub(crate) struct Limits {
     /// One stream round trip, median, µs.
     pub(crate) echo_us: f64,
+    /// One round trip through two relays to a third process, median, µs: the way of a direct call.
+    pub(crate) chain_us: f64,
     /// Round trips per second with 64 under way.
     pub(crate) echo_per_second: f64,
     /// One write of 1 KiB and `fdatasync`, median, µs.
@@ -32,9 +34,11 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Three stream round trips: client → sidecar → sidecar → app and back.
+    /// Three stream round trips in a chain: client → sidecar → sidecar → app and back. Three times
+    /// [`Self::echo_us`] would be too little: two processes alone share a core and its cache, four
+    /// have to wake each other across cores.
     pub(crate) fn direct_us(self) -> f64 {
-        3.0 * self.echo_us
+        self.chain_us
     }
 
     /// Three stream round trips and an append through the hub, which is one more round trip and one write.
@@ -46,22 +50,35 @@ impl Limits {
 /// Measures all of them.
 pub(crate) async fn measure(folder: &Path, seconds: f64) -> Result<Limits> {
     let length = Duration::from_secs_f64(seconds);
-    let socket = folder.join("echo.sock");
-    let mut server = Command::new(std::env::current_exe()?)
+    let [socket, relay, front] = ["echo", "relay", "front"].map(|name| folder.join(name));
+    let mut server = echo_process(&socket, None).await?;
+    let (echo_us, _) = echo::measure(&socket, 1, length).await?;
+    let (_, echo_per_second) = echo::measure(&socket, 64, length).await?;
+    let mut relays =
+        [echo_process(&relay, Some(&socket)).await?, echo_process(&front, Some(&relay)).await?];
+    let (chain_us, _) = echo::measure(&front, 1, length).await?;
+    for relay in &mut relays {
+        relay.kill().await?;
+    }
+    server.kill().await?;
+    let (append_us, append_p99_us) = append(&folder.join("append"), length)?;
+    Ok(Limits { echo_us, chain_us, echo_per_second, append_us, append_p99_us })
+}
+
+/// An echo, or a relay to `next`, that listens.
+async fn echo_process(socket: &Path, next: Option<&Path>) -> Result<Child> {
+    let server = Command::new(std::env::current_exe()?)
         .arg("echo")
-        .arg(&socket)
+        .arg(socket)
+        .args(next)
         .kill_on_drop(true)
         .spawn()
         .context("start the echo")?;
     wait::until_true("the echo to listen", READY_LIMIT, async || {
-        Client::unix(&socket).await.is_ok()
+        Client::unix(socket).await.is_ok()
     })
     .await;
-    let (echo_us, _) = echo::measure(&socket, 1, length).await?;
-    let (_, echo_per_second) = echo::measure(&socket, 64, length).await?;
-    server.kill().await?;
-    let (append_us, append_p99_us) = append(&folder.join("append"), length)?;
-    Ok(Limits { echo_us, echo_per_second, append_us, append_p99_us })
+    Ok(server)
 }
 
 fn append(path: &Path, length: Duration) -> Result<(f64, f64)> {

@@ -73,6 +73,8 @@ enum Part {
     Echo {
         /// Where it listens.
         socket: PathBuf,
+        /// Whom it passes messages on to, instead of answering.
+        next: Option<PathBuf>,
     },
 }
 
@@ -83,7 +85,7 @@ fn main() -> Result<()> {
         match args.part {
             Some(Part::Host { strict }) => host::run(strict).await,
             Some(Part::Load(load)) => load::run(load).await,
-            Some(Part::Echo { socket }) => echo::serve(&socket).await,
+            Some(Part::Echo { socket, next }) => echo::serve(&socket, next.as_deref()).await,
             None => judge(&args).await,
         }
     })

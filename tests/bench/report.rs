@@ -106,7 +106,7 @@ impl Row {
                 bound,
                 self.cpu_us_by_process.get("owner").copied().unwrap_or(0.0),
             ),
-            Promise::Records(bound) => at_least("records/commit", bound, self.records_per_commit),
+            Promise::Calls(bound) => at_least("calls/commit", bound, self.calls_per_commit),
             Promise::RoundTrips(times) => {
                 at_most("p50 µs", times * limits.direct_us(), self.p50_us)
             }
@@ -147,7 +147,8 @@ impl Report {
     }
 
     fn write_table(&self, out: &mut String) -> std::fmt::Result {
-        let Limits { echo_us, echo_per_second, append_us, append_p99_us } = self.limits;
+        let Limits { echo_us, chain_us: _, echo_per_second, append_us, append_p99_us } =
+            self.limits;
         let load = self.load_average;
         if load > LOAD_NOTED {
             writeln!(
@@ -167,7 +168,7 @@ impl Report {
         let (direct, durable) = (self.limits.direct_us(), self.limits.durable_us());
         writeln!(
             out,
-            "  direct: 3 round trips    {direct:>9.0} µs   durable: 4 round trips + append {durable:.0} µs\n"
+            "  direct: 3 in a chain     {direct:>9.0} µs   durable: 1 more + append {durable:.0} µs\n"
         )?;
         writeln!(
             out,

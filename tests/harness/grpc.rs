@@ -76,7 +76,7 @@ impl Client {
         let socket: PathBuf = socket.to_owned();
         let connector = tower::service_fn(move |_| {
             let socket = socket.clone();
-            async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+            async move { kar_unix::connect(socket).await.map(TokioIo::new) }
         });
         let endpoint = Endpoint::from_static("http://localhost").connect_timeout(CONNECT_LIMIT);
         let channel = endpoint.connect_with_connector(connector).await?;
