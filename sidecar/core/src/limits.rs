@@ -87,6 +87,9 @@ pub struct Rules {
     pub settled_proposals: bool,
     pub kept_lock: bool,
     pub turn_token: bool,
+    /// Kept by the store: a simulated one ignores what writes expect.
+    pub write_expects: bool,
+    pub load_checks: bool,
 }
 
 impl Default for Limits {
@@ -139,6 +142,8 @@ impl Default for Rules {
             settled_proposals: true,
             kept_lock: true,
             turn_token: true,
+            write_expects: true,
+            load_checks: true,
         }
     }
 }

@@ -188,17 +188,20 @@ impl Node {
                 self.with(&home, |p, env| p.turn_result(env, &token, result));
             }
             Event::DirectResult { turn, result } => self.direct_result(turn, result),
-            Event::ActorLoaded { partition, actor, cell, state } => {
-                self.with(&partition, |p, env| p.actor_loaded(env, &actor, cell, state));
+            Event::StoreCell { partition, cell } => {
+                self.with(&partition, |p, _| p.store_cell(cell));
             }
-            Event::StoreFenced { partition, cell } => {
-                self.with(&partition, |p, env| p.store_fenced(env, cell));
+            Event::ActorLoaded { partition, epoch, actor, cell, state } => {
+                self.with(&partition, |p, env| p.actor_loaded(env, epoch, &actor, cell, state));
             }
-            Event::StoreWritten { partition, upto } => {
-                self.with(&partition, |p, env| p.store_written(env, upto));
+            Event::StoreFenced { partition, epoch, cell } => {
+                self.with(&partition, |p, env| p.store_fenced(env, epoch, cell));
             }
-            Event::StoreStale { partition } => {
-                self.with(&partition, |p, env| p.store_stale(env));
+            Event::StoreWritten { partition, epoch, upto } => {
+                self.with(&partition, |p, env| p.store_written(env, epoch, upto));
+            }
+            Event::StoreRefused { partition, epoch, cell } => {
+                self.with(&partition, |p, env| p.store_refused(env, epoch, cell));
             }
             Event::StoreReset => self.each(|p, env| p.store_reset(env)),
             Event::Drain => self.drain(),

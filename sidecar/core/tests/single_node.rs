@@ -19,6 +19,7 @@ struct Script {
     now: u64,
     logs: BTreeMap<PartitionId, Vec<Arc<Record>>>,
     store: BTreeMap<(PartitionId, Arc<str>), BTreeMap<Arc<str>, Payload>>,
+    cells: BTreeMap<PartitionId, Cell>,
     members: Members,
     turns: VecDeque<Turn>,
     answers: BTreeMap<RequestId, Result<Response, RequestError>>,
@@ -43,6 +44,7 @@ impl Script {
             now: 1_000,
             logs: BTreeMap::new(),
             store: BTreeMap::new(),
+            cells: BTreeMap::new(),
             members: Members::default(),
             turns: VecDeque::new(),
             answers: BTreeMap::new(),
@@ -102,10 +104,24 @@ impl Script {
             Effect::Respond { request, response } => {
                 assert!(self.answers.insert(request, response).is_none(), "answered twice");
             }
-            Effect::FenceStore { partition, .. } => {
-                queue.push_back(Event::StoreFenced { partition, cell: Cell::default() });
+            Effect::ReadCell { partition } => {
+                let cell = self.cells.get(&partition).copied().unwrap_or_default();
+                queue.push_back(Event::StoreCell { partition, cell });
             }
-            Effect::WriteStore { partition, upto, ops, .. } => {
+            Effect::FenceStore { partition, epoch } => {
+                let cell = self.cells.entry(partition.clone()).or_default();
+                let before = *cell;
+                cell.epoch = epoch;
+                queue.push_back(Event::StoreFenced { partition, epoch, cell: before });
+            }
+            Effect::WriteStore { partition, expected, upto, ops } => {
+                let epoch = expected.epoch;
+                let cell = self.cells.entry(partition.clone()).or_default();
+                if *cell != expected {
+                    let cell = *cell;
+                    return queue.push_back(Event::StoreRefused { partition, epoch, cell });
+                }
+                cell.offset = upto;
                 for actor in ops {
                     let state = self.store.entry((partition.clone(), actor.actor)).or_default();
                     for op in actor.ops {
@@ -116,13 +132,13 @@ impl Script {
                         }
                     }
                 }
-                queue.push_back(Event::StoreWritten { partition, upto });
+                queue.push_back(Event::StoreWritten { partition, epoch, upto });
             }
-            Effect::LoadActor { partition, actor } => {
+            Effect::LoadActor { partition, epoch, actor } => {
                 let key = (partition.clone(), actor.clone());
                 let state = self.store.get(&key).cloned().unwrap_or_default();
-                let cell = Cell { epoch: 0, offset: u64::MAX };
-                queue.push_back(Event::ActorLoaded { partition, actor, cell, state });
+                let cell = self.cells.get(&partition).copied().unwrap_or_default();
+                queue.push_back(Event::ActorLoaded { partition, epoch, actor, cell, state });
             }
             Effect::Notice(_) | Effect::StopLog { .. } | Effect::Cancel { .. } => {}
             Effect::Drained => self.drained = true,

@@ -27,9 +27,6 @@ struct Args {
     /// Run one schedule of the design's section 17, or `all`.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["seed", "seeds", "mutations"])]
     schedule: Option<String>,
-    /// Let stores go back in time, too (promised for a later issue).
-    #[arg(long)]
-    rollback: bool,
     /// Switch one protecting rule off.
     #[arg(long, value_name = "RULE")]
     mutate: Option<String>,
@@ -43,9 +40,6 @@ struct Args {
     #[arg(long)]
     keep_going: bool,
 }
-
-/// Place of `store-rollback` among the faults.
-const ROLLBACK: usize = kar_sim::FAULTS.len() - 1;
 
 /// Threads that run seeds.
 const THREADS: u64 = 2;
@@ -81,14 +75,7 @@ fn main() -> ExitCode {
             }
         },
     };
-    let rollback = args.rollback;
-    let profile = |seed| {
-        let mut profile = fixed.clone().unwrap_or_else(|| Profile::of_seed(seed));
-        if rollback {
-            profile.fault_weights[ROLLBACK] = 10;
-        }
-        profile
-    };
+    let profile = |seed| fixed.clone().unwrap_or_else(|| Profile::of_seed(seed));
     if let Some(name) = &args.schedule {
         return schedules(name, rules, args.trace);
     }

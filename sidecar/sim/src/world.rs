@@ -272,6 +272,7 @@ impl World {
         let views = |s: &Slot| s.node.as_ref().map(|n| (s.id, n.partitions(), n.roots_open()));
         self.history.finish.views = self.slots.iter().filter_map(views).collect();
         self.history.finish.stores = self.stores.iter().map(|s| s.now.clone()).collect();
+        self.history.finish.stores_known_to = self.stores.iter().map(|s| s.known_to).collect();
         self.history.finish.livelock = livelock;
         self.history.finish.at = self.now;
     }

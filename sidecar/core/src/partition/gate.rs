@@ -223,6 +223,7 @@ impl Partition {
         if self.reign.settle_at.is_some_and(|at| at <= now) {
             self.log_settled(env);
         }
+        self.fence_due(env);
         self.close_departed(env);
         self.forget_results(env);
         self.expire(env);
@@ -254,6 +255,7 @@ impl Partition {
                 reign.accept_at,
                 reign.close_at,
                 reign.settle_at,
+                reign.fence_at,
                 some(reign.dispatch_after),
                 reign.deadlines.first().map(|(at, _)| *at),
                 reign.retries.first().map(|(at, _)| *at),

@@ -158,6 +158,8 @@ impl Partition {
         self.stage = Stage::Reading;
         self.at_end = false;
         self.wanted_since = env.now;
+        // What the store has need not be kept while the log is read.
+        env.emit(Effect::ReadCell { partition: self.id.clone() });
         env.emit(Effect::ReadLog { partition: self.id.clone(), from: 1 });
     }
 

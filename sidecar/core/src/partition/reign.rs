@@ -98,9 +98,11 @@ pub(crate) struct Reign {
     pub(super) stored_stamp: u64,
     /// Committed operations for the store, in log order, with the stamp of their last operation.
     pub(super) store_queue: VecDeque<(Offset, u64, Vec<ActorOps>)>,
-    /// The store's cell as last known.
+    /// The store's cell as last known: what a write expects. Its epoch counts once the store is fenced.
     pub(super) cell: Cell,
     pub(super) fenced: bool,
+    /// The store held more than the log: it is asked again at this time, and used for nothing until then.
+    pub(super) fence_at: Option<Millis>,
     /// A write is under way up to this offset.
     pub(super) writing: Option<Offset>,
 }
@@ -253,6 +255,8 @@ impl Partition {
             unstored,
             stamp,
             stored_stamp: stamp,
+            in_store: self.reign.in_store,
+            cell: self.reign.cell,
             barriers: self.reign.barriers,
             ..Reign::default()
         };

@@ -117,9 +117,17 @@ impl Judge<'_> {
         }
     }
 
-    /// The store holds what the log says, up to its fence cell.
+    /// The store holds what the log says, up to its fence cell; and it has caught up if the owner knows where it stands.
     fn check_stores(&mut self) {
         let mut wrong = Vec::new();
+        let finish = &self.history.finish;
+        let known = self.logs.iter().zip(finish.stores.iter().zip(&finish.stores_known_to));
+        for (model, (store, _)) in known.filter(|(m, (_, by))| finish.quiet && **by == Some(m.epoch)) {
+            let last = model.writes.last().map_or(0, |(offset, _, _)| *offset);
+            if store.cell.offset < last {
+                wrong.push(format!("{} stays at {:?}, the log at {last}", model.id, store.cell));
+            }
+        }
         for (model, store) in self.logs.iter().zip(&self.history.finish.stores) {
             let mut expected: BTreeMap<Arc<str>, Keys> = BTreeMap::new();
             for (offset, actor, ops) in &model.writes {
