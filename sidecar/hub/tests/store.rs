@@ -18,9 +18,14 @@ fn set(actor: &str, key: &str, text: &str) -> ActorOps {
 async fn load(node: &mut Node, actor: &str) -> (FenceCell, Vec<(String, Value)>) {
     node.client.load_actor(log(1), 3, actor.into());
     node.find(|event| match event {
-        HubEvent::ActorLoaded { log: _, actor: found, cell_epoch, cell_offset, state, epoch: 3 }
-            if found == actor =>
-        {
+        HubEvent::ActorLoaded {
+            log: _,
+            actor: found,
+            cell_epoch,
+            cell_offset,
+            state,
+            epoch: 3,
+        } if found == actor => {
             Some((FenceCell { epoch: *cell_epoch, offset: *cell_offset }, state.clone()))
         }
         _ => None,

@@ -9,7 +9,7 @@ use crate::app::ToApp;
 use crate::history::{Answer, Seen, Waiter};
 use crate::plan::MS;
 use crate::store::{StoreSays, StoreStep};
-use crate::world::{BASE_MS, Due, Input, World};
+use crate::world::{BASE_MS, Due, EFFECTS_MAX, Input, World};
 
 impl World {
     /// A node takes an input, or lets it wait while it stands still.
@@ -118,11 +118,24 @@ impl World {
     pub(crate) fn drain(&mut self, slot: usize) {
         // The node is out while its effects are carried out; nothing calls back into it.
         let Some(mut node) = self.slots[slot].node.take() else { return };
+        let mut effects = 0;
         while let Some(append) = node.poll_append() {
+            effects += 1;
             self.append(slot, append);
+            if effects > EFFECTS_MAX {
+                break;
+            }
         }
         while let Some(effect) = node.poll_effect() {
+            effects += 1;
             self.perform(slot, effect);
+            if effects > EFFECTS_MAX {
+                break;
+            }
+        }
+        if effects > EFFECTS_MAX {
+            self.broken.push(format!("n{slot} has no end of effects"));
+            self.give_up();
         }
         let timeout = node.poll_timeout();
         self.slots[slot].node = Some(node);

@@ -176,6 +176,8 @@ pub(crate) struct History {
     pub(crate) names: Names,
     /// Bounds are small: refusals are expected.
     pub(crate) small_limits: bool,
+    /// The nodes' bound of that name.
+    pub(crate) closed_channels_max: usize,
     /// Apps stop the code of cut-off attempts within the grace.
     pub(crate) heeding: bool,
     /// Which slots' components register `strict`.

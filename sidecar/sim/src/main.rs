@@ -41,6 +41,9 @@ struct Args {
     keep_going: bool,
 }
 
+/// Seeds after which progress is told.
+const PROGRESS_EVERY: u64 = 20_000;
+
 /// Threads that run seeds.
 const THREADS: u64 = 2;
 
@@ -158,7 +161,13 @@ fn many(
                     }
                     let report = kar_sim::run(seed, &profile(seed), rules, false);
                     let bad = !report.violations.is_empty();
-                    totals.lock().unwrap_or_else(PoisonError::into_inner).add(report);
+                    let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+                    totals.add(report);
+                    if totals.runs.is_multiple_of(PROGRESS_EVERY) {
+                        let rate = totals.runs as f64 / begun.elapsed().as_secs_f64();
+                        eprintln!("{} seeds, {rate:.0} a second", totals.runs);
+                    }
+                    drop(totals);
                     if bad && !keep_going {
                         stop.store(true, Ordering::Relaxed);
                     }

@@ -82,7 +82,8 @@ impl Profile {
     /// The mood of a seed: the usual one half of the time.
     pub fn of_seed(seed: u64) -> Self {
         let mut profile = Self::default();
-        let moods = [losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful];
+        let moods =
+            [losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful];
         let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
         if rng.chance(500) {
             moods[rng.index(moods.len())](&mut profile);

@@ -248,6 +248,10 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         channel_timer_ms: 200,
         departed_grace_ms: 1_500,
         drain_timeout_ms: 300,
+        // A hand-over's work is bounded by these: a node that does not come to rest is found soon.
+        unfinished_per_partition_max: 2_000,
+        roots_per_node_max: 2_000,
+        closed_channels_max: rng.range(0, 2) as usize,
         ..Limits::default()
     };
     if small {

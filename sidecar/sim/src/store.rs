@@ -77,9 +77,7 @@ impl SimStore {
                 self.known_to = Some(epoch);
                 StoreSays::Fenced { epoch, cell }
             }
-            StoreStep::Write { expected: Cell { epoch, .. }, .. }
-                if cell.epoch > epoch =>
-            {
+            StoreStep::Write { expected: Cell { epoch, .. }, .. } if cell.epoch > epoch => {
                 StoreSays::Refused { epoch, cell }
             }
             StoreStep::Write { expected, .. } if strict && cell != expected => {

@@ -11,8 +11,8 @@ use kar_core::event::{Cell, Member, Members};
 use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, ProposalId};
 use kar_core::invocation::{ActorOps, Payload, StateOp};
 use kar_hub::{
-    ClientConfig, FenceCell, HubClient, HubError, HubEvent, LogName, MemberInfo, RECORD_BYTES_MAX, SpawnHub,
-    StoreOp, Value,
+    ClientConfig, FenceCell, HubClient, HubError, HubEvent, LogName, MemberInfo, RECORD_BYTES_MAX,
+    SpawnHub, StoreOp, Value,
 };
 use tokio::sync::watch;
 
@@ -346,15 +346,19 @@ impl Translator {
             HubEvent::StoreCell { log, cell } => {
                 Event::StoreCell { partition: self.partition(&log)?, cell: cell_from(cell) }
             }
-            HubEvent::StoreFenced { log, epoch, cell } => {
-                Event::StoreFenced { partition: self.partition(&log)?, epoch, cell: cell_from(cell) }
-            }
+            HubEvent::StoreFenced { log, epoch, cell } => Event::StoreFenced {
+                partition: self.partition(&log)?,
+                epoch,
+                cell: cell_from(cell),
+            },
             HubEvent::StoreWritten { log, epoch, upto } => {
                 Event::StoreWritten { partition: self.partition(&log)?, epoch, upto }
             }
-            HubEvent::StoreRefused { log, epoch, cell } => {
-                Event::StoreRefused { partition: self.partition(&log)?, epoch, cell: cell_from(cell) }
-            }
+            HubEvent::StoreRefused { log, epoch, cell } => Event::StoreRefused {
+                partition: self.partition(&log)?,
+                epoch,
+                cell: cell_from(cell),
+            },
             other => {
                 tracing::error!(event = ?other, "the hub told something that is not known");
                 return None;

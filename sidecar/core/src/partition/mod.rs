@@ -322,6 +322,9 @@ impl Partition {
             }
             Stage::Serving if self.reign.barriers > 0 => {
                 self.reign.barriers -= 1;
+                if self.reign.barriers == 0 {
+                    self.check_doubted(env);
+                }
                 self.pump_all(env);
             }
             Stage::Claiming => self.reign.barriers = self.reign.barriers.saturating_sub(1),

@@ -13,8 +13,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Partition, Stage};
 use super::reign::{Load, Reign};
+use super::{Partition, Stage};
 use crate::effect::{Effect, Notice, Response};
 use crate::env::Env;
 use crate::event::Cell;
@@ -99,10 +99,12 @@ impl Partition {
         }
         let (mut ops, mut bytes, mut upto) = (Vec::new(), 0, 0);
         for (offset, _, batch) in &self.reign.store_queue {
-            if bytes >= env.limits.store_batch_bytes {
+            let next = batch.iter().map(ActorOps::size).sum::<usize>();
+            // One record's operations go together, however long: a record is bounded.
+            if !ops.is_empty() && bytes + next > env.limits.store_batch_bytes {
                 break;
             }
-            bytes += batch.iter().flat_map(|a| &a.ops).map(StateOp::size).sum::<usize>();
+            bytes += next;
             ops.extend(batch.iter().cloned());
             upto = *offset;
         }
