@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use kar_core::ids::is_name;
 use kar_core::limits::Limits;
+use kar_hub::RECORD_BYTES_MAX;
 
 /// Folder in which local mode keeps everything, unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = ".kar";
@@ -102,7 +103,37 @@ pub enum ConfigError {
     /// The number of partitions is out of range.
     #[error("{0} partitions: it must be 1 to {PARTITIONS_MAX}")]
     Partitions(u32),
+    /// A turn could make a record that no log takes.
+    #[error(
+        "records could have {bytes} bytes with these bounds, and a log takes {max}: lower segment-bytes-max \
+         ({segment}), message-bytes-max ({message}), calls-per-turn-max, record-bytes-target or store-batch-bytes"
+    )]
+    Records {
+        /// The longest record.
+        bytes: usize,
+        /// The longest that a log takes.
+        max: usize,
+        /// The bound that it most depends on.
+        segment: usize,
+        /// The other one.
+        message: usize,
+    },
+    /// The transport would not carry the longest payload.
+    #[error(
+        "transport-message-bytes-max ({transport}) must be above message-bytes-max ({message}) by {room} at least"
+    )]
+    Transport {
+        /// What the transport takes.
+        transport: usize,
+        /// The longest payload.
+        message: usize,
+        /// Room for what goes with a payload.
+        room: usize,
+    },
 }
+
+/// Bytes of a message besides its payload, at most.
+const MESSAGE_ROOM_BYTES: usize = 64 << 10;
 
 // === impl SidecarConfig ===
 
@@ -126,6 +157,24 @@ impl SidecarConfig {
             limits: Limits::default(),
             bounds: Bounds::default(),
         })
+    }
+
+    /// Checks that the bounds go together: what is accepted fits into every message and record on its way.
+    ///
+    /// # Errors
+    ///
+    /// The bounds that do not, with what to change.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let (bytes, max) = (self.limits.record_bytes_max(), RECORD_BYTES_MAX);
+        let (segment, message) = (self.limits.segment_bytes_max, self.limits.message_bytes_max);
+        if bytes > max {
+            return Err(ConfigError::Records { bytes, max, segment, message });
+        }
+        let (transport, room) = (self.bounds.transport_message_bytes_max, MESSAGE_ROOM_BYTES);
+        if transport < message + room {
+            return Err(ConfigError::Transport { transport, message, room });
+        }
+        Ok(())
     }
 }
 
@@ -216,5 +265,18 @@ mod tests {
         );
         assert_eq!(PartitionCount::try_from(0), Err(ConfigError::Partitions(0)));
         assert_eq!(PartitionCount::try_from(1024).map(PartitionCount::get), Ok(1024));
+    }
+
+    #[test]
+    fn bounds_that_let_records_grow_beyond_the_log_are_refused() {
+        let mut config = SidecarConfig::new("shop").unwrap();
+        assert_eq!(config.check(), Ok(()));
+        config.limits.segment_bytes_max = RECORD_BYTES_MAX;
+        let error = config.check().unwrap_err();
+        assert!(matches!(error, ConfigError::Records { .. }), "{error}");
+        let mut config = SidecarConfig::new("shop").unwrap();
+        config.bounds.transport_message_bytes_max = config.limits.message_bytes_max;
+        let error = config.check().unwrap_err();
+        assert!(matches!(error, ConfigError::Transport { .. }), "{error}");
     }
 }

@@ -14,7 +14,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use crate::backend::hub::{self, Joined};
-use crate::config::SidecarConfig;
+use crate::config::{ConfigError, SidecarConfig};
 use crate::driver::{Driver, DriverConfig, timer};
 use crate::grpc::api::Api;
 use crate::grpc::auth::BearerToken;
@@ -50,6 +50,9 @@ pub struct Sidecar {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
+    /// Settings do not go together; the text says which.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A file, folder or socket could not be made.
     #[error("{what} {}: {source}", path.display())]
     File {
@@ -102,6 +105,7 @@ impl Sidecar {
     ///
     /// If the folder, the sockets or the hub are not to be had.
     pub async fn start(mut config: SidecarConfig) -> Result<Self, StartError> {
+        config.check()?;
         let short = uuid::Uuid::new_v4().simple().to_string()[..8].to_owned();
         config.data_dir = data_dir(&config.data_dir)?;
         let mut sockets = Sockets::bind(&config, &short).await?;

@@ -11,8 +11,10 @@ use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, Uuid};
 use kar_core::invocation::{
     ApplicationError, Invocation, Mode, Obligation, Outcome, Payload, Refusal, StateOp,
 };
+use kar_core::limits::Limits;
 use kar_core::message::{AwaitResult, Message};
 use kar_core::record::{AcceptInBrief, Op, Record, Send};
+use kar_hub::RECORD_BYTES_MAX;
 use kar_proto::peer::v1::PeerFrame;
 use prost::Message as _;
 
@@ -125,7 +127,7 @@ fn ops() -> Vec<Op> {
         Op::Attempt { uuid: uuid(1), attempt: 3 },
         Op::Settle { to: a, numbers: vec![1, 2, 300] },
         Op::Closed { sender: log_sender(), below: 12, open: vec![3, 9] },
-        Op::CloseChannel { node: NodeId(5) },
+        Op::CloseChannel { node: NodeId(5), floor: NodeId(0), open: vec![] },
         Op::Forget { uuids: vec![uuid(1), uuid(2)] },
         complete(Outcome::Done(payload("ok")), Some(brief())),
         complete(
@@ -145,6 +147,10 @@ fn records() -> BTreeMap<String, Record> {
         ("batch-empty".to_owned(), Record::Batch { epoch: 1, seq: 1, ops: vec![] }),
         ("batch-all".to_owned(), Record::Batch { epoch: u64::MAX, seq: 2, ops: ops() }),
     ]);
+    let close =
+        Op::CloseChannel { node: NodeId(9), floor: NodeId(10), open: vec![NodeId(3), NodeId(7)] };
+    let close = Record::Batch { epoch: 3, seq: 1, ops: vec![close] };
+    records.insert("close-channel-floor".to_owned(), close);
     for (index, op) in ops().into_iter().enumerate() {
         records.insert(
             format!("op-{index:02}"),
@@ -235,6 +241,95 @@ fn golden_records_still_say_what_they_said() {
         assert_eq!(decode_record(from_hex(hex).into()).as_ref(), Ok(&record), "{name}");
     }
     assert_eq!(golden.len(), records().len(), "a golden record is never removed");
+}
+
+/// Bytes of a record besides its decisions.
+const RECORD_BYTES: usize = 64;
+
+#[test]
+fn nothing_is_stored_in_more_bytes_than_it_was_counted_for() {
+    for record in records().into_values() {
+        let Record::Batch { ops, .. } = &record else { continue };
+        let counted: usize = ops.iter().map(Op::size).sum();
+        let stored = encode_record(&record).len();
+        assert!(stored <= counted + RECORD_BYTES, "{stored} bytes, counted {counted}: {record:?}");
+    }
+}
+
+/// Everything that has a bound, at its bound, and small values where what goes with a value weighs most.
+#[test]
+fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
+    let limits = Limits::default();
+    let most = limits.record_bytes_max();
+    assert!(most <= RECORD_BYTES_MAX, "{most}");
+    let long = |n: usize| -> Arc<str> { "x".repeat(n).into() };
+    let kind = Kind { class: kar_core::ids::Class::Actor, name: long(128) };
+    let to = PartitionId { kind, index: u32::MAX };
+    let sender = Sender::Log { partition: to.clone(), log: Uuid(u128::MAX) };
+    let value = |n: usize| Payload { data: vec![7; n].into(), content_type: long(256) };
+    let set = |n: usize| StateOp::Set { key: long(512), value: value(n) };
+    let tiny = || StateOp::Set { key: "k".into(), value: Payload::default() };
+    let tell = |n: usize| Obligation {
+        to: to.clone(),
+        invocation: Arc::new(Invocation {
+            uuid: Uuid(u128::MAX),
+            mode: Mode::Call,
+            actor: Some(long(512)),
+            method: long(256),
+            payload: value(n),
+            chain: vec![Uuid(u128::MAX); limits.depth_max].into(),
+            deadline: Some(u64::MAX),
+            trace: long(256),
+        }),
+        parent: Some(Uuid(u128::MAX)),
+    };
+    // As a turn buffers them: as many as are let in.
+    let filled = |size: &dyn Fn(usize) -> usize| {
+        let mut bytes = 0;
+        let upto = |n: &usize| {
+            bytes += size(*n);
+            bytes <= limits.segment_bytes_max
+        };
+        (0..).take_while(upto).count()
+    };
+    let states = [
+        vec![tiny(); filled(&|_| tiny().size())],
+        vec![set(0); filled(&|_| set(0).size())],
+        vec![StateOp::Clear; filled(&|_| StateOp::Clear.size())],
+        vec![set(limits.message_bytes_max); filled(&|_| set(limits.message_bytes_max).size())],
+    ];
+    let sends = |count: usize, n: usize| -> Vec<Send> {
+        vec![Send { number: u64::MAX, obligation: tell(n) }; count]
+    };
+    let sends = [
+        sends(filled(&|_| tell(0).size()).min(limits.segment_sends_max), 0),
+        sends(filled(&|_| tell(1 << 20).size()), 1 << 20),
+    ];
+    let settled = vec![(to.clone(), u64::MAX); limits.calls_per_turn_max];
+    let accept = Some(AcceptInBrief { sender, number: u64::MAX, actor: Some(long(512)) });
+    let (uuid, attempt, time) = (Uuid(u128::MAX), u32::MAX, u64::MAX);
+    let outcome = Outcome::Done(value(limits.message_bytes_max));
+    let mut ops = Vec::new();
+    for (state, sends) in states
+        .into_iter()
+        .map(|state| (state, vec![]))
+        .chain(sends.into_iter().map(|sends| (vec![], sends)))
+    {
+        let (accept, outcome, settled) = (accept.clone(), outcome.clone(), settled.clone());
+        let (state2, sends2) = (state.clone(), sends.clone());
+        ops.push(Op::Complete { uuid, attempt, accept, outcome, state, sends, time });
+        ops.push(Op::Progress { uuid, attempt, state: state2, sends: sends2, settled });
+    }
+    let mut longest = 0;
+    for op in ops {
+        let counted = op.size() + RECORD_BYTES;
+        let record = Record::Batch { epoch: u64::MAX, seq: u64::MAX, ops: vec![op] };
+        let stored = encode_record(&record).len();
+        assert!(stored <= counted && counted <= most, "{stored} <= {counted} <= {most}");
+        longest = longest.max(stored);
+    }
+    // It is a bound worth having: a turn can come close to it.
+    assert!(longest > most * 4 / 5, "{longest} of {most}");
 }
 
 #[test]

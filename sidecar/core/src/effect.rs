@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::event::Cell;
 use crate::ids::{
     Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
     SessionId, TurnToken,
@@ -89,10 +90,17 @@ pub enum Effect {
         /// The answer.
         response: Result<Response, RequestError>,
     },
+    /// Read the partition's fence cell; answered with [`Event::StoreCell`](crate::Event::StoreCell).
+    ReadCell {
+        /// The partition.
+        partition: PartitionId,
+    },
     /// Load an actor's state and the fence cell in one step.
     LoadActor {
         /// The partition.
         partition: PartitionId,
+        /// The reign that asks; comes back with the answer.
+        epoch: Epoch,
         /// The instance.
         actor: Arc<str>,
     },
@@ -103,13 +111,14 @@ pub enum Effect {
         /// The new reign.
         epoch: Epoch,
     },
-    /// Apply committed operations to the store and set the cell to (`epoch`, `upto`), in one step, unless the cell has
-    /// a newer epoch.
+    /// If the cell is exactly `expected`, apply committed operations to the store and set the cell to `upto` with the
+    /// same epoch, in one step. Otherwise change nothing and report the cell: what the store holds is a function of
+    /// the cell, so that a write onto any other one would leave operations out.
     WriteStore {
         /// The partition.
         partition: PartitionId,
-        /// The reign that writes.
-        epoch: Epoch,
+        /// The cell that the operations follow; its epoch is the reign that writes.
+        expected: Cell,
         /// Offset the store then stands at.
         upto: Offset,
         /// In log order.
@@ -249,6 +258,16 @@ pub enum Notice {
     StoreRolledBack {
         /// The partition.
         partition: PartitionId,
+    },
+    /// The store says that it holds more than the log: they do not belong together. Nothing is loaded from it or
+    /// written to it until that changes.
+    StoreAhead {
+        /// The partition.
+        partition: PartitionId,
+        /// Where the store stands.
+        store: Offset,
+        /// Where the log ends.
+        log: Offset,
     },
     /// Something that cannot happen if the design holds.
     BrokenInvariant {

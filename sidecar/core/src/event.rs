@@ -116,10 +116,19 @@ pub enum Event {
         /// How.
         result: TurnResult,
     },
+    /// The fence cell as the store has it; answers [`Effect::ReadCell`](crate::Effect::ReadCell).
+    StoreCell {
+        /// The partition.
+        partition: PartitionId,
+        /// The cell.
+        cell: Cell,
+    },
     /// An actor's state as the store has it.
     ActorLoaded {
         /// The partition.
         partition: PartitionId,
+        /// The reign that asked.
+        epoch: Epoch,
         /// The instance.
         actor: Arc<str>,
         /// The partition's fence cell, read in the same step.
@@ -131,6 +140,8 @@ pub enum Event {
     StoreFenced {
         /// The partition.
         partition: PartitionId,
+        /// The reign that asked.
+        epoch: Epoch,
         /// The cell before the fence was set.
         cell: Cell,
     },
@@ -138,13 +149,20 @@ pub enum Event {
     StoreWritten {
         /// The partition.
         partition: PartitionId,
+        /// The reign that asked.
+        epoch: Epoch,
         /// The batch's offset.
         upto: Offset,
     },
-    /// The store refused a step because its fence cell has a newer epoch.
-    StoreStale {
+    /// The store refused a fence because its cell has a newer epoch, or a write because its cell is not the expected
+    /// one. Nothing was changed.
+    StoreRefused {
         /// The partition.
         partition: PartitionId,
+        /// The reign that asked.
+        epoch: Epoch,
+        /// The cell as it is.
+        cell: Cell,
     },
     /// The store was replaced or came back: steps under way are lost, and are to be made again.
     StoreReset,
@@ -154,7 +172,8 @@ pub enum Event {
     Tick,
 }
 
-/// The fence cell of a partition in the store: how far its log is materialised, and by whose reign.
+/// The fence cell of a partition in the store: how far its log is materialised, and by whose reign. What the store holds
+/// of the partition is a function of the offset: every valid operation up to it, and no other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Cell {
     /// Newest epoch that wrote or fenced; older ones are refused.

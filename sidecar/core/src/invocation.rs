@@ -142,39 +142,4 @@ impl Invocation {
     pub fn flow(&self) -> Uuid {
         self.chain.first().copied().unwrap_or(self.uuid)
     }
-
-    /// Size in bytes of what the user put in, for bounds.
-    pub fn size(&self) -> usize {
-        self.payload.data.len()
-            + self.payload.content_type.len()
-            + self.method.len()
-            + self.actor.as_ref().map_or(0, |a| a.len())
-            + self.chain.len() * 16
-            + self.trace.len()
-            + 64
-    }
-}
-
-impl Outcome {
-    /// Size in bytes, for bounds.
-    pub fn size(&self) -> usize {
-        match self {
-            Self::Done(payload) => payload.data.len() + 64,
-            Self::Failed(e) => {
-                e.code.len() + e.message.len() + e.detail.len() + e.payload.data.len() + 64
-            }
-            Self::Refused(_) | Self::Expired => 64,
-        }
-    }
-}
-
-impl StateOp {
-    /// Size in bytes, for bounds.
-    pub fn size(&self) -> usize {
-        match self {
-            Self::Set { key, value } => key.len() + value.data.len() + 32,
-            Self::Remove { key } => key.len() + 16,
-            Self::Clear => 16,
-        }
-    }
 }

@@ -32,6 +32,7 @@ mod env;
 mod partition;
 mod roots;
 mod route;
+mod size;
 mod state;
 
 pub use effect::Effect;

@@ -21,6 +21,8 @@ pub struct Limits {
     pub segment_bytes_max: usize,
     /// Obligations one turn may buffer before it flushes.
     pub segment_sends_max: usize,
+    /// Calls that one turn may have under way at once.
+    pub calls_per_turn_max: usize,
     /// Turns of one actor that may run ahead of the log (rule L6).
     pub speculation_per_actor_max: u32,
     /// Records in flight per partition; beyond it decisions wait.
@@ -47,6 +49,8 @@ pub struct Limits {
     pub settle_delay_ms: Millis,
     /// How long a departed node's channel stays open (rule C6), ms.
     pub departed_grace_ms: Millis,
+    /// Closed channels of departed nodes that a partition remembers one by one; more are compressed (rule C6).
+    pub closed_channels_max: usize,
     /// How long a hand-over waits for running turns before it cancels them, ms.
     pub drain_timeout_ms: Millis,
     /// State operations gathered for one write to the store, bytes.
@@ -87,6 +91,9 @@ pub struct Rules {
     pub settled_proposals: bool,
     pub kept_lock: bool,
     pub turn_token: bool,
+    /// Kept by the store: a simulated one ignores what writes expect.
+    pub write_expects: bool,
+    pub load_checks: bool,
 }
 
 impl Default for Limits {
@@ -97,8 +104,9 @@ impl Default for Limits {
             unfinished_per_partition_max: 100_000,
             depth_max: 64,
             roots_per_node_max: 20_000,
-            segment_bytes_max: 8 << 20,
+            segment_bytes_max: 6 << 20,
             segment_sends_max: 10_000,
+            calls_per_turn_max: 4_096,
             speculation_per_actor_max: 256,
             records_in_flight_max: 512,
             record_bytes_target: 1 << 20,
@@ -112,6 +120,7 @@ impl Default for Limits {
             channel_timer_ms: 500,
             settle_delay_ms: 20,
             departed_grace_ms: 30_000,
+            closed_channels_max: 64,
             drain_timeout_ms: 10_000,
             store_batch_bytes: 1 << 20,
             cached_actors_max: 10_000,
@@ -139,6 +148,8 @@ impl Default for Rules {
             settled_proposals: true,
             kept_lock: true,
             turn_token: true,
+            write_expects: true,
+            load_checks: true,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::assign;
-use crate::effect::{Append, Effect, RequestError, Response};
+use crate::effect::{Append, Effect, Notice, RequestError, Response};
 use crate::env::{Env, Host};
 use crate::event::{Event, Members, Offer, Operation, TurnResult};
 use crate::ids::{
@@ -36,8 +36,10 @@ pub struct Node {
     env: Env,
     partitions: BTreeMap<PartitionId, Partition>,
     roots: Roots,
-    /// Requests that wait for a kind to become known, in order.
+    /// Root requests that wait for a kind to become known, in order.
     parked: BTreeMap<Kind, VecDeque<(RequestId, Operation)>>,
+    /// Turns with an operation that waits for a kind to become known.
+    waiting_turns: BTreeMap<TurnToken, WaitingTurn>,
     awaits: BTreeMap<RequestId, Await>,
     /// When they ask again.
     await_due: BTreeSet<(Millis, RequestId)>,
@@ -61,6 +63,10 @@ pub struct Node {
 /// connected to everybody yet.
 const DIRECT_WAIT_MS: Millis = 1_000;
 
+/// Messages to itself and slots granted that one event may lead to, for each invocation that may be under way; what is
+/// left then waits for the next event. Far above what the take-over of a full partition makes.
+const SETTLE_STEPS_EACH: usize = 20;
+
 /// A direct call that has not been sent.
 #[derive(Debug)]
 struct DirectCall {
@@ -68,6 +74,16 @@ struct DirectCall {
     method: Arc<str>,
     payload: Payload,
     trace: Arc<str>,
+}
+
+/// What a turn asked for since it invoked something of a kind that is not known yet: in program order, since a turn's
+/// operations take effect in that order (P5, P7).
+#[derive(Debug, Default)]
+struct WaitingTurn {
+    /// The first one is what waits for the kind.
+    operations: VecDeque<(RequestId, Operation)>,
+    /// The turn has returned meanwhile.
+    outcome: Option<Outcome>,
 }
 
 /// Somebody awaits the result of a started invocation.
@@ -93,6 +109,8 @@ pub struct PartitionView {
     pub owed: usize,
     /// Completed invocations whose outcome is kept.
     pub kept: usize,
+    /// Marks kept for channels of nodes that are gone.
+    pub closed_channels: usize,
 }
 
 /// An unfinished invocation, for people and tools.
@@ -133,6 +151,7 @@ impl Node {
             partitions: BTreeMap::new(),
             roots: Roots::default(),
             parked: BTreeMap::new(),
+            waiting_turns: BTreeMap::new(),
             awaits: BTreeMap::new(),
             await_due: BTreeSet::new(),
             last_session: None,
@@ -183,22 +202,22 @@ impl Node {
             Event::HostLeaving { session } => self.host_leaving(session),
             Event::Request { request, operation } => self.request(request, operation),
             Event::Abandoned { request } => self.abandoned(request),
-            Event::TurnResult { token, result } => {
-                let home = token.invocation.home.clone();
-                self.with(&home, |p, env| p.turn_result(env, &token, result));
-            }
+            Event::TurnResult { token, result } => self.turn_result(&token, result),
             Event::DirectResult { turn, result } => self.direct_result(turn, result),
-            Event::ActorLoaded { partition, actor, cell, state } => {
-                self.with(&partition, |p, env| p.actor_loaded(env, &actor, cell, state));
+            Event::StoreCell { partition, cell } => {
+                self.with(&partition, |p, _| p.store_cell(cell));
             }
-            Event::StoreFenced { partition, cell } => {
-                self.with(&partition, |p, env| p.store_fenced(env, cell));
+            Event::ActorLoaded { partition, epoch, actor, cell, state } => {
+                self.with(&partition, |p, env| p.actor_loaded(env, epoch, &actor, cell, state));
             }
-            Event::StoreWritten { partition, upto } => {
-                self.with(&partition, |p, env| p.store_written(env, upto));
+            Event::StoreFenced { partition, epoch, cell } => {
+                self.with(&partition, |p, env| p.store_fenced(env, epoch, cell));
             }
-            Event::StoreStale { partition } => {
-                self.with(&partition, |p, env| p.store_stale(env));
+            Event::StoreWritten { partition, epoch, upto } => {
+                self.with(&partition, |p, env| p.store_written(env, epoch, upto));
+            }
+            Event::StoreRefused { partition, epoch, cell } => {
+                self.with(&partition, |p, env| p.store_refused(env, epoch, cell));
             }
             Event::StoreReset => self.each(|p, env| p.store_reset(env)),
             Event::Drain => self.drain(),
@@ -272,8 +291,16 @@ impl Node {
 
     /// Carries out what the node owes itself: messages to itself, slots granted.
     fn settle(&mut self) {
-        // Bounded: every message to itself answers or forwards a finite piece of work.
+        // Every message to itself answers or forwards a finite piece of work; a mistake there must not take the process.
+        let limits = &self.env.limits;
+        let mut steps =
+            SETTLE_STEPS_EACH * (limits.unfinished_per_partition_max + limits.roots_per_node_max);
         loop {
+            steps = steps.saturating_sub(1);
+            if steps == 0 {
+                self.env.notice(Notice::BrokenInvariant { what: "a node keeps talking to itself" });
+                break;
+            }
             if let Some(message) = self.env.local.pop_front() {
                 self.message(self.env.id, message);
             } else if let Some((partition, uuid)) = self.env.granted.pop_front() {
@@ -334,15 +361,11 @@ impl Node {
         self.send_waiting_direct();
         for (kind, _) in kinds {
             for (request, operation) in self.parked.remove(&kind).into_iter().flatten() {
-                if let Some(token) = turn_of(&operation).cloned() {
-                    let home = token.invocation.home.clone();
-                    self.with(&home, |p, env| p.park(env, &token, false));
-                    self.request(request, operation);
-                    self.with(&home, |p, env| p.maybe_end(env, token.invocation.uuid));
-                } else {
-                    self.request(request, operation);
-                }
+                self.request(request, operation);
             }
+        }
+        for token in self.waiting_turns.keys().cloned().collect::<Vec<_>>() {
+            self.resume_turn(&token);
         }
     }
 
@@ -458,6 +481,11 @@ impl Node {
     }
 
     fn request(&mut self, request: RequestId, operation: Operation) {
+        if let Some(token) = turn_of(&operation)
+            && self.waiting_turns.contains_key(token)
+        {
+            return self.wait_in_turn(request, operation);
+        }
         match operation {
             Operation::Invoke { .. } => self.invoke(request, operation),
             Operation::InvokeDirect { kind, method, payload, trace } => {
@@ -501,7 +529,7 @@ impl Node {
             let error = RequestError::Invalid("start is for clients; in a turn, tell");
             return self.env.respond(request, Err(error));
         }
-        let parked: usize = self.parked.values().map(VecDeque::len).sum();
+        let parked = self.parked();
         let limit = self.env.limits.roots_per_node_max;
         if parked >= limit || (self.roots.open() + parked >= limit && turn.is_none()) {
             let hit = self.env.limit("roots_per_node_max", limit);
@@ -529,27 +557,81 @@ impl Node {
         self.roots.add(&mut self.env, request, obligation);
     }
 
-    /// Keeps a request until its kind is known.
+    /// Requests that wait for a kind.
+    fn parked(&self) -> usize {
+        let roots: usize = self.parked.values().map(VecDeque::len).sum();
+        roots + self.waiting_turns.values().map(|turn| turn.operations.len()).sum::<usize>()
+    }
+
+    /// Keeps an invocation until its kind is known.
     fn park(&mut self, request: RequestId, operation: Operation) {
-        let Operation::Invoke { target, .. } = &operation else { return };
+        let Operation::Invoke { turn, target, .. } = &operation else { return };
         let kind = target.kind.clone();
-        if let Some(token) = turn_of(&operation).cloned() {
-            let home = token.invocation.home.clone();
-            let served = self.partitions.get(&home).filter(|p| p.serving());
-            let checked = served.map(|p| p.check_turn(&self.env, &token));
-            match checked {
-                Some(Ok(_)) => self.with(&home, |p, env| p.park(env, &token, true)),
-                Some(Err(error)) => return self.env.respond(request, Err(error)),
-                None => {
-                    let error = RequestError::TurnSuperseded(Box::new(token));
-                    return self.env.respond(request, Err(error));
-                }
-            }
+        if turn.is_some() {
+            self.wait_in_turn(request, operation);
+            return self.env.emit(Effect::EnsureKind { kind });
         }
         let queue = self.parked.entry(kind.clone()).or_default();
         queue.push_back((request, operation));
         if queue.len() == 1 {
             self.env.emit(Effect::EnsureKind { kind });
+        }
+    }
+
+    /// Keeps an operation of a turn until its turn comes, if the turn is still the current attempt.
+    fn wait_in_turn(&mut self, request: RequestId, operation: Operation) {
+        let Some(token) = turn_of(&operation).cloned() else { return };
+        let served = self.partitions.get(&token.invocation.home).filter(|p| p.serving());
+        let superseded = || RequestError::TurnSuperseded(Box::new(token.clone()));
+        let checked = served.ok_or_else(superseded).and_then(|p| p.check_turn(&self.env, &token));
+        if let Err(error) = checked {
+            return self.env.respond(request, Err(error));
+        }
+        if self.waiting_turns.get(&token).is_some_and(|turn| turn.outcome.is_some()) {
+            return self.env.respond(request, Err(RequestError::TurnEnded(Box::new(token))));
+        }
+        let limit = self.env.limits.roots_per_node_max;
+        if self.parked() >= limit {
+            let hit = self.env.limit("roots_per_node_max", limit);
+            return self.env.respond(request, Err(RequestError::Limit(hit)));
+        }
+        let waiting = self.waiting_turns.entry(token).or_default();
+        waiting.operations.push_back((request, operation));
+    }
+
+    /// Goes on with a turn, up to the next operation that has to wait.
+    fn resume_turn(&mut self, token: &TurnToken) {
+        let Some(mut waiting) = self.waiting_turns.remove(token) else { return };
+        while let Some((request, operation)) = waiting.operations.pop_front() {
+            if let Operation::Invoke { target, .. } = &operation
+                && !self.env.members.kinds.contains_key(&target.kind)
+            {
+                let kind = target.kind.clone();
+                waiting.operations.push_front((request, operation));
+                self.waiting_turns.insert(token.clone(), waiting);
+                return self.env.emit(Effect::EnsureKind { kind });
+            }
+            self.request(request, operation);
+        }
+        if let Some(outcome) = waiting.outcome {
+            self.turn_result(token, TurnResult::Ended(outcome));
+        }
+    }
+
+    fn turn_result(&mut self, token: &TurnToken, result: TurnResult) {
+        match (self.waiting_turns.get_mut(token), result) {
+            (Some(waiting), TurnResult::Ended(outcome)) => {
+                waiting.outcome.get_or_insert(outcome);
+                self.with(&token.invocation.home, |p, _| p.turn_returned(token));
+            }
+            (_, result) => {
+                let waiting = self.waiting_turns.remove(token).unwrap_or_default();
+                for (request, _) in waiting.operations {
+                    let error = RequestError::TurnSuperseded(Box::new(token.clone()));
+                    self.env.respond(request, Err(error));
+                }
+                self.with(&token.invocation.home, |p, env| p.turn_result(env, token, result));
+            }
         }
     }
 
@@ -559,8 +641,8 @@ impl Node {
         self.direct.remove(&request);
         self.direct_waiting.remove(&request);
         for queue in self.parked.values_mut() {
-            // A request of a turn stays: its turn counts on it.
-            queue.retain(|(id, operation)| *id != request || turn_of(operation).is_some());
+            // Operations of turns are not here: their turns count on them.
+            queue.retain(|(id, _)| *id != request);
         }
     }
 
@@ -825,10 +907,13 @@ impl Node {
     }
 }
 
-/// The turn that an operation belongs to, if it invokes from inside one.
+/// The turn that an operation belongs to.
 fn turn_of(operation: &Operation) -> Option<&TurnToken> {
     match operation {
         Operation::Invoke { turn, .. } => turn.as_ref(),
-        _ => None,
+        Operation::StateRead { turn, .. }
+        | Operation::StateApply { turn, .. }
+        | Operation::Flush { turn } => Some(turn),
+        Operation::InvokeDirect { .. } | Operation::Await { .. } => None,
     }
 }

@@ -77,11 +77,12 @@ pub enum Op {
         /// When it ended; results of `start` are kept for a time after it.
         time: Millis,
     },
-    /// A new attempt begins (rule T3).
+    /// A new attempt begins (rule T3). With the current number: that attempt may have run, which a reign says before it
+    /// ends in order.
     Attempt {
         /// The invocation.
         uuid: Uuid,
-        /// Its new attempt number.
+        /// Its attempt number.
         attempt: u32,
     },
     /// Obligations of this partition that the other side has made durable.
@@ -104,6 +105,10 @@ pub enum Op {
     CloseChannel {
         /// The node.
         node: NodeId,
+        /// Channels of all lower incarnations are closed, too; 0: the floor stays where it is.
+        floor: NodeId,
+        /// Those below the floor that are not.
+        open: Vec<NodeId>,
     },
     /// Kept results of `start` that are dropped because their time is over or there are too many.
     Forget {

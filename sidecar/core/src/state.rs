@@ -40,7 +40,7 @@ pub(crate) struct LogState {
     /// Channels out.
     pub(crate) outbound: BTreeMap<PartitionId, Outbound>,
     /// Channels of departed nodes, closed for ever.
-    pub(crate) closed_nodes: BTreeSet<NodeId>,
+    pub(crate) closed_nodes: ClosedNodes,
     /// Counts acceptances: the order of queues.
     order: u64,
 }
@@ -55,6 +55,8 @@ pub(crate) struct Entry {
     pub(crate) order: u64,
     /// The current attempt.
     pub(crate) attempt: u32,
+    /// The current attempt is known to have been dispatched, by a reign that ended in order.
+    pub(crate) ran: bool,
     /// Some attempt has flushed: the invocation holds its actor until it ends (rule T2).
     pub(crate) progressed: bool,
     /// Calls made by its turns that are not settled.
@@ -70,6 +72,17 @@ pub(crate) struct Inbound {
     pub(crate) next: Number,
     /// Calls whose sender may still ask.
     pub(crate) live: BTreeMap<Number, Uuid>,
+}
+
+/// Nodes whose channels are closed (rule C6). Incarnations grow, so that old ones compress to a floor.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ClosedNodes {
+    /// Lower incarnations are closed …
+    floor: NodeId,
+    /// … but for these: no more than were alive, or had just gone, when the floor was set.
+    open: BTreeSet<NodeId>,
+    /// Closed ones from the floor on.
+    above: BTreeSet<NodeId>,
 }
 
 /// The sending end of a channel: what is owed.
@@ -203,6 +216,7 @@ impl LogState {
             }
             Op::Attempt { uuid, attempt } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };
+                entry.ran = entry.attempt == *attempt;
                 entry.attempt = *attempt;
                 true
             }
@@ -216,8 +230,10 @@ impl LogState {
                 self.close_in(sender, *below, open);
                 true
             }
-            Op::CloseChannel { node } => {
-                self.close_channel(*node);
+            Op::CloseChannel { node, floor, open } => {
+                self.closed_nodes.close(*node);
+                self.closed_nodes.raise(*floor, open);
+                self.drop_closed();
                 true
             }
             Op::Forget { uuids } => {
@@ -248,6 +264,7 @@ impl LogState {
                 number,
                 order: self.order,
                 attempt: 1,
+                ran: false,
                 progressed: false,
                 children: BTreeSet::new(),
                 unwanted: false,
@@ -320,15 +337,55 @@ impl LogState {
         }
     }
 
-    fn close_channel(&mut self, node: NodeId) {
-        self.closed_nodes.insert(node);
-        let Some(inbound) = self.inbound.remove(&Sender::Node(node)) else { return };
-        for uuid in inbound.live.values() {
-            self.kept.remove(uuid);
-            if let Some(entry) = self.entries.get_mut(uuid) {
-                entry.unwanted = true;
+    /// Retires what is held for channels that are closed.
+    fn drop_closed(&mut self) {
+        let closed = &self.closed_nodes;
+        let over = |sender: &Sender| matches!(sender, Sender::Node(n) if closed.contains(*n));
+        for (_, inbound) in self.inbound.extract_if(.., |sender, _| over(sender)) {
+            for uuid in inbound.live.values() {
+                self.kept.remove(uuid);
+                if let Some(entry) = self.entries.get_mut(uuid) {
+                    entry.unwanted = true;
+                }
             }
         }
+    }
+}
+
+impl ClosedNodes {
+    /// Whether a node's channel is closed.
+    pub(crate) fn contains(&self, node: NodeId) -> bool {
+        if node < self.floor { !self.open.contains(&node) } else { self.above.contains(&node) }
+    }
+
+    /// Marks that are kept one by one.
+    pub(crate) fn len(&self) -> usize {
+        self.open.len() + self.above.len()
+    }
+
+    /// Closed ones that are not below the floor.
+    pub(crate) fn above(&self) -> usize {
+        self.above.len()
+    }
+
+    fn close(&mut self, node: NodeId) {
+        if node < self.floor {
+            self.open.remove(&node);
+        } else {
+            self.above.insert(node);
+        }
+    }
+
+    /// Closes everything below a floor but for `open`. What was closed stays closed; what was left open below the last
+    /// floor and is not named again has gone without ever having used its channel.
+    fn raise(&mut self, floor: NodeId, open: &[NodeId]) {
+        if floor <= self.floor {
+            return;
+        }
+        let kept = open.iter().filter(|n| **n < floor && !self.contains(**n));
+        self.open = kept.copied().collect();
+        self.above = self.above.split_off(&floor);
+        self.floor = floor;
     }
 }
 

@@ -1,209 +1,18 @@
 //! One node against a log that answers at once: the main paths, step by step.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+mod script;
 
-use bytes::Bytes;
-use kar_core::effect::{RequestError, Response, Turn};
-use kar_core::event::{Cell, Member, Members, Offer, Operation, TurnResult};
-use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, SessionId};
+use std::collections::BTreeMap;
+
+use kar_core::Event;
+use kar_core::effect::{RequestError, Response};
+use kar_core::event::{Member, Offer, Operation};
+use kar_core::ids::{Kind, NodeId, RequestId, SessionId};
 use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload, StateOp, Target};
-use kar_core::limits::{Limits, Rules};
-use kar_core::message::Message;
-use kar_core::record::Record;
-use kar_core::{Effect, Event, Node, NodeConfig};
+use kar_core::limits::Limits;
+use kar_core::record::{Op, Record};
 
-/// A node with logs and a store that answer at once, and whatever came out of it.
-struct Script {
-    node: Node,
-    now: u64,
-    logs: BTreeMap<PartitionId, Vec<Arc<Record>>>,
-    store: BTreeMap<(PartitionId, Arc<str>), BTreeMap<Arc<str>, Payload>>,
-    members: Members,
-    turns: VecDeque<Turn>,
-    answers: BTreeMap<RequestId, Result<Response, RequestError>>,
-    next_request: u64,
-    /// Appends are kept back while this is set.
-    hold: bool,
-    held: VecDeque<Event>,
-    drained: bool,
-    direct_sent: usize,
-}
-
-impl Script {
-    fn new(kinds: &[Kind]) -> Self {
-        let config = NodeConfig {
-            id: NodeId(1),
-            seed: 7,
-            limits: Limits::default(),
-            rules: Rules::default(),
-        };
-        let mut script = Self {
-            node: Node::new(config),
-            now: 1_000,
-            logs: BTreeMap::new(),
-            store: BTreeMap::new(),
-            members: Members::default(),
-            turns: VecDeque::new(),
-            answers: BTreeMap::new(),
-            next_request: 0,
-            hold: false,
-            held: VecDeque::new(),
-            drained: false,
-            direct_sent: 0,
-        };
-        script.members.nodes.insert(NodeId(1), Member::default());
-        script.event(Event::Members(script.members.clone()));
-        let offer = Offer { kinds: kinds.to_vec(), concurrency: 4, strict: false };
-        script.event(Event::HostUp { session: SessionId(1), offer });
-        script
-    }
-
-    fn event(&mut self, event: Event) {
-        let mut queue = VecDeque::from([event]);
-        while let Some(event) = queue.pop_front() {
-            self.node.handle(self.now, event);
-            while let Some(append) = self.node.poll_append() {
-                let log = self.logs.entry(append.partition.clone()).or_default();
-                log.push(append.record);
-                let offset = log.len() as u64;
-                let own = Event::LogOwn {
-                    partition: append.partition,
-                    offset,
-                    proposal: append.proposal,
-                };
-                if self.hold { self.held.push_back(own) } else { queue.push_back(own) }
-            }
-            while let Some(effect) = self.node.poll_effect() {
-                self.carry_out(effect, &mut queue);
-            }
-        }
-    }
-
-    fn carry_out(&mut self, effect: Effect, queue: &mut VecDeque<Event>) {
-        match effect {
-            Effect::ReadLog { partition, from } => {
-                let log = self.logs.entry(partition.clone()).or_default();
-                for (at, record) in log.iter().enumerate().skip(from as usize - 1) {
-                    let (partition, record) = (partition.clone(), (**record).clone());
-                    queue.push_back(Event::LogRead { partition, offset: at as u64 + 1, record });
-                }
-                queue.push_back(Event::LogEnd { partition });
-            }
-            Effect::EnsureKind { kind } => {
-                self.members.kinds.insert(kind, 2);
-                queue.push_back(Event::Members(self.members.clone()));
-            }
-            Effect::Offer { kinds, leaving } => {
-                self.members.nodes.insert(NodeId(1), Member { kinds, leaving });
-                queue.push_back(Event::Members(self.members.clone()));
-            }
-            Effect::Dispatch { turn, .. } => self.turns.push_back(turn),
-            Effect::Respond { request, response } => {
-                assert!(self.answers.insert(request, response).is_none(), "answered twice");
-            }
-            Effect::FenceStore { partition, .. } => {
-                queue.push_back(Event::StoreFenced { partition, cell: Cell::default() });
-            }
-            Effect::WriteStore { partition, upto, ops, .. } => {
-                for actor in ops {
-                    let state = self.store.entry((partition.clone(), actor.actor)).or_default();
-                    for op in actor.ops {
-                        match op {
-                            StateOp::Set { key, value } => drop(state.insert(key, value)),
-                            StateOp::Remove { key } => drop(state.remove(&key)),
-                            StateOp::Clear => state.clear(),
-                        }
-                    }
-                }
-                queue.push_back(Event::StoreWritten { partition, upto });
-            }
-            Effect::LoadActor { partition, actor } => {
-                let key = (partition.clone(), actor.clone());
-                let state = self.store.get(&key).cloned().unwrap_or_default();
-                let cell = Cell { epoch: 0, offset: u64::MAX };
-                queue.push_back(Event::ActorLoaded { partition, actor, cell, state });
-            }
-            Effect::Notice(_) | Effect::StopLog { .. } | Effect::Cancel { .. } => {}
-            Effect::Drained => self.drained = true,
-            Effect::Send { message: Message::Direct { .. }, .. } => self.direct_sent += 1,
-            other => panic!("unexpected: {other:?}"),
-        }
-    }
-
-    fn request(&mut self, operation: Operation) -> RequestId {
-        self.next_request += 1;
-        let request = RequestId(self.next_request);
-        self.event(Event::Request { request, operation });
-        request
-    }
-
-    fn invoke(&mut self, turn: Option<&Turn>, mode: Mode, actor: &str, method: &str) -> RequestId {
-        let target =
-            Target { kind: Kind::actor("Account"), actor: Some(actor.into()), affinity: None };
-        self.request(Operation::Invoke {
-            turn: turn.map(|t| t.token.clone()),
-            mode,
-            target,
-            method: method.into(),
-            payload: text("in"),
-            deadline: None,
-            trace: "".into(),
-        })
-    }
-
-    fn turn(&mut self, method: &str) -> Turn {
-        let turn = self.turns.pop_front().unwrap_or_else(|| panic!("no turn for {method}"));
-        assert_eq!(&*turn.method, method);
-        turn
-    }
-
-    fn finish(&mut self, turn: &Turn, outcome: Outcome) {
-        let (token, result) = (turn.token.clone(), TurnResult::Ended(outcome));
-        self.event(Event::TurnResult { token, result });
-    }
-
-    fn outcome(&mut self, request: RequestId) -> Outcome {
-        match self.answers.remove(&request) {
-            Some(Ok(Response::Outcome { outcome, .. })) => outcome,
-            other => panic!("no outcome but {other:?}"),
-        }
-    }
-
-    fn advance(&mut self, ms: u64) {
-        let until = self.now + ms;
-        for _ in 0..10_000 {
-            match self.node.poll_timeout() {
-                Some(at) if at <= until => {
-                    self.now = at.max(self.now);
-                    self.event(Event::Tick);
-                }
-                _ => {
-                    self.now = until;
-                    return;
-                }
-            }
-        }
-        panic!("the node asks for ticks without end");
-    }
-
-    fn assert_idle(&mut self) {
-        self.advance(5_000);
-        assert_eq!(self.node.roots_open(), 0);
-        for view in self.node.partitions() {
-            assert!(view.invocations.is_empty(), "{view:?}");
-            assert_eq!((view.owed, view.kept, view.actors.len()), (0, 0, 0), "{view:?}");
-        }
-    }
-}
-
-fn text(text: &str) -> Payload {
-    Payload { data: Bytes::copy_from_slice(text.as_bytes()), content_type: "text/plain".into() }
-}
-
-fn done(value: &str) -> Outcome {
-    Outcome::Done(text(value))
-}
+use script::{Script, done, text};
 
 #[test]
 fn a_root_call_is_answered_once_it_is_committed() {
@@ -425,4 +234,63 @@ fn a_direct_call_waits_a_moment_for_the_connection_to_a_live_host() {
     }
     assert_eq!(script.answers.remove(&late), Some(Err(RequestError::NoHost(kind))));
     assert!(script.now <= 2_000 + 1, "it gave up at {}", script.now);
+}
+
+/// What a turn buffers is bounded when it is buffered, so that its end always fits into a record and into a write to the
+/// store; small decisions are gathered up to a target, and a long one gets a record of its own.
+#[test]
+fn no_record_and_no_write_to_the_store_is_longer_than_the_bound() {
+    let limits = Limits {
+        message_bytes_max: 40_000,
+        segment_bytes_max: 60_000,
+        record_bytes_target: 10_000,
+        store_batch_bytes: 10_000,
+        results_per_partition_max: 100,
+        unfinished_per_partition_max: 100,
+        roots_per_node_max: 100,
+        calls_per_turn_max: 10,
+        ..Limits::default()
+    };
+    let most = limits.record_bytes_max();
+    let mut script = Script::with(&[Kind::actor("Account")], limits);
+    script.hold = true;
+    let payload = |n: usize| Payload { data: vec![7; n].into(), content_type: "t".into() };
+    let mut calls = Vec::new();
+    for actor in ["a", "b", "c", "d"] {
+        let call = script.invoke(None, Mode::Call, actor, "fill");
+        let turn = script.turn("fill");
+        let mut refused = 0;
+        for n in 0..100 {
+            let op = StateOp::Set { key: format!("k{n}").into(), value: payload(1_000) };
+            let apply = Operation::StateApply { turn: turn.token.clone(), ops: vec![op] };
+            let apply = script.request(apply);
+            match script.answers.remove(&apply) {
+                Some(Ok(Response::Ok)) => assert_eq!(refused, 0),
+                Some(Err(RequestError::Limit(hit))) => {
+                    assert_eq!(hit.name, "segment_bytes_max");
+                    refused += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(refused > 40);
+        script.finish(&turn, Outcome::Done(payload(40_000)));
+        calls.push(call);
+    }
+    script.hold = false;
+    for event in std::mem::take(&mut script.held) {
+        script.event(event);
+    }
+    for call in calls {
+        assert!(matches!(script.outcome(call), Outcome::Done(_)));
+    }
+    let sizes = script.logs.values().flatten().filter_map(|record| match &**record {
+        Record::Batch { ops, .. } => Some(ops.iter().map(Op::size).sum::<usize>()),
+        _ => None,
+    });
+    let sizes: Vec<_> = sizes.collect();
+    assert!(sizes.iter().all(|n| *n <= most), "{sizes:?} of {most}");
+    assert!(sizes.iter().any(|n| *n > 90_000), "{sizes:?}: the turns were not that large");
+    let writes = &script.store_writes;
+    assert!(writes.iter().all(|n| *n <= most) && !writes.is_empty(), "{writes:?} of {most}");
 }

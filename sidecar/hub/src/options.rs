@@ -58,11 +58,16 @@ pub struct HubLimits {
 
 /// Smallest size of a segment file after the first one, bytes: one record of
 /// [`RECORD_BYTES_MAX`] fits in with the file's own data.
-pub const SEGMENT_BYTES_MIN: u64 = 12 << 20;
-/// Longest record of a log, bytes.
-pub const RECORD_BYTES_MAX: usize = 8 << 20;
-/// Longest message on the stream, either way, bytes.
+pub const SEGMENT_BYTES_MIN: u64 = 16 << 20;
+/// Longest record of a log, bytes; a write to the store is no longer. Above what a sidecar's bounds let a turn make, which a
+/// sidecar checks when it starts.
+pub const RECORD_BYTES_MAX: usize = 12 << 20;
+/// Longest message on the stream, either way, bytes: the longest record, with room for what goes with it.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+// A record, or a write to the store that is as long, goes in a message with its frame, and into a segment file.
+const _: () = assert!(RECORD_BYTES_MAX + (1 << 20) <= MESSAGE_BYTES_MAX);
+const _: () = assert!(RECORD_BYTES_MAX as u64 + (1 << 20) <= SEGMENT_BYTES_MIN);
+
 /// Most frames that the writers of both ends put into one message.
 pub const FRAMES_PER_MESSAGE_MAX: usize = 32;
 /// Bytes of frames after which the writers of both ends end a message.

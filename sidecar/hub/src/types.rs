@@ -153,11 +153,22 @@ pub enum HubEvent {
         cell_offset: u64,
         /// Its keys.
         state: Vec<(String, Value)>,
+        /// The reign that asked.
+        epoch: u64,
+    },
+    /// The cell of a log's store.
+    StoreCell {
+        /// The log.
+        log: LogName,
+        /// The cell.
+        cell: FenceCell,
     },
     /// The store is fenced.
     StoreFenced {
         /// The log.
         log: LogName,
+        /// The reign that asked.
+        epoch: u64,
         /// The cell as it was before.
         cell: FenceCell,
     },
@@ -165,13 +176,20 @@ pub enum HubEvent {
     StoreWritten {
         /// The log.
         log: LogName,
+        /// The reign that asked.
+        epoch: u64,
         /// Its offset.
         upto: u64,
     },
-    /// A store step was refused because the cell has a newer epoch.
-    StoreStale {
+    /// A fence was refused because the cell has a newer epoch, or a write because the cell is not
+    /// the expected one.
+    StoreRefused {
         /// The log.
         log: LogName,
+        /// The reign that asked.
+        epoch: u64,
+        /// The cell as it is.
+        cell: FenceCell,
     },
     /// The hub is about to end because of something that an operator must mend.
     Fault {

@@ -16,11 +16,16 @@ fn set(actor: &str, key: &str, text: &str) -> ActorOps {
 }
 
 async fn load(node: &mut Node, actor: &str) -> (FenceCell, Vec<(String, Value)>) {
-    node.client.load_actor(log(1), actor.into());
+    node.client.load_actor(log(1), 3, actor.into());
     node.find(|event| match event {
-        HubEvent::ActorLoaded { log: _, actor: found, cell_epoch, cell_offset, state }
-            if found == actor =>
-        {
+        HubEvent::ActorLoaded {
+            log: _,
+            actor: found,
+            cell_epoch,
+            cell_offset,
+            state,
+            epoch: 3,
+        } if found == actor => {
             Some((FenceCell { epoch: *cell_epoch, offset: *cell_offset }, state.clone()))
         }
         _ => None,
@@ -28,25 +33,53 @@ async fn load(node: &mut Node, actor: &str) -> (FenceCell, Vec<(String, Value)>)
     .await
 }
 
+fn cell(epoch: u64, offset: u64) -> FenceCell {
+    FenceCell { epoch, offset }
+}
+
 #[tokio::test]
 async fn a_newer_fence_keeps_older_epochs_out() {
     let dir = tempfile::tempdir().unwrap();
     let mut a = node(dir.path(), "a").await;
-    assert_eq!(load(&mut a, "x").await, (FenceCell::default(), vec![]));
+    assert_eq!(load(&mut a, "x").await, (cell(0, 0), vec![]));
+    a.client.read_cell(log(1));
+    a.wait(HubEvent::StoreCell { log: log(1), cell: cell(0, 0) }).await;
     a.client.fence_store(log(1), 5);
-    let cell = FenceCell::default();
-    a.wait(HubEvent::StoreFenced { log: log(1), cell }).await;
-    a.client.write_store(log(1), 5, 10, vec![set("x", "k", "v1"), set("y", "k", "other")]);
-    a.wait(HubEvent::StoreWritten { log: log(1), upto: 10 }).await;
+    a.wait(HubEvent::StoreFenced { log: log(1), epoch: 5, cell: cell(0, 0) }).await;
+    let ops = vec![set("x", "k", "v1"), set("y", "k", "other")];
+    a.client.write_store(log(1), cell(5, 0), 10, ops);
+    a.wait(HubEvent::StoreWritten { log: log(1), epoch: 5, upto: 10 }).await;
     a.client.fence_store(log(1), 9);
-    let cell = FenceCell { epoch: 5, offset: 10 };
-    a.wait(HubEvent::StoreFenced { log: log(1), cell }).await;
-    a.client.write_store(log(1), 5, 11, vec![set("x", "k", "stale")]);
-    a.wait(HubEvent::StoreStale { log: log(1) }).await;
+    a.wait(HubEvent::StoreFenced { log: log(1), epoch: 9, cell: cell(5, 10) }).await;
+    a.client.write_store(log(1), cell(5, 10), 11, vec![set("x", "k", "stale")]);
+    a.wait(HubEvent::StoreRefused { log: log(1), epoch: 5, cell: cell(9, 10) }).await;
     a.client.fence_store(log(1), 8);
-    a.wait(HubEvent::StoreStale { log: log(1) }).await;
+    a.wait(HubEvent::StoreRefused { log: log(1), epoch: 8, cell: cell(9, 10) }).await;
     let found = load(&mut a, "x").await;
-    assert_eq!(found, (FenceCell { epoch: 9, offset: 10 }, vec![("k".into(), value("v1"))]));
+    assert_eq!(found, (cell(9, 10), vec![("k".into(), value("v1"))]));
+    a.client.read_cell(log(1));
+    a.wait(HubEvent::StoreCell { log: log(1), cell: cell(9, 10) }).await;
+}
+
+/// What a store holds is a function of its cell, so a write onto any other cell than it follows would leave
+/// operations out, or apply some twice.
+#[tokio::test]
+async fn a_write_onto_another_cell_than_it_follows_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = node(dir.path(), "a").await;
+    // A store that was lost altogether: there is not even a fence.
+    a.client.write_store(log(1), cell(5, 20), 30, vec![set("x", "k", "v30")]);
+    a.wait(HubEvent::StoreRefused { log: log(1), epoch: 5, cell: cell(0, 0) }).await;
+    a.client.fence_store(log(1), 5);
+    a.client.write_store(log(1), cell(5, 0), 10, vec![set("x", "k", "v10")]);
+    a.wait(HubEvent::StoreWritten { log: log(1), epoch: 5, upto: 10 }).await;
+    // Behind what the writer knows: it went back. Ahead of it: the same write landed before.
+    for expected in [cell(5, 20), cell(5, 0), cell(4, 10), cell(6, 10)] {
+        a.client.write_store(log(1), expected, 30, vec![set("x", "k", "v30")]);
+        let epoch = expected.epoch;
+        a.wait(HubEvent::StoreRefused { log: log(1), epoch, cell: cell(5, 10) }).await;
+    }
+    assert_eq!(load(&mut a, "x").await, (cell(5, 10), vec![("k".into(), value("v10"))]));
 }
 
 #[tokio::test]
@@ -61,18 +94,19 @@ async fn operations_apply_in_order_and_survive_the_hub() {
         set("x", "d", "4"),
         ActorOps { actor: "x".into(), ops: vec![StoreOp::Remove { key: "d".into() }] },
     ];
-    a.client.write_store(log(1), 1, 7, ops);
+    a.client.fence_store(log(1), 1);
+    a.client.write_store(log(1), cell(1, 0), 7, ops);
     let big = Value { data: Bytes::from(vec![9; 3 << 20]), content_type: String::new() };
     for n in 0..5_u64 {
         let op = StoreOp::Set { key: format!("big{n}"), value: big.clone() };
         let ops = vec![ActorOps { actor: "large".into(), ops: vec![op] }];
-        a.client.write_store(log(1), 1, 8 + n, ops);
+        a.client.write_store(log(1), cell(1, 7 + n), 8 + n, ops);
     }
-    a.wait(HubEvent::StoreWritten { log: log(1), upto: 12 }).await;
+    a.wait(HubEvent::StoreWritten { log: log(1), epoch: 1, upto: 12 }).await;
     common::kill(common::hub_pid(dir.path())).await;
     a.wait(HubEvent::Reconnected).await;
-    let (cell, state) = load(&mut a, "x").await;
-    assert_eq!(cell, FenceCell { epoch: 1, offset: 12 });
+    let (found, state) = load(&mut a, "x").await;
+    assert_eq!(found, cell(1, 12));
     assert_eq!(state, [("c".to_owned(), value("3"))]);
     let (_, state) = load(&mut a, "large").await;
     assert_eq!(state.len(), 5, "an actor larger than a message");
@@ -155,8 +189,9 @@ async fn an_application_is_purged_when_nobody_lives() {
     a.client.ensure_kind("a.Account".into(), 8);
     a.client.append(log(1), 1, Bytes::from_static(b"x"));
     a.read(&log(1), 1).await;
-    a.client.write_store(log(1), 3, 1, vec![set("x", "k", "v")]);
-    a.wait(HubEvent::StoreWritten { log: log(1), upto: 1 }).await;
+    a.client.fence_store(log(1), 3);
+    a.client.write_store(log(1), cell(3, 0), 1, vec![set("x", "k", "v")]);
+    a.wait(HubEvent::StoreWritten { log: log(1), epoch: 3, upto: 1 }).await;
     a.client.state_set("k", value("v"), None, None).await.unwrap();
     let mut config = config(dir.path(), "tool", &[]);
     config.observer = true;

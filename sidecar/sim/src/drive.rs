@@ -9,7 +9,7 @@ use crate::app::ToApp;
 use crate::history::{Answer, Seen, Waiter};
 use crate::plan::MS;
 use crate::store::{StoreSays, StoreStep};
-use crate::world::{BASE_MS, Due, Input, World};
+use crate::world::{BASE_MS, Due, EFFECTS_MAX, Input, World};
 
 impl World {
     /// A node takes an input, or lets it wait while it stands still.
@@ -118,11 +118,24 @@ impl World {
     pub(crate) fn drain(&mut self, slot: usize) {
         // The node is out while its effects are carried out; nothing calls back into it.
         let Some(mut node) = self.slots[slot].node.take() else { return };
+        let mut effects = 0;
         while let Some(append) = node.poll_append() {
+            effects += 1;
             self.append(slot, append);
+            if effects > EFFECTS_MAX {
+                break;
+            }
         }
         while let Some(effect) = node.poll_effect() {
+            effects += 1;
             self.perform(slot, effect);
+            if effects > EFFECTS_MAX {
+                break;
+            }
+        }
+        if effects > EFFECTS_MAX {
+            self.broken.push(format!("n{slot} has no end of effects"));
+            self.give_up();
         }
         let timeout = node.poll_timeout();
         self.slots[slot].node = Some(node);
@@ -162,14 +175,15 @@ impl World {
             }
             Effect::Cancel { session, token } => self.cancel(slot, session, &token),
             Effect::Respond { request, response } => self.respond(slot, request, response),
-            Effect::LoadActor { partition, actor } => {
-                self.ask_store(slot, &partition, StoreStep::Load { actor });
+            Effect::ReadCell { partition } => self.ask_store(slot, &partition, StoreStep::Cell),
+            Effect::LoadActor { partition, epoch, actor } => {
+                self.ask_store(slot, &partition, StoreStep::Load { epoch, actor });
             }
             Effect::FenceStore { partition, epoch } => {
                 self.ask_store(slot, &partition, StoreStep::Fence { epoch });
             }
-            Effect::WriteStore { partition, epoch, upto, ops } => {
-                self.ask_store(slot, &partition, StoreStep::Write { epoch, upto, ops });
+            Effect::WriteStore { partition, expected, upto, ops } => {
+                self.ask_store(slot, &partition, StoreStep::Write { expected, upto, ops });
             }
             Effect::EnsureKind { kind } => {
                 let at = self.now + self.rng.range(200, 3 * MS);
@@ -227,18 +241,20 @@ impl World {
             return;
         }
         self.say(|| format!("store {log} n{slot} {step:?}"));
-        let says = self.stores[log].carry_out(self.now, step);
+        let strict = self.plan.rules.write_expects;
+        let says = self.stores[log].carry_out(self.now, step, strict);
         if orphan || self.slots[slot].node.is_none() {
             return;
         }
         let partition = self.log_ids[log].clone();
         let event = match says {
-            StoreSays::Loaded { actor, cell, state } => {
-                Event::ActorLoaded { partition, actor, cell, state }
+            StoreSays::Cell { cell } => Event::StoreCell { partition, cell },
+            StoreSays::Loaded { epoch, actor, cell, state } => {
+                Event::ActorLoaded { partition, epoch, actor, cell, state }
             }
-            StoreSays::Fenced { cell } => Event::StoreFenced { partition, cell },
-            StoreSays::Written { upto } => Event::StoreWritten { partition, upto },
-            StoreSays::Stale => Event::StoreStale { partition },
+            StoreSays::Fenced { epoch, cell } => Event::StoreFenced { partition, epoch, cell },
+            StoreSays::Written { epoch, upto } => Event::StoreWritten { partition, epoch, upto },
+            StoreSays::Refused { epoch, cell } => Event::StoreRefused { partition, epoch, cell },
         };
         let wanted = self.now + self.rng.range(50, 400) + self.hiccup();
         let at = self.slots[slot].store_out.arrive(wanted);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::ids::{NodeId, SessionId, TurnToken};
+use kar_core::ids::{Epoch, NodeId, SessionId, TurnToken};
 use kar_core::invocation::{Mode, Outcome, Payload, StateOp, Target};
 use kar_core::message::Message;
 use kar_core::node::PartitionView;
@@ -162,6 +162,8 @@ pub(crate) struct Finish {
     pub(crate) views: Vec<(NodeId, Vec<PartitionView>, usize)>,
     /// The stores.
     pub(crate) stores: Vec<StorePartition>,
+    /// The reign that has fenced each store since it last went back.
+    pub(crate) stores_known_to: Vec<Option<Epoch>>,
     /// A bound on events was hit.
     pub(crate) livelock: bool,
     /// When it was over.
@@ -174,6 +176,8 @@ pub(crate) struct History {
     pub(crate) names: Names,
     /// Bounds are small: refusals are expected.
     pub(crate) small_limits: bool,
+    /// The nodes' bound of that name.
+    pub(crate) closed_channels_max: usize,
     /// Apps stop the code of cut-off attempts within the grace.
     pub(crate) heeding: bool,
     /// Which slots' components register `strict`.

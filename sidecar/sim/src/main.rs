@@ -27,9 +27,6 @@ struct Args {
     /// Run one schedule of the design's section 17, or `all`.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["seed", "seeds", "mutations"])]
     schedule: Option<String>,
-    /// Let stores go back in time, too (promised for a later issue).
-    #[arg(long)]
-    rollback: bool,
     /// Switch one protecting rule off.
     #[arg(long, value_name = "RULE")]
     mutate: Option<String>,
@@ -44,8 +41,8 @@ struct Args {
     keep_going: bool,
 }
 
-/// Place of `store-rollback` among the faults.
-const ROLLBACK: usize = kar_sim::FAULTS.len() - 1;
+/// Seeds after which progress is told.
+const PROGRESS_EVERY: u64 = 20_000;
 
 /// Threads that run seeds.
 const THREADS: u64 = 2;
@@ -81,14 +78,7 @@ fn main() -> ExitCode {
             }
         },
     };
-    let rollback = args.rollback;
-    let profile = |seed| {
-        let mut profile = fixed.clone().unwrap_or_else(|| Profile::of_seed(seed));
-        if rollback {
-            profile.fault_weights[ROLLBACK] = 10;
-        }
-        profile
-    };
+    let profile = |seed| fixed.clone().unwrap_or_else(|| Profile::of_seed(seed));
     if let Some(name) = &args.schedule {
         return schedules(name, rules, args.trace);
     }
@@ -171,7 +161,13 @@ fn many(
                     }
                     let report = kar_sim::run(seed, &profile(seed), rules, false);
                     let bad = !report.violations.is_empty();
-                    totals.lock().unwrap_or_else(PoisonError::into_inner).add(report);
+                    let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+                    totals.add(report);
+                    if totals.runs.is_multiple_of(PROGRESS_EVERY) {
+                        let rate = totals.runs as f64 / begun.elapsed().as_secs_f64();
+                        eprintln!("{} seeds, {rate:.0} a second", totals.runs);
+                    }
+                    drop(totals);
                     if bad && !keep_going {
                         stop.store(true, Ordering::Relaxed);
                     }

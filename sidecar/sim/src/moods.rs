@@ -69,11 +69,21 @@ pub(crate) fn leaving(profile: &mut Profile) {
     profile.think_max = 20_000;
 }
 
+/// Stores go back, and actors are not kept in memory.
+pub(crate) fn forgetful(profile: &mut Profile) {
+    profile.faults_max = 14;
+    profile.fault_weights = [4, 2, 2, 2, 4, 4, 2, 2, 2, 2, 2, 2, 2, 30];
+    profile.uncached = 1_000;
+    profile.hot = 500;
+    profile.ops_max = 60;
+}
+
 impl Profile {
     /// The mood of a seed: the usual one half of the time.
     pub fn of_seed(seed: u64) -> Self {
         let mut profile = Self::default();
-        let moods = [losing, restless, boomerangs, contended, unheeding, sleepy, leaving];
+        let moods =
+            [losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful];
         let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
         if rng.chance(500) {
             moods[rng.index(moods.len())](&mut profile);

@@ -3,7 +3,7 @@
 use kar_core::limits::Rules;
 
 use crate::Report;
-use crate::moods::{boomerangs, contended, losing, restless, unheeding, usual};
+use crate::moods::{boomerangs, contended, forgetful, losing, restless, unheeding, usual};
 use crate::plan::Profile;
 
 /// A rule that can be switched off.
@@ -20,7 +20,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 17] = [
+pub const MUTATIONS: [Mutation; 19] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -38,6 +38,8 @@ pub const MUTATIONS: [Mutation; 17] = [
     one("settled-proposals", |r| r.settled_proposals = false, usual),
     one("kept-lock", |r| r.kept_lock = false, contended),
     one("turn-token", |r| r.turn_token = false, unheeding),
+    one("write-expects", |r| r.write_expects = false, forgetful),
+    one("load-checks", |r| r.load_checks = false, forgetful),
 ];
 
 /// Seeds within which every mutation must be found.

@@ -70,6 +70,8 @@ pub struct Profile {
     pub resumed: u32,
     /// Chance that a connection loses a single request, which connections never do.
     pub lose_request: u32,
+    /// Chance that a run keeps no passive actor's state in memory.
+    pub uncached: u32,
 }
 
 /// Names of the faults, in the order of [`Profile::fault_weights`].
@@ -95,7 +97,7 @@ impl Default for Profile {
         Self {
             faults_max: 8,
             //               cr ap st pa ps su re hu dr go lo rs ns rb
-            fault_weights: [10, 8, 4, 6, 6, 6, 8, 2, 4, 2, 4, 4, 4, 0],
+            fault_weights: [10, 8, 4, 6, 6, 6, 8, 2, 4, 2, 4, 4, 4, 4],
             lose_append: 3,
             late_append: 2,
             stall_message: 2,
@@ -113,6 +115,7 @@ impl Default for Profile {
             sleep_on_outcall: 0,
             resumed: 600,
             lose_request: 0,
+            uncached: 300,
         }
     }
 }
@@ -245,6 +248,10 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         channel_timer_ms: 200,
         departed_grace_ms: 1_500,
         drain_timeout_ms: 300,
+        // A hand-over's work is bounded by these: a node that does not come to rest is found soon.
+        unfinished_per_partition_max: 2_000,
+        roots_per_node_max: 2_000,
+        closed_channels_max: rng.range(0, 2) as usize,
         ..Limits::default()
     };
     if small {
@@ -288,7 +295,10 @@ impl Plan {
         let names = Names::new(actor_types, services, counts);
         let slots = draw_slots(&mut rng, profile, names.kinds.len());
         let small = rng.chance(profile.small_limits);
-        let limits = limits(&mut rng, small);
+        let mut limits = limits(&mut rng, small);
+        if rng.chance(profile.uncached) {
+            limits.cached_actors_max = 0;
+        }
         let ops = (0..rng.range(6, profile.ops_max))
             .map(|_| draw_op(&mut rng, profile, actor_types, &names, slots.len()))
             .collect();

@@ -34,7 +34,7 @@ pub const SCHEDULES: [Schedule; 9] = [
     Schedule { name: "sleeping-outcall", stage: sleeping_outcall, nodes: 3 },
     Schedule { name: "boomerang-owner", stage: boomerang_owner, nodes: 3 },
     Schedule { name: "dead-attempt-progress", stage: dead_attempt_progress, nodes: 2 },
-    Schedule { name: "store-rollback", stage: store_rollback, nodes: 2 },
+    Schedule { name: "store-rollback", stage: store_rollback, nodes: 3 },
     Schedule { name: "drain-with-cross-calls", stage: drain_with_cross_calls, nodes: 3 },
     Schedule { name: "cascade", stage: cascade, nodes: 2 },
 ];
@@ -63,8 +63,11 @@ impl Schedule {
     /// Runs it. A violation is also that it did not come about.
     pub fn run(&self, rules: Rules, trace: bool) -> Report {
         let mut plan = Plan::bare(SEED, rules, self.nodes);
-        if self.name == "store-rollback" {
-            plan.limits.cached_actors_max = 0;
+        match self.name {
+            "store-rollback" => plan.limits.cached_actors_max = 0,
+            // The sleeper must not look at its clock before it has read that its outcall is committed.
+            "sleeping-outcall" => plan.limits.accept_delay_ms = 50,
+            _ => {}
         }
         let mut stage = Stage { world: World::new(plan, trace), asked: 0, missed: None };
         stage.world.stores.iter_mut().for_each(|s| s.keep_past = true);
@@ -372,26 +375,52 @@ fn dead_attempt_progress(stage: &mut Stage) {
     stage.pass(200 * MS);
 }
 
-/// The store goes back while the actor is passive and its owner lives; the next turn reads what was
-/// there before.
+/// The store goes back three times: under a passive actor that is read next, under one that is written without being
+/// read, and to before its owner's fence while a write of the reign before is still on its way.
 fn store_rollback(stage: &mut Stage) {
     stage.until_ready();
-    let tags: Vec<u64> = (1..=3).map(|n| join(stage.world.plan.seed, n)).collect();
+    let tags: Vec<u64> = (1..=6).map(|n| join(stage.world.plan.seed, n)).collect();
+    let set = |stage: &Stage, value| vec![stage.set(value)];
+    let read = |stage: &Stage, value| vec![Step::Read(None), stage.set(value)];
     stage.scripts(vec![
-        (tags[0], vec![stage.set(1)]),
-        (tags[1], vec![stage.set(2)]),
-        (tags[2], vec![Step::Read(None), stage.set(3)]),
+        (tags[0], set(stage, 1)),
+        (tags[1], read(stage, 2)),
+        (tags[2], set(stage, 3)),
+        (tags[3], set(stage, 4)),
+        (tags[4], set(stage, 5)),
+        (tags[5], read(stage, 6)),
     ]);
-    let slot = stage.owner(A);
-    for _ in 0..2 {
-        let req = stage.ask(slot, Mode::Call, A, 0);
+    let owner = stage.owner(A);
+    let from = stage.other(&[owner]);
+    let ask = |stage: &mut Stage, actor| {
+        let req = stage.ask(from, Mode::Call, A, actor);
         stage.until("a call", answered(req));
-        stage.pass(200 * MS);
-    }
-    stage.world.inject(Fault::Rollback { log: A, back_us: 100 * MS });
-    stage.world.inject(Fault::Rollback { log: A, back_us: 300 * MS });
-    let req = stage.ask(slot, Mode::Call, A, 0);
-    stage.until("the last call", answered(req));
+    };
+    ask(stage, 0);
+    stage.pass(100 * MS);
+    stage.world.inject(Fault::Rollback { log: A, back_us: 90 * MS });
+    stage.world.inject(Fault::Rollback { log: A, back_us: 150 * MS });
+    ask(stage, 0);
+    stage.pass(100 * MS);
+    stage.world.inject(Fault::Rollback { log: A, back_us: 150 * MS });
+    ask(stage, 1);
+    stage.pass(300 * MS);
+    // The owner's write is slow, and the owner is struck out.
+    let zombie = stage.owner(A);
+    let slow = stage.world.now + 400 * MS;
+    stage.world.slots[zombie].store_in.arrive(slow);
+    ask(stage, 1);
+    let struck_out = stage.world.now;
+    let us = 600 * MS;
+    stage.world.inject(Fault::ReadStall { slot: zombie, log: A, us });
+    stage.world.suspect(zombie, us);
+    stage.pass(200 * MS);
+    ask(stage, 1);
+    stage.pass(20 * MS);
+    let back_us = stage.world.now - struck_out;
+    stage.world.inject(Fault::Rollback { log: A, back_us });
+    stage.pass(us);
+    ask(stage, 1);
 }
 
 /// Two nodes are told to leave while their actors call each other and re-enter; they are the only

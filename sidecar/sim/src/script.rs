@@ -101,9 +101,6 @@ struct Writer<'a> {
     rng: Rng,
     names: &'a Names,
     profile: &'a Profile,
-    /// Calls of kinds that are not known yet wait, and others made at the same time do not: then
-    /// nothing is pipelined.
-    kinds_known: bool,
     spec: Spec,
     /// What everything made by this attempt of this turn is derived from.
     base: u64,
@@ -119,7 +116,7 @@ struct Writer<'a> {
 pub(crate) fn write(
     names: &Names,
     profile: &Profile,
-    (seed, kinds_known): (u64, bool),
+    seed: u64,
     spec: Spec,
     token: &TurnToken,
     own: Option<(usize, usize)>,
@@ -136,7 +133,6 @@ pub(crate) fn write(
         rng,
         names,
         profile,
-        kinds_known,
         spec,
         base,
         made: 0,
@@ -155,7 +151,7 @@ fn services(names: &Names) -> usize {
 impl Writer<'_> {
     fn script(&mut self, actor: bool) -> Script {
         let fails = self.rng.chance(80);
-        let pipelined = self.kinds_known && self.rng.chance(400);
+        let pipelined = self.rng.chance(400);
         let mut steps = Vec::new();
         for _ in 0..self.rng.range(1, 5) {
             if self.rng.chance(400) {
@@ -235,7 +231,7 @@ impl Writer<'_> {
 
     /// One call, or several to be joined.
     fn calls(&mut self) -> Vec<(Target, Spec)> {
-        let count = if self.kinds_known && self.rng.chance(250) { self.rng.range(2, 3) } else { 1 };
+        let count = if self.rng.chance(250) { self.rng.range(2, 3) } else { 1 };
         let joined = self.spec.joined || count > 1;
         let mut calls = Vec::new();
         for _ in 0..count {

@@ -20,18 +20,20 @@ pub(crate) struct StorePartition {
 /// A step asked of the store.
 #[derive(Clone, Debug)]
 pub(crate) enum StoreStep {
-    Load { actor: Arc<str> },
+    Cell,
+    Load { epoch: Epoch, actor: Arc<str> },
     Fence { epoch: Epoch },
-    Write { epoch: Epoch, upto: Offset, ops: Vec<ActorOps> },
+    Write { expected: Cell, upto: Offset, ops: Vec<ActorOps> },
 }
 
 /// What the store says to it.
 #[derive(Clone, Debug)]
 pub(crate) enum StoreSays {
-    Loaded { actor: Arc<str>, cell: Cell, state: Keys },
-    Fenced { cell: Cell },
-    Written { upto: Offset },
-    Stale,
+    Cell { cell: Cell },
+    Loaded { epoch: Epoch, actor: Arc<str>, cell: Cell, state: Keys },
+    Fenced { epoch: Epoch, cell: Cell },
+    Written { epoch: Epoch, upto: Offset },
+    Refused { epoch: Epoch, cell: Cell },
 }
 
 /// One partition of the store, with what it was, for rollbacks.
@@ -41,6 +43,8 @@ pub(crate) struct SimStore {
     pub(crate) past: Vec<(Us, StorePartition)>,
     /// Versions are kept only where a rollback may come.
     pub(crate) keep_past: bool,
+    /// The reign that has fenced it since it last went back: that one knows where it stands.
+    pub(crate) known_to: Option<Epoch>,
 }
 
 /// Applies operations to an actor's keys.
@@ -57,30 +61,36 @@ pub(crate) fn apply(state: &mut Keys, op: &StateOp) {
 }
 
 impl SimStore {
-    /// Carries out a step.
-    pub(crate) fn carry_out(&mut self, at: Us, step: StoreStep) -> StoreSays {
+    /// Carries out a step; `strict`: a write must find the cell that it expects.
+    pub(crate) fn carry_out(&mut self, at: Us, step: StoreStep, strict: bool) -> StoreSays {
         let cell = self.now.cell;
         match step {
-            StoreStep::Load { actor } => {
+            StoreStep::Cell => StoreSays::Cell { cell },
+            StoreStep::Load { epoch, actor } => {
                 let state = self.now.actors.get(&actor).cloned().unwrap_or_default();
-                StoreSays::Loaded { actor, cell, state }
+                StoreSays::Loaded { epoch, actor, cell, state }
             }
-            StoreStep::Fence { epoch } | StoreStep::Write { epoch, .. } if cell.epoch > epoch => {
-                StoreSays::Stale
-            }
+            StoreStep::Fence { epoch } if cell.epoch > epoch => StoreSays::Refused { epoch, cell },
             StoreStep::Fence { epoch } => {
                 self.remember(at);
                 self.now.cell.epoch = epoch;
-                StoreSays::Fenced { cell }
+                self.known_to = Some(epoch);
+                StoreSays::Fenced { epoch, cell }
             }
-            StoreStep::Write { epoch, upto, ops } => {
+            StoreStep::Write { expected: Cell { epoch, .. }, .. } if cell.epoch > epoch => {
+                StoreSays::Refused { epoch, cell }
+            }
+            StoreStep::Write { expected, .. } if strict && cell != expected => {
+                StoreSays::Refused { epoch: expected.epoch, cell }
+            }
+            StoreStep::Write { expected: Cell { epoch, .. }, upto, ops } => {
                 self.remember(at);
                 for ops in ops {
                     let state = self.now.actors.entry(ops.actor).or_default();
                     ops.ops.iter().for_each(|op| apply(state, op));
                 }
                 self.now.cell = Cell { epoch, offset: upto };
-                StoreSays::Written { upto }
+                StoreSays::Written { epoch, upto }
             }
         }
     }
@@ -97,6 +107,7 @@ impl SimStore {
         let (_, past) = self.past.swap_remove(at);
         self.past.truncate(at);
         let changed = past.cell != self.now.cell;
+        self.known_to = None;
         self.now = past;
         changed
     }

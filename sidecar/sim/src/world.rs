@@ -25,8 +25,11 @@ pub(crate) const BASE_MS: Millis = 1_700_000_000_000;
 /// Everything must have come to rest so long after the faults ended.
 pub(crate) const REST_MAX: Us = 20_000 * MS;
 
-/// Greatest number of things that may happen in one run.
+/// Greatest number of things that may happen in one run, some twenty times what the busiest one needs: more is a livelock.
 const EVENTS_MAX: u64 = 400_000;
+
+/// Greatest number of effects that a node may have after an input.
+pub(crate) const EFFECTS_MAX: u64 = 200_000;
 
 /// What is due.
 #[derive(Debug)]
@@ -144,6 +147,7 @@ impl World {
         let history = History {
             names: plan.names.clone(),
             small_limits: plan.small_limits,
+            closed_channels_max: plan.limits.closed_channels_max,
             heeding: plan.profile.run_on_max <= crate::plan::RUN_ON_MAX,
             strict: plan.slots.iter().map(|s| s.strict).collect(),
             events: Vec::new(),
@@ -267,11 +271,17 @@ impl World {
         self.faults_on = false;
     }
 
+    /// Ends the run: it will not come to rest.
+    pub(crate) fn give_up(&mut self) {
+        self.steps = EVENTS_MAX;
+    }
+
     fn finish(&mut self) {
         let livelock = self.steps >= EVENTS_MAX;
         let views = |s: &Slot| s.node.as_ref().map(|n| (s.id, n.partitions(), n.roots_open()));
         self.history.finish.views = self.slots.iter().filter_map(views).collect();
         self.history.finish.stores = self.stores.iter().map(|s| s.now.clone()).collect();
+        self.history.finish.stores_known_to = self.stores.iter().map(|s| s.known_to).collect();
         self.history.finish.livelock = livelock;
         self.history.finish.at = self.now;
     }

@@ -50,8 +50,6 @@ fn directed_schedules_happen_and_keep_every_promise() {
 #[test]
 fn every_schedule_really_happens_in_random_runs() {
     let mut missing: BTreeMap<&str, ()> = SCHEDULES.iter().map(|s| (s.name, ())).collect();
-    // Stores go back only where a run is told so; its directed schedule covers it.
-    missing.remove("store-rollback");
     for seed in 0..HAPPEN_SEEDS {
         let report = kar_sim::run(seed, &Profile::of_seed(seed), Rules::default(), false);
         clean(&report);

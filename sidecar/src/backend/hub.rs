@@ -11,8 +11,8 @@ use kar_core::event::{Cell, Member, Members};
 use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, ProposalId};
 use kar_core::invocation::{ActorOps, Payload, StateOp};
 use kar_hub::{
-    ClientConfig, HubClient, HubError, HubEvent, LogName, MemberInfo, RECORD_BYTES_MAX, SpawnHub,
-    StoreOp, Value,
+    ClientConfig, FenceCell, HubClient, HubError, HubEvent, LogName, MemberInfo, RECORD_BYTES_MAX,
+    SpawnHub, StoreOp, Value,
 };
 use tokio::sync::watch;
 
@@ -151,20 +151,25 @@ impl Log for HubBackend {
 }
 
 impl Store for HubBackend {
-    fn load_actor(&self, partition: &PartitionId, actor: &Arc<str>) {
-        self.client.load_actor(self.name(partition), actor.to_string());
+    fn read_cell(&self, partition: &PartitionId) {
+        self.client.read_cell(self.name(partition));
+    }
+
+    fn load_actor(&self, partition: &PartitionId, epoch: Epoch, actor: &Arc<str>) {
+        self.client.load_actor(self.name(partition), epoch, actor.to_string());
     }
 
     fn fence(&self, partition: &PartitionId, epoch: Epoch) {
         self.client.fence_store(self.name(partition), epoch);
     }
 
-    fn write(&self, partition: &PartitionId, epoch: Epoch, upto: Offset, ops: Vec<ActorOps>) {
+    fn write(&self, partition: &PartitionId, expected: Cell, upto: Offset, ops: Vec<ActorOps>) {
+        let expected = FenceCell { epoch: expected.epoch, offset: expected.offset };
         let ops = ops.into_iter().map(|actor| kar_hub::ActorOps {
             actor: actor.actor.to_string(),
             ops: actor.ops.into_iter().map(store_op).collect(),
         });
-        self.client.write_store(self.name(partition), epoch, upto, ops.collect());
+        self.client.write_store(self.name(partition), expected, upto, ops.collect());
     }
 }
 
@@ -176,6 +181,10 @@ impl Membership for HubBackend {
     fn ensure_kind(&self, kind: &Kind, partitions: u32) {
         self.client.ensure_kind(kind.to_string(), partitions);
     }
+}
+
+fn cell_from(cell: FenceCell) -> Cell {
+    Cell { epoch: cell.epoch, offset: cell.offset }
 }
 
 fn store_op(op: StateOp) -> StoreOp {
@@ -325,22 +334,31 @@ impl Translator {
             }
             HubEvent::End { log } => Event::LogEnd { partition: self.partition(&log)? },
             HubEvent::LogLost { log } => Event::LogLost { partition: self.partition(&log)? },
-            HubEvent::ActorLoaded { log, actor, cell_epoch, cell_offset, state } => {
+            HubEvent::ActorLoaded { log, actor, cell_epoch, cell_offset, state, epoch } => {
                 Event::ActorLoaded {
                     partition: self.partition(&log)?,
+                    epoch,
                     actor: actor.into(),
                     cell: Cell { epoch: cell_epoch, offset: cell_offset },
                     state: state.into_iter().map(|(k, v)| (k.into(), value_from(v))).collect(),
                 }
             }
-            HubEvent::StoreFenced { log, cell } => {
-                let cell = Cell { epoch: cell.epoch, offset: cell.offset };
-                Event::StoreFenced { partition: self.partition(&log)?, cell }
+            HubEvent::StoreCell { log, cell } => {
+                Event::StoreCell { partition: self.partition(&log)?, cell: cell_from(cell) }
             }
-            HubEvent::StoreWritten { log, upto } => {
-                Event::StoreWritten { partition: self.partition(&log)?, upto }
+            HubEvent::StoreFenced { log, epoch, cell } => Event::StoreFenced {
+                partition: self.partition(&log)?,
+                epoch,
+                cell: cell_from(cell),
+            },
+            HubEvent::StoreWritten { log, epoch, upto } => {
+                Event::StoreWritten { partition: self.partition(&log)?, epoch, upto }
             }
-            HubEvent::StoreStale { log } => Event::StoreStale { partition: self.partition(&log)? },
+            HubEvent::StoreRefused { log, epoch, cell } => Event::StoreRefused {
+                partition: self.partition(&log)?,
+                epoch,
+                cell: cell_from(cell),
+            },
             other => {
                 tracing::error!(event = ?other, "the hub told something that is not known");
                 return None;

@@ -101,7 +101,7 @@ impl ActorReader {
         let client = self.client.get_or_try_init(connect).await.map_err(read_error)?;
         let (sender, receiver) = oneshot::channel();
         lock(&self.waiting).entry((log.clone(), actor.to_owned())).or_default().push(sender);
-        client.load_actor(log, actor.to_owned());
+        client.load_actor(log, 0, actor.to_owned());
         let away = |what: &str| StateError::Unavailable(what.to_owned());
         match tokio::time::timeout(self.config.request_timeout, receiver).await {
             Ok(Ok(state)) => Ok(state),

@@ -43,6 +43,8 @@ bound_flags! {
         segment_bytes_max: usize,
         /// Obligations one turn may buffer before it flushes
         segment_sends_max: usize,
+        /// Calls that one turn may have under way at once
+        calls_per_turn_max: usize,
         /// Turns of one actor that may run ahead of the log
         speculation_per_actor_max: u32,
         /// Records in flight per partition
@@ -73,6 +75,8 @@ bound_flags! {
         drain_timeout_ms: u64,
         /// State operations gathered for one write to the store, bytes
         store_batch_bytes: usize,
+        /// Closed channels of departed nodes remembered one by one
+        closed_channels_max: usize,
         /// Passive actors whose state stays cached per partition
         cached_actors_max: usize,
     }

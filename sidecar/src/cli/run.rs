@@ -69,6 +69,7 @@ fn configuration(args: &RunArgs) -> Outcome<SidecarConfig> {
     config.partitions = PartitionCount::try_from(args.partitions).map_err(wrong)?;
     args.limits.apply(&mut config.limits);
     args.bounds.apply(&mut config.bounds);
+    config.check().map_err(wrong)?;
     locate(&mut config, &args.data)?;
     Ok(config)
 }

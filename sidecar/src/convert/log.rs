@@ -97,7 +97,11 @@ fn op_to(op: &Op) -> pb::Op {
             below: *below,
             open: open.clone(),
         }),
-        Op::CloseChannel { node } => O::CloseChannel(pb::CloseChannel { node: node.0 }),
+        Op::CloseChannel { node, floor, open } => O::CloseChannel(pb::CloseChannel {
+            node: node.0,
+            floor: floor.0,
+            open: open.iter().map(|node| node.0).collect(),
+        }),
         Op::Forget { uuids } => {
             O::Forget(pb::Forget { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
         }
@@ -132,7 +136,11 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
         O::Attempt(a) => Op::Attempt { uuid: uuid_from(&a.uuid)?, attempt: a.attempt },
         O::Settle(s) => Op::Settle { to: partition_from(s.to)?, numbers: s.numbers },
         O::Closed(c) => Op::Closed { sender: sender_from(c.sender)?, below: c.below, open: c.open },
-        O::CloseChannel(c) => Op::CloseChannel { node: NodeId(c.node) },
+        O::CloseChannel(c) => Op::CloseChannel {
+            node: NodeId(c.node),
+            floor: NodeId(c.floor),
+            open: c.open.into_iter().map(NodeId).collect(),
+        },
         O::Forget(f) => {
             let uuids = f.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
             Op::Forget { uuids }

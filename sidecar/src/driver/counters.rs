@@ -32,6 +32,7 @@ pub struct Counters {
     pub dead_letters: u64,
     pub limits_hit: u64,
     pub store_rollbacks: u64,
+    pub stores_ahead: u64,
     pub broken_invariants: u64,
     pub resumptions: u64,
     pub evictions: u64,
@@ -69,6 +70,7 @@ impl Counters {
             ("dead_letters", self.dead_letters),
             ("limits_hit", self.limits_hit),
             ("store_rollbacks", self.store_rollbacks),
+            ("stores_ahead", self.stores_ahead),
             ("broken_invariants", self.broken_invariants),
             ("resumptions", self.resumptions),
             ("evictions", self.evictions),
@@ -124,6 +126,14 @@ impl Counters {
             Notice::StoreRolledBack { partition } => {
                 self.store_rollbacks += 1;
                 tracing::error!(%partition, "the store was rolled back; the log is replayed");
+            }
+            Notice::StoreAhead { partition, store, log } => {
+                self.stores_ahead += 1;
+                tracing::error!(
+                    %partition, store, log,
+                    "the store holds more than the log: they do not belong together, so it is not \
+                     used; put back the log, or delete the store so that it is made anew from it"
+                );
             }
             Notice::BrokenInvariant { what } => {
                 self.broken_invariants += 1;

@@ -479,14 +479,15 @@ impl State {
             Effect::ReadLog { partition, from } => backend.read(&partition, from),
             Effect::ReadBarrier { partition } => backend.barrier(&partition),
             Effect::StopLog { partition } => backend.stop(&partition),
-            Effect::LoadActor { partition, actor } => {
+            Effect::ReadCell { partition } => backend.read_cell(&partition),
+            Effect::LoadActor { partition, epoch, actor } => {
                 self.counters.store_loads += 1;
-                backend.load_actor(&partition, &actor);
+                backend.load_actor(&partition, epoch, &actor);
             }
             Effect::FenceStore { partition, epoch } => backend.fence(&partition, epoch),
-            Effect::WriteStore { partition, epoch, upto, ops } => {
+            Effect::WriteStore { partition, expected, upto, ops } => {
                 self.counters.store_writes += 1;
-                backend.write(&partition, epoch, upto, ops);
+                backend.write(&partition, expected, upto, ops);
             }
             Effect::EnsureKind { kind } => backend.ensure_kind(&kind, self.config.partitions),
             Effect::Offer { kinds, leaving } => backend.offer(&kinds, leaving),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kar_core::effect::{Append, RequestError, Response, Turn};
+use kar_core::event::Cell;
 use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, TurnToken};
 use kar_core::invocation::{ActorOps, Payload};
 use kar_core::message::Message;
@@ -64,12 +65,14 @@ pub trait Log: Send {
 
 /// Materialised state with a fence cell for each partition. Results come back as events.
 pub trait Store: Send {
-    /// Loads an actor and its partition's cell in one step.
-    fn load_actor(&self, partition: &PartitionId, actor: &Arc<str>);
+    /// Reads a partition's cell.
+    fn read_cell(&self, partition: &PartitionId);
+    /// Loads an actor and its partition's cell in one step, for a reign.
+    fn load_actor(&self, partition: &PartitionId, epoch: Epoch, actor: &Arc<str>);
     /// Puts an epoch into the cell unless it has a newer one.
     fn fence(&self, partition: &PartitionId, epoch: Epoch);
-    /// Applies operations and sets the cell, in one step, unless it has a newer epoch.
-    fn write(&self, partition: &PartitionId, epoch: Epoch, upto: Offset, ops: Vec<ActorOps>);
+    /// Applies operations and sets the cell's offset, in one step, if the cell is exactly the expected one.
+    fn write(&self, partition: &PartitionId, expected: Cell, upto: Offset, ops: Vec<ActorOps>);
 }
 
 /// The membership. Its views come back as events.

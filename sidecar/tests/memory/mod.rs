@@ -128,11 +128,17 @@ impl Log for MemoryBackend {
 }
 
 impl Store for MemoryBackend {
-    fn load_actor(&self, partition: &PartitionId, actor: &Arc<str>) {
+    fn read_cell(&self, partition: &PartitionId) {
+        let cell = self.memory().cells.get(partition).copied().unwrap_or_default();
+        self.tell(Event::StoreCell { partition: partition.clone(), cell });
+    }
+
+    fn load_actor(&self, partition: &PartitionId, epoch: Epoch, actor: &Arc<str>) {
         let memory = self.memory();
         let key = (partition.clone(), actor.clone());
         self.tell(Event::ActorLoaded {
             partition: partition.clone(),
+            epoch,
             actor: actor.clone(),
             cell: memory.cells.get(partition).copied().unwrap_or_default(),
             state: memory.actors.get(&key).cloned().unwrap_or_default(),
@@ -144,11 +150,16 @@ impl Store for MemoryBackend {
         let stored = memory.cells.entry(partition.clone()).or_default();
         let cell = *stored;
         stored.epoch = epoch;
-        self.tell(Event::StoreFenced { partition: partition.clone(), cell });
+        self.tell(Event::StoreFenced { partition: partition.clone(), epoch, cell });
     }
 
-    fn write(&self, partition: &PartitionId, epoch: Epoch, upto: Offset, ops: Vec<ActorOps>) {
+    fn write(&self, partition: &PartitionId, expected: Cell, upto: Offset, ops: Vec<ActorOps>) {
+        let (epoch, partition) = (expected.epoch, partition.clone());
         let mut memory = self.memory();
+        let cell = memory.cells.get(&partition).copied().unwrap_or_default();
+        if cell != expected {
+            return self.tell(Event::StoreRefused { partition, epoch, cell });
+        }
         for actor in ops {
             let state = memory.actors.entry((partition.clone(), actor.actor)).or_default();
             for op in actor.ops {
@@ -160,7 +171,7 @@ impl Store for MemoryBackend {
             }
         }
         memory.cells.insert(partition.clone(), Cell { epoch, offset: upto });
-        self.tell(Event::StoreWritten { partition: partition.clone(), upto });
+        self.tell(Event::StoreWritten { partition, epoch, upto });
     }
 }
 

@@ -52,6 +52,11 @@ impl InFlight {
 impl Partition {
     /// Decides: applies at once, to be logged with the next record.
     pub(super) fn push(&mut self, env: &mut Env, op: Op) {
+        let bytes = op.size();
+        if self.reign.pending_bytes + bytes > env.limits.record_bytes_target {
+            // A long decision gets a record of its own: together they might not fit into one.
+            self.cut(env);
+        }
         let mut store = Vec::new();
         let applied = self.state.apply(&env.rules, &op, &mut store);
         debug_assert!(applied || !env.rules.turn_token, "an owner's own decision was void: {op:?}");
@@ -59,7 +64,7 @@ impl Partition {
             self.apply_to_cache(ops);
         }
         self.reign.pending_store.append(&mut store);
-        self.reign.pending_bytes += size(&op);
+        self.reign.pending_bytes += bytes;
         self.reign.pending.push(op);
         if self.reign.pending_bytes >= env.limits.record_bytes_target {
             self.cut(env);
@@ -223,6 +228,7 @@ impl Partition {
         if self.reign.settle_at.is_some_and(|at| at <= now) {
             self.log_settled(env);
         }
+        self.fence_due(env);
         self.close_departed(env);
         self.forget_results(env);
         self.expire(env);
@@ -254,6 +260,7 @@ impl Partition {
                 reign.accept_at,
                 reign.close_at,
                 reign.settle_at,
+                reign.fence_at,
                 some(reign.dispatch_after),
                 reign.deadlines.first().map(|(at, _)| *at),
                 reign.retries.first().map(|(at, _)| *at),
@@ -295,25 +302,5 @@ impl Partition {
             request,
             response: Err(RequestError::TurnSuperseded(Box::new(token.clone()))),
         });
-    }
-}
-
-/// Rough size of a decision in a record, bytes.
-fn size(op: &Op) -> usize {
-    match op {
-        Op::Accept { invocation, .. } => invocation.size(),
-        Op::Progress { state, sends, .. } => {
-            64 + state.iter().map(|s| s.size()).sum::<usize>()
-                + sends.iter().map(|s| s.obligation.invocation.size()).sum::<usize>()
-        }
-        Op::Complete { outcome, state, sends, .. } => {
-            64 + outcome.size()
-                + state.iter().map(|s| s.size()).sum::<usize>()
-                + sends.iter().map(|s| s.obligation.invocation.size()).sum::<usize>()
-        }
-        Op::Closed { open, .. } => 64 + open.len() * 8,
-        Op::Settle { numbers, .. } => 32 + numbers.len() * 8,
-        Op::Attempt { .. } | Op::CloseChannel { .. } => 32,
-        Op::Forget { uuids } => uuids.len() * 16,
     }
 }

@@ -266,7 +266,7 @@ impl Partition {
     }
 
     fn is_closed(&self, sender: &Sender) -> bool {
-        matches!(sender, Sender::Node(node) if self.state.closed_nodes.contains(node))
+        matches!(sender, Sender::Node(node) if self.state.closed_nodes.contains(*node))
     }
 
     /// Notes that the sender closed numbers that are live here: they are logged with the next record (rule C4).

@@ -158,6 +158,8 @@ impl Partition {
         self.stage = Stage::Reading;
         self.at_end = false;
         self.wanted_since = env.now;
+        // What the store has need not be kept while the log is read.
+        env.emit(Effect::ReadCell { partition: self.id.clone() });
         env.emit(Effect::ReadLog { partition: self.id.clone(), from: 1 });
     }
 
@@ -320,6 +322,9 @@ impl Partition {
             }
             Stage::Serving if self.reign.barriers > 0 => {
                 self.reign.barriers -= 1;
+                if self.reign.barriers == 0 {
+                    self.check_doubted(env);
+                }
                 self.pump_all(env);
             }
             Stage::Claiming => self.reign.barriers = self.reign.barriers.saturating_sub(1),

@@ -3,7 +3,7 @@
 use super::Partition;
 use super::gate::Gated;
 use super::reign::ItemStage;
-use crate::effect::{Notice, Response};
+use crate::effect::{Effect, Notice, Response};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, NodeId, Number, PartitionId, Sender, Uuid};
 use crate::invocation::{Mode, Obligation, Outcome};
@@ -175,11 +175,28 @@ impl Partition {
         if obligation.invocation.mode != Mode::Call {
             return self.accepted(env, receiver, &[number]);
         }
-        if self.reign.outcomes.contains(&(receiver.clone(), number)) {
+        let child = (receiver.clone(), number);
+        if self.reign.outcomes.contains(&child) || !self.reign.doubted.insert(child) {
             return;
         }
-        env.notice(Notice::BrokenInvariant { what: "an open call's number has retired" });
-        self.drop_all(env, "an open call's number has retired at its callee", (0, None));
+        // A successor may have closed it, and its claim not be read yet: only the log tells who is wrong. Nothing is
+        // dispatched meanwhile.
+        self.reign.barriers += 1;
+        env.emit(Effect::ReadBarrier { partition: self.id.clone() });
+    }
+
+    /// The log was read to its end, and this reign goes on: what was called retired meanwhile has to be settled by now.
+    pub(super) fn check_doubted(&mut self, env: &mut Env) {
+        let still_open = |(to, number): &(PartitionId, Number)| {
+            self.state.outbound.get(to).is_some_and(|out| out.open.contains_key(number))
+                && !self.reign.outcomes.contains(&(to.clone(), *number))
+        };
+        let broken = self.reign.doubted.iter().any(still_open);
+        self.reign.doubted.clear();
+        if broken {
+            env.notice(Notice::BrokenInvariant { what: "an open call's number has retired" });
+            self.drop_all(env, "an open call's number has retired at its callee", (0, None));
+        }
     }
 
     /// Logs tells that their receivers accepted.

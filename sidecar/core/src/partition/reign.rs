@@ -68,6 +68,8 @@ pub(crate) struct Reign {
     pub(super) routes: BTreeMap<PartitionId, Route>,
     /// Children whose outcomes are here, not settled yet.
     pub(super) outcomes: BTreeSet<(PartitionId, Number)>,
+    /// Open calls that their receivers say have retired: either this reign is over, or something is broken.
+    pub(super) doubted: BTreeSet<(PartitionId, Number)>,
     /// Tells that their receivers accepted, to be settled.
     pub(super) accepted: BTreeMap<PartitionId, BTreeSet<Number>>,
     pub(super) settle_at: Option<Millis>,
@@ -98,9 +100,11 @@ pub(crate) struct Reign {
     pub(super) stored_stamp: u64,
     /// Committed operations for the store, in log order, with the stamp of their last operation.
     pub(super) store_queue: VecDeque<(Offset, u64, Vec<ActorOps>)>,
-    /// The store's cell as last known.
+    /// The store's cell as last known: what a write expects. Its epoch counts once the store is fenced.
     pub(super) cell: Cell,
     pub(super) fenced: bool,
+    /// The store held more than the log: it is asked again at this time, and used for nothing until then.
+    pub(super) fence_at: Option<Millis>,
     /// A write is under way up to this offset.
     pub(super) writing: Option<Offset>,
 }
@@ -167,8 +171,8 @@ pub(super) struct Turn {
     pub(super) calls: BTreeMap<(PartitionId, Number), RequestId>,
     /// Outcomes received and not settled yet.
     pub(super) received: Vec<(PartitionId, Number)>,
-    /// Requests that wait for a kind to become known.
-    pub(super) parked: usize,
+    /// It returned, and operations of it wait outside for a kind to become known.
+    pub(super) returned: bool,
     /// It returned; calls are still under way (rule T1).
     pub(super) result: Option<Outcome>,
     /// It holds a slot.
@@ -209,6 +213,11 @@ impl Reign {
 }
 
 impl Item {
+    /// Whether the current attempt may have run; not while it is yet to be logged or dispatched.
+    fn attempt_ran(&self) -> bool {
+        self.started && !self.cleared && !matches!(self.stage, ItemStage::WaitCommit)
+    }
+
     pub(super) fn is_root(&self) -> bool {
         self.invocation.chain.is_empty()
     }
@@ -253,6 +262,8 @@ impl Partition {
             unstored,
             stamp,
             stored_stamp: stamp,
+            in_store: self.reign.in_store,
+            cell: self.reign.cell,
             barriers: self.reign.barriers,
             ..Reign::default()
         };
@@ -281,14 +292,16 @@ impl Partition {
         let mut later = Vec::new();
         for entry in entries {
             let uuid = entry.invocation.uuid;
+            let ran = unclean || entry.ran;
             let item = Item {
                 invocation: entry.invocation.clone(),
                 sender: entry.sender.clone(),
                 number: entry.number,
                 logged: true,
                 attempt: entry.attempt,
-                started: unclean || entry.attempt > 1 || entry.progressed,
-                cleared: false,
+                started: ran || entry.attempt > 1,
+                // An attempt that was logged and never ran is the next one.
+                cleared: !ran && entry.attempt > 1,
                 retry_at: 0,
                 reply_to: None,
                 awaiters: Vec::new(),
@@ -398,10 +411,11 @@ impl Partition {
         for sender in senders {
             self.log_held(env, &sender, Number::MAX);
         }
-        let started = self.reign.items.iter().filter(|(_, i)| i.started && i.attempt == 1);
-        let started: Vec<_> = started.map(|(uuid, item)| (*uuid, item.attempt)).collect();
-        for (uuid, attempt) in started {
-            self.push(env, Op::Attempt { uuid, attempt: attempt + 1 });
+        let ran = self.reign.items.iter().filter(|(_, item)| item.attempt_ran());
+        let ran: Vec<_> = ran.map(|(uuid, item)| (*uuid, item.attempt)).collect();
+        for (uuid, attempt) in ran {
+            // The same number again: it may have run. The next one is counted when it starts.
+            self.push(env, Op::Attempt { uuid, attempt });
         }
         self.cut(env);
         self.state.seq += 1;
@@ -453,8 +467,27 @@ impl Partition {
             let sender = Sender::Node(node);
             self.log_held(env, &sender, Number::MAX);
             self.reign.statements.remove(&sender);
-            self.push(env, Op::CloseChannel { node });
+            let many = self.state.closed_nodes.above() >= env.limits.closed_channels_max;
+            // It was gone for the grace, so lower incarnations that are not here came and went long ago.
+            let floor = if many { NodeId(node.0 + 1) } else { NodeId(0) };
+            let open = if many { self.open_below(env, floor) } else { Vec::new() };
+            self.push(env, Op::CloseChannel { node, floor, open });
         }
+    }
+
+    /// Incarnations below `floor` whose channels may be in use: members, and those whose grace is not over.
+    fn open_below(&self, env: &Env, floor: NodeId) -> Vec<NodeId> {
+        let members = env.members.nodes.keys();
+        let here = self.state.inbound.keys().chain(self.reign.held.keys());
+        let here = here.filter_map(|sender| match sender {
+            Sender::Node(node) => Some(node),
+            Sender::Log { .. } => None,
+        });
+        let all = members.chain(self.reign.departed.keys()).chain(here);
+        let closed = &self.state.closed_nodes;
+        // The last one is being closed itself.
+        let wanted = |node: &&NodeId| node.0 + 1 < floor.0 && !closed.contains(**node);
+        all.filter(wanted).copied().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Asks for the result of a started invocation.

@@ -1,14 +1,24 @@
 //! Actor state: caches, loads, and materialisation of committed operations (design section 7).
+//!
+//! The store may go back in time: a backup was restored, a replica without the last writes took over, power was lost.
+//! Rules that make this safe:
+//!
+//! - What the store holds is a function of its cell: all valid operations up to the cell's offset. Fences leave the
+//!   offset alone; a write names the whole cell that it follows, and the store refuses it on any other one. So a write
+//!   that was sent before a rollback, or by a reign that is over, either lands where it belongs or not at all.
+//! - An owner keeps every operation above the offset that it knows the store to have reached. A load or a fence that
+//!   shows less is a rollback: the owner lets go of everything and reads the log again, which holds what is missing.
+//! - An owner that never looks at the store again is not disturbed; the next reign's fence shows where to go on from.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Partition;
 use super::reign::{Load, Reign};
+use super::{Partition, Stage};
 use crate::effect::{Effect, Notice, Response};
 use crate::env::Env;
 use crate::event::Cell;
-use crate::ids::{Offset, RequestId, TurnToken};
+use crate::ids::{Epoch, Offset, RequestId, TurnToken};
 use crate::invocation::{ActorOps, Payload, StateOp};
 
 type State = BTreeMap<Arc<str>, Payload>;
@@ -16,6 +26,9 @@ type State = BTreeMap<Arc<str>, Payload>;
 impl Reign {
     /// Committed operations found by reading the log before the reign: the store may lack them.
     pub(super) fn replayed(&mut self, offset: Offset, ops: Vec<ActorOps>) {
+        if offset <= self.cell.offset {
+            return;
+        }
         for actor in &ops {
             self.note_unstored(actor);
         }
@@ -86,29 +99,48 @@ impl Partition {
         }
         let (mut ops, mut bytes, mut upto) = (Vec::new(), 0, 0);
         for (offset, _, batch) in &self.reign.store_queue {
-            if bytes >= env.limits.store_batch_bytes {
+            let next = batch.iter().map(ActorOps::size).sum::<usize>();
+            // One record's operations go together, however long: a record is bounded.
+            if !ops.is_empty() && bytes + next > env.limits.store_batch_bytes {
                 break;
             }
-            bytes += batch.iter().flat_map(|a| &a.ops).map(StateOp::size).sum::<usize>();
+            bytes += next;
             ops.extend(batch.iter().cloned());
             upto = *offset;
         }
         self.reign.writing = Some(upto);
-        let (partition, epoch) = (self.id.clone(), self.state.epoch);
-        env.emit(Effect::WriteStore { partition, epoch, upto, ops });
+        let (partition, expected) = (self.id.clone(), self.reign.cell);
+        env.emit(Effect::WriteStore { partition, expected, upto, ops });
+    }
+
+    /// The store tells where it stands, before the reign: what it has need not be kept. Should it go back before it is
+    /// fenced, the fence shows.
+    pub(crate) fn store_cell(&mut self, cell: Cell) {
+        if matches!(self.stage, Stage::Reading | Stage::Claiming)
+            && cell.offset > self.reign.cell.offset
+        {
+            self.reign.cell = cell;
+            self.reign.stored(cell.offset);
+        }
     }
 
     /// The store is fenced for this reign; it tells how far it had come.
-    pub(crate) fn store_fenced(&mut self, env: &mut Env, cell: Cell) {
-        if !self.serving() {
+    pub(crate) fn store_fenced(&mut self, env: &mut Env, epoch: Epoch, cell: Cell) {
+        if !self.serving() || epoch != self.reign.epoch || self.reign.fenced {
             return;
         }
         if cell.offset < self.reign.cell.offset {
             return self.rolled_back(env);
         }
+        if cell.offset > self.state.offset {
+            return self.store_ahead(env, cell);
+        }
         self.reign.fenced = true;
-        self.reign.cell.offset = self.reign.cell.offset.max(cell.offset);
+        self.reign.cell = Cell { epoch, offset: cell.offset };
         self.reign.stored(cell.offset);
+        if self.reign.fence_at.take().is_some() {
+            self.load_again(env);
+        }
         self.write_store(env);
     }
 
@@ -118,36 +150,72 @@ impl Partition {
         self.drop_all(env, "the store was rolled back", (0, None));
     }
 
+    /// The store holds more than the log, and so something else: it is not used, and asked again later.
+    fn store_ahead(&mut self, env: &mut Env, cell: Cell) {
+        let (partition, log) = (self.id.clone(), self.state.offset);
+        env.notice(Notice::StoreAhead { partition, store: cell.offset, log });
+        self.reign.fenced = false;
+        self.reign.fence_at = Some(env.now + env.limits.append_timeout_ms);
+    }
+
+    /// Asks a store again that held more than the log.
+    pub(super) fn fence_due(&mut self, env: &mut Env) {
+        if self.reign.fence_at.is_some_and(|at| at <= env.now) {
+            self.reign.fence_at = Some(env.now + env.limits.append_timeout_ms);
+            self.fence(env);
+        }
+    }
+
+    fn fence(&mut self, env: &mut Env) {
+        self.reign.fenced = false;
+        let (partition, epoch) = (self.id.clone(), self.reign.epoch);
+        env.emit(Effect::FenceStore { partition, epoch });
+    }
+
     /// A write is done.
-    pub(crate) fn store_written(&mut self, env: &mut Env, upto: Offset) {
-        if !self.serving() || self.reign.writing != Some(upto) {
+    pub(crate) fn store_written(&mut self, env: &mut Env, epoch: Epoch, upto: Offset) {
+        if !self.serving() || epoch != self.reign.epoch || self.reign.writing != Some(upto) {
             return;
         }
         self.reign.writing = None;
-        self.reign.cell.offset = self.reign.cell.offset.max(upto);
+        self.reign.cell.offset = upto;
         self.reign.stored(upto);
         self.write_store(env);
     }
 
-    /// The store knows a newer reign: this one is over, whatever the log has shown so far.
-    pub(crate) fn store_stale(&mut self, env: &mut Env) {
-        if self.serving() {
-            self.drop_all(env, "the store knows a newer reign", (0, None));
+    /// The store refused a step. If it knows a newer reign this one is over, whatever the log has shown so far.
+    /// Otherwise its cell is not the expected one: it went back, or a write landed that was given up for lost. The fence,
+    /// set anew, tells which.
+    pub(crate) fn store_refused(&mut self, env: &mut Env, epoch: Epoch, cell: Cell) {
+        if !self.serving() || epoch != self.reign.epoch {
+            return;
         }
+        if cell.epoch > epoch {
+            return self.drop_all(env, "the store knows a newer reign", (0, None));
+        }
+        self.reign.writing = None;
+        self.fence(env);
     }
 
     /// Steps under way at the store are lost: they are made again.
     pub(crate) fn store_reset(&mut self, env: &mut Env) {
+        if matches!(self.stage, Stage::Reading | Stage::Claiming) {
+            env.emit(Effect::ReadCell { partition: self.id.clone() });
+        }
         if !self.serving() {
             return;
         }
         self.reign.writing = None;
-        self.reign.fenced = false;
-        env.emit(Effect::FenceStore { partition: self.id.clone(), epoch: self.state.epoch });
+        self.fence(env);
+        self.load_again(env);
+    }
+
+    fn load_again(&mut self, env: &mut Env) {
+        let (partition, epoch) = (&self.id, self.reign.epoch);
         for (actor, load) in &mut self.reign.loading {
             load.known = self.reign.cell.offset;
-            let actor = actor.clone();
-            env.emit(Effect::LoadActor { partition: self.id.clone(), actor });
+            let (partition, actor) = (partition.clone(), actor.clone());
+            env.emit(Effect::LoadActor { partition, epoch, actor });
         }
     }
 
@@ -155,16 +223,23 @@ impl Partition {
     pub(crate) fn actor_loaded(
         &mut self,
         env: &mut Env,
+        epoch: Epoch,
         actor: &Arc<str>,
         cell: Cell,
         mut state: State,
     ) {
-        if !self.serving() {
+        if !self.serving() || epoch != self.reign.epoch {
             return;
         }
         let Some(load) = self.reign.loading.get(actor) else { return };
-        if cell.offset < load.known {
+        if cell.epoch > epoch {
+            return self.drop_all(env, "the store knows a newer reign", (0, None));
+        }
+        if cell.offset < load.known && env.rules.load_checks {
             return self.rolled_back(env);
+        }
+        if cell.offset > self.state.offset {
+            return self.store_ahead(env, cell);
         }
         let Some(load) = self.reign.loading.remove(actor) else { return };
         for (_, op) in self.reign.unstored.get(actor).into_iter().flatten() {
@@ -200,8 +275,10 @@ impl Partition {
             let load = Load { known, waiting: Vec::new() };
             let load = self.reign.loading.entry(actor.clone()).or_insert(load);
             load.waiting.push((request, token.clone(), keys));
-            if first {
-                env.emit(Effect::LoadActor { partition: self.id.clone(), actor });
+            // A store that is not to be used is asked when it is again.
+            if first && self.reign.fence_at.is_none() {
+                let (partition, epoch) = (self.id.clone(), self.reign.epoch);
+                env.emit(Effect::LoadActor { partition, epoch, actor });
             }
             return;
         };

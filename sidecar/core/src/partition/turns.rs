@@ -89,8 +89,14 @@ impl Partition {
     }
 
     fn pump_stack(&mut self, env: &mut Env, name: &Arc<str>) {
-        // Bounded: every round starts, ends or lets in one invocation.
+        // Every round starts, ends or lets in one invocation, and each is let in and started once at most.
+        let mut rounds = 4 * self.reign.items.len() + 16;
         while let Some(actor) = self.reign.actors.get_mut(name) {
+            if rounds == 0 {
+                let what = "an actor's queue does not come to rest";
+                return env.notice(Notice::BrokenInvariant { what });
+            }
+            rounds -= 1;
             let Some(top) = actor.stack.last().copied() else {
                 if !self.let_in_next(env, name) {
                     return;
@@ -337,18 +343,6 @@ impl Partition {
         }
     }
 
-    /// A request of the turn waits outside for a kind to become known (+1), or no longer does (−1).
-    pub(crate) fn park(&mut self, env: &mut Env, token: &TurnToken, waits: bool) {
-        let Ok(uuid) = self.check_turn(env, token).or_else(|error| match error {
-            RequestError::TurnEnded(_) => Ok(token.invocation.uuid),
-            error => Err(error),
-        }) else {
-            return;
-        };
-        let Some(turn) = self.reign.items.get_mut(&uuid).and_then(|i| i.turn()) else { return };
-        turn.parked = if waits { turn.parked + 1 } else { turn.parked.saturating_sub(1) };
-    }
-
     /// A nested call or a tell.
     pub(crate) fn turn_invoke(
         &mut self,
@@ -389,7 +383,11 @@ impl Partition {
             }),
             parent: Some(uuid),
         };
-        let bytes = obligation.invocation.size();
+        let bytes = obligation.size();
+        if call && turn.calls.len() >= env.limits.calls_per_turn_max {
+            let hit = env.limit("calls_per_turn_max", env.limits.calls_per_turn_max);
+            return env.respond(request, Err(RequestError::Limit(hit)));
+        }
         if turn.sends.len() >= env.limits.segment_sends_max {
             let hit = env.limit("segment_sends_max", env.limits.segment_sends_max);
             return env.respond(request, Err(RequestError::Limit(hit)));
@@ -497,11 +495,22 @@ impl Partition {
         }
     }
 
+    /// The turn ended in user code, and its result waits outside behind operations of it.
+    pub(crate) fn turn_returned(&mut self, token: &TurnToken) {
+        if let Some(item) = self.reign.items.get_mut(&token.invocation.uuid)
+            && item.attempt == token.attempt
+            && self.reign.epoch == token.epoch
+            && let Some(turn) = item.turn()
+        {
+            turn.returned = true;
+        }
+    }
+
     /// Ends a turn that has returned, unless calls of it are under way (rule T1).
-    pub(crate) fn maybe_end(&mut self, env: &mut Env, uuid: Uuid) {
+    pub(super) fn maybe_end(&mut self, env: &mut Env, uuid: Uuid) {
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         let Some(turn) = item.turn() else { return };
-        if turn.result.is_none() || turn.parked > 0 {
+        if turn.result.is_none() {
             return;
         }
         if !turn.calls.is_empty() && env.rules.child_wait {
@@ -580,7 +589,7 @@ impl Partition {
             let attempt = item.attempt;
             let Some(turn) = item.turn() else { continue };
             // A turn that has returned, or whose host is gone, has nobody to acknowledge.
-            if turn.result.take().is_some() || Some(turn.session) != host {
+            if turn.result.take().is_some() || turn.returned || Some(turn.session) != host {
                 over.push(*uuid);
             }
             turn.cancelled = true;
@@ -737,6 +746,7 @@ impl Partition {
             actors: actors.collect(),
             owed: self.state.outbound.values().map(|out| out.open.len()).sum(),
             kept: self.state.kept.len(),
+            closed_channels: self.state.closed_nodes.len(),
         }
     }
 }
@@ -750,7 +760,7 @@ impl Turn {
             bytes: 0,
             calls: Default::default(),
             received: Vec::new(),
-            parked: 0,
+            returned: false,
             result: None,
             slot,
             cancelled: false,

@@ -3,7 +3,7 @@
 use kar_proto::hub::v1 as wire;
 use wire::store_op::Op;
 
-use crate::types::{ActorOps, MemberInfo, StateEntry, StoreOp, Value};
+use crate::types::{ActorOps, FenceCell, MemberInfo, StateEntry, StoreOp, Value};
 
 /// What an operation costs on the wire besides its texts and bytes, bytes; a rough guess.
 const OP_BYTES: usize = 16;
@@ -15,6 +15,11 @@ pub(crate) fn value(value: Value) -> wire::Value {
 pub(crate) fn value_back(value: Option<wire::Value>) -> Value {
     let value = value.unwrap_or_default();
     Value { data: value.data, content_type: value.content_type }
+}
+
+pub(crate) fn cell(cell: Option<wire::Cell>) -> FenceCell {
+    let cell = cell.unwrap_or_default();
+    FenceCell { epoch: cell.epoch, offset: cell.offset }
 }
 
 pub(crate) fn state_entry(entry: wire::KeyValue) -> StateEntry {

@@ -20,7 +20,7 @@ use wire::RefusedReason;
 
 use crate::error::HubError;
 use crate::options::{PAGE_SIZE_MAX, RECORD_BYTES_MAX};
-use crate::types::{ActorOps, HubEvent, LogName, StateEntry, StatePage, Value};
+use crate::types::{ActorOps, FenceCell, HubEvent, LogName, StateEntry, StatePage, Value};
 use outbox::Shared;
 
 /// How a client finds or starts its hub, and who it is.
@@ -182,27 +182,34 @@ impl HubClient {
         self.shared().ensure_kind(wire::Kind { name: kind, partitions });
     }
 
-    /// Loads an actor's state: [`HubEvent::ActorLoaded`].
-    pub fn load_actor(&self, log: LogName, actor: String) {
+    /// Reads a log's fence cell: [`HubEvent::StoreCell`].
+    pub fn read_cell(&self, log: LogName) {
+        self.shared().log_frame(&log, 0, |log| Frame::ReadCell(wire::ReadCell { log }));
+    }
+
+    /// Loads an actor's state: [`HubEvent::ActorLoaded`], which repeats `epoch`, the reign that
+    /// asks (0 if none does).
+    pub fn load_actor(&self, log: LogName, epoch: u64, actor: String) {
         let bytes = actor.len();
         self.shared()
-            .log_frame(&log, bytes, |log| Frame::LoadActor(wire::LoadActor { log, actor }));
+            .log_frame(&log, bytes, |log| Frame::LoadActor(wire::LoadActor { log, actor, epoch }));
     }
 
     /// Sets the epoch of a log's fence cell: [`HubEvent::StoreFenced`] with the cell as it was, or
-    /// [`HubEvent::StoreStale`] if it has a newer one.
+    /// [`HubEvent::StoreRefused`] if it has a newer one.
     pub fn fence_store(&self, log: LogName, epoch: u64) {
         self.shared().log_frame(&log, 0, |log| Frame::FenceStore(wire::FenceStore { log, epoch }));
     }
 
-    /// Applies operations and sets the cell to (`epoch`, `upto`), in one step:
-    /// [`HubEvent::StoreWritten`], or [`HubEvent::StoreStale`] if the cell has a newer epoch.
-    /// Written survives the end of any process; after power loss the store may be back at an
-    /// earlier cell.
-    pub fn write_store(&self, log: LogName, epoch: u64, upto: u64, ops: Vec<ActorOps>) {
+    /// If the cell is exactly the expected one, applies operations and sets its offset to `upto`,
+    /// in one step: [`HubEvent::StoreWritten`]; else changes nothing:
+    /// [`HubEvent::StoreRefused`]. Written survives the end of any process; after power loss the
+    /// store may be back at an earlier cell.
+    pub fn write_store(&self, log: LogName, expected: FenceCell, upto: u64, ops: Vec<ActorOps>) {
         let (ops, bytes) = convert::actor_ops(ops);
+        let expected = Some(wire::Cell { epoch: expected.epoch, offset: expected.offset });
         self.shared().log_frame(&log, bytes, |log| {
-            Frame::WriteStore(wire::WriteStore { log, epoch, upto, ops })
+            Frame::WriteStore(wire::WriteStore { log, expected, upto, ops })
         });
     }
 

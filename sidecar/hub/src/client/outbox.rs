@@ -17,7 +17,7 @@ use wire::state_response::Response;
 use super::convert;
 use crate::error::HubError;
 use crate::options::{FRAMES_PER_MESSAGE_MAX, MESSAGE_BYTES_TARGET};
-use crate::types::{FenceCell, HubEvent, LogName, Value};
+use crate::types::{HubEvent, LogName, Value};
 
 /// Requests about application state that wait for their answers, per client.
 const REQUESTS_MAX: usize = 10_000;
@@ -324,15 +324,20 @@ impl State {
             }
             HubFrame::Members(f) => self.members(f),
             HubFrame::ActorLoaded(f) => self.actor_loaded(f)?,
+            HubFrame::StoreCell(f) => {
+                HubEvent::StoreCell { log: self.name(f.log)?, cell: convert::cell(f.cell) }
+            }
             HubFrame::StoreFenced(f) => {
-                let cell = f.cell.unwrap_or_default();
-                let cell = FenceCell { epoch: cell.epoch, offset: cell.offset };
-                HubEvent::StoreFenced { log: self.name(f.log)?, cell }
+                let (epoch, cell) = (f.epoch, convert::cell(f.cell));
+                HubEvent::StoreFenced { log: self.name(f.log)?, epoch, cell }
             }
             HubFrame::StoreWritten(f) => {
-                HubEvent::StoreWritten { log: self.name(f.log)?, upto: f.upto }
+                HubEvent::StoreWritten { log: self.name(f.log)?, epoch: f.epoch, upto: f.upto }
             }
-            HubFrame::StoreStale(f) => HubEvent::StoreStale { log: self.name(f.log)? },
+            HubFrame::StoreRefused(f) => {
+                let (epoch, cell) = (f.epoch, convert::cell(f.cell));
+                HubEvent::StoreRefused { log: self.name(f.log)?, epoch, cell }
+            }
             HubFrame::Fault(f) => HubEvent::Fault { message: f.message },
             HubFrame::State(f) => {
                 if let (Some((_, answer)), Some(response)) =
@@ -372,6 +377,7 @@ impl State {
             cell_epoch: cell.epoch,
             cell_offset: cell.offset,
             state,
+            epoch: part.epoch,
         })
     }
 }

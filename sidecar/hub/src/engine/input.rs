@@ -69,7 +69,7 @@ impl Engine {
             ClientFrame::Offer(offer) => self.offer(id, &app, offer)?,
             ClientFrame::EnsureKind(ensure) => self.ensure_kind(&app, ensure)?,
             ClientFrame::LoadActor(load) => {
-                let step = StoreStep::Load { actor: load.actor };
+                let step = StoreStep::Load { actor: load.actor, epoch: load.epoch };
                 self.store_step(id, &app, load.log, step)?;
             }
             ClientFrame::FenceStore(fence) => {
@@ -77,8 +77,12 @@ impl Engine {
                 self.store_step(id, &app, fence.log, step)?;
             }
             ClientFrame::WriteStore(write) => {
-                let (epoch, upto, ops) = (write.epoch, write.upto, write.ops);
-                self.store_step(id, &app, write.log, StoreStep::Write { epoch, upto, ops })?;
+                let expected = write.expected.unwrap_or_default();
+                let (upto, ops) = (write.upto, write.ops);
+                self.store_step(id, &app, write.log, StoreStep::Write { expected, upto, ops })?;
+            }
+            ClientFrame::ReadCell(read) => {
+                self.store_step(id, &app, read.log, StoreStep::Cell)?;
             }
             ClientFrame::State(request) => self.state(id, &app, request)?,
         }

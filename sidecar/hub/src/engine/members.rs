@@ -14,7 +14,7 @@ use crate::options::NAME_BYTES_MAX;
 use crate::store::StoreJob;
 
 /// Version of the protocol.
-const PROTOCOL_VERSION: u32 = 1;
+const PROTOCOL_VERSION: u32 = 2;
 /// Kinds that one member may offer.
 const OFFERED_MAX: usize = 1_024;
 

@@ -17,6 +17,14 @@ struct Row {
     upto: u64,
 }
 
+// === impl Row ===
+
+impl Row {
+    fn cell(&self) -> wire::Cell {
+        wire::Cell { epoch: self.epoch, offset: self.upto }
+    }
+}
+
 /// Carries out a step; returns the frames that answer it with their sizes.
 pub(super) fn step(
     tx: &Transaction<'_>,
@@ -26,28 +34,36 @@ pub(super) fn step(
     step: StoreStep,
 ) -> rusqlite::Result<Vec<(Frame, usize)>> {
     let row = find(tx, app, log)?;
-    let stale = Frame::StoreStale(wire::StoreStale { log: handle });
+    let refused = |row: &Row, epoch: u64| {
+        let cell = Some(row.cell());
+        Ok(vec![(Frame::StoreRefused(wire::StoreRefused { log: handle, epoch, cell }), 0)])
+    };
     Ok(match step {
-        StoreStep::Load { actor } => load(tx, handle, row, actor)?,
+        StoreStep::Cell => {
+            let cell = Some(row.as_ref().map(Row::cell).unwrap_or_default());
+            vec![(Frame::StoreCell(wire::StoreCell { log: handle, cell }), 0)]
+        }
+        StoreStep::Load { actor, epoch } => load(tx, handle, row, actor, epoch)?,
         StoreStep::Fence { epoch } => {
             let row = or_insert(tx, row, app, log)?;
             if row.epoch > epoch {
-                return Ok(vec![(stale, 0)]);
+                return refused(&row, epoch);
             }
             set_cell(tx, &row, epoch, row.upto)?;
-            let cell = Some(wire::Cell { epoch: row.epoch, offset: row.upto });
-            vec![(Frame::StoreFenced(wire::StoreFenced { log: handle, cell }), 0)]
+            let cell = Some(row.cell());
+            vec![(Frame::StoreFenced(wire::StoreFenced { log: handle, cell, epoch }), 0)]
         }
-        StoreStep::Write { epoch, upto, ops } => {
+        StoreStep::Write { expected, upto, ops } => {
+            let epoch = expected.epoch;
             let row = or_insert(tx, row, app, log)?;
-            if row.epoch > epoch {
-                return Ok(vec![(stale, 0)]);
+            if row.cell() != expected {
+                return refused(&row, epoch);
             }
             for actor in ops {
                 apply(tx, row.id, actor)?;
             }
             set_cell(tx, &row, epoch, upto)?;
-            vec![(Frame::StoreWritten(wire::StoreWritten { log: handle, upto }), 0)]
+            vec![(Frame::StoreWritten(wire::StoreWritten { log: handle, upto, epoch }), 0)]
         }
     })
 }
@@ -130,12 +146,13 @@ fn load(
     handle: u32,
     row: Option<Row>,
     actor: String,
+    epoch: u64,
 ) -> rusqlite::Result<Vec<(Frame, usize)>> {
     let mut frames = Vec::new();
-    let mut part = wire::ActorLoaded { log: handle, actor, ..Default::default() };
+    let mut part = wire::ActorLoaded { log: handle, actor, epoch, ..Default::default() };
     let mut bytes = 0;
     if let Some(row) = row {
-        part.cell = Some(wire::Cell { epoch: row.epoch, offset: row.upto });
+        part.cell = Some(row.cell());
         let mut select = tx.prepare_cached(
             "SELECT key, type, data FROM actor WHERE log = ?1 AND actor = ?2 ORDER BY key",
         )?;

@@ -84,9 +84,10 @@ pub(crate) enum StoreJob {
 
 /// A step on a log's actors.
 pub(crate) enum StoreStep {
-    Load { actor: String },
+    Cell,
+    Load { actor: String, epoch: u64 },
     Fence { epoch: u64 },
-    Write { epoch: u64, upto: u64, ops: Vec<wire::ActorOps> },
+    Write { expected: wire::Cell, upto: u64, ops: Vec<wire::ActorOps> },
 }
 
 /// What is told when the transaction is done.

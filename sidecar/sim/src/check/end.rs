@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use super::Judge;
 use crate::history::Keys;
+use crate::plan::{MS, Us};
 use crate::store::apply;
+
+/// Twice the simulator's grace for departed nodes.
+const RECENT: Us = 3_000 * MS;
 
 impl Judge<'_> {
     /// Checks the end of the run.
     pub(crate) fn check_end(&mut self) {
         let finish = &self.history.finish;
-        if finish.livelock {
-            return self.wrong("bounded", "too many events: a livelock".into());
-        }
         if !finish.quiet {
             self.wrong("P1 rest", self.unrest());
         }
@@ -97,11 +98,19 @@ impl Judge<'_> {
     /// turn runs.
     fn check_leaks(&mut self) {
         let mut wrong = Vec::new();
+        // Marks of closed channels are kept for nodes that live or have just gone, and for a few others.
+        let since = self.now.saturating_sub(RECENT);
+        let recent = self.nodes.values().filter(|n| n.gone.is_none_or(|at| at >= since)).count();
         for (node, views, _) in &self.history.finish.views {
             for view in views {
                 let model = &self.logs[self.log_of(&view.id)];
                 if crate::plan::JUDGE_KEPT && view.kept > 0 {
                     wrong.push(format!("{node:?} {}: {} outcomes kept", view.id, view.kept));
+                }
+                let most = self.history.closed_channels_max + recent + 2;
+                if view.closed_channels > most {
+                    let found = view.closed_channels;
+                    wrong.push(format!("{node:?} {}: {found} marks, not {most}", view.id));
                 }
                 if model.epoch != view.epoch {
                     wrong.push(format!("{node:?} {}: serves epoch {}", view.id, view.epoch));
@@ -117,9 +126,19 @@ impl Judge<'_> {
         }
     }
 
-    /// The store holds what the log says, up to its fence cell.
+    /// The store holds what the log says, up to its fence cell; and it has caught up if the owner knows where it stands.
     fn check_stores(&mut self) {
         let mut wrong = Vec::new();
+        let finish = &self.history.finish;
+        let known = self.logs.iter().zip(finish.stores.iter().zip(&finish.stores_known_to));
+        for (model, (store, _)) in
+            known.filter(|(m, (_, by))| finish.quiet && **by == Some(m.epoch))
+        {
+            let last = model.writes.last().map_or(0, |(offset, _, _)| *offset);
+            if store.cell.offset < last {
+                wrong.push(format!("{} stays at {:?}, the log at {last}", model.id, store.cell));
+            }
+        }
         for (model, store) in self.logs.iter().zip(&self.history.finish.stores) {
             let mut expected: BTreeMap<Arc<str>, Keys> = BTreeMap::new();
             for (offset, actor, ops) in &model.writes {

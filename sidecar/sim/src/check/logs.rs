@@ -252,9 +252,13 @@ impl Judge<'_> {
                 numbers.iter().for_each(|n| self.settle(log, to, *n));
             }
             Op::Closed { sender, below, open } => self.closed(log, sender, *below, open),
-            Op::CloseChannel { node } => {
-                let gone = self.nodes.get(node).is_none_or(|n| n.gone.is_some() || n.struck_out);
-                if !gone {
+            Op::CloseChannel { node, floor, open } => {
+                let below = self.nodes.range(..floor).filter(|(n, _)| !open.contains(n));
+                let mut closed = below
+                    .map(|(n, m)| (*n, m))
+                    .chain(self.nodes.get_key_value(node).map(|(n, m)| (*n, m)));
+                let live = closed.find(|(_, n)| n.gone.is_none() && !n.struck_out);
+                if let Some((node, _)) = live {
                     let text = format!("{}: channel of {node:?}, which lives", self.logs[log].id);
                     self.wrong("C6 closed channel", text);
                 }

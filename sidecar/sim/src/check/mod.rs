@@ -35,6 +35,9 @@ pub(crate) struct Violation {
 /// Greatest number of violations that are collected; the first one tells most.
 const VIOLATIONS_MAX: usize = 20;
 
+/// Events of a livelock that are judged; the busiest good run has fewer.
+const LIVELOCK_EVENTS_JUDGED: usize = 20_000;
+
 /// What is known of a node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NodeModel {
@@ -81,11 +84,17 @@ pub(crate) struct Judge<'h> {
 /// Judges a run; also counts what really happened in it.
 pub(crate) fn judge(history: &History) -> (Vec<Violation>, Counts) {
     let mut judge = Judge::new(history);
-    for (at, seen) in &history.events {
+    // The whole history of a livelock takes too long to judge, and tells no more.
+    let most = if history.finish.livelock { LIVELOCK_EVENTS_JUDGED } else { usize::MAX };
+    for (at, seen) in history.events.iter().take(most) {
         judge.now = *at;
         judge.see(seen);
     }
     judge.now = history.finish.at;
+    if history.finish.livelock {
+        judge.wrong("bounded", "too many events or effects: a livelock".into());
+        return (judge.violations, judge.counts);
+    }
     if history.heeding {
         judge.check_overlaps();
     }

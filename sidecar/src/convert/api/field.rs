@@ -26,15 +26,15 @@ pub(super) fn payload_from(
 ) -> Result<(Payload, bool), Status> {
     use pb::payload::Body;
     let payload = payload.unwrap_or_default();
+    if payload.content_type.len() > SHORT_BYTES_MAX {
+        return Err(invalid_field(&format!("{field}.content_type"), "is too long"));
+    }
     let (payload, json) = match payload.body {
         Some(Body::Json(value)) => {
             let data = json::to_text(&value);
             (Payload { data, content_type: json::CONTENT_TYPE.into() }, true)
         }
         Some(Body::Data(data)) => {
-            if payload.content_type.len() > SHORT_BYTES_MAX {
-                return Err(invalid_field(&format!("{field}.content_type"), "is too long"));
-            }
             (Payload { data, content_type: shared(payload.content_type) }, false)
         }
         None => {

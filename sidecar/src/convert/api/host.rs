@@ -3,7 +3,7 @@
 use kar_core::effect::Turn;
 use kar_core::event::{Offer, TurnResult};
 use kar_core::ids::{Kind, TurnToken};
-use kar_core::invocation::{ApplicationError, Mode, Outcome};
+use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload};
 use kar_core::limits::{LimitHit, Limits};
 use kar_proto::v1 as pb;
 use tonic::Status;
@@ -112,8 +112,9 @@ pub fn turn_outcome(
             Ok((payload, _)) => Outcome::Done(payload),
             Err(status) => too_long(&status),
         },
-        Some(R::Error(error)) => match payload_from("error.payload", error.payload, max) {
-            Ok((payload, _)) if text_fits(&error.message, &error.detail, max) => {
+        Some(R::Error(mut error)) => match payload_from("error.payload", error.payload.take(), max)
+        {
+            Ok((payload, _)) if error_bytes(&error, &payload) <= max => {
                 Outcome::Failed(ApplicationError {
                     code: error.code.into(),
                     message: error.message.into(),
@@ -121,7 +122,7 @@ pub fn turn_outcome(
                     payload,
                 })
             }
-            Ok(_) => too_long(&too_large("error", error.message.len() + error.detail.len(), max)),
+            Ok((payload, _)) => too_long(&too_large("error", error_bytes(&error, &payload), max)),
             Err(status) => too_long(&status),
         },
         Some(R::Cancelled(_)) => return Ok((turn, TurnResult::Cancelled)),
@@ -129,8 +130,9 @@ pub fn turn_outcome(
     Ok((turn, TurnResult::Ended(result)))
 }
 
-fn text_fits(message: &str, detail: &str, max: usize) -> bool {
-    message.len() + detail.len() <= max
+/// What an error takes, all together.
+fn error_bytes(error: &pb::ApplicationError, payload: &Payload) -> usize {
+    error.code.len() + error.message.len() + error.detail.len() + payload.data.len()
 }
 
 fn too_long(status: &Status) -> Outcome {

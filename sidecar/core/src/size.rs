@@ -1,0 +1,173 @@
+//! How long decisions are when they are stored: upper bounds, so that a record always fits into a log.
+//!
+//! A turn's effects are counted when they are buffered (design section 13), with these numbers; what is counted here is
+//! therefore at least what the stored form takes (a test of the sidecar encodes everything and compares).
+
+use crate::ids::{Number, PartitionId, Sender};
+use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, Payload, StateOp};
+use crate::limits::Limits;
+use crate::record::{AcceptInBrief, Op};
+
+/// What a message in a message takes at most besides its content: two tags and lengths.
+const NESTED: usize = 12;
+/// What a number takes at most, with its tag.
+const NUMBER: usize = 11;
+/// A UUID with its tag and length.
+const UUID: usize = 18;
+
+/// Longest actor id that is counted on (the API's bound): decisions about turns do not repeat it, writes to the store do.
+const ACTOR_BYTES_MAX: usize = 512;
+
+/// Longest name of a kind that is counted on (the API's bound).
+const KIND_BYTES_MAX: usize = 128;
+
+/// What a record takes besides its decisions.
+const RECORD: usize = 64;
+
+/// Longest name of a kind and longest method, content type, trace context or error code that are counted on, together
+/// with actor ids; the API refuses longer ones.
+const NAMES_BYTES_MAX: usize = 4 << 10;
+
+fn text(text: &str) -> usize {
+    text.len() + NESTED / 2
+}
+
+impl PartitionId {
+    fn stored_size(&self) -> usize {
+        self.kind.name.len() + NESTED + 2 * NUMBER
+    }
+}
+
+impl Sender {
+    fn stored_size(&self) -> usize {
+        match self {
+            Self::Node(_) => NESTED + NUMBER,
+            Self::Log { partition, .. } => partition.stored_size() + 2 * NESTED + UUID,
+        }
+    }
+}
+
+impl Payload {
+    fn stored_size(&self) -> usize {
+        self.data.len() + text(&self.content_type) + 2 * NESTED
+    }
+}
+
+impl Invocation {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        self.payload.stored_size()
+            + text(&self.method)
+            + self.actor.as_ref().map_or(0, |actor| text(actor))
+            + (self.chain.len() + 1) * UUID
+            + text(&self.trace)
+            + 2 * NUMBER
+            + NESTED
+    }
+}
+
+impl Obligation {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        self.invocation.size() + self.to.stored_size() + UUID + NUMBER + NESTED
+    }
+}
+
+impl Outcome {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        let content = match self {
+            Self::Done(payload) => payload.stored_size(),
+            Self::Failed(e) => {
+                text(&e.code) + text(&e.message) + text(&e.detail) + e.payload.stored_size()
+            }
+            Self::Refused(_) | Self::Expired => NUMBER,
+        };
+        content + 2 * NESTED
+    }
+}
+
+impl StateOp {
+    /// Size in bytes, at least what is stored, in the log and in the store.
+    pub fn size(&self) -> usize {
+        let content = match self {
+            Self::Set { key, value } => text(key) + value.stored_size(),
+            Self::Remove { key } => text(key),
+            Self::Clear => NUMBER,
+        };
+        content + 2 * NESTED
+    }
+}
+
+impl ActorOps {
+    /// Size in bytes, at least what a write to the store takes.
+    pub fn size(&self) -> usize {
+        text(&self.actor) + state(&self.ops) + NESTED
+    }
+}
+
+impl AcceptInBrief {
+    fn stored_size(&self) -> usize {
+        let actor = self.actor.as_ref().map_or(0, |actor| text(actor));
+        self.sender.stored_size() + actor + NUMBER + NESTED
+    }
+}
+
+impl Op {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        let sends = |sends: &[crate::record::Send]| {
+            sends.iter().map(|send| send.obligation.size()).sum::<usize>()
+        };
+        let content = match self {
+            Self::Accept { sender, invocation, .. } => {
+                sender.stored_size() + NUMBER + invocation.size()
+            }
+            Self::Progress { state: ops, sends: sent, settled, .. } => {
+                let settled = settled.iter().map(settled_size).sum::<usize>();
+                UUID + NUMBER + state_of_actor(ops) + sends(sent) + settled
+            }
+            Self::Complete { accept, outcome, state: ops, sends: sent, .. } => {
+                let accept = accept.as_ref().map_or(0, AcceptInBrief::stored_size);
+                let fixed = UUID + 2 * NUMBER;
+                fixed + accept + outcome.size() + state_of_actor(ops) + sends(sent)
+            }
+            Self::Attempt { .. } => UUID + NUMBER,
+            Self::Settle { to, numbers } => to.stored_size() + NESTED + numbers.len() * NUMBER,
+            Self::Closed { sender, open, .. } => {
+                sender.stored_size() + NUMBER + NESTED + open.len() * NUMBER
+            }
+            Self::CloseChannel { open, .. } => 2 * NUMBER + NESTED + open.len() * NUMBER,
+            Self::Forget { uuids } => uuids.len() * UUID,
+        };
+        content + 2 * NESTED
+    }
+}
+
+fn state(ops: &[StateOp]) -> usize {
+    ops.iter().map(StateOp::size).sum()
+}
+
+/// Operations as the store gets them: with their actor.
+fn state_of_actor(ops: &[StateOp]) -> usize {
+    if ops.is_empty() { 0 } else { state(ops) + ACTOR_BYTES_MAX + 2 * NESTED }
+}
+
+fn settled_size((to, _): &(PartitionId, Number)) -> usize {
+    to.stored_size() + NUMBER + 2 * NESTED
+}
+
+impl Limits {
+    /// The longest record that can come about, bytes, and the longest write to the store: many small decisions up to the
+    /// target, or one that completes a turn with all that it may have buffered and the longest result.
+    pub fn record_bytes_max(&self) -> usize {
+        let names = 2 * NAMES_BYTES_MAX;
+        let settled = self.calls_per_turn_max * (KIND_BYTES_MAX + 3 * NUMBER + 3 * NESTED);
+        let turn = self.segment_bytes_max + self.message_bytes_max + settled + names;
+        // Lists of numbers and of results are bounded by what may be open at once.
+        let lists = self.unfinished_per_partition_max.max(self.roots_per_node_max) * NUMBER
+            + self.results_per_partition_max * UUID
+            + names;
+        RECORD + turn.max(lists).max(self.record_bytes_target).max(self.store_batch_bytes)
+    }
+}

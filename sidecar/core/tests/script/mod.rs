@@ -1,0 +1,282 @@
+//! A node whose logs and store answer at once.
+
+#![allow(dead_code)] // Each test binary uses a part of it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kar_core::effect::{Notice, RequestError, Response, Turn};
+use kar_core::event::{Cell, Member, Members, Offer, Operation, TurnResult};
+use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, SessionId};
+use kar_core::invocation::{ActorOps, Mode, Outcome, Payload, StateOp, Target};
+use kar_core::limits::{Limits, Rules};
+use kar_core::message::Message;
+use kar_core::record::Record;
+use kar_core::{Effect, Event, Node, NodeConfig};
+
+/// A node with logs and a store that answer at once, and whatever came out of it.
+pub(crate) struct Script {
+    pub(crate) node: Node,
+    pub(crate) id: NodeId,
+    pub(crate) limits: Limits,
+    pub(crate) notices: Vec<Notice>,
+    /// Kinds are not registered while this is set.
+    pub(crate) hold_kinds: bool,
+    pub(crate) now: u64,
+    pub(crate) logs: BTreeMap<PartitionId, Vec<Arc<Record>>>,
+    pub(crate) store: BTreeMap<(PartitionId, Arc<str>), BTreeMap<Arc<str>, Payload>>,
+    pub(crate) cells: BTreeMap<PartitionId, Cell>,
+    pub(crate) members: Members,
+    pub(crate) turns: VecDeque<Turn>,
+    pub(crate) answers: BTreeMap<RequestId, Result<Response, RequestError>>,
+    pub(crate) next_request: u64,
+    /// Appends are kept back while this is set.
+    pub(crate) hold: bool,
+    pub(crate) held: VecDeque<Event>,
+    pub(crate) drained: bool,
+    /// Sizes of the writes to the store, bytes.
+    pub(crate) store_writes: Vec<usize>,
+    pub(crate) direct_sent: usize,
+    pub(crate) sent: Vec<(NodeId, Message)>,
+}
+
+impl Script {
+    pub(crate) fn new(kinds: &[Kind]) -> Self {
+        Self::with(kinds, Limits::default())
+    }
+
+    pub(crate) fn with(kinds: &[Kind], limits: Limits) -> Self {
+        let mut script = Self {
+            node: node(1, limits.clone()),
+            id: NodeId(1),
+            limits,
+            notices: Vec::new(),
+            hold_kinds: false,
+            now: 1_000,
+            logs: BTreeMap::new(),
+            store: BTreeMap::new(),
+            cells: BTreeMap::new(),
+            members: Members::default(),
+            turns: VecDeque::new(),
+            answers: BTreeMap::new(),
+            next_request: 0,
+            hold: false,
+            held: VecDeque::new(),
+            drained: false,
+            store_writes: Vec::new(),
+            direct_sent: 0,
+            sent: Vec::new(),
+        };
+        script.begin(kinds);
+        script
+    }
+
+    /// The node is gone at once, and another one comes: with a host, or without one for no kinds.
+    pub(crate) fn replace(&mut self, kinds: &[Kind]) {
+        self.members.nodes.remove(&self.id);
+        self.id = NodeId(self.id.0 + 1);
+        self.node = node(self.id.0, self.limits.clone());
+        self.turns.clear();
+        self.drained = false;
+        self.begin(kinds);
+    }
+
+    fn begin(&mut self, kinds: &[Kind]) {
+        self.members.nodes.insert(self.id, Member::default());
+        self.event(Event::Members(self.members.clone()));
+        if !kinds.is_empty() {
+            let offer = Offer { kinds: kinds.to_vec(), concurrency: 4, strict: false };
+            self.event(Event::HostUp { session: SessionId(self.id.0), offer });
+        }
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        let mut queue = VecDeque::from([event]);
+        while let Some(event) = queue.pop_front() {
+            self.node.handle(self.now, event);
+            while let Some(append) = self.node.poll_append() {
+                let log = self.logs.entry(append.partition.clone()).or_default();
+                log.push(append.record);
+                let offset = log.len() as u64;
+                let own = Event::LogOwn {
+                    partition: append.partition,
+                    offset,
+                    proposal: append.proposal,
+                };
+                if self.hold { self.held.push_back(own) } else { queue.push_back(own) }
+            }
+            while let Some(effect) = self.node.poll_effect() {
+                self.carry_out(effect, &mut queue);
+            }
+        }
+    }
+
+    pub(crate) fn carry_out(&mut self, effect: Effect, queue: &mut VecDeque<Event>) {
+        match effect {
+            Effect::ReadLog { partition, from } => {
+                let log = self.logs.entry(partition.clone()).or_default();
+                for (at, record) in log.iter().enumerate().skip(from as usize - 1) {
+                    let (partition, record) = (partition.clone(), (**record).clone());
+                    queue.push_back(Event::LogRead { partition, offset: at as u64 + 1, record });
+                }
+                queue.push_back(Event::LogEnd { partition });
+            }
+            Effect::EnsureKind { .. } if self.hold_kinds => {}
+            Effect::EnsureKind { kind } => {
+                self.members.kinds.insert(kind, 2);
+                queue.push_back(Event::Members(self.members.clone()));
+            }
+            Effect::Offer { kinds, leaving } => {
+                self.members.nodes.insert(self.id, Member { kinds, leaving });
+                queue.push_back(Event::Members(self.members.clone()));
+            }
+            Effect::Dispatch { turn, .. } => self.turns.push_back(turn),
+            Effect::Respond { request, response } => {
+                assert!(self.answers.insert(request, response).is_none(), "answered twice");
+            }
+            Effect::ReadCell { partition } => {
+                let cell = self.cells.get(&partition).copied().unwrap_or_default();
+                queue.push_back(Event::StoreCell { partition, cell });
+            }
+            Effect::FenceStore { partition, epoch } => {
+                let cell = self.cells.entry(partition.clone()).or_default();
+                let before = *cell;
+                cell.epoch = epoch;
+                queue.push_back(Event::StoreFenced { partition, epoch, cell: before });
+            }
+            Effect::WriteStore { partition, expected, upto, ops } => {
+                let epoch = expected.epoch;
+                let cell = self.cells.entry(partition.clone()).or_default();
+                if *cell != expected {
+                    let cell = *cell;
+                    return queue.push_back(Event::StoreRefused { partition, epoch, cell });
+                }
+                cell.offset = upto;
+                self.store_writes.push(ops.iter().map(ActorOps::size).sum());
+                for actor in ops {
+                    let state = self.store.entry((partition.clone(), actor.actor)).or_default();
+                    for op in actor.ops {
+                        match op {
+                            StateOp::Set { key, value } => drop(state.insert(key, value)),
+                            StateOp::Remove { key } => drop(state.remove(&key)),
+                            StateOp::Clear => state.clear(),
+                        }
+                    }
+                }
+                queue.push_back(Event::StoreWritten { partition, epoch, upto });
+            }
+            Effect::LoadActor { partition, epoch, actor } => {
+                let key = (partition.clone(), actor.clone());
+                let state = self.store.get(&key).cloned().unwrap_or_default();
+                let cell = self.cells.get(&partition).copied().unwrap_or_default();
+                queue.push_back(Event::ActorLoaded { partition, epoch, actor, cell, state });
+            }
+            Effect::Notice(notice) => self.notices.push(notice),
+            Effect::StopLog { .. } | Effect::Cancel { .. } => {}
+            Effect::Drained => self.drained = true,
+            Effect::Send { message: Message::Direct { .. }, .. } => self.direct_sent += 1,
+            Effect::Send { to, message } => self.sent.push((to, message)),
+            other => panic!("unexpected: {other:?}"),
+        }
+    }
+
+    pub(crate) fn request(&mut self, operation: Operation) -> RequestId {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        self.event(Event::Request { request, operation });
+        request
+    }
+
+    pub(crate) fn invoke(
+        &mut self,
+        turn: Option<&Turn>,
+        mode: Mode,
+        actor: &str,
+        method: &str,
+    ) -> RequestId {
+        let target =
+            Target { kind: Kind::actor("Account"), actor: Some(actor.into()), affinity: None };
+        self.request(Operation::Invoke {
+            turn: turn.map(|t| t.token.clone()),
+            mode,
+            target,
+            method: method.into(),
+            payload: text("in"),
+            deadline: None,
+            trace: "".into(),
+        })
+    }
+
+    pub(crate) fn turn(&mut self, method: &str) -> Turn {
+        let turn = self.turns.pop_front().unwrap_or_else(|| panic!("no turn for {method}"));
+        assert_eq!(&*turn.method, method);
+        turn
+    }
+
+    pub(crate) fn finish(&mut self, turn: &Turn, outcome: Outcome) {
+        let (token, result) = (turn.token.clone(), TurnResult::Ended(outcome));
+        self.event(Event::TurnResult { token, result });
+    }
+
+    /// What a read of the turn shows, if it was answered.
+    pub(crate) fn read(&mut self, turn: &Turn) -> Option<BTreeMap<Arc<str>, Payload>> {
+        let read = self.request(Operation::StateRead { turn: turn.token.clone(), keys: None });
+        match self.answers.remove(&read) {
+            Some(Ok(Response::State(state))) => Some(state),
+            None => None,
+            other => panic!("no state but {other:?}"),
+        }
+    }
+
+    pub(crate) fn set(&mut self, turn: &Turn, key: &str, value: &str) -> RequestId {
+        let ops = vec![StateOp::Set { key: key.into(), value: text(value) }];
+        self.request(Operation::StateApply { turn: turn.token.clone(), ops })
+    }
+
+    pub(crate) fn outcome(&mut self, request: RequestId) -> Outcome {
+        match self.answers.remove(&request) {
+            Some(Ok(Response::Outcome { outcome, .. })) => outcome,
+            other => panic!("no outcome but {other:?}"),
+        }
+    }
+
+    pub(crate) fn advance(&mut self, ms: u64) {
+        let until = self.now + ms;
+        for _ in 0..10_000 {
+            match self.node.poll_timeout() {
+                Some(at) if at <= until => {
+                    self.now = at.max(self.now);
+                    self.event(Event::Tick);
+                }
+                _ => {
+                    self.now = until;
+                    return;
+                }
+            }
+        }
+        panic!("the node asks for ticks without end");
+    }
+
+    pub(crate) fn assert_idle(&mut self) {
+        self.advance(5_000);
+        assert_eq!(self.node.roots_open(), 0);
+        for view in self.node.partitions() {
+            assert!(view.invocations.is_empty(), "{view:?}");
+            assert_eq!((view.owed, view.kept, view.actors.len()), (0, 0, 0), "{view:?}");
+        }
+    }
+}
+
+fn node(id: u64, limits: Limits) -> Node {
+    let seed = u128::from(id) + 6;
+    Node::new(NodeConfig { id: NodeId(id), seed, limits, rules: Rules::default() })
+}
+
+pub(crate) fn text(text: &str) -> Payload {
+    Payload { data: Bytes::copy_from_slice(text.as_bytes()), content_type: "text/plain".into() }
+}
+
+pub(crate) fn done(value: &str) -> Outcome {
+    Outcome::Done(text(value))
+}

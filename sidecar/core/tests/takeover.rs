@@ -1,0 +1,216 @@
+//! What a new owner finds: attempts counted, channels of nodes that are gone, operations of turns in their order.
+
+mod script;
+
+use kar_core::Event;
+use kar_core::effect::{RequestError, Response};
+use kar_core::event::{Member, Operation};
+use kar_core::ids::{Kind, NodeId, Sender};
+use kar_core::invocation::{Invocation, Mode, Target};
+use kar_core::limits::Limits;
+use kar_core::message::Message;
+use kar_core::record::{Op, Record};
+
+use script::{Script, done, text};
+
+/// Longer than every grace.
+const LONG_MS: u64 = 40_000;
+
+#[test]
+fn the_first_retry_is_the_second_attempt_whoever_held_the_partition_meanwhile() {
+    let account = [Kind::actor("Account")];
+    let mut script = Script::new(&account);
+    script.invoke(None, Mode::Tell, "alice", "work");
+    assert_eq!(script.turn("work").token.attempt, 1);
+    // A node without hosts takes over, and hands over in order: nothing runs there.
+    script.replace(&[]);
+    script.advance(LONG_MS);
+    script.event(Event::Drain);
+    script.advance(LONG_MS);
+    assert!(script.drained);
+    script.replace(&account);
+    script.advance(LONG_MS);
+    let second = script.turn("work");
+    assert_eq!(second.token.attempt, 2);
+    // It has run: the next one is the third, also after an orderly end.
+    script.event(Event::Drain);
+    script.advance(script.limits.drain_timeout_ms + 1);
+    let result = kar_core::event::TurnResult::Cancelled;
+    script.event(Event::TurnResult { token: second.token, result });
+    script.advance(LONG_MS);
+    assert!(script.drained);
+    script.replace(&account);
+    let third = script.turn("work");
+    assert_eq!(third.token.attempt, 3);
+    script.finish(&third, done(""));
+    script.assert_idle();
+}
+
+#[test]
+fn what_never_ran_is_a_first_attempt_after_an_orderly_end() {
+    let account = [Kind::actor("Account")];
+    let mut script = Script::new(&account);
+    let first = script.invoke(None, Mode::Tell, "alice", "first");
+    script.invoke(None, Mode::Tell, "alice", "second");
+    assert!(script.answers.contains_key(&first));
+    let turn = script.turn("first");
+    script.event(Event::Drain);
+    script.finish(&turn, done(""));
+    script.advance(LONG_MS);
+    assert!(script.drained && script.turns.is_empty());
+    script.replace(&account);
+    assert_eq!(script.turn("second").token.attempt, 1);
+}
+
+#[test]
+fn channels_of_departed_nodes_are_remembered_in_bounded_space() {
+    let limits = Limits { closed_channels_max: 8, ..Limits::default() };
+    let mut script = Script::with(&[Kind::actor("Account")], limits);
+    let call = script.invoke(None, Mode::Call, "alice", "warm");
+    let turn = script.turn("warm");
+    script.finish(&turn, done(""));
+    script.outcome(call);
+    // Older than all that come and go, and never heard here: it stays a possible sender.
+    let (old, offer) = (NodeId(50), Member::default());
+    script.members.nodes.insert(old, offer);
+    for id in 100..300 {
+        ask(&mut script, NodeId(id), 1);
+        let turn = script.turn("ask");
+        script.finish(&turn, done(""));
+        script.members.nodes.remove(&NodeId(id));
+        script.event(Event::Members(script.members.clone()));
+        script.advance(LONG_MS);
+    }
+    let kept: Vec<_> = script.node.partitions().iter().map(|p| p.closed_channels).collect();
+    assert!(kept.iter().all(|n| *n <= 8 + 3), "{kept:?}");
+    for id in [100, 200, 299] {
+        script.sent.clear();
+        ask(&mut script, NodeId(id), 2);
+        assert!(script.turns.is_empty(), "node {id} was heard after its channel was closed");
+        let told = |(to, message): &(NodeId, Message)| {
+            *to == NodeId(id) && matches!(message, Message::ChannelClosed { .. })
+        };
+        assert!(script.sent.iter().any(told), "{:?}", script.sent);
+    }
+    ask(&mut script, old, 1);
+    let turn = script.turn("ask");
+    script.finish(&turn, done(""));
+}
+
+/// A call of another node arrives, to the partition that `alice` is in.
+fn ask(script: &mut Script, from: NodeId, number: u64) {
+    script.members.nodes.entry(from).or_default();
+    script.event(Event::Members(script.members.clone()));
+    script.event(Event::PeerUp { node: from });
+    let target =
+        Target { kind: Kind::actor("Account"), actor: Some("alice".into()), affinity: None };
+    let uuid = kar_core::ids::Uuid(u128::from(from.0) << 64 | u128::from(number));
+    let index = kar_core::assign::partition_index(&target, uuid, 2);
+    let to = kar_core::ids::PartitionId::new(target.kind, index);
+    let served = script.node.partitions();
+    let epoch = served.iter().find(|p| p.id == to).expect("it is served").epoch;
+    let invocation = Invocation {
+        uuid,
+        mode: Mode::Call,
+        actor: target.actor,
+        method: "ask".into(),
+        payload: text(""),
+        chain: [].into(),
+        deadline: None,
+        trace: "".into(),
+    };
+    let message = Message::Request {
+        sender: Sender::Node(from),
+        from_epoch: 0,
+        to,
+        epoch,
+        number,
+        floor: 0,
+        invocation: invocation.into(),
+    };
+    script.event(Event::Peer { from, message });
+}
+
+#[test]
+fn what_a_turn_asks_for_takes_effect_in_order_also_while_a_kind_is_not_known() {
+    let mut script = Script::new(&[Kind::actor("Account")]);
+    let call = script.invoke(None, Mode::Call, "alice", "work");
+    let turn = script.turn("work");
+    script.hold_kinds = true;
+    let unknown = |actor: &str, kind: &str| Operation::Invoke {
+        turn: Some(turn.token.clone()),
+        mode: Mode::Tell,
+        target: Target { kind: Kind::actor(kind), actor: Some(actor.into()), affinity: None },
+        method: "note".into(),
+        payload: text(""),
+        deadline: None,
+        trace: "".into(),
+    };
+    let first = script.request(unknown("first", "Later"));
+    let set = script.set(&turn, "k", "v");
+    let second = script.request(unknown("second", "Account"));
+    let third = script.request(unknown("third", "Latest"));
+    let flush = script.request(Operation::Flush { turn: turn.token.clone() });
+    script.finish(&turn, done("ok"));
+    assert!(script.answers.is_empty(), "{:?}", script.answers);
+    // It has returned: what comes now is not part of it.
+    let late = script.set(&turn, "k", "late");
+    let answer = script.answers.remove(&late);
+    assert!(matches!(answer, Some(Err(RequestError::TurnEnded(_)))), "{answer:?}");
+    for kind in ["Later", "Latest"] {
+        assert!(!script.answers.contains_key(&third), "before its kind is known");
+        script.members.kinds.insert(Kind::actor(kind), 2);
+        script.event(Event::Members(script.members.clone()));
+    }
+    for request in [first, second, third] {
+        let answer = script.answers.remove(&request);
+        assert!(matches!(answer, Some(Ok(Response::Accepted { .. }))), "{answer:?}");
+    }
+    assert_eq!(script.answers.remove(&set), Some(Ok(Response::Ok)));
+    assert_eq!(script.answers.remove(&flush), Some(Ok(Response::Ok)));
+    assert_eq!(script.outcome(call), done("ok"));
+    let records = script.logs.values().flatten();
+    let progress: Vec<Vec<_>> = records
+        .filter_map(|record| match &**record {
+            Record::Batch { ops, .. } => ops.iter().find_map(|op| match op {
+                Op::Progress { state, sends, .. } => {
+                    assert_eq!(state.len(), 1);
+                    let actor = |s: &kar_core::record::Send| s.obligation.invocation.actor.clone();
+                    Some(sends.iter().filter_map(actor).collect())
+                }
+                _ => None,
+            }),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(progress, [["first".into(), "second".into(), "third".into()]]);
+}
+
+#[test]
+fn a_turn_that_is_cancelled_while_a_kind_is_not_known_leaves_nothing_waiting() {
+    let mut script = Script::new(&[Kind::actor("Account")]);
+    script.invoke(None, Mode::Tell, "alice", "work");
+    let turn = script.turn("work");
+    script.hold_kinds = true;
+    let target = Target { kind: Kind::actor("Later"), actor: Some("x".into()), affinity: None };
+    let call = script.request(Operation::Invoke {
+        turn: Some(turn.token.clone()),
+        mode: Mode::Call,
+        target,
+        method: "note".into(),
+        payload: text(""),
+        deadline: None,
+        trace: "".into(),
+    });
+    let set = script.set(&turn, "k", "v");
+    let result = kar_core::event::TurnResult::Cancelled;
+    script.event(Event::TurnResult { token: turn.token.clone(), result });
+    for request in [call, set] {
+        let answer = script.answers.remove(&request);
+        assert!(matches!(answer, Some(Err(RequestError::TurnSuperseded(_)))), "{answer:?}");
+    }
+    let again = script.turn("work");
+    assert_eq!(again.token.attempt, 2);
+    script.finish(&again, done(""));
+    script.assert_idle();
+}
