@@ -32,12 +32,11 @@ struct Script {
 
 impl Script {
     fn new(kinds: &[Kind]) -> Self {
-        let config = NodeConfig {
-            id: NodeId(1),
-            seed: 7,
-            limits: Limits::default(),
-            rules: Rules::default(),
-        };
+        Self::with(kinds, Limits::default())
+    }
+
+    fn with(kinds: &[Kind], limits: Limits) -> Self {
+        let config = NodeConfig { id: NodeId(1), seed: 7, limits, rules: Rules::default() };
         let mut script = Self {
             node: Node::new(config),
             now: 1_000,
@@ -95,7 +94,7 @@ impl Script {
                 queue.push_back(Event::Members(self.members.clone()));
             }
             Effect::Offer { kinds, leaving } => {
-                self.members.nodes.insert(NodeId(1), Member { kinds, leaving });
+                self.members.nodes.insert(NodeId(1), Member { kinds, leaving, transient: false });
                 queue.push_back(Event::Members(self.members.clone()));
             }
             Effect::Dispatch { turn, .. } => self.turns.push_back(turn),
@@ -150,6 +149,38 @@ impl Script {
             deadline: None,
             trace: "".into(),
         })
+    }
+
+    /// Reads an account from outside its turns.
+    fn read(&mut self, kind: &str, actor: &str, keys: Option<&[&str]>) -> RequestId {
+        let keys = keys.map(|keys| keys.iter().map(|k| (*k).into()).collect());
+        self.request(Operation::StateOf { kind: Kind::actor(kind), actor: actor.into(), keys })
+    }
+
+    /// What a read from outside was answered with.
+    fn state(&mut self, request: RequestId) -> BTreeMap<Arc<str>, Payload> {
+        match self.answers.remove(&request) {
+            Some(Ok(Response::State(state))) => state,
+            other => panic!("no state but {other:?}"),
+        }
+    }
+
+    /// A call that sets a key of an account.
+    fn deposit(&mut self, actor: &str, value: &str) -> RequestId {
+        let call = self.invoke(None, Mode::Call, actor, "deposit");
+        let turn = self.turn("deposit");
+        let ops = vec![StateOp::Set { key: "balance".into(), value: text(value) }];
+        let apply = self.request(Operation::StateApply { turn: turn.token.clone(), ops });
+        assert_eq!(self.answers.remove(&apply), Some(Ok(Response::Ok)));
+        self.finish(&turn, done("ok"));
+        call
+    }
+
+    fn let_go(&mut self) {
+        self.hold = false;
+        while let Some(event) = self.held.pop_front() {
+            self.event(event);
+        }
     }
 
     fn turn(&mut self, method: &str) -> Turn {
@@ -401,7 +432,7 @@ fn a_direct_call_waits_a_moment_for_the_connection_to_a_live_host() {
     let none = ask(&mut script, 101);
     assert_eq!(script.answers.remove(&none), Some(Err(RequestError::NoHost(kind.clone()))));
     // A host is a member, but not connected yet.
-    let member = Member { kinds: vec![kind.clone()], leaving: false };
+    let member = Member { kinds: vec![kind.clone()], ..Member::default() };
     script.members.nodes.insert(NodeId(2), member);
     script.event(Event::Members(script.members.clone()));
     let sent = ask(&mut script, 102);
@@ -425,4 +456,70 @@ fn a_direct_call_waits_a_moment_for_the_connection_to_a_live_host() {
     }
     assert_eq!(script.answers.remove(&late), Some(Err(RequestError::NoHost(kind))));
     assert!(script.now <= 2_000 + 1, "it gave up at {}", script.now);
+}
+
+#[test]
+fn a_read_from_outside_shows_what_is_committed() {
+    let mut script = Script::new(&[Kind::actor("Account")]);
+    let read = script.read("Account", "alice", None);
+    assert_eq!(script.state(read), BTreeMap::new());
+    script.hold = true;
+    script.deposit("alice", "7");
+    // Decided, and not committed: neither the old state (a call may have been told already of what follows it) nor the
+    // new one (it may never be) can be shown.
+    let reads = [None, Some(&["balance", "owner"][..]), Some(&["owner"][..])]
+        .map(|keys| script.read("Account", "alice", keys));
+    let untouched = script.read("Account", "bob", None);
+    assert!(!reads.iter().any(|read| script.answers.contains_key(read)), "{:?}", script.answers);
+    script.let_go();
+    let balance = BTreeMap::from([("balance".into(), text("7"))]);
+    assert_eq!(reads.map(|read| script.state(read)), [balance.clone(), balance, BTreeMap::new()]);
+    assert_eq!(script.state(untouched), BTreeMap::new());
+    script.assert_idle();
+}
+
+#[test]
+fn without_a_lease_a_read_waits_and_is_given_up_in_time() {
+    let mut script = Script::new(&[Kind::actor("Account")]);
+    script.deposit("alice", "7");
+    script.answers.clear();
+    script.event(Event::Lease { valid: false });
+    let read = script.read("Account", "alice", None);
+    script.advance(2_000);
+    assert!(script.answers.is_empty(), "a successor may reign: {:?}", script.answers);
+    script.event(Event::Lease { valid: true });
+    script.advance(100);
+    assert_eq!(script.state(read).len(), 1);
+    script.event(Event::Lease { valid: false });
+    let read = script.read("Account", "alice", None);
+    script.advance(Limits::default().accept_timeout_ms + 100);
+    let answer = script.answers.remove(&read);
+    assert!(matches!(answer, Some(Err(RequestError::Unavailable(_)))), "{answer:?}");
+    assert_eq!(script.node.poll_timeout(), None, "nothing is asked any more");
+}
+
+#[test]
+fn a_read_of_a_kind_that_nobody_uses_does_not_make_it() {
+    let mut script = Script::new(&[Kind::actor("Account")]);
+    let read = script.read("Acount", "alice", None);
+    assert!(script.answers.is_empty(), "somebody may just be making it");
+    script.advance(1_100);
+    assert_eq!(script.state(read), BTreeMap::new());
+    assert_eq!(script.members.kinds.keys().collect::<Vec<_>>(), [&Kind::actor("Account")]);
+}
+
+#[test]
+fn a_state_too_long_for_one_answer_is_refused_with_the_limits_name() {
+    let limits = Limits { state_read_bytes_max: 100, ..Limits::default() };
+    let mut script = Script::with(&[Kind::actor("Account")], limits);
+    script.deposit("alice", &"x".repeat(100));
+    let read = script.read("Account", "alice", None);
+    match script.answers.remove(&read) {
+        Some(Err(RequestError::Limit(hit))) => {
+            assert_eq!((hit.name, hit.limit), ("state_read_bytes_max", 100));
+        }
+        other => panic!("no limit but {other:?}"),
+    }
+    let read = script.read("Account", "alice", Some(&["owner"]));
+    assert_eq!(script.state(read), BTreeMap::new());
 }

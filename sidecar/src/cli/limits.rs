@@ -75,6 +75,8 @@ bound_flags! {
         store_batch_bytes: usize,
         /// Passive actors whose state stays cached per partition
         cached_actors_max: usize,
+        /// Longest state of an actor that one read from outside its turns answers with, bytes
+        state_read_bytes_max: usize,
     }
 }
 
