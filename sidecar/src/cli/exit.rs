@@ -161,6 +161,10 @@ impl Failure {
 fn by_reason(reason: &str) -> (Code, Option<&'static str>) {
     match reason {
         "INVALID_FIELD" => (Code::Usage, None),
+        "MALFORMED_MESSAGE" => (
+            Code::Internal,
+            Some("are `kar` and the sidecar of different versions? see `kar version`"),
+        ),
         "LIMIT_REACHED" => (
             Code::Limit,
             Some(
