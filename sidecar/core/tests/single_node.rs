@@ -505,6 +505,13 @@ fn a_read_of_a_kind_that_nobody_uses_does_not_make_it() {
     assert!(script.answers.is_empty(), "somebody may just be making it");
     script.advance(1_100);
     assert_eq!(script.state(read), BTreeMap::new());
+    let id = "a.Acount/0/0192aaaa-0000-7000-8000-000000000000";
+    let invocation = id.parse().expect("an id");
+    let awaiting = script.request(Operation::Await { invocation });
+    assert!(script.answers.is_empty());
+    script.advance(1_100);
+    let answer = script.answers.remove(&awaiting);
+    assert!(matches!(answer, Some(Err(RequestError::UnknownInvocation(_)))), "{answer:?}");
     assert_eq!(script.members.kinds.keys().collect::<Vec<_>>(), [&Kind::actor("Account")]);
 }
 

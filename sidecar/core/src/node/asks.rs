@@ -15,8 +15,8 @@ use crate::message::{AwaitResult, Message, ReadResult};
 /// How soon a node that did not answer for the partition is followed by another try, ms.
 const NOT_OWNER_PAUSE_MS: Millis = 50;
 
-/// How long a read waits for its kind to become known, ms: another node may have just used it for the first time. A
-/// kind that stays unknown has no state.
+/// How long an ask waits for its kind to become known, ms: another node may have just used it for the first time. A
+/// kind that stays unknown has neither state nor invocations.
 const KIND_WAIT_MS: Millis = 1_000;
 
 /// All that is asked for.
@@ -121,7 +121,9 @@ impl Node {
         let mut again_at = now + limits.channel_timer_ms;
         let Some(ask) = self.asks.open.get(&request) else { return };
         let home = match &ask.wanted {
-            Wanted::Outcome(invocation) => Some(invocation.home.clone()),
+            Wanted::Outcome(InvocationId { home, .. }) => {
+                self.env.members.kinds.contains_key(&home.kind).then(|| home.clone())
+            }
             Wanted::State { kind, actor, .. } => {
                 let give_up_at = ask.since + limits.accept_timeout_ms;
                 if give_up_at <= now {
@@ -135,7 +137,13 @@ impl Node {
         let Some(home) = home else {
             let give_up_at = ask.since + KIND_WAIT_MS;
             if give_up_at <= now {
-                return self.answer_ask(request, Ok(Response::State(BTreeMap::new())));
+                let response = match &ask.wanted {
+                    Wanted::State { .. } => Ok(Response::State(BTreeMap::new())),
+                    Wanted::Outcome(id) => {
+                        Err(RequestError::UnknownInvocation(Box::new(id.clone())))
+                    }
+                };
+                return self.answer_ask(request, response);
             }
             return self.asks.again_at(request, again_at.min(give_up_at));
         };
