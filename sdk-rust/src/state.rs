@@ -74,7 +74,8 @@ impl<'a> StateReader<'a> {
     /// The sidecar's, or [`CallError::Codec`] if the value is none of `T`.
     pub async fn get<T: Decode>(&self, key: &str) -> Result<Option<T>, CallError> {
         let keys = vec![checked(key)?];
-        let request = proto::ActorStateServiceGetRequest { turn_token: self.token(), keys };
+        let request =
+            proto::ActorStateServiceGetRequest { turn_token: self.token(), keys, actor: None };
         let Answer::ActorStateGet(mut answer) =
             self.turn.request(Operation::ActorStateGet(request)).await?
         else {
@@ -90,7 +91,8 @@ impl<'a> StateReader<'a> {
     /// The sidecar's.
     pub async fn get_many(&self, keys: &[&str]) -> Result<BTreeMap<String, Payload>, CallError> {
         let keys = keys.iter().map(|key| checked(key)).collect::<Result<_, _>>()?;
-        let request = proto::ActorStateServiceGetRequest { turn_token: self.token(), keys };
+        let request =
+            proto::ActorStateServiceGetRequest { turn_token: self.token(), keys, actor: None };
         match self.turn.request(Operation::ActorStateGet(request)).await? {
             Answer::ActorStateGet(answer) => Ok(payloads(answer.entries)),
             _ => Err(CallError::mismatch("actor_state_get")),
@@ -114,7 +116,8 @@ impl<'a> StateReader<'a> {
     /// # Errors
     /// The sidecar's.
     pub async fn contains(&self, key: &str) -> Result<bool, CallError> {
-        let request = proto::ContainsRequest { turn_token: self.token(), key: checked(key)? };
+        let request =
+            proto::ContainsRequest { turn_token: self.token(), key: checked(key)?, actor: None };
         match self.turn.request(Operation::ActorStateContains(request)).await? {
             Answer::ActorStateContains(answer) => Ok(answer.exists),
             _ => Err(CallError::mismatch("actor_state_contains")),

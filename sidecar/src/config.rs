@@ -38,6 +38,8 @@ pub struct SidecarConfig {
     pub api_token: Option<String>,
     /// How the hub is started if there is none; `None`: it is only connected to, and the start fails without one.
     pub hub: Option<HubCommand>,
+    /// It lives for a short while only, as a command that makes one call: others own what nobody hosts.
+    pub transient: bool,
     /// Partitions of kinds that this node is the first to use.
     pub partitions: PartitionCount,
     /// Bounds of the decisions.
@@ -153,6 +155,7 @@ impl SidecarConfig {
             peer_listen: None,
             api_token: None,
             hub: None,
+            transient: false,
             partitions: PartitionCount::default(),
             limits: Limits::default(),
             bounds: Bounds::default(),

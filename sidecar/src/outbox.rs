@@ -6,9 +6,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use kar_proto::v1::ErrorReason;
 use tokio::sync::Notify;
 use tokio_stream::Stream;
 use tonic::Status;
+
+use crate::convert::error::status;
 
 /// Bytes of frames after which a message is closed.
 const MESSAGE_BYTES_TARGET: usize = 256 << 10;
@@ -16,6 +19,8 @@ const MESSAGE_BYTES_TARGET: usize = 256 << 10;
 /// Bounds of an outbox.
 #[derive(Clone, Copy, Debug)]
 pub struct OutboxBounds {
+    /// Name of the queue: its bounds are called by it, `…_frames_max` and `…_bytes_max`.
+    pub queue: &'static str,
     /// Frames waiting.
     pub frames_max: usize,
     /// Bytes waiting.
@@ -51,6 +56,25 @@ struct Queue<T> {
     status: Option<Status>,
 }
 
+// === impl OutboxBounds ===
+
+impl OutboxBounds {
+    /// The status for a queue of so many frames and bytes, if that is more than it may hold.
+    pub fn overrun(&self, frames: usize, bytes: usize, what: &str) -> Option<Status> {
+        let (unit, max) = if bytes > self.bytes_max {
+            ("bytes", self.bytes_max)
+        } else if frames > self.frames_max {
+            ("frames", self.frames_max)
+        } else {
+            return None;
+        };
+        let message = format!("{frames} {what} ({bytes} bytes; limit: {max} {unit})");
+        let metadata =
+            [("limit", format!("{}_{unit}_max", self.queue)), ("value", max.to_string())];
+        Some(status(ErrorReason::LimitReached, message, metadata))
+    }
+}
+
 // === impl Outbox ===
 
 impl<T> Outbox<T> {
@@ -71,13 +95,12 @@ impl<T> Outbox<T> {
         queue.frames.push_back((frame, bytes));
         queue.bytes += bytes;
         let (frames, bytes) = (queue.frames.len(), queue.bytes);
-        if frames > self.bounds.frames_max || bytes > self.bounds.bytes_max {
+        let what = "frames waited to be read: read faster, ask for less";
+        if let Some(overrun) = self.bounds.overrun(frames, bytes, what) {
             queue.frames.clear();
             drop(queue);
             tracing::warn!(frames, bytes, "the other side does not read; its stream is ended");
-            self.end(Some(Status::resource_exhausted(format!(
-                "{frames} frames of {bytes} bytes waited to be read: read faster, ask for less"
-            ))));
+            self.end(Some(overrun));
             return;
         }
         if let Some(waker) = queue.waker.take() {
@@ -171,8 +194,12 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: OutboxBounds =
-        OutboxBounds { frames_max: 20, bytes_max: 1 << 20, frames_per_message_max: 16 };
+    const BOUNDS: OutboxBounds = OutboxBounds {
+        queue: "test_queue",
+        frames_max: 20,
+        bytes_max: 1 << 20,
+        frames_per_message_max: 16,
+    };
 
     fn stream(outbox: &Arc<Outbox<u32>>) -> OutboxStream<u32, Vec<u32>> {
         OutboxStream::new(outbox.clone(), Some(vec![1_000]), |frames| frames)

@@ -69,7 +69,7 @@ async fn a_turn_reads_its_own_writes_and_the_next_one_what_was_flushed() {
     )
     .await;
     assert_eq!(host.answer(2).await, Reply::ActorStateApply(pb::ApplyResponse {}));
-    let contains = pb::ContainsRequest { turn_token: turn(), key: "balance".into() };
+    let contains = pb::ContainsRequest { turn_token: turn(), key: "balance".into(), actor: None };
     host.ask(3, Ask::ActorStateContains(contains)).await;
     let exists = Reply::ActorStateContains(pb::ContainsResponse { exists: true });
     assert_eq!(host.answer(3).await, exists);
@@ -82,7 +82,7 @@ async fn a_turn_reads_its_own_writes_and_the_next_one_what_was_flushed() {
     let turn = host.next_turn().await;
     let keys = vec!["balance".to_owned(), "absent".to_owned()];
     let turn_token = turn.turn_token;
-    let get = pb::ActorStateServiceGetRequest { turn_token: turn_token.clone(), keys };
+    let get = pb::ActorStateServiceGetRequest { turn_token: turn_token.clone(), keys, actor: None };
     host.ask(6, Ask::ActorStateGet(get)).await;
     let Reply::ActorStateGet(state) = host.answer(6).await else { panic!("not the state") };
     assert_eq!(state.entries, [("balance".to_owned(), bytes("10"))].into());

@@ -12,7 +12,7 @@ use kar_core::invocation::{
     ApplicationError, Invocation, Mode, Obligation, Outcome, Payload, Refusal, StateOp,
 };
 use kar_core::limits::Limits;
-use kar_core::message::{AwaitResult, Message};
+use kar_core::message::{AwaitResult, Message, ReadResult};
 use kar_core::record::{AcceptInBrief, Op, Record, Send};
 use kar_hub::RECORD_BYTES_MAX;
 use kar_proto::peer::v1::PeerFrame;
@@ -198,6 +198,20 @@ fn messages() -> Vec<Message> {
         },
         Message::DirectReply { request: RequestId(5), outcome: None },
     ];
+    for keys in [None, Some(vec![]), Some(vec!["a".into(), "b".into()])] {
+        let (partition, actor) = (to.clone(), "alice".into());
+        messages.push(Message::Read { request: RequestId(6), partition, actor, keys });
+    }
+    let state = BTreeMap::from([("a".into(), payload("1")), ("b".into(), Payload::default())]);
+    messages.extend(
+        [
+            ReadResult::State(BTreeMap::new()),
+            ReadResult::State(state),
+            ReadResult::TooLong(100),
+            ReadResult::NotOwner(hint),
+        ]
+        .map(|result| Message::ReadDone { request: RequestId(6), result }),
+    );
     let results = [AwaitResult::Unknown, AwaitResult::NotOwner(hint), AwaitResult::NotOwner(None)];
     let awaited = |result| Message::Awaited { request: RequestId(4), result };
     messages.extend(results.map(awaited));

@@ -249,13 +249,9 @@ async fn what_an_actor_wrote_can_be_read_from_any_node() {
     host(&back, "back").await;
     call(&front, "alice", "set").await.expect("an answer");
     let mut states = ActorStateServiceClient::new(channel(&front).await);
-    until(async || {
-        let request = pb::GetAllRequest { actor: Some(actor("alice")), turn_token: String::new() };
-        let state = states.get_all(request).await.expect("a state").into_inner();
-        // It reaches the store off the path of the call.
-        state.entries == [("k".to_owned(), text("7"))].into()
-    })
-    .await;
+    let request = pb::GetAllRequest { actor: Some(actor("alice")), turn_token: String::new() };
+    let state = states.get_all(request).await.expect("a state").into_inner();
+    assert_eq!(state.entries, [("k".to_owned(), text("7"))].into());
     let nobody = pb::ActorTarget { r#type: "Unused".into(), id: "x".into() };
     let request = pb::GetAllRequest { actor: Some(nobody), turn_token: String::new() };
     let state = states.get_all(request).await.expect("a state").into_inner();

@@ -2,11 +2,14 @@
 
 mod bad_input;
 mod calls;
+mod caretakers;
 mod cli;
+mod cli_errors;
 mod disk;
 mod flows;
 mod grpcurl;
 mod hello;
+mod hosting;
 mod start;
 mod state;
 mod tells;

@@ -125,11 +125,15 @@ fn actor_state_is_the_same_on_both_ways() {
         let get = ActorStateServiceGetRequest {
             turn_token: turn.token.clone(),
             keys: vec!["s".into(), "absent".into()],
+            actor: None,
         };
         let entries = unary.get(get).await.expect("read").into_inner().entries;
         assert_eq!(entries.keys().collect::<Vec<_>>(), ["s"]);
-        let contains =
-            |key: &str| ContainsRequest { turn_token: turn.token.clone(), key: key.into() };
+        let contains = |key: &str| ContainsRequest {
+            turn_token: turn.token.clone(),
+            key: key.into(),
+            actor: None,
+        };
         assert!(unary.contains(contains("u")).await.expect("read").into_inner().exists);
         let answer = turn.handle.request(Operation::ActorStateContains(contains("nope"))).await;
         assert!(matches!(answer, Ok(Answer::ActorStateContains(c)) if !c.exists));

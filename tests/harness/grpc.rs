@@ -17,6 +17,7 @@ use kar_proto::v1::{
     ActorTarget, ApplicationError, CallActorRequest, GetInfoRequest, InvokeRequest, Payload,
     call_actor_response, invoke_response, payload,
 };
+use tokio_stream::StreamExt as _;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -222,6 +223,35 @@ pub async fn raw_unary(client: &Client, method: &str, bytes: Bytes) -> Result<By
     grpc.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
     let path = PathAndQuery::from_str(method).expect("a path");
     Ok(grpc.unary(Request::new(bytes), path, RawCodec).await?.into_inner())
+}
+
+/// Sends bytes that need not be messages on a stream that stays open, and returns how many messages came back when the
+/// server ended it.
+///
+/// # Errors
+///
+/// The status that it ended the stream with.
+///
+/// # Panics
+///
+/// If `method` is no path.
+pub async fn raw_stream(
+    client: &Client,
+    method: &str,
+    messages: Vec<Bytes>,
+) -> Result<usize, Status> {
+    let mut grpc = tonic::client::Grpc::new(client.transport())
+        .max_encoding_message_size(MESSAGE_MAX)
+        .max_decoding_message_size(MESSAGE_MAX);
+    grpc.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
+    let path = PathAndQuery::from_str(method).expect("a path");
+    let outgoing = tokio_stream::iter(messages).chain(tokio_stream::pending());
+    let mut answers = grpc.streaming(Request::new(outgoing), path, RawCodec).await?.into_inner();
+    let mut count = 0;
+    while answers.message().await?.is_some() {
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// Bytes as they are.

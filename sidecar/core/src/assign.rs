@@ -6,7 +6,8 @@ use crate::ids::{NodeId, PartitionId, Uuid};
 use crate::invocation::Target;
 
 /// The node that should own a partition: over live hosts of its kind that are not leaving; with none, over all nodes
-/// that are not leaving (such a *caretaker* accepts but never dispatches); with none, nobody.
+/// that are not leaving (such a *caretaker* accepts but never dispatches), those that are here for a short while only
+/// if there are no others, since all that they own moves again when they go; with none, nobody.
 pub fn desired_owner(members: &Members, partition: &PartitionId) -> Option<NodeId> {
     let weigh = |node: &NodeId| {
         let seed = fnv(partition.kind.name.as_bytes(), fnv(&[partition.kind.class as u8], FNV));
@@ -17,6 +18,7 @@ pub fn desired_owner(members: &Members, partition: &PartitionId) -> Option<NodeI
         .filter(|(_, m)| m.kinds.contains(&partition.kind))
         .map(|(id, _)| *id)
         .max_by_key(weigh)
+        .or_else(|| staying().filter(|(_, m)| !m.transient).map(|(id, _)| *id).max_by_key(weigh))
         .or_else(|| staying().map(|(id, _)| *id).max_by_key(weigh))
 }
 
@@ -54,7 +56,7 @@ mod tests {
     fn members(hosts: &[u64], others: &[u64], kind: &Kind) -> Members {
         let mut members = Members::default();
         for id in hosts {
-            let member = Member { kinds: vec![kind.clone()], leaving: false };
+            let member = Member { kinds: vec![kind.clone()], ..Member::default() };
             members.nodes.insert(NodeId(*id), member);
         }
         for id in others {
@@ -78,6 +80,29 @@ mod tests {
         }
         assert!(owned[1..4].iter().all(|n| (60..140).contains(n)), "unbalanced: {owned:?}");
         assert_eq!(owned[4], 0, "node 4 is no host");
+    }
+
+    #[test]
+    fn who_is_here_for_a_short_while_owns_only_what_nobody_else_can() {
+        let kind = Kind::actor("Account");
+        let transient = |members: &mut Members, id| {
+            members.nodes.get_mut(&NodeId(id)).expect("it was put there").transient = true;
+        };
+        for index in 0..100 {
+            let id = PartitionId::new(kind.clone(), index);
+            let alone = desired_owner(&members(&[], &[1, 2], &kind), &id);
+            let mut joined = members(&[], &[1, 2, 3, 4], &kind);
+            transient(&mut joined, 3);
+            transient(&mut joined, 4);
+            assert_eq!(desired_owner(&joined, &id), alone, "{id} moved because a command came");
+            let mut only = members(&[], &[3], &kind);
+            transient(&mut only, 3);
+            assert_eq!(desired_owner(&only, &id), Some(NodeId(3)), "somebody has to");
+            // Whoever hosts is wanted, for however short a while.
+            let mut host = members(&[3], &[1], &kind);
+            transient(&mut host, 3);
+            assert_eq!(desired_owner(&host, &id), Some(NodeId(3)));
+        }
     }
 
     #[test]

@@ -212,6 +212,9 @@ pub enum RequestError {
     /// The node is leaving.
     #[error("the sidecar is shutting down")]
     Draining,
+    /// Nobody could answer in time; it changes nothing, so it can simply be asked again.
+    #[error("{0}")]
+    Unavailable(&'static str),
 }
 
 /// Something an operator wants to know.

@@ -198,6 +198,8 @@ pub struct Member {
     pub kinds: Vec<Kind>,
     /// It is leaving: it should own nothing.
     pub leaving: bool,
+    /// It joined for a short while only, as a command that makes one call: it should own only what nobody else can.
+    pub transient: bool,
 }
 
 /// What a host registers.
@@ -251,6 +253,15 @@ pub enum Operation {
     StateRead {
         /// The turn.
         turn: TurnToken,
+        /// Which keys.
+        keys: Option<Vec<Arc<str>>>,
+    },
+    /// Reads an actor's committed state from outside its turns (section 18, decision 9); all keys if `keys` is `None`.
+    StateOf {
+        /// The actor type.
+        kind: Kind,
+        /// The instance.
+        actor: Arc<str>,
         /// Which keys.
         keys: Option<Vec<Arc<str>>>,
     },

@@ -57,6 +57,9 @@ pub struct Limits {
     pub store_batch_bytes: usize,
     /// Passive actors whose state stays cached per partition.
     pub cached_actors_max: usize,
+    /// Longest state of an actor that one read from outside its turns answers with, bytes: a message between peers has
+    /// to hold it.
+    pub state_read_bytes_max: usize,
 }
 
 /// A bound that was hit, by name, so that people know what to raise or send less of.
@@ -124,6 +127,7 @@ impl Default for Limits {
             drain_timeout_ms: 10_000,
             store_batch_bytes: 1 << 20,
             cached_actors_max: 10_000,
+            state_read_bytes_max: 16 << 20,
         }
     }
 }

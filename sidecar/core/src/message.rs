@@ -1,6 +1,7 @@
 //! What nodes tell each other (the peer plane). Drivers convert these types to `kar.peer.v1` and back. Routes are FIFO
 //! connections (rule C3); everything may be lost with its connection, and is then asked for again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ids::{Epoch, Kind, NodeId, Number, PartitionId, RequestId, Sender, Uuid};
@@ -126,6 +127,24 @@ pub enum Message {
         /// The answer.
         result: AwaitResult,
     },
+    /// Asks the owner for an actor's committed state. Not an obligation: asked again until answered.
+    Read {
+        /// The asking node's request.
+        request: RequestId,
+        /// The actor's partition.
+        partition: PartitionId,
+        /// The instance.
+        actor: Arc<str>,
+        /// Which keys; all of them if absent.
+        keys: Option<Vec<Arc<str>>>,
+    },
+    /// Answers `Read`.
+    ReadDone {
+        /// The request it answers.
+        request: RequestId,
+        /// The answer.
+        result: ReadResult,
+    },
     /// An at-most-once call that passes all logs by.
     Direct {
         /// The asking node's request.
@@ -156,5 +175,16 @@ pub enum AwaitResult {
     /// There is no such invocation: it never was, or it was not one that keeps its result, or its time is over.
     Unknown,
     /// This node does not own the partition; ask the hinted one.
+    NotOwner(Option<NodeId>),
+}
+
+/// What an owner says of an actor's state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ReadResult {
+    /// The keys that exist, as committed.
+    State(BTreeMap<Arc<str>, Payload>),
+    /// It is longer than what fits into one answer, bytes: fewer keys are to be asked for at once.
+    TooLong(u64),
+    /// This node does not own the partition, or cannot be sure of it now; ask the hinted one.
     NotOwner(Option<NodeId>),
 }

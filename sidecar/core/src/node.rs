@@ -1,19 +1,22 @@
 //! The decisions of one node: everything a sidecar decides, behind one `handle`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod asks;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+use asks::Asks;
 
 use crate::assign;
 use crate::effect::{Append, Effect, Notice, RequestError, Response};
 use crate::env::{Env, Host};
 use crate::event::{Event, Members, Offer, Operation, TurnResult};
 use crate::ids::{
-    Epoch, InvocationId, Kind, Millis, NodeId, PartitionId, RequestId, Sender, SessionId,
-    TurnToken, Uuid,
+    Epoch, Kind, Millis, NodeId, PartitionId, RequestId, Sender, SessionId, TurnToken, Uuid,
 };
 use crate::invocation::{Invocation, Mode, Obligation, Outcome, Payload, Refusal};
 use crate::limits::{Limits, Rules};
-use crate::message::{AwaitResult, Message};
+use crate::message::{AwaitResult, Message, ReadResult};
 use crate::partition::{Incoming, Partition, Stage, TurnInvoke};
 use crate::roots::Roots;
 
@@ -40,9 +43,7 @@ pub struct Node {
     parked: BTreeMap<Kind, VecDeque<(RequestId, Operation)>>,
     /// Turns with an operation that waits for a kind to become known.
     waiting_turns: BTreeMap<TurnToken, WaitingTurn>,
-    awaits: BTreeMap<RequestId, Await>,
-    /// When they ask again.
-    await_due: BTreeSet<(Millis, RequestId)>,
+    asks: Asks,
     /// Direct calls under way: whom they were sent to.
     direct: BTreeMap<RequestId, NodeId>,
     next_direct: u64,
@@ -84,14 +85,6 @@ struct WaitingTurn {
     operations: VecDeque<(RequestId, Operation)>,
     /// The turn has returned meanwhile.
     outcome: Option<Outcome>,
-}
-
-/// Somebody awaits the result of a started invocation.
-#[derive(Debug)]
-struct Await {
-    invocation: InvocationId,
-    asked: Option<NodeId>,
-    again_at: Millis,
 }
 
 /// What a node knows of a partition, for people and tools.
@@ -152,8 +145,7 @@ impl Node {
             roots: Roots::default(),
             parked: BTreeMap::new(),
             waiting_turns: BTreeMap::new(),
-            awaits: BTreeMap::new(),
-            await_due: BTreeSet::new(),
+            asks: Asks::default(),
             last_session: None,
             direct: BTreeMap::new(),
             next_direct: 0,
@@ -245,7 +237,7 @@ impl Node {
         let times = [
             self.timeouts.values().min().copied(),
             self.roots.timeout(),
-            self.await_due.first().map(|(at, _)| *at),
+            self.asks.timeout(),
             self.host_gone_at,
             self.direct_waiting.values().map(|(until, _)| *until).min(),
             (grace > 0 && self.env.host.is_some()).then_some(grace),
@@ -492,6 +484,9 @@ impl Node {
                 self.invoke_direct(request, DirectCall { kind, method, payload, trace });
             }
             Operation::Await { invocation } => self.await_outcome(request, invocation),
+            Operation::StateOf { kind, actor, keys } => {
+                self.read_state(request, kind, actor, keys);
+            }
             Operation::StateRead { turn, keys } => {
                 self.in_turn(request, &turn, |p, env| p.state_read(env, request, &turn, keys));
             }
@@ -637,89 +632,13 @@ impl Node {
 
     fn abandoned(&mut self, request: RequestId) {
         self.roots.abandon(request);
-        self.end_await(request);
+        self.asks.end(request);
         self.direct.remove(&request);
         self.direct_waiting.remove(&request);
         for queue in self.parked.values_mut() {
             // Operations of turns are not here: their turns count on them.
             queue.retain(|(id, _)| *id != request);
         }
-    }
-
-    /// Waits for the outcome of a started invocation.
-    fn await_outcome(&mut self, request: RequestId, invocation: InvocationId) {
-        let limit = self.env.limits.roots_per_node_max;
-        if self.awaits.len() >= limit {
-            let hit = self.env.limit("roots_per_node_max", limit);
-            return self.env.respond(request, Err(RequestError::Limit(hit)));
-        }
-        let count = self.env.members.kinds.get(&invocation.home.kind);
-        if count.is_some_and(|count| invocation.home.index >= *count) {
-            let error = RequestError::UnknownInvocation(Box::new(invocation));
-            return self.env.respond(request, Err(error));
-        }
-        self.awaits.insert(request, Await { invocation, asked: None, again_at: self.env.now });
-        self.ask(request);
-    }
-
-    /// Asks owners for results that are awaited: those that are due, and those that were asked of a node that is lost.
-    fn ask_again(&mut self, lost: Option<NodeId>) {
-        let now = self.env.now;
-        while let Some((at, request)) = self.await_due.first().copied()
-            && at <= now
-        {
-            self.ask(request);
-        }
-        if let Some(lost) = lost {
-            let asked = self.awaits.iter().filter(|(_, a)| a.asked == Some(lost));
-            for request in asked.map(|(request, _)| *request).collect::<Vec<_>>() {
-                self.ask(request);
-            }
-        }
-    }
-
-    /// Asks whoever seems to own the invocation, and again after the channels' period.
-    fn ask(&mut self, request: RequestId) {
-        let again_at = self.env.now + self.env.limits.channel_timer_ms;
-        self.await_at(request, again_at);
-        let Some(waiting) = self.awaits.get_mut(&request) else { return };
-        let home = &waiting.invocation.home;
-        let local = self.partitions.get(home).and_then(|p| p.owner_hint(&self.env));
-        let Some(node) = local.or_else(|| self.env.desired_owner(home)) else { return };
-        waiting.asked = Some(node);
-        let (partition, uuid) = (home.clone(), waiting.invocation.uuid);
-        self.env.send(node, Message::Await { request, partition, uuid });
-    }
-
-    /// Sets when an await asks again.
-    fn await_at(&mut self, request: RequestId, at: Millis) {
-        let Some(waiting) = self.awaits.get_mut(&request) else { return };
-        self.await_due.remove(&(waiting.again_at, request));
-        waiting.again_at = at;
-        self.await_due.insert((at, request));
-    }
-
-    fn end_await(&mut self, request: RequestId) -> Option<Await> {
-        let waiting = self.awaits.remove(&request)?;
-        self.await_due.remove(&(waiting.again_at, request));
-        Some(waiting)
-    }
-
-    fn awaited(&mut self, request: RequestId, result: AwaitResult) {
-        let outcome = match result {
-            AwaitResult::NotOwner(_) => {
-                let at = self.env.now + self.env.limits.channel_timer_ms.min(50);
-                return self.await_at(request, at);
-            }
-            AwaitResult::Done(outcome) => Some(outcome),
-            AwaitResult::Unknown => None,
-        };
-        let Some(Await { invocation, .. }) = self.end_await(request) else { return };
-        let response = match outcome {
-            Some(outcome) => Ok(Response::Outcome { invocation: Some(invocation), outcome }),
-            None => Err(RequestError::UnknownInvocation(Box::new(invocation))),
-        };
-        self.env.respond(request, response);
     }
 
     fn invoke_direct(&mut self, request: RequestId, call: DirectCall) {
@@ -814,6 +733,15 @@ impl Node {
                 }
             }
             Message::Awaited { request, result } => self.awaited(request, result),
+            Message::Read { request, partition, actor, keys } => {
+                if self.partitions.contains_key(&partition) {
+                    self.with(&partition, |p, env| p.read_outside(env, from, request, actor, keys));
+                } else {
+                    let result = ReadResult::NotOwner(None);
+                    self.env.send(from, Message::ReadDone { request, result });
+                }
+            }
+            Message::ReadDone { request, result } => self.read_done(request, result),
             Message::Direct { request, kind, method, payload, trace } => {
                 self.direct_call(from, request, kind, method, payload, trace);
             }
@@ -914,6 +842,8 @@ fn turn_of(operation: &Operation) -> Option<&TurnToken> {
         Operation::StateRead { turn, .. }
         | Operation::StateApply { turn, .. }
         | Operation::Flush { turn } => Some(turn),
-        Operation::InvokeDirect { .. } | Operation::Await { .. } => None,
+        Operation::InvokeDirect { .. } | Operation::Await { .. } | Operation::StateOf { .. } => {
+            None
+        }
     }
 }

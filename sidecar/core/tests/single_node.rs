@@ -210,7 +210,7 @@ fn a_direct_call_waits_a_moment_for_the_connection_to_a_live_host() {
     let none = ask(&mut script, 101);
     assert_eq!(script.answers.remove(&none), Some(Err(RequestError::NoHost(kind.clone()))));
     // A host is a member, but not connected yet.
-    let member = Member { kinds: vec![kind.clone()], leaving: false };
+    let member = Member { kinds: vec![kind.clone()], ..Member::default() };
     script.members.nodes.insert(NodeId(2), member);
     script.event(Event::Members(script.members.clone()));
     let sent = ask(&mut script, 102);
@@ -293,4 +293,77 @@ fn no_record_and_no_write_to_the_store_is_longer_than_the_bound() {
     assert!(sizes.iter().any(|n| *n > 90_000), "{sizes:?}: the turns were not that large");
     let writes = &script.store_writes;
     assert!(writes.iter().all(|n| *n <= most) && !writes.is_empty(), "{writes:?} of {most}");
+}
+
+#[test]
+fn a_read_from_outside_shows_what_is_committed() {
+    let mut script = Script::new(&[Kind::actor("Account")]);
+    let read = script.read_outside("Account", "alice", None);
+    assert_eq!(script.state(read), BTreeMap::new());
+    script.hold = true;
+    script.deposit("alice", "7");
+    // Decided, and not committed: neither the old state (a call may have been told already of what follows it) nor the
+    // new one (it may never be) can be shown.
+    let reads = [None, Some(&["balance", "owner"][..]), Some(&["owner"][..])]
+        .map(|keys| script.read_outside("Account", "alice", keys));
+    let untouched = script.read_outside("Account", "bob", None);
+    assert!(!reads.iter().any(|read| script.answers.contains_key(read)), "{:?}", script.answers);
+    script.let_go();
+    let balance = BTreeMap::from([("balance".into(), text("7"))]);
+    assert_eq!(reads.map(|read| script.state(read)), [balance.clone(), balance, BTreeMap::new()]);
+    assert_eq!(script.state(untouched), BTreeMap::new());
+    script.assert_idle();
+}
+
+#[test]
+fn without_a_lease_a_read_waits_and_is_given_up_in_time() {
+    let mut script = Script::new(&[Kind::actor("Account")]);
+    script.deposit("alice", "7");
+    script.answers.clear();
+    script.event(Event::Lease { valid: false });
+    let read = script.read_outside("Account", "alice", None);
+    script.advance(2_000);
+    assert!(script.answers.is_empty(), "a successor may reign: {:?}", script.answers);
+    script.event(Event::Lease { valid: true });
+    script.advance(100);
+    assert_eq!(script.state(read).len(), 1);
+    script.event(Event::Lease { valid: false });
+    let read = script.read_outside("Account", "alice", None);
+    script.advance(Limits::default().accept_timeout_ms + 100);
+    let answer = script.answers.remove(&read);
+    assert!(matches!(answer, Some(Err(RequestError::Unavailable(_)))), "{answer:?}");
+    assert_eq!(script.node.poll_timeout(), None, "nothing is asked any more");
+}
+
+#[test]
+fn a_read_of_a_kind_that_nobody_uses_does_not_make_it() {
+    let mut script = Script::new(&[Kind::actor("Account")]);
+    let read = script.read_outside("Acount", "alice", None);
+    assert!(script.answers.is_empty(), "somebody may just be making it");
+    script.advance(1_100);
+    assert_eq!(script.state(read), BTreeMap::new());
+    let id = "a.Acount/0/0192aaaa-0000-7000-8000-000000000000";
+    let invocation = id.parse().expect("an id");
+    let awaiting = script.request(Operation::Await { invocation });
+    assert!(script.answers.is_empty());
+    script.advance(1_100);
+    let answer = script.answers.remove(&awaiting);
+    assert!(matches!(answer, Some(Err(RequestError::UnknownInvocation(_)))), "{answer:?}");
+    assert_eq!(script.members.kinds.keys().collect::<Vec<_>>(), [&Kind::actor("Account")]);
+}
+
+#[test]
+fn a_state_too_long_for_one_answer_is_refused_with_the_limits_name() {
+    let limits = Limits { state_read_bytes_max: 100, ..Limits::default() };
+    let mut script = Script::with(&[Kind::actor("Account")], limits);
+    script.deposit("alice", &"x".repeat(100));
+    let read = script.read_outside("Account", "alice", None);
+    match script.answers.remove(&read) {
+        Some(Err(RequestError::Limit(hit))) => {
+            assert_eq!((hit.name, hit.limit), ("state_read_bytes_max", 100));
+        }
+        other => panic!("no limit but {other:?}"),
+    }
+    let read = script.read_outside("Account", "alice", Some(&["owner"]));
+    assert_eq!(script.state(read), BTreeMap::new());
 }

@@ -153,13 +153,21 @@ impl Paths {
                 Err(e) => return Err(unusable(e.into())),
             }
             // The file may have been removed or replaced between opening and locking.
-            let locked = file.metadata().map_err(unusable)?;
-            if fs::metadata(&path).is_ok_and(|m| (m.dev(), m.ino()) == (locked.dev(), locked.ino()))
-            {
+            if self.is_lock(&file) {
                 return Ok(file);
             }
         }
         Err(unusable(io::Error::other("the lock file is replaced again and again")))
+    }
+
+    /// Whether the lock is still the data directory's: the directory may have been removed under a hub, and another
+    /// one may serve it by now.
+    pub(crate) fn is_lock(&self, lock: &File) -> bool {
+        let found = fs::metadata(self.lock_file());
+        match (found, lock.metadata()) {
+            (Ok(found), Ok(held)) => (found.dev(), found.ino()) == (held.dev(), held.ino()),
+            _ => false,
+        }
     }
 
     /// Records this process as the hub; only for the holder of the lock.

@@ -73,7 +73,7 @@ pub fn run_hub(options: HubOptions) -> Result<HubExit, HubError> {
         let _context = runtime.enter();
         Signals::take().map_err(|e| HubError::io("handle signals for", &paths.dir, e))?
     };
-    let _lock = paths.lock()?;
+    let lock = paths.lock()?;
     paths.record_hub()?;
     let running = Running::start(&options, &paths)?;
     let socket = paths.decide_socket()?;
@@ -81,12 +81,18 @@ pub fn run_hub(options: HubOptions) -> Result<HubExit, HubError> {
         let listener = listen(&socket).map_err(|e| HubError::io("listen on", &socket, e))?;
         tracing::info!(dir = %paths.dir.display(), "the hub serves");
         let exit = running.serve(&options, listener, signals).await;
-        // From here on clients start another hub instead of waiting for this one.
-        let _ = fs::remove_file(&socket);
+        // From here on clients start another hub instead of waiting for this one. If the directory was removed under
+        // this hub, what is there now is another one's.
+        if paths.is_lock(&lock) {
+            let _ = fs::remove_file(&socket);
+        } else {
+            tracing::error!("the data directory was removed or replaced while its hub ran");
+        }
         exit
     });
     running.end();
     drop(runtime);
+    drop(lock);
     match &exit {
         Ok(exit) => tracing::info!(?exit, "the hub ends"),
         Err(error) => tracing::error!(%error, "the hub ends"),

@@ -71,6 +71,8 @@ pub struct MemberInfo {
     pub kinds: Vec<String>,
     /// It is leaving.
     pub leaving: bool,
+    /// It joined for a short while only.
+    pub transient: bool,
 }
 
 /// A key of the application's state.

@@ -216,6 +216,27 @@ async fn a_terminated_hub_ends_in_order_and_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_hub_whose_directory_was_removed_leaves_the_next_ones_socket_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut first = common::start_hub(&data, &[]);
+    let a = node(&data, "a").await;
+    assert_eq!(a.client.hub_process_id(), first.id());
+    std::fs::remove_dir_all(&data).unwrap();
+    let mut b = node(&data, "b").await;
+    let second = b.client.hub_process_id();
+    assert_ne!(second, first.id(), "the old hub cannot be found any more");
+    signal("-TERM", first.id());
+    assert!(first.wait().unwrap().success());
+    // Whoever comes next finds the second one.
+    let c = node(&data, "c").await;
+    assert_eq!(c.client.hub_process_id(), second);
+    b.members(&["b", "c"]).await;
+    drop(a);
+    kill(second).await;
+}
+
+#[tokio::test]
 async fn a_socket_path_that_is_too_long_is_put_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
     let deep = dir.path().join("d".repeat(100)).join("e".repeat(30));

@@ -193,7 +193,10 @@ impl World {
                 let node = self.slots[slot].id;
                 let wanted = self.now + self.rng.range(100, MS);
                 let at = self.slots[slot].log_lane.arrive(wanted);
-                self.push(at, Due::Offered { node, member: Member { kinds, leaving } });
+                self.push(
+                    at,
+                    Due::Offered { node, member: Member { kinds, leaving, transient: false } },
+                );
             }
             Effect::Drained => self.drained(slot),
             Effect::Notice(notice) => {

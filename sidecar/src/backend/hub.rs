@@ -23,9 +23,6 @@ use crate::convert::shared;
 use crate::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, Store};
 use crate::driver::{Batch, Driver};
 
-/// Kinds with their numbers of partitions, as the membership last said.
-pub(super) type Kinds = Arc<Mutex<BTreeMap<Kind, u32>>>;
-
 /// A joined hub.
 pub struct Joined {
     /// The application's state.
@@ -48,13 +45,11 @@ pub async fn join(
     peer_address: &str,
 ) -> Result<Joined, HubError> {
     let client_config = client_config(config, node_name, peer_address);
-    let kinds = Kinds::default();
     let followed = Followed::default();
     let (members_sender, members) = watch::channel(Arc::default());
     let (connected_sender, connected) = watch::channel(true);
     let translator = Arc::new(Mutex::new(Translator {
         driver: driver.clone(),
-        kinds: kinds.clone(),
         followed: followed.clone(),
         members: members_sender,
         connected: connected_sender,
@@ -65,14 +60,14 @@ pub async fn join(
         let translator = translator.clone();
         move |events| lock(&translator).take_in(events)
     };
-    let client = HubClient::connect(client_config.clone(), handler).await?;
+    let client = HubClient::connect(client_config, handler).await?;
     driver.attach(Box::new(HubBackend {
         client: client.clone(),
         names: RefCell::default(),
         followed,
     }));
     lock(&translator).start();
-    let state = HubState::new(client, client_config, kinds);
+    let state = HubState::new(client);
     Ok(Joined { state, members, connected })
 }
 
@@ -80,6 +75,7 @@ fn client_config(config: &SidecarConfig, node_name: &str, peer_address: &str) ->
     let application = config.application.as_str();
     let mut client = ClientConfig::new(&config.data_dir, application, node_name);
     client.peer_address = peer_address.to_owned();
+    client.transient = config.transient;
     client.connect_timeout = Duration::from_millis(config.bounds.start_timeout_ms);
     client.request_timeout = Duration::from_millis(config.bounds.backend_timeout_ms);
     client.spawn = config.hub.as_ref().map(|hub| SpawnHub {
@@ -92,7 +88,7 @@ fn client_config(config: &SidecarConfig, node_name: &str, peer_address: &str) ->
 /// Logs that the core follows: they are lost together when the hub is.
 type Followed = Arc<Mutex<BTreeSet<PartitionId>>>;
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while one of this module's locks is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -210,7 +206,6 @@ pub(super) fn value_from(value: Value) -> Payload {
 /// Turns what the hub tells into the core's events.
 struct Translator {
     driver: Arc<Driver>,
-    kinds: Kinds,
     followed: Followed,
     members: watch::Sender<Arc<Directory>>,
     connected: watch::Sender<bool>,
@@ -304,10 +299,7 @@ impl Translator {
         let directory: Directory = nodes.into_iter().map(card).map(|c| (c.id, c)).collect();
         let kinds: BTreeMap<Kind, u32> =
             kinds.iter().filter_map(|(name, count)| Some((kind(name)?, *count))).collect();
-        lock(&self.kinds).clone_from(&kinds);
-        let nodes = directory
-            .iter()
-            .map(|(id, card)| (*id, Member { kinds: card.kinds.clone(), leaving: card.leaving }));
+        let nodes = directory.iter().map(|(id, card)| (*id, member(card)));
         let members = Members { nodes: nodes.collect(), kinds };
         let directory = Arc::new(directory);
         batch.set_directory(directory.clone());
@@ -391,7 +383,12 @@ fn card(member: MemberInfo) -> NodeCard {
         process_id: member.process_id,
         kinds: member.kinds.iter().filter_map(|name| kind(name)).collect(),
         leaving: member.leaving,
+        transient: member.transient,
     }
+}
+
+fn member(card: &NodeCard) -> Member {
+    Member { kinds: card.kinds.clone(), leaving: card.leaving, transient: card.transient }
 }
 
 fn kind(name: &str) -> Option<Kind> {

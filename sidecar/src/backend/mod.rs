@@ -8,15 +8,13 @@ mod hub_state;
 
 pub use hub_state::HubState;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use kar_core::ids::Kind;
 use kar_core::invocation::Payload;
 
-/// State outside of turns: the application's keys, and the committed state of actors.
+/// State of the application: keys outside of all actors.
 pub trait ApplicationState: Send + Sync {
     /// Carries out one operation.
     fn run(&self, operation: StateOperation) -> StateFuture;
@@ -62,13 +60,6 @@ pub enum StateOperation {
         /// From the page before; empty: from the start.
         page_token: String,
     },
-    /// Reads the committed state of an actor, as far as it has reached the store.
-    Actor {
-        /// The actor type.
-        kind: Kind,
-        /// The instance.
-        actor: Arc<str>,
-    },
 }
 
 /// A good answer.
@@ -93,8 +84,6 @@ pub enum StateAnswer {
         /// For the next page; empty: there is none.
         next_page_token: String,
     },
-    /// An actor's keys.
-    Actor(BTreeMap<Arc<str>, Payload>),
 }
 
 /// A key with its value.

@@ -73,8 +73,12 @@ async fn socket_of(session: &Session, node: &str, token: Option<&str>) -> Outcom
     nodes.retain(|node| session.own_node() != Some(&node.name));
     let Some(info) = nodes.iter().find(|info| info.name == node) else {
         let names: Vec<_> = nodes.iter().map(|info| info.name.as_str()).collect();
-        return Err(Failure::new(Code::NotFound, format!("no node '{node}'"))
-            .advise(format!("there are: {}", names.join(", "))));
+        let advice = if names.is_empty() {
+            "no node of this application is alive: is this the right --app and --data-dir?".into()
+        } else {
+            format!("there are: {}", names.join(", "))
+        };
+        return Err(Failure::new(Code::NotFound, format!("no node '{node}'")).advise(advice));
     };
     for socket in listening_sockets(info.process_id) {
         let Ok(session) = Session::through(&socket, token).await else { continue };

@@ -31,14 +31,11 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::args::ChildArgs;
-use super::exit::{Failure, Outcome};
+use super::exit::{Code, Failure, Outcome};
 
 /// First argument that makes this executable [`exec`] a command, before anything else is parsed.
 pub(crate) const EXEC: &str = "__exec";
 
-/// Exit code of a command that could not be started, as in shells.
-const NOT_FOUND: u8 = 127;
-const NOT_EXECUTABLE: u8 = 126;
 /// What a process killed by SIGKILL is said to exit with.
 const KILLED: u8 = 128 + 9;
 
@@ -52,16 +49,27 @@ const KILL_ROUNDS_MAX: u32 = 500;
 
 /// Replaces this process by `args[1..]`, to be killed when its parent, `args[0]`, dies.
 pub(crate) fn exec(args: &[OsString]) -> ExitCode {
-    let [parent, program, rest @ ..] = args else { return ExitCode::from(NOT_EXECUTABLE) };
+    let [parent, program, rest @ ..] = args else { return Code::NotExecutable.into() };
     if set_parent_process_death_signal(Some(Signal::KILL)).is_err() || parent_is(parent).is_none() {
         return ExitCode::from(KILLED);
     }
     let error = Command::new(program).args(rest).exec();
-    eprintln!("kar: cannot start {}: {error}", program.display());
-    match error.kind() {
-        io::ErrorKind::NotFound => ExitCode::from(NOT_FOUND),
-        _ => ExitCode::from(NOT_EXECUTABLE),
-    }
+    let (code, advice) = match error.kind() {
+        io::ErrorKind::NotFound => {
+            (Code::NoCommand, "is it there, and the interpreter that its first line names?")
+        }
+        io::ErrorKind::PermissionDenied => (
+            Code::NotExecutable,
+            "make it executable (chmod +x), or name its interpreter before it",
+        ),
+        _ => (
+            Code::NotExecutable,
+            "is it a program for this machine? name its interpreter before it",
+        ),
+    };
+    let message = format!("cannot start {}: {error}", program.display());
+    eprintln!("{}", Failure::new(code, message).advise(advice));
+    code.into()
 }
 
 /// The parent, if it still is the process `pid`. Without this check a parent that died before the

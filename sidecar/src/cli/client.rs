@@ -91,6 +91,7 @@ impl Session {
         let data = DataArgs { data_dir: data_dir.to_owned(), durability: Durability::Fsync };
         let mut config = SidecarConfig::new(app).map_err(|e| Failure::usage(e.to_string()))?;
         config.node_name = Some(format!("cli-{}", std::process::id()));
+        config.transient = true;
         locate(&mut config, &data)?;
         let sidecar = Sidecar::start(config).await.map_err(|e| start_failure(&e))?;
         let transport = connect(sidecar.socket(), None).await?;

@@ -31,6 +31,10 @@ pub(crate) enum Code {
     Refused = 8,
     /// A defect of KAR.
     Internal = 70,
+    /// `kar run`'s command is there and cannot be executed, as in shells.
+    NotExecutable = 126,
+    /// `kar run`'s command does not exist, as in shells.
+    NoCommand = 127,
     /// Ended by Ctrl-C.
     Interrupted = 130,
 }
@@ -160,7 +164,13 @@ impl Failure {
 /// The exit code and the next step for a reason of [`kar_proto::v1::ErrorReason`].
 fn by_reason(reason: &str) -> (Code, Option<&'static str>) {
     match reason {
-        "INVALID_FIELD" => (Code::Usage, None),
+        "INVALID_FIELD" => {
+            (Code::Usage, Some("`kar help COMMAND` says what form its arguments have"))
+        }
+        "MALFORMED_MESSAGE" => (
+            Code::Internal,
+            Some("are `kar` and the sidecar of different versions? see `kar version`"),
+        ),
         "LIMIT_REACHED" => (
             Code::Limit,
             Some(
@@ -196,7 +206,10 @@ fn by_reason(reason: &str) -> (Code, Option<&'static str>) {
         "UNKNOWN_INVOCATION" => {
             (Code::NotFound, Some("only results of `kar start` are kept, and for a limited time"))
         }
-        "UNKNOWN_METHOD" => (Code::NotFound, None),
+        "UNKNOWN_METHOD" => (
+            Code::NotFound,
+            Some("does the component that offers it have this method by this name?"),
+        ),
         "WRONG_API_TOKEN" => (
             Code::Refused,
             Some("set KAR_API_TOKEN to the token that the sidecar was started with"),

@@ -79,6 +79,8 @@ bound_flags! {
         closed_channels_max: usize,
         /// Passive actors whose state stays cached per partition
         cached_actors_max: usize,
+        /// Longest state of an actor that one read from outside its turns answers with, bytes
+        state_read_bytes_max: usize,
     }
 }
 

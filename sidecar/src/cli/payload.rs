@@ -9,7 +9,10 @@ use kar_proto::v1::Payload;
 use kar_proto::v1::payload::Body;
 use serde_json::{Value, json};
 
-use super::exit::{Failure, Outcome};
+use super::exit::{Code, Failure, Outcome};
+
+/// Longest payload that is read, bytes: what no sidecar takes need not be held in memory.
+const PAYLOAD_BYTES_MAX: u64 = 32 << 20;
 
 /// Type of JSON payloads.
 const JSON: &str = "application/json";
@@ -42,12 +45,25 @@ pub(crate) fn read(
 
 fn read_file(path: &Path) -> Outcome<Vec<u8>> {
     let mut bytes = Vec::new();
+    // One byte more shows that there is more than may be sent.
+    let max = PAYLOAD_BYTES_MAX + 1;
     let result = if path.as_os_str() == "-" {
-        io::stdin().lock().read_to_end(&mut bytes).map(drop)
+        io::stdin().lock().take(max).read_to_end(&mut bytes)
     } else {
-        std::fs::read(path).map(|content| bytes = content)
+        std::fs::File::open(path).and_then(|file| file.take(max).read_to_end(&mut bytes))
     };
-    result.map_err(|e| Failure::usage(format!("cannot read {}: {e}", path.display())))?;
+    let shown = path.display();
+    result.map_err(|e| {
+        Failure::usage(format!("cannot read {shown}: {e}"))
+            .advise("give the path of a file, or - for standard input")
+    })?;
+    if bytes.len() as u64 >= max {
+        return Err(Failure::new(
+            Code::Limit,
+            format!("{shown} has more than {PAYLOAD_BYTES_MAX} bytes"),
+        )
+        .advise("send a smaller payload: a file's path or a link, say, and not its content"));
+    }
     Ok(bytes)
 }
 

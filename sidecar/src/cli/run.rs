@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kar::config::{PartitionCount, SidecarConfig};
@@ -13,7 +13,7 @@ use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
 use super::args::RunArgs;
 use super::client::{Session, locate, start_failure};
-use super::exit::{Failure, Outcome};
+use super::exit::{Code, Failure, Outcome};
 use super::lines::Prefix;
 use super::process::{Component, Launch};
 
@@ -34,6 +34,7 @@ const REGISTRATION_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Runs a sidecar with its component, if any, until either ends; returns the exit code.
 pub(crate) async fn run(args: RunArgs) -> Outcome<u8> {
+    check_command(&args.command)?;
     let config = configuration(&args)?;
     let data_dir = config.data_dir.clone();
     let mut signals = Signals::install()?;
@@ -55,6 +56,29 @@ pub(crate) async fn run(args: RunArgs) -> Outcome<u8> {
     }
     let launch = launch(&args, data_dir, &sidecar);
     with_component(sidecar, launch, &mut signals, &args).await
+}
+
+/// Refuses a command that cannot be started, before a sidecar joins (and others hand over to it) in vain.
+fn check_command(command: &[OsString]) -> Outcome {
+    let Some(program) = command.first() else { return Ok(()) };
+    let shown = program.display();
+    if program.as_encoded_bytes().starts_with(b"-") {
+        return Err(Failure::usage(format!("there is no flag {shown}"))
+            .advise("`kar run --help` lists the flags; the command comes behind them"));
+    }
+    let path = Path::new(program);
+    let found = if path.components().count() > 1 || path.is_absolute() {
+        path.exists()
+    } else {
+        let Some(folders) = std::env::var_os("PATH") else { return Ok(()) };
+        std::env::split_paths(&folders).any(|folder| folder.join(path).exists())
+    };
+    if found {
+        return Ok(());
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    Err(Failure::new(Code::NoCommand, format!("there is no program {shown}"))
+        .advise(format!("is it built, and on the PATH? this folder is {}", here.display())))
 }
 
 /// The sidecar's configuration.

@@ -18,7 +18,9 @@ const DOMAIN: &str = "kar";
 fn code_of(reason: ErrorReason) -> Code {
     match reason {
         ErrorReason::Unspecified => Code::Internal,
-        ErrorReason::InvalidField | ErrorReason::ProtocolViolation => Code::InvalidArgument,
+        ErrorReason::InvalidField
+        | ErrorReason::ProtocolViolation
+        | ErrorReason::MalformedMessage => Code::InvalidArgument,
         ErrorReason::LimitReached | ErrorReason::MessageTooLarge => Code::ResourceExhausted,
         ErrorReason::TurnSuperseded | ErrorReason::ConditionFailed => Code::Aborted,
         ErrorReason::TurnEnded => Code::FailedPrecondition,
@@ -102,6 +104,7 @@ pub fn request_error(error: &RequestError) -> Status {
         RequestError::UnknownInvocation(id) => {
             status(ErrorReason::UnknownInvocation, message, [("invocation", id.to_string())])
         }
+        RequestError::Unavailable(_) => status(ErrorReason::BackendUnavailable, message, []),
         RequestError::Draining => status(ErrorReason::Draining, message, []),
         other => {
             // A variant added to the core gets its reason here; until then it is not passed off as another one.
@@ -123,7 +126,7 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_code_and_its_short_name() {
-        for number in 1..=17 {
+        for number in 1..=18 {
             let reason = ErrorReason::try_from(number).expect("reasons are numbered without gaps");
             let status = status(reason, "m", [("key", "value".to_owned())]);
             assert_ne!(status.code(), Code::Internal, "{reason:?} has no code");
@@ -133,7 +136,7 @@ mod tests {
             assert_eq!(format!("ERROR_REASON_{}", info.reason), reason.as_str_name());
             assert_eq!(info.metadata["key"], "value");
         }
-        assert!(ErrorReason::try_from(18).is_err(), "extend the loop");
+        assert!(ErrorReason::try_from(19).is_err(), "extend the loop");
     }
 
     #[test]

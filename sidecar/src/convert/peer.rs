@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kar_core::ids::{Kind, NodeId, RequestId};
 use kar_core::invocation::Mode;
-use kar_core::message::{AwaitResult, Message};
+use kar_core::message::{AwaitResult, Message, ReadResult};
 use kar_core::node::{InvocationView, PartitionView, Phase};
 use kar_proto::log::v1 as log;
 use kar_proto::peer::v1 as pb;
@@ -84,6 +84,14 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
             uuid: uuid_to(*uuid),
         }),
         Message::Awaited { request, result } => Frame::Awaited(awaited_to(*request, result)),
+        Message::Read { request, partition, actor, keys } => Frame::Read(pb::Read {
+            request: request.0,
+            partition: Some(partition_to(partition)),
+            actor: actor.to_string(),
+            keys: keys.iter().flatten().map(ToString::to_string).collect(),
+            all: keys.is_none(),
+        }),
+        Message::ReadDone { request, result } => Frame::ReadDone(read_done_to(*request, result)),
         Message::Direct { request, kind, method, payload, trace } => Frame::Direct(pb::Direct {
             request: request.0,
             service: kind.name.to_string(),
@@ -165,6 +173,13 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             uuid: uuid_from(&m.uuid)?,
         },
         Frame::Awaited(m) => awaited_from(m)?,
+        Frame::Read(m) => Message::Read {
+            request: RequestId(m.request),
+            partition: partition_from(m.partition)?,
+            actor: m.actor.into(),
+            keys: (!m.all).then(|| m.keys.into_iter().map(Into::into).collect()),
+        },
+        Frame::ReadDone(m) => read_done_from(m)?,
         Frame::Direct(m) => Message::Direct {
             request: RequestId(m.request),
             kind: Kind::service(&m.service),
@@ -186,6 +201,10 @@ pub fn message_size(message: &Message) -> usize {
         Message::Reply { outcome, .. } => outcome.size(),
         Message::Awaited { result: AwaitResult::Done(outcome), .. } => outcome.size(),
         Message::Direct { payload, .. } => payload.data.len(),
+        Message::ReadDone { result: ReadResult::State(state), .. } => {
+            state.iter().map(|(k, v)| k.len() + v.data.len() + 32).sum()
+        }
+        Message::Read { keys: Some(keys), .. } => keys.iter().map(|k| k.len() + 16).sum(),
         Message::DirectReply { outcome: Some(outcome), .. } => outcome.size(),
         Message::Open { open, .. } => open.len() * 8,
         Message::Accepted { numbers, .. } => numbers.len() * 8,
@@ -256,6 +275,34 @@ fn awaited_from(awaited: pb::Awaited) -> Result<Message, Malformed> {
         R::OwnedElsewhere(o) => AwaitResult::NotOwner(hint_from(o.hint)),
     };
     Ok(Message::Awaited { request: RequestId(awaited.request), result })
+}
+
+fn read_done_to(request: RequestId, result: &ReadResult) -> pb::ReadDone {
+    use pb::read_done::Result as R;
+    let result = match result {
+        ReadResult::State(state) => {
+            let entries = state.iter().map(|(k, v)| (k.to_string(), payload_to(v)));
+            R::State(pb::ActorState { entries: entries.collect() })
+        }
+        ReadResult::TooLong(limit) => R::TooLong(*limit),
+        ReadResult::NotOwner(hint) => {
+            R::OwnedElsewhere(pb::OwnedElsewhere { hint: hint_to(*hint) })
+        }
+    };
+    pb::ReadDone { request: request.0, result: Some(result) }
+}
+
+fn read_done_from(done: pb::ReadDone) -> Result<Message, Malformed> {
+    use pb::read_done::Result as R;
+    let result = match done.result.ok_or(Malformed::Field("result"))? {
+        R::State(state) => {
+            let entries = state.entries.into_iter().map(|(k, v)| (k.into(), payload_from(v)));
+            ReadResult::State(entries.collect())
+        }
+        R::TooLong(limit) => ReadResult::TooLong(limit),
+        R::OwnedElsewhere(o) => ReadResult::NotOwner(hint_from(o.hint)),
+    };
+    Ok(Message::ReadDone { request: RequestId(done.request), result })
 }
 
 /// 0 is no incarnation: the first one is 1.

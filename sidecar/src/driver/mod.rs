@@ -227,6 +227,13 @@ impl Driver {
         self.lock().node.as_ref().map(Node::partitions).unwrap_or_default()
     }
 
+    /// How many partitions there are, whoever serves them, as far as this node knows.
+    pub fn partitions_known(&self) -> usize {
+        let state = self.lock();
+        let kinds = state.node.as_ref().map(Node::known_kinds).unwrap_or_default();
+        kinds.iter().map(|(_, count)| *count as usize).sum()
+    }
+
     /// Counters by name.
     pub fn counters(&self) -> BTreeMap<String, i64> {
         let state = self.lock();

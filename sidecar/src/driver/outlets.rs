@@ -101,6 +101,8 @@ pub struct NodeCard {
     pub kinds: Vec<Kind>,
     /// It is leaving.
     pub leaving: bool,
+    /// It joined for a short while only.
+    pub transient: bool,
 }
 
 /// Everybody, by incarnation.

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::api::Api;
 use super::serve::closed;
 use super::session::Session;
+use super::typed::TypedErrors;
 use crate::config::{ApplicationName, Bounds};
 use crate::convert::api::{TurnRef, offer, turn_outcome};
 use crate::convert::error;
@@ -26,6 +27,9 @@ use crate::outbox::{OutboxBounds, OutboxStream};
 
 /// Newest version of the protocol that this sidecar speaks.
 const PROTOCOL_VERSION: i32 = 1;
+
+/// Path of the RPC.
+const METHOD: &str = "/kar.v1.ComponentService/Connect";
 
 /// Stream messages whose frames are given to the core at once, if they are there at once.
 const MESSAGES_AT_ONCE_MAX: usize = 16;
@@ -38,6 +42,7 @@ pub struct Connect {
 
 struct Shared {
     api: Api,
+    errors: TypedErrors,
     bounds: Bounds,
     node_name: String,
     application: ApplicationName,
@@ -67,7 +72,9 @@ impl Connect {
         closing: watch::Receiver<bool>,
     ) -> Self {
         let open = AtomicUsize::new(0);
-        Self { shared: Arc::new(Shared { api, bounds, node_name, application, closing, open }) }
+        let errors = TypedErrors { message_bytes_max: bounds.transport_message_bytes_max };
+        let shared = Shared { api, errors, bounds, node_name, application, closing, open };
+        Self { shared: Arc::new(shared) }
     }
 }
 
@@ -107,6 +114,7 @@ impl Stream {
         })?;
         let offer = offer(hello)?;
         let bounds = OutboxBounds {
+            queue: "session_queue",
             frames_max: shared.bounds.session_queue_frames_max,
             bytes_max: shared.bounds.session_queue_bytes_max,
             frames_per_message_max: shared.bounds.frames_per_message_max,
@@ -195,6 +203,9 @@ impl Stream {
                 // The component closed its side, or vanished.
                 Ok(None) => return Ok(false),
                 Err(status) => {
+                    if let Some(typed) = self.shared.errors.typed(&status, METHOD) {
+                        return Err(typed);
+                    }
                     tracing::debug!(%status, "a component's stream broke");
                     return Ok(false);
                 }

@@ -30,7 +30,7 @@ pub async fn invocations(
 ) -> Result<pb::ListInvocationsResponse, Status> {
     let size = page_size(request.page_size)?;
     let mut rows = Vec::new();
-    for (card, view) in inspect::all(driver).await? {
+    for (card, view) in inspect::settled(driver).await? {
         for partition in view.partitions {
             let id = partition.partition.unwrap_or_default();
             if !request.kind.is_empty() && id.kind != request.kind {
@@ -58,7 +58,7 @@ pub async fn actors(
 ) -> Result<pb::ListActorsResponse, Status> {
     let size = page_size(request.page_size)?;
     let mut rows = Vec::new();
-    for (card, view) in inspect::all(driver).await? {
+    for (card, view) in inspect::settled(driver).await? {
         for partition in view.partitions {
             let id = partition.partition.unwrap_or_default();
             if !request.r#type.is_empty() && id.kind != request.r#type {

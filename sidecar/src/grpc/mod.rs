@@ -9,4 +9,5 @@ pub mod listing;
 pub mod serve;
 pub mod session;
 pub mod system;
+pub mod typed;
 pub mod unary;

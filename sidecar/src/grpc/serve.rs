@@ -19,12 +19,14 @@ use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::layer::util::{Identity, Stack};
 
 use super::api::Api;
 use super::auth::BearerToken;
 use super::connect::Connect;
 use super::later::Later;
 use super::system::System;
+use super::typed::TypedErrors;
 use super::unary::Unary;
 use crate::net::{CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 
@@ -33,6 +35,9 @@ const RPCS_PER_CONNECTION_MAX: u32 = 4_096;
 
 /// Every public service; health and reflection answer for these.
 const SERVICES: [&str; 7] = [ACTOR, COMPONENT, EVENT, INVOCATION, REMINDER, STATE, SYSTEM];
+
+/// What every RPC passes through.
+type Layers = Stack<TypedErrors, Identity>;
 
 /// What is served.
 #[derive(Clone)]
@@ -69,15 +74,16 @@ pub async fn run(
             .with_service_name("grpc.health.v1.Health");
         SERVICES.iter().fold(builder, |builder, name| builder.with_service_name(*name))
     };
-    let server = |builder: &mut Server| -> Result<Router, tonic_reflection::server::Error> {
-        let router = public(builder, &services);
+    let errors = TypedErrors { message_bytes_max: services.message_bytes_max };
+    let server = || -> Result<Router<Layers>, tonic_reflection::server::Error> {
+        let router = public(&mut builder().layer(errors), &services);
         Ok(router
             .add_service(health_service.clone())
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?))
     };
-    let on_unix = server(&mut builder())?;
-    let on_tcp = server(&mut builder())?;
+    let on_unix = server()?;
+    let on_tcp = server()?;
     let incoming = TcpIncoming::from(tcp).with_nodelay(Some(true));
     tokio::select! {
         result = async {
@@ -103,7 +109,7 @@ fn builder() -> Server {
 }
 
 /// The services that need the token.
-fn public(builder: &mut Server, services: &Services) -> Router {
+fn public(builder: &mut Server<Layers>, services: &Services) -> Router<Layers> {
     let token = &services.token;
     let max = services.message_bytes_max;
     let unary = Arc::new(Unary(services.api.clone()));

@@ -152,10 +152,11 @@ impl Session {
         window.held_bytes += bytes;
         self.release(&mut window);
         let (frames, bytes) = (window.held.len(), window.held_bytes);
-        if frames > self.bounds.frames_max || bytes > self.bounds.bytes_max {
+        let what = "turns waited for credit: give more, or ask for fewer (`concurrency`)";
+        if let Some(overrun) = self.bounds.overrun(frames, bytes, what) {
             window.held.clear();
-            let what = format!("{frames} turns of {bytes} bytes waited for credit: give more");
-            self.end(Some(Status::resource_exhausted(what)));
+            window.held_bytes = 0;
+            self.end(Some(overrun));
         }
     }
 

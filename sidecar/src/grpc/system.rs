@@ -169,6 +169,7 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
         ("drain_timeout_ms", core.drain_timeout_ms),
         ("store_batch_bytes", core.store_batch_bytes as u64),
         ("cached_actors_max", core.cached_actors_max as u64),
+        ("state_read_bytes_max", core.state_read_bytes_max as u64),
         ("host_return_ms", core.host_return_ms),
         ("accept_timeout_ms", core.accept_timeout_ms),
         ("session_queue_frames_max", bounds.session_queue_frames_max as u64),

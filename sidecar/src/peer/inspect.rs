@@ -5,16 +5,43 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use kar_proto::peer::v1 as pb;
+use kar_proto::v1::ErrorReason;
 use pb::peer_service_client::PeerServiceClient;
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::{PEER_MESSAGE_BYTES_MAX, serve};
+use crate::convert::error::status;
 use crate::driver::Driver;
 use crate::driver::outlets::NodeCard;
 use crate::net::PeerAddress;
 
 /// How long a node may take to tell what it serves.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long is waited for partitions that nobody serves just now, because they are changing hands …
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// … and how long between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Asks every member, again until every partition is served by somebody: what is in one that is changing hands would
+/// seem not to be there. If that takes too long, what there is.
+///
+/// # Errors
+///
+/// As [`all`].
+pub async fn settled(driver: &Arc<Driver>) -> Result<Vec<(NodeCard, pb::InspectResponse)>, Status> {
+    let deadline = Instant::now() + SETTLE_TIMEOUT;
+    loop {
+        let views = all(driver).await?;
+        let served: usize = views.iter().map(|(_, view)| view.partitions.len()).sum();
+        if served >= driver.partitions_known() || Instant::now() >= deadline {
+            return Ok(views);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
 
 /// Asks every member.
 ///
@@ -32,11 +59,11 @@ pub async fn all(driver: &Arc<Driver>) -> Result<Vec<(NodeCard, pb::InspectRespo
         let view = view.unwrap_or_else(|_| Err(Status::unavailable("no answer in time")));
         match view {
             Ok(view) => Ok((card, view)),
-            Err(status) => Err(Status::unavailable(format!(
-                "node {} did not tell what it serves ({}); try again",
-                card.name,
-                status.message()
-            ))),
+            Err(found) => {
+                let what = found.message();
+                let what = format!("node {} did not tell what it serves ({what})", card.name);
+                Err(status(ErrorReason::BackendUnavailable, what + "; try again", []))
+            }
         }
     };
     join_all(directory.values().cloned().map(ask)).await.into_iter().collect()

@@ -18,6 +18,7 @@ pub const PEER_MESSAGE_BYTES_MAX: usize = 32 << 20;
 /// Bounds of the queue to one peer.
 pub fn outbox_bounds(bounds: &Bounds) -> OutboxBounds {
     OutboxBounds {
+        queue: "peer_queue",
         frames_max: bounds.peer_queue_frames_max,
         bytes_max: bounds.peer_queue_bytes_max,
         frames_per_message_max: bounds.frames_per_message_max,

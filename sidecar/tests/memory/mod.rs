@@ -178,7 +178,7 @@ impl Store for MemoryBackend {
 impl Membership for MemoryBackend {
     fn offer(&self, kinds: &[Kind], leaving: bool) {
         let mut memory = self.memory();
-        memory.member = Member { kinds: kinds.to_vec(), leaving };
+        memory.member = Member { kinds: kinds.to_vec(), leaving, transient: false };
         self.tell(self.members(&memory));
     }
 
@@ -329,6 +329,7 @@ fn card() -> NodeCard {
         process_id: 0,
         kinds: vec![],
         leaving: false,
+        transient: false,
     }
 }
 

@@ -160,8 +160,11 @@ impl Turn {
     ///
     /// If KAR refuses.
     pub async fn get(&self, key: &str) -> Result<Value, Status> {
-        let request =
-            ActorStateServiceGetRequest { turn_token: self.token.clone(), keys: vec![key.into()] };
+        let request = ActorStateServiceGetRequest {
+            turn_token: self.token.clone(),
+            keys: vec![key.into()],
+            actor: None,
+        };
         match self.handle.request(Operation::ActorStateGet(request)).await? {
             Answer::ActorStateGet(answer) => Ok(answer.entries.get(key).map_or(Value::Null, value)),
             other => Err(Status::internal(format!("wrong answer: {other:?}"))),

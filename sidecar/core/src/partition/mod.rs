@@ -10,12 +10,13 @@
 //! ```
 //!
 //! The parts of a reign: `inbound` (requests and channels in), `turns` (queues, locks, dispatch, what turns ask for),
-//! `outbound` (channels out, children), `storage` (caches, materialisation), `gate` (proposals and what waits for
-//! them).
+//! `outbound` (channels out, children), `storage` (caches, materialisation), `reads` (from outside turns), `gate`
+//! (proposals and what waits for them).
 
 mod gate;
 mod inbound;
 mod outbound;
+mod reads;
 mod reign;
 mod storage;
 mod turns;

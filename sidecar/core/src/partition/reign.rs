@@ -19,7 +19,7 @@ use crate::route::Route;
 use super::gate::{Gated, InFlight};
 
 /// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
-const AWAITERS_MAX: usize = 1024;
+pub(super) const AWAITERS_MAX: usize = 1024;
 
 /// What an owner holds.
 #[derive(Debug, Default)]
@@ -109,8 +109,23 @@ pub(crate) struct Reign {
     pub(super) writing: Option<Offset>,
 }
 
-/// A read that waits for a load: the request, its turn, the keys wanted (all of them if absent).
-pub(super) type WaitingRead = (RequestId, TurnToken, Option<Vec<Arc<str>>>);
+/// A read that waits for a load.
+#[derive(Debug)]
+pub(super) struct WaitingRead {
+    pub(super) request: RequestId,
+    pub(super) reader: Reader,
+    /// The keys wanted; all of them if absent.
+    pub(super) keys: Option<Vec<Arc<str>>>,
+}
+
+/// Who reads.
+#[derive(Debug)]
+pub(super) enum Reader {
+    /// A turn of the actor.
+    Turn(TurnToken),
+    /// A node, for somebody outside.
+    Node(NodeId),
+}
 
 /// A load of an actor's state under way.
 #[derive(Debug)]
@@ -366,8 +381,14 @@ impl Partition {
                 env.respond(*request, Err(error));
             }
         }
-        for (request, token, _) in reign.loading.into_values().flat_map(|load| load.waiting) {
-            env.respond(request, Err(RequestError::TurnSuperseded(Box::new(token))));
+        for read in reign.loading.into_values().flat_map(|load| load.waiting) {
+            match read.reader {
+                Reader::Turn(token) => {
+                    let error = RequestError::TurnSuperseded(Box::new(token));
+                    env.respond(read.request, Err(error));
+                }
+                Reader::Node(from) => self.refuse_read(env, from, read.request),
+            }
         }
         for (_, gated) in reign.gated {
             if let Gated::Flushed { request, token } = gated {

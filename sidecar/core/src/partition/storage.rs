@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::reign::{Load, Reign};
+use super::reign::{Load, Reader, Reign, WaitingRead};
 use super::{Partition, Stage};
 use crate::effect::{Effect, Notice, Response};
 use crate::env::Env;
@@ -245,10 +245,22 @@ impl Partition {
         for (_, op) in self.reign.unstored.get(actor).into_iter().flatten() {
             apply(&mut state, op);
         }
-        self.reign.cache.insert(actor.clone(), state);
         self.reign.drop_stored(actor);
-        for (request, token, keys) in load.waiting {
-            self.state_read(env, request, &token, keys);
+        let for_turns = load.waiting.iter().any(|read| matches!(read.reader, Reader::Turn(_)));
+        // Reads from outside must not fill the cache: only an actor that ends its turns is dropped from it.
+        let keeps = for_turns || self.reign.actors.contains_key(actor);
+        for read in &load.waiting {
+            if let Reader::Node(from) = read.reader {
+                self.answer_read(env, from, read.request, &state, read.keys.as_deref());
+            }
+        }
+        if keeps {
+            self.reign.cache.insert(actor.clone(), state);
+        }
+        for read in load.waiting {
+            if let Reader::Turn(token) = read.reader {
+                self.state_read(env, read.request, &token, read.keys);
+            }
         }
     }
 
@@ -270,25 +282,29 @@ impl Partition {
             return env.respond(request, Err(error));
         };
         let Some(state) = self.reign.cache.get(&actor) else {
-            let first = !self.reign.loading.contains_key(&actor);
-            let known = self.reign.cell.offset;
-            let load = Load { known, waiting: Vec::new() };
-            let load = self.reign.loading.entry(actor.clone()).or_insert(load);
-            load.waiting.push((request, token.clone(), keys));
-            // A store that is not to be used is asked when it is again.
-            if first && self.reign.fence_at.is_none() {
-                let (partition, epoch) = (self.id.clone(), self.reign.epoch);
-                env.emit(Effect::LoadActor { partition, epoch, actor });
-            }
-            return;
+            let reader = Reader::Turn(token.clone());
+            return self.load_for(env, actor, WaitingRead { request, reader, keys });
         };
         let answer = read(state, &turn.state, keys.as_deref());
         env.respond(request, Ok(Response::State(answer)));
     }
+
+    /// Lets a read wait for the actor's state, and has it loaded if that is not under way.
+    pub(super) fn load_for(&mut self, env: &mut Env, actor: Arc<str>, read: WaitingRead) {
+        let first = !self.reign.loading.contains_key(&actor);
+        let known = self.reign.cell.offset;
+        let load = Load { known, waiting: Vec::new() };
+        self.reign.loading.entry(actor.clone()).or_insert(load).waiting.push(read);
+        // A store that is not to be used is asked when it is again.
+        if first && self.reign.fence_at.is_none() {
+            let (partition, epoch) = (self.id.clone(), self.reign.epoch);
+            env.emit(Effect::LoadActor { partition, epoch, actor });
+        }
+    }
 }
 
 /// The wanted keys of `state` after `buffered`.
-fn read(state: &State, buffered: &[StateOp], keys: Option<&[Arc<str>]>) -> State {
+pub(super) fn read(state: &State, buffered: &[StateOp], keys: Option<&[Arc<str>]>) -> State {
     let mut answer: State = match keys {
         None => state.clone(),
         Some(keys) => {

@@ -128,7 +128,7 @@ impl Script {
                 queue.push_back(Event::Members(self.members.clone()));
             }
             Effect::Offer { kinds, leaving } => {
-                self.members.nodes.insert(self.id, Member { kinds, leaving });
+                self.members.nodes.insert(self.id, Member { kinds, leaving, transient: false });
                 queue.push_back(Event::Members(self.members.clone()));
             }
             Effect::Dispatch { turn, .. } => self.turns.push_back(turn),
@@ -206,6 +206,43 @@ impl Script {
             deadline: None,
             trace: "".into(),
         })
+    }
+
+    /// Reads an account from outside its turns.
+    pub(crate) fn read_outside(
+        &mut self,
+        kind: &str,
+        actor: &str,
+        keys: Option<&[&str]>,
+    ) -> RequestId {
+        let keys = keys.map(|keys| keys.iter().map(|k| (*k).into()).collect());
+        self.request(Operation::StateOf { kind: Kind::actor(kind), actor: actor.into(), keys })
+    }
+
+    /// What a read from outside was answered with.
+    pub(crate) fn state(&mut self, request: RequestId) -> BTreeMap<Arc<str>, Payload> {
+        match self.answers.remove(&request) {
+            Some(Ok(Response::State(state))) => state,
+            other => panic!("no state but {other:?}"),
+        }
+    }
+
+    /// A call that sets a key of an account.
+    pub(crate) fn deposit(&mut self, actor: &str, value: &str) -> RequestId {
+        let call = self.invoke(None, Mode::Call, actor, "deposit");
+        let turn = self.turn("deposit");
+        let ops = vec![StateOp::Set { key: "balance".into(), value: text(value) }];
+        let apply = self.request(Operation::StateApply { turn: turn.token.clone(), ops });
+        assert_eq!(self.answers.remove(&apply), Some(Ok(Response::Ok)));
+        self.finish(&turn, done("ok"));
+        call
+    }
+
+    pub(crate) fn let_go(&mut self) {
+        self.hold = false;
+        while let Some(event) = self.held.pop_front() {
+            self.event(event);
+        }
     }
 
     pub(crate) fn turn(&mut self, method: &str) -> Turn {

@@ -34,6 +34,7 @@ pub(crate) fn member(member: wire::Member) -> MemberInfo {
         process_id: member.process_id,
         kinds: member.kinds,
         leaving: member.leaving,
+        transient: member.transient,
     }
 }
 

@@ -104,6 +104,7 @@ impl Link {
             process_id: self.config.process_id,
             incarnation: self.incarnation,
             observer: self.config.observer,
+            transient: self.config.transient,
         };
         let shared = &self.shared;
         self.starter.attach(|| shared.begin(hello.clone()), deadline).await

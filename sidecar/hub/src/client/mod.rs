@@ -41,6 +41,8 @@ pub struct ClientConfig {
     pub spawn: Option<SpawnHub>,
     /// Does not join the members: gets incarnation 0, sees the members, may do the rest.
     pub observer: bool,
+    /// Joins for a short while only: the others let it own only what nobody else can.
+    pub transient: bool,
     /// How long the first connection may take, the start of a hub included.
     pub connect_timeout: Duration,
     /// A hub from which nothing has come for so long hangs: it is killed and replaced.
@@ -97,6 +99,7 @@ impl ClientConfig {
             process_id: std::process::id(),
             spawn: None,
             observer: false,
+            transient: false,
             connect_timeout: Duration::from_secs(10),
             silence: Duration::from_secs(3),
             request_timeout: Duration::from_secs(30),

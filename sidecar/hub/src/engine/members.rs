@@ -62,6 +62,7 @@ impl Engine {
             name: hello.node_name,
             address: hello.address,
             process_id: hello.process_id,
+            transient: hello.transient,
             ..Default::default()
         };
         let joined =

@@ -98,9 +98,6 @@ pub fn state_answer(answer: Result<StateAnswer, StateError>) -> Result<Reply, St
             let entries = entries.collect();
             Reply::StateList(pb::ListResponse { entries, next_page_token })
         }
-        StateAnswer::Actor(state) => {
-            Reply::ActorStateGetAll(pb::GetAllResponse { entries: entries(state) })
-        }
     })
 }
 

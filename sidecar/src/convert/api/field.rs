@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kar_core::ids::{InvocationId, Kind, TurnToken, is_name};
+use kar_core::ids::{InvocationId, Kind, Millis, TurnToken, is_name};
 use kar_core::invocation::{Payload, Target as CoreTarget};
 use kar_proto::v1 as pb;
 use tonic::Status;
@@ -17,6 +17,11 @@ const METHOD_BYTES_MAX: usize = 256;
 pub(super) const KEY_BYTES_MAX: usize = 512;
 /// Longest content type, trace context or etag, bytes.
 pub(super) const SHORT_BYTES_MAX: usize = 256;
+
+/// Longest duration, seconds: 10,000 years, the bound that `google.protobuf.Duration` states for itself.
+const DURATION_SECONDS_MAX: u64 = 315_576_000_000;
+/// Nanoseconds are the part of a duration below a second.
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// Parses a payload of at most `max` bytes; tells whether it came in the form for people.
 pub(super) fn payload_from(
@@ -112,6 +117,24 @@ pub(super) fn actor_target(
 pub(super) fn invocation_id(text: &str) -> Result<InvocationId, Status> {
     let parsed = text.parse::<InvocationId>();
     parsed.map_err(|e| invalid_field("invocation_id", &e.to_string()))
+}
+
+/// A length of time of at least a millisecond, in milliseconds; what is below one is cut off.
+pub(super) fn duration(field: &str, duration: &prost_types::Duration) -> Result<Millis, Status> {
+    let wrong = |what| invalid_field(field, what);
+    let too_short = |_| wrong("must be at least 1 ms");
+    let seconds = u64::try_from(duration.seconds).map_err(too_short)?;
+    let nanos = u64::try_from(duration.nanos).map_err(|_| wrong("nanos must not be negative"))?;
+    if nanos >= NANOS_PER_SECOND {
+        return Err(wrong("nanos must be below 1,000,000,000: the rest belongs into seconds"));
+    }
+    if seconds > DURATION_SECONDS_MAX || (seconds == DURATION_SECONDS_MAX && nanos > 0) {
+        return Err(wrong("must be at most 10,000 years (315,576,000,000 s)"));
+    }
+    match seconds * 1_000 + nanos / 1_000_000 {
+        0 => Err(wrong("must be at least 1 ms")),
+        millis => Ok(millis),
+    }
 }
 
 /// The token of a turn; empty is none. An at-most-once turn has none to give: what it asks for is a root.

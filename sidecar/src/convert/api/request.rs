@@ -11,8 +11,8 @@ use pb::request::Operation as Ask;
 use tonic::Status;
 
 use super::field::{
-    KEY_BYTES_MAX, SHORT_BYTES_MAX, actor_target, affinity, bounded, core_target, invocation_id,
-    key, method, name, optional, payload_from, required_turn, turn,
+    KEY_BYTES_MAX, SHORT_BYTES_MAX, actor_target, affinity, bounded, core_target, duration,
+    invocation_id, key, method, name, optional, payload_from, required_turn, turn,
 };
 use crate::backend::StateOperation;
 use crate::convert::error::{invalid_field, not_implemented};
@@ -67,15 +67,15 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
         }
         Ask::ActorStateGet(r) => {
             let keys = r.keys.iter().map(|k| key("keys", k)).collect::<Result<_, _>>()?;
-            let turn = required_turn(&r.turn_token)?;
-            (Operation::StateRead { turn, keys: Some(keys) }, Shape::StateGet)
+            (read(&r.turn_token, r.actor.as_ref(), Some(keys))?, Shape::StateGet)
         }
-        Ask::ActorStateGetAll(r) => return parser.get_all(r),
+        Ask::ActorStateGetAll(r) => {
+            (read(&r.turn_token, r.actor.as_ref(), None)?, Shape::StateGetAll)
+        }
         Ask::ActorStateApply(r) => (parser.apply(r)?, Shape::StateApply),
         Ask::ActorStateContains(r) => {
             let key = key("key", &r.key)?;
-            let turn = required_turn(&r.turn_token)?;
-            let operation = Operation::StateRead { turn, keys: Some(vec![key.clone()]) };
+            let operation = read(&r.turn_token, r.actor.as_ref(), Some(vec![key.clone()]))?;
             (operation, Shape::StateContains { key })
         }
         Ask::Flush(r) => (Operation::Flush { turn: required_turn(&r.turn_token)? }, Shape::Flush),
@@ -84,6 +84,30 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
         }
     };
     Ok(Prepared::Core(operation, shape))
+}
+
+/// Reads in a turn, or of an actor from outside its turns.
+fn read(
+    turn_token: &str,
+    actor: Option<&pb::ActorTarget>,
+    keys: Option<Vec<Arc<str>>>,
+) -> Result<Operation, Status> {
+    match (turn(turn_token)?, actor) {
+        (Some(turn), None) => Ok(Operation::StateRead { turn, keys }),
+        (Some(_), Some(_)) => {
+            let what = "must be absent in a turn: a turn reads its own actor";
+            Err(invalid_field("actor", what))
+        }
+        (None, None) => {
+            let what = "is missing (or, outside turns, actor)";
+            Err(invalid_field("turn_token", what))
+        }
+        (None, actor) => {
+            let target = actor_target("actor", actor)?;
+            let id = target.actor.ok_or_else(|| invalid_field("actor.id", "is missing"))?;
+            Ok(Operation::StateOf { kind: target.kind, actor: id, keys })
+        }
+    }
 }
 
 type SendParts =
@@ -142,16 +166,6 @@ impl Parser<'_> {
         let turn = turn(&turn_token)?;
         let method = method(method_name)?;
         Ok(Operation::Invoke { turn, mode, target, method, payload, deadline, trace })
-    }
-
-    fn get_all(&self, r: pb::GetAllRequest) -> Result<Prepared, Status> {
-        if let Some(turn) = turn(&r.turn_token)? {
-            let operation = Operation::StateRead { turn, keys: None };
-            return Ok(Prepared::Core(operation, Shape::StateGetAll));
-        }
-        let target = actor_target("actor", r.actor.as_ref())?;
-        let actor = target.actor.ok_or_else(|| invalid_field("actor.id", "is missing"))?;
-        Ok(Prepared::State(StateOperation::Actor { kind: target.kind, actor }))
     }
 
     fn apply(&self, r: pb::ApplyRequest) -> Result<Operation, Status> {
@@ -221,19 +235,8 @@ impl Parser<'_> {
             return Err(not_implemented("options.idempotency_key"));
         }
         let trace = bounded("options.trace_parent", options.trace_parent, SHORT_BYTES_MAX)?;
-        let deadline = match options.start_within {
-            None => None,
-            Some(within) => {
-                let wrong = || invalid_field("options.start_within", "must be at least 1 ms");
-                let seconds = u64::try_from(within.seconds).map_err(|_| wrong())?;
-                let nanos = u64::try_from(within.nanos).map_err(|_| wrong())?;
-                let millis = seconds.saturating_mul(1_000).saturating_add(nanos / 1_000_000);
-                if millis == 0 {
-                    return Err(wrong());
-                }
-                Some(self.now.saturating_add(millis))
-            }
-        };
+        let within = options.start_within.map(|d| duration("options.start_within", &d));
+        let deadline = within.transpose()?.map(|millis| self.now.saturating_add(millis));
         Ok((deadline, shared(trace)))
     }
 }

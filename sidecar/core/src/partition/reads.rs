@@ -1,0 +1,82 @@
+//! Reads of actors' state from outside turns: they show committed state only (section 18, decision 9).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Partition;
+use super::gate::Gated;
+use super::reign::{AWAITERS_MAX, Reader, WaitingRead};
+use super::storage;
+use crate::env::Env;
+use crate::ids::{NodeId, RequestId};
+use crate::invocation::Payload;
+use crate::message::{Message, ReadResult};
+
+impl Partition {
+    /// A node asks for an actor's state.
+    pub(crate) fn read_outside(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        request: RequestId,
+        actor: Arc<str>,
+        keys: Option<Vec<Arc<str>>>,
+    ) {
+        // Without a lease, or before it has read on after it was away, a successor may reign already and know more
+        // (rule L4).
+        if !self.serving() || !env.lease_valid || self.reign.barriers > 0 {
+            return self.refuse_read(env, from, request);
+        }
+        if let Some(state) = self.reign.cache.get(&actor) {
+            let result = answer(env, state, keys.as_deref());
+            return self.gate_read(env, from, request, result);
+        }
+        let waiting = self.reign.loading.get_mut(&actor).map(|load| &mut load.waiting);
+        if let Some(waiting) = waiting {
+            // It was asked again.
+            waiting.retain(|r| {
+                r.request != request || !matches!(r.reader, Reader::Node(n) if n == from)
+            });
+            if waiting.len() >= AWAITERS_MAX {
+                return self.refuse_read(env, from, request);
+            }
+        }
+        self.load_for(env, actor, WaitingRead { request, reader: Reader::Node(from), keys });
+    }
+
+    /// Answers with what was decided, once it is committed (rule L5).
+    pub(super) fn answer_read(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        request: RequestId,
+        state: &BTreeMap<Arc<str>, Payload>,
+        keys: Option<&[Arc<str>]>,
+    ) {
+        let result = answer(env, state, keys);
+        self.gate_read(env, from, request, result);
+    }
+
+    fn gate_read(&mut self, env: &mut Env, from: NodeId, request: RequestId, result: ReadResult) {
+        let message = Message::ReadDone { request, result };
+        self.gate(env, Gated::Send { to: from, message });
+    }
+
+    /// Somebody else is to be asked, or this node a little later.
+    pub(super) fn refuse_read(&self, env: &mut Env, from: NodeId, request: RequestId) {
+        let result = ReadResult::NotOwner(self.owner_hint(env));
+        env.send(from, Message::ReadDone { request, result });
+    }
+}
+
+fn answer(env: &Env, state: &BTreeMap<Arc<str>, Payload>, keys: Option<&[Arc<str>]>) -> ReadResult {
+    let found = storage::read(state, &[], keys);
+    let size = |(key, value): (&Arc<str>, &Payload)| {
+        key.len() + value.data.len() + value.content_type.len()
+    };
+    let max = env.limits.state_read_bytes_max;
+    if found.iter().map(size).sum::<usize>() > max {
+        return ReadResult::TooLong(max as u64);
+    }
+    ReadResult::State(found)
+}

@@ -1,0 +1,144 @@
+//! Typed detail for what the transport refuses before KAR sees it: bytes that are no message, messages over the
+//! limit, RPCs that do not exist. The transport answers these with a bare gRPC status.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use kar_proto::v1::ErrorReason;
+use tonic::codegen::http;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use crate::convert::error;
+
+/// How the transport's messages about bytes that are no message begin. It has no other mark for them: their code is
+/// the one of a defect (`INTERNAL`).
+const MALFORMED: [&str; 4] = [
+    "failed to decode Protobuf message",
+    "Missing request message",
+    "Unexpected EOF decoding stream",
+    "protocol error: received message with",
+];
+
+/// Adds typed detail to bare statuses of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct TypedErrors {
+    /// Longest message that the server takes, bytes.
+    pub message_bytes_max: usize,
+}
+
+/// A server whose bare statuses get typed detail.
+#[derive(Clone, Debug)]
+pub struct Typed<S> {
+    inner: S,
+    errors: TypedErrors,
+}
+
+// === impl TypedErrors ===
+
+impl TypedErrors {
+    /// The same with typed detail, if the transport made the status for what `method` was sent.
+    pub fn typed(self, status: &Status, method: &str) -> Option<Status> {
+        if !status.details().is_empty() {
+            return None;
+        }
+        let text = status.message();
+        match status.code() {
+            Code::OutOfRange => Some(self.too_large(text)),
+            Code::Unimplemented => Some(unknown_rpc(method, text)),
+            Code::Internal if MALFORMED.iter().any(|start| text.starts_with(start)) => {
+                let message = format!("what was sent is no request of {method}: {text}");
+                let metadata = [("method", method.to_owned())];
+                Some(error::status(ErrorReason::MalformedMessage, message, metadata))
+            }
+            _ => None,
+        }
+    }
+
+    fn too_large(self, text: &str) -> Status {
+        let max = self.message_bytes_max;
+        let metadata =
+            [("limit", "transport_message_bytes_max".to_owned()), ("value", max.to_string())];
+        let message = format!("a message may have {max} bytes, send less at once: {text}");
+        error::status(ErrorReason::MessageTooLarge, message, metadata)
+    }
+}
+
+fn unknown_rpc(method: &str, text: &str) -> Status {
+    let message = if text.is_empty() {
+        format!("there is no RPC {method}; reflection lists those that this version has")
+    } else {
+        text.to_owned()
+    };
+    error::status(ErrorReason::NotImplemented, message, [("operation", method.to_owned())])
+}
+
+impl<S> Layer<S> for TypedErrors {
+    type Service = Typed<S>;
+
+    fn layer(&self, inner: S) -> Typed<S> {
+        Typed { inner, errors: *self }
+    }
+}
+
+// === impl Typed ===
+
+impl<S, A, B> Service<http::Request<A>> for Typed<S>
+where
+    S: Service<http::Request<A>, Response = http::Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<B>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<B>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<A>) -> Self::Future {
+        let (errors, uri) = (self.errors, request.uri().clone());
+        let response = self.inner.call(request);
+        Box::pin(async move {
+            let mut response = response.await?;
+            // Only a refusal has its status among the headers: answers have it behind them.
+            let status = Status::from_header_map(response.headers());
+            if let Some(typed) = status.and_then(|status| errors.typed(&status, uri.path())) {
+                // It replaces the bare one. A header that cannot be written is none of ours.
+                let _unchanged = typed.add_header(response.headers_mut());
+            }
+            Ok(response)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    const ERRORS: TypedErrors = TypedErrors { message_bytes_max: 100 };
+
+    fn reason(status: &Status) -> Option<String> {
+        let typed = ERRORS.typed(status, "/kar.v1.S/M")?;
+        Some(typed.get_details_error_info()?.reason)
+    }
+
+    #[test]
+    fn bare_statuses_of_the_transport_get_a_reason() {
+        let malformed = Status::internal("failed to decode Protobuf message: invalid tag");
+        assert_eq!(reason(&malformed).as_deref(), Some("MALFORMED_MESSAGE"));
+        let large = Status::out_of_range("Error, decoded message length too large");
+        assert_eq!(reason(&large).as_deref(), Some("MESSAGE_TOO_LARGE"));
+        assert_eq!(reason(&Status::unimplemented("")).as_deref(), Some("NOT_IMPLEMENTED"));
+    }
+
+    #[test]
+    fn nothing_else_is_touched() {
+        assert_eq!(reason(&Status::internal("a defect")), None);
+        assert_eq!(reason(&Status::not_found("no such service")), None);
+        assert_eq!(reason(&error::not_implemented("StateService.Transact")), None);
+    }
+}
