@@ -19,6 +19,14 @@ async fn committed(client: &Client, kind: &str, id: &str) -> Value {
     answer.entries.iter().map(|(k, v)| (k.clone(), value(v))).collect()
 }
 
+/// Waits until the store, which follows the log, shows an actor's state.
+async fn until_committed(client: &Client, kind: &str, id: &str, expected: &Value) {
+    until_true(&format!("{kind}/{id} to be {expected}"), Duration::from_secs(30), async || {
+        committed(client, kind, id).await == *expected
+    })
+    .await;
+}
+
 #[test]
 fn actor_state_survives_the_death_of_everything() {
     test(async {
@@ -124,13 +132,13 @@ fn a_turn_sees_its_own_writes_and_others_only_what_is_committed() {
         assert_eq!(turn.get("x").await.expect("read"), json!(1));
         assert_eq!(committed(&client, "A", "1").await, json!({}), "nothing is committed yet");
         turn.flush().await.expect("flushed");
-        assert_eq!(committed(&client, "A", "1").await, json!({"x": 1, "y": "why"}));
+        until_committed(&client, "A", "1", &json!({"x": 1, "y": "why"})).await;
         let remove = state_change::Change::Remove("y".into());
         turn.apply(vec![StateChange { change: Some(remove) }]).await.expect("buffered");
         assert_eq!(turn.get("y").await.expect("read"), Value::Null);
         turn.finish(&json!(null)).await;
         call.await.expect("no panic").expect("answered").expect("no error");
-        assert_eq!(committed(&client, "A", "1").await, json!({"x": 1}));
+        until_committed(&client, "A", "1", &json!({"x": 1})).await;
     });
 }
 
@@ -149,7 +157,7 @@ fn an_application_error_drops_the_unflushed_segment_and_keeps_the_flushed_one() 
         turn.set(&[("kept", json!(2)), ("dropped", json!(1))]).await.expect("buffered");
         host.handle().finish(&turn.token, turn_outcome::Result::Error(error("E", "no"))).await;
         assert!(call.await.expect("no panic").expect("answered").is_err());
-        assert_eq!(committed(&client, "A", "1").await, json!({"kept": 1}));
+        until_committed(&client, "A", "1", &json!({"kept": 1})).await;
         // The next turn sees the same.
         let caller = client.clone();
         let call = tokio::spawn(async move { caller.call(("A", "1"), "n", &json!(null)).await });
@@ -178,7 +186,50 @@ fn clearing_removes_every_key() {
         turn.set(&[("c", json!(3))]).await.expect("buffered");
         turn.finish(&json!(null)).await;
         call.await.expect("no panic").expect("answered").expect("no error");
-        assert_eq!(committed(&client, "A", "1").await, json!({"c": 3}));
+        until_committed(&client, "A", "1", &json!({"c": 3})).await;
+    });
+}
+
+/// P5: what a turn may buffer always fits into one record, with the longest result, and into one write to the store.
+#[test]
+fn the_largest_turn_is_one_record_and_a_larger_one_is_refused_where_it_grows() {
+    test(async {
+        let world = World::new("large");
+        let node = world.bare("host").await;
+        let client = node.client().await;
+        let segment = client.figure("segment_bytes_max").await.expect("answered").expect("known");
+        let message = client.figure("message_bytes_max").await.expect("answered").expect("known");
+        let mut host = Component::connect(&client, hello(&[], &["A"])).await.expect("welcome");
+        let caller = client.clone();
+        let call = tokio::spawn(async move { caller.call(("A", "1"), "m", &json!(null)).await });
+        let turn = host.next_turn().await;
+        let value = "v".repeat(1 << 20);
+        let fits = segment >> 20;
+        let mut refused = None;
+        for n in 0..=fits {
+            if let Err(status) = turn.set(&[(&format!("k{n}"), json!(value))]).await {
+                refused = Some((n, status));
+                break;
+            }
+        }
+        let (kept, status) = refused.expect("more than a segment may hold");
+        assert_eq!(kept, fits - 1, "as many as the bound says");
+        let status = assert_error(Err::<(), _>(status), Code::ResourceExhausted, "LIMIT_REACHED");
+        assert!(status.message().contains("segment-bytes-max"), "{status:?}");
+        // JSON adds two quotes.
+        let result = json!("r".repeat(usize::try_from(message).expect("small") - 2));
+        turn.finish(&result).await;
+        let answer = call.await.expect("no panic").expect("answered").expect("no error");
+        assert_eq!(answer, result);
+        // The hub's connection has survived it, and the store has all of it.
+        until_true("the store has caught up", Duration::from_secs(30), async || {
+            let state = committed(&client, "A", "1").await;
+            state.as_object().is_some_and(|keys| i64::try_from(keys.len()) == Ok(kept))
+        })
+        .await;
+        for counter in ["reigns_dropped", "logs_lost", "retries"] {
+            assert_eq!(client.figure(counter).await.expect("answered"), Some(0), "{counter}");
+        }
     });
 }
 

@@ -172,8 +172,8 @@ pub enum Event {
     Tick,
 }
 
-/// The fence cell of a partition in the store: how far its log is materialised, and by whose reign. What the store holds
-/// of the partition is a function of the offset: every valid operation up to it, and no other.
+/// The fence cell of a partition in the store: how far its log is materialised, and by whose reign. What the store
+/// holds of the partition is a function of the offset: every valid operation up to it, and no other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Cell {
     /// Newest epoch that wrote or fenced; older ones are refused.

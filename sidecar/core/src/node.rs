@@ -283,7 +283,8 @@ impl Node {
 
     /// Carries out what the node owes itself: messages to itself, slots granted.
     fn settle(&mut self) {
-        // Every message to itself answers or forwards a finite piece of work; a mistake there must not take the process.
+        // Every message to itself answers or forwards a finite piece of work; a mistake there must not take the
+        // process.
         let limits = &self.env.limits;
         let mut steps =
             SETTLE_STEPS_EACH * (limits.unfinished_per_partition_max + limits.roots_per_node_max);

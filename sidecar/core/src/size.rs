@@ -15,7 +15,8 @@ const NUMBER: usize = 11;
 /// A UUID with its tag and length.
 const UUID: usize = 18;
 
-/// Longest actor id that is counted on (the API's bound): decisions about turns do not repeat it, writes to the store do.
+/// Longest actor id that is counted on (the API's bound): decisions about turns do not repeat it, writes to the store
+/// do.
 const ACTOR_BYTES_MAX: usize = 512;
 
 /// Longest name of a kind that is counted on (the API's bound).
@@ -158,8 +159,8 @@ fn settled_size((to, _): &(PartitionId, Number)) -> usize {
 }
 
 impl Limits {
-    /// The longest record that can come about, bytes, and the longest write to the store: many small decisions up to the
-    /// target, or one that completes a turn with all that it may have buffered and the longest result.
+    /// The longest record that can come about, bytes, and the longest write to the store: many small decisions up to
+    /// the target, or one that completes a turn with all that it may have buffered and the longest result.
     pub fn record_bytes_max(&self) -> usize {
         let names = 2 * NAMES_BYTES_MAX;
         let settled = self.calls_per_turn_max * (KIND_BYTES_MAX + 3 * NUMBER + 3 * NESTED);

@@ -236,8 +236,8 @@ fn a_direct_call_waits_a_moment_for_the_connection_to_a_live_host() {
     assert!(script.now <= 2_000 + 1, "it gave up at {}", script.now);
 }
 
-/// What a turn buffers is bounded when it is buffered, so that its end always fits into a record and into a write to the
-/// store; small decisions are gathered up to a target, and a long one gets a record of its own.
+/// What a turn buffers is bounded when it is buffered, so that its end always fits into a record and into a write to
+/// the store; small decisions are gathered up to a target, and a long one gets a record of its own.
 #[test]
 fn no_record_and_no_write_to_the_store_is_longer_than_the_bound() {
     let limits = Limits {

@@ -59,8 +59,8 @@ pub struct HubLimits {
 /// Smallest size of a segment file after the first one, bytes: one record of
 /// [`RECORD_BYTES_MAX`] fits in with the file's own data.
 pub const SEGMENT_BYTES_MIN: u64 = 16 << 20;
-/// Longest record of a log, bytes; a write to the store is no longer. Above what a sidecar's bounds let a turn make, which a
-/// sidecar checks when it starts.
+/// Longest record of a log, bytes; a write to the store is no longer. Above what a sidecar's
+/// bounds let a turn make, which a sidecar checks when it starts.
 pub const RECORD_BYTES_MAX: usize = 12 << 20;
 /// Longest message on the stream, either way, bytes: the longest record, with room for what goes with it.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;

@@ -149,7 +149,7 @@ impl World {
         let script = match self.hooks.script.as_ref().and_then(|h| h(&spec, &turn.token)) {
             Some(script) => script,
             None => {
-                let seed = self.plan.seed;
+                let seed = (self.plan.seed, self.plan.kinds_known);
                 script::write(names, &self.plan.profile, seed, spec, &turn.token, own)
             }
         };

@@ -186,7 +186,8 @@ impl World {
                 self.ask_store(slot, &partition, StoreStep::Write { expected, upto, ops });
             }
             Effect::EnsureKind { kind } => {
-                let at = self.now + self.rng.range(200, 3 * MS);
+                let soon = self.now + self.rng.range(200, 3 * MS);
+                let at = soon.max(self.plan.kinds_at[self.plan.names.kind(&kind)]);
                 self.push(at, Due::Register { kind });
             }
             Effect::Offer { kinds, leaving } => {

@@ -190,6 +190,8 @@ pub(crate) struct Plan {
     pub(crate) faults: Vec<(Us, Fault)>,
     /// Kinds are known to the membership from the start.
     pub(crate) kinds_known: bool,
+    /// Otherwise: the membership makes each kind known at this time at the earliest.
+    pub(crate) kinds_at: Vec<Us>,
 }
 
 /// Shared names, so that nothing is allocated per message.
@@ -284,6 +286,7 @@ impl Plan {
             ops: Vec::new(),
             faults: Vec::new(),
             kinds_known: true,
+            kinds_at: vec![0; 3],
         }
     }
 
@@ -310,6 +313,7 @@ impl Plan {
             })
             .collect();
         let kinds_known = rng.chance(850);
+        let kinds_at = names.kinds.iter().map(|_| span(&mut rng, 5 * MS, 600 * MS)).collect();
         let profile = profile.clone();
         Self {
             seed,
@@ -322,6 +326,7 @@ impl Plan {
             ops,
             faults,
             kinds_known,
+            kinds_at,
         }
     }
 }

@@ -101,6 +101,9 @@ struct Writer<'a> {
     rng: Rng,
     names: &'a Names,
     profile: &'a Profile,
+    /// Calls to be joined are made together only where none of them waits for its kind: a later one would take effect
+    /// while an earlier one has re-entered the actor.
+    kinds_known: bool,
     spec: Spec,
     /// What everything made by this attempt of this turn is derived from.
     base: u64,
@@ -116,7 +119,7 @@ struct Writer<'a> {
 pub(crate) fn write(
     names: &Names,
     profile: &Profile,
-    seed: u64,
+    (seed, kinds_known): (u64, bool),
     spec: Spec,
     token: &TurnToken,
     own: Option<(usize, usize)>,
@@ -133,6 +136,7 @@ pub(crate) fn write(
         rng,
         names,
         profile,
+        kinds_known,
         spec,
         base,
         made: 0,
@@ -231,7 +235,7 @@ impl Writer<'_> {
 
     /// One call, or several to be joined.
     fn calls(&mut self) -> Vec<(Target, Spec)> {
-        let count = if self.rng.chance(250) { self.rng.range(2, 3) } else { 1 };
+        let count = if self.kinds_known && self.rng.chance(250) { self.rng.range(2, 3) } else { 1 };
         let joined = self.spec.joined || count > 1;
         let mut calls = Vec::new();
         for _ in 0..count {

@@ -25,7 +25,8 @@ pub(crate) const BASE_MS: Millis = 1_700_000_000_000;
 /// Everything must have come to rest so long after the faults ended.
 pub(crate) const REST_MAX: Us = 20_000 * MS;
 
-/// Greatest number of things that may happen in one run, some twenty times what the busiest one needs: more is a livelock.
+/// Greatest number of things that may happen in one run, some twenty times what the busiest one
+/// needs: more is a livelock.
 const EVENTS_MAX: u64 = 400_000;
 
 /// Greatest number of effects that a node may have after an input.

@@ -362,15 +362,20 @@ impl Partition {
         let mut undelivered = BTreeSet::new();
         env.effects.retain(|effect| match effect {
             Effect::Dispatch { turn, .. } if turn.token.invocation.home == self.id => {
-                undelivered.insert(turn.token.invocation.uuid);
+                undelivered.insert(turn.token.clone());
                 false
             }
+            _ => true,
+        });
+        // Nor are they cancelled, if they were to be.
+        env.effects.retain(|effect| match effect {
+            Effect::Cancel { token, .. } => !undelivered.contains(token),
             _ => true,
         });
         for (uuid, item) in &reign.items {
             let token = self.token(*uuid, item.attempt, reign.epoch);
             let ItemStage::Running(turn) = &item.stage else { continue };
-            if !undelivered.contains(uuid) {
+            if !undelivered.contains(&token) {
                 env.emit(Effect::Cancel { session: turn.session, token: token.clone() });
             }
             if turn.slot {

@@ -184,8 +184,8 @@ impl Partition {
     }
 
     /// The store refused a step. If it knows a newer reign this one is over, whatever the log has shown so far.
-    /// Otherwise its cell is not the expected one: it went back, or a write landed that was given up for lost. The fence,
-    /// set anew, tells which.
+    /// Otherwise its cell is not the expected one: it went back, or a write landed that was given up for lost. The
+    /// fence, set anew, tells which.
     pub(crate) fn store_refused(&mut self, env: &mut Env, epoch: Epoch, cell: Cell) {
         if !self.serving() || epoch != self.reign.epoch {
             return;

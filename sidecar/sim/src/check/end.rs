@@ -126,7 +126,8 @@ impl Judge<'_> {
         }
     }
 
-    /// The store holds what the log says, up to its fence cell; and it has caught up if the owner knows where it stands.
+    /// The store holds what the log says, up to its fence cell; and it has caught up if the owner
+    /// knows where it stands.
     fn check_stores(&mut self) {
         let mut wrong = Vec::new();
         let finish = &self.history.finish;
