@@ -22,7 +22,7 @@ import grpc.aio
 
 from kar import limits
 from kar._status import error_of, error_of_rpc
-from kar._transport import BROKEN, EOF, Wire
+from kar._transport import BROKEN, Wire
 from kar.errors import LimitReached, OutcomeUnknown, TurnSuperseded
 from kar.v1 import common_pb2
 from kar.v1 import component_pb2 as v1
@@ -126,7 +126,7 @@ class Session:
                 self.leave()
             while True:
                 message = await self._wire.read()
-                if message is EOF:
+                if message is grpc.aio.EOF:
                     return self._ended("the sidecar closed the stream")
                 for frame in message.frames:
                     self._on_frame(frame)

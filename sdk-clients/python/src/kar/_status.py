@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import status_pb2
+from google.rpc.error_details_pb2 import ErrorInfo
 
 from kar import errors
 from kar.errors import KarError
@@ -38,8 +39,10 @@ def error_of(status: status_pb2.Status) -> KarError:
     """The error that a status stands for."""
     reason, metadata = "", {}
     for any_detail in status.details:
-        info = error_details_pb2.ErrorInfo()
-        if any_detail.Is(info.DESCRIPTOR) and any_detail.Unpack(info) and info.domain == _DOMAIN:
+        if not any_detail.type_url.endswith("/google.rpc.ErrorInfo"):
+            continue
+        info = ErrorInfo.FromString(any_detail.value)
+        if info.domain == _DOMAIN:
             reason, metadata = info.reason, dict(info.metadata)
             break
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)

@@ -29,9 +29,6 @@ PROTOCOL_VERSION = 1
 
 _CONNECT = "/kar.v1.ComponentService/Connect"
 
-EOF: Any = getattr(grpc.aio, "EOF")  # The library's type hints lack it.
-"""What is read after the last message."""
-
 # What the gRPC library raises where a stream is over already.
 BROKEN = (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError)
 
@@ -138,7 +135,7 @@ class Dialer:
                 message = await call.read()
             except grpc.aio.AioRpcError as error:
                 raise self._refused(error) from error
-            if message is EOF:
+            if message is grpc.aio.EOF:
                 raise ProtocolError("the stream ended before a welcome")
             frames.extend(message.frames)
         return Wire(channel, call, check_welcome(frames[0]), frames[1:])
