@@ -7,6 +7,7 @@ mod disk;
 mod flows;
 mod grpcurl;
 mod hello;
+mod python;
 mod start;
 mod state;
 mod tells;

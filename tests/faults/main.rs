@@ -3,5 +3,6 @@
 mod failover;
 mod frozen;
 mod hot_actor;
+mod python_bank;
 mod sdk_bank;
 mod transfers;

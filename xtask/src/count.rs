@@ -1,4 +1,4 @@
-//! Adds up what the test runners print: cargo test and nextest.
+//! Adds up what the test runners print: cargo test, nextest and pytest.
 
 use std::ops::AddAssign;
 
@@ -31,13 +31,21 @@ impl Count {
         }
         let cargo = line.strip_prefix("test result: ");
         let nextest = line.strip_prefix("Summary [").filter(|l| l.contains("tests run:"));
-        let summary = cargo.or(nextest)?;
+        let summary = cargo.or(nextest).or_else(|| pytest(line))?;
         Some(Self {
             passed: number_before(summary, " passed").unwrap_or(0),
             failed: number_before(summary, " failed").unwrap_or(0),
             skipped: 0,
         })
     }
+}
+
+/// `1 failed, 96 passed in 1.83s`.
+fn pytest(line: &str) -> Option<&str> {
+    let (summary, time) = line.rsplit_once(" in ")?;
+    let is_time = time.strip_suffix('s').is_some_and(|t| t.parse::<f64>().is_ok());
+    let is_number = summary.split(' ').next().is_some_and(|n| n.parse::<u64>().is_ok());
+    (is_time && is_number).then_some(summary)
 }
 
 /// `12` of `… 12 passed; …`.
@@ -86,11 +94,14 @@ mod tests {
         assert_eq!(Count::parse(nextest), Some(passed(2, 1)));
         let nextest = "     Summary [   0.013s] 3 tests run: 3 passed, 0 skipped";
         assert_eq!(Count::parse(nextest), Some(passed(3, 0)));
+        assert_eq!(Count::parse("1 failed, 96 passed in 1.83s"), Some(passed(96, 1)));
+        assert_eq!(Count::parse("97 passed in 61.70s"), Some(passed(97, 0)));
     }
 
     #[test]
     fn other_lines_are_no_summaries() {
         assert_eq!(Count::parse("5 tests passed in my head"), None);
+        assert_eq!(Count::parse("it passed in 3s"), None);
         assert_eq!(Count::parse("test result_is_kept ... ok"), None);
         assert_eq!(Count::parse(""), None);
     }

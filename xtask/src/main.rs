@@ -2,6 +2,7 @@
 
 mod count;
 mod plan;
+mod python;
 mod step;
 mod tidy;
 mod tools;
@@ -35,6 +36,8 @@ enum Task {
     Ci,
     /// Format, clippy and the house rules, without tests.
     Lint,
+    /// Builds the Python SDK into `target/python`, and checks it: types, unit tests. Its end-to-end tests need this.
+    Python,
     /// Measures throughput, latency, CPU and failover, each beside its physical limit (release build).
     Bench {
         /// Options of the benchmark; `--help` shows them.
@@ -56,6 +59,7 @@ fn main() -> Result<ExitCode> {
         Task::Test { only, seeds } => plan::test(&only, seeds),
         Task::Ci => plan::test(&[], plan::SEEDS),
         Task::Lint => plan::lint(),
+        Task::Python => python::task(),
         Task::Bench { args } => plan::bench(&args),
         Task::Demo { args } => plan::demo(&args),
     }

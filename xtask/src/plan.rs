@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::python;
 use crate::step::Runner;
 use crate::tidy;
 use crate::tools::{self, Found};
@@ -33,6 +34,7 @@ pub(crate) fn test(only: &[String], seeds: u32) -> Result<ExitCode> {
     style(&mut runner);
     let built =
         runner.run("build", minutes(30), cargo(&["build"]).args(PACKAGES).arg("--all-targets"));
+    languages(&mut runner, &found);
     if built {
         unit_tests(&mut runner, &found);
         end_to_end(&mut runner, &found);
@@ -70,6 +72,14 @@ fn style(runner: &mut Runner) {
     runner.run("clippy", minutes(20), clippy.args(["--", "-D", "warnings"]));
 }
 
+/// The SDKs in other languages: built before the end-to-end tests, which run them.
+fn languages(runner: &mut Runner, found: &Found) {
+    match &found.python {
+        Some(path) => python::steps(runner, path),
+        None => runner.skip("python", "no Python 3.11 or later with venv; see the tools above"),
+    }
+}
+
 fn unit_tests(runner: &mut Runner, found: &Found) {
     let mut unit = tests(found);
     unit.args(PACKAGES).args(["--exclude", "kar-tests", "--all-targets", "--no-fail-fast"]);
@@ -93,6 +103,9 @@ fn end_to_end(runner: &mut Runner, found: &Found) {
         command.env("KAR_TESTS_BUILT", "1");
         if let Some(grpcurl) = &found.grpcurl {
             command.env("KAR_GRPCURL", grpcurl);
+        }
+        if found.python.is_none() {
+            command.env("KAR_NO_PYTHON", "1");
         }
         runner.run(name, limit, &mut command);
     }

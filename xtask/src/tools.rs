@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::python;
+
 /// Version of grpcurl that the tests are written for.
 const GRPCURL: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4";
 
@@ -76,6 +78,8 @@ pub(crate) struct Found {
     pub(crate) nextest: bool,
     /// Where grpcurl is, if it is anywhere.
     pub(crate) grpcurl: Option<PathBuf>,
+    /// Python, new enough, if it is anywhere.
+    pub(crate) python: Option<PathBuf>,
     /// Nothing that is needed is missing.
     pub(crate) complete: bool,
 }
@@ -99,7 +103,16 @@ pub(crate) fn find() -> Found {
         Some(path) => println!("found    grpcurl     {}", path.display()),
         None => println!("absent   grpcurl     its tests will be SKIPPED: go install {GRPCURL}"),
     }
-    Found { nextest: probe(&["cargo", "nextest", "--version"]).is_some(), grpcurl, complete }
+    let python = python::find();
+    match &python {
+        Some((path, version)) => println!("found    python      {version} ({})", path.display()),
+        None => println!(
+            "absent   python      everything in Python will be SKIPPED: install Python 3.11 or later with venv \
+             (apt-get install python3-venv), or name it in KAR_PYTHON"
+        ),
+    }
+    let nextest = probe(&["cargo", "nextest", "--version"]).is_some();
+    Found { nextest, grpcurl, python: python.map(|(path, _)| path), complete }
 }
 
 /// The first line that a program prints, if it runs.
