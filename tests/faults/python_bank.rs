@@ -16,11 +16,14 @@ use tokio::task::LocalSet;
 /// Transfers, all in all.
 const TRANSFERS: usize = 2_000;
 
-/// Kills, spread evenly over the transfers: each lets the next ones begin, so that all land in the load.
+/// Kills, spread evenly over the transfers.
 const KILLS: usize = 200;
 
-/// Transfers that may begin before the first kill, and so on.
+/// Transfers that begin for each kill, so that it lands in them.
 const TRANSFERS_PER_KILL: usize = TRANSFERS / KILLS;
+
+/// Longest time from the first of them to the kill, ms.
+const PAUSE_MAX_MS: u64 = 25;
 
 /// Transfers under way at once.
 const CLIENTS: usize = 16;
@@ -69,7 +72,7 @@ fn accounts_in_python_and_transfers_in_rust_stay_balanced_under_200_kills() {
         let bank = Rc::new(Bank {
             world: world.clone(),
             client: front.client().await,
-            allowed: Cell::new(TRANSFERS_PER_KILL),
+            allowed: Cell::new(0),
             started: Cell::new(0),
             finished: Cell::new(0),
             refused: Cell::new(0),
@@ -98,7 +101,7 @@ async fn open_accounts(client: &Client) {
 async fn client(bank: Rc<Bank>, mut random: Random) {
     while bank.started.get() < TRANSFERS {
         if bank.started.get() >= bank.allowed.get() {
-            // The next kill lets them go on.
+            // Whoever kills lets them go on.
             wait::moment(Duration::from_millis(5)).await;
             continue;
         }
@@ -125,21 +128,19 @@ async fn client(bank: Rc<Bank>, mut random: Random) {
 
 /// Kills somebody, again and again, and starts again what has died.
 async fn fire(bank: &Rc<Bank>, nodes: &mut [(Node, NodeOptions)], random: &mut Random) {
-    for _ in 0..KILLS {
-        // The kill lands while transfers are under way.
+    for kill in 0..KILLS {
+        bank.allowed.set((kill + 1) * TRANSFERS_PER_KILL);
         wait::until_true("transfers to begin", Duration::from_secs(60), async || {
-            bank.started.get() == bank.allowed.get() && bank.finished.get() < bank.started.get()
-                || bank.finished.get() == bank.allowed.get()
+            bank.started.get() > kill * TRANSFERS_PER_KILL
         })
         .await;
+        wait::moment(Duration::from_millis(random.below(PAUSE_MAX_MS))).await;
         let count = nodes.len() as u64;
         let (victim, options) = &mut nodes[random.below(count) as usize];
         match (random.below(2), victim.component_now()) {
             (0, Some(component)) => process::kill(component),
             _ => victim.kill_sidecar(),
         }
-        let allowed = bank.allowed.get() + TRANSFERS_PER_KILL;
-        bank.allowed.set(allowed.min(TRANSFERS));
         victim.ended(READY_LIMIT).await;
         *victim = bank.world.start(options.clone()).await;
     }

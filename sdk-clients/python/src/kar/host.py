@@ -6,13 +6,14 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 
 from kar import limits
 from kar._connection import Connection
 from kar._table import Table
 from kar._transport import Settings
 from kar.client import Client
-from kar.errors import HostError
+from kar.errors import ConnectError, HostError
 from kar.hosting import Hosted
 
 log = logging.getLogger("kar")
@@ -125,5 +126,9 @@ async def _first(waiting: asyncio.Task[None], asked: asyncio.Event) -> bool:
 
 
 def run(*things: Hosted | type[Hosted], concurrency: int = 0, strict: bool = False) -> None:
-    """Hosts until a signal asks to leave: `kar.run(Greeter())` is a whole program."""
-    asyncio.run(Host(*things, concurrency=concurrency, strict=strict).serve())
+    """Hosts until a signal asks to leave: `kar.run(Greeter())` is a whole program. If it cannot, or
+    not any more, it says so in one line and exits with 1."""
+    try:
+        asyncio.run(Host(*things, concurrency=concurrency, strict=strict).serve())
+    except (ConnectError, HostError) as error:
+        sys.exit(f"error: {error}")
