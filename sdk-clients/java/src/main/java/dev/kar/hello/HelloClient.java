@@ -24,10 +24,10 @@ import java.util.concurrent.CompletionException;
 import java.util.concurrent.TimeUnit;
 
 /**
- * Calls {@code greeter.hello} twice: by a unary RPC, which is all that a program needs that calls now and then, and as a
- * request on the component's stream, which costs the sidecar a tenth and is what an SDK does.
+ * Calls {@code greeter.hello} twice: by a unary RPC, which is all that a program needs that calls now and then, and
+ * as a request on the component's stream, which costs the sidecar a tenth and is what an SDK does.
  *
- * <pre>kar run --app hello -- sdk-clients/java/hello client Alan</pre>
+ * <pre>kar run --app hello -- sdk-clients/java/start hello-client Alan</pre>
  */
 public final class HelloClient {
     /** How long this program waits. The call itself goes on: it was accepted, so it is carried out. */
@@ -66,7 +66,6 @@ public final class HelloClient {
     private static InvokeResponse onStream(Channel channel, String name) {
         var stub = Sidecar.authorized(ComponentServiceGrpc.newStub(channel), System.getenv());
         var answer = new CompletableFuture<InvokeResponse>();
-        // The library calls back from one thread at a time; what it passes to `connect` only reads.
         var welcome = new CompletableFuture<Void>();
         var toSidecar = stub.withDeadlineAfter(PATIENCE_SECONDS, TimeUnit.SECONDS)
                 .connect(new StreamObserver<ConnectResponse>() {

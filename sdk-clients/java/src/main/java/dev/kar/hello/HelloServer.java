@@ -31,7 +31,7 @@ import java.util.concurrent.TimeUnit;
  * Hosts the service {@code greeter} on the component's stream, without an SDK: what is here is what an SDK has to do.
  *
  * <pre>
- * kar run --app hello --service greeter -- sdk-clients/java/hello server
+ * kar run --app hello --service greeter -- sdk-clients/java/start hello-server
  * kar call --app hello greeter hello '{"name":"Alan"}'
  * </pre>
  *

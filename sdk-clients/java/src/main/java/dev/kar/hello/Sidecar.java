@@ -85,8 +85,13 @@ public final class Sidecar {
         /** Reads the status that ended an RPC: the same message travels in its trailers. */
         public static Error of(Throwable thrown) {
             var status = StatusProto.fromThrowable(thrown);
-            if (status != null) return of(status);
-            return new Error(io.grpc.Status.Code.UNKNOWN.value(), "", String.valueOf(thrown), Map.of());
+            if (status == null) {
+                return new Error(io.grpc.Status.Code.UNKNOWN.value(), "", String.valueOf(thrown), Map.of());
+            }
+            Throwable cause = io.grpc.Status.fromThrowable(thrown).getCause();
+            if (cause == null) return of(status);
+            // The connection broke: the status says only "io exception", its cause says which.
+            return of(status.toBuilder().setMessage(status.getMessage() + ": " + cause.getMessage()).build());
         }
 
         /** One line for people. */
