@@ -1,6 +1,8 @@
 //! `cargo xtask`: everything that a person or CI runs. See `CONTRIBUTING.md`.
 
 mod count;
+mod java;
+mod js;
 mod plan;
 mod step;
 mod tidy;
