@@ -30,7 +30,7 @@ fn over_tcp(command: Vec<String>) -> Vec<String> {
 fn the_greeter_of_the_readme_from_the_wheel_and_from_the_source_tree() {
     test(async {
         for install in INSTALLS {
-            let Some(server) = sample(install, "hello/server.py") else { return };
+            let server = sample(install, "hello/server.py");
             let world = World::new("pyhello");
             for (name, command) in [("unix", server.clone()), ("tcp", over_tcp(server))] {
                 let mut node = world.start(options(name, command)).await;
@@ -53,8 +53,8 @@ fn the_greeter_of_the_readme_from_the_wheel_and_from_the_source_tree() {
 fn the_sample_client_over_both_sockets() {
     test(async {
         for install in INSTALLS {
-            let Some(server) = sample(install, "hello/server.py") else { return };
-            let Some(client) = sample(install, "hello/client.py") else { return };
+            let server = sample(install, "hello/server.py");
+            let client = sample(install, "hello/client.py");
             let world = World::new("pyclient");
             let host = world.start(options("host", server)).await;
             host.hosts("greeter").await;
@@ -73,7 +73,7 @@ fn the_sample_client_over_both_sockets() {
 #[test]
 fn the_wheel_is_complete_without_the_source_tree() {
     test(async {
-        let Some(python) = interpreter(Install::Wheel) else { return };
+        let python = interpreter(Install::Wheel);
         let mut command = Command::new(python);
         // Isolated: neither the folder nor the environment adds anything to what is installed.
         let program = "import kar, kar.v1.system_pb2_grpc, pathlib; print(kar.__file__); \
@@ -91,13 +91,13 @@ fn the_wheel_is_complete_without_the_source_tree() {
 struct Greeter(Child);
 
 impl Greeter {
-    fn start(node: &Node, variables: &[(&str, &str)]) -> Option<Self> {
-        let words = sample(Install::Source, "hello/server.py")?;
+    fn start(node: &Node, variables: &[(&str, &str)]) -> Self {
+        let words = sample(Install::Source, "hello/server.py");
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdin(Stdio::null());
         FOUND_BY.iter().for_each(|name| drop(command.env_remove(name)));
         command.env("KAR_SOCKET", &node.socket).envs(variables.iter().copied());
-        Some(Self(command.spawn().expect("Python can be started")))
+        Self(command.spawn().expect("Python can be started"))
     }
 
     async fn ended(&mut self) -> i32 {
@@ -124,7 +124,7 @@ fn a_host_outlives_its_sidecar_and_registers_at_the_next() {
         let front = world.bare("front").await;
         let client = front.client().await;
         let mut node = world.bare("node").await;
-        let Some(mut greeter) = Greeter::start(&node, &[]) else { return };
+        let mut greeter = Greeter::start(&node, &[]);
         for round in 0..3 {
             node.hosts("greeter").await;
             let answer = client.invoke("greeter", "hello", &json!({ "name": "Alan" })).await;
@@ -148,9 +148,9 @@ fn the_token_of_the_environment_is_used_and_a_wrong_one_is_told() {
         world.add_run_args(&["--api-token", "secret"]);
         let node = world.spawn(&NodeOptions { name: "node".into(), ..NodeOptions::default() });
         node.listens().await;
-        let Some(mut wrong) = Greeter::start(&node, &[("KAR_API_TOKEN", "wrong")]) else { return };
+        let mut wrong = Greeter::start(&node, &[("KAR_API_TOKEN", "wrong")]);
         assert_eq!(wrong.ended().await, 1, "it does not go on trying");
-        let Some(_right) = Greeter::start(&node, &[("KAR_API_TOKEN", "secret")]) else { return };
+        let _right = Greeter::start(&node, &[("KAR_API_TOKEN", "secret")]);
         let client = node.client().await.with_token("secret");
         let answer = client.invoke("greeter", "hello", &json!({ "name": "Alan" })).await;
         assert_eq!(answer.expect("answered"), Ok(json!("Hello, Alan!")));
@@ -160,7 +160,7 @@ fn the_token_of_the_environment_is_used_and_a_wrong_one_is_told() {
 #[test]
 fn errors_tell_the_caller_what_happened_over_there() {
     test(async {
-        let Some(server) = sample(Install::Source, "hello/server.py") else { return };
+        let server = sample(Install::Source, "hello/server.py");
         let world = World::new("pyerrors");
         let node = world.start(options("host", server)).await;
         node.hosts("greeter").await;

@@ -1,6 +1,8 @@
 //! `cargo xtask`: everything that a person or CI runs. See `CONTRIBUTING.md`.
 
 mod count;
+mod java;
+mod js;
 mod plan;
 mod python;
 mod step;
@@ -59,7 +61,7 @@ fn main() -> Result<ExitCode> {
         Task::Test { only, seeds } => plan::test(&only, seeds),
         Task::Ci => plan::test(&[], plan::SEEDS),
         Task::Lint => plan::lint(),
-        Task::Python => python::task(),
+        Task::Python => Ok(python::task()),
         Task::Bench { args } => plan::bench(&args),
         Task::Demo { args } => plan::demo(&args),
     }

@@ -65,6 +65,14 @@ pub fn too_large(field: &str, bytes: usize, limit: usize) -> Status {
     status(ErrorReason::MessageTooLarge, message, metadata)
 }
 
+/// A message is longer than the transport takes; nobody has read how much longer.
+pub fn message_too_large(limit: usize) -> Status {
+    let message = format!("a message is longer than the limit of {limit} bytes: send less at once");
+    let metadata =
+        [("limit", "transport_message_bytes_max".to_owned()), ("value", limit.to_string())];
+    status(ErrorReason::MessageTooLarge, message, metadata)
+}
+
 /// A stream frame breaks the protocol.
 pub fn protocol_violation(frame: &str, what: &str) -> Status {
     let message = format!("frame {frame}: {what}");

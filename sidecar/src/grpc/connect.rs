@@ -1,10 +1,13 @@
 //! The component's stream: hosting, and every other operation multiplexed.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use kar_core::Event;
+use kar_core::event::TurnResult;
 use kar_core::ids::SessionId;
 use kar_core::limits::LimitHit;
 use kar_proto::v1 as pb;
@@ -13,7 +16,7 @@ use kar_proto::v1::component_frame::Frame as In;
 use kar_proto::v1::component_service_server::ComponentService;
 use kar_proto::v1::sidecar_frame::Frame as Out;
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::api::Api;
 use super::serve::closed;
@@ -69,6 +72,22 @@ impl Connect {
         let open = AtomicUsize::new(0);
         Self { shared: Arc::new(Shared { api, bounds, node_name, application, closing, open }) }
     }
+
+    /// The first message of a stream. Whoever opens one and says nothing does not hold it for ever.
+    async fn first(
+        &self,
+        inbound: &mut Streaming<pb::ConnectRequest>,
+    ) -> Result<pb::ConnectRequest, Status> {
+        let patience = Duration::from_millis(self.shared.bounds.hello_timeout_ms);
+        match tokio::time::timeout(patience, inbound.message()).await {
+            Ok(Ok(message)) => Ok(message.unwrap_or_default()),
+            Ok(Err(status)) => Err(unreadable(&status, &self.shared.bounds).unwrap_or(status)),
+            Err(_) => {
+                let what = format!("did not come within {patience:?} (hello_timeout_ms)");
+                Err(error::protocol_violation("hello", &what))
+            }
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -80,7 +99,7 @@ impl ComponentService for Connect {
         request: Request<Streaming<pb::ConnectRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let mut inbound = request.into_inner();
-        let first = inbound.message().await?.unwrap_or_default();
+        let first = self.first(&mut inbound).await?;
         let mut frames = first.frames.into_iter().map(|f| f.frame);
         let Some(Some(In::Hello(hello))) = frames.next() else {
             return Err(error::protocol_violation("hello", "must come first"));
@@ -196,7 +215,7 @@ impl Stream {
                 Ok(None) => return Ok(false),
                 Err(status) => {
                     tracing::debug!(%status, "a component's stream broke");
-                    return Ok(false);
+                    return unreadable(&status, &self.shared.bounds).map_or(Ok(false), Err);
                 }
             }
             if left == 0 {
@@ -239,8 +258,19 @@ impl Stream {
             }
             In::TurnResult(outcome) => {
                 self.must_host("turn_result")?;
+                let token = outcome.turn_token.clone();
                 let (turn, result) = turn_outcome(outcome, &self.shared.api.limits)?;
-                self.session.turn_ended();
+                if !self.session.turn_ended(&token) {
+                    return match result {
+                        // The turn had ended by itself when `cancel_turn` reached the component: answered twice, said
+                        // once.
+                        TurnResult::Cancelled => Ok(()),
+                        TurnResult::Ended(_) => {
+                            let what = format!("the stream does not hold turn {token}");
+                            Err(error::protocol_violation("turn_result", &what))
+                        }
+                    };
+                }
                 batch.event(match turn {
                     TurnRef::Durable(token) => Event::TurnResult { token, result },
                     TurnRef::Direct(turn) => Event::DirectResult { turn, result },
@@ -262,6 +292,19 @@ impl Stream {
     fn must_host(&self, frame: &str) -> Result<SessionId, Status> {
         let what = "this stream hosts nothing";
         self.host.ok_or_else(|| error::protocol_violation(frame, what))
+    }
+}
+
+/// What to tell a component whose message cannot be read; `None`: the connection broke, and nobody is left to be told.
+fn unreadable(status: &Status, bounds: &Bounds) -> Option<Status> {
+    if status.source().is_some() {
+        return None;
+    }
+    match status.code() {
+        // Said by the decoder before it reads what is longer.
+        Code::OutOfRange => Some(error::message_too_large(bounds.transport_message_bytes_max)),
+        Code::Internal => Some(error::protocol_violation("(unreadable)", status.message())),
+        _ => None,
     }
 }
 

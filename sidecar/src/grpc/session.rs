@@ -1,6 +1,6 @@
 //! What the sidecar holds about one component stream: frames to it, its requests under way, the turns it may be sent.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kar_core::Event;
@@ -37,8 +37,8 @@ pub struct Session {
 struct Window {
     /// How many may be under way; `None`: the core's slots are the only bound.
     allowed: Option<u64>,
-    /// How many are.
-    under_way: u64,
+    /// Those that were sent and have no result yet, by token.
+    under_way: HashSet<String>,
     /// Waiting for credit, in order, with their size in bytes.
     held: VecDeque<(pb::InvocationFrame, usize)>,
     held_bytes: usize,
@@ -132,11 +132,12 @@ impl Session {
         self.release(&mut window);
     }
 
-    /// A turn ended at the component.
-    pub fn turn_ended(&self) {
+    /// A turn ended at the component; tells whether it was under way there.
+    pub fn turn_ended(&self, turn_token: &str) -> bool {
         let mut window = self.window();
-        window.under_way = window.under_way.saturating_sub(1);
+        let was_held = window.under_way.remove(turn_token);
         self.release(&mut window);
+        was_held
     }
 
     /// The component asked to leave.
@@ -160,9 +161,9 @@ impl Session {
     }
 
     fn release(&self, window: &mut Window) {
-        while window.allowed.is_none_or(|allowed| window.under_way < allowed) {
+        while window.allowed.is_none_or(|allowed| (window.under_way.len() as u64) < allowed) {
             let Some((frame, bytes)) = window.held.pop_front() else { return };
-            window.under_way += 1;
+            window.under_way.insert(frame.turn_token.clone());
             window.held_bytes -= bytes;
             self.send(Frame::Invocation(frame), bytes);
         }

@@ -19,4 +19,7 @@ async def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "World"))
+    try:
+        asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "World"))
+    except kar.Error as error:
+        sys.exit(f"error: {error}")
