@@ -1,5 +1,5 @@
-// The load client of `cargo xtask bench --languages`: so many clients, each of which makes the next call when it has the
-// answer to the last one. Prints `begin` after the warm-up, and then what it found.
+// The load client of `cargo xtask bench --languages`: so many clients, each of which makes the next call when it has
+// the answer to the last one. Prints `begin` after the warm-up, and then what it found.
 
 import { parseArgs } from "node:util";
 
