@@ -6,7 +6,6 @@ use kar_tests::world::capture;
 use kar_tests::{World, test, wait};
 
 use crate::language::{LANGUAGES, Language, TRANSPORTS};
-use crate::rust::RUST;
 
 /// How long one client may take on a machine that does much else.
 const CLIENT_LIMIT: Duration = Duration::from_secs(60);
@@ -41,11 +40,6 @@ pub(crate) fn hosted_by(language: &'static Language) {
             assert_eq!(host.ended(Duration::from_secs(30)).await, 0, "{name} ends in order");
         }
     });
-}
-
-#[test]
-fn rust_hosts_are_called_from_every_language() {
-    hosted_by(&RUST);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Java: plain stubs on the JVM.
 
-use crate::language::{Language, Transport, built, word};
-use crate::{hello, kills, leaving, nonsense};
+use crate::language::{Language, built, word};
+use crate::nonsense::{self, Culprit};
+use crate::{hello, kills, leaving};
 
 pub(crate) const JAVA: Language =
     Language { name: "java", host: || program("hello-server"), client: || program("hello-client") };
@@ -34,5 +35,5 @@ fn a_host_stops_cancelled_turns() {
 
 #[test]
 fn nonsense_is_answered_with_a_reason() {
-    nonsense::every_case(JAVA.name, &program("nonsense"), Transport::Unix);
+    nonsense::every_case(JAVA.name, Culprit::Program(program("nonsense")));
 }

@@ -1,7 +1,8 @@
 //! JavaScript: plain stubs on Node.
 
-use crate::language::{Language, Transport, built, word};
-use crate::{hello, kills, leaving, nonsense};
+use crate::language::{Language, built, word};
+use crate::nonsense::{self, Culprit};
+use crate::{hello, kills, leaving};
 
 pub(crate) const JS: Language = Language {
     name: "js",
@@ -36,5 +37,5 @@ fn a_host_stops_cancelled_turns() {
 
 #[test]
 fn nonsense_is_answered_with_a_reason() {
-    nonsense::every_case(JS.name, &program("conformance/nonsense.js"), Transport::Unix);
+    nonsense::every_case(JS.name, Culprit::Program(program("conformance/nonsense.js")));
 }

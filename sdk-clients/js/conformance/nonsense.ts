@@ -10,7 +10,15 @@ import {
   type InvocationFrame,
   type Welcome,
 } from "../gen/kar/v1/component.js";
-import { address, fromGrpc, fromStatus, type KarError, metadata, options, plaintext } from "../samples/hello/sidecar.js";
+import {
+  address,
+  fromGrpc,
+  fromStatus,
+  type KarError,
+  metadata,
+  options,
+  plaintext,
+} from "../samples/hello/sidecar.js";
 
 type Frame = NonNullable<ConnectRequest["frames"][number]["frame"]>;
 type Behaviour = {
@@ -101,8 +109,10 @@ const BEHAVIOURS: { [name: string]: Behaviour } = {
   },
   "ended-turn": {
     hosts: true,
-    invoked: ({ turnToken }) =>
-      send(finish(turnToken), { $case: "request", value: { id: 1n, operation: { $case: "flush", value: { turnToken } } } }),
+    invoked: ({ turnToken }) => {
+      const operation = { $case: "flush" as const, value: { turnToken } };
+      send(finish(turnToken), { $case: "request", value: { id: 1n, operation } });
+    },
   },
   "large-payload": { welcomed: () => send(call(1n, 5 * MIB)) },
   "large-message": { welcomed: () => send(call(1n, 9 * MIB)) },

@@ -1,12 +1,13 @@
 //! What the sidecar holds about one component stream: frames to it, its requests under way, the turns it may be sent.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kar_core::Event;
 use kar_core::effect::Turn;
 use kar_core::event::TurnResult;
 use kar_core::ids::{RequestId, TurnToken};
+use kar_core::limits::LimitHit;
 use kar_proto::v1 as pb;
 use kar_proto::v1::ErrorReason;
 use kar_proto::v1::response::Result as Reply;
@@ -32,13 +33,16 @@ pub struct Session {
     window: Mutex<Window>,
 }
 
-/// Turns that the component allows.
+/// Turns that the component allows. Only those that hold a slot need credit: a turn that another one waits for must not
+/// wait for that one's credit.
 #[derive(Debug, Default)]
 struct Window {
-    /// How many may be under way; `None`: the core's slots are the only bound.
+    /// How many that need credit may be under way; `None`: the core's slots are the only bound.
     allowed: Option<u64>,
-    /// Those that were sent and have no result yet, by token.
-    under_way: HashSet<String>,
+    /// How many of them are.
+    used: u64,
+    /// All turns that were sent and have no result yet, by token, with whether they use a credit.
+    under_way: HashMap<String, bool>,
     /// Waiting for credit, in order, with their size in bytes.
     held: VecDeque<(pb::InvocationFrame, usize)>,
     held_bytes: usize,
@@ -135,9 +139,10 @@ impl Session {
     /// A turn ended at the component; tells whether it was under way there.
     pub fn turn_ended(&self, turn_token: &str) -> bool {
         let mut window = self.window();
-        let was_held = window.under_way.remove(turn_token);
+        let Some(credit) = window.under_way.remove(turn_token) else { return false };
+        window.used -= u64::from(credit);
         self.release(&mut window);
-        was_held
+        true
     }
 
     /// The component asked to leave.
@@ -147,23 +152,34 @@ impl Session {
 
     /// Sends a turn, or holds it until there is credit. What is held counts against the bounds of the stream, so that a
     /// component that never gives credit does not grow memory either.
-    fn invoke(&self, frame: pb::InvocationFrame, bytes: usize) {
+    fn invoke(&self, frame: pb::InvocationFrame, bytes: usize, credit: bool) {
         let mut window = self.window();
+        if !credit {
+            window.under_way.insert(frame.turn_token.clone(), false);
+            self.send(Frame::Invocation(frame), bytes);
+            return;
+        }
         window.held.push_back((frame, bytes));
         window.held_bytes += bytes;
         self.release(&mut window);
-        let (frames, bytes) = (window.held.len(), window.held_bytes);
-        if frames > self.bounds.frames_max || bytes > self.bounds.bytes_max {
-            window.held.clear();
-            let what = format!("{frames} turns of {bytes} bytes waited for credit: give more");
-            self.end(Some(Status::resource_exhausted(what)));
-        }
+        let OutboxBounds { frames_max, bytes_max, .. } = self.bounds;
+        let hit = if window.held.len() > frames_max {
+            LimitHit { name: "session_queue_frames_max", limit: frames_max as u64 }
+        } else if window.held_bytes > bytes_max {
+            LimitHit { name: "session_queue_bytes_max", limit: bytes_max as u64 }
+        } else {
+            return;
+        };
+        // Turns wait for credit that the component does not give.
+        window.held.clear();
+        self.end(Some(error::limit_reached(hit)));
     }
 
     fn release(&self, window: &mut Window) {
-        while window.allowed.is_none_or(|allowed| (window.under_way.len() as u64) < allowed) {
+        while window.allowed.is_none_or(|allowed| window.used < allowed) {
             let Some((frame, bytes)) = window.held.pop_front() else { return };
-            window.under_way.insert(frame.turn_token.clone());
+            window.used += 1;
+            window.under_way.insert(frame.turn_token.clone(), true);
             window.held_bytes -= bytes;
             self.send(Frame::Invocation(frame), bytes);
         }
@@ -191,13 +207,13 @@ impl Session {
 
 impl Host for Session {
     fn dispatch(&self, turn: Turn) {
-        let bytes = turn.payload.data.len() + 256;
-        self.invoke(turn_to(turn), bytes);
+        let (bytes, credit) = (turn.payload.data.len() + 256, turn.slot);
+        self.invoke(turn_to(turn), bytes, credit);
     }
 
     fn dispatch_direct(&self, turn: u64, call: DirectCall) {
         let bytes = call.payload.data.len() + 256;
-        self.invoke(direct_to(turn, call), bytes);
+        self.invoke(direct_to(turn, call), bytes, true);
     }
 
     fn cancel(&self, token: TurnToken) {

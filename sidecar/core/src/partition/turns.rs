@@ -306,6 +306,7 @@ impl Partition {
             mode: invocation.mode,
             deadline: invocation.deadline,
             trace: invocation.trace.clone(),
+            slot,
         };
         env.emit(Effect::Dispatch { session, turn });
     }
