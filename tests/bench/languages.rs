@@ -15,7 +15,7 @@ struct Language {
     name: &'static str,
     /// What has to be there.
     built: &'static str,
-    /// The program that is started with the paths, if it is not the first of them.
+    /// The program that is started with the paths, if it is not the first of them; by its name, or by its path.
     interpreter: Option<&'static str>,
     host: &'static [&'static str],
     client: &'static [&'static str],
@@ -24,6 +24,25 @@ struct Language {
 }
 
 const LANGUAGES: &[Language] = &[
+    Language {
+        name: "python",
+        built: "../target/python/wheel/bin/python",
+        interpreter: Some("../target/python/wheel/bin/python"),
+        host: &["python/bench/bench.py", "host"],
+        client: &["python/bench/bench.py", "load"],
+        as_host: &[
+            scenario("python host, direct, 1 client", Target::Direct, 1),
+            scenario("python host, direct, 64 clients", Target::Direct, 64),
+            scenario("python host, durable, 1 client", Target::Service, 1),
+            scenario("python host, durable, 64 clients", Target::Service, 64),
+        ],
+        as_client: &[
+            scenario("python client, direct, 1 under way", Target::Direct, 1),
+            scenario("python client, direct, 64 under way", Target::Direct, 64),
+            scenario("python client, durable, 1 under way", Target::Service, 1),
+            scenario("python client, durable, 64 under way", Target::Service, 64),
+        ],
+    },
     Language {
         name: "js",
         built: "js/dist/bench/load.js",
@@ -70,7 +89,7 @@ pub(crate) async fn measure_all(args: &Args, world: &World, report: &mut Report)
         let built = folder().join(language.built);
         ensure!(
             built.exists(),
-            "{} is not there: run `cargo xtask test --only js --only java`",
+            "{} is not there: run `cargo xtask test --only python --only js --only java`",
             built.display()
         );
         for (name, host, client, scenarios) in [
@@ -95,7 +114,10 @@ impl Language {
     fn command(&self, words: &[&str]) -> Vec<String> {
         let (program, args) = words.split_first().expect("a command has a program");
         let program = folder().join(program).to_string_lossy().into_owned();
-        let interpreter = self.interpreter.map(str::to_owned);
+        let by_path = |name: &str| folder().join(name).to_string_lossy().into_owned();
+        let interpreter = self
+            .interpreter
+            .map(|name| if name.contains('/') { by_path(name) } else { name.to_owned() });
         let args = args.iter().map(|arg| (*arg).to_owned());
         interpreter.into_iter().chain([program]).chain(args).collect()
     }

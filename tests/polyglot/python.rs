@@ -36,9 +36,3 @@ fn nonsense_is_answered_with_a_reason() {
     let program = script(Install::Wheel, "conformance/nonsense.py");
     nonsense::every_case(PYTHON.name, &program, Transport::Unix);
 }
-
-#[test]
-fn nonsense_over_tcp_is_answered_with_a_reason() {
-    let program = script(Install::Wheel, "conformance/nonsense.py");
-    nonsense::every_case(PYTHON.name, &program, Transport::Tcp);
-}

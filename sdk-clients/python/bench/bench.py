@@ -116,6 +116,7 @@ def main() -> None:
     targets = ("actors", "hot-actor", "service", "direct")
     options.add_argument("--target", choices=targets, required=True)
     options.add_argument("--clients", type=int, required=True)
+    options.add_argument("--every-ms", type=int, choices=[0], default=0, help="no pause")
     options.add_argument("--seconds", type=float, required=True)
     args = parser.parse_args()
     # What the imports made stays; the collector need not look at it again.

@@ -407,35 +407,6 @@ async def test_errors_of_nested_calls_pass_on(tmp_path: Path) -> None:
 
 
 @asynchronous
-async def test_a_suspended_turn_makes_room_for_another(tmp_path: Path) -> None:
-    async with hosting(tmp_path, invocation_credits=1) as (_, peer, _host, _shop):
-        for _ in range(2):
-            await peer.invoke("t", "ask", '"call"', service="shop")
-            frame = await peer.frame()
-            if frame.HasField("credit"):
-                assert frame.credit.count == 1
-                frame = await peer.frame()
-            else:
-                # The place was given the first time, and is free again.
-                assert peer.hello.invocation_credits == 1
-            await peer.answer_call(frame.request, "1")
-            await peer.outcome()
-        credits = 0
-        for token in ("t", "u"):
-            await peer.invoke(token, "ask", '"call"', service="shop")
-        requests: list[v1.Request] = []
-        while len(requests) < 2:
-            frame = await peer.frame()
-            credits += frame.credit.count
-            if frame.HasField("request"):
-                requests.append(frame.request)
-        assert credits == 1, "one more, for the second of two at once"
-        for request in requests:
-            await peer.answer_call(request, "1")
-            await peer.outcome()
-
-
-@asynchronous
 async def test_credits_leave_room_for_nested_calls(tmp_path: Path) -> None:
     welcome = {"request_credits": 4}
     async with hosting(tmp_path, welcome=welcome) as (_, peer, host, _shop):

@@ -45,7 +45,6 @@ class Connection:
         self.settings, self._hello, self._table = settings, hello, table
         self._dialer: Dialer = settings.dialer()
         self.hosts = bool(hello.services or hello.actor_types)
-        self.limits_invocations = hello.invocation_credits > 0
         self.roots: deque[Outgoing] = deque()
         """Requests outside turns that wait for credits or for a stream."""
         self._roots_count = 0

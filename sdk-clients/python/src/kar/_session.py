@@ -111,7 +111,6 @@ class Session:
         self.stage = Stage.OPEN
         self.is_over = False
         self._deadline: asyncio.TimerHandle | None = None
-        self._suspended = self._allowed_for_suspended = 0
 
     # === the stream ===
 
@@ -310,21 +309,6 @@ class Session:
             )
         )
         return _encode(v1.ComponentFrame(turn_result=outcome))
-
-    # === invocation credits ===
-
-    def turn_suspends(self) -> None:
-        """A turn waits for a call. It still counts as under way, so the sidecar may send another one
-        in its place: else turns that wait for turns of this host would wait for ever."""
-        self._suspended += 1
-        if self._connection.limits_invocations and self._suspended > self._allowed_for_suspended:
-            self._allowed_for_suspended += 1
-            self._push(_encode(v1.ComponentFrame(credit=v1.Credit(count=1))), None)
-
-    def turn_resumes(self) -> None:
-        """A turn goes on. What it was given a place for may still be under way; the place is not
-        given a second time."""
-        self._suspended -= 1
 
     # === leaving ===
 

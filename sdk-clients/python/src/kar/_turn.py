@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from kar import codec, limits
-from kar._session import CALLS, Outgoing, Session, request
+from kar._session import Outgoing, Session, request
 from kar.errors import ApplicationError, CodecError, KarError, LimitReached, TurnEnded, TurnSuperseded
 from kar.v1 import common_pb2, state_pb2
 from kar.v1 import component_pb2 as v1
@@ -29,7 +29,6 @@ class Turn:
 
     __slots__ = (
         "_bytes",
-        "_calls",
         "_changes",
         "_requests",
         "_settled",
@@ -67,7 +66,7 @@ class Turn:
         self.method, self.mode = invocation.method, invocation.mode
         self.attempt, self.trace_parent = invocation.attempt, invocation.trace_parent
         self.is_stopped = self.has_ended = False
-        self._requests = self._calls = 0
+        self._requests = 0
         # State changes that are gathered, and those sent and not answered yet.
         self._changes: list[state_pb2.StateChange] = []
         self._bytes = self._unanswered = 0
@@ -131,12 +130,7 @@ class Turn:
         if self._changes:
             self._send_changes()
         outgoing.session = self.session
-        is_call = outgoing.operation in CALLS
         self._requests += 1
-        if is_call:
-            self._calls += 1
-            if self._calls == 1:
-                self.session.turn_suspends()
         try:
             self.session.submit(outgoing)
             response = await outgoing.reply
@@ -145,10 +139,6 @@ class Turn:
             raise
         finally:
             self._requests -= 1
-            if is_call:
-                self._calls -= 1
-                if self._calls == 0:
-                    self.session.turn_resumes()
         if self._write_error is not None:
             raise self._write_error
         return response

@@ -27,8 +27,8 @@ class Host:
     It is given objects, or classes that can be made without arguments; each call runs on a shallow
     copy. `concurrency`: greatest number of root turns at once, 1,000 if 0; turns that wait for a
     call do not count. `strict`: code runs only for what is committed; costs latency.
-    `invocation_credits`: turns that may be under way to this process without having ended, apart
-    from those that wait for a call; 0 means no bound but `concurrency`. Where the sidecar is, as in
+    `invocation_credits`: root turns that may be under way to this process without having ended, also
+    those that wait for a call; 0 means no bound but `concurrency`. Where the sidecar is, as in
     `connect`.
     """
 
