@@ -90,6 +90,7 @@ async def test_a_sidecar_that_restarts_is_found_again(tmp_path: Path) -> None:
     await fake.accept()
     client = await connecting
     await fake.stop()
+    await until("the client to lose it", lambda: client._kar_connection._session is None)
     # Asked for while nobody listens.
     call = asyncio.create_task(client.service("s").call("m"))
     await until("the request to wait", lambda: bool(client._kar_connection.roots))
