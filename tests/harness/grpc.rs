@@ -17,13 +17,12 @@ use kar_proto::v1::{
     ActorTarget, ApplicationError, CallActorRequest, GetInfoRequest, InvokeRequest, Payload,
     call_actor_response, invoke_response, payload,
 };
-use tokio_stream::Stream;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Status};
 
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -225,26 +224,6 @@ pub async fn raw_unary(client: &Client, method: &str, bytes: Bytes) -> Result<By
     Ok(grpc.unary(Request::new(bytes), path, RawCodec).await?.into_inner())
 }
 
-/// Opens a stream on which messages are bytes that need not be messages; ends when `outgoing` has ended.
-///
-/// # Errors
-///
-/// What the server answers.
-///
-/// # Panics
-///
-/// If `method` is no path.
-pub async fn raw_stream(
-    client: &Client,
-    method: &str,
-    outgoing: impl Stream<Item = Bytes> + Send + 'static,
-) -> Result<Streaming<Bytes>, Status> {
-    let mut grpc = tonic::client::Grpc::new(client.transport());
-    grpc.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
-    let path = PathAndQuery::from_str(method).expect("a path");
-    Ok(grpc.streaming(Request::new(outgoing), path, RawCodec).await?.into_inner())
-}
-
 /// Bytes as they are.
 #[derive(Clone, Copy, Debug, Default)]
 struct RawCodec;
@@ -281,4 +260,24 @@ impl Decoder for RawCodec {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
+}
+
+/// Opens a stream on which messages are bytes that need not be messages; ends when `outgoing` has ended.
+///
+/// # Errors
+///
+/// What the server answers.
+///
+/// # Panics
+///
+/// If `method` is no path.
+pub async fn raw_bidi(
+    client: &Client,
+    method: &str,
+    outgoing: impl tokio_stream::Stream<Item = Bytes> + Send + 'static,
+) -> Result<tonic::Streaming<Bytes>, Status> {
+    let mut grpc = tonic::client::Grpc::new(client.transport());
+    grpc.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
+    let path = PathAndQuery::from_str(method).expect("a path");
+    Ok(grpc.streaming(Request::new(outgoing), path, RawCodec).await?.into_inner())
 }

@@ -78,7 +78,7 @@ async fn converse(case: &str, client: &Client) -> Result<Status, Status> {
         _ => send(greeting.clone()).await,
     }
     let method = "/kar.v1.ComponentService/Connect";
-    let mut incoming = grpc::raw_stream(&client, method, ReceiverStream::new(outgoing)).await?;
+    let mut incoming = grpc::raw_bidi(&client, method, ReceiverStream::new(outgoing)).await?;
     while let Some(bytes) = incoming.message().await? {
         let frames = ConnectResponse::decode(bytes).expect("the sidecar sends messages").frames;
         for frame in frames {

@@ -7,7 +7,6 @@ use kar_core::Event;
 use kar_core::effect::Turn;
 use kar_core::event::TurnResult;
 use kar_core::ids::{RequestId, TurnToken};
-use kar_core::limits::LimitHit;
 use kar_proto::v1 as pb;
 use kar_proto::v1::ErrorReason;
 use kar_proto::v1::response::Result as Reply;
@@ -162,17 +161,12 @@ impl Session {
         window.held.push_back((frame, bytes));
         window.held_bytes += bytes;
         self.release(&mut window);
-        let OutboxBounds { frames_max, bytes_max, .. } = self.bounds;
-        let hit = if window.held.len() > frames_max {
-            LimitHit { name: "session_queue_frames_max", limit: frames_max as u64 }
-        } else if window.held_bytes > bytes_max {
-            LimitHit { name: "session_queue_bytes_max", limit: bytes_max as u64 }
-        } else {
-            return;
-        };
-        // Turns wait for credit that the component does not give.
-        window.held.clear();
-        self.end(Some(error::limit_reached(hit)));
+        let (frames, bytes) = (window.held.len(), window.held_bytes);
+        if frames > self.bounds.frames_max || bytes > self.bounds.bytes_max {
+            window.held.clear();
+            let what = format!("{frames} turns of {bytes} bytes waited for credit: give more");
+            self.end(Some(Status::resource_exhausted(what)));
+        }
     }
 
     fn release(&self, window: &mut Window) {
