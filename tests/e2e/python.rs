@@ -95,7 +95,9 @@ impl Greeter {
         let words = sample(Install::Source, "hello/server.py");
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdin(Stdio::null());
-        FOUND_BY.iter().for_each(|name| drop(command.env_remove(name)));
+        for name in FOUND_BY {
+            command.env_remove(name);
+        }
         command.env("KAR_SOCKET", &node.socket).envs(variables.iter().copied());
         Self(command.spawn().expect("Python can be started"))
     }

@@ -2,8 +2,9 @@
 
 use kar_tests::python::{Install, sample, script};
 
-use crate::language::{Language, Transport};
-use crate::{hello, kills, leaving, nonsense};
+use crate::language::Language;
+use crate::nonsense::{self, Culprit};
+use crate::{hello, kills, leaving};
 
 pub(crate) const PYTHON: Language = Language {
     name: "python",
@@ -34,5 +35,5 @@ fn a_host_stops_cancelled_turns() {
 #[test]
 fn nonsense_is_answered_with_a_reason() {
     let program = script(Install::Wheel, "conformance/nonsense.py");
-    nonsense::every_case(PYTHON.name, &program, Transport::Unix);
+    nonsense::every_case(PYTHON.name, Culprit::Program(program));
 }
