@@ -196,6 +196,32 @@ fn field_names_are_snake_case() {
     assert_none("field names", &findings);
 }
 
+/// Words of Python, JavaScript, Java and Rust that the public contract must not use as names of fields: some generators
+/// rename such fields, some leave them out of their type hints, and none lets people write them plainly.
+#[rustfmt::skip] // One word a line would be a page.
+const RESERVED: &[&str] = &[
+    "and", "as", "assert", "async", "await", "break", "case", "catch", "class", "const",
+    "continue", "def", "default", "del", "delete", "do", "elif", "else", "enum", "except",
+    "export", "extends", "false", "final", "finally", "fn", "for", "from", "function", "global",
+    "goto", "if", "impl", "implements", "import", "in", "instanceof", "interface", "is",
+    "lambda", "let", "match", "mod", "move", "mut", "new", "nonlocal", "not", "null", "or",
+    "package", "pass", "private", "protected", "pub", "public", "raise", "ref", "return",
+    "self", "static", "struct", "super", "switch", "this", "throw", "throws", "trait", "true",
+    "try", "typeof", "unsafe", "use", "var", "void", "where", "while", "with", "yield",
+];
+
+#[test]
+fn field_names_are_no_reserved_words() {
+    let pool = pool();
+    let public = messages(&pool).filter(|m| m.package_name() == "kar.v1");
+    let fields = public.flat_map(|m| m.fields().collect::<Vec<_>>());
+    let findings: Vec<_> = fields
+        .filter(|field| RESERVED.contains(&field.name()))
+        .map(|field| field.full_name().to_owned())
+        .collect();
+    assert_none("fields named by a reserved word of some language", &findings);
+}
+
 #[test]
 fn every_operation_of_the_component_stream_is_a_unary_request() {
     // One vocabulary: what a stream can ask for is exactly what a unary RPC takes, and the answers pair up.

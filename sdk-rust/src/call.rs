@@ -368,8 +368,8 @@ impl<R: Decode> Started<R> {
     /// more.
     pub async fn outcome(&self) -> Result<R, CallError> {
         let request = proto::AwaitRequest { invocation_id: self.id.0.clone() };
-        match self.handle.request(Operation::Await(request)).await? {
-            Answer::Await(proto::AwaitResponse { result: Some(result) }) => match result {
+        match self.handle.request(Operation::AwaitOutcome(request)).await? {
+            Answer::AwaitOutcome(proto::AwaitResponse { result: Some(result) }) => match result {
                 proto::await_response::Result::Payload(p) => {
                     Ok(R::decode(Payload::from_proto(Some(p)))?)
                 }

@@ -87,6 +87,8 @@ pub struct Bounds {
     /// Longest message that the transport takes, bytes; above [`Limits::message_bytes_max`], so that a payload that
     /// is a little too long is refused by name.
     pub transport_message_bytes_max: usize,
+    /// How long a component may take to say hello on a stream that it opened, ms.
+    pub hello_timeout_ms: u64,
     /// How long the start waits for the hub, ms.
     pub start_timeout_ms: u64,
     /// How long requests to the store wait for a hub that is away, ms.
@@ -249,6 +251,7 @@ impl Default for Bounds {
             requests_max: 65_536,
             sessions_max: 1_024,
             transport_message_bytes_max: 8 << 20,
+            hello_timeout_ms: 10_000,
             start_timeout_ms: 10_000,
             backend_timeout_ms: 10_000,
         }

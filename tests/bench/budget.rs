@@ -52,7 +52,8 @@ pub(crate) enum Promise {
 
 use Promise::{Calls, Cpu, OwnerCpu, P50, P99, RoundTrips, Throughput};
 
-const fn scenario(name: &'static str, target: Target, clients: usize) -> Scenario {
+/// One without promises.
+pub(crate) const fn scenario(name: &'static str, target: Target, clients: usize) -> Scenario {
     Scenario { name, target, clients, every_ms: 0, strict: false, promises: &[] }
 }
 

@@ -162,22 +162,35 @@ async fn calls(
     Ok(())
 }
 
+/// The command of this program as load client.
+pub(crate) fn own() -> Result<Vec<String>> {
+    let own = std::env::current_exe()?.to_string_lossy().into_owned();
+    Ok(vec![own, "load".to_owned()])
+}
+
 /// A load client as the judge sees it.
 pub(crate) struct Load {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-/// Starts one.
-pub(crate) fn spawn(scenario: &Scenario, seconds: f64, socket: &Path) -> Result<Load> {
+/// Starts one; `command` takes the options of [`LoadArgs`], and prints what [`run`] does.
+pub(crate) fn spawn(
+    command: &[String],
+    scenario: &Scenario,
+    seconds: f64,
+    socket: &Path,
+) -> Result<Load> {
     let target = match scenario.target {
         Target::Actors => "actors",
         Target::HotActor => "hot-actor",
         Target::Service => "service",
         Target::Direct => "direct",
     };
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(["load", "--target", target])
+    let (program, args) = command.split_first().context("a command has a program")?;
+    let mut child = Command::new(program)
+        .args(args)
+        .args(["--target", target])
         .args(["--clients", &scenario.clients.to_string()])
         .args(["--every-ms", &scenario.every_ms.to_string()])
         .args(["--seconds", &seconds.to_string()])

@@ -8,6 +8,7 @@ mod budget;
 mod echo;
 mod failover;
 mod host;
+mod languages;
 mod limits;
 mod load;
 mod processes;
@@ -47,6 +48,9 @@ struct Args {
     /// What the hub waits for: `fsync` or `os`
     #[arg(long, default_value = "fsync")]
     durability: String,
+    /// Measures hosts and clients in other languages instead, which have to be built
+    #[arg(long)]
+    languages: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -99,17 +103,23 @@ async fn judge(args: &Args) -> Result<()> {
     world.add_run_args(&["--durability", &args.durability]);
     say("physical limits");
     report.limits = limits::measure(world.path(), args.seconds).await?;
-    let (host, front) = start(&world, "host", &[]).await?;
+    if args.languages {
+        languages::measure_all(args, &world, &mut report).await?;
+        return print(args, &report);
+    }
+    let (host, front) = start(&world, "host", &own_host(&[])?).await?;
     report.idle_sidecar_kib = kar_tests::process::resident_kib(front.pid()).context("front")?;
     report.idle_hub_kib = kar_tests::process::resident_kib(world.hub().await).context("hub")?;
     for scenario in Scenario::ALL.iter().filter(|s| !s.strict && wanted(args, s)) {
-        report.rows.push(measure(args, &world, &host, &front, scenario).await?);
+        report.rows.push(measure(args, &world, (&host, &front), &load::own()?, scenario).await?);
     }
     drop((host, front));
     if Scenario::ALL.iter().any(|s| s.strict && wanted(args, s)) {
-        let (host, front) = start(&world, "strict", &["--strict"]).await?;
+        let (host, front) = start(&world, "strict", &own_host(&["--strict"])?).await?;
         for scenario in Scenario::ALL.iter().filter(|s| s.strict && wanted(args, s)) {
-            report.rows.push(measure(args, &world, &host, &front, scenario).await?);
+            report
+                .rows
+                .push(measure(args, &world, (&host, &front), &load::own()?, scenario).await?);
         }
     }
     drop(world);
@@ -117,9 +127,13 @@ async fn judge(args: &Args) -> Result<()> {
         say("failover");
         report.failovers = failover::measure(args.failovers).await?;
     }
+    print(args, &report)
+}
+
+fn print(args: &Args, report: &Report) -> Result<()> {
     match args.output {
         Format::Table => print!("{}", report.table()),
-        Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        Format::Json => println!("{}", serde_json::to_string_pretty(report)?),
     }
     Ok(())
 }
@@ -133,10 +147,8 @@ fn say(what: &str) {
 }
 
 /// A host with its sidecar, and the load client's sidecar.
-async fn start(world: &World, name: &str, args: &[&str]) -> Result<(Node, Node)> {
-    let own = std::env::current_exe()?.to_string_lossy().into_owned();
-    let mut command = vec![own, "host".to_owned()];
-    command.extend(args.iter().map(|arg| (*arg).to_owned()));
+async fn start(world: &World, name: &str, command: &[String]) -> Result<(Node, Node)> {
+    let command = command.to_vec();
     let host = NodeOptions { name: name.into(), command, ..NodeOptions::default() };
     let host = world.start(host).await;
     host.hosts("bench").await;
@@ -144,18 +156,25 @@ async fn start(world: &World, name: &str, args: &[&str]) -> Result<(Node, Node)>
     Ok((host, front))
 }
 
+/// The command of this program as host.
+fn own_host(args: &[&str]) -> Result<Vec<String>> {
+    let own = std::env::current_exe()?.to_string_lossy().into_owned();
+    let words = ["host"].into_iter().chain(args.iter().copied()).map(str::to_owned);
+    Ok([own].into_iter().chain(words).collect())
+}
+
 /// The median of several measurements.
 async fn measure(
     args: &Args,
     world: &World,
-    host: &Node,
-    front: &Node,
+    (host, front): (&Node, &Node),
+    client: &[String],
     scenario: &Scenario,
 ) -> Result<Row> {
     say(scenario.name);
     let mut rows = Vec::new();
     for _ in 0..args.rounds {
-        rows.push(once(args, world, host, front, scenario).await?);
+        rows.push(once(args, world, (host, front), client, scenario).await?);
     }
     Ok(report::median(rows))
 }
@@ -163,12 +182,12 @@ async fn measure(
 async fn once(
     args: &Args,
     world: &World,
-    host: &Node,
-    front: &Node,
+    (host, front): (&Node, &Node),
+    client: &[String],
     scenario: &Scenario,
 ) -> Result<Row> {
     let hub = world.hub().await;
-    let mut load = load::spawn(scenario, args.seconds, &front.socket)?;
+    let mut load = load::spawn(client, scenario, args.seconds, &front.socket)?;
     let pids = [
         ("hub", hub),
         ("owner", host.pid()),

@@ -51,6 +51,36 @@ fn nested_calls_go_through_components_and_come_back() {
 }
 
 #[test]
+fn a_turn_that_uses_the_only_credit_may_call_its_own_component() {
+    // The nested turn needs no credit; another root does, and waits.
+    test(async {
+        let world = World::new("credit");
+        let node = world.bare("host").await;
+        let client = node.client().await;
+        let hello = kar_proto::v1::Hello { invocation_credits: 1, ..hello(&[], &["A"]) };
+        let mut host = Component::connect(&client, hello).await.expect("ok");
+        let outer_call = call(&client, "A", "1", "outer");
+        let outer = host.next_turn().await;
+        let other_call = call(&client, "A", "2", "other");
+        let nested = tokio::spawn({
+            let outer = outer.clone();
+            async move { outer.call(("A", "3"), "inner", &json!(null)).await }
+        });
+        let inner = host.next_turn().await;
+        assert_eq!(inner.method(), "inner");
+        inner.finish(&json!("in")).await;
+        assert_eq!(nested.await.expect("no panic").expect("answered"), Ok(json!("in")));
+        outer.finish(&json!("out")).await;
+        let other = host.next_turn().await;
+        assert_eq!(other.method(), "other");
+        other.finish(&json!("late")).await;
+        for (call, expected) in [(outer_call, "out"), (other_call, "late")] {
+            assert_eq!(call.await.expect("no panic").expect("answered"), Ok(json!(expected)));
+        }
+    });
+}
+
+#[test]
 fn a_call_chain_may_come_back_to_an_actor_that_it_holds() {
     // P4: a call of the flow that holds the actor is let in; others wait.
     test(async {
@@ -128,7 +158,7 @@ fn a_turn_that_returned_can_ask_for_nothing_more() {
 }
 
 #[test]
-fn the_token_of_an_earlier_attempt_is_refused_and_its_result_is_dropped() {
+fn the_token_of_an_earlier_attempt_is_refused_and_its_result_ends_the_stream() {
     // P3: only the current attempt can make anything durable or visible.
     test(async {
         let world = World::new("stale");
@@ -142,11 +172,13 @@ fn the_token_of_an_earlier_attempt_is_refused_and_its_result_is_dropped() {
         drop((first, host));
         // The old stream may not have been noticed to be gone yet: one host stream at a time.
         let client = node.client().await;
-        let mut host =
+        let again = async || {
             wait::until("the old stream to be gone", Duration::from_secs(20), async || {
                 Component::connect(&client, hello(&[], &["A"])).await.ok()
             })
-            .await;
+            .await
+        };
+        let mut host = again().await;
         let second = host.next_turn().await;
         assert_eq!((second.method(), second.frame.attempt), ("m", 2));
         let mut stale = second.clone();
@@ -158,7 +190,12 @@ fn the_token_of_an_earlier_attempt_is_refused_and_its_result_is_dropped() {
         assert_error(nested, Code::Aborted, "TURN_SUPERSEDED");
         let wrong = kar_tests::grpc::json(&json!("stale"));
         host.handle().finish(&token, turn_outcome::Result::Payload(wrong)).await;
-        second.finish(&json!("current")).await;
+        let Incoming::Ended(Some(status)) = host.next().await else { panic!("it is let go on") };
+        assert_error::<()>(Err(status), Code::InvalidArgument, "PROTOCOL_VIOLATION");
+        let mut host = again().await;
+        let third = host.next_turn().await;
+        assert_eq!((third.method(), third.frame.attempt), ("m", 3));
+        third.finish(&json!("current")).await;
         assert_eq!(asked.await.expect("no panic").expect("answered"), Ok(json!("current")));
     });
 }

@@ -196,7 +196,8 @@ fn strict_code_runs_only_for_what_is_committed() {
 
 /// As [`assert_silent`], by a request that needs no hub.
 async fn assert_silent_without_hub(host: &mut Component) {
-    let nonsense = Operation::Await(kar_proto::v1::AwaitRequest { invocation_id: "no".into() });
+    let nonsense =
+        Operation::AwaitOutcome(kar_proto::v1::AwaitRequest { invocation_id: "no".into() });
     let refused = host.handle().request(nonsense).await;
     assert_error(refused, Code::InvalidArgument, "INVALID_FIELD");
     let next = tokio::time::timeout(Duration::ZERO, host.next()).await;

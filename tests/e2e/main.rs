@@ -10,6 +10,7 @@ mod flows;
 mod grpcurl;
 mod hello;
 mod hosting;
+mod python;
 mod start;
 mod state;
 mod tells;

@@ -1,5 +1,7 @@
 //! State of actors and of the application.
 
+use std::time::Duration;
+
 use kar_proto::v1::{
     ActorStateServiceGetRequest, ActorTarget, ContainsRequest, DeleteRequest, GetAllRequest,
     ListRequest, SetRequest, StateChange, StateServiceGetRequest, state_change, turn_outcome,
@@ -7,6 +9,7 @@ use kar_proto::v1::{
 use kar_tests::component::{Component, error, hello};
 use kar_tests::errors::{assert_error, metadata};
 use kar_tests::grpc::{json as bytes, value};
+use kar_tests::wait::until_true;
 use kar_tests::{Client, World, process, test};
 use serde_json::{Value, json};
 use tonic::Code;
@@ -17,14 +20,6 @@ async fn committed(client: &Client, kind: &str, id: &str) -> Value {
     let request = GetAllRequest { actor: Some(actor), turn_token: String::new() };
     let answer = client.actor_state().get_all(request).await.expect("answered").into_inner();
     answer.entries.iter().map(|(k, v)| (k.clone(), value(v))).collect()
-}
-
-/// Waits until the store, which follows the log, shows an actor's state.
-async fn until_committed(client: &Client, kind: &str, id: &str, expected: &Value) {
-    until_true(&format!("{kind}/{id} to be {expected}"), Duration::from_secs(30), async || {
-        committed(client, kind, id).await == *expected
-    })
-    .await;
 }
 
 #[test]
@@ -132,13 +127,13 @@ fn a_turn_sees_its_own_writes_and_others_only_what_is_committed() {
         assert_eq!(turn.get("x").await.expect("read"), json!(1));
         assert_eq!(committed(&client, "A", "1").await, json!({}), "nothing is committed yet");
         turn.flush().await.expect("flushed");
-        until_committed(&client, "A", "1", &json!({"x": 1, "y": "why"})).await;
+        assert_eq!(committed(&client, "A", "1").await, json!({"x": 1, "y": "why"}));
         let remove = state_change::Change::Remove("y".into());
         turn.apply(vec![StateChange { change: Some(remove) }]).await.expect("buffered");
         assert_eq!(turn.get("y").await.expect("read"), Value::Null);
         turn.finish(&json!(null)).await;
         call.await.expect("no panic").expect("answered").expect("no error");
-        until_committed(&client, "A", "1", &json!({"x": 1})).await;
+        assert_eq!(committed(&client, "A", "1").await, json!({"x": 1}));
     });
 }
 
@@ -157,7 +152,7 @@ fn an_application_error_drops_the_unflushed_segment_and_keeps_the_flushed_one() 
         turn.set(&[("kept", json!(2)), ("dropped", json!(1))]).await.expect("buffered");
         host.handle().finish(&turn.token, turn_outcome::Result::Error(error("E", "no"))).await;
         assert!(call.await.expect("no panic").expect("answered").is_err());
-        until_committed(&client, "A", "1", &json!({"kept": 1})).await;
+        assert_eq!(committed(&client, "A", "1").await, json!({"kept": 1}));
         // The next turn sees the same.
         let caller = client.clone();
         let call = tokio::spawn(async move { caller.call(("A", "1"), "n", &json!(null)).await });
@@ -186,7 +181,7 @@ fn clearing_removes_every_key() {
         turn.set(&[("c", json!(3))]).await.expect("buffered");
         turn.finish(&json!(null)).await;
         call.await.expect("no panic").expect("answered").expect("no error");
-        until_committed(&client, "A", "1", &json!({"c": 3})).await;
+        assert_eq!(committed(&client, "A", "1").await, json!({"c": 3}));
     });
 }
 
@@ -221,12 +216,15 @@ fn the_largest_turn_is_one_record_and_a_larger_one_is_refused_where_it_grows() {
         turn.finish(&result).await;
         let answer = call.await.expect("no panic").expect("answered").expect("no error");
         assert_eq!(answer, result);
-        // The hub's connection has survived it, and the store has all of it.
-        until_true("the store has caught up", Duration::from_secs(30), async || {
-            let state = committed(&client, "A", "1").await;
-            state.as_object().is_some_and(|keys| i64::try_from(keys.len()) == Ok(kept))
+        let state = committed(&client, "A", "1").await;
+        let keys = state.as_object().map_or(0, serde_json::Map::len);
+        assert_eq!(i64::try_from(keys), Ok(kept));
+        // The hub's connection survives the write to the store: what is asked of the hub after it, in order, is answered.
+        until_true("the store is written", Duration::from_secs(30), async || {
+            client.figure("store_writes").await.expect("answered") > Some(0)
         })
         .await;
+        client.state().set(set("after", &json!(1))).await.expect("set");
         for counter in ["reigns_dropped", "logs_lost", "retries"] {
             assert_eq!(client.figure(counter).await.expect("answered"), Some(0), "{counter}");
         }

@@ -77,8 +77,9 @@ fn tell_start_and_await_work_on_the_stream() {
         let Answer::Start(started) = answer else { panic!("{answer:?}") };
         let request = AwaitRequest { invocation_id: started.invocation_id };
         let unary = client.invocation().r#await(request.clone()).await.expect("answered");
-        let answer = stream.handle().request(Operation::Await(request)).await.expect("answered");
-        let Answer::Await(twin) = answer else { panic!("{answer:?}") };
+        let answer =
+            stream.handle().request(Operation::AwaitOutcome(request)).await.expect("answered");
+        let Answer::AwaitOutcome(twin) = answer else { panic!("{answer:?}") };
         assert_eq!(unary.into_inner().result, twin.result);
     });
 }

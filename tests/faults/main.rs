@@ -3,6 +3,7 @@
 mod failover;
 mod frozen;
 mod hot_actor;
+mod python_bank;
 mod rollback;
 mod sdk_bank;
 mod transfers;

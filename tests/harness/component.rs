@@ -14,7 +14,7 @@ use kar_proto::v1::{
     HostedService, InvocationFrame, Payload, Request, TurnOutcome, Welcome, turn_outcome,
 };
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
@@ -144,30 +144,36 @@ impl Component {
         F: Fn(Turn) -> R + Clone + Send + 'static,
         R: Future<Output = TurnResult> + Send + 'static,
     {
-        let mut running: HashMap<String, AbortHandle> = HashMap::new();
+        let mut running: HashMap<String, JoinHandle<()>> = HashMap::new();
         loop {
             match self.next().await {
                 Incoming::Invocation(frame) => {
                     running.retain(|_, task| !task.is_finished());
                     let turn = Turn::new(*frame, self.handle());
                     let token = turn.token.clone();
-                    let task = tokio::spawn(run(handler.clone(), turn));
-                    running.insert(token, task.abort_handle());
+                    running.insert(token, tokio::spawn(run(handler.clone(), turn)));
                 }
                 Incoming::Cancel(token) => {
                     if let Some(task) = running.remove(&token) {
                         task.abort();
+                        tokio::spawn(confirm(self.handle(), token, task));
                     }
-                    let result = turn_outcome::Result::Cancelled(Cancelled {});
-                    self.handle.finish(&token, result).await;
                 }
                 Incoming::Drained => {}
                 Incoming::Ended(status) => {
-                    running.values().for_each(AbortHandle::abort);
+                    running.values().for_each(JoinHandle::abort);
                     return status;
                 }
             }
         }
+    }
+}
+
+/// Says that a cancelled turn has stopped, once it has; nothing if it had sent its own result by then.
+async fn confirm(handle: Handle, token: String, task: JoinHandle<()>) {
+    if task.await.is_err() {
+        let result = turn_outcome::Result::Cancelled(Cancelled {});
+        handle.finish(&token, result).await;
     }
 }
 

@@ -291,3 +291,23 @@ impl Decoder for RawCodec {
         Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
 }
+
+/// Opens a stream on which messages are bytes that need not be messages; ends when `outgoing` has ended.
+///
+/// # Errors
+///
+/// What the server answers.
+///
+/// # Panics
+///
+/// If `method` is no path.
+pub async fn raw_bidi(
+    client: &Client,
+    method: &str,
+    outgoing: impl tokio_stream::Stream<Item = Bytes> + Send + 'static,
+) -> Result<tonic::Streaming<Bytes>, Status> {
+    let mut grpc = tonic::client::Grpc::new(client.transport());
+    grpc.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
+    let path = PathAndQuery::from_str(method).expect("a path");
+    Ok(grpc.streaming(Request::new(outgoing), path, RawCodec).await?.into_inner())
+}

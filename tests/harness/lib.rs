@@ -18,6 +18,7 @@ pub mod errors;
 pub mod grpc;
 pub mod journal;
 pub mod process;
+pub mod python;
 pub mod random;
 pub mod wait;
 pub mod world;

@@ -1,4 +1,4 @@
-//! Adds up what the test runners print: cargo test and nextest.
+//! Adds up what the test runners print: cargo test and nextest, Node's, Maven's, and pytest.
 
 use std::ops::AddAssign;
 
@@ -29,15 +29,48 @@ impl Count {
         if line.starts_with("SKIPPED: ") {
             return Some(Self { skipped: 1, ..Self::default() });
         }
+        if let Some(count) = Self::of_node(line).or_else(|| Self::of_maven(line)) {
+            return Some(count);
+        }
         let cargo = line.strip_prefix("test result: ");
         let nextest = line.strip_prefix("Summary [").filter(|l| l.contains("tests run:"));
-        let summary = cargo.or(nextest)?;
+        let summary = cargo.or(nextest).or_else(|| pytest(line))?;
         Some(Self {
             passed: number_before(summary, " passed").unwrap_or(0),
             failed: number_before(summary, " failed").unwrap_or(0),
             skipped: 0,
         })
     }
+}
+
+impl Count {
+    /// Node says it in two lines, of which each adds its own.
+    fn of_node(line: &str) -> Option<Self> {
+        let passed = line.strip_prefix("# pass ").map(|n| (n, 1, 0));
+        let (number, pass, fail) = passed.or(line.strip_prefix("# fail ").map(|n| (n, 0, 1)))?;
+        let number: u64 = number.parse().ok()?;
+        Some(Self { passed: number * pass, failed: number * fail, skipped: 0 })
+    }
+
+    /// Maven tells of every class with its time, and of all together without one.
+    fn of_maven(line: &str) -> Option<Self> {
+        let (_, figures) = line.split_once("Tests run: ")?;
+        let numbers: Option<Vec<u64>> = figures
+            .split(", ")
+            .map(|part| part.rsplit(' ').next().and_then(|number| number.parse().ok()))
+            .collect();
+        let [run, failures, errors, skipped] = numbers?[..] else { return None };
+        let failed = failures + errors;
+        Some(Self { passed: run.checked_sub(failed + skipped)?, failed, skipped })
+    }
+}
+
+/// `1 failed, 96 passed in 1.83s`.
+fn pytest(line: &str) -> Option<&str> {
+    let (summary, time) = line.rsplit_once(" in ")?;
+    let is_time = time.strip_suffix('s').is_some_and(|t| t.parse::<f64>().is_ok());
+    let is_number = summary.split(' ').next().is_some_and(|n| n.parse::<u64>().is_ok());
+    (is_time && is_number).then_some(summary)
 }
 
 /// `12` of `… 12 passed; …`.
@@ -48,7 +81,7 @@ fn number_before(text: &str, word: &str) -> Option<u64> {
 }
 
 /// Takes out ANSI colour sequences.
-fn without_colours(line: &str) -> String {
+pub(crate) fn without_colours(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
@@ -86,11 +119,27 @@ mod tests {
         assert_eq!(Count::parse(nextest), Some(passed(2, 1)));
         let nextest = "     Summary [   0.013s] 3 tests run: 3 passed, 0 skipped";
         assert_eq!(Count::parse(nextest), Some(passed(3, 0)));
+        assert_eq!(Count::parse("1 failed, 96 passed in 1.83s"), Some(passed(96, 1)));
+        assert_eq!(Count::parse("97 passed in 61.70s"), Some(passed(97, 0)));
+    }
+
+    #[test]
+    fn other_languages_runners_are_read() {
+        assert_eq!(Count::parse("# pass 7"), Some(passed(7, 0)));
+        assert_eq!(Count::parse("# fail 2"), Some(passed(0, 2)));
+        assert_eq!(Count::parse("# pass in review"), None);
+        let all = "[INFO] Tests run: 7, Failures: 0, Errors: 0, Skipped: 0";
+        assert_eq!(Count::parse(all), Some(passed(7, 0)));
+        let all = "[ERROR] Tests run: 7, Failures: 1, Errors: 1, Skipped: 1";
+        assert_eq!(Count::parse(all), Some(Count { passed: 4, failed: 2, skipped: 1 }));
+        let class = format!("{all}, Time elapsed: 0.3 s -- in dev.kar.hello.StubsTest");
+        assert_eq!(Count::parse(&class), None);
     }
 
     #[test]
     fn other_lines_are_no_summaries() {
         assert_eq!(Count::parse("5 tests passed in my head"), None);
+        assert_eq!(Count::parse("it passed in 3s"), None);
         assert_eq!(Count::parse("test result_is_kept ... ok"), None);
         assert_eq!(Count::parse(""), None);
     }

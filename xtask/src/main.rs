@@ -1,7 +1,10 @@
 //! `cargo xtask`: everything that a person or CI runs. See `CONTRIBUTING.md`.
 
 mod count;
+mod java;
+mod js;
 mod plan;
+mod python;
 mod step;
 mod tidy;
 mod tools;
@@ -35,6 +38,8 @@ enum Task {
     Ci,
     /// Format, clippy and the house rules, without tests.
     Lint,
+    /// Builds the Python SDK into `target/python`, and checks it: types, unit tests. Its end-to-end tests need this.
+    Python,
     /// Measures throughput, latency, CPU and failover, each beside its physical limit (release build).
     Bench {
         /// Options of the benchmark; `--help` shows them.
@@ -56,6 +61,7 @@ fn main() -> Result<ExitCode> {
         Task::Test { only, seeds } => plan::test(&only, seeds),
         Task::Ci => plan::test(&[], plan::SEEDS),
         Task::Lint => plan::lint(),
+        Task::Python => Ok(python::task()),
         Task::Bench { args } => plan::bench(&args),
         Task::Demo { args } => plan::demo(&args),
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::step::Runner;
-use crate::tidy;
 use crate::tools::{self, Found};
+use crate::{java, js, python, tidy};
 
 /// Random schedules of the simulator in a test run.
 pub(crate) const SEEDS: u32 = 10_000;
@@ -19,7 +19,8 @@ pub(crate) const SEEDS: u32 = 10_000;
 /// The packages under test.
 const PACKAGES: &[&str] = &["--locked", "--workspace", "--exclude", "kar-sim"];
 
-const fn minutes(minutes: u64) -> Duration {
+/// So many minutes.
+pub(crate) const fn minutes(minutes: u64) -> Duration {
     Duration::from_secs(minutes * 60)
 }
 
@@ -33,9 +34,17 @@ pub(crate) fn test(only: &[String], seeds: u32) -> Result<ExitCode> {
     style(&mut runner);
     let built =
         runner.run("build", minutes(30), cargo(&["build"]).args(PACKAGES).arg("--all-targets"));
+    let other_languages =
+        [python::build(&mut runner), js::build(&mut runner), java::build(&mut runner)];
     if built {
         unit_tests(&mut runner, &found);
+        // Some of these run Python; they say so where it was not built.
         end_to_end(&mut runner, &found);
+        if other_languages.contains(&false) {
+            runner.skip("polyglot tests", "the build of a language failed");
+        } else {
+            polyglot(&mut runner, &found);
+        }
     } else {
         runner.skip("unit and end-to-end tests", "the build failed");
     }
@@ -85,12 +94,7 @@ fn end_to_end(runner: &mut Runner, found: &Found) {
         ("end-to-end tests", "--test=e2e", "4", minutes(15)),
         ("fault tests", "--test=fault_tests", "4", minutes(20)),
     ] {
-        let mut command = tests(found);
-        command.args(PACKAGES).args(["--no-fail-fast", test]);
-        if !found.nextest {
-            command.args(["--", "--test-threads", threads]);
-        }
-        command.env("KAR_TESTS_BUILT", "1");
+        let mut command = processes(found, test, threads);
         if let Some(grpcurl) = &found.grpcurl {
             command.env("KAR_GRPCURL", grpcurl);
         }
@@ -99,6 +103,24 @@ fn end_to_end(runner: &mut Runner, found: &Found) {
     if found.grpcurl.is_none() {
         runner.skip("grpcurl tests", "no grpcurl and no Go to build it with");
     }
+}
+
+/// Hosts and clients in several languages together.
+fn polyglot(runner: &mut Runner, found: &Found) {
+    // Fewer at once: starting a JVM takes a core for a second.
+    let mut command = processes(found, "--test=polyglot", "3");
+    runner.run("polyglot tests", minutes(15), &mut command);
+}
+
+/// A target of tests that start processes.
+fn processes(found: &Found, test: &str, threads: &str) -> Command {
+    let mut command = tests(found);
+    command.args(PACKAGES).args(["--no-fail-fast", test]);
+    if !found.nextest {
+        command.args(["--", "--test-threads", threads]);
+    }
+    command.env("KAR_TESTS_BUILT", "1");
+    command
 }
 
 fn simulator(runner: &mut Runner, seeds: u32) {

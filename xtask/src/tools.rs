@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::count::without_colours;
+use crate::python;
+
 /// Version of grpcurl that the tests are written for.
 const GRPCURL: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4";
 
@@ -13,6 +16,8 @@ const TOOLS: &str = "target/tools";
 struct Tool {
     name: &'static str,
     probe: &'static [&'static str],
+    /// Oldest major version that will do; 0: any.
+    oldest: u32,
     needed_for: &'static str,
     how: &'static str,
     optional: bool,
@@ -22,6 +27,7 @@ const TOOLS_WANTED: &[Tool] = &[
     Tool {
         name: "cargo",
         probe: &["cargo", "--version"],
+        oldest: 0,
         needed_for: "everything",
         how: "install Rust with rustup",
         optional: false,
@@ -29,6 +35,7 @@ const TOOLS_WANTED: &[Tool] = &[
     Tool {
         name: "rustfmt",
         probe: &["cargo", "fmt", "--version"],
+        oldest: 0,
         needed_for: "the format check",
         how: "rustup component add rustfmt",
         optional: false,
@@ -36,6 +43,7 @@ const TOOLS_WANTED: &[Tool] = &[
     Tool {
         name: "clippy",
         probe: &["cargo", "clippy", "--version"],
+        oldest: 0,
         needed_for: "the lints",
         how: "rustup component add clippy",
         optional: false,
@@ -43,6 +51,7 @@ const TOOLS_WANTED: &[Tool] = &[
     Tool {
         name: "C compiler",
         probe: &["cc", "--version"],
+        oldest: 0,
         needed_for: "linking",
         how: "apt-get install gcc libc6-dev (or your system's like)",
         optional: false,
@@ -50,13 +59,63 @@ const TOOLS_WANTED: &[Tool] = &[
     Tool {
         name: "git",
         probe: &["git", "--version"],
+        oldest: 0,
         needed_for: "the house rules (list of files)",
         how: "apt-get install git",
         optional: false,
     },
     Tool {
+        name: "python",
+        probe: python::PROBE,
+        oldest: 3,
+        needed_for: "building sdk-clients/python, its samples and tests",
+        how: "install Python 3.11 or later with venv and pip (apt-get install python3-venv)",
+        optional: false,
+    },
+    Tool {
+        name: "node",
+        probe: &["node", "--version"],
+        oldest: 20,
+        needed_for: "JavaScript samples and tests",
+        how: "install Node.js 20 or later",
+        optional: false,
+    },
+    Tool {
+        name: "npm",
+        probe: &["npm", "--version"],
+        oldest: 9,
+        needed_for: "building sdk-clients/js",
+        how: "it comes with Node.js",
+        optional: false,
+    },
+    Tool {
+        name: "JDK",
+        probe: &["javac", "--version"],
+        oldest: 17,
+        needed_for: "building sdk-clients/java",
+        how: "apt-get install openjdk-17-jdk-headless (or your system's like)",
+        optional: false,
+    },
+    Tool {
+        name: "java",
+        probe: &["java", "--version"],
+        oldest: 17,
+        needed_for: "Java samples and tests",
+        how: "it comes with the JDK",
+        optional: false,
+    },
+    Tool {
+        name: "maven",
+        probe: &["mvn", "--version"],
+        oldest: 3,
+        needed_for: "building sdk-clients/java",
+        how: "apt-get install maven (3.8 or later)",
+        optional: false,
+    },
+    Tool {
         name: "nextest",
         probe: &["cargo", "nextest", "--version"],
+        oldest: 0,
         needed_for: "nothing; tests run by it if it is there, by cargo test otherwise",
         how: "cargo install --locked cargo-nextest",
         optional: true,
@@ -64,6 +123,7 @@ const TOOLS_WANTED: &[Tool] = &[
     Tool {
         name: "go",
         probe: &["go", "version"],
+        oldest: 0,
         needed_for: "building grpcurl",
         how: "install Go, or put grpcurl 1.9 on the PATH yourself",
         optional: true,
@@ -85,12 +145,15 @@ pub(crate) fn find() -> Found {
     println!("── tools ───────────────────────────────────────────────");
     let mut complete = true;
     for tool in TOOLS_WANTED {
-        if let Some(version) = probe(tool.probe) {
+        let version = probe(tool.probe);
+        if let Some(version) = version.as_ref().filter(|v| major(v) >= tool.oldest) {
             println!("found    {:<11} {version}", tool.name);
         } else if tool.optional {
             println!("absent   {:<11} used for {}: {}", tool.name, tool.needed_for, tool.how);
         } else {
-            println!("MISSING  {:<11} needed for {}: {}", tool.name, tool.needed_for, tool.how);
+            let found = version.map(|v| format!(", {v} is too old")).unwrap_or_default();
+            let Tool { name, needed_for, how, .. } = tool;
+            println!("MISSING  {name:<11} needed for {needed_for}{found}: {how}");
             complete = false;
         }
     }
@@ -102,12 +165,19 @@ pub(crate) fn find() -> Found {
     Found { nextest: probe(&["cargo", "nextest", "--version"]).is_some(), grpcurl, complete }
 }
 
+/// The first number in a version: 20 in `v20.20.2`; 0 if there is none.
+fn major(version: &str) -> u32 {
+    let digits = version.split(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty());
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
 /// The first line that a program prints, if it runs.
 fn probe(command: &[&str]) -> Option<String> {
     let (program, args) = command.split_first()?;
     let output = Command::new(program).args(args).stderr(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    output.status.success().then(|| text.lines().next().unwrap_or_default().to_owned())
+    // Maven's first line has colours in any case.
+    output.status.success().then(|| without_colours(text.lines().next().unwrap_or_default()))
 }
 
 fn grpcurl() -> Option<PathBuf> {
@@ -139,4 +209,17 @@ fn runs(path: &Path) -> bool {
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| runs(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn majors_are_read_from_what_programs_print() {
+        assert_eq!(major("v20.20.2"), 20);
+        assert_eq!(major("javac 17.0.15"), 17);
+        assert_eq!(major("Apache Maven 3.8.7"), 3);
+        assert_eq!(major("unknown"), 0);
+    }
 }

@@ -420,13 +420,13 @@ fn shares(credits: usize, hosts: bool) -> (usize, usize) {
 
 /// Whether the answer may depend on turns, and take any time.
 fn is_call(operation: &Operation) -> bool {
-    matches!(operation, Operation::Invoke(_) | Operation::CallActor(_) | Operation::Await(_))
+    matches!(operation, Operation::Invoke(_) | Operation::CallActor(_) | Operation::AwaitOutcome(_))
 }
 
 /// Whether carrying it out twice is as good as once: reads, and writes with a request id.
 fn is_repeatable(operation: &Operation) -> bool {
     match operation {
-        Operation::Await(_) | Operation::StateGet(_) | Operation::StateList(_) => true,
+        Operation::AwaitOutcome(_) | Operation::StateGet(_) | Operation::StateList(_) => true,
         Operation::ActorStateGetAll(read) => read.turn_token.is_empty(),
         Operation::StateSet(set) => !set.request_id.is_empty(),
         Operation::StateDelete(delete) => !delete.request_id.is_empty(),

@@ -419,7 +419,7 @@ impl World {
                 self.started.entry(id.clone()).or_default();
                 Some(Answer::Start(proto::StartResponse { invocation_id: id }))
             }
-            Operation::Await(r) => {
+            Operation::AwaitOutcome(r) => {
                 self.log.push("await".to_owned());
                 match self.started.get(&r.invocation_id) {
                     None => Some(status(tonic::Code::NotFound, "UNKNOWN_INVOCATION")),
@@ -716,5 +716,5 @@ fn awaited(outcome: Outcome) -> Answer {
         Outcome::Error(error) => proto::await_response::Result::Error(error),
         Outcome::Cancelled(_) => unreachable!(),
     });
-    Answer::Await(proto::AwaitResponse { result })
+    Answer::AwaitOutcome(proto::AwaitResponse { result })
 }

@@ -161,6 +161,9 @@ pub struct Turn {
     pub deadline: Option<Millis>,
     /// W3C trace context.
     pub trace: Arc<str>,
+    /// It holds a slot. A turn that another turn waits for holds none, so that waiting turns cannot keep it from
+    /// starting.
+    pub slot: bool,
 }
 
 /// A good answer.

@@ -105,6 +105,8 @@ bound_flags! {
         sessions_max: usize,
         /// Longest message that the transport takes, bytes
         transport_message_bytes_max: usize,
+        /// How long a component may take to say hello on a stream that it opened, ms
+        hello_timeout_ms: u64,
         /// How long the start waits for the hub, ms
         start_timeout_ms: u64,
         /// How long requests to the store wait for a hub that is away, ms

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use kar_core::Event;
+use kar_core::event::TurnResult;
 use kar_core::ids::SessionId;
 use kar_core::limits::LimitHit;
 use kar_proto::v1 as pb;
@@ -76,6 +78,22 @@ impl Connect {
         let shared = Shared { api, errors, bounds, node_name, application, closing, open };
         Self { shared: Arc::new(shared) }
     }
+
+    /// The first message of a stream. Whoever opens one and says nothing does not hold it for ever.
+    async fn first(
+        &self,
+        inbound: &mut Streaming<pb::ConnectRequest>,
+    ) -> Result<pb::ConnectRequest, Status> {
+        let patience = Duration::from_millis(self.shared.bounds.hello_timeout_ms);
+        match tokio::time::timeout(patience, inbound.message()).await {
+            Ok(Ok(message)) => Ok(message.unwrap_or_default()),
+            Ok(Err(status)) => Err(self.shared.errors.typed(&status, METHOD).unwrap_or(status)),
+            Err(_) => {
+                let what = format!("did not come within {patience:?} (hello_timeout_ms)");
+                Err(error::protocol_violation("hello", &what))
+            }
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -87,7 +105,7 @@ impl ComponentService for Connect {
         request: Request<Streaming<pb::ConnectRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let mut inbound = request.into_inner();
-        let first = inbound.message().await?.unwrap_or_default();
+        let first = self.first(&mut inbound).await?;
         let mut frames = first.frames.into_iter().map(|f| f.frame);
         let Some(Some(In::Hello(hello))) = frames.next() else {
             return Err(error::protocol_violation("hello", "must come first"));
@@ -250,8 +268,19 @@ impl Stream {
             }
             In::TurnResult(outcome) => {
                 self.must_host("turn_result")?;
+                let token = outcome.turn_token.clone();
                 let (turn, result) = turn_outcome(outcome, &self.shared.api.limits)?;
-                self.session.turn_ended();
+                if !self.session.turn_ended(&token) {
+                    return match result {
+                        // The turn had ended by itself when `cancel_turn` reached the component: answered twice, said
+                        // once.
+                        TurnResult::Cancelled => Ok(()),
+                        TurnResult::Ended(_) => {
+                            let what = format!("the stream does not hold turn {token}");
+                            Err(error::protocol_violation("turn_result", &what))
+                        }
+                    };
+                }
                 batch.event(match turn {
                     TurnRef::Durable(token) => Event::TurnResult { token, result },
                     TurnRef::Direct(turn) => Event::DirectResult { turn, result },

@@ -32,13 +32,16 @@ pub struct Session {
     window: Mutex<Window>,
 }
 
-/// Turns that the component allows.
+/// Turns that the component allows. Only those that hold a slot need credit: a turn that another one waits for must not
+/// wait for that one's credit.
 #[derive(Debug, Default)]
 struct Window {
-    /// How many may be under way; `None`: the core's slots are the only bound.
+    /// How many that need credit may be under way; `None`: the core's slots are the only bound.
     allowed: Option<u64>,
-    /// How many are.
-    under_way: u64,
+    /// How many of them are.
+    used: u64,
+    /// All turns that were sent and have no result yet, by token, with whether they use a credit.
+    under_way: HashMap<String, bool>,
     /// Waiting for credit, in order, with their size in bytes.
     held: VecDeque<(pb::InvocationFrame, usize)>,
     held_bytes: usize,
@@ -132,11 +135,13 @@ impl Session {
         self.release(&mut window);
     }
 
-    /// A turn ended at the component.
-    pub fn turn_ended(&self) {
+    /// A turn ended at the component; tells whether it was under way there.
+    pub fn turn_ended(&self, turn_token: &str) -> bool {
         let mut window = self.window();
-        window.under_way = window.under_way.saturating_sub(1);
+        let Some(credit) = window.under_way.remove(turn_token) else { return false };
+        window.used -= u64::from(credit);
         self.release(&mut window);
+        true
     }
 
     /// The component asked to leave.
@@ -146,8 +151,13 @@ impl Session {
 
     /// Sends a turn, or holds it until there is credit. What is held counts against the bounds of the stream, so that a
     /// component that never gives credit does not grow memory either.
-    fn invoke(&self, frame: pb::InvocationFrame, bytes: usize) {
+    fn invoke(&self, frame: pb::InvocationFrame, bytes: usize, credit: bool) {
         let mut window = self.window();
+        if !credit {
+            window.under_way.insert(frame.turn_token.clone(), false);
+            self.send(Frame::Invocation(frame), bytes);
+            return;
+        }
         window.held.push_back((frame, bytes));
         window.held_bytes += bytes;
         self.release(&mut window);
@@ -161,9 +171,10 @@ impl Session {
     }
 
     fn release(&self, window: &mut Window) {
-        while window.allowed.is_none_or(|allowed| window.under_way < allowed) {
+        while window.allowed.is_none_or(|allowed| window.used < allowed) {
             let Some((frame, bytes)) = window.held.pop_front() else { return };
-            window.under_way += 1;
+            window.used += 1;
+            window.under_way.insert(frame.turn_token.clone(), true);
             window.held_bytes -= bytes;
             self.send(Frame::Invocation(frame), bytes);
         }
@@ -191,13 +202,13 @@ impl Session {
 
 impl Host for Session {
     fn dispatch(&self, turn: Turn) {
-        let bytes = turn.payload.data.len() + 256;
-        self.invoke(turn_to(turn), bytes);
+        let (bytes, credit) = (turn.payload.data.len() + 256, turn.slot);
+        self.invoke(turn_to(turn), bytes, credit);
     }
 
     fn dispatch_direct(&self, turn: u64, call: DirectCall) {
         let bytes = call.payload.data.len() + 256;
-        self.invoke(direct_to(turn, call), bytes);
+        self.invoke(direct_to(turn, call), bytes, true);
     }
 
     fn cancel(&self, token: TurnToken) {

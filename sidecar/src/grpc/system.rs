@@ -181,6 +181,7 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
         ("requests_max", bounds.requests_max as u64),
         ("sessions_max", bounds.sessions_max as u64),
         ("transport_message_bytes_max", bounds.transport_message_bytes_max as u64),
+        ("hello_timeout_ms", bounds.hello_timeout_ms),
         ("start_timeout_ms", bounds.start_timeout_ms),
         ("backend_timeout_ms", bounds.backend_timeout_ms),
     ]

@@ -59,7 +59,7 @@ impl InvocationService for Unary {
     twin!(call_actor, CallActorRequest, CallActor -> CallActorResponse);
     twin!(tell, TellRequest, Tell -> TellResponse);
     twin!(start, StartRequest, Start -> StartResponse);
-    twin!(r#await, AwaitRequest, Await -> AwaitResponse);
+    twin!(r#await, AwaitRequest, AwaitOutcome -> AwaitResponse);
 
     async fn cancel(
         &self,

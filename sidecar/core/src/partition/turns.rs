@@ -312,6 +312,7 @@ impl Partition {
             mode: invocation.mode,
             deadline: invocation.deadline,
             trace: invocation.trace.clone(),
+            slot,
         };
         env.emit(Effect::Dispatch { session, turn });
     }

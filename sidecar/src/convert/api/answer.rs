@@ -48,7 +48,7 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
                 Ok(payload) => R::Payload(payload_to(payload, false)),
                 Err(error) => R::Error(error),
             };
-            Reply::Await(pb::AwaitResponse { result: Some(result) })
+            Reply::AwaitOutcome(pb::AwaitResponse { result: Some(result) })
         }
         (Shape::Tell, Response::Accepted { invocation }) => {
             Reply::Tell(pb::TellResponse { invocation_id: invocation.to_string() })
@@ -188,7 +188,7 @@ pub fn reply_size(reply: &Reply) -> usize {
             Some(pb::call_actor_response::Result::Payload(p)) => size(p),
             _ => 256,
         },
-        Reply::Await(r) => match &r.result {
+        Reply::AwaitOutcome(r) => match &r.result {
             Some(pb::await_response::Result::Payload(p)) => size(p),
             _ => 256,
         },

@@ -61,7 +61,7 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
             let parts = (r.target, r.method, r.payload, r.options, String::new());
             (parser.send(Mode::Start, parts)?, Shape::Start)
         }
-        Ask::Await(r) => {
+        Ask::AwaitOutcome(r) => {
             let invocation = invocation_id(&r.invocation_id)?;
             (Operation::Await { invocation }, Shape::Await)
         }

@@ -1,0 +1,97 @@
+"""KAR for Python: services and actors that survive crashes.
+
+    import kar
+
+    class Greeter(kar.Service, name="greeter"):
+        @kar.method
+        async def hello(self, name: str) -> str:
+            return f"Hello, {name}!"
+
+    kar.run(Greeter())
+
+and elsewhere
+
+    async with kar.connect() as client:
+        print(await client.service(Greeter).hello("Alan"))
+
+Modules: `hosting` (services and actors as classes), `host` (running them), `client` and `calls`
+(calling them), `context` (the turn), `state`, `codec` (payloads), `errors`, `limits`. `v1` is the
+contract with the sidecar, generated.
+"""
+
+from kar.calls import ActorRef, Ref, Started, start, tell
+from kar.client import Client, connect
+from kar.codec import Payload
+from kar.context import TurnContext, outside_turn, turn
+from kar.errors import (
+    ApplicationError,
+    Closed,
+    CodecError,
+    ConditionFailed,
+    ConnectError,
+    Error,
+    Expired,
+    HostError,
+    KarError,
+    LimitReached,
+    NoHost,
+    NotConfigured,
+    NotInTurn,
+    OutcomeUnknown,
+    ProtocolError,
+    Refused,
+    Rejected,
+    TurnEnded,
+    TurnSuperseded,
+    Unavailable,
+    UnknownInvocation,
+    Unreachable,
+)
+from kar.host import Host, run
+from kar.hosting import Actor, Service, method
+from kar.state import ActorState, ApplicationState, Page, Versioned
+
+__all__ = [
+    "Actor",
+    "ActorRef",
+    "ActorState",
+    "ApplicationError",
+    "ApplicationState",
+    "Client",
+    "Closed",
+    "CodecError",
+    "ConditionFailed",
+    "ConnectError",
+    "Error",
+    "Expired",
+    "Host",
+    "HostError",
+    "KarError",
+    "LimitReached",
+    "NoHost",
+    "NotConfigured",
+    "NotInTurn",
+    "OutcomeUnknown",
+    "Page",
+    "Payload",
+    "ProtocolError",
+    "Ref",
+    "Refused",
+    "Rejected",
+    "Service",
+    "Started",
+    "TurnContext",
+    "TurnEnded",
+    "TurnSuperseded",
+    "Unavailable",
+    "UnknownInvocation",
+    "Unreachable",
+    "Versioned",
+    "connect",
+    "method",
+    "outside_turn",
+    "run",
+    "start",
+    "tell",
+    "turn",
+]

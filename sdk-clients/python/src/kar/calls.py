@@ -1,0 +1,369 @@
+"""Calling services and actors: references to them, typed and by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from kar import codec
+from kar._session import Outgoing, request
+from kar._turn import Turn, current
+from kar.codec import Payload
+from kar.errors import ApplicationError, Error, OutcomeUnknown
+from kar.hosting import Actor, MethodSpec, Service
+from kar.v1 import common_pb2, invocation_pb2
+from kar.v1 import component_pb2 as v1
+
+if TYPE_CHECKING:
+    from kar._connection import Connection
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound=Service)
+A = TypeVar("A", bound=Actor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """How an invocation is made."""
+
+    start_within: float | None = None
+    trace_parent: str = ""
+    affinity_key: str = ""
+    direct: bool = False
+
+
+class Caller:
+    """What calls can be made from: a `Client`, or a turn."""
+
+    __slots__ = ()
+
+    @overload
+    def service(
+        self,
+        target: type[S],
+        *,
+        affinity_key: str = "",
+        direct: bool = False,
+        start_within: float | None = None,
+        trace_parent: str = "",
+    ) -> S: ...
+
+    @overload
+    def service(
+        self,
+        target: str,
+        *,
+        affinity_key: str = "",
+        direct: bool = False,
+        start_within: float | None = None,
+        trace_parent: str = "",
+    ) -> Ref: ...
+
+    def service(
+        self,
+        target: type[S] | str,
+        *,
+        affinity_key: str = "",
+        direct: bool = False,
+        start_within: float | None = None,
+        trace_parent: str = "",
+    ) -> S | Ref:
+        """A service: by its class, whose methods can then be called, or by its name.
+
+        `affinity_key`: calls with the same key are handled by the same owner while it lives.
+        `direct`: at most once, past all logs, for reads that can simply be asked again; `NoHost`
+        where no host is alive. `start_within` (seconds, at least 0.001): the invocation must start
+        within this time from its acceptance, else it never runs and the call fails with `Expired`;
+        without it, it waits for ever. `trace_parent`: W3C, instead of the turn's own.
+        """
+        options = _Options(start_within, trace_parent, affinity_key, direct)
+        name = target if isinstance(target, str) else target.kar_name
+        ref = Ref(self._connection(), name, None, options)
+        return ref if isinstance(target, str) else cast(S, Proxy(ref, target.kar_methods))
+
+    @overload
+    def actor(
+        self,
+        target: type[A],
+        id: str,
+        *,
+        start_within: float | None = None,
+        trace_parent: str = "",
+    ) -> A: ...
+
+    @overload
+    def actor(
+        self, target: str, id: str, *, start_within: float | None = None, trace_parent: str = ""
+    ) -> ActorRef: ...
+
+    def actor(
+        self,
+        target: type[A] | str,
+        id: str,
+        *,
+        start_within: float | None = None,
+        trace_parent: str = "",
+    ) -> A | ActorRef:
+        """An actor instance: by its class, whose methods can then be called, or by its name. It exists
+        by being named. Options as in `service`."""
+        options = _Options(start_within, trace_parent)
+        name = target if isinstance(target, str) else target.kar_name
+        ref = ActorRef(self._connection(), name, id, options)
+        return ref if isinstance(target, str) else cast(A, Proxy(ref, target.kar_methods))
+
+    def _connection(self) -> Connection:
+        raise NotImplementedError
+
+
+class Ref:
+    """A service by its name; or (`ActorRef`) an actor.
+
+    What is called in a turn is nested in it, what is called elsewhere is the root of a flow.
+    """
+
+    __slots__ = ("_connection", "_id", "_name", "_options")
+
+    def __init__(
+        self, connection: Connection, name: str, id: str | None, options: _Options
+    ) -> None:
+        self._connection, self._name, self._id, self._options = connection, name, id, options
+
+    @overload
+    def call(self, method: str, argument: Any = None) -> Coroutine[Any, Any, Any]: ...
+
+    @overload
+    def call(self, method: str, argument: Any, result: type[R]) -> Coroutine[Any, Any, R]: ...
+
+    def call(
+        self, method: str, argument: Any = None, result: Any = Any
+    ) -> Coroutine[Any, Any, Any]:
+        """Calls a method and waits for its result, which is read as the type `result`. Raises
+        `ApplicationError` if the method failed, `KarError` if it could not be called."""
+        return self._call(method, codec.encode(argument), codec.decoder(result))
+
+    def tell(self, method: str, argument: Any = None) -> Coroutine[Any, Any, str]:
+        """Tells without waiting for the outcome; returns the invocation's id. Outside turns it returns
+        when the invocation is durable, which is then carried to completion; in a turn at once, and
+        it is durable with the turn's segment."""
+        return self._tell(method, codec.encode(argument))
+
+    @overload
+    def start(self, method: str, argument: Any = None) -> Coroutine[Any, Any, Started[Any]]: ...
+
+    @overload
+    def start(
+        self, method: str, argument: Any, result: type[R]
+    ) -> Coroutine[Any, Any, Started[R]]: ...
+
+    def start(
+        self, method: str, argument: Any = None, result: Any = Any
+    ) -> Coroutine[Any, Any, Started[Any]]:
+        """Starts an invocation whose result is fetched later; returns when it is durable. Not in a
+        turn: it would not be part of it."""
+        return self._start(method, codec.encode(argument), codec.decoder(result))
+
+    # What follows takes the turn when it is called, not when it is awaited: a coroutine belongs to
+    # the turn that made it, whoever runs it.
+
+    def _call(
+        self, method: str, argument: Payload, decode: codec.Decoder
+    ) -> Coroutine[Any, Any, Any]:
+        direct = self._options.direct
+        turn = None if direct else self._turn()
+        fields: Any
+        if self._id is None:
+            outgoing = request("invoke")
+            fields = outgoing.request.invoke
+            fields.service = self._name
+            if self._options.affinity_key:
+                fields.affinity_key = self._options.affinity_key
+            if direct:
+                fields.delivery_mode = common_pb2.DELIVERY_MODE_DIRECT
+        else:
+            outgoing = request("call_actor")
+            fields = outgoing.request.call_actor
+            fields.actor.type, fields.actor.id = self._name, self._id
+        self._fill(fields, method, argument, turn)
+        if turn is not None:
+            fields.turn_token = turn.request_token
+        return self._outcome(outgoing, turn, decode)
+
+    async def _outcome(self, outgoing: Outgoing, turn: Turn | None, decode: codec.Decoder) -> Any:
+        response = await self._send(outgoing, turn)
+        result: Any = response.call_actor if self._id is not None else response.invoke
+        return outcome(result, decode)
+
+    def _tell(self, method: str, argument: Payload) -> Coroutine[Any, Any, str]:
+        turn = self._turn()
+        outgoing = request("tell")
+        fields = outgoing.request.tell
+        self._fill_target(fields.target)
+        self._fill(fields, method, argument, turn)
+        if turn is not None:
+            fields.turn_token = turn.request_token
+
+        async def send() -> str:
+            return (await self._send(outgoing, turn)).tell.invocation_id
+
+        return send()
+
+    async def _start(
+        self, method: str, argument: Payload, decode: codec.Decoder
+    ) -> Started[Any]:
+        if self._turn() is not None:
+            raise Error("start is never part of a turn: use `with kar.outside_turn() as client`")
+        outgoing = request("start")
+        fields = outgoing.request.start
+        self._fill_target(fields.target)
+        self._fill(fields, method, argument, None)
+        response = await self._connection.request(outgoing)
+        return Started(self._connection, response.start.invocation_id, decode)
+
+    def _turn(self) -> Turn | None:
+        turn = current.get()
+        return turn if turn is not None and turn.connection is self._connection else None
+
+    async def _send(self, outgoing: Outgoing, turn: Turn | None) -> v1.Response:
+        if turn is None:
+            return await self._connection.request(outgoing)
+        return await turn.request(outgoing)
+
+    def _fill(self, fields: Any, method: str, argument: Payload, turn: Turn | None) -> None:
+        fields.method = method
+        codec.write(argument, fields.payload)
+        trace_parent = self._options.trace_parent or (turn.trace_parent if turn else "")
+        if trace_parent:
+            fields.options.trace_parent = trace_parent
+        if self._options.start_within is not None:
+            fields.options.start_within.FromTimedelta(
+                timedelta(seconds=self._options.start_within)
+            )
+
+    def _fill_target(self, target: common_pb2.Target) -> None:
+        if self._id is None:
+            target.service.name = self._name
+            target.service.affinity_key = self._options.affinity_key
+        else:
+            target.actor.type, target.actor.id = self._name, self._id
+
+    def __repr__(self) -> str:
+        instance = "" if self._id is None else f"/{self._id}"
+        return f"<{type(self).__name__} {self._name}{instance}>"
+
+
+class ActorRef(Ref):
+    """An actor instance by its type's name and its id."""
+
+    __slots__ = ()
+
+    async def committed_state(self) -> dict[str, Payload]:
+        """The committed state of the actor, from outside its turns: every key."""
+        outgoing = request("actor_state_get_all")
+        actor = outgoing.request.actor_state_get_all.actor
+        actor.type, actor.id = self._name, self._id or ""
+        response = await self._connection.request(outgoing)
+        entries = response.actor_state_get_all.entries
+        return {key: codec.read(value) for key, value in entries.items()}
+
+
+class Proxy:
+    """Stands for a service or an actor of a class: has its exposed methods."""
+
+    def __init__(self, ref: Ref, methods: dict[str, MethodSpec]) -> None:
+        self._kar_ref = ref
+        self._kar_methods = {spec.attribute: spec for spec in methods.values()}
+
+    def __getattr__(self, name: str) -> Bound:
+        spec = self._kar_methods.get(name)
+        if spec is None:
+            known = ", ".join(sorted(self._kar_methods)) or "none"
+            raise AttributeError(f"{self._kar_ref!r} exposes no method {name!r}; it has: {known}")
+        bound = Bound(self._kar_ref, spec)
+        # The next look-up finds it by itself.
+        self.__dict__[name] = bound
+        return bound
+
+    def __repr__(self) -> str:
+        return f"<Proxy of {self._kar_ref!r}>"
+
+
+class Bound:
+    """A method of a proxy."""
+
+    __slots__ = ("ref", "spec")
+
+    def __init__(self, ref: Ref, spec: MethodSpec) -> None:
+        self.ref, self.spec = ref, spec
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        return self.ref._call(self.spec.name, self.spec.bind(args, kwargs), self.spec.result)
+
+
+class Started(Generic[R]):
+    """A started invocation, whose result is kept (a day by default) and can be fetched any number of
+    times."""
+
+    __slots__ = ("_connection", "_decode", "id")
+
+    def __init__(self, connection: Connection, id: str, decode: codec.Decoder) -> None:
+        self._connection, self._decode = connection, decode
+        self.id = id
+        """Id of the invocation, for `Client.started`."""
+
+    async def result(self) -> R:
+        """Waits for the result. Survives the loss of the connection. `UnknownInvocation` if it is not
+        kept any more."""
+        outgoing = request("await_outcome")
+        outgoing.request.await_outcome.invocation_id = self.id
+        response = await self._connection.request(outgoing)
+        return cast(R, outcome(response.await_outcome, self._decode))
+
+
+def tell(
+    method: Callable[P, Coroutine[Any, Any, Any]], /, *args: P.args, **kwargs: P.kwargs
+) -> Coroutine[Any, Any, str]:
+    """Tells instead of calling: `await kar.tell(client.actor(Account, "a").deposit, 5)`. As
+    `Ref.tell`."""
+    bound = _bound(method)
+    return bound.ref._tell(bound.spec.name, bound.spec.bind(args, kwargs))
+
+
+def start(
+    method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+) -> Coroutine[Any, Any, Started[R]]:
+    """Starts instead of calling: `await kar.start(client.service(Greeter).hello, who)`. As
+    `Ref.start`."""
+    bound = _bound(method)
+    spec = bound.spec
+    return bound.ref._start(spec.name, spec.bind(args, kwargs), spec.result)
+
+
+def _bound(method: Any) -> Bound:
+    if isinstance(method, Bound):
+        return method
+    raise TypeError(f"{method!r} is not a method of `client.service(…)` or `client.actor(…)`")
+
+
+def outcome(
+    result: invocation_pb2.InvokeResponse
+    | invocation_pb2.CallActorResponse
+    | invocation_pb2.AwaitResponse,
+    decode: codec.Decoder,
+) -> Any:
+    """The value of a method that returned; raises what one that failed did."""
+    match result.WhichOneof("result"):
+        case "payload":
+            return decode(codec.read(result.payload))
+        case "error":
+            error = result.error
+            raise ApplicationError(
+                error.code,
+                error.message,
+                detail=error.detail,
+                payload=codec.read(error.payload) if error.HasField("payload") else None,
+            )
+        case _:
+            raise OutcomeUnknown("the sidecar's answer has no result", reason="OUTCOME_UNKNOWN")

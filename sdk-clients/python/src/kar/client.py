@@ -1,0 +1,141 @@
+"""What a component asks of its sidecar outside turns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from kar import codec, limits
+from kar._connection import Connection
+from kar._transport import Settings
+from kar.calls import Caller, Started
+from kar.state import ApplicationState
+from kar.v1 import component_pb2 as v1
+
+if TYPE_CHECKING:
+    from typing import Self
+
+R = TypeVar("R")
+
+
+class Client(Caller):
+    """A connection to the sidecar. Calls made outside turns are the roots of flows; inside a turn of
+    the same connection they are nested in it by themselves."""
+
+    __slots__ = ("_kar_connection", "_owns")
+
+    def __init__(self, connection: Connection, *, owns: bool) -> None:
+        self._kar_connection, self._owns = connection, owns
+
+    @property
+    def node(self) -> str:
+        """Name of the sidecar's node."""
+        return self._kar_connection.welcome.node
+
+    @property
+    def application(self) -> str:
+        """Name of the application."""
+        return self._kar_connection.welcome.application
+
+    @property
+    def state(self) -> ApplicationState:
+        """State of the application as a whole."""
+        return ApplicationState(self._kar_connection)
+
+    @overload
+    def started(self, id: str) -> Started[Any]: ...
+
+    @overload
+    def started(self, id: str, result: type[R]) -> Started[R]: ...
+
+    def started(self, id: str, result: Any = Any) -> Started[Any]:
+        """A started invocation by its id; its result is read as the type `result`."""
+        return Started(self._kar_connection, id, codec.decoder(result))
+
+    async def close(self) -> None:
+        """Closes the connection when the requests under way are answered, or after the drain
+        timeout. A host's client leaves that to the host."""
+        if self._owns:
+            self._kar_connection.leave()
+            await self._kar_connection.ended()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None or not self._owns:
+            await self.close()
+        else:
+            # Something failed; what is under way is given up.
+            await self._kar_connection.abort()
+
+    def _connection(self) -> Connection:
+        return self._kar_connection
+
+
+class Connecting:
+    """What `connect` returns: `await` it, or use it in `async with`."""
+
+    __slots__ = ("_client", "_settings")
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: Client | None = None
+
+    def __await__(self) -> Generator[Any, None, Client]:
+        return self._connect().__await__()
+
+    async def _connect(self) -> Client:
+        connection = Connection(self._settings, v1.Hello())
+        await connection.open()
+        return Client(connection, owns=True)
+
+    async def __aenter__(self) -> Client:
+        self._client = await self._connect()
+        return self._client
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._client is not None, "entered before it is left"
+        await self._client.__aexit__(kind, error, trace)
+
+
+def connect(
+    *,
+    socket: str | os.PathLike[str] | None = None,
+    port: int | None = None,
+    api_token: str | None = None,
+    connect_timeout: float = limits.CONNECT_TIMEOUT,
+    reconnect_timeout: float = limits.RECONNECT_TIMEOUT,
+    drain_timeout: float = limits.DRAIN_TIMEOUT,
+    requests_max: int = limits.CLIENT_REQUESTS_MAX,
+) -> Connecting:
+    """Connects to the sidecar: `async with kar.connect() as client`, or `await kar.connect()`.
+
+    Where it is, and its token, are said by `KAR_SOCKET` or `KAR_GRPC_PORT`, and `KAR_API_TOKEN`,
+    which `kar run` sets, unless they are said here. The connection is made again by itself when the
+    sidecar restarts; what was under way then, and may have been carried out, fails with
+    `OutcomeUnknown`. Raises `ConnectError`.
+    """
+    return Connecting(
+        Settings(
+            socket=socket,
+            port=port,
+            api_token=api_token,
+            connect_timeout=connect_timeout,
+            reconnect_timeout=reconnect_timeout,
+            drain_timeout=drain_timeout,
+            requests_max=requests_max,
+        )
+    )

@@ -1,0 +1,95 @@
+"""What running code knows of its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from kar._session import request
+from kar._turn import Turn, current
+from kar.calls import Caller
+from kar.errors import NotInTurn
+from kar.v1 import common_pb2
+
+if TYPE_CHECKING:
+    from kar._connection import Connection
+    from kar.client import Client
+
+
+class TurnContext(Caller):
+    """The turn: what is called from here belongs to its flow, and what is told is durable with its
+    segment."""
+
+    __slots__ = ("_turn",)
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+
+    @property
+    def token(self) -> str:
+        """The turn's token: a fence for systems that should refuse superseded attempts. Empty for
+        direct invocations, which have none."""
+        return self._turn.request_token
+
+    @property
+    def attempt(self) -> int:
+        """Attempt, from 1; greater after a failure."""
+        return self._turn.attempt
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self._turn.method
+
+    @property
+    def is_tell(self) -> bool:
+        """Whether nobody waits for the result."""
+        return self._turn.mode == common_pb2.INVOCATION_MODE_TELL
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether this is a direct invocation: at most once, past all logs."""
+        return self._turn.is_direct
+
+    @property
+    def trace_parent(self) -> str:
+        """W3C `traceparent` of the invocation; empty if there is none. Nested calls carry it on."""
+        return self._turn.trace_parent
+
+    async def flush(self) -> None:
+        """Makes everything that the turn did so far durable; returns when it is. Do this before IO of
+        your own: code may run on state that is never committed. In a direct invocation there is
+        nothing to flush."""
+        if self._turn.is_direct:
+            return
+        outgoing = request("flush")
+        outgoing.request.flush.turn_token = self._turn.token
+        await self._turn.request(outgoing)
+
+    def _connection(self) -> Connection:
+        return self._turn.connection
+
+
+def turn() -> TurnContext:
+    """The turn that the running code belongs to. Raises `NotInTurn` if it belongs to none."""
+    running = current.get()
+    if running is None:
+        raise NotInTurn("no method is running here: there is no turn")
+    return TurnContext(running)
+
+
+@contextmanager
+def outside_turn() -> Iterator[Client]:
+    """Inside a turn: a client whose calls are **not** part of the turn but roots of their own,
+    carried out even if this turn is cut off and runs again."""
+    from kar.client import Client
+
+    running = current.get()
+    if running is None:
+        raise NotInTurn("no method is running here: there is no turn to be outside of")
+    token = current.set(None)
+    try:
+        yield Client(running.connection, owns=False)
+    finally:
+        current.reset(token)

@@ -1,0 +1,183 @@
+"""State: of the turn's actor (`ActorState`), and of the application as a whole
+(`ApplicationState`)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+import grpc
+
+from kar import codec, limits
+from kar._session import request
+from kar.codec import Payload
+from kar.errors import Rejected
+from kar.v1 import state_pb2
+
+if TYPE_CHECKING:
+    from kar._connection import Connection
+    from kar._turn import Turn
+
+T = TypeVar("T")
+
+
+class ActorState:
+    """The state of the turn's actor. Reads see the turn's own writes.
+
+    Writes are gathered and go to the sidecar with the turn's next operation; they are durable with
+    the turn's segment: its next call, its flush, or its end, or not at all. That the sidecar
+    refused one shows at the next operation, or as the error of the turn.
+    """
+
+    __slots__ = ("_turn",)
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+
+    @overload
+    async def get(self, key: str, of: type[T]) -> T | None: ...
+
+    @overload
+    async def get(self, key: str, of: type[T], default: T) -> T: ...
+
+    @overload
+    async def get(self, key: str) -> Any: ...
+
+    async def get(self, key: str, of: Any = Any, default: Any = None) -> Any:
+        """Reads a key as a type; `default` if it is absent."""
+        entries = await self.get_many([key])
+        return entries[key].decode(of) if key in entries else default
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Payload]:
+        """Reads several keys at once, for the price of one; absent ones are absent in the answer."""
+        outgoing = request("actor_state_get")
+        fields = outgoing.request.actor_state_get
+        fields.turn_token = self._turn.token
+        fields.keys.extend(_checked(key) for key in keys)
+        response = await self._turn.request(outgoing)
+        entries = response.actor_state_get.entries
+        return {key: codec.read(value) for key, value in entries.items()}
+
+    async def get_all(self) -> dict[str, Payload]:
+        """Reads every key."""
+        outgoing = request("actor_state_get_all")
+        outgoing.request.actor_state_get_all.turn_token = self._turn.token
+        response = await self._turn.request(outgoing)
+        entries = response.actor_state_get_all.entries
+        return {key: codec.read(value) for key, value in entries.items()}
+
+    async def contains(self, key: str) -> bool:
+        """Whether a key exists."""
+        outgoing = request("actor_state_contains")
+        fields = outgoing.request.actor_state_contains
+        fields.turn_token, fields.key = self._turn.token, _checked(key)
+        return (await self._turn.request(outgoing)).actor_state_contains.exists
+
+    def set(self, key: str, value: Any) -> None:
+        """Sets a key."""
+        change = state_pb2.StateChange()
+        change.set.key = _checked(key)
+        codec.write(codec.encode(value), change.set.value)
+        self._turn.write(change)
+
+    def remove(self, key: str) -> None:
+        """Removes a key; nothing happens if it is absent."""
+        self._turn.write(state_pb2.StateChange(remove=_checked(key)))
+
+    def clear(self) -> None:
+        """Removes every key."""
+        self._turn.write(state_pb2.StateChange(clear=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned(Generic[T]):
+    """A value with its version."""
+
+    value: T
+    etag: str
+    """Changes with every write; for conditions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some keys of the application's state, in byte order."""
+
+    entries: list[tuple[str, Payload]]
+    """Keys with their values."""
+    next: str
+    """Token of the next page; empty if there is none."""
+
+
+class ApplicationState:
+    """State of the application as a whole: a key-value store for components without actors. It is
+    not part of turns: a write is durable when it is answered. Reads and writes survive the loss of
+    the connection."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @overload
+    async def get(self, key: str, of: type[T]) -> T | None: ...
+
+    @overload
+    async def get(self, key: str) -> Any: ...
+
+    async def get(self, key: str, of: Any = Any) -> Any:
+        """Reads a key as a type; `None` if it is absent."""
+        versioned = await self.get_versioned(key, of)
+        return None if versioned is None else versioned.value
+
+    async def get_versioned(self, key: str, of: type[T]) -> Versioned[T] | None:
+        """Reads a key with its version."""
+        outgoing = request("state_get")
+        outgoing.request.state_get.key = _checked(key)
+        answer = (await self._connection.request(outgoing)).state_get
+        if not answer.HasField("value"):
+            return None
+        return Versioned(codec.read(answer.value).decode(of), answer.etag)
+
+    async def set(self, key: str, value: Any, *, if_etag: str = "") -> str:
+        """Sets a key; returns its new version. With `if_etag` only if that is still its version, else
+        `ConditionFailed`."""
+        outgoing = request("state_set")
+        fields = outgoing.request.state_set
+        fields.key, fields.etag, fields.request_id = _checked(key), if_etag, str(uuid.uuid4())
+        codec.write(codec.encode(value), fields.value)
+        return (await self._connection.request(outgoing)).state_set.etag
+
+    async def create(self, key: str, value: Any) -> str:
+        """Sets a key only if it is absent, else `ConditionFailed`; returns its version."""
+        return await self.set(key, value, if_etag="*")
+
+    async def delete(self, key: str, *, if_etag: str = "") -> bool:
+        """Deletes a key; returns whether it existed. `if_etag` as in `set`."""
+        outgoing = request("state_delete")
+        fields = outgoing.request.state_delete
+        fields.key, fields.etag, fields.request_id = _checked(key), if_etag, str(uuid.uuid4())
+        return (await self._connection.request(outgoing)).state_delete.existed
+
+    async def list(self, prefix: str = "", *, page_size: int = 0, after: str = "") -> Page:
+        """Lists keys that start with `prefix`, in byte order: at most `page_size` (0 means 100; at
+        most 1,000), after the page that ended with the token `after`."""
+        outgoing = request("state_list")
+        fields = outgoing.request.state_list
+        fields.prefix, fields.page_size, fields.page_token = prefix, page_size, after
+        answer = (await self._connection.request(outgoing)).state_list
+        entries = [(entry.key, codec.read(entry.value)) for entry in answer.entries]
+        return Page(entries, answer.next_page_token)
+
+
+def _checked(key: str) -> str:
+    size = len(key.encode())
+    if 1 <= size <= limits.STATE_KEY_BYTES_MAX:
+        return key
+    raise Rejected(
+        f"a key has 1 to {limits.STATE_KEY_BYTES_MAX} bytes, this one has {size}",
+        reason="INVALID_FIELD",
+        status=grpc.StatusCode.INVALID_ARGUMENT.value[0],
+        metadata={"field": "key"},
+    )

@@ -1,0 +1,252 @@
+"""A sidecar that does what a test says, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import grpc
+import grpc.aio
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import status_pb2
+from google.rpc.error_details_pb2 import ErrorInfo
+
+import kar
+from kar.v1 import common_pb2
+from kar.v1 import component_pb2 as v1
+
+LIMIT = 20.0
+"""Longest time that a test may take, seconds."""
+
+P = ParamSpec("P")
+
+
+def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Runs a test on an event loop of its own, within `LIMIT`."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        async def within() -> None:
+            async with asyncio.timeout(LIMIT):
+                await test(*args, **kwargs)
+
+        asyncio.run(within())
+
+    return run
+
+
+class FakeSidecar:
+    """Listens on a Unix socket and on a port of 127.0.0.1."""
+
+    def __init__(self, server: grpc.aio.Server, socket: Path, port: int) -> None:
+        self._server, self.socket, self.port = server, socket, port
+        self.streams: asyncio.Queue[Peer] = asyncio.Queue()
+
+    async def accept(self, **welcome: Any) -> Peer:
+        """The next stream, whose component is welcomed."""
+        peer = await self.streams.get()
+        await peer.welcome(**welcome)
+        return peer
+
+    def client(self, **options: Any) -> Any:
+        """A client of the SDK on the Unix socket."""
+        return kar.connect(socket=self.socket, **options)
+
+    def host(self, *things: Any, **options: Any) -> kar.Host:
+        """A host of the SDK on the Unix socket."""
+        return kar.Host(*things, socket=self.socket, **options)
+
+    async def stop(self) -> None:
+        """Stops listening and breaks every stream."""
+        await self._server.stop(None)
+
+
+class Peer:
+    """A component's stream, as the sidecar sees it."""
+
+    def __init__(self, requests: AsyncIterator[v1.ConnectRequest], context: Any) -> None:
+        self._requests, self._context = requests, context
+        self.keeps_open = False
+        """Does not end the stream when the component closes its side."""
+        self.metadata = dict(context.invocation_metadata())
+        self.hello = v1.Hello()
+        self._frames: asyncio.Queue[v1.ComponentFrame | None] = asyncio.Queue()
+        self.messages: list[int] = []
+        """How many frames each message had."""
+        self._end: asyncio.Future[tuple[grpc.StatusCode, str, tuple[Any, ...]]] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    async def welcome(self, **fields: Any) -> None:
+        """Welcomes the component."""
+        defaults: dict[str, Any] = {
+            "protocol_version": 1,
+            "node": "fake",
+            "application": "app",
+            "message_bytes_max": 4 << 20,
+            "request_credits": 1000,
+        }
+        await self.send(v1.SidecarFrame(welcome=v1.Welcome(**{**defaults, **fields})))
+
+    async def send(self, *frames: v1.SidecarFrame) -> None:
+        """Sends frames in one message."""
+        await self._context.write(v1.ConnectResponse(frames=frames))
+
+    async def frame(self) -> v1.ComponentFrame:
+        """The next frame of the component."""
+        frame = await self._frames.get()
+        assert frame is not None, "the component closed its side"
+        return frame
+
+    async def request(self, operation: str) -> v1.Request:
+        """The next frame, which must be this request."""
+        frame = await self.frame()
+        assert frame.request.WhichOneof("operation") == operation, frame
+        return frame.request
+
+    async def outcome(self) -> v1.TurnOutcome:
+        """The next frame, which must be a turn's result."""
+        frame = await self.frame()
+        assert frame.HasField("turn_result"), frame
+        return frame.turn_result
+
+    async def closed(self) -> None:
+        """The component closes its side, with nothing more to say."""
+        frame = await self._frames.get()
+        assert frame is None, frame
+
+    async def answer(self, request: v1.Request, **result: Any) -> None:
+        """Answers a request."""
+        await self.send(v1.SidecarFrame(response=v1.Response(id=request.id, **result)))
+
+    async def answer_call(self, request: v1.Request, text: str = "null") -> None:
+        """Answers a call with a JSON text."""
+        operation = request.WhichOneof("operation")
+        assert operation is not None
+        payload = json(text)
+        response = v1.Response(id=request.id)
+        getattr(response, operation).payload.CopyFrom(payload)
+        await self.send(v1.SidecarFrame(response=response))
+
+    async def refuse(self, request: v1.Request, code: grpc.StatusCode, reason: str) -> None:
+        """Answers a request with a status."""
+        await self.answer(request, status=status(code, reason))
+
+    async def invoke(
+        self,
+        token: str,
+        method: str,
+        argument: str = "null",
+        *,
+        service: str = "",
+        actor: tuple[str, str] = ("", ""),
+        **fields: Any,
+    ) -> None:
+        """Sends a turn."""
+        target = common_pb2.Target()
+        if service:
+            target.service.name = service
+        else:
+            target.actor.type, target.actor.id = actor
+        fields = {"mode": common_pb2.INVOCATION_MODE_CALL, "attempt": 1, **fields}
+        frame = v1.InvocationFrame(
+            turn_token=token, target=target, method=method, payload=json(argument), **fields
+        )
+        await self.send(v1.SidecarFrame(invocation=frame))
+
+    async def cancel(self, token: str) -> None:
+        """Asks a turn to stop."""
+        await self.send(v1.SidecarFrame(cancel_turn=v1.CancelTurn(turn_token=token)))
+
+    def end(
+        self, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE, reason: str = "", text: str = "end"
+    ) -> None:
+        """Ends the stream with a status."""
+        trailers: tuple[Any, ...] = ()
+        if reason:
+            details = status(code, reason).SerializeToString()
+            trailers = (("grpc-status-details-bin", details),)
+        self._end.set_result((code, text, trailers))
+
+    async def serve(self) -> None:
+        """Reads until the component has closed its side, or the test ends the stream."""
+        reading = asyncio.create_task(self._read())
+        either: list[asyncio.Future[Any]] = [reading, self._end]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if self._end.done():
+            reading.cancel()
+            code, text, trailers = self._end.result()
+            if code is not grpc.StatusCode.OK:
+                await self._context.abort(code, text, trailers)
+        elif self.keeps_open:
+            await self._end
+
+    async def _read(self) -> None:
+        async for message in self._requests:
+            self.messages.append(len(message.frames))
+            for frame in message.frames:
+                self._frames.put_nowait(frame)
+        self._frames.put_nowait(None)
+
+
+@asynccontextmanager
+async def sidecar(folder: Path) -> AsyncIterator[FakeSidecar]:
+    """A fake sidecar that listens in a folder."""
+    fake = await listen(folder / "kar.sock")
+    try:
+        yield fake
+    finally:
+        await fake.stop()
+
+
+async def listen(socket: Path) -> FakeSidecar:
+    """Starts a fake sidecar."""
+    server = grpc.aio.server()
+    server.add_insecure_port(f"unix:{socket}")
+    port = server.add_insecure_port("127.0.0.1:0")
+    fake = FakeSidecar(server, socket, port)
+
+    async def connect(requests: AsyncIterator[v1.ConnectRequest], context: Any) -> None:
+        peer = Peer(requests, context)
+        first = await anext(requests)
+        assert len(first.frames) == 1, first
+        peer.hello.CopyFrom(first.frames[0].hello)
+        fake.streams.put_nowait(peer)
+        await peer.serve()
+
+    handler = grpc.stream_stream_rpc_method_handler(
+        connect, v1.ConnectRequest.FromString, v1.ConnectResponse.SerializeToString
+    )
+    service = "kar.v1.ComponentService"
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(service, {"Connect": handler})]
+    )
+    await server.start()
+    return fake
+
+
+def json(text: str) -> common_pb2.Payload:
+    """A payload of a JSON text."""
+    return common_pb2.Payload(data=text.encode(), content_type="application/json")
+
+
+def status(code: grpc.StatusCode, reason: str, **metadata: str) -> status_pb2.Status:
+    """A status as the sidecar makes it."""
+    info = AnyMessage()
+    info.Pack(ErrorInfo(domain="kar", reason=reason, metadata=metadata))
+    return status_pb2.Status(code=code.value[0], message="because", details=[info])
+
+
+async def until(what: str, holds: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:
+    """Waits for a condition that only looking can tell; the test's limit is its bound."""
+    pause = 0.001
+    while True:
+        seen = holds()
+        if seen if isinstance(seen, bool) else await seen:
+            return
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 0.02)

@@ -1,0 +1,236 @@
+"""The sidecar goes away and comes back; leaving in order."""
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+from fake import asynchronous, listen, sidecar, until
+
+import kar
+from kar.v1 import component_pb2 as v1
+from kar.v1 import state_pb2
+
+
+class Waiter(kar.Service, name="waiter"):
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.gate = asyncio.Event()
+
+    @kar.method
+    async def wait(self) -> str:
+        self.log.append("start")
+        try:
+            await self.gate.wait()
+            self.log.append("end")
+        except asyncio.CancelledError:
+            self.log.append("cancelled")
+            raise
+        return "done"
+
+
+@asynchronous
+async def test_what_may_have_been_carried_out_is_unknown(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        connecting = asyncio.ensure_future(fake.client()._connect())
+        peer = await fake.accept(request_credits=3)
+        client: kar.Client = await connecting
+        service = client.service("s")
+        calls = [asyncio.create_task(service.call("m", n)) for n in range(2)]
+        reading = asyncio.create_task(client.state.get("k", int))
+        for _ in range(3):
+            await peer.frame()
+        unsent = asyncio.create_task(service.call("m", 9))
+        await until("a request to wait for credits", lambda: bool(client._kar_connection.roots))
+        peer.end(grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        peer = await fake.accept()
+        # What is harmless twice, and what was never sent, goes on the new stream, in order.
+        request = await peer.request("state_get")
+        found = state_pb2.StateServiceGetResponse()
+        found.value.data = b"5"
+        await peer.answer(request, state_get=found)
+        assert await reading == 5
+        request = await peer.request("invoke")
+        assert request.invoke.payload.data == b"9"
+        await peer.answer_call(request, "10")
+        assert await unsent == 10
+        for call in calls:
+            with pytest.raises(kar.OutcomeUnknown, match="DRAINING"):
+                await call
+        await client.close()
+
+
+@asynchronous
+async def test_a_host_registers_again_and_its_turns_stop(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        waiter = Waiter()
+        host = fake.host(waiter)
+        starting = asyncio.create_task(host.start())
+        peer = await fake.accept()
+        await starting
+        await peer.invoke("t", "wait", service="waiter")
+        await until("the turn to start", lambda: waiter.log == ["start"])
+        peer.end()
+        peer = await fake.streams.get()
+        assert waiter.log == ["start", "cancelled"], "the old turn has stopped before"
+        assert [s.name for s in peer.hello.services] == ["waiter"]
+        await peer.welcome()
+        waiter.gate.set()
+        await peer.invoke("t2", "wait", service="waiter")
+        outcome = await peer.outcome()
+        assert (outcome.turn_token, outcome.payload.data) == ("t2", b'"done"')
+        await host.abort()
+
+
+@asynchronous
+async def test_a_sidecar_that_restarts_is_found_again(tmp_path: Path) -> None:
+    socket = tmp_path / "kar.sock"
+    fake = await listen(socket)
+    connecting = asyncio.ensure_future(fake.client()._connect())
+    await fake.accept()
+    client = await connecting
+    await fake.stop()
+    await until("the client to lose it", lambda: client._kar_connection._session is None)
+    # Asked for while nobody listens.
+    call = asyncio.create_task(client.service("s").call("m"))
+    await until("the request to wait", lambda: bool(client._kar_connection.roots))
+    fake = await listen(socket)
+    peer = await fake.accept(node="second")
+    await peer.answer_call(await peer.request("invoke"), "1")
+    assert await call == 1
+    assert client.node == "second"
+    await client.close()
+    await fake.stop()
+
+
+@asynchronous
+async def test_patience_ends(tmp_path: Path) -> None:
+    fake = await listen(tmp_path / "kar.sock")
+    connecting = asyncio.ensure_future(fake.client(reconnect_timeout=0.05)._connect())
+    await fake.accept()
+    client = await connecting
+    host = fake.host(Waiter(), reconnect_timeout=0.05)
+    starting = asyncio.create_task(host.start())
+    await fake.accept()
+    await starting
+    await fake.stop()
+    await until("the client to lose it", lambda: client._kar_connection._session is None)
+    with pytest.raises(kar.Closed, match="no sidecar answers at"):
+        await client.service("s").call("m")
+    with pytest.raises(kar.HostError, match="went away for good: no sidecar answers at"):
+        await host.wait()
+    await client.close()
+
+
+@asynchronous
+async def test_a_refusal_for_good_ends_patience_at_once(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        connecting = asyncio.ensure_future(fake.client()._connect())
+        peer = await fake.accept()
+        client = await connecting
+        call = asyncio.create_task(client.service("s").call("m"))
+        await peer.request("invoke")
+        peer.end()
+        peer = await fake.streams.get()
+        peer.end(grpc.StatusCode.UNAUTHENTICATED, "WRONG_API_TOKEN")
+        with pytest.raises(kar.OutcomeUnknown):
+            await call
+        with pytest.raises(kar.Closed, match="WRONG_API_TOKEN"):
+            await client.service("s").call("m")
+
+
+@asynchronous
+async def test_leaving_in_order(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        waiter = Waiter()
+        host = fake.host(waiter)
+        starting = asyncio.create_task(host.start())
+        peer = await fake.accept()
+        await starting
+        await peer.invoke("t", "wait", service="waiter")
+        await until("the turn to start", lambda: waiter.log == ["start"])
+        host.shutdown()
+        host.shutdown()
+        assert (await peer.frame()).HasField("goodbye")
+        # A nested turn may still come; then everything is handed over.
+        await peer.invoke("u", "wait", service="waiter")
+        await peer.send(v1.SidecarFrame(drained=v1.Drained()))
+        waiter.gate.set()
+        assert {(await peer.outcome()).turn_token for _ in range(2)} == {"t", "u"}
+        await peer.closed()
+        await host.wait()
+
+
+@asynchronous
+async def test_leaving_has_a_bound(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        waiter = Waiter()
+        host = fake.host(waiter, drain_timeout=0.05)
+        starting = asyncio.create_task(host.start())
+        peer = await fake.accept()
+        await starting
+        await peer.invoke("t", "wait", service="waiter")
+        await until("the turn to start", lambda: waiter.log == ["start"])
+        host.shutdown()
+        await host.wait()
+        assert waiter.log == ["start", "cancelled"]
+
+
+@asynchronous
+async def test_a_sidecar_that_does_not_end_its_side_is_left(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        connecting = asyncio.ensure_future(fake.client()._connect())
+        peer = await fake.accept()
+        client = await connecting
+        peer.keeps_open = True
+        await client.close()
+        await peer.closed()
+
+
+@asynchronous
+async def test_leaving_while_the_sidecar_is_away(tmp_path: Path) -> None:
+    fake = await listen(tmp_path / "kar.sock")
+    host = fake.host(Waiter())
+    starting = asyncio.create_task(host.start())
+    await fake.accept()
+    await starting
+    await fake.stop()
+    connection = host.client._kar_connection
+    await until("the host to lose it", lambda: connection._session is None)
+    host.shutdown()
+    await host.wait()
+
+
+@asynchronous
+async def test_an_error_inside_async_with_is_not_kept_waiting(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+
+        async def body() -> None:
+            async with fake.client() as client:
+                waiting = asyncio.create_task(client.service("s").call("m"))
+                await asyncio.sleep(0)
+                try:
+                    raise KeyError("x")
+                finally:
+                    waiting.cancel()
+
+        running = asyncio.create_task(body())
+        await fake.accept()
+        with pytest.raises(KeyError):
+            await running
+
+
+@asynchronous
+async def test_the_end_of_the_loop_ends_the_connection(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        connecting = asyncio.ensure_future(fake.client()._connect())
+        await fake.accept()
+        client = await connecting
+        task = client._kar_connection._task
+        assert task is not None
+        # As `asyncio.run` does with what is left over.
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        with pytest.raises(kar.Closed):
+            await client.service("s").call("m")
