@@ -184,3 +184,32 @@ fn errors_tell_the_caller_what_happened_over_there() {
         assert!(error.message.contains("it has: hello, slow"), "{error:?}");
     });
 }
+
+#[test]
+fn the_bank_of_the_readme_over_two_languages_balances() {
+    test(async {
+        let rust = vec![kar_tests::binaries::example("bank").to_string_lossy().into_owned()];
+        let python = sample(Install::Source, "bank/bank.py");
+        for (accounts, teller) in [(&python, &rust), (&rust, &python)] {
+            let world = World::new("twobank");
+            let part = |words: &[String], part: &str| {
+                let command = words.iter().cloned().chain([part.to_owned()]).collect();
+                NodeOptions { name: part.into(), command, ..NodeOptions::default() }
+            };
+            let accounts = world.start(part(accounts, "accounts")).await;
+            let teller = world.start(part(teller, "teller")).await;
+            accounts.hosts("Account").await;
+            teller.hosts("teller").await;
+            let mut words = vec!["--no-prefix", "--", &rust[0], "load", "--transfers", "300"];
+            words.extend(["--accounts", "10", "--clients", "16"]);
+            let output = world.kar_here("run", &words).await;
+            assert_eq!(output.code, 0, "{output:?}");
+            let line = output.stdout.lines().find(|line| line.starts_with('{')).unwrap_or("null");
+            let report: serde_json::Value = serde_json::from_str(line).expect("a report");
+            assert_eq!(report["balanced"], true, "{report}");
+            for name in ["lost", "repeated", "torn", "errors", "unknown"] {
+                assert_eq!(report[name], 0, "{name}: {report}");
+            }
+        }
+    });
+}
