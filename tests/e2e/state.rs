@@ -219,7 +219,7 @@ fn the_largest_turn_is_one_record_and_a_larger_one_is_refused_where_it_grows() {
         let state = committed(&client, "A", "1").await;
         let keys = state.as_object().map_or(0, serde_json::Map::len);
         assert_eq!(i64::try_from(keys), Ok(kept));
-        // The hub's connection survives the write to the store: what is asked of the hub after it, in order, is answered.
+        // The hub's connection survives the write to the store: what it is asked after that is answered.
         until_true("the store is written", Duration::from_secs(30), async || {
             client.figure("store_writes").await.expect("answered") > Some(0)
         })
