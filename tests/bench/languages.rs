@@ -86,12 +86,6 @@ const LANGUAGES: &[Language] = &[
 /// A row for each language as host and as client.
 pub(crate) async fn measure_all(args: &Args, world: &World, report: &mut Report) -> Result<()> {
     for language in LANGUAGES {
-        let built = folder().join(language.built);
-        ensure!(
-            built.exists(),
-            "{} is not there: run `cargo xtask test --only python --only js --only java`",
-            built.display()
-        );
         for (name, host, client, scenarios) in [
             ("host", language.command(language.host), load::own()?, language.as_host),
             ("client", own_host(&[])?, language.command(language.client), language.as_client),
@@ -100,6 +94,12 @@ pub(crate) async fn measure_all(args: &Args, world: &World, report: &mut Report)
             if scenarios.is_empty() {
                 continue;
             }
+            let built = folder().join(language.built);
+            ensure!(
+                built.exists(),
+                "{} is not there: run `cargo xtask test --only python --only js --only java`",
+                built.display()
+            );
             let name = format!("{}-{name}", language.name);
             let (host, front) = start(world, &name, &host).await?;
             for scenario in scenarios {
