@@ -94,6 +94,7 @@ pub struct Rules {
     pub settled_proposals: bool,
     pub kept_lock: bool,
     pub turn_token: bool,
+    pub only_top: bool,
     /// Kept by the store: a simulated one ignores what writes expect.
     pub write_expects: bool,
     pub load_checks: bool,
@@ -152,6 +153,7 @@ impl Default for Rules {
             settled_proposals: true,
             kept_lock: true,
             turn_token: true,
+            only_top: true,
             write_expects: true,
             load_checks: true,
         }

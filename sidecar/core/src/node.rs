@@ -2,7 +2,7 @@
 
 mod asks;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use asks::Asks;
@@ -43,6 +43,8 @@ pub struct Node {
     parked: BTreeMap<Kind, VecDeque<(RequestId, Operation)>>,
     /// Turns with an operation that waits for a kind to become known.
     waiting_turns: BTreeMap<TurnToken, WaitingTurn>,
+    /// Those of them that wait for calls above them.
+    covered: BTreeSet<TurnToken>,
     asks: Asks,
     /// Direct calls under way: whom they were sent to.
     direct: BTreeMap<RequestId, NodeId>,
@@ -145,6 +147,7 @@ impl Node {
             roots: Roots::default(),
             parked: BTreeMap::new(),
             waiting_turns: BTreeMap::new(),
+            covered: BTreeSet::new(),
             asks: Asks::default(),
             last_session: None,
             direct: BTreeMap::new(),
@@ -240,7 +243,7 @@ impl Node {
             self.asks.timeout(),
             self.host_gone_at,
             self.direct_waiting.values().map(|(until, _)| *until).min(),
-            (grace > 0 && self.env.host.is_some()).then_some(grace),
+            (grace > 0).then_some(grace),
         ];
         times.into_iter().flatten().min()
     }
@@ -299,6 +302,8 @@ impl Node {
             } else if let Some((partition, uuid)) = self.env.granted.pop_front() {
                 self.with(&partition, |p, env| p.slot_granted(env, uuid));
                 self.env.pass_slot();
+            } else if let Some(token) = self.uncovered() {
+                self.resume_turn(&token);
             } else {
                 break;
             }
@@ -475,7 +480,7 @@ impl Node {
 
     fn request(&mut self, request: RequestId, operation: Operation) {
         if let Some(token) = turn_of(&operation)
-            && self.waiting_turns.contains_key(token)
+            && (self.waiting_turns.contains_key(token) || self.is_covered(token))
         {
             return self.wait_in_turn(request, operation);
         }
@@ -574,6 +579,19 @@ impl Node {
         }
     }
 
+    /// Whether calls that were let in run above a turn.
+    fn is_covered(&self, token: &TurnToken) -> bool {
+        self.env.rules.only_top
+            && self.partitions.get(&token.invocation.home).is_some_and(|p| p.is_covered(token))
+    }
+
+    /// A turn that waited below others, and need not any more.
+    fn uncovered(&mut self) -> Option<TurnToken> {
+        let token = self.covered.iter().find(|token| !self.is_covered(token))?.clone();
+        self.covered.remove(&token);
+        Some(token)
+    }
+
     /// Keeps an operation of a turn until its turn comes, if the turn is still the current attempt.
     fn wait_in_turn(&mut self, request: RequestId, operation: Operation) {
         let Some(token) = turn_of(&operation).cloned() else { return };
@@ -591,6 +609,9 @@ impl Node {
             let hit = self.env.limit("roots_per_node_max", limit);
             return self.env.respond(request, Err(RequestError::Limit(hit)));
         }
+        if self.is_covered(&token) {
+            self.covered.insert(token.clone());
+        }
         let waiting = self.waiting_turns.entry(token).or_default();
         waiting.operations.push_back((request, operation));
     }
@@ -599,7 +620,9 @@ impl Node {
     fn resume_turn(&mut self, token: &TurnToken) {
         let Some(mut waiting) = self.waiting_turns.remove(token) else { return };
         while let Some((request, operation)) = waiting.operations.pop_front() {
-            if let Operation::Invoke { target, .. } = &operation
+            // What was asked for just before may have to wait again.
+            if !self.waiting_turns.contains_key(token)
+                && let Operation::Invoke { target, .. } = &operation
                 && !self.env.members.kinds.contains_key(&target.kind)
             {
                 let kind = target.kind.clone();

@@ -149,8 +149,7 @@ impl World {
         let script = match self.hooks.script.as_ref().and_then(|h| h(&spec, &turn.token)) {
             Some(script) => script,
             None => {
-                let seed = (self.plan.seed, self.plan.kinds_known);
-                script::write(names, &self.plan.profile, seed, spec, &turn.token, own)
+                script::write(names, &self.plan.profile, self.plan.seed, spec, &turn.token, own)
             }
         };
         let run = self.history.runs.len();
@@ -271,12 +270,33 @@ impl World {
                     let kind = ItemKind::Tell(spec.tag, target);
                     self.ask(run, kind, Mode::Tell, Some(spec), !pipelined);
                 }
-                Step::Calls(calls) => {
+                Step::Calls(calls, beside) => {
+                    if !beside.is_empty() {
+                        let at = self.now + self.rng.range(10, self.plan.profile.think_max * 4);
+                        self.push(at, Due::Beside { run, steps: beside });
+                    }
                     for (target, spec) in calls {
                         let kind = ItemKind::Call(spec.tag, target);
                         self.ask(run, kind, Mode::Call, Some(spec), true);
                     }
                 }
+            }
+        }
+    }
+
+    /// Another branch of a turn does something, if the calls that it runs beside have not all ended.
+    pub(crate) fn beside(&mut self, run: usize, steps: Vec<Step>) {
+        let items = &self.history.runs[run].items;
+        let calls =
+            items.iter().any(|i| matches!(i.what, ItemKind::Call(..)) && i.answer.is_none());
+        if !self.runs_now(run) || !calls {
+            return;
+        }
+        for step in steps {
+            match step {
+                Step::State(op) => self.ask(run, ItemKind::State(op), Mode::Tell, None, true),
+                Step::Read(key) => self.ask(run, ItemKind::Read(key), Mode::Tell, None, true),
+                _ => self.ask(run, ItemKind::Flush, Mode::Tell, None, true),
             }
         }
     }
@@ -326,7 +346,9 @@ impl World {
             },
         };
         let record = &mut self.history.runs[run];
-        record.items.push(Item { what, arrived: None, answer: None });
+        // A turn itself asks for nothing while it waits.
+        let beside = record.pending > 0 && !matches!(what, ItemKind::Call(..));
+        record.items.push(Item { what, waited: waits, beside, arrived: None, answer: None });
         let item = record.items.len() - 1;
         if waits {
             record.pending += 1;
@@ -345,10 +367,7 @@ impl World {
         let stop =
             matches!(answer, Err(RequestError::TurnSuperseded(_) | RequestError::TurnEnded(_)));
         let record = &mut self.history.runs[run];
-        // Pipelined operations are not waited for.
-        let kind = &record.items[item].what;
-        let waited =
-            !record.script.pipelined || !matches!(kind, ItemKind::State(_) | ItemKind::Tell(..));
+        let waited = record.items[item].waited;
         if stop && !record.unheeding {
             return self.end_turn(run, TurnResult::Cancelled, End::Cancelled);
         }

@@ -67,6 +67,10 @@ pub(crate) enum Seen {
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
     pub(crate) what: ItemKind,
+    /// The turn waits for the answer.
+    pub(crate) waited: bool,
+    /// Another branch of the turn asked while calls were under way.
+    pub(crate) beside: bool,
     /// When the node took it in.
     pub(crate) arrived: Option<Us>,
     /// The answer.

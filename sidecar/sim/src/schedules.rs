@@ -147,7 +147,7 @@ impl Stage {
 
     fn call(&self, kind: usize, actor: usize, tag: u64) -> Step {
         let target = self.world.plan.names.target(kind, Some(actor));
-        Step::Calls(vec![(target, Spec { tag, steady: true, ..Spec::default() })])
+        Step::Calls(vec![(target, Spec { tag, steady: true, ..Spec::default() })], Vec::new())
     }
 
     fn set(&self, value: u64) -> Step {
@@ -267,7 +267,7 @@ fn sandwiched_claim(stage: &mut Stage) {
             // What an attempt makes is its own.
             let fresh = |tag: u64| join(tag, join(token.epoch, u64::from(token.attempt)));
             match step {
-                Step::Calls(calls) => calls.iter_mut().for_each(|(_, s)| s.tag = fresh(s.tag)),
+                Step::Calls(calls, _) => calls.iter_mut().for_each(|(_, s)| s.tag = fresh(s.tag)),
                 Step::Tell(_, spec) => spec.tag = fresh(spec.tag),
                 _ => {}
             }
@@ -296,7 +296,7 @@ fn sleeping_outcall(stage: &mut Stage) {
     let steps = vec![stage.call(B, 0, 2001)];
     stage.world.hooks.script = Some(Box::new(move |spec, token| {
         let mut steps = if [warm, tag].contains(&spec.tag) { steps.clone() } else { Vec::new() };
-        if let Some(Step::Calls(calls)) = steps.first_mut() {
+        if let Some(Step::Calls(calls, _)) = steps.first_mut() {
             calls[0].1.tag = join(spec.tag, join(token.epoch, u64::from(token.attempt)));
         }
         Some(Script { steps, fails: false, pipelined: false })
@@ -438,7 +438,7 @@ fn drain_with_cross_calls(stage: &mut Stage) {
         let target = |kind: usize, actor: usize| names.target(kind, Some(actor));
         let (a0, b0, a1, b1) = (target(A, 0), target(B, 0), target(A, 1), target(B, 1));
         let call = |target: &kar_core::invocation::Target, tag: u64| {
-            Step::Calls(vec![(target.clone(), Spec { tag, ..Spec::default() })])
+            Step::Calls(vec![(target.clone(), Spec { tag, ..Spec::default() })], Vec::new())
         };
         let scripts = [
             (there, vec![think(), call(&b0, 1), think()]),
@@ -452,7 +452,7 @@ fn drain_with_cross_calls(stage: &mut Stage) {
             let found = scripts.iter().find(|(tag, _)| own(*tag));
             let mut steps = found.map(|(_, s)| s.clone()).unwrap_or_default();
             for step in &mut steps {
-                if let Step::Calls(calls) = step {
+                if let Step::Calls(calls, _) = step {
                     let attempt = join(token.epoch, u64::from(token.attempt));
                     calls[0].1.tag |= join(spec.tag, attempt) << 8;
                 }

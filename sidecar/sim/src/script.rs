@@ -81,8 +81,8 @@ pub(crate) enum Step {
     Read(Option<usize>),
     /// A tell.
     Tell(Target, Spec),
-    /// Calls made together and waited for together.
-    Calls(Vec<(Target, Spec)>),
+    /// Calls made together and waited for together; another branch of the turn does the rest beside them.
+    Calls(Vec<(Target, Spec)>, Vec<Step>),
     /// Makes the segment durable.
     Flush,
 }
@@ -101,9 +101,6 @@ struct Writer<'a> {
     rng: Rng,
     names: &'a Names,
     profile: &'a Profile,
-    /// Calls to be joined are made together only where none of them waits for its kind: a later one would take effect
-    /// while an earlier one has re-entered the actor.
-    kinds_known: bool,
     spec: Spec,
     /// What everything made by this attempt of this turn is derived from.
     base: u64,
@@ -119,7 +116,7 @@ struct Writer<'a> {
 pub(crate) fn write(
     names: &Names,
     profile: &Profile,
-    (seed, kinds_known): (u64, bool),
+    seed: u64,
     spec: Spec,
     token: &TurnToken,
     own: Option<(usize, usize)>,
@@ -136,7 +133,6 @@ pub(crate) fn write(
         rng,
         names,
         profile,
-        kinds_known,
         spec,
         base,
         made: 0,
@@ -179,7 +175,9 @@ impl Writer<'_> {
     fn step(&mut self, actor: bool) -> Option<Step> {
         if self.fuel > 0 && self.rng.chance(self.profile.nested) {
             let calls = self.calls();
-            return (!calls.is_empty()).then_some(Step::Calls(calls));
+            let branch = actor && !calls.is_empty() && self.rng.chance(200);
+            let beside = if branch { self.beside() } else { Vec::new() };
+            return (!calls.is_empty()).then_some(Step::Calls(calls, beside));
         }
         if self.fuel > 0 && self.rng.chance(250) {
             let fuel = self.take_fuel();
@@ -188,6 +186,17 @@ impl Writer<'_> {
             let spec = Spec { confined: false, joined: false, ..spec };
             return Some(Step::Tell(self.target(kind, actor), spec));
         }
+        self.alone(actor)
+    }
+
+    /// What another branch does while calls are under way.
+    fn beside(&mut self) -> Vec<Step> {
+        let count = self.rng.range(1, 3);
+        (0..count).filter_map(|_| self.alone(true)).collect()
+    }
+
+    /// A step that concerns nobody else.
+    fn alone(&mut self, actor: bool) -> Option<Step> {
         match self.rng.below(10) {
             0 => Some(Step::Flush),
             _ if !actor => None,
@@ -235,7 +244,7 @@ impl Writer<'_> {
 
     /// One call, or several to be joined.
     fn calls(&mut self) -> Vec<(Target, Spec)> {
-        let count = if self.kinds_known && self.rng.chance(250) { self.rng.range(2, 3) } else { 1 };
+        let count = if self.rng.chance(250) { self.rng.range(2, 3) } else { 1 };
         let joined = self.spec.joined || count > 1;
         let mut calls = Vec::new();
         for _ in 0..count {

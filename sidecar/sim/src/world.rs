@@ -15,7 +15,7 @@ use crate::net::Net;
 use crate::plan::{Fault, HORIZON, MS, Plan, Us};
 use crate::queue::Queue;
 use crate::rng::Rng;
-use crate::script::{Script, Spec};
+use crate::script::{Script, Spec, Step};
 use crate::slot::Slot;
 use crate::store::{SimStore, StoreStep};
 
@@ -46,6 +46,7 @@ pub(crate) enum Due {
     AppUp { slot: usize },
     AppDies { slot: usize, process: u64 },
     Step { run: usize },
+    Beside { run: usize, steps: Vec<Step> },
     StopRun { run: usize },
     DirectDone { slot: usize, session: SessionId, turn: u64 },
     Client(usize),
@@ -345,6 +346,7 @@ impl World {
                 }
             }
             Due::Step { run } => self.step(run),
+            Due::Beside { run, steps } => self.beside(run, steps),
             Due::StopRun { run } => self.stop_run(run),
             Due::DirectDone { slot, session, turn } => self.direct_done(slot, session, turn),
             Due::Client(index) => self.client(index),

@@ -66,6 +66,9 @@ impl Partition {
     ) {
         for (to, number) in closed {
             self.reign.outcomes.remove(&(to.clone(), number));
+            if let Some(settling) = self.reign.settling.get_mut(&to) {
+                settling.remove(&number);
+            }
             self.route(&to).unsettle(number);
             self.gate(env, Gated::Closed { to, number });
         }
@@ -117,7 +120,8 @@ impl Partition {
         number: Number,
         outcome: Outcome,
     ) {
-        if !self.serving() {
+        // After a `Release` nothing is decided any more: the next owner asks again.
+        if !self.serving() || self.reign.released {
             return;
         }
         let out = self.state.outbound.get(callee);
@@ -127,7 +131,9 @@ impl Partition {
             return;
         }
         let invocation = InvocationId { home: callee.clone(), uuid: obligation.invocation.uuid };
-        let Some(parent) = obligation.parent else { return };
+        let parent = obligation.parent;
+        self.settle_later(env, callee, [number]);
+        let Some(parent) = parent else { return };
         let Some(item) = self.reign.items.get_mut(&parent) else { return };
         match &mut item.stage {
             ItemStage::Running(turn) => {
@@ -160,7 +166,18 @@ impl Partition {
         if tells.is_empty() {
             return;
         }
-        self.reign.accepted.entry(receiver.clone()).or_default().extend(tells);
+        self.settle_later(env, receiver, tells);
+    }
+
+    /// Obligations whose durable outcome is here are settled by the partition if no turn does it first (section 18,
+    /// decision 3): else what a long or a failed turn has received would be owed, and kept at the callee, without end.
+    fn settle_later(
+        &mut self,
+        env: &Env,
+        to: &PartitionId,
+        numbers: impl IntoIterator<Item = Number>,
+    ) {
+        self.reign.settling.entry(to.clone()).or_default().extend(numbers);
         let at = env.now + env.limits.settle_delay_ms;
         self.reign.settle_at = Some(self.reign.settle_at.map_or(at, |t| t.min(at)));
     }
@@ -199,11 +216,16 @@ impl Partition {
         }
     }
 
-    /// Logs tells that their receivers accepted.
+    /// Logs what no turn has settled meanwhile: tells that were accepted, outcomes of calls.
     pub(super) fn log_settled(&mut self, env: &mut Env) {
         self.reign.settle_at = None;
-        for (to, numbers) in std::mem::take(&mut self.reign.accepted) {
-            let numbers: Vec<_> = numbers.into_iter().collect();
+        for (to, numbers) in std::mem::take(&mut self.reign.settling) {
+            let Some(out) = self.state.outbound.get(&to) else { continue };
+            let numbers: Vec<_> =
+                numbers.into_iter().filter(|n| out.open.contains_key(n)).collect();
+            if numbers.is_empty() {
+                continue;
+            }
             self.push(env, Op::Settle { to: to.clone(), numbers: numbers.clone() });
             self.gate_closed(env, numbers.into_iter().map(|n| (to.clone(), n)));
         }

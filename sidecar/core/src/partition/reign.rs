@@ -17,6 +17,7 @@ use crate::record::{Op, Record};
 use crate::route::Route;
 
 use super::gate::{Gated, InFlight};
+use super::turns::retry_pause;
 
 /// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
 pub(super) const AWAITERS_MAX: usize = 1024;
@@ -70,8 +71,8 @@ pub(crate) struct Reign {
     pub(super) outcomes: BTreeSet<(PartitionId, Number)>,
     /// Open calls that their receivers say have retired: either this reign is over, or something is broken.
     pub(super) doubted: BTreeSet<(PartitionId, Number)>,
-    /// Tells that their receivers accepted, to be settled.
-    pub(super) accepted: BTreeMap<PartitionId, BTreeSet<Number>>,
+    /// Obligations whose durable outcome is here, to be settled if no turn does it first.
+    pub(super) settling: BTreeMap<PartitionId, BTreeSet<Number>>,
     pub(super) settle_at: Option<Millis>,
     /// Nothing is dispatched before this (P3).
     pub(super) dispatch_after: Millis,
@@ -317,11 +318,15 @@ impl Partition {
                 started: ran || entry.attempt > 1,
                 // An attempt that was logged and never ran is the next one.
                 cleared: !ran && entry.attempt > 1,
-                retry_at: 0,
+                // An invocation that kills whole nodes must not take down one after the other at full speed.
+                retry_at: retry_pause(entry.attempt).filter(|_| ran).map_or(0, |ms| env.now + ms),
                 reply_to: None,
                 awaiters: Vec::new(),
                 stage: ItemStage::Queued,
             };
+            if item.retry_at > 0 {
+                self.reign.retries.insert((item.retry_at, uuid));
+            }
             if let (Some(deadline), false) = (entry.invocation.deadline, item.started) {
                 self.reign.deadlines.insert((deadline, uuid));
             }

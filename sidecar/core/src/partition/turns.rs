@@ -8,7 +8,9 @@ use super::reign::{ItemStage, Turn};
 use crate::effect::{Effect, Notice, RequestError, Response};
 use crate::env::Env;
 use crate::event::TurnResult;
-use crate::ids::{Epoch, InvocationId, Number, PartitionId, RequestId, SessionId, TurnToken, Uuid};
+use crate::ids::{
+    Epoch, InvocationId, Millis, Number, PartitionId, RequestId, SessionId, TurnToken, Uuid,
+};
 use crate::invocation::{Invocation, Mode, Obligation, Outcome, StateOp};
 use crate::message::{AwaitResult, Message};
 use crate::node::{InvocationView, PartitionView, Phase};
@@ -69,13 +71,24 @@ impl Partition {
         }
     }
 
+    /// Whether a turn that runs is not its actor's topmost one: only that runs (section 6, item 6), so what a parallel
+    /// branch of it asks for waits until the turns that were let in have ended.
+    pub(crate) fn is_covered(&self, token: &TurnToken) -> bool {
+        let uuid = token.invocation.uuid;
+        let Some(item) = self.reign.items.get(&uuid) else { return false };
+        let Some(name) = &item.invocation.actor else { return false };
+        let current = item.attempt == token.attempt && self.reign.epoch == token.epoch;
+        let top = self.reign.actors.get(name).and_then(|actor| actor.stack.last());
+        current && item.running().is_some_and(|turn| !turn.cancelled) && top != Some(&uuid)
+    }
+
     /// A slot became free for an invocation.
     pub(crate) fn slot_granted(&mut self, env: &mut Env, uuid: Uuid) {
         if let Some(item) = self.reign.items.get_mut(&uuid)
             && matches!(item.stage, ItemStage::WaitSlot)
         {
             item.stage = ItemStage::Queued;
-            self.try_start(env, uuid);
+            self.pump_item(env, uuid);
         }
     }
 
@@ -104,9 +117,13 @@ impl Partition {
                 continue;
             };
             let Some(item) = self.reign.items.get(&top) else { return };
-            if matches!(item.stage, ItemStage::Queued) {
-                if item.is_root() && !item.started && self.no_roots(env) {
+            let unstarted = item.is_root() && !item.started && self.no_roots(env);
+            if matches!(item.stage, ItemStage::Queued)
+                || (unstarted && matches!(item.stage, ItemStage::WaitSlot))
+            {
+                if unstarted {
                     // It was let in and has not started: nested calls must not wait behind it.
+                    self.set_stage(top, ItemStage::Queued);
                     let Some(actor) = self.reign.actors.get_mut(name) else { return };
                     actor.stack.pop();
                     actor.queue.push_front(top);
@@ -214,7 +231,14 @@ impl Partition {
         if !item.started && item.invocation.deadline.is_some_and(|at| at <= env.now) {
             return self.end_unstarted(env, uuid, Outcome::Expired);
         }
+        // Waits for children first of all: while it does, calls of its flow get in (rule T2).
+        if env.rules.child_wait && self.has_open_children(uuid) {
+            return self.set_stage(uuid, ItemStage::WaitChildren);
+        }
+        let Some(item) = self.reign.items.get(&uuid) else { return };
+        // Without a lease another node may reign already, and its grace be over (rule L6).
         let wait = self.reign.barriers > 0
+            || !env.lease_valid
             || env.now < self.reign.dispatch_after
             || item.retry_at > env.now
             || (root && self.no_roots(env))
@@ -222,9 +246,6 @@ impl Partition {
         let Some(session) = env.session_for(&self.id.kind) else { return };
         if wait {
             return;
-        }
-        if env.rules.child_wait && self.has_open_children(uuid) {
-            return self.set_stage(uuid, ItemStage::WaitChildren);
         }
         let Some(item) = self.reign.items.get(&uuid) else { return };
         if item.started && !item.cleared {
@@ -427,7 +448,10 @@ impl Partition {
         let turn = self.reign.items.get_mut(&uuid)?.turn()?;
         let state = std::mem::take(&mut turn.state);
         let sends = std::mem::take(&mut turn.sends);
-        let settled = std::mem::take(&mut turn.received);
+        let mut settled = std::mem::take(&mut turn.received);
+        // The partition may have been quicker.
+        let owed = &self.state.outbound;
+        settled.retain(|(to, n)| owed.get(to).is_some_and(|out| out.open.contains_key(n)));
         turn.bytes = 0;
         let sends = self.number(sends);
         let gates: Vec<_> = sends.iter().map(|s| (s.obligation.to.clone(), s.number)).collect();
@@ -537,9 +561,8 @@ impl Partition {
         let attempt = item.attempt;
         let stage = std::mem::replace(&mut item.stage, ItemStage::Queued);
         let ItemStage::Running(turn) = stage else { return };
-        // A host that keeps failing is given time: 10 ms after the third attempt, doubling up to 10 s.
-        if attempt >= 3 {
-            item.retry_at = env.now + (10_u64 << (attempt - 3).min(10)).min(10_000);
+        if let Some(pause) = retry_pause(attempt) {
+            item.retry_at = env.now + pause;
             self.reign.retries.insert((item.retry_at, uuid));
         }
         if item.invocation.actor.is_none() {
@@ -750,6 +773,12 @@ impl Partition {
             closed_channels: self.state.closed_nodes.len(),
         }
     }
+}
+
+/// How long the next attempt waits after this one failed, ms: what keeps failing, or keeps killing its host, gives
+/// others time. 10 ms after the third attempt, doubling up to 10 s.
+pub(super) fn retry_pause(attempt: u32) -> Option<Millis> {
+    (attempt >= 3).then(|| (10 << (attempt - 3).min(10)).min(10_000))
 }
 
 impl Turn {

@@ -88,9 +88,16 @@ impl Judge<'_> {
                     if own.is_none() {
                         own = base();
                     }
-                    let Some(state) = own.as_ref() else { return };
+                    // Calls of its flow may change the state before its turn's next record: what another branch read
+                    // before them is as old as what the turn itself read before it called.
+                    if item.beside {
+                        continue;
+                    }
+                    let branched = record.items.iter().any(|i| i.beside);
+                    let covered = || covered_state(&record.items, records, ranges, index);
+                    let state = if branched { covered() } else { own.clone() };
+                    let Some(mut expected) = state else { return };
                     let Some(Ok(Response::State(seen))) = &item.answer else { continue };
-                    let mut expected = state.clone();
                     if let Some(key) = key {
                         let key = &self.history.names.keys[*key];
                         expected.retain(|k, _| k == key);
@@ -125,6 +132,24 @@ impl Judge<'_> {
             }
         }
     }
+}
+
+/// The state that an item sees when no call is under way: what was before the record that it is part of, and what the
+/// turn did since the record before that. (Another branch may have flushed in the middle of a stretch.)
+fn covered_state(
+    items: &[Item],
+    records: &[TurnRecord],
+    ranges: &[Range],
+    index: usize,
+) -> Option<Keys> {
+    let at = ranges.iter().position(|(_, end)| *end > index)?;
+    let mut state = records[at].before.clone();
+    for item in &items[ranges[at].0..index] {
+        if let (ItemKind::State(op), false) = (&item.what, refused(item)) {
+            apply(&mut state, op);
+        }
+    }
+    Some(state)
 }
 
 fn refused(item: &Item) -> bool {
