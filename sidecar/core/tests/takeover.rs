@@ -214,3 +214,79 @@ fn a_turn_that_is_cancelled_while_a_kind_is_not_known_leaves_nothing_waiting() {
     script.finish(&again, done(""));
     script.assert_idle();
 }
+
+/// Section 7: the bound of a hand-over is for turns that do not end, not for calls that keep coming.
+#[test]
+fn nested_calls_do_not_keep_a_partition_that_is_handed_over() {
+    let account = Kind::actor("Account");
+    let mut script = Script::new(std::slice::from_ref(&account));
+    let index = |name: &str| {
+        let target = Target { kind: account.clone(), actor: Some(name.into()), affinity: None };
+        kar_core::assign::partition_index(&target, kar_core::ids::Uuid(0), 2)
+    };
+    let names: Vec<_> = (0..32).map(|n| format!("x{n}")).filter(|n| index(n) == 0).collect();
+    let root = script.invoke(None, Mode::Call, &names[0], "root");
+    let (first, second) = (script.turn("root"), NodeId(2));
+    let member = Member { kinds: vec![account.clone()], ..Member::default() };
+    script.members.nodes.insert(second, member);
+    script.event(Event::PeerUp { node: second });
+    // The members are told with the drain: from then on the other node is wanted as the owner.
+    script.event(Event::Drain);
+    script.event(Event::Members(script.members.clone()));
+    nested(&mut script, second, 1, &names[1]);
+    assert!(script.turns.is_empty(), "it waits for the next owner: {:?}", script.turns);
+    script.finish(&first, done("ok"));
+    assert_eq!(script.outcome(root), done("ok"));
+    script.advance(1_000);
+    assert!(script.node.partitions().is_empty(), "handed over once its turn has ended");
+    let refused = |(to, message): &(NodeId, Message)| {
+        *to == second && matches!(message, Message::NotOwner { .. })
+    };
+    assert!(script.sent.iter().any(refused), "{:?}", script.sent);
+}
+
+/// While a turn waits for calls, what it may be waiting for is let in.
+#[test]
+fn nested_calls_start_in_a_hand_over_while_a_turn_waits_for_calls() {
+    let account = Kind::actor("Account");
+    let mut script = Script::new(std::slice::from_ref(&account));
+    script.invoke(None, Mode::Call, "x0", "root");
+    let (first, second) = (script.turn("root"), NodeId(2));
+    script.invoke(Some(&first), Mode::Call, "x1", "inner");
+    let member = Member { kinds: vec![account.clone()], ..Member::default() };
+    script.members.nodes.insert(second, member);
+    script.event(Event::PeerUp { node: second });
+    script.event(Event::Drain);
+    script.event(Event::Members(script.members.clone()));
+    let inner = script.turn("inner");
+    script.finish(&inner, done("in"));
+    script.finish(&first, done("out"));
+    script.advance(1_000);
+    assert!(script.node.partitions().is_empty() && script.drained);
+}
+
+/// A nested call of a partition that another node owns arrives.
+fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
+    let target = Target { kind: Kind::actor("Account"), actor: Some(actor.into()), affinity: None };
+    let uuid = kar_core::ids::Uuid(u128::from(number) << 8);
+    let index = kar_core::assign::partition_index(&target, uuid, 2);
+    let to = kar_core::ids::PartitionId::new(target.kind, index);
+    let served = script.node.partitions();
+    let epoch = served.iter().find(|p| p.id == to).map_or(0, |p| p.epoch);
+    let partition = kar_core::ids::PartitionId::new(Kind::actor("Other"), 0);
+    let sender = Sender::Log { partition, log: kar_core::ids::Uuid(7) };
+    let invocation = Invocation {
+        uuid,
+        mode: Mode::Call,
+        actor: Some(actor.into()),
+        method: "nested".into(),
+        payload: text(""),
+        chain: [kar_core::ids::Uuid(9)].into(),
+        deadline: None,
+        trace: "".into(),
+    };
+    let invocation = std::sync::Arc::new(invocation);
+    let message =
+        Message::Request { sender, from_epoch: 1, to, epoch, number, floor: number, invocation };
+    script.event(Event::Peer { from, message });
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Partition;
 use super::gate::Gated;
-use super::reign::{ItemStage, Turn};
+use super::reign::{Item, ItemStage, Turn};
 use crate::effect::{Effect, Notice, RequestError, Response};
 use crate::env::Env;
 use crate::event::TurnResult;
@@ -151,6 +151,20 @@ impl Partition {
         self.reign.leaving.is_some() || env.host.as_ref().is_some_and(|host| host.leaving)
     }
 
+    /// Whether nested calls are left to the next owner, too. They start in a hand-over only while some turn here waits
+    /// for calls: nothing else that runs here can be waiting for them, through whatever chain, and steady nested load
+    /// would keep the partition busy up to the bound. Where nobody follows they are served to the end.
+    fn leaves_nested(&self, env: &Env) -> bool {
+        self.reign.leaving.is_some()
+            && env.desired_owner(&self.id).is_some_and(|node| node != env.id)
+            && !self.any_suspended()
+    }
+
+    /// Whether some turn here waits for calls.
+    fn any_suspended(&self) -> bool {
+        self.reign.items.values().any(Item::suspended)
+    }
+
     /// Lets a descendant of the suspended turn in (section 18, decision 6).
     fn let_in_inner(&mut self, name: &Arc<str>, top: Uuid) -> bool {
         let Some(actor) = self.reign.actors.get_mut(name) else { return false };
@@ -242,6 +256,7 @@ impl Partition {
             || env.now < self.reign.dispatch_after
             || item.retry_at > env.now
             || (root && self.no_roots(env))
+            || (!root && self.leaves_nested(env))
             || self.reign.leaving_cancelled;
         let Some(session) = env.session_for(&self.id.kind) else { return };
         if wait {
@@ -433,7 +448,10 @@ impl Partition {
                 env.free_slot();
             }
         }
-        if let Some(actor) = actor {
+        if self.reign.leaving.is_some() {
+            // Nested calls may start now.
+            self.pump_all(env);
+        } else if let Some(actor) = actor {
             self.pump_actor(env, &actor);
         }
     }
@@ -577,6 +595,9 @@ impl Partition {
         }
         self.try_release(env);
         self.pump_item(env, uuid);
+        if self.reign.leaving.is_some() && self.any_suspended() {
+            self.pump_all(env);
+        }
     }
 
     /// The host's stream broke: its turns are lost, but for those that have returned.
