@@ -14,7 +14,7 @@ use crate::tools::{self, Found};
 use crate::{java, js, python, tidy};
 
 /// Random schedules of the simulator in a test run.
-pub(crate) const SEEDS: u32 = 10_000;
+pub(crate) const SEEDS: u32 = 20_000;
 
 /// The packages under test.
 const PACKAGES: &[&str] = &["--locked", "--workspace", "--exclude", "kar-sim"];
