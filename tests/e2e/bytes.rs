@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kar_proto::v1::{
-    Hello, Payload, StateChange, StateEntry, TellRequest, state_change,
-};
+use kar_proto::v1::{Hello, Payload, StateChange, StateEntry, TellRequest, state_change};
 use kar_tests::component::{Component, Turn, TurnResult, actor, failed, hello};
 use kar_tests::errors::{assert_error, metadata};
 use kar_tests::grpc::json as bytes;

@@ -126,6 +126,7 @@ fn ask(script: &mut Script, from: NodeId, number: u64) {
         epoch,
         number,
         floor: 0,
+        asks: false,
         invocation: invocation.into(),
     };
     script.event(Event::Peer { from, message });

@@ -26,7 +26,6 @@ pub type SessionOutbox = Outbox<pb::SidecarFrame>;
 pub struct Session {
     driver: Arc<Driver>,
     outbox: Arc<SessionOutbox>,
-    bounds: OutboxBounds,
     requests: Mutex<HashMap<u64, Option<RequestId>>>,
     requests_max: usize,
     window: Mutex<Window>,
@@ -41,7 +40,6 @@ struct Window {
     under_way: u64,
     /// Waiting for credit, in order, with their size in bytes.
     held: VecDeque<(pb::InvocationFrame, usize)>,
-    held_bytes: usize,
     /// It asked to leave.
     is_leaving: bool,
 }
@@ -61,7 +59,6 @@ impl Session {
         Arc::new(Self {
             driver,
             outbox: Outbox::new(bounds),
-            bounds,
             requests: Mutex::default(),
             requests_max: requests_max as usize,
             window: Mutex::new(Window { allowed, ..Window::default() }),
@@ -144,27 +141,21 @@ impl Session {
         self.window().is_leaving = true;
     }
 
-    /// Sends a turn, or holds it until there is credit. What is held counts against the bounds of the stream, so that a
-    /// component that never gives credit does not grow memory either.
+    /// Sends a turn, or holds it until there is credit. What waits, here or in the outbox, counts against no bound of the
+    /// stream: the core holds these turns' payloads anyway, and a burst of turns must not end the stream, since all of
+    /// them would then be tried again, at once.
     fn invoke(&self, frame: pb::InvocationFrame, bytes: usize) {
         let mut window = self.window();
         window.held.push_back((frame, bytes));
-        window.held_bytes += bytes;
         self.release(&mut window);
-        let (frames, bytes) = (window.held.len(), window.held_bytes);
-        if frames > self.bounds.frames_max || bytes > self.bounds.bytes_max {
-            window.held.clear();
-            let what = format!("{frames} turns of {bytes} bytes waited for credit: give more");
-            self.end(Some(Status::resource_exhausted(what)));
-        }
     }
 
     fn release(&self, window: &mut Window) {
         while window.allowed.is_none_or(|allowed| window.under_way < allowed) {
             let Some((frame, bytes)) = window.held.pop_front() else { return };
             window.under_way += 1;
-            window.held_bytes -= bytes;
-            self.send(Frame::Invocation(frame), bytes);
+            let frame = Frame::Invocation(frame);
+            self.outbox.push_work(pb::SidecarFrame { frame: Some(frame) }, bytes);
         }
     }
 
@@ -172,9 +163,16 @@ impl Session {
     fn recall(&self, turn_token: &str) -> bool {
         let mut window = self.window();
         let held = window.held.iter().position(|(frame, _)| frame.turn_token == turn_token);
-        let recalled = held.and_then(|at| window.held.remove(at));
-        window.held_bytes -= recalled.as_ref().map_or(0, |(_, bytes)| *bytes);
-        recalled.is_some()
+        if held.and_then(|at| window.held.remove(at)).is_some() {
+            return true;
+        }
+        let wanted = |frame: &pb::SidecarFrame| matches!(&frame.frame, Some(Frame::Invocation(i)) if i.turn_token == turn_token);
+        if self.outbox.recall(wanted).is_none() {
+            return false;
+        }
+        window.under_way = window.under_way.saturating_sub(1);
+        self.release(&mut window);
+        true
     }
 
     fn requests(&self) -> MutexGuard<'_, HashMap<u64, Option<RequestId>>> {
@@ -208,7 +206,9 @@ impl Host for Session {
             tokio::spawn(async move { driver.handle(Event::TurnResult { token, result }) });
             return;
         }
-        self.send(Frame::CancelTurn(pb::CancelTurn { turn_token }), 128);
+        // In the lane of the turn, so that it does not come before it.
+        let frame = Frame::CancelTurn(pb::CancelTurn { turn_token });
+        self.outbox.push_work(pb::SidecarFrame { frame: Some(frame) }, 128);
     }
 
     fn drained(&self) {

@@ -24,13 +24,21 @@ pub struct Outlet(pub Arc<PeerOutbox>);
 
 impl Peer for Outlet {
     fn send(&self, message: Message) {
-        self.0.push(message_to(&message), message_size(&message));
+        let (frame, bytes) = (message_to(&message), message_size(&message));
+        match message {
+            // The core holds the obligation until it is answered, and its channel's window bounds what is under way.
+            Message::Request { .. } => self.0.push_shared(frame, bytes, REQUEST_BYTES_COUNTED),
+            _ => self.0.push(frame, bytes),
+        }
     }
 
     fn close(&self) {
         self.0.end(None);
     }
 }
+
+/// What a request counts in the queue to a peer, bytes: its names, and the frame itself.
+const REQUEST_BYTES_COUNTED: usize = 512;
 
 /// Stream messages whose frames are given to the core at once, if they are there at once.
 const MESSAGES_AT_ONCE_MAX: usize = 16;
