@@ -66,13 +66,8 @@ fn application_error() -> ApplicationError {
 }
 
 fn outcomes() -> Vec<Outcome> {
-    let refusals = [
-        Refusal::ActorQueueFull,
-        Refusal::PartitionFull,
-        Refusal::PartitionBytesFull,
-        Refusal::TooDeep,
-        Refusal::ChannelClosed,
-    ];
+    let refusals =
+        [Refusal::ActorQueueFull, Refusal::PartitionFull, Refusal::TooDeep, Refusal::ChannelClosed];
     let mut outcomes = vec![
         Outcome::Done(payload("ok")),
         Outcome::Done(Payload::default()),
@@ -157,6 +152,9 @@ fn records() -> BTreeMap<String, Record> {
         Op::CloseChannel { node: NodeId(9), floor: NodeId(10), open: vec![NodeId(3), NodeId(7)] };
     let close = Record::Batch { epoch: 3, seq: 1, ops: vec![close] };
     records.insert("close-channel-floor".to_owned(), close);
+    let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
+    let full = Record::Batch { epoch: 3, seq: 1, ops: vec![full] };
+    records.insert("refused-partition-bytes".to_owned(), full);
     for (index, op) in ops().into_iter().enumerate() {
         records.insert(
             format!("op-{index:02}"),
@@ -223,7 +221,8 @@ fn messages() -> Vec<Message> {
     let results = [AwaitResult::Unknown, AwaitResult::NotOwner(hint), AwaitResult::NotOwner(None)];
     let awaited = |result| Message::Awaited { request: RequestId(4), result };
     messages.extend(results.map(awaited));
-    for outcome in outcomes() {
+    let full = Outcome::Refused(Refusal::PartitionBytesFull);
+    for outcome in outcomes().into_iter().chain([full]) {
         messages.push(Message::Reply {
             sender: node.clone(),
             from: from.clone(),

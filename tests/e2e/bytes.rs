@@ -9,6 +9,7 @@ use kar_tests::component::{Component, Turn, TurnResult, actor, failed, hello};
 use kar_tests::errors::{assert_error, metadata};
 use kar_tests::grpc::json as bytes;
 use kar_tests::{Client, World, test, wait};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tonic::Code;
@@ -161,13 +162,13 @@ fn turns_that_wait_for_credit_may_be_long() {
 
 #[test]
 fn a_join_of_many_long_nested_calls_ends() {
-    const CALLS: usize = 1_000;
+    const JOINED: usize = 1_000;
     const LENGTH: usize = 100 << 10;
     async fn handle(turn: Turn) -> TurnResult {
         if turn.method() == "inner" {
             return Ok(bytes(&turn.argument()["number"]));
         }
-        let calls: Vec<_> = (0..CALLS)
+        let calls: Vec<_> = (0..JOINED)
             .map(|number| {
                 let turn = turn.clone();
                 tokio::spawn(async move {
@@ -195,7 +196,89 @@ fn a_join_of_many_long_nested_calls_ends() {
             root.is_finished()
         })
         .await;
-        assert_eq!(root.await.expect("no panic"), json!(CALLS * (CALLS - 1) / 2));
+        assert_eq!(root.await.expect("no panic"), json!(JOINED * (JOINED - 1) / 2));
         assert_eq!(figure(&client, "retries").await, 0);
+    });
+}
+
+/// Calls under way between two nodes: together far more than a queue to a peer takes here.
+const CALLS: usize = 300;
+const CALL_BYTES: usize = 50 << 10;
+
+/// Small queues, and windows of eight partitions that fit into them together.
+const SMALL_QUEUES: [&str; 6] = [
+    "--peer-queue-bytes-max",
+    "4194304",
+    "--peer-queue-frames-max",
+    "120",
+    "--window-requests-max",
+    "8",
+];
+
+fn ended_links(world: &World) -> usize {
+    world.logs().values().map(|text| text.matches("does not read").count()).sum()
+}
+
+#[test]
+fn requests_that_pile_up_while_a_peer_is_frozen_go_by_the_window_when_it_is_back() {
+    test(async {
+        let world = World::new("thaw");
+        world.add_run_args(&SMALL_QUEUES);
+        let (host, front) = (world.app("host", &["echo"]).await, world.bare("front").await);
+        host.hosts("echo").await;
+        let client = front.client().await;
+        let warm = client.call(("Echo", "warm"), "echo", &json!(1)).await;
+        assert_eq!(warm.expect("answered"), Ok(json!(1)));
+        host.signal(Signal::STOP);
+        let calls: Vec<_> = (0..CALLS)
+            .map(|number| {
+                let client = client.clone();
+                tokio::spawn(async move {
+                    let (id, argument) = (format!("e{number}"), numbered(number, CALL_BYTES));
+                    let answer = client.call(("Echo", &id), "echo", &argument).await;
+                    assert_eq!(answer.expect("answered"), Ok(argument));
+                })
+            })
+            .collect();
+        wait::until_true("all calls to be open", BURST_LIMIT, async || {
+            figure(&client, "roots_open_now").await == CALLS as i64
+        })
+        .await;
+        host.signal(Signal::CONT);
+        for call in calls {
+            call.await.expect("answered");
+        }
+        assert_eq!(ended_links(&world), 0, "what waits for the window fills no queue");
+    });
+}
+
+#[test]
+fn outcomes_that_pile_up_while_a_peer_is_frozen_go_by_the_window_when_it_is_back() {
+    test(async {
+        let world = World::new("kept");
+        world.add_run_args(&SMALL_QUEUES);
+        let (host, front) = (world.bare("host").await, world.bare("front").await);
+        let owner = host.client().await;
+        let mut component = Component::connect(&owner, hello(&[], &["A"])).await.expect("welcome");
+        let client = front.client().await;
+        let calls: Vec<_> = (0..CALLS).map(|n| call(&client, &format!("a{n}"), json!(n))).collect();
+        let mut turns = Vec::new();
+        while turns.len() < CALLS {
+            turns.push(component.next_turn().await);
+        }
+        front.signal(Signal::STOP);
+        for turn in turns {
+            turn.finish(&long(CALL_BYTES)).await;
+        }
+        wait::until_true("all turns to have ended", BURST_LIMIT, async || {
+            figure(&owner, "unfinished_now").await == 0
+        })
+        .await;
+        front.signal(Signal::CONT);
+        for call in calls {
+            assert_eq!(call.await.expect("answered"), long(CALL_BYTES));
+        }
+        // The link was ended once, for being full of fresh outcomes; those sent again never filled it.
+        assert_eq!(ended_links(&world), 1);
     });
 }

@@ -20,9 +20,10 @@ pub struct Limits {
     pub outbox_per_partition_max: usize,
     /// The same, bytes.
     pub outbox_bytes_per_partition_max: usize,
-    /// Requests of one channel under way that are not known to have arrived; more wait at their sender.
+    /// Requests of one channel under way that are not known to have arrived; more wait at their sender. Also outcomes that
+    /// answer one statement of a channel. All channels between two nodes share one connection with its own bound.
     pub window_requests_max: usize,
-    /// The same, bytes; also of outcomes that answer one statement of a channel.
+    /// The same, bytes.
     pub window_bytes_max: usize,
     /// Payloads of direct calls under way at one host, bytes.
     pub direct_bytes_max: usize,
@@ -120,7 +121,7 @@ impl Default for Limits {
             unfinished_bytes_per_partition_max: 256 << 20,
             outbox_per_partition_max: 100_000,
             outbox_bytes_per_partition_max: 256 << 20,
-            window_requests_max: 1_024,
+            window_requests_max: 512,
             window_bytes_max: 1 << 20,
             direct_bytes_max: 64 << 20,
             depth_max: 64,

@@ -26,8 +26,11 @@ impl Peer for Outlet {
     fn send(&self, message: Message) {
         let (frame, bytes) = (message_to(&message), message_size(&message));
         match message {
-            // The core holds the obligation until it is answered, and its channel's window bounds what is under way.
-            Message::Request { .. } => self.0.push_shared(frame, bytes, REQUEST_BYTES_COUNTED),
+            // The core holds an obligation until it is answered, and an outcome until its sender has it: what is in
+            // these frames takes no memory of its own, however many of them wait.
+            Message::Request { .. } | Message::Reply { .. } => {
+                self.0.push_shared(frame, bytes, SHARED_BYTES_COUNTED);
+            }
             _ => self.0.push(frame, bytes),
         }
     }
@@ -37,8 +40,8 @@ impl Peer for Outlet {
     }
 }
 
-/// What a request counts in the queue to a peer, bytes: its names, and the frame itself.
-const REQUEST_BYTES_COUNTED: usize = 512;
+/// What a request or a reply counts in the queue to a peer, bytes: its names, and the frame itself.
+const SHARED_BYTES_COUNTED: usize = 512;
 
 /// Stream messages whose frames are given to the core at once, if they are there at once.
 const MESSAGES_AT_ONCE_MAX: usize = 16;

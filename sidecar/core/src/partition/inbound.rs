@@ -10,6 +10,7 @@ use crate::invocation::{Invocation, Mode, Outcome, Refusal};
 use crate::limits::LimitHit;
 use crate::message::Message;
 use crate::record::{AcceptInBrief, Op};
+use crate::size::Tally;
 
 use std::sync::Arc;
 
@@ -101,16 +102,17 @@ impl Partition {
         (open, answered): (&[Number], &[Number]),
     ) -> Option<Number> {
         let next = self.next_known(sender);
-        let (mut bytes, mut last, mut is_cut) = (0, None, false);
+        let (mut sent, mut last, mut is_cut) = (Tally::default(), None, false);
         for number in open.iter().take_while(|number| **number < next) {
             if answered.binary_search(number).is_ok() {
                 continue;
             }
-            let has_room = bytes < env.limits.window_bytes_max;
+            let has_room = sent.count < env.limits.window_requests_max
+                && sent.bytes < env.limits.window_bytes_max;
             match self.attach(env, from, sender, from_epoch, *number, has_room) {
                 Attached::Waits => {}
                 Attached::Answered(more) => {
-                    bytes += more;
+                    sent.add(more);
                     last = Some(*number);
                 }
                 Attached::LeftOut => is_cut = true,
