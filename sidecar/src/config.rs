@@ -68,13 +68,15 @@ pub struct HubCommand {
 /// Bounds of connections: what is over one of them is disconnected or refused with its name, never buffered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Frames waiting to be written to one component stream; beyond it the stream is ended.
+    /// Frames waiting to be written to one component stream, without turns, which the core bounds; beyond it the stream is
+    /// ended.
     pub session_queue_frames_max: usize,
-    /// Bytes of payload waiting to be written to one component stream; beyond it the stream is ended.
+    /// Bytes of payload waiting to be written to one component stream, without turns; beyond it the stream is ended.
     pub session_queue_bytes_max: usize,
     /// Frames waiting to be written to one peer; beyond it the connection is cut and made anew.
     pub peer_queue_frames_max: usize,
-    /// Bytes of payload waiting to be written to one peer; beyond it the connection is cut and made anew.
+    /// Bytes waiting to be written to one peer, without those that the core holds anyway (payloads of obligations,
+    /// outcomes); beyond it the connection is cut and made anew.
     pub peer_queue_bytes_max: usize,
     /// Frames in one stream message.
     pub frames_per_message_max: usize,

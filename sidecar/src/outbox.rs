@@ -1,5 +1,9 @@
 //! A bounded queue of frames that is itself the stream which the transport sends: whatever is ready when the transport
 //! comes for more travels in one message.
+//!
+//! It has two lanes. Frames that are pushed count against the bounds: nobody else holds what is in them, and who does not
+//! read is cut off. Frames that are pushed as *work* do not: the core holds what is in them anyway, and bounds it; so a
+//! burst of any length waits here until it is read. Each lane keeps its order, and takes turns with the other one.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -47,8 +51,13 @@ pub struct OutboxStream<T, M> {
 
 #[derive(Debug)]
 struct Queue<T> {
-    frames: VecDeque<(T, usize)>,
+    frames: VecDeque<(T, Size)>,
+    /// Bytes of them that count.
     bytes: usize,
+    /// The lane of work.
+    work: VecDeque<(T, Size)>,
+    /// The frame sent last was of that lane.
+    was_work: bool,
     waker: Option<Waker>,
     /// Nothing goes in any more.
     is_ended: bool,
@@ -75,29 +84,53 @@ impl OutboxBounds {
     }
 }
 
+/// Size of a frame, bytes.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    bytes: usize,
+    /// What counts against the bound.
+    counted: usize,
+}
+
 // === impl Outbox ===
 
 impl<T> Outbox<T> {
     /// An empty one.
     pub fn new(bounds: OutboxBounds) -> Arc<Self> {
-        let queue =
-            Queue { frames: VecDeque::new(), bytes: 0, waker: None, is_ended: false, status: None };
+        let queue = Queue {
+            frames: VecDeque::new(),
+            bytes: 0,
+            work: VecDeque::new(),
+            was_work: true,
+            waker: None,
+            is_ended: false,
+            status: None,
+        };
         Arc::new(Self { queue: Mutex::new(queue), bounds, ended: Notify::new() })
     }
 
     /// Adds a frame of about `bytes` bytes. Beyond a bound everything queued is dropped and the stream ends with a
     /// status that names the bound; after the end frames are dropped: whoever waits for them learns it from the end.
     pub fn push(&self, frame: T, bytes: usize) {
+        self.put(frame, Size { bytes, counted: bytes });
+    }
+
+    /// The same for a frame whose content is held and bounded elsewhere: it counts as a frame, and as `counted` bytes.
+    pub fn push_shared(&self, frame: T, bytes: usize, counted: usize) {
+        self.put(frame, Size { bytes, counted });
+    }
+
+    fn put(&self, frame: T, size: Size) {
         let mut queue = self.lock();
         if queue.is_ended {
             return;
         }
-        queue.frames.push_back((frame, bytes));
-        queue.bytes += bytes;
+        queue.frames.push_back((frame, size));
+        queue.bytes += size.counted;
         let (frames, bytes) = (queue.frames.len(), queue.bytes);
         let what = "frames waited to be read: read faster, ask for less";
         if let Some(overrun) = self.bounds.overrun(frames, bytes, what) {
-            queue.frames.clear();
+            queue.clear();
             drop(queue);
             tracing::warn!(frames, bytes, "the other side does not read; its stream is ended");
             self.end(Some(overrun));
@@ -106,6 +139,26 @@ impl<T> Outbox<T> {
         if let Some(waker) = queue.waker.take() {
             waker.wake();
         }
+    }
+
+    /// Adds a frame of about `bytes` bytes to the lane of work. What is in it must be held and bounded elsewhere: it counts
+    /// against no bound here. After the end it is dropped.
+    pub fn push_work(&self, frame: T, bytes: usize) {
+        let mut queue = self.lock();
+        if queue.is_ended {
+            return;
+        }
+        queue.work.push_back((frame, Size { bytes, counted: 0 }));
+        if let Some(waker) = queue.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Takes work back that has not been sent.
+    pub fn recall(&self, wanted: impl Fn(&T) -> bool) -> Option<T> {
+        let mut queue = self.lock();
+        let at = queue.work.iter().position(|(frame, _)| wanted(frame))?;
+        queue.work.remove(at).map(|(frame, _)| frame)
     }
 
     /// Ends the stream after what is queued, in order or with a status. Only the first end counts.
@@ -137,6 +190,20 @@ impl<T> Outbox<T> {
     }
 }
 
+// === impl Queue ===
+
+impl<T> Queue<T> {
+    fn clear(&mut self) {
+        self.frames.clear();
+        self.work.clear();
+        self.bytes = 0;
+    }
+
+    fn next_is_work(&self) -> bool {
+        self.frames.is_empty() || (!self.work.is_empty() && !self.was_work)
+    }
+}
+
 // === impl OutboxStream ===
 
 impl<T, M> OutboxStream<T, M> {
@@ -157,7 +224,7 @@ impl<T, M> Stream for OutboxStream<T, M> {
             return Poll::Ready(Some(Ok(first)));
         }
         let mut queue = self.outbox.lock();
-        if queue.frames.is_empty() {
+        if queue.frames.is_empty() && queue.work.is_empty() {
             if queue.is_ended {
                 return Poll::Ready(queue.status.take().map(Err));
             }
@@ -166,15 +233,19 @@ impl<T, M> Stream for OutboxStream<T, M> {
             }
             return Poll::Pending;
         }
-        let count = queue.frames.len().min(self.outbox.bounds.frames_per_message_max.max(1));
-        let mut frames = Vec::with_capacity(count);
+        let count = self.outbox.bounds.frames_per_message_max.max(1);
+        let mut frames = Vec::with_capacity(count.min(queue.frames.len() + queue.work.len()));
         let mut bytes = 0;
         while frames.len() < count && bytes < MESSAGE_BYTES_TARGET {
-            let Some((frame, size)) = queue.frames.pop_front() else { break };
-            bytes += size;
+            // The lanes take turns: neither waits for the other to be empty.
+            let is_work = queue.next_is_work();
+            let lane = if is_work { &mut queue.work } else { &mut queue.frames };
+            let Some((frame, size)) = lane.pop_front() else { break };
+            queue.bytes -= size.counted;
+            queue.was_work = is_work;
+            bytes += size.bytes;
             frames.push(frame);
         }
-        queue.bytes = queue.bytes.saturating_sub(bytes);
         drop(queue);
         Poll::Ready(Some(Ok((self.pack)(frames))))
     }
@@ -183,7 +254,9 @@ impl<T, M> Stream for OutboxStream<T, M> {
 impl<T, M> Drop for OutboxStream<T, M> {
     /// The transport has let go: nobody will read any more.
     fn drop(&mut self) {
-        self.outbox.lock().frames.clear();
+        let mut queue = self.outbox.lock();
+        queue.clear();
+        drop(queue);
         self.outbox.end(None);
     }
 }
@@ -245,6 +318,26 @@ mod tests {
         let status = stream.next().await.expect("a status").expect_err("a status");
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
         assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn work_waits_without_bound_in_its_own_order_and_takes_turns() {
+        let outbox = Outbox::new(BOUNDS);
+        let mut stream = stream(&outbox);
+        assert_eq!(stream.next().await.and_then(Result::ok), Some(vec![1_000]));
+        for frame in 0..40 {
+            outbox.push_work(frame, BOUNDS.bytes_max);
+        }
+        outbox.push(100, MESSAGE_BYTES_TARGET);
+        outbox.push(101, MESSAGE_BYTES_TARGET);
+        assert_eq!(outbox.recall(|frame| *frame == 1), Some(1));
+        assert_eq!(outbox.recall(|frame| *frame == 1), None);
+        let mut sent = Vec::new();
+        for _ in 0..41 {
+            sent.extend(stream.next().await.and_then(Result::ok).expect("it goes on"));
+        }
+        let expected: Vec<_> = [100, 0, 101].into_iter().chain(2..40).collect();
+        assert_eq!(sent, expected);
     }
 
     #[tokio::test]

@@ -11,8 +11,9 @@ use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, Uuid};
 use kar_core::invocation::{
     ApplicationError, Invocation, Mode, Obligation, Outcome, Payload, Refusal, StateOp,
 };
-use kar_core::limits::Limits;
-use kar_core::message::{AwaitResult, Message, ReadResult};
+use kar_core::limits::{LimitHit, Limits};
+use kar_core::message::{AwaitResult, DirectResult, Message, ReadResult};
+use kar_core::node::DIRECT_CONCURRENCY;
 use kar_core::record::{AcceptInBrief, Op, Record, Send};
 use kar_hub::RECORD_BYTES_MAX;
 use kar_proto::peer::v1::PeerFrame;
@@ -151,6 +152,9 @@ fn records() -> BTreeMap<String, Record> {
         Op::CloseChannel { node: NodeId(9), floor: NodeId(10), open: vec![NodeId(3), NodeId(7)] };
     let close = Record::Batch { epoch: 3, seq: 1, ops: vec![close] };
     records.insert("close-channel-floor".to_owned(), close);
+    let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
+    let full = Record::Batch { epoch: 3, seq: 1, ops: vec![full] };
+    records.insert("refused-partition-bytes".to_owned(), full);
     for (index, op) in ops().into_iter().enumerate() {
         records.insert(
             format!("op-{index:02}"),
@@ -164,6 +168,15 @@ fn messages() -> Vec<Message> {
     let (sender, from, to) = (log_sender(), actor_partition(), service_partition());
     let node = Sender::Node(NodeId(5));
     let hint = Some(NodeId(6));
+    let opened = |resume_at| Message::Opened {
+        sender: sender.clone(),
+        to: to.clone(),
+        epoch: 4,
+        next: 10,
+        resume_at,
+    };
+    let direct = |result| Message::DirectReply { request: RequestId(5), result };
+    let bound = |name| DirectResult::Limit(LimitHit { name, limit: 7 });
     let mut messages = vec![
         Message::Open {
             sender: sender.clone(),
@@ -171,8 +184,11 @@ fn messages() -> Vec<Message> {
             to: to.clone(),
             highest: 9,
             open: vec![1, 9],
+            answered: vec![9],
         },
-        Message::Opened { sender: sender.clone(), to: to.clone(), epoch: 4, next: 10 },
+        opened(None),
+        opened(Some(9)),
+        Message::Known { sender: sender.clone(), from: to.clone(), epoch: 4, next: 10 },
         Message::Request {
             sender: node.clone(),
             from_epoch: 0,
@@ -180,6 +196,7 @@ fn messages() -> Vec<Message> {
             epoch: 7,
             number: 2,
             floor: 1,
+            asks: true,
             invocation: Arc::new(invocation(Mode::Call, true)),
         },
         Message::Accepted { sender: sender.clone(), from: from.clone(), numbers: vec![1, 2] },
@@ -187,7 +204,7 @@ fn messages() -> Vec<Message> {
         Message::Gap { sender: sender.clone(), from: from.clone(), epoch: 2, expected: 5 },
         Message::ChannelClosed { sender: sender.clone(), from: from.clone() },
         Message::NotOwner { sender: sender.clone(), partition: to.clone(), epoch: 3, hint },
-        Message::NotOwner { sender, partition: to.clone(), epoch: 0, hint: None },
+        Message::NotOwner { sender: sender.clone(), partition: to.clone(), epoch: 0, hint: None },
         Message::Await { request: RequestId(4), partition: from.clone(), uuid: uuid(1) },
         Message::Direct {
             request: RequestId(5),
@@ -196,7 +213,10 @@ fn messages() -> Vec<Message> {
             payload: payload("Alan"),
             trace: "00-1-2-03".into(),
         },
-        Message::DirectReply { request: RequestId(5), outcome: None },
+        direct(DirectResult::Lost),
+        direct(DirectResult::NoHost),
+        direct(bound(DIRECT_CONCURRENCY)),
+        direct(bound("direct_bytes_max")),
     ];
     for keys in [None, Some(vec![]), Some(vec!["a".into(), "b".into()])] {
         let (partition, actor) = (to.clone(), "alice".into());
@@ -215,7 +235,8 @@ fn messages() -> Vec<Message> {
     let results = [AwaitResult::Unknown, AwaitResult::NotOwner(hint), AwaitResult::NotOwner(None)];
     let awaited = |result| Message::Awaited { request: RequestId(4), result };
     messages.extend(results.map(awaited));
-    for outcome in outcomes() {
+    let full = Outcome::Refused(Refusal::PartitionBytesFull);
+    for outcome in outcomes().into_iter().chain([full]) {
         messages.push(Message::Reply {
             sender: node.clone(),
             from: from.clone(),
@@ -223,7 +244,7 @@ fn messages() -> Vec<Message> {
             outcome: outcome.clone(),
         });
         messages.push(awaited(AwaitResult::Done(outcome.clone())));
-        messages.push(Message::DirectReply { request: RequestId(5), outcome: Some(outcome) });
+        messages.push(direct(DirectResult::Ended(outcome)));
     }
     messages
 }

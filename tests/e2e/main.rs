@@ -1,6 +1,7 @@
 //! The real binary over real sockets: one file per promise or surface.
 
 mod bad_input;
+mod bytes;
 mod calls;
 mod caretakers;
 mod cli;

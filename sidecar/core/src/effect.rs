@@ -260,6 +260,16 @@ pub enum Notice {
     },
     /// A bound was hit.
     Limit(LimitHit),
+    /// A record was not written, because its log takes none of that length: the bounds of this node do not go together.
+    /// The reign ends, and what the record decided is tried again.
+    RecordTooLong {
+        /// The partition.
+        partition: PartitionId,
+        /// Length of the record.
+        bytes: usize,
+        /// The longest that the log takes.
+        bytes_max: usize,
+    },
     /// The store is behind what it was known to hold: it was rolled back; the log is replayed.
     StoreRolledBack {
         /// The partition.

@@ -44,10 +44,55 @@ pub(crate) struct Host {
     pub(crate) leaving: bool,
     /// Root turns that hold a slot (design section 6, item 7).
     pub(crate) slots_used: u32,
-    /// Root turns that wait for one.
-    pub(crate) waiting: VecDeque<(PartitionId, Uuid)>,
-    /// Direct turns under way: who asked.
-    pub(crate) direct: BTreeMap<u64, (NodeId, RequestId)>,
+    /// Root turns that wait for one, in the order in which they came.
+    pub(crate) waiting: SlotQueue,
+    /// Direct turns under way.
+    pub(crate) direct: BTreeMap<u64, DirectTurn>,
+    /// Bytes of their payloads.
+    pub(crate) direct_bytes: usize,
+}
+
+/// A direct turn under way.
+#[derive(Debug)]
+pub(crate) struct DirectTurn {
+    /// Who asked.
+    pub(crate) from: NodeId,
+    pub(crate) request: RequestId,
+    /// Bytes of its payload.
+    pub(crate) bytes: usize,
+}
+
+/// Who waits for a slot, in order; each may leave before its time.
+#[derive(Debug, Default)]
+pub(crate) struct SlotQueue {
+    next: u64,
+    by_ticket: BTreeMap<u64, (PartitionId, Uuid)>,
+    tickets: BTreeMap<Uuid, u64>,
+}
+
+impl SlotQueue {
+    fn push(&mut self, partition: PartitionId, uuid: Uuid) {
+        self.remove(uuid);
+        self.next += 1;
+        self.by_ticket.insert(self.next, (partition, uuid));
+        self.tickets.insert(uuid, self.next);
+    }
+
+    fn pop(&mut self) -> Option<(PartitionId, Uuid)> {
+        let (_, next) = self.by_ticket.pop_first()?;
+        self.tickets.remove(&next.1);
+        Some(next)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_ticket.len()
+    }
+
+    fn remove(&mut self, uuid: Uuid) {
+        if let Some(ticket) = self.tickets.remove(&uuid) {
+            self.by_ticket.remove(&ticket);
+        }
+    }
 }
 
 impl Env {
@@ -137,7 +182,7 @@ impl Env {
         let promised = self.granted.len() as u32;
         let Some(host) = self.host.as_mut() else { return };
         if host.slots_used + promised < host.offer.concurrency
-            && let Some(next) = host.waiting.pop_front()
+            && let Some(next) = host.waiting.pop()
         {
             self.granted.push_back(next);
         }
@@ -157,8 +202,15 @@ impl Env {
             host.slots_used += 1;
             return true;
         }
-        host.waiting.push_back((partition.clone(), uuid));
+        host.waiting.push(partition.clone(), uuid);
         false
+    }
+
+    /// An invocation that waited for a slot waits no more.
+    pub(crate) fn leave_queue(&mut self, uuid: Uuid) {
+        if let Some(host) = self.host.as_mut() {
+            host.waiting.remove(uuid);
+        }
     }
 
     /// Gives a slot back; whoever waits first is granted it.

@@ -42,6 +42,18 @@ pub enum Event {
         /// Which append.
         proposal: ProposalId,
     },
+    /// An append of this node was not carried out: its log takes no record of that length. The node's bounds are to be
+    /// such that this cannot happen.
+    AppendRefused {
+        /// The log.
+        partition: PartitionId,
+        /// Which append.
+        proposal: ProposalId,
+        /// Its length.
+        bytes: usize,
+        /// The longest that the log takes.
+        bytes_max: usize,
+    },
     /// Everything that was in the log when [`Effect::ReadLog`](crate::Effect::ReadLog) or
     /// [`Effect::ReadBarrier`](crate::Effect::ReadBarrier) was carried out has been read.
     LogEnd {

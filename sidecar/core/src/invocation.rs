@@ -92,6 +92,8 @@ pub enum Refusal {
     ActorQueueFull,
     /// The partition has too many unfinished invocations (`Limits::unfinished_per_partition_max`).
     PartitionFull,
+    /// The partition holds too many bytes (`Limits::unfinished_bytes_per_partition_max`).
+    PartitionBytesFull,
     /// The chain of calls is too deep (`Limits::depth_max`).
     TooDeep,
     /// The sender's channel was closed because its node was gone for too long (rule C6).

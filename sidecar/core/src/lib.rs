@@ -34,6 +34,7 @@ mod roots;
 mod route;
 mod size;
 mod state;
+mod window;
 
 pub use effect::Effect;
 pub use event::Event;

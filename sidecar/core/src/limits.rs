@@ -13,6 +13,20 @@ pub struct Limits {
     pub queue_per_actor_max: usize,
     /// Unfinished invocations per partition.
     pub unfinished_per_partition_max: usize,
+    /// Payloads of unfinished invocations and of outcomes kept for their senders, per partition, bytes. Roots beyond it
+    /// are refused; what is owed already is taken.
+    pub unfinished_bytes_per_partition_max: usize,
+    /// Obligations that turns of a partition have made and that are not settled, the buffered ones included.
+    pub outbox_per_partition_max: usize,
+    /// The same, bytes.
+    pub outbox_bytes_per_partition_max: usize,
+    /// Requests of one channel under way that are not known to have arrived; more wait at their sender. Also outcomes that
+    /// answer one statement of a channel. All channels between two nodes share one connection with its own bound.
+    pub window_requests_max: usize,
+    /// The same, bytes.
+    pub window_bytes_max: usize,
+    /// Payloads of direct calls under way at one host, bytes.
+    pub direct_bytes_max: usize,
     /// Depth of a chain of calls.
     pub depth_max: usize,
     /// Root invocations of this node that are not finished (or, for tells, not accepted).
@@ -31,6 +45,8 @@ pub struct Limits {
     pub record_bytes_target: usize,
     /// Results of `start` kept per partition.
     pub results_per_partition_max: usize,
+    /// Results of `start` kept per partition, bytes.
+    pub results_bytes_per_partition_max: usize,
     /// How long results of `start` are kept, ms.
     pub result_retention_ms: Millis,
     /// How long a root call's `Accept` waits for its first `Progress` or `Complete` (rule L6), ms.
@@ -106,6 +122,12 @@ impl Default for Limits {
             message_bytes_max: 4 << 20,
             queue_per_actor_max: 10_000,
             unfinished_per_partition_max: 100_000,
+            unfinished_bytes_per_partition_max: 256 << 20,
+            outbox_per_partition_max: 100_000,
+            outbox_bytes_per_partition_max: 256 << 20,
+            window_requests_max: 512,
+            window_bytes_max: 1 << 20,
+            direct_bytes_max: 64 << 20,
             depth_max: 64,
             roots_per_node_max: 20_000,
             segment_bytes_max: 6 << 20,
@@ -115,6 +137,7 @@ impl Default for Limits {
             records_in_flight_max: 512,
             record_bytes_target: 1 << 20,
             results_per_partition_max: 100_000,
+            results_bytes_per_partition_max: 128 << 20,
             result_retention_ms: 24 * 3600 * 1000,
             accept_delay_ms: 1,
             grace_ms: 100,

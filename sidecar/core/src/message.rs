@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::ids::{Epoch, Kind, NodeId, Number, PartitionId, RequestId, Sender, Uuid};
 use crate::invocation::{Invocation, Outcome, Payload};
+use crate::limits::LimitHit;
 
 /// A message from one node to another.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +24,8 @@ pub enum Message {
         highest: Number,
         /// Numbers still open, ascending.
         open: Vec<Number>,
+        /// Those of them whose answer is here, ascending: they are not answered again.
+        answered: Vec<Number>,
     },
     /// The receiver serves the partition, and expects number `next` (rule C4).
     Opened {
@@ -31,6 +34,20 @@ pub enum Message {
         /// The receiving partition.
         to: PartitionId,
         /// Its owner's epoch; requests must name it.
+        epoch: Epoch,
+        /// Lowest unknown number.
+        next: Number,
+        /// More outcomes are kept than go at once: this is the last one that went. Once it has come the channel is to
+        /// be stated again, for the next ones.
+        resume_at: Option<Number>,
+    },
+    /// Answers a request that asks: everything below `next` has arrived.
+    Known {
+        /// The channel's sender.
+        sender: Sender,
+        /// The partition that answers.
+        from: PartitionId,
+        /// Its owner's epoch.
         epoch: Epoch,
         /// Lowest unknown number.
         next: Number,
@@ -49,6 +66,8 @@ pub enum Message {
         number: Number,
         /// Every call number below this is closed.
         floor: Number,
+        /// To be answered with `Known`: the sender's window needs it.
+        asks: bool,
         /// What is owed.
         invocation: Arc<Invocation>,
     },
@@ -158,13 +177,26 @@ pub enum Message {
         /// W3C trace context.
         trace: Arc<str>,
     },
-    /// Answers `Direct`; `None`: the node has no host for the kind or the host died.
+    /// Answers `Direct`.
     DirectReply {
         /// The request it answers.
         request: RequestId,
-        /// How it ended.
-        outcome: Option<Outcome>,
+        /// What became of it.
+        result: DirectResult,
     },
+}
+
+/// What became of an at-most-once call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DirectResult {
+    /// It ended.
+    Ended(Outcome),
+    /// The host died while it ran: nobody knows.
+    Lost,
+    /// It did not run: the node has no host for the kind (any more).
+    NoHost,
+    /// It did not run: a bound of the host was hit.
+    Limit(LimitHit),
 }
 
 /// What an owner knows of a started invocation.

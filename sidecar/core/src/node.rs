@@ -9,16 +9,17 @@ use asks::Asks;
 
 use crate::assign;
 use crate::effect::{Append, Effect, Notice, RequestError, Response};
-use crate::env::{Env, Host};
+use crate::env::{DirectTurn, Env, Host, SlotQueue};
 use crate::event::{Event, Members, Offer, Operation, TurnResult};
 use crate::ids::{
     Epoch, Kind, Millis, NodeId, PartitionId, RequestId, Sender, SessionId, TurnToken, Uuid,
 };
-use crate::invocation::{Invocation, Mode, Obligation, Outcome, Payload, Refusal};
-use crate::limits::{Limits, Rules};
-use crate::message::{AwaitResult, Message, ReadResult};
-use crate::partition::{Incoming, Partition, Stage, TurnInvoke};
+use crate::invocation::{Invocation, Mode, Obligation, Outcome, Payload};
+use crate::limits::{LimitHit, Limits, Rules};
+use crate::message::{AwaitResult, DirectResult, Message, ReadResult};
+use crate::partition::{Incoming, Partition, Stage, Stated, TurnInvoke};
 use crate::roots::Roots;
+use crate::route::Opened;
 
 /// What a node is made from.
 #[derive(Clone, Debug)]
@@ -47,7 +48,7 @@ pub struct Node {
     covered: BTreeSet<TurnToken>,
     asks: Asks,
     /// Direct calls under way: whom they were sent to.
-    direct: BTreeMap<RequestId, NodeId>,
+    direct: BTreeMap<RequestId, (NodeId, Kind)>,
     next_direct: u64,
     /// Direct calls that wait for the connection to a live host, and until when.
     direct_waiting: BTreeMap<RequestId, (Millis, DirectCall)>,
@@ -69,6 +70,9 @@ const DIRECT_WAIT_MS: Millis = 1_000;
 /// Messages to itself and slots granted that one event may lead to, for each invocation that may be under way; what is
 /// left then waits for the next event. Far above what the take-over of a full partition makes.
 const SETTLE_STEPS_EACH: usize = 20;
+
+/// The bound of direct calls at once: what the host registered, as for root turns.
+pub const DIRECT_CONCURRENCY: &str = "concurrency";
 
 /// A direct call that has not been sent.
 #[derive(Debug)]
@@ -106,6 +110,31 @@ pub struct PartitionView {
     pub kept: usize,
     /// Marks kept for channels of nodes that are gone.
     pub closed_channels: usize,
+}
+
+/// What a node's partitions hold, all together: what the bounds per partition are about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Held {
+    /// Unfinished invocations.
+    pub unfinished: usize,
+    /// Their bytes.
+    pub unfinished_bytes: usize,
+    /// Obligations to others that are buffered or not settled.
+    pub outbox: usize,
+    /// Their bytes.
+    pub outbox_bytes: usize,
+    /// Outcomes kept for their senders.
+    pub kept: usize,
+    /// Their bytes.
+    pub kept_bytes: usize,
+    /// Results of `start` kept.
+    pub results: usize,
+    /// Their bytes.
+    pub results_bytes: usize,
+    /// Payloads of direct calls under way at the own host, bytes.
+    pub direct_bytes: usize,
+    /// Root turns that wait for a slot of the own host.
+    pub slots_waited_for: usize,
 }
 
 /// An unfinished invocation, for people and tools.
@@ -180,6 +209,11 @@ impl Node {
             }
             Event::LogOwn { partition, offset, proposal } => {
                 self.with(&partition, |p, env| p.read_own(env, offset, proposal));
+            }
+            Event::AppendRefused { partition, proposal, bytes, bytes_max } => {
+                let id = partition.clone();
+                self.env.notice(Notice::RecordTooLong { partition, bytes, bytes_max });
+                self.with(&id, |p, env| p.append_refused(env, proposal));
             }
             Event::LogEnd { partition } => self.with(&partition, |p, env| p.read_end(env)),
             Event::LogLost { partition } => self.with(&partition, |p, env| p.log_lost(env)),
@@ -256,6 +290,25 @@ impl Node {
     /// The kinds that the node knows, with their partition counts.
     pub fn known_kinds(&self) -> Vec<(Kind, u32)> {
         self.env.members.kinds.iter().map(|(kind, count)| (kind.clone(), *count)).collect()
+    }
+
+    /// What the partitions that the node serves hold, for people and tools.
+    pub fn held(&self) -> Held {
+        let mut sum = Held::default();
+        for held in self.partitions.values().filter(|p| p.serving()).map(Partition::held) {
+            sum.unfinished += held.unfinished;
+            sum.unfinished_bytes += held.unfinished_bytes;
+            sum.outbox += held.outbox;
+            sum.outbox_bytes += held.outbox_bytes;
+            sum.kept += held.kept;
+            sum.kept_bytes += held.kept_bytes;
+            sum.results += held.results;
+            sum.results_bytes += held.results_bytes;
+        }
+        let host = self.env.host.as_ref();
+        sum.direct_bytes = host.map_or(0, |host| host.direct_bytes);
+        sum.slots_waited_for = host.map_or(0, |host| host.waiting.len());
+        sum
     }
 
     /// Root invocations that are not finished.
@@ -428,8 +481,9 @@ impl Node {
             offer,
             leaving: false,
             slots_used: 0,
-            waiting: VecDeque::new(),
+            waiting: SlotQueue::default(),
             direct: BTreeMap::new(),
+            direct_bytes: 0,
         });
         if !self.env.leaving {
             self.offer(kinds);
@@ -452,8 +506,9 @@ impl Node {
         let Some(host) = self.env.host.take() else { return };
         // Nobody is left to be told that a host's own leaving is complete.
         self.drain_asked &= self.env.leaving;
-        for (to, request) in host.direct.into_values() {
-            self.env.send(to, Message::DirectReply { request, outcome: None });
+        for DirectTurn { from, request, .. } in host.direct.into_values() {
+            let result = DirectResult::Lost;
+            self.env.send(from, Message::DirectReply { request, result });
         }
         self.env.granted.clear();
         if !dead {
@@ -675,7 +730,7 @@ impl Node {
         if let Some(node) = own.or_else(|| connected().nth(turn as usize)) {
             let DirectCall { kind, method, payload, trace } = call;
             self.next_direct += 1;
-            self.direct.insert(request, node);
+            self.direct.insert(request, (node, kind.clone()));
             self.env.send(node, Message::Direct { request, kind, method, payload, trace });
         } else if hosts().next().is_some()
             && self.direct_waiting.len() < env.limits.roots_per_node_max
@@ -707,7 +762,7 @@ impl Node {
         let lost: Vec<_> = self
             .direct
             .iter()
-            .filter(|(_, node)| !env.reachable(**node))
+            .filter(|(_, (node, _))| !env.reachable(*node))
             .map(|(request, _)| *request)
             .collect();
         for request in lost {
@@ -719,12 +774,13 @@ impl Node {
 
     fn direct_result(&mut self, turn: u64, result: TurnResult) {
         let Some(host) = self.env.host.as_mut() else { return };
-        let Some((to, request)) = host.direct.remove(&turn) else { return };
-        let outcome = match result {
-            TurnResult::Ended(outcome) => Some(outcome),
-            TurnResult::Cancelled => None,
+        let Some(DirectTurn { from, request, bytes }) = host.direct.remove(&turn) else { return };
+        host.direct_bytes -= bytes;
+        let result = match result {
+            TurnResult::Ended(outcome) => DirectResult::Ended(outcome),
+            TurnResult::Cancelled => DirectResult::Lost,
         };
-        self.env.send(to, Message::DirectReply { request, outcome });
+        self.env.send(from, Message::DirectReply { request, result });
     }
 }
 
@@ -732,17 +788,26 @@ impl Node {
 impl Node {
     fn message(&mut self, from: NodeId, message: Message) {
         match message {
-            Message::Open { sender, from_epoch, to, highest, open } => {
+            Message::Open { sender, from_epoch, to, highest, open, answered } => {
                 if self.partitions.contains_key(&to) {
-                    self.with(&to, |p, env| p.open(env, from, sender, from_epoch, highest, open));
+                    let stated = Stated { from_epoch, highest, open, answered };
+                    self.with(&to, |p, env| p.open(env, from, sender, stated));
                 } else {
                     self.refuse(from, sender, to);
                 }
             }
-            Message::Request { sender, from_epoch, to, epoch, number, floor, invocation } => {
+            Message::Request { sender, from_epoch, to, epoch, number, floor, asks, invocation } => {
                 if self.partitions.contains_key(&to) {
-                    let incoming =
-                        Incoming { from, sender, from_epoch, epoch, number, floor, invocation };
+                    let incoming = Incoming {
+                        from,
+                        sender,
+                        from_epoch,
+                        epoch,
+                        number,
+                        floor,
+                        asks,
+                        invocation,
+                    };
                     self.with(&to, |p, env| p.request(env, incoming));
                 } else {
                     self.refuse(from, sender, to);
@@ -769,16 +834,9 @@ impl Node {
             Message::Direct { request, kind, method, payload, trace } => {
                 self.direct_call(from, request, kind, method, payload, trace);
             }
-            Message::DirectReply { request, outcome } => {
-                if self.direct.remove(&request).is_some() {
-                    let response = match outcome {
-                        Some(outcome) => Ok(Response::Outcome { invocation: None, outcome }),
-                        None => Err(RequestError::Unknown("the host went away")),
-                    };
-                    self.env.respond(request, response);
-                }
-            }
+            Message::DirectReply { request, result } => self.direct_reply(request, result),
             Message::Opened { .. }
+            | Message::Known { .. }
             | Message::Reply { .. }
             | Message::Accepted { .. }
             | Message::Gone { .. }
@@ -792,6 +850,7 @@ impl Node {
     fn answer(&mut self, node: NodeId, message: Message) {
         let sender = match &message {
             Message::Opened { sender, .. }
+            | Message::Known { sender, .. }
             | Message::Reply { sender, .. }
             | Message::Accepted { sender, .. }
             | Message::Gone { sender, .. }
@@ -815,7 +874,10 @@ impl Node {
     fn answer_roots(&mut self, node: NodeId, message: Message) {
         let (roots, env) = (&mut self.roots, &mut self.env);
         match message {
-            Message::Opened { to, epoch, next, .. } => roots.opened(env, node, &to, epoch, next),
+            Message::Opened { to, epoch, next, resume_at, .. } => {
+                roots.opened(env, node, &to, Opened { epoch, next, resume_at });
+            }
+            Message::Known { from, epoch, next, .. } => roots.known(env, node, &from, epoch, next),
             Message::Reply { from, number, outcome, .. } => {
                 roots.reply(env, &from, number, outcome);
             }
@@ -844,18 +906,51 @@ impl Node {
         payload: Payload,
         trace: Arc<str>,
     ) {
-        let session = self.env.session_for(&kind);
-        let (Some(session), Some(host)) = (session, self.env.host.as_mut()) else {
-            return self.env.send(from, Message::DirectReply { request, outcome: None });
+        let bytes = payload.data.len();
+        let admitted = self.admit_direct(&kind, bytes);
+        let session = match admitted {
+            Ok(session) => session,
+            Err(result) => {
+                if let DirectResult::Limit(hit) = &result {
+                    self.env.notice(Notice::Limit(*hit));
+                }
+                return self.env.send(from, Message::DirectReply { request, result });
+            }
         };
-        if host.direct.len() >= host.offer.concurrency as usize {
-            let outcome = Some(Outcome::Refused(Refusal::PartitionFull));
-            return self.env.send(from, Message::DirectReply { request, outcome });
-        }
         self.next_direct += 1;
         let turn = self.next_direct;
-        host.direct.insert(turn, (from, request));
+        if let Some(host) = self.env.host.as_mut() {
+            host.direct.insert(turn, DirectTurn { from, request, bytes });
+            host.direct_bytes += bytes;
+        }
         self.env.emit(Effect::DispatchDirect { session, turn, kind, method, payload, trace });
+    }
+
+    /// The session that a direct call can run in now, or why it does not.
+    fn admit_direct(&self, kind: &Kind, bytes: usize) -> Result<SessionId, DirectResult> {
+        let session = self.env.session_for(kind).ok_or(DirectResult::NoHost)?;
+        let host = self.env.host.as_ref().ok_or(DirectResult::NoHost)?;
+        let limit = |name, limit| Err(DirectResult::Limit(LimitHit { name, limit }));
+        if host.direct.len() >= host.offer.concurrency as usize {
+            return limit(DIRECT_CONCURRENCY, host.offer.concurrency.into());
+        }
+        let bytes_max = self.env.limits.direct_bytes_max;
+        // One of any length may run alone.
+        if host.direct_bytes > 0 && host.direct_bytes + bytes > bytes_max {
+            return limit("direct_bytes_max", bytes_max as u64);
+        }
+        Ok(session)
+    }
+
+    fn direct_reply(&mut self, request: RequestId, result: DirectResult) {
+        let Some((_, kind)) = self.direct.remove(&request) else { return };
+        let response = match result {
+            DirectResult::Ended(outcome) => Ok(Response::Outcome { invocation: None, outcome }),
+            DirectResult::Lost => Err(RequestError::Unknown("the host went away")),
+            DirectResult::NoHost => Err(RequestError::NoHost(kind)),
+            DirectResult::Limit(hit) => Err(RequestError::Limit(hit)),
+        };
+        self.env.respond(request, response);
     }
 }
 

@@ -7,7 +7,7 @@ use crate::effect::{Notice, RequestError, Response};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, Millis, NodeId, Number, PartitionId, RequestId, Sender};
 use crate::invocation::{Mode, Obligation, Outcome};
-use crate::route::Route;
+use crate::route::{Opened, Route};
 use crate::state::Outbound;
 
 /// All roots of a node, by the partition they go to.
@@ -136,7 +136,13 @@ impl Roots {
         }
     }
 
-    pub(crate) fn opened(
+    pub(crate) fn opened(&mut self, env: &mut Env, from: NodeId, to: &PartitionId, opened: Opened) {
+        if let Some(channel) = self.channels.get_mut(to) {
+            channel.route.opened(env, &channel.out, from, opened);
+        }
+    }
+
+    pub(crate) fn known(
         &mut self,
         env: &mut Env,
         from: NodeId,
@@ -145,7 +151,7 @@ impl Roots {
         next: Number,
     ) {
         if let Some(channel) = self.channels.get_mut(to) {
-            channel.route.opened(env, &channel.out, from, epoch, next);
+            channel.route.known(env, &channel.out, from, epoch, next);
         }
     }
 
@@ -196,13 +202,14 @@ impl Roots {
 
     fn close(
         &mut self,
-        env: &Env,
+        env: &mut Env,
         to: &PartitionId,
         number: Number,
     ) -> Option<(Option<RequestId>, Obligation)> {
         let channel = self.channels.get_mut(to)?;
         let obligation = channel.out.open.remove(&number)?;
         channel.route.settled(env, number);
+        channel.route.answered(env, &channel.out, number);
         let request = channel.requests.remove(&number);
         if let Some(request) = request {
             self.forget(request);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Idle    --(something to say, owner known and reachable, open)--> Opening
-//! Opening --(Opened)--> Open          every open number from `next` on is sent again, in order
+//! Opening --(Opened)--> Open          every open number from `next` on is sent again, in order, by the window
 //! Opening --(NotOwner | peer down | timer)--> Idle
 //! Open    --(NotOwner, not older | Gap | peer down | owner gone)--> Idle
 //! ```
@@ -13,6 +13,7 @@ use crate::env::Env;
 use crate::ids::{Epoch, Millis, NodeId, Number, PartitionId, Sender};
 use crate::message::Message;
 use crate::state::Outbound;
+use crate::window::Window;
 
 /// Where a channel stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,17 @@ enum Phase {
     Idle,
     Opening { node: NodeId },
     Open { node: NodeId, epoch: Epoch },
+}
+
+/// What the receiver answers to a statement.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opened {
+    /// Its epoch.
+    pub(crate) epoch: Epoch,
+    /// Lowest number that it does not know.
+    pub(crate) next: Number,
+    /// It has more outcomes than it sends at once; this is the last one sent.
+    pub(crate) resume_at: Option<Number>,
 }
 
 /// The sending end of a channel.
@@ -39,8 +51,14 @@ pub(crate) struct Route {
     timer: Option<Millis>,
     /// Who owns the partition, as somebody said.
     hint: Option<NodeId>,
-    /// Highest number of the last statement.
+    /// First number that had not been sent when the channel was last stated.
     stated: Number,
+    /// What is under way.
+    window: Window,
+    /// Open numbers whose answer is here: they are stated as open, and not answered again.
+    heard: BTreeSet<Number>,
+    /// The receiver has more outcomes than it sent at once; with this one's it is asked for the rest.
+    resume_at: Option<Number>,
     /// Lowest open number at the last tick: one that stays open for a whole period is stated again.
     lowest: Option<Number>,
     /// Times that nodes refused in a row.
@@ -67,6 +85,9 @@ impl Route {
             timer: None,
             hint: None,
             stated: 0,
+            window: Window::default(),
+            heard: BTreeSet::new(),
+            resume_at: None,
             lowest: None,
             refusals: 0,
         }
@@ -78,7 +99,57 @@ impl Route {
 
     /// A number was closed by a proposal.
     pub(crate) fn unsettle(&mut self, number: Number) {
+        self.heard.remove(&number);
         self.unsettled.insert(number);
+    }
+
+    /// A number was answered, with its outcome or its acceptance: everything up to it has arrived.
+    pub(crate) fn answered(&mut self, env: &mut Env, out: &Outbound, number: Number) {
+        self.window.arrived(number + 1);
+        if out.open.contains_key(&number) {
+            self.heard.insert(number);
+        }
+        if self.resume_at == Some(number) {
+            self.resume(env, out);
+        }
+        self.pump(env, out);
+    }
+
+    /// Everything below `next` has arrived.
+    pub(crate) fn known(
+        &mut self,
+        env: &mut Env,
+        out: &Outbound,
+        from: NodeId,
+        epoch: Epoch,
+        next: Number,
+    ) {
+        if self.phase == (Phase::Open { node: from, epoch }) {
+            self.window.arrived(next);
+            self.pump(env, out);
+        }
+    }
+
+    /// Asks for the outcomes that the last statement's answer left out.
+    fn resume(&mut self, env: &mut Env, out: &Outbound) {
+        self.resume_at = None;
+        if let Phase::Open { node, .. } = self.phase {
+            self.state(env, out, node);
+        }
+    }
+
+    /// Sends what was not sent yet, in order, as far as the window goes.
+    fn pump(&mut self, env: &mut Env, out: &Outbound) {
+        let Phase::Open { node, epoch } = self.phase else { return };
+        // Bounded: every round sends one obligation.
+        loop {
+            let (from, below) = (self.window.cursor(), self.committed);
+            let next = (from < below).then(|| out.open.range(from..below).next()).flatten();
+            let Some((number, obligation)) = next else { return };
+            let bytes = obligation.invocation.size();
+            let Some(asks) = self.window.take(&env.limits, *number, bytes) else { return };
+            self.request(env, out, (node, epoch), *number, asks);
+        }
     }
 
     /// That proposal is committed: the closing may be told.
@@ -93,9 +164,9 @@ impl Route {
     pub(crate) fn send(&mut self, env: &mut Env, out: &Outbound, number: Number) {
         self.committed = self.committed.max(number + 1);
         match self.phase {
-            Phase::Open { node, epoch } => {
+            Phase::Open { .. } => {
                 self.timer.get_or_insert(env.now + env.limits.channel_timer_ms);
-                self.request(env, out, node, epoch, number);
+                self.pump(env, out);
             }
             // Whoever was refused waits for the timer.
             Phase::Idle if self.refusals < 2 => self.open(env, out),
@@ -125,16 +196,22 @@ impl Route {
     fn lose(&mut self) {
         self.dirty |= self.committed > 1;
         self.phase = Phase::Idle;
+        self.window.restart(0);
+        self.resume_at = None;
     }
 
     /// States the committed numbers that are open (rule C3).
     fn state(&mut self, env: &mut Env, out: &Outbound, node: NodeId) {
         self.dirty = false;
-        self.stated = self.committed - 1;
+        self.stated = self.window.cursor();
         let closing = env.rules.close_only_committed;
         let mut open: Vec<_> = out.open.range(..self.committed).map(|(n, _)| *n).collect();
-        open.extend(self.unsettled.iter().filter(|n| closing && **n < self.committed));
+        let unsettled = self.unsettled.iter().filter(|n| closing && **n < self.committed);
+        open.extend(unsettled.clone());
         open.sort_unstable();
+        let mut answered: Vec<_> = self.heard.range(..self.committed).copied().collect();
+        answered.extend(unsettled);
+        answered.sort_unstable();
         env.send(
             node,
             Message::Open {
@@ -143,38 +220,44 @@ impl Route {
                 to: self.to.clone(),
                 highest: self.committed - 1,
                 open,
+                answered,
             },
         );
     }
 
-    /// The owner answered: everything stated that it does not know is sent again, in order.
-    pub(crate) fn opened(
-        &mut self,
-        env: &mut Env,
-        out: &Outbound,
-        from: NodeId,
-        epoch: Epoch,
-        next: Number,
-    ) {
+    /// The owner answered: everything that it does not know is sent again, in order, before anything new.
+    pub(crate) fn opened(&mut self, env: &mut Env, out: &Outbound, from: NodeId, opened: Opened) {
+        let Opened { epoch, next, resume_at } = opened;
         let upto = match self.phase {
             Phase::Opening { node } if node == from => self.committed,
             Phase::Open { node, epoch: known } if node == from && known < epoch => self.committed,
             // Answers a statement on an open channel: what was sent after it is under way.
-            Phase::Open { node, epoch: known } if node == from && known == epoch => self.stated + 1,
+            Phase::Open { node, epoch: known } if node == from && known == epoch => self.stated,
             _ => return,
         };
+        let is_new = self.phase != (Phase::Open { node: from, epoch });
         self.phase = Phase::Open { node: from, epoch };
         self.refusals = 0;
         let busy = self.dirty || !out.open.is_empty();
         self.timer = busy.then_some(env.now + env.limits.channel_timer_ms);
-        let missing = out.open.range(next..upto.max(next));
-        let mut numbers: Vec<_> = missing.map(|(n, _)| *n).collect();
+        let mut missing = out.open.range(next..upto.max(next)).map(|(number, _)| *number);
         if !env.rules.resend_in_order {
-            numbers.reverse();
+            for number in missing.collect::<Vec<_>>().into_iter().rev() {
+                self.request(env, out, (from, epoch), number, false);
+            }
+            self.window.restart(self.committed);
+        } else if is_new || missing.next().is_some() {
+            self.window.restart(next);
+        } else {
+            self.window.arrived(next);
         }
-        for number in numbers {
-            self.request(env, out, from, epoch, number);
+        self.resume_at = resume_at;
+        // Its outcome may have come before this answer.
+        let waits = |number| out.open.contains_key(&number) && !self.heard.contains(&number);
+        if resume_at.is_some_and(|number| !waits(number)) {
+            self.resume(env, out);
         }
+        self.pump(env, out);
     }
 
     /// Somebody said that it does not own the partition (any more). Epochs are compared, not nodes.
@@ -248,7 +331,14 @@ impl Route {
         self.timer = busy.then_some(env.now + env.limits.channel_timer_ms);
     }
 
-    fn request(&self, env: &mut Env, out: &Outbound, node: NodeId, epoch: Epoch, number: Number) {
+    fn request(
+        &self,
+        env: &mut Env,
+        out: &Outbound,
+        (node, epoch): (NodeId, Epoch),
+        number: Number,
+        asks: bool,
+    ) {
         let Some(obligation) = out.open.get(&number) else { return };
         let lowest = [
             out.open.first_key_value().map(|(n, _)| *n),
@@ -264,6 +354,7 @@ impl Route {
                 epoch,
                 number,
                 floor,
+                asks,
                 invocation: obligation.invocation.clone(),
             },
         );

@@ -29,6 +29,39 @@ const RECORD: usize = 64;
 /// with actor ids; the API refuses longer ones.
 const NAMES_BYTES_MAX: usize = 4 << 10;
 
+/// How many things are held, and how many bytes they have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) count: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Tally {
+    /// One more.
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.count += 1;
+        self.bytes += bytes;
+    }
+
+    /// One less.
+    pub(crate) fn remove(&mut self, bytes: usize) {
+        // What is removed was added with the same size.
+        debug_assert!(self.count > 0 && self.bytes >= bytes, "{self:?} less {bytes}");
+        self.count = self.count.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// Some less, of these sizes.
+    pub(crate) fn remove_all(&mut self, sizes: impl Iterator<Item = usize>) {
+        sizes.for_each(|bytes| self.remove(bytes));
+    }
+
+    /// Both together.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self { count: self.count + other.count, bytes: self.bytes + other.bytes }
+    }
+}
+
 fn text(text: &str) -> usize {
     text.len() + NESTED / 2
 }
@@ -166,7 +199,8 @@ impl Limits {
         let settled = self.calls_per_turn_max * (KIND_BYTES_MAX + 3 * NUMBER + 3 * NESTED);
         let turn = self.segment_bytes_max + self.message_bytes_max + settled + names;
         // Lists of numbers and of results are bounded by what may be open at once.
-        let lists = self.unfinished_per_partition_max.max(self.roots_per_node_max) * NUMBER
+        let open = self.unfinished_per_partition_max + self.outbox_per_partition_max;
+        let lists = open.max(self.roots_per_node_max) * NUMBER
             + self.results_per_partition_max * UUID
             + names;
         RECORD + turn.max(lists).max(self.record_bytes_target).max(self.store_batch_bytes)

@@ -11,6 +11,7 @@ use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uui
 use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, StateOp};
 use crate::limits::Rules;
 use crate::record::{Op, Record, Send};
+use crate::size::Tally;
 
 /// State of a partition as its log tells it.
 #[derive(Clone, Debug, Default)]
@@ -30,15 +31,17 @@ pub(crate) struct LogState {
     /// Unfinished invocations that were logged.
     pub(crate) entries: BTreeMap<Uuid, Entry>,
     /// Outcomes of calls kept until their sender has them.
-    pub(crate) kept: BTreeMap<Uuid, Outcome>,
+    pub(crate) kept: Outcomes,
     /// Results of `start`, with the time they ended.
-    pub(crate) results: BTreeMap<Uuid, Outcome>,
+    pub(crate) results: Outcomes,
     /// The same in the order they ended.
     pub(crate) results_by_age: VecDeque<(Millis, Uuid)>,
     /// Channels in.
     pub(crate) inbound: BTreeMap<Sender, Inbound>,
     /// Channels out.
     pub(crate) outbound: BTreeMap<PartitionId, Outbound>,
+    /// What is open in them.
+    pub(crate) owed: Tally,
     /// Channels of departed nodes, closed for ever.
     pub(crate) closed_nodes: ClosedNodes,
     /// Counts acceptances: the order of queues.
@@ -83,6 +86,13 @@ pub(crate) struct ClosedNodes {
     open: BTreeSet<NodeId>,
     /// Closed ones from the floor on.
     above: BTreeSet<NodeId>,
+}
+
+/// Outcomes by invocation, and how many bytes they have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcomes {
+    by_uuid: BTreeMap<Uuid, Outcome>,
+    tally: Tally,
 }
 
 /// The sending end of a channel: what is owed.
@@ -241,7 +251,7 @@ impl LogState {
                     self.results.remove(uuid);
                 }
                 let results = &self.results;
-                while self.results_by_age.front().is_some_and(|(_, u)| !results.contains_key(u)) {
+                while self.results_by_age.front().is_some_and(|(_, u)| results.get(u).is_none()) {
                     self.results_by_age.pop_front();
                 }
                 true
@@ -308,13 +318,18 @@ impl LogState {
         for send in sends {
             let outbound = self.outbound.entry(send.obligation.to.clone()).or_default();
             outbound.next = outbound.next.max(send.number + 1);
-            outbound.open.insert(send.number, send.obligation.clone());
+            let replaced = outbound.open.insert(send.number, send.obligation.clone());
+            self.owed.add(send.obligation.size());
+            if let Some(old) = replaced {
+                self.owed.remove(old.size());
+            }
         }
     }
 
     fn close_out(&mut self, to: &PartitionId, number: Number) {
         let Some(outbound) = self.outbound.get_mut(to) else { return };
         let Some(obligation) = outbound.open.remove(&number) else { return };
+        self.owed.remove(obligation.size());
         if let Some(entry) = obligation.parent.and_then(|uuid| self.entries.get_mut(&uuid)) {
             entry.children.remove(&(to.clone(), number));
         }
@@ -348,6 +363,29 @@ impl LogState {
                     entry.unwanted = true;
                 }
             }
+        }
+    }
+}
+
+impl Outcomes {
+    pub(crate) fn get(&self, uuid: &Uuid) -> Option<&Outcome> {
+        self.by_uuid.get(uuid)
+    }
+
+    /// How many there are, and of how many bytes.
+    pub(crate) fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    fn insert(&mut self, uuid: Uuid, outcome: Outcome) {
+        self.remove(&uuid);
+        self.tally.add(outcome.size());
+        self.by_uuid.insert(uuid, outcome);
+    }
+
+    fn remove(&mut self, uuid: &Uuid) {
+        if let Some(outcome) = self.by_uuid.remove(uuid) {
+            self.tally.remove(outcome.size());
         }
     }
 }

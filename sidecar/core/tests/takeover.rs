@@ -126,6 +126,7 @@ fn ask(script: &mut Script, from: NodeId, number: u64) {
         epoch,
         number,
         floor: 0,
+        asks: false,
         invocation: invocation.into(),
     };
     script.event(Event::Peer { from, message });
@@ -286,7 +287,15 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
         trace: "".into(),
     };
     let invocation = std::sync::Arc::new(invocation);
-    let message =
-        Message::Request { sender, from_epoch: 1, to, epoch, number, floor: number, invocation };
+    let message = Message::Request {
+        sender,
+        from_epoch: 1,
+        to,
+        epoch,
+        number,
+        floor: number,
+        invocation,
+        asks: false,
+    };
     script.event(Event::Peer { from, message });
 }

@@ -206,7 +206,7 @@ async fn an_idle_hub_ends_and_the_next_client_starts_another() {
 #[tokio::test]
 async fn a_terminated_hub_ends_in_order_and_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
-    let mut hub = common::start_hub(dir.path(), &[]);
+    let mut hub = common::serving_hub(dir.path()).await;
     let mut a = node(dir.path(), "a").await;
     assert_eq!(a.client.hub_process_id(), hub.id());
     signal("-TERM", hub.id());
@@ -219,7 +219,7 @@ async fn a_terminated_hub_ends_in_order_and_is_replaced() {
 async fn a_hub_whose_directory_was_removed_leaves_the_next_ones_socket_alone() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let mut first = common::start_hub(&data, &[]);
+    let mut first = common::serving_hub(&data).await;
     let a = node(&data, "a").await;
     assert_eq!(a.client.hub_process_id(), first.id());
     std::fs::remove_dir_all(&data).unwrap();

@@ -268,6 +268,21 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
     limits
 }
 
+/// Half of the runs have windows of a few requests or bytes, so that channels wait for them; small bounds are small in
+/// bytes, too. Drawn apart, so that the rest of a seed's plan does not depend on it.
+fn bound_bytes(limits: &mut Limits, seed: u64, small: bool) {
+    let mut rng = Rng::new(seed ^ 0x6279_7465);
+    if rng.chance(500) {
+        limits.window_requests_max = rng.range(1, 4) as usize;
+        limits.window_bytes_max = rng.range(1, 800) as usize;
+    }
+    if small {
+        limits.outbox_per_partition_max = rng.range(2, 6) as usize;
+        limits.outbox_bytes_per_partition_max = rng.range(300, 2_000) as usize;
+        limits.unfinished_bytes_per_partition_max = rng.range(600, 4_000) as usize;
+    }
+}
+
 impl Plan {
     /// A cluster without operations and faults, for directed schedules.
     pub(crate) fn bare(seed: u64, rules: Rules, nodes: usize) -> Self {
@@ -302,6 +317,7 @@ impl Plan {
         if rng.chance(profile.uncached) {
             limits.cached_actors_max = 0;
         }
+        bound_bytes(&mut limits, seed, small);
         let ops = (0..rng.range(6, profile.ops_max))
             .map(|_| draw_op(&mut rng, profile, actor_types, &names, slots.len()))
             .collect();

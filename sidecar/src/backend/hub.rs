@@ -20,7 +20,7 @@ use super::hub_state::HubState;
 use crate::config::SidecarConfig;
 use crate::convert::log::{decode_record, encode_record};
 use crate::convert::shared;
-use crate::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, Store};
+use crate::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, RecordTooLong, Store};
 use crate::driver::{Batch, Driver};
 
 /// A joined hub.
@@ -117,18 +117,13 @@ impl HubBackend {
 impl Backend for HubBackend {}
 
 impl Log for HubBackend {
-    fn append(&self, append: Append) {
+    fn append(&self, append: Append) -> Result<(), RecordTooLong> {
         let record = encode_record(&append.record);
         if record.len() > RECORD_BYTES_MAX {
-            // The core bounds what it buffers, so this cannot happen; if it does the record counts as lost.
-            tracing::error!(
-                partition = %append.partition,
-                bytes = record.len(),
-                "a record is too long for the hub and was not written"
-            );
-            return;
+            return Err(RecordTooLong { bytes: record.len(), bytes_max: RECORD_BYTES_MAX });
         }
         self.client.append(self.name(&append.partition), append.proposal.0, record);
+        Ok(())
     }
 
     fn read(&self, log: &PartitionId, from: Offset) {

@@ -35,6 +35,18 @@ bound_flags! {
         queue_per_actor_max: usize,
         /// Unfinished invocations per partition
         unfinished_per_partition_max: usize,
+        /// Payloads of unfinished invocations and kept outcomes per partition, bytes
+        unfinished_bytes_per_partition_max: usize,
+        /// Obligations of turns that are not settled, per partition
+        outbox_per_partition_max: usize,
+        /// Obligations of turns that are not settled, per partition, bytes
+        outbox_bytes_per_partition_max: usize,
+        /// Requests of one channel under way that are not known to have arrived
+        window_requests_max: usize,
+        /// Requests, or outcomes sent again, of one channel under way, bytes
+        window_bytes_max: usize,
+        /// Payloads of direct calls under way at one host, bytes
+        direct_bytes_max: usize,
         /// Depth of a chain of calls
         depth_max: usize,
         /// Root invocations of this node that are not finished
@@ -53,6 +65,8 @@ bound_flags! {
         record_bytes_target: usize,
         /// Results of `start` kept per partition
         results_per_partition_max: usize,
+        /// Results of `start` kept per partition, bytes
+        results_bytes_per_partition_max: usize,
         /// How long results of `start` are kept, ms
         result_retention_ms: u64,
         /// How long a root call's acceptance waits for its first progress, ms

@@ -271,6 +271,7 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
             match refusal {
                 Refusal::ActorQueueFull => pb::Refusal::ActorQueueFull,
                 Refusal::PartitionFull => pb::Refusal::PartitionFull,
+                Refusal::PartitionBytesFull => pb::Refusal::PartitionBytesFull,
                 Refusal::TooDeep => pb::Refusal::TooDeep,
                 Refusal::ChannelClosed => pb::Refusal::ChannelClosed,
             }
@@ -300,6 +301,7 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
         O::Refused(refusal) => Outcome::Refused(match pb::Refusal::try_from(refusal) {
             Ok(pb::Refusal::ActorQueueFull) => Refusal::ActorQueueFull,
             Ok(pb::Refusal::PartitionFull) => Refusal::PartitionFull,
+            Ok(pb::Refusal::PartitionBytesFull) => Refusal::PartitionBytesFull,
             Ok(pb::Refusal::TooDeep) => Refusal::TooDeep,
             Ok(pb::Refusal::ChannelClosed) => Refusal::ChannelClosed,
             Ok(pb::Refusal::Unspecified) | Err(_) => return Err(Malformed::Field("refused")),

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use kar_core::ids::{Kind, NodeId, RequestId};
 use kar_core::invocation::Mode;
-use kar_core::message::{AwaitResult, Message, ReadResult};
-use kar_core::node::{InvocationView, PartitionView, Phase};
+use kar_core::limits::LimitHit;
+use kar_core::message::{AwaitResult, DirectResult, Message, ReadResult};
+use kar_core::node::{DIRECT_CONCURRENCY, InvocationView, PartitionView, Phase};
 use kar_proto::log::v1 as log;
 use kar_proto::peer::v1 as pb;
 use pb::peer_frame::Frame;
@@ -22,20 +23,30 @@ const VIEW_ROWS_MAX: usize = 1_000;
 /// A message for the wire.
 pub fn message_to(message: &Message) -> pb::PeerFrame {
     let frame = match message {
-        Message::Open { sender, from_epoch, to, highest, open } => Frame::Open(pb::Open {
-            sender: Some(sender_to(sender)),
-            from_epoch: *from_epoch,
-            to: Some(partition_to(to)),
-            highest: *highest,
-            open: open.clone(),
-        }),
-        Message::Opened { sender, to, epoch, next } => Frame::Opened(pb::Opened {
+        Message::Open { sender, from_epoch, to, highest, open, answered } => {
+            Frame::Open(pb::Open {
+                sender: Some(sender_to(sender)),
+                from_epoch: *from_epoch,
+                to: Some(partition_to(to)),
+                highest: *highest,
+                open: open.clone(),
+                answered: answered.clone(),
+            })
+        }
+        Message::Opened { sender, to, epoch, next, resume_at } => Frame::Opened(pb::Opened {
             sender: Some(sender_to(sender)),
             to: Some(partition_to(to)),
             epoch: *epoch,
             next: *next,
+            resume_at: resume_at.unwrap_or_default(),
         }),
-        Message::Request { sender, from_epoch, to, epoch, number, floor, invocation } => {
+        Message::Known { sender, from, epoch, next } => Frame::Known(pb::Known {
+            sender: Some(sender_to(sender)),
+            from: Some(partition_to(from)),
+            epoch: *epoch,
+            next: *next,
+        }),
+        Message::Request { sender, from_epoch, to, epoch, number, floor, asks, invocation } => {
             Frame::Request(pb::Request {
                 sender: Some(sender_to(sender)),
                 from_epoch: *from_epoch,
@@ -44,6 +55,7 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
                 number: *number,
                 floor: *floor,
                 invocation: Some(invocation_to(invocation)),
+                asks: *asks,
             })
         }
         Message::Reply { sender, from, number, outcome } => Frame::Reply(pb::Reply {
@@ -99,10 +111,9 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
             payload: Some(payload_to(payload)),
             trace_parent: trace.to_string(),
         }),
-        Message::DirectReply { request, outcome } => Frame::DirectReply(pb::DirectReply {
-            request: request.0,
-            outcome: outcome.as_ref().map(outcome_to),
-        }),
+        Message::DirectReply { request, result } => {
+            Frame::DirectReply(direct_reply_to(*request, result))
+        }
     };
     pb::PeerFrame { frame: Some(frame) }
 }
@@ -120,10 +131,19 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             to: partition_from(m.to)?,
             highest: m.highest,
             open: m.open,
+            answered: m.answered,
         },
         Frame::Opened(m) => Message::Opened {
             sender: sender_from(m.sender)?,
             to: partition_from(m.to)?,
+            epoch: m.epoch,
+            next: m.next,
+            // Numbers begin with 1.
+            resume_at: (m.resume_at != 0).then_some(m.resume_at),
+        },
+        Frame::Known(m) => Message::Known {
+            sender: sender_from(m.sender)?,
+            from: partition_from(m.from)?,
             epoch: m.epoch,
             next: m.next,
         },
@@ -134,6 +154,7 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             epoch: m.epoch,
             number: m.number,
             floor: m.floor,
+            asks: m.asks,
             invocation: Arc::new(invocation_from(m.invocation)?),
         },
         Frame::Reply(m) => Message::Reply {
@@ -187,10 +208,7 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             payload: payload_from(m.payload.unwrap_or_default()),
             trace: shared(m.trace_parent),
         },
-        Frame::DirectReply(m) => Message::DirectReply {
-            request: RequestId(m.request),
-            outcome: m.outcome.map(|o| outcome_from(Some(o))).transpose()?,
-        },
+        Frame::DirectReply(m) => direct_reply_from(m)?,
     })
 }
 
@@ -205,8 +223,8 @@ pub fn message_size(message: &Message) -> usize {
             state.iter().map(|(k, v)| k.len() + v.data.len() + 32).sum()
         }
         Message::Read { keys: Some(keys), .. } => keys.iter().map(|k| k.len() + 16).sum(),
-        Message::DirectReply { outcome: Some(outcome), .. } => outcome.size(),
-        Message::Open { open, .. } => open.len() * 8,
+        Message::DirectReply { result: DirectResult::Ended(outcome), .. } => outcome.size(),
+        Message::Open { open, answered, .. } => (open.len() + answered.len()) * 8,
         Message::Accepted { numbers, .. } => numbers.len() * 8,
         _ => 0,
     };
@@ -303,6 +321,43 @@ fn read_done_from(done: pb::ReadDone) -> Result<Message, Malformed> {
         R::OwnedElsewhere(o) => ReadResult::NotOwner(hint_from(o.hint)),
     };
     Ok(Message::ReadDone { request: RequestId(done.request), result })
+}
+
+fn direct_reply_to(request: RequestId, result: &DirectResult) -> pb::DirectReply {
+    let mut reply = pb::DirectReply { request: request.0, ..pb::DirectReply::default() };
+    let refusal = match result {
+        DirectResult::Ended(outcome) => {
+            reply.outcome = Some(outcome_to(outcome));
+            return reply;
+        }
+        DirectResult::Lost => return reply,
+        DirectResult::NoHost => pb::DirectRefusal::NoHost,
+        DirectResult::Limit(hit) => {
+            reply.limit = hit.limit;
+            if hit.name == DIRECT_CONCURRENCY {
+                pb::DirectRefusal::Concurrency
+            } else {
+                pb::DirectRefusal::Bytes
+            }
+        }
+    };
+    reply.set_refusal(refusal);
+    reply
+}
+
+fn direct_reply_from(reply: pb::DirectReply) -> Result<Message, Malformed> {
+    let limit = |name| DirectResult::Limit(LimitHit { name, limit: reply.limit });
+    let result = match (pb::DirectRefusal::try_from(reply.refusal), reply.outcome) {
+        (Ok(pb::DirectRefusal::Unspecified), Some(outcome)) => {
+            DirectResult::Ended(outcome_from(Some(outcome))?)
+        }
+        (Ok(pb::DirectRefusal::Unspecified), None) => DirectResult::Lost,
+        (Ok(pb::DirectRefusal::NoHost), None) => DirectResult::NoHost,
+        (Ok(pb::DirectRefusal::Concurrency), None) => limit(DIRECT_CONCURRENCY),
+        (Ok(pb::DirectRefusal::Bytes), None) => limit("direct_bytes_max"),
+        (Ok(_), Some(_)) | (Err(_), _) => return Err(Malformed::Field("refusal")),
+    };
+    Ok(Message::DirectReply { request: RequestId(reply.request), result })
 }
 
 /// 0 is no incarnation: the first one is 1.

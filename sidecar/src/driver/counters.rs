@@ -31,6 +31,9 @@ pub struct Counters {
     pub retries: u64,
     pub dead_letters: u64,
     pub limits_hit: u64,
+    pub records_too_long: u64,
+    /// How often each bound was hit, by its name.
+    pub limits_hit_by_name: BTreeMap<&'static str, u64>,
     pub store_rollbacks: u64,
     pub stores_ahead: u64,
     pub broken_invariants: u64,
@@ -69,6 +72,7 @@ impl Counters {
             ("retries", self.retries),
             ("dead_letters", self.dead_letters),
             ("limits_hit", self.limits_hit),
+            ("records_too_long", self.records_too_long),
             ("store_rollbacks", self.store_rollbacks),
             ("stores_ahead", self.stores_ahead),
             ("broken_invariants", self.broken_invariants),
@@ -77,8 +81,11 @@ impl Counters {
             ("logs_lost", self.logs_lost),
             ("notices_not_logged", self.lines.suppressed),
         ]
-        .map(|(name, value)| (name.to_owned(), i64::try_from(value).unwrap_or(i64::MAX)))
-        .into()
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .chain(self.limits_hit_by_name.iter().map(|(name, n)| (format!("limits_hit.{name}"), *n)))
+        .map(|(name, value)| (name, i64::try_from(value).unwrap_or(i64::MAX)))
+        .collect()
     }
 
     /// Counts and logs what the core wants people to know.
@@ -119,8 +126,19 @@ impl Counters {
             }
             Notice::Limit(hit) => {
                 self.limits_hit += 1;
+                // Bounded: names are those of the bounds that exist.
+                *self.limits_hit_by_name.entry(hit.name).or_default() += 1;
                 if line {
                     tracing::warn!(limit = hit.name, value = hit.limit, "limit reached");
+                }
+            }
+            Notice::RecordTooLong { partition, bytes, bytes_max } => {
+                self.records_too_long += 1;
+                if line {
+                    tracing::error!(
+                        %partition, bytes, bytes_max,
+                        "a record was not written: lower segment-bytes-max or message-bytes-max"
+                    );
                 }
             }
             Notice::StoreRolledBack { partition } => {

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use self::clock::Clock;
 use self::counters::Counters;
-use self::outlets::{Backend, DirectCall, Directory, Host, Peer, Responder};
+use self::outlets::{Backend, DirectCall, Directory, Host, Peer, RecordTooLong, Responder};
 
 /// The timer comes round at least so often, ms; see [`AWAY_AFTER_MS`].
 const HEARTBEAT_MS: Millis = 500;
@@ -240,8 +240,22 @@ impl Driver {
         let mut counters = state.counters.by_name();
         let open = state.node.as_ref().map_or(0, Node::roots_open);
         counters.insert("roots_open_now".into(), i64::try_from(open).unwrap_or(i64::MAX));
-        let waiting = i64::try_from(state.responders.len()).unwrap_or(i64::MAX);
-        counters.insert("requests_open_now".into(), waiting);
+        let held = state.node.as_ref().map(Node::held).unwrap_or_default();
+        for (name, value) in [
+            ("requests_open_now", state.responders.len()),
+            ("unfinished_now", held.unfinished),
+            ("unfinished_bytes_now", held.unfinished_bytes),
+            ("outbox_now", held.outbox),
+            ("outbox_bytes_now", held.outbox_bytes),
+            ("kept_now", held.kept),
+            ("kept_bytes_now", held.kept_bytes),
+            ("results_now", held.results),
+            ("results_bytes_now", held.results_bytes),
+            ("direct_bytes_now", held.direct_bytes),
+            ("slots_waited_for_now", held.slots_waited_for),
+        ] {
+            counters.insert(name.into(), i64::try_from(value).unwrap_or(i64::MAX));
+        }
         counters
     }
 
@@ -407,7 +421,11 @@ impl Batch<'_> {
         let (Some(node), Some(backend)) = (&mut state.node, &state.backend) else { return };
         while let Some(append) = node.poll_append() {
             state.counters.appends += 1;
-            backend.append(append);
+            let (partition, proposal) = (append.partition.clone(), append.proposal);
+            if let Err(RecordTooLong { bytes, bytes_max }) = backend.append(append) {
+                let refused = Event::AppendRefused { partition, proposal, bytes, bytes_max };
+                node.handle(self.now, refused);
+            }
         }
         while let Some(effect) = self.state.node.as_mut().and_then(Node::poll_effect) {
             self.carry_out(effect);

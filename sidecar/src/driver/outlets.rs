@@ -51,10 +51,23 @@ pub trait Peer: Send + Sync {
     fn close(&self);
 }
 
+/// A record is longer than its log takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordTooLong {
+    /// Its length.
+    pub bytes: usize,
+    /// The longest that the log takes.
+    pub bytes_max: usize,
+}
+
 /// Durable logs, one for each partition. Results come back as events.
 pub trait Log: Send {
     /// Appends a record, after those asked for before; its reading back reports it.
-    fn append(&self, append: Append);
+    ///
+    /// # Errors
+    ///
+    /// If the log takes no record of that length; then nothing was appended.
+    fn append(&self, append: Append) -> Result<(), RecordTooLong>;
     /// Reads from an offset and follows; reading under way for the log ends first.
     fn read(&self, log: &PartitionId, from: Offset);
     /// Reports when everything that is in the log now was read.

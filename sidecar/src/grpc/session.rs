@@ -26,7 +26,6 @@ pub type SessionOutbox = Outbox<pb::SidecarFrame>;
 pub struct Session {
     driver: Arc<Driver>,
     outbox: Arc<SessionOutbox>,
-    bounds: OutboxBounds,
     requests: Mutex<HashMap<u64, Option<RequestId>>>,
     requests_max: usize,
     window: Mutex<Window>,
@@ -44,7 +43,6 @@ struct Window {
     under_way: HashMap<String, bool>,
     /// Waiting for credit, in order, with their size in bytes.
     held: VecDeque<(pb::InvocationFrame, usize)>,
-    held_bytes: usize,
     /// It asked to leave.
     is_leaving: bool,
 }
@@ -64,7 +62,6 @@ impl Session {
         Arc::new(Self {
             driver,
             outbox: Outbox::new(bounds),
-            bounds,
             requests: Mutex::default(),
             requests_max: requests_max as usize,
             window: Mutex::new(Window { allowed, ..Window::default() }),
@@ -149,25 +146,22 @@ impl Session {
         self.window().is_leaving = true;
     }
 
-    /// Sends a turn, or holds it until there is credit. What is held counts against the bounds of the stream, so that a
-    /// component that never gives credit does not grow memory either.
+    /// Sends a turn, or holds it until there is credit. What waits, here or in the outbox, counts against no bound of the
+    /// stream: the core holds these turns' payloads anyway, and a burst of turns must not end the stream, since all of
+    /// them would then be tried again, at once.
     fn invoke(&self, frame: pb::InvocationFrame, bytes: usize, credit: bool) {
         let mut window = self.window();
         if !credit {
             window.under_way.insert(frame.turn_token.clone(), false);
-            self.send(Frame::Invocation(frame), bytes);
-            return;
+            return self.send_work(frame, bytes);
         }
         window.held.push_back((frame, bytes));
-        window.held_bytes += bytes;
         self.release(&mut window);
-        let (frames, bytes) = (window.held.len(), window.held_bytes);
-        let what = "turns waited for credit: give more, or ask for fewer (`concurrency`)";
-        if let Some(overrun) = self.bounds.overrun(frames, bytes, what) {
-            window.held.clear();
-            window.held_bytes = 0;
-            self.end(Some(overrun));
-        }
+    }
+
+    fn send_work(&self, frame: pb::InvocationFrame, bytes: usize) {
+        let frame = Frame::Invocation(frame);
+        self.outbox.push_work(pb::SidecarFrame { frame: Some(frame) }, bytes);
     }
 
     fn release(&self, window: &mut Window) {
@@ -175,8 +169,7 @@ impl Session {
             let Some((frame, bytes)) = window.held.pop_front() else { return };
             window.used += 1;
             window.under_way.insert(frame.turn_token.clone(), true);
-            window.held_bytes -= bytes;
-            self.send(Frame::Invocation(frame), bytes);
+            self.send_work(frame, bytes);
         }
     }
 
@@ -184,9 +177,21 @@ impl Session {
     fn recall(&self, turn_token: &str) -> bool {
         let mut window = self.window();
         let held = window.held.iter().position(|(frame, _)| frame.turn_token == turn_token);
-        let recalled = held.and_then(|at| window.held.remove(at));
-        window.held_bytes -= recalled.as_ref().map_or(0, |(_, bytes)| *bytes);
-        recalled.is_some()
+        if held.and_then(|at| window.held.remove(at)).is_some() {
+            return true;
+        }
+        let wanted = |frame: &pb::SidecarFrame| match &frame.frame {
+            Some(Frame::Invocation(invocation)) => invocation.turn_token == turn_token,
+            _ => false,
+        };
+        if self.outbox.recall(wanted).is_none() {
+            return false;
+        }
+        if let Some(credit) = window.under_way.remove(turn_token) {
+            window.used -= u64::from(credit);
+        }
+        self.release(&mut window);
+        true
     }
 
     fn requests(&self) -> MutexGuard<'_, HashMap<u64, Option<RequestId>>> {
@@ -220,7 +225,9 @@ impl Host for Session {
             tokio::spawn(async move { driver.handle(Event::TurnResult { token, result }) });
             return;
         }
-        self.send(Frame::CancelTurn(pb::CancelTurn { turn_token }), 128);
+        // In the lane of the turn, so that it does not come before it.
+        let frame = Frame::CancelTurn(pb::CancelTurn { turn_token });
+        self.outbox.push_work(pb::SidecarFrame { frame: Some(frame) }, 128);
     }
 
     fn drained(&self) {

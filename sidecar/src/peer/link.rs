@@ -24,13 +24,24 @@ pub struct Outlet(pub Arc<PeerOutbox>);
 
 impl Peer for Outlet {
     fn send(&self, message: Message) {
-        self.0.push(message_to(&message), message_size(&message));
+        let (frame, bytes) = (message_to(&message), message_size(&message));
+        match message {
+            // The core holds an obligation until it is answered, and an outcome until its sender has it: what is in
+            // these frames takes no memory of its own, however many of them wait.
+            Message::Request { .. } | Message::Reply { .. } => {
+                self.0.push_shared(frame, bytes, SHARED_BYTES_COUNTED);
+            }
+            _ => self.0.push(frame, bytes),
+        }
     }
 
     fn close(&self) {
         self.0.end(None);
     }
 }
+
+/// What a request or a reply counts in the queue to a peer, bytes: its names, and the frame itself.
+const SHARED_BYTES_COUNTED: usize = 512;
 
 /// Stream messages whose frames are given to the core at once, if they are there at once.
 const MESSAGES_AT_ONCE_MAX: usize = 16;

@@ -10,7 +10,7 @@ use kar::backend::{
     ApplicationState, StateAnswer, StateEntry, StateError, StateFuture, StateOperation,
 };
 use kar::config::{Bounds, SidecarConfig};
-use kar::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, Store};
+use kar::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, RecordTooLong, Store};
 use kar::driver::{Driver, DriverConfig, timer};
 use kar::grpc::api::Api;
 use kar::grpc::auth::BearerToken;
@@ -98,13 +98,14 @@ impl MemoryBackend {
 impl Backend for MemoryBackend {}
 
 impl Log for MemoryBackend {
-    fn append(&self, append: Append) {
+    fn append(&self, append: Append) -> Result<(), RecordTooLong> {
         let mut memory = self.memory();
         let log = memory.logs.entry(append.partition.clone()).or_default();
         log.push(append.record);
         let offset = log.len() as Offset;
         let Append { partition, proposal, .. } = append;
         self.tell(Event::LogOwn { partition, offset, proposal });
+        Ok(())
     }
 
     fn read(&self, log: &PartitionId, from: Offset) {

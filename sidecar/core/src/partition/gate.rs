@@ -11,6 +11,7 @@ use crate::ids::{
 use crate::invocation::ActorOps;
 use crate::message::Message;
 use crate::record::{Op, Record};
+use crate::size::Tally;
 
 /// A record that was proposed and not read back yet.
 #[derive(Debug)]
@@ -153,6 +154,13 @@ impl Partition {
         self.flush(env);
     }
 
+    /// An own record was not written: its log takes none of that length.
+    pub(crate) fn append_refused(&mut self, env: &mut Env, proposal: ProposalId) {
+        if self.serving() && self.reign.inflight.iter().any(|f| f.proposal == proposal) {
+            self.drop_all(env, "a record was longer than its log takes", (0, None));
+        }
+    }
+
     fn let_out(&mut self, env: &mut Env, gated: Gated) {
         match gated {
             Gated::Send { to, message } => env.send(to, message),
@@ -266,26 +274,36 @@ impl Partition {
                 reign.retries.first().map(|(at, _)| *at),
                 departed.map(|since| since + env.limits.departed_grace_ms),
                 oldest.map(|(at, _)| at + env.limits.result_retention_ms),
-                (self.state.results.len() > env.limits.results_per_partition_max)
-                    .then_some(env.now),
+                self.has_surplus_results(env).then_some(env.now),
                 reign.routes.values().filter_map(|r| r.timer()).min(),
             ]);
         }
         times.into_iter().flatten().min()
     }
 
-    /// Drops results of `start` whose time is over, or that are too many.
+    fn has_surplus_results(&self, env: &Env) -> bool {
+        let Tally { count, bytes } = self.state.results.tally();
+        count > env.limits.results_per_partition_max
+            || bytes > env.limits.results_bytes_per_partition_max
+    }
+
+    /// Drops results of `start` whose time is over, and the oldest ones beyond the bounds.
     fn forget_results(&mut self, env: &mut Env) {
-        let retention = env.limits.result_retention_ms;
-        let surplus = self.state.results.len().saturating_sub(env.limits.results_per_partition_max);
-        let uuids: Vec<_> = self
-            .state
-            .results_by_age
-            .iter()
-            .enumerate()
-            .take_while(|(i, (at, _))| *i < surplus || at + retention <= env.now)
-            .map(|(_, (_, uuid))| *uuid)
-            .collect();
+        let limits = &env.limits;
+        let Tally { mut count, mut bytes } = self.state.results.tally();
+        let mut uuids = Vec::new();
+        for (at, uuid) in &self.state.results_by_age {
+            let is_surplus = count > limits.results_per_partition_max
+                || bytes > limits.results_bytes_per_partition_max;
+            if !is_surplus && at + limits.result_retention_ms > env.now {
+                break;
+            }
+            if let Some(outcome) = self.state.results.get(uuid) {
+                count -= 1;
+                bytes -= outcome.size();
+                uuids.push(*uuid);
+            }
+        }
         if !uuids.is_empty() {
             self.push(env, Op::Forget { uuids });
         }

@@ -2,7 +2,7 @@
 
 use super::gate::Gated;
 use super::reign::{Item, ItemStage};
-use super::{Partition, Stage, WaitingOpen};
+use super::{Partition, Stage};
 use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{Epoch, NodeId, Number, Sender, Uuid};
@@ -10,6 +10,7 @@ use crate::invocation::{Invocation, Mode, Outcome, Refusal};
 use crate::limits::LimitHit;
 use crate::message::Message;
 use crate::record::{AcceptInBrief, Op};
+use crate::size::Tally;
 
 use std::sync::Arc;
 
@@ -22,28 +23,43 @@ pub(crate) struct Incoming {
     pub(crate) epoch: Epoch,
     pub(crate) number: Number,
     pub(crate) floor: Number,
+    pub(crate) asks: bool,
     pub(crate) invocation: Arc<Invocation>,
 }
 
+/// What a sender says of its channel (rule C3).
+#[derive(Debug)]
+pub(crate) struct Stated {
+    pub(crate) from_epoch: Epoch,
+    pub(crate) highest: Number,
+    pub(crate) open: Vec<Number>,
+    /// Those of the open ones whose answer the sender has.
+    pub(crate) answered: Vec<Number>,
+}
+
+/// What attaching to a known number came to.
+enum Attached {
+    /// It has not ended, or the sender is not to be told.
+    Waits,
+    /// So many bytes were answered.
+    Answered(usize),
+    /// There is an answer, and no room for it.
+    LeftOut,
+}
+
+/// What a "gone" takes on its way, bytes.
+const GONE_BYTES: usize = 64;
+
 impl Partition {
     /// A sender opens or states its channel (rule C3).
-    pub(crate) fn open(
-        &mut self,
-        env: &mut Env,
-        from: NodeId,
-        sender: Sender,
-        from_epoch: Epoch,
-        highest: Number,
-        open: Vec<Number>,
-    ) {
+    pub(crate) fn open(&mut self, env: &mut Env, from: NodeId, sender: Sender, stated: Stated) {
         match self.stage {
             Stage::Off => return self.refuse(env, from, sender),
             Stage::Reading if self.owner_hint(env) != Some(env.id) => {
                 return self.refuse(env, from, sender);
             }
             Stage::Reading | Stage::Claiming => {
-                let waiting = WaitingOpen { node: from, from_epoch, highest, open };
-                self.opens.insert(sender, waiting);
+                self.opens.insert(sender, (from, stated));
                 return;
             }
             Stage::Serving if self.reign.released => return self.refuse(env, from, sender),
@@ -53,17 +69,13 @@ impl Partition {
             let message = Message::ChannelClosed { sender, from: self.id.clone() };
             return self.gate(env, Gated::Send { to: from, message });
         }
-        let mut open = open;
+        let Stated { from_epoch, highest, mut open, answered } = stated;
         open.sort_unstable();
         let spoke = self.reign.senders.entry(sender.clone()).or_insert((from, from_epoch));
         if spoke.1 <= from_epoch {
             *spoke = (from, from_epoch);
         }
-        for number in &open {
-            if *number < self.next_known(&sender) {
-                self.attach(env, from, &sender, from_epoch, *number);
-            }
-        }
+        let resume_at = self.attach_open(env, from, &sender, from_epoch, (&open, &answered));
         let statement = self.reign.statements.entry(sender.clone()).or_default();
         // An older reign's statement may come later, by another connection: it names numbers open that are closed by
         // now.
@@ -76,16 +88,59 @@ impl Partition {
         // The lowest number that is neither known nor closed.
         let next = self.next_known(&sender);
         let (to, epoch) = (self.id.clone(), self.state.epoch);
-        env.send(from, Message::Opened { sender, to, epoch, next });
+        env.send(from, Message::Opened { sender, to, epoch, next, resume_at });
     }
 
-    /// A request (rule C4).
+    /// The open numbers of a statement count as asked for again. A window of kept answers goes at once, the lowest
+    /// first; if there are more, the number of the last one is given, and the sender states again when it has that.
+    fn attach_open(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        sender: &Sender,
+        from_epoch: Epoch,
+        (open, answered): (&[Number], &[Number]),
+    ) -> Option<Number> {
+        let next = self.next_known(sender);
+        let (mut sent, mut last, mut is_cut) = (Tally::default(), None, false);
+        for number in open.iter().take_while(|number| **number < next) {
+            if answered.binary_search(number).is_ok() {
+                continue;
+            }
+            let has_room = sent.count < env.limits.window_requests_max
+                && sent.bytes < env.limits.window_bytes_max;
+            match self.attach(env, from, sender, from_epoch, *number, has_room) {
+                Attached::Waits => {}
+                Attached::Answered(more) => {
+                    sent.add(more);
+                    last = Some(*number);
+                }
+                Attached::LeftOut => is_cut = true,
+            }
+        }
+        last.filter(|_| is_cut)
+    }
+
+    /// A request.
     pub(crate) fn request(&mut self, env: &mut Env, incoming: Incoming) {
+        let asks = incoming.asks.then(|| (incoming.from, incoming.sender.clone()));
+        let has_come = self.receive(env, incoming);
+        if let Some((from, sender)) = asks
+            && has_come
+        {
+            let (next, epoch) = (self.next_known(&sender), self.state.epoch);
+            env.send(from, Message::Known { sender, from: self.id.clone(), epoch, next });
+        }
+    }
+
+    /// A request (rule C4); tells whether its number is known now.
+    fn receive(&mut self, env: &mut Env, incoming: Incoming) -> bool {
         let Incoming { from, sender, number, .. } = &incoming;
         let (from, number) = (*from, *number);
         if !self.serving() || self.reign.released {
             let epoch = incoming.epoch.max(self.newest_epoch).max(self.state.epoch);
-            return self.refuse_epoch(env, from, sender.clone(), epoch);
+            self.refuse_epoch(env, from, sender.clone(), epoch);
+            return false;
         }
         if env.rules.request_epoch && incoming.epoch != self.state.epoch {
             let message = Message::NotOwner {
@@ -94,11 +149,13 @@ impl Partition {
                 epoch: self.state.epoch,
                 hint: Some(env.id),
             };
-            return env.send(from, message);
+            env.send(from, message);
+            return false;
         }
         if self.is_closed(sender) {
             let message = Message::ChannelClosed { sender: sender.clone(), from: self.id.clone() };
-            return self.gate(env, Gated::Send { to: from, message });
+            self.gate(env, Gated::Send { to: from, message });
+            return false;
         }
         let statement = self.reign.statements.entry(sender.clone()).or_default();
         statement.floor = statement.floor.max(incoming.floor);
@@ -107,7 +164,8 @@ impl Partition {
         if number < next {
             let live = self.uuid_of(sender, number).is_some();
             if live || env.rules.remember_retired {
-                return self.attach(env, from, sender, incoming.from_epoch, number);
+                self.attach(env, from, sender, incoming.from_epoch, number, true);
+                return true;
             }
         } else if !self.closed_between(sender, next, number) && env.rules.channel_gap {
             let message = Message::Gap {
@@ -116,9 +174,11 @@ impl Partition {
                 epoch: self.state.epoch,
                 expected: next,
             };
-            return env.send(from, message);
+            env.send(from, message);
+            return false;
         }
         self.take(env, incoming);
+        true
     }
 
     /// Takes a new invocation in: nobody else has it, and this partition now owes it.
@@ -145,12 +205,14 @@ impl Partition {
             awaiters: Vec::new(),
             stage: ItemStage::Queued,
         };
-        self.reign.items.insert(uuid, item);
+        let is_reported = self.insert_item(env, uuid, item);
         self.reign.held.entry(sender.clone()).or_default().push_back((number, uuid));
         if mode != Mode::Call {
             // An acceptance is told, so it is never held back (rule L6).
             self.log_held(env, &sender, number);
-            self.gate(env, Gated::Accepted { to: from, sender, number });
+            if is_reported {
+                self.gate(env, Gated::Accepted { to: from, sender, number });
+            }
         } else if root {
             let at = env.now + env.limits.accept_delay_ms;
             self.reign.accept_at = Some(self.reign.accept_at.map_or(at, |t| t.min(at)));
@@ -164,8 +226,8 @@ impl Partition {
         if matches!(sender, Sender::Log { .. }) {
             return None;
         }
-        if self.reign.items.len() >= env.limits.unfinished_per_partition_max {
-            return Some(Refusal::PartitionFull);
+        if let Some(refusal) = self.full(env, invocation.size()) {
+            return Some(refusal);
         }
         let queued = invocation.actor.as_ref().and_then(|a| self.reign.actors.get(a));
         (queued.is_some_and(|a| a.queue.len() >= env.limits.queue_per_actor_max))
@@ -182,12 +244,16 @@ impl Partition {
         invocation: &Arc<Invocation>,
         refusal: Refusal,
     ) {
+        let limits = &env.limits;
         let (name, limit) = match refusal {
-            Refusal::ActorQueueFull => ("queue_per_actor_max", env.limits.queue_per_actor_max),
+            Refusal::ActorQueueFull => ("queue_per_actor_max", limits.queue_per_actor_max),
             Refusal::PartitionFull => {
-                ("unfinished_per_partition_max", env.limits.unfinished_per_partition_max)
+                ("unfinished_per_partition_max", limits.unfinished_per_partition_max)
             }
-            Refusal::TooDeep => ("depth_max", env.limits.depth_max),
+            Refusal::PartitionBytesFull => {
+                ("unfinished_bytes_per_partition_max", limits.unfinished_bytes_per_partition_max)
+            }
+            Refusal::TooDeep => ("depth_max", limits.depth_max),
             Refusal::ChannelClosed => ("departed_grace_ms", 0),
         };
         env.notice(Notice::Limit(LimitHit { name, limit: limit as u64 }));
@@ -217,25 +283,36 @@ impl Partition {
         sender: &Sender,
         from_epoch: Epoch,
         number: Number,
-    ) {
+        has_room: bool,
+    ) -> Attached {
         let (sender, partition) = (sender.clone(), self.id.clone());
-        let Some(uuid) = self.uuid_of(&sender, number) else {
+        let withheld = self.reign.withheld.get(&(sender.clone(), number)).copied();
+        let Some(uuid) = withheld.or_else(|| self.uuid_of(&sender, number)) else {
+            if !has_room {
+                return Attached::LeftOut;
+            }
             let message = Message::Gone { sender, from: partition, number };
-            return self.gate(env, Gated::Send { to: from, message });
+            self.gate(env, Gated::Send { to: from, message });
+            return Attached::Answered(GONE_BYTES);
         };
         if !env.rules.attach {
-            return;
+            return Attached::Waits;
         }
         if let Some(outcome) = self.state.kept.get(&uuid) {
-            let outcome = outcome.clone();
+            if !has_room {
+                return Attached::LeftOut;
+            }
+            let (outcome, bytes) = (outcome.clone(), outcome.size());
             let message = Message::Reply { sender, from: partition, number, outcome };
-            return self.gate(env, Gated::Send { to: from, message });
+            self.gate(env, Gated::Send { to: from, message });
+            return Attached::Answered(bytes);
         }
         if let Some(item) = self.reign.items.get_mut(&uuid)
             && item.reply_to.is_none_or(|(_, epoch)| epoch <= from_epoch)
         {
             item.reply_to = Some((from, from_epoch));
         }
+        Attached::Waits
     }
 
     /// The invocation behind a known number, if it is live or held.

@@ -25,12 +25,13 @@ use std::collections::BTreeMap;
 
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
-use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, ProposalId, Sender, Uuid};
+use crate::ids::{Epoch, Millis, NodeId, Offset, PartitionId, ProposalId, Sender, Uuid};
 use crate::message::Message;
 use crate::record::Record;
+use crate::route::Opened;
 use crate::state::{Admission, LogState};
 
-pub(crate) use inbound::Incoming;
+pub(crate) use inbound::{Incoming, Stated};
 pub(crate) use reign::Reign;
 pub(crate) use turns::TurnInvoke;
 
@@ -51,15 +52,6 @@ struct Claim {
     since: Millis,
 }
 
-/// A channel that a sender wants to open while this node is not serving yet.
-#[derive(Debug)]
-struct WaitingOpen {
-    node: NodeId,
-    from_epoch: Epoch,
-    highest: Number,
-    open: Vec<Number>,
-}
-
 /// One partition as this node sees it.
 #[derive(Debug)]
 pub(crate) struct Partition {
@@ -72,8 +64,8 @@ pub(crate) struct Partition {
     at_end: bool,
     /// Since when the partition is wanted here while somebody else reigns.
     wanted_since: Millis,
-    /// By sender: bounded by the number of senders that exist.
-    opens: BTreeMap<Sender, WaitingOpen>,
+    /// Channels that senders want to open while this node is not serving yet: bounded by the number of senders.
+    opens: BTreeMap<Sender, (NodeId, Stated)>,
     /// The newest epoch ever seen here: what was said of older reigns is known to be over.
     newest_epoch: Epoch,
     /// A reign of this node ended in disorder, and the partition is wanted elsewhere: it is claimed once more, to be
@@ -111,7 +103,10 @@ impl Partition {
     /// An answer on a channel of this partition.
     pub(crate) fn answer(&mut self, env: &mut Env, node: NodeId, message: Message) {
         match message {
-            Message::Opened { to, epoch, next, .. } => self.opened(env, node, &to, epoch, next),
+            Message::Opened { to, epoch, next, resume_at, .. } => {
+                self.opened(env, node, &to, Opened { epoch, next, resume_at });
+            }
+            Message::Known { from, epoch, next, .. } => self.known(env, node, &from, epoch, next),
             Message::Reply { from, number, outcome, .. } => {
                 self.reply(env, &from, number, outcome);
             }
@@ -171,8 +166,8 @@ impl Partition {
         self.claim = None;
         self.reign = Reign::default();
         env.emit(Effect::StopLog { partition: self.id.clone() });
-        for (sender, waiting) in std::mem::take(&mut self.opens) {
-            self.refuse(env, waiting.node, sender);
+        for (sender, (node, _)) in std::mem::take(&mut self.opens) {
+            self.refuse(env, node, sender);
         }
         self.newest_epoch = self.newest_epoch.max(self.state.epoch);
         self.state = LogState::default();

@@ -8,7 +8,7 @@ use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, NodeId, Number, PartitionId, Sender, Uuid};
 use crate::invocation::{Mode, Obligation, Outcome};
 use crate::record::{Op, Send};
-use crate::route::Route;
+use crate::route::{Opened, Route};
 use crate::state::Outbound;
 
 impl Partition {
@@ -74,8 +74,16 @@ impl Partition {
         }
     }
 
-    /// The receiver serves and expects `next`.
-    pub(crate) fn opened(
+    /// The receiver serves, and says what it knows.
+    pub(crate) fn opened(&mut self, env: &mut Env, from: NodeId, to: &PartitionId, opened: Opened) {
+        if self.serving() {
+            let (route, out) = self.route_parts(to);
+            route.opened(env, out, from, opened);
+        }
+    }
+
+    /// Requests below `next` have arrived.
+    pub(crate) fn known(
         &mut self,
         env: &mut Env,
         from: NodeId,
@@ -85,7 +93,15 @@ impl Partition {
     ) {
         if self.serving() {
             let (route, out) = self.route_parts(to);
-            route.opened(env, out, from, epoch, next);
+            route.known(env, out, from, epoch, next);
+        }
+    }
+
+    /// Numbers were answered: the channel's window moves.
+    fn answered(&mut self, env: &mut Env, to: &PartitionId, numbers: &[Number]) {
+        let (route, out) = self.route_parts(to);
+        for number in numbers {
+            route.answered(env, out, *number);
         }
     }
 
@@ -126,12 +142,13 @@ impl Partition {
         }
         let out = self.state.outbound.get(callee);
         let Some(obligation) = out.and_then(|out| out.open.get(&number)) else { return };
+        let (mode, parent) = (obligation.invocation.mode, obligation.parent);
+        let invocation = InvocationId { home: callee.clone(), uuid: obligation.invocation.uuid };
+        self.answered(env, callee, &[number]);
         let child = (callee.clone(), number);
-        if obligation.invocation.mode != Mode::Call || !self.reign.outcomes.insert(child.clone()) {
+        if mode != Mode::Call || !self.reign.outcomes.insert(child.clone()) {
             return;
         }
-        let invocation = InvocationId { home: callee.clone(), uuid: obligation.invocation.uuid };
-        let parent = obligation.parent;
         self.settle_later(env, callee, [number]);
         let Some(parent) = parent else { return };
         let Some(item) = self.reign.items.get_mut(&parent) else { return };
@@ -166,6 +183,7 @@ impl Partition {
         if tells.is_empty() {
             return;
         }
+        self.answered(env, receiver, &tells);
         self.settle_later(env, receiver, tells);
     }
 

@@ -11,10 +11,13 @@ use crate::ids::{
     Epoch, Millis, NodeId, Number, Offset, PartitionId, RequestId, Sender, SessionId, TurnToken,
     Uuid,
 };
-use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Payload, StateOp};
+use crate::invocation::{
+    ActorOps, Invocation, Mode, Obligation, Outcome, Payload, Refusal, StateOp,
+};
 use crate::message::Message;
 use crate::record::{Op, Record};
 use crate::route::Route;
+use crate::size::Tally;
 
 use super::gate::{Gated, InFlight};
 use super::turns::retry_pause;
@@ -43,6 +46,13 @@ pub(crate) struct Reign {
     pub(super) gated: VecDeque<(u64, Gated)>,
     /// Unfinished invocations, those not logged yet included.
     pub(super) items: BTreeMap<Uuid, Item>,
+    /// Bytes of their invocations.
+    pub(super) items_bytes: usize,
+    /// Tells of other partitions that were taken while this one was over its bounds, by channel and number: they are
+    /// reported as accepted when they have ended, so that the bounds of their senders' outboxes act (rule C7).
+    pub(super) withheld: BTreeMap<(Sender, Number), Uuid>,
+    /// Obligations that turns have buffered.
+    pub(super) buffered: Tally,
     /// `pump_actor` is at work: what ends inside it is seen by its own loop.
     pub(super) pumping: bool,
     /// Busy actors.
@@ -294,8 +304,8 @@ impl Partition {
             unfinished: self.state.entries.len(),
         });
         env.emit(Effect::FenceStore { partition: self.id.clone(), epoch: self.state.epoch });
-        for (sender, waiting) in std::mem::take(&mut self.opens) {
-            self.open(env, waiting.node, sender, waiting.from_epoch, waiting.highest, waiting.open);
+        for (sender, (node, stated)) in std::mem::take(&mut self.opens) {
+            self.open(env, node, sender, stated);
         }
         self.pump_all(env);
         self.review(env);
@@ -305,7 +315,7 @@ impl Partition {
     fn restore_items(&mut self, env: &mut Env, unclean: bool) {
         let mut entries: Vec<_> = self.state.entries.values().collect();
         entries.sort_by_key(|entry| entry.order);
-        let mut later = Vec::new();
+        let (mut items, mut later) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries {
             let uuid = entry.invocation.uuid;
             let ran = unclean || entry.ran;
@@ -339,10 +349,50 @@ impl Partition {
                 }
                 Some(_) => later.push(uuid),
             }
-            self.reign.items.insert(uuid, item);
+            items.push((uuid, item));
+        }
+        for (uuid, item) in items {
+            self.insert_item(env, uuid, item);
         }
         for uuid in later {
             self.enqueue(uuid);
+        }
+    }
+
+    /// Holds an invocation. A tell of another partition for which there is no room is taken all the same, but not
+    /// reported yet; tells whether it is to be reported.
+    pub(super) fn insert_item(&mut self, env: &Env, uuid: Uuid, item: Item) -> bool {
+        let from_log = matches!(item.sender, Sender::Log { .. });
+        let bytes = item.invocation.size();
+        let withheld =
+            from_log && item.invocation.mode != Mode::Call && self.full(env, bytes).is_some();
+        if withheld {
+            self.reign.withheld.insert((item.sender.clone(), item.number), uuid);
+        }
+        self.reign.items_bytes += bytes;
+        self.reign.items.insert(uuid, item);
+        !withheld
+    }
+
+    /// Lets go of an invocation that ends.
+    pub(super) fn remove_item(&mut self, env: &mut Env, uuid: Uuid) -> Option<Item> {
+        let item = self.reign.items.remove(&uuid)?;
+        self.reign.items_bytes -= item.invocation.size();
+        if matches!(item.stage, ItemStage::WaitSlot) {
+            env.leave_queue(uuid);
+        }
+        Some(item)
+    }
+
+    /// The bound that leaves no room for one more invocation of so many bytes.
+    pub(super) fn full(&self, env: &Env, bytes: usize) -> Option<Refusal> {
+        let held = self.reign.items_bytes + self.state.kept.tally().bytes;
+        if self.reign.items.len() >= env.limits.unfinished_per_partition_max {
+            Some(Refusal::PartitionFull)
+        } else if held + bytes > env.limits.unfinished_bytes_per_partition_max {
+            Some(Refusal::PartitionBytesFull)
+        } else {
+            None
         }
     }
 
@@ -379,6 +429,9 @@ impl Partition {
         });
         for (uuid, item) in &reign.items {
             let token = self.token(*uuid, item.attempt, reign.epoch);
+            if matches!(item.stage, ItemStage::WaitSlot) {
+                env.leave_queue(*uuid);
+            }
             let ItemStage::Running(turn) = &item.stage else { continue };
             if !undelivered.contains(&token) {
                 env.emit(Effect::Cancel { session: turn.session, token: token.clone() });

@@ -13,7 +13,7 @@ use crate::ids::{
 };
 use crate::invocation::{Invocation, Mode, Obligation, Outcome, StateOp};
 use crate::message::{AwaitResult, Message};
-use crate::node::{InvocationView, PartitionView, Phase};
+use crate::node::{Held, InvocationView, PartitionView, Phase};
 use crate::record::{AcceptInBrief, Op};
 
 /// A call or tell that a turn makes.
@@ -392,6 +392,7 @@ impl Partition {
             Ok(uuid) => uuid,
             Err(error) => return env.respond(request, Err(error)),
         };
+        let owed = self.state.owed.plus(self.reign.buffered);
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         let caller = item.invocation.clone();
         let Some(turn) = item.turn() else { return };
@@ -433,9 +434,19 @@ impl Partition {
             let hit = env.limit("segment_bytes_max", env.limits.segment_bytes_max);
             return env.respond(request, Err(RequestError::Limit(hit)));
         }
+        if owed.count >= env.limits.outbox_per_partition_max {
+            let hit = env.limit("outbox_per_partition_max", env.limits.outbox_per_partition_max);
+            return env.respond(request, Err(RequestError::Limit(hit)));
+        }
+        if owed.bytes + bytes > env.limits.outbox_bytes_per_partition_max {
+            let limit = env.limits.outbox_bytes_per_partition_max;
+            let hit = env.limit("outbox_bytes_per_partition_max", limit);
+            return env.respond(request, Err(RequestError::Limit(hit)));
+        }
         let to = obligation.to.clone();
         turn.sends.push(obligation);
         turn.bytes += bytes;
+        self.reign.buffered.add(bytes);
         if !call {
             return env.respond(request, Ok(Response::Accepted { invocation: child }));
         }
@@ -471,6 +482,7 @@ impl Partition {
         let owed = &self.state.outbound;
         settled.retain(|(to, n)| owed.get(to).is_some_and(|out| out.open.contains_key(n)));
         turn.bytes = 0;
+        self.reign.buffered.remove_all(sends.iter().map(Obligation::size));
         let sends = self.number(sends);
         let gates: Vec<_> = sends.iter().map(|s| (s.obligation.to.clone(), s.number)).collect();
         let last = gates.last().map(|(_, number)| *number);
@@ -562,6 +574,7 @@ impl Partition {
         let stage = std::mem::replace(&mut item.stage, ItemStage::Queued);
         let ItemStage::Running(mut turn) = stage else { return };
         let Some(outcome) = turn.result.take() else { return };
+        self.reign.buffered.remove_all(turn.sends.iter().map(Obligation::size));
         if turn.slot {
             env.free_slot();
         }
@@ -579,6 +592,7 @@ impl Partition {
         let attempt = item.attempt;
         let stage = std::mem::replace(&mut item.stage, ItemStage::Queued);
         let ItemStage::Running(turn) = stage else { return };
+        self.reign.buffered.remove_all(turn.sends.iter().map(Obligation::size));
         if let Some(pause) = retry_pause(attempt) {
             item.retry_at = env.now + pause;
             self.reign.retries.insert((item.retry_at, uuid));
@@ -699,7 +713,7 @@ impl Partition {
         state: Vec<StateOp>,
         sends: Vec<Obligation>,
     ) {
-        let Some(item) = self.reign.items.remove(&uuid) else { return };
+        let Some(item) = self.remove_item(env, uuid) else { return };
         self.reign.idle.remove(&uuid);
         if let Some(deadline) = item.invocation.deadline {
             self.reign.deadlines.remove(&(deadline, uuid));
@@ -754,6 +768,13 @@ impl Partition {
             let invocation = InvocationId { home: self.id.clone(), uuid };
             env.notice(Notice::DeadLetter { invocation, outcome: outcome.clone() });
         }
+        if !self.reign.withheld.is_empty()
+            && self.reign.withheld.remove(&(item.sender.clone(), item.number)).is_some()
+            && let Some((to, _)) = item.reply_to
+        {
+            let (sender, number) = (item.sender.clone(), item.number);
+            self.gate(env, Gated::Accepted { to, sender, number });
+        }
         for (to, request) in &item.awaiters {
             let result = AwaitResult::Done(outcome.clone());
             let message = Message::Awaited { request: *request, result };
@@ -763,6 +784,23 @@ impl Partition {
             let (sender, number) = (item.sender.clone(), item.number);
             let message = Message::Reply { sender, from: self.id.clone(), number, outcome };
             self.gate(env, Gated::Send { to, message });
+        }
+    }
+
+    /// How much it holds.
+    pub(crate) fn held(&self) -> Held {
+        let outbox = self.state.owed.plus(self.reign.buffered);
+        let (kept, results) = (self.state.kept.tally(), self.state.results.tally());
+        Held {
+            unfinished: self.reign.items.len(),
+            unfinished_bytes: self.reign.items_bytes,
+            outbox: outbox.count,
+            outbox_bytes: outbox.bytes,
+            kept: kept.count,
+            kept_bytes: kept.bytes,
+            results: results.count,
+            results_bytes: results.bytes,
+            ..Held::default()
         }
     }
 
@@ -790,7 +828,7 @@ impl Partition {
             invocations: invocations.collect(),
             actors: actors.collect(),
             owed: self.state.outbound.values().map(|out| out.open.len()).sum(),
-            kept: self.state.kept.len(),
+            kept: self.state.kept.tally().count,
             closed_channels: self.state.closed_nodes.len(),
         }
     }

@@ -173,7 +173,7 @@ impl Script {
                 queue.push_back(Event::ActorLoaded { partition, epoch, actor, cell, state });
             }
             Effect::Notice(notice) => self.notices.push(notice),
-            Effect::StopLog { .. } | Effect::Cancel { .. } => {}
+            Effect::StopLog { .. } | Effect::Cancel { .. } | Effect::DispatchDirect { .. } => {}
             Effect::Drained => self.drained = true,
             Effect::Send { message: Message::Direct { .. }, .. } => self.direct_sent += 1,
             Effect::Send { to, message } => self.sent.push((to, message)),

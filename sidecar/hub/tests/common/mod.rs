@@ -165,6 +165,15 @@ pub fn start_hub(dir: &Path, args: &[&str]) -> Child {
         .expect("the example runs")
 }
 
+/// The same, and it listens: whoever connects from now on finds it.
+pub async fn serving_hub(dir: &Path) -> Child {
+    let hub = start_hub(dir, &[]);
+    let socket = dir.join("hub.sock");
+    let listens = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
+    wait_for("the hub to listen", listens).await;
+    hub
+}
+
 /// Waits for a hub that was started; its exit code and its last words.
 pub fn end(child: Child) -> (i32, String) {
     let output = child.wait_with_output().expect("the child can be waited for");

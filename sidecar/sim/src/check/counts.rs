@@ -22,6 +22,10 @@ pub(crate) struct Counts {
     pub(crate) store_rollback: u64,
     pub(crate) drain_with_cross_calls: u64,
     pub(crate) cascade: u64,
+    /// Requests that asked what had arrived: a channel's window was half used.
+    pub(crate) windows_asked: u64,
+    /// Statements that were answered with a part of the outcomes kept.
+    pub(crate) outcomes_cut: u64,
     /// Turns dispatched by a reign that was over, of invocations that were done.
     pub(crate) zombie_dispatch: u64,
     /// Overlaps of code that a lagging node excuses.
@@ -34,7 +38,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 11] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 13] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -45,6 +49,8 @@ impl Counts {
             ("store-rollback", self.store_rollback),
             ("drain-with-cross-calls", self.drain_with_cross_calls),
             ("cascade", self.cascade),
+            ("(windows asked)", self.windows_asked),
+            ("(outcomes cut)", self.outcomes_cut),
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
         ]
@@ -127,10 +133,15 @@ impl Judge<'_> {
     /// A message arrives: is it from another time?
     pub(crate) fn count_arrival(&mut self, to: NodeId, sent: usize) {
         let Seen::Sent { message, .. } = &self.history.events[sent].1 else { return };
-        let Message::Request { sender, to: partition, epoch, number, from_epoch, .. } = message
+        if let Message::Opened { resume_at, .. } = message {
+            self.counts.outcomes_cut += u64::from(resume_at.is_some());
+        }
+        let Message::Request { sender, to: partition, epoch, number, from_epoch, asks, .. } =
+            message
         else {
             return;
         };
+        self.counts.windows_asked += u64::from(*asks);
         let log = self.log_of(partition);
         let model = &self.logs[log];
         let held_then = model.reigns.iter().any(|r| r.epoch == *epoch && r.node == to);

@@ -4,6 +4,7 @@ use kar_core::effect::{Notice, RequestError, Response};
 use kar_core::ids::{NodeId, Number, PartitionId, Sender, Uuid};
 use kar_core::invocation::{Mode, Outcome, Refusal};
 use kar_core::message::{AwaitResult, Message};
+use kar_core::node::DIRECT_CONCURRENCY;
 
 use super::Judge;
 use crate::history::{Answer, ItemKind, Waiter};
@@ -209,6 +210,8 @@ impl Judge<'_> {
             RequestError::Unknown(_) => return self.check_struck_out(node, "outcome unknown"),
             RequestError::Draining => self.nodes.get(&node).is_some_and(|n| n.drain_told),
             RequestError::NoHost(_) => request.mode.is_none() && request.awaits.is_none(),
+            // Direct calls are bounded by what the host runs at once.
+            RequestError::Limit(hit) if hit.name == DIRECT_CONCURRENCY => request.mode.is_none(),
             RequestError::Limit(_) => self.history.small_limits,
             RequestError::UnknownInvocation(id) => {
                 request.awaits.is_some() && {
@@ -280,6 +283,9 @@ impl Judge<'_> {
             if let Some(epoch) = epoch.map(|r| r.epoch) {
                 self.node(node).dropped.insert((log, epoch));
             }
+        }
+        if let Notice::RecordTooLong { partition, bytes, .. } = notice {
+            self.wrong("records", format!("{node:?} {partition}: {bytes} bytes"));
         }
         if let Notice::BrokenInvariant { what } = notice {
             self.wrong("broken invariant", format!("{node:?}: {what}"));

@@ -146,6 +146,7 @@ fn bound_of(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::ActorQueueFull => "queue_per_actor_max",
         Refusal::PartitionFull => "unfinished_per_partition_max",
+        Refusal::PartitionBytesFull => "unfinished_bytes_per_partition_max",
         Refusal::TooDeep => "depth_max",
         Refusal::ChannelClosed => "departed_grace_ms",
     }

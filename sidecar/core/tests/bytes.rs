@@ -1,0 +1,629 @@
+//! Bounds in numbers and bytes: each is exceeded here, and says its name; nothing that is owed is refused.
+
+mod script;
+
+use kar_core::Event;
+use kar_core::effect::{Notice, RequestError, Response, Turn};
+use kar_core::event::{Member, Members, Offer, Operation};
+use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, SessionId, Uuid};
+use kar_core::invocation::{Invocation, Mode, Outcome, Payload, Refusal, StateOp, Target};
+use kar_core::limits::Limits;
+use kar_core::message::{DirectResult, Message};
+use kar_core::record::Record;
+use script::{Script, done, text};
+
+const ACCOUNT: &str = "Account";
+
+fn host(limits: Limits) -> Script {
+    Script::with(&[Kind::actor(ACCOUNT)], limits)
+}
+
+fn filled(bytes: usize) -> Payload {
+    Payload { data: vec![7; bytes].into(), content_type: "".into() }
+}
+
+fn invoke(
+    script: &mut Script,
+    turn: Option<&Turn>,
+    mode: Mode,
+    actor: &str,
+    bytes: usize,
+) -> RequestId {
+    script.request(Operation::Invoke {
+        turn: turn.map(|t| t.token.clone()),
+        mode,
+        target: Target { kind: Kind::actor(ACCOUNT), actor: Some(actor.into()), affinity: None },
+        method: "m".into(),
+        payload: filled(bytes),
+        deadline: None,
+        trace: "".into(),
+    })
+}
+
+#[track_caller]
+fn assert_limit(script: &mut Script, request: RequestId, name: &str) {
+    match script.answers.remove(&request) {
+        Some(Err(RequestError::Limit(hit))) => assert_eq!(hit.name, name),
+        other => panic!("expected the limit {name}, got {other:?}"),
+    }
+    let told = script.notices.iter().any(|n| matches!(n, Notice::Limit(hit) if hit.name == name));
+    assert!(told, "nobody was told of {name}");
+}
+
+#[test]
+fn the_longest_turn_goes_in_a_record_of_its_own_that_the_log_takes() {
+    let limits = Limits {
+        segment_bytes_max: 70_000,
+        message_bytes_max: 40_000,
+        record_bytes_target: 10_000,
+        ..Limits::default()
+    };
+    let mut script = host(limits.clone());
+    let (long, small) = ("alice", ["b", "c", "d"]);
+    let call = script.invoke(None, Mode::Call, long, "m");
+    let turn = script.turn("m");
+    for actor in small {
+        script.invoke(None, Mode::Call, actor, "m");
+    }
+    let set = |bytes| vec![StateOp::Set { key: "k".into(), value: filled(bytes) }];
+    let apply = |script: &mut Script, bytes| {
+        script.request(Operation::StateApply { turn: turn.token.clone(), ops: set(bytes) })
+    };
+    let first = apply(&mut script, 35_000);
+    assert_eq!(script.answers.remove(&first), Some(Ok(Response::Ok)));
+    let over = apply(&mut script, 35_000);
+    assert_limit(&mut script, over, "segment_bytes_max");
+    let second = apply(&mut script, 34_000);
+    assert_eq!(script.answers.remove(&second), Some(Ok(Response::Ok)));
+    // The small decisions are pending when the long one comes: one batch.
+    let others: Vec<_> = script.turns.drain(..).collect();
+    for other in &others {
+        let result = kar_core::event::TurnResult::Ended(Outcome::Done(filled(3_000)));
+        let token = other.token.clone();
+        script.node.handle(script.now, Event::TurnResult { token, result });
+    }
+    script.finish(&turn, Outcome::Done(filled(40_000)));
+    assert_eq!(script.outcome(call), Outcome::Done(filled(40_000)));
+    let longest = script
+        .logs
+        .values()
+        .flatten()
+        .map(|record| match &**record {
+            Record::Batch { ops, .. } => ops.iter().map(kar_core::record::Op::size).sum(),
+            _ => 0,
+        })
+        .max();
+    let longest = longest.expect("there are records");
+    assert!(longest > 100_000, "the long turn is one decision: {longest}");
+    assert!(longest <= limits.record_bytes_max(), "{longest}");
+}
+
+#[test]
+fn a_record_that_the_log_does_not_take_is_told_and_ends_the_reign() {
+    let mut script = host(Limits::default());
+    script.invoke(None, Mode::Call, "alice", "m");
+    let turn = script.turn("m");
+    script.hold = true;
+    script.finish(&turn, done("x"));
+    let Some(Event::LogOwn { partition, proposal, .. }) = script.held.pop_front() else {
+        panic!("something was appended")
+    };
+    script.hold = false;
+    let refused =
+        Event::AppendRefused { partition: partition.clone(), proposal, bytes: 10, bytes_max: 9 };
+    script.event(refused);
+    let told = Notice::RecordTooLong { partition: partition.clone(), bytes: 10, bytes_max: 9 };
+    assert!(script.notices.contains(&told), "{:?}", script.notices);
+    let dropped = |n: &Notice| matches!(n, Notice::Dropped { partition: p, .. } if *p == partition);
+    assert!(script.notices.iter().any(dropped), "{:?}", script.notices);
+}
+
+#[test]
+fn turns_that_send_more_than_the_outbox_holds_are_told_so() {
+    let mut script = host(Limits { outbox_per_partition_max: 3, ..Limits::default() });
+    let call = script.invoke(None, Mode::Call, "alice", "m");
+    let turn = script.turn("m");
+    for _ in 0..3 {
+        let tell = invoke(&mut script, Some(&turn), Mode::Tell, "bob", 1);
+        assert!(matches!(script.answers.remove(&tell), Some(Ok(Response::Accepted { .. }))));
+    }
+    assert_eq!(script.node.held().outbox, 3, "they are buffered");
+    for mode in [Mode::Tell, Mode::Call] {
+        let over = invoke(&mut script, Some(&turn), mode, "bob", 1);
+        assert_limit(&mut script, over, "outbox_per_partition_max");
+    }
+    // Flushed ones count until they are settled.
+    script.hold = true;
+    script.request(Operation::Flush { turn: turn.token.clone() });
+    let over = invoke(&mut script, Some(&turn), Mode::Tell, "bob", 1);
+    assert_limit(&mut script, over, "outbox_per_partition_max");
+    script.hold = false;
+    for event in std::mem::take(&mut script.held) {
+        script.event(event);
+    }
+    script.advance(200);
+    assert_eq!(script.node.held().outbox, 0);
+    let tell = invoke(&mut script, Some(&turn), Mode::Tell, "bob", 1);
+    assert!(matches!(script.answers.remove(&tell), Some(Ok(Response::Accepted { .. }))));
+    script.finish(&turn, done(""));
+    script.outcome(call);
+    for _ in 0..4 {
+        let note = script.turn("m");
+        script.finish(&note, done(""));
+    }
+    script.assert_idle();
+    assert_eq!(script.node.held(), Default::default());
+}
+
+#[test]
+fn turns_that_send_more_bytes_than_the_outbox_holds_are_told_so() {
+    let mut script = host(Limits { outbox_bytes_per_partition_max: 10_000, ..Limits::default() });
+    let call = script.invoke(None, Mode::Call, "alice", "m");
+    let turn = script.turn("m");
+    let tell = invoke(&mut script, Some(&turn), Mode::Tell, "bob", 6_000);
+    assert!(matches!(script.answers.remove(&tell), Some(Ok(Response::Accepted { .. }))));
+    let over = invoke(&mut script, Some(&turn), Mode::Tell, "bob", 6_000);
+    assert_limit(&mut script, over, "outbox_bytes_per_partition_max");
+    // What a failed turn had buffered is dropped with it.
+    script.finish(&turn, Outcome::Failed(Default::default()));
+    script.outcome(call);
+    script.assert_idle();
+    assert_eq!(script.node.held(), Default::default());
+}
+
+#[test]
+fn an_actor_that_tells_itself_twice_is_stopped_by_the_bound_and_not_by_memory() {
+    let limits = Limits {
+        unfinished_per_partition_max: 40,
+        outbox_per_partition_max: 20,
+        ..Limits::default()
+    };
+    let mut script = host(limits.clone());
+    script.invoke(None, Mode::Tell, "alice", "m");
+    let (mut refused, mut most) = (0, 0);
+    for _ in 0..2_000 {
+        let Some(turn) = script.turns.pop_front() else { break };
+        for _ in 0..2 {
+            let tell = invoke(&mut script, Some(&turn), Mode::Tell, "alice", 1);
+            refused += u32::from(!matches!(script.answers.remove(&tell), Some(Ok(_))));
+        }
+        script.finish(&turn, done(""));
+        // Statements of the timer must not make the bound void.
+        script.advance(if refused % 10 == 0 { 30 } else { 700 });
+        most = most.max(script.node.held().unfinished);
+    }
+    assert!(refused > 100, "refused {refused} times");
+    let bound = limits.unfinished_per_partition_max + limits.outbox_per_partition_max + 2;
+    assert!(most <= bound, "{most} unfinished invocations, not {bound}");
+}
+
+#[test]
+fn what_is_withheld_at_a_take_over_stays_withheld_until_it_has_ended() {
+    let limits = Limits {
+        unfinished_per_partition_max: 4,
+        outbox_per_partition_max: 20,
+        ..Limits::default()
+    };
+    let mut script = host(limits);
+    let call = script.invoke(None, Mode::Call, "alice", "m");
+    let turn = script.turn("m");
+    for _ in 0..10 {
+        invoke(&mut script, Some(&turn), Mode::Tell, "alice", 1);
+    }
+    script.finish(&turn, done(""));
+    script.outcome(call);
+    script.replace(&[Kind::actor(ACCOUNT)]);
+    script.advance(3_000);
+    let held = script.node.held();
+    assert_eq!(held.unfinished, 10);
+    assert!(held.outbox >= 5, "{held:?}");
+    while let Some(turn) = script.turns.pop_front() {
+        script.finish(&turn, done(""));
+        script.advance(50);
+    }
+    // The outcome of the call is kept until its node has been gone for the grace.
+    script.advance(script.limits.departed_grace_ms);
+    script.assert_idle();
+    assert_eq!(script.node.held(), Default::default());
+}
+
+#[test]
+fn roots_are_refused_where_a_partition_holds_too_many_bytes() {
+    let limits = Limits { unfinished_bytes_per_partition_max: 10_000, ..Limits::default() };
+    let mut script = host(limits);
+    let first = invoke(&mut script, None, Mode::Call, "alice", 6_000);
+    let turn = script.turn("m");
+    let over = invoke(&mut script, None, Mode::Call, "alice", 6_000);
+    assert_eq!(script.outcome(over), Outcome::Refused(Refusal::PartitionBytesFull));
+    let name = "unfinished_bytes_per_partition_max";
+    let told = |n: &Notice| matches!(n, Notice::Limit(hit) if hit.name == name);
+    assert!(script.notices.iter().any(told));
+    // What a turn owes is taken all the same (C7).
+    let nested = invoke(&mut script, Some(&turn), Mode::Call, "alice", 6_000);
+    let inner = script.turn("m");
+    script.finish(&inner, done("in"));
+    assert_eq!(script.outcome(nested), done("in"));
+    script.finish(&turn, done(""));
+    script.outcome(first);
+    script.advance(5_000);
+    let again = invoke(&mut script, None, Mode::Call, "alice", 6_000);
+    let turn = script.turn("m");
+    script.finish(&turn, done("ok"));
+    assert_eq!(script.outcome(again), done("ok"));
+    script.assert_idle();
+}
+
+#[test]
+fn results_of_starts_are_kept_by_bytes_the_newest_longest() {
+    let limits = Limits { results_bytes_per_partition_max: 10_000, ..Limits::default() };
+    let mut script = host(limits);
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let start = invoke(&mut script, None, Mode::Start, "alice", 1);
+        let Some(Ok(Response::Accepted { invocation })) = script.answers.remove(&start) else {
+            panic!("not accepted")
+        };
+        let turn = script.turn("m");
+        script.finish(&turn, Outcome::Done(filled(4_000)));
+        script.advance(10);
+        ids.push(invocation);
+    }
+    assert_eq!(script.node.held().results, 2);
+    assert!(script.node.held().results_bytes <= 10_000);
+    let known: Vec<_> = ids
+        .into_iter()
+        .map(|invocation| {
+            let asked = script.request(Operation::Await { invocation });
+            matches!(script.answers.remove(&asked), Some(Ok(Response::Outcome { .. })))
+        })
+        .collect();
+    assert_eq!(known, [false, true, true]);
+}
+
+#[test]
+fn who_expires_leaves_the_queue_for_slots() {
+    let mut script = Script::with(&[], Limits::default());
+    script.event(Event::HostUp {
+        session: SessionId(1),
+        offer: Offer { kinds: vec![Kind::actor(ACCOUNT)], concurrency: 1, strict: false },
+    });
+    let long = script.invoke(None, Mode::Call, "long", "m");
+    let turn = script.turn("m");
+    for n in 0..50 {
+        let target = Target {
+            kind: Kind::actor(ACCOUNT),
+            actor: Some(format!("a{n}").as_str().into()),
+            affinity: None,
+        };
+        let operation = Operation::Invoke {
+            turn: None,
+            mode: Mode::Call,
+            target,
+            method: "m".into(),
+            payload: text(""),
+            deadline: Some(script.now + 20),
+            trace: "".into(),
+        };
+        let hasty = script.request(operation);
+        assert_eq!(script.node.held().slots_waited_for, 1);
+        script.advance(30);
+        assert_eq!(script.outcome(hasty), Outcome::Expired);
+        assert_eq!(script.node.held().slots_waited_for, 0);
+    }
+    script.finish(&turn, done("ok"));
+    assert_eq!(script.outcome(long), done("ok"));
+    script.assert_idle();
+}
+
+// === direct calls ===
+
+fn direct(script: &mut Script, request: u64, bytes: usize) {
+    let message = Message::Direct {
+        request: RequestId(request),
+        kind: Kind::service("reads"),
+        method: "get".into(),
+        payload: filled(bytes),
+        trace: "".into(),
+    };
+    script.event(Event::Peer { from: NodeId(2), message });
+}
+
+fn direct_replies(script: &mut Script) -> Vec<DirectResult> {
+    let replies = script.sent.drain(..).filter_map(|(_, message)| match message {
+        Message::DirectReply { result, .. } => Some(result),
+        _ => None,
+    });
+    replies.collect()
+}
+
+#[test]
+fn direct_calls_are_refused_by_the_bound_that_was_hit_and_without_a_host_by_that() {
+    let limits = Limits { direct_bytes_max: 1_000, ..Limits::default() };
+    let mut script = Script::with(&[], limits);
+    script.event(Event::PeerUp { node: NodeId(2) });
+    direct(&mut script, 1, 0);
+    assert_eq!(direct_replies(&mut script), [DirectResult::NoHost], "it ran nowhere");
+    script.event(Event::HostUp {
+        session: SessionId(1),
+        offer: Offer { kinds: vec![Kind::service("reads")], concurrency: 2, strict: false },
+    });
+    direct(&mut script, 2, 2_000);
+    direct(&mut script, 3, 1);
+    let replies = direct_replies(&mut script);
+    assert!(
+        matches!(&replies[..], [DirectResult::Limit(hit)] if hit.name == "direct_bytes_max"),
+        "one of any length runs alone, and nothing beside it: {replies:?}"
+    );
+    direct(&mut script, 4, 0);
+    assert!(matches!(&direct_replies(&mut script)[..], [DirectResult::Limit(_)]));
+    assert_eq!(script.node.held().direct_bytes, 2_000);
+    script.event(Event::HostDown { session: SessionId(1), dead: true });
+    assert_eq!(direct_replies(&mut script), [DirectResult::Lost]);
+    script.event(Event::HostUp {
+        session: SessionId(2),
+        offer: Offer { kinds: vec![Kind::service("reads")], concurrency: 2, strict: false },
+    });
+    for request in 5..8 {
+        direct(&mut script, request, 1);
+    }
+    let replies = direct_replies(&mut script);
+    assert!(
+        matches!(&replies[..], [DirectResult::Limit(hit)] if hit.name == "concurrency" && hit.limit == 2),
+        "{replies:?}"
+    );
+}
+
+// === windows ===
+
+const OTHER: NodeId = NodeId(2);
+
+/// The numbers of requests that were sent since the last look, those that ask marked.
+fn requests(script: &mut Script) -> Vec<(u64, bool)> {
+    let sent = script.sent.drain(..).filter_map(|(_, message)| match message {
+        Message::Request { number, asks, .. } => Some((number, asks)),
+        _ => None,
+    });
+    sent.collect()
+}
+
+/// A client's node whose calls go to a partition of another node.
+struct Sending {
+    script: Script,
+    to: PartitionId,
+}
+
+impl Sending {
+    fn new(limits: Limits) -> Self {
+        let kind = Kind::actor(ACCOUNT);
+        let mut script = Script::with(&[], limits);
+        let host = Member { kinds: vec![kind.clone()], leaving: false, transient: false };
+        script.members.nodes.insert(OTHER, host);
+        script.members.kinds.insert(kind.clone(), 1);
+        script.event(Event::Members(script.members.clone()));
+        script.event(Event::PeerUp { node: OTHER });
+        Self { script, to: PartitionId::new(kind, 0) }
+    }
+
+    fn call(&mut self, bytes: usize) -> RequestId {
+        invoke(&mut self.script, None, Mode::Call, "alice", bytes)
+    }
+
+    fn answer(&mut self, message: Message) {
+        self.script.event(Event::Peer { from: OTHER, message });
+    }
+
+    fn sender(&self) -> Sender {
+        Sender::Node(NodeId(1))
+    }
+
+    fn opened(&mut self, epoch: u64, next: u64, resume_at: Option<u64>) {
+        let (sender, to) = (self.sender(), self.to.clone());
+        self.answer(Message::Opened { sender, to, epoch, next, resume_at });
+    }
+
+    fn known(&mut self, epoch: u64, next: u64) {
+        let (sender, from) = (self.sender(), self.to.clone());
+        self.answer(Message::Known { sender, from, epoch, next });
+    }
+
+    fn reply(&mut self, number: u64) {
+        let (sender, from) = (self.sender(), self.to.clone());
+        self.answer(Message::Reply { sender, from, number, outcome: done("x") });
+    }
+
+    /// The statements made since the last look: open numbers.
+    fn statements(&mut self) -> Vec<Vec<u64>> {
+        let sent = self.script.sent.drain(..).filter_map(|(_, message)| match message {
+            Message::Open { open, .. } => Some(open),
+            _ => None,
+        });
+        sent.collect()
+    }
+}
+
+#[test]
+fn what_is_sent_again_goes_by_the_window_in_order_and_before_anything_new() {
+    let limits = Limits { window_requests_max: 4, ..Limits::default() };
+    let mut sending = Sending::new(limits);
+    sending.call(1);
+    sending.opened(5, 1, None);
+    assert_eq!(requests(&mut sending.script), [(1, false)]);
+    for _ in 2..=10 {
+        sending.call(1);
+    }
+    assert_eq!(requests(&mut sending.script), [(2, true), (3, false), (4, false)]);
+    // It moves with what has arrived, though nothing has ended.
+    sending.known(5, 3);
+    assert_eq!(requests(&mut sending.script), [(5, true), (6, false)]);
+    // The connection breaks: everything that the owner does not know is sent again, a window of it.
+    sending.script.event(Event::PeerDown { node: OTHER });
+    sending.script.event(Event::PeerUp { node: OTHER });
+    requests(&mut sending.script);
+    sending.opened(5, 4, None);
+    assert_eq!(requests(&mut sending.script), [(4, false), (5, true), (6, false), (7, false)]);
+    sending.call(1);
+    assert_eq!(requests(&mut sending.script), [], "a new one does not pass the others");
+    // An answer is a sign, too; one of an older epoch is none.
+    sending.known(4, 8);
+    assert_eq!(requests(&mut sending.script), []);
+    sending.reply(6);
+    assert_eq!(requests(&mut sending.script), [(8, true), (9, false), (10, false)]);
+    sending.known(5, 9);
+    assert_eq!(requests(&mut sending.script), [(11, true)]);
+}
+
+#[test]
+fn the_window_counts_bytes_and_lets_the_longest_go_alone() {
+    let limits = Limits { window_bytes_max: 10_000, ..Limits::default() };
+    let mut sending = Sending::new(limits);
+    for bytes in [20_000, 20_000, 100, 100] {
+        sending.call(bytes);
+    }
+    sending.opened(5, 1, None);
+    assert_eq!(requests(&mut sending.script), [(1, true)]);
+    sending.known(5, 2);
+    assert_eq!(requests(&mut sending.script), [(2, true)]);
+    sending.known(5, 3);
+    assert_eq!(requests(&mut sending.script), [(3, false), (4, false)]);
+}
+
+#[test]
+fn a_request_that_got_lost_is_sent_again_after_a_statement() {
+    let mut sending = Sending::new(Limits { window_requests_max: 2, ..Limits::default() });
+    for _ in 0..3 {
+        sending.call(1);
+    }
+    sending.opened(5, 1, None);
+    assert_eq!(requests(&mut sending.script), [(1, true), (2, false)]);
+    // No connection loses single messages; should it happen, the timer's statement mends it.
+    sending.script.advance(2_000);
+    assert_eq!(sending.statements().first(), Some(&vec![1, 2, 3]));
+    sending.opened(5, 2, None);
+    assert_eq!(requests(&mut sending.script), [(2, true), (3, false)]);
+}
+
+#[test]
+fn a_channel_is_stated_again_when_the_last_outcome_of_a_part_has_come() {
+    let mut sending = Sending::new(Limits::default());
+    for _ in 0..5 {
+        sending.call(1);
+    }
+    sending.opened(5, 1, None);
+    sending.script.event(Event::PeerDown { node: OTHER });
+    sending.script.event(Event::PeerUp { node: OTHER });
+    assert_eq!(sending.statements().last(), Some(&vec![1, 2, 3, 4, 5]));
+    // The outcomes come before the answer, or after it.
+    sending.reply(1);
+    sending.reply(2);
+    sending.opened(5, 6, Some(2));
+    assert_eq!(sending.statements(), [[3, 4, 5]]);
+    sending.opened(5, 6, Some(4));
+    assert_eq!(sending.statements(), [[0; 0]; 0]);
+    sending.reply(3);
+    sending.reply(4);
+    assert_eq!(sending.statements(), [[5]]);
+    sending.opened(5, 6, None);
+    sending.reply(5);
+    assert_eq!(sending.script.node.roots_open(), 0);
+}
+
+/// Calls of another node arrive at the owner of a partition, and are carried out.
+fn ask(script: &mut Script, to: &PartitionId, number: u64, asks: bool) {
+    let epoch = script.node.partitions().iter().find(|p| p.id == *to).expect("served").epoch;
+    let invocation = Invocation {
+        uuid: Uuid(u128::from(number) + 1_000),
+        mode: Mode::Call,
+        actor: Some(format!("a{number}").as_str().into()),
+        method: "m".into(),
+        payload: text(""),
+        chain: [].into(),
+        deadline: None,
+        trace: "".into(),
+    };
+    let message = Message::Request {
+        sender: Sender::Node(OTHER),
+        from_epoch: 0,
+        to: to.clone(),
+        epoch,
+        number,
+        floor: 1,
+        asks,
+        invocation: invocation.into(),
+    };
+    script.event(Event::Peer { from: OTHER, message });
+}
+
+fn serving(limits: Limits) -> (Script, PartitionId) {
+    let kind = Kind::actor(ACCOUNT);
+    let mut script = host(limits);
+    script.members.nodes.insert(OTHER, Member::default());
+    script.event(Event::Members(Members::clone(&script.members)));
+    script.event(Event::PeerUp { node: OTHER });
+    (script, PartitionId::new(kind, 0))
+}
+
+fn state(script: &mut Script, to: &PartitionId, open: &[u64], answered: &[u64]) {
+    let message = Message::Open {
+        sender: Sender::Node(OTHER),
+        from_epoch: 0,
+        to: to.clone(),
+        highest: open.last().copied().unwrap_or_default(),
+        open: open.to_vec(),
+        answered: answered.to_vec(),
+    };
+    script.event(Event::Peer { from: OTHER, message });
+}
+
+/// Numbers answered with outcomes since the last look, and what the owner said of the statement.
+fn answers(script: &mut Script) -> (Vec<u64>, Option<(u64, Option<u64>)>) {
+    let (mut numbers, mut said) = (Vec::new(), None);
+    for (_, message) in script.sent.drain(..) {
+        match message {
+            Message::Reply { number, .. } => numbers.push(number),
+            Message::Opened { next, resume_at, .. } => said = Some((next, resume_at)),
+            _ => {}
+        }
+    }
+    (numbers, said)
+}
+
+#[test]
+fn an_owner_answers_a_statement_with_a_window_of_outcomes_and_says_that_there_are_more() {
+    let (mut script, to) = serving(Limits { window_bytes_max: 10_000, ..Limits::default() });
+    for number in 1..=7 {
+        ask(&mut script, &to, number, false);
+        if number < 7 {
+            let turn = script.turn("m");
+            script.finish(&turn, Outcome::Done(filled(4_000)));
+        }
+    }
+    script.sent.clear();
+    let all = [1, 2, 3, 4, 5, 6, 7];
+    state(&mut script, &to, &all, &[]);
+    assert_eq!(answers(&mut script), (vec![1, 2, 3], Some((8, Some(3)))));
+    // What has come is closed, or stated as answered; the rest comes.
+    state(&mut script, &to, &all[1..], &[2, 3]);
+    assert_eq!(answers(&mut script), (vec![4, 5, 6], Some((8, None))));
+    // The one that still runs is attached: its outcome comes by itself.
+    let turn = script.turn("m");
+    script.finish(&turn, done("late"));
+    assert_eq!(answers(&mut script), (vec![7], None));
+    state(&mut script, &to, &all[1..], &all[1..]);
+    assert_eq!(answers(&mut script), (vec![], Some((8, None))));
+}
+
+#[test]
+fn a_request_that_asks_is_told_what_has_arrived_though_its_turn_runs_on() {
+    let (mut script, to) = serving(Limits::default());
+    let epoch = script.node.partitions().iter().find(|p| p.id == to).expect("served").epoch;
+    ask(&mut script, &to, 1, true);
+    ask(&mut script, &to, 2, false);
+    let known: Vec<_> = script
+        .sent
+        .drain(..)
+        .filter(|(_, message)| matches!(message, Message::Known { .. }))
+        .collect();
+    let sender = Sender::Node(OTHER);
+    assert_eq!(known, [(OTHER, Message::Known { sender, from: to, epoch, next: 2 })]);
+    assert_eq!(script.turns.len(), 2, "nothing has ended");
+}
