@@ -107,8 +107,10 @@ impl Partition {
             if answered.binary_search(number).is_ok() {
                 continue;
             }
-            let has_room = sent.count < env.limits.window_requests_max
-                && sent.bytes < env.limits.window_bytes_max;
+            // The first one always goes: the rest comes once it has.
+            let has_room = sent.count == 0
+                || (sent.count < env.limits.window_requests_max
+                    && sent.bytes < env.limits.window_bytes_max);
             match self.attach(env, from, sender, from_epoch, *number, has_room) {
                 Attached::Waits => {}
                 Attached::Answered(more) => {

@@ -314,6 +314,11 @@ pub(crate) fn text(text: &str) -> Payload {
     Payload { data: Bytes::copy_from_slice(text.as_bytes()), content_type: "text/plain".into() }
 }
 
+/// A payload of so many bytes.
+pub(crate) fn filled(bytes: usize) -> Payload {
+    Payload { data: vec![7; bytes].into(), content_type: "".into() }
+}
+
 pub(crate) fn done(value: &str) -> Outcome {
     Outcome::Done(text(value))
 }
