@@ -68,8 +68,8 @@ pub struct HubCommand {
 /// Bounds of connections: what is over one of them is disconnected or refused with its name, never buffered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Frames waiting to be written to one component stream, without turns, which the core bounds; beyond it the stream is
-    /// ended.
+    /// Frames waiting to be written to one component stream, without turns, which the core bounds; beyond it the
+    /// stream is ended.
     pub session_queue_frames_max: usize,
     /// Bytes of payload waiting to be written to one component stream, without turns; beyond it the stream is ended.
     pub session_queue_bytes_max: usize,

@@ -1,7 +1,8 @@
 //! A bounded queue of frames that is itself the stream which the transport sends: whatever is ready when the transport
 //! comes for more travels in one message.
 //!
-//! It has two lanes. Frames that are pushed count against the bounds: nobody else holds what is in them, and who does not
+//! It has two lanes. Frames that are pushed count against the bounds: nobody else holds what is in them, and who
+//! does not
 //! read is cut off. Frames that are pushed as *work* do not: the core holds what is in them anyway, and bounds it; so a
 //! burst of any length waits here until it is read. Each lane keeps its order, and takes turns with the other one.
 
@@ -141,8 +142,8 @@ impl<T> Outbox<T> {
         }
     }
 
-    /// Adds a frame of about `bytes` bytes to the lane of work. What is in it must be held and bounded elsewhere: it counts
-    /// against no bound here. After the end it is dropped.
+    /// Adds a frame of about `bytes` bytes to the lane of work. What is in it must be held and bounded elsewhere: it
+    /// counts against no bound here. After the end it is dropped.
     pub fn push_work(&self, frame: T, bytes: usize) {
         let mut queue = self.lock();
         if queue.is_ended {

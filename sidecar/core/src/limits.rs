@@ -20,7 +20,8 @@ pub struct Limits {
     pub outbox_per_partition_max: usize,
     /// The same, bytes.
     pub outbox_bytes_per_partition_max: usize,
-    /// Requests of one channel under way that are not known to have arrived; more wait at their sender. Also outcomes that
+    /// Requests of one channel under way that are not known to have arrived; more wait at their sender. Also
+    /// outcomes that
     /// answer one statement of a channel. All channels between two nodes share one connection with its own bound.
     pub window_requests_max: usize,
     /// The same, bytes.

@@ -1,8 +1,9 @@
-//! How much of a channel is under way at once: a window of requests and bytes, so that what has to be sent again after a
-//! connection broke does not all go at once.
+//! How much of a channel is under way at once: a window of requests and bytes, so that what has to be sent again
+//! after a connection broke does not all go at once.
 //!
 //! Known numbers of a channel form a prefix, so any sign that the receiver has number n (an outcome, an acceptance, an
-//! answer to a statement) is a sign that it has all below n. Where such signs do not come by themselves (calls that take
+//! answer to a statement) is a sign that it has all below n. Where such signs do not come by themselves (calls that
+//! take
 //! long), a request asks for one. The window moves with what has *arrived*, never with what has ended: calls that take
 //! long hold up nobody (rule C7).
 

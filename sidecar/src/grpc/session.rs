@@ -146,7 +146,8 @@ impl Session {
         self.window().is_leaving = true;
     }
 
-    /// Sends a turn, or holds it until there is credit. What waits, here or in the outbox, counts against no bound of the
+    /// Sends a turn, or holds it until there is credit. What waits, here or in the outbox, counts against no bound
+    /// of the
     /// stream: the core holds these turns' payloads anyway, and a burst of turns must not end the stream, since all of
     /// them would then be tried again, at once.
     fn invoke(&self, frame: pb::InvocationFrame, bytes: usize, credit: bool) {
