@@ -93,9 +93,10 @@ fn no_more_turns_are_under_way_than_there_are_credits() {
 }
 
 #[test]
-fn a_host_that_never_gives_credit_is_cut_off_and_nothing_is_lost() {
+fn a_host_that_never_gives_credit_gets_no_more_and_nothing_is_lost() {
     test(async {
         let world = World::new("stingy");
+        // What waits for credit is held and bounded by the machine, so it fills no queue of the stream.
         world.add_run_args(&["--session-queue-frames-max", "20"]);
         let node = world.bare("host").await;
         let client = node.client().await;
@@ -104,15 +105,10 @@ fn a_host_that_never_gives_credit_is_cut_off_and_nothing_is_lost() {
         for n in 0..40 {
             tell(&client, service("s"), &format!("m{n}")).await;
         }
-        let end = loop {
-            if let Incoming::Ended(end) = host.next().await {
-                break end.expect("not in order");
-            }
-        };
-        assert_error::<()>(Err(end.clone()), Code::ResourceExhausted, "LIMIT_REACHED");
-        assert_eq!(metadata(&end, "limit"), "session_queue_frames_max", "{end:?}");
-        assert_eq!(metadata(&end, "value"), "20", "{end:?}");
-        // The next one gets all of them, never more at once than the queue to it holds.
+        host.next_turn().await;
+        assert_silent(&mut host).await;
+        drop(host);
+        // The next one gets all of them.
         let modest = Hello { concurrency: 10, ..hello(&["s"], &[]) };
         let mut host = wait::until("to host again", READY_LIMIT, async || {
             Component::connect(&client, modest.clone()).await.ok()
