@@ -307,7 +307,7 @@ fn sleeping_outcall(stage: &mut Stage) {
     let before = stage.world.logs[A].entries.len();
     stage.ask(callee, Mode::Call, A, 0);
     stage.until("a progress", move |w| holds_from(w, A, before, is_progress));
-    stage.world.pause(sleeper, 1_500 * MS, false, Some(0), MS);
+    stage.world.pause(sleeper, 1_500 * MS, false, Some(0), 20 * MS);
     let closed =
         |op: &Op| matches!(op, Op::Closed { sender: kar_core::ids::Sender::Log { .. }, .. });
     let before = stage.world.logs[B].entries.len();
