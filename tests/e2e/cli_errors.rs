@@ -136,7 +136,7 @@ fn every_listing_is_json_where_asked_also_when_there_is_nothing() {
 }
 
 #[test]
-fn ctrl_c_during_a_call_says_what_it_means() {
+fn a_call_says_what_it_waits_for_and_what_ctrl_c_means() {
     test(async {
         let world = World::new("interrupt");
         let data_dir = world.data_dir();
@@ -146,6 +146,10 @@ fn ctrl_c_during_a_call_says_what_it_means() {
         let list = ["get", "invocations", "--app", "x", "--data-dir", dir, "-o", "json"];
         wait::until_true("the call to be accepted", READY_LIMIT, async || {
             world.kar(&list).await.stdout.contains("\"method\": \"m\"")
+        })
+        .await;
+        wait::until_true("the call to say what it waits for", READY_LIMIT, async || {
+            world.logs()["call.1.log"].contains("waiting for a host of service 's'")
         })
         .await;
         call.signal(rustix::process::Signal::INT);
