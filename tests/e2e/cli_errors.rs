@@ -119,6 +119,9 @@ fn payloads_that_are_too_large_hit_a_bound_by_name() {
 fn every_listing_is_json_where_asked_also_when_there_is_nothing() {
     test(async {
         let world = World::new("empty");
+        // Whoever is in the wrong folder is told.
+        let first = world.kar_here("get nodes", &[]).await;
+        assert!(first.stderr.contains("nothing has run in it yet"), "{first:?}");
         for what in ["get nodes", "get actors", "get invocations", "state list"] {
             let output = world.kar_here(what, &["-o", "json"]).await;
             assert_eq!((output.code, output.stdout.trim()), (0, "[]"), "{what}: {output:?}");
@@ -131,7 +134,7 @@ fn every_listing_is_json_where_asked_also_when_there_is_nothing() {
         assert!(rows.as_array().is_some_and(|rows| rows.len() > 3), "{doctor:?}");
         // Looking leaves nothing behind.
         let kinds = world.kar_here("get nodes", &[]).await;
-        assert!(kinds.stderr.contains("nothing to list"), "{kinds:?}");
+        assert_eq!(kinds.stderr.trim(), "nothing to list", "{kinds:?}");
     });
 }
 
