@@ -20,7 +20,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 20] = [
+pub const MUTATIONS: [Mutation; 22] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -40,6 +40,8 @@ pub const MUTATIONS: [Mutation; 20] = [
     one("turn-token", |r| r.turn_token = false, unheeding),
     one("write-expects", |r| r.write_expects = false, forgetful),
     one("only-top", |r| r.only_top = false, usual),
+    one("tail-lock", |r| r.tail_lock = false, contended),
+    one("tail-home", |r| r.tail_home = false, usual),
     one("load-checks", |r| r.load_checks = false, forgetful),
 ];
 
