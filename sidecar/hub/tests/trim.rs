@@ -153,7 +153,7 @@ async fn survives_kills(dir: &Path, durability: &[&str], rounds: usize) -> u64 {
     args.extend(durability);
     let mut a = attach(config(dir, "a", &args)).await.unwrap();
     let mut known: [Known; 4] = Default::default();
-    let mut id = 0;
+    let mut id = 0_u64;
     let mut compactions = 0;
     for round in 0..rounds {
         for n in 0..4 {
@@ -308,8 +308,8 @@ async fn an_endless_run_keeps_the_disk_bounded() {
 #[tokio::test]
 async fn a_full_disk_stops_compaction_and_nothing_else() {
     let root = tempfile::tempdir().unwrap();
-    // The first file (64 KiB), two of 16 MiB, one made ahead; too little for what is to be copied.
-    let Some(mounted) = Mounted::tmpfs(root.path(), "size=52m") else {
+    // Three full files, the one being written, one made ahead; too little for what is to be copied.
+    let Some(mounted) = Mounted::tmpfs(root.path(), "size=84m") else {
         eprintln!("SKIPPED: a full file system needs the right to mount a tmpfs");
         return;
     };
@@ -318,12 +318,14 @@ async fn a_full_disk_stops_compaction_and_nothing_else() {
     let mut a = attach(config(&dir, "a", &["segment=65536", &segments])).await.unwrap();
     a.read(&log(1), 1).await;
     a.read(&log(2), 1).await;
-    // In turn: of the second file six tenths go, the rest is copied.
     let body = Bytes::from(vec![3; 100 << 10]);
-    for id in 1..=220_u64 {
-        a.client.append(log(if id % 5 < 3 { 1 } else { 2 }), id, body.clone());
+    for id in 1..=542_u64 {
+        // A quarter stays.
+        a.client.append(log(1 + u64::from(id.is_multiple_of(4))), id, body.clone());
         a.find(|e| matches!(e, HubEvent::Own { id: own, .. } if *own == id).then_some(())).await;
     }
+    let ahead = dir.join("log/00000006.seg");
+    common::wait_for("the next file to be made ahead", || ahead.exists()).await;
     a.client.trim_log(log(1), 1_000);
     let failed = stats_when(&a, "a compaction to fail", |stats| stats.compaction_failures > 0);
     let failed = failed.await;
@@ -332,10 +334,11 @@ async fn a_full_disk_stops_compaction_and_nothing_else() {
     append(&mut a, 2, 1_001..=1_010).await;
     mounted.resize("200m");
     stats_when(&a, "a compaction", |stats| stats.compactions > 0).await;
-    assert_eq!(offsets(&mut a, 2, 1).await, (1..=98).collect::<Vec<_>>());
+    let wanted: Vec<_> = (1..=145).collect();
+    assert_eq!(offsets(&mut a, 2, 1).await, wanted);
     kill(hub_pid(&dir)).await;
     a.wait(HubEvent::Reconnected).await;
-    assert_eq!(offsets(&mut a, 2, 1).await, (1..=98).collect::<Vec<_>>());
+    assert_eq!(offsets(&mut a, 2, 1).await, wanted);
     drop(a);
     kill(hub_pid(&dir)).await;
 }
@@ -350,14 +353,14 @@ async fn damage_found_while_compacting_ends_the_hub_loudly() {
     a.read(&log(1), 1).await;
     a.read(&log(2), 1).await;
     let body = Bytes::from(vec![3; 100 << 10]);
-    for id in 1..=300_u64 {
+    for id in 1..=400_u64 {
         a.client.append(log(1 + u64::from(id == 30)), id, body.clone());
     }
-    a.find(|e| matches!(e, HubEvent::Own { id: 300, .. }).then_some(())).await;
+    a.find(|e| matches!(e, HubEvent::Own { id: 400, .. }).then_some(())).await;
     let path = dir.path().join("log/00000002.seg");
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.write_all_at(b"garbage", 5 << 20).unwrap();
-    a.client.trim_log(log(1), 290);
+    a.client.trim_log(log(1), 390);
     let said = a
         .find(|event| match event {
             HubEvent::Fault { message } => Some(message.clone()),

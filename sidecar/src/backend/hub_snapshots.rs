@@ -65,3 +65,53 @@ fn error(error: HubError) -> SnapshotError {
         _ => SnapshotError::Unavailable(text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kar_hub::{ClientConfig, HubOptions, run_hub};
+
+    use super::*;
+
+    fn partition(name: &str) -> PartitionId {
+        name.parse().expect("a partition")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn snapshots_belong_to_their_partition() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = HubOptions::new(dir.path());
+        options.idle_exit = Some(Duration::from_millis(50));
+        options.limits.snapshot_bytes_max = 100;
+        let hub = std::thread::spawn(move || run_hub(options));
+        let config = ClientConfig::new(dir.path(), "app", "node");
+        let client = HubClient::connect(config, |_| ()).await.unwrap();
+        let (one, ten) = (partition("a.Account/1"), partition("a.Account/10"));
+        let data = Bytes::from_static(b"state");
+        for (partition, key) in [(&one, "7"), (&one, "9"), (&ten, "7")] {
+            let request = Request::Put(key.into(), data.clone());
+            let told = carry_out(&client, partition.clone(), request).await;
+            let (partition, key) = (partition.clone(), key.into());
+            assert_eq!(told, Told::SnapshotPut { partition, key, result: Ok(()) });
+        }
+        let told = carry_out(&client, one.clone(), Request::List).await;
+        let result = Ok(vec!["7".into(), "9".into()]);
+        assert_eq!(told, Told::SnapshotsListed { partition: one.clone(), result });
+        let told = carry_out(&client, one.clone(), Request::Delete("7".into())).await;
+        let (partition, key) = (one.clone(), "7".into());
+        assert_eq!(told, Told::SnapshotDeleted { partition, key, result: Ok(true) });
+        for (partition, found) in [(&one, None), (&ten, Some(data))] {
+            let told = carry_out(&client, partition.clone(), Request::Get("7".into())).await;
+            let partition = partition.clone();
+            assert_eq!(told, Told::SnapshotGot { partition, key: "7".into(), result: Ok(found) });
+        }
+        for (key, length, wanted) in [("9", 6, "Exists"), ("8", 101, "Limit")] {
+            let request = Request::Put(key.into(), vec![0; length].into());
+            let told = carry_out(&client, one.clone(), request).await;
+            assert!(format!("{told:?}").contains(wanted), "{told:?}");
+        }
+        drop(client);
+        hub.join().unwrap().unwrap();
+    }
+}

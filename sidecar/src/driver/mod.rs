@@ -311,7 +311,7 @@ impl Batch<'_> {
             Told::SnapshotPut { partition, key, result: Err(error) }
             | Told::SnapshotGot { partition, key, result: Err(error) }
             | Told::SnapshotDeleted { partition, key, result: Err(error) } => {
-                tracing::warn!(%partition, key, %error, "a snapshot's request failed");
+                tracing::warn!(%partition, %key, %error, "a snapshot's request failed");
             }
             Told::SnapshotsListed { partition, result: Err(error) } => {
                 tracing::warn!(%partition, %error, "snapshots could not be listed");

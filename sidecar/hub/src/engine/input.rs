@@ -275,18 +275,15 @@ impl Engine {
         request: wire::StateRequest,
     ) -> Result<(), Status> {
         let number = request.number;
-        let asked = request.request;
-        let asked = asked.ok_or_else(|| Status::invalid_argument("an empty request"))?;
-        if let Request::Purge(_) = asked {
-            self.purge(id, number, app);
+        let mut asked = request.request;
+        let app = Arc::clone(app);
+        if let Some(request) = SnapshotRequest::take(&mut asked) {
+            self.snapshot_job(id, SnapshotJob::Request { conn: id, number, app, request });
             return Ok(());
         }
-        let app = Arc::clone(app);
-        match SnapshotRequest::of(asked) {
-            Ok(request) => {
-                self.snapshot_job(id, SnapshotJob::Request { conn: id, number, app, request });
-            }
-            Err(request) => self.store_job(id, StoreJob::State { conn: id, number, app, request }),
+        match asked.ok_or_else(|| Status::invalid_argument("an empty request"))? {
+            Request::Purge(_) => self.purge(id, number, &app),
+            request => self.store_job(id, StoreJob::State { conn: id, number, app, request }),
         }
         Ok(())
     }

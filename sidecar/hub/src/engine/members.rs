@@ -282,7 +282,7 @@ impl Engine {
         // What other purges have condemned meanwhile goes with the last of them.
         if !self.apps.values().any(|entry| entry.purging) {
             for index in std::mem::take(&mut self.condemned) {
-                index.places().for_each(|place| self.files.dies(place.address, place.bytes));
+                self.files.die_all(index.places());
             }
         }
         self.tidy();

@@ -152,8 +152,8 @@ impl Replay {
                 // All that there is of it was trimmed.
                 log.index = LogIndex::starting(end);
             }
-            log.index.trim(log.start, |_| ());
-            log.index.places().for_each(|place| files.lives(place.address, place.bytes));
+            log.index.trim(log.start);
+            files.live_all(log.index.places());
         }
         Engine {
             limits,
@@ -236,16 +236,14 @@ impl Held {
     fn define(&mut self, defined: &wire::LogDefined) {
         let id = defined.log;
         let app = self.app_name(&defined.application);
-        if !self.logs.contains_key(&id) {
-            let mut log = Log::new(Arc::clone(&app), defined.name.clone());
+        self.app(&app).logs.insert(defined.name.clone(), id);
+        let log = self.logs.entry(id).or_insert_with(|| {
+            let mut log = Log::new(app, defined.name.clone());
             log.defined = true;
             log.assigned = defined.records;
-            self.logs.insert(id, log);
-            self.app(&app).logs.insert(defined.name.clone(), id);
-        }
-        if let Some(log) = self.logs.get_mut(&id) {
-            log.trimmed_to(defined.start);
-        }
+            log
+        });
+        log.trimmed_to(defined.start);
     }
 
     fn app_name(&self, name: &str) -> Arc<str> {
@@ -255,5 +253,178 @@ impl Held {
     fn app(&mut self, name: &str) -> &mut App {
         let name = self.app_name(name);
         self.apps.entry(name).or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A step of a log's contents.
+    enum Step {
+        /// A file begins and repeats these logs: number, records, start.
+        File(&'static [(u32, u64, u64)]),
+        /// The same, as an earlier version wrote it.
+        OldFile(&'static [(u32, u64, u64)]),
+        Defined(u32),
+        /// Records of a log.
+        Records(u32, std::ops::RangeInclusive<u64>),
+        Trimmed(u32, u64),
+        Purged,
+    }
+    use Step::{Defined, File, OldFile, Purged, Records, Trimmed};
+
+    fn defined(&(log, records, start): &(u32, u64, u64)) -> Meta {
+        let (application, name) = ("app".to_owned(), format!("log{log}"));
+        Meta::LogDefined(wire::LogDefined { log, application, name, records, start })
+    }
+
+    fn metas(step: &Step) -> Vec<Meta> {
+        let file = |logs: &[_], holding| {
+            let start = wire::SegmentStart { holding, ..Default::default() };
+            let start = std::iter::once(Meta::SegmentStart(start));
+            start.chain(logs.iter().map(defined)).collect()
+        };
+        match step {
+            File(logs) => file(logs, 1 + logs.len() as u32),
+            OldFile(logs) => file(logs, 0),
+            Defined(log) => vec![defined(&(*log, 0, 0))],
+            Trimmed(log, start) => {
+                vec![Meta::LogTrimmed(wire::LogTrimmedTo { log: *log, start: *start })]
+            }
+            Purged => vec![Meta::ApplicationPurged("app".into())],
+            Records(..) => Vec::new(),
+        }
+    }
+
+    /// Number of a log, its start, its records, the last offset given.
+    type Replayed = (u32, u64, Vec<u64>, u64);
+
+    /// What is wrong, or what there is of each log.
+    fn replayed(steps: &[Step]) -> Result<Vec<Replayed>, String> {
+        let mut replay = Replay::new();
+        let mut address = 4096;
+        for step in steps {
+            for meta in metas(step) {
+                replay.visit(&Visit::Meta(&wire::Meta { meta: Some(meta) }.encode_to_vec()))?;
+            }
+            if let Records(log, offsets) = step {
+                for offset in offsets.clone() {
+                    replay.visit(&Visit::Record { log: *log, offset, address, bytes: 64 })?;
+                    address += 64;
+                }
+            }
+        }
+        if let Some(missing) = replay.missing() {
+            return Err(missing);
+        }
+        let mut logs: Vec<_> = replay
+            .held
+            .logs
+            .iter()
+            .map(|(&id, log)| {
+                let index = replay.indexes.get(&id).cloned();
+                let kept = index.map_or(Vec::new(), |mut index| {
+                    index.trim(log.start.min(index.last() + 1));
+                    (index.first()..=index.last()).collect()
+                });
+                (id, log.start, kept, log.assigned)
+            })
+            .collect();
+        logs.sort();
+        Ok(logs)
+    }
+
+    #[test]
+    fn what_files_say_adds_up() {
+        for (steps, wanted) in [
+            (vec![File(&[]), Defined(1), Records(1, 1..=3)], vec![(1, 1, vec![1, 2, 3], 3)]),
+            // Trimmed in the file, and the next file says so, too.
+            (
+                vec![
+                    File(&[]),
+                    Defined(1),
+                    Records(1, 1..=3),
+                    Trimmed(1, 3),
+                    File(&[(1, 3, 3)]),
+                    Records(1, 4..=4),
+                ],
+                vec![(1, 3, vec![3, 4], 4)],
+            ),
+            // A compacted file has neither names nor trims; the one after it has.
+            (
+                vec![Records(1, 5..=6), Records(2, 1..=1), File(&[(1, 6, 5), (2, 1, 1)])],
+                vec![(1, 5, vec![5, 6], 6), (2, 1, vec![1], 1)],
+            ),
+            // Two of them: what was trimmed of the first is trimmed more in the second.
+            (
+                vec![Records(1, 2..=3), Records(1, 8..=9), File(&[(1, 9, 8)])],
+                vec![(1, 8, vec![8, 9], 9)],
+            ),
+            // The trim that makes it right comes last.
+            (
+                vec![Records(1, 2..=3), Records(1, 8..=9), File(&[(1, 9, 2)]), Trimmed(1, 8)],
+                vec![(1, 8, vec![8, 9], 9)],
+            ),
+            // Everything was trimmed, and no record is left anywhere.
+            (vec![File(&[(1, 9, 10)]), Records(1, 10..=10)], vec![(1, 10, vec![10], 10)]),
+            (vec![File(&[(1, 9, 10)])], vec![(1, 10, vec![], 9)]),
+            // The record of a purge is in a file that was compacted.
+            (
+                vec![File(&[]), Defined(1), Records(1, 1..=3), File(&[(2, 0, 1)])],
+                vec![(2, 1, vec![], 0)],
+            ),
+            // A purge, with records that were on their way.
+            (vec![File(&[]), Defined(1), Records(1, 1..=3), Purged, Records(1, 4..=5)], vec![]),
+            // Files of an earlier version add up one by one.
+            (
+                vec![
+                    OldFile(&[]),
+                    Defined(1),
+                    Records(1, 1..=2),
+                    OldFile(&[(1, 2, 0)]),
+                    Defined(2),
+                    Records(1, 3..=3),
+                ],
+                vec![(1, 1, vec![1, 2, 3], 3), (2, 1, vec![], 0)],
+            ),
+        ] {
+            assert_eq!(replayed(&steps), Ok(wanted));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_told() {
+        for (steps, wanted) in [
+            (vec![File(&[(1, 3, 1)])], "the first 3 records of log 'log1' are missing"),
+            (vec![File(&[(1, 3, 2)])], "records 2 to 3 of log 'log1' are missing"),
+            (
+                vec![File(&[(1, 3, 1)]), Records(1, 4..=4)],
+                "the first 3 records of log 'log1' are missing",
+            ),
+            (
+                vec![File(&[]), Defined(1), Records(1, 1..=3), File(&[(1, 5, 2)])],
+                "records 4 to 5 of log 'log1' are missing",
+            ),
+            // Of a compacted file something is gone that was not trimmed.
+            (
+                vec![Records(1, 5..=6), File(&[(1, 6, 4)])],
+                "records 4 to 4 of log 'log1' are missing",
+            ),
+            (
+                vec![Records(1, 3..=3), Records(1, 5..=6), File(&[(1, 6, 3)])],
+                "records 3 to 4 of log 'log1' are missing",
+            ),
+            (
+                vec![File(&[]), Defined(1), Records(1, 1..=3), Records(1, 3..=4)],
+                "record 3 of log 'log1' follows record 3",
+            ),
+            (
+                vec![OldFile(&[]), Defined(1), Records(1, 1..=3), OldFile(&[(1, 4, 0)])],
+                "log 'log1' has 3 records before this place and should have 4",
+            ),
+        ] {
+            assert_eq!(replayed(&steps), Err(wanted.to_owned()));
+        }
     }
 }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::wal::index::Place;
 use crate::wal::segment::{DATA, Segment};
 
-/// A file in which less than this lives is copied together with its neighbours, bytes.
+/// Copying so little costs next to nothing, bytes.
 const SMALL: u64 = 64 << 10;
+/// A file of which no more than this part lives is cheap to compact: one over this.
+const CHEAP: u64 = 16;
 /// So many successive small files are made one, even if that frees next to nothing.
 const SMALL_FILES_MAX: usize = 8;
 /// A compaction frees this at least, or what it copies if that is more, bytes.
@@ -53,10 +56,26 @@ impl Files {
         }
     }
 
-    /// A record is not needed any more.
-    pub(super) fn dies(&mut self, address: u64, bytes: u64) {
-        if let Some(found) = self.at(address) {
-            found.live = found.live.saturating_sub(bytes);
+    /// Records, by ascending addresses, are durable.
+    pub(super) fn live_all(&mut self, places: impl Iterator<Item = Place>) {
+        self.sum(places, |found, bytes| found.live += bytes);
+    }
+
+    /// Records, by ascending addresses, are not needed any more.
+    pub(super) fn die_all(&mut self, places: impl Iterator<Item = Place>) {
+        self.sum(places, |found, bytes| found.live = found.live.saturating_sub(bytes));
+    }
+
+    /// There may be a million of them, and they lie in few files: each is looked up once.
+    fn sum(&mut self, places: impl Iterator<Item = Place>, change: impl Fn(&mut Use, u64)) {
+        let mut places = places.peekable();
+        while let Some(place) = places.next() {
+            let Some(found) = self.at(place.address) else { continue };
+            let (end, mut bytes) = (found.segment.end(), place.bytes);
+            while let Some(next) = places.next_if(|next| next.address < end) {
+                bytes += next.bytes;
+            }
+            change(found, bytes);
         }
     }
 
@@ -103,46 +122,52 @@ impl Files {
         if let Some(last) = full[..dead].last() {
             return Some(Chore::Remove { below: last.segment.end() });
         }
-        let next_of = |end: usize| full.get(end).or(rest.first()).map(|found| found.segment);
+        // What lives in a young file is often dead a moment later, and then costs nothing. So files
+        // are compacted only when they hold much more than what lives.
+        let stored: u64 = full.iter().map(|found| found.segment.stored()).sum();
+        let live: u64 = full.iter().map(|found| found.live).sum();
+        let over = stored > 2 * live + self.bytes_max;
+        let cheap = |found: &Use| found.live <= SMALL.max(found.segment.stored() / CHEAP);
+        let worn =
+            |found: &Use| found.live <= SMALL || found.segment.stored() >= DATA + 2 * found.live;
+        let (begin, end) = self
+            .best(full, cheap, over)
+            .or_else(|| over.then(|| self.best(full, worn, over)).flatten())?;
+        let next = full.get(end).or(rest.first())?.segment;
+        let (run, live) = (&full[begin..end], full[begin..end].iter().map(|found| found.live));
+        let live = live.sum();
+        Some(Chore::Compact { run: run.iter().map(|found| found.segment).collect(), next, live })
+    }
+
+    /// Of the runs of files that all may be compacted the one that frees most, if it is worth it.
+    fn best(&self, full: &[Use], may: impl Fn(&Use) -> bool, over: bool) -> Option<(usize, usize)> {
         let mut best: Option<(u64, usize, usize)> = None;
         let mut begin = 0;
         while begin < full.len() {
-            let end = begin + self.group(&full[begin..]);
-            let group = &full[begin..end];
-            if let Some(gain) = worth(group)
+            let mut live = 0;
+            let takes = |found: &&Use| {
+                live += found.live;
+                may(found) && live <= self.bytes_max
+            };
+            let end = begin + full[begin..].iter().take_while(takes).count();
+            if let Some(gain) = worth(&full[begin..end], over)
                 && best.is_none_or(|(most, ..)| gain > most)
             {
                 best = Some((gain, begin, end));
             }
             begin = end.max(begin + 1);
         }
-        let (_, begin, end) = best?;
-        Some(Chore::Compact {
-            run: full[begin..end].iter().map(|found| found.segment).collect(),
-            next: next_of(end)?,
-            live: full[begin..end].iter().map(|found| found.live).sum(),
-        })
-    }
-
-    /// How many of these files, from the first on, could be made one.
-    fn group(&self, files: &[Use]) -> usize {
-        let mut live = 0;
-        let takes = |found: &&Use| {
-            live += found.live;
-            let worn = found.segment.stored() >= DATA + 2 * found.live;
-            (worn || found.live <= SMALL) && live <= self.bytes_max
-        };
-        files.iter().take_while(takes).count()
+        best.map(|(_, begin, end)| (begin, end))
     }
 }
 
 /// What making one of these files frees, bytes; `None`: too little.
-fn worth(group: &[Use]) -> Option<u64> {
+fn worth(group: &[Use], over: bool) -> Option<u64> {
     let stored: u64 = group.iter().map(|found| found.segment.stored()).sum();
     let live: u64 = group.iter().map(|found| found.live).sum();
     let gain = stored.saturating_sub(DATA + live);
-    let enough = gain >= live.max(GAIN_MIN) || group.len() >= SMALL_FILES_MAX;
-    (enough && !group.is_empty()).then_some(gain)
+    let enough = over && gain >= live.max(GAIN_MIN);
+    (enough || group.len() >= SMALL_FILES_MAX).then_some(gain)
 }
 
 #[cfg(test)]
@@ -193,11 +218,13 @@ mod tests {
             // One idle record keeps a file; what is dead behind it goes with it.
             (&[100, 0, 0, 0][..], &[1, 2, 3][..], 4),
             // Full ones stay.
-            (&[30 * MIB, 100, 0, 30 * MIB, 0], &[2, 3], 4),
+            (&[30 * MIB, 100, 0, 0, 0, 30 * MIB, 0], &[2, 3, 4, 5], 6),
             // Only as much as a file takes.
-            (&[14 * MIB, 14 * MIB, 14 * MIB, 14 * MIB, 0], &[1, 2], 3),
-            // What frees most goes first.
-            (&[15 * MIB, 31 * MIB, MIB, 0], &[3], 4),
+            (&[9 * MIB, 9 * MIB, 9 * MIB, 9 * MIB, 0], &[1, 2, 3], 4),
+            // What costs little goes first.
+            (&[8 * MIB, 31 * MIB, MIB, MIB, 0], &[3, 4], 5),
+            // The youngest will die by itself.
+            (&[100, 0, 0, 9 * MIB, 0], &[1, 2, 3], 4),
         ] {
             let (files, durable) = files(live);
             let (found, after, _) = numbers(files.chore(durable));
@@ -206,9 +233,16 @@ mod tests {
     }
 
     #[test]
-    fn half_full_files_are_left_alone() {
-        let (files, durable) = files(&[17 * MIB, 31 * MIB, 16 * MIB, MIB]);
-        assert_eq!(files.chore(durable), None);
+    fn what_is_no_more_than_twice_what_lives_is_left_alone() {
+        for live in [
+            &[17 * MIB, 31 * MIB, 16 * MIB, MIB][..],
+            &[15 * MIB, 31 * MIB, MIB, 0],
+            &[100, 0],
+            &[100],
+        ] {
+            let (files, durable) = files(live);
+            assert_eq!(files.chore(durable), None, "{live:?}");
+        }
     }
 
     #[test]
@@ -232,7 +266,7 @@ mod tests {
             durable = next.base;
         }
         let (count, stored, live) = (files.count(), files.stored(), files.live());
-        assert!(stored <= SIZE * 2 + live * 2 + MIB, "{stored} bytes for {live}");
+        assert!(stored <= SIZE * 3 + live * 2 + MIB, "{stored} bytes for {live}");
         assert!(count < 80, "{count} files");
         assert!(copied < 40 * live, "{copied} bytes copied, {live} live");
     }

@@ -41,6 +41,8 @@ impl Log {
     pub(super) fn trimmed_to(&mut self, start: u64) {
         self.start = self.start.max(start);
         self.start_assigned = self.start;
+        // Only what is durable is ever trimmed.
+        self.assigned = self.assigned.max(self.start - 1);
     }
 }
 
@@ -79,8 +81,8 @@ impl Engine {
         // The log may have been purged meanwhile.
         let Some(state) = self.logs.get_mut(&log) else { return };
         state.start = start;
-        let files = &mut self.files;
-        state.index.trim(start, |place| files.dies(place.address, place.bytes));
+        self.files.die_all(state.index.places_below(start));
+        state.index.trim(start);
         let kept = state.index.last() + 1 - start;
         state.recent.drain(..state.recent.len().saturating_sub(kept as usize));
         self.stats.trims += 1;

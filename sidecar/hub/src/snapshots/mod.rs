@@ -83,14 +83,17 @@ struct Refusal(RefusedReason, String);
 // === impl SnapshotRequest ===
 
 impl SnapshotRequest {
-    /// The request, if it is about snapshots.
-    pub(crate) fn of(request: Request) -> Result<Self, Request> {
-        Ok(match request {
+    /// The request, if it is about snapshots; else it is left where it is.
+    pub(crate) fn take(asked: &mut Option<Request>) -> Option<Self> {
+        Some(match asked.take()? {
             Request::PutSnapshot(put) => Self::Put(put),
             Request::GetSnapshot(get) => Self::Get(get),
             Request::DeleteSnapshot(delete) => Self::Delete(delete),
             Request::ListSnapshots(list) => Self::List(list),
-            other => return Err(other),
+            other => {
+                *asked = Some(other);
+                return None;
+            }
         })
     }
 }
@@ -343,6 +346,7 @@ impl Snapshots {
     }
 
     fn purge(&mut self, app: &Arc<str>) -> Result<(), HubError> {
+        self.uploads.retain(|_, upload| upload.header().application != app.as_ref());
         let names = (Arc::clone(app), String::new())..;
         let of_app: Vec<_> = self
             .stored
