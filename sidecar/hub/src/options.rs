@@ -55,7 +55,7 @@ pub struct HubLimits {
     /// A client that has said nothing for so long is struck out.
     pub silence: Duration,
     /// What compacting log files may read and write in a second, bytes. A lower rate disturbs commits
-    /// less, and needs more disk meanwhile: it should be well above the rate of appends.
+    /// less. It does not count while the files are four more than twice what lives in them.
     pub compaction_bytes_per_second: u64,
     /// Longest snapshot, bytes.
     pub snapshot_bytes_max: u64,

@@ -117,7 +117,7 @@ impl Tidier {
     fn compact(&self, plan: Plan) -> Result<(), HubError> {
         let run = plan.run.clone();
         let end = run.last().map_or(0, Segment::end);
-        let bytes_per_second = self.bytes_per_second.max(1);
+        let bytes_per_second = if plan.hurry { u64::MAX } else { self.bytes_per_second.max(1) };
         let mut pace =
             Pace { ending: &self.ending, bytes_per_second, begun: Instant::now(), spent: 0 };
         let compacted = compact::compact(&self.dir, plan, |bytes| pace.spend(bytes));

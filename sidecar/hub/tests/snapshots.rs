@@ -10,7 +10,7 @@ use common::{Choices, Mounted, attach, config, hub_pid, kill, log, node, signal}
 use kar_hub::{HubClient, HubError, HubEvent};
 
 fn blob(seed: u64, length: usize) -> Bytes {
-    let mut state = seed | 1;
+    let mut state = seed * 2 + 1;
     let bytes = (0..length).map(|_| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         (state >> 33) as u8
@@ -19,14 +19,14 @@ fn blob(seed: u64, length: usize) -> Bytes {
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir.join("snapshots")).unwrap();
-    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    let entries = std::fs::read_dir(dir.join("snapshots")).expect("a hub has run");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("it can be listed").path()).collect();
     paths.sort();
     paths
 }
 
 async fn keys(client: &HubClient, prefix: &str) -> Vec<String> {
-    let page = client.list_snapshots(prefix, None).await.unwrap();
+    let page = client.list_snapshots(prefix, None).await.expect("a hub answers");
     assert_eq!(page.next_after, None);
     page.snapshots.into_iter().map(|info| info.key).collect()
 }

@@ -78,7 +78,7 @@ mod tests {
         name.parse().expect("a partition")
     }
 
-    #[tokio::test(flavor = "multi_thread")]
+    #[tokio::test]
     async fn snapshots_belong_to_their_partition() {
         let dir = tempfile::tempdir().unwrap();
         let mut options = HubOptions::new(dir.path());

@@ -198,7 +198,7 @@ pub(crate) struct HubArgs {
     /// End after this time without any client; 0: never
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub(crate) idle_exit: Duration,
-    /// What compacting log files may read and write in a second; well above the rate of appends
+    /// What compacting log files may read and write in a second, unless the disk holds far too much
     #[arg(long, value_name = "BYTES", env = "KAR_HUB_COMPACTION_BYTES_PER_SECOND")]
     #[arg(default_value_t = HubLimits::default().compaction_bytes_per_second)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]

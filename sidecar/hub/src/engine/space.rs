@@ -9,6 +9,8 @@ use crate::wal::segment::{DATA, Segment};
 const SMALL: u64 = 64 << 10;
 /// A file of which no more than this part lives is cheap to compact: one over this.
 const CHEAP: u64 = 16;
+/// With so many files more than twice what lives, compaction is not held to its rate.
+const HURRY_FILES: u64 = 4;
 /// So many successive small files are made one, even if that frees next to nothing.
 const SMALL_FILES_MAX: usize = 8;
 /// A compaction frees this at least, or what it copies if that is more, bytes.
@@ -33,8 +35,8 @@ struct Use {
 pub(super) enum Chore {
     /// Remove the files that end at or before this address: nothing in them lives.
     Remove { below: u64 },
-    /// Compact these files; `next` is the one after them.
-    Compact { run: Vec<Segment>, next: Segment, live: u64 },
+    /// Compact these files; `next` is the one after them. `hurry`: the disk holds far too much.
+    Compact { run: Vec<Segment>, next: Segment, hurry: bool },
 }
 
 // === impl Files ===
@@ -134,9 +136,9 @@ impl Files {
             .best(full, cheap, over)
             .or_else(|| over.then(|| self.best(full, worn, over)).flatten())?;
         let next = full.get(end).or(rest.first())?.segment;
-        let (run, live) = (&full[begin..end], full[begin..end].iter().map(|found| found.live));
-        let live = live.sum();
-        Some(Chore::Compact { run: run.iter().map(|found| found.segment).collect(), next, live })
+        let run = full[begin..end].iter().map(|found| found.segment).collect();
+        let hurry = stored > 2 * live + HURRY_FILES * self.bytes_max;
+        Some(Chore::Compact { run, next, hurry })
     }
 
     /// Of the runs of files that all may be compacted the one that frees most, if it is worth it.
@@ -189,10 +191,10 @@ mod tests {
         (files, segments.last().unwrap().base)
     }
 
-    fn numbers(chore: Option<Chore>) -> (Vec<u32>, u32, u64) {
+    fn numbers(chore: Option<Chore>) -> (Vec<u32>, u32) {
         match chore {
-            Some(Chore::Compact { run, next, live }) => {
-                (run.iter().map(|s| s.number).collect(), next.number, live)
+            Some(Chore::Compact { run, next, .. }) => {
+                (run.iter().map(|s| s.number).collect(), next.number)
             }
             other => panic!("no compaction: {other:?}"),
         }
@@ -227,7 +229,7 @@ mod tests {
             (&[100, 0, 0, 9 * MIB, 0], &[1, 2, 3], 4),
         ] {
             let (files, durable) = files(live);
-            let (found, after, _) = numbers(files.chore(durable));
+            let (found, after) = numbers(files.chore(durable));
             assert_eq!((&found[..], after), (run, next), "{live:?}");
         }
     }
@@ -246,13 +248,26 @@ mod tests {
     }
 
     #[test]
+    fn far_too_much_is_dealt_with_in_a_hurry() {
+        for (count, wanted) in [(3, false), (5, false), (6, true)] {
+            let mut live = vec![0; count];
+            live[0] = 100;
+            let (files, durable) = files(&live);
+            let Some(Chore::Compact { hurry, .. }) = files.chore(durable) else { panic!() };
+            assert_eq!(hurry, wanted, "{count} files");
+        }
+    }
+
+    #[test]
     fn compacted_files_do_not_pile_up_and_are_not_done_again_for_nothing() {
         let (mut files, mut durable) = files(&[100, 0]);
         let mut copied = 0;
         for round in 0..1_000 {
             while let Some(chore) = files.chore(durable) {
-                let Chore::Compact { run, live, .. } = chore else { panic!("{chore:?}") };
+                let Chore::Compact { run, .. } = chore else { panic!("{chore:?}") };
                 let (first, last) = (run[0], run[run.len() - 1]);
+                let of_run = files.files.range(first.base..last.end());
+                let live: u64 = of_run.map(|(_, found)| found.live).sum();
                 let kind = Kind::Compacted { last: last.last(), bytes: DATA + live * 6 / 5 };
                 let size = last.end() - first.base;
                 files.compacted(Segment { number: first.number, base: first.base, size, kind });

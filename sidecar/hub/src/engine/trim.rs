@@ -130,9 +130,9 @@ impl Engine {
         let job = match self.files.chore(self.durable_base) {
             None => return,
             Some(Chore::Remove { below }) => TidyJob::Remove { below },
-            Some(Chore::Compact { run, next, live }) => {
+            Some(Chore::Compact { run, next, hurry }) => {
                 let starts = self.logs.iter().map(|(&log, state)| (log, state.start)).collect();
-                TidyJob::Compact(Plan { run, next, starts, dead: live == 0 })
+                TidyJob::Compact(Plan { run, next, starts, hurry })
             }
         };
         self.tidying = Tidying::Busy;

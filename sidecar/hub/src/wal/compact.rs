@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use super::format::{self, ALIGN};
 use super::recover::{self, Raw, Visit};
 use super::segment::{DATA, FILE_HEADER, Kind, Segment};
-use super::summary::Summary;
+use super::summary::{self, Summary};
 use crate::error::HubError;
 
 /// Bytes of the part of the header that only compacted files have.
@@ -52,8 +52,8 @@ pub(crate) struct Plan {
     pub(crate) next: Segment,
     /// First offset kept of each log that there is.
     pub(crate) starts: HashMap<u32, u64>,
-    /// Nothing in them lives: they need not be read.
-    pub(crate) dead: bool,
+    /// The disk holds far more than it should: no holding back.
+    pub(crate) hurry: bool,
 }
 
 /// A compacted file that is whole and has no name yet.
@@ -188,7 +188,7 @@ fn write(
     };
     let mut out = Out::new(unnamed)?;
     let mut summary = Summary::new(segment);
-    for &source in if plan.dead { &[][..] } else { &plan.run[..] } {
+    for &source in &plan.run {
         if !copy(dir, source, plan, &mut out, &mut summary, spend)? {
             return Ok(None);
         }
@@ -199,7 +199,8 @@ fn write(
     Ok(Some((segment, summary.of(segment), end, copied)))
 }
 
-/// Copies what lives of one file; false: the hub ends.
+/// Copies what lives of one file; false: the hub ends. A file with a summary is read only where
+/// something lives.
 fn copy(
     dir: &Path,
     source: Segment,
@@ -208,17 +209,27 @@ fn copy(
     summary: &mut Summary,
     spend: &mut impl FnMut(u64) -> bool,
 ) -> Result<bool, HubError> {
+    // A log that is not there was purged; one that came later has no records here.
+    let lives = |log: u32, offset: u64| {
+        log != 0 && plan.starts.get(&log).is_some_and(|start| offset >= *start)
+    };
+    let mut wanted = Vec::new();
+    let summarised = summary::read(dir, source, |what| {
+        if let Visit::Record { log, offset, address, bytes } = *what
+            && lives(log, offset)
+        {
+            wanted.push((address, bytes));
+        }
+        Ok(())
+    })?;
     let mut unspent = 0;
     let mut goes_on = true;
-    recover::records(dir, source, &mut |raw: &Raw<'_>| {
-        let header = raw.header;
+    let mut take = |raw: &Raw<'_>| {
+        let (log, offset, address) = (raw.header.log, raw.header.offset, raw.address);
         let bytes = format::record_bytes(raw.payload.len());
         unspent += bytes;
-        // A log that is not there was purged; one that came later has no records here.
-        let start = plan.starts.get(&header.log).copied().unwrap_or(u64::MAX);
-        if header.log != 0 && header.offset >= start {
+        if lives(log, offset) {
             out.record(raw)?;
-            let (log, offset, address) = (header.log, header.offset, raw.address);
             summary.add(&Visit::Record { log, offset, address, bytes });
             unspent += bytes;
         }
@@ -226,8 +237,45 @@ fn copy(
             goes_on = spend(std::mem::take(&mut unspent));
         }
         Ok(goes_on)
-    })?;
+    };
+    if summarised.is_some() {
+        wanted.sort_unstable();
+        pick(dir, source, &wanted, &mut take)?;
+    } else {
+        recover::records(dir, source, &mut take)?;
+    }
     Ok(goes_on && spend(unspent))
+}
+
+/// Visits records of a file by their addresses and lengths, until told to stop.
+fn pick(
+    dir: &Path,
+    source: Segment,
+    wanted: &[(u64, u64)],
+    visit: &mut impl FnMut(&Raw<'_>) -> Result<bool, HubError>,
+) -> Result<(), HubError> {
+    let path = source.path(dir);
+    let file = source.open(dir, false)?;
+    let table = if source.is_compacted() { table(&file, &path)? } else { Vec::new() };
+    let mut buffer = Vec::new();
+    for &(address, bytes) in wanted {
+        let position = match find(&table, address) {
+            Some(extent) => extent.position + (address - extent.address),
+            None => address - source.base,
+        };
+        buffer.resize(bytes as usize, 0);
+        file.read_exact_at(&mut buffer, position).map_err(|e| HubError::io("read", &path, e))?;
+        let damaged = |what| HubError::corrupt(&path, position, what);
+        let header = format::decode(&buffer, address)
+            .ok_or_else(|| damaged("a record's header does not have its checksum"))?;
+        let payload = buffer.get(format::HEADER..format::HEADER + header.length as usize);
+        let payload = payload.filter(|payload| crc32c::crc32c(payload) == header.payload_crc);
+        let payload = payload.ok_or_else(|| damaged("a record does not have its checksum"))?;
+        if !visit(&Raw { header, address, payload })? {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// A compacted file being written.
@@ -325,7 +373,7 @@ impl<'a> Out<'a> {
 /// with some of them, which it removes.
 pub(crate) fn name(dir: &Path, compacted: &Compacted) -> Result<(), HubError> {
     let path = compacted.segment.path(dir);
-    super::summary::distrust(dir, compacted.run[0])?;
+    summary::distrust(dir, compacted.run[0])?;
     fs::rename(&compacted.unnamed, &path).map_err(|e| HubError::io("name", &path, e))
 }
 
