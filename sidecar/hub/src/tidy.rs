@@ -1,6 +1,7 @@
 //! The thread that works on full log files: summarises them, compacts them, has them removed. It
 //! holds itself to a rate, and nothing waits for it.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex};
@@ -82,20 +83,41 @@ impl Pace<'_> {
 // === impl Tidier ===
 
 impl Tidier {
-    /// The thread's loop.
+    /// The thread's loop. Summaries wait for everything else: what they are of may go first.
     pub(crate) fn run(self, jobs: &Receiver<TidyJob>, hub: &Hub) {
-        while let Ok(job) = jobs.recv() {
+        let mut full: VecDeque<Segment> = VecDeque::new();
+        loop {
+            let job = match full.pop_front() {
+                None => jobs.recv().ok(),
+                Some(segment) => match jobs.try_recv() {
+                    Ok(job) => {
+                        full.push_front(segment);
+                        Some(job)
+                    }
+                    Err(_) => {
+                        self.summarise(segment);
+                        continue;
+                    }
+                },
+            };
             let done = match job {
-                TidyJob::Stop => return,
-                TidyJob::Summarise(segment) => {
-                    self.summarise(segment);
+                Some(TidyJob::Stop) | None => return,
+                Some(TidyJob::Summarise(segment)) => {
+                    full.push_back(segment);
                     Ok(())
                 }
-                TidyJob::Remove { below } => self.settle(below).map(|()| {
-                    // If the disk reader is gone the hub is ending.
-                    let _ = self.disk.send(DiskJob::Remove { below });
-                }),
-                TidyJob::Compact(plan) => self.compact(plan),
+                Some(TidyJob::Remove { below }) => {
+                    full.retain(|segment| segment.base >= below);
+                    self.settle(below).map(|()| {
+                        // If the disk reader is gone the hub is ending.
+                        let _ = self.disk.send(DiskJob::Remove { below });
+                    })
+                }
+                Some(TidyJob::Compact(plan)) => {
+                    // A summary must not be made while its file is exchanged.
+                    full.retain(|segment| !plan.run.contains(segment));
+                    self.compact(plan)
+                }
             };
             if let Err(error) = done {
                 hub.with(|engine| engine.tidy_failed(error));

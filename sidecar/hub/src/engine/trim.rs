@@ -131,8 +131,11 @@ impl Engine {
             None => return,
             Some(Chore::Remove { below }) => TidyJob::Remove { below },
             Some(Chore::Compact { run, next, hurry }) => {
-                let starts = self.logs.iter().map(|(&log, state)| (log, state.start)).collect();
-                TidyJob::Compact(Plan { run, next, starts, hurry })
+                let (from, to) = (run[0].base, next.base);
+                let places = self.logs.values().flat_map(|log| log.index.places_in(from, to));
+                let mut wanted: Vec<_> = places.collect();
+                wanted.sort_unstable_by_key(|place| place.address);
+                TidyJob::Compact(Plan { run, next, wanted, hurry })
             }
         };
         self.tidying = Tidying::Busy;

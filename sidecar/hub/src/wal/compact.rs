@@ -23,12 +23,12 @@
 //! All little-endian. The header is written last, and the file gets its name when all of it is on
 //! disk.
 
-use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::format::{self, ALIGN};
+use super::index::Place;
 use super::recover::{self, Raw, Visit};
 use super::segment::{DATA, FILE_HEADER, Kind, Segment};
 use super::summary::{self, Summary};
@@ -50,8 +50,8 @@ pub(crate) struct Plan {
     pub(crate) run: Vec<Segment>,
     /// The file after them, whose beginning is durable.
     pub(crate) next: Segment,
-    /// First offset kept of each log that there is.
-    pub(crate) starts: HashMap<u32, u64>,
+    /// Where what lives in them is, by ascending addresses.
+    pub(crate) wanted: Vec<Place>,
     /// The disk holds far more than it should: no holding back.
     pub(crate) hurry: bool,
 }
@@ -189,7 +189,9 @@ fn write(
     let mut out = Out::new(unnamed)?;
     let mut summary = Summary::new(segment);
     for &source in &plan.run {
-        if !copy(dir, source, plan, &mut out, &mut summary, spend)? {
+        let begin = plan.wanted.partition_point(|place| place.address < source.base);
+        let end = plan.wanted.partition_point(|place| place.address < source.end());
+        if !copy(dir, source, &plan.wanted[begin..end], &mut out, &mut summary, spend)? {
             return Ok(None);
         }
     }
@@ -199,83 +201,45 @@ fn write(
     Ok(Some((segment, summary.of(segment), end, copied)))
 }
 
-/// Copies what lives of one file; false: the hub ends. A file with a summary is read only where
-/// something lives.
+/// Copies records of a file; false: the hub ends.
 fn copy(
     dir: &Path,
     source: Segment,
-    plan: &Plan,
+    wanted: &[Place],
     out: &mut Out<'_>,
     summary: &mut Summary,
     spend: &mut impl FnMut(u64) -> bool,
 ) -> Result<bool, HubError> {
-    // A log that is not there was purged; one that came later has no records here.
-    let lives = |log: u32, offset: u64| {
-        log != 0 && plan.starts.get(&log).is_some_and(|start| offset >= *start)
-    };
-    let mut wanted = Vec::new();
-    let summarised = summary::read(dir, source, |what| {
-        if let Visit::Record { log, offset, address, bytes } = *what
-            && lives(log, offset)
-        {
-            wanted.push((address, bytes));
-        }
-        Ok(())
-    })?;
-    let mut unspent = 0;
-    let mut goes_on = true;
-    let mut take = |raw: &Raw<'_>| {
-        let (log, offset, address) = (raw.header.log, raw.header.offset, raw.address);
-        let bytes = format::record_bytes(raw.payload.len());
-        unspent += bytes;
-        if lives(log, offset) {
-            out.record(raw)?;
-            summary.add(&Visit::Record { log, offset, address, bytes });
-            unspent += bytes;
-        }
-        if unspent >= PIECE as u64 {
-            goes_on = spend(std::mem::take(&mut unspent));
-        }
-        Ok(goes_on)
-    };
-    if summarised.is_some() {
-        wanted.sort_unstable();
-        pick(dir, source, &wanted, &mut take)?;
-    } else {
-        recover::records(dir, source, &mut take)?;
+    if wanted.is_empty() {
+        return Ok(true);
     }
-    Ok(goes_on && spend(unspent))
-}
-
-/// Visits records of a file by their addresses and lengths, until told to stop.
-fn pick(
-    dir: &Path,
-    source: Segment,
-    wanted: &[(u64, u64)],
-    visit: &mut impl FnMut(&Raw<'_>) -> Result<bool, HubError>,
-) -> Result<(), HubError> {
     let path = source.path(dir);
     let file = source.open(dir, false)?;
     let table = if source.is_compacted() { table(&file, &path)? } else { Vec::new() };
     let mut buffer = Vec::new();
-    for &(address, bytes) in wanted {
+    let mut unspent = 0;
+    for &Place { address, bytes } in wanted {
         let position = match find(&table, address) {
             Some(extent) => extent.position + (address - extent.address),
             None => address - source.base,
         };
+        let damaged = |what| HubError::corrupt(&path, position, what);
         buffer.resize(bytes as usize, 0);
         file.read_exact_at(&mut buffer, position).map_err(|e| HubError::io("read", &path, e))?;
-        let damaged = |what| HubError::corrupt(&path, position, what);
         let header = format::decode(&buffer, address)
             .ok_or_else(|| damaged("a record's header does not have its checksum"))?;
         let payload = buffer.get(format::HEADER..format::HEADER + header.length as usize);
         let payload = payload.filter(|payload| crc32c::crc32c(payload) == header.payload_crc);
         let payload = payload.ok_or_else(|| damaged("a record does not have its checksum"))?;
-        if !visit(&Raw { header, address, payload })? {
-            return Ok(());
+        out.record(&Raw { header, address, payload })?;
+        let (log, offset) = (header.log, header.offset);
+        summary.add(&Visit::Record { log, offset, address, bytes });
+        unspent += 2 * bytes;
+        if unspent >= PIECE as u64 && !spend(std::mem::take(&mut unspent)) {
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(spend(unspent))
 }
 
 /// A compacted file being written.

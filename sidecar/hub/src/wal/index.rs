@@ -149,6 +149,16 @@ impl LogIndex {
         Some(Place { address, bytes })
     }
 
+    /// Every record that is kept and lies from one address up to another one.
+    pub(crate) fn places_in(&self, from: u64, to: u64) -> impl Iterator<Item = Place> + '_ {
+        let after = self.marks.partition_point(|&(address, _)| address <= from) as u64;
+        let offset = self.origin + after.saturating_sub(1) * STRIDE;
+        let mut cursor = self.cursor(offset.max(self.first));
+        std::iter::from_fn(move || self.next(&mut cursor))
+            .skip_while(move |place| place.address < from)
+            .take_while(move |place| place.address < to)
+    }
+
     /// Every record that is kept and is below an offset.
     pub(crate) fn places_below(&self, offset: u64) -> impl Iterator<Item = Place> + '_ {
         self.places().take(offset.saturating_sub(self.first) as usize)
@@ -214,6 +224,22 @@ mod tests {
         index.push(more);
         assert_eq!(index.next(&mut cursor), Some(more), "a cursor follows the log");
         assert_eq!(index.next(&mut cursor), None);
+    }
+
+    #[test]
+    fn stretches_of_addresses_are_found() {
+        for start in [1, 70, 640, 1_001] {
+            let (mut index, places) = sample(1_000);
+            index.trim(start);
+            let kept = &places[start as usize - 1..];
+            let ends = [0, 1, 62, 63, 64, 65, 700, 999].map(|n| places[n].address);
+            for from in ends.iter().flat_map(|&end| [end, end + 32]) {
+                for to in ends.iter().flat_map(|&end| [end, end + 32, u64::MAX]) {
+                    let wanted = kept.iter().filter(|p| (from..to).contains(&p.address));
+                    assert!(index.places_in(from, to).eq(wanted.copied()), "{from}..{to}");
+                }
+            }
+        }
     }
 
     #[test]

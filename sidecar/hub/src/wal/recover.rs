@@ -225,18 +225,6 @@ fn scan_stretch(
     }
 }
 
-/// Visits the records of a full file as they are, until told to stop.
-pub(crate) fn records(
-    dir: &Path,
-    segment: Segment,
-    visit: &mut impl FnMut(&Raw<'_>) -> Result<bool, HubError>,
-) -> Result<(), HubError> {
-    match scan_raw(dir, segment, visit)? {
-        (end, Found::Damaged(what)) => Err(damaged(dir, segment, end, what)),
-        _ => Ok(()),
-    }
-}
-
 /// Visits the records of a full file, and returns the address at which they end.
 pub(crate) fn records_end(
     dir: &Path,
