@@ -115,6 +115,9 @@ pub struct Rules {
     /// Kept by the store: a simulated one ignores what writes expect.
     pub write_expects: bool,
     pub load_checks: bool,
+    pub await_barrier: bool,
+    pub read_barrier: bool,
+    pub gate_reads: bool,
 }
 
 impl Default for Limits {
@@ -180,6 +183,9 @@ impl Default for Rules {
             only_top: true,
             write_expects: true,
             load_checks: true,
+            await_barrier: true,
+            read_barrier: true,
+            gate_reads: true,
         }
     }
 }

@@ -384,7 +384,7 @@ impl Node {
             self.with(&id, |p, env| p.tick(env));
         }
         self.roots.tick(&mut self.env);
-        self.ask_again(None);
+        self.ask_due();
         self.send_waiting_direct();
         if self.host_gone_at.is_some_and(|at| at <= now) {
             self.host_gone_at = None;
@@ -407,7 +407,7 @@ impl Node {
         }
         self.each(|p, env| p.review(env));
         self.roots.review(&mut self.env, None);
-        self.ask_again(None);
+        self.review_asks(None);
         self.lose_direct();
         self.send_waiting_direct();
         for (kind, _) in kinds {
@@ -428,7 +428,7 @@ impl Node {
             }
         });
         self.roots.review(&mut self.env, lost);
-        self.ask_again(lost);
+        self.review_asks(lost);
         self.lose_direct();
         self.send_waiting_direct();
     }
@@ -821,7 +821,7 @@ impl Node {
                     self.env.send(from, Message::Awaited { request, result });
                 }
             }
-            Message::Awaited { request, result } => self.awaited(request, result),
+            Message::Awaited { request, result } => self.awaited(from, request, result),
             Message::Read { request, partition, actor, keys } => {
                 if self.partitions.contains_key(&partition) {
                     self.with(&partition, |p, env| p.read_outside(env, from, request, actor, keys));
@@ -830,7 +830,7 @@ impl Node {
                     self.env.send(from, Message::ReadDone { request, result });
                 }
             }
-            Message::ReadDone { request, result } => self.read_done(request, result),
+            Message::ReadDone { request, result } => self.read_done(from, request, result),
             Message::Direct { request, kind, method, payload, trace } => {
                 self.direct_call(from, request, kind, method, payload, trace);
             }

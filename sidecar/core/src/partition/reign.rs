@@ -14,12 +14,12 @@ use crate::ids::{
 use crate::invocation::{
     ActorOps, Invocation, Mode, Obligation, Outcome, Payload, Refusal, StateOp,
 };
-use crate::message::Message;
 use crate::record::{Op, Record};
 use crate::route::Route;
 use crate::size::Tally;
 
 use super::gate::{Gated, InFlight};
+use super::questions::Questions;
 use super::turns::retry_pause;
 
 /// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
@@ -86,8 +86,12 @@ pub(crate) struct Reign {
     pub(super) settle_at: Option<Millis>,
     /// Nothing is dispatched before this (P3).
     pub(super) dispatch_after: Millis,
-    /// Reads to the end before it dispatches (rule L4).
+    /// Ends of the log that will be reported.
+    pub(super) ends: u32,
+    /// So many of them are to be reported before anything is dispatched (rule L4).
     pub(super) barriers: u32,
+    /// Questions from outside turns.
+    pub(super) questions: Questions,
     /// Since when the partition is being handed over.
     pub(super) leaving: Option<Millis>,
     /// Running turns were cancelled because the hand-over took too long.
@@ -290,6 +294,7 @@ impl Partition {
             stored_stamp: stamp,
             in_store: self.reign.in_store,
             cell: self.reign.cell,
+            ends: self.reign.ends,
             barriers: self.reign.barriers,
             ..Reign::default()
         };
@@ -407,7 +412,8 @@ impl Partition {
 
     /// Ends a reign in disorder: nothing held survives.
     pub(super) fn abandon(&mut self, env: &mut Env) {
-        let reign = std::mem::take(&mut self.reign);
+        let mut reign = std::mem::take(&mut self.reign);
+        self.refuse_questions(env, &mut reign);
         let attached = reign.items.values().filter_map(|i| Some((&i.sender, i.reply_to?.0)));
         let spoke = reign.senders.iter().map(|(sender, (node, _))| (sender, *node));
         for (sender, node) in attached.chain(spoke).collect::<BTreeSet<_>>() {
@@ -572,38 +578,5 @@ impl Partition {
         // The last one is being closed itself.
         let wanted = |node: &&NodeId| node.0 + 1 < floor.0 && !closed.contains(**node);
         all.filter(wanted).copied().collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
-    /// Asks for the result of a started invocation.
-    pub(crate) fn await_result(
-        &mut self,
-        env: &mut Env,
-        from: NodeId,
-        request: RequestId,
-        uuid: Uuid,
-    ) {
-        use crate::message::AwaitResult;
-        if !self.serving() {
-            let hint = self.owner_hint(env);
-            let result = AwaitResult::NotOwner(hint);
-            env.send(from, Message::Awaited { request, result });
-            return;
-        }
-        if let Some(item) = self.reign.items.get_mut(&uuid)
-            && item.invocation.mode == Mode::Start
-        {
-            // Those that were forgotten ask again.
-            item.awaiters.retain(|waiting| *waiting != (from, request));
-            if item.awaiters.len() >= AWAITERS_MAX {
-                item.awaiters.remove(0);
-            }
-            item.awaiters.push((from, request));
-            return;
-        }
-        let result = match self.state.results.get(&uuid) {
-            Some(outcome) => AwaitResult::Done(outcome.clone()),
-            None => AwaitResult::Unknown,
-        };
-        self.gate(env, Gated::Send { to: from, message: Message::Awaited { request, result } });
     }
 }

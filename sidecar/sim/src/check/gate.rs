@@ -158,6 +158,9 @@ impl Judge<'_> {
 
     fn check_client_answer(&mut self, node: NodeId, req: usize, answer: &Answer) {
         let request = &self.history.reqs[req];
+        if request.reads.is_some() {
+            return self.check_read(node, req, answer);
+        }
         let uuid = self.uuid_of_tag.get(&request.tag).copied();
         let bad = match answer {
             Ok(Response::Outcome { invocation: None, .. }) => {
