@@ -9,18 +9,23 @@
 //! Serving  --(foreign Claim | record void, lost or too late | log lost with records in flight)--> Reading | Off
 //! ```
 //!
-//! The parts of a reign: `inbound` (requests and channels in), `turns` (queues, locks, dispatch, what turns ask for),
-//! `outbound` (channels out, children), `storage` (caches, materialisation), `questions` and `reads` (from outside
-//! turns), `gate` (proposals and what waits for them).
+//! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch` (what
+//! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `outbound` (channels out, children),
+//! `storage` (caches, materialisation), `questions` and `reads` (from outside turns), `gate` (proposals and what waits
+//! for them).
 
+mod dispatch;
+mod ending;
 mod gate;
 mod inbound;
 mod outbound;
 mod questions;
+mod queue;
 mod reads;
 mod reign;
 mod storage;
 mod turns;
+mod view;
 
 use std::collections::BTreeMap;
 

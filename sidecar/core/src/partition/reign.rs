@@ -18,9 +18,9 @@ use crate::record::{Op, Record};
 use crate::route::Route;
 use crate::size::Tally;
 
+use super::ending::retry_pause;
 use super::gate::{Gated, InFlight};
 use super::questions::Questions;
-use super::turns::retry_pause;
 
 /// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
 pub(super) const AWAITERS_MAX: usize = 1024;
