@@ -1,6 +1,7 @@
 //! The decisions of one node: everything a sidecar decides, behind one `handle`.
 
 mod asks;
+mod ended;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::message::{AwaitResult, DirectResult, Message, ReadResult};
 use crate::partition::{Incoming, Partition, Stage, Stated, TurnInvoke};
 use crate::roots::Roots;
 use crate::route::Opened;
+use crate::timers::Timers;
 
 /// What a node is made from.
 #[derive(Clone, Debug)]
@@ -52,6 +54,8 @@ pub struct Node {
     next_direct: u64,
     /// Direct calls that wait for the connection to a live host, and until when.
     direct_waiting: BTreeMap<RequestId, (Millis, DirectCall)>,
+    /// When they are given up.
+    direct_timers: Timers<RequestId>,
     /// The newest host's stream.
     last_session: Option<SessionId>,
     /// When a host that is away counts as gone.
@@ -60,7 +64,7 @@ pub struct Node {
     drain_asked: bool,
     /// Partitions that an event has touched since the last flush.
     touched: Vec<PartitionId>,
-    timeouts: BTreeMap<PartitionId, Millis>,
+    timeouts: Timers<PartitionId>,
 }
 
 /// How long a direct call waits for the connection to a host that is a member, ms: a node that has just joined is not
@@ -131,6 +135,8 @@ pub struct Held {
     pub results: usize,
     /// Their bytes.
     pub results_bytes: usize,
+    /// State operations that the store lacks, bytes.
+    pub unstored_bytes: usize,
     /// Payloads of direct calls under way at the own host, bytes.
     pub direct_bytes: usize,
     /// Root turns that wait for a slot of the own host.
@@ -182,10 +188,11 @@ impl Node {
             direct: BTreeMap::new(),
             next_direct: 0,
             direct_waiting: BTreeMap::new(),
+            direct_timers: Timers::default(),
             host_gone_at: None,
             drain_asked: false,
             touched: Vec::new(),
-            timeouts: BTreeMap::new(),
+            timeouts: Timers::default(),
         }
     }
 
@@ -272,11 +279,11 @@ impl Node {
     pub fn poll_timeout(&self) -> Option<Millis> {
         let grace = self.env.host_grace_until;
         let times = [
-            self.timeouts.values().min().copied(),
+            self.timeouts.first(),
             self.roots.timeout(),
             self.asks.timeout(),
             self.host_gone_at,
-            self.direct_waiting.values().map(|(until, _)| *until).min(),
+            self.direct_timers.first(),
             (grace > 0).then_some(grace),
         ];
         times.into_iter().flatten().min()
@@ -304,6 +311,7 @@ impl Node {
             sum.kept_bytes += held.kept_bytes;
             sum.results += held.results;
             sum.results_bytes += held.results_bytes;
+            sum.unstored_bytes += held.unstored_bytes;
         }
         let host = self.env.host.as_ref();
         sum.direct_bytes = host.map_or(0, |host| host.direct_bytes);
@@ -355,6 +363,8 @@ impl Node {
             } else if let Some((partition, uuid)) = self.env.granted.pop_front() {
                 self.with(&partition, |p, env| p.slot_granted(env, uuid));
                 self.env.pass_slot();
+            } else if let Some(token) = self.env.resumable.pop_front() {
+                self.resume_turn(&token);
             } else if let Some(token) = self.uncovered() {
                 self.resume_turn(&token);
             } else {
@@ -369,23 +379,18 @@ impl Node {
         for id in std::mem::take(&mut self.touched) {
             let Some(partition) = self.partitions.get_mut(&id) else { continue };
             partition.flush(&mut self.env);
-            match partition.timeout(&self.env) {
-                Some(at) => self.timeouts.insert(id, at),
-                None => self.timeouts.remove(&id),
-            };
+            self.timeouts.set(&id, partition.timeout(&self.env));
         }
     }
 
     fn tick(&mut self) {
         let now = self.env.now;
-        let due: Vec<_> =
-            self.timeouts.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
-        for id in due {
+        for id in self.timeouts.due(now) {
             self.with(&id, |p, env| p.tick(env));
         }
         self.roots.tick(&mut self.env);
         self.ask_due();
-        self.send_waiting_direct();
+        self.give_up_direct();
         if self.host_gone_at.is_some_and(|at| at <= now) {
             self.host_gone_at = None;
             self.offer(Vec::new());
@@ -398,6 +403,7 @@ impl Node {
 
     fn members(&mut self, members: Members) {
         self.env.members = members;
+        self.asks.members_seen(self.env.now);
         let kinds: Vec<_> = self.known_kinds();
         for (kind, count) in &kinds {
             for index in 0..*count {
@@ -551,6 +557,9 @@ impl Node {
             Operation::StateRead { turn, keys } => {
                 self.in_turn(request, &turn, |p, env| p.state_read(env, request, &turn, keys));
             }
+            Operation::StateApply { turn, ops } if self.awaits_state(&turn) => {
+                self.wait_in_turn(request, Operation::StateApply { turn, ops });
+            }
             Operation::StateApply { turn, ops } => {
                 self.in_turn(request, &turn, |p, env| p.state_apply(env, request, &turn, ops));
             }
@@ -558,6 +567,12 @@ impl Node {
                 self.in_turn(request, &turn, |p, env| p.turn_flush(env, request, &turn));
             }
         }
+    }
+
+    /// Whether a turn that wants to write waits for its actor's state.
+    fn awaits_state(&mut self, token: &TurnToken) -> bool {
+        let partition = self.partitions.get_mut(&token.invocation.home);
+        partition.is_some_and(|p| p.awaits_state(&mut self.env, token))
     }
 
     /// Lets the partition that a turn belongs to act; a turn of a partition that is not served here is superseded.
@@ -699,13 +714,18 @@ impl Node {
                 self.with(&token.invocation.home, |p, _| p.turn_returned(token));
             }
             (_, result) => {
-                let waiting = self.waiting_turns.remove(token).unwrap_or_default();
-                for (request, _) in waiting.operations {
-                    let error = RequestError::TurnSuperseded(Box::new(token.clone()));
-                    self.env.respond(request, Err(error));
-                }
+                self.supersede(token);
                 self.with(&token.invocation.home, |p, env| p.turn_result(env, token, result));
             }
+        }
+    }
+
+    /// What a turn asked for and waits outside is not carried out any more.
+    fn supersede(&mut self, token: &TurnToken) {
+        let waiting = self.waiting_turns.remove(token).unwrap_or_default();
+        for (request, _) in waiting.operations {
+            let error = RequestError::TurnSuperseded(Box::new(token.clone()));
+            self.env.respond(request, Err(error));
         }
     }
 
@@ -714,6 +734,7 @@ impl Node {
         self.asks.end(request);
         self.direct.remove(&request);
         self.direct_waiting.remove(&request);
+        self.direct_timers.set(&request, None);
         for queue in self.parked.values_mut() {
             // Operations of turns are not here: their turns count on them.
             queue.retain(|(id, _)| *id != request);
@@ -735,23 +756,32 @@ impl Node {
         } else if hosts().next().is_some()
             && self.direct_waiting.len() < env.limits.roots_per_node_max
         {
-            self.direct_waiting.insert(request, (env.now + DIRECT_WAIT_MS, call));
+            let until = env.now + DIRECT_WAIT_MS;
+            self.direct_waiting.insert(request, (until, call));
+            self.direct_timers.set(&request, Some(until));
         } else {
             self.env.respond(request, Err(RequestError::NoHost(call.kind)));
         }
     }
 
-    /// Sends direct calls that waited for a connection, and gives up those that waited for too long.
+    /// Peers or members changed: sends direct calls that waited for a connection.
     fn send_waiting_direct(&mut self) {
-        let now = self.env.now;
         for (request, (until, call)) in std::mem::take(&mut self.direct_waiting) {
-            if now >= until {
-                self.env.respond(request, Err(RequestError::NoHost(call.kind)));
-                continue;
-            }
+            self.direct_timers.set(&request, None);
             self.invoke_direct(request, call);
             if let Some((at, _)) = self.direct_waiting.get_mut(&request) {
                 *at = until;
+                self.direct_timers.set(&request, Some(until));
+            }
+        }
+    }
+
+    /// Gives up direct calls that have waited for a connection for too long.
+    fn give_up_direct(&mut self) {
+        for request in self.direct_timers.due(self.env.now) {
+            self.direct_timers.set(&request, None);
+            if let Some((_, call)) = self.direct_waiting.remove(&request) {
+                self.env.respond(request, Err(RequestError::NoHost(call.kind)));
             }
         }
     }

@@ -76,6 +76,10 @@ pub struct Profile {
     pub reads_max: u64,
     /// Chance that whoever was told that a call ended reads the actor's state.
     pub read_after: u32,
+    /// Chance that a node which is struck out while it lives does not hear from its logs until it is told.
+    pub deaf: u32,
+    /// How long after the acceptance a started invocation is awaited at most, µs.
+    pub await_max: Us,
 }
 
 /// Names of the faults, in the order of [`Profile::fault_weights`].
@@ -122,6 +126,8 @@ impl Default for Profile {
             uncached: 300,
             reads_max: 12,
             read_after: 250,
+            deaf: 200,
+            await_max: 300 * MS,
         }
     }
 }
@@ -298,6 +304,8 @@ fn bound_bytes(limits: &mut Limits, seed: u64, small: bool) {
         limits.outbox_per_partition_max = rng.range(2, 6) as usize;
         limits.outbox_bytes_per_partition_max = rng.range(300, 2_000) as usize;
         limits.unfinished_bytes_per_partition_max = rng.range(600, 4_000) as usize;
+        limits.unstored_bytes_per_partition_max = rng.range(100, 1_000) as usize;
+        limits.state_bytes_per_actor_max = rng.range(60, 400) as usize;
     }
 }
 
@@ -423,7 +431,7 @@ fn draw_op(
         fuel: rng.range(0, 5) as u8,
         deadline_us: rng.chance(60).then(|| rng.range(5 * MS, 400 * MS)),
         abandon_us: rng.chance(60).then(|| rng.range(0, 200 * MS)),
-        await_by: (rng.index(slots), rng.range(0, 300 * MS)),
+        await_by: (rng.index(slots), rng.range(0, profile.await_max)),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Node;
 use crate::assign;
 use crate::effect::{RequestError, Response};
+use crate::event::Operation;
 use crate::ids::{InvocationId, Kind, Millis, NodeId, PartitionId, RequestId, Uuid};
 use crate::invocation::Target;
 use crate::limits::{LimitHit, Limits};
@@ -24,6 +25,8 @@ const KIND_WAIT_MS: Millis = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Asks {
     open: BTreeMap<RequestId, Ask>,
+    /// When the membership was first seen.
+    members_seen_at: Option<Millis>,
     /// When they are asked again.
     due: BTreeSet<(Millis, RequestId)>,
 }
@@ -70,6 +73,22 @@ impl Asks {
         self.due.remove(&(ask.again_at, request));
         ask.again_at = at;
         self.due.insert((at, request));
+    }
+
+    /// The membership is seen.
+    pub(super) fn members_seen(&mut self, now: Millis) {
+        self.members_seen_at.get_or_insert(now);
+    }
+
+    /// Gives back all that is asked for.
+    pub(super) fn end_all(&mut self) -> Vec<(RequestId, Operation)> {
+        self.due.clear();
+        let asks = std::mem::take(&mut self.open).into_iter();
+        let operation = |wanted| match wanted {
+            Wanted::Outcome(invocation) => Operation::Await { invocation },
+            Wanted::State { kind, actor, keys } => Operation::StateOf { kind, actor, keys },
+        };
+        asks.map(|(request, ask)| (request, operation(ask.wanted))).collect()
     }
 
     /// Nobody asks for it any more.
@@ -157,7 +176,9 @@ impl Node {
             Wanted::State { kind, actor, .. } => self.home_of(kind, actor),
         };
         let Some(home) = home else {
-            let give_up_at = ask.since + KIND_WAIT_MS;
+            // A node that has not seen the membership yet knows no kind at all.
+            let missed_since = self.asks.members_seen_at.map(|at| at.max(ask.since));
+            let give_up_at = missed_since.map_or(Millis::MAX, |at| at + KIND_WAIT_MS);
             if give_up_at <= now {
                 let response = match &ask.wanted {
                     Wanted::State { .. } => Ok(Response::State(BTreeMap::new())),

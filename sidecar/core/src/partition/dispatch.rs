@@ -35,7 +35,8 @@ impl Partition {
             || item.retry_at > env.now
             || (root && self.no_roots(env))
             || (!root && self.leaves_nested(env))
-            || self.reign.leaving_cancelled;
+            || self.reign.leaving_cancelled
+            || self.store_is_behind(env);
         let Some(session) = env.session_for(&self.id.kind) else { return };
         if wait {
             return;

@@ -11,9 +11,10 @@
 //!
 //! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch` (what
 //! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `outbound` (channels out, children),
-//! `storage` (caches, materialisation), `questions` and `reads` (from outside turns), `gate` (proposals and what waits
+//! `storage` and `cached` (actors' state), `questions` and `reads` (from outside turns), `gate` (proposals and what waits
 //! for them).
 
+mod cached;
 mod dispatch;
 mod ending;
 mod gate;

@@ -41,7 +41,7 @@ impl Partition {
         keys: Option<Vec<Arc<str>>>,
     ) {
         if let Some(state) = self.reign.cache.get(&actor) {
-            let result = answer(env, state, keys.as_deref());
+            let result = answer(env, state.keys(), keys.as_deref());
             return self.gate_read(env, from, request, result);
         }
         let waiting = self.reign.loading.get_mut(&actor).map(|load| &mut load.waiting);

@@ -11,13 +11,12 @@ use crate::ids::{
     Epoch, Millis, NodeId, Number, Offset, PartitionId, RequestId, Sender, SessionId, TurnToken,
     Uuid,
 };
-use crate::invocation::{
-    ActorOps, Invocation, Mode, Obligation, Outcome, Payload, Refusal, StateOp,
-};
+use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Refusal, StateOp};
 use crate::record::{Op, Record};
 use crate::route::Route;
 use crate::size::Tally;
 
+use super::cached::ActorState;
 use super::ending::retry_pause;
 use super::gate::{Gated, InFlight};
 use super::questions::Questions;
@@ -102,11 +101,15 @@ pub(crate) struct Reign {
     pub(super) departed: BTreeMap<NodeId, Millis>,
     // Storage.
     /// Actors' state, with everything decided so far.
-    pub(super) cache: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Payload>>,
+    pub(super) cache: BTreeMap<Arc<str>, ActorState>,
     /// Reads that wait for a load.
     pub(super) loading: BTreeMap<Arc<str>, Load>,
     /// Operations that the store may not have, per actor, in order.
     pub(super) unstored: BTreeMap<Arc<str>, VecDeque<(u64, StateOp)>>,
+    /// Their bytes.
+    pub(super) unstored_bytes: usize,
+    /// They are too many: no turn starts.
+    pub(super) store_behind: bool,
     /// Stamp of the last operation decided or replayed.
     pub(super) stamp: u64,
     /// Stamp of the last operation that the store has.
@@ -149,6 +152,8 @@ pub(super) struct Load {
     pub(super) known: Offset,
     /// Reads that wait for it.
     pub(super) waiting: Vec<WaitingRead>,
+    /// Turns that wait for it to write.
+    pub(super) writers: Vec<TurnToken>,
 }
 
 /// An unfinished invocation at its owner.
@@ -285,11 +290,13 @@ impl Partition {
         let replayed = std::mem::take(&mut self.reign.store_queue);
         let stamp = self.reign.stamp;
         let unstored = std::mem::take(&mut self.reign.unstored);
+        let unstored_bytes = self.reign.unstored_bytes;
         let epoch = self.state.epoch;
         self.reign = Reign {
             epoch,
             store_queue: replayed,
             unstored,
+            unstored_bytes,
             stamp,
             stored_stamp: stamp,
             in_store: self.reign.in_store,
@@ -312,6 +319,7 @@ impl Partition {
         for (sender, (node, stated)) in std::mem::take(&mut self.opens) {
             self.open(env, node, sender, stated);
         }
+        self.review_backlog(env);
         self.pump_all(env);
         self.review(env);
     }
@@ -411,7 +419,7 @@ impl Partition {
     }
 
     /// Ends a reign in disorder: nothing held survives.
-    pub(super) fn abandon(&mut self, env: &mut Env) {
+    pub(crate) fn abandon(&mut self, env: &mut Env) {
         let mut reign = std::mem::take(&mut self.reign);
         self.refuse_questions(env, &mut reign);
         let attached = reign.items.values().filter_map(|i| Some((&i.sender, i.reply_to?.0)));
@@ -449,6 +457,9 @@ impl Partition {
                 let error = RequestError::TurnSuperseded(Box::new(token.clone()));
                 env.respond(*request, Err(error));
             }
+        }
+        for load in reign.loading.values_mut() {
+            env.resumable.extend(load.writers.drain(..));
         }
         for read in reign.loading.into_values().flat_map(|load| load.waiting) {
             match read.reader {

@@ -36,6 +36,12 @@ pub(crate) struct Script {
     pub(crate) held: VecDeque<Event>,
     /// Barriers are not answered while this is set.
     pub(crate) hold_barriers: bool,
+    /// Writes to the store are not carried out while this is set.
+    pub(crate) hold_writes: bool,
+    /// Loads from the store are not carried out while this is set.
+    pub(crate) hold_loads: bool,
+    /// Steps of the store that were asked for and not carried out.
+    pub(crate) store_steps: VecDeque<Effect>,
     /// Barriers that were asked for and not answered.
     pub(crate) barriers: VecDeque<PartitionId>,
     pub(crate) drained: bool,
@@ -51,7 +57,14 @@ impl Script {
     }
 
     pub(crate) fn with(kinds: &[Kind], limits: Limits) -> Self {
-        let mut script = Self {
+        let mut script = Self::unseen(limits);
+        script.begin(kinds);
+        script
+    }
+
+    /// A node that has not seen the membership.
+    pub(crate) fn unseen(limits: Limits) -> Self {
+        Self {
             node: node(1, limits.clone()),
             id: NodeId(1),
             limits,
@@ -68,14 +81,15 @@ impl Script {
             hold: false,
             held: VecDeque::new(),
             hold_barriers: false,
+            hold_writes: false,
+            hold_loads: false,
+            store_steps: VecDeque::new(),
             barriers: VecDeque::new(),
             drained: false,
             store_writes: Vec::new(),
             direct_sent: 0,
             sent: Vec::new(),
-        };
-        script.begin(kinds);
-        script
+        }
     }
 
     /// The node is gone at once, and another one comes: with a host, or without one for no kinds.
@@ -128,6 +142,8 @@ impl Script {
                 }
                 queue.push_back(Event::LogEnd { partition });
             }
+            Effect::WriteStore { .. } if self.hold_writes => self.store_steps.push_back(effect),
+            Effect::LoadActor { .. } if self.hold_loads => self.store_steps.push_back(effect),
             Effect::ReadBarrier { partition } if self.hold_barriers => {
                 self.barriers.push_back(partition);
             }
@@ -245,6 +261,16 @@ impl Script {
         assert_eq!(self.answers.remove(&apply), Some(Ok(Response::Ok)));
         self.finish(&turn, done("ok"));
         call
+    }
+
+    /// The store is back: it does what it was asked.
+    pub(crate) fn store_back(&mut self) {
+        (self.hold_writes, self.hold_loads) = (false, false);
+        let mut events = VecDeque::new();
+        for step in std::mem::take(&mut self.store_steps) {
+            self.carry_out(step, &mut events);
+        }
+        events.into_iter().for_each(|event| self.event(event));
     }
 
     /// Answers the oldest barrier.
