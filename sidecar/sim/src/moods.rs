@@ -87,9 +87,9 @@ pub(crate) fn outdated(profile: &mut Profile) {
     profile.ops_max = 80;
     profile.modes = [10, 2, 10, 0];
     profile.reads_max = 60;
-    profile.deaf = 800;
+    profile.deaf = 1_000;
     profile.await_max = 5_000;
-    profile.nodes = (2, 3);
+    profile.nodes = (2, 2);
     profile.read_after = 800;
 }
 
