@@ -44,6 +44,8 @@ pub struct Node {
     roots: Roots,
     /// Root requests that wait for a kind to become known, in order.
     parked: BTreeMap<Kind, VecDeque<(RequestId, Operation)>>,
+    /// How many there are, those of `waiting_turns` included.
+    parked_count: usize,
     /// Turns with an operation that waits for a kind to become known.
     waiting_turns: BTreeMap<TurnToken, WaitingTurn>,
     /// Those of them that wait for calls above them.
@@ -181,6 +183,7 @@ impl Node {
             partitions: BTreeMap::new(),
             roots: Roots::default(),
             parked: BTreeMap::new(),
+            parked_count: 0,
             waiting_turns: BTreeMap::new(),
             covered: BTreeSet::new(),
             asks: Asks::default(),
@@ -417,7 +420,9 @@ impl Node {
         self.lose_direct();
         self.send_waiting_direct();
         for (kind, _) in kinds {
-            for (request, operation) in self.parked.remove(&kind).into_iter().flatten() {
+            let queue = self.parked.remove(&kind).unwrap_or_default();
+            self.parked_count -= queue.len();
+            for (request, operation) in queue {
                 self.request(request, operation);
             }
         }
@@ -628,10 +633,14 @@ impl Node {
         self.roots.add(&mut self.env, request, obligation);
     }
 
-    /// Requests that wait for a kind.
+    /// Requests that wait for a kind, and operations of turns that wait.
     fn parked(&self) -> usize {
-        let roots: usize = self.parked.values().map(VecDeque::len).sum();
-        roots + self.waiting_turns.values().map(|turn| turn.operations.len()).sum::<usize>()
+        debug_assert_eq!(
+            self.parked_count,
+            self.parked.values().map(VecDeque::len).sum::<usize>()
+                + self.waiting_turns.values().map(|turn| turn.operations.len()).sum::<usize>()
+        );
+        self.parked_count
     }
 
     /// Keeps an invocation until its kind is known.
@@ -644,6 +653,7 @@ impl Node {
         }
         let queue = self.parked.entry(kind.clone()).or_default();
         queue.push_back((request, operation));
+        self.parked_count += 1;
         if queue.len() == 1 {
             self.env.emit(Effect::EnsureKind { kind });
         }
@@ -684,11 +694,13 @@ impl Node {
         }
         let waiting = self.waiting_turns.entry(token).or_default();
         waiting.operations.push_back((request, operation));
+        self.parked_count += 1;
     }
 
     /// Goes on with a turn, up to the next operation that has to wait.
     fn resume_turn(&mut self, token: &TurnToken) {
         let Some(mut waiting) = self.waiting_turns.remove(token) else { return };
+        self.parked_count -= waiting.operations.len();
         while let Some((request, operation)) = waiting.operations.pop_front() {
             // What was asked for just before may have to wait again.
             if !self.waiting_turns.contains_key(token)
@@ -697,6 +709,7 @@ impl Node {
             {
                 let kind = target.kind.clone();
                 waiting.operations.push_front((request, operation));
+                self.parked_count += waiting.operations.len();
                 self.waiting_turns.insert(token.clone(), waiting);
                 return self.env.emit(Effect::EnsureKind { kind });
             }
@@ -723,6 +736,7 @@ impl Node {
     /// What a turn asked for and waits outside is not carried out any more.
     fn supersede(&mut self, token: &TurnToken) {
         let waiting = self.waiting_turns.remove(token).unwrap_or_default();
+        self.parked_count -= waiting.operations.len();
         for (request, _) in waiting.operations {
             let error = RequestError::TurnSuperseded(Box::new(token.clone()));
             self.env.respond(request, Err(error));
@@ -737,7 +751,9 @@ impl Node {
         self.direct_timers.set(&request, None);
         for queue in self.parked.values_mut() {
             // Operations of turns are not here: their turns count on them.
+            let before = queue.len();
             queue.retain(|(id, _)| *id != request);
+            self.parked_count -= before - queue.len();
         }
     }
 

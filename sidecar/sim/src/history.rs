@@ -186,6 +186,8 @@ pub(crate) struct History {
     pub(crate) small_limits: bool,
     /// The nodes' bound of that name.
     pub(crate) closed_channels_max: usize,
+    /// The nodes' bound of an actor's state, bytes.
+    pub(crate) state_bytes_max: usize,
     /// How long nodes ask for a state before they give up.
     pub(crate) accept_timeout: Us,
     /// Apps stop the code of cut-off attempts within the grace.

@@ -154,6 +154,7 @@ impl World {
             names: plan.names.clone(),
             small_limits: plan.small_limits,
             closed_channels_max: plan.limits.closed_channels_max,
+            state_bytes_max: plan.limits.state_bytes_per_actor_max,
             accept_timeout: plan.limits.accept_timeout_ms * MS,
             heeding: plan.profile.run_on_max <= crate::plan::RUN_ON_MAX,
             strict: plan.slots.iter().map(|s| s.strict).collect(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
-use kar_core::invocation::{Invocation, Mode, Outcome, StateOp};
+use kar_core::invocation::{Invocation, Mode, Outcome, Payload, StateOp};
 use kar_core::record::{AcceptInBrief, Op, Record, Send};
 
 use super::Judge;
@@ -419,17 +419,22 @@ impl Judge<'_> {
             }
         }
         let model = &mut self.logs[log];
-        let mut before = Keys::new();
+        let (mut before, mut bytes) = (Keys::new(), 0);
         if let Some(actor) = model.held.get(&uuid).and_then(|h| h.actor.clone()) {
             let actor_model = model.actors.entry(actor.clone()).or_default();
             before = actor_model.state.clone();
             state.iter().for_each(|op| apply(&mut actor_model.state, op));
+            bytes = actor_model.state.iter().map(entry_bytes).sum();
             if !state.is_empty() {
                 model.writes.push((offset, actor, state.to_vec()));
             }
         }
         let record = TurnRecord { offset, state: state.to_vec(), sends: tags, complete, before };
         model.turns.entry((uuid, attempt, epoch)).or_default().push(record);
+        if bytes > self.history.state_bytes_max {
+            let text = format!("{}@{offset}: {uuid} leaves {bytes} bytes", self.logs[log].id);
+            self.wrong("bounds of actors", text);
+        }
     }
 
     /// C4: a call retires when its sender holds the outcome durably.
@@ -478,4 +483,9 @@ impl Judge<'_> {
             }
         }
     }
+}
+
+/// What a key of an actor takes, as its bound counts it.
+fn entry_bytes((key, value): (&Arc<str>, &Payload)) -> usize {
+    StateOp::Set { key: key.clone(), value: value.clone() }.size()
 }
