@@ -236,3 +236,25 @@ fn an_actor_over_a_bound_that_was_lowered_can_be_cut_down() {
     script.outcome(call);
     assert_eq!(stored(&script), 600 + 700);
 }
+
+/// A parallel branch of a turn has written before a call of its flow came back to the actor.
+#[test]
+fn what_turns_below_have_buffered_counts_too() {
+    let mut script = host(Limits { state_bytes_per_actor_max: 1_000, ..Limits::default() });
+    let (call, turn) = begin(&mut script, "alice");
+    let away = script.invoke(Some(&turn), Mode::Call, "bob", "away");
+    let bob = script.turn("away");
+    write_in(&mut script, &turn, "a", 500);
+    let back = script.invoke(Some(&bob), Mode::Call, "alice", "back");
+    let top = script.turn("back");
+    let over = apply(&mut script, &top, vec![set("b", 500)]);
+    assert_limit(&mut script, over, STATE);
+    write_in(&mut script, &top, "b", 200);
+    write_in(&mut script, &top, "a", 600);
+    for (turn, call) in [(&top, back), (&bob, away), (&turn, call)] {
+        script.finish(turn, done(""));
+        script.outcome(call);
+    }
+    assert_eq!(stored(&script), 500 + 200, "the turn below has the last word");
+    script.assert_idle();
+}

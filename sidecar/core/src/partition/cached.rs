@@ -161,18 +161,29 @@ impl Partition {
             return Err(RequestError::Limit(unstored_hit(max)));
         }
         let Some(item) = self.reign.items.get(&uuid) else { return Ok(()) };
-        let (Some(turn), Some(actor)) = (item.running(), &item.invocation.actor) else {
+        let (Some(own), Some(actor)) = (item.running(), &item.invocation.actor) else {
             return Ok(());
         };
         let Some(state) = self.reign.cache.get(actor) else { return Ok(()) };
         let max = env.limits.state_bytes_per_actor_max;
-        if state.bytes_at_most(turn.bytes + bytes) <= max {
+        // What turns below it have buffered takes effect after what it does itself, the topmost's first.
+        let stack = self.reign.actors.get(actor).map(|actor| actor.stack.as_slice());
+        let below = stack.unwrap_or_default().iter().rev().filter(|other| **other != uuid);
+        let below = below.filter_map(|other| self.reign.items.get(other)?.running());
+        let below: Vec<&[StateOp]> = below.map(|turn| turn.state.as_slice()).collect();
+        let size_of = |ops: &[StateOp]| ops.iter().map(StateOp::size).sum::<usize>();
+        let buffered = own.bytes + below.iter().map(|ops| size_of(ops)).sum::<usize>();
+        if state.bytes_at_most(buffered + bytes) <= max {
             return Ok(());
         }
-        let before = state.bytes_after(turn.state.iter());
-        let after = state.bytes_after(turn.state.iter().chain(ops));
-        // What is too long already, because the bound was lowered, may still be cut down.
-        if after <= max || after <= before {
+        let fits = |turns: usize| {
+            let later = || below[..turns].iter().copied().flatten();
+            let before = state.bytes_after(own.state.iter().chain(later()));
+            let after = state.bytes_after(own.state.iter().chain(ops).chain(later()));
+            // What is too long already, because the bound was lowered, may still be cut down.
+            after <= max || after <= before
+        };
+        if (0..=below.len()).all(fits) {
             return Ok(());
         }
         Err(RequestError::Limit(env.limit("state_bytes_per_actor_max", max)))
