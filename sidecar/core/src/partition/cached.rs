@@ -170,16 +170,16 @@ impl Partition {
         let stack = self.reign.actors.get(actor).map(|actor| actor.stack.as_slice());
         let below = stack.unwrap_or_default().iter().rev().filter(|other| **other != uuid);
         let below = below.filter_map(|other| self.reign.items.get(other)?.running());
-        let below: Vec<&[StateOp]> = below.map(|turn| turn.state.as_slice()).collect();
+        let below: Vec<&[StateOp]> = below.map(|turn| turn.unflushed.state.as_slice()).collect();
         let size_of = |ops: &[StateOp]| ops.iter().map(StateOp::size).sum::<usize>();
-        let buffered = own.bytes + below.iter().map(|ops| size_of(ops)).sum::<usize>();
+        let buffered = own.unflushed.bytes + below.iter().map(|ops| size_of(ops)).sum::<usize>();
         if state.bytes_at_most(buffered + bytes) <= max {
             return Ok(());
         }
         let fits = |turns: usize| {
             let later = || below[..turns].iter().copied().flatten();
-            let before = state.bytes_after(own.state.iter().chain(later()));
-            let after = state.bytes_after(own.state.iter().chain(ops).chain(later()));
+            let before = state.bytes_after(own.unflushed.state.iter().chain(later()));
+            let after = state.bytes_after(own.unflushed.state.iter().chain(ops).chain(later()));
             // What is too long already, because the bound was lowered, may still be cut down.
             after <= max || after <= before
         };
