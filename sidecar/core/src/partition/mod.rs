@@ -9,10 +9,10 @@
 //! Serving  --(foreign Claim | record void, lost or too late | log lost with records in flight)--> Reading | Off
 //! ```
 //!
-//! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch` (what
-//! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `tail` (how they go on), `outbound`
-//! (channels out, children), `storage` and `cached` (actors' state), `questions` and `reads` (from outside turns), `gate`
-//! (proposals and what waits for them).
+//! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch`
+//! (what holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `tail` (how they go on),
+//! `outbound` (channels out, children), `storage` and `cached` (caches, materialisation), `reads` and `questions`
+//! (from outside turns), `gate` (proposals and what waits for them), `view` (for people).
 
 mod cached;
 mod dispatch;
