@@ -162,7 +162,8 @@ impl Default for Limits {
             drain_timeout_ms: 10_000,
             store_batch_bytes: 1 << 20,
             unstored_bytes_per_partition_max: 256 << 20,
-            state_bytes_per_actor_max: 6 << 20,
+            // More than a segment, so that one turn may fill an actor; less than a message to a component.
+            state_bytes_per_actor_max: 7 << 20,
             cached_actors_max: 10_000,
             state_read_bytes_max: 16 << 20,
         }
