@@ -40,7 +40,8 @@ pub struct Limits {
     pub calls_per_turn_max: usize,
     /// Turns of one actor that may run ahead of the log (rule L6).
     pub speculation_per_actor_max: u32,
-    /// Records in flight per partition; beyond it decisions wait.
+    /// Records in flight per partition; beyond it decisions wait and travel together. One is being made durable, one
+    /// waits at the log for its turn, one is on its way; more would only be more messages for the same commits.
     pub records_in_flight_max: usize,
     /// Bytes of decisions after which a record is cut.
     pub record_bytes_target: usize,
@@ -145,7 +146,7 @@ impl Default for Limits {
             segment_sends_max: 10_000,
             calls_per_turn_max: 4_096,
             speculation_per_actor_max: 256,
-            records_in_flight_max: 512,
+            records_in_flight_max: 3,
             record_bytes_target: 1 << 20,
             results_per_partition_max: 100_000,
             results_bytes_per_partition_max: 128 << 20,
