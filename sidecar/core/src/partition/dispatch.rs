@@ -2,7 +2,7 @@
 
 use super::Partition;
 use super::gate::Gated;
-use super::reign::{ItemStage, Turn};
+use super::reign::{Item, ItemStage, Turn, Unflushed};
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, SessionId, TurnToken, Uuid};
@@ -28,13 +28,15 @@ impl Partition {
             return self.set_stage(uuid, ItemStage::WaitChildren);
         }
         let Some(item) = self.reign.items.get(&uuid) else { return };
+        // A flow that holds its actor is served like the nested calls that may wait behind it.
+        let fresh = root && !self.holds(uuid);
         // Without a lease another node may reign already, and its grace be over (rule L6).
         let wait = self.reign.barriers > 0
             || !env.lease_valid
             || env.now < self.reign.dispatch_after
             || item.retry_at > env.now
-            || (root && self.no_roots(env))
-            || (!root && self.leaves_nested(env))
+            || (fresh && self.no_roots(env))
+            || (!fresh && self.leaves_nested(env))
             || self.reign.leaving_cancelled;
         let Some(session) = env.session_for(&self.id.kind) else { return };
         if wait {
@@ -47,7 +49,7 @@ impl Partition {
             }
         } else if !item.started
             && !item.cleared
-            && !env.may_speculate()
+            && !self.may_run_ahead(env, uuid)
             && self.must_commit(env, uuid)
         {
             return;
@@ -56,6 +58,19 @@ impl Partition {
             return self.set_stage(uuid, ItemStage::WaitSlot);
         }
         self.dispatch(env, session, uuid, root);
+    }
+
+    /// Whether an invocation's first attempt may start before everything decided is committed (rule L6).
+    fn may_run_ahead(&self, env: &Env, uuid: Uuid) -> bool {
+        let actor = self.reign.items.get(&uuid).and_then(|item| item.invocation.actor.as_ref());
+        let ahead = actor.and_then(|name| self.reign.actors.get(name)).map_or(0, |a| a.ahead);
+        // Others are bounded where they are let in; a step that kept the lock never left.
+        env.may_speculate() && (ahead < env.limits.speculation_per_actor_max || !self.holds(uuid))
+    }
+
+    /// Whether an invocation holds its actor until it ends, by the log (rule T2).
+    pub(super) fn holds(&self, uuid: Uuid) -> bool {
+        self.state.entries.get(&uuid).is_some_and(|entry| entry.holds)
     }
 
     /// Logs a new attempt (rule T3); it starts when that is committed.
@@ -110,6 +125,7 @@ impl Partition {
         let invocation = item.invocation.clone();
         let token = TurnToken {
             invocation: InvocationId { home: self.id.clone(), uuid },
+            step: invocation.step,
             attempt: item.attempt,
             epoch,
         };
@@ -131,9 +147,16 @@ impl Partition {
         env.emit(Effect::Dispatch { session, turn });
     }
 
-    pub(super) fn token(&self, uuid: Uuid, attempt: u32, epoch: Epoch) -> TurnToken {
-        let invocation = InvocationId { home: self.id.clone(), uuid };
-        TurnToken { invocation, attempt, epoch }
+    /// The token of an item's current attempt.
+    pub(super) fn token(&self, item: &Item, epoch: Epoch) -> TurnToken {
+        let invocation = InvocationId { home: self.id.clone(), uuid: item.invocation.uuid };
+        TurnToken { invocation, step: item.invocation.step, attempt: item.attempt, epoch }
+    }
+
+    /// Whether a token names an item's current attempt.
+    pub(super) fn is_current(&self, item: &Item, token: &TurnToken) -> bool {
+        (item.invocation.step, item.attempt, self.reign.epoch)
+            == (token.step, token.attempt, token.epoch)
     }
 }
 
@@ -141,9 +164,7 @@ impl Turn {
     fn new(session: SessionId, slot: bool) -> Self {
         Self {
             session,
-            state: Vec::new(),
-            sends: Vec::new(),
-            bytes: 0,
+            unflushed: Unflushed::default(),
             calls: Default::default(),
             received: Vec::new(),
             returned: false,

@@ -1,42 +1,41 @@
 //! How turns and invocations end (rules T1–T3, C5).
 
+use std::sync::Arc;
+
 use super::Partition;
 use super::gate::Gated;
-use super::reign::{Item, ItemStage};
+use super::reign::{Item, ItemStage, TurnEnd, Unflushed};
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
-use crate::event::TurnResult;
 use crate::ids::{InvocationId, Millis, SessionId, TurnToken, Uuid};
-use crate::invocation::{Mode, Obligation, Outcome, StateOp};
+use crate::invocation::{Mode, Obligation, Outcome};
 use crate::message::{AwaitResult, Message};
-use crate::record::{AcceptInBrief, Op};
+use crate::record::{AcceptInBrief, End, Op};
 
 impl Partition {
     /// The turn ended in user code.
-    pub(crate) fn turn_result(&mut self, env: &mut Env, token: &TurnToken, result: TurnResult) {
+    pub(crate) fn turn_result(&mut self, env: &mut Env, token: &TurnToken, result: TurnEnd) {
         let uuid = token.invocation.uuid;
-        let current = self.reign.epoch == token.epoch;
-        let Some(item) = self.reign.items.get_mut(&uuid) else { return };
-        if (item.attempt != token.attempt || !current) && env.rules.turn_token {
+        let Some(item) = self.reign.items.get(&uuid) else { return };
+        if !self.is_current(item, token) && env.rules.turn_token {
             return;
         }
-        let Some(turn) = item.turn() else { return };
+        let Some(turn) = self.reign.items.get_mut(&uuid).and_then(Item::turn) else { return };
         match result {
             _ if turn.result.is_some() => {}
-            TurnResult::Ended(outcome) if !turn.cancelled => {
-                turn.result = Some(outcome);
+            TurnEnd::Outcome(_) | TurnEnd::TailCall(..) if !turn.cancelled => {
+                turn.result = Some(result);
                 self.maybe_end(env, uuid);
             }
-            TurnResult::Ended(_) | TurnResult::Cancelled => self.fail_attempt(env, uuid),
+            _ => self.fail_attempt(env, uuid),
         }
     }
 
     /// The turn ended in user code, and its result waits outside behind operations of it.
     pub(crate) fn turn_returned(&mut self, token: &TurnToken) {
-        if let Some(item) = self.reign.items.get_mut(&token.invocation.uuid)
-            && item.attempt == token.attempt
-            && self.reign.epoch == token.epoch
-            && let Some(turn) = item.turn()
+        let uuid = token.invocation.uuid;
+        if self.reign.items.get(&uuid).is_some_and(|item| self.is_current(item, token))
+            && let Some(turn) = self.reign.items.get_mut(&uuid).and_then(Item::turn)
         {
             turn.returned = true;
         }
@@ -54,16 +53,26 @@ impl Partition {
         }
         let stage = std::mem::replace(&mut item.stage, ItemStage::Queued);
         let ItemStage::Running(mut turn) = stage else { return };
-        let Some(outcome) = turn.result.take() else { return };
-        self.reign.buffered.remove_all(turn.sends.iter().map(Obligation::size));
+        let Some(result) = turn.result.take() else { return };
         if turn.slot {
             env.free_slot();
         }
-        if matches!(outcome, Outcome::Done(_)) {
-            self.end(env, uuid, outcome, turn.state, turn.sends);
-        } else {
-            self.end(env, uuid, outcome, Vec::new(), Vec::new());
+        match result {
+            TurnEnd::Outcome(outcome @ Outcome::Done(_)) => {
+                self.end(env, uuid, outcome, turn.unflushed);
+            }
+            TurnEnd::Outcome(outcome) => {
+                self.drop_unflushed(turn.unflushed);
+                self.end(env, uuid, outcome, Unflushed::default());
+            }
+            TurnEnd::TailCall(to, call) => self.tail_call(env, uuid, (to, call), turn.unflushed),
+            TurnEnd::Cancelled => {}
         }
+    }
+
+    /// What a turn buffered comes to nothing.
+    pub(super) fn drop_unflushed(&mut self, unflushed: Unflushed) {
+        self.reign.buffered.remove_all(unflushed.sends.iter().map(Obligation::size));
     }
 
     /// The attempt is lost with its unflushed segment; the invocation is tried again.
@@ -73,7 +82,6 @@ impl Partition {
         let attempt = item.attempt;
         let stage = std::mem::replace(&mut item.stage, ItemStage::Queued);
         let ItemStage::Running(turn) = stage else { return };
-        self.reign.buffered.remove_all(turn.sends.iter().map(Obligation::size));
         if let Some(pause) = retry_pause(attempt) {
             item.retry_at = env.now + pause;
             self.reign.retries.insert((item.retry_at, uuid));
@@ -81,10 +89,13 @@ impl Partition {
         if item.invocation.actor.is_none() {
             self.reign.idle.insert(uuid);
         }
+        let step = item.invocation.step;
+        self.drop_unflushed(turn.unflushed);
         if turn.slot {
             env.free_slot();
         }
-        let token = self.token(uuid, attempt, epoch);
+        let invocation = InvocationId { home: self.id.clone(), uuid };
+        let token = TurnToken { invocation, step, attempt, epoch };
         for request in turn.calls.into_values() {
             self.superseded(env, request, &token);
         }
@@ -126,7 +137,7 @@ impl Partition {
         let host = env.host.as_ref().map(|h| h.session);
         let mut over = Vec::new();
         for (uuid, item) in &mut self.reign.items {
-            let attempt = item.attempt;
+            let (step, attempt) = (item.invocation.step, item.attempt);
             let Some(turn) = item.turn() else { continue };
             // A turn that has returned, or whose host is gone, has nobody to acknowledge.
             if turn.result.take().is_some() || turn.returned || Some(turn.session) != host {
@@ -135,7 +146,7 @@ impl Partition {
             turn.cancelled = true;
             let session = turn.session;
             let invocation = InvocationId { home: self.id.clone(), uuid: *uuid };
-            let token = TurnToken { invocation, attempt, epoch };
+            let token = TurnToken { invocation, step, attempt, epoch };
             env.emit(Effect::Cancel { session, token });
         }
         for uuid in over {
@@ -181,89 +192,104 @@ impl Partition {
 
     /// Ends an invocation that never ran.
     pub(super) fn end_unstarted(&mut self, env: &mut Env, uuid: Uuid, outcome: Outcome) {
-        self.end(env, uuid, outcome, Vec::new(), Vec::new());
+        self.end(env, uuid, outcome, Unflushed::default());
     }
 
     /// Decides the end of an invocation.
-    fn end(
+    pub(super) fn end(
         &mut self,
         env: &mut Env,
         uuid: Uuid,
         outcome: Outcome,
-        state: Vec<StateOp>,
-        sends: Vec<Obligation>,
+        unflushed: Unflushed,
     ) {
-        let Some(item) = self.remove_item(env, uuid) else { return };
+        let Some(item) = self.reign.items.get(&uuid) else { return };
         self.reign.idle.remove(&uuid);
         if let Some(deadline) = item.invocation.deadline {
             self.reign.deadlines.remove(&(deadline, uuid));
         }
-        let accept = (!item.logged).then(|| {
-            self.log_held(env, &item.sender, item.number - 1);
-            if let Some(held) = self.reign.held.get_mut(&item.sender) {
-                held.pop_front();
-                if held.is_empty() {
-                    self.reign.held.remove(&item.sender);
-                }
-            }
-            AcceptInBrief {
-                sender: item.sender.clone(),
-                number: item.number,
-                actor: item.invocation.actor.clone(),
-            }
-        });
-        let children = self.state.entries.get(&uuid).map(|e| e.children.clone());
-        let sends = self.number(sends);
-        let gates: Vec<_> = sends.iter().map(|s| (s.obligation.to.clone(), s.number)).collect();
-        self.push(
-            env,
-            Op::Complete {
-                uuid,
-                attempt: item.attempt,
-                accept,
-                outcome: outcome.clone(),
-                state,
-                sends,
-                time: env.now,
-            },
-        );
-        self.gate_sends(env, gates);
-        self.gate_closed(env, children.into_iter().flatten());
-        self.tell_outcome(env, &item, outcome);
-        if let Some(name) = &item.invocation.actor
-            && let Some(actor) = self.reign.actors.get_mut(name)
-        {
-            actor.stack.retain(|u| *u != uuid);
-            actor.ahead += 1;
-            self.gate(env, Gated::Caught { actor: name.clone() });
-            self.pump_actor(env, name);
+        match item.invocation.home.clone() {
+            Some(home) => self.send_home(env, uuid, (home, outcome.clone()), unflushed),
+            None => self.complete(env, uuid, End::Outcome(outcome.clone()), unflushed),
         }
+        let Some(item) = self.remove_item(env, uuid) else { return };
+        self.tell_outcome(env, &item, outcome);
+        self.free_actor(env, uuid, item.invocation.actor.as_ref(), false);
         self.try_release(env);
     }
 
+    /// Logs the end of a turn, or of an invocation that never ran.
+    pub(super) fn complete(&mut self, env: &mut Env, uuid: Uuid, end: End, unflushed: Unflushed) {
+        let Some(item) = self.reign.items.get(&uuid) else { return };
+        let attempt = item.attempt;
+        let accept = (!item.logged).then(|| AcceptInBrief {
+            sender: item.sender.clone(),
+            number: item.number,
+            actor: item.invocation.actor.clone(),
+        });
+        if let Some(AcceptInBrief { sender, number, .. }) = &accept {
+            self.log_held(env, sender, number - 1);
+            if let Some(held) = self.reign.held.get_mut(sender) {
+                held.pop_front();
+                if held.is_empty() {
+                    self.reign.held.remove(sender);
+                }
+            }
+        }
+        let children = self.state.entries.get(&uuid).map(|e| e.children.clone());
+        let (segment, gates) = self.segment(unflushed);
+        let time = env.now;
+        self.push(env, Op::Complete { uuid, attempt, accept, end, segment, time });
+        self.gate_sends(env, gates);
+        self.gate_closed(env, children.into_iter().flatten());
+    }
+
+    /// A turn on an actor has ended: the next one may start, ahead of the log (rule L6).
+    pub(super) fn free_actor(
+        &mut self,
+        env: &mut Env,
+        uuid: Uuid,
+        name: Option<&Arc<str>>,
+        keeps_lock: bool,
+    ) {
+        let Some(name) = name else { return };
+        let Some(actor) = self.reign.actors.get_mut(name) else { return };
+        if !keeps_lock {
+            actor.stack.retain(|u| *u != uuid);
+        }
+        actor.ahead += 1;
+        self.gate(env, Gated::Caught { actor: name.clone() });
+        self.pump_actor(env, name);
+    }
+
     /// Tells whoever waits, once the end is committed.
-    fn tell_outcome(&mut self, env: &mut Env, item: &Item, outcome: Outcome) {
+    pub(super) fn tell_outcome(&mut self, env: &mut Env, item: &Item, outcome: Outcome) {
         if item.invocation.mode == Mode::Tell && !matches!(outcome, Outcome::Done(_)) {
             let uuid = item.invocation.uuid;
             let invocation = InvocationId { home: self.id.clone(), uuid };
             env.notice(Notice::DeadLetter { invocation, outcome: outcome.clone() });
         }
+        self.report_withheld(env, item);
+        for (to, request) in &item.awaiters {
+            let result = AwaitResult::Done(outcome.clone());
+            let message = Message::Awaited { request: *request, result };
+            self.gate(env, Gated::Send { to: *to, message });
+        }
+        if let (true, Some((to, _))) = (item.invocation.is_awaited(), item.reply_to) {
+            let (sender, number) = (item.sender.clone(), item.number);
+            let message = Message::Reply { sender, from: self.id.clone(), number, outcome };
+            self.gate(env, Gated::Send { to, message });
+        }
+    }
+
+    /// A tell that was taken while there was no room for it is reported as accepted.
+    pub(super) fn report_withheld(&mut self, env: &mut Env, item: &Item) {
         if !self.reign.withheld.is_empty()
             && self.reign.withheld.remove(&(item.sender.clone(), item.number)).is_some()
             && let Some((to, _)) = item.reply_to
         {
             let (sender, number) = (item.sender.clone(), item.number);
             self.gate(env, Gated::Accepted { to, sender, number });
-        }
-        for (to, request) in &item.awaiters {
-            let result = AwaitResult::Done(outcome.clone());
-            let message = Message::Awaited { request: *request, result };
-            self.gate(env, Gated::Send { to: *to, message });
-        }
-        if let (Mode::Call, Some((to, _))) = (item.invocation.mode, item.reply_to) {
-            let (sender, number) = (item.sender.clone(), item.number);
-            let message = Message::Reply { sender, from: self.id.clone(), number, outcome };
-            self.gate(env, Gated::Send { to, message });
         }
     }
 }

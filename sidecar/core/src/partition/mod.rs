@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch` (what
-//! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `outbound` (channels out, children),
+//! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `tail` (how they go on), `outbound` (channels out, children),
 //! `storage` (caches, materialisation), `reads` (from outside turns), `gate` (proposals and what waits for them).
 
 mod dispatch;
@@ -22,6 +22,7 @@ mod queue;
 mod reads;
 mod reign;
 mod storage;
+mod tail;
 mod turns;
 mod view;
 
@@ -36,7 +37,7 @@ use crate::route::Opened;
 use crate::state::{Admission, LogState};
 
 pub(crate) use inbound::{Incoming, Stated};
-pub(crate) use reign::Reign;
+pub(crate) use reign::{Reign, TurnEnd};
 pub(crate) use turns::TurnInvoke;
 
 /// Where a partition stands at this node.

@@ -55,7 +55,7 @@ impl Partition {
         let uuid = token.invocation.uuid;
         let Some(item) = self.reign.items.get(&uuid) else { return false };
         let Some(name) = &item.invocation.actor else { return false };
-        let current = item.attempt == token.attempt && self.reign.epoch == token.epoch;
+        let current = self.is_current(item, token);
         let top = self.reign.actors.get(name).and_then(|actor| actor.stack.last());
         current && item.running().is_some_and(|turn| !turn.cancelled) && top != Some(&uuid)
     }
@@ -95,7 +95,8 @@ impl Partition {
                 continue;
             };
             let Some(item) = self.reign.items.get(&top) else { return };
-            let unstarted = item.is_root() && !item.started && self.no_roots(env);
+            let unstarted =
+                item.is_root() && !item.started && !self.holds(top) && self.no_roots(env);
             if matches!(item.stage, ItemStage::Queued)
                 || (unstarted && matches!(item.stage, ItemStage::WaitSlot))
             {
@@ -193,7 +194,7 @@ impl Partition {
             let descends =
                 |uuid: &Uuid| items.get(uuid).is_some_and(|i| i.invocation.chain.contains(&bottom));
             // Only what has flushed can have descendants.
-            let progressed = self.state.entries.get(&uuid).is_some_and(|e| e.progressed);
+            let progressed = self.state.entries.get(&uuid).is_some_and(|e| e.holds);
             if progressed && actor.queue.iter().any(descends) {
                 let (inner, queue) = actor.queue.drain(..).partition(descends);
                 actor.inner = inner;

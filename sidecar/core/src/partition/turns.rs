@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::Partition;
+use super::reign::Unflushed;
 use crate::effect::{RequestError, Response};
 use crate::env::Env;
 use crate::ids::{InvocationId, Number, PartitionId, RequestId, TurnToken, Uuid};
-use crate::invocation::{Invocation, Mode, Obligation, StateOp};
-use crate::record::Op;
+use crate::invocation::{Invocation, Mode, Obligation, Owed, StateOp};
+use crate::record::{Op, Segment};
 
 /// A call or tell that a turn makes.
 #[derive(Debug)]
@@ -28,8 +29,7 @@ impl Partition {
         let superseded = || RequestError::TurnSuperseded(Box::new(token.clone()));
         let uuid = token.invocation.uuid;
         let item = self.reign.items.get(&uuid).ok_or_else(superseded)?;
-        let current = item.attempt == token.attempt && self.reign.epoch == token.epoch;
-        if !current && env.rules.turn_token {
+        if !self.is_current(item, token) && env.rules.turn_token {
             return Err(superseded());
         }
         match item.running() {
@@ -71,7 +71,7 @@ impl Partition {
         let call = invoke.mode == Mode::Call;
         let obligation = Obligation {
             to: invoke.to,
-            invocation: Arc::new(Invocation {
+            owed: Owed::Invocation(Arc::new(Invocation {
                 uuid: invoke.uuid,
                 mode: invoke.mode,
                 actor: invoke.actor,
@@ -80,7 +80,9 @@ impl Partition {
                 chain: chain.into(),
                 deadline: invoke.deadline,
                 trace: invoke.trace,
-            }),
+                step: 1,
+                home: None,
+            })),
             parent: Some(uuid),
         };
         let bytes = obligation.size();
@@ -88,11 +90,11 @@ impl Partition {
             let hit = env.limit("calls_per_turn_max", env.limits.calls_per_turn_max);
             return env.respond(request, Err(RequestError::Limit(hit)));
         }
-        if turn.sends.len() >= env.limits.segment_sends_max {
+        if turn.unflushed.sends.len() >= env.limits.segment_sends_max {
             let hit = env.limit("segment_sends_max", env.limits.segment_sends_max);
             return env.respond(request, Err(RequestError::Limit(hit)));
         }
-        if turn.bytes + bytes > env.limits.segment_bytes_max {
+        if turn.unflushed.bytes + bytes > env.limits.segment_bytes_max {
             let hit = env.limit("segment_bytes_max", env.limits.segment_bytes_max);
             return env.respond(request, Err(RequestError::Limit(hit)));
         }
@@ -106,8 +108,8 @@ impl Partition {
             return env.respond(request, Err(RequestError::Limit(hit)));
         }
         let to = obligation.to.clone();
-        turn.sends.push(obligation);
-        turn.bytes += bytes;
+        turn.unflushed.sends.push(obligation);
+        turn.unflushed.bytes += bytes;
         self.reign.buffered.add(bytes);
         if !call {
             return env.respond(request, Ok(Response::Accepted { invocation: child }));
@@ -137,22 +139,30 @@ impl Partition {
             self.log_held(env, &sender, number);
         }
         let turn = self.reign.items.get_mut(&uuid)?.turn()?;
-        let state = std::mem::take(&mut turn.state);
-        let sends = std::mem::take(&mut turn.sends);
+        let unflushed = std::mem::take(&mut turn.unflushed);
         let mut settled = std::mem::take(&mut turn.received);
         // The partition may have been quicker.
         let owed = &self.state.outbound;
         settled.retain(|(to, n)| owed.get(to).is_some_and(|out| out.open.contains_key(n)));
-        turn.bytes = 0;
-        self.reign.buffered.remove_all(sends.iter().map(Obligation::size));
-        let sends = self.number(sends);
-        let gates: Vec<_> = sends.iter().map(|s| (s.obligation.to.clone(), s.number)).collect();
+        let (segment, gates) = self.segment(unflushed);
         let last = gates.last().map(|(_, number)| *number);
         let closed = settled.clone();
-        self.push(env, Op::Progress { uuid, attempt, state, sends, settled });
+        self.push(env, Op::Progress { uuid, attempt, segment, settled });
         self.gate_sends(env, gates);
         self.gate_closed(env, closed);
         last
+    }
+
+    /// What a turn buffered as it is logged, and what of it is to be sent then.
+    pub(super) fn segment(
+        &mut self,
+        unflushed: Unflushed,
+    ) -> (Segment, Vec<(PartitionId, Number)>) {
+        let Unflushed { state, sends, .. } = unflushed;
+        self.reign.buffered.remove_all(sends.iter().map(Obligation::size));
+        let sends = self.number(sends);
+        let gates = sends.iter().map(|s| (s.obligation.to.clone(), s.number)).collect();
+        (Segment { state, sends }, gates)
     }
 
     /// Buffers changes to the turn's actor (P5).
@@ -174,12 +184,12 @@ impl Partition {
         }
         let Some(turn) = item.turn() else { return };
         let bytes: usize = ops.iter().map(StateOp::size).sum();
-        if turn.bytes + bytes > env.limits.segment_bytes_max {
+        if turn.unflushed.bytes + bytes > env.limits.segment_bytes_max {
             let hit = env.limit("segment_bytes_max", env.limits.segment_bytes_max);
             return env.respond(request, Err(RequestError::Limit(hit)));
         }
-        turn.bytes += bytes;
-        turn.state.extend(ops);
+        turn.unflushed.bytes += bytes;
+        turn.unflushed.state.extend(ops);
         env.respond(request, Ok(Response::Ok));
     }
 

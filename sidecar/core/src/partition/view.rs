@@ -32,6 +32,7 @@ impl Partition {
             phase: match &item.stage {
                 ItemStage::Running(turn) if turn.calls.is_empty() => Phase::Running,
                 ItemStage::Running(_) => Phase::Suspended,
+                ItemStage::Moved => Phase::Moved,
                 _ if item.started => Phase::Retrying,
                 _ => Phase::Queued,
             },

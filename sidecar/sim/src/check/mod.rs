@@ -76,7 +76,7 @@ pub(crate) struct Judge<'h> {
     /// Requests (of turns and clients) answered so far.
     pub(crate) answered: BTreeSet<(usize, usize)>,
     /// Turns dispatched, by token.
-    pub(crate) dispatched: HashMap<(Uuid, u32, u64), usize>,
+    pub(crate) dispatched: HashMap<(Uuid, u32, u32, u64), usize>,
     /// Numbers of node senders and what they stand for, as requested or accepted.
     pub(crate) node_numbers: HashMap<(Sender, usize, Number), Uuid>,
 }
