@@ -10,7 +10,8 @@
 //! ```
 //!
 //! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch` (what
-//! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `tail` (how they go on), `outbound` (channels out, children),
+//! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `tail` (how they go on), `steps` (what retries need not do
+//! again), `outbound` (channels out, children),
 //! `storage` (caches, materialisation), `reads` (from outside turns), `gate` (proposals and what waits for them).
 
 mod dispatch;
@@ -21,6 +22,7 @@ mod outbound;
 mod queue;
 mod reads;
 mod reign;
+mod steps;
 mod storage;
 mod tail;
 mod turns;
