@@ -97,8 +97,8 @@ pub(crate) struct ActorModel {
     pub(crate) state: Keys,
     /// Invocations with a `Progress` and no `Complete`, innermost last.
     pub(crate) stack: Vec<Uuid>,
-    /// What ended, in order; re-entrant ones left out.
-    pub(crate) ended: Vec<Uuid>,
+    /// The last turn that ended of each sender, and its place among what that sent; re-entrant ones left out.
+    pub(crate) ended: HashMap<(usize, u128), (Uuid, u64)>,
 }
 
 /// A partition by its log.
