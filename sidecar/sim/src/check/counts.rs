@@ -26,6 +26,10 @@ pub(crate) struct Counts {
     pub(crate) windows_asked: u64,
     /// Statements that were answered with a part of the outcomes kept.
     pub(crate) outcomes_cut: u64,
+    /// Durable steps that retries were dispatched with.
+    pub(crate) steps_recalled: u64,
+    /// Keyed calls that were answered from what is kept.
+    pub(crate) calls_recalled: u64,
     /// Turns dispatched by a reign that was over, of invocations that were done.
     pub(crate) zombie_dispatch: u64,
     /// Overlaps of code that a lagging node excuses.
@@ -38,7 +42,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 13] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 15] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -51,6 +55,8 @@ impl Counts {
             ("cascade", self.cascade),
             ("(windows asked)", self.windows_asked),
             ("(outcomes cut)", self.outcomes_cut),
+            ("(steps recalled)", self.steps_recalled),
+            ("(calls recalled)", self.calls_recalled),
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
         ]

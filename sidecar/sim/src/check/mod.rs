@@ -8,6 +8,7 @@ mod logs;
 mod order;
 mod overlap;
 mod state;
+mod steps;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

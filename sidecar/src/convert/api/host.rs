@@ -1,5 +1,7 @@
 //! Hosting: what a component offers, the turns it runs, and how they end.
 
+use std::collections::HashMap;
+
 use kar_core::effect::Turn;
 use kar_core::event::{Offer, TailCall, TurnResult};
 use kar_core::ids::{Kind, TurnToken};
@@ -62,6 +64,8 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
         Mode::Tell => pb::InvocationMode::Tell,
         Mode::Start => pb::InvocationMode::Start,
     };
+    let recorded = turn.recorded_steps.into_iter();
+    let recorded = recorded.map(|(key, value)| (key.to_string(), payload_to(value, false)));
     pb::InvocationFrame {
         turn_token: turn.token.to_string(),
         target: Some(target_to(&turn.kind, turn.actor.as_deref())),
@@ -72,6 +76,7 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
         start_before_time: turn.deadline.map(timestamp),
         trace_parent: turn.trace.to_string(),
         step: i32::try_from(turn.token.step).unwrap_or(i32::MAX),
+        recorded_steps: recorded.collect(),
     }
 }
 
@@ -87,6 +92,7 @@ pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
         start_before_time: None,
         trace_parent: call.trace.to_string(),
         step: 1,
+        recorded_steps: HashMap::new(),
     }
 }
 
