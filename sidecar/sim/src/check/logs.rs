@@ -374,6 +374,8 @@ impl Judge<'_> {
             Some(known) if known.left && held.step > known.step && !returns => *known = held,
             // … or comes home, where its sender is still known.
             Some(known) if known.left && held.step > known.step => {
+                let left_in = model.done.get(&(uuid, known.step)).map_or(0, |(epoch, _)| *epoch);
+                self.counts.pingpong_tail += u64::from(model.epoch > left_in);
                 known.step = held.step;
                 known.attempt = 1;
                 known.actor = held.actor;
@@ -419,6 +421,7 @@ impl Judge<'_> {
         let epoch = model.epoch;
         match model.held.get_mut(&uuid) {
             Some(held) if held.left && held.home.is_none() && held.ended.is_none() => {
+                self.counts.chains_home += 1;
                 held.left = false;
                 held.ended = Some(Ended { outcome: done.outcome.clone(), epoch, offset });
             }
