@@ -45,7 +45,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 15] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 17] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),

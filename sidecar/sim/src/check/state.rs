@@ -188,7 +188,7 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
             // the attempt.
             ItemKind::Call(tag, _) if refused(item) && sends.clone().next() != Some(tag) => {}
             ItemKind::State(_) | ItemKind::Tell(..) if refused(item) => {}
-            ItemKind::Flush => {
+            ItemKind::Flush | ItemKind::Once(_) => {
                 at_boundary = true;
                 if !more && !done {
                     return Ok(at + 1);
