@@ -35,6 +35,7 @@ mod route;
 mod size;
 mod state;
 mod steps;
+mod timers;
 mod window;
 
 pub use effect::Effect;

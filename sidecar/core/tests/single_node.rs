@@ -326,7 +326,8 @@ fn without_a_lease_a_read_waits_and_is_given_up_in_time() {
     script.advance(2_000);
     assert!(script.answers.is_empty(), "a successor may reign: {:?}", script.answers);
     script.event(Event::Lease { valid: true });
-    script.advance(100);
+    // Refused again and again, it asks once in the channels' period.
+    script.advance(Limits::default().channel_timer_ms);
     assert_eq!(script.state(read).len(), 1);
     script.event(Event::Lease { valid: false });
     let read = script.read_outside("Account", "alice", None);

@@ -52,6 +52,7 @@ fn every_schedule_really_happens_in_random_runs() {
     let windows = [
         ("(windows asked)", ()),
         ("(outcomes cut)", ()),
+        ("(reads raced)", ()),
         ("(steps recalled)", ()),
         ("(calls recalled)", ()),
     ];

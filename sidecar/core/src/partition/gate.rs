@@ -62,7 +62,7 @@ impl Partition {
         let applied = self.state.apply(&env.rules, &op, &mut store);
         debug_assert!(applied || !env.rules.turn_token, "an owner's own decision was void: {op:?}");
         for ops in &store {
-            self.apply_to_cache(ops);
+            self.apply_to_cache(env, ops);
         }
         self.reign.pending_store.append(&mut store);
         self.reign.pending_bytes += bytes;
