@@ -6,7 +6,8 @@ use kar_proto::v1::response::Result as Answer;
 use kar_tests::component::{Component, Turn, hello};
 use kar_tests::errors::assert_error;
 use kar_tests::grpc::{json, value};
-use kar_tests::{Client, World, test};
+use kar_tests::world::READY_LIMIT;
+use kar_tests::{Client, World, test, wait};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
@@ -72,7 +73,10 @@ fn a_retry_has_the_steps_that_were_recorded_when_its_host_died() {
         assert_eq!(value(&again), json!(1));
         client.invocation().record_step(step(&turn, "unary", &json!("x"))).await.expect("recorded");
         drop(host);
-        let mut host = Component::connect(&client, hello(&[], &["A"])).await.expect("welcome");
+        let mut host = wait::until("to host again", READY_LIMIT, async || {
+            Component::connect(&client, hello(&[], &["A"])).await.ok()
+        })
+        .await;
         let retry = host.next_turn().await;
         assert!(retry.frame.attempt > 1);
         assert_eq!(recorded(&retry, "stream"), Some(json!(1)));
