@@ -15,6 +15,7 @@ mod hosting;
 mod python;
 mod start;
 mod state;
+mod steps;
 mod tells;
 mod twins;
 mod unread;

@@ -34,6 +34,7 @@ mod roots;
 mod route;
 mod size;
 mod state;
+mod steps;
 mod timers;
 mod window;
 

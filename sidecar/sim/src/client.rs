@@ -53,6 +53,7 @@ impl World {
                 payload,
                 deadline,
                 trace,
+                step_key: None,
             },
             None => {
                 let kind = names.kinds[op.kind].clone();

@@ -119,6 +119,7 @@ impl Partition {
 
     fn dispatch(&mut self, env: &mut Env, session: SessionId, uuid: Uuid, slot: bool) {
         let epoch = self.reign.epoch;
+        let recorded_steps = self.recorded_steps(env, uuid);
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         item.started = true;
         item.cleared = false;
@@ -143,6 +144,7 @@ impl Partition {
             mode: invocation.mode,
             deadline: invocation.deadline,
             trace: invocation.trace.clone(),
+            recorded_steps,
             slot,
         };
         env.emit(Effect::Dispatch { session, turn });

@@ -230,6 +230,7 @@ impl Script {
             payload: text("in"),
             deadline: None,
             trace: "".into(),
+            step_key: None,
         })
     }
 

@@ -9,6 +9,7 @@ mod order;
 mod overlap;
 mod reads;
 mod state;
+mod steps;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
