@@ -74,6 +74,17 @@ pub struct Limits {
     pub store_batch_bytes: usize,
     /// Passive actors whose state stays cached per partition.
     pub cached_actors_max: usize,
+    /// Attempts of an invocation that may be lost with their hosts, one after the other, before it is parked.
+    pub park_after_attempts: u32,
+    /// Attempts that end with an error that the application marks retryable; the last one's is the outcome. For methods
+    /// and calls without a retry policy of their own, as are the next three. 1: no retries.
+    pub retry_attempts_max: u32,
+    /// Pause before the second of them, ms.
+    pub retry_initial_ms: Millis,
+    /// Longest pause between them, ms.
+    pub retry_max_ms: Millis,
+    /// Each pause is so much longer than the one before, percent.
+    pub retry_multiplier_percent: u32,
     /// Longest state of an actor that one read from outside its turns answers with, bytes: a message between peers has
     /// to hold it.
     pub state_read_bytes_max: usize,
@@ -115,6 +126,9 @@ pub struct Rules {
     /// Kept by the store: a simulated one ignores what writes expect.
     pub write_expects: bool,
     pub load_checks: bool,
+    pub heed_cancel: bool,
+    pub retry_bound: bool,
+    pub keep_parked: bool,
 }
 
 impl Default for Limits {
@@ -152,6 +166,11 @@ impl Default for Limits {
             drain_timeout_ms: 10_000,
             store_batch_bytes: 1 << 20,
             cached_actors_max: 10_000,
+            park_after_attempts: 20,
+            retry_attempts_max: 1,
+            retry_initial_ms: 100,
+            retry_max_ms: 30_000,
+            retry_multiplier_percent: 200,
             state_read_bytes_max: 16 << 20,
         }
     }
@@ -180,6 +199,9 @@ impl Default for Rules {
             only_top: true,
             write_expects: true,
             load_checks: true,
+            heed_cancel: true,
+            retry_bound: true,
+            keep_parked: true,
         }
     }
 }

@@ -16,9 +16,10 @@ use crate::ids::{
 };
 use crate::invocation::{ApplicationError, Invocation, Mode, Obligation, Outcome, Owed, Payload};
 use crate::limits::{LimitHit, Limits, Rules};
-use crate::message::{AwaitResult, DirectResult, Message, ReadResult};
+use crate::message::{AwaitResult, ControlResult, DirectResult, Message, ReadResult};
 use crate::partition::{Incoming, Partition, Stage, Stated, TurnEnd, TurnInvoke};
 use crate::roots::Roots;
+use crate::trouble::Ended;
 use crate::route::Opened;
 
 /// What a node is made from.
@@ -152,6 +153,12 @@ pub struct InvocationView {
     pub phase: Phase,
     /// Attempts begun.
     pub attempt: u32,
+    /// Somebody asked for its end.
+    pub cancel: bool,
+    /// How the last attempt ended that did not end it, if there was one.
+    pub ended: Option<Ended>,
+    /// The next attempt starts at this time at the earliest; 0: as soon as it can.
+    pub retry_at: Millis,
 }
 
 /// Where an unfinished invocation stands.
@@ -167,6 +174,8 @@ pub enum Phase {
     Retrying,
     /// It goes on elsewhere by a tail call; its outcome comes back here.
     Moved,
+    /// It has lost too many hosts, and rests until somebody takes it up again.
+    Parked,
 }
 
 impl Node {
@@ -547,6 +556,7 @@ impl Node {
                 self.invoke_direct(request, DirectCall { kind, method, payload, trace });
             }
             Operation::Await { invocation } => self.await_outcome(request, invocation),
+            Operation::Control { home, control } => self.control(request, home, control),
             Operation::StateOf { kind, actor, keys } => {
                 self.read_state(request, kind, actor, keys);
             }
@@ -599,13 +609,24 @@ impl Node {
         let uuid = self.env.uuid();
         let index = assign::partition_index(target, uuid, count);
         let to = PartitionId::new(target.kind.clone(), index);
-        let Operation::Invoke { turn, mode, target, method, payload, deadline, trace } = operation
+        let Operation::Invoke { turn, mode, target, method, payload, deadline, trace, retry } =
+            operation
         else {
             return;
         };
         let actor = target.actor;
         if let Some(turn) = turn {
-            let invoke = TurnInvoke { to, uuid, mode, actor, method, payload, deadline, trace };
+            let invoke = TurnInvoke {
+                to,
+                uuid,
+                mode,
+                actor,
+                method,
+                payload,
+                deadline,
+                trace,
+                retry,
+            };
             self.in_turn(request, &turn, |p, env| p.turn_invoke(env, request, &turn, invoke));
             return;
         }
@@ -620,6 +641,7 @@ impl Node {
             trace,
             step: 1,
             home: None,
+            retry,
         };
         let owed = Owed::Invocation(Arc::new(invocation));
         let obligation = Obligation { to, owed, parent: None };
@@ -853,6 +875,15 @@ impl Node {
                 }
             }
             Message::Awaited { request, result } => self.awaited(request, result),
+            Message::Control { request, partition, control } => {
+                if self.partitions.contains_key(&partition) {
+                    self.with(&partition, |p, env| p.control(env, from, request, control));
+                } else {
+                    let result = ControlResult::NotOwner(None);
+                    self.env.send(from, Message::ControlDone { request, result });
+                }
+            }
+            Message::ControlDone { request, result } => self.controlled(request, result),
             Message::Read { request, partition, actor, keys } => {
                 if self.partitions.contains_key(&partition) {
                     self.with(&partition, |p, env| p.read_outside(env, from, request, actor, keys));
@@ -992,8 +1023,9 @@ fn turn_of(operation: &Operation) -> Option<&TurnToken> {
         Operation::StateRead { turn, .. }
         | Operation::StateApply { turn, .. }
         | Operation::Flush { turn } => Some(turn),
-        Operation::InvokeDirect { .. } | Operation::Await { .. } | Operation::StateOf { .. } => {
-            None
-        }
+        Operation::InvokeDirect { .. }
+        | Operation::Await { .. }
+        | Operation::Control { .. }
+        | Operation::StateOf { .. } => None,
     }
 }

@@ -12,6 +12,7 @@ use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Payload
 use crate::limits::Rules;
 use crate::record::{End, Op, Record, Segment, Send};
 use crate::size::Tally;
+use crate::trouble::Trouble;
 
 /// State of a partition as its log tells it.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +71,12 @@ pub(crate) struct Entry {
     pub(crate) unwanted: bool,
     /// Its chain of tail calls goes on elsewhere; this is its home, where the outcome comes back (rule C8).
     pub(crate) moved: bool,
+    /// What went wrong in the current step.
+    pub(crate) trouble: Trouble,
+    /// Somebody asked for its end: no attempt starts any more.
+    pub(crate) cancel: bool,
+    /// It has lost too many hosts: it rests.
+    pub(crate) parked: bool,
 }
 
 /// The receiving end of a channel (rule C4). Numbers below `next` are known; those of them that are not live are
@@ -246,10 +253,21 @@ impl LogState {
                 }
                 true
             }
-            Op::Attempt { uuid, attempt } => {
+            Op::Attempt { uuid, attempt, ended } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };
+                if let Some(ended) = ended {
+                    entry.trouble.note(entry.attempt, ended);
+                }
                 entry.ran = entry.attempt == *attempt;
                 entry.attempt = *attempt;
+                true
+            }
+            Op::Cancel { uuid } => self.entries.get_mut(uuid).map(|e| e.cancel = true).is_some(),
+            Op::Park { uuid } => self.entries.get_mut(uuid).map(|e| e.parked = true).is_some(),
+            Op::Resume { uuid } => {
+                let Some(entry) = self.entries.get_mut(uuid) else { return false };
+                entry.parked = false;
+                entry.trouble.losses = 0;
                 true
             }
             Op::Settle { to, numbers } => {
@@ -306,6 +324,9 @@ impl LogState {
                 children: BTreeSet::new(),
                 unwanted: false,
                 moved: false,
+                trouble: Trouble::default(),
+                cancel: false,
+                parked: false,
             },
         );
     }
@@ -331,6 +352,7 @@ impl LogState {
         entry.ran = false;
         entry.holds = keeps_lock;
         entry.moved = false;
+        entry.trouble = Trouble::default();
     }
 
     /// A chain of tail calls goes on, or has ended, somewhere else: its home stays.

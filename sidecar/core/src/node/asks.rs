@@ -10,7 +10,7 @@ use crate::effect::{RequestError, Response};
 use crate::ids::{InvocationId, Kind, Millis, NodeId, PartitionId, RequestId, Uuid};
 use crate::invocation::Target;
 use crate::limits::LimitHit;
-use crate::message::{AwaitResult, Message, ReadResult};
+use crate::message::{AwaitResult, Control, ControlResult, Message, ReadResult};
 
 /// How soon a node that did not answer for the partition is followed by another try, ms.
 const NOT_OWNER_PAUSE_MS: Millis = 50;
@@ -41,6 +41,8 @@ struct Ask {
 enum Wanted {
     /// The outcome of a started invocation, however long it takes.
     Outcome(InvocationId),
+    /// Something done to an invocation.
+    Control(PartitionId, Control),
     /// State of an actor.
     State { kind: Kind, actor: Arc<str>, keys: Option<Vec<Arc<str>>> },
 }
@@ -89,6 +91,17 @@ impl Node {
         self.ask_for(request, Wanted::State { kind, actor, keys });
     }
 
+    /// Has something done to an invocation.
+    pub(super) fn control(&mut self, request: RequestId, home: PartitionId, control: Control) {
+        let count = self.env.members.kinds.get(&home.kind);
+        if count.is_some_and(|count| home.index >= *count) {
+            let id = InvocationId { home, uuid: control.uuid() };
+            let error = RequestError::UnknownInvocation(Box::new(id));
+            return self.env.respond(request, Err(error));
+        }
+        self.ask_for(request, Wanted::Control(home, control));
+    }
+
     fn ask_for(&mut self, request: RequestId, wanted: Wanted) {
         let limit = self.env.limits.roots_per_node_max;
         if self.asks.open.len() >= limit {
@@ -124,6 +137,15 @@ impl Node {
             Wanted::Outcome(InvocationId { home, .. }) => {
                 self.env.members.kinds.contains_key(&home.kind).then(|| home.clone())
             }
+            Wanted::Control(home, _) => {
+                let give_up_at = ask.since + limits.accept_timeout_ms;
+                if give_up_at <= now {
+                    let what = "the invocation's owner did not answer in time";
+                    return self.answer_ask(request, Err(RequestError::Unknown(what)));
+                }
+                again_at = again_at.min(give_up_at);
+                self.env.members.kinds.contains_key(&home.kind).then(|| home.clone())
+            }
             Wanted::State { kind, actor, .. } => {
                 let give_up_at = ask.since + limits.accept_timeout_ms;
                 if give_up_at <= now {
@@ -142,6 +164,10 @@ impl Node {
                     Wanted::Outcome(id) => {
                         Err(RequestError::UnknownInvocation(Box::new(id.clone())))
                     }
+                    Wanted::Control(home, control) => {
+                        let id = InvocationId { home: home.clone(), uuid: control.uuid() };
+                        Err(RequestError::UnknownInvocation(Box::new(id)))
+                    }
                 };
                 return self.answer_ask(request, response);
             }
@@ -158,6 +184,9 @@ impl Node {
         let message = match &ask.wanted {
             Wanted::Outcome(invocation) => {
                 Message::Await { request, partition: home, uuid: invocation.uuid }
+            }
+            Wanted::Control(_, control) => {
+                Message::Control { request, partition: home, control: *control }
             }
             Wanted::State { actor, keys, .. } => {
                 let (actor, keys) = (actor.clone(), keys.clone());
@@ -189,6 +218,23 @@ impl Node {
                 self.answer_ask(request, Ok(response));
             }
             AwaitResult::Unknown => {
+                self.answer_ask(request, Err(RequestError::UnknownInvocation(Box::new(id))));
+            }
+        }
+    }
+
+    /// An owner did something to an invocation, or found nothing to do.
+    pub(super) fn controlled(&mut self, request: RequestId, result: ControlResult) {
+        let Some(Ask { wanted: Wanted::Control(home, control), .. }) =
+            self.asks.open.get(&request)
+        else {
+            return;
+        };
+        let id = InvocationId { home: home.clone(), uuid: control.uuid() };
+        match result {
+            ControlResult::NotOwner(_) => self.ask_soon(request),
+            ControlResult::Done(done) => self.answer_ask(request, Ok(Response::Controlled(done))),
+            ControlResult::Unknown => {
                 self.answer_ask(request, Err(RequestError::UnknownInvocation(Box::new(id))));
             }
         }

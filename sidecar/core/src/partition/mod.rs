@@ -10,9 +10,11 @@
 //! ```
 //!
 //! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch` (what
-//! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `tail` (how they go on), `outbound` (channels out, children),
+//! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `retry` (attempts that
+//! are followed by others), `cancel` (asked from outside), `tail` (how they go on), `outbound` (channels out, children),
 //! `storage` (caches, materialisation), `reads` (from outside turns), `gate` (proposals and what waits for them).
 
+mod cancel;
 mod dispatch;
 mod ending;
 mod gate;
@@ -21,6 +23,7 @@ mod outbound;
 mod queue;
 mod reads;
 mod reign;
+mod retry;
 mod storage;
 mod tail;
 mod turns;
@@ -247,7 +250,7 @@ impl Partition {
             Record::Claim { id, .. } => self.claim.as_ref().is_some_and(|c| c.id == *id),
             _ => false,
         };
-        let unclean = self.state.owner.is_some() && !self.state.released;
+        let unclean = self.state.owner.filter(|_| !self.state.released);
         match self.state.admit(&env.rules, offset, record) {
             Admission::Claimed if mine => self.serve(env, unclean),
             Admission::Claimed | Admission::Released => self.try_claim(env),

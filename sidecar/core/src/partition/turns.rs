@@ -7,7 +7,7 @@ use super::reign::Unflushed;
 use crate::effect::{RequestError, Response};
 use crate::env::Env;
 use crate::ids::{InvocationId, Number, PartitionId, RequestId, TurnToken, Uuid};
-use crate::invocation::{Invocation, Mode, Obligation, Owed, StateOp};
+use crate::invocation::{Invocation, Mode, Obligation, Owed, RetryPolicy, StateOp};
 use crate::record::{Op, Segment};
 
 /// A call or tell that a turn makes.
@@ -21,6 +21,7 @@ pub(crate) struct TurnInvoke {
     pub(crate) payload: crate::invocation::Payload,
     pub(crate) deadline: Option<crate::ids::Millis>,
     pub(crate) trace: Arc<str>,
+    pub(crate) retry: Option<RetryPolicy>,
 }
 
 impl Partition {
@@ -82,6 +83,7 @@ impl Partition {
                 trace: invoke.trace,
                 step: 1,
                 home: None,
+                retry: invoke.retry,
             })),
             parent: Some(uuid),
         };

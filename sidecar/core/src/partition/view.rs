@@ -2,7 +2,9 @@
 
 use super::Partition;
 use super::reign::ItemStage;
+use crate::ids::Uuid;
 use crate::node::{Held, InvocationView, PartitionView, Phase};
+use crate::trouble::Ended;
 
 impl Partition {
     /// How much it holds.
@@ -22,6 +24,12 @@ impl Partition {
         }
     }
 
+    /// How the last attempt of an invocation ended that did not end it, by the log.
+    fn last_end(&self, uuid: &Uuid) -> Option<Ended> {
+        let (_, ended) = self.state.entries.get(uuid)?.trouble.last.as_ref()?;
+        Some(ended.clone())
+    }
+
     /// What people and tools may see.
     pub(crate) fn view(&self) -> PartitionView {
         let invocations = self.reign.items.iter().map(|(uuid, item)| InvocationView {
@@ -33,10 +41,14 @@ impl Partition {
                 ItemStage::Running(turn) if turn.calls.is_empty() => Phase::Running,
                 ItemStage::Running(_) => Phase::Suspended,
                 ItemStage::Moved => Phase::Moved,
+                ItemStage::Parked => Phase::Parked,
                 _ if item.started => Phase::Retrying,
                 _ => Phase::Queued,
             },
             attempt: item.attempt,
+            cancel: item.cancel,
+            ended: item.ended.clone().or_else(|| self.last_end(uuid)),
+            retry_at: item.retry_at,
         });
         let actors = self.reign.actors.iter().map(|(name, actor)| {
             (name.clone(), actor.queue.len() + actor.inner.len(), !actor.stack.is_empty())

@@ -86,7 +86,7 @@ impl Script {
         self.members.nodes.insert(self.id, Member::default());
         self.event(Event::Members(self.members.clone()));
         if !kinds.is_empty() {
-            let offer = Offer { kinds: kinds.to_vec(), concurrency: 4, strict: false };
+            let offer = Offer { kinds: kinds.to_vec(), concurrency: 4, ..Offer::default() };
             self.event(Event::HostUp { session: SessionId(self.id.0), offer });
         }
     }
