@@ -10,12 +10,15 @@ use kar::convert::peer::{message_from, message_to};
 use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, Uuid};
 use kar_core::invocation::{
     ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
-    StateOp,
+    RetryPolicy, StateOp,
 };
 use kar_core::limits::{LimitHit, Limits};
-use kar_core::message::{AwaitResult, DirectResult, Message, ReadResult};
+use kar_core::message::{
+    AwaitResult, Control, ControlResult, Controlled, DirectResult, Message, ReadResult,
+};
 use kar_core::node::DIRECT_CONCURRENCY;
 use kar_core::record::{AcceptInBrief, End, Op, Record, Segment, Send};
+use kar_core::trouble::{Cause, Ended};
 use kar_hub::RECORD_BYTES_MAX;
 use kar_proto::peer::v1::PeerFrame;
 use prost::Message as _;
@@ -56,6 +59,7 @@ fn invocation(mode: Mode, is_full: bool) -> Invocation {
         trace: if is_full { "00-1-2-03".into() } else { Arc::default() },
         step: 1,
         home: None,
+        retry: None,
     }
 }
 
@@ -65,6 +69,7 @@ fn application_error() -> ApplicationError {
         message: "not enough".into(),
         detail: "at line 3".into(),
         payload: payload("{}"),
+        retryable: false,
     }
 }
 
@@ -141,7 +146,7 @@ fn ops() -> Vec<Op> {
             segment: Segment { state: state_ops(), sends: sends() },
             settled: vec![(a.clone(), 1), (a.clone(), 4), (b, 2), (a.clone(), 3)],
         },
-        Op::Attempt { uuid: uuid(1), attempt: 3 },
+        Op::Attempt { uuid: uuid(1), attempt: 3, ended: None },
         Op::Settle { to: a, numbers: vec![1, 2, 300] },
         Op::Closed { sender: log_sender(), below: 12, open: vec![3, 9] },
         Op::CloseChannel { node: NodeId(5), floor: NodeId(0), open: vec![] },
@@ -184,6 +189,43 @@ fn tail_calls() -> [(&'static str, Op); 4] {
     ]
 }
 
+const RETRY: RetryPolicy = RetryPolicy {
+    attempts_max: u32::MAX,
+    initial_ms: u64::MAX,
+    max_ms: u64::MAX,
+    multiplier_percent: u32::MAX,
+};
+
+/// Decisions about retries, parking and cancelling.
+fn policies() -> Vec<(String, Op)> {
+    let uuid = uuid(1);
+    let causes = [
+        Cause::HostLost,
+        Cause::ReignLost,
+        Cause::HandOver,
+        Cause::ApplicationError,
+        Cause::Stopped,
+    ];
+    let ended = |cause| Ended { cause, not_before: 1_700_000_000_003, error: "no luck".into() };
+    let attempts = causes.into_iter().enumerate().map(|(index, cause)| {
+        let op = Op::Attempt { uuid, attempt: 4, ended: Some(ended(cause)) };
+        (format!("attempt-ended-{index}"), op)
+    });
+    let error = ApplicationError { retryable: true, ..application_error() };
+    let retried = Invocation { retry: Some(RETRY), ..invocation(Mode::Call, true) };
+    let accept =
+        Op::Accept { sender: log_sender(), number: 8, invocation: Arc::new(retried) };
+    let named = [
+        ("cancel", Op::Cancel { uuid }),
+        ("park", Op::Park { uuid }),
+        ("resume", Op::Resume { uuid }),
+        ("cancelled", complete(Outcome::Cancelled, None)),
+        ("failed-retryable", complete(Outcome::Failed(error), None)),
+        ("accept-retry", accept),
+    ];
+    attempts.chain(named.into_iter().map(|(name, op)| (name.to_owned(), op))).collect()
+}
+
 /// Every record by name; the names are those of the golden file.
 fn records() -> BTreeMap<String, Record> {
     let mut records = BTreeMap::from([
@@ -202,6 +244,10 @@ fn records() -> BTreeMap<String, Record> {
     for (name, op) in tail_calls() {
         let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
         records.insert(name.to_owned(), record);
+    }
+    for (name, op) in policies() {
+        let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
+        records.insert(name, record);
     }
     for (index, op) in ops().into_iter().enumerate() {
         records.insert(
@@ -223,6 +269,9 @@ fn messages() -> Vec<Message> {
         next: 10,
         resume_at,
     };
+    let control =
+        |control| Message::Control { request: RequestId(5), partition: to.clone(), control };
+    let controlled = |result| Message::ControlDone { request: RequestId(5), result };
     let direct = |result| Message::DirectReply { request: RequestId(5), result };
     let bound = |name| DirectResult::Limit(LimitHit { name, limit: 7 });
     let mut messages = vec![
@@ -257,6 +306,16 @@ fn messages() -> Vec<Message> {
             asks: false,
             owed: Owed::Outcome(chain_outcome()),
         },
+        control(Control::Cancel(uuid(3))),
+        control(Control::Resume(uuid(3))),
+        controlled(ControlResult::Done(Controlled::Cancelled)),
+        controlled(ControlResult::Done(Controlled::CancelRequested)),
+        controlled(ControlResult::Done(Controlled::CancelMoved)),
+        controlled(ControlResult::Done(Controlled::Ended)),
+        controlled(ControlResult::Done(Controlled::Resumed)),
+        controlled(ControlResult::Done(Controlled::NotParked)),
+        controlled(ControlResult::Unknown),
+        controlled(ControlResult::NotOwner(hint)),
         Message::Accepted { sender: sender.clone(), from: from.clone(), numbers: vec![1, 2] },
         Message::Gone { sender: sender.clone(), from: from.clone(), number: 3 },
         Message::Gap { sender: sender.clone(), from: from.clone(), epoch: 2, expected: 5 },
@@ -375,6 +434,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
             trace: long(256),
             step: u32::MAX,
             home: Some(to.clone()),
+            retry: Some(RETRY),
         }),
         parent: Some(Uuid(u128::MAX)),
     };

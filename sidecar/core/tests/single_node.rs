@@ -149,6 +149,7 @@ fn without_a_host_a_call_waits_or_expires() {
         payload: text(""),
         deadline: Some(script.now + 50),
         trace: "".into(),
+        retry: None,
     });
     script.advance(200);
     assert_eq!(script.outcome(hasty), Outcome::Expired);

@@ -51,6 +51,7 @@ impl Sending {
             payload: filled(bytes),
             deadline: None,
             trace: "".into(),
+            retry: None,
         })
     }
 
@@ -187,6 +188,7 @@ fn ask(script: &mut Script, to: &PartitionId, number: u64, asks: bool) {
         trace: "".into(),
         step: 1,
         home: None,
+        retry: None,
     };
     let message = Message::Request {
         sender: Sender::Node(OTHER),

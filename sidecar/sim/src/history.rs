@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::ids::{Epoch, NodeId, SessionId, TurnToken};
+use kar_core::ids::{Epoch, NodeId, PartitionId, SessionId, TurnToken};
 use kar_core::invocation::{Mode, Outcome, Payload, StateOp, Target};
-use kar_core::message::Message;
+use kar_core::message::{Control, Message};
 use kar_core::node::PartitionView;
 use kar_core::record::Record;
 
+use crate::operator::Policies;
 use crate::plan::{Names, Us};
 use crate::script::{Script, Spec};
 use crate::store::StorePartition;
@@ -150,6 +151,8 @@ pub(crate) struct Req {
     /// `None`: direct, or an await.
     pub(crate) mode: Option<Mode>,
     pub(crate) awaits: Option<kar_core::ids::InvocationId>,
+    /// What is to be done to an invocation, and where.
+    pub(crate) control: Option<(PartitionId, Control)>,
     pub(crate) tag: u64,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
@@ -190,6 +193,10 @@ pub(crate) struct History {
     pub(crate) heeding: bool,
     /// Which slots' components register `strict`.
     pub(crate) strict: Vec<bool>,
+    /// How retryable errors are retried.
+    pub(crate) policies: Policies,
+    /// The nodes' bound of that name.
+    pub(crate) park_after: u32,
     pub(crate) events: Vec<(Us, Seen)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) reqs: Vec<Req>,

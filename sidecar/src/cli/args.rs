@@ -11,8 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::exit;
 use super::limits::{BoundArgs, LimitArgs};
 pub(crate) use client::{
-    AwaitArgs, CallArgs, DrainArgs, GetArgs, GetCommand, InvocationArgs, InvokeArgs, ListArgs,
-    ReachArgs, StateArgs, StateCommand, TellArgs,
+    AwaitArgs, CallArgs, DrainArgs, GetArgs, GetCommand, InvocationArgs, InvocationIdArgs,
+    InvokeArgs, ListArgs, OptionArgs, ReachArgs, StateArgs, StateCommand, TellArgs,
 };
 
 /// KAR: components in separate processes, joined by calls that survive crashes.
@@ -70,6 +70,10 @@ pub(crate) enum Command {
     Start(TellArgs),
     /// Wait for the result of a started invocation and print it
     Await(AwaitArgs),
+    /// Ask for an invocation's end: what does not run never will, what runs is told to stop
+    Cancel(InvocationIdArgs),
+    /// Let a parked invocation go on: one that has lost too many hosts
+    Resume(InvocationIdArgs),
     /// Read and write the application's state; show an actor's
     State(StateArgs),
     /// List nodes, actors or unfinished invocations

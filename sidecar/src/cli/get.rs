@@ -1,7 +1,7 @@
 //! `kar get`: who is there, and what is under way.
 
 use kar_proto::v1::{
-    InvocationInfo, InvocationMode, InvocationState, ListActorsRequest, ListInvocationsRequest,
+    AttemptEndCause, InvocationInfo, InvocationMode, InvocationState, ListActorsRequest, ListInvocationsRequest,
     ListNodesRequest, NodeInfo, Target, target,
 };
 use serde_json::{Value, json};
@@ -128,6 +128,11 @@ fn invocation_json(info: &InvocationInfo) -> Value {
         "method": info.method, "mode": mode(info.mode()), "state": standing(info.state()),
         "attempt": info.attempt, "node": info.node,
         "create_time": info.create_time.as_ref().map(ToString::to_string),
+        "cancel_requested": info.cancel_requested,
+        "retry_time": info.retry_time.as_ref().map(ToString::to_string),
+        "last_attempt_end": info.last_attempt_end.as_ref().map(|end| {
+            json!({ "cause": cause(end.cause()), "message": end.message })
+        }),
     })
 }
 
@@ -136,7 +141,7 @@ fn invocation_row(info: InvocationInfo) -> Vec<String> {
         target_text(info.target.as_ref()),
         info.method.clone(),
         mode(info.mode()).into(),
-        standing(info.state()).into(),
+        if info.cancel_requested { "cancelling" } else { standing(info.state()) }.into(),
         info.attempt.to_string(),
         age(info.create_time.as_ref()),
         info.node,
@@ -171,6 +176,18 @@ fn standing(state: InvocationState) -> &'static str {
         InvocationState::Retrying => "retrying",
         InvocationState::Completed => "completed",
         InvocationState::Moved => "moved",
+        InvocationState::Parked => "parked",
+    }
+}
+
+fn cause(cause: AttemptEndCause) -> &'static str {
+    match cause {
+        AttemptEndCause::Unspecified => "-",
+        AttemptEndCause::HostLost => "host-lost",
+        AttemptEndCause::OwnerLost => "owner-lost",
+        AttemptEndCause::HandOver => "hand-over",
+        AttemptEndCause::ApplicationError => "application-error",
+        AttemptEndCause::Stopped => "stopped",
     }
 }
 

@@ -93,6 +93,16 @@ bound_flags! {
         closed_channels_max: usize,
         /// Passive actors whose state stays cached per partition
         cached_actors_max: usize,
+        /// Attempts lost with their hosts, one after the other, before an invocation is parked
+        park_after_attempts: u32,
+        /// Attempts that end with a retryable error, where no method or call says; 1: no retries
+        retry_attempts_max: u32,
+        /// Pause before the second of them, ms
+        retry_initial_ms: u64,
+        /// Longest pause between them, ms
+        retry_max_ms: u64,
+        /// Each pause is so much longer than the one before, percent
+        retry_multiplier_percent: u32,
         /// Longest state of an actor that one read from outside its turns answers with, bytes
         state_read_bytes_max: usize,
     }

@@ -22,8 +22,10 @@ fn code_of(reason: ErrorReason) -> Code {
         | ErrorReason::ProtocolViolation
         | ErrorReason::MalformedMessage => Code::InvalidArgument,
         ErrorReason::LimitReached | ErrorReason::MessageTooLarge => Code::ResourceExhausted,
-        ErrorReason::TurnSuperseded | ErrorReason::ConditionFailed => Code::Aborted,
-        ErrorReason::TurnEnded => Code::FailedPrecondition,
+        ErrorReason::TurnSuperseded | ErrorReason::ConditionFailed | ErrorReason::Cancelled => {
+            Code::Aborted
+        }
+        ErrorReason::TurnEnded | ErrorReason::NotParked => Code::FailedPrecondition,
         ErrorReason::Expired => Code::DeadlineExceeded,
         ErrorReason::OutcomeUnknown => Code::Unknown,
         ErrorReason::NoHost | ErrorReason::Draining | ErrorReason::BackendUnavailable => {
@@ -126,7 +128,7 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_code_and_its_short_name() {
-        for number in 1..=18 {
+        for number in 1..=20 {
             let reason = ErrorReason::try_from(number).expect("reasons are numbered without gaps");
             let status = status(reason, "m", [("key", "value".to_owned())]);
             assert_ne!(status.code(), Code::Internal, "{reason:?} has no code");
@@ -136,7 +138,7 @@ mod tests {
             assert_eq!(format!("ERROR_REASON_{}", info.reason), reason.as_str_name());
             assert_eq!(info.metadata["key"], "value");
         }
-        assert!(ErrorReason::try_from(19).is_err(), "extend the loop");
+        assert!(ErrorReason::try_from(21).is_err(), "extend the loop");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use kar_core::record::{AcceptInBrief, End, Op, Record, Segment, Send};
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
+use super::policy::{self, attempt_end_from, attempt_end_to};
 use super::{Malformed, shared};
 
 /// A record as it is stored.
@@ -94,9 +95,14 @@ fn op_to(op: &Op) -> pb::Op {
             done: Some(chain_outcome_to(done)),
             time_ms: *time,
         }),
-        Op::Attempt { uuid, attempt } => {
-            O::Attempt(pb::Attempt { uuid: uuid_to(*uuid), attempt: *attempt })
-        }
+        Op::Attempt { uuid, attempt, ended } => O::Attempt(pb::Attempt {
+            uuid: uuid_to(*uuid),
+            attempt: *attempt,
+            ended: ended.as_ref().map(attempt_end_to),
+        }),
+        Op::Cancel { uuid } => O::Cancel(pb::Cancel { uuid: uuid_to(*uuid) }),
+        Op::Park { uuid } => O::Park(pb::Park { uuid: uuid_to(*uuid) }),
+        Op::Resume { uuid } => O::Resume(pb::Resume { uuid: uuid_to(*uuid) }),
         Op::Settle { to, numbers } => {
             O::Settle(pb::Settle { to: Some(partition_to(to)), numbers: numbers.clone() })
         }
@@ -145,7 +151,14 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             done: Arc::new(chain_outcome_from(h.done)?),
             time: h.time_ms,
         },
-        O::Attempt(a) => Op::Attempt { uuid: uuid_from(&a.uuid)?, attempt: a.attempt },
+        O::Attempt(a) => Op::Attempt {
+            uuid: uuid_from(&a.uuid)?,
+            attempt: a.attempt,
+            ended: a.ended.map(attempt_end_from).transpose()?,
+        },
+        O::Cancel(c) => Op::Cancel { uuid: uuid_from(&c.uuid)? },
+        O::Park(p) => Op::Park { uuid: uuid_from(&p.uuid)? },
+        O::Resume(r) => Op::Resume { uuid: uuid_from(&r.uuid)? },
         O::Settle(s) => Op::Settle { to: partition_from(s.to)?, numbers: s.numbers },
         O::Closed(c) => Op::Closed { sender: sender_from(c.sender)?, below: c.below, open: c.open },
         O::CloseChannel(c) => Op::CloseChannel {
@@ -280,6 +293,7 @@ pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
         // Most have one step only.
         step: if invocation.step == 1 { 0 } else { invocation.step },
         home: invocation.home.as_ref().map(partition_to),
+        retry: invocation.retry.map(policy::to),
     }
 }
 
@@ -310,6 +324,7 @@ pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation,
         trace: shared(i.trace_parent),
         step: i.step.max(1),
         home: i.home.map(|home| partition_from(Some(home))).transpose()?,
+        retry: i.retry.map(policy::from),
     })
 }
 
@@ -338,6 +353,7 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
             message: e.message.to_string(),
             detail: e.detail.to_string(),
             payload: Some(payload_to(&e.payload)),
+            retryable: e.retryable,
         }),
         Outcome::Refused(refusal) => O::Refused(
             match refusal {
@@ -350,6 +366,7 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
             .into(),
         ),
         Outcome::Expired => O::Expired(true),
+        Outcome::Cancelled => O::Cancelled(true),
     };
     pb::Outcome { outcome: Some(outcome) }
 }
@@ -369,6 +386,7 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             message: f.message.into(),
             detail: f.detail.into(),
             payload: payload_from(f.payload.unwrap_or_default()),
+            retryable: f.retryable,
         }),
         O::Refused(refusal) => Outcome::Refused(match pb::Refusal::try_from(refusal) {
             Ok(pb::Refusal::ActorQueueFull) => Refusal::ActorQueueFull,
@@ -379,6 +397,8 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             Ok(pb::Refusal::Unspecified) | Err(_) => return Err(Malformed::Field("refused")),
         }),
         O::Expired(true) => Outcome::Expired,
+        O::Cancelled(true) => Outcome::Cancelled,
+        O::Cancelled(false) => return Err(Malformed::Field("cancelled")),
         O::Expired(false) => return Err(Malformed::Field("expired")),
     })
 }

@@ -5,6 +5,7 @@ pub mod error;
 pub mod json;
 pub mod log;
 pub mod peer;
+mod policy;
 
 use std::sync::Arc;
 

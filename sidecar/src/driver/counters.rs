@@ -29,6 +29,7 @@ pub struct Counters {
     pub reigns_released: u64,
     pub reigns_dropped: u64,
     pub retries: u64,
+    pub parked: u64,
     pub dead_letters: u64,
     pub limits_hit: u64,
     pub records_too_long: u64,
@@ -70,6 +71,7 @@ impl Counters {
             ("reigns_released", self.reigns_released),
             ("reigns_dropped", self.reigns_dropped),
             ("retries", self.retries),
+            ("parked", self.parked),
             ("dead_letters", self.dead_letters),
             ("limits_hit", self.limits_hit),
             ("records_too_long", self.records_too_long),
@@ -115,6 +117,16 @@ impl Counters {
                 self.retries += 1;
                 if line {
                     tracing::info!(%invocation, attempt, "invocation is tried again");
+                }
+            }
+            Notice::Parked { invocation, losses, error } => {
+                self.parked += 1;
+                if line {
+                    tracing::error!(
+                        %invocation, losses, %error,
+                        "invocation parked: it has lost too many hosts; mend its method, then \
+                         `kar resume`, or `kar cancel`"
+                    );
                 }
             }
             Notice::DeadLetter { invocation, outcome } => {
@@ -168,6 +180,7 @@ fn in_short(outcome: &Outcome) -> (&str, &str) {
         Outcome::Failed(error) => (&error.code, &error.message),
         Outcome::Refused(_) => ("refused", ""),
         Outcome::Expired => ("expired", ""),
+        Outcome::Cancelled => ("cancelled", ""),
     }
 }
 

@@ -458,10 +458,10 @@ impl Batch<'_> {
                     host.dispatch_direct(turn, DirectCall { kind, method, payload, trace });
                 }
             }
-            Effect::Cancel { session, token } => {
+            Effect::Cancel { session, token, reason } => {
                 state.counters.turns_cancelled += 1;
                 if let Some(host) = state.host(session) {
-                    host.cancel(token);
+                    host.cancel(token, reason);
                 }
             }
             Effect::Respond { request, response } => {

@@ -133,6 +133,7 @@ fn invocation_info(
         peer::Phase::Suspended => pb::InvocationState::Suspended,
         peer::Phase::Retrying => pb::InvocationState::Retrying,
         peer::Phase::Moved => pb::InvocationState::Moved,
+        peer::Phase::Parked => pb::InvocationState::Parked,
     };
     Ok(pb::InvocationInfo {
         invocation_id: format!("{prefix}.{}/{}/{uuid}", id.kind, id.index),
@@ -143,7 +144,23 @@ fn invocation_info(
         attempt: i32::try_from(view.attempt).unwrap_or(i32::MAX),
         create_time: Some(timestamp(made_at(uuid))),
         node: node.to_owned(),
+        cancel_requested: view.cancel,
+        last_attempt_end: view.ended.map(attempt_end),
+        retry_time: (view.retry_at_ms > 0).then(|| timestamp(view.retry_at_ms)),
     })
+}
+
+fn attempt_end(ended: log::AttemptEnd) -> pb::AttemptEnd {
+    use pb::AttemptEndCause as C;
+    let cause = match ended.cause() {
+        log::Cause::Unspecified => C::Unspecified,
+        log::Cause::HostLost => C::HostLost,
+        log::Cause::ReignLost => C::OwnerLost,
+        log::Cause::HandOver => C::HandOver,
+        log::Cause::ApplicationError => C::ApplicationError,
+        log::Cause::Stopped => C::Stopped,
+    };
+    pb::AttemptEnd { cause: cause.into(), message: ended.error }
 }
 
 /// When a version 7 UUID was made.

@@ -61,12 +61,8 @@ impl InvocationService for Unary {
     twin!(start, StartRequest, Start -> StartResponse);
     twin!(r#await, AwaitRequest, AwaitOutcome -> AwaitResponse);
 
-    async fn cancel(
-        &self,
-        _: Request<pb::CancelRequest>,
-    ) -> Result<Response<pb::CancelResponse>, Status> {
-        Err(not_implemented("InvocationService.Cancel"))
-    }
+    twin!(cancel, CancelRequest, Cancel -> CancelResponse);
+    twin!(resume, ResumeRequest, Resume -> ResumeResponse);
 
     async fn get_invocation(
         &self,

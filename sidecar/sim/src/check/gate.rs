@@ -160,6 +160,9 @@ impl Judge<'_> {
 
     fn check_client_answer(&mut self, node: NodeId, req: usize, answer: &Answer) {
         let request = &self.history.reqs[req];
+        if let Some((home, control)) = &request.control {
+            return self.check_control_answer((node, req), home, *control, answer);
+        }
         let uuid = self.uuid_of_tag.get(&request.tag).copied();
         let bad = match answer {
             Ok(Response::Outcome { invocation: None, .. }) => {
@@ -194,6 +197,11 @@ impl Judge<'_> {
                 if !self.history.small_limits && request.mode.is_some() =>
             {
                 self.wrong("P9 errors", format!("{node:?} refuses q{req}: {why:?}"));
+            }
+            Ok(Response::Outcome { invocation: Some(id), outcome: Outcome::Cancelled })
+                if !self.asked_to_cancel(id.uuid) =>
+            {
+                self.wrong("P9 errors", format!("{node:?}: q{req} is cancelled, unasked"));
             }
             Ok(Response::Outcome { outcome: Outcome::Expired, .. })
                 if !request.deadline && request.awaits.is_none() =>

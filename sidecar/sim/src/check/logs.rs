@@ -10,6 +10,7 @@ use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
 use super::Judge;
 use super::order::Lock;
+use super::policies::Standing;
 use crate::history::Keys;
 use crate::plan::Us;
 use crate::script::Spec;
@@ -53,6 +54,7 @@ pub(crate) struct Held {
     pub(crate) ended: Option<Ended>,
     pub(crate) closed: bool,
     pub(crate) forgotten: bool,
+    pub(crate) policy: Standing,
 }
 
 /// An obligation that a log created.
@@ -89,6 +91,8 @@ pub(crate) enum Closing {
     Outcome(Outcome),
     /// With a tail call: its tag, and whether it keeps the lock.
     Tail(u64, bool),
+    /// With a tail call that is not made, because somebody asked for the end.
+    Stopped,
 }
 
 /// An actor by the log.
@@ -164,6 +168,15 @@ impl LogModel {
     pub(crate) fn next_reign(&self, epoch: Epoch) -> Option<&Reign> {
         self.reigns.iter().find(|r| r.epoch > epoch)
     }
+}
+
+/// What an outcome closes: a cancelled turn with effects would have gone on with a tail call.
+fn ended(outcome: &Outcome, segment: &Segment, own: usize) -> Closing {
+    let effects = !segment.state.is_empty() || segment.sends.len() > own;
+    if *outcome == Outcome::Cancelled && effects {
+        return Closing::Stopped;
+    }
+    Closing::Outcome(outcome.clone())
 }
 
 /// A `Complete`, taken apart.
@@ -290,7 +303,10 @@ impl Judge<'_> {
             Op::Outcome { sender, number, done, .. } => {
                 self.came_home(log, offset, (sender, *number), done);
             }
-            Op::Attempt { uuid, attempt } => {
+            Op::Attempt { uuid, attempt, ended } => {
+                if let Some(ended) = ended {
+                    self.attempt_ended(log, offset, *uuid, ended);
+                }
                 let model = &mut self.logs[log];
                 if let Some(held) = model.held.get_mut(uuid)
                     && held.ended.is_none()
@@ -299,6 +315,9 @@ impl Judge<'_> {
                     held.attempt = held.attempt.max(*attempt);
                 }
             }
+            Op::Cancel { uuid } => self.cancel_landed(log, offset, *uuid),
+            Op::Park { uuid } => self.parked(log, offset, *uuid),
+            Op::Resume { uuid } => self.resumed(log, offset, *uuid),
             Op::Settle { to, numbers } => {
                 let to = self.log_of(to);
                 numbers.iter().for_each(|n| self.settle(log, to, *n));
@@ -345,6 +364,7 @@ impl Judge<'_> {
             ended: None,
             closed: false,
             forgotten: false,
+            policy: Standing::default(),
         };
         self.hold(log, invocation.uuid, held);
     }
@@ -366,6 +386,7 @@ impl Judge<'_> {
                 known.actor = held.actor;
                 known.queued_by = held.queued_by;
                 known.left = false;
+                known.policy.next_step();
             }
             Some(_) => self.wrong("P2 accepted once", format!("{id} accepts {uuid} again")),
             None => {
@@ -466,6 +487,7 @@ impl Judge<'_> {
                 ended: None,
                 closed: false,
                 forgotten: false,
+                policy: Standing::default(),
             };
             self.hold(log, uuid, held);
         }
@@ -488,10 +510,18 @@ impl Judge<'_> {
             &closing,
             Closing::Outcome(outcome) if !matches!(outcome, Outcome::Done(_) | Outcome::Failed(_))
         );
+        let stopped = matches!(closing, Closing::Outcome(Outcome::Cancelled));
         if ran {
             let keeps = matches!(closing, Closing::Tail(_, true));
             self.lock(log, offset, uuid, if keeps { Lock::Keeps } else { Lock::Frees });
         }
+        if stopped || matches!(closing, Closing::Stopped) {
+            self.check_cancelled(log, offset, uuid);
+        }
+        if stopped && self.holds(log, uuid) {
+            self.lock(log, offset, uuid, Lock::Frees);
+        }
+        self.check_last_error(log, offset, uuid, &closing);
         let own = segment.sends.len() - usize::from(*end == End::Passed);
         let effects = !segment.state.is_empty() || own > 0;
         if effects && matches!(&closing, Closing::Outcome(o) if !matches!(o, Outcome::Done(_))) {
@@ -527,6 +557,7 @@ impl Judge<'_> {
                 }
                 held.step = invocation.step;
                 held.attempt = 1;
+                held.policy.next_step();
                 held.actor = invocation.actor.clone();
             }
             End::Passed => {
@@ -548,7 +579,7 @@ impl Judge<'_> {
         let (step, tell) = (held.step, self.mode_of(uuid) == Some(Mode::Tell));
         let id = self.logs[log].id.clone();
         let (wrong, closing) = match end {
-            End::Outcome(outcome) => (home.is_some(), Closing::Outcome(outcome.clone())),
+            End::Outcome(outcome) => (home.is_some(), ended(outcome, segment, 0)),
             End::Next { invocation, keeps_lock } => {
                 let fine = invocation.uuid == uuid
                     && invocation.step == step + 1
@@ -567,7 +598,7 @@ impl Judge<'_> {
                     }
                     Obligation::Outcome(done) => {
                         let fine = done.uuid == uuid && home == Some(&last.obligation.to);
-                        (!fine, Closing::Outcome(done.outcome.clone()))
+                        (!fine, ended(&done.outcome, segment, 1))
                     }
                 }
             }

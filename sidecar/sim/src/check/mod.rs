@@ -6,6 +6,7 @@ mod end;
 mod gate;
 mod logs;
 mod order;
+mod policies;
 mod overlap;
 mod state;
 mod turns;
@@ -117,7 +118,8 @@ impl<'h> Judge<'h> {
                 }
             }
         }
-        let clients = history.reqs.iter().enumerate().filter(|(_, r)| r.awaits.is_none());
+        let own = |r: &crate::history::Req| r.awaits.is_none() && r.control.is_none();
+        let clients = history.reqs.iter().enumerate().filter(|(_, r)| own(r));
         Self {
             history,
             logs: ids.iter().map(|id| LogModel::new(id.clone())).collect(),

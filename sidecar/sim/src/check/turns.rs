@@ -31,6 +31,7 @@ impl Judge<'_> {
         self.check_not_done(run, record, log, uuid);
         self.check_knowledge(run, record, log);
         self.check_attempt(run, record, log, uuid);
+        self.check_policy(run, record, log, uuid);
         self.check_source(run, record, log, uuid);
     }
 
@@ -137,6 +138,7 @@ impl Judge<'_> {
                 && !self.logs[log]
                     .done
                     .contains_key(&(before.token.invocation.uuid, before.token.step))
+                && !self.is_retried(log, before)
         });
         if let Some(before) = uncommitted {
             let text = format!("r{run} {} before r{before} is committed", record.token);

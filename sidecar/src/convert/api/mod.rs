@@ -4,6 +4,7 @@ mod answer;
 mod field;
 mod host;
 mod request;
+mod retry;
 
 use kar_core::ids::{Kind, Millis};
 use kar_core::invocation::Payload;

@@ -1,0 +1,132 @@
+//! Retry policies, how attempts ended, and what is done to invocations: the core's to `kar.log.v1` and `kar.peer.v1`, and
+//! back.
+
+use kar_core::ids::{RequestId, Uuid};
+use kar_core::invocation::RetryPolicy;
+use kar_core::message::{Control, ControlResult, Controlled, Message};
+use kar_core::trouble::{Cause, Ended};
+use kar_proto::log::v1 as log;
+use kar_proto::peer::v1 as peer;
+
+use super::Malformed;
+use super::log::{partition_from, partition_to, uuid_from, uuid_to};
+use super::peer::{hint_from, hint_to};
+
+pub(super) fn to(policy: RetryPolicy) -> log::RetryPolicy {
+    log::RetryPolicy {
+        attempts_max: policy.attempts_max,
+        initial_ms: policy.initial_ms,
+        max_ms: policy.max_ms,
+        multiplier_percent: policy.multiplier_percent,
+    }
+}
+
+pub(super) fn from(policy: log::RetryPolicy) -> RetryPolicy {
+    RetryPolicy {
+        attempts_max: policy.attempts_max,
+        initial_ms: policy.initial_ms,
+        max_ms: policy.max_ms,
+        multiplier_percent: policy.multiplier_percent,
+    }
+}
+
+/// How an attempt ended, for the wire.
+pub(super) fn attempt_end_to(ended: &Ended) -> log::AttemptEnd {
+    let cause = match ended.cause {
+        Cause::HostLost => log::Cause::HostLost,
+        Cause::ReignLost => log::Cause::ReignLost,
+        Cause::HandOver => log::Cause::HandOver,
+        Cause::ApplicationError => log::Cause::ApplicationError,
+        Cause::Stopped => log::Cause::Stopped,
+    };
+    log::AttemptEnd {
+        cause: cause.into(),
+        not_before_ms: ended.not_before,
+        error: ended.error.to_string(),
+    }
+}
+
+/// How an attempt ended, from the wire.
+///
+/// # Errors
+///
+/// If the cause is not understood.
+pub(super) fn attempt_end_from(ended: log::AttemptEnd) -> Result<Ended, Malformed> {
+    let cause = match log::Cause::try_from(ended.cause) {
+        Ok(log::Cause::HostLost) => Cause::HostLost,
+        Ok(log::Cause::ReignLost) => Cause::ReignLost,
+        Ok(log::Cause::HandOver) => Cause::HandOver,
+        Ok(log::Cause::ApplicationError) => Cause::ApplicationError,
+        Ok(log::Cause::Stopped) => Cause::Stopped,
+        Ok(log::Cause::Unspecified) | Err(_) => return Err(Malformed::Field("cause")),
+    };
+    Ok(Ended { cause, not_before: ended.not_before_ms, error: ended.error.into() })
+}
+
+pub(super) fn control_to(
+    request: RequestId,
+    partition: &kar_core::ids::PartitionId,
+    control: &Control,
+) -> peer::Control {
+    use peer::control::Control as C;
+    let control = match control {
+        Control::Cancel(uuid) => C::Cancel(uuid_to(*uuid)),
+        Control::Resume(uuid) => C::Resume(uuid_to(*uuid)),
+    };
+    let partition = Some(partition_to(partition));
+    peer::Control { request: request.0, partition, control: Some(control) }
+}
+
+pub(super) fn control_from(control: peer::Control) -> Result<Message, Malformed> {
+    use peer::control::Control as C;
+    let uuid = |bytes: &[u8]| -> Result<Uuid, Malformed> { uuid_from(bytes) };
+    Ok(Message::Control {
+        request: RequestId(control.request),
+        partition: partition_from(control.partition)?,
+        control: match control.control.ok_or(Malformed::Field("control"))? {
+            C::Cancel(bytes) => Control::Cancel(uuid(&bytes)?),
+            C::Resume(bytes) => Control::Resume(uuid(&bytes)?),
+        },
+    })
+}
+
+pub(super) fn control_done_to(request: RequestId, result: &ControlResult) -> peer::ControlDone {
+    use peer::control_done::Result as R;
+    let result = match result {
+        ControlResult::Done(done) => {
+            let done = match done {
+                Controlled::Cancelled => peer::Controlled::Cancelled,
+                Controlled::CancelRequested => peer::Controlled::CancelRequested,
+                Controlled::CancelMoved => peer::Controlled::CancelMoved,
+                Controlled::Ended => peer::Controlled::Ended,
+                Controlled::Resumed => peer::Controlled::Resumed,
+                Controlled::NotParked => peer::Controlled::NotParked,
+            };
+            R::Done(done.into())
+        }
+        ControlResult::Unknown => R::Unknown(true),
+        ControlResult::NotOwner(hint) => {
+            R::OwnedElsewhere(peer::OwnedElsewhere { hint: hint_to(*hint) })
+        }
+    };
+    peer::ControlDone { request: request.0, result: Some(result) }
+}
+
+pub(super) fn control_done_from(done: peer::ControlDone) -> Result<Message, Malformed> {
+    use peer::control_done::Result as R;
+    let result = match done.result.ok_or(Malformed::Field("result"))? {
+        R::Done(done) => ControlResult::Done(match peer::Controlled::try_from(done) {
+            Ok(peer::Controlled::Cancelled) => Controlled::Cancelled,
+            Ok(peer::Controlled::CancelRequested) => Controlled::CancelRequested,
+            Ok(peer::Controlled::CancelMoved) => Controlled::CancelMoved,
+            Ok(peer::Controlled::Ended) => Controlled::Ended,
+            Ok(peer::Controlled::Resumed) => Controlled::Resumed,
+            Ok(peer::Controlled::NotParked) => Controlled::NotParked,
+            Ok(peer::Controlled::Unspecified) | Err(_) => return Err(Malformed::Field("done")),
+        }),
+        R::Unknown(true) => ControlResult::Unknown,
+        R::Unknown(false) => return Err(Malformed::Field("unknown")),
+        R::OwnedElsewhere(o) => ControlResult::NotOwner(hint_from(o.hint)),
+    };
+    Ok(Message::ControlDone { request: RequestId(done.request), result })
+}
