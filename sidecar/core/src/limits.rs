@@ -123,6 +123,8 @@ pub struct Rules {
     pub kept_lock: bool,
     pub turn_token: bool,
     pub only_top: bool,
+    pub tail_lock: bool,
+    pub tail_home: bool,
     /// Kept by the store: a simulated one ignores what writes expect.
     pub write_expects: bool,
     pub load_checks: bool,
@@ -197,6 +199,8 @@ impl Default for Rules {
             kept_lock: true,
             turn_token: true,
             only_top: true,
+            tail_lock: true,
+            tail_home: true,
             write_expects: true,
             load_checks: true,
             heed_cancel: true,

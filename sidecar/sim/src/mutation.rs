@@ -20,7 +20,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 23] = [
+pub const MUTATIONS: [Mutation; 25] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -40,6 +40,8 @@ pub const MUTATIONS: [Mutation; 23] = [
     one("turn-token", |r| r.turn_token = false, unheeding),
     one("write-expects", |r| r.write_expects = false, forgetful),
     one("only-top", |r| r.only_top = false, usual),
+    one("tail-lock", |r| r.tail_lock = false, contended),
+    one("tail-home", |r| r.tail_home = false, usual),
     one("load-checks", |r| r.load_checks = false, forgetful),
     one("heed-cancel", |r| r.heed_cancel = false, contended),
     one("retry-bound", |r| r.retry_bound = false, usual),

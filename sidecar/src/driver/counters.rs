@@ -33,6 +33,7 @@ pub struct Counters {
     pub dead_letters: u64,
     pub limits_hit: u64,
     pub records_too_long: u64,
+    pub logs_trimmed_unread: u64,
     /// How often each bound was hit, by its name.
     pub limits_hit_by_name: BTreeMap<&'static str, u64>,
     pub store_rollbacks: u64,

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use self::clock::Clock;
 use self::counters::Counters;
-use self::outlets::{Backend, DirectCall, Directory, Host, Peer, RecordTooLong, Responder};
+use self::outlets::{Backend, DirectCall, Directory, Host, Peer, RecordTooLong, Responder, Told};
 
 /// The timer comes round at least so often, ms; see [`AWAY_AFTER_MS`].
 const HEARTBEAT_MS: Millis = 500;
@@ -293,6 +293,30 @@ impl Batch<'_> {
         let now = self.now;
         if let Some(node) = &mut self.state.node {
             node.handle(now, event);
+        }
+    }
+
+    /// Where a log starts, or what became of a snapshot. The core asks for neither trims nor snapshots yet, so what is
+    /// told here is for people; it becomes events of the core when it does.
+    pub fn told(&mut self, told: &Told) {
+        match told {
+            Told::LogStart { log, start } => tracing::trace!(%log, start, "a log's start"),
+            Told::LogTrimmed { log, start } => {
+                self.state.counters.logs_trimmed_unread += 1;
+                tracing::error!(
+                    %log, start,
+                    "records that are needed were trimmed; the partition is not served here"
+                );
+            }
+            Told::SnapshotPut { partition, key, result: Err(error) }
+            | Told::SnapshotGot { partition, key, result: Err(error) }
+            | Told::SnapshotDeleted { partition, key, result: Err(error) } => {
+                tracing::warn!(%partition, %key, %error, "a snapshot's request failed");
+            }
+            Told::SnapshotsListed { partition, result: Err(error) } => {
+                tracing::warn!(%partition, %error, "snapshots could not be listed");
+            }
+            told => tracing::debug!(?told, "a snapshot's request was carried out"),
         }
     }
 

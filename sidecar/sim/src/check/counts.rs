@@ -18,6 +18,9 @@ pub(crate) struct Counts {
     pub(crate) sandwiched_claim: u64,
     pub(crate) sleeping_outcall: u64,
     pub(crate) boomerang_owner: u64,
+    pub(crate) pingpong_tail: u64,
+    /// Outcomes of chains of tail calls that came home.
+    pub(crate) chains_home: u64,
     pub(crate) dead_attempt_progress: u64,
     pub(crate) store_rollback: u64,
     pub(crate) drain_with_cross_calls: u64,
@@ -44,17 +47,19 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 16] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 18] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
             ("sandwiched-claim", self.sandwiched_claim),
             ("sleeping-outcall", self.sleeping_outcall),
             ("boomerang-owner", self.boomerang_owner),
+            ("pingpong-tail", self.pingpong_tail),
             ("dead-attempt-progress", self.dead_attempt_progress),
             ("store-rollback", self.store_rollback),
             ("drain-with-cross-calls", self.drain_with_cross_calls),
             ("cascade", self.cascade),
+            ("(chains home)", self.chains_home),
             ("(windows asked)", self.windows_asked),
             ("(outcomes cut)", self.outcomes_cut),
             ("(cancelled)", self.cancelled),

@@ -101,8 +101,8 @@ pub(crate) struct ActorModel {
     pub(crate) state: Keys,
     /// Invocations with a `Progress` and no `Complete`, innermost last.
     pub(crate) stack: Vec<Uuid>,
-    /// What ended, in order; re-entrant ones left out.
-    pub(crate) ended: Vec<Uuid>,
+    /// The last turn that ended of each sender, and its place among what that sent; re-entrant ones left out.
+    pub(crate) ended: HashMap<(usize, u128), (Uuid, u64)>,
 }
 
 /// A partition by its log.
@@ -381,6 +381,8 @@ impl Judge<'_> {
             Some(known) if known.left && held.step > known.step && !returns => *known = held,
             // … or comes home, where its sender is still known.
             Some(known) if known.left && held.step > known.step => {
+                let left_in = model.done.get(&(uuid, known.step)).map_or(0, |(epoch, _)| *epoch);
+                self.counts.pingpong_tail += u64::from(model.epoch > left_in);
                 known.step = held.step;
                 known.attempt = 1;
                 known.actor = held.actor;
@@ -427,6 +429,7 @@ impl Judge<'_> {
         let epoch = model.epoch;
         match model.held.get_mut(&uuid) {
             Some(held) if held.left && held.home.is_none() && held.ended.is_none() => {
+                self.counts.chains_home += 1;
                 held.left = false;
                 held.ended = Some(Ended { outcome: done.outcome.clone(), epoch, offset });
             }

@@ -107,7 +107,7 @@ impl Judge<'_> {
                 held.policy.last = Some((attempt, ended.not_before));
                 let failures = held.policy.failures;
                 self.counts.errors_retried += 1;
-                let run = self.dispatched.get(&(uuid, step, attempt, epoch)).copied();
+                let run = self.dispatched.get(&(log, uuid, step, attempt, epoch)).copied();
                 let error = run.and_then(|run| match &self.history.runs[run].end {
                     End::Ended(Outcome::Failed(error)) => Some(error),
                     _ => None,

@@ -20,7 +20,8 @@ impl Judge<'_> {
             let mut keys: Vec<_> = turns.keys().copied().collect();
             keys.sort_unstable();
             for key in keys {
-                let Some(run) = self.dispatched.get(&key).copied() else {
+                let Some(run) = self.dispatched.get(&(log, key.0, key.1, key.2, key.3)).copied()
+                else {
                     let text =
                         format!("{}: {} has effects and never ran", self.logs[log].id, key.0);
                     self.wrong("P5 effects of no turn", text);

@@ -19,7 +19,7 @@ impl Judge<'_> {
         if self.uuid_of_tag.get(&tag) != Some(&uuid) {
             self.wrong("P2 one request, one invocation", format!("r{run} {token}: tag {tag:x}"));
         }
-        if let Some(before) = self.dispatched.insert((uuid, step, attempt, epoch), run) {
+        if let Some(before) = self.dispatched.insert((log, uuid, step, attempt, epoch), run) {
             self.wrong("P2 dispatched once", format!("r{run} is {token}, as r{before} was"));
         }
         let model = &self.logs[log];
