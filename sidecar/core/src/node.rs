@@ -19,8 +19,8 @@ use crate::limits::{LimitHit, Limits, Rules};
 use crate::message::{AwaitResult, ControlResult, DirectResult, Message, ReadResult};
 use crate::partition::{Incoming, Partition, Stage, Stated, TurnEnd, TurnInvoke};
 use crate::roots::Roots;
-use crate::trouble::Ended;
 use crate::route::Opened;
+use crate::trouble::Ended;
 
 /// What a node is made from.
 #[derive(Clone, Debug)]
@@ -616,17 +616,8 @@ impl Node {
         };
         let actor = target.actor;
         if let Some(turn) = turn {
-            let invoke = TurnInvoke {
-                to,
-                uuid,
-                mode,
-                actor,
-                method,
-                payload,
-                deadline,
-                trace,
-                retry,
-            };
+            let invoke =
+                TurnInvoke { to, uuid, mode, actor, method, payload, deadline, trace, retry };
             self.in_turn(request, &turn, |p, env| p.turn_invoke(env, request, &turn, invoke));
             return;
         }

@@ -30,7 +30,12 @@ fn error(retryable: bool) -> Outcome {
 }
 
 /// Calls an account with a retry policy.
-fn call(script: &mut Script, actor: &str, method: &str, retry: Option<RetryPolicy>) -> kar_core::ids::RequestId {
+fn call(
+    script: &mut Script,
+    actor: &str,
+    method: &str,
+    retry: Option<RetryPolicy>,
+) -> kar_core::ids::RequestId {
     let kind = Kind::actor("Account");
     script.request(Operation::Invoke {
         turn: None,
@@ -59,7 +64,11 @@ fn id(script: &Script, method: &str) -> InvocationId {
     script.node.partitions().into_iter().find_map(find).expect("it is unfinished")
 }
 
-fn control(script: &mut Script, home: InvocationId, cancel: bool) -> Result<Controlled, RequestError> {
+fn control(
+    script: &mut Script,
+    home: InvocationId,
+    cancel: bool,
+) -> Result<Controlled, RequestError> {
     let uuid = home.uuid;
     let control = if cancel { Control::Cancel(uuid) } else { Control::Resume(uuid) };
     let request = script.request(Operation::Control { home: home.home, control });

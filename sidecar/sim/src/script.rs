@@ -150,7 +150,8 @@ pub(crate) fn write(
         confined,
         fuel: spec.fuel,
         // Drawn apart, so that the rest of a seed's scripts does not depend on it.
-        troubled: Rng::new(join(if spec.steady { same } else { join(same, step) }, 0x7261_7274)).chance(120),
+        troubled: Rng::new(join(if spec.steady { same } else { join(same, step) }, 0x7261_7274))
+            .chance(120),
     };
     writer.script(own.is_some())
 }

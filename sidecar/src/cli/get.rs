@@ -1,8 +1,8 @@
 //! `kar get`: who is there, and what is under way.
 
 use kar_proto::v1::{
-    AttemptEndCause, InvocationInfo, InvocationMode, InvocationState, ListActorsRequest, ListInvocationsRequest,
-    ListNodesRequest, NodeInfo, Target, target,
+    AttemptEndCause, InvocationInfo, InvocationMode, InvocationState, ListActorsRequest,
+    ListInvocationsRequest, ListNodesRequest, NodeInfo, Target, target,
 };
 use serde_json::{Value, json};
 

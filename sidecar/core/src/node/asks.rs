@@ -225,8 +225,7 @@ impl Node {
 
     /// An owner did something to an invocation, or found nothing to do.
     pub(super) fn controlled(&mut self, request: RequestId, result: ControlResult) {
-        let Some(Ask { wanted: Wanted::Control(home, control), .. }) =
-            self.asks.open.get(&request)
+        let Some(Ask { wanted: Wanted::Control(home, control), .. }) = self.asks.open.get(&request)
         else {
             return;
         };

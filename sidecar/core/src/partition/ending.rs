@@ -281,7 +281,8 @@ impl Partition {
 
     /// Tells whoever waits, once the end is committed.
     pub(super) fn tell_outcome(&mut self, env: &mut Env, item: &Item, outcome: Outcome) {
-        if item.invocation.mode == Mode::Tell && !matches!(outcome, Outcome::Done(_) | Outcome::Cancelled)
+        if item.invocation.mode == Mode::Tell
+            && !matches!(outcome, Outcome::Done(_) | Outcome::Cancelled)
         {
             let uuid = item.invocation.uuid;
             let invocation = InvocationId { home: self.id.clone(), uuid };

@@ -6,8 +6,8 @@ mod end;
 mod gate;
 mod logs;
 mod order;
-mod policies;
 mod overlap;
+mod policies;
 mod state;
 mod turns;
 

@@ -154,14 +154,16 @@ impl Judge<'_> {
     pub(crate) fn check_cancelled(&mut self, log: usize, offset: Offset, uuid: Uuid) {
         self.counts.cancelled += 1;
         if !self.asked_to_cancel(uuid) {
-            let text = format!("{}@{offset}: nobody asked for the end of {uuid}", self.logs[log].id);
+            let text =
+                format!("{}@{offset}: nobody asked for the end of {uuid}", self.logs[log].id);
             self.wrong("cancelled only if asked", text);
         }
     }
 
     pub(crate) fn cancel_landed(&mut self, log: usize, offset: Offset, uuid: Uuid) {
         if !self.asked_to_cancel(uuid) {
-            let text = format!("{}@{offset}: nobody asked for the end of {uuid}", self.logs[log].id);
+            let text =
+                format!("{}@{offset}: nobody asked for the end of {uuid}", self.logs[log].id);
             self.wrong("cancelled only if asked", text);
         }
         let model = &mut self.logs[log];
@@ -217,10 +219,9 @@ impl Judge<'_> {
                 (Control::Cancel(_), Controlled::Cancelled) => {
                     ended == Some(&Outcome::Cancelled) || held.is_some_and(|held| held.gone)
                 }
-                (
-                    Control::Cancel(_),
-                    Controlled::CancelRequested | Controlled::CancelMoved,
-                ) => held.is_some_and(|held| held.policy.cancel.is_some()),
+                (Control::Cancel(_), Controlled::CancelRequested | Controlled::CancelMoved) => {
+                    held.is_some_and(|held| held.policy.cancel.is_some())
+                }
                 (_, Controlled::Ended) => ended.is_some(),
                 (Control::Resume(_), Controlled::Resumed | Controlled::NotParked) => {
                     held.is_some_and(|held| held.policy.parked.is_none())
