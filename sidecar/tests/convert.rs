@@ -221,6 +221,8 @@ fn policies() -> Vec<(String, Op)> {
         ("cancelled", complete(Outcome::Cancelled, None)),
         ("failed-retryable", complete(Outcome::Failed(error), None)),
         ("accept-retry", accept),
+        ("discard", Op::Discard { uuids: vec![uuid, Uuid(7)] }),
+        ("redrive", Op::Redrive { uuid, new: Uuid(7) }),
     ];
     attempts.chain(named.into_iter().map(|(name, op)| (name.to_owned(), op))).collect()
 }
@@ -313,6 +315,10 @@ fn messages() -> Vec<Message> {
         controlled(ControlResult::Done(Controlled::Ended)),
         controlled(ControlResult::Done(Controlled::Resumed)),
         controlled(ControlResult::Done(Controlled::NotParked)),
+        control(Control::Redrive(uuid(3))),
+        control(Control::Discard(uuid(3))),
+        controlled(ControlResult::Done(Controlled::Redriven(uuid(4)))),
+        controlled(ControlResult::Done(Controlled::Discarded)),
         controlled(ControlResult::Unknown),
         controlled(ControlResult::NotOwner(hint)),
         Message::Accepted { sender: sender.clone(), from: from.clone(), numbers: vec![1, 2] },

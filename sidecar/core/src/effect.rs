@@ -280,6 +280,13 @@ pub enum Notice {
         /// How it ended.
         outcome: Outcome,
     },
+    /// Dead letters were dropped: their time was over, or there were too many.
+    DeadLettersDropped {
+        /// The partition.
+        partition: PartitionId,
+        /// How many.
+        count: usize,
+    },
     /// A bound was hit.
     Limit(LimitHit),
     /// A record was not written, because its log takes none of that length: the bounds of this node do not go together.

@@ -29,6 +29,7 @@ pub mod node;
 pub mod record;
 pub mod trouble;
 
+mod dead;
 mod env;
 mod partition;
 mod roots;

@@ -50,6 +50,12 @@ pub struct Limits {
     pub results_bytes_per_partition_max: usize,
     /// How long results of `start` are kept, ms.
     pub result_retention_ms: Millis,
+    /// Dead letters kept per partition; the oldest ones go.
+    pub dead_letters_per_partition_max: usize,
+    /// The same, bytes.
+    pub dead_letters_bytes_per_partition_max: usize,
+    /// How long dead letters are kept, ms.
+    pub dead_letter_retention_ms: Millis,
     /// How long a root call's `Accept` waits for its first `Progress` or `Complete` (rule L6), ms.
     pub accept_delay_ms: Millis,
     /// Grace: how long code of a cut-off attempt may run on (P3), ms.
@@ -156,6 +162,9 @@ impl Default for Limits {
             results_per_partition_max: 100_000,
             results_bytes_per_partition_max: 128 << 20,
             result_retention_ms: 24 * 3600 * 1000,
+            dead_letters_per_partition_max: 1_000,
+            dead_letters_bytes_per_partition_max: 16 << 20,
+            dead_letter_retention_ms: 7 * 24 * 3600 * 1000,
             accept_delay_ms: 1,
             grace_ms: 100,
             host_return_ms: 1000,

@@ -222,6 +222,10 @@ pub enum Control {
     Cancel(Uuid),
     /// Let it go on, if it is parked.
     Resume(Uuid),
+    /// Send it again as a new tell, if it is a dead letter.
+    Redrive(Uuid),
+    /// Drop it, if it is a dead letter.
+    Discard(Uuid),
 }
 
 /// What became of it.
@@ -250,13 +254,19 @@ pub enum Controlled {
     Resumed,
     /// It is not parked.
     NotParked,
+    /// It was sent again, as this invocation of the same partition.
+    Redriven(Uuid),
+    /// It was dropped.
+    Discarded,
 }
 
 impl Control {
     /// The invocation.
     pub fn uuid(&self) -> Uuid {
         match self {
-            Self::Cancel(uuid) | Self::Resume(uuid) => *uuid,
+            Self::Cancel(uuid) | Self::Resume(uuid) | Self::Redrive(uuid) | Self::Discard(uuid) => {
+                *uuid
+            }
         }
     }
 }

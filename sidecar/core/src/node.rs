@@ -109,6 +109,8 @@ pub struct PartitionView {
     pub owed: usize,
     /// Completed invocations whose outcome is kept.
     pub kept: usize,
+    /// Tells that ended without success, oldest first.
+    pub dead: Vec<DeadLetterView>,
     /// Marks kept for channels of nodes that are gone.
     pub closed_channels: usize,
 }
@@ -132,6 +134,10 @@ pub struct Held {
     pub results: usize,
     /// Their bytes.
     pub results_bytes: usize,
+    /// Dead letters kept.
+    pub dead: usize,
+    /// Their bytes.
+    pub dead_bytes: usize,
     /// Payloads of direct calls under way at the own host, bytes.
     pub direct_bytes: usize,
     /// Root turns that wait for a slot of the own host.
@@ -159,6 +165,23 @@ pub struct InvocationView {
     pub ended: Option<Ended>,
     /// The next attempt starts at this time at the earliest; 0: as soon as it can.
     pub retry_at: Millis,
+}
+
+/// A tell that ended without success, for people and tools.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeadLetterView {
+    /// Unique part of its id.
+    pub uuid: Uuid,
+    /// The instance, for actors.
+    pub actor: Option<Arc<str>>,
+    /// Method of its last step.
+    pub method: Arc<str>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Attempts of its last step.
+    pub attempts: u32,
+    /// When it ended.
+    pub time: Millis,
 }
 
 /// Where an unfinished invocation stands.
@@ -315,6 +338,8 @@ impl Node {
             sum.kept_bytes += held.kept_bytes;
             sum.results += held.results;
             sum.results_bytes += held.results_bytes;
+            sum.dead += held.dead;
+            sum.dead_bytes += held.dead_bytes;
         }
         let host = self.env.host.as_ref();
         sum.direct_bytes = host.map_or(0, |host| host.direct_bytes);

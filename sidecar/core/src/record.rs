@@ -113,6 +113,18 @@ pub enum Op {
         /// The invocation.
         uuid: Uuid,
     },
+    /// Dead letters are dropped: nobody wants them any more, or there are too many, or they are too old.
+    Discard {
+        /// The invocations.
+        uuids: Vec<Uuid>,
+    },
+    /// A dead letter is sent again, as a new tell that is now owed by this partition.
+    Redrive {
+        /// The dead letter's invocation.
+        uuid: Uuid,
+        /// The new one.
+        new: Uuid,
+    },
     /// Obligations of this partition that the other side has made durable.
     Settle {
         /// The receiving partition.

@@ -214,7 +214,8 @@ impl Op {
                 sender.stored_size() + NUMBER + NESTED + open.len() * NUMBER
             }
             Self::CloseChannel { open, .. } => 2 * NUMBER + NESTED + open.len() * NUMBER,
-            Self::Forget { uuids } => uuids.len() * UUID,
+            Self::Forget { uuids } | Self::Discard { uuids } => uuids.len() * UUID,
+            Self::Redrive { .. } => 2 * UUID,
         };
         content + 2 * NESTED
     }

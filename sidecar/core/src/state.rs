@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use crate::dead::{DeadLetter, DeadLetters};
 use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Payload, StateOp};
 use crate::limits::Rules;
@@ -45,6 +46,8 @@ pub(crate) struct LogState {
     pub(crate) owed: Tally,
     /// Channels of departed nodes, closed for ever.
     pub(crate) closed_nodes: ClosedNodes,
+    /// Tells that ended without success.
+    pub(crate) dead: DeadLetters,
     /// Counts acceptances: the order of queues.
     order: u64,
     /// The partition's clock: the latest time in its records. It never runs back.
@@ -270,6 +273,13 @@ impl LogState {
                 entry.trouble.losses = 0;
                 true
             }
+            Op::Discard { uuids } => {
+                for uuid in uuids {
+                    self.dead.remove(*uuid);
+                }
+                true
+            }
+            Op::Redrive { uuid, new } => self.redrive(*uuid, *new),
             Op::Settle { to, numbers } => {
                 for number in numbers {
                     self.close_out(to, *number);
@@ -311,11 +321,16 @@ impl LogState {
             let invocation = Invocation { home: None, ..(**invocation).clone() };
             return self.next_step(invocation.uuid, &Arc::new(invocation), false);
         }
+        self.insert_entry(invocation.clone(), sender.clone(), number);
+    }
+
+    /// Owes an invocation from here on, behind everything accepted before.
+    fn insert_entry(&mut self, invocation: Arc<Invocation>, sender: Sender, number: Number) {
         self.entries.insert(
             invocation.uuid,
             Entry {
-                invocation: invocation.clone(),
-                sender: sender.clone(),
+                invocation,
+                sender,
                 number,
                 order: self.order,
                 attempt: 1,
@@ -329,6 +344,15 @@ impl LogState {
                 parked: false,
             },
         );
+    }
+
+    /// A dead letter is sent again: what happened to it before does not count.
+    fn redrive(&mut self, uuid: Uuid, new: Uuid) -> bool {
+        let Some(letter) = self.dead.remove(uuid) else { return false };
+        self.order += 1;
+        let invocation = Invocation { uuid: new, deadline: None, ..(*letter.invocation).clone() };
+        self.insert_entry(Arc::new(invocation), letter.sender, letter.number);
+        true
     }
 
     /// A logged turn ended: its segment takes effect, and its children are settled with it.
@@ -375,6 +399,14 @@ impl LogState {
     fn end(&mut self, rules: &Rules, uuid: Uuid, outcome: &Outcome, time: Millis) {
         let Some(entry) = self.entries.remove(&uuid) else { return };
         match entry.invocation.mode {
+            Mode::Tell if DeadLetter::is_one(outcome) => self.dead.insert(DeadLetter {
+                invocation: entry.invocation,
+                sender: entry.sender,
+                number: entry.number,
+                outcome: outcome.clone(),
+                attempts: entry.attempt,
+                time,
+            }),
             Mode::Tell => {}
             Mode::Start => {
                 self.results.insert(uuid, outcome.clone());

@@ -195,8 +195,9 @@ pub(crate) struct History {
     pub(crate) strict: Vec<bool>,
     /// How retryable errors are retried.
     pub(crate) policies: Policies,
-    /// The nodes' bound of that name.
+    /// The nodes' bounds of these names.
     pub(crate) park_after: u32,
+    pub(crate) dead_letters_max: usize,
     pub(crate) events: Vec<(Us, Seen)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) reqs: Vec<Req>,

@@ -66,6 +66,9 @@ pub(crate) fn draw(seed: u64, kinds: usize, limits: &mut Limits) -> (Policies, V
     if rng.chance(600) {
         limits.park_after_attempts = rng.range(1, 3) as u32;
     }
+    if rng.chance(200) {
+        limits.dead_letters_per_partition_max = rng.range(0, 2) as usize;
+    }
     let count = if rng.chance(700) { rng.range(1, 10) } else { 0 };
     let controls = (0..count).map(|_| (rng.range(20 * MS, HORIZON), rng.chance(400))).collect();
     (Policies { seed: seed + 1, by_kind }, controls)
@@ -75,6 +78,13 @@ impl World {
     /// Somebody looks at what is unfinished, and ends or resumes one.
     pub(crate) fn control(&mut self, index: usize) {
         let (_, waiting) = self.plan.controls[index];
+        let mut dead = self.dead_letters();
+        if !dead.is_empty() && self.rng.chance(500) {
+            let id = dead.swap_remove(self.rng.index(dead.len()));
+            let again = self.rng.chance(700);
+            let control = if again { Control::Redrive(id.uuid) } else { Control::Discard(id.uuid) };
+            return self.ask_control(id, control);
+        }
         let mut seen = self.unfinished();
         if waiting && seen.iter().any(|(_, view)| view.phase != Phase::Running) {
             seen.retain(|(_, view)| view.phase != Phase::Running);
@@ -98,6 +108,18 @@ impl World {
             let control = Control::Resume(id.uuid);
             self.ask_control(id, control);
         }
+    }
+
+    fn dead_letters(&self) -> Vec<InvocationId> {
+        let nodes = self.slots.iter().filter_map(|slot| slot.node.as_ref());
+        let views = nodes.flat_map(|node| node.partitions());
+        let ids = views.flat_map(|view| {
+            let home = view.id;
+            view.dead
+                .into_iter()
+                .map(move |letter| InvocationId { home: home.clone(), uuid: letter.uuid })
+        });
+        ids.collect()
     }
 
     fn unfinished(&self) -> Vec<(InvocationId, InvocationView)> {

@@ -158,6 +158,7 @@ impl World {
             strict: plan.slots.iter().map(|s| s.strict).collect(),
             policies: plan.policies.clone(),
             park_after: plan.limits.park_after_attempts,
+            dead_letters_max: plan.limits.dead_letters_per_partition_max,
             events: Vec::new(),
             runs: Vec::new(),
             reqs: Vec::new(),

@@ -49,7 +49,14 @@ fn directed_schedules_happen_and_keep_every_promise() {
 
 #[test]
 fn every_schedule_really_happens_in_random_runs() {
-    let rare = ["(windows asked)", "(outcomes cut)", "(cancelled)", "(errors retried)", "(parked)"];
+    let rare = [
+        "(windows asked)",
+        "(outcomes cut)",
+        "(cancelled)",
+        "(errors retried)",
+        "(parked)",
+        "(redriven)",
+    ];
     let rare = rare.into_iter().map(|name| (name, ()));
     let schedules = SCHEDULES.iter().map(|s| (s.name, ()));
     let mut missing: BTreeMap<&str, ()> = schedules.chain(rare).collect();

@@ -75,9 +75,13 @@ pub(crate) enum Command {
     Cancel(InvocationIdArgs),
     /// Let a parked invocation go on: one that has lost too many hosts
     Resume(InvocationIdArgs),
+    /// Send a dead letter again, as a new tell, and print its id
+    Redrive(InvocationIdArgs),
+    /// Drop a dead letter
+    Discard(InvocationIdArgs),
     /// Read and write the application's state; show an actor's
     State(StateArgs),
-    /// List nodes, actors or unfinished invocations
+    /// List nodes, actors, unfinished invocations or dead letters
     Get(GetArgs),
     /// Hand over everything that a node owns, so that it can be stopped without anybody noticing
     Drain(DrainArgs),

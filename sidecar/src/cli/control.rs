@@ -1,6 +1,8 @@
-//! `kar cancel`, `kar resume`: what is done to an invocation.
+//! `kar cancel`, `kar resume`, `kar redrive`, `kar discard`: what is done to an invocation.
 
-use kar_proto::v1::{CancelRequest, CancelResult, ResumeRequest};
+use kar_proto::v1::{
+    CancelRequest, CancelResult, DiscardDeadLetterRequest, RedriveDeadLetterRequest, ResumeRequest,
+};
 
 use super::args::InvocationIdArgs;
 use super::client::with_session;
@@ -9,6 +11,10 @@ use super::payload;
 
 /// What Ctrl-C means.
 const UNKNOWN: &str = "whether it was done is unknown (`kar get invocations`); it can be repeated";
+
+/// The same for dead letters.
+const REDRIVEN: &str =
+    "whether it was done is unknown: see whether it is in `kar get dead-letters`";
 
 /// `kar cancel`.
 pub(crate) async fn cancel(args: InvocationIdArgs) -> Outcome {
@@ -35,6 +41,26 @@ pub(crate) async fn resume(args: InvocationIdArgs) -> Outcome {
     with_session(&args.reach, UNKNOWN, async |session| {
         session.invocations().resume(request).await.map_err(failed)?;
         payload::line("resumed")
+    })
+    .await
+}
+
+/// `kar redrive`.
+pub(crate) async fn redrive(args: InvocationIdArgs) -> Outcome {
+    let request = RedriveDeadLetterRequest { invocation_id: args.id };
+    with_session(&args.reach, REDRIVEN, async |session| {
+        let answer = session.invocations().redrive_dead_letter(request).await.map_err(failed)?;
+        payload::line(&answer.into_inner().invocation_id)
+    })
+    .await
+}
+
+/// `kar discard`.
+pub(crate) async fn discard(args: InvocationIdArgs) -> Outcome {
+    let request = DiscardDeadLetterRequest { invocation_id: args.id };
+    with_session(&args.reach, REDRIVEN, async |session| {
+        session.invocations().discard_dead_letter(request).await.map_err(failed)?;
+        payload::line("discarded")
     })
     .await
 }

@@ -1,8 +1,9 @@
 //! `kar get`: who is there, and what is under way.
 
 use kar_proto::v1::{
-    AttemptEndCause, InvocationInfo, InvocationMode, InvocationState, ListActorsRequest,
-    ListInvocationsRequest, ListNodesRequest, NodeInfo, Target, target,
+    AttemptEndCause, DeadLetter, InvocationInfo, InvocationMode, InvocationState,
+    ListActorsRequest, ListDeadLettersRequest, ListInvocationsRequest, ListNodesRequest, NodeInfo,
+    Target, target,
 };
 use serde_json::{Value, json};
 
@@ -112,6 +113,57 @@ pub(crate) async fn invocations(args: ListArgs, kind: Option<String>) -> Outcome
         output::print(args.output, &table, &Value::Array(listed))
     })
     .await
+}
+
+/// `kar get dead-letters`.
+pub(crate) async fn dead_letters(args: ListArgs, kind: Option<String>) -> Outcome {
+    with_session(&args.reach, NOTHING, async |session| {
+        let mut table =
+            Table::new(&["TARGET", "METHOD", "ERROR", "ATTEMPTS", "ENDED", "INVOCATION"]);
+        let mut listed = Vec::new();
+        let mut request = ListDeadLettersRequest {
+            kind: kind.unwrap_or_default(),
+            page_size: page_size(args.limit),
+            page_token: String::new(),
+        };
+        loop {
+            let answer = session.invocations().list_dead_letters(request.clone()).await;
+            let page = answer.map_err(read)?.into_inner();
+            for letter in page.dead_letters {
+                listed.push(dead_letter_json(&letter));
+                table.row(dead_letter_row(letter));
+            }
+            if page.next_page_token.is_empty() || listed.len() >= args.limit {
+                break;
+            }
+            request.page_token = page.next_page_token;
+        }
+        output::print(args.output, &table, &Value::Array(listed))
+    })
+    .await
+}
+
+fn dead_letter_json(letter: &DeadLetter) -> Value {
+    json!({
+        "invocation_id": letter.invocation_id, "target": target_text(letter.target.as_ref()),
+        "method": letter.method, "attempts": letter.attempts,
+        "error": letter.error.as_ref().map(|error| {
+            json!({ "code": error.code, "message": error.message, "detail": error.detail })
+        }),
+        "create_time": letter.create_time.as_ref().map(ToString::to_string),
+        "end_time": letter.end_time.as_ref().map(ToString::to_string),
+    })
+}
+
+fn dead_letter_row(letter: DeadLetter) -> Vec<String> {
+    vec![
+        target_text(letter.target.as_ref()),
+        letter.method,
+        letter.error.map_or("expired".into(), |error| format!("{}: {}", error.code, error.message)),
+        letter.attempts.to_string(),
+        age(letter.end_time.as_ref()),
+        letter.invocation_id,
+    ]
 }
 
 fn node_json(node: &NodeInfo) -> Value {

@@ -69,6 +69,12 @@ bound_flags! {
         results_bytes_per_partition_max: usize,
         /// How long results of `start` are kept, ms
         result_retention_ms: u64,
+        /// Dead letters kept per partition; the oldest go
+        dead_letters_per_partition_max: usize,
+        /// Dead letters kept per partition, bytes
+        dead_letters_bytes_per_partition_max: usize,
+        /// How long dead letters are kept, ms
+        dead_letter_retention_ms: u64,
         /// How long a root call's acceptance waits for its first progress, ms
         accept_delay_ms: u64,
         /// How long code of a cut-off attempt may run on, ms

@@ -103,6 +103,12 @@ fn op_to(op: &Op) -> pb::Op {
         Op::Cancel { uuid } => O::Cancel(pb::Cancel { uuid: uuid_to(*uuid) }),
         Op::Park { uuid } => O::Park(pb::Park { uuid: uuid_to(*uuid) }),
         Op::Resume { uuid } => O::Resume(pb::Resume { uuid: uuid_to(*uuid) }),
+        Op::Discard { uuids } => {
+            O::Discard(pb::Discard { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
+        }
+        Op::Redrive { uuid, new } => {
+            O::Redrive(pb::Redrive { uuid: uuid_to(*uuid), new: uuid_to(*new) })
+        }
         Op::Settle { to, numbers } => {
             O::Settle(pb::Settle { to: Some(partition_to(to)), numbers: numbers.clone() })
         }
@@ -159,6 +165,11 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
         O::Cancel(c) => Op::Cancel { uuid: uuid_from(&c.uuid)? },
         O::Park(p) => Op::Park { uuid: uuid_from(&p.uuid)? },
         O::Resume(r) => Op::Resume { uuid: uuid_from(&r.uuid)? },
+        O::Discard(d) => {
+            let uuids = d.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
+            Op::Discard { uuids }
+        }
+        O::Redrive(r) => Op::Redrive { uuid: uuid_from(&r.uuid)?, new: uuid_from(&r.new)? },
         O::Settle(s) => Op::Settle { to: partition_from(s.to)?, numbers: s.numbers },
         O::Closed(c) => Op::Closed { sender: sender_from(c.sender)?, below: c.below, open: c.open },
         O::CloseChannel(c) => Op::CloseChannel {

@@ -266,6 +266,7 @@ pub fn partition_view_to(view: &PartitionView) -> pb::PartitionView {
             .collect(),
         owed: view.owed as u64,
         kept: view.kept as u64,
+        dead_letters: view.dead.iter().take(VIEW_ROWS_MAX).map(policy::dead_letter_to).collect(),
     }
 }
 

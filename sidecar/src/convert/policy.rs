@@ -1,15 +1,18 @@
 //! Retry policies, how attempts ended, and what is done to invocations: the core's to `kar.log.v1` and `kar.peer.v1`, and
 //! back.
 
+use std::sync::Arc;
+
 use kar_core::ids::{RequestId, Uuid};
-use kar_core::invocation::RetryPolicy;
+use kar_core::invocation::{ApplicationError, Outcome, Payload, RetryPolicy};
 use kar_core::message::{Control, ControlResult, Controlled, Message};
-use kar_core::trouble::{Cause, Ended};
+use kar_core::node::DeadLetterView;
+use kar_core::trouble::{Cause, Ended, LAST_ERROR_BYTES_MAX};
 use kar_proto::log::v1 as log;
 use kar_proto::peer::v1 as peer;
 
 use super::Malformed;
-use super::log::{partition_from, partition_to, uuid_from, uuid_to};
+use super::log::{outcome_to, partition_from, partition_to, uuid_from, uuid_to};
 use super::peer::{hint_from, hint_to};
 
 pub(super) fn to(policy: RetryPolicy) -> log::RetryPolicy {
@@ -72,6 +75,8 @@ pub(super) fn control_to(
     let control = match control {
         Control::Cancel(uuid) => C::Cancel(uuid_to(*uuid)),
         Control::Resume(uuid) => C::Resume(uuid_to(*uuid)),
+        Control::Redrive(uuid) => C::Redrive(uuid_to(*uuid)),
+        Control::Discard(uuid) => C::Discard(uuid_to(*uuid)),
     };
     let partition = Some(partition_to(partition));
     peer::Control { request: request.0, partition, control: Some(control) }
@@ -86,6 +91,8 @@ pub(super) fn control_from(control: peer::Control) -> Result<Message, Malformed>
         control: match control.control.ok_or(Malformed::Field("control"))? {
             C::Cancel(bytes) => Control::Cancel(uuid(&bytes)?),
             C::Resume(bytes) => Control::Resume(uuid(&bytes)?),
+            C::Redrive(bytes) => Control::Redrive(uuid(&bytes)?),
+            C::Discard(bytes) => Control::Discard(uuid(&bytes)?),
         },
     })
 }
@@ -93,6 +100,7 @@ pub(super) fn control_from(control: peer::Control) -> Result<Message, Malformed>
 pub(super) fn control_done_to(request: RequestId, result: &ControlResult) -> peer::ControlDone {
     use peer::control_done::Result as R;
     let result = match result {
+        ControlResult::Done(Controlled::Redriven(uuid)) => R::Redriven(uuid_to(*uuid)),
         ControlResult::Done(done) => {
             let done = match done {
                 Controlled::Cancelled => peer::Controlled::Cancelled,
@@ -101,6 +109,8 @@ pub(super) fn control_done_to(request: RequestId, result: &ControlResult) -> pee
                 Controlled::Ended => peer::Controlled::Ended,
                 Controlled::Resumed => peer::Controlled::Resumed,
                 Controlled::NotParked => peer::Controlled::NotParked,
+                Controlled::Discarded => peer::Controlled::Discarded,
+                Controlled::Redriven(_) => unreachable!("it has an arm of its own"),
             };
             R::Done(done.into())
         }
@@ -122,11 +132,44 @@ pub(super) fn control_done_from(done: peer::ControlDone) -> Result<Message, Malf
             Ok(peer::Controlled::Ended) => Controlled::Ended,
             Ok(peer::Controlled::Resumed) => Controlled::Resumed,
             Ok(peer::Controlled::NotParked) => Controlled::NotParked,
+            Ok(peer::Controlled::Discarded) => Controlled::Discarded,
             Ok(peer::Controlled::Unspecified) | Err(_) => return Err(Malformed::Field("done")),
         }),
+        R::Redriven(uuid) => ControlResult::Done(Controlled::Redriven(uuid_from(&uuid)?)),
         R::Unknown(true) => ControlResult::Unknown,
         R::Unknown(false) => return Err(Malformed::Field("unknown")),
         R::OwnedElsewhere(o) => ControlResult::NotOwner(hint_from(o.hint)),
     };
     Ok(Message::ControlDone { request: RequestId(done.request), result })
+}
+
+/// A dead letter for people: its outcome without payload, its texts cut.
+pub(super) fn dead_letter_to(view: &DeadLetterView) -> peer::DeadLetterView {
+    let outcome = match &view.outcome {
+        Outcome::Failed(error) => Outcome::Failed(ApplicationError {
+            payload: Payload::default(),
+            code: cut(&error.code),
+            message: cut(&error.message),
+            detail: cut(&error.detail),
+            retryable: error.retryable,
+        }),
+        other => other.clone(),
+    };
+    peer::DeadLetterView {
+        uuid: uuid_to(view.uuid),
+        actor: view.actor.as_deref().unwrap_or_default().to_owned(),
+        method: view.method.to_string(),
+        outcome: Some(outcome_to(&outcome)),
+        attempts: view.attempts,
+        time_ms: view.time,
+    }
+}
+
+/// At most as much of a text as is stored of attempts' errors.
+fn cut(text: &Arc<str>) -> Arc<str> {
+    let mut end = text.len().min(LAST_ERROR_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    if end == text.len() { text.clone() } else { text[..end].into() }
 }

@@ -31,6 +31,7 @@ pub struct Counters {
     pub retries: u64,
     pub parked: u64,
     pub dead_letters: u64,
+    pub dead_letters_dropped: u64,
     pub limits_hit: u64,
     pub records_too_long: u64,
     pub logs_trimmed_unread: u64,
@@ -74,6 +75,7 @@ impl Counters {
             ("retries", self.retries),
             ("parked", self.parked),
             ("dead_letters", self.dead_letters),
+            ("dead_letters_dropped", self.dead_letters_dropped),
             ("limits_hit", self.limits_hit),
             ("records_too_long", self.records_too_long),
             ("store_rollbacks", self.store_rollbacks),
@@ -135,6 +137,15 @@ impl Counters {
                 if line {
                     let (reason, message) = in_short(&outcome);
                     tracing::warn!(%invocation, reason, message, "tell ended without success");
+                }
+            }
+            Notice::DeadLettersDropped { partition, count } => {
+                self.dead_letters_dropped += count as u64;
+                if line {
+                    tracing::warn!(
+                        %partition, count,
+                        "dead letters dropped: too many or too old; see `kar get dead-letters`"
+                    );
                 }
             }
             Notice::Limit(hit) => {

@@ -251,6 +251,8 @@ impl Driver {
             ("kept_bytes_now", held.kept_bytes),
             ("results_now", held.results),
             ("results_bytes_now", held.results_bytes),
+            ("dead_letters_now", held.dead),
+            ("dead_letters_bytes_now", held.dead_bytes),
             ("direct_bytes_now", held.direct_bytes),
             ("slots_waited_for_now", held.slots_waited_for),
         ] {

@@ -47,6 +47,76 @@ pub async fn invocations(
     Ok(pb::ListInvocationsResponse { invocations, next_page_token })
 }
 
+/// Dead letters of the application, oldest first.
+///
+/// # Errors
+///
+/// If a field is wrong, or a node did not answer.
+pub async fn dead_letters(
+    driver: &Arc<Driver>,
+    request: pb::ListDeadLettersRequest,
+) -> Result<pb::ListDeadLettersResponse, Status> {
+    let size = page_size(request.page_size)?;
+    let mut rows = Vec::new();
+    for (_, view) in inspect::settled(driver).await? {
+        for partition in view.partitions {
+            let id = partition.partition.unwrap_or_default();
+            if !request.kind.is_empty() && id.kind != request.kind {
+                continue;
+            }
+            for letter in partition.dead_letters {
+                rows.push(dead_letter(&id, letter)?);
+            }
+        }
+    }
+    let (dead_letters, next_page_token) =
+        page(rows, size, &request.page_token, |row| unique_part(&row.invocation_id).to_owned());
+    Ok(pb::ListDeadLettersResponse { dead_letters, next_page_token })
+}
+
+fn dead_letter(
+    id: &log::PartitionId,
+    view: peer::DeadLetterView,
+) -> Result<pb::DeadLetter, Status> {
+    let malformed = |e: crate::convert::Malformed| Status::internal(e.to_string());
+    let uuid = uuid_from(&view.uuid).map_err(malformed)?;
+    let (invocation_id, target) = names(id, uuid, view.actor)?;
+    let error = match view.outcome.and_then(|outcome| outcome.outcome) {
+        Some(log::outcome::Outcome::Failed(error)) => Some(pb::ApplicationError {
+            code: error.code,
+            message: error.message,
+            detail: error.detail,
+            payload: None,
+            retryable: error.retryable,
+        }),
+        _ => None,
+    };
+    Ok(pb::DeadLetter {
+        invocation_id,
+        target: Some(target),
+        method: view.method,
+        error,
+        attempts: i32::try_from(view.attempts).unwrap_or(i32::MAX),
+        create_time: Some(timestamp(made_at(uuid))),
+        end_time: Some(timestamp(view.time_ms)),
+    })
+}
+
+/// An invocation's id and target.
+fn names(id: &log::PartitionId, uuid: Uuid, actor: String) -> Result<(String, pb::Target), Status> {
+    use pb::target::Kind as K;
+    let malformed = |e: crate::convert::Malformed| Status::internal(e.to_string());
+    let (prefix, target) = match class_from(id.class).map_err(malformed)? {
+        Class::Service => {
+            let name = id.kind.clone();
+            ('s', K::Service(pb::ServiceTarget { name, affinity_key: String::new() }))
+        }
+        Class::Actor => ('a', K::Actor(pb::ActorTarget { r#type: id.kind.clone(), id: actor })),
+    };
+    let text = format!("{prefix}.{}/{}/{uuid}", id.kind, id.index);
+    Ok((text, pb::Target { kind: Some(target) }))
+}
+
 /// Busy actors of the application, by type and id.
 ///
 /// # Errors
@@ -107,19 +177,9 @@ fn invocation_info(
     view: peer::InvocationView,
     node: &str,
 ) -> Result<pb::InvocationInfo, Status> {
-    use pb::target::Kind as K;
     let malformed = |e: crate::convert::Malformed| Status::internal(e.to_string());
     let uuid = uuid_from(&view.uuid).map_err(malformed)?;
-    let (prefix, target) = match class_from(id.class).map_err(malformed)? {
-        Class::Service => {
-            let name = id.kind.clone();
-            ('s', K::Service(pb::ServiceTarget { name, affinity_key: String::new() }))
-        }
-        Class::Actor => {
-            let actor = pb::ActorTarget { r#type: id.kind.clone(), id: view.actor.clone() };
-            ('a', K::Actor(actor))
-        }
-    };
+    let (invocation_id, target) = names(id, uuid, view.actor.clone())?;
     let mode = match view.mode() {
         log::Mode::Unspecified => pb::InvocationMode::Unspecified,
         log::Mode::Call => pb::InvocationMode::Call,
@@ -136,8 +196,8 @@ fn invocation_info(
         peer::Phase::Parked => pb::InvocationState::Parked,
     };
     Ok(pb::InvocationInfo {
-        invocation_id: format!("{prefix}.{}/{}/{uuid}", id.kind, id.index),
-        target: Some(pb::Target { kind: Some(target) }),
+        invocation_id,
+        target: Some(target),
         method: view.method,
         mode: mode.into(),
         state: state.into(),

@@ -63,6 +63,15 @@ impl InvocationService for Unary {
 
     twin!(cancel, CancelRequest, Cancel -> CancelResponse);
     twin!(resume, ResumeRequest, Resume -> ResumeResponse);
+    twin!(redrive_dead_letter, RedriveDeadLetterRequest, RedriveDeadLetter -> RedriveDeadLetterResponse);
+    twin!(discard_dead_letter, DiscardDeadLetterRequest, DiscardDeadLetter -> DiscardDeadLetterResponse);
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<pb::ListDeadLettersRequest>,
+    ) -> Result<Response<pb::ListDeadLettersResponse>, Status> {
+        listing::dead_letters(&self.0.driver, request.into_inner()).await.map(Response::new)
+    }
 
     async fn get_invocation(
         &self,

@@ -30,19 +30,27 @@ impl Partition {
             return env.send(from, Message::ControlDone { request, result });
         }
         let uuid = control.uuid();
-        let done = if self.reign.items.contains_key(&uuid) {
-            Some(match control {
-                Control::Cancel(_) => self.cancel(env, uuid),
-                Control::Resume(_) if self.resume_parked(env, uuid) => Controlled::Resumed,
-                Control::Resume(_) => Controlled::NotParked,
-            })
-        } else {
-            let ended = self.state.kept.get(&uuid).or_else(|| self.state.results.get(&uuid));
-            ended.map(|_| Controlled::Ended)
+        let is_unfinished = self.reign.items.contains_key(&uuid);
+        let done = match control {
+            Control::Redrive(_) => self.redrive(env, uuid),
+            Control::Discard(_) => self.discard(env, uuid),
+            Control::Cancel(_) if is_unfinished => Some(self.cancel(env, uuid)),
+            Control::Resume(_) if self.resume_parked(env, uuid) => Some(Controlled::Resumed),
+            Control::Resume(_) if is_unfinished => Some(Controlled::NotParked),
+            Control::Cancel(_) | Control::Resume(_) => {
+                self.has_outcome(uuid).then_some(Controlled::Ended)
+            }
         };
         let result = done.map_or(ControlResult::Unknown, ControlResult::Done);
         let message = Message::ControlDone { request, result };
         self.gate(env, Gated::Send { to: from, message });
+    }
+
+    /// Whether the outcome of an invocation is kept for somebody.
+    fn has_outcome(&self, uuid: Uuid) -> bool {
+        self.state.kept.get(&uuid).is_some()
+            || self.state.results.get(&uuid).is_some()
+            || self.state.dead.contains(uuid)
     }
 
     fn cancel(&mut self, env: &mut Env, uuid: Uuid) -> Controlled {

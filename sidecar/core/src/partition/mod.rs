@@ -11,10 +11,11 @@
 //!
 //! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch` (what
 //! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `retry` (attempts that
-//! are followed by others), `cancel` (asked from outside), `tail` (how they go on), `outbound` (channels out, children),
+//! are followed by others), `cancel` (asked from outside), `dead` (dead letters), `tail` (how they go on), `outbound` (channels out, children),
 //! `storage` (caches, materialisation), `reads` (from outside turns), `gate` (proposals and what waits for them).
 
 mod cancel;
+mod dead;
 mod dispatch;
 mod ending;
 mod gate;

@@ -2,9 +2,22 @@
 
 use super::Partition;
 use super::reign::ItemStage;
+use crate::dead::DeadLetter;
 use crate::ids::Uuid;
-use crate::node::{Held, InvocationView, PartitionView, Phase};
+use crate::node::{DeadLetterView, Held, InvocationView, PartitionView, Phase};
 use crate::trouble::Ended;
+
+/// A dead letter, for people and tools.
+fn dead_view(letter: &DeadLetter) -> DeadLetterView {
+    DeadLetterView {
+        uuid: letter.invocation.uuid,
+        actor: letter.invocation.actor.clone(),
+        method: letter.invocation.method.clone(),
+        outcome: letter.outcome.clone(),
+        attempts: letter.attempts,
+        time: letter.time,
+    }
+}
 
 impl Partition {
     /// How much it holds.
@@ -20,6 +33,8 @@ impl Partition {
             kept_bytes: kept.bytes,
             results: results.count,
             results_bytes: results.bytes,
+            dead: self.state.dead.tally().count,
+            dead_bytes: self.state.dead.tally().bytes,
             ..Held::default()
         }
     }
@@ -60,6 +75,7 @@ impl Partition {
             actors: actors.collect(),
             owed: self.state.outbound.values().map(|out| out.open.len()).sum(),
             kept: self.state.kept.tally().count,
+            dead: self.state.dead.iter().map(dead_view).collect(),
             closed_channels: self.state.closed_nodes.len(),
         }
     }

@@ -37,6 +37,8 @@ pub(crate) struct Counts {
     pub(crate) cancelled: u64,
     /// Attempts that ended with an error and were followed by another one.
     pub(crate) errors_retried: u64,
+    /// Dead letters sent again.
+    pub(crate) redriven: u64,
     /// Invocations parked.
     pub(crate) parked: u64,
     /// Nodes draining, for `drain_with_cross_calls`.
@@ -47,7 +49,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 18] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 19] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -65,6 +67,7 @@ impl Counts {
             ("(cancelled)", self.cancelled),
             ("(errors retried)", self.errors_retried),
             ("(parked)", self.parked),
+            ("(redriven)", self.redriven),
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
         ]

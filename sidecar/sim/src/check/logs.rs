@@ -1,7 +1,7 @@
 //! What a log means: which records are valid (rules L2, L3), what of them takes effect (T3), and
 //! what may never be found in one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
@@ -124,6 +124,8 @@ pub(crate) struct LogModel {
     pub(crate) done: HashMap<(Uuid, u32), (Epoch, Offset)>,
     /// State operations that took effect, for the store: offset, actor, operations.
     pub(crate) writes: Vec<(Offset, Arc<str>, Vec<StateOp>)>,
+    /// Tells that ended without success, and were neither sent again nor dropped.
+    pub(crate) dead: BTreeSet<Uuid>,
     /// Highest sequence number seen of each epoch, also of void records (for the counts).
     pub(crate) highest: HashMap<Epoch, u64>,
     /// Last valid sequence number of each epoch.
@@ -154,6 +156,7 @@ impl LogModel {
             turns: HashMap::new(),
             done: HashMap::new(),
             writes: Vec::new(),
+            dead: BTreeSet::new(),
             highest: HashMap::new(),
             last: HashMap::new(),
         }
@@ -265,7 +268,7 @@ impl Judge<'_> {
     pub(crate) fn meet(&mut self, invocation: &Arc<Invocation>) {
         let tag = Spec::read(&invocation.payload).tag;
         if let Some(known) = self.uuid_of_tag.insert(tag, invocation.uuid)
-            && known != invocation.uuid
+            && self.original(known) != self.original(invocation.uuid)
         {
             let text = format!("tag {tag:x} travels as {known} and as {}", invocation.uuid);
             self.wrong("P2 one request, one invocation", text);
@@ -318,6 +321,8 @@ impl Judge<'_> {
             Op::Cancel { uuid } => self.cancel_landed(log, offset, *uuid),
             Op::Park { uuid } => self.parked(log, offset, *uuid),
             Op::Resume { uuid } => self.resumed(log, offset, *uuid),
+            Op::Discard { uuids } => self.discarded(log, offset, uuids),
+            Op::Redrive { uuid, new } => self.redriven(log, offset, *uuid, *new),
             Op::Settle { to, numbers } => {
                 let to = self.log_of(to);
                 numbers.iter().for_each(|n| self.settle(log, to, *n));
@@ -553,6 +558,9 @@ impl Judge<'_> {
         match end {
             End::Outcome(outcome) => {
                 held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset });
+                if is_tell && !matches!(outcome, Outcome::Done(_) | Outcome::Cancelled) {
+                    self.logs[log].dead.insert(uuid);
+                }
             }
             End::Next { invocation, keeps_lock } => {
                 if !keeps_lock {

@@ -70,6 +70,8 @@ pub(crate) struct Judge<'h> {
     /// Tags of the payloads, by invocation and the other way round.
     pub(crate) uuid_of_tag: HashMap<u64, Uuid>,
     pub(crate) tag_of_uuid: HashMap<Uuid, u64>,
+    /// Dead letters that were sent again: what each was when it was told first.
+    pub(crate) redriven: HashMap<Uuid, Uuid>,
     /// Where a tag was issued by a turn: run and item.
     pub(crate) issued: HashMap<u64, (usize, usize)>,
     /// Where a tag was issued by a client.
@@ -131,6 +133,7 @@ impl<'h> Judge<'h> {
             chains: HashMap::new(),
             uuid_of_tag: HashMap::new(),
             tag_of_uuid: HashMap::new(),
+            redriven: HashMap::new(),
             issued,
             asked: clients.map(|(i, r)| (r.tag, i)).collect(),
             answered: BTreeSet::new(),

@@ -7,7 +7,7 @@ use kar_core::message::{Control, Controlled};
 use kar_core::trouble::{Cause, Ended};
 
 use super::Judge;
-use super::logs::Closing;
+use super::logs::{Closing, Held};
 use crate::history::{Answer, End, Run};
 use crate::plan::MS;
 use crate::world::BASE_MS;
@@ -44,11 +44,7 @@ impl Judge<'_> {
 
     /// Whether somebody had asked for an invocation's end by now.
     pub(crate) fn asked_to_cancel(&self, uuid: Uuid) -> bool {
-        self.history.reqs.iter().any(|req| {
-            let cancel = Control::Cancel(uuid);
-            req.control.as_ref().is_some_and(|(_, control)| *control == cancel)
-                && req.arrived.is_some_and(|at| at <= self.now)
-        })
+        self.asked_for(Control::Cancel(uuid))
     }
 
     /// Whether an invocation has flushed, and holds its actor.
@@ -190,11 +186,7 @@ impl Judge<'_> {
     }
 
     pub(crate) fn resumed(&mut self, log: usize, offset: Offset, uuid: Uuid) {
-        let asked = self.history.reqs.iter().any(|req| {
-            let resume = Control::Resume(uuid);
-            req.control.as_ref().is_some_and(|(_, control)| *control == resume)
-        });
-        if !asked {
+        if !self.asked_for(Control::Resume(uuid)) {
             let text = format!("{}@{offset}: nobody asked for {uuid}", self.logs[log].id);
             self.wrong("resumed only if asked", text);
         }
@@ -202,6 +194,65 @@ impl Judge<'_> {
             held.policy.parked = None;
             held.policy.losses = 0;
         }
+    }
+
+    /// What a dead letter that was sent again was when it was told first.
+    pub(crate) fn original(&self, uuid: Uuid) -> Uuid {
+        let mut uuid = uuid;
+        while let Some(before) = self.redriven.get(&uuid) {
+            uuid = *before;
+        }
+        uuid
+    }
+
+    /// A dead letter is sent again: once, and only if somebody asked.
+    pub(crate) fn redriven(&mut self, log: usize, offset: Offset, uuid: Uuid, new: Uuid) {
+        self.counts.redriven += 1;
+        let asked = self.asked_for(Control::Redrive(uuid));
+        let model = &mut self.logs[log];
+        let id = model.id.clone();
+        let held = model.held.get(&uuid).cloned();
+        if !model.dead.remove(&uuid) || !asked || model.held.contains_key(&new) {
+            let text = format!("{id}@{offset}: {uuid} as {new}, asked: {asked}");
+            self.wrong("redriven once, and only if asked", text);
+        }
+        let Some(held) = held else { return };
+        let again = Held {
+            queued_by: None,
+            attempt: 1,
+            ended: None,
+            left: false,
+            gone: false,
+            policy: Standing::default(),
+            ..held
+        };
+        self.logs[log].held.insert(new, again);
+        self.redriven.insert(new, uuid);
+        if let Some(tag) = self.tag_of_uuid.get(&uuid).copied() {
+            self.tag_of_uuid.insert(new, tag);
+        }
+        if let Some(chain) = self.chains.get(&uuid).cloned() {
+            self.chains.insert(new, chain);
+        }
+    }
+
+    /// Dead letters are dropped: because somebody asked, or beyond the bounds.
+    pub(crate) fn discarded(&mut self, log: usize, offset: Offset, uuids: &[Uuid]) {
+        let id = self.logs[log].id.clone();
+        for uuid in uuids {
+            let was = self.logs[log].dead.remove(uuid);
+            let surplus = self.logs[log].dead.len() >= self.history.dead_letters_max;
+            if !was || !(surplus || self.asked_for(Control::Discard(*uuid))) {
+                self.wrong("dead letters are kept", format!("{id}@{offset} drops {uuid}"));
+            }
+        }
+    }
+
+    fn asked_for(&self, wanted: Control) -> bool {
+        self.history.reqs.iter().any(|req| {
+            req.control.as_ref().is_some_and(|(_, control)| *control == wanted)
+                && req.arrived.is_some_and(|at| at <= self.now)
+        })
     }
 
     /// What was said about it is committed.
@@ -226,9 +277,20 @@ impl Judge<'_> {
                 (Control::Resume(_), Controlled::Resumed | Controlled::NotParked) => {
                     held.is_some_and(|held| held.policy.parked.is_none())
                 }
+                (Control::Redrive(uuid), Controlled::Redriven(new)) => {
+                    self.redriven.get(new) == Some(&uuid)
+                }
+                (Control::Discard(uuid), Controlled::Discarded) => {
+                    !self.logs[self.log_of(home)].dead.contains(&uuid)
+                }
                 _ => false,
             },
-            Err(RequestError::UnknownInvocation(_)) => held.is_none_or(|held| held.is_over()),
+            Err(RequestError::UnknownInvocation(_)) => match control {
+                Control::Redrive(uuid) | Control::Discard(uuid) => {
+                    !self.logs[self.log_of(home)].dead.contains(&uuid)
+                }
+                _ => held.is_none_or(|held| held.is_over()),
+            },
             Err(RequestError::Unknown(_)) => true,
             Err(RequestError::Limit(_)) => self.history.small_limits,
             _ => false,

@@ -16,7 +16,8 @@ impl Judge<'_> {
         let tag = record.spec.tag;
         self.uuid_of_tag.entry(tag).or_insert(uuid);
         self.tag_of_uuid.entry(uuid).or_insert(tag);
-        if self.uuid_of_tag.get(&tag) != Some(&uuid) {
+        let known = self.uuid_of_tag.get(&tag).copied();
+        if known.is_none_or(|known| self.original(known) != self.original(uuid)) {
             self.wrong("P2 one request, one invocation", format!("r{run} {token}: tag {tag:x}"));
         }
         if let Some(before) = self.dispatched.insert((log, uuid, step, attempt, epoch), run) {
@@ -110,6 +111,7 @@ impl Judge<'_> {
                 let parent = &self.history.runs[*parent];
                 let is_tail = matches!(parent.items[*item].what, ItemKind::Tail(..));
                 let own = parent.token.invocation.home == token.invocation.home;
+                let uuid = self.original(uuid);
                 let from = self.log_of(&parent.token.invocation.home);
                 let committed = if own && is_tail {
                     let held = self.logs[log].held.get(&uuid);

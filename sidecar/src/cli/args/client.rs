@@ -266,6 +266,16 @@ pub(crate) enum GetCommand {
         #[arg(long, value_name = "KIND")]
         kind: Option<String>,
     },
+    /// Tells that ended without success, oldest first
+    #[command(visible_alias = "dead-letter")]
+    DeadLetters {
+        /// What and how.
+        #[command(flatten)]
+        list: ListArgs,
+        /// Only of this service or actor type
+        #[arg(long, value_name = "KIND")]
+        kind: Option<String>,
+    },
 }
 
 /// How to list.

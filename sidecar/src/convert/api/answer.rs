@@ -72,6 +72,13 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
             resumed(done, &id)?;
             Reply::Resume(pb::ResumeResponse {})
         }
+        (Shape::Redrive { id }, Response::Controlled(Controlled::Redriven(uuid))) => {
+            let invocation_id = InvocationId { home: id.home, uuid }.to_string();
+            Reply::RedriveDeadLetter(pb::RedriveDeadLetterResponse { invocation_id })
+        }
+        (Shape::Discard, Response::Controlled(Controlled::Discarded)) => {
+            Reply::DiscardDeadLetter(pb::DiscardDeadLetterResponse {})
+        }
         (Shape::StateApply, Response::Ok) => Reply::ActorStateApply(pb::ApplyResponse {}),
         (Shape::Flush, Response::Ok) => Reply::Flush(pb::FlushResponse {}),
         (shape, _) => {
@@ -157,7 +164,10 @@ fn cancelled(done: Controlled) -> Result<pb::CancelResponse, Status> {
         Controlled::CancelRequested => pb::CancelResult::Requested,
         Controlled::CancelMoved => pb::CancelResult::Moved,
         Controlled::Ended => pb::CancelResult::Ended,
-        Controlled::Resumed | Controlled::NotParked => {
+        Controlled::Resumed
+        | Controlled::NotParked
+        | Controlled::Redriven(_)
+        | Controlled::Discarded => {
             return Err(Status::internal("the answer does not fit the request"));
         }
     };
@@ -171,9 +181,11 @@ fn resumed(done: Controlled, id: &InvocationId) -> Result<(), Status> {
             let message = format!("invocation {id} is not parked: there is nothing to resume");
             Err(status(ErrorReason::NotParked, message, [("invocation", id.to_string())]))
         }
-        Controlled::Cancelled | Controlled::CancelRequested | Controlled::CancelMoved => {
-            Err(Status::internal("the answer does not fit the request"))
-        }
+        Controlled::Cancelled
+        | Controlled::CancelRequested
+        | Controlled::CancelMoved
+        | Controlled::Redriven(_)
+        | Controlled::Discarded => Err(Status::internal("the answer does not fit the request")),
     }
 }
 

@@ -45,6 +45,8 @@ pub enum Shape {
     Flush,
     Cancel,
     Resume { id: InvocationId },
+    Redrive { id: InvocationId },
+    Discard,
 }
 
 /// Parses a request at the time `now`.
@@ -78,6 +80,16 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
             let id = invocation_id(&r.invocation_id)?;
             let (home, control) = (id.home.clone(), Control::Resume(id.uuid));
             (Operation::Control { home, control }, Shape::Resume { id })
+        }
+        Ask::RedriveDeadLetter(r) => {
+            let id = invocation_id(&r.invocation_id)?;
+            let (home, control) = (id.home.clone(), Control::Redrive(id.uuid));
+            (Operation::Control { home, control }, Shape::Redrive { id })
+        }
+        Ask::DiscardDeadLetter(r) => {
+            let id = invocation_id(&r.invocation_id)?;
+            let control = Control::Discard(id.uuid);
+            (Operation::Control { home: id.home, control }, Shape::Discard)
         }
         Ask::ActorStateGet(r) => {
             let keys = r.keys.iter().map(|k| key("keys", k)).collect::<Result<_, _>>()?;
