@@ -314,3 +314,43 @@ fn wrong_policies_are_typed_errors() {
         }
     });
 }
+
+#[test]
+fn a_dead_letter_is_listed_sent_again_and_discarded() {
+    test(async {
+        let world = World::new("dead");
+        let node = world.bare("host").await;
+        let client = node.client().await;
+        let mut host = Component::connect(&client, hello(&[], &["A"])).await.expect("welcome");
+        let tell = TellRequest {
+            target: Some(actor("A", "x")),
+            method: "m".into(),
+            payload: Some(bytes(&json!("told"))),
+            ..Default::default()
+        };
+        let id = client.invocation().tell(tell).await.expect("accepted").into_inner().invocation_id;
+        fail(&host.next_turn().await, &host, false).await;
+        let rows = async || {
+            let listed = world.kar_here("get dead-letters", &["-o", "json"]).await;
+            let rows: Value = serde_json::from_str(&listed.stdout).expect("JSON");
+            rows.as_array().cloned().unwrap_or_default()
+        };
+        let listed = wait::until("the dead letter", PATIENCE, async || rows().await.pop()).await;
+        assert_eq!((&listed["invocation_id"], &listed["target"]), (&json!(id), &json!("A/x")));
+        assert_eq!((&listed["error"]["code"], &listed["attempts"]), (&json!("busy"), &json!(1)));
+        let again = world.kar_here("redrive", &[&id]).await;
+        assert_eq!(again.code, 0, "{}", again.stderr);
+        let turn = host.next_turn().await;
+        assert_eq!((turn.method(), turn.argument()), ("m", json!("told")));
+        assert!(rows().await.is_empty());
+        let twice = world.kar_here("redrive", &[&id]).await;
+        assert_eq!(twice.code, 4, "{}", twice.stderr);
+        // It fails again, under the id that was printed; somebody gives it up.
+        fail(&turn, &host, false).await;
+        let listed = wait::until("the dead letter", PATIENCE, async || rows().await.pop()).await;
+        assert_eq!(listed["invocation_id"], json!(again.stdout.trim()));
+        let dropped = world.kar_here("discard", &[again.stdout.trim()]).await;
+        assert_eq!(dropped.code, 0, "{}", dropped.stderr);
+        assert!(rows().await.is_empty());
+    });
+}
