@@ -166,7 +166,7 @@ fn neither_calls_nor_what_succeeded_or_was_cancelled_is_a_dead_letter() {
 #[test]
 fn the_oldest_go_first_beyond_the_bounds_and_after_their_time() {
     let by_count = Limits { dead_letters_per_partition_max: 2, ..Limits::default() };
-    let by_bytes = Limits { dead_letters_bytes_per_partition_max: 200, ..Limits::default() };
+    let by_bytes = Limits { dead_letters_bytes_per_partition_max: 300, ..Limits::default() };
     let by_time = Limits { dead_letter_retention_ms: 5_000, ..Limits::default() };
     for (limits, left) in [(by_count, 2), (by_bytes, 1), (by_time, 0)] {
         let mut script = Script::with(&account(), limits);

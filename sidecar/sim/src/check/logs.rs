@@ -552,13 +552,18 @@ impl Judge<'_> {
         }
         if ran {
             self.turn_record(log, offset, (uuid, step, attempt), segment, Some(closing));
+        } else {
+            // An outcome that no turn made still goes home.
+            self.owe(log, offset, (uuid, step, attempt), segment);
         }
         let is_tell = self.mode_of(uuid) == Some(Mode::Tell);
         let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
         match end {
             End::Outcome(outcome) => {
                 held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset });
-                if is_tell && !matches!(outcome, Outcome::Done(_) | Outcome::Cancelled) {
+                let is_good = matches!(outcome, Outcome::Done(_) | Outcome::Cancelled);
+                // What was refused was never taken.
+                if is_tell && !is_good && accept.is_none() {
                     self.logs[log].dead.insert(uuid);
                 }
             }
@@ -630,9 +635,33 @@ impl Judge<'_> {
         complete: Option<Closing>,
     ) {
         let epoch = self.logs[log].epoch;
-        let Segment { state, sends } = segment;
-        let mut tags = Vec::with_capacity(sends.len());
-        for send in sends {
+        let state = &segment.state;
+        let tags = self.owe(log, offset, (uuid, step, attempt), segment);
+        let model = &mut self.logs[log];
+        let mut before = Keys::new();
+        if let Some(actor) = model.held.get(&uuid).and_then(|h| h.actor.clone()) {
+            let actor_model = model.actors.entry(actor.clone()).or_default();
+            before = actor_model.state.clone();
+            state.iter().for_each(|op| apply(&mut actor_model.state, op));
+            if !state.is_empty() {
+                model.writes.push((offset, actor, state.clone()));
+            }
+        }
+        let record = TurnRecord { offset, state: state.clone(), sends: tags, complete, before };
+        model.turns.entry((uuid, step, attempt, epoch)).or_default().push(record);
+    }
+
+    /// A record creates obligations: gives the tags of what its turn sent.
+    fn owe(
+        &mut self,
+        log: usize,
+        offset: Offset,
+        (uuid, step, attempt): (Uuid, u32, u32),
+        segment: &Segment,
+    ) -> Vec<u64> {
+        let epoch = self.logs[log].epoch;
+        let mut tags = Vec::with_capacity(segment.sends.len());
+        for send in &segment.sends {
             let to = self.log_of(&send.obligation.to);
             let what = &send.obligation.owed;
             let (awaited, child) = (what.is_awaited(), what.uuid());
@@ -666,18 +695,7 @@ impl Judge<'_> {
                 self.wrong("C1 numbers are used once", text);
             }
         }
-        let model = &mut self.logs[log];
-        let mut before = Keys::new();
-        if let Some(actor) = model.held.get(&uuid).and_then(|h| h.actor.clone()) {
-            let actor_model = model.actors.entry(actor.clone()).or_default();
-            before = actor_model.state.clone();
-            state.iter().for_each(|op| apply(&mut actor_model.state, op));
-            if !state.is_empty() {
-                model.writes.push((offset, actor, state.clone()));
-            }
-        }
-        let record = TurnRecord { offset, state: state.clone(), sends: tags, complete, before };
-        model.turns.entry((uuid, step, attempt, epoch)).or_default().push(record);
+        tags
     }
 
     /// C4: a call retires when its sender holds the outcome durably.
