@@ -269,6 +269,37 @@ fn a_parked_one_that_has_flushed_keeps_its_actor() {
 }
 
 #[test]
+fn a_parked_call_of_a_service_that_has_flushed_goes_on() {
+    let limits = Limits { park_after_attempts: 1, ..Limits::default() };
+    let service = Kind::service("s");
+    let mut script = Script::with(std::slice::from_ref(&service), limits);
+    let request = script.request(Operation::Invoke {
+        turn: None,
+        mode: Mode::Tell,
+        target: Target { kind: service.clone(), actor: None, affinity: None },
+        method: "m".into(),
+        payload: text("in"),
+        deadline: None,
+        trace: "".into(),
+        retry: None,
+    });
+    assert!(script.answers.contains_key(&request));
+    let turn = script.turn("m");
+    script.request(Operation::Flush { turn: turn.token.clone() });
+    script.replace(std::slice::from_ref(&service));
+    script.advance(LONG_MS);
+    let parked = id(&script, "m");
+    // Its host does not take it at once: it waits where it is found later.
+    script.event(Event::Lease { valid: false });
+    assert_eq!(control(&mut script, parked, false), Ok(Controlled::Resumed));
+    assert!(script.turns.is_empty());
+    script.event(Event::Lease { valid: true });
+    let turn = script.turn("m");
+    script.finish(&turn, done(""));
+    script.assert_idle();
+}
+
+#[test]
 fn a_partition_taken_over_from_killed_nodes_parks_what_killed_them() {
     let limits = Limits { park_after_attempts: 2, ..Limits::default() };
     let mut script = Script::with(&account(), limits);

@@ -183,8 +183,10 @@ impl Partition {
             return false;
         }
         item.stage = ItemStage::Queued;
+        // Only actors are held.
+        let stayed = item.invocation.actor.is_some() && self.holds(uuid);
         self.push(env, Op::Resume { uuid });
-        if !self.holds(uuid) {
+        if !stayed {
             self.enqueue(uuid);
         }
         self.pump_item(env, uuid);

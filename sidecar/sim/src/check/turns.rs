@@ -118,7 +118,9 @@ impl Judge<'_> {
                     held.is_some_and(|h| h.step >= token.step)
                 } else {
                     let mut owed = self.logs[from].owed.range((log, 0)..(log + 1, 0));
-                    owed.any(|(_, o)| o.uuid == uuid && (!is_tail || o.attempt.0 + 1 == token.step))
+                    owed.any(|(_, o)| {
+                        self.original(o.uuid) == uuid && (!is_tail || o.attempt.0 + 1 == token.step)
+                    })
                 };
                 if !committed && !own {
                     self.wrong("P5 gate for requests", format!("r{run} {token} is not committed"));
