@@ -111,7 +111,7 @@ impl Judge<'_> {
                 let parent = &self.history.runs[*parent];
                 let is_tail = matches!(parent.items[*item].what, ItemKind::Tail(..));
                 let own = parent.token.invocation.home == token.invocation.home;
-                let uuid = self.original(uuid);
+                let first = self.original(uuid);
                 let from = self.log_of(&parent.token.invocation.home);
                 let committed = if own && is_tail {
                     let held = self.logs[log].held.get(&uuid);
@@ -119,7 +119,8 @@ impl Judge<'_> {
                 } else {
                     let mut owed = self.logs[from].owed.range((log, 0)..(log + 1, 0));
                     owed.any(|(_, o)| {
-                        self.original(o.uuid) == uuid && (!is_tail || o.attempt.0 + 1 == token.step)
+                        self.original(o.uuid) == first
+                            && (!is_tail || o.attempt.0 + 1 == token.step)
                     })
                 };
                 if !committed && !own {
