@@ -78,6 +78,11 @@ pub struct Limits {
     pub drain_timeout_ms: Millis,
     /// State operations gathered for one write to the store, bytes.
     pub store_batch_bytes: usize,
+    /// State operations that the store lacks, per partition, bytes: beyond it no turn starts there until the store has
+    /// taken half of it; beyond twice of it turns that run write no state.
+    pub unstored_bytes_per_partition_max: usize,
+    /// Longest state of one actor, bytes: all of it can be loaded, and read in one message.
+    pub state_bytes_per_actor_max: usize,
     /// Passive actors whose state stays cached per partition.
     pub cached_actors_max: usize,
     /// Attempts of an invocation that may be lost with their hosts, one after the other, before it is parked.
@@ -137,6 +142,9 @@ pub struct Rules {
     pub heed_cancel: bool,
     pub retry_bound: bool,
     pub keep_parked: bool,
+    pub await_barrier: bool,
+    pub read_barrier: bool,
+    pub gate_reads: bool,
 }
 
 impl Default for Limits {
@@ -176,6 +184,9 @@ impl Default for Limits {
             closed_channels_max: 64,
             drain_timeout_ms: 10_000,
             store_batch_bytes: 1 << 20,
+            unstored_bytes_per_partition_max: 256 << 20,
+            // More than a segment, so that one turn may fill an actor; less than a message to a component.
+            state_bytes_per_actor_max: 7 << 20,
             cached_actors_max: 10_000,
             park_after_attempts: 20,
             retry_attempts_max: 1,
@@ -215,6 +226,9 @@ impl Default for Rules {
             heed_cancel: true,
             retry_bound: true,
             keep_parked: true,
+            await_barrier: true,
+            read_barrier: true,
+            gate_reads: true,
         }
     }
 }

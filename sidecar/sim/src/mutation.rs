@@ -3,7 +3,9 @@
 use kar_core::limits::Rules;
 
 use crate::Report;
-use crate::moods::{boomerangs, contended, forgetful, losing, restless, unheeding, usual};
+use crate::moods::{
+    boomerangs, contended, forgetful, losing, outdated, restless, unheeding, usual,
+};
 use crate::plan::Profile;
 
 /// A rule that can be switched off.
@@ -20,7 +22,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 25] = [
+pub const MUTATIONS: [Mutation; 28] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -46,6 +48,9 @@ pub const MUTATIONS: [Mutation; 25] = [
     one("heed-cancel", |r| r.heed_cancel = false, contended),
     one("retry-bound", |r| r.retry_bound = false, usual),
     one("keep-parked", |r| r.keep_parked = false, contended),
+    one("await-barrier", |r| r.await_barrier = false, outdated),
+    one("read-barrier", |r| r.read_barrier = false, outdated),
+    one("gate-reads", |r| r.gate_reads = false, usual),
 ];
 
 /// Seeds within which every mutation must be found.

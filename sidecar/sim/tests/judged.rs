@@ -52,6 +52,7 @@ fn every_schedule_really_happens_in_random_runs() {
     let rare = [
         "(windows asked)",
         "(outcomes cut)",
+        "(reads raced)",
         "(cancelled)",
         "(errors retried)",
         "(parked)",

@@ -3,7 +3,7 @@
 use super::Partition;
 use super::gate::Gated;
 use super::reign::ItemStage;
-use crate::effect::{Effect, Notice, Response};
+use crate::effect::{Notice, Response};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, NodeId, Number, PartitionId, Sender, Uuid};
 use crate::invocation::{Obligation, Outcome};
@@ -220,8 +220,7 @@ impl Partition {
         }
         // A successor may have closed it, and its claim not be read yet: only the log tells who is wrong. Nothing is
         // dispatched meanwhile.
-        self.reign.barriers += 1;
-        env.emit(Effect::ReadBarrier { partition: self.id.clone() });
+        self.hold_until_read(env);
     }
 
     /// The log was read to its end, and this reign goes on: what was called retired meanwhile has to be settled by now.

@@ -35,6 +35,7 @@ impl Partition {
             results_bytes: results.bytes,
             dead: self.state.dead.tally().count,
             dead_bytes: self.state.dead.tally().bytes,
+            unstored_bytes: self.reign.unstored_bytes,
             ..Held::default()
         }
     }

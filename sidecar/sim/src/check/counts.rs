@@ -29,6 +29,10 @@ pub(crate) struct Counts {
     pub(crate) windows_asked: u64,
     /// Statements that were answered with a part of the outcomes kept.
     pub(crate) outcomes_cut: u64,
+    /// Reads from outside turns that were answered.
+    pub(crate) reads: u64,
+    /// Those of them during which the actor's state changed.
+    pub(crate) reads_raced: u64,
     /// Turns dispatched by a reign that was over, of invocations that were done.
     pub(crate) zombie_dispatch: u64,
     /// Overlaps of code that a lagging node excuses.
@@ -49,7 +53,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 19] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 21] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -68,6 +72,8 @@ impl Counts {
             ("(errors retried)", self.errors_retried),
             ("(parked)", self.parked),
             ("(redriven)", self.redriven),
+            ("(reads)", self.reads),
+            ("(reads raced)", self.reads_raced),
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
         ]

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
-use kar_core::invocation::{ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, StateOp};
+use kar_core::invocation::{
+    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, StateOp,
+};
 use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
 use super::Judge;
@@ -638,17 +640,22 @@ impl Judge<'_> {
         let state = &segment.state;
         let tags = self.owe(log, offset, (uuid, step, attempt), segment);
         let model = &mut self.logs[log];
-        let mut before = Keys::new();
+        let (mut before, mut bytes) = (Keys::new(), 0);
         if let Some(actor) = model.held.get(&uuid).and_then(|h| h.actor.clone()) {
             let actor_model = model.actors.entry(actor.clone()).or_default();
             before = actor_model.state.clone();
             state.iter().for_each(|op| apply(&mut actor_model.state, op));
+            bytes = actor_model.state.iter().map(entry_bytes).sum();
             if !state.is_empty() {
                 model.writes.push((offset, actor, state.clone()));
             }
         }
         let record = TurnRecord { offset, state: state.clone(), sends: tags, complete, before };
         model.turns.entry((uuid, step, attempt, epoch)).or_default().push(record);
+        if bytes > self.history.state_bytes_max {
+            let text = format!("{}@{offset}: {uuid} leaves {bytes} bytes", self.logs[log].id);
+            self.wrong("bounds of actors", text);
+        }
     }
 
     /// A record creates obligations: gives the tags of what its turn sent.
@@ -748,4 +755,9 @@ impl Judge<'_> {
             }
         }
     }
+}
+
+/// What a key of an actor takes, as its bound counts it.
+fn entry_bytes((key, value): (&Arc<str>, &Payload)) -> usize {
+    StateOp::Set { key: key.clone(), value: value.clone() }.size()
 }

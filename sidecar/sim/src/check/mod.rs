@@ -8,6 +8,7 @@ mod logs;
 mod order;
 mod overlap;
 mod policies;
+mod reads;
 mod state;
 mod turns;
 
@@ -82,6 +83,8 @@ pub(crate) struct Judge<'h> {
     pub(crate) dispatched: HashMap<(usize, Uuid, u32, u32, u64), usize>,
     /// Numbers of node senders and what they stand for, as requested or accepted.
     pub(crate) node_numbers: HashMap<(Sender, usize, Number), Uuid>,
+    /// How many writes to its actor were durable when a read was asked for.
+    pub(crate) read_floors: HashMap<usize, usize>,
 }
 
 /// Judges a run; also counts what really happened in it.
@@ -120,7 +123,9 @@ impl<'h> Judge<'h> {
                 }
             }
         }
-        let own = |r: &crate::history::Req| r.awaits.is_none() && r.control.is_none();
+        let own = |r: &crate::history::Req| {
+            r.awaits.is_none() && r.control.is_none() && r.reads.is_none()
+        };
         let clients = history.reqs.iter().enumerate().filter(|(_, r)| own(r));
         Self {
             history,
@@ -139,6 +144,7 @@ impl<'h> Judge<'h> {
             answered: BTreeSet::new(),
             dispatched: HashMap::new(),
             node_numbers: HashMap::new(),
+            read_floors: HashMap::new(),
         }
     }
 
@@ -161,6 +167,7 @@ impl<'h> Judge<'h> {
             Seen::Sent { from, message, .. } => self.check_sent(*from, message),
             Seen::Arrived { to, sent } => self.count_arrival(*to, *sent),
             Seen::Dispatched { run } => self.check_dispatch(*run),
+            Seen::Reads { req } => self.read_asked(*req),
             Seen::Responded { node, to, answer } => self.check_answer(*node, *to, answer),
             Seen::Noticed { node, notice } => self.check_notice(*node, notice),
             Seen::ClaimRead { node, log, offset } => self.claim_read(*node, *log, *offset),
