@@ -46,7 +46,12 @@ fn calls_of_one_actor_run_one_at_a_time_and_in_order() {
 #[test]
 fn without_speculation_a_record_takes_waiting_calls_along() {
     let mut script = Script::new(&[]);
-    let offer = Offer { kinds: vec![Kind::actor("Account")], concurrency: 4, strict: true, ..Offer::default() };
+    let offer = Offer {
+        kinds: vec![Kind::actor("Account")],
+        concurrency: 4,
+        strict: true,
+        ..Offer::default()
+    };
     script.event(Event::HostUp { session: SessionId(1), offer });
     let first = script.invoke(None, Mode::Call, "alice", "first");
     let turn = script.turn("first");
