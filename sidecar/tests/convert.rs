@@ -14,9 +14,9 @@ use kar_core::invocation::{
 };
 use kar_core::limits::{LimitHit, Limits};
 use kar_core::message::{
-    AwaitResult, Control, ControlResult, Controlled, DirectResult, Message, ReadResult,
+    AwaitResult, Control, ControlResult, Controlled, DirectResult, Found, Message, ReadResult,
 };
-use kar_core::node::DIRECT_CONCURRENCY;
+use kar_core::node::{DIRECT_CONCURRENCY, DeadLetterView, InvocationView, Phase};
 use kar_core::record::{AcceptInBrief, End, Op, Record, Segment, Send};
 use kar_core::trouble::{Cause, Ended};
 use kar_hub::RECORD_BYTES_MAX;
@@ -273,6 +273,26 @@ fn messages() -> Vec<Message> {
     let control =
         |control| Message::Control { request: RequestId(5), partition: to.clone(), control };
     let controlled = |result| Message::ControlDone { request: RequestId(5), result };
+    let found = |found| controlled(ControlResult::Done(Controlled::Found(Box::new(found))));
+    let view = |actor: Option<&str>| InvocationView {
+        uuid: uuid(3),
+        actor: actor.map(Into::into),
+        method: "deposit".into(),
+        mode: Mode::Start,
+        phase: Phase::Parked,
+        attempt: 21,
+        cancel: true,
+        ended: Some(Ended { cause: Cause::HostLost, not_before: 7, error: "gone".into() }),
+        retry_at: 9,
+    };
+    let letter = DeadLetterView {
+        uuid: uuid(3),
+        actor: Some("alice".into()),
+        method: "deposit".into(),
+        outcome: Outcome::Failed(ApplicationError { code: "no".into(), ..Default::default() }),
+        attempts: 3,
+        time: 1_700_000_000_003,
+    };
     let direct = |result| Message::DirectReply { request: RequestId(5), result };
     let bound = |name| DirectResult::Limit(LimitHit { name, limit: 7 });
     let mut messages = vec![
@@ -317,6 +337,12 @@ fn messages() -> Vec<Message> {
         controlled(ControlResult::Done(Controlled::NotParked)),
         control(Control::Redrive(uuid(3))),
         control(Control::Discard(uuid(3))),
+        control(Control::Inspect(uuid(3))),
+        found(Found::Unfinished(view(Some("alice")))),
+        found(Found::Unfinished(view(None))),
+        found(Found::Ended(Outcome::Done(Payload::default()))),
+        found(Found::Ended(Outcome::Cancelled)),
+        found(Found::Dead(letter)),
         controlled(ControlResult::Done(Controlled::Redriven(uuid(4)))),
         controlled(ControlResult::Done(Controlled::Discarded)),
         controlled(ControlResult::Unknown),

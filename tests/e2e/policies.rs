@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use kar_proto::v1::{
     ActorTarget, ApplicationError, AttemptEndCause, CallActorRequest, CallActorResponse,
-    CancelReason, CancelRequest, CancelResult, Hello, HostedActorType, HostedMethod,
-    InvocationInfo, InvocationOptions, InvocationState, ListInvocationsRequest, ResumeRequest,
-    RetryPolicy, TellRequest, call_actor_response, turn_outcome,
+    CancelReason, CancelRequest, CancelResult, GetInvocationRequest, Hello, HostedActorType,
+    HostedMethod, InvocationEnd, InvocationInfo, InvocationOptions, InvocationState,
+    ListInvocationsRequest, ResumeRequest, RetryPolicy, TellRequest, call_actor_response,
+    turn_outcome,
 };
 use kar_tests::component::{Component, Incoming, Turn, actor, hello};
 use kar_tests::errors::assert_error;
@@ -329,7 +330,15 @@ fn a_dead_letter_is_listed_sent_again_and_discarded() {
             ..Default::default()
         };
         let id = client.invocation().tell(tell).await.expect("accepted").into_inner().invocation_id;
-        fail(&host.next_turn().await, &host, false).await;
+        let get = async |id: &str| {
+            let request = GetInvocationRequest { invocation_id: id.into() };
+            client.invocation().get_invocation(request).await
+        };
+        let turn = host.next_turn().await;
+        let info = get(&id).await.expect("known").into_inner().invocation.expect("found");
+        assert_eq!((info.state(), info.attempt), (InvocationState::Running, 1));
+        assert_eq!((info.method.as_str(), info.end()), ("m", InvocationEnd::Unspecified));
+        fail(&turn, &host, false).await;
         let rows = async || {
             let listed = world.kar_here("get dead-letters", &["-o", "json"]).await;
             let rows: Value = serde_json::from_str(&listed.stdout).expect("JSON");
@@ -338,6 +347,9 @@ fn a_dead_letter_is_listed_sent_again_and_discarded() {
         let listed = wait::until("the dead letter", PATIENCE, async || rows().await.pop()).await;
         assert_eq!((&listed["invocation_id"], &listed["target"]), (&json!(id), &json!("A/x")));
         assert_eq!((&listed["error"]["code"], &listed["attempts"]), (&json!("busy"), &json!(1)));
+        let info = get(&id).await.expect("known").into_inner().invocation.expect("found");
+        assert_eq!((info.state(), info.end()), (InvocationState::Completed, InvocationEnd::Failed));
+        assert_eq!(info.error.map(|error| error.code), Some("busy".into()));
         let again = world.kar_here("redrive", &[&id]).await;
         assert_eq!(again.code, 0, "{}", again.stderr);
         let turn = host.next_turn().await;
@@ -349,6 +361,7 @@ fn a_dead_letter_is_listed_sent_again_and_discarded() {
         fail(&turn, &host, false).await;
         let listed = wait::until("the dead letter", PATIENCE, async || rows().await.pop()).await;
         assert_eq!(listed["invocation_id"], json!(again.stdout.trim()));
+        assert_error(get(&id).await, Code::NotFound, "UNKNOWN_INVOCATION");
         let dropped = world.kar_here("discard", &[again.stdout.trim()]).await;
         assert_eq!(dropped.code, 0, "{}", dropped.stderr);
         assert!(rows().await.is_empty());

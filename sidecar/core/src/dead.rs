@@ -57,6 +57,10 @@ impl DeadLetters {
         Some(letter)
     }
 
+    pub(crate) fn get(&self, uuid: Uuid) -> Option<&DeadLetter> {
+        self.by_uuid.get(&uuid)
+    }
+
     pub(crate) fn contains(&self, uuid: Uuid) -> bool {
         self.by_uuid.contains_key(&uuid)
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::ids::{Epoch, Kind, NodeId, Number, PartitionId, RequestId, Sender, Uuid};
 use crate::invocation::{Outcome, Owed, Payload};
 use crate::limits::LimitHit;
+use crate::node::{DeadLetterView, InvocationView};
 
 /// A message from one node to another.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -226,6 +227,8 @@ pub enum Control {
     Redrive(Uuid),
     /// Drop it, if it is a dead letter.
     Discard(Uuid),
+    /// Nothing: tell what is known of it.
+    Inspect(Uuid),
 }
 
 /// What became of it.
@@ -240,7 +243,7 @@ pub enum ControlResult {
 }
 
 /// What was done to an invocation.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Controlled {
     /// It has ended as cancelled, and never runs (again).
     Cancelled,
@@ -258,15 +261,30 @@ pub enum Controlled {
     Redriven(Uuid),
     /// It was dropped.
     Discarded,
+    /// What is known of it.
+    Found(Box<Found>),
+}
+
+/// What an owner knows of an invocation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// It is not finished.
+    Unfinished(InvocationView),
+    /// It has ended so, and the outcome is kept for somebody; without payload.
+    Ended(Outcome),
+    /// It is a dead letter.
+    Dead(DeadLetterView),
 }
 
 impl Control {
     /// The invocation.
     pub fn uuid(&self) -> Uuid {
         match self {
-            Self::Cancel(uuid) | Self::Resume(uuid) | Self::Redrive(uuid) | Self::Discard(uuid) => {
-                *uuid
-            }
+            Self::Cancel(uuid)
+            | Self::Resume(uuid)
+            | Self::Redrive(uuid)
+            | Self::Discard(uuid)
+            | Self::Inspect(uuid) => *uuid,
         }
     }
 }

@@ -8,7 +8,7 @@ use kar_core::event::{Offer, Operation, TailCall, TurnResult};
 use kar_core::ids::{InvocationId, Kind, SessionId};
 use kar_core::invocation::{ApplicationError, Mode, Outcome, RetryPolicy, Target};
 use kar_core::limits::Limits;
-use kar_core::message::{Control, Controlled};
+use kar_core::message::{Control, Controlled, Found};
 use kar_core::node::{InvocationView, Phase};
 use kar_core::trouble::Cause;
 
@@ -461,4 +461,43 @@ fn a_chain_that_has_left_ends_when_it_comes_home_or_where_it_runs() {
     script.event(Event::TurnResult { token: second.token, result: TurnResult::Cancelled });
     assert_eq!(script.outcome(request), Outcome::Cancelled);
     script.assert_idle();
+}
+
+#[test]
+fn what_is_known_of_an_invocation_is_told_when_it_is_committed() {
+    let mut script = Script::new(&account());
+    let request = call(&mut script, "alice", "m", Some(POLICY));
+    let turn = script.turn("m");
+    let id = id(&script, "m");
+    let inspect = |script: &mut Script| {
+        let control = Control::Inspect(id.uuid);
+        script.request(Operation::Control { home: id.home.clone(), control })
+    };
+    let found = |script: &mut Script, request| match script.answers.remove(&request) {
+        Some(Ok(Response::Controlled(Controlled::Found(found)))) => *found,
+        other => panic!("not found but {other:?}"),
+    };
+    // Its acceptance is not even decided yet.
+    script.hold = true;
+    let asked = inspect(&mut script);
+    assert!(!script.answers.contains_key(&asked));
+    script.let_go();
+    let Found::Unfinished(view) = found(&mut script, asked) else { panic!("it runs") };
+    assert_eq!((view.phase, view.attempt, view.ended), (Phase::Running, 1, None));
+    script.finish(&turn, error(true));
+    let asked = inspect(&mut script);
+    let Found::Unfinished(view) = found(&mut script, asked) else { panic!("it is retried") };
+    assert_eq!((view.phase, view.retry_at), (Phase::Retrying, script.now + 100));
+    assert_eq!(view.ended.map(|e| e.cause), Some(Cause::ApplicationError));
+    script.advance(100);
+    let turn = script.turn("m");
+    script.finish(&turn, done("secret"));
+    assert_eq!(script.outcome(request), done("secret"));
+    // While its caller may still ask for it, without what it returned.
+    let asked = inspect(&mut script);
+    assert_eq!(found(&mut script, asked), Found::Ended(Outcome::Done(Default::default())));
+    script.advance(LONG_MS);
+    let asked = inspect(&mut script);
+    let unknown = RequestError::UnknownInvocation(Box::new(id.clone()));
+    assert_eq!(script.answers.remove(&asked), Some(Err(unknown)));
 }

@@ -81,8 +81,11 @@ impl World {
         let mut dead = self.dead_letters();
         if !dead.is_empty() && self.rng.chance(500) {
             let id = dead.swap_remove(self.rng.index(dead.len()));
-            let again = self.rng.chance(700);
-            let control = if again { Control::Redrive(id.uuid) } else { Control::Discard(id.uuid) };
+            let control = match self.rng.below(10) {
+                0 => Control::Inspect(id.uuid),
+                1..=6 => Control::Redrive(id.uuid),
+                _ => Control::Discard(id.uuid),
+            };
             return self.ask_control(id, control);
         }
         let mut seen = self.unfinished();
@@ -93,7 +96,9 @@ impl World {
             return;
         }
         let (id, view) = seen.swap_remove(self.rng.index(seen.len()));
-        let control = if view.phase == Phase::Parked && self.rng.chance(600) {
+        let control = if self.rng.chance(150) {
+            Control::Inspect(id.uuid)
+        } else if view.phase == Phase::Parked && self.rng.chance(600) {
             Control::Resume(id.uuid)
         } else {
             Control::Cancel(id.uuid)

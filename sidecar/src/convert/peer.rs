@@ -270,7 +270,8 @@ pub fn partition_view_to(view: &PartitionView) -> pb::PartitionView {
     }
 }
 
-fn invocation_view_to(view: &InvocationView) -> pb::InvocationView {
+/// An unfinished invocation for the wire.
+pub fn invocation_view_to(view: &InvocationView) -> pb::InvocationView {
     let mode = match view.mode {
         Mode::Call => log::Mode::Call,
         Mode::Tell => log::Mode::Tell,

@@ -4,16 +4,16 @@
 use std::sync::Arc;
 
 use kar_core::ids::{RequestId, Uuid};
-use kar_core::invocation::{ApplicationError, Outcome, Payload, RetryPolicy};
-use kar_core::message::{Control, ControlResult, Controlled, Message};
-use kar_core::node::DeadLetterView;
+use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload, RetryPolicy};
+use kar_core::message::{Control, ControlResult, Controlled, Found, Message};
+use kar_core::node::{DeadLetterView, InvocationView, Phase};
 use kar_core::trouble::{Cause, Ended, LAST_ERROR_BYTES_MAX};
 use kar_proto::log::v1 as log;
 use kar_proto::peer::v1 as peer;
 
 use super::Malformed;
-use super::log::{outcome_to, partition_from, partition_to, uuid_from, uuid_to};
-use super::peer::{hint_from, hint_to};
+use super::log::{outcome_from, outcome_to, partition_from, partition_to, uuid_from, uuid_to};
+use super::peer::{hint_from, hint_to, invocation_view_to};
 
 pub(super) fn to(policy: RetryPolicy) -> log::RetryPolicy {
     log::RetryPolicy {
@@ -77,6 +77,7 @@ pub(super) fn control_to(
         Control::Resume(uuid) => C::Resume(uuid_to(*uuid)),
         Control::Redrive(uuid) => C::Redrive(uuid_to(*uuid)),
         Control::Discard(uuid) => C::Discard(uuid_to(*uuid)),
+        Control::Inspect(uuid) => C::Inspect(uuid_to(*uuid)),
     };
     let partition = Some(partition_to(partition));
     peer::Control { request: request.0, partition, control: Some(control) }
@@ -93,6 +94,7 @@ pub(super) fn control_from(control: peer::Control) -> Result<Message, Malformed>
             C::Resume(bytes) => Control::Resume(uuid(&bytes)?),
             C::Redrive(bytes) => Control::Redrive(uuid(&bytes)?),
             C::Discard(bytes) => Control::Discard(uuid(&bytes)?),
+            C::Inspect(bytes) => Control::Inspect(uuid(&bytes)?),
         },
     })
 }
@@ -101,6 +103,11 @@ pub(super) fn control_done_to(request: RequestId, result: &ControlResult) -> pee
     use peer::control_done::Result as R;
     let result = match result {
         ControlResult::Done(Controlled::Redriven(uuid)) => R::Redriven(uuid_to(*uuid)),
+        ControlResult::Done(Controlled::Found(found)) => match &**found {
+            Found::Unfinished(view) => R::Unfinished(invocation_view_to(view)),
+            Found::Ended(outcome) => R::Ended(outcome_to(&in_short(outcome))),
+            Found::Dead(letter) => R::Dead(dead_letter_to(letter)),
+        },
         ControlResult::Done(done) => {
             let done = match done {
                 Controlled::Cancelled => peer::Controlled::Cancelled,
@@ -110,7 +117,9 @@ pub(super) fn control_done_to(request: RequestId, result: &ControlResult) -> pee
                 Controlled::Resumed => peer::Controlled::Resumed,
                 Controlled::NotParked => peer::Controlled::NotParked,
                 Controlled::Discarded => peer::Controlled::Discarded,
-                Controlled::Redriven(_) => unreachable!("it has an arm of its own"),
+                Controlled::Redriven(_) | Controlled::Found(_) => {
+                    unreachable!("they have arms of their own")
+                }
             };
             R::Done(done.into())
         }
@@ -136,6 +145,9 @@ pub(super) fn control_done_from(done: peer::ControlDone) -> Result<Message, Malf
             Ok(peer::Controlled::Unspecified) | Err(_) => return Err(Malformed::Field("done")),
         }),
         R::Redriven(uuid) => ControlResult::Done(Controlled::Redriven(uuid_from(&uuid)?)),
+        R::Unfinished(view) => found(Found::Unfinished(invocation_view_from(view)?)),
+        R::Ended(outcome) => found(Found::Ended(outcome_from(Some(outcome))?)),
+        R::Dead(letter) => found(Found::Dead(dead_letter_from(letter)?)),
         R::Unknown(true) => ControlResult::Unknown,
         R::Unknown(false) => return Err(Malformed::Field("unknown")),
         R::OwnedElsewhere(o) => ControlResult::NotOwner(hint_from(o.hint)),
@@ -144,17 +156,8 @@ pub(super) fn control_done_from(done: peer::ControlDone) -> Result<Message, Malf
 }
 
 /// A dead letter for people: its outcome without payload, its texts cut.
-pub(super) fn dead_letter_to(view: &DeadLetterView) -> peer::DeadLetterView {
-    let outcome = match &view.outcome {
-        Outcome::Failed(error) => Outcome::Failed(ApplicationError {
-            payload: Payload::default(),
-            code: cut(&error.code),
-            message: cut(&error.message),
-            detail: cut(&error.detail),
-            retryable: error.retryable,
-        }),
-        other => other.clone(),
-    };
+pub fn dead_letter_to(view: &DeadLetterView) -> peer::DeadLetterView {
+    let outcome = in_short(&view.outcome);
     peer::DeadLetterView {
         uuid: uuid_to(view.uuid),
         actor: view.actor.as_deref().unwrap_or_default().to_owned(),
@@ -172,4 +175,63 @@ fn cut(text: &Arc<str>) -> Arc<str> {
         end -= 1;
     }
     if end == text.len() { text.clone() } else { text[..end].into() }
+}
+
+/// An outcome for people: without payload, its texts cut.
+fn in_short(outcome: &Outcome) -> Outcome {
+    match outcome {
+        Outcome::Done(_) => Outcome::Done(Payload::default()),
+        Outcome::Failed(error) => Outcome::Failed(ApplicationError {
+            payload: Payload::default(),
+            code: cut(&error.code),
+            message: cut(&error.message),
+            detail: cut(&error.detail),
+            retryable: error.retryable,
+        }),
+        other => other.clone(),
+    }
+}
+
+fn found(found: Found) -> ControlResult {
+    ControlResult::Done(Controlled::Found(Box::new(found)))
+}
+
+fn dead_letter_from(view: peer::DeadLetterView) -> Result<DeadLetterView, Malformed> {
+    Ok(DeadLetterView {
+        uuid: uuid_from(&view.uuid)?,
+        actor: (!view.actor.is_empty()).then(|| view.actor.into()),
+        method: view.method.into(),
+        outcome: outcome_from(view.outcome)?,
+        attempts: view.attempts,
+        time: view.time_ms,
+    })
+}
+
+fn invocation_view_from(view: peer::InvocationView) -> Result<InvocationView, Malformed> {
+    let mode = match view.mode() {
+        log::Mode::Call => Mode::Call,
+        log::Mode::Tell => Mode::Tell,
+        log::Mode::Start => Mode::Start,
+        log::Mode::Unspecified => return Err(Malformed::Field("mode")),
+    };
+    let phase = match view.phase() {
+        peer::Phase::Queued => Phase::Queued,
+        peer::Phase::Running => Phase::Running,
+        peer::Phase::Suspended => Phase::Suspended,
+        peer::Phase::Retrying => Phase::Retrying,
+        peer::Phase::Moved => Phase::Moved,
+        peer::Phase::Parked => Phase::Parked,
+        peer::Phase::Unspecified => return Err(Malformed::Field("phase")),
+    };
+    Ok(InvocationView {
+        uuid: uuid_from(&view.uuid)?,
+        actor: (!view.actor.is_empty()).then(|| view.actor.into()),
+        method: view.method.into(),
+        mode,
+        phase,
+        attempt: view.attempt,
+        cancel: view.cancel,
+        ended: view.ended.map(attempt_end_from).transpose()?,
+        retry_at: view.retry_at_ms,
+    })
 }

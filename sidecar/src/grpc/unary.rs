@@ -75,9 +75,9 @@ impl InvocationService for Unary {
 
     async fn get_invocation(
         &self,
-        _: Request<pb::GetInvocationRequest>,
+        request: Request<pb::GetInvocationRequest>,
     ) -> Result<Response<pb::GetInvocationResponse>, Status> {
-        Err(not_implemented("InvocationService.GetInvocation"))
+        listing::invocation(&self.0, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_invocations(

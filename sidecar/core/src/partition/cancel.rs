@@ -1,4 +1,4 @@
-//! What people may have done to an invocation, at its home's owner: ending it, taking a parked one up again.
+//! What people may have done to an invocation, at its home's owner: ending it, taking a parked one up again, looking at it.
 //!
 //! Cancelling is cooperative (section 6, item 9). What does not run ends at once; a turn that runs is told, and may stop
 //! or go on: its result counts. From the logged request on no other attempt starts, whoever owns the partition then, and
@@ -34,6 +34,11 @@ impl Partition {
         let done = match control {
             Control::Redrive(_) => self.redrive(env, uuid),
             Control::Discard(_) => self.discard(env, uuid),
+            Control::Inspect(_) => {
+                // What is told is committed, the acceptance included.
+                self.log_item(env, uuid);
+                self.find(uuid).map(|found| Controlled::Found(Box::new(found)))
+            }
             Control::Cancel(_) if is_unfinished => Some(self.cancel(env, uuid)),
             Control::Resume(_) if self.resume_parked(env, uuid) => Some(Controlled::Resumed),
             Control::Resume(_) if is_unfinished => Some(Controlled::NotParked),

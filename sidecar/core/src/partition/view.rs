@@ -1,9 +1,11 @@
 //! What people and tools may see of a partition.
 
 use super::Partition;
-use super::reign::ItemStage;
+use super::reign::{Item, ItemStage};
 use crate::dead::DeadLetter;
 use crate::ids::Uuid;
+use crate::invocation::{Outcome, Payload};
+use crate::message::Found;
 use crate::node::{DeadLetterView, Held, InvocationView, PartitionView, Phase};
 use crate::trouble::Ended;
 
@@ -46,9 +48,23 @@ impl Partition {
         Some(ended.clone())
     }
 
-    /// What people and tools may see.
-    pub(crate) fn view(&self) -> PartitionView {
-        let invocations = self.reign.items.iter().map(|(uuid, item)| InvocationView {
+    /// What is known of one invocation.
+    pub(super) fn find(&self, uuid: Uuid) -> Option<Found> {
+        if let Some(item) = self.reign.items.get(&uuid) {
+            return Some(Found::Unfinished(self.view_of(&uuid, item)));
+        }
+        if let Some(letter) = self.state.dead.get(uuid) {
+            return Some(Found::Dead(dead_view(letter)));
+        }
+        let outcome = self.state.kept.get(&uuid).or_else(|| self.state.results.get(&uuid))?;
+        Some(Found::Ended(match outcome {
+            Outcome::Done(_) => Outcome::Done(Payload::default()),
+            other => other.clone(),
+        }))
+    }
+
+    fn view_of(&self, uuid: &Uuid, item: &Item) -> InvocationView {
+        InvocationView {
             uuid: *uuid,
             actor: item.invocation.actor.clone(),
             method: item.invocation.method.clone(),
@@ -65,7 +81,12 @@ impl Partition {
             cancel: item.cancel,
             ended: item.ended.clone().or_else(|| self.last_end(uuid)),
             retry_at: item.retry_at,
-        });
+        }
+    }
+
+    /// What people and tools may see.
+    pub(crate) fn view(&self) -> PartitionView {
+        let invocations = self.reign.items.iter().map(|(uuid, item)| self.view_of(uuid, item));
         let actors = self.reign.actors.iter().map(|(name, actor)| {
             (name.clone(), actor.queue.len() + actor.inner.len(), !actor.stack.is_empty())
         });

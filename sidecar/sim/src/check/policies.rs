@@ -3,7 +3,7 @@
 use kar_core::effect::{RequestError, Response};
 use kar_core::ids::{Epoch, Millis, NodeId, Offset, PartitionId, Uuid};
 use kar_core::invocation::{Outcome, RetryPolicy};
-use kar_core::message::{Control, Controlled};
+use kar_core::message::{Control, Controlled, Found};
 use kar_core::trouble::{Cause, Ended};
 
 use super::Judge;
@@ -283,6 +283,12 @@ impl Judge<'_> {
                 (Control::Discard(uuid), Controlled::Discarded) => {
                     !self.logs[self.log_of(home)].dead.contains(&uuid)
                 }
+                // It may have gone on since.
+                (Control::Inspect(_), Controlled::Found(found)) => match &**found {
+                    Found::Unfinished(_) => held.is_some(),
+                    Found::Ended(_) => ended.is_some(),
+                    Found::Dead(letter) => ended == Some(&letter.outcome),
+                },
                 _ => false,
             },
             Err(RequestError::UnknownInvocation(_)) => match control {

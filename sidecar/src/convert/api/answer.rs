@@ -168,6 +168,7 @@ fn cancelled(done: Controlled) -> Result<pb::CancelResponse, Status> {
         Controlled::Resumed
         | Controlled::NotParked
         | Controlled::Redriven(_)
+        | Controlled::Found(_)
         | Controlled::Discarded => {
             return Err(Status::internal("the answer does not fit the request"));
         }
@@ -186,6 +187,7 @@ fn resumed(done: Controlled, id: &InvocationId) -> Result<(), Status> {
         | Controlled::CancelRequested
         | Controlled::CancelMoved
         | Controlled::Redriven(_)
+        | Controlled::Found(_)
         | Controlled::Discarded => Err(Status::internal("the answer does not fit the request")),
     }
 }
