@@ -245,7 +245,7 @@ fn what_keeps_killing_hosts_is_parked_and_lets_others_pass() {
     assert_eq!(turn.token.attempt, 4);
     assert_eq!(control(&mut script, killer, false), Ok(Controlled::NotParked));
     script.finish(&turn, done(""));
-    assert!(script.answers.get(&request).is_none(), "its caller's node is gone");
+    assert!(!script.answers.contains_key(&request), "its caller's node is gone");
 }
 
 #[test]
@@ -373,7 +373,7 @@ fn a_running_turn_is_told_and_its_result_counts() {
         let turn = script.turn("m");
         assert_eq!(cancel(&mut script, "m"), Controlled::CancelRequested);
         let told = (turn.token.clone(), CancelReason::Requested);
-        assert_eq!(script.cancelled, [told.clone()]);
+        assert_eq!(script.cancelled, std::slice::from_ref(&told));
         // Asked again, it is not told again; and it is still the current attempt.
         assert_eq!(cancel(&mut script, "m"), Controlled::CancelRequested);
         assert_eq!(script.cancelled, [told]);
