@@ -154,7 +154,8 @@ impl Client {
         Started::new(id.clone(), self.handle.clone()).outcome().await
     }
 
-    /// Asks for the end of an invocation. One that does not run ends at once; one that runs is told, and stops at its next
+    /// Asks for the end of an invocation. One that does not run ends at once; one that runs is told, and stops at its
+    /// next
     /// `.await` if its SDK stops it there, as this one does. It is not tried again.
     ///
     /// # Errors
@@ -176,7 +177,8 @@ impl Client {
     /// Lets an invocation go on that is parked because it has lost too many hosts.
     ///
     /// # Errors
-    /// [`CallError::Rejected`] with reason `NOT_PARKED` if it is not; [`CallError::UnknownInvocation`] if there is none.
+    /// [`CallError::Rejected`] with reason `NOT_PARKED` if it is not; [`CallError::UnknownInvocation`] if there is
+    /// none.
     pub async fn resume(&self, id: &InvocationId) -> Result<(), CallError> {
         let request = proto::ResumeRequest { invocation_id: id.0.clone() };
         match self.handle.request(Operation::Resume(request)).await? {

@@ -26,8 +26,8 @@ pub struct ApplicationError {
     pub detail: String,
     /// Typed detail for the caller's program.
     pub payload: Option<Payload>,
-    /// Trying again may help: another attempt is made if the retry policy of the call, the method or the sidecar asks for
-    /// it. A caller gets the last attempt's error.
+    /// Trying again may help: another attempt is made if the retry policy of the call, the method or the sidecar asks
+    /// for it. A caller gets the last attempt's error.
     pub retryable: bool,
 }
 
@@ -326,8 +326,8 @@ impl Error {
     }
 
     /// An application error that may pass: another attempt is made if a retry policy asks for it (of the call, see
-    /// [`Call::retry`](crate::Call::retry), or of the sidecar). What was flushed stays; the rest of the attempt's effects
-    /// are dropped.
+    /// [`Call::retry`](crate::Call::retry), or of the sidecar). What was flushed stays; the rest of the attempt's
+    /// effects are dropped.
     pub fn retryable(code: impl Into<String>, message: impl Into<String>) -> Self {
         ApplicationError { retryable: true, ..ApplicationError::new(code, message) }.into()
     }

@@ -149,7 +149,8 @@ pub enum Effect {
 pub enum CancelReason {
     /// Nothing of it takes effect any more: another attempt follows, maybe elsewhere.
     Superseded,
-    /// Somebody asked for the invocation's end. The turn may stop, and is the last attempt; or go on, and its result counts.
+    /// Somebody asked for the invocation's end. The turn may stop, and is the last attempt; or go on, and its result
+    /// counts.
     Requested,
 }
 

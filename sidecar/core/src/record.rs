@@ -88,8 +88,8 @@ pub enum Op {
         /// When it came; results of `start` are kept for a time after it.
         time: Millis,
     },
-    /// A new attempt begins (rule T3). With the current number: that attempt may have run, which is said of one that is to
-    /// be tried again after a pause, and by a reign before it ends in order.
+    /// A new attempt begins (rule T3). With the current number: that attempt may have run, which is said of one that
+    /// is to be tried again after a pause, and by a reign before it ends in order.
     Attempt {
         /// The invocation.
         uuid: Uuid,

@@ -1,5 +1,5 @@
-//! What went wrong with an invocation so far: how its attempts ended that did not end it, and what that means for the next
-//! one. Stored with the attempts (`Op::Attempt`), so that counts, pauses and causes survive a take-over.
+//! What went wrong with an invocation so far: how its attempts ended that did not end it, and what that means for the
+//! next one. Stored with the attempts (`Op::Attempt`), so that counts, pauses and causes survive a take-over.
 
 use std::sync::Arc;
 
@@ -86,8 +86,8 @@ impl Ended {
 }
 
 impl RetryPolicy {
-    /// How long the next attempt waits after so many retryable errors, the one just returned included; `None`: it is the
-    /// last one, and the outcome.
+    /// How long the next attempt waits after so many retryable errors, the one just returned included; `None`: it is
+    /// the last one, and the outcome.
     pub(crate) fn pause(&self, failures: u32) -> Option<Millis> {
         if failures >= self.attempts_max {
             return None;
@@ -108,8 +108,8 @@ impl RetryPolicy {
     }
 }
 
-/// How long the next attempt waits after so many that were lost, ms: what keeps failing, or keeps killing its host, gives
-/// others time. 10 ms after the third one, doubling up to 10 s.
+/// How long the next attempt waits after so many that were lost, ms: what keeps failing, or keeps killing its host,
+/// gives others time. 10 ms after the third one, doubling up to 10 s.
 pub(crate) fn lost_pause(lost: u32) -> Option<Millis> {
     (lost >= 3).then(|| (10 << (lost - 3).min(10)).min(10_000))
 }

@@ -1,5 +1,5 @@
-//! What people do to invocations while a run goes on, and how errors are retried. Drawn apart from the rest of a plan, so
-//! that that does not depend on it.
+//! What people do to invocations while a run goes on, and how errors are retried. Drawn apart from the rest of a plan,
+//! so that that does not depend on it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Retry policies, how attempts ended, and what is done to invocations: the core's to `kar.log.v1` and `kar.peer.v1`, and
-//! back.
+//! Retry policies, how attempts ended, and what is done to invocations: the core's to `kar.log.v1` and `kar.peer.v1`,
+//! and back.
 
 use std::sync::Arc;
 

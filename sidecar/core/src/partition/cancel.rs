@@ -1,10 +1,11 @@
-//! What people may have done to an invocation, at its home's owner: ending it, taking a parked one up again, looking at it.
+//! What people may have done to an invocation, at its home's owner: ending it, taking a parked one up again, looking
+//! at it.
 //!
-//! Cancelling is cooperative (section 6, item 9). What does not run ends at once; a turn that runs is told, and may stop
-//! or go on: its result counts. From the logged request on no other attempt starts, whoever owns the partition then, and
-//! no further step of its chain: what a turn did that ends with a tail call stays, and the invocation ends there. A chain
-//! that has gone on elsewhere is not followed, since nobody knows where it is: its home keeps the mark, and ends it if it
-//! comes back.
+//! Cancelling is cooperative (section 6, item 9). What does not run ends at once; a turn that runs is told, and may
+//! stop or go on: its result counts. From the logged request on no other attempt starts, whoever owns the partition
+//! then, and no further step of its chain: what a turn did that ends with a tail call stays, and the invocation ends
+//! there. A chain that has gone on elsewhere is not followed, since nobody knows where it is: its home keeps the mark,
+//! and ends it if it comes back.
 
 use super::Partition;
 use super::gate::Gated;

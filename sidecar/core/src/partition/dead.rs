@@ -46,8 +46,8 @@ impl Partition {
     }
 
     /// Sends a dead letter again, as a new tell: one decision with its removal, so that it is neither lost nor sent
-    /// twice. Bounds do not act: what is kept is bounded itself. It starts when that is committed (rule L6: speculation is
-    /// for what clients wait for).
+    /// twice. Bounds do not act: what is kept is bounded itself. It starts when that is committed (rule L6:
+    /// speculation is for what clients wait for).
     pub(super) fn redrive(&mut self, env: &mut Env, uuid: Uuid) -> Option<Controlled> {
         if !self.state.dead.contains(uuid) {
             return None;

@@ -11,7 +11,8 @@
 //!
 //! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch`
 //! (what holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `retry` (attempts that are
-//! followed by others), `cancel` (what people have done to invocations), `dead` (dead letters), `tail` (how they go on),
+//! followed by others), `cancel` (what people have done to invocations), `dead` (dead letters), `tail` (how they go
+//! on),
 //! `outbound` (channels out, children), `storage` and `cached` (caches, materialisation), `reads` and `questions`
 //! (from outside turns), `gate` (proposals and what waits for them), `view` (for people).
 

@@ -1,7 +1,7 @@
 //! Attempts that end without ending their invocation: pauses, retryable errors, parking (section 6, item 9).
 //!
-//! An actor stays with an invocation that is to be tried again: whoever comes after it was promised its effects (P4), or
-//! was sent after it (P7). Only a parked one lets others pass, if it has flushed nothing.
+//! An actor stays with an invocation that is to be tried again: whoever comes after it was promised its effects (P4),
+//! or was sent after it (P7). Only a parked one lets others pass, if it has flushed nothing.
 
 use super::Partition;
 use super::reign::{Item, ItemStage, Turn};
@@ -43,8 +43,9 @@ impl Partition {
         })
     }
 
-    /// A turn returned a retryable error, and its calls have their outcomes (rule T1): its unflushed segment is dropped,
-    /// and the next attempt begins after a pause. Logged now, so that the next owner keeps the pause and the count.
+    /// A turn returned a retryable error, and its calls have their outcomes (rule T1): its unflushed segment is
+    /// dropped, and the next attempt begins after a pause. Logged now, so that the next owner keeps the pause and the
+    /// count.
     pub(super) fn retry_turn(
         &mut self,
         env: &mut Env,
@@ -106,8 +107,8 @@ impl Partition {
         false
     }
 
-    /// What the log says of an attempt that a reign before this one may have run: how it ended, and when the next one may
-    /// start. `lost`: the node whose reign ended in disorder, if it was another one.
+    /// What the log says of an attempt that a reign before this one may have run: how it ended, and when the next one
+    /// may start. `lost`: the node whose reign ended in disorder, if it was another one.
     pub(super) fn inherited(
         env: &Env,
         (entry, clock): (&Entry, Millis),
@@ -145,8 +146,8 @@ impl Partition {
         }
     }
 
-    /// An invocation has lost too many hosts: it rests until somebody takes it up again. It is never dropped; others pass
-    /// it, unless it has flushed: then what it did is not to be seen half done, and its actor rests with it.
+    /// An invocation has lost too many hosts: it rests until somebody takes it up again. It is never dropped; others
+    /// pass it, unless it has flushed: then what it did is not to be seen half done, and its actor rests with it.
     fn park(&mut self, env: &mut Env, uuid: Uuid) {
         self.log_item(env, uuid);
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };

@@ -52,8 +52,8 @@ impl Judge<'_> {
         self.logs[log].actors.values().any(|actor| actor.stack.contains(&uuid))
     }
 
-    /// No attempt starts after the request for an end is logged, nor while its invocation is parked, nor before its pause
-    /// is over.
+    /// No attempt starts after the request for an end is logged, nor while its invocation is parked, nor before its
+    /// pause is over.
     pub(crate) fn check_policy(&mut self, run: usize, record: &Run, log: usize, uuid: Uuid) {
         let Some(held) = self.logs[log].held.get(&uuid) else { return };
         let (standing, epoch) = (held.policy.clone(), record.token.epoch);
