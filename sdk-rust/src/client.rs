@@ -154,9 +154,9 @@ impl Client {
         Started::new(id.clone(), self.handle.clone()).outcome().await
     }
 
-    /// Asks for the end of an invocation. One that does not run ends at once; one that runs is told, and stops at its
-    /// next
-    /// `.await` if its SDK stops it there, as this one does. It is not tried again.
+    /// Asks for the end of an invocation. One that does not run ends at once; one that runs is told,
+    /// and stops at its next `.await` if its SDK stops it there, as this one does. It is not tried
+    /// again.
     ///
     /// # Errors
     /// [`CallError::UnknownInvocation`] if there is none, or it has ended and left nothing.

@@ -44,8 +44,8 @@ pub enum Shape {
     StateContains { key: Arc<str> },
     Flush,
     Cancel,
-    Resume { id: InvocationId },
-    Redrive { id: InvocationId },
+    Resume { id: Box<InvocationId> },
+    Redrive { id: Box<InvocationId> },
     Discard,
 }
 
@@ -79,12 +79,12 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
         Ask::Resume(r) => {
             let id = invocation_id(&r.invocation_id)?;
             let (home, control) = (id.home.clone(), Control::Resume(id.uuid));
-            (Operation::Control { home, control }, Shape::Resume { id })
+            (Operation::Control { home, control }, Shape::Resume { id: Box::new(id) })
         }
         Ask::RedriveDeadLetter(r) => {
             let id = invocation_id(&r.invocation_id)?;
             let (home, control) = (id.home.clone(), Control::Redrive(id.uuid));
-            (Operation::Control { home, control }, Shape::Redrive { id })
+            (Operation::Control { home, control }, Shape::Redrive { id: Box::new(id) })
         }
         Ask::DiscardDeadLetter(r) => {
             let id = invocation_id(&r.invocation_id)?;
