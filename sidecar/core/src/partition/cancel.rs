@@ -81,8 +81,10 @@ impl Partition {
         self.push(env, Op::Cancel { uuid });
         let Some(item) = self.reign.items.get_mut(&uuid) else { return done };
         if matches!(item.stage, ItemStage::Parked) {
-            // It rests no more: it ends when its calls have.
+            // It rests no more: it ends when its calls have, and those of its flow may enter its actor.
             item.stage = ItemStage::WaitChildren;
+            self.pump_item(env, uuid);
+            return done;
         }
         if let (Some(turn), Some(token)) = (item.turn(), token)
             && !turn.cancelled
