@@ -15,6 +15,7 @@ mod hosting;
 mod python;
 mod start;
 mod state;
+mod tail_calls;
 mod tells;
 mod twins;
 mod unread;
