@@ -36,8 +36,8 @@ pub struct ActorRef<S> {
 }
 
 /// A call that has not been made: `.await` makes it and waits for the result; [`tell`](Self::tell)
-/// and [`start`](Self::start) do not wait.
-#[must_use = "a call is made by `.await`, `.tell()` or `.start()`"]
+/// and [`start`](Self::start) do not wait; [`tail`](Self::tail) ends the turn with it.
+#[must_use = "a call is made by `.await`, `.tell()`, `.start()` or `.tail()`"]
 pub struct Call<R, S> {
     origin: Origin,
     kind: proto::target::Kind,
@@ -306,8 +306,9 @@ impl<R, S> Call<R, S> {
 }
 
 impl<R> Call<R, Nested> {
-    /// Ends the turn with this call instead of making it: the invocation goes on with it, in one step with everything
-    /// that the turn did, and the caller gets its outcome. Chains of any length hold one entry.
+    /// Ends the turn with this call instead of making it: the invocation goes on with it, in one
+    /// step with everything that the turn did, and the caller gets its outcome. Chains of any
+    /// length hold one entry.
     ///
     /// ```no_run
     /// # use kar_sdk::{ActorContext, Error};
@@ -324,14 +325,17 @@ impl<R> Call<R, Nested> {
     /// ```
     ///
     /// # Errors
-    /// Always: return it from the method, with `?` or as it is. An argument that cannot be written is an application
-    /// error, and so is a tail call of a direct invocation.
+    /// Always: return it from the method, with `?` or as it is. An argument that cannot be written
+    /// is an application error, and so are a tail call of a direct invocation, and one with
+    /// [`start_within`](Self::start_within) or a [`trace_parent`](Self::trace_parent) of its own:
+    /// its invocation has both already.
     pub fn tail(self) -> Result<R, Error> {
         self.tail_call(false)
     }
 
-    /// As [`tail`](Self::tail), of an actor to itself: it stays locked until the next step has ended, so that nobody
-    /// sees the state between the two. To anybody else the invocation fails with `kar.INVALID_TAIL_CALL`.
+    /// As [`tail`](Self::tail), of an actor to itself: it stays locked until the next step has
+    /// ended, so that nobody sees the state between the two. To anybody else the invocation fails
+    /// with `kar.INVALID_TAIL_CALL`.
     ///
     /// # Errors
     /// As [`tail`](Self::tail).
@@ -340,8 +344,16 @@ impl<R> Call<R, Nested> {
     }
 
     fn tail_call(self, keep_lock: bool) -> Result<R, Error> {
-        if self.direct || self.origin.0.turn_token().is_empty() {
+        let (token, trace_parent) = match &self.origin.0 {
+            Source::Root(_) => (String::new(), ""),
+            Source::Turn(turn) => (turn.request_token(), turn.trace_parent.as_str()),
+        };
+        if self.direct || token.is_empty() {
             return Err(Error::new("tail_call", "a direct invocation cannot go on with another"));
+        }
+        if self.options.start_within.is_some() || self.options.trace_parent != trace_parent {
+            let text = "a tail call has no start_within and no trace_parent: its invocation has both";
+            return Err(Error::new("tail_call", text));
         }
         Err(Error::tail_call(proto::TailCall {
             target: Some(proto::Target { kind: Some(self.kind) }),

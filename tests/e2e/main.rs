@@ -12,6 +12,7 @@ mod flows;
 mod grpcurl;
 mod hello;
 mod hosting;
+mod philosophers;
 mod python;
 mod start;
 mod state;
