@@ -11,6 +11,7 @@ use kar_proto::v1::{
 use kar_tests::component::{
     Component, Ending, Incoming, Turn, actor, error, hello, service, tail_call,
 };
+use kar_tests::errors::reason;
 use kar_tests::grpc::{json as bytes, value};
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, World, test, wait};
@@ -30,8 +31,16 @@ async fn answer(call: JoinHandle<Answer>) -> Result<Value, kar_proto::v1::Applic
     call.await.expect("no panic").expect("answered")
 }
 
+/// Registers a component; where another one has just died, as soon as the sidecar knows.
 async fn connect(client: &Client, services: &[&str], actors: &[&str]) -> Component {
-    Component::connect(client, hello(services, actors)).await.expect("welcome")
+    wait::until("the sidecar to welcome a host", READY_LIMIT, async || {
+        match Component::connect(client, hello(services, actors)).await {
+            Ok(component) => Some(component),
+            Err(status) if reason(&status) == "ALREADY_HOSTING" => None,
+            Err(status) => panic!("{status:?}"),
+        }
+    })
+    .await
 }
 
 /// As `kar get invocations` lists them: target, state, mode.
@@ -148,11 +157,7 @@ fn thousands_of_steps_leave_one_entry() {
     });
 
     /// A step of a chain that goes to and fro between two actors, and stops now and then to be looked at.
-    async fn step(
-        turn: Turn,
-        looks: mpsc::Sender<(String, u64)>,
-        go_on: Arc<Semaphore>,
-    ) -> Ending {
+    async fn step(turn: Turn, looks: mpsc::Sender<(String, u64)>, go_on: Arc<Semaphore>) -> Ending {
         let argument = turn.argument();
         let left = argument["left"].as_u64().expect("a number");
         let step = u64::try_from(turn.frame.step).expect("positive");

@@ -29,7 +29,6 @@ class Shop(kar.Service, name="shop"):
         self.gate = asyncio.Event()
         self.counter = 0
         self.background: asyncio.Task[Any] | None = None
-        self.kept: list[Any] = []
 
     @kar.method
     async def order(self, order: Order) -> str:
@@ -71,25 +70,6 @@ class Shop(kar.Service, name="shop"):
                 return (await kar.start(stock.take, 1)).id
             case "flush":
                 return await self.turn.flush()
-            case "tail":
-                return kar.tail(stock.take, 4)
-            case "tail by name":
-                return self.turn.service("other", affinity_key="k").tail("m", [self.turn.step])
-            case "tail not returned":
-                kar.tail(stock.take, 4)
-                return "forgotten"
-            case "two tails":
-                kar.tail(stock.take, 4)
-                return kar.tail(stock.take, 5)
-            case "tail of a direct call":
-                return self.turn.service("other", direct=True).tail("m")
-            case "late tail":
-                return kar.tail(self.turn.actor(Stock, "s", start_within=1.0).take, 1)
-            case "kept":
-                self.kept.append(kar.tail(stock.take, 4))
-                return self.kept[0]
-            case "kept by another":
-                return self.kept[0]
             case "later":
                 self.background = asyncio.create_task(self.later(stock))
                 self.log.append("returned")
@@ -134,11 +114,6 @@ class Stock(kar.Actor):
         self.state.remove("old")
         return left
 
-    @kar.method
-    async def restock(self, count: int) -> int:
-        self.state.set("left", count)
-        return kar.tail_keeping_lock(self.turn.actor(Stock, self.id).take, 1)
-
     @kar.method(shared=True)
     async def look(self) -> dict[str, int]:
         assert await self.state.contains("left")
@@ -178,7 +153,7 @@ async def test_it_registers_what_it_hosts(tmp_path: Path) -> None:
         hello = peer.hello
         assert [s.name for s in hello.services] == ["shop"]
         assert [(t.name, [(m.name, m.shared) for m in t.methods]) for t in hello.actor_types] == [
-            ("Stock", [("fill", False), ("look", True), ("restock", False), ("take", False)])
+            ("Stock", [("fill", False), ("look", True), ("take", False)])
         ]
         assert (hello.concurrency, hello.strict, hello.invocation_credits) == (7, True, 3)
         # The host's client is on the same stream.
@@ -364,56 +339,6 @@ async def test_many_writes_go_in_several_frames(tmp_path: Path) -> None:
         await peer.invoke("t", "fill", "100", actor=("Stock", "s"))
         error = (await peer.outcome()).error
         assert error.code == "limit" and "turn-write-bytes" in error.message
-
-
-@asynchronous
-async def test_a_tail_call_ends_the_turn(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, _shop):
-        call = (await run(peer, "ask", '"tail"')).tail_call
-        assert (call.target.actor.type, call.target.actor.id, call.method) == ("Stock", "s", "take")
-        assert (call.payload, call.keep_lock) == (json("4"), False)
-        call = (await run(peer, "ask", '"tail by name"', step=7)).tail_call
-        service = call.target.service
-        assert (service.name, service.affinity_key, call.method) == ("other", "k", "m")
-        assert call.payload == json("[7]"), "the turn knows its step"
-
-
-@asynchronous
-async def test_what_was_written_goes_before_a_tail_call(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, _shop):
-        await peer.invoke("t", "restock", "3", actor=("Stock", "s"))
-        request = await peer.request("actor_state_apply")
-        assert request.actor_state_apply.changes[0].set.key == "left"
-        await peer.answer(request, actor_state_apply=state_pb2.ApplyResponse())
-        call = (await peer.outcome()).tail_call
-        assert (call.target.actor.id, call.method, call.keep_lock) == ("s", "take", True)
-        # A refused write must not be lost behind the tail call.
-        await peer.invoke("u", "restock", "3", actor=("Stock", "s"))
-        request = await peer.request("actor_state_apply")
-        await peer.refuse(request, grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED")
-        assert (await peer.outcome()).error.code == "limit"
-
-
-@asynchronous
-async def test_a_tail_call_that_cannot_be_meant_is_an_error(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, host, _shop):
-        error = (await run(peer, "ask", '"tail not returned"')).error
-        assert error.code == "tail_call" and "was made and not returned" in error.message
-        outcome = await run(peer, "ask", '"two tails"')
-        assert outcome.tail_call.payload == json("5"), "the one that is returned counts"
-        direct = common_pb2.INVOCATION_MODE_DIRECT
-        for ask, fields in (
-            ('"tail"', {"mode": direct}),
-            ('"tail of a direct call"', {}),
-            ('"late tail"', {}),
-        ):
-            error = (await run(peer, "ask", ask, **fields)).error
-            assert error.code == "tail_call", ask
-        assert (await run(peer, "ask", '"kept"')).HasField("tail_call")
-        error = (await run(peer, "ask", '"kept by another"')).error
-        assert error.code == "tail_call" and "by another turn" in error.message
-        with pytest.raises(kar.NotInTurn):
-            kar.tail(host.client.actor(Stock, "s").take, 1)
 
 
 @asynchronous
