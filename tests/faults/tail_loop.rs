@@ -2,7 +2,7 @@
 //! killed at random: the answer is right, every step took effect exactly once, a kept lock let nobody in, and nothing is
 //! left over.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -58,9 +58,9 @@ fn a_loop_of_tail_calls_under_random_kills() {
         let mut random = Random::seeded("tail loop");
         let world = World::new("loop");
         let front = world.bare("front").await;
-        let nodes = RefCell::new(Vec::new());
+        let mut nodes = Vec::new();
         for name in ["walker-1", "walker-2", "hopper-1", "hopper-2"] {
-            nodes.borrow_mut().push(host(&world, name).await);
+            nodes.push(host(&world, name).await);
         }
         let walk = Rc::new(Walk {
             front: front.client().await,
@@ -74,12 +74,13 @@ fn a_loop_of_tail_calls_under_random_kills() {
         local
             .run_until(async {
                 let mut kills = 0;
-                while kills < KILLS {
+                let failed = || clients.iter().any(tokio::task::JoinHandle::is_finished);
+                while kills < KILLS && !failed() {
                     wait::moment(Duration::from_millis(random.below(PAUSE_MAX_MS))).await;
                     let finished = walk.finished.get();
-                    kills += strike(&world, &mut nodes.borrow_mut(), &mut random).await;
+                    kills += strike(&world, &mut nodes, &mut random).await;
                     wait::until_true("chains to go on", PROGRESS_LIMIT, async || {
-                        walk.finished.get() > finished || clients.iter().any(|c| c.is_finished())
+                        walk.finished.get() > finished || failed()
                     })
                     .await;
                 }
