@@ -16,6 +16,7 @@ mod philosophers;
 mod python;
 mod start;
 mod state;
+mod steps;
 mod tail_calls;
 mod tells;
 mod twins;

@@ -49,6 +49,10 @@ class Walker(kar.Service, name="walker"):
         return kar.tail(self.turn.actor(Stock, "s", start_within=1.0).take, 1)
 
     @kar.method
+    async def keyed(self) -> int:
+        return kar.tail(self.turn.actor(Stock, "s", step_key="k").take, 1)
+
+    @kar.method
     async def keep(self) -> Any:
         self.kept.append(kar.tail(self.turn.actor(Stock, "s").take, 4))
         return self.kept[0]
@@ -142,5 +146,7 @@ async def test_a_tail_call_that_cannot_be_meant_is_an_error(tmp_path: Path) -> N
         assert error.code == "tail_call" and "direct" in error.message
         error = (await run(peer, "late")).error
         assert error.code == "tail_call" and "start_within" in error.message
+        error = (await run(peer, "keyed")).error
+        assert error.code == "tail_call" and "step_key" in error.message
         with pytest.raises(kar.NotInTurn):
             kar.tail(host.client.actor(Stock, "s").take, 1)

@@ -161,6 +161,8 @@ pub struct Turn {
     pub deadline: Option<Millis>,
     /// W3C trace context.
     pub trace: Arc<str>,
+    /// Values of durable steps that earlier attempts recorded, by key.
+    pub recorded_steps: BTreeMap<Arc<str>, Payload>,
     /// It holds a slot. A turn that another turn waits for holds none, so that waiting turns cannot keep it from
     /// starting.
     pub slot: bool,
@@ -183,6 +185,8 @@ pub enum Response {
     },
     /// Keys read; those absent are missing.
     State(BTreeMap<Arc<str>, Payload>),
+    /// The value of a durable step: the one given, or the one recorded before it.
+    Step(Payload),
     /// Buffered or flushed.
     Ok,
 }
@@ -203,6 +207,9 @@ pub enum RequestError {
     /// The request makes no sense here.
     #[error("{0}")]
     Invalid(&'static str),
+    /// The key names another step of the invocation, or a call with it is under way: choose a key for each step.
+    #[error("step key '{0}' is in use for another step of this invocation: give each step its own")]
+    StepKeyReused(Arc<str>),
     /// It may or may not have been carried out, and nobody can tell.
     #[error("outcome unknown: {0}")]
     Unknown(&'static str),
@@ -212,6 +219,12 @@ pub enum RequestError {
     /// There is no such invocation, or its result was not kept or is no longer kept.
     #[error("there is no result for invocation {0}: unknown, or its retention is over")]
     UnknownInvocation(Box<InvocationId>),
+    /// The partition has closed its channel to this node, because the membership has given the node up (rule C6).
+    /// Nothing was sent: ask again when the sidecar has taken a new incarnation.
+    #[error(
+        "{0} takes nothing from this sidecar any more: it was gone for too long; ask again when it has joined anew"
+    )]
+    ChannelClosed(Box<PartitionId>),
     /// The node is leaving.
     #[error("the sidecar is shutting down")]
     Draining,
@@ -284,6 +297,11 @@ pub enum Notice {
         store: Offset,
         /// Where the log ends.
         log: Offset,
+    },
+    /// A partition has closed its channel to this node, which was gone for too long: it needs a new incarnation.
+    ChannelClosed {
+        /// The partition.
+        partition: PartitionId,
     },
     /// Something that cannot happen if the design holds.
     BrokenInvariant {

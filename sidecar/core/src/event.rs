@@ -9,7 +9,7 @@ use crate::ids::{
 };
 use crate::invocation::{Outcome, Payload, StateOp, Target};
 use crate::message::Message;
-use crate::record::Record;
+use crate::record::{Record, RecordedStep};
 
 /// Something that happened outside.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -244,6 +244,9 @@ pub enum Operation {
         deadline: Option<Millis>,
         /// W3C trace context.
         trace: Arc<str>,
+        /// Calls of turns only: the key under which the outcome is kept, so that a retry of the turn gets it instead of
+        /// calling again.
+        step_key: Option<Arc<str>>,
     },
     /// At most once, past all logs.
     InvokeDirect {
@@ -288,6 +291,14 @@ pub enum Operation {
     Flush {
         /// The turn.
         turn: TurnToken,
+    },
+    /// Records a durable step, and makes everything so far durable with it. A key that is recorded answers with its
+    /// value.
+    RecordStep {
+        /// The turn.
+        turn: TurnToken,
+        /// The step.
+        step: RecordedStep,
     },
 }
 

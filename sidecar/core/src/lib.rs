@@ -34,6 +34,8 @@ mod roots;
 mod route;
 mod size;
 mod state;
+mod steps;
+mod timers;
 mod window;
 
 pub use effect::Effect;

@@ -38,9 +38,15 @@ pub struct Limits {
     pub segment_sends_max: usize,
     /// Calls that one turn may have under way at once.
     pub calls_per_turn_max: usize,
+    /// Durable steps of one invocation: values recorded and keyed calls.
+    pub steps_per_invocation_max: usize,
+    /// What an invocation's durable steps keep, bytes; a retry gets the values with its turn. Outcomes of keyed calls
+    /// that are under way may go beyond it.
+    pub step_bytes_per_invocation_max: usize,
     /// Turns of one actor that may run ahead of the log (rule L6).
     pub speculation_per_actor_max: u32,
-    /// Records in flight per partition; beyond it decisions wait.
+    /// Records in flight per partition; beyond it decisions wait and travel together. One is being made durable, one
+    /// waits at the log for its turn, one is on its way; more would only be more messages for the same commits.
     pub records_in_flight_max: usize,
     /// Bytes of decisions after which a record is cut.
     pub record_bytes_target: usize,
@@ -72,6 +78,11 @@ pub struct Limits {
     pub drain_timeout_ms: Millis,
     /// State operations gathered for one write to the store, bytes.
     pub store_batch_bytes: usize,
+    /// State operations that the store lacks, per partition, bytes: beyond it no turn starts there until the store has
+    /// taken half of it; beyond twice of it turns that run write no state.
+    pub unstored_bytes_per_partition_max: usize,
+    /// Longest state of one actor, bytes: all of it can be loaded, and read in one message.
+    pub state_bytes_per_actor_max: usize,
     /// Passive actors whose state stays cached per partition.
     pub cached_actors_max: usize,
     /// Longest state of an actor that one read from outside its turns answers with, bytes: a message between peers has
@@ -117,6 +128,11 @@ pub struct Rules {
     /// Kept by the store: a simulated one ignores what writes expect.
     pub write_expects: bool,
     pub load_checks: bool,
+    pub await_barrier: bool,
+    pub read_barrier: bool,
+    pub gate_reads: bool,
+    pub recorded_steps: bool,
+    pub kept_results: bool,
 }
 
 impl Default for Limits {
@@ -136,8 +152,10 @@ impl Default for Limits {
             segment_bytes_max: 6 << 20,
             segment_sends_max: 10_000,
             calls_per_turn_max: 4_096,
+            steps_per_invocation_max: 1_000,
+            step_bytes_per_invocation_max: 4 << 20,
             speculation_per_actor_max: 256,
-            records_in_flight_max: 512,
+            records_in_flight_max: 3,
             record_bytes_target: 1 << 20,
             results_per_partition_max: 100_000,
             results_bytes_per_partition_max: 128 << 20,
@@ -153,6 +171,9 @@ impl Default for Limits {
             closed_channels_max: 64,
             drain_timeout_ms: 10_000,
             store_batch_bytes: 1 << 20,
+            unstored_bytes_per_partition_max: 256 << 20,
+            // More than a segment, so that one turn may fill an actor; less than a message to a component.
+            state_bytes_per_actor_max: 7 << 20,
             cached_actors_max: 10_000,
             state_read_bytes_max: 16 << 20,
         }
@@ -184,6 +205,11 @@ impl Default for Rules {
             tail_home: true,
             write_expects: true,
             load_checks: true,
+            await_barrier: true,
+            read_barrier: true,
+            gate_reads: true,
+            recorded_steps: true,
+            kept_results: true,
         }
     }
 }

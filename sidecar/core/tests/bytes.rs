@@ -33,6 +33,7 @@ fn invoke(
         payload: filled(bytes),
         deadline: None,
         trace: "".into(),
+        step_key: None,
     })
 }
 
@@ -299,6 +300,7 @@ fn who_expires_leaves_the_queue_for_slots() {
             payload: text(""),
             deadline: Some(script.now + 20),
             trace: "".into(),
+            step_key: None,
         };
         let hasty = script.request(operation);
         assert_eq!(script.node.held().slots_waited_for, 1);

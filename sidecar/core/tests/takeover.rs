@@ -148,6 +148,7 @@ fn what_a_turn_asks_for_takes_effect_in_order_also_while_a_kind_is_not_known() {
         payload: text(""),
         deadline: None,
         trace: "".into(),
+        step_key: None,
     };
     let first = script.request(unknown("first", "Later"));
     let set = script.set(&turn, "k", "v");
@@ -207,6 +208,7 @@ fn a_turn_that_is_cancelled_while_a_kind_is_not_known_leaves_nothing_waiting() {
         payload: text(""),
         deadline: None,
         trace: "".into(),
+        step_key: None,
     });
     let set = script.set(&turn, "k", "v");
     let result = kar_core::event::TurnResult::Cancelled;

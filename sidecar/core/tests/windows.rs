@@ -51,6 +51,7 @@ impl Sending {
             payload: filled(bytes),
             deadline: None,
             trace: "".into(),
+            step_key: None,
         })
     }
 

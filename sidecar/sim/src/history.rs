@@ -37,6 +37,8 @@ pub(crate) enum Seen {
     Arrived { to: NodeId, sent: usize },
     /// A node asked its host to run a turn.
     Dispatched { run: usize },
+    /// A node was asked to read an actor's state.
+    Reads { req: usize },
     /// A node answered.
     Responded { node: NodeId, to: Waiter, answer: Answer },
     /// A node told its operator.
@@ -75,6 +77,8 @@ pub(crate) struct Item {
     pub(crate) arrived: Option<Us>,
     /// The answer.
     pub(crate) answer: Option<Answer>,
+    /// The step key of a call.
+    pub(crate) key: Option<Arc<str>>,
 }
 
 /// What an operation asked for.
@@ -85,6 +89,8 @@ pub(crate) enum ItemKind {
     Tell(u64, Target),
     Call(u64, Target),
     Flush,
+    /// A value is recorded under this key.
+    Once(Arc<str>),
     /// The tail call that the turn ended with.
     Tail(u64),
 }
@@ -94,7 +100,7 @@ impl ItemKind {
     pub(crate) fn tag(&self) -> Option<u64> {
         match self {
             Self::Tell(tag, _) | Self::Call(tag, _) | Self::Tail(tag) => Some(*tag),
-            Self::State(_) | Self::Read(_) | Self::Flush => None,
+            Self::State(_) | Self::Read(_) | Self::Flush | Self::Once(_) => None,
         }
     }
 }
@@ -123,6 +129,8 @@ pub(crate) struct Run {
     pub(crate) spec: Spec,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
+    /// Durable steps that it was dispatched with.
+    pub(crate) recorded: Keys,
     /// When its code began; never, if the dispatch did not reach the app.
     pub(crate) started: Option<Us>,
     pub(crate) ended: Option<Us>,
@@ -147,9 +155,11 @@ pub(crate) struct Req {
     pub(crate) slot: usize,
     pub(crate) node: NodeId,
     pub(crate) session: SessionId,
-    /// `None`: direct, or an await.
+    /// `None`: direct, an await, or a read.
     pub(crate) mode: Option<Mode>,
     pub(crate) awaits: Option<kar_core::ids::InvocationId>,
+    /// It reads the actor's state, or a key of it.
+    pub(crate) reads: Option<Option<usize>>,
     pub(crate) tag: u64,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
@@ -186,6 +196,10 @@ pub(crate) struct History {
     pub(crate) small_limits: bool,
     /// The nodes' bound of that name.
     pub(crate) closed_channels_max: usize,
+    /// The nodes' bound of an actor's state, bytes.
+    pub(crate) state_bytes_max: usize,
+    /// How long nodes ask for a state before they give up.
+    pub(crate) accept_timeout: Us,
     /// Apps stop the code of cut-off attempts within the grace.
     pub(crate) heeding: bool,
     /// Which slots' components register `strict`.

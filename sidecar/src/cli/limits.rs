@@ -57,6 +57,10 @@ bound_flags! {
         segment_sends_max: usize,
         /// Calls that one turn may have under way at once
         calls_per_turn_max: usize,
+        /// Durable steps of one invocation: values recorded and keyed calls
+        steps_per_invocation_max: usize,
+        /// What the durable steps of one invocation keep, bytes
+        step_bytes_per_invocation_max: usize,
         /// Turns of one actor that may run ahead of the log
         speculation_per_actor_max: u32,
         /// Records in flight per partition
@@ -91,6 +95,10 @@ bound_flags! {
         store_batch_bytes: usize,
         /// Closed channels of departed nodes remembered one by one
         closed_channels_max: usize,
+        /// State operations that the store lacks, per partition, bytes: beyond it no turn starts there
+        unstored_bytes_per_partition_max: usize,
+        /// Longest state of one actor, bytes
+        state_bytes_per_actor_max: usize,
         /// Passive actors whose state stays cached per partition
         cached_actors_max: usize,
         /// Longest state of an actor that one read from outside its turns answers with, bytes

@@ -11,11 +11,11 @@ use kar_core::invocation::{
     ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
     StateOp,
 };
-use kar_core::record::{AcceptInBrief, End, Op, Record, Segment, Send};
+use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Send};
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
-use super::{Malformed, shared};
+use super::{Malformed, owned, shared};
 
 /// A record as it is stored.
 pub fn encode_record(record: &Record) -> Bytes {
@@ -72,12 +72,13 @@ fn op_to(op: &Op) -> pb::Op {
             number: *number,
             invocation: Some(invocation_to(invocation)),
         }),
-        Op::Progress { uuid, attempt, segment, settled } => O::Progress(pb::Progress {
+        Op::Progress { uuid, attempt, segment, settled, steps } => O::Progress(pb::Progress {
             uuid: uuid_to(*uuid),
             attempt: *attempt,
             state: segment.state.iter().map(state_op_to).collect(),
             sends: segment.sends.iter().map(send_to).collect(),
             settled: settled_to(settled),
+            steps: steps.iter().map(step_to).collect(),
         }),
         Op::Complete { uuid, attempt, accept, end, segment, time } => O::Complete(pb::Complete {
             uuid: uuid_to(*uuid),
@@ -100,6 +101,11 @@ fn op_to(op: &Op) -> pb::Op {
         Op::Settle { to, numbers } => {
             O::Settle(pb::Settle { to: Some(partition_to(to)), numbers: numbers.clone() })
         }
+        Op::StepDone { to, number, outcome } => O::StepDone(pb::StepDone {
+            to: Some(partition_to(to)),
+            number: *number,
+            outcome: Some(outcome_to(outcome)),
+        }),
         Op::Closed { sender, below, open } => O::Closed(pb::Closed {
             sender: Some(sender_to(sender)),
             below: *below,
@@ -130,6 +136,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             attempt: p.attempt,
             segment: segment_from(p.state, p.sends)?,
             settled: settled_from(p.settled)?,
+            steps: p.steps.into_iter().map(step_from).collect(),
         },
         O::Complete(c) => Op::Complete {
             uuid: uuid_from(&c.uuid)?,
@@ -147,6 +154,11 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
         },
         O::Attempt(a) => Op::Attempt { uuid: uuid_from(&a.uuid)?, attempt: a.attempt },
         O::Settle(s) => Op::Settle { to: partition_from(s.to)?, numbers: s.numbers },
+        O::StepDone(s) => Op::StepDone {
+            to: partition_from(s.to)?,
+            number: s.number,
+            outcome: outcome_from(s.outcome)?,
+        },
         O::Closed(c) => Op::Closed { sender: sender_from(c.sender)?, below: c.below, open: c.open },
         O::CloseChannel(c) => Op::CloseChannel {
             node: NodeId(c.node),
@@ -229,7 +241,7 @@ fn settled_from(settles: Vec<pb::Settle>) -> Result<Vec<(PartitionId, Number)>, 
 
 fn send_to(send: &Send) -> pb::Send {
     use pb::send::Owed as O;
-    let Obligation { to, owed, parent } = &send.obligation;
+    let Obligation { to, owed, parent, step_key } = &send.obligation;
     pb::Send {
         number: send.number,
         to: Some(partition_to(to)),
@@ -238,6 +250,7 @@ fn send_to(send: &Send) -> pb::Send {
             Owed::Outcome(done) => O::Outcome(chain_outcome_to(done)),
         }),
         parent: parent.map(uuid_to).unwrap_or_default(),
+        step_key: text_to(step_key),
     }
 }
 
@@ -251,8 +264,17 @@ fn send_from(send: pb::Send) -> Result<Send, Malformed> {
             O::Outcome(done) => Owed::Outcome(Arc::new(chain_outcome_from(Some(done))?)),
         },
         parent,
+        step_key: text_from(&send.step_key),
     };
     Ok(Send { number: send.number, obligation })
+}
+
+fn step_to(step: &RecordedStep) -> pb::RecordedStep {
+    pb::RecordedStep { key: step.key.to_string(), payload: Some(payload_to(&step.payload)) }
+}
+
+fn step_from(step: pb::RecordedStep) -> RecordedStep {
+    RecordedStep { key: step.key.into(), payload: payload_from(step.payload.unwrap_or_default()) }
 }
 
 // === parts that the peer plane shares ===
@@ -272,11 +294,11 @@ pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
         uuid: uuid_to(invocation.uuid),
         mode: mode.into(),
         actor: text_to(&invocation.actor),
-        method: invocation.method.to_string(),
+        method: owned(&invocation.method),
         payload: Some(payload_to(&invocation.payload)),
         chain: chain.into(),
         deadline_ms: invocation.deadline.unwrap_or(0),
-        trace_parent: invocation.trace.to_string(),
+        trace_parent: owned(&invocation.trace),
         // Most have one step only.
         step: if invocation.step == 1 { 0 } else { invocation.step },
         home: invocation.home.as_ref().map(partition_to),
@@ -334,9 +356,9 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
     let outcome = match outcome {
         Outcome::Done(payload) => O::Done(payload_to(payload)),
         Outcome::Failed(e) => O::Failed(pb::Failure {
-            code: e.code.to_string(),
-            message: e.message.to_string(),
-            detail: e.detail.to_string(),
+            code: owned(&e.code),
+            message: owned(&e.message),
+            detail: owned(&e.detail),
             payload: Some(payload_to(&e.payload)),
         }),
         Outcome::Refused(refusal) => O::Refused(
@@ -414,7 +436,7 @@ pub fn sender_from(sender: Option<pb::Sender>) -> Result<Sender, Malformed> {
 pub fn partition_to(partition: &PartitionId) -> pb::PartitionId {
     pb::PartitionId {
         class: class_to(partition.kind.class).into(),
-        kind: partition.kind.name.to_string(),
+        kind: owned(&partition.kind.name),
         index: partition.index,
     }
 }
@@ -453,7 +475,7 @@ pub fn class_from(class: i32) -> Result<Class, Malformed> {
 
 /// A payload for the wire.
 pub fn payload_to(payload: &Payload) -> pb::Payload {
-    pb::Payload { data: payload.data.clone(), content_type: payload.content_type.to_string() }
+    pb::Payload { data: payload.data.clone(), content_type: owned(&payload.content_type) }
 }
 
 /// A payload from the wire.
@@ -483,9 +505,9 @@ fn state_op_to(op: &StateOp) -> pb::StateOp {
     use pb::state_op::Op as O;
     let op = match op {
         StateOp::Set { key, value } => {
-            O::Set(pb::Set { key: key.to_string(), value: Some(payload_to(value)) })
+            O::Set(pb::Set { key: owned(key), value: Some(payload_to(value)) })
         }
-        StateOp::Remove { key } => O::Remove(key.to_string()),
+        StateOp::Remove { key } => O::Remove(owned(key)),
         StateOp::Clear => O::Clear(true),
     };
     pb::StateOp { op: Some(op) }
@@ -503,7 +525,7 @@ fn state_op_from(op: pb::StateOp) -> Result<StateOp, Malformed> {
     })
 }
 
-/// `None` is the empty text: no actor has it as its id.
+/// `None` is the empty text: no actor has it as its id, and no step as its key.
 fn text_to(text: &Option<Arc<str>>) -> String {
     text.as_deref().unwrap_or_default().to_owned()
 }

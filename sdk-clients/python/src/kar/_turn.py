@@ -45,6 +45,7 @@ class Turn:
         "_changes",
         "_requests",
         "_settled",
+        "_steps",
         "_table",
         "_unanswered",
         "_write_error",
@@ -83,6 +84,7 @@ class Turn:
         self.step = invocation.step
         self.tail: TailCall | None = None
         """The last tail call that the method made; it is carried out if the method returns it."""
+        self._steps = {key: codec.read(value) for key, value in invocation.recorded_steps.items()}
         self.is_stopped = self.has_ended = False
         self._requests = 0
         # State changes that are gathered, and those sent and not answered yet.
@@ -174,6 +176,21 @@ class Turn:
         if self._write_error is not None:
             raise self._write_error
         return response
+
+    def recorded(self, key: str) -> codec.Payload | None:
+        """The value of a durable step, if it is known to be recorded, by this attempt or before."""
+        return self._steps.get(key)
+
+    async def record(self, key: str, payload: codec.Payload) -> codec.Payload:
+        """Records a durable step; gives the value that counts."""
+        outgoing = request("record_step")
+        fields = outgoing.request.record_step
+        fields.turn_token, fields.key = self.token, key
+        codec.write(payload, fields.payload)
+        response = await self.request(outgoing)
+        recorded = codec.read(response.record_step.payload)
+        self._steps[key] = recorded
+        return recorded
 
     def write(self, change: state_pb2.StateChange) -> None:
         """Gathers a state change; it is sent with the next operation, or when the turn ends."""

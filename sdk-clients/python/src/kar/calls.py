@@ -33,6 +33,7 @@ class _Options:
     trace_parent: str = ""
     affinity_key: str = ""
     direct: bool = False
+    step_key: str = ""
 
 
 class Caller:
@@ -49,6 +50,7 @@ class Caller:
         direct: bool = False,
         start_within: float | None = None,
         trace_parent: str = "",
+        step_key: str = "",
     ) -> S: ...
 
     @overload
@@ -60,6 +62,7 @@ class Caller:
         direct: bool = False,
         start_within: float | None = None,
         trace_parent: str = "",
+        step_key: str = "",
     ) -> Ref: ...
 
     def service(
@@ -70,6 +73,7 @@ class Caller:
         direct: bool = False,
         start_within: float | None = None,
         trace_parent: str = "",
+        step_key: str = "",
     ) -> S | Ref:
         """A service: by its class, whose methods can then be called, or by its name.
 
@@ -78,8 +82,13 @@ class Caller:
         where no host is alive. `start_within` (seconds, at least 0.001): the invocation must start
         within this time from its acceptance, else it never runs and the call fails with `Expired`;
         without it, it waits for ever. `trace_parent`: W3C, instead of the turn's own.
+
+        `step_key`, in a turn: the outcome of the call is kept under this key with the running
+        method, so that a retry that makes the same call gets it: the call is made once. Results and
+        application errors are kept; what expired or was refused is called again. Each call needs
+        a key of its own, `StepKeyReused` otherwise; `tell` makes no use of it.
         """
-        options = _Options(start_within, trace_parent, affinity_key, direct)
+        options = _Options(start_within, trace_parent, affinity_key, direct, step_key)
         name = target if isinstance(target, str) else target.kar_name
         ref = Ref(self._connection(), name, None, options)
         return ref if isinstance(target, str) else cast(S, Proxy(ref, target.kar_methods))
@@ -92,11 +101,18 @@ class Caller:
         *,
         start_within: float | None = None,
         trace_parent: str = "",
+        step_key: str = "",
     ) -> A: ...
 
     @overload
     def actor(
-        self, target: str, id: str, *, start_within: float | None = None, trace_parent: str = ""
+        self,
+        target: str,
+        id: str,
+        *,
+        start_within: float | None = None,
+        trace_parent: str = "",
+        step_key: str = "",
     ) -> ActorRef: ...
 
     def actor(
@@ -106,10 +122,11 @@ class Caller:
         *,
         start_within: float | None = None,
         trace_parent: str = "",
+        step_key: str = "",
     ) -> A | ActorRef:
         """An actor instance: by its class, whose methods can then be called, or by its name. It exists
         by being named. Options as in `service`."""
-        options = _Options(start_within, trace_parent)
+        options = _Options(start_within, trace_parent, step_key=step_key)
         name = target if isinstance(target, str) else target.kar_name
         ref = ActorRef(self._connection(), name, id, options)
         return ref if isinstance(target, str) else cast(A, Proxy(ref, target.kar_methods))
@@ -210,6 +227,8 @@ class Ref:
             fields = outgoing.request.call_actor
             fields.actor.type, fields.actor.id = self._name, self._id
         self._fill(fields, method, argument, turn)
+        if self._options.step_key:
+            fields.step_key = self._options.step_key
         if turn is not None:
             fields.turn_token = turn.request_token
         return self._outcome(outgoing, turn, decode)
@@ -243,6 +262,8 @@ class Ref:
         if options.start_within is not None or options.trace_parent:
             text = "a tail call has no start_within and no trace_parent: its invocation has both"
             raise ApplicationError("tail_call", text)
+        if options.step_key:
+            raise ApplicationError("tail_call", "a tail call has no step_key: it is made once by itself")
         call = v1.TailCall(method=method, keep_lock=keep_lock)
         self._fill_target(call.target)
         codec.write(argument, call.payload)

@@ -37,7 +37,8 @@ impl Partition {
             || item.retry_at > env.now
             || (fresh && self.no_roots(env))
             || (!fresh && self.leaves_nested(env))
-            || self.reign.leaving_cancelled;
+            || self.reign.leaving_cancelled
+            || self.store_is_behind(env);
         let Some(session) = env.session_for(&self.id.kind) else { return };
         if wait {
             return;
@@ -118,6 +119,7 @@ impl Partition {
 
     fn dispatch(&mut self, env: &mut Env, session: SessionId, uuid: Uuid, slot: bool) {
         let epoch = self.reign.epoch;
+        let recorded_steps = self.recorded_steps(env, uuid);
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         item.started = true;
         item.cleared = false;
@@ -142,6 +144,7 @@ impl Partition {
             mode: invocation.mode,
             deadline: invocation.deadline,
             trace: invocation.trace.clone(),
+            recorded_steps,
             slot,
         };
         env.emit(Effect::Dispatch { session, turn });

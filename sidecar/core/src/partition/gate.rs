@@ -34,8 +34,8 @@ pub(super) enum Gated {
     Out { to: PartitionId, number: Number },
     /// An obligation's closing may be told.
     Closed { to: PartitionId, number: Number },
-    /// A flush is done.
-    Flushed { request: RequestId, token: TurnToken },
+    /// A flush is done: what it is answered with.
+    Flushed { request: RequestId, token: TurnToken, answer: Response },
     /// An invocation's attempt (or acceptance) is logged: it may start.
     Start { uuid: Uuid },
     /// A completion of the actor is committed.
@@ -62,7 +62,7 @@ impl Partition {
         let applied = self.state.apply(&env.rules, &op, &mut store);
         debug_assert!(applied || !env.rules.turn_token, "an owner's own decision was void: {op:?}");
         for ops in &store {
-            self.apply_to_cache(ops);
+            self.apply_to_cache(env, ops);
         }
         self.reign.pending_store.append(&mut store);
         self.reign.pending_bytes += bytes;
@@ -79,6 +79,12 @@ impl Partition {
         }
         if self.reign.inflight.len() < env.limits.records_in_flight_max {
             self.log_floors(env);
+            if !env.may_speculate() {
+                // They cannot start before they are logged: a record that goes anyway takes them along, so that no
+                // record of their own stands between an actor's turns.
+                self.reign.accept_at = None;
+                self.log_held_roots(env);
+            }
             self.cut(env);
         }
     }
@@ -188,7 +194,7 @@ impl Partition {
                 let (route, _) = self.route_parts(&to);
                 route.settled(env, number);
             }
-            Gated::Flushed { request, .. } => env.respond(request, Ok(Response::Ok)),
+            Gated::Flushed { request, answer, .. } => env.respond(request, Ok(answer)),
             Gated::Start { uuid } => {
                 if let Some(item) = self.reign.items.get_mut(&uuid) {
                     item.stage = super::reign::ItemStage::Queued;
@@ -255,7 +261,7 @@ impl Partition {
         let reign = &self.reign;
         let some = |at: Millis| (at > 0).then_some(at);
         let leaving = reign.leaving.filter(|_| !reign.leaving_cancelled);
-        let mut times = vec![
+        let always = [
             reign.inflight.front().map(|f| f.since + env.limits.append_timeout_ms),
             leaving.map(|since| since + env.limits.drain_timeout_ms),
             reign
@@ -263,10 +269,12 @@ impl Partition {
                 .filter(|_| reign.leaving_cancelled && !reign.released)
                 .map(|since| since + env.limits.drain_timeout_ms + env.limits.grace_ms * 5),
         ];
+        let mut soonest = always.into_iter().flatten().min();
         if !reign.released {
             let departed = reign.departed.values().min();
             let oldest = self.state.results_by_age.front();
-            times.extend([
+            let working = [
+                soonest,
                 reign.accept_at,
                 reign.close_at,
                 reign.settle_at,
@@ -278,9 +286,10 @@ impl Partition {
                 oldest.map(|(at, _)| at + env.limits.result_retention_ms),
                 self.has_surplus_results(env).then_some(env.now),
                 reign.routes.values().filter_map(|r| r.timer()).min(),
-            ]);
+            ];
+            soonest = working.into_iter().flatten().min();
         }
-        times.into_iter().flatten().min()
+        soonest
     }
 
     fn has_surplus_results(&self, env: &Env) -> bool {
@@ -313,7 +322,7 @@ impl Partition {
 
     /// A flush that waits for its commit.
     pub(super) fn gate_flush(&mut self, env: &mut Env, request: RequestId, token: TurnToken) {
-        self.gate(env, Gated::Flushed { request, token });
+        self.gate(env, Gated::Flushed { request, token, answer: Response::Ok });
     }
 
     /// A request was refused before anything was decided.

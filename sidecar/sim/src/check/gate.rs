@@ -160,6 +160,9 @@ impl Judge<'_> {
 
     fn check_client_answer(&mut self, node: NodeId, req: usize, answer: &Answer) {
         let request = &self.history.reqs[req];
+        if request.reads.is_some() {
+            return self.check_read(node, req, answer);
+        }
         let uuid = self.uuid_of_tag.get(&request.tag).copied();
         let bad = match answer {
             Ok(Response::Outcome { invocation: None, .. }) => {
@@ -210,6 +213,9 @@ impl Judge<'_> {
             // A direct call's fate is unknown when its host dies: that is what at-most-once means.
             RequestError::Unknown(_) if request.mode.is_none() && request.awaits.is_none() => true,
             RequestError::Unknown(_) => return self.check_struck_out(node, "outcome unknown"),
+            RequestError::ChannelClosed(_) => {
+                return self.check_struck_out(node, "channel closed");
+            }
             RequestError::Draining => self.nodes.get(&node).is_some_and(|n| n.drain_told),
             RequestError::NoHost(_) => request.mode.is_none() && request.awaits.is_none(),
             // Direct calls are bounded by what the host runs at once.
@@ -257,6 +263,9 @@ impl Judge<'_> {
                 let own = id.home == record.token.invocation.home;
                 let ended = self.logs[self.log_of(&id.home)].outcome(id.uuid);
                 let known = self.uuid_of_tag.get(tag);
+                if known.is_none() && what.key.is_some() {
+                    return self.check_kept_answer((run, item), id, outcome);
+                }
                 let wrong = known.is_some_and(|u| *u != id.uuid)
                     || (!own && (known.is_none() || ended.is_none_or(|e| e.outcome != *outcome)));
                 if wrong {
@@ -264,6 +273,8 @@ impl Judge<'_> {
                     self.wrong("P5 gate for replies", text);
                 }
             }
+            Ok(Response::Step(value)) => self.check_step_answer(run, item, value),
+            Err(RequestError::StepKeyReused(_)) => self.check_reused(run, item),
             Err(RequestError::Invalid(why)) => {
                 self.wrong("P9 errors", format!("r{run}.{item} is invalid: {why}"));
             }

@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
-use kar_core::invocation::{ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, StateOp};
+use kar_core::invocation::{
+    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, StateOp,
+};
 use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
 use super::Judge;
 use super::order::Lock;
+use super::steps::StepsModel;
 use crate::history::Keys;
 use crate::plan::Us;
 use crate::script::Spec;
@@ -124,6 +127,7 @@ pub(crate) struct LogModel {
     pub(crate) highest: HashMap<Epoch, u64>,
     /// Last valid sequence number of each epoch.
     pub(crate) last: HashMap<Epoch, u64>,
+    pub(crate) steps: StepsModel,
 }
 
 impl Held {
@@ -152,6 +156,7 @@ impl LogModel {
             writes: Vec::new(),
             highest: HashMap::new(),
             last: HashMap::new(),
+            steps: StepsModel::default(),
         }
     }
 
@@ -267,8 +272,9 @@ impl Judge<'_> {
             Op::Accept { sender, number, invocation } => {
                 self.accepted(log, sender, *number, invocation);
             }
-            Op::Progress { uuid, attempt, segment, settled } => {
+            Op::Progress { uuid, attempt, segment, settled, steps } => {
                 for (to, number) in settled {
+                    self.check_unkeyed(log, self.log_of(to), *number);
                     self.settle(log, self.log_of(to), *number);
                 }
                 let Some(held) = self.logs[log].held.get(uuid) else {
@@ -280,6 +286,7 @@ impl Judge<'_> {
                     let step = held.step;
                     self.lock(log, offset, *uuid, Lock::Takes);
                     self.turn_record(log, offset, (*uuid, step, *attempt), segment, None);
+                    self.steps_logged((log, offset), (*uuid, step), segment, steps);
                 }
             }
             Op::Complete { uuid, attempt, accept, end, segment, .. } => {
@@ -301,7 +308,15 @@ impl Judge<'_> {
             }
             Op::Settle { to, numbers } => {
                 let to = self.log_of(to);
-                numbers.iter().for_each(|n| self.settle(log, to, *n));
+                for number in numbers {
+                    self.check_unkeyed(log, to, *number);
+                    self.settle(log, to, *number);
+                }
+            }
+            Op::StepDone { to, number, outcome } => {
+                let to = self.log_of(to);
+                self.settle(log, to, *number);
+                self.step_done((log, offset), (to, *number), outcome);
             }
             Op::Closed { sender, below, open } => self.closed(log, sender, *below, open),
             Op::CloseChannel { node, floor, open } => {
@@ -628,17 +643,22 @@ impl Judge<'_> {
             }
         }
         let model = &mut self.logs[log];
-        let mut before = Keys::new();
+        let (mut before, mut bytes) = (Keys::new(), 0);
         if let Some(actor) = model.held.get(&uuid).and_then(|h| h.actor.clone()) {
             let actor_model = model.actors.entry(actor.clone()).or_default();
             before = actor_model.state.clone();
             state.iter().for_each(|op| apply(&mut actor_model.state, op));
+            bytes = actor_model.state.iter().map(entry_bytes).sum();
             if !state.is_empty() {
                 model.writes.push((offset, actor, state.clone()));
             }
         }
         let record = TurnRecord { offset, state: state.clone(), sends: tags, complete, before };
         model.turns.entry((uuid, step, attempt, epoch)).or_default().push(record);
+        if bytes > self.history.state_bytes_max {
+            let text = format!("{}@{offset}: {uuid} leaves {bytes} bytes", self.logs[log].id);
+            self.wrong("bounds of actors", text);
+        }
     }
 
     /// C4: a call retires when its sender holds the outcome durably.
@@ -691,4 +711,9 @@ impl Judge<'_> {
             }
         }
     }
+}
+
+/// What a key of an actor takes, as its bound counts it.
+fn entry_bytes((key, value): (&Arc<str>, &Payload)) -> usize {
+    StateOp::Set { key: key.clone(), value: value.clone() }.size()
 }

@@ -7,7 +7,9 @@ mod gate;
 mod logs;
 mod order;
 mod overlap;
+mod reads;
 mod state;
+mod steps;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -79,6 +81,8 @@ pub(crate) struct Judge<'h> {
     pub(crate) dispatched: HashMap<(usize, Uuid, u32, u32, u64), usize>,
     /// Numbers of node senders and what they stand for, as requested or accepted.
     pub(crate) node_numbers: HashMap<(Sender, usize, Number), Uuid>,
+    /// How many writes to its actor were durable when a read was asked for.
+    pub(crate) read_floors: HashMap<usize, usize>,
 }
 
 /// Judges a run; also counts what really happened in it.
@@ -117,7 +121,8 @@ impl<'h> Judge<'h> {
                 }
             }
         }
-        let clients = history.reqs.iter().enumerate().filter(|(_, r)| r.awaits.is_none());
+        let clients = history.reqs.iter().enumerate();
+        let clients = clients.filter(|(_, r)| r.awaits.is_none() && r.reads.is_none());
         Self {
             history,
             logs: ids.iter().map(|id| LogModel::new(id.clone())).collect(),
@@ -134,6 +139,7 @@ impl<'h> Judge<'h> {
             answered: BTreeSet::new(),
             dispatched: HashMap::new(),
             node_numbers: HashMap::new(),
+            read_floors: HashMap::new(),
         }
     }
 
@@ -156,6 +162,7 @@ impl<'h> Judge<'h> {
             Seen::Sent { from, message, .. } => self.check_sent(*from, message),
             Seen::Arrived { to, sent } => self.count_arrival(*to, *sent),
             Seen::Dispatched { run } => self.check_dispatch(*run),
+            Seen::Reads { req } => self.read_asked(*req),
             Seen::Responded { node, to, answer } => self.check_answer(*node, *to, answer),
             Seen::Noticed { node, notice } => self.check_notice(*node, notice),
             Seen::ClaimRead { node, log, offset } => self.claim_read(*node, *log, *offset),

@@ -32,6 +32,7 @@ impl Judge<'_> {
         self.check_knowledge(run, record, log);
         self.check_attempt(run, record, log, uuid);
         self.check_source(run, record, log, uuid);
+        self.check_recorded(run, record, log);
     }
 
     /// P2: never after its completion, as far as this reign or an earlier one completed it.
@@ -132,6 +133,8 @@ impl Judge<'_> {
         let uncommitted = self.history.runs[..run].iter().rposition(|before| {
             (before.kind, before.actor) == (record.kind, Some(actor))
                 && before.token.epoch == record.token.epoch
+                // Its result waited behind an operation of it, and was lost with its host: this is the retry.
+                && before.token.invocation != record.token.invocation
                 && before.cancel_sent.is_none_or(|at| at > self.now)
                 && before.result_taken.is_some_and(|at| at <= self.now)
                 && !self.logs[log]

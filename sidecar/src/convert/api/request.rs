@@ -6,13 +6,14 @@ use kar_core::event::Operation;
 use kar_core::ids::{Kind, Millis};
 use kar_core::invocation::{Mode, Payload, StateOp, Target as CoreTarget};
 use kar_core::limits::Limits;
+use kar_core::record::RecordedStep;
 use kar_proto::v1 as pb;
 use pb::request::Operation as Ask;
 use tonic::Status;
 
 use super::field::{
     KEY_BYTES_MAX, SHORT_BYTES_MAX, actor_target, affinity, bounded, core_target, duration,
-    invocation_id, key, method, name, optional, payload_from, required_turn, turn,
+    invocation_id, key, method, name, optional, payload_from, required_turn, step_key, turn,
 };
 use crate::backend::StateOperation;
 use crate::convert::error::{invalid_field, not_implemented};
@@ -41,6 +42,7 @@ pub enum Shape {
     StateApply,
     StateContains { key: Arc<str> },
     Flush,
+    RecordStep,
 }
 
 /// Parses a request at the time `now`.
@@ -79,6 +81,12 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
             (operation, Shape::StateContains { key })
         }
         Ask::Flush(r) => (Operation::Flush { turn: required_turn(&r.turn_token)? }, Shape::Flush),
+        Ask::RecordStep(r) => {
+            let turn = required_turn(&r.turn_token)?;
+            let (key, payload) = (key("key", &r.key)?, parser.payload("payload", r.payload)?.0);
+            let step = RecordedStep { key, payload };
+            (Operation::RecordStep { turn, step }, Shape::RecordStep)
+        }
         Ask::StateGet(_) | Ask::StateSet(_) | Ask::StateDelete(_) | Ask::StateList(_) => {
             return parser.state(ask).map(Prepared::State);
         }
@@ -138,13 +146,19 @@ impl Parser<'_> {
             if !r.affinity_key.is_empty() {
                 return Err(invalid_field("affinity_key", "is for durable calls only"));
             }
+            if !r.step_key.is_empty() {
+                return Err(invalid_field("step_key", "is for durable calls only"));
+            }
             return Ok((Operation::InvokeDirect { kind, method, payload, trace }, shape));
         }
         let affinity = affinity(&r.affinity_key)?;
         let target = CoreTarget { kind, actor: None, affinity };
         let turn = turn(&r.turn_token)?;
+        let step_key = step_key(&r.step_key, turn.is_some())?;
         let mode = Mode::Call;
-        Ok((Operation::Invoke { turn, mode, target, method, payload, deadline, trace }, shape))
+        let operation =
+            Operation::Invoke { turn, mode, target, method, payload, deadline, trace, step_key };
+        Ok((operation, shape))
     }
 
     fn call_actor(&self, r: pb::CallActorRequest) -> Result<(Operation, Shape), Status> {
@@ -153,8 +167,10 @@ impl Parser<'_> {
         let (payload, json) = self.payload("payload", r.payload)?;
         let (deadline, trace) = self.options(r.options)?;
         let turn = turn(&r.turn_token)?;
+        let step_key = step_key(&r.step_key, turn.is_some())?;
         let mode = Mode::Call;
-        let operation = Operation::Invoke { turn, mode, target, method, payload, deadline, trace };
+        let operation =
+            Operation::Invoke { turn, mode, target, method, payload, deadline, trace, step_key };
         Ok((operation, Shape::CallActor { json }))
     }
 
@@ -165,7 +181,8 @@ impl Parser<'_> {
         let (deadline, trace) = self.options(options)?;
         let turn = turn(&turn_token)?;
         let method = method(method_name)?;
-        Ok(Operation::Invoke { turn, mode, target, method, payload, deadline, trace })
+        let step_key = None;
+        Ok(Operation::Invoke { turn, mode, target, method, payload, deadline, trace, step_key })
     }
 
     fn apply(&self, r: pb::ApplyRequest) -> Result<Operation, Status> {
