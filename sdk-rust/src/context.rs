@@ -134,6 +134,12 @@ impl TurnContext {
         self.turn.attempt
     }
 
+    /// Step of the invocation, from 1; greater after tail calls.
+    #[must_use]
+    pub fn step(&self) -> u32 {
+        self.turn.step
+    }
+
     /// Name of the method.
     #[must_use]
     pub fn method(&self) -> &str {
