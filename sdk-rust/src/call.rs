@@ -45,6 +45,7 @@ pub struct Call<R, S> {
     argument: Result<Payload, CodecError>,
     options: proto::InvocationOptions,
     direct: bool,
+    step_key: String,
     types: PhantomData<fn() -> (R, S)>,
 }
 
@@ -233,7 +234,8 @@ impl<R, S> Call<R, S> {
         };
         let options = proto::InvocationOptions { trace_parent, ..Default::default() };
         let (origin, types) = (origin.clone(), PhantomData);
-        Self { origin, kind, method, argument, options, direct: false, types }
+        let step_key = String::new();
+        Self { origin, kind, method, argument, options, direct: false, step_key, types }
     }
 
     /// The invocation must start within this time from its acceptance, at least 1 ms; else it never
@@ -281,6 +283,7 @@ impl<R, S> Call<R, S> {
         use proto::target::Kind;
         let payload = Some(self.argument?.into_proto());
         let (method, options) = (self.method.into_owned(), Some(self.options));
+        let step_key = self.step_key;
         let operation = match self.kind {
             Kind::Service(service) => {
                 let (delivery_mode, turn_token) = match self.direct {
@@ -295,6 +298,7 @@ impl<R, S> Call<R, S> {
                     affinity_key: service.affinity_key,
                     options,
                     turn_token,
+                    step_key,
                 })
             }
             Kind::Actor(actor) => Operation::CallActor(proto::CallActorRequest {
@@ -303,6 +307,7 @@ impl<R, S> Call<R, S> {
                 payload,
                 options,
                 turn_token: self.origin.0.turn_token(),
+                step_key,
             }),
         };
         match self.origin.0.request(operation).await? {
@@ -324,6 +329,18 @@ impl<R, S> Call<R, S> {
 }
 
 impl<R> Call<R, Nested> {
+    /// Keeps the outcome under this key with the method that calls, so that a retry of the method
+    /// that makes the same call gets it: the call is made once. Results and application errors are
+    /// kept; what expired, or was refused, is called again. Has no effect on [`tell`](Self::tell).
+    ///
+    /// The call fails with [`CallError::StepKeyReused`] if the key stands for another target or
+    /// method, for a value that [`once`](crate::TurnContext::once) recorded, or for a call that is
+    /// under way.
+    pub fn step_key(mut self, key: impl Into<String>) -> Self {
+        self.step_key = key.into();
+        self
+    }
+
     /// Ends the turn with this call instead of making it: the invocation goes on with it, in one step with everything
     /// that the turn did, and the caller gets its outcome. Chains of any length hold one entry.
     ///

@@ -68,6 +68,10 @@ pub enum CallError {
     /// There is no such invocation, or its result is not kept any more.
     #[error("unknown invocation: {0}")]
     UnknownInvocation(String),
+    /// The step key names another step of the method, or a call with it is under way: give each step
+    /// a key of its own.
+    #[error("step key reused: {0}")]
+    StepKeyReused(String),
     /// A condition (etag) did not hold; nothing was written.
     #[error("condition failed: {0}")]
     ConditionFailed(String),
@@ -241,6 +245,7 @@ impl CallError {
             "NO_HOST" => Self::NoHost(message),
             "UNKNOWN_INVOCATION" => Self::UnknownInvocation(message),
             "CONDITION_FAILED" => Self::ConditionFailed(message),
+            "STEP_KEY_REUSED" => Self::StepKeyReused(message),
             "LIMIT_REACHED" | "MESSAGE_TOO_LARGE" => Self::Limit {
                 name: rejection.metadata.get("limit").cloned().unwrap_or(rejection.reason),
                 value: rejection.metadata.get("value").cloned().unwrap_or_default(),
@@ -267,6 +272,7 @@ impl CallError {
             Self::NoHost(_) => "no_host",
             Self::UnknownInvocation(_) => "unknown_invocation",
             Self::ConditionFailed(_) => "condition_failed",
+            Self::StepKeyReused(_) => "step_key_reused",
             Self::Unavailable(_) => "unavailable",
             Self::Rejected(_) => "rejected",
             Self::Codec(_) => "codec",

@@ -1,6 +1,7 @@
 //! A turn: one attempt of an invocation in user code, and what it asks the sidecar for.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::codec::Payload;
 use crate::error::{ApplicationError, CallError, Error};
 use crate::limits::{APPLY_BYTES_TARGET, TURN_REQUESTS_MAX, TURN_WRITE_BYTES_MAX};
-use crate::stream::{Command, Handle, Operation, Outgoing, Reply, ReplyTo, Sender};
+use crate::stream::{Answer, Command, Handle, Operation, Outgoing, Reply, ReplyTo, Sender};
 
 /// A turn, shared by its context and by what was made from it.
 pub(crate) struct Turn {
@@ -31,6 +32,8 @@ pub(crate) struct Turn {
     pub(crate) mode: proto::InvocationMode,
     pub(crate) attempt: u32,
     pub(crate) trace_parent: String,
+    /// Durable steps: recorded by earlier attempts, and by this one.
+    steps: Mutex<HashMap<String, proto::Payload>>,
     requests: AtomicUsize,
     writes: Mutex<Writes>,
     settled: Notify,
@@ -75,6 +78,7 @@ impl Turn {
             mode,
             attempt: u32::try_from(frame.attempt).unwrap_or(1),
             trace_parent: frame.trace_parent,
+            steps: Mutex::new(frame.recorded_steps),
             requests: AtomicUsize::new(0),
             writes: Mutex::default(),
             settled: Notify::new(),
@@ -106,6 +110,34 @@ impl Turn {
             Some(error) => Err(error.clone()),
             None => reply,
         }
+    }
+
+    /// The value of a durable step, if it is known to be recorded.
+    pub(crate) fn recorded(&self, key: &str) -> Option<Payload> {
+        let recorded = self.steps().get(key).cloned()?;
+        Some(Payload::from_proto(Some(recorded)))
+    }
+
+    /// Records a durable step; gives the value that counts.
+    pub(crate) async fn record(
+        self: &Arc<Self>,
+        key: &str,
+        payload: Payload,
+    ) -> Result<Payload, CallError> {
+        let (turn_token, payload) = (self.request_token(), Some(payload.into_proto()));
+        let request = proto::RecordStepRequest { turn_token, key: key.to_owned(), payload };
+        let Answer::RecordStep(recorded) = self.request(Operation::RecordStep(request)).await?
+        else {
+            return Err(CallError::mismatch("record_step"));
+        };
+        let recorded = recorded.payload.unwrap_or_default();
+        self.steps().insert(key.to_owned(), recorded.clone());
+        Ok(Payload::from_proto(Some(recorded)))
+    }
+
+    fn steps(&self) -> MutexGuard<'_, HashMap<String, proto::Payload>> {
+        // Nothing under the lock can panic half-way.
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gathers a state change; it is sent with the next operation, or when the turn ends.

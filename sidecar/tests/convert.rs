@@ -17,7 +17,7 @@ use kar_core::message::{
     AwaitResult, Control, ControlResult, Controlled, DirectResult, Found, Message, ReadResult,
 };
 use kar_core::node::{DIRECT_CONCURRENCY, DeadLetterView, InvocationView, Phase};
-use kar_core::record::{AcceptInBrief, End, Op, Record, Segment, Send};
+use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Send};
 use kar_core::trouble::{Cause, Ended};
 use kar_hub::RECORD_BYTES_MAX;
 use kar_proto::peer::v1::PeerFrame;
@@ -111,7 +111,7 @@ fn chain_outcome() -> Arc<ChainOutcome> {
 fn sends() -> Vec<Send> {
     let send = |number, to, mode, parent| Send {
         number,
-        obligation: Obligation { to, owed: owed(invocation(mode, true)), parent },
+        obligation: Obligation { to, owed: owed(invocation(mode, true)), parent, step_key: None },
     };
     vec![
         send(1, service_partition(), Mode::Tell, None),
@@ -145,6 +145,7 @@ fn ops() -> Vec<Op> {
             attempt: 1,
             segment: Segment { state: state_ops(), sends: sends() },
             settled: vec![(a.clone(), 1), (a.clone(), 4), (b, 2), (a.clone(), 3)],
+            steps: vec![],
         },
         Op::Attempt { uuid: uuid(1), attempt: 3, ended: None },
         Op::Settle { to: a, numbers: vec![1, 2, 300] },
@@ -174,7 +175,7 @@ fn tail_calls() -> [(&'static str, Op); 4] {
     let send = |owed| {
         vec![Send {
             number: 3,
-            obligation: Obligation { to: service_partition(), owed, parent: None },
+            obligation: Obligation { to: service_partition(), owed, parent: None, step_key: None },
         }]
     };
     let (sender, number, time) = (log_sender(), 7, 1_700_000_000_001);
@@ -227,6 +228,27 @@ fn policies() -> Vec<(String, Op)> {
     attempts.chain(named.into_iter().map(|(name, op)| (name.to_owned(), op))).collect()
 }
 
+/// Decisions about durable steps.
+fn steps() -> [(&'static str, Op); 2] {
+    let to = service_partition();
+    let obligation = Obligation {
+        to: to.clone(),
+        owed: owed(invocation(Mode::Call, true)),
+        parent: Some(uuid(1)),
+        step_key: Some("pay".into()),
+    };
+    let step = RecordedStep { key: "receipt".into(), payload: payload("42") };
+    let progress = Op::Progress {
+        uuid: uuid(1),
+        attempt: 2,
+        segment: Segment { state: vec![], sends: vec![Send { number: 3, obligation }] },
+        settled: vec![],
+        steps: vec![step],
+    };
+    let outcome = Outcome::Done(payload("paid"));
+    [("steps-recorded", progress), ("step-done", Op::StepDone { to, number: 3, outcome })]
+}
+
 /// Every record by name; the names are those of the golden file.
 fn records() -> BTreeMap<String, Record> {
     let mut records = BTreeMap::from([
@@ -242,7 +264,7 @@ fn records() -> BTreeMap<String, Record> {
     let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
     let full = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![full] };
     records.insert("refused-partition-bytes".to_owned(), full);
-    for (name, op) in tail_calls() {
+    for (name, op) in tail_calls().into_iter().chain(steps()) {
         let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
         records.insert(name.to_owned(), record);
     }
@@ -457,6 +479,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
     let tiny = || StateOp::Set { key: "k".into(), value: Payload::default() };
     let tell = |n: usize| Obligation {
         to: to.clone(),
+        step_key: Some(long(512)),
         owed: owed(Invocation {
             uuid: Uuid(u128::MAX),
             mode: Mode::Call,
@@ -511,7 +534,9 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
             let (accept, end, segment) = (accept.clone(), end.clone(), segment.clone());
             ops.push(Op::Complete { uuid, attempt, accept, end, segment, time });
         }
-        ops.push(Op::Progress { uuid, attempt, segment, settled: settled.clone() });
+        let step = RecordedStep { key: long(512), payload: value(limits.message_bytes_max) };
+        let (settled, steps) = (settled.clone(), vec![step]);
+        ops.push(Op::Progress { uuid, attempt, segment, settled, steps });
     }
     let mut longest = 0;
     for op in ops {

@@ -16,6 +16,7 @@ mod policies;
 mod python;
 mod start;
 mod state;
+mod steps;
 mod tells;
 mod twins;
 mod unread;

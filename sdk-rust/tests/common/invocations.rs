@@ -1,6 +1,6 @@
 //! Calls, tells and starts: who hosts what is asked for, what waits, and where outcomes go.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use kar_proto::v1 as proto;
 use kar_proto::v1::request::Operation;
@@ -14,6 +14,14 @@ use super::world::{Actor, Invocation, Origin, TurnState, World, send, status};
 impl World {
     pub(super) fn on_operation(&mut self, origin: Origin, operation: Operation) -> Option<Answer> {
         match operation {
+            Operation::RecordStep(r) => {
+                let method = self.turns[&r.turn_token].invocation.method.clone();
+                self.flush(&r.turn_token);
+                self.log.push(format!("record {}", r.key));
+                let given = r.payload.unwrap_or_default();
+                let payload = self.recorded.entry((method, r.key)).or_insert(given).clone();
+                Some(Answer::RecordStep(proto::RecordStepResponse { payload: Some(payload) }))
+            }
             Operation::Invoke(r) => {
                 self.flush(&r.turn_token);
                 self.log.push(format!("invoke {}", r.method));
@@ -37,6 +45,12 @@ impl World {
                 }
                 self.flush(&r.turn_token);
                 self.log.push(format!("call {}", r.method));
+                if !r.step_key.is_empty() {
+                    self.log.push(format!("keyed {}", r.step_key));
+                }
+                if r.step_key == "reused" {
+                    return Some(status(tonic::Code::FailedPrecondition, "STEP_KEY_REUSED"));
+                }
                 let origin = Some(Origin { actor: true, ..origin });
                 let (target, mode) = (Kind::Actor(r.actor.unwrap()), proto::InvocationMode::Call);
                 self.invoke(origin, target, r.method, r.payload, mode, r.options);
@@ -120,10 +134,16 @@ impl World {
             start_before_time: None,
             trace_parent: invocation.trace_parent.clone(),
             step: 1,
+            recorded_steps: self.recorded_of(&invocation.method),
         };
         let turn = TurnState { stream, invocation, overlay: BTreeMap::new(), cancelled: false };
         self.turns.insert(turn_token, turn);
         send(&self.streams[&stream], ToComponent::Invocation(frame));
+    }
+
+    fn recorded_of(&self, method: &str) -> HashMap<String, proto::Payload> {
+        let own = self.recorded.iter().filter(|((of, _), _)| of == method);
+        own.map(|((_, key), payload)| (key.clone(), payload.clone())).collect()
     }
 
     fn host_of_service(&self, name: &str) -> Option<u64> {

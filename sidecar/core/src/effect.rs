@@ -173,6 +173,8 @@ pub struct Turn {
     pub deadline: Option<Millis>,
     /// W3C trace context.
     pub trace: Arc<str>,
+    /// Values of durable steps that earlier attempts recorded, by key.
+    pub recorded_steps: BTreeMap<Arc<str>, Payload>,
     /// It holds a slot. A turn that another turn waits for holds none, so that waiting turns cannot keep it from
     /// starting.
     pub slot: bool,
@@ -197,6 +199,8 @@ pub enum Response {
     State(BTreeMap<Arc<str>, Payload>),
     /// Something was done to an invocation.
     Controlled(Controlled),
+    /// The value of a durable step: the one given, or the one recorded before it.
+    Step(Payload),
     /// Buffered or flushed.
     Ok,
 }
@@ -217,6 +221,9 @@ pub enum RequestError {
     /// The request makes no sense here.
     #[error("{0}")]
     Invalid(&'static str),
+    /// The key names another step of the invocation, or a call with it is under way: choose a key for each step.
+    #[error("step key '{0}' is in use for another step of this invocation: give each step its own")]
+    StepKeyReused(Arc<str>),
     /// It may or may not have been carried out, and nobody can tell.
     #[error("outcome unknown: {0}")]
     Unknown(&'static str),

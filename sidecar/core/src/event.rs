@@ -9,7 +9,7 @@ use crate::ids::{
 };
 use crate::invocation::{Outcome, Payload, RetryPolicy, StateOp, Target};
 use crate::message::{Control, Message};
-use crate::record::Record;
+use crate::record::{Record, RecordedStep};
 
 /// Something that happened outside.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -248,6 +248,9 @@ pub enum Operation {
         trace: Arc<str>,
         /// How retryable errors are retried, where the caller says so.
         retry: Option<RetryPolicy>,
+        /// Calls of turns only: the key under which the outcome is kept, so that a retry of the turn gets it instead of
+        /// calling again.
+        step_key: Option<Arc<str>>,
     },
     /// At most once, past all logs.
     InvokeDirect {
@@ -299,6 +302,14 @@ pub enum Operation {
     Flush {
         /// The turn.
         turn: TurnToken,
+    },
+    /// Records a durable step, and makes everything so far durable with it. A key that is recorded answers with its
+    /// value.
+    RecordStep {
+        /// The turn.
+        turn: TurnToken,
+        /// The step.
+        step: RecordedStep,
     },
 }
 

@@ -162,6 +162,8 @@ pub struct Obligation {
     pub owed: Owed,
     /// The invocation of the sending partition whose turn made it; `None` for a node's roots.
     pub parent: Option<Uuid>,
+    /// The key under which a call's outcome is kept with its parent (design section 1, durable steps).
+    pub step_key: Option<Arc<str>>,
 }
 
 /// What one party owes another (rule C2).

@@ -36,6 +36,7 @@ mod roots;
 mod route;
 mod size;
 mod state;
+mod steps;
 mod timers;
 mod window;
 

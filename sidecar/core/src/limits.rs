@@ -38,9 +38,15 @@ pub struct Limits {
     pub segment_sends_max: usize,
     /// Calls that one turn may have under way at once.
     pub calls_per_turn_max: usize,
+    /// Durable steps of one invocation: values recorded and keyed calls.
+    pub steps_per_invocation_max: usize,
+    /// What an invocation's durable steps keep, bytes; a retry gets the values with its turn. Outcomes of keyed calls
+    /// that are under way may go beyond it.
+    pub step_bytes_per_invocation_max: usize,
     /// Turns of one actor that may run ahead of the log (rule L6).
     pub speculation_per_actor_max: u32,
-    /// Records in flight per partition; beyond it decisions wait.
+    /// Records in flight per partition; beyond it decisions wait and travel together. One is being made durable, one
+    /// waits at the log for its turn, one is on its way; more would only be more messages for the same commits.
     pub records_in_flight_max: usize,
     /// Bytes of decisions after which a record is cut.
     pub record_bytes_target: usize,
@@ -145,6 +151,8 @@ pub struct Rules {
     pub await_barrier: bool,
     pub read_barrier: bool,
     pub gate_reads: bool,
+    pub recorded_steps: bool,
+    pub kept_results: bool,
 }
 
 impl Default for Limits {
@@ -164,8 +172,10 @@ impl Default for Limits {
             segment_bytes_max: 6 << 20,
             segment_sends_max: 10_000,
             calls_per_turn_max: 4_096,
+            steps_per_invocation_max: 1_000,
+            step_bytes_per_invocation_max: 4 << 20,
             speculation_per_actor_max: 256,
-            records_in_flight_max: 512,
+            records_in_flight_max: 3,
             record_bytes_target: 1 << 20,
             results_per_partition_max: 100_000,
             results_bytes_per_partition_max: 128 << 20,
@@ -229,6 +239,8 @@ impl Default for Rules {
             await_barrier: true,
             read_barrier: true,
             gate_reads: true,
+            recorded_steps: true,
+            kept_results: true,
         }
     }
 }

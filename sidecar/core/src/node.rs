@@ -608,6 +608,9 @@ impl Node {
             Operation::Flush { turn } => {
                 self.in_turn(request, &turn, |p, env| p.turn_flush(env, request, &turn));
             }
+            Operation::RecordStep { turn, step } => {
+                self.in_turn(request, &turn, |p, env| p.record_step(env, request, &turn, step));
+            }
         }
     }
 
@@ -634,7 +637,11 @@ impl Node {
     }
 
     fn invoke(&mut self, request: RequestId, operation: Operation) {
-        let Operation::Invoke { turn, mode, target, .. } = &operation else { return };
+        let Operation::Invoke { turn, mode, target, step_key, .. } = &operation else { return };
+        if turn.is_none() && step_key.is_some() {
+            let error = RequestError::Invalid("a step key is for calls of turns");
+            return self.env.respond(request, Err(error));
+        }
         if turn.is_none() && self.env.leaving {
             return self.env.respond(request, Err(RequestError::Draining));
         }
@@ -654,15 +661,34 @@ impl Node {
         let uuid = self.env.uuid();
         let index = assign::partition_index(target, uuid, count);
         let to = PartitionId::new(target.kind.clone(), index);
-        let Operation::Invoke { turn, mode, target, method, payload, deadline, trace, retry } =
-            operation
+        let Operation::Invoke {
+            turn,
+            mode,
+            target,
+            method,
+            payload,
+            deadline,
+            trace,
+            retry,
+            step_key,
+        } = operation
         else {
             return;
         };
         let actor = target.actor;
         if let Some(turn) = turn {
-            let invoke =
-                TurnInvoke { to, uuid, mode, actor, method, payload, deadline, trace, retry };
+            let invoke = TurnInvoke {
+                to,
+                uuid,
+                mode,
+                actor,
+                method,
+                payload,
+                deadline,
+                trace,
+                retry,
+                step_key,
+            };
             self.in_turn(request, &turn, |p, env| p.turn_invoke(env, request, &turn, invoke));
             return;
         }
@@ -680,7 +706,7 @@ impl Node {
             retry,
         };
         let owed = Owed::Invocation(Arc::new(invocation));
-        let obligation = Obligation { to, owed, parent: None };
+        let obligation = Obligation { to, owed, parent: None, step_key: None };
         self.roots.add(&mut self.env, request, obligation);
     }
 
@@ -1084,6 +1110,7 @@ fn turn_of(operation: &Operation) -> Option<&TurnToken> {
         Operation::Invoke { turn, .. } => turn.as_ref(),
         Operation::StateRead { turn, .. }
         | Operation::StateApply { turn, .. }
+        | Operation::RecordStep { turn, .. }
         | Operation::Flush { turn } => Some(turn),
         Operation::InvokeDirect { .. }
         | Operation::Await { .. }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::ids::{Epoch, Millis, NodeId, Number, PartitionId, Sender, Uuid};
-use crate::invocation::{ChainOutcome, Invocation, Obligation, Outcome, StateOp};
+use crate::invocation::{ChainOutcome, Invocation, Obligation, Outcome, Payload, StateOp};
 use crate::trouble::Ended;
 
 /// One entry of a partition's log.
@@ -60,6 +60,8 @@ pub enum Op {
         segment: Segment,
         /// Children whose outcomes were received: their numbers are closed.
         settled: Vec<(PartitionId, Number)>,
+        /// Durable steps that the turn recorded.
+        steps: Vec<RecordedStep>,
     },
     /// A turn ended, and its invocation with it unless that goes on by a tail call.
     Complete {
@@ -132,6 +134,16 @@ pub enum Op {
         /// Their numbers.
         numbers: Vec<Number>,
     },
+    /// The outcome of a keyed call came: its number is closed, and the outcome is kept with the invocation that made the
+    /// call, whichever attempt that is at.
+    StepDone {
+        /// The receiving partition.
+        to: PartitionId,
+        /// Its number.
+        number: Number,
+        /// How it ended.
+        outcome: Outcome,
+    },
     /// The sender holds the outcomes of all calls below a number but for some: they retire (rule C4).
     Closed {
         /// The channel.
@@ -164,6 +176,15 @@ pub struct Segment {
     pub state: Vec<StateOp>,
     /// Obligations created, in order.
     pub sends: Vec<Send>,
+}
+
+/// A durable step: a value that the program recorded under a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecordedStep {
+    /// Names the step within its invocation.
+    pub key: Arc<str>,
+    /// The value.
+    pub payload: Payload,
 }
 
 /// What a turn's end means for its invocation.

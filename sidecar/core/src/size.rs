@@ -8,7 +8,7 @@ use crate::invocation::{
     ActorOps, ChainOutcome, Invocation, Obligation, Outcome, Owed, Payload, StateOp,
 };
 use crate::limits::Limits;
-use crate::record::{AcceptInBrief, End, Op, Segment};
+use crate::record::{AcceptInBrief, End, Op, RecordedStep, Segment};
 
 /// What a message in a message takes at most besides its content: two tags and lengths.
 const NESTED: usize = 12;
@@ -141,7 +141,15 @@ impl End {
 impl Obligation {
     /// Size in bytes, at least what is stored.
     pub fn size(&self) -> usize {
-        self.owed.size() + self.to.stored_size() + UUID + NUMBER + NESTED
+        let key = self.step_key.as_ref().map_or(0, |key| text(key));
+        self.owed.size() + self.to.stored_size() + UUID + NUMBER + NESTED + key
+    }
+}
+
+impl RecordedStep {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        text(&self.key) + self.payload.stored_size() + 2 * NESTED
     }
 }
 
@@ -198,9 +206,10 @@ impl Op {
             Self::Accept { sender, invocation, .. } => {
                 sender.stored_size() + NUMBER + invocation.size()
             }
-            Self::Progress { segment, settled, .. } => {
+            Self::Progress { segment, settled, steps, .. } => {
                 let settled = settled.iter().map(settled_size).sum::<usize>();
-                UUID + NUMBER + segment.stored_size() + settled
+                let steps = steps.iter().map(RecordedStep::size).sum::<usize>();
+                UUID + NUMBER + segment.stored_size() + settled + steps
             }
             Self::Complete { accept, end, segment, .. } => {
                 let accept = accept.as_ref().map_or(0, AcceptInBrief::stored_size);
@@ -214,6 +223,9 @@ impl Op {
                 UUID + NUMBER + ended
             }
             Self::Cancel { .. } | Self::Park { .. } | Self::Resume { .. } => UUID,
+            Self::StepDone { to, outcome, .. } => {
+                to.stored_size() + NESTED + NUMBER + outcome.size()
+            }
             Self::Settle { to, numbers } => to.stored_size() + NESTED + numbers.len() * NUMBER,
             Self::Closed { sender, open, .. } => {
                 sender.stored_size() + NUMBER + NESTED + open.len() * NUMBER

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use crate::dead::{DeadLetter, DeadLetters};
 use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
-use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Payload, StateOp};
+use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Owed, Payload, StateOp};
 use crate::limits::Rules;
 use crate::record::{End, Op, Record, Segment, Send};
 use crate::size::Tally;
+use crate::steps::Steps;
 use crate::trouble::Trouble;
 
 /// State of a partition as its log tells it.
@@ -70,6 +71,8 @@ pub(crate) struct Entry {
     pub(crate) holds: bool,
     /// Calls made by its turns that are not settled.
     pub(crate) children: BTreeSet<(PartitionId, Number)>,
+    /// Durable steps of the current step of its chain.
+    pub(crate) steps: Steps,
     /// The sender no longer wants the outcome.
     pub(crate) unwanted: bool,
     /// Its chain of tail calls goes on elsewhere; this is its home, where the outcome comes back (rule C8).
@@ -199,7 +202,7 @@ impl LogState {
                 self.accept(sender, *number, invocation);
                 true
             }
-            Op::Progress { uuid, attempt, segment, settled } => {
+            Op::Progress { uuid, attempt, segment, settled, steps } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };
                 if entry.attempt != *attempt && rules.turn_token {
                     return false;
@@ -210,12 +213,18 @@ impl LogState {
                     if send.obligation.owed.is_awaited() {
                         entry.children.insert((send.obligation.to.clone(), send.number));
                     }
+                    if let (Some(key), Owed::Invocation(call)) =
+                        (&send.obligation.step_key, &send.obligation.owed)
+                    {
+                        entry.steps.call(key, (&send.obligation.to, send.number), call);
+                    }
                 }
+                steps.iter().for_each(|step| entry.steps.record(step));
                 for child in settled {
                     entry.children.remove(child);
                 }
                 for (to, number) in settled {
-                    self.close_out(to, *number);
+                    self.close_out(to, *number, None);
                 }
                 self.owe(&segment.sends);
                 true
@@ -282,8 +291,12 @@ impl LogState {
             Op::Redrive { uuid, new } => self.redrive(*uuid, *new),
             Op::Settle { to, numbers } => {
                 for number in numbers {
-                    self.close_out(to, *number);
+                    self.close_out(to, *number, None);
                 }
+                true
+            }
+            Op::StepDone { to, number, outcome } => {
+                self.close_out(to, *number, Some(outcome).filter(|_| rules.kept_results));
                 true
             }
             Op::Closed { sender, below, open } => {
@@ -337,6 +350,7 @@ impl LogState {
                 ran: false,
                 holds: false,
                 children: BTreeSet::new(),
+                steps: Steps::default(),
                 unwanted: false,
                 moved: false,
                 trouble: Trouble::default(),
@@ -360,7 +374,7 @@ impl LogState {
         let Some(entry) = self.entries.get_mut(&uuid) else { return };
         push_state(entry.invocation.actor.as_ref(), &segment.state, stored);
         for (to, number) in std::mem::take(&mut entry.children) {
-            self.close_out(&to, number);
+            self.close_out(&to, number, None);
         }
     }
 
@@ -375,6 +389,7 @@ impl LogState {
         entry.attempt = 1;
         entry.ran = false;
         entry.holds = keeps_lock;
+        entry.steps = Steps::default();
         entry.moved = false;
         entry.trouble = Trouble::default();
     }
@@ -392,6 +407,7 @@ impl LogState {
         entry.attempt = 1;
         entry.ran = false;
         entry.holds = false;
+        entry.steps = Steps::default();
         entry.moved = true;
     }
 
@@ -435,12 +451,16 @@ impl LogState {
         }
     }
 
-    fn close_out(&mut self, to: &PartitionId, number: Number) {
+    /// An obligation is settled; a keyed call with its outcome, if that is to be kept.
+    fn close_out(&mut self, to: &PartitionId, number: Number, outcome: Option<&Outcome>) {
         let Some(outbound) = self.outbound.get_mut(to) else { return };
         let Some(obligation) = outbound.open.remove(&number) else { return };
         self.owed.remove(obligation.size());
         if let Some(entry) = obligation.parent.and_then(|uuid| self.entries.get_mut(&uuid)) {
             entry.children.remove(&(to.clone(), number));
+            if let Some(key) = &obligation.step_key {
+                entry.steps.settle(key, (to, number), outcome);
+            }
         }
     }
 

@@ -34,6 +34,7 @@ fn invoke(
         deadline: None,
         trace: "".into(),
         retry: None,
+        step_key: None,
     })
 }
 
@@ -301,6 +302,7 @@ fn who_expires_leaves_the_queue_for_slots() {
             deadline: Some(script.now + 20),
             trace: "".into(),
             retry: None,
+            step_key: None,
         };
         let hasty = script.request(operation);
         assert_eq!(script.node.held().slots_waited_for, 1);

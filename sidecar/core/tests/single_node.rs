@@ -174,6 +174,7 @@ fn without_a_host_a_call_waits_or_expires() {
         deadline: Some(script.now + 50),
         trace: "".into(),
         retry: None,
+        step_key: None,
     });
     script.advance(200);
     assert_eq!(script.outcome(hasty), Outcome::Expired);

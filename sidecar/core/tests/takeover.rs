@@ -150,6 +150,7 @@ fn what_a_turn_asks_for_takes_effect_in_order_also_while_a_kind_is_not_known() {
         deadline: None,
         trace: "".into(),
         retry: None,
+        step_key: None,
     };
     let first = script.request(unknown("first", "Later"));
     let set = script.set(&turn, "k", "v");
@@ -210,6 +211,7 @@ fn a_turn_that_is_cancelled_while_a_kind_is_not_known_leaves_nothing_waiting() {
         deadline: None,
         trace: "".into(),
         retry: None,
+        step_key: None,
     });
     let set = script.set(&turn, "k", "v");
     let result = kar_core::event::TurnResult::Cancelled;

@@ -52,6 +52,7 @@ impl Sending {
             deadline: None,
             trace: "".into(),
             retry: None,
+            step_key: None,
         })
     }
 

@@ -54,6 +54,7 @@ impl World {
                 deadline,
                 trace,
                 retry: self.plan.policies.of_tag(tag),
+                step_key: None,
             },
             None => {
                 let kind = names.kinds[op.kind].clone();

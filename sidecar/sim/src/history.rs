@@ -78,6 +78,8 @@ pub(crate) struct Item {
     pub(crate) arrived: Option<Us>,
     /// The answer.
     pub(crate) answer: Option<Answer>,
+    /// The step key of a call.
+    pub(crate) key: Option<Arc<str>>,
 }
 
 /// What an operation asked for.
@@ -88,6 +90,8 @@ pub(crate) enum ItemKind {
     Tell(u64, Target),
     Call(u64, Target),
     Flush,
+    /// A value is recorded under this key.
+    Once(Arc<str>),
     /// The tail call that the turn ended with.
     Tail(u64),
 }
@@ -97,7 +101,7 @@ impl ItemKind {
     pub(crate) fn tag(&self) -> Option<u64> {
         match self {
             Self::Tell(tag, _) | Self::Call(tag, _) | Self::Tail(tag) => Some(*tag),
-            Self::State(_) | Self::Read(_) | Self::Flush => None,
+            Self::State(_) | Self::Read(_) | Self::Flush | Self::Once(_) => None,
         }
     }
 }
@@ -126,6 +130,8 @@ pub(crate) struct Run {
     pub(crate) spec: Spec,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
+    /// Durable steps that it was dispatched with.
+    pub(crate) recorded: Keys,
     /// When its code began; never, if the dispatch did not reach the app.
     pub(crate) started: Option<Us>,
     pub(crate) ended: Option<Us>,

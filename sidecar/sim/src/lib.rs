@@ -15,6 +15,7 @@ mod client;
 mod drive;
 mod faults;
 mod history;
+mod keys;
 mod log;
 mod members;
 mod moods;

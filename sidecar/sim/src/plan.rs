@@ -54,6 +54,10 @@ pub struct Profile {
     pub nested: u32,
     /// Chance that a turn that may go on ends with a tail call.
     pub tails: u32,
+    /// Chance that calls made together have step keys.
+    pub keyed: u32,
+    /// Chance that a turn records a durable step; twice.
+    pub once: u32,
     /// Chance that a nested call re-enters an actor that its chain holds, where it holds one.
     pub reenter: u32,
     /// Fewest and most nodes.
@@ -118,6 +122,8 @@ impl Default for Profile {
             ops_max: 40,
             nested: 350,
             tails: 250,
+            keyed: 250,
+            once: 200,
             reenter: 300,
             nodes: (2, 4),
             hot: 200,
@@ -314,6 +320,8 @@ fn bound_bytes(limits: &mut Limits, seed: u64, small: bool) {
         limits.unfinished_bytes_per_partition_max = rng.range(600, 4_000) as usize;
         limits.unstored_bytes_per_partition_max = rng.range(100, 1_000) as usize;
         limits.state_bytes_per_actor_max = rng.range(60, 400) as usize;
+        limits.steps_per_invocation_max = rng.range(1, 3) as usize;
+        limits.step_bytes_per_invocation_max = rng.range(40, 400) as usize;
     }
 }
 

@@ -4,10 +4,13 @@
 //! actors but what its chain holds; and where several calls of the flow run beside each other, it
 //! calls only its own (two such could wait for each other's actors).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use kar_core::ids::TurnToken;
 use kar_core::invocation::{Payload, StateOp, Target};
 
+use crate::keys;
 use crate::plan::{ACTORS, MS, Names, Profile, Us};
 use crate::rng::{Rng, join};
 
@@ -85,6 +88,10 @@ pub(crate) enum Step {
     Calls(Vec<(Target, Spec)>, Vec<Step>),
     /// Makes the segment durable.
     Flush,
+    /// Records a value under a key, unless it is recorded.
+    Once(Arc<str>),
+    /// Calls with step keys, made together and waited for together.
+    Keyed(Vec<(Target, Spec, Arc<str>)>),
 }
 
 /// The script of a turn.
@@ -153,7 +160,10 @@ pub(crate) fn write(
         troubled: Rng::new(join(if spec.steady { same } else { join(same, step) }, 0x7261_7274))
             .chance(120),
     };
-    writer.script(own.is_some())
+    let mut script = writer.script(own.is_some());
+    let seed = if spec.steady { same } else { join(same, attempt) };
+    keys::add(&mut script.steps, seed, names, profile);
+    script
 }
 
 fn services(names: &Names) -> usize {

@@ -53,6 +53,8 @@ fn every_schedule_really_happens_in_random_runs() {
         "(windows asked)",
         "(outcomes cut)",
         "(reads raced)",
+        "(steps recalled)",
+        "(calls recalled)",
         "(cancelled)",
         "(errors retried)",
         "(parked)",

@@ -57,6 +57,10 @@ bound_flags! {
         segment_sends_max: usize,
         /// Calls that one turn may have under way at once
         calls_per_turn_max: usize,
+        /// Durable steps of one invocation: values recorded and keyed calls
+        steps_per_invocation_max: usize,
+        /// What the durable steps of one invocation keep, bytes
+        step_bytes_per_invocation_max: usize,
         /// Turns of one actor that may run ahead of the log
         speculation_per_actor_max: u32,
         /// Records in flight per partition

@@ -11,7 +11,7 @@ use kar_core::invocation::{
     ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
     StateOp,
 };
-use kar_core::record::{AcceptInBrief, End, Op, Record, Segment, Send};
+use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Send};
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
@@ -73,12 +73,13 @@ fn op_to(op: &Op) -> pb::Op {
             number: *number,
             invocation: Some(invocation_to(invocation)),
         }),
-        Op::Progress { uuid, attempt, segment, settled } => O::Progress(pb::Progress {
+        Op::Progress { uuid, attempt, segment, settled, steps } => O::Progress(pb::Progress {
             uuid: uuid_to(*uuid),
             attempt: *attempt,
             state: segment.state.iter().map(state_op_to).collect(),
             sends: segment.sends.iter().map(send_to).collect(),
             settled: settled_to(settled),
+            steps: steps.iter().map(step_to).collect(),
         }),
         Op::Complete { uuid, attempt, accept, end, segment, time } => O::Complete(pb::Complete {
             uuid: uuid_to(*uuid),
@@ -112,6 +113,11 @@ fn op_to(op: &Op) -> pb::Op {
         Op::Settle { to, numbers } => {
             O::Settle(pb::Settle { to: Some(partition_to(to)), numbers: numbers.clone() })
         }
+        Op::StepDone { to, number, outcome } => O::StepDone(pb::StepDone {
+            to: Some(partition_to(to)),
+            number: *number,
+            outcome: Some(outcome_to(outcome)),
+        }),
         Op::Closed { sender, below, open } => O::Closed(pb::Closed {
             sender: Some(sender_to(sender)),
             below: *below,
@@ -142,6 +148,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             attempt: p.attempt,
             segment: segment_from(p.state, p.sends)?,
             settled: settled_from(p.settled)?,
+            steps: p.steps.into_iter().map(step_from).collect(),
         },
         O::Complete(c) => Op::Complete {
             uuid: uuid_from(&c.uuid)?,
@@ -171,6 +178,11 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
         }
         O::Redrive(r) => Op::Redrive { uuid: uuid_from(&r.uuid)?, new: uuid_from(&r.new)? },
         O::Settle(s) => Op::Settle { to: partition_from(s.to)?, numbers: s.numbers },
+        O::StepDone(s) => Op::StepDone {
+            to: partition_from(s.to)?,
+            number: s.number,
+            outcome: outcome_from(s.outcome)?,
+        },
         O::Closed(c) => Op::Closed { sender: sender_from(c.sender)?, below: c.below, open: c.open },
         O::CloseChannel(c) => Op::CloseChannel {
             node: NodeId(c.node),
@@ -253,7 +265,7 @@ fn settled_from(settles: Vec<pb::Settle>) -> Result<Vec<(PartitionId, Number)>, 
 
 fn send_to(send: &Send) -> pb::Send {
     use pb::send::Owed as O;
-    let Obligation { to, owed, parent } = &send.obligation;
+    let Obligation { to, owed, parent, step_key } = &send.obligation;
     pb::Send {
         number: send.number,
         to: Some(partition_to(to)),
@@ -262,6 +274,7 @@ fn send_to(send: &Send) -> pb::Send {
             Owed::Outcome(done) => O::Outcome(chain_outcome_to(done)),
         }),
         parent: parent.map(uuid_to).unwrap_or_default(),
+        step_key: text_to(step_key),
     }
 }
 
@@ -275,8 +288,17 @@ fn send_from(send: pb::Send) -> Result<Send, Malformed> {
             O::Outcome(done) => Owed::Outcome(Arc::new(chain_outcome_from(Some(done))?)),
         },
         parent,
+        step_key: text_from(&send.step_key),
     };
     Ok(Send { number: send.number, obligation })
+}
+
+fn step_to(step: &RecordedStep) -> pb::RecordedStep {
+    pb::RecordedStep { key: step.key.to_string(), payload: Some(payload_to(&step.payload)) }
+}
+
+fn step_from(step: pb::RecordedStep) -> RecordedStep {
+    RecordedStep { key: step.key.into(), payload: payload_from(step.payload.unwrap_or_default()) }
 }
 
 // === parts that the peer plane shares ===
@@ -534,7 +556,7 @@ fn state_op_from(op: pb::StateOp) -> Result<StateOp, Malformed> {
     })
 }
 
-/// `None` is the empty text: no actor has it as its id.
+/// `None` is the empty text: no actor has it as its id, and no step as its key.
 fn text_to(text: &Option<Arc<str>>) -> String {
     text.as_deref().unwrap_or_default().to_owned()
 }

@@ -59,6 +59,7 @@ impl InvocationService for Unary {
     twin!(call_actor, CallActorRequest, CallActor -> CallActorResponse);
     twin!(tell, TellRequest, Tell -> TellResponse);
     twin!(start, StartRequest, Start -> StartResponse);
+    twin!(record_step, RecordStepRequest, RecordStep -> RecordStepResponse);
     twin!(r#await, AwaitRequest, AwaitOutcome -> AwaitResponse);
 
     twin!(cancel, CancelRequest, Cancel -> CancelResponse);

@@ -98,7 +98,7 @@ impl Turn {
             method: method.into(),
             payload: Some(json(argument)),
             turn_token: self.token.clone(),
-            options: None,
+            ..Default::default()
         };
         match self.handle.request(Operation::CallActor(request)).await? {
             Answer::CallActor(answer) => match answer.result {

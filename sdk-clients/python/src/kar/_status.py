@@ -23,6 +23,7 @@ _BY_REASON: dict[str, type[KarError]] = {
     "OUTCOME_UNKNOWN": errors.OutcomeUnknown,
     "NO_HOST": errors.NoHost,
     "UNKNOWN_INVOCATION": errors.UnknownInvocation,
+    "STEP_KEY_REUSED": errors.StepKeyReused,
     "CONDITION_FAILED": errors.ConditionFailed,
     "LIMIT_REACHED": errors.LimitReached,
     "MESSAGE_TOO_LARGE": errors.LimitReached,

@@ -32,6 +32,7 @@ class Turn:
         "_changes",
         "_requests",
         "_settled",
+        "_steps",
         "_table",
         "_unanswered",
         "_write_error",
@@ -66,6 +67,7 @@ class Turn:
             self.kind, self.id = target.service.name, ""
         self.method, self.mode = invocation.method, invocation.mode
         self.attempt, self.trace_parent = invocation.attempt, invocation.trace_parent
+        self._steps = {key: codec.read(value) for key, value in invocation.recorded_steps.items()}
         self.is_stopped = self.has_ended = self.is_cancel_requested = False
         self._requests = 0
         # State changes that are gathered, and those sent and not answered yet.
@@ -150,6 +152,21 @@ class Turn:
         if self._write_error is not None:
             raise self._write_error
         return response
+
+    def recorded(self, key: str) -> codec.Payload | None:
+        """The value of a durable step, if it is known to be recorded, by this attempt or before."""
+        return self._steps.get(key)
+
+    async def record(self, key: str, payload: codec.Payload) -> codec.Payload:
+        """Records a durable step; gives the value that counts."""
+        outgoing = request("record_step")
+        fields = outgoing.request.record_step
+        fields.turn_token, fields.key = self.token, key
+        codec.write(payload, fields.payload)
+        response = await self.request(outgoing)
+        recorded = codec.read(response.record_step.payload)
+        self._steps[key] = recorded
+        return recorded
 
     def write(self, change: state_pb2.StateChange) -> None:
         """Gathers a state change; it is sent with the next operation, or when the turn ends."""

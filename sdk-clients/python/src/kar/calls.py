@@ -35,6 +35,7 @@ class _Options:
     retry: RetryPolicy | None = None
     affinity_key: str = ""
     direct: bool = False
+    step_key: str = ""
 
 
 class Caller:
@@ -52,6 +53,7 @@ class Caller:
         start_within: float | None = None,
         trace_parent: str = "",
         retry: RetryPolicy | None = None,
+        step_key: str = "",
     ) -> S: ...
 
     @overload
@@ -64,6 +66,7 @@ class Caller:
         start_within: float | None = None,
         trace_parent: str = "",
         retry: RetryPolicy | None = None,
+        step_key: str = "",
     ) -> Ref: ...
 
     def service(
@@ -75,6 +78,7 @@ class Caller:
         start_within: float | None = None,
         trace_parent: str = "",
         retry: RetryPolicy | None = None,
+        step_key: str = "",
     ) -> S | Ref:
         """A service: by its class, whose methods can then be called, or by its name.
 
@@ -84,8 +88,13 @@ class Caller:
         within this time from its acceptance, else it never runs and the call fails with `Expired`;
         without it, it waits for ever. `trace_parent`: W3C, instead of the turn's own. `retry`: how errors
         are retried that the method marks retryable, instead of how the method or its sidecar would.
+
+        `step_key`, in a turn: the outcome of the call is kept under this key with the running
+        method, so that a retry that makes the same call gets it: the call is made once. Results and
+        application errors are kept; what expired or was refused is called again. Each call needs
+        a key of its own, `StepKeyReused` otherwise; `tell` makes no use of it.
         """
-        options = _Options(start_within, trace_parent, retry, affinity_key, direct)
+        options = _Options(start_within, trace_parent, retry, affinity_key, direct, step_key)
         name = target if isinstance(target, str) else target.kar_name
         ref = Ref(self._connection(), name, None, options)
         return ref if isinstance(target, str) else cast(S, Proxy(ref, target.kar_methods))
@@ -99,6 +108,7 @@ class Caller:
         start_within: float | None = None,
         trace_parent: str = "",
         retry: RetryPolicy | None = None,
+        step_key: str = "",
     ) -> A: ...
 
     @overload
@@ -110,6 +120,7 @@ class Caller:
         start_within: float | None = None,
         trace_parent: str = "",
         retry: RetryPolicy | None = None,
+        step_key: str = "",
     ) -> ActorRef: ...
 
     def actor(
@@ -120,10 +131,11 @@ class Caller:
         start_within: float | None = None,
         trace_parent: str = "",
         retry: RetryPolicy | None = None,
+        step_key: str = "",
     ) -> A | ActorRef:
         """An actor instance: by its class, whose methods can then be called, or by its name. It exists
         by being named. Options as in `service`."""
-        options = _Options(start_within, trace_parent, retry)
+        options = _Options(start_within, trace_parent, retry, step_key=step_key)
         name = target if isinstance(target, str) else target.kar_name
         ref = ActorRef(self._connection(), name, id, options)
         return ref if isinstance(target, str) else cast(A, Proxy(ref, target.kar_methods))
@@ -201,6 +213,8 @@ class Ref:
             fields = outgoing.request.call_actor
             fields.actor.type, fields.actor.id = self._name, self._id
         self._fill(fields, method, argument, turn)
+        if self._options.step_key:
+            fields.step_key = self._options.step_key
         if turn is not None:
             fields.turn_token = turn.request_token
         return self._outcome(outgoing, turn, decode)

@@ -155,6 +155,13 @@ class UnknownInvocation(KarError):
     code_name = "unknown_invocation"
 
 
+class StepKeyReused(KarError):
+    """The step key names another step of the method, or a call with it is under way: give each step a
+    key of its own."""
+
+    code_name = "step_key_reused"
+
+
 class ConditionFailed(KarError):
     """A condition (etag) did not hold; nothing was written."""
 

@@ -122,6 +122,7 @@ impl Partition {
 
     fn dispatch(&mut self, env: &mut Env, session: SessionId, uuid: Uuid, slot: bool) {
         let epoch = self.reign.epoch;
+        let recorded_steps = self.recorded_steps(env, uuid);
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         item.started = true;
         item.cleared = false;
@@ -146,6 +147,7 @@ impl Partition {
             mode: invocation.mode,
             deadline: invocation.deadline,
             trace: invocation.trace.clone(),
+            recorded_steps,
             slot,
         };
         env.emit(Effect::Dispatch { session, turn });

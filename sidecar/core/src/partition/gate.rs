@@ -34,8 +34,8 @@ pub(super) enum Gated {
     Out { to: PartitionId, number: Number },
     /// An obligation's closing may be told.
     Closed { to: PartitionId, number: Number },
-    /// A flush is done.
-    Flushed { request: RequestId, token: TurnToken },
+    /// A flush is done: what it is answered with.
+    Flushed { request: RequestId, token: TurnToken, answer: Response },
     /// An invocation's attempt (or acceptance) is logged: it may start.
     Start { uuid: Uuid },
     /// A completion of the actor is committed.
@@ -194,7 +194,7 @@ impl Partition {
                 let (route, _) = self.route_parts(&to);
                 route.settled(env, number);
             }
-            Gated::Flushed { request, .. } => env.respond(request, Ok(Response::Ok)),
+            Gated::Flushed { request, answer, .. } => env.respond(request, Ok(answer)),
             Gated::Start { uuid } => {
                 if let Some(item) = self.reign.items.get_mut(&uuid) {
                     item.stage = super::reign::ItemStage::Queued;
@@ -324,7 +324,7 @@ impl Partition {
 
     /// A flush that waits for its commit.
     pub(super) fn gate_flush(&mut self, env: &mut Env, request: RequestId, token: TurnToken) {
-        self.gate(env, Gated::Flushed { request, token });
+        self.gate(env, Gated::Flushed { request, token, answer: Response::Ok });
     }
 
     /// A request was refused before anything was decided.

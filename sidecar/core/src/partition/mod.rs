@@ -10,11 +10,11 @@
 //! ```
 //!
 //! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch`
-//! (what holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `retry` (attempts that are
-//! followed by others), `cancel` (what people have done to invocations), `dead` (dead letters), `tail` (how they go
-//! on),
-//! `outbound` (channels out, children), `storage` and `cached` (caches, materialisation), `reads` and `questions`
-//! (from outside turns), `gate` (proposals and what waits for them), `view` (for people).
+//! (what holds an invocation back), `turns` (what turns ask for), `steps` (what retries need not do again), `ending`
+//! (how they end), `retry` (attempts that are followed by others), `cancel` (what people have done to invocations),
+//! `dead` (dead letters), `tail` (how they go on), `outbound` (channels out, children), `storage` and `cached` (caches,
+//! materialisation), `reads` and `questions` (from outside turns), `gate` (proposals and what waits for them), `view`
+//! (for people).
 
 mod cached;
 mod cancel;
@@ -29,6 +29,7 @@ mod queue;
 mod reads;
 mod reign;
 mod retry;
+mod steps;
 mod storage;
 mod tail;
 mod turns;

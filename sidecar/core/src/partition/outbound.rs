@@ -143,18 +143,25 @@ impl Partition {
         let out = self.state.outbound.get(callee);
         let Some(obligation) = out.and_then(|out| out.open.get(&number)) else { return };
         let (is_awaited, parent) = (obligation.owed.is_awaited(), obligation.parent);
+        let is_keyed = obligation.step_key.is_some();
         let invocation = InvocationId { home: callee.clone(), uuid: obligation.owed.uuid() };
         self.answered(env, callee, &[number]);
         let child = (callee.clone(), number);
         if !is_awaited || !self.reign.outcomes.insert(child.clone()) {
             return;
         }
-        self.settle_later(env, callee, [number]);
+        if is_keyed {
+            self.settle_keyed(env, (callee, number), outcome.clone());
+        } else {
+            self.settle_later(env, callee, [number]);
+        }
         let Some(parent) = parent else { return };
         let Some(item) = self.reign.items.get_mut(&parent) else { return };
         match &mut item.stage {
             ItemStage::Running(turn) => {
-                turn.received.push(child.clone());
+                if !is_keyed {
+                    turn.received.push(child.clone());
+                }
                 if let Some(request) = turn.calls.remove(&child) {
                     let invocation = Some(invocation);
                     env.respond(request, Ok(Response::Outcome { invocation, outcome }));

@@ -521,7 +521,7 @@ impl Partition {
             }
         }
         for (_, gated) in reign.gated {
-            if let Gated::Flushed { request, token } = gated {
+            if let Gated::Flushed { request, token, .. } = gated {
                 env.respond(request, Err(RequestError::TurnSuperseded(Box::new(token))));
             }
         }

@@ -71,7 +71,8 @@ impl Partition {
                 self.enqueue(uuid);
             }
         } else {
-            let obligation = Obligation { to, owed: Owed::Invocation(next), parent: None };
+            let obligation =
+                Obligation { to, owed: Owed::Invocation(next), parent: None, step_key: None };
             self.buffer(&mut unflushed, obligation);
             self.complete(env, uuid, End::Passed, unflushed);
             self.pass_on(env, uuid);
@@ -93,7 +94,8 @@ impl Partition {
         mut unflushed: Unflushed,
     ) {
         let owed = Owed::Outcome(Arc::new(ChainOutcome { uuid, outcome }));
-        self.buffer(&mut unflushed, Obligation { to: home, owed, parent: None });
+        let obligation = Obligation { to: home, owed, parent: None, step_key: None };
+        self.buffer(&mut unflushed, obligation);
         self.complete(env, uuid, End::Passed, unflushed);
     }
 

@@ -243,6 +243,7 @@ impl Script {
             deadline: None,
             trace: "".into(),
             retry: None,
+            step_key: None,
         })
     }
 

@@ -33,6 +33,10 @@ pub(crate) struct Counts {
     pub(crate) reads: u64,
     /// Those of them during which the actor's state changed.
     pub(crate) reads_raced: u64,
+    /// Durable steps that retries were dispatched with.
+    pub(crate) steps_recalled: u64,
+    /// Keyed calls that were answered from what is kept.
+    pub(crate) calls_recalled: u64,
     /// Turns dispatched by a reign that was over, of invocations that were done.
     pub(crate) zombie_dispatch: u64,
     /// Overlaps of code that a lagging node excuses.
@@ -53,7 +57,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 21] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 23] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -74,6 +78,8 @@ impl Counts {
             ("(redriven)", self.redriven),
             ("(reads)", self.reads),
             ("(reads raced)", self.reads_raced),
+            ("(steps recalled)", self.steps_recalled),
+            ("(calls recalled)", self.calls_recalled),
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
         ]

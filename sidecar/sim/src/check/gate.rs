@@ -271,6 +271,9 @@ impl Judge<'_> {
                 let own = id.home == record.token.invocation.home;
                 let ended = self.logs[self.log_of(&id.home)].outcome(id.uuid);
                 let known = self.uuid_of_tag.get(tag);
+                if known.is_none() && what.key.is_some() {
+                    return self.check_kept_answer((run, item), id, outcome);
+                }
                 let wrong = known.is_some_and(|u| *u != id.uuid)
                     || (!own && (known.is_none() || ended.is_none_or(|e| e.outcome != *outcome)));
                 if wrong {
@@ -278,6 +281,8 @@ impl Judge<'_> {
                     self.wrong("P5 gate for replies", text);
                 }
             }
+            Ok(Response::Step(value)) => self.check_step_answer(run, item, value),
+            Err(RequestError::StepKeyReused(_)) => self.check_reused(run, item),
             Err(RequestError::Invalid(why)) => {
                 self.wrong("P9 errors", format!("r{run}.{item} is invalid: {why}"));
             }

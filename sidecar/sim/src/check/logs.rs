@@ -13,6 +13,7 @@ use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 use super::Judge;
 use super::order::Lock;
 use super::policies::Standing;
+use super::steps::StepsModel;
 use crate::history::Keys;
 use crate::plan::Us;
 use crate::script::Spec;
@@ -132,6 +133,7 @@ pub(crate) struct LogModel {
     pub(crate) highest: HashMap<Epoch, u64>,
     /// Last valid sequence number of each epoch.
     pub(crate) last: HashMap<Epoch, u64>,
+    pub(crate) steps: StepsModel,
 }
 
 impl Held {
@@ -161,6 +163,7 @@ impl LogModel {
             dead: BTreeSet::new(),
             highest: HashMap::new(),
             last: HashMap::new(),
+            steps: StepsModel::default(),
         }
     }
 
@@ -285,8 +288,9 @@ impl Judge<'_> {
             Op::Accept { sender, number, invocation } => {
                 self.accepted(log, sender, *number, invocation);
             }
-            Op::Progress { uuid, attempt, segment, settled } => {
+            Op::Progress { uuid, attempt, segment, settled, steps } => {
                 for (to, number) in settled {
+                    self.check_unkeyed(log, self.log_of(to), *number);
                     self.settle(log, self.log_of(to), *number);
                 }
                 let Some(held) = self.logs[log].held.get(uuid) else {
@@ -298,6 +302,7 @@ impl Judge<'_> {
                     let step = held.step;
                     self.lock(log, offset, *uuid, Lock::Takes);
                     self.turn_record(log, offset, (*uuid, step, *attempt), segment, None);
+                    self.steps_logged((log, offset), (*uuid, step), segment, steps);
                 }
             }
             Op::Complete { uuid, attempt, accept, end, segment, .. } => {
@@ -327,7 +332,15 @@ impl Judge<'_> {
             Op::Redrive { uuid, new } => self.redriven(log, offset, *uuid, *new),
             Op::Settle { to, numbers } => {
                 let to = self.log_of(to);
-                numbers.iter().for_each(|n| self.settle(log, to, *n));
+                for number in numbers {
+                    self.check_unkeyed(log, to, *number);
+                    self.settle(log, to, *number);
+                }
+            }
+            Op::StepDone { to, number, outcome } => {
+                let to = self.log_of(to);
+                self.settle(log, to, *number);
+                self.step_done((log, offset), (to, *number), outcome);
             }
             Op::Closed { sender, below, open } => self.closed(log, sender, *below, open),
             Op::CloseChannel { node, floor, open } => {

@@ -10,6 +10,7 @@ mod overlap;
 mod policies;
 mod reads;
 mod state;
+mod steps;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -1,11 +1,12 @@
 //! P4, P5: segments are atomic and hold what the turn asked for, in order; reads see what a
 //! sequential execution would have shown; outcomes seen by turns are the logged ones.
 
-use kar_core::effect::{RequestError, Response};
+use kar_core::effect::Response;
 use kar_core::invocation::Outcome;
 
 use super::Judge;
 use super::logs::{Closing, TurnRecord};
+use super::steps::is_turned_away;
 use crate::history::{End, Item, ItemKind, Keys, Run};
 use crate::store::apply;
 
@@ -35,7 +36,8 @@ impl Judge<'_> {
 
     fn check_turn(&mut self, run: usize, records: &[TurnRecord]) {
         let history = self.history;
-        let record = &history.runs[run];
+        let record = self.with_flushes(&history.runs[run]);
+        let record = record.as_ref();
         let mut cut = 0;
         let mut ranges = Vec::with_capacity(records.len());
         for piece in records {
@@ -80,7 +82,7 @@ impl Judge<'_> {
                 Some(records[first].before.clone())
             };
             match &item.what {
-                ItemKind::Call(..) if !over_limit(item) => {
+                ItemKind::Call(..) if !is_turned_away(item) => {
                     start = index + 1;
                     own = None;
                 }
@@ -164,11 +166,6 @@ fn refused(item: &Item) -> bool {
     matches!(item.answer, Some(Err(_)))
 }
 
-/// A call that was refused by a bound: the turn goes on at once.
-fn over_limit(item: &Item) -> bool {
-    matches!(item.answer, Some(Err(RequestError::Limit(_))))
-}
-
 /// Finds which items a record covers; it must be whole segments.
 fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'static str> {
     let mut state = record.state.iter();
@@ -194,7 +191,7 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
             // the attempt.
             ItemKind::Call(tag, _) if refused(item) && sends.clone().next() != Some(tag) => {}
             ItemKind::State(_) | ItemKind::Tell(..) if refused(item) => {}
-            ItemKind::Flush => {
+            ItemKind::Flush | ItemKind::Once(_) => {
                 at_boundary = true;
                 if !more && !done {
                     return Ok(at + 1);

@@ -34,6 +34,7 @@ impl Judge<'_> {
         self.check_attempt(run, record, log, uuid);
         self.check_policy(run, record, log, uuid);
         self.check_source(run, record, log, uuid);
+        self.check_recorded(run, record, log);
     }
 
     /// P2: never after its completion, as far as this reign or an earlier one completed it.

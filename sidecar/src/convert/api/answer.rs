@@ -82,6 +82,10 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
         }
         (Shape::StateApply, Response::Ok) => Reply::ActorStateApply(pb::ApplyResponse {}),
         (Shape::Flush, Response::Ok) => Reply::Flush(pb::FlushResponse {}),
+        (Shape::RecordStep, Response::Step(payload)) => {
+            let payload = Some(payload_to(payload, false));
+            Reply::RecordStep(pb::RecordStepResponse { payload })
+        }
         (shape, _) => {
             tracing::error!(?shape, "the core's answer does not fit the request");
             return Err(Status::internal("the answer does not fit the request"));
@@ -247,6 +251,7 @@ pub fn reply_size(reply: &Reply) -> usize {
         },
         Reply::ActorStateGet(r) => entries(&r.entries),
         Reply::ActorStateGetAll(r) => entries(&r.entries),
+        Reply::RecordStep(r) => r.payload.as_ref().map_or(0, size),
         Reply::StateGet(r) => r.value.as_ref().map_or(0, size),
         Reply::StateList(r) => {
             r.entries.iter().map(|e| e.key.len() + e.value.as_ref().map_or(0, size)).sum()

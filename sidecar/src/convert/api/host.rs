@@ -1,6 +1,6 @@
 //! Hosting: what a component offers, the turns it runs, and how they end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kar_core::effect::Turn;
@@ -86,6 +86,8 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
         Mode::Tell => pb::InvocationMode::Tell,
         Mode::Start => pb::InvocationMode::Start,
     };
+    let recorded = turn.recorded_steps.into_iter();
+    let recorded = recorded.map(|(key, value)| (key.to_string(), payload_to(value, false)));
     pb::InvocationFrame {
         turn_token: written(&turn.token),
         target: Some(target_to(&turn.kind, turn.actor.as_deref())),
@@ -96,6 +98,7 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
         start_before_time: turn.deadline.map(timestamp),
         trace_parent: owned(&turn.trace),
         step: i32::try_from(turn.token.step).unwrap_or(i32::MAX),
+        recorded_steps: recorded.collect(),
     }
 }
 
@@ -111,6 +114,7 @@ pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
         start_before_time: None,
         trace_parent: owned(&call.trace),
         step: 1,
+        recorded_steps: HashMap::new(),
     }
 }
 

@@ -7,13 +7,14 @@ use kar_core::ids::{InvocationId, Kind, Millis};
 use kar_core::invocation::{Mode, Payload, RetryPolicy, StateOp, Target as CoreTarget};
 use kar_core::limits::Limits;
 use kar_core::message::Control;
+use kar_core::record::RecordedStep;
 use kar_proto::v1 as pb;
 use pb::request::Operation as Ask;
 use tonic::Status;
 
 use super::field::{
     KEY_BYTES_MAX, SHORT_BYTES_MAX, actor_target, affinity, bounded, core_target, duration,
-    invocation_id, key, method, name, optional, payload_from, required_turn, turn,
+    invocation_id, key, method, name, optional, payload_from, required_turn, step_key, turn,
 };
 use super::retry::retry_policy;
 use crate::backend::StateOperation;
@@ -47,6 +48,7 @@ pub enum Shape {
     Resume { id: Box<InvocationId> },
     Redrive { id: Box<InvocationId> },
     Discard,
+    RecordStep,
 }
 
 /// Parses a request at the time `now`.
@@ -105,6 +107,12 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
             (operation, Shape::StateContains { key })
         }
         Ask::Flush(r) => (Operation::Flush { turn: required_turn(&r.turn_token)? }, Shape::Flush),
+        Ask::RecordStep(r) => {
+            let turn = required_turn(&r.turn_token)?;
+            let (key, payload) = (key("key", &r.key)?, parser.payload("payload", r.payload)?.0);
+            let step = RecordedStep { key, payload };
+            (Operation::RecordStep { turn, step }, Shape::RecordStep)
+        }
         Ask::StateGet(_) | Ask::StateSet(_) | Ask::StateDelete(_) | Ask::StateList(_) => {
             return parser.state(ask).map(Prepared::State);
         }
@@ -175,14 +183,27 @@ impl Parser<'_> {
             if retry.is_some() {
                 return Err(invalid_field("options.retry_policy", "is for durable calls only"));
             }
+            if !r.step_key.is_empty() {
+                return Err(invalid_field("step_key", "is for durable calls only"));
+            }
             return Ok((Operation::InvokeDirect { kind, method, payload, trace }, shape));
         }
         let affinity = affinity(&r.affinity_key)?;
         let target = CoreTarget { kind, actor: None, affinity };
         let turn = turn(&r.turn_token)?;
+        let step_key = step_key(&r.step_key, turn.is_some())?;
         let mode = Mode::Call;
-        let operation =
-            Operation::Invoke { turn, mode, target, method, payload, deadline, trace, retry };
+        let operation = Operation::Invoke {
+            turn,
+            mode,
+            target,
+            method,
+            payload,
+            deadline,
+            trace,
+            retry,
+            step_key,
+        };
         Ok((operation, shape))
     }
 
@@ -192,9 +213,19 @@ impl Parser<'_> {
         let (payload, json) = self.payload("payload", r.payload)?;
         let Options { deadline, trace, retry } = self.options(r.options)?;
         let turn = turn(&r.turn_token)?;
+        let step_key = step_key(&r.step_key, turn.is_some())?;
         let mode = Mode::Call;
-        let operation =
-            Operation::Invoke { turn, mode, target, method, payload, deadline, trace, retry };
+        let operation = Operation::Invoke {
+            turn,
+            mode,
+            target,
+            method,
+            payload,
+            deadline,
+            trace,
+            retry,
+            step_key,
+        };
         Ok((operation, Shape::CallActor { json }))
     }
 
@@ -205,7 +236,18 @@ impl Parser<'_> {
         let Options { deadline, trace, retry } = self.options(options)?;
         let turn = turn(&turn_token)?;
         let method = method(method_name)?;
-        Ok(Operation::Invoke { turn, mode, target, method, payload, deadline, trace, retry })
+        let step_key = None;
+        Ok(Operation::Invoke {
+            turn,
+            mode,
+            target,
+            method,
+            payload,
+            deadline,
+            trace,
+            retry,
+            step_key,
+        })
     }
 
     fn apply(&self, r: pb::ApplyRequest) -> Result<Operation, Status> {
