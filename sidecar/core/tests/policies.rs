@@ -46,6 +46,7 @@ fn call(
         deadline: None,
         trace: "".into(),
         retry,
+        step_key: None,
     })
 }
 
@@ -282,6 +283,7 @@ fn a_parked_call_of_a_service_that_has_flushed_goes_on() {
         deadline: None,
         trace: "".into(),
         retry: None,
+        step_key: None,
     });
     assert!(script.answers.contains_key(&request));
     let turn = script.turn("m");
