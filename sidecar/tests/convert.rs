@@ -190,6 +190,27 @@ fn tail_calls() -> [(&'static str, Op); 4] {
     ]
 }
 
+/// Decisions about durable steps.
+fn steps() -> [(&'static str, Op); 2] {
+    let to = service_partition();
+    let obligation = Obligation {
+        to: to.clone(),
+        owed: owed(invocation(Mode::Call, true)),
+        parent: Some(uuid(1)),
+        step_key: Some("pay".into()),
+    };
+    let step = RecordedStep { key: "receipt".into(), payload: payload("42") };
+    let progress = Op::Progress {
+        uuid: uuid(1),
+        attempt: 2,
+        segment: Segment { state: vec![], sends: vec![Send { number: 3, obligation }] },
+        settled: vec![],
+        steps: vec![step],
+    };
+    let outcome = Outcome::Done(payload("paid"));
+    [("steps-recorded", progress), ("step-done", Op::StepDone { to, number: 3, outcome })]
+}
+
 const RETRY: RetryPolicy = RetryPolicy {
     attempts_max: u32::MAX,
     initial_ms: u64::MAX,
@@ -226,27 +247,6 @@ fn policies() -> Vec<(String, Op)> {
         ("redrive", Op::Redrive { uuid, new: Uuid(7) }),
     ];
     attempts.chain(named.into_iter().map(|(name, op)| (name.to_owned(), op))).collect()
-}
-
-/// Decisions about durable steps.
-fn steps() -> [(&'static str, Op); 2] {
-    let to = service_partition();
-    let obligation = Obligation {
-        to: to.clone(),
-        owed: owed(invocation(Mode::Call, true)),
-        parent: Some(uuid(1)),
-        step_key: Some("pay".into()),
-    };
-    let step = RecordedStep { key: "receipt".into(), payload: payload("42") };
-    let progress = Op::Progress {
-        uuid: uuid(1),
-        attempt: 2,
-        segment: Segment { state: vec![], sends: vec![Send { number: 3, obligation }] },
-        settled: vec![],
-        steps: vec![step],
-    };
-    let outcome = Outcome::Done(payload("paid"));
-    [("steps-recorded", progress), ("step-done", Op::StepDone { to, number: 3, outcome })]
 }
 
 /// Every record by name; the names are those of the golden file.

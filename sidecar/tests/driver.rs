@@ -63,8 +63,8 @@ fn call(kind: &str) -> Operation {
         payload: Payload::default(),
         deadline: None,
         trace: "".into(),
-        retry: None,
         step_key: None,
+        retry: None,
     }
 }
 

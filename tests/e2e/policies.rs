@@ -41,6 +41,7 @@ fn call(client: &Client, id: &str, method: &str, retry: Option<RetryPolicy>) -> 
     let options = InvocationOptions { retry_policy: retry, ..Default::default() };
     let request = CallActorRequest {
         actor: Some(ActorTarget { r#type: "A".into(), id: id.into() }),
+        step_key: String::new(),
         method: method.into(),
         payload: Some(bytes(&json!(null))),
         options: Some(options),

@@ -197,10 +197,10 @@ pub enum Response {
     },
     /// Keys read; those absent are missing.
     State(BTreeMap<Arc<str>, Payload>),
-    /// Something was done to an invocation.
-    Controlled(Controlled),
     /// The value of a durable step: the one given, or the one recorded before it.
     Step(Payload),
+    /// Something was done to an invocation.
+    Controlled(Controlled),
     /// Buffered or flushed.
     Ok,
 }

@@ -246,11 +246,11 @@ pub enum Operation {
         deadline: Option<Millis>,
         /// W3C trace context.
         trace: Arc<str>,
-        /// How retryable errors are retried, where the caller says so.
-        retry: Option<RetryPolicy>,
         /// Calls of turns only: the key under which the outcome is kept, so that a retry of the turn gets it instead of
         /// calling again.
         step_key: Option<Arc<str>>,
+        /// How retryable errors are retried, where the caller says so.
+        retry: Option<RetryPolicy>,
     },
     /// At most once, past all logs.
     InvokeDirect {

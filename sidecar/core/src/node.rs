@@ -669,8 +669,8 @@ impl Node {
             payload,
             deadline,
             trace,
-            retry,
             step_key,
+            retry,
         } = operation
         else {
             return;
@@ -686,8 +686,8 @@ impl Node {
                 payload,
                 deadline,
                 trace,
-                retry,
                 step_key,
+                retry,
             };
             self.in_turn(request, &turn, |p, env| p.turn_invoke(env, request, &turn, invoke));
             return;

@@ -218,14 +218,14 @@ impl Op {
             Self::Outcome { sender, done, .. } => {
                 sender.stored_size() + 2 * NUMBER + NESTED + done.size()
             }
+            Self::StepDone { to, outcome, .. } => {
+                to.stored_size() + NESTED + NUMBER + outcome.size()
+            }
             Self::Attempt { ended, .. } => {
                 let ended = ended.as_ref().map_or(0, |e| text(&e.error) + 2 * NUMBER);
                 UUID + NUMBER + ended
             }
             Self::Cancel { .. } | Self::Park { .. } | Self::Resume { .. } => UUID,
-            Self::StepDone { to, outcome, .. } => {
-                to.stored_size() + NESTED + NUMBER + outcome.size()
-            }
             Self::Settle { to, numbers } => to.stored_size() + NESTED + numbers.len() * NUMBER,
             Self::Closed { sender, open, .. } => {
                 sender.stored_size() + NUMBER + NESTED + open.len() * NUMBER

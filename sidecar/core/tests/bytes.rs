@@ -33,8 +33,8 @@ fn invoke(
         payload: filled(bytes),
         deadline: None,
         trace: "".into(),
-        retry: None,
         step_key: None,
+        retry: None,
     })
 }
 
@@ -301,8 +301,8 @@ fn who_expires_leaves_the_queue_for_slots() {
             payload: text(""),
             deadline: Some(script.now + 20),
             trace: "".into(),
-            retry: None,
             step_key: None,
+            retry: None,
         };
         let hasty = script.request(operation);
         assert_eq!(script.node.held().slots_waited_for, 1);

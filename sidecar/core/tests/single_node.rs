@@ -173,8 +173,8 @@ fn without_a_host_a_call_waits_or_expires() {
         payload: text(""),
         deadline: Some(script.now + 50),
         trace: "".into(),
-        retry: None,
         step_key: None,
+        retry: None,
     });
     script.advance(200);
     assert_eq!(script.outcome(hasty), Outcome::Expired);

@@ -149,8 +149,8 @@ fn what_a_turn_asks_for_takes_effect_in_order_also_while_a_kind_is_not_known() {
         payload: text(""),
         deadline: None,
         trace: "".into(),
-        retry: None,
         step_key: None,
+        retry: None,
     };
     let first = script.request(unknown("first", "Later"));
     let set = script.set(&turn, "k", "v");
@@ -210,8 +210,8 @@ fn a_turn_that_is_cancelled_while_a_kind_is_not_known_leaves_nothing_waiting() {
         payload: text(""),
         deadline: None,
         trace: "".into(),
-        retry: None,
         step_key: None,
+        retry: None,
     });
     let set = script.set(&turn, "k", "v");
     let result = kar_core::event::TurnResult::Cancelled;

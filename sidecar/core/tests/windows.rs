@@ -51,8 +51,8 @@ impl Sending {
             payload: filled(bytes),
             deadline: None,
             trace: "".into(),
-            retry: None,
             step_key: None,
+            retry: None,
         })
     }
 

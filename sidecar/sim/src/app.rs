@@ -405,8 +405,8 @@ impl World {
                 payload: spec.unwrap_or_default().payload(names),
                 deadline: None,
                 trace: names.empty.clone(),
-                retry: self.plan.policies.of_tag(spec.unwrap_or_default().tag),
                 step_key: key.clone(),
+                retry: self.plan.policies.of_tag(spec.unwrap_or_default().tag),
             },
         };
         let record = &mut self.history.runs[run];

@@ -53,8 +53,8 @@ impl World {
                 payload,
                 deadline,
                 trace,
-                retry: self.plan.policies.of_tag(tag),
                 step_key: None,
+                retry: self.plan.policies.of_tag(tag),
             },
             None => {
                 let kind = names.kinds[op.kind].clone();

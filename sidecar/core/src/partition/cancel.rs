@@ -19,8 +19,8 @@ use crate::message::{Control, ControlResult, Controlled, Message};
 use crate::record::Op;
 
 impl Partition {
-    /// A node asks for something to be done to an invocation. An owner that does not know that it was struck out may find
-    /// nothing to do, so the reign is proved to be current first.
+    /// A node asks for something to be done to an invocation. An owner that does not know that it was struck out may
+    /// find nothing to do, so the reign is proved to be current first.
     pub(crate) fn control(
         &mut self,
         env: &mut Env,
@@ -103,8 +103,8 @@ impl Partition {
         self.push(env, Op::Cancel { uuid });
         let Some(item) = self.reign.items.get_mut(&uuid) else { return done };
         if matches!(item.stage, ItemStage::Parked) {
-            // It rests no more: it ends when its calls have, some of which may have to enter its actor.
-            item.stage = ItemStage::Queued;
+            // It rests no more: it ends when its calls have, and those of its flow may enter its actor.
+            item.stage = ItemStage::WaitChildren;
             self.pump_item(env, uuid);
             return done;
         }

@@ -21,8 +21,8 @@ pub(crate) struct TurnInvoke {
     pub(crate) payload: crate::invocation::Payload,
     pub(crate) deadline: Option<crate::ids::Millis>,
     pub(crate) trace: Arc<str>,
-    pub(crate) retry: Option<RetryPolicy>,
     pub(crate) step_key: Option<Arc<str>>,
+    pub(crate) retry: Option<RetryPolicy>,
 }
 
 impl Partition {

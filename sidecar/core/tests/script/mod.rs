@@ -242,8 +242,8 @@ impl Script {
             payload: text("in"),
             deadline: None,
             trace: "".into(),
-            retry: None,
             step_key: None,
+            retry: None,
         })
     }
 

@@ -1,6 +1,7 @@
 //! Hosting: what a component offers, the turns it runs, and how they end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use kar_core::effect::Turn;

@@ -44,11 +44,11 @@ pub enum Shape {
     StateApply,
     StateContains { key: Arc<str> },
     Flush,
+    RecordStep,
     Cancel,
     Resume { id: Box<InvocationId> },
     Redrive { id: Box<InvocationId> },
     Discard,
-    RecordStep,
 }
 
 /// Parses a request at the time `now`.
@@ -180,11 +180,11 @@ impl Parser<'_> {
             if !r.affinity_key.is_empty() {
                 return Err(invalid_field("affinity_key", "is for durable calls only"));
             }
-            if retry.is_some() {
-                return Err(invalid_field("options.retry_policy", "is for durable calls only"));
-            }
             if !r.step_key.is_empty() {
                 return Err(invalid_field("step_key", "is for durable calls only"));
+            }
+            if retry.is_some() {
+                return Err(invalid_field("options.retry_policy", "is for durable calls only"));
             }
             return Ok((Operation::InvokeDirect { kind, method, payload, trace }, shape));
         }
@@ -201,8 +201,8 @@ impl Parser<'_> {
             payload,
             deadline,
             trace,
-            retry,
             step_key,
+            retry,
         };
         Ok((operation, shape))
     }
@@ -223,8 +223,8 @@ impl Parser<'_> {
             payload,
             deadline,
             trace,
-            retry,
             step_key,
+            retry,
         };
         Ok((operation, Shape::CallActor { json }))
     }
@@ -245,8 +245,8 @@ impl Parser<'_> {
             payload,
             deadline,
             trace,
-            retry,
             step_key,
+            retry,
         })
     }
 
