@@ -1,7 +1,7 @@
 //! P4, P5: segments are atomic and hold what the turn asked for, in order; reads see what a
 //! sequential execution would have shown; outcomes seen by turns are the logged ones.
 
-use kar_core::effect::Response;
+use kar_core::effect::{RequestError, Response};
 use kar_core::invocation::Outcome;
 
 use super::Judge;
