@@ -144,6 +144,12 @@ impl TurnContext {
         async move { turn.cancel_requested().await }
     }
 
+    /// Step of the invocation, from 1; greater after tail calls.
+    #[must_use]
+    pub fn step(&self) -> u32 {
+        self.turn.step
+    }
+
     /// Name of the method.
     #[must_use]
     pub fn method(&self) -> &str {

@@ -31,6 +31,7 @@ pub(crate) struct Turn {
     pub(crate) method: String,
     pub(crate) mode: proto::InvocationMode,
     pub(crate) attempt: u32,
+    pub(crate) step: u32,
     pub(crate) trace_parent: String,
     /// Durable steps: recorded by earlier attempts, and by this one.
     steps: Mutex<HashMap<String, proto::Payload>>,
@@ -87,6 +88,7 @@ impl Turn {
             method: frame.method,
             mode,
             attempt: u32::try_from(frame.attempt).unwrap_or(1),
+            step: u32::try_from(frame.step).unwrap_or(1),
             trace_parent: frame.trace_parent,
             steps: Mutex::new(frame.recorded_steps),
             requests: AtomicUsize::new(0),
