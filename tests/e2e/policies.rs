@@ -46,7 +46,6 @@ fn call(client: &Client, id: &str, method: &str, retry: Option<RetryPolicy>) -> 
         payload: Some(bytes(&json!(null))),
         options: Some(options),
         turn_token: String::new(),
-        step_key: String::new(),
     };
     let mut client = client.invocation();
     tokio::spawn(async move { client.call_actor(request).await })
