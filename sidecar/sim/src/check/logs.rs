@@ -45,6 +45,8 @@ pub(crate) struct Held {
     /// What put it in its actor's queue: not known of steps that follow in the same partition.
     pub(crate) queued_by: Option<(Sender, Number)>,
     pub(crate) actor: Option<Arc<str>>,
+    /// When it was accepted.
+    pub(crate) since: Us,
     /// The step that runs, or is to run, here.
     pub(crate) step: u32,
     pub(crate) attempt: u32,
@@ -376,6 +378,7 @@ impl Judge<'_> {
             number,
             queued_by: Some((sender.clone(), number)),
             actor: invocation.actor.clone(),
+            since: self.now,
             step: invocation.step,
             attempt: 1,
             home: invocation.home.clone(),
@@ -502,6 +505,7 @@ impl Judge<'_> {
                 number: brief.number,
                 queued_by: Some((brief.sender.clone(), brief.number)),
                 actor: brief.actor.clone(),
+                since: self.now,
                 step: 1,
                 attempt: 1,
                 home: None,

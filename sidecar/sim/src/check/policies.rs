@@ -263,6 +263,7 @@ impl Judge<'_> {
         control: Control,
         answer: &Answer,
     ) {
+        let asked = self.history.reqs[req].arrived;
         let held = self.logs[self.log_of(home)].held.get(&control.uuid());
         let ended = held.and_then(|h| h.ended.as_ref()).map(|ended| &ended.outcome);
         let fine = match answer {
@@ -275,7 +276,10 @@ impl Judge<'_> {
                 }
                 (_, Controlled::Ended) => ended.is_some(),
                 (Control::Resume(_), Controlled::Resumed | Controlled::NotParked) => {
-                    held.is_some_and(|held| held.policy.parked.is_none())
+                    // A parked one that is to end rests no more: it waits for its calls.
+                    let rests =
+                        |policy: &Standing| policy.parked.is_some() && policy.cancel.is_none();
+                    held.is_some_and(|held| !rests(&held.policy))
                 }
                 (Control::Redrive(uuid), Controlled::Redriven(new)) => {
                     self.redriven.get(new) == Some(&uuid)
@@ -295,7 +299,10 @@ impl Judge<'_> {
                 Control::Redrive(uuid) | Control::Discard(uuid) => {
                     !self.logs[self.log_of(home)].dead.contains(&uuid)
                 }
-                _ => held.is_none_or(|held| held.is_over()),
+                // It may have been accepted while the answer was on its way.
+                _ => {
+                    held.is_none_or(|held| held.is_over() || asked.is_none_or(|at| at < held.since))
+                }
             },
             Err(RequestError::Unknown(_)) => true,
             Err(RequestError::Limit(_)) => self.history.small_limits,

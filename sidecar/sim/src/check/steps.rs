@@ -54,17 +54,21 @@ impl Judge<'_> {
             self.logs[log].steps.open.insert((to, number), child);
             if let Some((place, earlier)) = earlier {
                 let ended = self.logs[place].outcome(earlier).map(|ended| &ended.outcome);
-                if !matches!(
-                    ended,
-                    Some(Outcome::Refused(_) | Outcome::Expired | Outcome::Cancelled)
-                ) {
+                if !is_free_again(ended) {
                     wrong.push(format!("{key} calls {child}, and called {earlier}: {ended:?}"));
                 }
             }
         }
+        let called = |key: &Arc<str>| {
+            let calls = self.logs[log].steps.by_turn.get(&turn).and_then(|m| m.calls.get(key));
+            calls.and_then(|calls| calls.last()).is_some_and(|(place, call)| {
+                !is_free_again(self.logs[*place].outcome(*call).map(|ended| &ended.outcome))
+            })
+        };
+        let called: Vec<_> = steps.iter().map(|step| called(&step.key)).collect();
         let model = self.logs[log].steps.by_turn.entry(turn).or_default();
-        for RecordedStep { key, payload } in steps {
-            if model.calls.contains_key(key) || model.values.contains_key(key) {
+        for (RecordedStep { key, payload }, called) in steps.iter().zip(called) {
+            if called || model.values.contains_key(key) {
                 wrong.push(format!("{key} is recorded again"));
             }
             model.values.entry(key.clone()).or_insert_with(|| payload.clone());
@@ -206,4 +210,9 @@ fn key_of(item: &Item) -> Option<&Arc<str>> {
 pub(super) fn is_turned_away(item: &Item) -> bool {
     let error = item.answer.as_ref().and_then(|answer| answer.as_ref().err());
     matches!(error, Some(RequestError::Limit(_) | RequestError::StepKeyReused(_)))
+}
+
+/// A call that came to nothing leaves its key to others (section 18, decision 8).
+fn is_free_again(outcome: Option<&Outcome>) -> bool {
+    matches!(outcome, Some(Outcome::Refused(_) | Outcome::Expired | Outcome::Cancelled))
 }
