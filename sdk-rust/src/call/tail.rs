@@ -4,7 +4,7 @@ use kar_proto::v1 as proto;
 
 use super::Call;
 use crate::context::{Nested, Source};
-use crate::error::Error;
+use crate::error::{CallError, Error};
 
 impl<R> Call<R, Nested> {
     /// Ends the turn with this call instead of making it: the invocation goes on with it, in one
@@ -64,7 +64,7 @@ impl<R> Call<R, Nested> {
         Err(Error::tail_call(proto::TailCall {
             target: Some(proto::Target { kind: Some(self.kind) }),
             method: self.method.into_owned(),
-            payload: Some(self.argument?.into_proto()),
+            payload: Some(self.argument.map_err(CallError::from)?.into_proto()),
             keep_lock,
         }))
     }
