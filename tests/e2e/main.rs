@@ -13,6 +13,7 @@ mod grpcurl;
 mod hello;
 mod hosting;
 mod philosophers;
+mod policies;
 mod python;
 mod start;
 mod state;

@@ -51,6 +51,7 @@ fn call(
         payload: text("in"),
         deadline,
         trace: "".into(),
+        retry: None,
         step_key: Some(key.into()),
     })
 }
@@ -123,7 +124,12 @@ fn a_retry_in_the_same_reign_gets_its_steps_too() {
     let turn = script.turn("m");
     record(&mut script, &turn, "a", text("1"));
     script.event(Event::HostDown { session: SessionId(1), dead: true });
-    let offer = kar_core::event::Offer { kinds: kinds().into(), concurrency: 4, strict: false };
+    let offer = kar_core::event::Offer {
+        kinds: kinds().into(),
+        concurrency: 4,
+        strict: false,
+        ..kar_core::event::Offer::default()
+    };
     script.event(Event::HostUp { session: SessionId(9), offer });
     let again = script.turn("m");
     assert_eq!(again.recorded_steps.get("a"), Some(&text("1")));
@@ -268,6 +274,7 @@ fn keys_are_for_calls_of_turns() {
         payload: text(""),
         deadline: None,
         trace: "".into(),
+        retry: None,
         step_key: Some("k".into()),
     };
     let outside = script.request(root(None, Mode::Call));

@@ -53,6 +53,7 @@ class Turn:
         "connection",
         "has_ended",
         "id",
+        "is_cancel_requested",
         "is_stopped",
         "kind",
         "method",
@@ -85,7 +86,7 @@ class Turn:
         self.tail: TailCall | None = None
         """The last tail call that the method made; it is carried out if the method returns it."""
         self._steps = {key: codec.read(value) for key, value in invocation.recorded_steps.items()}
-        self.is_stopped = self.has_ended = False
+        self.is_stopped = self.has_ended = self.is_cancel_requested = False
         self._requests = 0
         # State changes that are gathered, and those sent and not answered yet.
         self._changes: list[state_pb2.StateChange] = []
@@ -121,7 +122,7 @@ class Turn:
             else:
                 codec.write(result, outcome.payload)
         except asyncio.CancelledError as error:
-            if self.is_stopped:
+            if self.is_stopped or self.is_cancel_requested:
                 raise
             write_error(error, outcome.error)
         except Exception as error:
@@ -152,6 +153,13 @@ class Turn:
         """Cancels the turn's task: the turn is superseded, or its stream is gone."""
         if not self.is_stopped:
             self.is_stopped = True
+            self.task.cancel()
+
+    def request_cancel(self) -> None:
+        """Somebody asked for the invocation's end: its code gets a `CancelledError`. If it lets that pass,
+        the invocation has ended so; if it catches it and returns, its result counts as always."""
+        if not (self.is_stopped or self.is_cancel_requested):
+            self.is_cancel_requested = True
             self.task.cancel()
 
     # === what it asks for ===
@@ -255,6 +263,7 @@ def write_error(error: BaseException, target: common_pb2.ApplicationError) -> No
     match error:
         case ApplicationError():
             target.code, target.message = error.code, error.message
+            target.retryable = error.retryable
             if error.payload is not None:
                 codec.write(error.payload, target.payload)
         case KarError():

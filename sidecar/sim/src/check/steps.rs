@@ -54,7 +54,10 @@ impl Judge<'_> {
             self.logs[log].steps.open.insert((to, number), child);
             if let Some((place, earlier)) = earlier {
                 let ended = self.logs[place].outcome(earlier).map(|ended| &ended.outcome);
-                if !matches!(ended, Some(Outcome::Refused(_) | Outcome::Expired)) {
+                if !matches!(
+                    ended,
+                    Some(Outcome::Refused(_) | Outcome::Expired | Outcome::Cancelled)
+                ) {
                     wrong.push(format!("{key} calls {child}, and called {earlier}: {ended:?}"));
                 }
             }
