@@ -77,6 +77,13 @@ impl Greeter {
         std::future::pending().await
     }
 
+    async fn tidies(&self, ctx: &mut ServiceContext) -> Result<String, Error> {
+        let asked = ctx.cancel_requested();
+        self.entered.notify_one();
+        asked.await;
+        Ok("tidied".to_owned())
+    }
+
     async fn mirror(
         &self,
         _ctx: &mut ServiceContext,

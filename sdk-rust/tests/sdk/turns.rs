@@ -40,6 +40,26 @@ async fn a_refused_write_fails_the_turn() {
 }
 
 #[tokio::test]
+async fn turns_that_are_asked_to_stop_do_or_see_to_it_themselves() {
+    let fake = Fake::start().await;
+    let greeter = Greeter::default();
+    let entered = greeter.entered.clone();
+    let builder = Host::builder().service(greeter).actor(Counter).socket(&fake.socket);
+    let host = builder.start().await.unwrap();
+    let client = host.client();
+    client.service("greeter").tell("hangs", &()).await.unwrap();
+    bounded(entered.notified()).await;
+    fake.ask_to_stop("hangs");
+    fake.until("the turn stops", |f| f.log().contains(&"cancelled hangs".to_owned())).await;
+    let service = client.service("greeter");
+    let call = tokio::spawn(async move { service.call::<String>("tidies", &()).await });
+    bounded(entered.notified()).await;
+    fake.ask_to_stop("tidies");
+    assert_eq!(bounded(call).await.unwrap().unwrap(), "tidied");
+    assert_eq!(fake.violations(), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_tail_call_ends_the_turn_after_everything_that_it_did() {
     let fake = Fake::start().await;
     let host = host(&fake).await;
