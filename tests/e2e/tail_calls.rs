@@ -333,7 +333,7 @@ fn a_segment_and_its_tail_call_take_effect_together_or_not_at_all() {
         let turn = host.next_turn().await;
         turn.set(&[("by", json!(1))]).await.expect("buffered");
         turn.tell(actor("Told", "x"), "by", &json!(1)).await.expect("buffered");
-        drop(host);
+        drop((host, turn));
         let mut host = connect(&a.client().await, &["s"], &["A"]).await;
         let turn = host.next_turn().await;
         assert_eq!((turn.method(), turn.frame.attempt, turn.frame.step), ("first", 2, 1));
@@ -348,7 +348,7 @@ fn a_segment_and_its_tail_call_take_effect_together_or_not_at_all() {
         assert_eq!(tell.argument(), json!(2), "the first attempt told nobody");
         tell.finish(&json!(null)).await;
         // The next step is retried by itself: what was before it stays as it is.
-        drop(host);
+        drop((host, turn));
         let mut host = connect(&a.client().await, &["s"], &["A"]).await;
         let turn = host.next_turn().await;
         assert_eq!((turn.method(), turn.frame.attempt, turn.frame.step), ("second", 2, 2));

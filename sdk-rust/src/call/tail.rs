@@ -4,7 +4,7 @@ use kar_proto::v1 as proto;
 
 use super::Call;
 use crate::context::{Nested, Source};
-use crate::error::Error;
+use crate::error::{CallError, Error};
 
 impl<R> Call<R, Nested> {
     /// Ends the turn with this call instead of making it: the invocation goes on with it, in one
@@ -27,9 +27,10 @@ impl<R> Call<R, Nested> {
     ///
     /// # Errors
     /// Always: return it from the method, with `?` or as it is. An argument that cannot be written
-    /// is an application error, and so are a tail call of a direct invocation, and one with
-    /// [`start_within`](Self::start_within), a [`step_key`](Self::step_key) or a
-    /// [`trace_parent`](Self::trace_parent): its invocation has what it needs of them.
+    /// is an application error, and so are a tail call of a direct invocation, and one with options
+    /// of its own ([`start_within`](Self::start_within), [`retry`](Self::retry),
+    /// [`trace_parent`](Self::trace_parent), [`step_key`](Self::step_key)): its invocation goes on
+    /// as it was made.
     pub fn tail(self) -> Result<R, Error> {
         self.tail_call(false)
     }
@@ -52,19 +53,17 @@ impl<R> Call<R, Nested> {
         if self.direct || token.is_empty() {
             return Err(Error::new("tail_call", "a direct invocation cannot go on with another"));
         }
-        if !self.step_key.is_empty() {
-            let text = "a tail call has no step key: it is made once by itself";
-            return Err(Error::new("tail_call", text));
-        }
-        if self.options.start_within.is_some() || self.options.trace_parent != trace_parent {
+        let trace_parent = trace_parent.to_owned();
+        let none = proto::InvocationOptions { trace_parent, ..Default::default() };
+        if self.options != none || !self.step_key.is_empty() {
             let text =
-                "a tail call has no start_within and no trace_parent: its invocation has both";
+                "a tail call has no options of its own: its invocation goes on as it was made";
             return Err(Error::new("tail_call", text));
         }
         Err(Error::tail_call(proto::TailCall {
             target: Some(proto::Target { kind: Some(self.kind) }),
             method: self.method.into_owned(),
-            payload: Some(self.argument?.into_proto()),
+            payload: Some(self.argument.map_err(CallError::from)?.into_proto()),
             keep_lock,
         }))
     }

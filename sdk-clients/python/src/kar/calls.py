@@ -268,11 +268,9 @@ class Ref:
         options = self._options
         if turn.is_direct or options.direct:
             raise ApplicationError("tail_call", "a direct invocation cannot go on with another")
-        if options.start_within is not None or options.trace_parent:
-            text = "a tail call has no start_within and no trace_parent: its invocation has both"
-            raise ApplicationError("tail_call", text)
-        if options.step_key:
-            raise ApplicationError("tail_call", "a tail call has no step_key: it is made once by itself")
+        if options != _Options(affinity_key=options.affinity_key):
+            text = "a tail call has no options of its own (start_within, retry, trace_parent, step_key)"
+            raise ApplicationError("tail_call", f"{text}: its invocation goes on as it was made")
         call = v1.TailCall(method=method, keep_lock=keep_lock)
         self._fill_target(call.target)
         codec.write(argument, call.payload)
