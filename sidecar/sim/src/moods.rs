@@ -93,13 +93,21 @@ pub(crate) fn outdated(profile: &mut Profile) {
     profile.read_after = 800;
 }
 
+/// Long chains of tail calls, while owners change.
+pub(crate) fn wandering(profile: &mut Profile) {
+    profile.faults_max = 16;
+    profile.fault_weights = [20, 4, 4, 0, 0, 10, 2, 0, 10, 4, 4, 0, 0, 0];
+    profile.tails = 700;
+    profile.ops_max = 60;
+}
+
 impl Profile {
     /// The mood of a seed: the usual one half of the time.
     pub fn of_seed(seed: u64) -> Self {
         let mut profile = Self::default();
         let moods = [
             losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful,
-            outdated,
+            wandering, outdated,
         ];
         let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
         if rng.chance(500) {
