@@ -10,7 +10,7 @@ use crate::limits::{LimitHit, Limits, Rules};
 use crate::message::Message;
 
 /// Shared by a node and its partitions; it decides nothing about them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Env {
     pub(crate) id: NodeId,
     pub(crate) now: Millis,
@@ -36,7 +36,7 @@ pub(crate) struct Env {
 }
 
 /// The component that hosts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Host {
     pub(crate) session: SessionId,
     pub(crate) offer: Offer,
@@ -53,7 +53,7 @@ pub(crate) struct Host {
 }
 
 /// A direct turn under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct DirectTurn {
     /// Who asked.
     pub(crate) from: NodeId,
@@ -63,7 +63,7 @@ pub(crate) struct DirectTurn {
 }
 
 /// Who waits for a slot, in order; each may leave before its time.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct SlotQueue {
     next: u64,
     by_ticket: BTreeMap<u64, (PartitionId, Uuid)>,

@@ -35,7 +35,7 @@ pub struct NodeConfig {
 }
 
 /// All decisions of one sidecar. See the crate's documentation for how to drive it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Node {
     env: Env,
     partitions: BTreeMap<PartitionId, Partition>,
@@ -75,7 +75,7 @@ const SETTLE_STEPS_EACH: usize = 20;
 pub const DIRECT_CONCURRENCY: &str = "concurrency";
 
 /// A direct call that has not been sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct DirectCall {
     kind: Kind,
     method: Arc<str>,
@@ -85,7 +85,7 @@ struct DirectCall {
 
 /// What a turn asked for since it invoked something of a kind that is not known yet: in program order, since a turn's
 /// operations take effect in that order (P5, P7).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct WaitingTurn {
     /// The first one is what waits for the kind.
     operations: VecDeque<(RequestId, Operation)>,

@@ -35,7 +35,7 @@ pub(crate) struct Opened {
 }
 
 /// The sending end of a channel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Route {
     sender: Sender,
     from_epoch: Epoch,

@@ -1,6 +1,7 @@
 //! What could be seen at the edges during a run. The checkers judge from this alone.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use kar_core::effect::{Notice, RequestError, Response};
@@ -177,7 +178,7 @@ pub(crate) struct Finish {
 /// A whole run, as seen from outside.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
-    pub(crate) names: Names,
+    pub(crate) names: Rc<Names>,
     /// Bounds are small: refusals are expected.
     pub(crate) small_limits: bool,
     /// The nodes' bound of that name.
@@ -186,6 +187,8 @@ pub(crate) struct History {
     pub(crate) heeding: bool,
     /// Which slots' components register `strict`.
     pub(crate) strict: Vec<bool>,
+    /// How many events came before these: the explorer keeps them.
+    pub(crate) before: usize,
     pub(crate) events: Vec<(Us, Seen)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) reqs: Vec<Req>,

@@ -1,6 +1,7 @@
 //! What a run is made of, drawn from its seed before the run begins: the cluster, the clients'
 //! operations and the faults with their times.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use kar_core::ids::Kind;
@@ -184,7 +185,7 @@ pub(crate) struct Plan {
     pub(crate) rules: Rules,
     pub(crate) limits: Limits,
     pub(crate) small_limits: bool,
-    pub(crate) names: Names,
+    pub(crate) names: Rc<Names>,
     pub(crate) slots: Vec<SlotPlan>,
     pub(crate) ops: Vec<ClientOp>,
     pub(crate) faults: Vec<(Us, Fault)>,
@@ -288,7 +289,7 @@ impl Plan {
     pub(crate) fn bare(seed: u64, rules: Rules, nodes: usize) -> Self {
         let profile =
             Profile { lose_append: 0, late_append: 0, stall_message: 0, ..Profile::default() };
-        let names = Names::new(2, 1, vec![1, 1, 1]);
+        let names = Rc::new(Names::new(2, 1, vec![1, 1, 1]));
         let slot = SlotPlan { joins_at: 0, kinds: vec![0, 1, 2], concurrency: 16, strict: false };
         Self {
             seed,
@@ -310,7 +311,7 @@ impl Plan {
         let mut rng = Rng::new(seed);
         let (actor_types, services) = (rng.range(1, 2) as usize, rng.range(1, 2) as usize);
         let counts = (0..actor_types + services).map(|_| rng.range(1, 3) as u32).collect();
-        let names = Names::new(actor_types, services, counts);
+        let names = Rc::new(Names::new(actor_types, services, counts));
         let slots = draw_slots(&mut rng, profile, names.kinds.len());
         let small = rng.chance(profile.small_limits);
         let mut limits = limits(&mut rng, small);

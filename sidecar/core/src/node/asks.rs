@@ -20,7 +20,7 @@ const NOT_OWNER_PAUSE_MS: Millis = 50;
 const KIND_WAIT_MS: Millis = 1_000;
 
 /// All that is asked for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Asks {
     open: BTreeMap<RequestId, Ask>,
     /// When they are asked again.
@@ -28,7 +28,7 @@ pub(super) struct Asks {
 }
 
 /// One thing asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Ask {
     wanted: Wanted,
     /// Whom it was sent to.
@@ -37,7 +37,7 @@ struct Ask {
     since: Millis,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Wanted {
     /// The outcome of a started invocation, however long it takes.
     Outcome(InvocationId),

@@ -14,7 +14,7 @@ use crate::record::{Op, Record};
 use crate::size::Tally;
 
 /// A record that was proposed and not read back yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct InFlight {
     pub(super) seq: u64,
     pub(super) proposal: ProposalId,
@@ -24,7 +24,7 @@ pub(super) struct InFlight {
 }
 
 /// Something that waits for a commit.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Gated {
     /// A message about decided things.
     Send { to: NodeId, message: Message },

@@ -15,7 +15,7 @@ use crate::size::Tally;
 use std::sync::Arc;
 
 /// A request as it came.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Incoming {
     pub(crate) from: NodeId,
     pub(crate) sender: Sender,
@@ -28,7 +28,7 @@ pub(crate) struct Incoming {
 }
 
 /// What a sender says of its channel (rule C3).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Stated {
     pub(crate) from_epoch: Epoch,
     pub(crate) highest: Number,

@@ -45,7 +45,7 @@ pub(crate) enum Stage {
 }
 
 /// A claim under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Claim {
     proposal: ProposalId,
     id: Uuid,
@@ -53,7 +53,7 @@ struct Claim {
 }
 
 /// One partition as this node sees it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Partition {
     pub(crate) id: PartitionId,
     pub(crate) state: LogState,

@@ -26,7 +26,7 @@ use super::turns::retry_pause;
 pub(super) const AWAITERS_MAX: usize = 1024;
 
 /// What an owner holds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reign {
     /// The epoch: goes with every turn token.
     pub(super) epoch: Epoch,
@@ -121,7 +121,7 @@ pub(crate) struct Reign {
 }
 
 /// A read that waits for a load.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct WaitingRead {
     pub(super) request: RequestId,
     pub(super) reader: Reader,
@@ -130,7 +130,7 @@ pub(super) struct WaitingRead {
 }
 
 /// Who reads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Reader {
     /// A turn of the actor.
     Turn(TurnToken),
@@ -139,7 +139,7 @@ pub(super) enum Reader {
 }
 
 /// A load of an actor's state under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Load {
     /// What the store was known to hold when the load began: less means that it was rolled back.
     pub(super) known: Offset,
@@ -148,7 +148,7 @@ pub(super) struct Load {
 }
 
 /// An unfinished invocation at its owner.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Item {
     pub(super) invocation: Arc<Invocation>,
     pub(super) sender: Sender,
@@ -170,7 +170,7 @@ pub(super) struct Item {
 }
 
 /// Where an unfinished invocation stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum ItemStage {
     /// Waits for the actor, a host, a slot, the grace, …
     Queued,
@@ -185,7 +185,7 @@ pub(super) enum ItemStage {
 }
 
 /// One attempt in user code.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Turn {
     pub(super) session: SessionId,
     /// Unflushed state operations.
@@ -208,7 +208,7 @@ pub(super) struct Turn {
 }
 
 /// A busy actor.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Actor {
     /// The flow that holds it: turns stacked by re-entrancy, the topmost last.
     pub(super) stack: Vec<Uuid>,
@@ -221,7 +221,7 @@ pub(super) struct Actor {
 }
 
 /// What a sender said of its channel.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Statement {
     /// Epoch of the sending partition's reign that made it; 0 for nodes.
     pub(super) from_epoch: Epoch,

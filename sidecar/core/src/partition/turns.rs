@@ -17,7 +17,7 @@ use crate::node::{Held, InvocationView, PartitionView, Phase};
 use crate::record::{AcceptInBrief, Op};
 
 /// A call or tell that a turn makes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct TurnInvoke {
     pub(crate) to: PartitionId,
     pub(crate) uuid: Uuid,

@@ -103,6 +103,18 @@ pub(crate) fn judge(history: &History) -> (Vec<Violation>, Counts) {
     (judge.violations, judge.counts)
 }
 
+/// Judges a run that is not over: what was seen so far, not what is still to come.
+pub(crate) fn judge_so_far(history: &History) -> Vec<Violation> {
+    let mut judge = Judge::new(history);
+    for (at, seen) in &history.events {
+        judge.now = *at;
+        judge.see(seen);
+    }
+    judge.check_overlaps();
+    judge.check_turns();
+    judge.violations
+}
+
 impl<'h> Judge<'h> {
     fn new(history: &'h History) -> Self {
         let mut ids = Vec::new();
