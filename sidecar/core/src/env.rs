@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::assign;
+use crate::cover::{Covered, Transition};
 use crate::effect::{Append, Effect, Notice, RequestError, Response};
 use crate::event::{Members, Offer};
 use crate::ids::{Kind, Millis, NodeId, PartitionId, ProposalId, RequestId, SessionId, Uuid};
@@ -33,6 +34,7 @@ pub(crate) struct Env {
     pub(crate) granted: VecDeque<(PartitionId, Uuid)>,
     random: u128,
     next_proposal: u64,
+    pub(crate) covered: Covered,
 }
 
 /// The component that hosts.
@@ -114,6 +116,7 @@ impl Env {
             granted: VecDeque::new(),
             random: seed ^ 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834,
             next_proposal: 0,
+            covered: Covered::default(),
         }
     }
 
@@ -131,6 +134,11 @@ impl Env {
     pub(crate) fn proposal(&mut self) -> ProposalId {
         self.next_proposal += 1;
         ProposalId(self.next_proposal)
+    }
+
+    /// A transition was taken: the simulator counts them.
+    pub(crate) fn cover(&self, transition: Transition) {
+        self.covered.take(transition);
     }
 
     pub(crate) fn emit(&mut self, effect: Effect) {
@@ -185,6 +193,7 @@ impl Env {
             && let Some(next) = host.waiting.pop()
         {
             self.granted.push_back(next);
+            self.cover(Transition::SlotPassed);
         }
     }
 

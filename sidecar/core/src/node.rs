@@ -8,6 +8,7 @@ use std::sync::Arc;
 use asks::Asks;
 
 use crate::assign;
+use crate::cover::Transition;
 use crate::effect::{Append, Effect, Notice, RequestError, Response};
 use crate::env::{DirectTurn, Env, Host, SlotQueue};
 use crate::event::{Event, Members, Offer, Operation, TurnResult};
@@ -311,6 +312,12 @@ impl Node {
         sum
     }
 
+    /// How often each transition was taken, in the order of [`TRANSITIONS`](crate::cover::TRANSITIONS).
+    #[cfg(feature = "coverage")]
+    pub fn covered(&self) -> impl Iterator<Item = u32> + use<'_> {
+        self.env.covered.counts()
+    }
+
     /// Root invocations that are not finished.
     pub fn roots_open(&self) -> usize {
         self.roots.open()
@@ -387,10 +394,12 @@ impl Node {
         self.ask_again(None);
         self.send_waiting_direct();
         if self.host_gone_at.is_some_and(|at| at <= now) {
+            self.env.cover(Transition::HostAway);
             self.host_gone_at = None;
             self.offer(Vec::new());
         }
         if self.env.host_grace_until > 0 && self.env.host_grace_until <= now {
+            self.env.cover(Transition::HostGraceOver);
             self.env.host_grace_until = 0;
             self.each(|p, env| p.pump_all(env));
         }
@@ -495,6 +504,7 @@ impl Node {
         if self.env.host.as_ref().is_none_or(|h| h.session != session) {
             if dead && self.last_session == Some(session) {
                 // Known only now: nothing of it can still run.
+                self.env.cover(Transition::HostDeadLater);
                 self.env.host_grace_until = 0;
                 if self.host_gone_at.take().is_some() {
                     self.offer(Vec::new());
@@ -512,6 +522,7 @@ impl Node {
         }
         self.env.granted.clear();
         if !dead {
+            self.env.cover(Transition::HostGrace);
             self.env.host_grace_until = self.env.now + self.env.limits.grace_ms;
         }
         self.each(|p, env| p.session_lost(env, session));
@@ -624,9 +635,11 @@ impl Node {
         let Operation::Invoke { turn, target, .. } = &operation else { return };
         let kind = target.kind.clone();
         if turn.is_some() {
+            self.env.cover(Transition::TurnKindWaits);
             self.wait_in_turn(request, operation);
             return self.env.emit(Effect::EnsureKind { kind });
         }
+        self.env.cover(Transition::RootKindWaits);
         let queue = self.parked.entry(kind.clone()).or_default();
         queue.push_back((request, operation));
         if queue.len() == 1 {
@@ -644,6 +657,7 @@ impl Node {
     fn uncovered(&mut self) -> Option<TurnToken> {
         let token = self.covered.iter().find(|token| !self.is_covered(token))?.clone();
         self.covered.remove(&token);
+        self.env.cover(Transition::TurnUncovered);
         Some(token)
     }
 
@@ -665,7 +679,10 @@ impl Node {
             return self.env.respond(request, Err(RequestError::Limit(hit)));
         }
         if self.is_covered(&token) {
+            self.env.cover(Transition::TurnCovered);
             self.covered.insert(token.clone());
+        } else if self.waiting_turns.contains_key(&token) {
+            self.env.cover(Transition::TurnQueues);
         }
         let waiting = self.waiting_turns.entry(token).or_default();
         waiting.operations.push_back((request, operation));
@@ -696,6 +713,7 @@ impl Node {
         match (self.waiting_turns.get_mut(token), result) {
             (Some(waiting), TurnResult::Ended(outcome)) => {
                 waiting.outcome.get_or_insert(outcome);
+                self.env.cover(Transition::ReturnedBehind);
                 self.with(&token.invocation.home, |p, _| p.turn_returned(token));
             }
             (_, result) => {

@@ -11,6 +11,7 @@ use kar_core::message::Message;
 use kar_core::node::PartitionView;
 use kar_core::record::Record;
 
+use crate::coverage::Coverage;
 use crate::plan::{Names, Us};
 use crate::script::{Script, Spec};
 use crate::store::StorePartition;
@@ -192,6 +193,8 @@ pub(crate) struct History {
     pub(crate) events: Vec<(Us, Seen)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) reqs: Vec<Req>,
+    /// What nodes counted themselves.
+    pub(crate) covered: Coverage,
     pub(crate) finish: Finish,
 }
 

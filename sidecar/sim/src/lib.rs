@@ -12,6 +12,7 @@
 mod app;
 mod check;
 mod client;
+mod coverage;
 mod drive;
 mod explore;
 mod faults;
@@ -37,6 +38,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kar_core::limits::Rules;
 
+pub use coverage::{Coverage, ELSEWHERE};
 pub use explore::{Bounds, CONFIGS, Config, Explored, explore, replay};
 pub use mutation::{MUTATIONS, Mutation, SEEDS_MAX};
 pub use plan::{FAULTS, Profile};
@@ -55,6 +57,8 @@ pub struct Report {
     pub violations: Vec<String>,
     /// How often each schedule of the design's section 17 really happened, by name.
     pub counts: Vec<(&'static str, u64)>,
+    /// Which transitions were taken, how often.
+    pub coverage: Coverage,
     /// Turns dispatched.
     pub turns: u64,
     /// Events of the history.
@@ -89,8 +93,11 @@ fn in_words(v: check::Violation) -> String {
 fn report(seed: u64, history: &History, broken: Vec<String>) -> Report {
     let (found, counts) = check::judge(history);
     let broken = broken.into_iter().map(|b| format!("driver: {b}"));
+    let mut coverage = history.covered.clone();
+    coverage.add(&counts.coverage);
     Report {
         seed,
+        coverage,
         violations: broken.chain(found.into_iter().map(in_words)).collect(),
         counts: counts.named().to_vec(),
         turns: history.runs.len() as u64,

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use kar_core::limits::Rules;
-use kar_sim::{Bounds, CONFIGS, Config, Explored, MUTATIONS, Mutation, Profile, Report, SCHEDULES, SEEDS_MAX};
+use kar_sim::{
+    Bounds, CONFIGS, Config, Coverage, ELSEWHERE, Explored, MUTATIONS, Mutation, Profile, Report,
+    SCHEDULES, SEEDS_MAX,
+};
 
 /// Runs KAR's core on simulated logs, stores, networks and components, and judges the runs.
 #[derive(Parser, Debug)]
@@ -51,6 +54,9 @@ struct Args {
     /// With --explore CONFIG: follow these choices, and print what happens.
     #[arg(long, requires = "explore", value_delimiter = ',')]
     path: Option<Vec<usize>>,
+    /// With --seeds: print which transitions of the machine were taken, how often.
+    #[arg(long, requires = "seeds")]
+    coverage: bool,
     /// Go on after a violation, and print the first one of each kind.
     #[arg(long)]
     keep_going: bool,
@@ -69,6 +75,7 @@ struct Totals {
     turns: u64,
     events: u64,
     counts: Vec<(&'static str, u64)>,
+    coverage: Coverage,
     bad: Vec<Report>,
 }
 
@@ -103,7 +110,7 @@ fn main() -> ExitCode {
     match (args.seed, args.seeds) {
         _ if args.mutations => mutations(),
         (Some(seed), _) => one(seed, &profile(seed), rules, args.trace),
-        (None, Some(seeds)) => many(&profile, rules, args.from, seeds, args.keep_going),
+        (None, Some(seeds)) => many(&profile, rules, seeds, &args),
         (None, None) => {
             eprintln!("give a seed, --seeds N or --mutations");
             ExitCode::from(2)
@@ -201,10 +208,10 @@ fn one(seed: u64, profile: &Profile, rules: Rules, trace: bool) -> ExitCode {
 fn many(
     profile: &(impl Fn(u64) -> Profile + Sync),
     rules: Rules,
-    from: u64,
     seeds: u64,
-    keep_going: bool,
+    args: &Args,
 ) -> ExitCode {
+    let (from, keep_going) = (args.from, args.keep_going);
     let begun = Instant::now();
     let next = AtomicU64::new(from);
     let stop = AtomicBool::new(false);
@@ -244,6 +251,9 @@ fn many(
     for (name, count) in &totals.counts {
         println!("  {name:<24} {count}");
     }
+    if args.coverage {
+        print_coverage(&totals.coverage);
+    }
     let mut kinds = std::collections::BTreeMap::new();
     for report in &totals.bad {
         let first = &report.violations[0];
@@ -260,10 +270,22 @@ fn many(
     if totals.bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Prints the table of transitions, the rare ones first.
+fn print_coverage(coverage: &Coverage) {
+    let mut table = coverage.table();
+    table.sort_by_key(|(_, count)| *count);
+    for (name, count) in table {
+        let why = ELSEWHERE.iter().find(|(n, _)| *n == name).map_or("", |(_, why)| why);
+        println!("{count:>12}  {name}  {why}");
+    }
+    println!("{} transitions were never taken", coverage.missing().len());
+}
+
 impl Totals {
     fn add(&mut self, report: Report) {
         self.runs += 1;
         self.turns += report.turns;
+        self.coverage.add(&report.coverage);
         self.events += report.events;
         if self.counts.is_empty() {
             self.counts.clone_from(&report.counts);

@@ -47,6 +47,9 @@ impl World {
         let id = self.slots[slot].id;
         self.say(|| format!("n{slot} {id:?} is gone"));
         self.note(Seen::NodeGone { node: id });
+        if let Some(node) = self.slots[slot].node.as_ref() {
+            self.history.covered.add_node(node.covered());
+        }
         self.slots[slot].vacate();
         for log in 0..self.logs.len() {
             self.stop_reading(slot, log);

@@ -78,12 +78,19 @@ pub(crate) fn forgetful(profile: &mut Profile) {
     profile.ops_max = 60;
 }
 
+/// Calls past the logs, more at once than hosts take.
+pub(crate) fn direct(profile: &mut Profile) {
+    profile.modes = [4, 2, 2, 16];
+    profile.ops_max = 100;
+}
+
 impl Profile {
     /// The mood of a seed: the usual one half of the time.
     pub fn of_seed(seed: u64) -> Self {
         let mut profile = Self::default();
-        let moods =
-            [losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful];
+        let moods = [
+            losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful, direct,
+        ];
         let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
         if rng.chance(500) {
             moods[rng.index(moods.len())](&mut profile);

@@ -209,7 +209,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    fn new(actor_types: usize, services: usize, counts: Vec<u32>) -> Self {
+    pub(crate) fn new(actor_types: usize, services: usize, counts: Vec<u32>) -> Self {
         let actors = ["A", "B"].iter().take(actor_types).map(|n| Kind::actor(n));
         let services = ["s", "t"].iter().take(services).map(|n| Kind::service(n));
         Self {
@@ -251,6 +251,7 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         channel_timer_ms: 200,
         departed_grace_ms: 1_500,
         drain_timeout_ms: 300,
+        host_return_ms: 150,
         // A hand-over's work is bounded by these: a node that does not come to rest is found soon.
         unfinished_per_partition_max: 2_000,
         roots_per_node_max: 2_000,
@@ -277,7 +278,17 @@ fn bound_bytes(limits: &mut Limits, seed: u64, small: bool) {
         limits.window_requests_max = rng.range(1, 4) as usize;
         limits.window_bytes_max = rng.range(1, 800) as usize;
     }
+    if rng.chance(150) {
+        limits.results_per_partition_max = rng.range(0, 2) as usize;
+        limits.result_retention_ms = rng.range(50, 1_000);
+    }
+    if rng.chance(100) {
+        limits.record_bytes_target = rng.range(100, 600) as usize;
+    }
     if small {
+        limits.calls_per_turn_max = rng.range(1, 2) as usize;
+        limits.segment_bytes_max = rng.range(100, 600) as usize;
+        limits.direct_bytes_max = rng.range(1, 40) as usize;
         limits.outbox_per_partition_max = rng.range(2, 6) as usize;
         limits.outbox_bytes_per_partition_max = rng.range(300, 2_000) as usize;
         limits.unfinished_bytes_per_partition_max = rng.range(600, 4_000) as usize;

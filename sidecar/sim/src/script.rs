@@ -85,6 +85,8 @@ pub(crate) enum Step {
     Calls(Vec<(Target, Spec)>, Vec<Step>),
     /// Makes the segment durable.
     Flush,
+    /// Calls whose outcomes the turn does not wait for: it returns while they are under way (T1).
+    Leave(Vec<(Target, Spec)>),
 }
 
 /// The script of a turn.
@@ -162,6 +164,10 @@ impl Writer<'_> {
             }
         }
         steps.push(Step::Think(self.think()));
+        if self.fuel > 0 && self.rng.chance(100) {
+            let calls = self.calls();
+            steps.push(Step::Leave(calls));
+        }
         Script { steps, fails, pipelined }
     }
 

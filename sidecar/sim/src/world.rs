@@ -10,9 +10,10 @@ use kar_core::message::Message;
 use kar_core::record::Record;
 
 use crate::app::ToApp;
+use crate::coverage::Coverage;
+use crate::explore::Pending;
 use crate::history::{Finish, History, Seen, Waiter};
 use crate::log::{Fate, Landing, Reader, SimLog};
-use crate::explore::Pending;
 use crate::net::Net;
 use crate::plan::{Fault, HORIZON, MS, Plan, Us};
 use crate::queue::Queue;
@@ -169,6 +170,7 @@ impl World {
             events: Vec::new(),
             runs: Vec::new(),
             reqs: Vec::new(),
+            covered: Coverage::default(),
             finish: Finish::default(),
         };
         Self {
@@ -304,6 +306,9 @@ impl World {
     }
 
     pub(crate) fn finish(&mut self) {
+        for node in self.slots.iter().filter_map(|s| s.node.as_ref()) {
+            self.history.covered.add_node(node.covered());
+        }
         let livelock = self.steps >= EVENTS_MAX;
         let views = |s: &Slot| s.node.as_ref().map(|n| (s.id, n.partitions(), n.roots_open()));
         self.history.finish.views = self.slots.iter().filter_map(views).collect();

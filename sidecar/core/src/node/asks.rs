@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Node;
 use crate::assign;
+use crate::cover::Transition;
 use crate::effect::{RequestError, Response};
 use crate::ids::{InvocationId, Kind, Millis, NodeId, PartitionId, RequestId, Uuid};
 use crate::invocation::Target;
@@ -135,6 +136,7 @@ impl Node {
             }
         };
         let Some(home) = home else {
+            self.env.cover(Transition::AskKind);
             let give_up_at = ask.since + KIND_WAIT_MS;
             if give_up_at <= now {
                 let response = match &ask.wanted {
@@ -212,6 +214,7 @@ impl Node {
 
     /// Whoever was asked is not the owner: another one is taking over.
     fn ask_soon(&mut self, request: RequestId) {
+        self.env.cover(Transition::AskAgain);
         let pause = self.env.limits.channel_timer_ms.min(NOT_OWNER_PAUSE_MS);
         self.asks.again_at(request, self.env.now + pause);
     }

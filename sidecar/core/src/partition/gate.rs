@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Partition;
+use crate::cover::Transition;
 use crate::effect::{Append, Effect, RequestError, Response};
 use crate::env::Env;
 use crate::ids::{
@@ -56,6 +57,7 @@ impl Partition {
         let bytes = op.size();
         if self.reign.pending_bytes + bytes > env.limits.record_bytes_target {
             // A long decision gets a record of its own: together they might not fit into one.
+            env.cover(Transition::CutLong);
             self.cut(env);
         }
         let mut store = Vec::new();
@@ -68,6 +70,7 @@ impl Partition {
         self.reign.pending_bytes += bytes;
         self.reign.pending.push(op);
         if self.reign.pending_bytes >= env.limits.record_bytes_target {
+            env.cover(Transition::CutFull);
             self.cut(env);
         }
     }
@@ -80,6 +83,8 @@ impl Partition {
         if self.reign.inflight.len() < env.limits.records_in_flight_max {
             self.log_floors(env);
             self.cut(env);
+        } else {
+            env.cover(Transition::FlushWaits);
         }
     }
 
@@ -125,6 +130,7 @@ impl Partition {
     pub(super) fn committed(&mut self, env: &mut Env, offset: Offset, proposal: ProposalId) {
         let Some(at) = self.reign.inflight.iter().position(|f| f.proposal == proposal) else {
             // Of an earlier reign of this node: void.
+            env.cover(Transition::OwnStale);
             self.state.offset = offset;
             return;
         };
@@ -162,6 +168,16 @@ impl Partition {
     }
 
     fn let_out(&mut self, env: &mut Env, gated: Gated) {
+        env.cover(match &gated {
+            Gated::Send { .. } => Transition::GateSend,
+            Gated::Accepted { .. } => Transition::GateAccepted,
+            Gated::Out { .. } => Transition::GateOut,
+            Gated::Closed { .. } => Transition::GateClosed,
+            Gated::Flushed { .. } => Transition::GateFlushed,
+            Gated::Start { .. } => Transition::GateStart,
+            Gated::Caught { .. } => Transition::GateCaught,
+            Gated::Released => Transition::GateReleased,
+        });
         match gated {
             Gated::Send { to, message } => env.send(to, message),
             Gated::Accepted { to, sender, number } => {
@@ -173,6 +189,7 @@ impl Partition {
                     && *t == to
                     && *s == sender
                 {
+                    env.cover(Transition::GateAcceptedMore);
                     numbers.push(*number);
                     self.reign.gated.pop_front();
                 }
@@ -189,6 +206,7 @@ impl Partition {
             Gated::Flushed { request, .. } => env.respond(request, Ok(Response::Ok)),
             Gated::Start { uuid } => {
                 if let Some(item) = self.reign.items.get_mut(&uuid) {
+                    env.cover(Transition::WaitCommitQueued);
                     item.stage = super::reign::ItemStage::Queued;
                     item.cleared = true;
                     self.pump_item(env, uuid);

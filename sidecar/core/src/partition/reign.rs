@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::{Partition, Stage};
+use crate::cover::Transition;
 use crate::effect::{Effect, Notice, RequestError};
 use crate::env::Env;
 use crate::event::Cell;
@@ -275,6 +276,7 @@ impl Item {
 impl Partition {
     /// The own claim was read back valid: the reign begins.
     pub(super) fn serve(&mut self, env: &mut Env, unclean: bool) {
+        env.cover(Transition::ClaimingServing);
         self.stage = Stage::Serving;
         self.finish = false;
         self.claim = None;
@@ -334,7 +336,14 @@ impl Partition {
                 awaiters: Vec::new(),
                 stage: ItemStage::Queued,
             };
+            if ran {
+                env.cover(Transition::RestoreRan);
+            }
+            if item.cleared {
+                env.cover(Transition::RestoreCleared);
+            }
             if item.retry_at > 0 {
+                env.cover(Transition::RestorePaused);
                 self.reign.retries.insert((item.retry_at, uuid));
             }
             if let (Some(deadline), false) = (entry.invocation.deadline, item.started) {
@@ -345,6 +354,7 @@ impl Partition {
                     self.reign.idle.insert(uuid);
                 }
                 Some(actor) if entry.progressed && env.rules.kept_lock => {
+                    env.cover(Transition::RestoreHolds);
                     self.reign.actors.entry(actor.clone()).or_default().stack.push(uuid);
                 }
                 Some(_) => later.push(uuid),
@@ -355,7 +365,7 @@ impl Partition {
             self.insert_item(env, uuid, item);
         }
         for uuid in later {
-            self.enqueue(uuid);
+            self.enqueue(env, uuid);
         }
     }
 
@@ -367,6 +377,7 @@ impl Partition {
         let withheld =
             from_log && item.invocation.mode != Mode::Call && self.full(env, bytes).is_some();
         if withheld {
+            env.cover(Transition::Withheld);
             self.reign.withheld.insert((item.sender.clone(), item.number), uuid);
         }
         self.reign.items_bytes += bytes;
@@ -401,6 +412,9 @@ impl Partition {
         for to in targets {
             self.route(&to);
             let (route, out) = self.route_parts(&to);
+            if !out.open.is_empty() {
+                env.cover(Transition::RestoreOwed);
+            }
             route.open(env, out);
         }
     }
@@ -463,6 +477,7 @@ impl Partition {
     /// The node begins to hand the partition over: no new roots start (design section 7).
     pub(super) fn begin_hand_over(&mut self, env: &mut Env) {
         if self.reign.leaving.is_none() {
+            env.cover(Transition::HandOver);
             self.reign.leaving = Some(env.now);
         }
         self.try_release(env);
@@ -471,6 +486,7 @@ impl Partition {
     /// The partition is wanted here again.
     pub(super) fn end_hand_over(&mut self, env: &mut Env) {
         if self.reign.leaving.is_some() && !self.reign.released && !self.reign.leaving_cancelled {
+            env.cover(Transition::HandOverEnded);
             self.reign.leaving = None;
             self.pump_all(env);
         }
@@ -487,17 +503,20 @@ impl Partition {
         // An orderly end tells the next owner that no code runs. Code of a host's broken stream, or of the reign before
         // an unclean take-over, may run until the grace is over (P3); `pump_all` comes back then.
         if env.now < self.reign.dispatch_after.max(env.host_grace_until) {
+            env.cover(Transition::HandOverGrace);
             return;
         }
         // Everything held goes into the log, and what may have started is logged as such: the next owner takes an
         // orderly end as proof that the rest has not.
         let senders: Vec<_> = self.reign.held.keys().cloned().collect();
         for sender in senders {
+            env.cover(Transition::HandOverHeld);
             self.log_held(env, &sender, Number::MAX);
         }
         let ran = self.reign.items.iter().filter(|(_, item)| item.attempt_ran());
         let ran: Vec<_> = ran.map(|(uuid, item)| (*uuid, item.attempt)).collect();
         for (uuid, attempt) in ran {
+            env.cover(Transition::HandOverRan);
             // The same number again: it may have run. The next one is counted when it starts.
             self.push(env, Op::Attempt { uuid, attempt });
         }
@@ -518,6 +537,7 @@ impl Partition {
         self.state.released = true;
         self.abandon(env);
         if self.wanted(env) {
+            env.cover(Transition::ReleasedWanted);
             self.read_anew(env);
         } else {
             self.rest(env);
@@ -597,6 +617,7 @@ impl Partition {
             if item.awaiters.len() >= AWAITERS_MAX {
                 item.awaiters.remove(0);
             }
+            env.cover(Transition::AwaitWaits);
             item.awaiters.push((from, request));
             return;
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Partition;
 use super::gate::Gated;
 use super::reign::{Item, ItemStage, Turn};
+use crate::cover::Transition;
 use crate::effect::{Effect, Notice, RequestError, Response};
 use crate::env::Env;
 use crate::event::TurnResult;
@@ -32,7 +33,7 @@ pub(crate) struct TurnInvoke {
 // Queues and locks.
 impl Partition {
     /// Puts an invocation in its actor's queue; calls of the flow that holds the actor pass it (P7).
-    pub(super) fn enqueue(&mut self, uuid: Uuid) {
+    pub(super) fn enqueue(&mut self, env: &Env, uuid: Uuid) {
         let Some(item) = self.reign.items.get(&uuid) else { return };
         let Some(actor) = &item.invocation.actor else {
             self.reign.idle.insert(uuid);
@@ -41,8 +42,10 @@ impl Partition {
         let chain = item.invocation.chain.clone();
         let actor = self.reign.actors.entry(actor.clone()).or_default();
         if actor.stack.first().is_some_and(|bottom| chain.contains(bottom)) {
+            env.cover(Transition::EnterInner);
             actor.inner.push_back(uuid);
         } else {
+            env.cover(Transition::EnterQueue);
             actor.queue.push_back(uuid);
         }
     }
@@ -87,6 +90,7 @@ impl Partition {
         if let Some(item) = self.reign.items.get_mut(&uuid)
             && matches!(item.stage, ItemStage::WaitSlot)
         {
+            env.cover(Transition::WaitSlotQueued);
             item.stage = ItemStage::Queued;
             self.pump_item(env, uuid);
         }
@@ -123,6 +127,7 @@ impl Partition {
             {
                 if unstarted {
                     // It was let in and has not started: nested calls must not wait behind it.
+                    env.cover(Transition::HandOverRootBack);
                     self.set_stage(top, ItemStage::Queued);
                     let Some(actor) = self.reign.actors.get_mut(name) else { return };
                     actor.stack.pop();
@@ -143,6 +148,7 @@ impl Partition {
             if !item.suspended() || !self.let_in_inner(name, top) {
                 return;
             }
+            env.cover(Transition::LetInInner);
         }
     }
 
@@ -183,10 +189,12 @@ impl Partition {
         let Some(actor) = self.reign.actors.get_mut(name) else { return false };
         let bound = if env.may_speculate() { env.limits.speculation_per_actor_max } else { 1 };
         if actor.ahead >= bound {
+            env.cover(Transition::AheadMax);
             return false;
         }
         // Those that waited to be let in to a flow that has ended come first.
         while let Some(uuid) = actor.inner.pop_back() {
+            env.cover(Transition::InnerLeft);
             actor.queue.push_front(uuid);
         }
         let next = if nested_only {
@@ -209,6 +217,9 @@ impl Partition {
             std::iter::from_fn(|| actor.queue.pop_front()).find(|uuid| items.contains_key(uuid))
         };
         if let Some(uuid) = next {
+            if nested_only {
+                env.cover(Transition::HandOverNested);
+            }
             actor.stack.push(uuid);
             let bottom = uuid;
             let items = &self.reign.items;
@@ -217,6 +228,7 @@ impl Partition {
             // Only what has flushed can have descendants.
             let progressed = self.state.entries.get(&uuid).is_some_and(|e| e.progressed);
             if progressed && actor.queue.iter().any(descends) {
+                env.cover(Transition::QueueToInner);
                 let (inner, queue) = actor.queue.drain(..).partition(descends);
                 actor.inner = inner;
                 actor.queue = queue;
@@ -243,10 +255,12 @@ impl Partition {
         }
         let root = item.is_root();
         if !item.started && item.invocation.deadline.is_some_and(|at| at <= env.now) {
+            env.cover(Transition::QueuedEnd);
             return self.end_unstarted(env, uuid, Outcome::Expired);
         }
         // Waits for children first of all: while it does, calls of its flow get in (rule T2).
         if env.rules.child_wait && self.has_open_children(uuid) {
+            env.cover(Transition::QueuedWaitChildren);
             return self.set_stage(uuid, ItemStage::WaitChildren);
         }
         let Some(item) = self.reign.items.get(&uuid) else { return };
@@ -260,6 +274,9 @@ impl Partition {
             || self.reign.leaving_cancelled;
         let Some(session) = env.session_for(&self.id.kind) else { return };
         if wait {
+            if !root && self.leaves_nested(env) {
+                env.cover(Transition::HandOverLeft);
+            }
             return;
         }
         let Some(item) = self.reign.items.get(&uuid) else { return };
@@ -275,6 +292,7 @@ impl Partition {
             return;
         }
         if root && !env.take_slot(&self.id, uuid) {
+            env.cover(Transition::QueuedWaitSlot);
             return self.set_stage(uuid, ItemStage::WaitSlot);
         }
         self.dispatch(env, session, uuid, root);
@@ -288,6 +306,7 @@ impl Partition {
         let attempt = item.attempt;
         let logged = item.logged;
         if !logged {
+            env.cover(Transition::AttemptFresh);
             self.log_held(env, &sender, number);
         }
         self.push(env, Op::Attempt { uuid, attempt });
@@ -296,6 +315,7 @@ impl Partition {
         if !env.rules.settled_proposals {
             return false;
         }
+        env.cover(Transition::QueuedWaitAttempt);
         self.set_stage(uuid, ItemStage::WaitCommit);
         self.gate(env, Gated::Start { uuid });
         true
@@ -312,6 +332,7 @@ impl Partition {
         if !self.reign.in_flight() {
             return false;
         }
+        env.cover(Transition::QueuedWaitStrict);
         self.set_stage(uuid, ItemStage::WaitCommit);
         self.gate(env, Gated::Start { uuid });
         true
@@ -326,6 +347,7 @@ impl Partition {
     fn dispatch(&mut self, env: &mut Env, session: SessionId, uuid: Uuid, slot: bool) {
         let epoch = self.reign.epoch;
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
+        env.cover(Transition::QueuedRunning);
         item.started = true;
         item.cleared = false;
         item.stage = ItemStage::Running(Box::new(Turn::new(session, slot)));
@@ -569,11 +591,13 @@ impl Partition {
             return;
         }
         if !turn.calls.is_empty() && env.rules.child_wait {
+            env.cover(Transition::ReturnedWaits);
             return;
         }
         let stage = std::mem::replace(&mut item.stage, ItemStage::Queued);
         let ItemStage::Running(mut turn) = stage else { return };
         let Some(outcome) = turn.result.take() else { return };
+        env.cover(Transition::RunningEnd);
         self.reign.buffered.remove_all(turn.sends.iter().map(Obligation::size));
         if turn.slot {
             env.free_slot();
@@ -592,8 +616,10 @@ impl Partition {
         let attempt = item.attempt;
         let stage = std::mem::replace(&mut item.stage, ItemStage::Queued);
         let ItemStage::Running(turn) = stage else { return };
+        env.cover(Transition::RunningQueued);
         self.reign.buffered.remove_all(turn.sends.iter().map(Obligation::size));
         if let Some(pause) = retry_pause(attempt) {
+            env.cover(Transition::RetryPaused);
             item.retry_at = env.now + pause;
             self.reign.retries.insert((item.retry_at, uuid));
         }
@@ -630,6 +656,7 @@ impl Partition {
         }
         for item in self.reign.items.values_mut() {
             if matches!(item.stage, ItemStage::WaitSlot) {
+                env.cover(Transition::WaitSlotLost);
                 item.stage = ItemStage::Queued;
                 if item.invocation.actor.is_none() {
                     self.reign.idle.insert(item.invocation.uuid);
@@ -649,8 +676,10 @@ impl Partition {
             let Some(turn) = item.turn() else { continue };
             // A turn that has returned, or whose host is gone, has nobody to acknowledge.
             if turn.result.take().is_some() || turn.returned || Some(turn.session) != host {
+                env.cover(Transition::HandOverOver);
                 over.push(*uuid);
             }
+            env.cover(Transition::HandOverCancel);
             turn.cancelled = true;
             let session = turn.session;
             let invocation = InvocationId { home: self.id.clone(), uuid: *uuid };
@@ -675,6 +704,8 @@ impl Partition {
                 !i.started && matches!(i.stage, ItemStage::Queued | ItemStage::WaitSlot)
             };
             if self.reign.items.get(&uuid).is_some_and(waits) {
+                let slot = matches!(self.reign.items[&uuid].stage, ItemStage::WaitSlot);
+                env.cover(if slot { Transition::WaitSlotEnd } else { Transition::QueuedEnd });
                 self.end_unstarted(env, uuid, Outcome::Expired);
             }
         }
@@ -719,6 +750,10 @@ impl Partition {
             self.reign.deadlines.remove(&(deadline, uuid));
         }
         let accept = (!item.logged).then(|| {
+            let held = self.reign.held.get(&item.sender).and_then(|h| h.front());
+            if held.is_some_and(|(number, _)| *number < item.number) {
+                env.cover(Transition::HeldBelow);
+            }
             self.log_held(env, &item.sender, item.number - 1);
             if let Some(held) = self.reign.held.get_mut(&item.sender) {
                 held.pop_front();
@@ -772,6 +807,7 @@ impl Partition {
             && self.reign.withheld.remove(&(item.sender.clone(), item.number)).is_some()
             && let Some((to, _)) = item.reply_to
         {
+            env.cover(Transition::WithheldTold);
             let (sender, number) = (item.sender.clone(), item.number);
             self.gate(env, Gated::Accepted { to, sender, number });
         }

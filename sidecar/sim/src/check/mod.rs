@@ -165,11 +165,20 @@ impl<'h> Judge<'h> {
             Seen::Landed { log, offset, node, record } => {
                 self.landed(*log, *offset, *node, record);
             }
-            Seen::Sent { from, message, .. } => self.check_sent(*from, message),
+            Seen::Sent { from, message, .. } => {
+                self.counts.coverage.sent(message);
+                self.check_sent(*from, message);
+            }
             Seen::Arrived { to, sent } => self.count_arrival(*to, *sent),
             Seen::Dispatched { run } => self.check_dispatch(*run),
-            Seen::Responded { node, to, answer } => self.check_answer(*node, *to, answer),
-            Seen::Noticed { node, notice } => self.check_notice(*node, notice),
+            Seen::Responded { node, to, answer } => {
+                self.counts.coverage.answer(answer);
+                self.check_answer(*node, *to, answer);
+            }
+            Seen::Noticed { node, notice } => {
+                self.counts.coverage.notice(notice);
+                self.check_notice(*node, notice);
+            }
             Seen::ClaimRead { node, log, offset } => self.claim_read(*node, *log, *offset),
             Seen::NodeUp { node } => {
                 self.nodes.insert(*node, NodeModel::default());

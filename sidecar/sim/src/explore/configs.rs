@@ -7,7 +7,6 @@ use kar_core::invocation::{Mode, StateOp};
 use kar_core::limits::Rules;
 
 use super::Pending;
-use super::act::Action;
 use crate::plan::{ClientOp, MS, Names, Plan};
 use crate::rng::join;
 use crate::script::{Script, Spec, Step, number_payload};
@@ -41,10 +40,10 @@ pub struct Config {
 /// Seed of everything: it decides names only.
 const SEED: u64 = 17;
 
-/// Kinds of the plan: two actor types, a service.
+/// Kinds of the plan: actor types.
 const A: usize = 0;
 const B: usize = 1;
-const LETTERS: [&str; 3] = ["A", "B", "s"];
+const LETTERS: [&str; 2] = ["A", "B"];
 
 const BASE: Config = Config {
     name: "",
@@ -60,10 +59,10 @@ const BASE: Config = Config {
 };
 
 /// All of them.
-pub const CONFIGS: [Config; 4] = [
+pub const CONFIGS: [Config; 10] = [
     Config {
         name: "two-nodes-call",
-        about: "two nodes, one call from the one to the other",
+        about: "two nodes, one call from the one to the other; a crash",
         slots: &["A", "A"],
         faults: &[("crash", 1)],
         faults_max: 1,
@@ -71,7 +70,7 @@ pub const CONFIGS: [Config; 4] = [
     },
     Config {
         name: "tell",
-        about: "two nodes, one tell",
+        about: "two nodes, one tell; a crash",
         slots: &["A", "A"],
         clients: &[(1, Mode::Tell, A)],
         faults: &[("crash", 1)],
@@ -80,8 +79,9 @@ pub const CONFIGS: [Config; 4] = [
     },
     Config {
         name: "claim-race",
-        about: "two nodes come up, one call",
+        about: "two nodes come up; what is claimed is late or lost",
         slots: &["A", "A"],
+        clients: &[],
         faults: &[("late-append", 1)],
         faults_max: 1,
         cold: true,
@@ -89,18 +89,87 @@ pub const CONFIGS: [Config; 4] = [
     },
     Config {
         name: "nested",
-        about: "two nodes, two actors, one nested call",
-        slots: &["AB", "AB"],
+        about: "two actors, one nested call; the caller's or the callee's node crashes",
+        slots: &["A", "B"],
         scripts: nested,
         faults: &[("crash", 1)],
         faults_max: 1,
         ..BASE
     },
+    Config {
+        name: "state",
+        about: "an actor's state is read and written; a crash; the store is explored, too",
+        slots: &["A", "A"],
+        scripts: state,
+        faults: &[("crash", 1)],
+        faults_max: 1,
+        store: true,
+        ..BASE
+    },
+    Config {
+        name: "late-claim",
+        about: "two nodes come up, one call; an append (a claim, say) is late or lost",
+        slots: &["A", "A"],
+        faults: &[("late-append", 1)],
+        faults_max: 1,
+        cold: true,
+        nightly: true,
+        ..BASE
+    },
+    Config {
+        name: "zombie",
+        about: "one call; an owner is struck out and lives on; an append is late or lost",
+        slots: &["A", "A"],
+        faults: &[("suspect", 1), ("late-append", 1)],
+        faults_max: 2,
+        nightly: true,
+        ..BASE
+    },
+    Config {
+        name: "nested-crash",
+        about: "two actors, one nested call; a crash",
+        slots: &["AB", "AB"],
+        scripts: nested,
+        faults: &[("crash", 1)],
+        faults_max: 1,
+        nightly: true,
+        ..BASE
+    },
+    Config {
+        name: "nested-host",
+        about: "two actors, one nested call; a host dies, or its stream or a connection breaks, or it leaves",
+        slots: &["AB", "AB"],
+        scripts: nested,
+        faults: &[("app-death", 1), ("stream-break", 1), ("reset", 1), ("drain", 1)],
+        faults_max: 1,
+        nightly: true,
+        ..BASE
+    },
+    Config {
+        name: "two-crashes",
+        about: "one call; two crashes, one log lost",
+        slots: &["A", "A"],
+        faults: &[("crash", 2), ("log-lost", 1)],
+        faults_max: 2,
+        nightly: true,
+        ..BASE
+    },
 ];
+
+/// An actor writes its state and reads it.
+fn state(names: &Names, spec: &Spec, token: &TurnToken) -> Vec<Step> {
+    let value = number_payload(names, join(spec.tag, u64::from(token.attempt)));
+    let set = Step::State(StateOp::Set { key: names.keys[0].clone(), value });
+    vec![Step::Read(None), set, Step::Flush]
+}
 
 /// An actor calls one of the other type.
 fn nested(names: &Names, spec: &Spec, token: &TurnToken) -> Vec<Step> {
-    if token.invocation.home.kind == names.kinds[A] { vec![call(names, spec, token, B)] } else { Vec::new() }
+    if token.invocation.home.kind == names.kinds[A] {
+        vec![call(names, spec, token, B)]
+    } else {
+        Vec::new()
+    }
 }
 
 /// A call of the one actor of a kind.
@@ -119,6 +188,9 @@ impl Config {
     /// Its world, before anything is chosen.
     pub(crate) fn world(&self, rules: Rules) -> World {
         let mut plan = Plan::bare(SEED, rules, self.slots.len());
+        // Partitions that nobody uses would only make more worlds.
+        let types = if self.slots.iter().any(|hosted| hosted.contains(LETTERS[B])) { 2 } else { 1 };
+        plan.names = Rc::new(Names::new(types, 0, vec![1; types]));
         for (slot, hosted) in plan.slots.iter_mut().zip(self.slots) {
             slot.kinds = (0..LETTERS.len()).filter(|k| hosted.contains(LETTERS[*k])).collect();
         }
@@ -128,7 +200,7 @@ impl Config {
             slot: *slot,
             mode: Some(*mode),
             kind: *kind,
-            actor: (*kind <= B).then_some(0),
+            actor: Some(0),
             fuel: 0,
             deadline_us: None,
             abandon_us: None,

@@ -139,7 +139,8 @@ impl<'c> Search<'c> {
                 break;
             }
             let is_over = self.known.len() >= self.bounds.states
-                || self.explored.actions.is_multiple_of(1_024) && begun.elapsed() > self.bounds.time;
+                || self.explored.actions.is_multiple_of(1_024)
+                    && begun.elapsed() > self.bounds.time;
             if is_over {
                 self.explored.complete = false;
                 break;
@@ -228,11 +229,8 @@ impl<'c> Search<'c> {
             world.finish();
             world.history.finish.quiet = world.is_at_rest();
         }
-        let found = if rest {
-            check::judge(&world.history).0
-        } else {
-            check::judge_so_far(&world.history)
-        };
+        let found =
+            if rest { check::judge(&world.history).0 } else { check::judge_so_far(&world.history) };
         self.events = std::mem::take(&mut world.history.events);
         world.history.before = self.events.len();
         found.into_iter().map(crate::in_words).collect()

@@ -63,7 +63,9 @@ impl World {
             print.add(&node);
             self.add_slot(&mut print, &self.slots[slot]);
         }
-        print.add(&self.net.all().iter().map(|c| (c.generation, c.alive, c.known)).collect::<Vec<_>>());
+        print.add(
+            &self.net.all().iter().map(|c| (c.generation, c.alive, c.known)).collect::<Vec<_>>(),
+        );
         print.add(&self.members);
         for (log, store) in self.logs.iter().zip(&self.stores) {
             print.add(&log.print);

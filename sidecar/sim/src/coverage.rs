@@ -1,0 +1,243 @@
+//! Which transitions of the machine were ever taken: the core's own count of what only it knows, and a count of what is
+//! seen from outside. A new operation, message, notice or error gets a line here: a run that sees one asks for it.
+
+use kar_core::cover::TRANSITIONS;
+use kar_core::effect::{Notice, RequestError, Response};
+use kar_core::invocation::{Outcome, Refusal};
+use kar_core::message::{AwaitResult, DirectResult, Message, ReadResult};
+use kar_core::record::{Op, Record};
+
+/// Makes a list of names and the function that finds a value's place in it.
+macro_rules! names {
+    ($list:ident, $place:ident, $type:ty, $($pattern:pat $(if $guard:expr)? => $name:literal,)*) => {
+        const $list: &[&str] = &[$($name,)*];
+
+        /// Place in the list. What is not there stops the run: it is to be added.
+        fn $place(value: &$type) -> usize {
+            let mut place = 0;
+            $(
+                if matches!(value, $pattern $(if $guard)?) {
+                    return place;
+                }
+                place += 1;
+            )*
+            panic!("{value:?} is to be added to the coverage table ({place} lines)");
+        }
+    };
+}
+
+names! { RECORDS, record_place, Record,
+    Record::Claim { .. } => "claim",
+    Record::Release { .. } => "release",
+    Record::Batch { .. } => "batch",
+}
+
+names! { OPS, op_place, Op,
+    Op::Accept { .. } => "accept",
+    Op::Progress { .. } => "progress",
+    Op::Complete { accept: None, .. } => "complete",
+    Op::Complete { accept: Some(_), .. } => "complete with accept",
+    Op::Attempt { .. } => "attempt",
+    Op::Settle { .. } => "settle",
+    Op::Closed { .. } => "closed",
+    Op::CloseChannel { floor, .. } if floor.0 == 0 => "close channel",
+    Op::CloseChannel { .. } => "close channels below a floor",
+    Op::Forget { .. } => "forget",
+}
+
+names! { MESSAGES, message_place, Message,
+    Message::Open { .. } => "open",
+    Message::Opened { .. } => "opened",
+    Message::Known { .. } => "known",
+    Message::Request { .. } => "request",
+    Message::Reply { .. } => "reply",
+    Message::Accepted { .. } => "accepted",
+    Message::Gone { .. } => "gone",
+    Message::Gap { .. } => "gap",
+    Message::ChannelClosed { .. } => "channel closed",
+    Message::NotOwner { epoch: 0, .. } => "not owner, nothing known",
+    Message::NotOwner { hint: None, .. } => "not owner, no hint",
+    Message::NotOwner { .. } => "not owner",
+    Message::Await { .. } => "await",
+    Message::Awaited { result: AwaitResult::Done(_), .. } => "awaited: done",
+    Message::Awaited { result: AwaitResult::Unknown, .. } => "awaited: unknown",
+    Message::Awaited { result: AwaitResult::NotOwner(_), .. } => "awaited: not owner",
+    Message::Read { .. } => "read",
+    Message::ReadDone { result: ReadResult::State(_), .. } => "read: state",
+    Message::ReadDone { result: ReadResult::TooLong(_), .. } => "read: too long",
+    Message::ReadDone { result: ReadResult::NotOwner(_), .. } => "read: not owner",
+    Message::Direct { .. } => "direct",
+    Message::DirectReply { result: DirectResult::Ended(_), .. } => "direct: ended",
+    Message::DirectReply { result: DirectResult::Lost, .. } => "direct: lost",
+    Message::DirectReply { result: DirectResult::NoHost, .. } => "direct: no host",
+    Message::DirectReply { result: DirectResult::Limit(_), .. } => "direct: limit",
+}
+
+names! { NOTICES, notice_place, Notice,
+    Notice::Owned { unfinished: 0, .. } => "owned, nothing unfinished",
+    Notice::Owned { .. } => "owned, with unfinished ones",
+    Notice::Released { .. } => "released",
+    Notice::Dropped { reason, .. } if *reason == "a record was lost" => "dropped: a record was lost",
+    Notice::Dropped { reason, .. } if *reason == "another node claimed the partition" => "dropped: another claim",
+    Notice::Dropped { reason, .. } if reason.starts_with("the log broke off") => "dropped: the log broke off",
+    Notice::Dropped { reason, .. } if reason.starts_with("an append was not") => "dropped: an append timed out",
+    Notice::Dropped { reason, .. } if reason.starts_with("the host did not") => "dropped: the host did not stop",
+    Notice::Dropped { reason, .. } if reason.starts_with("the store was rolled") => "dropped: the store went back",
+    Notice::Dropped { reason, .. } if reason.starts_with("the store knows") => "dropped: the store knows more",
+    Notice::Dropped { reason, .. } if reason.starts_with("an open call's") => "dropped: a call retired",
+    Notice::Dropped { reason, .. } if reason.starts_with("a record was longer") => "dropped: too long a record",
+    Notice::Retried { .. } => "retried",
+    Notice::DeadLetter { outcome: Outcome::Failed(_), .. } => "dead letter: failed",
+    Notice::DeadLetter { outcome: Outcome::Expired, .. } => "dead letter: expired",
+    Notice::DeadLetter { .. } => "dead letter: refused",
+    Notice::Limit(_) => "limit",
+    Notice::RecordTooLong { .. } => "record too long",
+    Notice::StoreRolledBack { .. } => "store rolled back",
+    Notice::StoreAhead { .. } => "store ahead",
+    Notice::BrokenInvariant { .. } => "broken invariant",
+}
+
+type Answer = Result<Response, RequestError>;
+
+names! { ANSWERS, answer_place, Answer,
+    Ok(Response::Outcome { outcome: Outcome::Done(_), .. }) => "done",
+    Ok(Response::Outcome { outcome: Outcome::Failed(_), .. }) => "failed",
+    Ok(Response::Outcome { outcome: Outcome::Expired, .. }) => "expired",
+    Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::ActorQueueFull), .. }) => "refused: actor queue full",
+    Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::PartitionFull), .. }) => "refused: partition full",
+    Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::PartitionBytesFull), .. }) => "refused: bytes full",
+    Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::TooDeep), .. }) => "refused: too deep",
+    Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::ChannelClosed), .. }) => "refused: channel closed",
+    Ok(Response::Accepted { .. }) => "accepted",
+    Ok(Response::State(_)) => "state",
+    Ok(Response::Ok) => "ok",
+    Err(RequestError::TurnSuperseded(_)) => "turn superseded",
+    Err(RequestError::TurnEnded(_)) => "turn ended",
+    Err(RequestError::Limit(hit)) if hit.name == "depth_max" => "limit: depth",
+    Err(RequestError::Limit(hit)) if hit.name == "calls_per_turn_max" => "limit: calls per turn",
+    Err(RequestError::Limit(hit)) if hit.name == "segment_sends_max" => "limit: segment sends",
+    Err(RequestError::Limit(hit)) if hit.name == "segment_bytes_max" => "limit: segment bytes",
+    Err(RequestError::Limit(hit)) if hit.name == "outbox_per_partition_max" => "limit: outbox",
+    Err(RequestError::Limit(hit)) if hit.name == "outbox_bytes_per_partition_max" => "limit: outbox bytes",
+    Err(RequestError::Limit(hit)) if hit.name == "roots_per_node_max" => "limit: roots",
+    Err(RequestError::Limit(hit)) if hit.name == "concurrency" => "limit: concurrency of direct calls",
+    Err(RequestError::Limit(hit)) if hit.name == "direct_bytes_max" => "limit: bytes of direct calls",
+    Err(RequestError::Limit(hit)) if hit.name == "state_read_bytes_max" => "limit: state read",
+    Err(RequestError::Invalid(_)) => "invalid",
+    Err(RequestError::Unknown(_)) => "unknown",
+    Err(RequestError::NoHost(_)) => "no host",
+    Err(RequestError::UnknownInvocation(_)) => "unknown invocation",
+    Err(RequestError::Draining) => "draining",
+    Err(RequestError::Unavailable(_)) => "unavailable",
+}
+
+/// What a random run never comes to, and why.
+pub const ELSEWHERE: &[(&str, &str)] = &[
+    ("notice: broken invariant", "an alarm: every run that has one is a violation"),
+    (
+        "notice: record too long",
+        "an alarm of bounds that do not go together: `core/tests/bytes.rs`",
+    ),
+    ("notice: dropped: too long a record", "follows that alarm: `core/tests/bytes.rs`"),
+    ("notice: store ahead", "a store of another log, put there by hand: `core/tests/store.rs`"),
+    ("store: ahead of the log", "the same"),
+];
+
+/// Sections of the table, with the names in each.
+const SECTIONS: &[(&str, &[&str])] = &[
+    ("", TRANSITIONS),
+    ("valid", RECORDS),
+    ("void", RECORDS),
+    ("valid", OPS),
+    ("void", OPS),
+    ("sent", MESSAGES),
+    ("arrived", MESSAGES),
+    ("notice", NOTICES),
+    ("answer", ANSWERS),
+];
+
+/// The sections' numbers.
+const RECORD: usize = 1;
+const OP: usize = 3;
+const SENT: usize = 5;
+const ARRIVED: usize = 6;
+const NOTICE: usize = 7;
+const ANSWER: usize = 8;
+
+/// How often what was taken.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage {
+    /// By section.
+    counts: Vec<Vec<u64>>,
+}
+
+impl Coverage {
+    /// The table: names and counts.
+    pub fn table(&self) -> Vec<(String, u64)> {
+        let mut table = Vec::new();
+        for (section, (prefix, names)) in SECTIONS.iter().enumerate() {
+            for (at, name) in names.iter().enumerate() {
+                let colon = if prefix.is_empty() { "" } else { ": " };
+                let count = self.counts.get(section).and_then(|c| c.get(at)).copied();
+                table.push((format!("{prefix}{colon}{name}"), count.unwrap_or(0)));
+            }
+        }
+        table
+    }
+
+    /// What was never taken, but for what cannot be.
+    pub fn missing(&self) -> Vec<String> {
+        let elsewhere = |name: &str| ELSEWHERE.iter().any(|(n, _)| *n == name);
+        let never = self.table().into_iter().filter(|(name, n)| *n == 0 && !elsewhere(name));
+        never.map(|(name, _)| name).collect()
+    }
+
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        for (section, counts) in other.counts.iter().enumerate() {
+            for (at, count) in counts.iter().enumerate() {
+                *self.count(section, at) += count;
+            }
+        }
+    }
+
+    /// Adds what a node counted.
+    pub(crate) fn add_node(&mut self, covered: impl Iterator<Item = u32>) {
+        for (at, count) in covered.enumerate() {
+            *self.count(0, at) += u64::from(count);
+        }
+    }
+
+    pub(crate) fn record(&mut self, record: &Record, valid: bool) {
+        let void = usize::from(!valid);
+        *self.count(RECORD + void, record_place(record)) += 1;
+        if let Record::Batch { ops, .. } = record {
+            for op in ops {
+                *self.count(OP + void, op_place(op)) += 1;
+            }
+        }
+    }
+
+    pub(crate) fn sent(&mut self, message: &Message) {
+        *self.count(SENT, message_place(message)) += 1;
+    }
+
+    pub(crate) fn arrived(&mut self, message: &Message) {
+        *self.count(ARRIVED, message_place(message)) += 1;
+    }
+
+    pub(crate) fn notice(&mut self, notice: &Notice) {
+        *self.count(NOTICE, notice_place(notice)) += 1;
+    }
+
+    pub(crate) fn answer(&mut self, answer: &Answer) {
+        *self.count(ANSWER, answer_place(answer)) += 1;
+    }
+
+    fn count(&mut self, section: usize, at: usize) -> &mut u64 {
+        if self.counts.is_empty() {
+            self.counts = SECTIONS.iter().map(|(_, names)| vec![0; names.len()]).collect();
+        }
+        &mut self.counts[section][at]
+    }
+}
