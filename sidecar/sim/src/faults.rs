@@ -35,6 +35,8 @@ impl World {
                         let process = self.slots[slot].app.process;
                         let at = self.now + self.rng.range(0, back_us);
                         self.push(at, Due::AppDies { slot, process });
+                        // Perhaps it was back by then.
+                        self.push(self.now + back_us + MS, Due::AppUp { slot });
                     }
                 }
             }

@@ -72,7 +72,7 @@ pub(crate) fn leaving(profile: &mut Profile) {
 /// Stores go back, and actors are not kept in memory.
 pub(crate) fn forgetful(profile: &mut Profile) {
     profile.faults_max = 14;
-    profile.fault_weights = [4, 2, 2, 2, 4, 4, 2, 2, 2, 2, 2, 2, 2, 30];
+    profile.fault_weights = [4, 2, 2, 2, 4, 12, 2, 2, 2, 2, 6, 12, 2, 30];
     profile.uncached = 1_000;
     profile.hot = 500;
     profile.ops_max = 60;
@@ -82,6 +82,8 @@ pub(crate) fn forgetful(profile: &mut Profile) {
 pub(crate) fn direct(profile: &mut Profile) {
     profile.modes = [4, 2, 2, 16];
     profile.ops_max = 100;
+    profile.faults_max = 20;
+    profile.fault_weights = [6, 20, 20, 2, 2, 2, 2, 1, 2, 2, 2, 2, 2, 0];
 }
 
 impl Profile {

@@ -287,6 +287,9 @@ fn bound_bytes(limits: &mut Limits, seed: u64, small: bool) {
     }
     if small {
         limits.calls_per_turn_max = rng.range(1, 2) as usize;
+        if rng.chance(500) {
+            limits.unfinished_per_partition_max = rng.range(1, 3) as usize;
+        }
         limits.segment_bytes_max = rng.range(100, 600) as usize;
         limits.direct_bytes_max = rng.range(1, 40) as usize;
         limits.outbox_per_partition_max = rng.range(2, 6) as usize;

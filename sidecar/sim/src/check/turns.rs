@@ -128,6 +128,8 @@ impl Judge<'_> {
                 && before.cancel_sent.is_none_or(|at| at > self.now)
                 && before.result_taken.is_some_and(|at| at <= self.now)
                 && self.logs[log].outcome(before.token.invocation.uuid).is_none()
+                // One that has returned and waits for its calls lets those re-enter.
+                && !self.is_inside(record, before.token.invocation.uuid)
         });
         if let Some(before) = uncommitted {
             let text = format!("r{run} {} before r{before} is committed", record.token);
