@@ -9,12 +9,13 @@ use kar::convert::log::{decode_record, encode_record};
 use kar::convert::peer::{message_from, message_to};
 use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, Uuid};
 use kar_core::invocation::{
-    ApplicationError, Invocation, Mode, Obligation, Outcome, Payload, Refusal, StateOp,
+    ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
+    StateOp,
 };
 use kar_core::limits::{LimitHit, Limits};
 use kar_core::message::{AwaitResult, DirectResult, Message, ReadResult};
 use kar_core::node::DIRECT_CONCURRENCY;
-use kar_core::record::{AcceptInBrief, Op, Record, Send};
+use kar_core::record::{AcceptInBrief, End, Op, Record, Segment, Send};
 use kar_hub::RECORD_BYTES_MAX;
 use kar_proto::peer::v1::PeerFrame;
 use prost::Message as _;
@@ -53,6 +54,8 @@ fn invocation(mode: Mode, is_full: bool) -> Invocation {
         chain: if is_full { [uuid(2), uuid(3)].into() } else { [].into() },
         deadline: is_full.then_some(1_700_000_000_000),
         trace: if is_full { "00-1-2-03".into() } else { Arc::default() },
+        step: 1,
+        home: None,
     }
 }
 
@@ -87,10 +90,23 @@ fn state_ops() -> Vec<StateOp> {
     ]
 }
 
+fn owed(invocation: Invocation) -> Owed {
+    Owed::Invocation(Arc::new(invocation))
+}
+
+/// A step of a chain of tail calls whose home is elsewhere.
+fn step() -> Invocation {
+    Invocation { step: 3, home: Some(service_partition()), ..invocation(Mode::Start, true) }
+}
+
+fn chain_outcome() -> Arc<ChainOutcome> {
+    Arc::new(ChainOutcome { uuid: uuid(1), outcome: Outcome::Done(payload("end")) })
+}
+
 fn sends() -> Vec<Send> {
     let send = |number, to, mode, parent| Send {
         number,
-        obligation: Obligation { to, invocation: Arc::new(invocation(mode, true)), parent },
+        obligation: Obligation { to, owed: owed(invocation(mode, true)), parent },
     };
     vec![
         send(1, service_partition(), Mode::Tell, None),
@@ -103,8 +119,9 @@ fn brief() -> AcceptInBrief {
 }
 
 fn complete(outcome: Outcome, accept: Option<AcceptInBrief>) -> Op {
-    let (state, sends, time) = (state_ops(), sends(), 1_700_000_000_001);
-    Op::Complete { uuid: uuid(1), attempt: 2, accept, outcome, state, sends, time }
+    let segment = Segment { state: state_ops(), sends: sends() };
+    let (end, time) = (End::Outcome(outcome), 1_700_000_000_001);
+    Op::Complete { uuid: uuid(1), attempt: 2, accept, end, segment, time }
 }
 
 fn ops() -> Vec<Op> {
@@ -121,8 +138,7 @@ fn ops() -> Vec<Op> {
         Op::Progress {
             uuid: uuid(1),
             attempt: 1,
-            state: state_ops(),
-            sends: sends(),
+            segment: Segment { state: state_ops(), sends: sends() },
             settled: vec![(a.clone(), 1), (a.clone(), 4), (b, 2), (a.clone(), 3)],
         },
         Op::Attempt { uuid: uuid(1), attempt: 3 },
@@ -140,25 +156,57 @@ fn ops() -> Vec<Op> {
     ops
 }
 
+/// Decisions about chains of tail calls (P6).
+fn tail_calls() -> [(&'static str, Op); 4] {
+    let complete = |end, sends| Op::Complete {
+        uuid: uuid(1),
+        attempt: 1,
+        accept: None,
+        end,
+        segment: Segment { state: state_ops(), sends },
+        time: 1_700_000_000_001,
+    };
+    let send = |owed| {
+        vec![Send {
+            number: 3,
+            obligation: Obligation { to: service_partition(), owed, parent: None },
+        }]
+    };
+    let (sender, number, time) = (log_sender(), 7, 1_700_000_000_001);
+    [
+        (
+            "tail-next",
+            complete(End::Next { invocation: Arc::new(step()), keeps_lock: true }, vec![]),
+        ),
+        ("tail-hop", complete(End::Passed, send(owed(step())))),
+        ("tail-home", complete(End::Passed, send(Owed::Outcome(chain_outcome())))),
+        ("home-outcome", Op::Outcome { sender, number, done: chain_outcome(), time }),
+    ]
+}
+
 /// Every record by name; the names are those of the golden file.
 fn records() -> BTreeMap<String, Record> {
     let mut records = BTreeMap::from([
         ("claim".to_owned(), Record::Claim { after: 4, node: NodeId(5), id: uuid(6) }),
         ("release".to_owned(), Record::Release { epoch: 4, seq: 17 }),
-        ("batch-empty".to_owned(), Record::Batch { epoch: 1, seq: 1, ops: vec![] }),
-        ("batch-all".to_owned(), Record::Batch { epoch: u64::MAX, seq: 2, ops: ops() }),
+        ("batch-empty".to_owned(), Record::Batch { epoch: 1, seq: 1, time: 0, ops: vec![] }),
+        ("batch-all".to_owned(), Record::Batch { epoch: u64::MAX, seq: 2, time: 0, ops: ops() }),
     ]);
     let close =
         Op::CloseChannel { node: NodeId(9), floor: NodeId(10), open: vec![NodeId(3), NodeId(7)] };
-    let close = Record::Batch { epoch: 3, seq: 1, ops: vec![close] };
+    let close = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![close] };
     records.insert("close-channel-floor".to_owned(), close);
     let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
-    let full = Record::Batch { epoch: 3, seq: 1, ops: vec![full] };
+    let full = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![full] };
     records.insert("refused-partition-bytes".to_owned(), full);
+    for (name, op) in tail_calls() {
+        let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
+        records.insert(name.to_owned(), record);
+    }
     for (index, op) in ops().into_iter().enumerate() {
         records.insert(
             format!("op-{index:02}"),
-            Record::Batch { epoch: 3, seq: index as u64 + 1, ops: vec![op] },
+            Record::Batch { epoch: 3, seq: index as u64 + 1, time: 0, ops: vec![op] },
         );
     }
     records
@@ -197,7 +245,17 @@ fn messages() -> Vec<Message> {
             number: 2,
             floor: 1,
             asks: true,
-            invocation: Arc::new(invocation(Mode::Call, true)),
+            owed: owed(invocation(Mode::Call, true)),
+        },
+        Message::Request {
+            sender: sender.clone(),
+            from_epoch: 3,
+            to: to.clone(),
+            epoch: 7,
+            number: 3,
+            floor: 1,
+            asks: false,
+            owed: Owed::Outcome(chain_outcome()),
         },
         Message::Accepted { sender: sender.clone(), from: from.clone(), numbers: vec![1, 2] },
         Message::Gone { sender: sender.clone(), from: from.clone(), number: 3 },
@@ -306,7 +364,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
     let tiny = || StateOp::Set { key: "k".into(), value: Payload::default() };
     let tell = |n: usize| Obligation {
         to: to.clone(),
-        invocation: Arc::new(Invocation {
+        owed: owed(Invocation {
             uuid: Uuid(u128::MAX),
             mode: Mode::Call,
             actor: Some(long(512)),
@@ -315,6 +373,8 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
             chain: vec![Uuid(u128::MAX); limits.depth_max].into(),
             deadline: Some(u64::MAX),
             trace: long(256),
+            step: u32::MAX,
+            home: Some(to.clone()),
         }),
         parent: Some(Uuid(u128::MAX)),
     };
@@ -343,22 +403,26 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
     let settled = vec![(to.clone(), u64::MAX); limits.calls_per_turn_max];
     let accept = Some(AcceptInBrief { sender, number: u64::MAX, actor: Some(long(512)) });
     let (uuid, attempt, time) = (Uuid(u128::MAX), u32::MAX, u64::MAX);
-    let outcome = Outcome::Done(value(limits.message_bytes_max));
+    let outcome = End::Outcome(Outcome::Done(value(limits.message_bytes_max)));
+    let Owed::Invocation(invocation) = tell(limits.message_bytes_max).owed else { unreachable!() };
+    let ends = [outcome, End::Next { invocation, keeps_lock: true }];
     let mut ops = Vec::new();
     for (state, sends) in states
         .into_iter()
         .map(|state| (state, vec![]))
         .chain(sends.into_iter().map(|sends| (vec![], sends)))
     {
-        let (accept, outcome, settled) = (accept.clone(), outcome.clone(), settled.clone());
-        let (state2, sends2) = (state.clone(), sends.clone());
-        ops.push(Op::Complete { uuid, attempt, accept, outcome, state, sends, time });
-        ops.push(Op::Progress { uuid, attempt, state: state2, sends: sends2, settled });
+        let segment = Segment { state, sends };
+        for end in &ends {
+            let (accept, end, segment) = (accept.clone(), end.clone(), segment.clone());
+            ops.push(Op::Complete { uuid, attempt, accept, end, segment, time });
+        }
+        ops.push(Op::Progress { uuid, attempt, segment, settled: settled.clone() });
     }
     let mut longest = 0;
     for op in ops {
         let counted = op.size() + RECORD_BYTES;
-        let record = Record::Batch { epoch: u64::MAX, seq: u64::MAX, ops: vec![op] };
+        let record = Record::Batch { epoch: u64::MAX, seq: u64::MAX, time: 0, ops: vec![op] };
         let stored = encode_record(&record).len();
         assert!(stored <= counted && counted <= most, "{stored} <= {counted} <= {most}");
         longest = longest.max(stored);

@@ -80,6 +80,18 @@ transitions! {
     ReturnedBehind = "item: returned, operations of it wait",
     AttemptFresh = "item: a retry's acceptance is logged with its attempt",
     RetryPaused = "item: a retry backs off",
+    // Chains of tail calls.
+    TailKept = "tail: to the same actor, which stays locked",
+    TailStays = "tail: to the same partition",
+    TailMoved = "tail: leaves its home (item: running → moved)",
+    TailPassed = "tail: leaves a partition that is not its home",
+    TailHome = "tail: an outcome goes home",
+    TailOutcome = "tail: an outcome comes home (item: moved → ended)",
+    TailOutcomeAgain = "tail: an outcome comes home to nobody",
+    TailBack = "tail: comes back to its home (item: moved → queued)",
+    TailRefused = "tail: keeps a lock that it does not have",
+    TailKindWaits = "tail: waits for a kind",
+    RestoreMoved = "restore: a chain that has moved",
     // Actors.
     EnterQueue = "actor: queued",
     EnterInner = "actor: a call of the flow that holds it passes the queue",

@@ -296,6 +296,21 @@ pub enum Operation {
 pub enum TurnResult {
     /// Returned or failed. ([`Outcome::Done`] or [`Outcome::Failed`].)
     Ended(Outcome),
+    /// Ended with a tail call: the invocation goes on with another method (P6).
+    TailCall(TailCall),
     /// It was cancelled and has stopped; nothing of it takes effect.
     Cancelled,
+}
+
+/// The next step of an invocation (P6): same id, same caller, another method.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TailCall {
+    /// Where it goes on.
+    pub target: Target,
+    /// Which method.
+    pub method: Arc<str>,
+    /// Argument.
+    pub payload: Payload,
+    /// The actor stays locked until the next step has ended; only for tail calls of an actor to itself.
+    pub keeps_lock: bool,
 }

@@ -77,8 +77,10 @@ pub enum Sender {
 /// Proof that a request comes from a turn that is still the current attempt (design section 6, item 5).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TurnToken {
-    /// The invocation the turn runs.
+    /// The invocation the turn runs, with the partition that runs it: its home, or where a tail call has led.
     pub invocation: InvocationId,
+    /// Step of the invocation, from 1 (P6).
+    pub step: u32,
     /// Attempt, from 1.
     pub attempt: u32,
     /// Epoch of the reign that dispatched it.
@@ -280,7 +282,8 @@ impl FromStr for InvocationId {
 
 impl fmt::Display for TurnToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}.{}", self.invocation, self.attempt, self.epoch)
+        let Self { invocation, step, attempt, epoch } = self;
+        write!(f, "{invocation}/{step}.{attempt}.{epoch}")
     }
 }
 
@@ -299,9 +302,11 @@ impl FromStr for TurnToken {
             wanted: "a turn token (pass on the one that came with the invocation, unchanged)",
         };
         let (invocation, turn) = text.rsplit_once('/').ok_or_else(wrong)?;
+        let (step, turn) = turn.split_once('.').ok_or_else(wrong)?;
         let (attempt, epoch) = turn.split_once('.').ok_or_else(wrong)?;
         Ok(Self {
             invocation: invocation.parse().map_err(|_| wrong())?,
+            step: step.parse().map_err(|_| wrong())?,
             attempt: attempt.parse().map_err(|_| wrong())?,
             epoch: epoch.parse().map_err(|_| wrong())?,
         })
@@ -319,6 +324,7 @@ mod tests {
                 home: PartitionId::new(Kind::actor("shop.Cart"), 7),
                 uuid: Uuid::v7(1_700_000_000_000, u128::MAX),
             },
+            step: 2,
             attempt: 3,
             epoch: 42,
         };

@@ -46,6 +46,11 @@ pub struct Invocation {
     pub deadline: Option<Millis>,
     /// W3C trace context (`traceparent`), empty if none.
     pub trace: Arc<str>,
+    /// Step of its chain of tail calls, from 1 (P6).
+    pub step: u32,
+    /// The partition that the outcome is owed to (rule C8): it keeps the one live entry of a chain of tail calls that
+    /// has left it. `None`: whoever keeps this one answers its sender, or nobody waits.
+    pub home: Option<PartitionId>,
 }
 
 /// Where an invocation goes.
@@ -134,14 +139,65 @@ pub struct Obligation {
     /// Partition it goes to.
     pub to: PartitionId,
     /// What is owed.
-    pub invocation: Arc<Invocation>,
+    pub owed: Owed,
     /// The invocation of the sending partition whose turn made it; `None` for a node's roots.
     pub parent: Option<Uuid>,
+}
+
+/// What one party owes another (rule C2).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Owed {
+    /// A call, a tell, a start, or the next step of a chain of tail calls.
+    Invocation(Arc<Invocation>),
+    /// The outcome of a chain of tail calls, to its home (rule C8).
+    Outcome(Arc<ChainOutcome>),
+}
+
+/// The outcome of a chain of tail calls, on its way home.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChainOutcome {
+    /// The invocation.
+    pub uuid: Uuid,
+    /// How its last step ended.
+    pub outcome: Outcome,
+}
+
+impl ApplicationError {
+    /// An error that the runtime finds in what a turn returned.
+    pub(crate) fn of_kar(code: &str, message: &str) -> Self {
+        Self { code: code.into(), message: message.into(), ..Self::default() }
+    }
 }
 
 impl Invocation {
     /// The uuid of the flow's root.
     pub fn flow(&self) -> Uuid {
         self.chain.first().copied().unwrap_or(self.uuid)
+    }
+
+    /// Whether the outcome of a chain of tail calls from here comes back to here (rule C8): somebody waits for it, and
+    /// nobody else keeps it for them.
+    pub fn is_home(&self) -> bool {
+        self.mode != Mode::Tell && self.home.is_none()
+    }
+
+    /// Whether its sender waits for the outcome on the channel. Everything else retires when it is accepted (rule C4).
+    pub fn is_awaited(&self) -> bool {
+        self.mode == Mode::Call && self.home.is_none()
+    }
+}
+
+impl Owed {
+    /// The invocation's uuid.
+    pub fn uuid(&self) -> Uuid {
+        match self {
+            Self::Invocation(invocation) => invocation.uuid,
+            Self::Outcome(done) => done.uuid,
+        }
+    }
+
+    /// Whether its sender waits for an outcome; otherwise for its acceptance.
+    pub fn is_awaited(&self) -> bool {
+        matches!(self, Self::Invocation(invocation) if invocation.is_awaited())
     }
 }

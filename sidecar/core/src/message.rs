@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ids::{Epoch, Kind, NodeId, Number, PartitionId, RequestId, Sender, Uuid};
-use crate::invocation::{Invocation, Outcome, Payload};
+use crate::invocation::{Outcome, Owed, Payload};
 use crate::limits::LimitHit;
 
 /// A message from one node to another.
@@ -52,7 +52,7 @@ pub enum Message {
         /// Lowest unknown number.
         next: Number,
     },
-    /// An obligation: a call or a tell.
+    /// An obligation.
     Request {
         /// The channel's sender.
         sender: Sender,
@@ -69,7 +69,7 @@ pub enum Message {
         /// To be answered with `Known`: the sender's window needs it.
         asks: bool,
         /// What is owed.
-        invocation: Arc<Invocation>,
+        owed: Owed,
     },
     /// A call's outcome, durable at the callee.
     Reply {

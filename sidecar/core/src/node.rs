@@ -15,10 +15,10 @@ use crate::event::{Event, Members, Offer, Operation, TurnResult};
 use crate::ids::{
     Epoch, Kind, Millis, NodeId, PartitionId, RequestId, Sender, SessionId, TurnToken, Uuid,
 };
-use crate::invocation::{Invocation, Mode, Obligation, Outcome, Payload};
+use crate::invocation::{ApplicationError, Invocation, Mode, Obligation, Outcome, Owed, Payload};
 use crate::limits::{LimitHit, Limits, Rules};
 use crate::message::{AwaitResult, DirectResult, Message, ReadResult};
-use crate::partition::{Incoming, Partition, Stage, Stated, TurnInvoke};
+use crate::partition::{Incoming, Partition, Stage, Stated, TurnEnd, TurnInvoke};
 use crate::roots::Roots;
 use crate::route::Opened;
 
@@ -90,8 +90,8 @@ struct DirectCall {
 struct WaitingTurn {
     /// The first one is what waits for the kind.
     operations: VecDeque<(RequestId, Operation)>,
-    /// The turn has returned meanwhile.
-    outcome: Option<Outcome>,
+    /// The turn has returned meanwhile, or waits for the kind that its tail call goes to.
+    result: Option<TurnResult>,
 }
 
 /// What a node knows of a partition, for people and tools.
@@ -166,6 +166,8 @@ pub enum Phase {
     Suspended,
     /// Its last attempt failed; the next one waits.
     Retrying,
+    /// It goes on elsewhere by a tail call; its outcome comes back here.
+    Moved,
 }
 
 impl Node {
@@ -618,9 +620,20 @@ impl Node {
             self.in_turn(request, &turn, |p, env| p.turn_invoke(env, request, &turn, invoke));
             return;
         }
-        let invocation =
-            Invocation { uuid, mode, actor, method, payload, chain: [].into(), deadline, trace };
-        let obligation = Obligation { to, invocation: Arc::new(invocation), parent: None };
+        let invocation = Invocation {
+            uuid,
+            mode,
+            actor,
+            method,
+            payload,
+            chain: [].into(),
+            deadline,
+            trace,
+            step: 1,
+            home: None,
+        };
+        let owed = Owed::Invocation(Arc::new(invocation));
+        let obligation = Obligation { to, owed, parent: None };
         self.roots.add(&mut self.env, request, obligation);
     }
 
@@ -670,7 +683,7 @@ impl Node {
         if let Err(error) = checked {
             return self.env.respond(request, Err(error));
         }
-        if self.waiting_turns.get(&token).is_some_and(|turn| turn.outcome.is_some()) {
+        if self.waiting_turns.get(&token).is_some_and(|turn| turn.result.is_some()) {
             return self.env.respond(request, Err(RequestError::TurnEnded(Box::new(token))));
         }
         let limit = self.env.limits.roots_per_node_max;
@@ -704,27 +717,51 @@ impl Node {
             }
             self.request(request, operation);
         }
-        if let Some(outcome) = waiting.outcome {
-            self.turn_result(token, TurnResult::Ended(outcome));
+        if let Some(result) = waiting.result {
+            self.turn_result(token, result);
         }
     }
 
     fn turn_result(&mut self, token: &TurnToken, result: TurnResult) {
-        match (self.waiting_turns.get_mut(token), result) {
-            (Some(waiting), TurnResult::Ended(outcome)) => {
-                waiting.outcome.get_or_insert(outcome);
-                self.env.cover(Transition::ReturnedBehind);
-                self.with(&token.invocation.home, |p, _| p.turn_returned(token));
-            }
-            (_, result) => {
-                let waiting = self.waiting_turns.remove(token).unwrap_or_default();
-                for (request, _) in waiting.operations {
-                    let error = RequestError::TurnSuperseded(Box::new(token.clone()));
-                    self.env.respond(request, Err(error));
-                }
-                self.with(&token.invocation.home, |p, env| p.turn_result(env, token, result));
-            }
+        if let (Some(waiting), false) =
+            (self.waiting_turns.get_mut(token), result == TurnResult::Cancelled)
+        {
+            waiting.result.get_or_insert(result);
+            self.env.cover(Transition::ReturnedBehind);
+            return self.with(&token.invocation.home, |p, _| p.turn_returned(token));
         }
+        let end = match result {
+            TurnResult::Ended(outcome) => TurnEnd::Outcome(outcome),
+            TurnResult::Cancelled => TurnEnd::Cancelled,
+            TurnResult::TailCall(call) => {
+                let kind = call.target.kind.clone();
+                let Some(count) = self.env.members.kinds.get(&kind).copied() else {
+                    return self.wait_for_kind(token, TurnResult::TailCall(call));
+                };
+                let uuid = token.invocation.uuid;
+                let index = assign::partition_index(&call.target, uuid, count);
+                TurnEnd::TailCall(PartitionId::new(kind, index), call)
+            }
+        };
+        let waiting = self.waiting_turns.remove(token).unwrap_or_default();
+        for (request, _) in waiting.operations {
+            let error = RequestError::TurnSuperseded(Box::new(token.clone()));
+            self.env.respond(request, Err(error));
+        }
+        self.with(&token.invocation.home, |p, env| p.turn_result(env, token, end));
+    }
+
+    /// A turn ended with a tail call to a kind that is not known yet.
+    fn wait_for_kind(&mut self, token: &TurnToken, result: TurnResult) {
+        let TurnResult::TailCall(call) = &result else { return };
+        let served = self.partitions.get(&token.invocation.home).filter(|p| p.serving());
+        if served.is_none_or(|p| p.check_turn(&self.env, token).is_err()) {
+            return;
+        }
+        self.env.cover(Transition::TailKindWaits);
+        self.env.emit(Effect::EnsureKind { kind: call.target.kind.clone() });
+        self.waiting_turns.entry(token.clone()).or_default().result = Some(result);
+        self.with(&token.invocation.home, |p, _| p.turn_returned(token));
     }
 
     fn abandoned(&mut self, request: RequestId) {
@@ -797,6 +834,9 @@ impl Node {
         let result = match result {
             TurnResult::Ended(outcome) => DirectResult::Ended(outcome),
             TurnResult::Cancelled => DirectResult::Lost,
+            TurnResult::TailCall(_) => DirectResult::Ended(Outcome::Failed(
+                ApplicationError::of_kar("kar.INVALID_TAIL_CALL", "a direct call cannot go on"),
+            )),
         };
         self.env.send(from, Message::DirectReply { request, result });
     }
@@ -814,18 +854,10 @@ impl Node {
                     self.refuse(from, sender, to);
                 }
             }
-            Message::Request { sender, from_epoch, to, epoch, number, floor, asks, invocation } => {
+            Message::Request { sender, from_epoch, to, epoch, number, floor, asks, owed } => {
                 if self.partitions.contains_key(&to) {
-                    let incoming = Incoming {
-                        from,
-                        sender,
-                        from_epoch,
-                        epoch,
-                        number,
-                        floor,
-                        asks,
-                        invocation,
-                    };
+                    let incoming =
+                        Incoming { from, sender, from_epoch, epoch, number, floor, asks, owed };
                     self.with(&to, |p, env| p.request(env, incoming));
                 } else {
                     self.refuse(from, sender, to);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::ids::{Epoch, Millis, NodeId, Number, PartitionId, Sender, Uuid};
-use crate::invocation::{Invocation, Obligation, Outcome, StateOp};
+use crate::invocation::{ChainOutcome, Invocation, Obligation, Outcome, StateOp};
 
 /// One entry of a partition's log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,6 +30,8 @@ pub enum Record {
         epoch: Epoch,
         /// Its place in the reign, from 1, without gaps (rule L3).
         seq: u64,
+        /// The owner's time when it was cut, ms; a partition's clock is the latest of these, and never runs back.
+        time: Millis,
         /// Decisions, in order.
         ops: Vec<Op>,
     },
@@ -53,14 +55,12 @@ pub enum Op {
         uuid: Uuid,
         /// The attempt that made it; ignored unless it is the current one (rule T3).
         attempt: u32,
-        /// State operations on the invocation's actor.
-        state: Vec<StateOp>,
-        /// Obligations created, in order.
-        sends: Vec<Send>,
+        /// What takes effect.
+        segment: Segment,
         /// Children whose outcomes were received: their numbers are closed.
         settled: Vec<(PartitionId, Number)>,
     },
-    /// An invocation ended.
+    /// A turn ended, and its invocation with it unless that goes on by a tail call.
     Complete {
         /// The invocation.
         uuid: Uuid,
@@ -68,13 +68,23 @@ pub enum Op {
         attempt: u32,
         /// If it was never logged as accepted: what it was, in short. Its lower numbers are known, too.
         accept: Option<AcceptInBrief>,
-        /// How it ended.
-        outcome: Outcome,
-        /// State operations since the last flush.
-        state: Vec<StateOp>,
-        /// Obligations created since the last flush, in order.
-        sends: Vec<Send>,
+        /// How.
+        end: End,
+        /// What takes effect with it: everything since the last flush.
+        segment: Segment,
         /// When it ended; results of `start` are kept for a time after it.
+        time: Millis,
+    },
+    /// The outcome of a chain of tail calls has come home (rule C8): the invocation ends. One that is not here any more
+    /// only retires its number (section 18, decision 5).
+    Outcome {
+        /// The channel it came on.
+        sender: Sender,
+        /// Its number there. Every lower number is known, too.
+        number: Number,
+        /// The invocation and how it ended.
+        done: Arc<ChainOutcome>,
+        /// When it came; results of `start` are kept for a time after it.
         time: Millis,
     },
     /// A new attempt begins (rule T3). With the current number: that attempt may have run, which a reign says before it
@@ -115,6 +125,32 @@ pub enum Op {
         /// The invocations.
         uuids: Vec<Uuid>,
     },
+}
+
+/// What a turn did between two flushes; it takes effect as a whole (P5).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Segment {
+    /// State operations on the invocation's actor.
+    pub state: Vec<StateOp>,
+    /// Obligations created, in order.
+    pub sends: Vec<Send>,
+}
+
+/// What a turn's end means for its invocation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It ended so, and this partition answers whoever waits.
+    Outcome(Outcome),
+    /// It goes on here with its next step (P6).
+    Next {
+        /// The next step.
+        invocation: Arc<Invocation>,
+        /// The actor stays locked for it: it runs before anything that is queued.
+        keeps_lock: bool,
+    },
+    /// The last obligation of the segment carries it on: its next step, or its outcome to its home (rule C8). An
+    /// invocation whose home is here stays until its outcome has come back; any other one leaves.
+    Passed,
 }
 
 /// What a completed invocation was, where its `Accept` was never logged.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::effect::{Notice, RequestError, Response};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, Millis, NodeId, Number, PartitionId, RequestId, Sender};
-use crate::invocation::{Mode, Obligation, Outcome};
+use crate::invocation::{Obligation, Outcome};
 use crate::route::{Opened, Route};
 use crate::state::Outbound;
 
@@ -59,7 +59,7 @@ impl Roots {
         }
         let number = channel.out.next;
         channel.out.next += 1;
-        let waits = obligation.invocation.mode != Mode::Call;
+        let waits = !obligation.owed.is_awaited();
         let until = waits.then_some(env.now + env.limits.accept_timeout_ms);
         self.unaccepted.extend(until.map(|at| (at, request)));
         channel.out.open.insert(number, obligation);
@@ -88,7 +88,7 @@ impl Roots {
     ) {
         let Some((request, obligation)) = self.close(env, from, number) else { return };
         let Some(request) = request else { return };
-        let invocation = InvocationId { home: from.clone(), uuid: obligation.invocation.uuid };
+        let invocation = InvocationId { home: from.clone(), uuid: obligation.owed.uuid() };
         env.respond(request, Ok(Response::Outcome { invocation: Some(invocation), outcome }));
     }
 
@@ -96,15 +96,14 @@ impl Roots {
     pub(crate) fn accepted(&mut self, env: &mut Env, from: &PartitionId, numbers: &[Number]) {
         for number in numbers {
             let channel = self.channels.get(from);
-            let is_call = channel
-                .and_then(|c| c.out.open.get(number))
-                .is_none_or(|o| o.invocation.mode == Mode::Call);
+            let is_call =
+                channel.and_then(|c| c.out.open.get(number)).is_none_or(|o| o.owed.is_awaited());
             if is_call {
                 continue;
             }
             let Some((request, obligation)) = self.close(env, from, *number) else { continue };
             let Some(request) = request else { continue };
-            let invocation = InvocationId { home: from.clone(), uuid: obligation.invocation.uuid };
+            let invocation = InvocationId { home: from.clone(), uuid: obligation.owed.uuid() };
             env.respond(request, Ok(Response::Accepted { invocation }));
         }
     }
@@ -113,7 +112,7 @@ impl Roots {
     pub(crate) fn gone(&mut self, env: &mut Env, from: &PartitionId, number: Number) {
         let channel = self.channels.get(from);
         let Some(obligation) = channel.and_then(|c| c.out.open.get(&number)) else { return };
-        if obligation.invocation.mode != Mode::Call {
+        if !obligation.owed.is_awaited() {
             return self.accepted(env, from, &[number]);
         }
         env.notice(Notice::BrokenInvariant { what: "an open root call's number has retired" });

@@ -148,7 +148,7 @@ impl Route {
             let (from, below) = (self.window.cursor(), self.committed);
             let next = (from < below).then(|| out.open.range(from..below).next()).flatten();
             let Some((number, obligation)) = next else { return };
-            let bytes = obligation.invocation.size();
+            let bytes = obligation.owed.size();
             let Some(asks) = self.window.take(&env.limits, *number, bytes) else {
                 return env.cover(Transition::RouteFull);
             };
@@ -364,7 +364,7 @@ impl Route {
                 number,
                 floor,
                 asks,
-                invocation: obligation.invocation.clone(),
+                owed: obligation.owed.clone(),
             },
         );
     }

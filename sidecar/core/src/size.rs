@@ -4,9 +4,11 @@
 //! therefore at least what the stored form takes (a test of the sidecar encodes everything and compares).
 
 use crate::ids::{Number, PartitionId, Sender};
-use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, Payload, StateOp};
+use crate::invocation::{
+    ActorOps, ChainOutcome, Invocation, Obligation, Outcome, Owed, Payload, StateOp,
+};
 use crate::limits::Limits;
-use crate::record::{AcceptInBrief, Op};
+use crate::record::{AcceptInBrief, End, Op, Segment};
 
 /// What a message in a message takes at most besides its content: two tags and lengths.
 const NESTED: usize = 12;
@@ -95,15 +97,50 @@ impl Invocation {
             + self.actor.as_ref().map_or(0, |actor| text(actor))
             + (self.chain.len() + 1) * UUID
             + text(&self.trace)
-            + 2 * NUMBER
+            + self.home.as_ref().map_or(0, |home| home.stored_size() + NESTED)
+            + 3 * NUMBER
             + NESTED
+    }
+}
+
+impl ChainOutcome {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        UUID + self.outcome.size()
+    }
+}
+
+impl Owed {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Invocation(invocation) => invocation.size(),
+            Self::Outcome(done) => done.size(),
+        }
+    }
+}
+
+impl Segment {
+    fn stored_size(&self) -> usize {
+        let sends = self.sends.iter().map(|send| send.obligation.size()).sum::<usize>();
+        state_of_actor(&self.state) + sends
+    }
+}
+
+impl End {
+    fn stored_size(&self) -> usize {
+        match self {
+            Self::Outcome(outcome) => outcome.size(),
+            Self::Next { invocation, .. } => invocation.size() + NUMBER + NESTED,
+            Self::Passed => NUMBER,
+        }
     }
 }
 
 impl Obligation {
     /// Size in bytes, at least what is stored.
     pub fn size(&self) -> usize {
-        self.invocation.size() + self.to.stored_size() + UUID + NUMBER + NESTED
+        self.owed.size() + self.to.stored_size() + UUID + NUMBER + NESTED
     }
 }
 
@@ -150,21 +187,20 @@ impl AcceptInBrief {
 impl Op {
     /// Size in bytes, at least what is stored.
     pub fn size(&self) -> usize {
-        let sends = |sends: &[crate::record::Send]| {
-            sends.iter().map(|send| send.obligation.size()).sum::<usize>()
-        };
         let content = match self {
             Self::Accept { sender, invocation, .. } => {
                 sender.stored_size() + NUMBER + invocation.size()
             }
-            Self::Progress { state: ops, sends: sent, settled, .. } => {
+            Self::Progress { segment, settled, .. } => {
                 let settled = settled.iter().map(settled_size).sum::<usize>();
-                UUID + NUMBER + state_of_actor(ops) + sends(sent) + settled
+                UUID + NUMBER + segment.stored_size() + settled
             }
-            Self::Complete { accept, outcome, state: ops, sends: sent, .. } => {
+            Self::Complete { accept, end, segment, .. } => {
                 let accept = accept.as_ref().map_or(0, AcceptInBrief::stored_size);
-                let fixed = UUID + 2 * NUMBER;
-                fixed + accept + outcome.size() + state_of_actor(ops) + sends(sent)
+                UUID + 2 * NUMBER + accept + end.stored_size() + segment.stored_size()
+            }
+            Self::Outcome { sender, done, .. } => {
+                sender.stored_size() + 2 * NUMBER + NESTED + done.size()
             }
             Self::Attempt { .. } => UUID + NUMBER,
             Self::Settle { to, numbers } => to.stored_size() + NESTED + numbers.len() * NUMBER,

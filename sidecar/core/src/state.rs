@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
-use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, StateOp};
+use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Payload, StateOp};
 use crate::limits::Rules;
-use crate::record::{Op, Record, Send};
+use crate::record::{End, Op, Record, Segment, Send};
 use crate::size::Tally;
 
 /// State of a partition as its log tells it.
@@ -46,6 +46,8 @@ pub(crate) struct LogState {
     pub(crate) closed_nodes: ClosedNodes,
     /// Counts acceptances: the order of queues.
     order: u64,
+    /// The partition's clock: the latest time in its records. It never runs back.
+    pub(crate) clock: Millis,
 }
 
 /// An unfinished invocation.
@@ -56,16 +58,18 @@ pub(crate) struct Entry {
     pub(crate) number: Number,
     /// Place among all acceptances.
     pub(crate) order: u64,
-    /// The current attempt.
+    /// The current attempt of the current step.
     pub(crate) attempt: u32,
     /// The current attempt is known to have been dispatched, by a reign that ended in order.
     pub(crate) ran: bool,
-    /// Some attempt has flushed: the invocation holds its actor until it ends (rule T2).
-    pub(crate) progressed: bool,
+    /// Some attempt has flushed, or the step before kept the lock: it holds its actor until it ends (rule T2).
+    pub(crate) holds: bool,
     /// Calls made by its turns that are not settled.
     pub(crate) children: BTreeSet<(PartitionId, Number)>,
     /// The sender no longer wants the outcome.
     pub(crate) unwanted: bool,
+    /// Its chain of tail calls goes on elsewhere; this is its home, where the outcome comes back (rule C8).
+    pub(crate) moved: bool,
 }
 
 /// The receiving end of a channel (rule C4). Numbers below `next` are known; those of them that are not live are
@@ -147,11 +151,12 @@ impl LogState {
                 self.released = true;
                 Admission::Released
             }
-            Record::Batch { epoch, seq, ops } => {
+            Record::Batch { epoch, seq, time, ops } => {
                 if !self.is_next(rules, *epoch, *seq) {
                     return Admission::Void;
                 }
                 self.seq = *seq;
+                self.clock = self.clock.max(*time);
                 let mut stored = Vec::new();
                 for op in ops {
                     self.apply(rules, op, &mut stored);
@@ -184,15 +189,15 @@ impl LogState {
                 self.accept(sender, *number, invocation);
                 true
             }
-            Op::Progress { uuid, attempt, state, sends, settled } => {
+            Op::Progress { uuid, attempt, segment, settled } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };
                 if entry.attempt != *attempt && rules.turn_token {
                     return false;
                 }
-                entry.progressed = true;
-                push_state(entry.invocation.actor.as_ref(), state, stored);
-                for send in sends {
-                    if send.obligation.invocation.mode == Mode::Call {
+                entry.holds = true;
+                push_state(entry.invocation.actor.as_ref(), &segment.state, stored);
+                for send in &segment.sends {
+                    if send.obligation.owed.is_awaited() {
                         entry.children.insert((send.obligation.to.clone(), send.number));
                     }
                 }
@@ -202,26 +207,43 @@ impl LogState {
                 for (to, number) in settled {
                     self.close_out(to, *number);
                 }
-                self.owe(sends);
+                self.owe(&segment.sends);
                 true
             }
-            Op::Complete { uuid, attempt, accept, outcome, state, sends, time } => {
+            Op::Complete { uuid, attempt, accept, end, segment, time } => {
                 if let Some(accept) = accept {
+                    // What was never logged goes no further than this.
+                    let End::Outcome(outcome) = end else { return false };
                     let inbound = self.inbound.entry(accept.sender.clone()).or_default();
                     inbound.next = inbound.next.max(accept.number + 1);
                     if rules.retire_only_closed {
                         inbound.live.insert(accept.number, *uuid);
                         self.kept.insert(*uuid, outcome.clone());
                     }
-                    push_state(accept.actor.as_ref(), state, stored);
+                    push_state(accept.actor.as_ref(), &segment.state, stored);
                 } else {
                     let current = self.entries.get(uuid).map(|e| e.attempt);
                     if current.is_none() || (current != Some(*attempt) && rules.turn_token) {
                         return false;
                     }
-                    self.end(rules, *uuid, outcome, *time, state, stored);
+                    self.end_turn(*uuid, segment, stored);
+                    match end {
+                        End::Outcome(outcome) => self.end(rules, *uuid, outcome, *time),
+                        End::Next { invocation, keeps_lock } => {
+                            self.next_step(*uuid, invocation, *keeps_lock);
+                        }
+                        End::Passed => self.pass_on(*uuid),
+                    }
                 }
-                self.owe(sends);
+                self.owe(&segment.sends);
+                true
+            }
+            Op::Outcome { sender, number, done, time } => {
+                let inbound = self.inbound.entry(sender.clone()).or_default();
+                inbound.next = inbound.next.max(number + 1);
+                if self.entries.get(&done.uuid).is_some_and(|entry| entry.moved) {
+                    self.end(rules, done.uuid, &done.outcome, *time);
+                }
                 true
             }
             Op::Attempt { uuid, attempt } => {
@@ -263,8 +285,13 @@ impl LogState {
         self.order += 1;
         let inbound = self.inbound.entry(sender.clone()).or_default();
         inbound.next = inbound.next.max(number + 1);
-        if invocation.mode == Mode::Call {
+        if invocation.is_awaited() {
             inbound.live.insert(number, invocation.uuid);
+        }
+        if self.entries.get(&invocation.uuid).is_some_and(|entry| entry.moved) {
+            // A chain of tail calls has come back to its home, which answers for it from here on.
+            let invocation = Invocation { home: None, ..(**invocation).clone() };
+            return self.next_step(invocation.uuid, &Arc::new(invocation), false);
         }
         self.entries.insert(
             invocation.uuid,
@@ -275,28 +302,56 @@ impl LogState {
                 order: self.order,
                 attempt: 1,
                 ran: false,
-                progressed: false,
+                holds: false,
                 children: BTreeSet::new(),
                 unwanted: false,
+                moved: false,
             },
         );
     }
 
-    /// A logged invocation ended: its children are settled with it.
-    fn end(
-        &mut self,
-        rules: &Rules,
-        uuid: Uuid,
-        outcome: &Outcome,
-        time: Millis,
-        state: &[StateOp],
-        stored: &mut Vec<ActorOps>,
-    ) {
-        let Some(entry) = self.entries.remove(&uuid) else { return };
-        push_state(entry.invocation.actor.as_ref(), state, stored);
-        for (to, number) in &entry.children {
-            self.close_out(to, *number);
+    /// A logged turn ended: its segment takes effect, and its children are settled with it.
+    fn end_turn(&mut self, uuid: Uuid, segment: &Segment, stored: &mut Vec<ActorOps>) {
+        let Some(entry) = self.entries.get_mut(&uuid) else { return };
+        push_state(entry.invocation.actor.as_ref(), &segment.state, stored);
+        for (to, number) in std::mem::take(&mut entry.children) {
+            self.close_out(&to, number);
         }
+    }
+
+    /// A chain of tail calls goes on here.
+    fn next_step(&mut self, uuid: Uuid, invocation: &Arc<Invocation>, keeps_lock: bool) {
+        let Some(entry) = self.entries.get_mut(&uuid) else { return };
+        if !keeps_lock {
+            self.order += 1;
+            entry.order = self.order;
+        }
+        entry.invocation = invocation.clone();
+        entry.attempt = 1;
+        entry.ran = false;
+        entry.holds = keeps_lock;
+        entry.moved = false;
+    }
+
+    /// A chain of tail calls goes on, or has ended, somewhere else: its home stays.
+    fn pass_on(&mut self, uuid: Uuid) {
+        let Some(entry) = self.entries.get_mut(&uuid) else { return };
+        if !entry.invocation.is_home() {
+            self.entries.remove(&uuid);
+            return;
+        }
+        // Its argument has been used up.
+        let payload = Payload::default();
+        entry.invocation = Arc::new(Invocation { payload, ..(*entry.invocation).clone() });
+        entry.attempt = 1;
+        entry.ran = false;
+        entry.holds = false;
+        entry.moved = true;
+    }
+
+    /// A logged invocation ended.
+    fn end(&mut self, rules: &Rules, uuid: Uuid, outcome: &Outcome, time: Millis) {
+        let Some(entry) = self.entries.remove(&uuid) else { return };
         match entry.invocation.mode {
             Mode::Tell => {}
             Mode::Start => {

@@ -6,7 +6,7 @@ use kar_core::Event;
 use kar_core::effect::{RequestError, Response};
 use kar_core::event::{Member, Operation};
 use kar_core::ids::{Kind, NodeId, Sender};
-use kar_core::invocation::{Invocation, Mode, Target};
+use kar_core::invocation::{Invocation, Mode, Owed, Target};
 use kar_core::limits::Limits;
 use kar_core::message::Message;
 use kar_core::record::{Op, Record};
@@ -118,6 +118,8 @@ fn ask(script: &mut Script, from: NodeId, number: u64) {
         chain: [].into(),
         deadline: None,
         trace: "".into(),
+        step: 1,
+        home: None,
     };
     let message = Message::Request {
         sender: Sender::Node(from),
@@ -127,7 +129,7 @@ fn ask(script: &mut Script, from: NodeId, number: u64) {
         number,
         floor: 0,
         asks: false,
-        invocation: invocation.into(),
+        owed: Owed::Invocation(invocation.into()),
     };
     script.event(Event::Peer { from, message });
 }
@@ -174,10 +176,13 @@ fn what_a_turn_asks_for_takes_effect_in_order_also_while_a_kind_is_not_known() {
     let progress: Vec<Vec<_>> = records
         .filter_map(|record| match &**record {
             Record::Batch { ops, .. } => ops.iter().find_map(|op| match op {
-                Op::Progress { state, sends, .. } => {
-                    assert_eq!(state.len(), 1);
-                    let actor = |s: &kar_core::record::Send| s.obligation.invocation.actor.clone();
-                    Some(sends.iter().filter_map(actor).collect())
+                Op::Progress { segment, .. } => {
+                    assert_eq!(segment.state.len(), 1);
+                    let actor = |s: &kar_core::record::Send| match &s.obligation.owed {
+                        Owed::Invocation(invocation) => invocation.actor.clone(),
+                        Owed::Outcome(_) => None,
+                    };
+                    Some(segment.sends.iter().filter_map(actor).collect())
                 }
                 _ => None,
             }),
@@ -285,6 +290,8 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
         chain: [kar_core::ids::Uuid(9)].into(),
         deadline: None,
         trace: "".into(),
+        step: 1,
+        home: None,
     };
     let invocation = std::sync::Arc::new(invocation);
     let message = Message::Request {
@@ -294,7 +301,7 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
         epoch,
         number,
         floor: number,
-        invocation,
+        owed: Owed::Invocation(invocation),
         asks: false,
     };
     script.event(Event::Peer { from, message });

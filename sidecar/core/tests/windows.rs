@@ -5,7 +5,7 @@ mod script;
 use kar_core::Event;
 use kar_core::event::{Member, Members, Operation};
 use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, Uuid};
-use kar_core::invocation::{Invocation, Mode, Outcome, Target};
+use kar_core::invocation::{Invocation, Mode, Outcome, Owed, Target};
 use kar_core::limits::Limits;
 use kar_core::message::Message;
 use script::{Script, done, filled, text};
@@ -185,6 +185,8 @@ fn ask(script: &mut Script, to: &PartitionId, number: u64, asks: bool) {
         chain: [].into(),
         deadline: None,
         trace: "".into(),
+        step: 1,
+        home: None,
     };
     let message = Message::Request {
         sender: Sender::Node(OTHER),
@@ -194,7 +196,7 @@ fn ask(script: &mut Script, to: &PartitionId, number: u64, asks: bool) {
         number,
         floor: 1,
         asks,
-        invocation: invocation.into(),
+        owed: Owed::Invocation(invocation.into()),
     };
     script.event(Event::Peer { from: OTHER, message });
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use kar_core::effect::{RequestError, Turn};
-use kar_core::event::{Event, Offer, Operation, TurnResult};
+use kar_core::event::{Event, Offer, Operation, TailCall, TurnResult};
 use kar_core::ids::{SessionId, TurnToken};
 use kar_core::invocation::{ApplicationError, Mode, Outcome};
 
@@ -322,7 +322,8 @@ impl World {
         let record = &self.history.runs[run];
         let token = &record.token;
         let uuid = token.invocation.uuid.0;
-        let number = join(join(uuid as u64, token.epoch), u64::from(token.attempt));
+        let turn = join(u64::from(token.step), u64::from(token.attempt));
+        let number = join(join(uuid as u64, token.epoch), turn);
         let payload = number_payload(&self.plan.names, number);
         let outcome = if record.script.fails {
             let empty = &self.plan.names.empty;
@@ -334,6 +335,16 @@ impl World {
         if !record.connected {
             let at = self.now;
             return self.finish_run(run, End::CutOff, at);
+        }
+        if let Some((target, spec, keeps_lock)) = record.script.tail.clone() {
+            let what = ItemKind::Tail(spec.tag);
+            let item = Item { what, waited: false, beside: false, arrived: None, answer: None };
+            self.history.runs[run].items.push(item);
+            let (method, payload) =
+                (self.plan.names.method.clone(), spec.payload(&self.plan.names));
+            let call = TailCall { target, method, payload, keeps_lock };
+            let end = End::Tail(spec.tag, keeps_lock);
+            return self.end_turn(run, TurnResult::TailCall(call), end);
         }
         self.end_turn(run, TurnResult::Ended(outcome.clone()), End::Ended(outcome));
     }
@@ -351,6 +362,8 @@ impl World {
                 Operation::StateRead { turn, keys }
             }
             ItemKind::Flush => Operation::Flush { turn },
+            // It is how a turn ends.
+            ItemKind::Tail(..) => return,
             ItemKind::Tell(_, target) | ItemKind::Call(_, target) => Operation::Invoke {
                 turn: Some(turn),
                 mode,

@@ -5,7 +5,7 @@ use kar_core::cover::TRANSITIONS;
 use kar_core::effect::{Notice, RequestError, Response};
 use kar_core::invocation::{Outcome, Refusal};
 use kar_core::message::{AwaitResult, DirectResult, Message, ReadResult};
-use kar_core::record::{Op, Record};
+use kar_core::record::{End, Op, Record};
 
 /// Makes a list of names and the function that finds a value's place in it.
 macro_rules! names {
@@ -35,8 +35,12 @@ names! { RECORDS, record_place, Record,
 names! { OPS, op_place, Op,
     Op::Accept { .. } => "accept",
     Op::Progress { .. } => "progress",
-    Op::Complete { accept: None, .. } => "complete",
-    Op::Complete { accept: Some(_), .. } => "complete with accept",
+    Op::Complete { accept: None, end: End::Outcome(_), .. } => "complete",
+    Op::Complete { accept: Some(_), end: End::Outcome(_), .. } => "complete with accept",
+    Op::Complete { end: End::Next { keeps_lock: true, .. }, .. } => "next step, lock kept",
+    Op::Complete { end: End::Next { .. }, .. } => "next step",
+    Op::Complete { end: End::Passed, .. } => "passed on",
+    Op::Outcome { .. } => "outcome come home",
     Op::Attempt { .. } => "attempt",
     Op::Settle { .. } => "settle",
     Op::Closed { .. } => "closed",

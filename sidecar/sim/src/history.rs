@@ -87,13 +87,15 @@ pub(crate) enum ItemKind {
     Tell(u64, Target),
     Call(u64, Target),
     Flush,
+    /// The tail call that the turn ended with.
+    Tail(u64),
 }
 
 impl ItemKind {
     /// The tag of the invocation that it makes, if it makes one.
     pub(crate) fn tag(&self) -> Option<u64> {
         match self {
-            Self::Tell(tag, _) | Self::Call(tag, _) => Some(*tag),
+            Self::Tell(tag, _) | Self::Call(tag, _) | Self::Tail(tag) => Some(*tag),
             Self::State(_) | Self::Read(_) | Self::Flush => None,
         }
     }
@@ -105,6 +107,8 @@ pub(crate) enum End {
     Running,
     /// The app sent this result.
     Ended(Outcome),
+    /// The app sent a tail call: its tag, and whether it keeps the lock.
+    Tail(u64, bool),
     /// The app sent `Cancelled`.
     Cancelled,
     /// The process died, or the stream was gone.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use kar_core::effect::Append;
 use kar_core::event::Event;
 use kar_core::ids::{Offset, ProposalId};
-use kar_core::invocation::Mode;
 use kar_core::record::{Op, Record};
 
 use crate::explore::Print;
@@ -80,8 +79,8 @@ pub(crate) enum Fate {
 /// Whether a record holds a flush that makes a call.
 fn makes_call(record: &Record) -> bool {
     let calls = |op: &Op| match op {
-        Op::Progress { sends, .. } => {
-            sends.iter().any(|s| s.obligation.invocation.mode == Mode::Call)
+        Op::Progress { segment, .. } => {
+            segment.sends.iter().any(|s| s.obligation.owed.is_awaited())
         }
         _ => false,
     };

@@ -52,6 +52,8 @@ pub struct Profile {
     pub ops_max: u64,
     /// Chance that a step of a script is a call (or several), where it may be one.
     pub nested: u32,
+    /// Chance that a turn that may go on ends with a tail call.
+    pub tails: u32,
     /// Chance that a nested call re-enters an actor that its chain holds, where it holds one.
     pub reenter: u32,
     /// Fewest and most nodes.
@@ -107,6 +109,7 @@ impl Default for Profile {
             modes: [10, 6, 3, 1],
             ops_max: 40,
             nested: 350,
+            tails: 250,
             reenter: 300,
             nodes: (2, 4),
             hot: 200,

@@ -141,7 +141,7 @@ impl Stage {
         self.world.hooks.script = Some(Rc::new(move |spec, _| {
             let found = scripts.iter().find(|(tag, _)| *tag == spec.tag);
             let steps = found.map(|(_, steps)| steps.clone()).unwrap_or_default();
-            Some(Script { steps, fails: false, pipelined: false })
+            Some(Script { steps, fails: false, tail: None, pipelined: false })
         }));
     }
 
@@ -272,7 +272,7 @@ fn sandwiched_claim(stage: &mut Stage) {
                 _ => {}
             }
         }
-        Some(Script { steps, fails: false, pipelined: false })
+        Some(Script { steps, fails: false, tail: None, pipelined: false })
     }));
     let from = stage.other(&[zombie]);
     stage.ask(from, Mode::Call, A, 0);
@@ -299,7 +299,7 @@ fn sleeping_outcall(stage: &mut Stage) {
         if let Some(Step::Calls(calls, _)) = steps.first_mut() {
             calls[0].1.tag = join(spec.tag, join(token.epoch, u64::from(token.attempt)));
         }
-        Some(Script { steps, fails: false, pipelined: false })
+        Some(Script { steps, fails: false, tail: None, pipelined: false })
     }));
     // The channel is open already when the sleeper wakes.
     let req = stage.ask(callee, Mode::Call, A, 0);
@@ -457,7 +457,7 @@ fn drain_with_cross_calls(stage: &mut Stage) {
                     calls[0].1.tag |= join(spec.tag, attempt) << 8;
                 }
             }
-            Some(Script { steps, fails: false, pipelined: false })
+            Some(Script { steps, fails: false, tail: None, pipelined: false })
         }))
     };
     stage.ask(2, Mode::Call, A, 0);

@@ -95,6 +95,8 @@ pub(crate) struct Script {
     pub(crate) steps: Vec<Step>,
     /// The turn ends with an application error.
     pub(crate) fails: bool,
+    /// It ends with a tail call; to its own actor, it may keep the lock.
+    pub(crate) tail: Option<(Target, Spec, bool)>,
     /// Operations that need no answer are sent one after the other.
     pub(crate) pipelined: bool,
 }
@@ -108,6 +110,7 @@ struct Writer<'a> {
     base: u64,
     made: u64,
     actor_types: usize,
+    own: Option<(usize, usize)>,
     /// Held by the chain and by this turn.
     mask: u64,
     confined: bool,
@@ -125,7 +128,8 @@ pub(crate) fn write(
 ) -> Script {
     let uuid = token.invocation.uuid.0;
     let attempt = join(token.epoch, u64::from(token.attempt));
-    let base = join(join(uuid as u64, (uuid >> 64) as u64), attempt);
+    let step = join(attempt, u64::from(token.step));
+    let base = join(join(uuid as u64, (uuid >> 64) as u64), step);
     let same = join(seed, spec.tag);
     let rng = Rng::new(if spec.steady { same } else { join(same, attempt) });
     let bit = own.map_or(0, |(kind, actor)| 1 << rank(kind, actor));
@@ -139,6 +143,7 @@ pub(crate) fn write(
         base,
         made: 0,
         actor_types,
+        own,
         mask: if confined && spec.joined && bit != 0 { bit } else { spec.mask | bit },
         confined,
         fuel: spec.fuel,
@@ -164,11 +169,35 @@ impl Writer<'_> {
             }
         }
         steps.push(Step::Think(self.think()));
-        if self.fuel > 0 && self.rng.chance(100) {
+        let tail = if self.fuel > 0 && !fails && self.rng.chance(self.profile.tails) {
+            self.tail()
+        } else {
+            None
+        };
+        if tail.is_none() && self.fuel > 0 && self.rng.chance(100) {
             let calls = self.calls();
             steps.push(Step::Leave(calls));
         }
-        Script { steps, fails, pipelined }
+        Script { steps, fails, tail, pipelined }
+    }
+
+    /// The next step: whoever the callers might have called; the own actor's lock goes first, unless it is kept.
+    fn tail(&mut self) -> Option<(Target, Spec, bool)> {
+        let fuel = self.fuel - 1;
+        let spec = Spec { tag: self.fresh(), fuel, ..self.spec };
+        if let Some((kind, actor)) = self.own
+            && self.rng.chance(400)
+        {
+            let keeps = self.rng.chance(600);
+            return Some((self.target(kind, Some(actor)), spec, keeps));
+        }
+        let held_above = self.spec.mask;
+        let above = std::mem::replace(&mut self.mask, held_above);
+        let next = if self.spec.joined { None } else { self.callee() };
+        self.mask = above;
+        let service = self.actor_types + self.rng.index(self.names.kinds.len() - self.actor_types);
+        let (kind, actor) = next.unwrap_or((service, None));
+        Some((self.target(kind, actor), spec, false))
     }
 
     fn think(&mut self) -> Us {

@@ -170,6 +170,7 @@ fn standing(state: InvocationState) -> &'static str {
         InvocationState::Suspended => "suspended",
         InvocationState::Retrying => "retrying",
         InvocationState::Completed => "completed",
+        InvocationState::Moved => "moved",
     }
 }
 

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kar_core::ids::{Class, Kind, NodeId, Number, PartitionId, Sender, Uuid};
 use kar_core::invocation::{
-    ApplicationError, Invocation, Mode, Obligation, Outcome, Payload, Refusal, StateOp,
+    ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
+    StateOp,
 };
-use kar_core::record::{AcceptInBrief, Op, Record, Send};
+use kar_core::record::{AcceptInBrief, End, Op, Record, Segment, Send};
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
@@ -39,9 +40,12 @@ fn record_to(record: &Record) -> pb::Record {
             R::Claim(pb::Claim { after: *after, node: node.0, id: uuid_to(*id) })
         }
         Record::Release { epoch, seq } => R::Release(pb::Release { epoch: *epoch, seq: *seq }),
-        Record::Batch { epoch, seq, ops } => {
-            R::Batch(pb::Batch { epoch: *epoch, seq: *seq, ops: ops.iter().map(op_to).collect() })
-        }
+        Record::Batch { epoch, seq, time, ops } => R::Batch(pb::Batch {
+            epoch: *epoch,
+            seq: *seq,
+            ops: ops.iter().map(op_to).collect(),
+            time_ms: *time,
+        }),
     };
     pb::Record { record: Some(record) }
 }
@@ -55,7 +59,7 @@ fn record_from(record: pb::Record) -> Result<Record, Malformed> {
         R::Release(r) => Record::Release { epoch: r.epoch, seq: r.seq },
         R::Batch(b) => {
             let ops = b.ops.into_iter().map(op_from).collect::<Result<_, _>>()?;
-            Record::Batch { epoch: b.epoch, seq: b.seq, ops }
+            Record::Batch { epoch: b.epoch, seq: b.seq, time: b.time_ms, ops }
         }
     })
 }
@@ -68,24 +72,28 @@ fn op_to(op: &Op) -> pb::Op {
             number: *number,
             invocation: Some(invocation_to(invocation)),
         }),
-        Op::Progress { uuid, attempt, state, sends, settled } => O::Progress(pb::Progress {
+        Op::Progress { uuid, attempt, segment, settled } => O::Progress(pb::Progress {
             uuid: uuid_to(*uuid),
             attempt: *attempt,
-            state: state.iter().map(state_op_to).collect(),
-            sends: sends.iter().map(send_to).collect(),
+            state: segment.state.iter().map(state_op_to).collect(),
+            sends: segment.sends.iter().map(send_to).collect(),
             settled: settled_to(settled),
         }),
-        Op::Complete { uuid, attempt, accept, outcome, state, sends, time } => {
-            O::Complete(pb::Complete {
-                uuid: uuid_to(*uuid),
-                attempt: *attempt,
-                accept: accept.as_ref().map(brief_to),
-                outcome: Some(outcome_to(outcome)),
-                state: state.iter().map(state_op_to).collect(),
-                sends: sends.iter().map(send_to).collect(),
-                time_ms: *time,
-            })
-        }
+        Op::Complete { uuid, attempt, accept, end, segment, time } => O::Complete(pb::Complete {
+            uuid: uuid_to(*uuid),
+            attempt: *attempt,
+            accept: accept.as_ref().map(brief_to),
+            end: Some(end_to(end)),
+            state: segment.state.iter().map(state_op_to).collect(),
+            sends: segment.sends.iter().map(send_to).collect(),
+            time_ms: *time,
+        }),
+        Op::Outcome { sender, number, done, time } => O::Outcome(pb::HomeOutcome {
+            sender: Some(sender_to(sender)),
+            number: *number,
+            done: Some(chain_outcome_to(done)),
+            time_ms: *time,
+        }),
         Op::Attempt { uuid, attempt } => {
             O::Attempt(pb::Attempt { uuid: uuid_to(*uuid), attempt: *attempt })
         }
@@ -120,18 +128,22 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
         O::Progress(p) => Op::Progress {
             uuid: uuid_from(&p.uuid)?,
             attempt: p.attempt,
-            state: p.state.into_iter().map(state_op_from).collect::<Result<_, _>>()?,
-            sends: p.sends.into_iter().map(send_from).collect::<Result<_, _>>()?,
+            segment: segment_from(p.state, p.sends)?,
             settled: settled_from(p.settled)?,
         },
         O::Complete(c) => Op::Complete {
             uuid: uuid_from(&c.uuid)?,
             attempt: c.attempt,
             accept: c.accept.map(brief_from).transpose()?,
-            outcome: outcome_from(c.outcome)?,
-            state: c.state.into_iter().map(state_op_from).collect::<Result<_, _>>()?,
-            sends: c.sends.into_iter().map(send_from).collect::<Result<_, _>>()?,
+            end: end_from(c.end)?,
+            segment: segment_from(c.state, c.sends)?,
             time: c.time_ms,
+        },
+        O::Outcome(h) => Op::Outcome {
+            sender: sender_from(h.sender)?,
+            number: h.number,
+            done: Arc::new(chain_outcome_from(h.done)?),
+            time: h.time_ms,
         },
         O::Attempt(a) => Op::Attempt { uuid: uuid_from(&a.uuid)?, attempt: a.attempt },
         O::Settle(s) => Op::Settle { to: partition_from(s.to)?, numbers: s.numbers },
@@ -145,6 +157,38 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             let uuids = f.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
             Op::Forget { uuids }
         }
+    })
+}
+
+fn segment_from(state: Vec<pb::StateOp>, sends: Vec<pb::Send>) -> Result<Segment, Malformed> {
+    Ok(Segment {
+        state: state.into_iter().map(state_op_from).collect::<Result<_, _>>()?,
+        sends: sends.into_iter().map(send_from).collect::<Result<_, _>>()?,
+    })
+}
+
+fn end_to(end: &End) -> pb::complete::End {
+    use pb::complete::End as E;
+    match end {
+        End::Outcome(outcome) => E::Outcome(outcome_to(outcome)),
+        End::Next { invocation, keeps_lock } => E::Next(pb::NextStep {
+            invocation: Some(invocation_to(invocation)),
+            keeps_lock: *keeps_lock,
+        }),
+        End::Passed => E::Passed(true),
+    }
+}
+
+fn end_from(end: Option<pb::complete::End>) -> Result<End, Malformed> {
+    use pb::complete::End as E;
+    Ok(match end.ok_or(Malformed::Field("end"))? {
+        E::Outcome(outcome) => End::Outcome(outcome_from(Some(outcome))?),
+        E::Next(next) => End::Next {
+            invocation: Arc::new(invocation_from(next.invocation)?),
+            keeps_lock: next.keeps_lock,
+        },
+        E::Passed(true) => End::Passed,
+        E::Passed(false) => return Err(Malformed::Field("passed")),
     })
 }
 
@@ -184,20 +228,28 @@ fn settled_from(settles: Vec<pb::Settle>) -> Result<Vec<(PartitionId, Number)>, 
 }
 
 fn send_to(send: &Send) -> pb::Send {
-    let Obligation { to, invocation, parent } = &send.obligation;
+    use pb::send::Owed as O;
+    let Obligation { to, owed, parent } = &send.obligation;
     pb::Send {
         number: send.number,
         to: Some(partition_to(to)),
-        invocation: Some(invocation_to(invocation)),
+        owed: Some(match owed {
+            Owed::Invocation(invocation) => O::Invocation(invocation_to(invocation)),
+            Owed::Outcome(done) => O::Outcome(chain_outcome_to(done)),
+        }),
         parent: parent.map(uuid_to).unwrap_or_default(),
     }
 }
 
 fn send_from(send: pb::Send) -> Result<Send, Malformed> {
+    use pb::send::Owed as O;
     let parent = if send.parent.is_empty() { None } else { Some(uuid_from(&send.parent)?) };
     let obligation = Obligation {
         to: partition_from(send.to)?,
-        invocation: Arc::new(invocation_from(send.invocation)?),
+        owed: match send.owed.ok_or(Malformed::Field("owed"))? {
+            O::Invocation(i) => Owed::Invocation(Arc::new(invocation_from(Some(i))?)),
+            O::Outcome(done) => Owed::Outcome(Arc::new(chain_outcome_from(Some(done))?)),
+        },
         parent,
     };
     Ok(Send { number: send.number, obligation })
@@ -225,6 +277,9 @@ pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
         chain: chain.into(),
         deadline_ms: invocation.deadline.unwrap_or(0),
         trace_parent: invocation.trace.to_string(),
+        // Most have one step only.
+        step: if invocation.step == 1 { 0 } else { invocation.step },
+        home: invocation.home.as_ref().map(partition_to),
     }
 }
 
@@ -253,7 +308,24 @@ pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation,
         chain: i.chain.chunks(UUID_BYTES).map(uuid_from).collect::<Result<_, _>>()?,
         deadline: (i.deadline_ms != 0).then_some(i.deadline_ms),
         trace: shared(i.trace_parent),
+        step: i.step.max(1),
+        home: i.home.map(|home| partition_from(Some(home))).transpose()?,
     })
+}
+
+/// The outcome of a chain of tail calls for the wire.
+pub fn chain_outcome_to(done: &ChainOutcome) -> pb::ChainOutcome {
+    pb::ChainOutcome { uuid: uuid_to(done.uuid), outcome: Some(outcome_to(&done.outcome)) }
+}
+
+/// The outcome of a chain of tail calls from the wire.
+///
+/// # Errors
+///
+/// If it is absent, or a part of it is not understood.
+pub fn chain_outcome_from(done: Option<pb::ChainOutcome>) -> Result<ChainOutcome, Malformed> {
+    let done = done.ok_or(Malformed::Field("chain outcome"))?;
+    Ok(ChainOutcome { uuid: uuid_from(&done.uuid)?, outcome: outcome_from(done.outcome)? })
 }
 
 /// An outcome for the wire.

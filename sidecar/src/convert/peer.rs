@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kar_core::ids::{Kind, NodeId, RequestId};
-use kar_core::invocation::Mode;
+use kar_core::invocation::{Mode, Owed};
 use kar_core::limits::LimitHit;
 use kar_core::message::{AwaitResult, DirectResult, Message, ReadResult};
 use kar_core::node::{DIRECT_CONCURRENCY, InvocationView, PartitionView, Phase};
@@ -12,8 +12,9 @@ use kar_proto::peer::v1 as pb;
 use pb::peer_frame::Frame;
 
 use super::log::{
-    invocation_from, invocation_to, outcome_from, outcome_to, partition_from, partition_to,
-    payload_from, payload_to, sender_from, sender_to, uuid_from, uuid_to,
+    chain_outcome_from, chain_outcome_to, invocation_from, invocation_to, outcome_from, outcome_to,
+    partition_from, partition_to, payload_from, payload_to, sender_from, sender_to, uuid_from,
+    uuid_to,
 };
 use super::{Malformed, shared};
 
@@ -46,7 +47,7 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
             epoch: *epoch,
             next: *next,
         }),
-        Message::Request { sender, from_epoch, to, epoch, number, floor, asks, invocation } => {
+        Message::Request { sender, from_epoch, to, epoch, number, floor, asks, owed } => {
             Frame::Request(pb::Request {
                 sender: Some(sender_to(sender)),
                 from_epoch: *from_epoch,
@@ -54,7 +55,10 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
                 epoch: *epoch,
                 number: *number,
                 floor: *floor,
-                invocation: Some(invocation_to(invocation)),
+                owed: Some(match owed {
+                    Owed::Invocation(i) => pb::request::Owed::Invocation(invocation_to(i)),
+                    Owed::Outcome(done) => pb::request::Owed::Outcome(chain_outcome_to(done)),
+                }),
                 asks: *asks,
             })
         }
@@ -155,7 +159,14 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             number: m.number,
             floor: m.floor,
             asks: m.asks,
-            invocation: Arc::new(invocation_from(m.invocation)?),
+            owed: match m.owed.ok_or(Malformed::Field("owed"))? {
+                pb::request::Owed::Invocation(i) => {
+                    Owed::Invocation(Arc::new(invocation_from(Some(i))?))
+                }
+                pb::request::Owed::Outcome(done) => {
+                    Owed::Outcome(Arc::new(chain_outcome_from(Some(done))?))
+                }
+            },
         },
         Frame::Reply(m) => Message::Reply {
             sender: sender_from(m.sender)?,
@@ -215,7 +226,7 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
 /// Bytes that a message holds, roughly: for the bound of a send queue.
 pub fn message_size(message: &Message) -> usize {
     let content = match message {
-        Message::Request { invocation, .. } => invocation.size(),
+        Message::Request { owed, .. } => owed.size(),
         Message::Reply { outcome, .. } => outcome.size(),
         Message::Awaited { result: AwaitResult::Done(outcome), .. } => outcome.size(),
         Message::Direct { payload, .. } => payload.data.len(),
@@ -261,6 +272,7 @@ fn invocation_view_to(view: &InvocationView) -> pb::InvocationView {
         Phase::Running => pb::Phase::Running,
         Phase::Suspended => pb::Phase::Suspended,
         Phase::Retrying => pb::Phase::Retrying,
+        Phase::Moved => pb::Phase::Moved,
     };
     pb::InvocationView {
         uuid: uuid_to(view.uuid),

@@ -275,7 +275,7 @@ impl Stream {
                         // The turn had ended by itself when `cancel_turn` reached the component: answered twice, said
                         // once.
                         TurnResult::Cancelled => Ok(()),
-                        TurnResult::Ended(_) => {
+                        TurnResult::Ended(_) | TurnResult::TailCall(_) => {
                             let what = format!("the stream does not hold turn {token}");
                             Err(error::protocol_violation("turn_result", &what))
                         }

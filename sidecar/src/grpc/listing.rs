@@ -132,6 +132,7 @@ fn invocation_info(
         peer::Phase::Running => pb::InvocationState::Running,
         peer::Phase::Suspended => pb::InvocationState::Suspended,
         peer::Phase::Retrying => pb::InvocationState::Retrying,
+        peer::Phase::Moved => pb::InvocationState::Moved,
     };
     Ok(pb::InvocationInfo {
         invocation_id: format!("{prefix}.{}/{}/{uuid}", id.kind, id.index),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from kar import codec, limits
@@ -64,12 +63,7 @@ class Client(Caller):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None or not self._owns:
             await self.close()
         else:
@@ -101,14 +95,9 @@ class Connecting:
         self._client = await self._connect()
         return self._client
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._client is not None, "entered before it is left"
-        await self._client.__aexit__(kind, error, trace)
+        await self._client.__aexit__(kind)
 
 
 def connect(

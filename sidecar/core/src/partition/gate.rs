@@ -98,8 +98,10 @@ impl Partition {
         self.reign.pending_bytes = 0;
         self.state.seq += 1;
         let seq = self.state.seq;
+        let time = self.state.clock.max(env.now);
+        self.state.clock = time;
         let proposal = env.proposal();
-        let record = Arc::new(Record::Batch { epoch: self.state.epoch, seq, ops });
+        let record = Arc::new(Record::Batch { epoch: self.state.epoch, seq, time, ops });
         self.reign.inflight.push_back(InFlight::new(seq, proposal, env.now, store));
         env.appends.push_back(Append { partition: self.id.clone(), proposal, record });
     }

@@ -7,10 +7,10 @@ use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{Epoch, NodeId, Number, Sender, Uuid};
-use crate::invocation::{Invocation, Mode, Outcome, Refusal};
+use crate::invocation::{Invocation, Outcome, Owed, Refusal};
 use crate::limits::LimitHit;
 use crate::message::Message;
-use crate::record::{AcceptInBrief, Op};
+use crate::record::{AcceptInBrief, End, Op, Segment};
 use crate::size::Tally;
 
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(crate) struct Incoming {
     pub(crate) number: Number,
     pub(crate) floor: Number,
     pub(crate) asks: bool,
-    pub(crate) invocation: Arc<Invocation>,
+    pub(crate) owed: Owed,
 }
 
 /// What a sender says of its channel (rule C3).
@@ -198,10 +198,17 @@ impl Partition {
         true
     }
 
-    /// Takes a new invocation in: nobody else has it, and this partition now owes it.
+    /// Takes a new obligation in: nobody else has it, and this partition now owes it.
     fn take(&mut self, env: &mut Env, incoming: Incoming) {
-        let Incoming { from, sender, from_epoch, number, invocation, .. } = incoming;
-        let (uuid, mode) = (invocation.uuid, invocation.mode);
+        let Incoming { from, sender, from_epoch, number, owed, .. } = incoming;
+        let invocation = match owed {
+            Owed::Outcome(done) => return self.take_outcome(env, (from, sender, number), done),
+            Owed::Invocation(invocation) => invocation,
+        };
+        let uuid = invocation.uuid;
+        if self.is_moved(uuid) {
+            return self.take_back(env, (from, sender, number), invocation);
+        }
         if let Some(refusal) = self.refusal(env, &sender, &invocation) {
             return self.turn_away(env, from, sender, number, &invocation, refusal);
         }
@@ -209,6 +216,7 @@ impl Partition {
             self.reign.deadlines.insert((deadline, uuid));
         }
         let root = matches!(sender, Sender::Node(_));
+        let is_awaited = invocation.is_awaited();
         let item = Item {
             invocation,
             sender: sender.clone(),
@@ -224,7 +232,7 @@ impl Partition {
         };
         let is_reported = self.insert_item(env, uuid, item);
         self.reign.held.entry(sender.clone()).or_default().push_back((number, uuid));
-        if mode != Mode::Call {
+        if !is_awaited {
             // An acceptance is told, so it is never held back (rule L6).
             self.log_held(env, &sender, number);
             if is_reported {
@@ -282,9 +290,8 @@ impl Partition {
                 uuid: invocation.uuid,
                 attempt: 1,
                 accept: Some(AcceptInBrief { sender: sender.clone(), number, actor: None }),
-                outcome: outcome.clone(),
-                state: Vec::new(),
-                sends: Vec::new(),
+                end: End::Outcome(outcome.clone()),
+                segment: Segment::default(),
                 time: env.now,
             },
         );

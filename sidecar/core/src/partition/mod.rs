@@ -9,17 +9,22 @@
 //! Serving  --(foreign Claim | record void, lost or too late | log lost with records in flight)--> Reading | Off
 //! ```
 //!
-//! The parts of a reign: `inbound` (requests and channels in), `turns` (queues, locks, dispatch, what turns ask for),
-//! `outbound` (channels out, children), `storage` (caches, materialisation), `reads` (from outside turns), `gate`
-//! (proposals and what waits for them).
+//! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch` (what
+//! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `tail` (how they go on), `outbound` (channels out, children),
+//! `storage` (caches, materialisation), `reads` (from outside turns), `gate` (proposals and what waits for them).
 
+mod dispatch;
+mod ending;
 mod gate;
 mod inbound;
 mod outbound;
+mod queue;
 mod reads;
 mod reign;
 mod storage;
+mod tail;
 mod turns;
+mod view;
 
 use std::collections::BTreeMap;
 
@@ -33,7 +38,7 @@ use crate::route::Opened;
 use crate::state::{Admission, LogState};
 
 pub(crate) use inbound::{Incoming, Stated};
-pub(crate) use reign::Reign;
+pub(crate) use reign::{Reign, TurnEnd};
 pub(crate) use turns::TurnInvoke;
 
 /// Where a partition stands at this node.

@@ -1,4 +1,4 @@
-//! Channels out: nested calls and tells of this partition's turns, and their outcomes.
+//! Channels out: what this partition's turns owe others, and what comes back.
 
 use super::Partition;
 use super::gate::Gated;
@@ -7,7 +7,7 @@ use crate::cover::Transition;
 use crate::effect::{Effect, Notice, Response};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, NodeId, Number, PartitionId, Sender, Uuid};
-use crate::invocation::{Mode, Obligation, Outcome};
+use crate::invocation::{Obligation, Outcome};
 use crate::record::{Op, Send};
 use crate::route::{Opened, Route};
 use crate::state::Outbound;
@@ -146,11 +146,11 @@ impl Partition {
         }
         let out = self.state.outbound.get(callee);
         let Some(obligation) = out.and_then(|out| out.open.get(&number)) else { return };
-        let (mode, parent) = (obligation.invocation.mode, obligation.parent);
-        let invocation = InvocationId { home: callee.clone(), uuid: obligation.invocation.uuid };
+        let (is_awaited, parent) = (obligation.owed.is_awaited(), obligation.parent);
+        let invocation = InvocationId { home: callee.clone(), uuid: obligation.owed.uuid() };
         self.answered(env, callee, &[number]);
         let child = (callee.clone(), number);
-        if mode != Mode::Call || !self.reign.outcomes.insert(child.clone()) {
+        if !is_awaited || !self.reign.outcomes.insert(child.clone()) {
             env.cover(Transition::ReplyAgain);
             return;
         }
@@ -177,7 +177,7 @@ impl Partition {
                 item.stage = ItemStage::Queued;
                 self.pump_item(env, parent);
             }
-            ItemStage::Queued | ItemStage::WaitSlot | ItemStage::WaitCommit => {
+            ItemStage::Queued | ItemStage::WaitSlot | ItemStage::WaitCommit | ItemStage::Moved => {
                 env.cover(Transition::ReplyEarly);
             }
         }
@@ -192,7 +192,7 @@ impl Partition {
         let tells: Vec<_> = numbers
             .iter()
             .copied()
-            .filter(|n| out.open.get(n).is_some_and(|o| o.invocation.mode != Mode::Call))
+            .filter(|n| out.open.get(n).is_some_and(|o| !o.owed.is_awaited()))
             .collect();
         if tells.is_empty() {
             return;
@@ -221,7 +221,7 @@ impl Partition {
         }
         let out = self.state.outbound.get(receiver);
         let Some(obligation) = out.and_then(|out| out.open.get(&number)) else { return };
-        if obligation.invocation.mode != Mode::Call {
+        if !obligation.owed.is_awaited() {
             env.cover(Transition::GoneTell);
             return self.accepted(env, receiver, &[number]);
         }

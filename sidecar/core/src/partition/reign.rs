@@ -7,7 +7,7 @@ use super::{Partition, Stage};
 use crate::cover::Transition;
 use crate::effect::{Effect, Notice, RequestError};
 use crate::env::Env;
-use crate::event::Cell;
+use crate::event::{Cell, TailCall};
 use crate::ids::{
     Epoch, Millis, NodeId, Number, Offset, PartitionId, RequestId, Sender, SessionId, TurnToken,
     Uuid,
@@ -20,8 +20,8 @@ use crate::record::{Op, Record};
 use crate::route::Route;
 use crate::size::Tally;
 
+use super::ending::retry_pause;
 use super::gate::{Gated, InFlight};
-use super::turns::retry_pause;
 
 /// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
 pub(super) const AWAITERS_MAX: usize = 1024;
@@ -181,6 +181,8 @@ pub(super) enum ItemStage {
     WaitChildren,
     /// Waits for a commit.
     WaitCommit,
+    /// Its chain of tail calls goes on elsewhere; the outcome comes back here (rule C8).
+    Moved,
     /// Its code runs.
     Running(Box<Turn>),
 }
@@ -189,11 +191,7 @@ pub(super) enum ItemStage {
 #[derive(Clone, Debug)]
 pub(super) struct Turn {
     pub(super) session: SessionId,
-    /// Unflushed state operations.
-    pub(super) state: Vec<StateOp>,
-    /// Unflushed obligations.
-    pub(super) sends: Vec<Obligation>,
-    pub(super) bytes: usize,
+    pub(super) unflushed: Unflushed,
     /// Calls under way.
     pub(super) calls: BTreeMap<(PartitionId, Number), RequestId>,
     /// Outcomes received and not settled yet.
@@ -201,11 +199,33 @@ pub(super) struct Turn {
     /// It returned, and operations of it wait outside for a kind to become known.
     pub(super) returned: bool,
     /// It returned; calls are still under way (rule T1).
-    pub(super) result: Option<Outcome>,
+    pub(super) result: Option<TurnEnd>,
     /// It holds a slot.
     pub(super) slot: bool,
     /// It was told to stop.
     pub(super) cancelled: bool,
+}
+
+/// What a turn did since its last flush: durable as a whole, or not at all (P5).
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unflushed {
+    /// State operations.
+    pub(super) state: Vec<StateOp>,
+    /// Obligations, not numbered yet.
+    pub(super) sends: Vec<Obligation>,
+    /// Their bytes.
+    pub(super) bytes: usize,
+}
+
+/// How a turn ended in user code.
+#[derive(Clone, Debug)]
+pub(crate) enum TurnEnd {
+    /// With the invocation's outcome.
+    Outcome(Outcome),
+    /// With its next step, in the partition named (P6).
+    TailCall(PartitionId, TailCall),
+    /// It has stopped because it was told to.
+    Cancelled,
 }
 
 /// A busy actor.
@@ -334,8 +354,13 @@ impl Partition {
                 retry_at: retry_pause(entry.attempt).filter(|_| ran).map_or(0, |ms| env.now + ms),
                 reply_to: None,
                 awaiters: Vec::new(),
-                stage: ItemStage::Queued,
+                stage: if entry.moved { ItemStage::Moved } else { ItemStage::Queued },
             };
+            if entry.moved {
+                env.cover(Transition::RestoreMoved);
+                items.push((uuid, item));
+                continue;
+            }
             if ran {
                 env.cover(Transition::RestoreRan);
             }
@@ -353,7 +378,7 @@ impl Partition {
                 None => {
                     self.reign.idle.insert(uuid);
                 }
-                Some(actor) if entry.progressed && env.rules.kept_lock => {
+                Some(actor) if entry.holds && env.rules.kept_lock => {
                     env.cover(Transition::RestoreHolds);
                     self.reign.actors.entry(actor.clone()).or_default().stack.push(uuid);
                 }
@@ -374,8 +399,7 @@ impl Partition {
     pub(super) fn insert_item(&mut self, env: &Env, uuid: Uuid, item: Item) -> bool {
         let from_log = matches!(item.sender, Sender::Log { .. });
         let bytes = item.invocation.size();
-        let withheld =
-            from_log && item.invocation.mode != Mode::Call && self.full(env, bytes).is_some();
+        let withheld = from_log && !item.invocation.is_awaited() && self.full(env, bytes).is_some();
         if withheld {
             env.cover(Transition::Withheld);
             self.reign.withheld.insert((item.sender.clone(), item.number), uuid);
@@ -442,7 +466,7 @@ impl Partition {
             _ => true,
         });
         for (uuid, item) in &reign.items {
-            let token = self.token(*uuid, item.attempt, reign.epoch);
+            let token = self.token(item, reign.epoch);
             if matches!(item.stage, ItemStage::WaitSlot) {
                 env.leave_queue(*uuid);
             }

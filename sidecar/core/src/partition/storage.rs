@@ -304,7 +304,7 @@ impl Partition {
             let reader = Reader::Turn(token.clone());
             return self.load_for(env, actor, WaitingRead { request, reader, keys });
         };
-        let answer = read(state, &turn.state, keys.as_deref());
+        let answer = read(state, &turn.unflushed.state, keys.as_deref());
         env.respond(request, Ok(Response::State(answer)));
     }
 

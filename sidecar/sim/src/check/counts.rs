@@ -78,7 +78,7 @@ impl Judge<'_> {
                     && model.reigns.iter().rev().nth(1).map_or(0, |r| r.epoch) == *after;
                 self.counts.twin_claim += u64::from(twin);
             }
-            Record::Batch { epoch, seq, ops } => {
+            Record::Batch { epoch, seq, ops, .. } => {
                 let highest = model.highest.entry(*epoch).or_insert(0);
                 let last = model.last.get(epoch).copied().unwrap_or(0);
                 let late = *seq < *highest && *seq > last;
@@ -102,7 +102,8 @@ impl Judge<'_> {
         let model = &self.logs[log];
         let sandwiched = ops.iter().any(|op| match op {
             Op::Complete { uuid, attempt, .. } | Op::Progress { uuid, attempt, .. } => {
-                model.turns.contains_key(&(*uuid, *attempt, epoch))
+                let step = model.held.get(uuid).map_or(1, |held| held.step);
+                model.turns.contains_key(&(*uuid, step, *attempt, epoch))
             }
             _ => false,
         });

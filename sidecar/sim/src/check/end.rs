@@ -63,21 +63,23 @@ impl Judge<'_> {
     fn check_logs_done(&mut self) {
         let mut wrong = Vec::new();
         for (log, model) in self.logs.iter().enumerate() {
-            let open = model.held.iter().filter(|(_, h)| h.ended.is_none()).map(|(u, _)| *u).min();
+            let open = model.held.iter().filter(|(_, h)| !h.is_over()).map(|(u, _)| *u).min();
             if let Some(uuid) = open {
                 wrong.push(("P1 accepted means done", format!("{} holds {uuid}", model.id)));
             }
             let lost = model
                 .owed
                 .iter()
-                .filter(|((to, _), o)| self.logs[*to].outcome(o.uuid).is_none())
+                .filter(|((to, number), o)| {
+                    let ended = self.logs[*to].outcome(o.uuid).is_some();
+                    if o.awaited { !ended } else { !self.takes(log, *to, *number) }
+                })
                 .map(|((to, _), o)| (*to, o.uuid))
                 .next();
             if let Some((to, uuid)) = lost {
                 let text = format!("{} owes {uuid} to {}", model.id, self.logs[to].id);
                 wrong.push(("P1 accepted means done", text));
             }
-            let _ = log;
         }
         for (rule, text) in wrong {
             self.wrong(rule, text);

@@ -2,7 +2,7 @@
 
 use kar_core::effect::{Notice, RequestError, Response};
 use kar_core::ids::{NodeId, Number, PartitionId, Sender, Uuid};
-use kar_core::invocation::{Mode, Outcome, Refusal};
+use kar_core::invocation::{Mode, Outcome, Owed, Refusal};
 use kar_core::message::{AwaitResult, Message};
 use kar_core::node::DIRECT_CONCURRENCY;
 
@@ -16,9 +16,11 @@ impl Judge<'_> {
             Message::Open { sender, to, highest, open, .. } => {
                 self.check_open(sender, to, *highest, open);
             }
-            Message::Request { sender, to, number, floor, invocation, .. } => {
-                self.meet(invocation);
-                self.check_request(from, sender, to, *number, invocation.uuid);
+            Message::Request { sender, to, number, floor, owed, .. } => {
+                if let Owed::Invocation(invocation) = owed {
+                    self.meet(invocation);
+                }
+                self.check_request(from, sender, to, *number, owed.uuid());
                 self.check_floor(sender, to, *floor);
             }
             Message::Reply { sender, from: at, number, outcome } => {
@@ -118,7 +120,7 @@ impl Judge<'_> {
             }
         }
         for ((_, number), owed) in owed.range((log, 0)..=(log, highest)) {
-            if owed.mode == Mode::Call && !owed.settled && !open.contains(number) {
+            if owed.awaited && !owed.settled && !open.contains(number) {
                 wrong.push(("C4 closed only when committed", format!("{} ({number})", owed.uuid)));
             }
         }
@@ -133,7 +135,7 @@ impl Judge<'_> {
         let early = self.logs[from]
             .owed
             .range((log, 0)..(log, floor))
-            .find(|(_, o)| o.mode == Mode::Call && !o.settled)
+            .find(|(_, o)| o.awaited && !o.settled)
             .map(|(_, o)| o.uuid);
         if let Some(uuid) = early {
             let text = format!("{partition} to {to}: floor {floor}, but {uuid} is open");

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
-use kar_core::invocation::{Invocation, Mode, Outcome, StateOp};
-use kar_core::record::{AcceptInBrief, Op, Record, Send};
+use kar_core::invocation::{ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, StateOp};
+use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
 use super::Judge;
+use super::order::Lock;
 use crate::history::Keys;
 use crate::plan::Us;
 use crate::script::Spec;
@@ -37,8 +38,18 @@ pub(crate) struct Ended {
 pub(crate) struct Held {
     pub(crate) sender: Sender,
     pub(crate) number: Number,
+    /// What put it in its actor's queue: not known of steps that follow in the same partition.
+    pub(crate) queued_by: Option<(Sender, Number)>,
     pub(crate) actor: Option<Arc<str>>,
+    /// The step that runs, or is to run, here.
+    pub(crate) step: u32,
     pub(crate) attempt: u32,
+    /// Its outcome goes to another log.
+    pub(crate) home: Option<PartitionId>,
+    /// Nothing more is owed for it here: its chain has left, and its outcome goes elsewhere, or nowhere.
+    pub(crate) gone: bool,
+    /// The chain of tail calls has left; the outcome comes back here if `home` is none.
+    pub(crate) left: bool,
     pub(crate) ended: Option<Ended>,
     pub(crate) closed: bool,
     pub(crate) forgotten: bool,
@@ -48,9 +59,15 @@ pub(crate) struct Held {
 #[derive(Clone, Debug)]
 pub(crate) struct Owed {
     pub(crate) uuid: Uuid,
-    pub(crate) mode: Mode,
+    /// Its sender waits for the outcome, not just for acceptance.
+    pub(crate) awaited: bool,
+    /// The outcome that it carries home.
+    pub(crate) outcome: Option<Outcome>,
+    /// The turn that made it.
     pub(crate) parent: Uuid,
-    pub(crate) attempt: u32,
+    /// The actor that it ran on.
+    pub(crate) actor: Option<Arc<str>>,
+    pub(crate) attempt: (u32, u32),
     pub(crate) epoch: Epoch,
     pub(crate) settled: bool,
 }
@@ -61,9 +78,17 @@ pub(crate) struct TurnRecord {
     pub(crate) offset: Offset,
     pub(crate) state: Vec<StateOp>,
     pub(crate) sends: Vec<u64>,
-    pub(crate) complete: Option<Outcome>,
+    pub(crate) complete: Option<Closing>,
     /// The actor's state before it.
     pub(crate) before: Keys,
+}
+
+/// How a turn ended, by the log.
+#[derive(Clone, Debug)]
+pub(crate) enum Closing {
+    Outcome(Outcome),
+    /// With a tail call: its tag, and whether it keeps the lock.
+    Tail(u64, bool),
 }
 
 /// An actor by the log.
@@ -72,8 +97,8 @@ pub(crate) struct ActorModel {
     pub(crate) state: Keys,
     /// Invocations with a `Progress` and no `Complete`, innermost last.
     pub(crate) stack: Vec<Uuid>,
-    /// What ended, in order; re-entrant ones left out.
-    pub(crate) ended: Vec<Uuid>,
+    /// The last turn that ended of each sender, and its place among what that sent; re-entrant ones left out.
+    pub(crate) ended: HashMap<(usize, u128), (Uuid, u64)>,
 }
 
 /// A partition by its log.
@@ -90,13 +115,22 @@ pub(crate) struct LogModel {
     pub(crate) numbers: HashMap<(Sender, Number), Uuid>,
     pub(crate) owed: BTreeMap<(usize, Number), Owed>,
     pub(crate) actors: HashMap<Arc<str>, ActorModel>,
-    pub(crate) turns: HashMap<(Uuid, u32, Epoch), Vec<TurnRecord>>,
+    pub(crate) turns: HashMap<(Uuid, u32, u32, Epoch), Vec<TurnRecord>>,
+    /// Steps that have ended here: with which reign's record, and where.
+    pub(crate) done: HashMap<(Uuid, u32), (Epoch, Offset)>,
     /// State operations that took effect, for the store: offset, actor, operations.
     pub(crate) writes: Vec<(Offset, Arc<str>, Vec<StateOp>)>,
     /// Highest sequence number seen of each epoch, also of void records (for the counts).
     pub(crate) highest: HashMap<Epoch, u64>,
     /// Last valid sequence number of each epoch.
     pub(crate) last: HashMap<Epoch, u64>,
+}
+
+impl Held {
+    /// Nothing more is owed for it here.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended.is_some() || self.gone
+    }
 }
 
 impl LogModel {
@@ -114,6 +148,7 @@ impl LogModel {
             owed: BTreeMap::new(),
             actors: HashMap::new(),
             turns: HashMap::new(),
+            done: HashMap::new(),
             writes: Vec::new(),
             highest: HashMap::new(),
             last: HashMap::new(),
@@ -136,9 +171,8 @@ struct Completion<'a> {
     uuid: Uuid,
     attempt: u32,
     accept: Option<&'a AcceptInBrief>,
-    outcome: &'a Outcome,
-    state: &'a [StateOp],
-    sends: &'a [Send],
+    end: &'a End,
+    segment: &'a Segment,
 }
 
 impl Judge<'_> {
@@ -177,7 +211,7 @@ impl Judge<'_> {
                     }
                 }
             }
-            Record::Batch { epoch, seq, ops } => {
+            Record::Batch { epoch, seq, ops, .. } => {
                 ops.iter().for_each(|op| self.learn(op));
                 if self.is_valid(log, *epoch, *seq) {
                     self.logs[log].seq = *seq;
@@ -207,10 +241,22 @@ impl Judge<'_> {
     fn learn(&mut self, op: &Op) {
         match op {
             Op::Accept { invocation, .. } => self.meet(invocation),
-            Op::Progress { sends, .. } | Op::Complete { sends, .. } => {
-                sends.iter().for_each(|s| self.meet(&s.obligation.invocation));
+            Op::Progress { segment, .. } => self.meet_all(segment),
+            Op::Complete { segment, end, .. } => {
+                self.meet_all(segment);
+                if let End::Next { invocation, .. } = end {
+                    self.meet(invocation);
+                }
             }
             _ => {}
+        }
+    }
+
+    fn meet_all(&mut self, segment: &Segment) {
+        for send in &segment.sends {
+            if let Obligation::Invocation(invocation) = &send.obligation.owed {
+                self.meet(invocation);
+            }
         }
     }
 
@@ -223,7 +269,8 @@ impl Judge<'_> {
             let text = format!("tag {tag:x} travels as {known} and as {}", invocation.uuid);
             self.wrong("P2 one request, one invocation", text);
         }
-        self.tag_of_uuid.insert(invocation.uuid, tag);
+        // The first one: it tells how the invocation was made.
+        self.tag_of_uuid.entry(invocation.uuid).or_insert(tag);
         self.chains.entry(invocation.uuid).or_insert_with(|| invocation.chain.clone());
     }
 
@@ -232,7 +279,7 @@ impl Judge<'_> {
             Op::Accept { sender, number, invocation } => {
                 self.accepted(log, sender, *number, invocation);
             }
-            Op::Progress { uuid, attempt, state, sends, settled } => {
+            Op::Progress { uuid, attempt, segment, settled } => {
                 for (to, number) in settled {
                     self.settle(log, self.log_of(to), *number);
                 }
@@ -241,20 +288,25 @@ impl Judge<'_> {
                         format!("{}@{offset}: Progress of unknown {uuid}", self.logs[log].id);
                     return self.wrong("log", text);
                 };
-                if held.ended.is_none() && held.attempt == *attempt {
-                    self.lock(log, offset, *uuid, false);
-                    self.turn_record(log, offset, (*uuid, *attempt), state, sends, None);
+                if held.ended.is_none() && !held.left && held.attempt == *attempt {
+                    let step = held.step;
+                    self.lock(log, offset, *uuid, Lock::Takes);
+                    self.turn_record(log, offset, (*uuid, step, *attempt), segment, None);
                 }
             }
-            Op::Complete { uuid, attempt, accept, outcome, state, sends, .. } => {
+            Op::Complete { uuid, attempt, accept, end, segment, .. } => {
                 let (uuid, attempt, accept) = (*uuid, *attempt, accept.as_ref());
-                let completion = Completion { uuid, attempt, accept, outcome, state, sends };
+                let completion = Completion { uuid, attempt, accept, end, segment };
                 self.completed(log, offset, completion);
+            }
+            Op::Outcome { sender, number, done, .. } => {
+                self.came_home(log, offset, (sender, *number), done);
             }
             Op::Attempt { uuid, attempt } => {
                 let model = &mut self.logs[log];
                 if let Some(held) = model.held.get_mut(uuid)
                     && held.ended.is_none()
+                    && !held.left
                 {
                     held.attempt = held.attempt.max(*attempt);
                 }
@@ -295,8 +347,13 @@ impl Judge<'_> {
         let held = Held {
             sender: sender.clone(),
             number,
+            queued_by: Some((sender.clone(), number)),
             actor: invocation.actor.clone(),
+            step: invocation.step,
             attempt: 1,
+            home: invocation.home.clone(),
+            left: false,
+            gone: false,
             ended: None,
             closed: false,
             forgotten: false,
@@ -304,29 +361,77 @@ impl Judge<'_> {
         self.hold(log, invocation.uuid, held);
     }
 
-    /// A log takes an invocation in, once only.
+    /// A log takes a step of an invocation in, once only.
     fn hold(&mut self, log: usize, uuid: Uuid, held: Held) {
-        let key = (held.sender.clone(), held.number);
+        let (sender, number) = (held.sender.clone(), held.number);
         let id = self.logs[log].id.clone();
-        self.check_origin(log, uuid, &held);
+        self.number_used(log, (&sender, number), uuid);
         let model = &mut self.logs[log];
-        let before = model.numbers.insert(key, uuid);
-        let again = model.held.insert(uuid, held);
+        let returns = held.home.as_ref() == Some(&model.id);
+        match model.held.get_mut(&uuid) {
+            // A chain of tail calls comes by again …
+            Some(known) if known.left && held.step > known.step && !returns => *known = held,
+            // … or comes home, where its sender is still known.
+            Some(known) if known.left && held.step > known.step => {
+                known.step = held.step;
+                known.attempt = 1;
+                known.actor = held.actor;
+                known.queued_by = held.queued_by;
+                known.left = false;
+            }
+            Some(_) => self.wrong("P2 accepted once", format!("{id} accepts {uuid} again")),
+            None => {
+                model.held.insert(uuid, held);
+            }
+        }
+    }
+
+    /// A number of a channel in is used up, once only.
+    fn number_used(&mut self, log: usize, (sender, number): (&Sender, Number), uuid: Uuid) {
+        let id = self.logs[log].id.clone();
+        self.check_origin(log, uuid, sender, number);
+        let before = self.logs[log].numbers.insert((sender.clone(), number), uuid);
         if let Some(before) = before {
             self.wrong("C4 one number, one invocation", format!("{id}: {before}, then {uuid}"));
-        } else if again.is_some() {
-            self.wrong("P2 accepted once", format!("{id} accepts {uuid} again"));
+        }
+    }
+
+    /// The outcome of a chain of tail calls comes to its home (rule C8).
+    fn came_home(
+        &mut self,
+        log: usize,
+        offset: Offset,
+        (sender, number): (&Sender, Number),
+        done: &ChainOutcome,
+    ) {
+        let id = self.logs[log].id.clone();
+        let uuid = done.uuid;
+        self.number_used(log, (sender, number), uuid);
+        if let Sender::Log { partition, .. } = sender {
+            let owed = self.logs[self.log_of(partition)].owed.get(&(log, number));
+            if owed.and_then(|o| o.outcome.as_ref()) != Some(&done.outcome) {
+                let text = format!("{id}@{offset}: {uuid} came home as {:?}", done.outcome);
+                self.wrong("P6 outcome of the last step", text);
+            }
+        }
+        let model = &mut self.logs[log];
+        let epoch = model.epoch;
+        match model.held.get_mut(&uuid) {
+            Some(held) if held.left && held.home.is_none() && held.ended.is_none() => {
+                held.left = false;
+                held.ended = Some(Ended { outcome: done.outcome.clone(), epoch, offset });
+            }
+            _ => self.wrong("P6 one home", format!("{id}@{offset}: {uuid} does not wait here")),
         }
     }
 
     /// What is taken in must be owed by its sender (rule L5).
-    fn check_origin(&mut self, log: usize, uuid: Uuid, held: &Held) {
-        let Sender::Log { partition, log: name } = &held.sender else { return };
+    fn check_origin(&mut self, log: usize, uuid: Uuid, sender: &Sender, number: Number) {
+        let Sender::Log { partition, log: name } = sender else { return };
         let from = &self.logs[self.log_of(partition)];
-        let owed = from.owed.get(&(log, held.number));
+        let owed = from.owed.get(&(log, number));
         if from.uuid != Some(*name) || owed.is_none_or(|o| o.uuid != uuid) {
             let id = &self.logs[log].id;
-            let number = held.number;
             let text = format!("{id} takes {uuid} (number {number}), which {partition} never owed");
             self.wrong("P5 gate", text);
         }
@@ -338,10 +443,11 @@ impl Judge<'_> {
             return self.wrong("log", text);
         };
         owed.settled = true;
-        let (uuid, mode) = (owed.uuid, owed.mode);
-        let durable = match self.logs[to].held.get(&uuid) {
-            None => false,
-            Some(held) => mode != Mode::Call || held.ended.is_some(),
+        let (uuid, awaited) = (owed.uuid, owed.awaited);
+        let durable = if awaited {
+            self.logs[to].outcome(uuid).is_some()
+        } else {
+            self.takes(log, to, number)
         };
         if !durable {
             let text = format!("{} settles {uuid} before it is durable", self.logs[log].id);
@@ -349,14 +455,26 @@ impl Judge<'_> {
         }
     }
 
+    /// Whether a log has taken a number of another log's channel in.
+    pub(crate) fn takes(&self, from: usize, to: usize, number: Number) -> bool {
+        let partition = self.logs[from].id.clone();
+        let Some(log) = self.logs[from].uuid else { return false };
+        self.logs[to].numbers.contains_key(&(Sender::Log { partition, log }, number))
+    }
+
     fn completed(&mut self, log: usize, offset: Offset, done: Completion<'_>) {
-        let Completion { uuid, attempt, accept, outcome, state, sends } = done;
+        let Completion { uuid, attempt, accept, end, segment } = done;
         if let (Some(brief), false) = (accept, self.logs[log].held.contains_key(&uuid)) {
             let held = Held {
                 sender: brief.sender.clone(),
                 number: brief.number,
+                queued_by: Some((brief.sender.clone(), brief.number)),
                 actor: brief.actor.clone(),
+                step: 1,
                 attempt: 1,
+                home: None,
+                left: false,
+                gone: false,
                 ended: None,
                 closed: false,
                 forgotten: false,
@@ -367,32 +485,38 @@ impl Judge<'_> {
         let Some(held) = self.logs[log].held.get(&uuid) else {
             return self.wrong("log", format!("{id}@{offset}: Complete of unknown {uuid}"));
         };
-        if held.ended.is_some() {
+        if held.ended.is_some() || held.left {
             return self
                 .wrong("P2 completed once", format!("{id}@{offset} completes {uuid} again"));
         }
         if held.attempt != attempt {
             return;
         }
-        let ran = matches!(outcome, Outcome::Done(_) | Outcome::Failed(_));
+        let (step, home) = (held.step, held.home.clone());
+        let Some(closing) = self.closing(log, offset, uuid, (end, segment, home.as_ref())) else {
+            return;
+        };
+        let ran = !matches!(
+            &closing,
+            Closing::Outcome(outcome) if !matches!(outcome, Outcome::Done(_) | Outcome::Failed(_))
+        );
         if ran {
-            self.lock(log, offset, uuid, true);
+            let keeps = matches!(closing, Closing::Tail(_, true));
+            self.lock(log, offset, uuid, if keeps { Lock::Keeps } else { Lock::Frees });
         }
-        let effects = !state.is_empty() || !sends.is_empty();
-        if effects && !matches!(outcome, Outcome::Done(_)) {
+        let own = segment.sends.len() - usize::from(*end == End::Passed);
+        let effects = !segment.state.is_empty() || own > 0;
+        if effects && matches!(&closing, Closing::Outcome(o) if !matches!(o, Outcome::Done(_))) {
             let text = format!("{id}@{offset}: {uuid} failed, and its segment took effect");
             self.wrong("P5 segment of a failure", text);
         }
         let model = &mut self.logs[log];
         let epoch = model.epoch;
-        let ended = Ended { outcome: outcome.clone(), epoch, offset };
-        if let Some(held) = model.held.get_mut(&uuid) {
-            held.ended = Some(ended);
-        }
+        model.done.insert((uuid, step), (epoch, offset));
         let open: Vec<(usize, Number)> = model
             .owed
             .iter()
-            .filter(|(_, o)| o.parent == uuid && o.mode == Mode::Call && !o.settled)
+            .filter(|(_, o)| o.parent == uuid && o.awaited && !o.settled)
             .map(|(key, _)| *key)
             .collect();
         // T1: the turn ended, so every call that it made has its outcome; with this record they are
@@ -401,8 +525,69 @@ impl Judge<'_> {
             self.settle(log, to, number);
         }
         if ran {
-            self.turn_record(log, offset, (uuid, attempt), state, sends, Some(outcome.clone()));
+            self.turn_record(log, offset, (uuid, step, attempt), segment, Some(closing));
         }
+        let is_tell = self.mode_of(uuid) == Some(Mode::Tell);
+        let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
+        match end {
+            End::Outcome(outcome) => {
+                held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset });
+            }
+            End::Next { invocation, keeps_lock } => {
+                if !keeps_lock {
+                    held.queued_by = None;
+                }
+                held.step = invocation.step;
+                held.attempt = 1;
+                held.actor = invocation.actor.clone();
+            }
+            End::Passed => {
+                held.left = true;
+                held.gone = held.home.is_some() || is_tell;
+            }
+        }
+    }
+
+    /// What a `Complete` says of the turn's end; its next step must be the next one, and its outcome go home.
+    fn closing(
+        &mut self,
+        log: usize,
+        offset: Offset,
+        uuid: Uuid,
+        (end, segment, home): (&End, &Segment, Option<&PartitionId>),
+    ) -> Option<Closing> {
+        let held = self.logs[log].held.get(&uuid)?;
+        let (step, tell) = (held.step, self.mode_of(uuid) == Some(Mode::Tell));
+        let id = self.logs[log].id.clone();
+        let (wrong, closing) = match end {
+            End::Outcome(outcome) => (home.is_some(), Closing::Outcome(outcome.clone())),
+            End::Next { invocation, keeps_lock } => {
+                let fine = invocation.uuid == uuid
+                    && invocation.step == step + 1
+                    && invocation.home.as_ref() == home;
+                (!fine, Closing::Tail(Spec::read(&invocation.payload).tag, *keeps_lock))
+            }
+            End::Passed => {
+                let last = segment.sends.last()?;
+                match &last.obligation.owed {
+                    Obligation::Invocation(next) => {
+                        let wanted = home.or((!tell).then_some(&id));
+                        let fine = next.uuid == uuid
+                            && next.step == step + 1
+                            && next.home.as_ref() == wanted;
+                        (!fine, Closing::Tail(Spec::read(&next.payload).tag, false))
+                    }
+                    Obligation::Outcome(done) => {
+                        let fine = done.uuid == uuid && home == Some(&last.obligation.to);
+                        (!fine, Closing::Outcome(done.outcome.clone()))
+                    }
+                }
+            }
+        };
+        if wrong {
+            self.wrong("P6 chain", format!("{id}@{offset}: {uuid} step {step} ends with {end:?}"));
+        }
+        Some(closing)
     }
 
     /// A record of a turn takes effect: state, obligations.
@@ -410,19 +595,40 @@ impl Judge<'_> {
         &mut self,
         log: usize,
         offset: Offset,
-        (uuid, attempt): (Uuid, u32),
-        state: &[StateOp],
-        sends: &[Send],
-        complete: Option<Outcome>,
+        (uuid, step, attempt): (Uuid, u32, u32),
+        segment: &Segment,
+        complete: Option<Closing>,
     ) {
         let epoch = self.logs[log].epoch;
+        let Segment { state, sends } = segment;
         let mut tags = Vec::with_capacity(sends.len());
         for send in sends {
             let to = self.log_of(&send.obligation.to);
-            let invocation = &send.obligation.invocation;
-            tags.push(Spec::read(&invocation.payload).tag);
-            let (mode, child) = (invocation.mode, invocation.uuid);
-            let owed = Owed { uuid: child, mode, parent: uuid, attempt, epoch, settled: false };
+            let what = &send.obligation.owed;
+            let (awaited, child) = (what.is_awaited(), what.uuid());
+            let outcome = match what {
+                // The next step is the turn's closing, not one of its sends.
+                Obligation::Invocation(next) if child == uuid => {
+                    debug_assert!(next.step > step);
+                    None
+                }
+                Obligation::Invocation(invocation) => {
+                    tags.push(Spec::read(&invocation.payload).tag);
+                    None
+                }
+                Obligation::Outcome(done) => Some(done.outcome.clone()),
+            };
+            let attempt = (step, attempt);
+            let owed = Owed {
+                uuid: child,
+                awaited,
+                outcome,
+                parent: uuid,
+                actor: self.logs[log].held.get(&uuid).and_then(|held| held.actor.clone()),
+                attempt,
+                epoch,
+                settled: false,
+            };
             if let Some(known) = self.logs[log].owed.insert((to, send.number), owed) {
                 let id = &self.logs[log].id;
                 let number = send.number;
@@ -437,36 +643,40 @@ impl Judge<'_> {
             before = actor_model.state.clone();
             state.iter().for_each(|op| apply(&mut actor_model.state, op));
             if !state.is_empty() {
-                model.writes.push((offset, actor, state.to_vec()));
+                model.writes.push((offset, actor, state.clone()));
             }
         }
-        let record = TurnRecord { offset, state: state.to_vec(), sends: tags, complete, before };
-        model.turns.entry((uuid, attempt, epoch)).or_default().push(record);
+        let record = TurnRecord { offset, state: state.clone(), sends: tags, complete, before };
+        model.turns.entry((uuid, step, attempt, epoch)).or_default().push(record);
     }
 
     /// C4: a call retires when its sender holds the outcome durably.
     fn closed(&mut self, log: usize, sender: &Sender, below: Number, open: &[Number]) {
         let mut early = Vec::new();
         let numbers = self.logs[log].numbers.iter();
-        let mut closed: Vec<Uuid> = numbers
+        let mut closed: Vec<(Number, Uuid)> = numbers
             .filter(|((s, n), _)| s == sender && *n < below && !open.contains(n))
-            .map(|(_, uuid)| *uuid)
+            .map(|((_, number), uuid)| (*number, *uuid))
             .collect();
         closed.sort_unstable();
-        for uuid in closed {
-            let held = &self.logs[log].held[&uuid];
-            let number = held.number;
+        for (number, uuid) in closed {
+            let held = self.logs[log].held.get(&uuid);
             let fine = match sender {
-                Sender::Node(_) => self.mode_of(uuid) != Some(Mode::Call) || held.ended.is_some(),
+                Sender::Node(_) => {
+                    let ended = held.is_some_and(|h| h.ended.is_some());
+                    self.mode_of(uuid) != Some(Mode::Call) || ended
+                }
                 Sender::Log { partition, .. } => {
                     let owed = self.logs[self.log_of(partition)].owed.get(&(log, number));
-                    owed.is_some_and(|o| o.mode != Mode::Call || o.settled)
+                    owed.is_some_and(|o| !o.awaited || o.settled)
                 }
             };
             if !fine {
                 early.push(uuid);
             }
-            if let Some(held) = self.logs[log].held.get_mut(&uuid) {
+            if let Some(held) = self.logs[log].held.get_mut(&uuid)
+                && (&held.sender, held.number) == (sender, number)
+            {
                 held.closed = true;
             }
         }

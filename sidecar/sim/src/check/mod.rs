@@ -75,8 +75,8 @@ pub(crate) struct Judge<'h> {
     pub(crate) asked: HashMap<u64, usize>,
     /// Requests (of turns and clients) answered so far.
     pub(crate) answered: BTreeSet<(usize, usize)>,
-    /// Turns dispatched, by token.
-    pub(crate) dispatched: HashMap<(Uuid, u32, u64), usize>,
+    /// Turns dispatched, by token: log, invocation, step, attempt, epoch.
+    pub(crate) dispatched: HashMap<(usize, Uuid, u32, u32, u64), usize>,
     /// Numbers of node senders and what they stand for, as requested or accepted.
     pub(crate) node_numbers: HashMap<(Sender, usize, Number), Uuid>,
 }

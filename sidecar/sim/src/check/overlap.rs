@@ -60,10 +60,15 @@ impl Judge<'_> {
 
     /// Whether the older reign's node lagged behind when the newer one began.
     fn may_overlap(&self, a: &Run, b: &Run) -> bool {
-        let old = if a.token.epoch < b.token.epoch { a } else { b };
-        if a.token.epoch == b.token.epoch {
+        // Of one invocation the earlier step is the older, wherever it ran (P6).
+        let age = |run: &Run| match a.token.invocation.uuid == b.token.invocation.uuid {
+            true => (run.token.step, run.token.epoch),
+            false => (0, run.token.epoch),
+        };
+        if age(a) == age(b) {
             return false;
         }
+        let old = if age(a) < age(b) { a } else { b };
         let log = self.log_of(&old.token.invocation.home);
         let Some(next) = self.logs[log].next_reign(old.token.epoch) else { return false };
         let Some(node) = self.nodes.get(&old.node) else { return false };

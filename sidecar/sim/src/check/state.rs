@@ -5,7 +5,7 @@ use kar_core::effect::{RequestError, Response};
 use kar_core::invocation::Outcome;
 
 use super::Judge;
-use super::logs::TurnRecord;
+use super::logs::{Closing, TurnRecord};
 use crate::history::{End, Item, ItemKind, Keys, Run};
 use crate::store::apply;
 
@@ -20,7 +20,8 @@ impl Judge<'_> {
             let mut keys: Vec<_> = turns.keys().copied().collect();
             keys.sort_unstable();
             for key in keys {
-                let Some(run) = self.dispatched.get(&key).copied() else {
+                let Some(run) = self.dispatched.get(&(log, key.0, key.1, key.2, key.3)).copied()
+                else {
                     let text =
                         format!("{}: {} has effects and never ran", self.logs[log].id, key.0);
                     self.wrong("P5 effects of no turn", text);
@@ -50,12 +51,18 @@ impl Judge<'_> {
                 }
             }
         }
-        if let Some(outcome) = records.last().and_then(|r| r.complete.as_ref())
-            && record.end != End::Ended(outcome.clone())
-        {
-            let text =
-                format!("r{run} {} ended as {:?}, logged {outcome:?}", record.token, record.end);
-            self.wrong("P3 outcome is the turn's", text);
+        if let Some(closing) = records.last().and_then(|r| r.complete.as_ref()) {
+            let same = match closing {
+                Closing::Outcome(outcome) => record.end == End::Ended(outcome.clone()),
+                Closing::Tail(tag, keeps) => record.end == End::Tail(*tag, *keeps),
+            };
+            if !same {
+                let text = format!(
+                    "r{run} {} ended as {:?}, logged {closing:?}",
+                    record.token, record.end
+                );
+                self.wrong("P3 outcome is the turn's", text);
+            }
         }
         self.check_reads(run, record, records, &ranges);
         self.check_outcomes(run, record, cut);
@@ -123,7 +130,7 @@ impl Judge<'_> {
             else {
                 continue;
             };
-            let later = index + 1 < cut || matches!(record.end, End::Ended(_));
+            let later = index + 1 < cut || matches!(record.end, End::Ended(_) | End::Tail(..));
             let Some(uuid) = self.uuid_of_tag.get(tag) else { continue };
             let ended = self.logs.iter().find_map(|l| l.outcome(*uuid));
             if later && ended.is_none_or(|e| e.outcome != *outcome) {
@@ -166,7 +173,8 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
     let mut state = record.state.iter();
     let mut sends = record.sends.iter();
     let mut at = from;
-    let done = matches!(record.complete, Some(Outcome::Done(_)));
+    let done =
+        matches!(record.complete, Some(Closing::Outcome(Outcome::Done(_)) | Closing::Tail(..)));
     if record.complete.is_some() && !done {
         return Ok(from);
     }
@@ -178,7 +186,7 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
         let item = &items[at];
         let more = state.len() > 0 || sends.len() > 0;
         match &item.what {
-            ItemKind::Read(_) => {}
+            ItemKind::Read(_) | ItemKind::Tail(..) => {}
             // A refused operation has no effect; a call may have been made and its answer lost with
             // the attempt.
             ItemKind::Call(tag, _) if refused(item) && sends.clone().next() != Some(tag) => {}

@@ -1,10 +1,9 @@
 //! P2, P3: what may be dispatched, and when.
 
 use kar_core::ids::Uuid;
-use kar_core::invocation::Mode;
 
 use super::Judge;
-use crate::history::Run;
+use crate::history::{ItemKind, Run};
 
 impl Judge<'_> {
     /// A node asks its host to run a turn.
@@ -12,6 +11,7 @@ impl Judge<'_> {
         let record = &self.history.runs[run];
         let token = &record.token;
         let (uuid, attempt, epoch) = (token.invocation.uuid, token.attempt, token.epoch);
+        let step = token.step;
         let log = self.log_of(&token.invocation.home);
         let tag = record.spec.tag;
         self.uuid_of_tag.entry(tag).or_insert(uuid);
@@ -19,7 +19,7 @@ impl Judge<'_> {
         if self.uuid_of_tag.get(&tag) != Some(&uuid) {
             self.wrong("P2 one request, one invocation", format!("r{run} {token}: tag {tag:x}"));
         }
-        if let Some(before) = self.dispatched.insert((uuid, attempt, epoch), run) {
+        if let Some(before) = self.dispatched.insert((log, uuid, step, attempt, epoch), run) {
             self.wrong("P2 dispatched once", format!("r{run} is {token}, as r{before} was"));
         }
         let model = &self.logs[log];
@@ -38,12 +38,14 @@ impl Judge<'_> {
     fn check_not_done(&mut self, run: usize, record: &Run, log: usize, uuid: Uuid) {
         let epoch = record.token.epoch;
         let model = &self.logs[log];
-        if let Some(ended) = model.outcome(uuid)
-            && ended.epoch <= epoch
+        let ended = model.outcome(uuid).map(|e| (e.epoch, e.offset));
+        let done = model.done.get(&(uuid, record.token.step)).copied().or(ended);
+        if let Some((by, offset)) = done
+            && by <= epoch
         {
-            let text = format!("r{run} {} after its completion @{}", record.token, ended.offset);
+            let text = format!("r{run} {} after its completion @{offset}", record.token);
             self.wrong("P2 completed is never repeated", text);
-        } else if model.outcome(uuid).is_some() {
+        } else if done.is_some() {
             self.counts.zombie_dispatch += 1;
         }
     }
@@ -67,19 +69,18 @@ impl Judge<'_> {
     fn check_attempt(&mut self, run: usize, record: &Run, log: usize, uuid: Uuid) {
         let token = &record.token;
         let model = &self.logs[log];
-        let current = model.held.get(&uuid).map_or(0, |h| h.attempt);
-        if token.attempt > 1 && current < token.attempt {
-            let text = format!("r{run} {token}, but the log knows attempt {current}");
+        let current = model.held.get(&uuid).map_or((0, 0), |h| (h.step, h.attempt));
+        let own = (token.step, token.attempt);
+        if token.attempt > 1 && current < own {
+            let text = format!("r{run} {token}, but the log knows attempt {current:?}");
             return self.wrong("T3 attempt is logged", text);
         }
-        if model.epoch == token.epoch && current > token.attempt {
-            let text = format!("r{run} {token}, but the log is at attempt {current}");
+        if model.epoch == token.epoch && current > own {
+            let text = format!("r{run} {token}, but the log is at attempt {current:?}");
             return self.wrong("P3 current attempt", text);
         }
         let children = model.owed.iter().filter(|(_, o)| {
-            o.parent == uuid
-                && o.mode == Mode::Call
-                && (o.attempt, o.epoch) < (token.attempt, token.epoch)
+            o.parent == uuid && o.awaited && (o.attempt, o.epoch) < (own, token.epoch)
         });
         let open = children
             .filter(|((to, _), o)| self.logs[*to].outcome(o.uuid).is_none())
@@ -104,12 +105,18 @@ impl Judge<'_> {
                     self.wrong("strict", format!("r{run} {token} is not accepted yet"));
                 }
             }
-            Some((parent, _)) => {
-                let from = &self.history.runs[*parent].token.invocation.home;
-                let own = *from == token.invocation.home;
-                let from = self.log_of(from);
-                let mut owed = self.logs[from].owed.range((log, 0)..(log + 1, 0));
-                let committed = owed.any(|(_, o)| o.uuid == uuid);
+            Some((parent, item)) => {
+                let parent = &self.history.runs[*parent];
+                let is_tail = matches!(parent.items[*item].what, ItemKind::Tail(..));
+                let own = parent.token.invocation.home == token.invocation.home;
+                let from = self.log_of(&parent.token.invocation.home);
+                let committed = if own && is_tail {
+                    let held = self.logs[log].held.get(&uuid);
+                    held.is_some_and(|h| h.step >= token.step)
+                } else {
+                    let mut owed = self.logs[from].owed.range((log, 0)..(log + 1, 0));
+                    owed.any(|(_, o)| o.uuid == uuid && (!is_tail || o.attempt.0 + 1 == token.step))
+                };
                 if !committed && !own {
                     self.wrong("P5 gate for requests", format!("r{run} {token} is not committed"));
                 } else if !committed && strict {
@@ -127,7 +134,9 @@ impl Judge<'_> {
                 && before.token.epoch == record.token.epoch
                 && before.cancel_sent.is_none_or(|at| at > self.now)
                 && before.result_taken.is_some_and(|at| at <= self.now)
-                && self.logs[log].outcome(before.token.invocation.uuid).is_none()
+                && !self.logs[log]
+                    .done
+                    .contains_key(&(before.token.invocation.uuid, before.token.step))
                 // One that has returned and waits for its calls lets those re-enter.
                 && !self.is_inside(record, before.token.invocation.uuid)
         });
@@ -144,8 +153,14 @@ impl Judge<'_> {
         for _ in 0..self.history.runs.len() {
             let Some((run, item)) = self.issued.get(&tag) else { return false };
             let parent = &self.history.runs[*run];
-            if !matches!(parent.items[*item].what, crate::history::ItemKind::Call(..)) {
-                return false;
+            match parent.items[*item].what {
+                ItemKind::Call(..) => {}
+                // Its callers are those of the step before.
+                ItemKind::Tail(..) => {
+                    tag = parent.spec.tag;
+                    continue;
+                }
+                _ => return false,
             }
             if parent.token.invocation.uuid == outer {
                 return true;

@@ -24,7 +24,7 @@ pub struct Config {
     /// What clients ask for: through which slot, how, which kind.
     clients: &'static [(usize, Mode, usize)],
     /// What turns of each kind do.
-    scripts: fn(&Names, &Spec, &TurnToken) -> Vec<Step>,
+    scripts: fn(&Names, &Spec, &TurnToken) -> Script,
     /// Faults by name, with how often each may happen.
     pub(super) faults: &'static [(&'static str, u8)],
     /// How many faults may happen in all.
@@ -50,7 +50,7 @@ const BASE: Config = Config {
     about: "",
     slots: &["A", ""],
     clients: &[(1, Mode::Call, A)],
-    scripts: |_, _, _| Vec::new(),
+    scripts: |_, _, _| Script::default(),
     faults: &[],
     faults_max: 0,
     cold: false,
@@ -59,7 +59,7 @@ const BASE: Config = Config {
 };
 
 /// All of them.
-pub const CONFIGS: [Config; 10] = [
+pub const CONFIGS: [Config; 11] = [
     Config {
         name: "two-nodes-call",
         about: "two nodes, one call from the one to the other; a crash",
@@ -92,6 +92,15 @@ pub const CONFIGS: [Config; 10] = [
         about: "two actors, one nested call; the caller's or the callee's node crashes",
         slots: &["A", "B"],
         scripts: nested,
+        faults: &[("crash", 1)],
+        faults_max: 1,
+        ..BASE
+    },
+    Config {
+        name: "tail",
+        about: "two actors, one tail call from the one to the other; a crash",
+        slots: &["A", "B"],
+        scripts: tail,
         faults: &[("crash", 1)],
         faults_max: 1,
         ..BASE
@@ -157,19 +166,32 @@ pub const CONFIGS: [Config; 10] = [
 ];
 
 /// An actor writes its state and reads it.
-fn state(names: &Names, spec: &Spec, token: &TurnToken) -> Vec<Step> {
+fn state(names: &Names, spec: &Spec, token: &TurnToken) -> Script {
     let value = number_payload(names, join(spec.tag, u64::from(token.attempt)));
     let set = Step::State(StateOp::Set { key: names.keys[0].clone(), value });
-    vec![Step::Read(None), set, Step::Flush]
+    steps(vec![Step::Read(None), set, Step::Flush])
 }
 
 /// An actor calls one of the other type.
-fn nested(names: &Names, spec: &Spec, token: &TurnToken) -> Vec<Step> {
-    if token.invocation.home.kind == names.kinds[A] {
-        vec![call(names, spec, token, B)]
-    } else {
-        Vec::new()
+fn nested(names: &Names, spec: &Spec, token: &TurnToken) -> Script {
+    if token.invocation.home.kind != names.kinds[A] || token.step > 1 {
+        return Script::default();
     }
+    steps(vec![call(names, spec, token, B)])
+}
+
+/// An actor hands its invocation on to one of the other type.
+fn tail(names: &Names, spec: &Spec, token: &TurnToken) -> Script {
+    if token.step > 1 {
+        return Script::default();
+    }
+    let tag = join(spec.tag, join(token.epoch, u64::from(token.attempt)));
+    let next = Spec { tag, ..Spec::default() };
+    Script { tail: Some((names.target(B, Some(0)), next, false)), ..Script::default() }
+}
+
+fn steps(steps: Vec<Step>) -> Script {
+    Script { steps, ..Script::default() }
 }
 
 /// A call of the one actor of a kind.
@@ -208,10 +230,7 @@ impl Config {
         };
         plan.ops = self.clients.iter().map(op).collect();
         let mut world = World::new(plan, false);
-        world.hooks.script = Some(Rc::new(move |spec, token| {
-            let steps = scripts(&names, spec, token);
-            Some(Script { steps, fails: false, pipelined: false })
-        }));
+        world.hooks.script = Some(Rc::new(move |spec, token| Some(scripts(&names, spec, token))));
         world.open(Pending { quick_store: !self.store, ..Pending::default() });
         for slot in 0..self.slots.len() {
             world.boot(slot);

@@ -1,14 +1,14 @@
 //! Hosting: what a component offers, the turns it runs, and how they end.
 
 use kar_core::effect::Turn;
-use kar_core::event::{Offer, TurnResult};
+use kar_core::event::{Offer, TailCall, TurnResult};
 use kar_core::ids::{Kind, TurnToken};
 use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload};
 use kar_core::limits::{LimitHit, Limits};
 use kar_proto::v1 as pb;
 use tonic::Status;
 
-use super::field::{name, payload_from, required_turn};
+use super::field::{core_target, method, name, payload_from, required_turn};
 use super::{DIRECT_PREFIX, payload_to, target_to, timestamp};
 use crate::convert::error::{invalid_field, limit_reached, too_large};
 use crate::driver::outlets::DirectCall;
@@ -71,6 +71,7 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
         attempt: i32::try_from(turn.token.attempt).unwrap_or(i32::MAX),
         start_before_time: turn.deadline.map(timestamp),
         trace_parent: turn.trace.to_string(),
+        step: i32::try_from(turn.token.step).unwrap_or(i32::MAX),
     }
 }
 
@@ -85,6 +86,7 @@ pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
         attempt: 1,
         start_before_time: None,
         trace_parent: call.trace.to_string(),
+        step: 1,
     }
 }
 
@@ -126,6 +128,15 @@ pub fn turn_outcome(
             Err(status) => too_long(&status),
         },
         Some(R::Cancelled(_)) => return Ok((turn, TurnResult::Cancelled)),
+        Some(R::TailCall(call)) => match payload_from("tail_call.payload", call.payload, max) {
+            Ok((payload, _)) => {
+                let (target, method) = (core_target(call.target)?, method(call.method)?);
+                let keeps_lock = call.keep_lock;
+                let call = TailCall { target, method, payload, keeps_lock };
+                return Ok((turn, TurnResult::TailCall(call)));
+            }
+            Err(status) => too_long(&status),
+        },
     };
     Ok((turn, TurnResult::Ended(result)))
 }

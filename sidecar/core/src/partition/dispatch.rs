@@ -1,0 +1,187 @@
+//! What holds an invocation back, and how it starts (rules T2, T3, L4, L6).
+
+use super::Partition;
+use super::gate::Gated;
+use super::reign::{Item, ItemStage, Turn, Unflushed};
+use crate::cover::Transition;
+use crate::effect::{Effect, Notice};
+use crate::env::Env;
+use crate::ids::{Epoch, InvocationId, SessionId, TurnToken, Uuid};
+use crate::invocation::Outcome;
+use crate::record::Op;
+
+impl Partition {
+    /// Dispatches an invocation that holds its actor, if nothing else holds it back.
+    pub(super) fn try_start(&mut self, env: &mut Env, uuid: Uuid) {
+        let Some(item) = self.reign.items.get(&uuid) else { return };
+        if !matches!(item.stage, ItemStage::Queued) {
+            return;
+        }
+        if self.reign.released {
+            return;
+        }
+        let root = item.is_root();
+        if !item.started && item.invocation.deadline.is_some_and(|at| at <= env.now) {
+            env.cover(Transition::QueuedEnd);
+            return self.end_unstarted(env, uuid, Outcome::Expired);
+        }
+        // Waits for children first of all: while it does, calls of its flow get in (rule T2).
+        if env.rules.child_wait && self.has_open_children(uuid) {
+            env.cover(Transition::QueuedWaitChildren);
+            return self.set_stage(uuid, ItemStage::WaitChildren);
+        }
+        let Some(item) = self.reign.items.get(&uuid) else { return };
+        // A flow that holds its actor is served like the nested calls that may wait behind it.
+        let fresh = root && !self.holds(uuid);
+        // Without a lease another node may reign already, and its grace be over (rule L6).
+        let wait = self.reign.barriers > 0
+            || !env.lease_valid
+            || env.now < self.reign.dispatch_after
+            || item.retry_at > env.now
+            || (fresh && self.no_roots(env))
+            || (!fresh && self.leaves_nested(env))
+            || self.reign.leaving_cancelled;
+        let Some(session) = env.session_for(&self.id.kind) else { return };
+        if wait {
+            if !root && self.leaves_nested(env) {
+                env.cover(Transition::HandOverLeft);
+            }
+            return;
+        }
+        let Some(item) = self.reign.items.get(&uuid) else { return };
+        if item.started && !item.cleared {
+            if self.log_attempt(env, uuid) {
+                return;
+            }
+        } else if !item.started
+            && !item.cleared
+            && !self.may_run_ahead(env, uuid)
+            && self.must_commit(env, uuid)
+        {
+            return;
+        }
+        if root && !env.take_slot(&self.id, uuid) {
+            env.cover(Transition::QueuedWaitSlot);
+            return self.set_stage(uuid, ItemStage::WaitSlot);
+        }
+        self.dispatch(env, session, uuid, root);
+    }
+
+    /// Whether an invocation's first attempt may start before everything decided is committed (rule L6).
+    fn may_run_ahead(&self, env: &Env, uuid: Uuid) -> bool {
+        let actor = self.reign.items.get(&uuid).and_then(|item| item.invocation.actor.as_ref());
+        let ahead = actor.and_then(|name| self.reign.actors.get(name)).map_or(0, |a| a.ahead);
+        // Others are bounded where they are let in; a step that kept the lock never left.
+        env.may_speculate() && (ahead < env.limits.speculation_per_actor_max || !self.holds(uuid))
+    }
+
+    /// Whether an invocation holds its actor until it ends, by the log (rule T2).
+    pub(super) fn holds(&self, uuid: Uuid) -> bool {
+        self.state.entries.get(&uuid).is_some_and(|entry| entry.holds)
+    }
+
+    /// Logs a new attempt (rule T3); it starts when that is committed.
+    fn log_attempt(&mut self, env: &mut Env, uuid: Uuid) -> bool {
+        let Some(item) = self.reign.items.get_mut(&uuid) else { return true };
+        let (sender, number) = (item.sender.clone(), item.number);
+        item.attempt += 1;
+        let attempt = item.attempt;
+        let logged = item.logged;
+        if !logged {
+            env.cover(Transition::AttemptFresh);
+            self.log_held(env, &sender, number);
+        }
+        self.push(env, Op::Attempt { uuid, attempt });
+        let invocation = InvocationId { home: self.id.clone(), uuid };
+        env.notice(Notice::Retried { invocation, attempt });
+        if !env.rules.settled_proposals {
+            return false;
+        }
+        env.cover(Transition::QueuedWaitAttempt);
+        self.set_stage(uuid, ItemStage::WaitCommit);
+        self.gate(env, Gated::Start { uuid });
+        true
+    }
+
+    /// Without speculation a root starts when its acceptance is committed, a nested call when what its actor did before
+    /// is. True: it has to wait.
+    fn must_commit(&mut self, env: &mut Env, uuid: Uuid) -> bool {
+        let Some(item) = self.reign.items.get(&uuid) else { return true };
+        let (sender, number) = (item.sender.clone(), item.number);
+        if !item.logged && matches!(sender, crate::ids::Sender::Node(_)) {
+            self.log_held(env, &sender, number);
+        }
+        if !self.reign.in_flight() {
+            return false;
+        }
+        env.cover(Transition::QueuedWaitStrict);
+        self.set_stage(uuid, ItemStage::WaitCommit);
+        self.gate(env, Gated::Start { uuid });
+        true
+    }
+
+    pub(super) fn set_stage(&mut self, uuid: Uuid, stage: ItemStage) {
+        if let Some(item) = self.reign.items.get_mut(&uuid) {
+            item.stage = stage;
+        }
+    }
+
+    fn dispatch(&mut self, env: &mut Env, session: SessionId, uuid: Uuid, slot: bool) {
+        let epoch = self.reign.epoch;
+        let Some(item) = self.reign.items.get_mut(&uuid) else { return };
+        env.cover(Transition::QueuedRunning);
+        item.started = true;
+        item.cleared = false;
+        item.stage = ItemStage::Running(Box::new(Turn::new(session, slot)));
+        let invocation = item.invocation.clone();
+        let token = TurnToken {
+            invocation: InvocationId { home: self.id.clone(), uuid },
+            step: invocation.step,
+            attempt: item.attempt,
+            epoch,
+        };
+        self.reign.idle.remove(&uuid);
+        if let Some(deadline) = invocation.deadline {
+            self.reign.deadlines.remove(&(deadline, uuid));
+        }
+        let turn = crate::effect::Turn {
+            token,
+            kind: self.id.kind.clone(),
+            actor: invocation.actor.clone(),
+            method: invocation.method.clone(),
+            payload: invocation.payload.clone(),
+            mode: invocation.mode,
+            deadline: invocation.deadline,
+            trace: invocation.trace.clone(),
+            slot,
+        };
+        env.emit(Effect::Dispatch { session, turn });
+    }
+
+    /// The token of an item's current attempt.
+    pub(super) fn token(&self, item: &Item, epoch: Epoch) -> TurnToken {
+        let invocation = InvocationId { home: self.id.clone(), uuid: item.invocation.uuid };
+        TurnToken { invocation, step: item.invocation.step, attempt: item.attempt, epoch }
+    }
+
+    /// Whether a token names an item's current attempt.
+    pub(super) fn is_current(&self, item: &Item, token: &TurnToken) -> bool {
+        (item.invocation.step, item.attempt, self.reign.epoch)
+            == (token.step, token.attempt, token.epoch)
+    }
+}
+
+impl Turn {
+    fn new(session: SessionId, slot: bool) -> Self {
+        Self {
+            session,
+            unflushed: Unflushed::default(),
+            calls: Default::default(),
+            received: Vec::new(),
+            returned: false,
+            result: None,
+            slot,
+            cancelled: false,
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Chains of tail calls (P6): how a turn hands its invocation on, and how outcomes come home (rule C8).
+//!
+//! A step in another partition is an obligation that retires when it is accepted. The first partition that a call or a
+//! start leaves keeps its one live entry, `moved`: whoever waits asks there, and the last step's outcome comes back
+//! there as an obligation. A step that comes back itself takes the entry over again. A chain begun by a tell needs no
+//! home: nobody waits.
+
+use std::sync::Arc;
+
+use super::Partition;
+use super::gate::Gated;
+use super::reign::{ItemStage, Unflushed};
+use crate::cover::Transition;
+use crate::env::Env;
+use crate::event::TailCall;
+use crate::ids::{NodeId, Number, PartitionId, Sender, Uuid};
+use crate::invocation::{
+    ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed,
+};
+use crate::record::{End, Op};
+
+impl Partition {
+    /// A turn ended with a tail call: its segment and the next step are one decision.
+    pub(super) fn tail_call(
+        &mut self,
+        env: &mut Env,
+        uuid: Uuid,
+        (to, call): (PartitionId, TailCall),
+        mut unflushed: Unflushed,
+    ) {
+        let Some(item) = self.reign.items.get(&uuid) else { return };
+        let before = item.invocation.clone();
+        let (sender, number) = (item.sender.clone(), item.number);
+        let is_same = to == self.id && before.actor.is_some() && before.actor == call.target.actor;
+        if call.keeps_lock && !is_same {
+            env.cover(Transition::TailRefused);
+            let error = ApplicationError::of_kar(
+                "kar.INVALID_TAIL_CALL",
+                "a tail call keeps the lock only if it goes to the same actor",
+            );
+            self.drop_unflushed(unflushed);
+            return self.end(env, uuid, Outcome::Failed(error), Unflushed::default());
+        }
+        // The entry goes on, so it is needed in full.
+        self.log_held(env, &sender, number);
+        let stays = to == self.id;
+        let home = before
+            .home
+            .clone()
+            .or_else(|| (!stays && before.mode != Mode::Tell).then(|| self.id.clone()));
+        let next = Arc::new(Invocation {
+            uuid,
+            mode: before.mode,
+            actor: call.target.actor,
+            method: call.method,
+            payload: call.payload,
+            chain: before.chain.clone(),
+            deadline: None,
+            trace: before.trace.clone(),
+            step: before.step + 1,
+            home,
+        });
+        if stays {
+            env.cover(if call.keeps_lock { Transition::TailKept } else { Transition::TailStays });
+            let (invocation, keeps_lock) = (next.clone(), call.keeps_lock);
+            self.complete(env, uuid, End::Next { invocation, keeps_lock }, unflushed);
+            self.begin_step(uuid, next);
+            if !keeps_lock {
+                self.enqueue(env, uuid);
+            }
+        } else {
+            let obligation = Obligation { to, owed: Owed::Invocation(next), parent: None };
+            self.buffer(&mut unflushed, obligation);
+            self.complete(env, uuid, End::Passed, unflushed);
+            self.pass_on(env, uuid);
+        }
+        self.free_actor(env, uuid, before.actor.as_ref(), call.keeps_lock);
+        if stays {
+            self.pump_item(env, uuid);
+        }
+        self.try_release(env);
+    }
+
+    /// An invocation whose home is elsewhere ended: its outcome is owed to that (rule C8).
+    pub(super) fn send_home(
+        &mut self,
+        env: &mut Env,
+        uuid: Uuid,
+        (home, outcome): (PartitionId, Outcome),
+        mut unflushed: Unflushed,
+    ) {
+        env.cover(Transition::TailHome);
+        let owed = Owed::Outcome(Arc::new(ChainOutcome { uuid, outcome }));
+        self.buffer(&mut unflushed, Obligation { to: home, owed, parent: None });
+        self.complete(env, uuid, End::Passed, unflushed);
+    }
+
+    fn buffer(&mut self, unflushed: &mut Unflushed, obligation: Obligation) {
+        self.reign.buffered.add(obligation.size());
+        unflushed.sends.push(obligation);
+    }
+
+    /// The chain has left: its home stays, any other place of it is done.
+    fn pass_on(&mut self, env: &mut Env, uuid: Uuid) {
+        match self.state.entries.get(&uuid).map(|entry| entry.invocation.clone()) {
+            Some(invocation) => {
+                env.cover(Transition::TailMoved);
+                self.begin_step(uuid, invocation);
+                self.set_stage(uuid, ItemStage::Moved);
+            }
+            None => {
+                env.cover(Transition::TailPassed);
+                if let Some(item) = self.remove_item(env, uuid) {
+                    self.report_withheld(env, &item);
+                }
+            }
+        }
+    }
+
+    /// An item goes on with another step.
+    fn begin_step(&mut self, uuid: Uuid, invocation: Arc<Invocation>) {
+        let Some(item) = self.reign.items.get_mut(&uuid) else { return };
+        self.reign.items_bytes -= item.invocation.size();
+        self.reign.items_bytes += invocation.size();
+        item.invocation = invocation;
+        item.attempt = 1;
+        item.started = false;
+        item.cleared = false;
+        item.retry_at = 0;
+        item.stage = ItemStage::Queued;
+    }
+
+    /// Whether an invocation's chain of tail calls has left, and its outcome is to come back.
+    pub(super) fn is_moved(&self, uuid: Uuid) -> bool {
+        self.reign.items.get(&uuid).is_some_and(|item| matches!(item.stage, ItemStage::Moved))
+    }
+
+    /// A chain of tail calls ended elsewhere; this is its home (rule C8).
+    pub(super) fn take_outcome(
+        &mut self,
+        env: &mut Env,
+        (from, sender, number): (NodeId, Sender, Number),
+        done: Arc<ChainOutcome>,
+    ) {
+        self.log_held(env, &sender, number);
+        let item = if self.is_moved(done.uuid) { self.remove_item(env, done.uuid) } else { None };
+        env.cover(match item {
+            Some(_) => Transition::TailOutcome,
+            None => Transition::TailOutcomeAgain,
+        });
+        let outcome = done.outcome.clone();
+        let op = Op::Outcome { sender: sender.clone(), number, done, time: env.now };
+        self.push(env, op);
+        self.gate(env, Gated::Accepted { to: from, sender, number });
+        if let Some(item) = item {
+            self.tell_outcome(env, &item, outcome);
+        }
+    }
+
+    /// A chain of tail calls comes back to its home with its next step (rule C8).
+    pub(super) fn take_back(
+        &mut self,
+        env: &mut Env,
+        (from, sender, number): (NodeId, Sender, Number),
+        invocation: Arc<Invocation>,
+    ) {
+        env.cover(Transition::TailBack);
+        let uuid = invocation.uuid;
+        self.log_held(env, &sender, number);
+        self.push(env, Op::Accept { sender: sender.clone(), number, invocation });
+        self.gate(env, Gated::Accepted { to: from, sender, number });
+        let Some(entry) = self.state.entries.get(&uuid) else { return };
+        let invocation = entry.invocation.clone();
+        self.begin_step(uuid, invocation);
+        self.enqueue(env, uuid);
+        self.pump_item(env, uuid);
+    }
+}
