@@ -163,6 +163,9 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("actor: calls of a flow that has ended queue up first", "T1: a flow ends after its calls"),
     ("actor: queued calls of a flow that holds it again pass the queue", "kept locks are restored"),
     ("reply: its caller has ended", "T1: what ends settles its calls"),
+    ("tail: keeps a lock that it does not have", "a program that asks for what makes no sense"),
+    ("tail: an outcome comes home to nobody", "its home ends only by it: not brought about yet"),
+    ("store: a load shows a newer reign", "once in 40,000 seeds: a claim is known before a load"),
     ("gone: an open call, the log is asked", DOUBT),
     ("gone: the log has settled it", DOUBT),
 ];
