@@ -1,7 +1,9 @@
-//! Which transitions of the machine were ever taken: counted for the simulator, and free of cost elsewhere.
+//! Which transitions of the machine were ever taken: counted for the simulator, and free of cost
+//! elsewhere.
 //!
-//! What can be seen from outside (records, messages, notices, answers) is not here: the simulator counts that in what it
-//! sees. A transition of its own gets a line here and an [`Env::cover`](crate::env::Env::cover) where it is taken.
+//! What can be seen from outside (records, messages, notices, answers) is not here: the simulator
+//! counts that in what it sees. A transition of its own gets a line here and an
+//! [`Env::cover`](crate::env::Env::cover) where it is taken.
 
 use std::fmt;
 

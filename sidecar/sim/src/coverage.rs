@@ -1,5 +1,6 @@
-//! Which transitions of the machine were ever taken: the core's own count of what only it knows, and a count of what is
-//! seen from outside. A new operation, message, notice or error gets a line here: a run that sees one asks for it.
+//! Which transitions of the machine were ever taken: the core's own count of what only it knows,
+//! and a count of what is seen from outside. A new operation, message, notice or error gets a line
+//! here: a run that sees one asks for it.
 
 use kar_core::cover::TRANSITIONS;
 use kar_core::effect::{Notice, RequestError, Response};

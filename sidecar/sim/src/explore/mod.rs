@@ -1,11 +1,13 @@
-//! Explores small worlds exhaustively: the same machines, logs, stores, components and checkers as in the random runs,
-//! but everything that may happen next is an action to choose, and all choices are tried.
+//! Explores small worlds exhaustively: the same machines, logs, stores, components and checkers as
+//! in the random runs, but everything that may happen next is an action to choose, and all choices
+//! are tried.
 //!
-//! What is chosen: which route moves next (connections, appends, reading, the store, components, the membership), when
-//! clients ask and code goes on that thinks, and what breaks, where and when, up to a number of faults. What is not: a
-//! node's effects are carried out at once, steps of code follow each other at once, what breaks off is known at once to
-//! who is connected, and time passes only when nothing else can happen (but for appends that are made late). Worlds that
-//! differ only in the order of past events are the same; the search is depth-first.
+//! What is chosen: which route moves next (connections, appends, reading, the store, components,
+//! the membership), when clients ask and code goes on that thinks, and what breaks, where and when,
+//! up to a number of faults. What is not: a node's effects are carried out at once, steps of code
+//! follow each other at once, what breaks off is known at once to who is connected, and time passes
+//! only when nothing else can happen (but for appends that are made late). Worlds that differ only
+//! in the order of past events are the same; the search is depth-first.
 
 mod act;
 mod configs;

@@ -1,9 +1,10 @@
-//! Fingerprints of explored worlds: equal worlds have equal ones, whatever order of events led there.
+//! Fingerprints of explored worlds: equal worlds have equal ones, whatever order of events led
+//! there.
 //!
-//! Everything that can matter later is in them: the nodes, what is on its way, the logs, the stores, what components and
-//! clients know. What is numbered in the order of events (turns, requests) goes by names that do not depend on it. The
-//! order of past events itself is left out: what the checkers could still find in it they are asked before a world is
-//! given up as known.
+//! Everything that can matter later is in them: the nodes, what is on its way, the logs, the
+//! stores, what components and clients know. What is numbered in the order of events (turns,
+//! requests) goes by names that do not depend on it. The order of past events itself is left out:
+//! what the checkers could still find in it they are asked before a world is given up as known.
 
 use std::fmt::{self, Write};
 
