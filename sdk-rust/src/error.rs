@@ -108,6 +108,8 @@ enum Kind {
     Application(Box<ApplicationError>),
     /// The turn is not the current attempt, or its connection is gone: it ends as `cancelled`.
     Stop,
+    /// No error: the turn ends with a tail call.
+    TailCall(Box<proto::TailCall>),
 }
 
 /// The sidecar could not be reached.
@@ -337,21 +339,34 @@ impl Error {
         self
     }
 
-    /// The application's error; `None` if this only says that the turn has to stop.
+    /// The application's error; `None` if this only says that the turn has to stop, or goes on by a tail call.
     #[must_use]
     pub fn application(&self) -> Option<&ApplicationError> {
         match &self.kind {
             Kind::Application(error) => Some(error),
+            Kind::Stop | Kind::TailCall(_) => None,
+        }
+    }
+
+    /// How a turn ends with it; `None` if it only has to stop.
+    pub(crate) fn into_result(self) -> Option<proto::turn_outcome::Result> {
+        match self.kind {
+            Kind::Application(error) => {
+                Some(proto::turn_outcome::Result::Error(error.into_proto()))
+            }
+            Kind::TailCall(call) => Some(proto::turn_outcome::Result::TailCall(*call)),
             Kind::Stop => None,
         }
     }
 
-    /// As [`application`](Self::application), by value.
-    pub(crate) fn into_application(self) -> Option<ApplicationError> {
-        match self.kind {
-            Kind::Application(error) => Some(*error),
-            Kind::Stop => None,
-        }
+    /// The turn ends with a tail call.
+    pub(crate) fn tail_call(call: proto::TailCall) -> Self {
+        Self { kind: Kind::TailCall(Box::new(call)) }
+    }
+
+    /// Whether the turn ends with a tail call, with which everything that it did takes effect.
+    pub(crate) fn is_tail_call(&self) -> bool {
+        matches!(self.kind, Kind::TailCall(_))
     }
 
     fn from_call(error: CallError) -> Self {
@@ -371,6 +386,9 @@ impl fmt::Display for Error {
         match &self.kind {
             Kind::Application(error) => error.fmt(f),
             Kind::Stop => f.write_str("the turn has to stop: another attempt took over"),
+            Kind::TailCall(call) => {
+                write!(f, "the turn goes on with a tail call to {}", call.method)
+            }
         }
     }
 }

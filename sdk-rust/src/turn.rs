@@ -228,6 +228,9 @@ where
     let outcome = AssertUnwindSafe(code).catch_unwind().await;
     let outcome = match outcome {
         Ok(Ok(payload)) => end.turn.settle().await.map(|()| payload).map_err(Error::from),
+        Ok(Err(next)) if next.is_tail_call() => {
+            end.turn.settle().await.map_err(Error::from).and(Err(next))
+        }
         Ok(Err(error)) => Err(error),
         Err(panic) => {
             let message = panic_message(panic.as_ref());
@@ -237,7 +240,7 @@ where
     };
     end.result = match outcome {
         Ok(payload) => Some(TurnResult::Payload(payload.into_proto())),
-        Err(error) => error.into_application().map(|e| TurnResult::Error(e.into_proto())),
+        Err(error) => error.into_result(),
     };
 }
 

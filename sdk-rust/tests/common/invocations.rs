@@ -119,6 +119,7 @@ impl World {
             attempt: 1,
             start_before_time: None,
             trace_parent: invocation.trace_parent.clone(),
+            step: 1,
         };
         let turn = TurnState { stream, invocation, overlay: BTreeMap::new(), cancelled: false };
         self.turns.insert(turn_token, turn);
@@ -143,13 +144,23 @@ impl World {
             Outcome::Payload(_) => "done",
             Outcome::Error(_) => "failed",
             Outcome::Cancelled(_) => "cancelled",
+            Outcome::TailCall(_) => "went on from",
         };
-        if let Outcome::Payload(_) = result {
+        if let Outcome::Payload(_) | Outcome::TailCall(_) = result {
             self.flush(&token);
         }
         let turn = self.turns.remove(&token).unwrap();
-        let invocation = turn.invocation;
+        let mut invocation = turn.invocation;
         self.log.push(format!("{what} {}", invocation.method));
+        if let Outcome::TailCall(next) = result {
+            for next in self.busy.remove(&actor(&invocation)).unwrap_or_default() {
+                self.dispatch(next);
+            }
+            invocation.target = next.target.and_then(|t| t.kind).ok_or("a tail call to nobody")?;
+            (invocation.method, invocation.payload) = (next.method, next.payload);
+            self.dispatch(invocation);
+            return Ok(());
+        }
         if let Kind::Actor(_) = invocation.target {
             for next in self.busy.remove(&actor(&invocation)).unwrap_or_default() {
                 self.dispatch(next);
@@ -202,14 +213,14 @@ fn called(to_actor: bool, invocation_id: String, outcome: Outcome) -> Answer {
         let result = Some(match outcome {
             Outcome::Payload(payload) => call_actor_response::Result::Payload(payload),
             Outcome::Error(error) => call_actor_response::Result::Error(error),
-            Outcome::Cancelled(_) => unreachable!(),
+            Outcome::Cancelled(_) | Outcome::TailCall(_) => unreachable!(),
         });
         Answer::CallActor(proto::CallActorResponse { result, invocation_id })
     } else {
         let result = Some(match outcome {
             Outcome::Payload(payload) => invoke_response::Result::Payload(payload),
             Outcome::Error(error) => invoke_response::Result::Error(error),
-            Outcome::Cancelled(_) => unreachable!(),
+            Outcome::Cancelled(_) | Outcome::TailCall(_) => unreachable!(),
         });
         Answer::Invoke(proto::InvokeResponse { result, invocation_id })
     }
@@ -219,7 +230,7 @@ fn awaited(outcome: Outcome) -> Answer {
     let result = Some(match outcome {
         Outcome::Payload(payload) => proto::await_response::Result::Payload(payload),
         Outcome::Error(error) => proto::await_response::Result::Error(error),
-        Outcome::Cancelled(_) => unreachable!(),
+        Outcome::Cancelled(_) | Outcome::TailCall(_) => unreachable!(),
     });
     Answer::AwaitOutcome(proto::AwaitResponse { result })
 }

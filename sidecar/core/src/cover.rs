@@ -179,6 +179,7 @@ transitions! {
     HostAway = "host: does not come back",
     SlotPassed = "host: a slot is passed on",
     // Asks.
+    Questions = "question: the log was read to its end, and it is answered",
     AwaitWaits = "await: waits for the end",
     AskAgain = "await: asked again",
     AskKind = "await: its kind is not known",

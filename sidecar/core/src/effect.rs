@@ -212,6 +212,12 @@ pub enum RequestError {
     /// There is no such invocation, or its result was not kept or is no longer kept.
     #[error("there is no result for invocation {0}: unknown, or its retention is over")]
     UnknownInvocation(Box<InvocationId>),
+    /// The partition has closed its channel to this node, because the membership has given the node up (rule C6).
+    /// Nothing was sent: ask again when the sidecar has taken a new incarnation.
+    #[error(
+        "{0} takes nothing from this sidecar any more: it was gone for too long; ask again when it has joined anew"
+    )]
+    ChannelClosed(Box<PartitionId>),
     /// The node is leaving.
     #[error("the sidecar is shutting down")]
     Draining,
@@ -284,6 +290,11 @@ pub enum Notice {
         store: Offset,
         /// Where the log ends.
         log: Offset,
+    },
+    /// A partition has closed its channel to this node, which was gone for too long: it needs a new incarnation.
+    ChannelClosed {
+        /// The partition.
+        partition: PartitionId,
     },
     /// Something that cannot happen if the design holds.
     BrokenInvariant {

@@ -6,7 +6,9 @@ use crate::assign;
 use crate::cover::{Covered, Transition};
 use crate::effect::{Append, Effect, Notice, RequestError, Response};
 use crate::event::{Members, Offer};
-use crate::ids::{Kind, Millis, NodeId, PartitionId, ProposalId, RequestId, SessionId, Uuid};
+use crate::ids::{
+    Kind, Millis, NodeId, PartitionId, ProposalId, RequestId, SessionId, TurnToken, Uuid,
+};
 use crate::limits::{LimitHit, Limits, Rules};
 use crate::message::Message;
 
@@ -30,6 +32,8 @@ pub(crate) struct Env {
     pub(crate) effects: VecDeque<Effect>,
     /// Messages to this node itself.
     pub(crate) local: VecDeque<Message>,
+    /// Turns that waited for their actors' states, and need not any more.
+    pub(crate) resumable: VecDeque<TurnToken>,
     /// Root turns that got a free slot.
     pub(crate) granted: VecDeque<(PartitionId, Uuid)>,
     random: u128,
@@ -113,6 +117,7 @@ impl Env {
             appends: VecDeque::new(),
             effects: VecDeque::new(),
             local: VecDeque::new(),
+            resumable: VecDeque::new(),
             granted: VecDeque::new(),
             random: seed ^ 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834,
             next_proposal: 0,

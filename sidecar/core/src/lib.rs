@@ -36,6 +36,7 @@ mod roots;
 mod route;
 mod size;
 mod state;
+mod timers;
 mod window;
 
 pub use effect::Effect;

@@ -72,6 +72,11 @@ pub struct Limits {
     pub drain_timeout_ms: Millis,
     /// State operations gathered for one write to the store, bytes.
     pub store_batch_bytes: usize,
+    /// State operations that the store lacks, per partition, bytes: beyond it no turn starts there until the store has
+    /// taken half of it; beyond twice of it turns that run write no state.
+    pub unstored_bytes_per_partition_max: usize,
+    /// Longest state of one actor, bytes: all of it can be loaded, and read in one message.
+    pub state_bytes_per_actor_max: usize,
     /// Passive actors whose state stays cached per partition.
     pub cached_actors_max: usize,
     /// Longest state of an actor that one read from outside its turns answers with, bytes: a message between peers has
@@ -112,9 +117,14 @@ pub struct Rules {
     pub kept_lock: bool,
     pub turn_token: bool,
     pub only_top: bool,
+    pub tail_lock: bool,
+    pub tail_home: bool,
     /// Kept by the store: a simulated one ignores what writes expect.
     pub write_expects: bool,
     pub load_checks: bool,
+    pub await_barrier: bool,
+    pub read_barrier: bool,
+    pub gate_reads: bool,
 }
 
 impl Default for Limits {
@@ -151,6 +161,9 @@ impl Default for Limits {
             closed_channels_max: 64,
             drain_timeout_ms: 10_000,
             store_batch_bytes: 1 << 20,
+            unstored_bytes_per_partition_max: 256 << 20,
+            // More than a segment, so that one turn may fill an actor; less than a message to a component.
+            state_bytes_per_actor_max: 7 << 20,
             cached_actors_max: 10_000,
             state_read_bytes_max: 16 << 20,
         }
@@ -178,8 +191,13 @@ impl Default for Rules {
             kept_lock: true,
             turn_token: true,
             only_top: true,
+            tail_lock: true,
+            tail_home: true,
             write_expects: true,
             load_checks: true,
+            await_barrier: true,
+            read_barrier: true,
+            gate_reads: true,
         }
     }
 }

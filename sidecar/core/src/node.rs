@@ -1,6 +1,7 @@
 //! The decisions of one node: everything a sidecar decides, behind one `handle`.
 
 mod asks;
+mod ended;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::message::{AwaitResult, DirectResult, Message, ReadResult};
 use crate::partition::{Incoming, Partition, Stage, Stated, TurnEnd, TurnInvoke};
 use crate::roots::Roots;
 use crate::route::Opened;
+use crate::timers::Timers;
 
 /// What a node is made from.
 #[derive(Clone, Debug)]
@@ -43,6 +45,8 @@ pub struct Node {
     roots: Roots,
     /// Root requests that wait for a kind to become known, in order.
     parked: BTreeMap<Kind, VecDeque<(RequestId, Operation)>>,
+    /// How many there are, those of `waiting_turns` included.
+    parked_count: usize,
     /// Turns with an operation that waits for a kind to become known.
     waiting_turns: BTreeMap<TurnToken, WaitingTurn>,
     /// Those of them that wait for calls above them.
@@ -53,6 +57,8 @@ pub struct Node {
     next_direct: u64,
     /// Direct calls that wait for the connection to a live host, and until when.
     direct_waiting: BTreeMap<RequestId, (Millis, DirectCall)>,
+    /// When they are given up.
+    direct_timers: Timers<RequestId>,
     /// The newest host's stream.
     last_session: Option<SessionId>,
     /// When a host that is away counts as gone.
@@ -61,7 +67,7 @@ pub struct Node {
     drain_asked: bool,
     /// Partitions that an event has touched since the last flush.
     touched: Vec<PartitionId>,
-    timeouts: BTreeMap<PartitionId, Millis>,
+    timeouts: Timers<PartitionId>,
 }
 
 /// How long a direct call waits for the connection to a host that is a member, ms: a node that has just joined is not
@@ -132,6 +138,8 @@ pub struct Held {
     pub results: usize,
     /// Their bytes.
     pub results_bytes: usize,
+    /// State operations that the store lacks, bytes.
+    pub unstored_bytes: usize,
     /// Payloads of direct calls under way at the own host, bytes.
     pub direct_bytes: usize,
     /// Root turns that wait for a slot of the own host.
@@ -178,6 +186,7 @@ impl Node {
             partitions: BTreeMap::new(),
             roots: Roots::default(),
             parked: BTreeMap::new(),
+            parked_count: 0,
             waiting_turns: BTreeMap::new(),
             covered: BTreeSet::new(),
             asks: Asks::default(),
@@ -185,10 +194,11 @@ impl Node {
             direct: BTreeMap::new(),
             next_direct: 0,
             direct_waiting: BTreeMap::new(),
+            direct_timers: Timers::default(),
             host_gone_at: None,
             drain_asked: false,
             touched: Vec::new(),
-            timeouts: BTreeMap::new(),
+            timeouts: Timers::default(),
         }
     }
 
@@ -275,11 +285,11 @@ impl Node {
     pub fn poll_timeout(&self) -> Option<Millis> {
         let grace = self.env.host_grace_until;
         let times = [
-            self.timeouts.values().min().copied(),
+            self.timeouts.first(),
             self.roots.timeout(),
             self.asks.timeout(),
             self.host_gone_at,
-            self.direct_waiting.values().map(|(until, _)| *until).min(),
+            self.direct_timers.first(),
             (grace > 0).then_some(grace),
         ];
         times.into_iter().flatten().min()
@@ -307,6 +317,7 @@ impl Node {
             sum.kept_bytes += held.kept_bytes;
             sum.results += held.results;
             sum.results_bytes += held.results_bytes;
+            sum.unstored_bytes += held.unstored_bytes;
         }
         let host = self.env.host.as_ref();
         sum.direct_bytes = host.map_or(0, |host| host.direct_bytes);
@@ -364,6 +375,8 @@ impl Node {
             } else if let Some((partition, uuid)) = self.env.granted.pop_front() {
                 self.with(&partition, |p, env| p.slot_granted(env, uuid));
                 self.env.pass_slot();
+            } else if let Some(token) = self.env.resumable.pop_front() {
+                self.resume_turn(&token);
             } else if let Some(token) = self.uncovered() {
                 self.resume_turn(&token);
             } else {
@@ -378,23 +391,18 @@ impl Node {
         for id in std::mem::take(&mut self.touched) {
             let Some(partition) = self.partitions.get_mut(&id) else { continue };
             partition.flush(&mut self.env);
-            match partition.timeout(&self.env) {
-                Some(at) => self.timeouts.insert(id, at),
-                None => self.timeouts.remove(&id),
-            };
+            self.timeouts.set(&id, partition.timeout(&self.env));
         }
     }
 
     fn tick(&mut self) {
         let now = self.env.now;
-        let due: Vec<_> =
-            self.timeouts.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
-        for id in due {
+        for id in self.timeouts.due(now) {
             self.with(&id, |p, env| p.tick(env));
         }
         self.roots.tick(&mut self.env);
-        self.ask_again(None);
-        self.send_waiting_direct();
+        self.ask_due();
+        self.give_up_direct();
         if self.host_gone_at.is_some_and(|at| at <= now) {
             self.env.cover(Transition::HostAway);
             self.host_gone_at = None;
@@ -409,6 +417,7 @@ impl Node {
 
     fn members(&mut self, members: Members) {
         self.env.members = members;
+        self.asks.members_seen(self.env.now);
         let kinds: Vec<_> = self.known_kinds();
         for (kind, count) in &kinds {
             for index in 0..*count {
@@ -418,11 +427,13 @@ impl Node {
         }
         self.each(|p, env| p.review(env));
         self.roots.review(&mut self.env, None);
-        self.ask_again(None);
+        self.review_asks(None);
         self.lose_direct();
         self.send_waiting_direct();
         for (kind, _) in kinds {
-            for (request, operation) in self.parked.remove(&kind).into_iter().flatten() {
+            let queue = self.parked.remove(&kind).unwrap_or_default();
+            self.parked_count -= queue.len();
+            for (request, operation) in queue {
                 self.request(request, operation);
             }
         }
@@ -439,7 +450,7 @@ impl Node {
             }
         });
         self.roots.review(&mut self.env, lost);
-        self.ask_again(lost);
+        self.review_asks(lost);
         self.lose_direct();
         self.send_waiting_direct();
     }
@@ -564,6 +575,9 @@ impl Node {
             Operation::StateRead { turn, keys } => {
                 self.in_turn(request, &turn, |p, env| p.state_read(env, request, &turn, keys));
             }
+            Operation::StateApply { turn, ops } if self.awaits_state(&turn) => {
+                self.wait_in_turn(request, Operation::StateApply { turn, ops });
+            }
             Operation::StateApply { turn, ops } => {
                 self.in_turn(request, &turn, |p, env| p.state_apply(env, request, &turn, ops));
             }
@@ -571,6 +585,12 @@ impl Node {
                 self.in_turn(request, &turn, |p, env| p.turn_flush(env, request, &turn));
             }
         }
+    }
+
+    /// Whether a turn that wants to write waits for its actor's state.
+    fn awaits_state(&mut self, token: &TurnToken) -> bool {
+        let partition = self.partitions.get_mut(&token.invocation.home);
+        partition.is_some_and(|p| p.awaits_state(&mut self.env, token))
     }
 
     /// Lets the partition that a turn belongs to act; a turn of a partition that is not served here is superseded.
@@ -637,10 +657,14 @@ impl Node {
         self.roots.add(&mut self.env, request, obligation);
     }
 
-    /// Requests that wait for a kind.
+    /// Requests that wait for a kind, and operations of turns that wait.
     fn parked(&self) -> usize {
-        let roots: usize = self.parked.values().map(VecDeque::len).sum();
-        roots + self.waiting_turns.values().map(|turn| turn.operations.len()).sum::<usize>()
+        debug_assert_eq!(
+            self.parked_count,
+            self.parked.values().map(VecDeque::len).sum::<usize>()
+                + self.waiting_turns.values().map(|turn| turn.operations.len()).sum::<usize>()
+        );
+        self.parked_count
     }
 
     /// Keeps an invocation until its kind is known.
@@ -655,6 +679,7 @@ impl Node {
         self.env.cover(Transition::RootKindWaits);
         let queue = self.parked.entry(kind.clone()).or_default();
         queue.push_back((request, operation));
+        self.parked_count += 1;
         if queue.len() == 1 {
             self.env.emit(Effect::EnsureKind { kind });
         }
@@ -699,11 +724,13 @@ impl Node {
         }
         let waiting = self.waiting_turns.entry(token).or_default();
         waiting.operations.push_back((request, operation));
+        self.parked_count += 1;
     }
 
     /// Goes on with a turn, up to the next operation that has to wait.
     fn resume_turn(&mut self, token: &TurnToken) {
         let Some(mut waiting) = self.waiting_turns.remove(token) else { return };
+        self.parked_count -= waiting.operations.len();
         while let Some((request, operation)) = waiting.operations.pop_front() {
             // What was asked for just before may have to wait again.
             if !self.waiting_turns.contains_key(token)
@@ -712,6 +739,7 @@ impl Node {
             {
                 let kind = target.kind.clone();
                 waiting.operations.push_front((request, operation));
+                self.parked_count += waiting.operations.len();
                 self.waiting_turns.insert(token.clone(), waiting);
                 return self.env.emit(Effect::EnsureKind { kind });
             }
@@ -743,11 +771,7 @@ impl Node {
                 TurnEnd::TailCall(PartitionId::new(kind, index), call)
             }
         };
-        let waiting = self.waiting_turns.remove(token).unwrap_or_default();
-        for (request, _) in waiting.operations {
-            let error = RequestError::TurnSuperseded(Box::new(token.clone()));
-            self.env.respond(request, Err(error));
-        }
+        self.supersede(token);
         self.with(&token.invocation.home, |p, env| p.turn_result(env, token, end));
     }
 
@@ -764,14 +788,27 @@ impl Node {
         self.with(&token.invocation.home, |p, _| p.turn_returned(token));
     }
 
+    /// What a turn asked for and waits outside is not carried out any more.
+    fn supersede(&mut self, token: &TurnToken) {
+        let waiting = self.waiting_turns.remove(token).unwrap_or_default();
+        self.parked_count -= waiting.operations.len();
+        for (request, _) in waiting.operations {
+            let error = RequestError::TurnSuperseded(Box::new(token.clone()));
+            self.env.respond(request, Err(error));
+        }
+    }
+
     fn abandoned(&mut self, request: RequestId) {
         self.roots.abandon(request);
         self.asks.end(request);
         self.direct.remove(&request);
         self.direct_waiting.remove(&request);
+        self.direct_timers.set(&request, None);
         for queue in self.parked.values_mut() {
             // Operations of turns are not here: their turns count on them.
+            let before = queue.len();
             queue.retain(|(id, _)| *id != request);
+            self.parked_count -= before - queue.len();
         }
     }
 
@@ -790,23 +827,32 @@ impl Node {
         } else if hosts().next().is_some()
             && self.direct_waiting.len() < env.limits.roots_per_node_max
         {
-            self.direct_waiting.insert(request, (env.now + DIRECT_WAIT_MS, call));
+            let until = env.now + DIRECT_WAIT_MS;
+            self.direct_waiting.insert(request, (until, call));
+            self.direct_timers.set(&request, Some(until));
         } else {
             self.env.respond(request, Err(RequestError::NoHost(call.kind)));
         }
     }
 
-    /// Sends direct calls that waited for a connection, and gives up those that waited for too long.
+    /// Peers or members changed: sends direct calls that waited for a connection.
     fn send_waiting_direct(&mut self) {
-        let now = self.env.now;
         for (request, (until, call)) in std::mem::take(&mut self.direct_waiting) {
-            if now >= until {
-                self.env.respond(request, Err(RequestError::NoHost(call.kind)));
-                continue;
-            }
+            self.direct_timers.set(&request, None);
             self.invoke_direct(request, call);
             if let Some((at, _)) = self.direct_waiting.get_mut(&request) {
                 *at = until;
+                self.direct_timers.set(&request, Some(until));
+            }
+        }
+    }
+
+    /// Gives up direct calls that have waited for a connection for too long.
+    fn give_up_direct(&mut self) {
+        for request in self.direct_timers.due(self.env.now) {
+            self.direct_timers.set(&request, None);
+            if let Some((_, call)) = self.direct_waiting.remove(&request) {
+                self.env.respond(request, Err(RequestError::NoHost(call.kind)));
             }
         }
     }
@@ -871,7 +917,7 @@ impl Node {
                     self.env.send(from, Message::Awaited { request, result });
                 }
             }
-            Message::Awaited { request, result } => self.awaited(request, result),
+            Message::Awaited { request, result } => self.awaited(from, request, result),
             Message::Read { request, partition, actor, keys } => {
                 if self.partitions.contains_key(&partition) {
                     self.with(&partition, |p, env| p.read_outside(env, from, request, actor, keys));
@@ -880,7 +926,7 @@ impl Node {
                     self.env.send(from, Message::ReadDone { request, result });
                 }
             }
-            Message::ReadDone { request, result } => self.read_done(request, result),
+            Message::ReadDone { request, result } => self.read_done(from, request, result),
             Message::Direct { request, kind, method, payload, trace } => {
                 self.direct_call(from, request, kind, method, payload, trace);
             }

@@ -158,11 +158,16 @@ impl Outcome {
     }
 }
 
+/// What a key of an actor takes with its value, at least what is stored.
+pub(crate) fn entry_size(key: &str, value: &Payload) -> usize {
+    text(key) + value.stored_size() + 2 * NESTED
+}
+
 impl StateOp {
     /// Size in bytes, at least what is stored, in the log and in the store.
     pub fn size(&self) -> usize {
         let content = match self {
-            Self::Set { key, value } => text(key) + value.stored_size(),
+            Self::Set { key, value } => return entry_size(key, value),
             Self::Remove { key } => text(key),
             Self::Clear => NUMBER,
         };

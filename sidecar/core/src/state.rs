@@ -232,7 +232,7 @@ impl LogState {
                         End::Next { invocation, keeps_lock } => {
                             self.next_step(*uuid, invocation, *keeps_lock);
                         }
-                        End::Passed => self.pass_on(*uuid),
+                        End::Passed => self.pass_on(rules, *uuid),
                     }
                 }
                 self.owe(&segment.sends);
@@ -334,9 +334,9 @@ impl LogState {
     }
 
     /// A chain of tail calls goes on, or has ended, somewhere else: its home stays.
-    fn pass_on(&mut self, uuid: Uuid) {
+    fn pass_on(&mut self, rules: &Rules, uuid: Uuid) {
         let Some(entry) = self.entries.get_mut(&uuid) else { return };
-        if !entry.invocation.is_home() {
+        if !entry.invocation.is_home() || !rules.tail_home {
             self.entries.remove(&uuid);
             return;
         }

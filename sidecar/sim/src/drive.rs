@@ -111,7 +111,12 @@ impl World {
         self.slots[slot].waiters.push(waiter);
         let at = Some(self.now);
         match waiter {
-            Waiter::Client(req) => self.history.reqs[req].arrived = at,
+            Waiter::Client(req) => {
+                self.history.reqs[req].arrived = at;
+                if self.history.reqs[req].reads.is_some() {
+                    self.note(Seen::Reads { req });
+                }
+            }
             Waiter::Turn(run, item) => self.history.runs[run].items[item].arrived = at,
         }
         self.give(slot, Event::Request { request, operation });

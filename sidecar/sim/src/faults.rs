@@ -119,6 +119,12 @@ impl World {
         let (node, inst) = (self.slots[slot].id, self.slots[slot].inst);
         self.push(self.now, Due::Unregister { node });
         self.push(self.now + learn_us + 1, Due::Reincarnate { slot, inst });
+        if self.rng.chance(self.plan.profile.deaf) {
+            let at = self.now + learn_us;
+            for log in &mut self.logs {
+                log.readers[slot].lane.arrive(at);
+            }
+        }
         if self.rng.chance(500) {
             for other in 0..self.slots.len() {
                 if other != slot {

@@ -39,6 +39,8 @@ pub(crate) enum Seen {
     Arrived { to: NodeId, sent: usize },
     /// A node asked its host to run a turn.
     Dispatched { run: usize },
+    /// A node was asked to read an actor's state.
+    Reads { req: usize },
     /// A node answered.
     Responded { node: NodeId, to: Waiter, answer: Answer },
     /// A node told its operator.
@@ -149,9 +151,11 @@ pub(crate) struct Req {
     pub(crate) slot: usize,
     pub(crate) node: NodeId,
     pub(crate) session: SessionId,
-    /// `None`: direct, or an await.
+    /// `None`: direct, an await, or a read.
     pub(crate) mode: Option<Mode>,
     pub(crate) awaits: Option<kar_core::ids::InvocationId>,
+    /// It reads the actor's state, or a key of it.
+    pub(crate) reads: Option<Option<usize>>,
     pub(crate) tag: u64,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
@@ -188,6 +192,10 @@ pub(crate) struct History {
     pub(crate) small_limits: bool,
     /// The nodes' bound of that name.
     pub(crate) closed_channels_max: usize,
+    /// The nodes' bound of an actor's state, bytes.
+    pub(crate) state_bytes_max: usize,
+    /// How long nodes ask for a state before they give up.
+    pub(crate) accept_timeout: Us,
     /// Apps stop the code of cut-off attempts within the grace.
     pub(crate) heeding: bool,
     /// Which slots' components register `strict`.

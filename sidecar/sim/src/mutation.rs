@@ -3,7 +3,9 @@
 use kar_core::limits::Rules;
 
 use crate::Report;
-use crate::moods::{boomerangs, contended, forgetful, losing, restless, unheeding, usual};
+use crate::moods::{
+    boomerangs, contended, forgetful, losing, outdated, restless, unheeding, usual,
+};
 use crate::plan::Profile;
 
 /// A rule that can be switched off.
@@ -20,7 +22,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 20] = [
+pub const MUTATIONS: [Mutation; 25] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -40,7 +42,12 @@ pub const MUTATIONS: [Mutation; 20] = [
     one("turn-token", |r| r.turn_token = false, unheeding),
     one("write-expects", |r| r.write_expects = false, forgetful),
     one("only-top", |r| r.only_top = false, usual),
+    one("tail-lock", |r| r.tail_lock = false, contended),
+    one("tail-home", |r| r.tail_home = false, usual),
     one("load-checks", |r| r.load_checks = false, forgetful),
+    one("await-barrier", |r| r.await_barrier = false, outdated),
+    one("read-barrier", |r| r.read_barrier = false, outdated),
+    one("gate-reads", |r| r.gate_reads = false, usual),
 ];
 
 /// Seeds within which every mutation must be found.

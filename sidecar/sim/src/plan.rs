@@ -75,6 +75,14 @@ pub struct Profile {
     pub lose_request: u32,
     /// Chance that a run keeps no passive actor's state in memory.
     pub uncached: u32,
+    /// Greatest number of reads from outside turns, at random times.
+    pub reads_max: u64,
+    /// Chance that whoever was told that a call ended reads the actor's state.
+    pub read_after: u32,
+    /// Chance that a node which is struck out while it lives does not hear from its logs until it is told.
+    pub deaf: u32,
+    /// How long after the acceptance a started invocation is awaited at most, µs.
+    pub await_max: Us,
 }
 
 /// Names of the faults, in the order of [`Profile::fault_weights`].
@@ -120,6 +128,10 @@ impl Default for Profile {
             resumed: 600,
             lose_request: 0,
             uncached: 300,
+            reads_max: 12,
+            read_after: 250,
+            deaf: 200,
+            await_max: 300 * MS,
         }
     }
 }
@@ -171,6 +183,17 @@ pub(crate) struct ClientOp {
     pub(crate) await_by: (usize, Us),
 }
 
+/// A read of an actor's state from outside its turns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadOp {
+    pub(crate) at: Us,
+    pub(crate) slot: usize,
+    pub(crate) kind: usize,
+    pub(crate) actor: usize,
+    /// The key; all of them if absent.
+    pub(crate) key: Option<usize>,
+}
+
 /// What lives in a slot.
 #[derive(Clone, Debug)]
 pub(crate) struct SlotPlan {
@@ -191,6 +214,7 @@ pub(crate) struct Plan {
     pub(crate) names: Rc<Names>,
     pub(crate) slots: Vec<SlotPlan>,
     pub(crate) ops: Vec<ClientOp>,
+    pub(crate) reads: Vec<ReadOp>,
     pub(crate) faults: Vec<(Us, Fault)>,
     /// Kinds are known to the membership from the start.
     pub(crate) kinds_known: bool,
@@ -298,6 +322,8 @@ fn bound_bytes(limits: &mut Limits, seed: u64, small: bool) {
         limits.outbox_per_partition_max = rng.range(2, 6) as usize;
         limits.outbox_bytes_per_partition_max = rng.range(300, 2_000) as usize;
         limits.unfinished_bytes_per_partition_max = rng.range(600, 4_000) as usize;
+        limits.unstored_bytes_per_partition_max = rng.range(100, 1_000) as usize;
+        limits.state_bytes_per_actor_max = rng.range(60, 400) as usize;
     }
 }
 
@@ -317,6 +343,7 @@ impl Plan {
             names,
             slots: vec![slot; nodes],
             ops: Vec::new(),
+            reads: Vec::new(),
             faults: Vec::new(),
             kinds_known: true,
             kinds_at: vec![0; 3],
@@ -339,6 +366,7 @@ impl Plan {
         let ops = (0..rng.range(6, profile.ops_max))
             .map(|_| draw_op(&mut rng, profile, actor_types, &names, slots.len()))
             .collect();
+        let reads = draw_reads(seed, profile, actor_types, slots.len());
         let logs = names.counts.iter().sum::<u32>() as usize;
         let faults = (0..rng.range(0, profile.faults_max))
             .map(|_| {
@@ -358,6 +386,7 @@ impl Plan {
             names,
             slots,
             ops,
+            reads,
             faults,
             kinds_known,
             kinds_at,
@@ -420,7 +449,34 @@ fn draw_op(
         fuel: rng.range(0, 5) as u8,
         deadline_us: rng.chance(60).then(|| rng.range(5 * MS, 400 * MS)),
         abandon_us: rng.chance(60).then(|| rng.range(0, 200 * MS)),
-        await_by: (rng.index(slots), rng.range(0, 300 * MS)),
+        await_by: (rng.index(slots), rng.range(0, profile.await_max)),
+    }
+}
+
+/// Reads from outside turns, drawn apart as the bounds in bytes are.
+fn draw_reads(seed: u64, profile: &Profile, actor_types: usize, slots: usize) -> Vec<ReadOp> {
+    let mut rng = Rng::new(seed ^ 0x7265_6164);
+    let count = rng.range(0, profile.reads_max);
+    let draw = |_| {
+        let at = rng.range(20 * MS, HORIZON);
+        draw_read(&mut rng, profile, (at, actor_types, slots))
+    };
+    (0..count).map(draw).collect()
+}
+
+/// A read at a time, of one of some actor types, at one of some slots.
+fn draw_read(
+    rng: &mut Rng,
+    profile: &Profile,
+    (at, actor_types, slots): (Us, usize, usize),
+) -> ReadOp {
+    let hot = rng.chance(profile.hot.max(500));
+    ReadOp {
+        at,
+        slot: rng.index(slots),
+        kind: if hot { 0 } else { rng.index(actor_types) },
+        actor: if hot { 0 } else { rng.index(ACTORS) },
+        key: rng.chance(300).then(|| rng.index(3)),
     }
 }
 

@@ -27,12 +27,13 @@ pub struct Schedule {
 }
 
 /// All of them.
-pub const SCHEDULES: [Schedule; 9] = [
+pub const SCHEDULES: [Schedule; 10] = [
     Schedule { name: "twin-claim", stage: twin_claim, nodes: 3 },
     Schedule { name: "gap-then-late", stage: gap_then_late, nodes: 2 },
     Schedule { name: "sandwiched-claim", stage: sandwiched_claim, nodes: 3 },
     Schedule { name: "sleeping-outcall", stage: sleeping_outcall, nodes: 3 },
     Schedule { name: "boomerang-owner", stage: boomerang_owner, nodes: 3 },
+    Schedule { name: "pingpong-tail", stage: pingpong_tail, nodes: 4 },
     Schedule { name: "dead-attempt-progress", stage: dead_attempt_progress, nodes: 2 },
     Schedule { name: "store-rollback", stage: store_rollback, nodes: 3 },
     Schedule { name: "drain-with-cross-calls", stage: drain_with_cross_calls, nodes: 3 },
@@ -188,6 +189,10 @@ fn has(record: &Record, wanted: fn(&Op) -> bool) -> bool {
 
 fn is_complete(op: &Op) -> bool {
     matches!(op, Op::Complete { .. })
+}
+
+fn is_accept(op: &Op) -> bool {
+    matches!(op, Op::Accept { .. })
 }
 
 fn is_progress(op: &Op) -> bool {
@@ -421,6 +426,50 @@ fn store_rollback(stage: &mut Stage) {
     stage.world.inject(Fault::Rollback { log: A, back_us });
     stage.pass(us);
     ask(stage, 1);
+}
+
+/// A call goes from A to B and back, twice, by tail calls; each owner is killed before and after it accepts the
+/// step, and the caller's node asks the home again meanwhile.
+fn pingpong_tail(stage: &mut Stage) {
+    // The caller's node hosts nothing, and lives.
+    let (hosts, from) = (vec![A, B, 2], 3);
+    stage.host(&[hosts.clone(), hosts.clone(), hosts, Vec::new()]);
+    stage.until_ready();
+    let first = stage.next_tag();
+    stage.world.hooks.script = {
+        let names = &stage.world.plan.names;
+        let (a, b) = (names.target(A, Some(0)), names.target(B, Some(0)));
+        let tags = [first, 1, 2, 3];
+        Some(Rc::new(move |spec, _| {
+            let at = tags.iter().position(|tag| *tag == spec.tag)?;
+            let next = tags.get(at + 1).map(|tag| {
+                let target = if at % 2 == 0 { b.clone() } else { a.clone() };
+                (target, Spec { tag: *tag, steady: true, ..Spec::default() }, false)
+            });
+            let steps = vec![Step::Think(30 * MS)];
+            Some(Script { steps, fails: false, tail: next, pipelined: false })
+        }))
+    };
+    let crash = |slot| Fault::Crash { slot, app_us: 0, down_us: 300 * MS, lease_us: 2 * MS };
+    let req = stage.ask(from, Mode::Call, A, 0);
+    for (log, accepts) in [(A, B), (B, A), (A, B)] {
+        // The step is on its way: the one that sends it dies as soon as that is committed …
+        let (sent, taken) =
+            (stage.world.logs[log].entries.len(), stage.world.logs[accepts].entries.len());
+        stage.until("a step", |w| holds_from(w, log, sent, is_complete));
+        let sender = stage.owner(log);
+        if sender != from {
+            stage.world.inject(crash(sender));
+        }
+        // … and the one that takes it as soon as it has.
+        stage.until("its acceptance", |w| holds_from(w, accepts, taken, is_accept));
+        let receiver = stage.owner(accepts);
+        // Where all hosts are away, the caller is the caretaker, and lives.
+        if receiver != from {
+            stage.world.inject(crash(receiver));
+        }
+    }
+    stage.until("the answer", answered(req));
 }
 
 /// Two nodes are told to leave while their actors call each other and re-enter; they are the only

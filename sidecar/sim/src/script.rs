@@ -128,7 +128,12 @@ pub(crate) fn write(
 ) -> Script {
     let uuid = token.invocation.uuid.0;
     let attempt = join(token.epoch, u64::from(token.attempt));
-    let step = join(attempt, u64::from(token.step));
+    let mut step = join(attempt, u64::from(token.step));
+    if token.step > 1 {
+        // Chains go from log to log, and epochs of different logs may be equal.
+        let home = &token.invocation.home;
+        step = join(step, join(names.kind(&home.kind) as u64, u64::from(home.index)));
+    }
     let base = join(join(uuid as u64, (uuid >> 64) as u64), step);
     let same = join(seed, spec.tag);
     let rng = Rng::new(if spec.steady { same } else { join(same, attempt) });

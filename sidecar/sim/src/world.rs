@@ -15,7 +15,7 @@ use crate::explore::Pending;
 use crate::history::{Finish, History, Seen, Waiter};
 use crate::log::{Fate, Landing, Reader, SimLog};
 use crate::net::Net;
-use crate::plan::{Fault, HORIZON, MS, Plan, Us};
+use crate::plan::{Fault, HORIZON, MS, Plan, ReadOp, Us};
 use crate::queue::Queue;
 use crate::rng::Rng;
 use crate::script::{Script, Spec, Step};
@@ -55,6 +55,7 @@ pub(crate) enum Due {
     Client(usize),
     Abandon { req: usize },
     Await { req: usize, slot: usize },
+    Read(ReadOp),
     Connect { a: usize, b: usize },
     Unregister { node: NodeId },
     Register { kind: Kind },
@@ -157,6 +158,9 @@ impl World {
         for (index, op) in plan.ops.iter().enumerate() {
             queue.push(&mut rng, op.at, Due::Client(index));
         }
+        for read in &plan.reads {
+            queue.push(&mut rng, read.at, Due::Read(*read));
+        }
         for (index, (at, _)) in plan.faults.iter().enumerate() {
             queue.push(&mut rng, *at, Due::Fault(index));
         }
@@ -164,6 +168,8 @@ impl World {
             names: plan.names.clone(),
             small_limits: plan.small_limits,
             closed_channels_max: plan.limits.closed_channels_max,
+            state_bytes_max: plan.limits.state_bytes_per_actor_max,
+            accept_timeout: plan.limits.accept_timeout_ms * MS,
             heeding: plan.profile.run_on_max <= crate::plan::RUN_ON_MAX,
             strict: plan.slots.iter().map(|s| s.strict).collect(),
             before: 0,
@@ -382,6 +388,7 @@ impl World {
             Due::Client(index) => self.client(index),
             Due::Abandon { req } => self.abandon(req),
             Due::Await { req, slot } => self.await_start(req, slot),
+            Due::Read(read) => self.read_actor(read),
             Due::Connect { a, b } => self.connect(a, b),
             Due::Unregister { node } => self.unregister(node),
             Due::Register { kind } => self.register_kind(&kind),

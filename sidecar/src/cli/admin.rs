@@ -23,6 +23,9 @@ pub(crate) fn hub(args: HubArgs) -> Outcome<u8> {
         Durability::Fsync => kar_hub::Durability::Fsync,
         Durability::Os => kar_hub::Durability::Os,
     };
+    options.limits.compaction_bytes_per_second = args.compaction_bytes_per_second;
+    options.limits.snapshot_bytes_max = args.snapshot_bytes_max;
+    options.limits.snapshots_max = args.snapshots_max;
     options.idle_exit = (!args.idle_exit.is_zero()).then_some(args.idle_exit);
     match run_hub(options) {
         Ok(_) => Ok(0),

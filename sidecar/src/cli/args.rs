@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kar_hub::HubLimits;
 
 use super::exit;
 use super::limits::{BoundArgs, LimitArgs};
@@ -197,6 +198,19 @@ pub(crate) struct HubArgs {
     /// End after this time without any client; 0: never
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub(crate) idle_exit: Duration,
+    /// What compacting log files may read and write in a second, unless the disk holds far too much
+    #[arg(long, value_name = "BYTES", env = "KAR_HUB_COMPACTION_BYTES_PER_SECOND")]
+    #[arg(default_value_t = HubLimits::default().compaction_bytes_per_second)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) compaction_bytes_per_second: u64,
+    /// Longest snapshot of a partition
+    #[arg(long, value_name = "BYTES", env = "KAR_HUB_SNAPSHOT_BYTES_MAX")]
+    #[arg(default_value_t = HubLimits::default().snapshot_bytes_max)]
+    pub(crate) snapshot_bytes_max: u64,
+    /// Snapshots kept, of all applications
+    #[arg(long, value_name = "N", env = "KAR_HUB_SNAPSHOTS_MAX")]
+    #[arg(default_value_t = HubLimits::default().snapshots_max)]
+    pub(crate) snapshots_max: usize,
     /// Started by a sidecar, which reads the hub's own exit codes.
     #[arg(long, hide = true)]
     pub(crate) on_demand: bool,

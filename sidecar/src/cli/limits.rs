@@ -91,6 +91,10 @@ bound_flags! {
         store_batch_bytes: usize,
         /// Closed channels of departed nodes remembered one by one
         closed_channels_max: usize,
+        /// State operations that the store lacks, per partition, bytes: beyond it no turn starts there
+        unstored_bytes_per_partition_max: usize,
+        /// Longest state of one actor, bytes
+        state_bytes_per_actor_max: usize,
         /// Passive actors whose state stays cached per partition
         cached_actors_max: usize,
         /// Longest state of an actor that one read from outside its turns answers with, bytes

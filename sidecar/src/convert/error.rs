@@ -104,6 +104,11 @@ pub fn request_error(error: &RequestError) -> Status {
         RequestError::UnknownInvocation(id) => {
             status(ErrorReason::UnknownInvocation, message, [("invocation", id.to_string())])
         }
+        RequestError::ChannelClosed(partition) => {
+            let metadata =
+                [("cause", "channel_closed".to_owned()), ("partition", partition.to_string())];
+            status(ErrorReason::BackendUnavailable, message, metadata)
+        }
         RequestError::Unavailable(_) => status(ErrorReason::BackendUnavailable, message, []),
         RequestError::Draining => status(ErrorReason::Draining, message, []),
         other => {

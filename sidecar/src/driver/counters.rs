@@ -32,10 +32,12 @@ pub struct Counters {
     pub dead_letters: u64,
     pub limits_hit: u64,
     pub records_too_long: u64,
+    pub logs_trimmed_unread: u64,
     /// How often each bound was hit, by its name.
     pub limits_hit_by_name: BTreeMap<&'static str, u64>,
     pub store_rollbacks: u64,
     pub stores_ahead: u64,
+    pub channels_closed: u64,
     pub broken_invariants: u64,
     pub resumptions: u64,
     pub evictions: u64,
@@ -75,6 +77,7 @@ impl Counters {
             ("records_too_long", self.records_too_long),
             ("store_rollbacks", self.store_rollbacks),
             ("stores_ahead", self.stores_ahead),
+            ("channels_closed", self.channels_closed),
             ("broken_invariants", self.broken_invariants),
             ("resumptions", self.resumptions),
             ("evictions", self.evictions),
@@ -151,6 +154,13 @@ impl Counters {
                     %partition, store, log,
                     "the store holds more than the log: they do not belong together, so it is not \
                      used; put back the log, or delete the store so that it is made anew from it"
+                );
+            }
+            Notice::ChannelClosed { partition } => {
+                self.channels_closed += 1;
+                tracing::error!(
+                    %partition,
+                    "this node was gone for too long and is not heard any more; it has to join anew"
                 );
             }
             Notice::BrokenInvariant { what } => {

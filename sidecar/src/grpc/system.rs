@@ -175,6 +175,8 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
         ("departed_grace_ms", core.departed_grace_ms),
         ("drain_timeout_ms", core.drain_timeout_ms),
         ("store_batch_bytes", core.store_batch_bytes as u64),
+        ("unstored_bytes_per_partition_max", core.unstored_bytes_per_partition_max as u64),
+        ("state_bytes_per_actor_max", core.state_bytes_per_actor_max as u64),
         ("cached_actors_max", core.cached_actors_max as u64),
         ("state_read_bytes_max", core.state_read_bytes_max as u64),
         ("host_return_ms", core.host_return_ms),

@@ -40,7 +40,8 @@ impl Partition {
             || item.retry_at > env.now
             || (fresh && self.no_roots(env))
             || (!fresh && self.leaves_nested(env))
-            || self.reign.leaving_cancelled;
+            || self.reign.leaving_cancelled
+            || self.store_is_behind(env);
         let Some(session) = env.session_for(&self.id.kind) else { return };
         if wait {
             if !root && self.leaves_nested(env) {

@@ -9,15 +9,18 @@
 //! Serving  --(foreign Claim | record void, lost or too late | log lost with records in flight)--> Reading | Off
 //! ```
 //!
-//! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch` (what
-//! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `tail` (how they go on), `outbound` (channels out, children),
-//! `storage` (caches, materialisation), `reads` (from outside turns), `gate` (proposals and what waits for them).
+//! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch`
+//! (what holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `tail` (how they go on),
+//! `outbound` (channels out, children), `storage` and `cached` (caches, materialisation), `reads` and `questions`
+//! (from outside turns), `gate` (proposals and what waits for them), `view` (for people).
 
+mod cached;
 mod dispatch;
 mod ending;
 mod gate;
 mod inbound;
 mod outbound;
+mod questions;
 mod queue;
 mod reads;
 mod reign;
@@ -163,11 +166,10 @@ impl Partition {
         self.reign = Reign::default();
         self.claim = None;
         self.stage = Stage::Reading;
-        self.at_end = false;
         self.wanted_since = env.now;
         // What the store has need not be kept while the log is read.
         env.emit(Effect::ReadCell { partition: self.id.clone() });
-        env.emit(Effect::ReadLog { partition: self.id.clone(), from: 1 });
+        self.read_log(env, 1);
     }
 
     /// Stops following the log.
@@ -318,9 +320,7 @@ impl Partition {
                 // Of an earlier reign, and no longer held here: read it as everybody does.
                 env.cover(Transition::OwnReadLater);
                 let from = self.state.offset + 1;
-                self.at_end = false;
-                self.reign.barriers = self.reign.barriers.min(1);
-                env.emit(Effect::ReadLog { partition: self.id.clone(), from });
+                self.read_log(env, from);
             }
             Stage::Serving => self.committed(env, offset, proposal),
         }
@@ -334,6 +334,7 @@ impl Partition {
     /// The log has been read to the end.
     pub(crate) fn read_end(&mut self, env: &mut Env) {
         self.at_end = true;
+        self.reign.ends = self.reign.ends.saturating_sub(1);
         match self.stage {
             Stage::Reading => self.try_claim(env),
             Stage::Claiming if self.reign.claim_lost => {
@@ -345,16 +346,9 @@ impl Partition {
                 self.stage = Stage::Reading;
                 self.try_claim(env);
             }
-            Stage::Serving if self.reign.barriers > 0 => {
-                self.reign.barriers -= 1;
-                if self.reign.barriers == 0 {
-                    env.cover(Transition::BarrierPassed);
-                    self.check_doubted(env);
-                }
-                self.pump_all(env);
-            }
+            Stage::Serving => self.end_reached(env),
             Stage::Claiming => self.reign.barriers = self.reign.barriers.saturating_sub(1),
-            Stage::Off | Stage::Serving => {}
+            Stage::Off => {}
         }
     }
 
@@ -379,8 +373,7 @@ impl Partition {
             }
             Stage::Reading => {}
         }
-        self.at_end = false;
-        env.emit(Effect::ReadLog { partition: self.id.clone(), from });
+        self.read_log(env, from);
     }
 
     /// The process was perhaps away: reads to the end before it dispatches anything (rule L4).
@@ -393,8 +386,7 @@ impl Partition {
             } else {
                 Transition::BarrierClaiming
             });
-            self.reign.barriers += 1;
-            env.emit(Effect::ReadBarrier { partition: self.id.clone() });
+            self.hold_until_read(env);
         }
     }
 

@@ -4,7 +4,7 @@ use super::Partition;
 use super::gate::Gated;
 use super::reign::ItemStage;
 use crate::cover::Transition;
-use crate::effect::{Effect, Notice, Response};
+use crate::effect::{Notice, Response};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, NodeId, Number, PartitionId, Sender, Uuid};
 use crate::invocation::{Obligation, Outcome};
@@ -232,8 +232,7 @@ impl Partition {
         env.cover(Transition::GoneDoubted);
         // A successor may have closed it, and its claim not be read yet: only the log tells who is wrong. Nothing is
         // dispatched meanwhile.
-        self.reign.barriers += 1;
-        env.emit(Effect::ReadBarrier { partition: self.id.clone() });
+        self.hold_until_read(env);
     }
 
     /// The log was read to its end, and this reign goes on: what was called retired meanwhile has to be settled by now.

@@ -12,16 +12,15 @@ use crate::ids::{
     Epoch, Millis, NodeId, Number, Offset, PartitionId, RequestId, Sender, SessionId, TurnToken,
     Uuid,
 };
-use crate::invocation::{
-    ActorOps, Invocation, Mode, Obligation, Outcome, Payload, Refusal, StateOp,
-};
-use crate::message::Message;
+use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, Refusal, StateOp};
 use crate::record::{Op, Record};
 use crate::route::Route;
 use crate::size::Tally;
 
+use super::cached::ActorState;
 use super::ending::retry_pause;
 use super::gate::{Gated, InFlight};
+use super::questions::Questions;
 
 /// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
 pub(super) const AWAITERS_MAX: usize = 1024;
@@ -87,8 +86,12 @@ pub(crate) struct Reign {
     pub(super) settle_at: Option<Millis>,
     /// Nothing is dispatched before this (P3).
     pub(super) dispatch_after: Millis,
-    /// Reads to the end before it dispatches (rule L4).
+    /// Ends of the log that will be reported.
+    pub(super) ends: u32,
+    /// So many of them are to be reported before anything is dispatched (rule L4).
     pub(super) barriers: u32,
+    /// Questions from outside turns.
+    pub(super) questions: Questions,
     /// Since when the partition is being handed over.
     pub(super) leaving: Option<Millis>,
     /// Running turns were cancelled because the hand-over took too long.
@@ -99,11 +102,15 @@ pub(crate) struct Reign {
     pub(super) departed: BTreeMap<NodeId, Millis>,
     // Storage.
     /// Actors' state, with everything decided so far.
-    pub(super) cache: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Payload>>,
+    pub(super) cache: BTreeMap<Arc<str>, ActorState>,
     /// Reads that wait for a load.
     pub(super) loading: BTreeMap<Arc<str>, Load>,
     /// Operations that the store may not have, per actor, in order.
     pub(super) unstored: BTreeMap<Arc<str>, VecDeque<(u64, StateOp)>>,
+    /// Their bytes.
+    pub(super) unstored_bytes: usize,
+    /// They are too many: no turn starts.
+    pub(super) store_behind: bool,
     /// Stamp of the last operation decided or replayed.
     pub(super) stamp: u64,
     /// Stamp of the last operation that the store has.
@@ -146,6 +153,8 @@ pub(super) struct Load {
     pub(super) known: Offset,
     /// Reads that wait for it.
     pub(super) waiting: Vec<WaitingRead>,
+    /// Turns that wait for it to write.
+    pub(super) writers: Vec<TurnToken>,
 }
 
 /// An unfinished invocation at its owner.
@@ -303,15 +312,18 @@ impl Partition {
         let replayed = std::mem::take(&mut self.reign.store_queue);
         let stamp = self.reign.stamp;
         let unstored = std::mem::take(&mut self.reign.unstored);
+        let unstored_bytes = self.reign.unstored_bytes;
         let epoch = self.state.epoch;
         self.reign = Reign {
             epoch,
             store_queue: replayed,
             unstored,
+            unstored_bytes,
             stamp,
             stored_stamp: stamp,
             in_store: self.reign.in_store,
             cell: self.reign.cell,
+            ends: self.reign.ends,
             barriers: self.reign.barriers,
             ..Reign::default()
         };
@@ -329,6 +341,7 @@ impl Partition {
         for (sender, (node, stated)) in std::mem::take(&mut self.opens) {
             self.open(env, node, sender, stated);
         }
+        self.review_backlog(env);
         self.pump_all(env);
         self.review(env);
     }
@@ -444,8 +457,9 @@ impl Partition {
     }
 
     /// Ends a reign in disorder: nothing held survives.
-    pub(super) fn abandon(&mut self, env: &mut Env) {
-        let reign = std::mem::take(&mut self.reign);
+    pub(crate) fn abandon(&mut self, env: &mut Env) {
+        let mut reign = std::mem::take(&mut self.reign);
+        self.refuse_questions(env, &mut reign);
         let attached = reign.items.values().filter_map(|i| Some((&i.sender, i.reply_to?.0)));
         let spoke = reign.senders.iter().map(|(sender, (node, _))| (sender, *node));
         for (sender, node) in attached.chain(spoke).collect::<BTreeSet<_>>() {
@@ -481,6 +495,9 @@ impl Partition {
                 let error = RequestError::TurnSuperseded(Box::new(token.clone()));
                 env.respond(*request, Err(error));
             }
+        }
+        for load in reign.loading.values_mut() {
+            env.resumable.extend(load.writers.drain(..));
         }
         for read in reign.loading.into_values().flat_map(|load| load.waiting) {
             match read.reader {
@@ -616,39 +633,5 @@ impl Partition {
         // The last one is being closed itself.
         let wanted = |node: &&NodeId| node.0 + 1 < floor.0 && !closed.contains(**node);
         all.filter(wanted).copied().collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
-    /// Asks for the result of a started invocation.
-    pub(crate) fn await_result(
-        &mut self,
-        env: &mut Env,
-        from: NodeId,
-        request: RequestId,
-        uuid: Uuid,
-    ) {
-        use crate::message::AwaitResult;
-        if !self.serving() {
-            let hint = self.owner_hint(env);
-            let result = AwaitResult::NotOwner(hint);
-            env.send(from, Message::Awaited { request, result });
-            return;
-        }
-        if let Some(item) = self.reign.items.get_mut(&uuid)
-            && item.invocation.mode == Mode::Start
-        {
-            // Those that were forgotten ask again.
-            item.awaiters.retain(|waiting| *waiting != (from, request));
-            if item.awaiters.len() >= AWAITERS_MAX {
-                item.awaiters.remove(0);
-            }
-            env.cover(Transition::AwaitWaits);
-            item.awaiters.push((from, request));
-            return;
-        }
-        let result = match self.state.results.get(&uuid) {
-            Some(outcome) => AwaitResult::Done(outcome.clone()),
-            None => AwaitResult::Unknown,
-        };
-        self.gate(env, Gated::Send { to: from, message: Message::Awaited { request, result } });
     }
 }

@@ -65,7 +65,7 @@ impl Partition {
             let (invocation, keeps_lock) = (next.clone(), call.keeps_lock);
             self.complete(env, uuid, End::Next { invocation, keeps_lock }, unflushed);
             self.begin_step(uuid, next);
-            if !keeps_lock {
+            if !keeps_lock || !env.rules.tail_lock {
                 self.enqueue(env, uuid);
             }
         } else {
@@ -74,7 +74,8 @@ impl Partition {
             self.complete(env, uuid, End::Passed, unflushed);
             self.pass_on(env, uuid);
         }
-        self.free_actor(env, uuid, before.actor.as_ref(), call.keeps_lock);
+        let holds = call.keeps_lock && env.rules.tail_lock;
+        self.free_actor(env, uuid, before.actor.as_ref(), holds);
         if stays {
             self.pump_item(env, uuid);
         }

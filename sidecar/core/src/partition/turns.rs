@@ -177,12 +177,17 @@ impl Partition {
             Ok(uuid) => uuid,
             Err(error) => return env.respond(request, Err(error)),
         };
-        let Some(item) = self.reign.items.get_mut(&uuid) else { return };
+        let Some(item) = self.reign.items.get(&uuid) else { return };
         if item.invocation.actor.is_none() {
             let error = RequestError::Invalid("services have no actor state");
             return env.respond(request, Err(error));
         }
-        let Some(turn) = item.turn() else { return };
+        if let Err(error) = self.check_state(env, uuid, &ops) {
+            return env.respond(request, Err(error));
+        }
+        let Some(turn) = self.reign.items.get_mut(&uuid).and_then(|item| item.turn()) else {
+            return;
+        };
         let bytes: usize = ops.iter().map(StateOp::size).sum();
         if turn.unflushed.bytes + bytes > env.limits.segment_bytes_max {
             let hit = env.limit("segment_bytes_max", env.limits.segment_bytes_max);

@@ -18,6 +18,7 @@ impl Partition {
             kept_bytes: kept.bytes,
             results: results.count,
             results_bytes: results.bytes,
+            unstored_bytes: self.reign.unstored_bytes,
             ..Held::default()
         }
     }

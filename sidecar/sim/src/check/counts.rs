@@ -19,6 +19,9 @@ pub(crate) struct Counts {
     pub(crate) sandwiched_claim: u64,
     pub(crate) sleeping_outcall: u64,
     pub(crate) boomerang_owner: u64,
+    pub(crate) pingpong_tail: u64,
+    /// Outcomes of chains of tail calls that came home.
+    pub(crate) chains_home: u64,
     pub(crate) dead_attempt_progress: u64,
     pub(crate) store_rollback: u64,
     pub(crate) drain_with_cross_calls: u64,
@@ -27,6 +30,10 @@ pub(crate) struct Counts {
     pub(crate) windows_asked: u64,
     /// Statements that were answered with a part of the outcomes kept.
     pub(crate) outcomes_cut: u64,
+    /// Reads from outside turns that were answered.
+    pub(crate) reads: u64,
+    /// Those of them during which the actor's state changed.
+    pub(crate) reads_raced: u64,
     /// Turns dispatched by a reign that was over, of invocations that were done.
     pub(crate) zombie_dispatch: u64,
     /// Overlaps of code that a lagging node excuses.
@@ -41,19 +48,23 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 13] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 17] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
             ("sandwiched-claim", self.sandwiched_claim),
             ("sleeping-outcall", self.sleeping_outcall),
             ("boomerang-owner", self.boomerang_owner),
+            ("pingpong-tail", self.pingpong_tail),
             ("dead-attempt-progress", self.dead_attempt_progress),
             ("store-rollback", self.store_rollback),
             ("drain-with-cross-calls", self.drain_with_cross_calls),
             ("cascade", self.cascade),
+            ("(chains home)", self.chains_home),
             ("(windows asked)", self.windows_asked),
             ("(outcomes cut)", self.outcomes_cut),
+            ("(reads)", self.reads),
+            ("(reads raced)", self.reads_raced),
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
         ]

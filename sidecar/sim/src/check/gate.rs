@@ -160,6 +160,9 @@ impl Judge<'_> {
 
     fn check_client_answer(&mut self, node: NodeId, req: usize, answer: &Answer) {
         let request = &self.history.reqs[req];
+        if request.reads.is_some() {
+            return self.check_read(node, req, answer);
+        }
         let uuid = self.uuid_of_tag.get(&request.tag).copied();
         let bad = match answer {
             Ok(Response::Outcome { invocation: None, .. }) => {
@@ -210,6 +213,9 @@ impl Judge<'_> {
             // A direct call's fate is unknown when its host dies: that is what at-most-once means.
             RequestError::Unknown(_) if request.mode.is_none() && request.awaits.is_none() => true,
             RequestError::Unknown(_) => return self.check_struck_out(node, "outcome unknown"),
+            RequestError::ChannelClosed(_) => {
+                return self.check_struck_out(node, "channel closed");
+            }
             RequestError::Draining => self.nodes.get(&node).is_some_and(|n| n.drain_told),
             RequestError::NoHost(_) => request.mode.is_none() && request.awaits.is_none(),
             // Direct calls are bounded by what the host runs at once.

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
-use kar_core::invocation::{ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, StateOp};
+use kar_core::invocation::{
+    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, StateOp,
+};
 use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
 use super::Judge;
@@ -373,6 +375,8 @@ impl Judge<'_> {
             Some(known) if known.left && held.step > known.step && !returns => *known = held,
             // … or comes home, where its sender is still known.
             Some(known) if known.left && held.step > known.step => {
+                let left_in = model.done.get(&(uuid, known.step)).map_or(0, |(epoch, _)| *epoch);
+                self.counts.pingpong_tail += u64::from(model.epoch > left_in);
                 known.step = held.step;
                 known.attempt = 1;
                 known.actor = held.actor;
@@ -418,6 +422,7 @@ impl Judge<'_> {
         let epoch = model.epoch;
         match model.held.get_mut(&uuid) {
             Some(held) if held.left && held.home.is_none() && held.ended.is_none() => {
+                self.counts.chains_home += 1;
                 held.left = false;
                 held.ended = Some(Ended { outcome: done.outcome.clone(), epoch, offset });
             }
@@ -637,17 +642,22 @@ impl Judge<'_> {
             }
         }
         let model = &mut self.logs[log];
-        let mut before = Keys::new();
+        let (mut before, mut bytes) = (Keys::new(), 0);
         if let Some(actor) = model.held.get(&uuid).and_then(|h| h.actor.clone()) {
             let actor_model = model.actors.entry(actor.clone()).or_default();
             before = actor_model.state.clone();
             state.iter().for_each(|op| apply(&mut actor_model.state, op));
+            bytes = actor_model.state.iter().map(entry_bytes).sum();
             if !state.is_empty() {
                 model.writes.push((offset, actor, state.clone()));
             }
         }
         let record = TurnRecord { offset, state: state.clone(), sends: tags, complete, before };
         model.turns.entry((uuid, step, attempt, epoch)).or_default().push(record);
+        if bytes > self.history.state_bytes_max {
+            let text = format!("{}@{offset}: {uuid} leaves {bytes} bytes", self.logs[log].id);
+            self.wrong("bounds of actors", text);
+        }
     }
 
     /// C4: a call retires when its sender holds the outcome durably.
@@ -700,4 +710,9 @@ impl Judge<'_> {
             }
         }
     }
+}
+
+/// What a key of an actor takes, as its bound counts it.
+fn entry_bytes((key, value): (&Arc<str>, &Payload)) -> usize {
+    StateOp::Set { key: key.clone(), value: value.clone() }.size()
 }

@@ -7,6 +7,7 @@ mod gate;
 mod logs;
 mod order;
 mod overlap;
+mod reads;
 mod state;
 mod turns;
 
@@ -79,6 +80,8 @@ pub(crate) struct Judge<'h> {
     pub(crate) dispatched: HashMap<(usize, Uuid, u32, u32, u64), usize>,
     /// Numbers of node senders and what they stand for, as requested or accepted.
     pub(crate) node_numbers: HashMap<(Sender, usize, Number), Uuid>,
+    /// How many writes to its actor were durable when a read was asked for.
+    pub(crate) read_floors: HashMap<usize, usize>,
 }
 
 /// Judges a run; also counts what really happened in it.
@@ -129,7 +132,8 @@ impl<'h> Judge<'h> {
                 }
             }
         }
-        let clients = history.reqs.iter().enumerate().filter(|(_, r)| r.awaits.is_none());
+        let clients = history.reqs.iter().enumerate();
+        let clients = clients.filter(|(_, r)| r.awaits.is_none() && r.reads.is_none());
         Self {
             history,
             logs: ids.iter().map(|id| LogModel::new(id.clone())).collect(),
@@ -146,6 +150,7 @@ impl<'h> Judge<'h> {
             answered: BTreeSet::new(),
             dispatched: HashMap::new(),
             node_numbers: HashMap::new(),
+            read_floors: HashMap::new(),
         }
     }
 
@@ -171,6 +176,7 @@ impl<'h> Judge<'h> {
             }
             Seen::Arrived { to, sent } => self.count_arrival(*to, *sent),
             Seen::Dispatched { run } => self.check_dispatch(*run),
+            Seen::Reads { req } => self.read_asked(*req),
             Seen::Responded { node, to, answer } => {
                 self.counts.coverage.answer(answer);
                 self.check_answer(*node, *to, answer);

@@ -60,9 +60,11 @@ impl Judge<'_> {
 
     /// Whether the older reign's node lagged behind when the newer one began.
     fn may_overlap(&self, a: &Run, b: &Run) -> bool {
-        // Of one invocation the earlier step is the older, wherever it ran (P6).
+        // Of one invocation the earlier step is the older (P6), but in one log the earlier reign.
+        let same_log = a.token.invocation.home == b.token.invocation.home;
         let age = |run: &Run| match a.token.invocation.uuid == b.token.invocation.uuid {
-            true => (run.token.step, run.token.epoch),
+            true if !same_log => (u64::from(run.token.step), run.token.epoch),
+            true => (run.token.epoch, u64::from(run.token.step)),
             false => (0, run.token.epoch),
         };
         if age(a) == age(b) {

@@ -80,7 +80,9 @@ impl Judge<'_> {
             return self.wrong("P3 current attempt", text);
         }
         let children = model.owed.iter().filter(|(_, o)| {
-            o.parent == uuid && o.awaited && (o.attempt, o.epoch) < (own, token.epoch)
+            // What a newer reign called is not this one's business.
+            let earlier = (o.attempt, o.epoch) < (own, token.epoch) && o.epoch <= token.epoch;
+            o.parent == uuid && o.awaited && earlier
         });
         let open = children
             .filter(|((to, _), o)| self.logs[*to].outcome(o.uuid).is_none())
@@ -132,6 +134,8 @@ impl Judge<'_> {
         let uncommitted = self.history.runs[..run].iter().rposition(|before| {
             (before.kind, before.actor) == (record.kind, Some(actor))
                 && before.token.epoch == record.token.epoch
+                // Its result waited behind an operation of it, and was lost with its host: this is the retry.
+                && before.token.invocation != record.token.invocation
                 && before.cancel_sent.is_none_or(|at| at > self.now)
                 && before.result_taken.is_some_and(|at| at <= self.now)
                 && !self.logs[log]
