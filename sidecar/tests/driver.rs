@@ -63,6 +63,8 @@ fn call(kind: &str) -> Operation {
         payload: Payload::default(),
         deadline: None,
         trace: "".into(),
+        step_key: None,
+        retry: None,
     }
 }
 

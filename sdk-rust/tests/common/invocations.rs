@@ -1,6 +1,6 @@
 //! Calls, tells and starts: who hosts what is asked for, what waits, and where outcomes go.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use kar_proto::v1 as proto;
 use kar_proto::v1::request::Operation;
@@ -14,6 +14,14 @@ use super::world::{Actor, Invocation, Origin, TurnState, World, send, status};
 impl World {
     pub(super) fn on_operation(&mut self, origin: Origin, operation: Operation) -> Option<Answer> {
         match operation {
+            Operation::RecordStep(r) => {
+                let method = self.turns[&r.turn_token].invocation.method.clone();
+                self.flush(&r.turn_token);
+                self.log.push(format!("record {}", r.key));
+                let given = r.payload.unwrap_or_default();
+                let payload = self.recorded.entry((method, r.key)).or_insert(given).clone();
+                Some(Answer::RecordStep(proto::RecordStepResponse { payload: Some(payload) }))
+            }
             Operation::Invoke(r) => {
                 self.flush(&r.turn_token);
                 self.log.push(format!("invoke {}", r.method));
@@ -37,6 +45,12 @@ impl World {
                 }
                 self.flush(&r.turn_token);
                 self.log.push(format!("call {}", r.method));
+                if !r.step_key.is_empty() {
+                    self.log.push(format!("keyed {}", r.step_key));
+                }
+                if r.step_key == "reused" {
+                    return Some(status(tonic::Code::FailedPrecondition, "STEP_KEY_REUSED"));
+                }
                 let origin = Some(Origin { actor: true, ..origin });
                 let (target, mode) = (Kind::Actor(r.actor.unwrap()), proto::InvocationMode::Call);
                 self.invoke(origin, target, r.method, r.payload, mode, r.options);
@@ -83,8 +97,16 @@ impl World {
         self.next += 1;
         let id = format!("i{}", self.next);
         let trace_parent = options.unwrap_or_default().trace_parent;
-        let invocation =
-            Invocation { id: id.clone(), target, method, payload, mode, origin, trace_parent };
+        let invocation = Invocation {
+            id: id.clone(),
+            target,
+            method,
+            payload,
+            mode,
+            origin,
+            trace_parent,
+            step: 1,
+        };
         self.dispatch(invocation);
         id
     }
@@ -119,11 +141,17 @@ impl World {
             attempt: 1,
             start_before_time: None,
             trace_parent: invocation.trace_parent.clone(),
-            step: 1,
+            step: invocation.step,
+            recorded_steps: self.recorded_of(&invocation.method),
         };
         let turn = TurnState { stream, invocation, overlay: BTreeMap::new(), cancelled: false };
         self.turns.insert(turn_token, turn);
         send(&self.streams[&stream], ToComponent::Invocation(frame));
+    }
+
+    fn recorded_of(&self, method: &str) -> HashMap<String, proto::Payload> {
+        let own = self.recorded.iter().filter(|((of, _), _)| of == method);
+        own.map(|((_, key), payload)| (key.clone(), payload.clone())).collect()
     }
 
     fn host_of_service(&self, name: &str) -> Option<u64> {
@@ -153,12 +181,19 @@ impl World {
         let mut invocation = turn.invocation;
         self.log.push(format!("{what} {}", invocation.method));
         if let Outcome::TailCall(next) = result {
-            for next in self.busy.remove(&actor(&invocation)).unwrap_or_default() {
-                self.dispatch(next);
+            if next.keep_lock {
+                self.log.push("keeps the lock".to_owned());
             }
+            let queued = self.busy.remove(&actor(&invocation)).unwrap_or_default();
             invocation.target = next.target.and_then(|t| t.kind).ok_or("a tail call to nobody")?;
             (invocation.method, invocation.payload) = (next.method, next.payload);
-            self.dispatch(invocation);
+            invocation.step += 1;
+            // Locked again before anybody else gets in, or behind everybody.
+            let mut order: Vec<Invocation> = queued.into();
+            order.insert(if next.keep_lock { 0 } else { order.len() }, invocation);
+            for next in order {
+                self.dispatch(next);
+            }
             return Ok(());
         }
         if let Kind::Actor(_) = invocation.target {

@@ -99,8 +99,23 @@ impl Fake {
         let World { turns, streams, .. } = &mut *world;
         for (token, turn) in turns.iter_mut().filter(|(_, t)| t.invocation.method == method) {
             turn.cancelled = true;
-            let cancel = proto::CancelTurn { turn_token: token.clone() };
+            let cancel = proto::CancelTurn {
+                turn_token: token.clone(),
+                reason: proto::CancelReason::Superseded.into(),
+            };
             send(&streams[&turn.stream], ToComponent::CancelTurn(cancel));
+        }
+    }
+
+    /// Somebody asks for the end of every running turn of the method: it is still the current attempt.
+    pub(crate) fn ask_to_stop(&self, method: &str) {
+        let world = self.lock();
+        for (token, turn) in world.turns.iter().filter(|(_, t)| t.invocation.method == method) {
+            let cancel = proto::CancelTurn {
+                turn_token: token.clone(),
+                reason: proto::CancelReason::Requested.into(),
+            };
+            send(&world.streams[&turn.stream], ToComponent::CancelTurn(cancel));
         }
     }
 

@@ -32,6 +32,8 @@ pub(super) struct World {
     pub(super) state: BTreeMap<String, proto::Payload>,
     pub(super) started: HashMap<String, Option<Outcome>>,
     pub(super) awaiting: Vec<(String, Origin)>,
+    /// Durable steps by method and key: what its next turn has.
+    pub(super) recorded: HashMap<(String, String), proto::Payload>,
     /// What components sent, one word each.
     pub(super) log: Vec<String>,
     pub(super) violations: Vec<String>,
@@ -62,6 +64,7 @@ pub(super) struct Invocation {
     pub(super) mode: proto::InvocationMode,
     pub(super) origin: Option<Origin>,
     pub(super) trace_parent: String,
+    pub(super) step: i32,
 }
 
 pub(super) struct TurnState {

@@ -10,7 +10,7 @@ use crate::ids::{
 };
 use crate::invocation::{ActorOps, Mode, Outcome, Payload};
 use crate::limits::LimitHit;
-use crate::message::Message;
+use crate::message::{Controlled, Message};
 use crate::record::Record;
 
 /// A durable effect: a record to append. Appends of one partition must reach its log in the order given, or not at all
@@ -82,6 +82,8 @@ pub enum Effect {
         session: SessionId,
         /// The turn.
         token: TurnToken,
+        /// Why.
+        reason: CancelReason,
     },
     /// Answer a request of the own component.
     Respond {
@@ -142,6 +144,16 @@ pub enum Effect {
     Notice(Notice),
 }
 
+/// Why a turn is to stop.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum CancelReason {
+    /// Nothing of it takes effect any more: another attempt follows, maybe elsewhere.
+    Superseded,
+    /// Somebody asked for the invocation's end. The turn may stop, and is the last attempt; or go on, and its result
+    /// counts.
+    Requested,
+}
+
 /// A turn to run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Turn {
@@ -161,6 +173,8 @@ pub struct Turn {
     pub deadline: Option<Millis>,
     /// W3C trace context.
     pub trace: Arc<str>,
+    /// Values of durable steps that earlier attempts recorded, by key.
+    pub recorded_steps: BTreeMap<Arc<str>, Payload>,
     /// It holds a slot. A turn that another turn waits for holds none, so that waiting turns cannot keep it from
     /// starting.
     pub slot: bool,
@@ -183,6 +197,10 @@ pub enum Response {
     },
     /// Keys read; those absent are missing.
     State(BTreeMap<Arc<str>, Payload>),
+    /// The value of a durable step: the one given, or the one recorded before it.
+    Step(Payload),
+    /// Something was done to an invocation.
+    Controlled(Controlled),
     /// Buffered or flushed.
     Ok,
 }
@@ -203,6 +221,9 @@ pub enum RequestError {
     /// The request makes no sense here.
     #[error("{0}")]
     Invalid(&'static str),
+    /// The key names another step of the invocation, or a call with it is under way: choose a key for each step.
+    #[error("step key '{0}' is in use for another step of this invocation: give each step its own")]
+    StepKeyReused(Arc<str>),
     /// It may or may not have been carried out, and nobody can tell.
     #[error("outcome unknown: {0}")]
     Unknown(&'static str),
@@ -257,12 +278,28 @@ pub enum Notice {
         /// The attempt that starts.
         attempt: u32,
     },
+    /// An invocation has lost too many hosts: it rests until somebody takes it up again.
+    Parked {
+        /// The invocation.
+        invocation: InvocationId,
+        /// Attempts that were lost with their hosts.
+        losses: u32,
+        /// How the last one ended.
+        error: Arc<str>,
+    },
     /// A tell ended without success: nobody waits for its outcome.
     DeadLetter {
         /// The invocation.
         invocation: InvocationId,
         /// How it ended.
         outcome: Outcome,
+    },
+    /// Dead letters were dropped: their time was over, or there were too many.
+    DeadLettersDropped {
+        /// The partition.
+        partition: PartitionId,
+        /// How many.
+        count: usize,
     },
     /// A bound was hit.
     Limit(LimitHit),

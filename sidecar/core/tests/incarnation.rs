@@ -100,6 +100,8 @@ fn every_request_of_a_node_that_is_given_up_is_answered_or_given_back() {
         payload: text(""),
         deadline: None,
         trace: "".into(),
+        step_key: None,
+        retry: None,
     };
     let direct_call = |kind: Kind| Operation::InvokeDirect {
         kind,

@@ -46,7 +46,12 @@ fn calls_of_one_actor_run_one_at_a_time_and_in_order() {
 #[test]
 fn without_speculation_a_record_takes_waiting_calls_along() {
     let mut script = Script::new(&[]);
-    let offer = Offer { kinds: vec![Kind::actor("Account")], concurrency: 4, strict: true };
+    let offer = Offer {
+        kinds: vec![Kind::actor("Account")],
+        concurrency: 4,
+        strict: true,
+        ..Offer::default()
+    };
     script.event(Event::HostUp { session: SessionId(1), offer });
     let first = script.invoke(None, Mode::Call, "alice", "first");
     let turn = script.turn("first");
@@ -121,7 +126,7 @@ fn a_dead_host_is_replaced_and_its_turn_tried_again() {
     let call = script.invoke(None, Mode::Call, "alice", "slow");
     let first = script.turn("slow");
     script.event(Event::HostDown { session: SessionId(1), dead: true });
-    let offer = Offer { kinds: vec![Kind::actor("Account")], concurrency: 4, strict: false };
+    let offer = Offer { kinds: vec![Kind::actor("Account")], concurrency: 4, ..Offer::default() };
     script.event(Event::HostUp { session: SessionId(2), offer });
     let second = script.turn("slow");
     assert_eq!((first.token.attempt, second.token.attempt), (1, 2));
@@ -168,10 +173,12 @@ fn without_a_host_a_call_waits_or_expires() {
         payload: text(""),
         deadline: Some(script.now + 50),
         trace: "".into(),
+        step_key: None,
+        retry: None,
     });
     script.advance(200);
     assert_eq!(script.outcome(hasty), Outcome::Expired);
-    let offer = Offer { kinds: vec![Kind::actor("Account")], concurrency: 4, strict: false };
+    let offer = Offer { kinds: vec![Kind::actor("Account")], concurrency: 4, ..Offer::default() };
     script.event(Event::HostUp { session: SessionId(1), offer });
     let turn = script.turn("later");
     script.finish(&turn, done("ok"));

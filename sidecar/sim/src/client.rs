@@ -53,6 +53,8 @@ impl World {
                 payload,
                 deadline,
                 trace,
+                step_key: None,
+                retry: self.plan.policies.of_tag(tag),
             },
             None => {
                 let kind = names.kinds[op.kind].clone();
@@ -69,7 +71,7 @@ impl World {
         req
     }
 
-    fn open_request(
+    pub(crate) fn open_request(
         &mut self,
         slot: usize,
         tag: u64,
@@ -83,6 +85,7 @@ impl World {
             session,
             mode: if awaits.is_some() { None } else { op.mode },
             awaits,
+            control: None,
             reads: None,
             tag,
             kind: op.kind,

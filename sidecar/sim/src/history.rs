@@ -5,13 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::ids::{Epoch, NodeId, SessionId, TurnToken};
+use kar_core::ids::{Epoch, NodeId, PartitionId, SessionId, TurnToken};
 use kar_core::invocation::{Mode, Outcome, Payload, StateOp, Target};
-use kar_core::message::Message;
+use kar_core::message::{Control, Message};
 use kar_core::node::PartitionView;
 use kar_core::record::Record;
 
 use crate::coverage::Coverage;
+use crate::operator::Policies;
 use crate::plan::{Names, Us};
 use crate::script::{Script, Spec};
 use crate::store::StorePartition;
@@ -79,6 +80,8 @@ pub(crate) struct Item {
     pub(crate) arrived: Option<Us>,
     /// The answer.
     pub(crate) answer: Option<Answer>,
+    /// The step key of a call.
+    pub(crate) key: Option<Arc<str>>,
 }
 
 /// What an operation asked for.
@@ -89,6 +92,8 @@ pub(crate) enum ItemKind {
     Tell(u64, Target),
     Call(u64, Target),
     Flush,
+    /// A value is recorded under this key.
+    Once(Arc<str>),
     /// The tail call that the turn ended with.
     Tail(u64),
 }
@@ -98,7 +103,7 @@ impl ItemKind {
     pub(crate) fn tag(&self) -> Option<u64> {
         match self {
             Self::Tell(tag, _) | Self::Call(tag, _) | Self::Tail(tag) => Some(*tag),
-            Self::State(_) | Self::Read(_) | Self::Flush => None,
+            Self::State(_) | Self::Read(_) | Self::Flush | Self::Once(_) => None,
         }
     }
 }
@@ -127,6 +132,8 @@ pub(crate) struct Run {
     pub(crate) spec: Spec,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
+    /// Durable steps that it was dispatched with.
+    pub(crate) recorded: Keys,
     /// When its code began; never, if the dispatch did not reach the app.
     pub(crate) started: Option<Us>,
     pub(crate) ended: Option<Us>,
@@ -154,6 +161,8 @@ pub(crate) struct Req {
     /// `None`: direct, an await, or a read.
     pub(crate) mode: Option<Mode>,
     pub(crate) awaits: Option<kar_core::ids::InvocationId>,
+    /// What is to be done to an invocation, and where.
+    pub(crate) control: Option<(PartitionId, Control)>,
     /// It reads the actor's state, or a key of it.
     pub(crate) reads: Option<Option<usize>>,
     pub(crate) tag: u64,
@@ -202,6 +211,11 @@ pub(crate) struct History {
     pub(crate) strict: Vec<bool>,
     /// How many events came before these: the explorer keeps them.
     pub(crate) before: usize,
+    /// How retryable errors are retried.
+    pub(crate) policies: Policies,
+    /// The nodes' bounds of these names.
+    pub(crate) park_after: u32,
+    pub(crate) dead_letters_max: usize,
     pub(crate) events: Vec<(Us, Seen)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) reqs: Vec<Req>,

@@ -8,6 +8,7 @@ use kar_core::ids::Kind;
 use kar_core::invocation::{Mode, Target};
 use kar_core::limits::{Limits, Rules};
 
+use crate::operator::{self, Policies};
 use crate::rng::Rng;
 
 /// Virtual time, microseconds since the start of the run.
@@ -54,6 +55,10 @@ pub struct Profile {
     pub nested: u32,
     /// Chance that a turn that may go on ends with a tail call.
     pub tails: u32,
+    /// Chance that calls made together have step keys.
+    pub keyed: u32,
+    /// Chance that a turn records a durable step; twice.
+    pub once: u32,
     /// Chance that a nested call re-enters an actor that its chain holds, where it holds one.
     pub reenter: u32,
     /// Fewest and most nodes.
@@ -118,6 +123,8 @@ impl Default for Profile {
             ops_max: 40,
             nested: 350,
             tails: 250,
+            keyed: 250,
+            once: 200,
             reenter: 300,
             nodes: (2, 4),
             hot: 200,
@@ -220,6 +227,10 @@ pub(crate) struct Plan {
     pub(crate) kinds_known: bool,
     /// Otherwise: the membership makes each kind known at this time at the earliest.
     pub(crate) kinds_at: Vec<Us>,
+    /// How retryable errors are retried.
+    pub(crate) policies: Policies,
+    /// When somebody has something done to an invocation, and what.
+    pub(crate) controls: Vec<(Us, bool)>,
 }
 
 /// Shared names, so that nothing is allocated per message.
@@ -324,6 +335,8 @@ fn bound_bytes(limits: &mut Limits, seed: u64, small: bool) {
         limits.unfinished_bytes_per_partition_max = rng.range(600, 4_000) as usize;
         limits.unstored_bytes_per_partition_max = rng.range(100, 1_000) as usize;
         limits.state_bytes_per_actor_max = rng.range(60, 400) as usize;
+        limits.steps_per_invocation_max = rng.range(1, 3) as usize;
+        limits.step_bytes_per_invocation_max = rng.range(40, 400) as usize;
     }
 }
 
@@ -347,6 +360,8 @@ impl Plan {
             faults: Vec::new(),
             kinds_known: true,
             kinds_at: vec![0; 3],
+            policies: Policies::default(),
+            controls: Vec::new(),
         }
     }
 
@@ -363,6 +378,7 @@ impl Plan {
             limits.cached_actors_max = 0;
         }
         bound_bytes(&mut limits, seed, small);
+        let (policies, controls) = operator::draw(seed, names.kinds.len(), &mut limits);
         let ops = (0..rng.range(6, profile.ops_max))
             .map(|_| draw_op(&mut rng, profile, actor_types, &names, slots.len()))
             .collect();
@@ -390,6 +406,8 @@ impl Plan {
             faults,
             kinds_known,
             kinds_at,
+            policies,
+            controls,
         }
     }
 }

@@ -4,10 +4,13 @@
 //! actors but what its chain holds; and where several calls of the flow run beside each other, it
 //! calls only its own (two such could wait for each other's actors).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use kar_core::ids::TurnToken;
 use kar_core::invocation::{Payload, StateOp, Target};
 
+use crate::keys;
 use crate::plan::{ACTORS, MS, Names, Profile, Us};
 use crate::rng::{Rng, join};
 
@@ -87,6 +90,10 @@ pub(crate) enum Step {
     Flush,
     /// Calls whose outcomes the turn does not wait for: it returns while they are under way (T1).
     Leave(Vec<(Target, Spec)>),
+    /// Records a value under a key, unless it is recorded.
+    Once(Arc<str>),
+    /// Calls with step keys, made together and waited for together.
+    Keyed(Vec<(Target, Spec, Arc<str>)>),
 }
 
 /// The script of a turn.
@@ -95,6 +102,8 @@ pub(crate) struct Script {
     pub(crate) steps: Vec<Step>,
     /// The turn ends with an application error.
     pub(crate) fails: bool,
+    /// Trying again may help.
+    pub(crate) retryable: bool,
     /// It ends with a tail call; to its own actor, it may keep the lock.
     pub(crate) tail: Option<(Target, Spec, bool)>,
     /// Operations that need no answer are sent one after the other.
@@ -115,6 +124,8 @@ struct Writer<'a> {
     mask: u64,
     confined: bool,
     fuel: u8,
+    /// It ends with an error that may pass.
+    troubled: bool,
 }
 
 /// The script of one attempt.
@@ -152,8 +163,14 @@ pub(crate) fn write(
         mask: if confined && spec.joined && bit != 0 { bit } else { spec.mask | bit },
         confined,
         fuel: spec.fuel,
+        // Drawn apart, so that the rest of a seed's scripts does not depend on it.
+        troubled: Rng::new(join(if spec.steady { same } else { join(same, step) }, 0x7261_7274))
+            .chance(120),
     };
-    writer.script(own.is_some())
+    let mut script = writer.script(own.is_some());
+    let seed = if spec.steady { same } else { join(same, attempt) };
+    keys::add(&mut script.steps, seed, names, profile);
+    script
 }
 
 fn services(names: &Names) -> usize {
@@ -162,7 +179,8 @@ fn services(names: &Names) -> usize {
 
 impl Writer<'_> {
     fn script(&mut self, actor: bool) -> Script {
-        let fails = self.rng.chance(80);
+        let fails = self.rng.chance(80) || self.troubled;
+        let retryable = self.troubled;
         let pipelined = self.rng.chance(400);
         let mut steps = Vec::new();
         for _ in 0..self.rng.range(1, 5) {
@@ -183,7 +201,7 @@ impl Writer<'_> {
             let calls = self.calls();
             steps.push(Step::Leave(calls));
         }
-        Script { steps, fails, tail, pipelined }
+        Script { steps, fails, retryable, tail, pipelined }
     }
 
     /// The next step: whoever the callers might have called; the own actor's lock goes first, unless it is kept.

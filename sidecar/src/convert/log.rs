@@ -11,10 +11,11 @@ use kar_core::invocation::{
     ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
     StateOp,
 };
-use kar_core::record::{AcceptInBrief, End, Op, Record, Segment, Send};
+use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Send};
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
+use super::policy::{self, attempt_end_from, attempt_end_to};
 use super::{Malformed, owned, shared};
 
 /// A record as it is stored.
@@ -72,12 +73,13 @@ fn op_to(op: &Op) -> pb::Op {
             number: *number,
             invocation: Some(invocation_to(invocation)),
         }),
-        Op::Progress { uuid, attempt, segment, settled } => O::Progress(pb::Progress {
+        Op::Progress { uuid, attempt, segment, settled, steps } => O::Progress(pb::Progress {
             uuid: uuid_to(*uuid),
             attempt: *attempt,
             state: segment.state.iter().map(state_op_to).collect(),
             sends: segment.sends.iter().map(send_to).collect(),
             settled: settled_to(settled),
+            steps: steps.iter().map(step_to).collect(),
         }),
         Op::Complete { uuid, attempt, accept, end, segment, time } => O::Complete(pb::Complete {
             uuid: uuid_to(*uuid),
@@ -94,12 +96,28 @@ fn op_to(op: &Op) -> pb::Op {
             done: Some(chain_outcome_to(done)),
             time_ms: *time,
         }),
-        Op::Attempt { uuid, attempt } => {
-            O::Attempt(pb::Attempt { uuid: uuid_to(*uuid), attempt: *attempt })
+        Op::Attempt { uuid, attempt, ended } => O::Attempt(pb::Attempt {
+            uuid: uuid_to(*uuid),
+            attempt: *attempt,
+            ended: ended.as_ref().map(attempt_end_to),
+        }),
+        Op::Cancel { uuid } => O::Cancel(pb::Cancel { uuid: uuid_to(*uuid) }),
+        Op::Park { uuid } => O::Park(pb::Park { uuid: uuid_to(*uuid) }),
+        Op::Resume { uuid } => O::Resume(pb::Resume { uuid: uuid_to(*uuid) }),
+        Op::Discard { uuids } => {
+            O::Discard(pb::Discard { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
+        }
+        Op::Redrive { uuid, new } => {
+            O::Redrive(pb::Redrive { uuid: uuid_to(*uuid), new: uuid_to(*new) })
         }
         Op::Settle { to, numbers } => {
             O::Settle(pb::Settle { to: Some(partition_to(to)), numbers: numbers.clone() })
         }
+        Op::StepDone { to, number, outcome } => O::StepDone(pb::StepDone {
+            to: Some(partition_to(to)),
+            number: *number,
+            outcome: Some(outcome_to(outcome)),
+        }),
         Op::Closed { sender, below, open } => O::Closed(pb::Closed {
             sender: Some(sender_to(sender)),
             below: *below,
@@ -130,6 +148,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             attempt: p.attempt,
             segment: segment_from(p.state, p.sends)?,
             settled: settled_from(p.settled)?,
+            steps: p.steps.into_iter().map(step_from).collect(),
         },
         O::Complete(c) => Op::Complete {
             uuid: uuid_from(&c.uuid)?,
@@ -145,8 +164,25 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             done: Arc::new(chain_outcome_from(h.done)?),
             time: h.time_ms,
         },
-        O::Attempt(a) => Op::Attempt { uuid: uuid_from(&a.uuid)?, attempt: a.attempt },
+        O::Attempt(a) => Op::Attempt {
+            uuid: uuid_from(&a.uuid)?,
+            attempt: a.attempt,
+            ended: a.ended.map(attempt_end_from).transpose()?,
+        },
+        O::Cancel(c) => Op::Cancel { uuid: uuid_from(&c.uuid)? },
+        O::Park(p) => Op::Park { uuid: uuid_from(&p.uuid)? },
+        O::Resume(r) => Op::Resume { uuid: uuid_from(&r.uuid)? },
+        O::Discard(d) => {
+            let uuids = d.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
+            Op::Discard { uuids }
+        }
+        O::Redrive(r) => Op::Redrive { uuid: uuid_from(&r.uuid)?, new: uuid_from(&r.new)? },
         O::Settle(s) => Op::Settle { to: partition_from(s.to)?, numbers: s.numbers },
+        O::StepDone(s) => Op::StepDone {
+            to: partition_from(s.to)?,
+            number: s.number,
+            outcome: outcome_from(s.outcome)?,
+        },
         O::Closed(c) => Op::Closed { sender: sender_from(c.sender)?, below: c.below, open: c.open },
         O::CloseChannel(c) => Op::CloseChannel {
             node: NodeId(c.node),
@@ -229,7 +265,7 @@ fn settled_from(settles: Vec<pb::Settle>) -> Result<Vec<(PartitionId, Number)>, 
 
 fn send_to(send: &Send) -> pb::Send {
     use pb::send::Owed as O;
-    let Obligation { to, owed, parent } = &send.obligation;
+    let Obligation { to, owed, parent, step_key } = &send.obligation;
     pb::Send {
         number: send.number,
         to: Some(partition_to(to)),
@@ -238,6 +274,7 @@ fn send_to(send: &Send) -> pb::Send {
             Owed::Outcome(done) => O::Outcome(chain_outcome_to(done)),
         }),
         parent: parent.map(uuid_to).unwrap_or_default(),
+        step_key: text_to(step_key),
     }
 }
 
@@ -251,8 +288,17 @@ fn send_from(send: pb::Send) -> Result<Send, Malformed> {
             O::Outcome(done) => Owed::Outcome(Arc::new(chain_outcome_from(Some(done))?)),
         },
         parent,
+        step_key: text_from(&send.step_key),
     };
     Ok(Send { number: send.number, obligation })
+}
+
+fn step_to(step: &RecordedStep) -> pb::RecordedStep {
+    pb::RecordedStep { key: step.key.to_string(), payload: Some(payload_to(&step.payload)) }
+}
+
+fn step_from(step: pb::RecordedStep) -> RecordedStep {
+    RecordedStep { key: step.key.into(), payload: payload_from(step.payload.unwrap_or_default()) }
 }
 
 // === parts that the peer plane shares ===
@@ -280,6 +326,7 @@ pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
         // Most have one step only.
         step: if invocation.step == 1 { 0 } else { invocation.step },
         home: invocation.home.as_ref().map(partition_to),
+        retry: invocation.retry.map(policy::to),
     }
 }
 
@@ -310,6 +357,7 @@ pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation,
         trace: shared(i.trace_parent),
         step: i.step.max(1),
         home: i.home.map(|home| partition_from(Some(home))).transpose()?,
+        retry: i.retry.map(policy::from),
     })
 }
 
@@ -338,6 +386,7 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
             message: owned(&e.message),
             detail: owned(&e.detail),
             payload: Some(payload_to(&e.payload)),
+            retryable: e.retryable,
         }),
         Outcome::Refused(refusal) => O::Refused(
             match refusal {
@@ -350,6 +399,7 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
             .into(),
         ),
         Outcome::Expired => O::Expired(true),
+        Outcome::Cancelled => O::Cancelled(true),
     };
     pb::Outcome { outcome: Some(outcome) }
 }
@@ -369,6 +419,7 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             message: f.message.into(),
             detail: f.detail.into(),
             payload: payload_from(f.payload.unwrap_or_default()),
+            retryable: f.retryable,
         }),
         O::Refused(refusal) => Outcome::Refused(match pb::Refusal::try_from(refusal) {
             Ok(pb::Refusal::ActorQueueFull) => Refusal::ActorQueueFull,
@@ -379,6 +430,8 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             Ok(pb::Refusal::Unspecified) | Err(_) => return Err(Malformed::Field("refused")),
         }),
         O::Expired(true) => Outcome::Expired,
+        O::Cancelled(true) => Outcome::Cancelled,
+        O::Cancelled(false) => return Err(Malformed::Field("cancelled")),
         O::Expired(false) => return Err(Malformed::Field("expired")),
     })
 }
@@ -503,7 +556,7 @@ fn state_op_from(op: pb::StateOp) -> Result<StateOp, Malformed> {
     })
 }
 
-/// `None` is the empty text: no actor has it as its id.
+/// `None` is the empty text: no actor has it as its id, and no step as its key.
 fn text_to(text: &Option<Arc<str>>) -> String {
     text.as_deref().unwrap_or_default().to_owned()
 }

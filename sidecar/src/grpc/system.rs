@@ -161,6 +161,8 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
         ("segment_bytes_max", core.segment_bytes_max as u64),
         ("segment_sends_max", core.segment_sends_max as u64),
         ("calls_per_turn_max", core.calls_per_turn_max as u64),
+        ("steps_per_invocation_max", core.steps_per_invocation_max as u64),
+        ("step_bytes_per_invocation_max", core.step_bytes_per_invocation_max as u64),
         ("closed_channels_max", core.closed_channels_max as u64),
         ("speculation_per_actor_max", core.speculation_per_actor_max.into()),
         ("records_in_flight_max", core.records_in_flight_max as u64),

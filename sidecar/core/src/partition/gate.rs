@@ -35,8 +35,8 @@ pub(super) enum Gated {
     Out { to: PartitionId, number: Number },
     /// An obligation's closing may be told.
     Closed { to: PartitionId, number: Number },
-    /// A flush is done.
-    Flushed { request: RequestId, token: TurnToken },
+    /// A flush is done: what it is answered with.
+    Flushed { request: RequestId, token: TurnToken, answer: Response },
     /// An invocation's attempt (or acceptance) is logged: it may start.
     Start { uuid: Uuid },
     /// A completion of the actor is committed.
@@ -211,7 +211,7 @@ impl Partition {
                 let (route, _) = self.route_parts(&to);
                 route.settled(env, number);
             }
-            Gated::Flushed { request, .. } => env.respond(request, Ok(Response::Ok)),
+            Gated::Flushed { request, answer, .. } => env.respond(request, Ok(answer)),
             Gated::Start { uuid } => {
                 if let Some(item) = self.reign.items.get_mut(&uuid) {
                     env.cover(Transition::WaitCommitQueued);
@@ -265,6 +265,7 @@ impl Partition {
         self.fence_due(env);
         self.close_departed(env);
         self.forget_results(env);
+        self.drop_dead(env);
         self.expire(env);
         self.retry_due(env);
         self.tick_routes(env);
@@ -303,6 +304,7 @@ impl Partition {
                 departed.map(|since| since + env.limits.departed_grace_ms),
                 oldest.map(|(at, _)| at + env.limits.result_retention_ms),
                 self.has_surplus_results(env).then_some(env.now),
+                self.dead_timeout(env),
                 reign.routes.values().filter_map(|r| r.timer()).min(),
             ];
             soonest = working.into_iter().flatten().min();
@@ -340,7 +342,7 @@ impl Partition {
 
     /// A flush that waits for its commit.
     pub(super) fn gate_flush(&mut self, env: &mut Env, request: RequestId, token: TurnToken) {
-        self.gate(env, Gated::Flushed { request, token });
+        self.gate(env, Gated::Flushed { request, token, answer: Response::Ok });
     }
 
     /// A request was refused before anything was decided.

@@ -226,6 +226,8 @@ impl Partition {
             started: false,
             cleared: false,
             retry_at: 0,
+            ended: None,
+            cancel: false,
             reply_to: Some((from, from_epoch)),
             awaiters: Vec::new(),
             stage: ItemStage::Queued,

@@ -147,6 +147,7 @@ impl Partition {
         let out = self.state.outbound.get(callee);
         let Some(obligation) = out.and_then(|out| out.open.get(&number)) else { return };
         let (is_awaited, parent) = (obligation.owed.is_awaited(), obligation.parent);
+        let is_keyed = obligation.step_key.is_some();
         let invocation = InvocationId { home: callee.clone(), uuid: obligation.owed.uuid() };
         self.answered(env, callee, &[number]);
         let child = (callee.clone(), number);
@@ -154,7 +155,11 @@ impl Partition {
             env.cover(Transition::ReplyAgain);
             return;
         }
-        self.settle_later(env, callee, [number]);
+        if is_keyed {
+            self.settle_keyed(env, (callee, number), outcome.clone());
+        } else {
+            self.settle_later(env, callee, [number]);
+        }
         let Some(parent) = parent else { return };
         let Some(item) = self.reign.items.get_mut(&parent) else {
             return env.cover(Transition::ReplyOrphan);
@@ -162,7 +167,9 @@ impl Partition {
         match &mut item.stage {
             ItemStage::Running(turn) => {
                 env.cover(Transition::ReplyRunning);
-                turn.received.push(child.clone());
+                if !is_keyed {
+                    turn.received.push(child.clone());
+                }
                 if let Some(request) = turn.calls.remove(&child) {
                     if turn.result.is_some() && turn.calls.is_empty() {
                         env.cover(Transition::ReturnedPastCalls);
@@ -177,7 +184,11 @@ impl Partition {
                 item.stage = ItemStage::Queued;
                 self.pump_item(env, parent);
             }
-            ItemStage::Queued | ItemStage::WaitSlot | ItemStage::WaitCommit | ItemStage::Moved => {
+            ItemStage::Queued
+            | ItemStage::WaitSlot
+            | ItemStage::WaitCommit
+            | ItemStage::Parked
+            | ItemStage::Moved => {
                 env.cover(Transition::ReplyEarly);
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Partition, Stage};
 use crate::cover::Transition;
-use crate::effect::{Effect, Notice, RequestError};
+use crate::effect::{CancelReason, Effect, Notice, RequestError};
 use crate::env::Env;
 use crate::event::{Cell, TailCall};
 use crate::ids::{
@@ -16,9 +16,9 @@ use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, Refusal, Stat
 use crate::record::{Op, Record};
 use crate::route::Route;
 use crate::size::Tally;
+use crate::trouble::Ended;
 
 use super::cached::ActorState;
-use super::ending::retry_pause;
 use super::gate::{Gated, InFlight};
 use super::questions::Questions;
 
@@ -172,6 +172,10 @@ pub(super) struct Item {
     pub(super) cleared: bool,
     /// No retry before this.
     pub(super) retry_at: Millis,
+    /// How the current attempt ended, if it did and that is not logged yet.
+    pub(super) ended: Option<Ended>,
+    /// Somebody asked for its end: no attempt starts any more.
+    pub(super) cancel: bool,
     /// Who gets the outcome: the node, and the epoch of the sending reign.
     pub(super) reply_to: Option<(NodeId, Epoch)>,
     /// Nodes that await the result of a `start`.
@@ -192,6 +196,8 @@ pub(super) enum ItemStage {
     WaitCommit,
     /// Its chain of tail calls goes on elsewhere; the outcome comes back here (rule C8).
     Moved,
+    /// It has lost too many hosts, and rests until somebody takes it up again.
+    Parked,
     /// Its code runs.
     Running(Box<Turn>),
 }
@@ -271,7 +277,9 @@ impl Reign {
 impl Item {
     /// Whether the current attempt may have run; not while it is yet to be logged or dispatched.
     fn attempt_ran(&self) -> bool {
-        self.started && !self.cleared && !matches!(self.stage, ItemStage::WaitCommit)
+        self.started
+            && !self.cleared
+            && !matches!(self.stage, ItemStage::WaitCommit | ItemStage::Parked)
     }
 
     pub(super) fn is_root(&self) -> bool {
@@ -304,7 +312,7 @@ impl Item {
 
 impl Partition {
     /// The own claim was read back valid: the reign begins.
-    pub(super) fn serve(&mut self, env: &mut Env, unclean: bool) {
+    pub(super) fn serve(&mut self, env: &mut Env, unclean: Option<NodeId>) {
         env.cover(Transition::ClaimingServing);
         self.stage = Stage::Serving;
         self.finish = false;
@@ -327,11 +335,12 @@ impl Partition {
             barriers: self.reign.barriers,
             ..Reign::default()
         };
-        if unclean {
+        if unclean.is_some() {
             self.reign.dispatch_after = env.now + env.limits.grace_ms;
         }
         self.restore_items(env, unclean);
         self.restore_routes(env);
+        self.park_lost(env);
         env.notice(Notice::Owned {
             partition: self.id.clone(),
             epoch: self.state.epoch,
@@ -347,13 +356,22 @@ impl Partition {
     }
 
     /// Rebuilds queues and locks from the log (rule T2: a flow with a committed `Progress` holds its actor).
-    fn restore_items(&mut self, env: &mut Env, unclean: bool) {
+    fn restore_items(&mut self, env: &mut Env, unclean: Option<NodeId>) {
+        // What this node dropped itself has lost no host.
+        let lost = unclean.filter(|node| *node != env.id);
         let mut entries: Vec<_> = self.state.entries.values().collect();
         entries.sort_by_key(|entry| entry.order);
         let (mut items, mut later) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries {
             let uuid = entry.invocation.uuid;
-            let ran = unclean || entry.ran;
+            let ran = unclean.is_some() || entry.ran;
+            let is_parked = entry.parked && env.rules.keep_parked;
+            // An invocation that kills whole nodes must not take down one after the other at full speed.
+            let (ended, retry_at) = if ran && !is_parked && !entry.moved {
+                Self::inherited(env, (entry, self.state.clock), lost)
+            } else {
+                (None, 0)
+            };
             let item = Item {
                 invocation: entry.invocation.clone(),
                 sender: entry.sender.clone(),
@@ -363,11 +381,16 @@ impl Partition {
                 started: ran || entry.attempt > 1,
                 // An attempt that was logged and never ran is the next one.
                 cleared: !ran && entry.attempt > 1,
-                // An invocation that kills whole nodes must not take down one after the other at full speed.
-                retry_at: retry_pause(entry.attempt).filter(|_| ran).map_or(0, |ms| env.now + ms),
+                retry_at,
+                ended,
+                cancel: entry.cancel,
                 reply_to: None,
                 awaiters: Vec::new(),
-                stage: if entry.moved { ItemStage::Moved } else { ItemStage::Queued },
+                stage: match () {
+                    () if entry.moved => ItemStage::Moved,
+                    () if is_parked => ItemStage::Parked,
+                    () => ItemStage::Queued,
+                },
             };
             if entry.moved {
                 env.cover(Transition::RestoreMoved);
@@ -388,6 +411,8 @@ impl Partition {
                 self.reign.deadlines.insert((deadline, uuid));
             }
             match &entry.invocation.actor {
+                // It is in nobody's way, unless it holds its actor.
+                _ if is_parked && !entry.holds => {}
                 None => {
                     self.reign.idle.insert(uuid);
                 }
@@ -486,7 +511,9 @@ impl Partition {
             }
             let ItemStage::Running(turn) = &item.stage else { continue };
             if !undelivered.contains(&token) {
-                env.emit(Effect::Cancel { session: turn.session, token: token.clone() });
+                let (session, token) = (turn.session, token.clone());
+                let reason = CancelReason::Superseded;
+                env.emit(Effect::Cancel { session, token, reason });
             }
             if turn.slot {
                 env.free_slot();
@@ -509,7 +536,7 @@ impl Partition {
             }
         }
         for (_, gated) in reign.gated {
-            if let Gated::Flushed { request, token } = gated {
+            if let Gated::Flushed { request, token, .. } = gated {
                 env.respond(request, Err(RequestError::TurnSuperseded(Box::new(token))));
             }
         }
@@ -555,11 +582,12 @@ impl Partition {
             self.log_held(env, &sender, Number::MAX);
         }
         let ran = self.reign.items.iter().filter(|(_, item)| item.attempt_ran());
-        let ran: Vec<_> = ran.map(|(uuid, item)| (*uuid, item.attempt)).collect();
-        for (uuid, attempt) in ran {
+        let ran: Vec<_> =
+            ran.map(|(uuid, item)| (*uuid, item.attempt, item.ended.clone())).collect();
+        for (uuid, attempt, ended) in ran {
             env.cover(Transition::HandOverRan);
             // The same number again: it may have run. The next one is counted when it starts.
-            self.push(env, Op::Attempt { uuid, attempt });
+            self.push(env, Op::Attempt { uuid, attempt, ended });
         }
         self.cut(env);
         self.state.seq += 1;

@@ -41,6 +41,10 @@ impl Partition {
             self.drop_unflushed(unflushed);
             return self.end(env, uuid, Outcome::Failed(error), Unflushed::default());
         }
+        if item.cancel && env.rules.heed_cancel {
+            // Somebody asked for its end: what this step did stays, and no other one follows.
+            return self.end(env, uuid, Outcome::Cancelled, unflushed);
+        }
         // The entry goes on, so it is needed in full.
         self.log_held(env, &sender, number);
         let stays = to == self.id;
@@ -59,6 +63,7 @@ impl Partition {
             trace: before.trace.clone(),
             step: before.step + 1,
             home,
+            retry: before.retry,
         });
         if stays {
             env.cover(if call.keeps_lock { Transition::TailKept } else { Transition::TailStays });
@@ -69,7 +74,8 @@ impl Partition {
                 self.enqueue(env, uuid);
             }
         } else {
-            let obligation = Obligation { to, owed: Owed::Invocation(next), parent: None };
+            let obligation =
+                Obligation { to, owed: Owed::Invocation(next), parent: None, step_key: None };
             self.buffer(&mut unflushed, obligation);
             self.complete(env, uuid, End::Passed, unflushed);
             self.pass_on(env, uuid);
@@ -92,7 +98,8 @@ impl Partition {
     ) {
         env.cover(Transition::TailHome);
         let owed = Owed::Outcome(Arc::new(ChainOutcome { uuid, outcome }));
-        self.buffer(&mut unflushed, Obligation { to: home, owed, parent: None });
+        let obligation = Obligation { to: home, owed, parent: None, step_key: None };
+        self.buffer(&mut unflushed, obligation);
         self.complete(env, uuid, End::Passed, unflushed);
     }
 
@@ -128,6 +135,7 @@ impl Partition {
         item.started = false;
         item.cleared = false;
         item.retry_at = 0;
+        item.ended = None;
         item.stage = ItemStage::Queued;
     }
 

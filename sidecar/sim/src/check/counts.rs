@@ -34,12 +34,24 @@ pub(crate) struct Counts {
     pub(crate) reads: u64,
     /// Those of them during which the actor's state changed.
     pub(crate) reads_raced: u64,
+    /// Durable steps that retries were dispatched with.
+    pub(crate) steps_recalled: u64,
+    /// Keyed calls that were answered from what is kept.
+    pub(crate) calls_recalled: u64,
     /// Turns dispatched by a reign that was over, of invocations that were done.
     pub(crate) zombie_dispatch: u64,
     /// Overlaps of code that a lagging node excuses.
     pub(crate) overlap_excused: u64,
     /// What was seen of which transitions.
     pub(crate) coverage: Coverage,
+    /// Invocations that ended as cancelled.
+    pub(crate) cancelled: u64,
+    /// Attempts that ended with an error and were followed by another one.
+    pub(crate) errors_retried: u64,
+    /// Dead letters sent again.
+    pub(crate) redriven: u64,
+    /// Invocations parked.
+    pub(crate) parked: u64,
     /// Nodes draining, for `drain_with_cross_calls`.
     draining: Vec<NodeId>,
     /// Hosts that died with turns: session, when.
@@ -48,7 +60,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 17] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 23] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -63,8 +75,14 @@ impl Counts {
             ("(chains home)", self.chains_home),
             ("(windows asked)", self.windows_asked),
             ("(outcomes cut)", self.outcomes_cut),
+            ("(cancelled)", self.cancelled),
+            ("(errors retried)", self.errors_retried),
+            ("(parked)", self.parked),
+            ("(redriven)", self.redriven),
             ("(reads)", self.reads),
             ("(reads raced)", self.reads_raced),
+            ("(steps recalled)", self.steps_recalled),
+            ("(calls recalled)", self.calls_recalled),
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
         ]

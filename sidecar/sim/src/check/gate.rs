@@ -160,6 +160,9 @@ impl Judge<'_> {
 
     fn check_client_answer(&mut self, node: NodeId, req: usize, answer: &Answer) {
         let request = &self.history.reqs[req];
+        if let Some((home, control)) = &request.control {
+            return self.check_control_answer((node, req), home, *control, answer);
+        }
         if request.reads.is_some() {
             return self.check_read(node, req, answer);
         }
@@ -197,6 +200,11 @@ impl Judge<'_> {
                 if !self.history.small_limits && request.mode.is_some() =>
             {
                 self.wrong("P9 errors", format!("{node:?} refuses q{req}: {why:?}"));
+            }
+            Ok(Response::Outcome { invocation: Some(id), outcome: Outcome::Cancelled })
+                if !self.asked_to_cancel(id.uuid) =>
+            {
+                self.wrong("P9 errors", format!("{node:?}: q{req} is cancelled, unasked"));
             }
             Ok(Response::Outcome { outcome: Outcome::Expired, .. })
                 if !request.deadline && request.awaits.is_none() =>
@@ -263,6 +271,9 @@ impl Judge<'_> {
                 let own = id.home == record.token.invocation.home;
                 let ended = self.logs[self.log_of(&id.home)].outcome(id.uuid);
                 let known = self.uuid_of_tag.get(tag);
+                if known.is_none() && what.key.is_some() {
+                    return self.check_kept_answer((run, item), id, outcome);
+                }
                 let wrong = known.is_some_and(|u| *u != id.uuid)
                     || (!own && (known.is_none() || ended.is_none_or(|e| e.outcome != *outcome)));
                 if wrong {
@@ -270,6 +281,8 @@ impl Judge<'_> {
                     self.wrong("P5 gate for replies", text);
                 }
             }
+            Ok(Response::Step(value)) => self.check_step_answer(run, item, value),
+            Err(RequestError::StepKeyReused(_)) => self.check_reused(run, item),
             Err(RequestError::Invalid(why)) => {
                 self.wrong("P9 errors", format!("r{run}.{item} is invalid: {why}"));
             }

@@ -1,7 +1,7 @@
 //! What a log means: which records are valid (rules L2, L3), what of them takes effect (T3), and
 //! what may never be found in one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
@@ -12,6 +12,8 @@ use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
 use super::Judge;
 use super::order::Lock;
+use super::policies::Standing;
+use super::steps::StepsModel;
 use crate::history::Keys;
 use crate::plan::Us;
 use crate::script::Spec;
@@ -43,6 +45,8 @@ pub(crate) struct Held {
     /// What put it in its actor's queue: not known of steps that follow in the same partition.
     pub(crate) queued_by: Option<(Sender, Number)>,
     pub(crate) actor: Option<Arc<str>>,
+    /// When it was accepted.
+    pub(crate) since: Us,
     /// The step that runs, or is to run, here.
     pub(crate) step: u32,
     pub(crate) attempt: u32,
@@ -55,6 +59,7 @@ pub(crate) struct Held {
     pub(crate) ended: Option<Ended>,
     pub(crate) closed: bool,
     pub(crate) forgotten: bool,
+    pub(crate) policy: Standing,
 }
 
 /// An obligation that a log created.
@@ -91,6 +96,8 @@ pub(crate) enum Closing {
     Outcome(Outcome),
     /// With a tail call: its tag, and whether it keeps the lock.
     Tail(u64, bool),
+    /// With a tail call that is not made, because somebody asked for the end.
+    Stopped,
 }
 
 /// An actor by the log.
@@ -122,10 +129,13 @@ pub(crate) struct LogModel {
     pub(crate) done: HashMap<(Uuid, u32), (Epoch, Offset)>,
     /// State operations that took effect, for the store: offset, actor, operations.
     pub(crate) writes: Vec<(Offset, Arc<str>, Vec<StateOp>)>,
+    /// Tells that ended without success, and were neither sent again nor dropped.
+    pub(crate) dead: BTreeSet<Uuid>,
     /// Highest sequence number seen of each epoch, also of void records (for the counts).
     pub(crate) highest: HashMap<Epoch, u64>,
     /// Last valid sequence number of each epoch.
     pub(crate) last: HashMap<Epoch, u64>,
+    pub(crate) steps: StepsModel,
 }
 
 impl Held {
@@ -152,8 +162,10 @@ impl LogModel {
             turns: HashMap::new(),
             done: HashMap::new(),
             writes: Vec::new(),
+            dead: BTreeSet::new(),
             highest: HashMap::new(),
             last: HashMap::new(),
+            steps: StepsModel::default(),
         }
     }
 
@@ -166,6 +178,15 @@ impl LogModel {
     pub(crate) fn next_reign(&self, epoch: Epoch) -> Option<&Reign> {
         self.reigns.iter().find(|r| r.epoch > epoch)
     }
+}
+
+/// What an outcome closes: a cancelled turn with effects would have gone on with a tail call.
+fn ended(outcome: &Outcome, segment: &Segment, own: usize) -> Closing {
+    let effects = !segment.state.is_empty() || segment.sends.len() > own;
+    if *outcome == Outcome::Cancelled && effects {
+        return Closing::Stopped;
+    }
+    Closing::Outcome(outcome.clone())
 }
 
 /// A `Complete`, taken apart.
@@ -266,7 +287,7 @@ impl Judge<'_> {
     pub(crate) fn meet(&mut self, invocation: &Arc<Invocation>) {
         let tag = Spec::read(&invocation.payload).tag;
         if let Some(known) = self.uuid_of_tag.insert(tag, invocation.uuid)
-            && known != invocation.uuid
+            && self.original(known) != self.original(invocation.uuid)
         {
             let text = format!("tag {tag:x} travels as {known} and as {}", invocation.uuid);
             self.wrong("P2 one request, one invocation", text);
@@ -281,8 +302,9 @@ impl Judge<'_> {
             Op::Accept { sender, number, invocation } => {
                 self.accepted(log, sender, *number, invocation);
             }
-            Op::Progress { uuid, attempt, segment, settled } => {
+            Op::Progress { uuid, attempt, segment, settled, steps } => {
                 for (to, number) in settled {
+                    self.check_unkeyed(log, self.log_of(to), *number);
                     self.settle(log, self.log_of(to), *number);
                 }
                 let Some(held) = self.logs[log].held.get(uuid) else {
@@ -294,6 +316,7 @@ impl Judge<'_> {
                     let step = held.step;
                     self.lock(log, offset, *uuid, Lock::Takes);
                     self.turn_record(log, offset, (*uuid, step, *attempt), segment, None);
+                    self.steps_logged((log, offset), (*uuid, step), segment, steps);
                 }
             }
             Op::Complete { uuid, attempt, accept, end, segment, .. } => {
@@ -304,7 +327,10 @@ impl Judge<'_> {
             Op::Outcome { sender, number, done, .. } => {
                 self.came_home(log, offset, (sender, *number), done);
             }
-            Op::Attempt { uuid, attempt } => {
+            Op::Attempt { uuid, attempt, ended } => {
+                if let Some(ended) = ended {
+                    self.attempt_ended(log, offset, *uuid, ended);
+                }
                 let model = &mut self.logs[log];
                 if let Some(held) = model.held.get_mut(uuid)
                     && held.ended.is_none()
@@ -313,9 +339,22 @@ impl Judge<'_> {
                     held.attempt = held.attempt.max(*attempt);
                 }
             }
+            Op::Cancel { uuid } => self.cancel_landed(log, offset, *uuid),
+            Op::Park { uuid } => self.parked(log, offset, *uuid),
+            Op::Resume { uuid } => self.resumed(log, offset, *uuid),
+            Op::Discard { uuids } => self.discarded(log, offset, uuids),
+            Op::Redrive { uuid, new } => self.redriven(log, offset, *uuid, *new),
             Op::Settle { to, numbers } => {
                 let to = self.log_of(to);
-                numbers.iter().for_each(|n| self.settle(log, to, *n));
+                for number in numbers {
+                    self.check_unkeyed(log, to, *number);
+                    self.settle(log, to, *number);
+                }
+            }
+            Op::StepDone { to, number, outcome } => {
+                let to = self.log_of(to);
+                self.settle(log, to, *number);
+                self.step_done((log, offset), (to, *number), outcome);
             }
             Op::Closed { sender, below, open } => self.closed(log, sender, *below, open),
             Op::CloseChannel { node, floor, open } => {
@@ -351,6 +390,7 @@ impl Judge<'_> {
             number,
             queued_by: Some((sender.clone(), number)),
             actor: invocation.actor.clone(),
+            since: self.now,
             step: invocation.step,
             attempt: 1,
             home: invocation.home.clone(),
@@ -359,6 +399,7 @@ impl Judge<'_> {
             ended: None,
             closed: false,
             forgotten: false,
+            policy: Standing::default(),
         };
         self.hold(log, invocation.uuid, held);
     }
@@ -382,6 +423,7 @@ impl Judge<'_> {
                 known.actor = held.actor;
                 known.queued_by = held.queued_by;
                 known.left = false;
+                known.policy.next_step();
             }
             Some(_) => self.wrong("P2 accepted once", format!("{id} accepts {uuid} again")),
             None => {
@@ -475,6 +517,7 @@ impl Judge<'_> {
                 number: brief.number,
                 queued_by: Some((brief.sender.clone(), brief.number)),
                 actor: brief.actor.clone(),
+                since: self.now,
                 step: 1,
                 attempt: 1,
                 home: None,
@@ -483,6 +526,7 @@ impl Judge<'_> {
                 ended: None,
                 closed: false,
                 forgotten: false,
+                policy: Standing::default(),
             };
             self.hold(log, uuid, held);
         }
@@ -505,10 +549,18 @@ impl Judge<'_> {
             &closing,
             Closing::Outcome(outcome) if !matches!(outcome, Outcome::Done(_) | Outcome::Failed(_))
         );
+        let stopped = matches!(closing, Closing::Outcome(Outcome::Cancelled));
         if ran {
             let keeps = matches!(closing, Closing::Tail(_, true));
             self.lock(log, offset, uuid, if keeps { Lock::Keeps } else { Lock::Frees });
         }
+        if stopped || matches!(closing, Closing::Stopped) {
+            self.check_cancelled(log, offset, uuid);
+        }
+        if stopped && self.holds(log, uuid) {
+            self.lock(log, offset, uuid, Lock::Frees);
+        }
+        self.check_last_error(log, offset, uuid, &closing);
         let own = segment.sends.len() - usize::from(*end == End::Passed);
         let effects = !segment.state.is_empty() || own > 0;
         if effects && matches!(&closing, Closing::Outcome(o) if !matches!(o, Outcome::Done(_))) {
@@ -531,12 +583,20 @@ impl Judge<'_> {
         }
         if ran {
             self.turn_record(log, offset, (uuid, step, attempt), segment, Some(closing));
+        } else {
+            // An outcome that no turn made still goes home.
+            self.owe(log, offset, (uuid, step, attempt), segment);
         }
         let is_tell = self.mode_of(uuid) == Some(Mode::Tell);
         let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
         match end {
             End::Outcome(outcome) => {
                 held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset });
+                let is_good = matches!(outcome, Outcome::Done(_) | Outcome::Cancelled);
+                // What was refused was never taken.
+                if is_tell && !is_good && accept.is_none() {
+                    self.logs[log].dead.insert(uuid);
+                }
             }
             End::Next { invocation, keeps_lock } => {
                 if !keeps_lock {
@@ -544,6 +604,7 @@ impl Judge<'_> {
                 }
                 held.step = invocation.step;
                 held.attempt = 1;
+                held.policy.next_step();
                 held.actor = invocation.actor.clone();
             }
             End::Passed => {
@@ -565,7 +626,7 @@ impl Judge<'_> {
         let (step, tell) = (held.step, self.mode_of(uuid) == Some(Mode::Tell));
         let id = self.logs[log].id.clone();
         let (wrong, closing) = match end {
-            End::Outcome(outcome) => (home.is_some(), Closing::Outcome(outcome.clone())),
+            End::Outcome(outcome) => (home.is_some(), ended(outcome, segment, 0)),
             End::Next { invocation, keeps_lock } => {
                 let fine = invocation.uuid == uuid
                     && invocation.step == step + 1
@@ -584,7 +645,7 @@ impl Judge<'_> {
                     }
                     Obligation::Outcome(done) => {
                         let fine = done.uuid == uuid && home == Some(&last.obligation.to);
-                        (!fine, Closing::Outcome(done.outcome.clone()))
+                        (!fine, ended(&done.outcome, segment, 1))
                     }
                 }
             }
@@ -605,9 +666,38 @@ impl Judge<'_> {
         complete: Option<Closing>,
     ) {
         let epoch = self.logs[log].epoch;
-        let Segment { state, sends } = segment;
-        let mut tags = Vec::with_capacity(sends.len());
-        for send in sends {
+        let state = &segment.state;
+        let tags = self.owe(log, offset, (uuid, step, attempt), segment);
+        let model = &mut self.logs[log];
+        let (mut before, mut bytes) = (Keys::new(), 0);
+        if let Some(actor) = model.held.get(&uuid).and_then(|h| h.actor.clone()) {
+            let actor_model = model.actors.entry(actor.clone()).or_default();
+            before = actor_model.state.clone();
+            state.iter().for_each(|op| apply(&mut actor_model.state, op));
+            bytes = actor_model.state.iter().map(entry_bytes).sum();
+            if !state.is_empty() {
+                model.writes.push((offset, actor, state.clone()));
+            }
+        }
+        let record = TurnRecord { offset, state: state.clone(), sends: tags, complete, before };
+        model.turns.entry((uuid, step, attempt, epoch)).or_default().push(record);
+        if bytes > self.history.state_bytes_max {
+            let text = format!("{}@{offset}: {uuid} leaves {bytes} bytes", self.logs[log].id);
+            self.wrong("bounds of actors", text);
+        }
+    }
+
+    /// A record creates obligations: gives the tags of what its turn sent.
+    fn owe(
+        &mut self,
+        log: usize,
+        offset: Offset,
+        (uuid, step, attempt): (Uuid, u32, u32),
+        segment: &Segment,
+    ) -> Vec<u64> {
+        let epoch = self.logs[log].epoch;
+        let mut tags = Vec::with_capacity(segment.sends.len());
+        for send in &segment.sends {
             let to = self.log_of(&send.obligation.to);
             let what = &send.obligation.owed;
             let (awaited, child) = (what.is_awaited(), what.uuid());
@@ -641,23 +731,7 @@ impl Judge<'_> {
                 self.wrong("C1 numbers are used once", text);
             }
         }
-        let model = &mut self.logs[log];
-        let (mut before, mut bytes) = (Keys::new(), 0);
-        if let Some(actor) = model.held.get(&uuid).and_then(|h| h.actor.clone()) {
-            let actor_model = model.actors.entry(actor.clone()).or_default();
-            before = actor_model.state.clone();
-            state.iter().for_each(|op| apply(&mut actor_model.state, op));
-            bytes = actor_model.state.iter().map(entry_bytes).sum();
-            if !state.is_empty() {
-                model.writes.push((offset, actor, state.clone()));
-            }
-        }
-        let record = TurnRecord { offset, state: state.clone(), sends: tags, complete, before };
-        model.turns.entry((uuid, step, attempt, epoch)).or_default().push(record);
-        if bytes > self.history.state_bytes_max {
-            let text = format!("{}@{offset}: {uuid} leaves {bytes} bytes", self.logs[log].id);
-            self.wrong("bounds of actors", text);
-        }
+        tags
     }
 
     /// C4: a call retires when its sender holds the outcome durably.

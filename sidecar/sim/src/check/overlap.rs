@@ -60,13 +60,9 @@ impl Judge<'_> {
 
     /// Whether the older reign's node lagged behind when the newer one began.
     fn may_overlap(&self, a: &Run, b: &Run) -> bool {
-        // Of one invocation the earlier step is the older (P6), but in one log the earlier reign.
+        // In one log the older reign is; elsewhere the earlier step of the invocation (P6).
         let same_log = a.token.invocation.home == b.token.invocation.home;
-        let age = |run: &Run| match a.token.invocation.uuid == b.token.invocation.uuid {
-            true if !same_log => (u64::from(run.token.step), run.token.epoch),
-            true => (run.token.epoch, u64::from(run.token.step)),
-            false => (0, run.token.epoch),
-        };
+        let age = |run: &Run| if same_log { run.token.epoch } else { u64::from(run.token.step) };
         if age(a) == age(b) {
             return false;
         }
