@@ -14,11 +14,13 @@
 //!
 //! Map of modules: [`ids`] names; [`invocation`] what is called and how it ended; [`record`] what is stored in a
 //! partition's log; [`trouble`] how attempts end that do not end it; [`message`] what nodes tell each other; [`event`]
-//! and [`effect`] the driver's interface; [`assign`] which node should own which partition; [`limits`] every bound.
+//! and [`effect`] the driver's interface; [`assign`] which node should own which partition; [`limits`] every bound;
+//! [`cover`] which transitions were taken.
 //! The machines are private: the log state (what applying a log yields), the partition (reign, turns, channels in and
 //! out), the node (routes, roots, sessions).
 
 pub mod assign;
+pub mod cover;
 pub mod effect;
 pub mod event;
 pub mod ids;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use asks::Asks;
 
 use crate::assign;
+use crate::cover::Transition;
 use crate::effect::{Append, Effect, Notice, RequestError, Response};
 use crate::env::{DirectTurn, Env, Host, SlotQueue};
 use crate::event::{Event, Members, Offer, Operation, TurnResult};
@@ -38,7 +39,7 @@ pub struct NodeConfig {
 }
 
 /// All decisions of one sidecar. See the crate's documentation for how to drive it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Node {
     env: Env,
     partitions: BTreeMap<PartitionId, Partition>,
@@ -82,7 +83,7 @@ const SETTLE_STEPS_EACH: usize = 20;
 pub const DIRECT_CONCURRENCY: &str = "concurrency";
 
 /// A direct call that has not been sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct DirectCall {
     kind: Kind,
     method: Arc<str>,
@@ -92,7 +93,7 @@ struct DirectCall {
 
 /// What a turn asked for since it invoked something of a kind that is not known yet: in program order, since a turn's
 /// operations take effect in that order (P5, P7).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct WaitingTurn {
     /// The first one is what waits for the kind.
     operations: VecDeque<(RequestId, Operation)>,
@@ -358,6 +359,12 @@ impl Node {
         sum
     }
 
+    /// How often each transition was taken, in the order of [`TRANSITIONS`](crate::cover::TRANSITIONS).
+    #[cfg(feature = "coverage")]
+    pub fn covered(&self) -> impl Iterator<Item = u32> + use<'_> {
+        self.env.covered.counts()
+    }
+
     /// Root invocations that are not finished.
     pub fn roots_open(&self) -> usize {
         self.roots.open()
@@ -431,10 +438,12 @@ impl Node {
         self.ask_due();
         self.give_up_direct();
         if self.host_gone_at.is_some_and(|at| at <= now) {
+            self.env.cover(Transition::HostAway);
             self.host_gone_at = None;
             self.offer(Vec::new());
         }
         if self.env.host_grace_until > 0 && self.env.host_grace_until <= now {
+            self.env.cover(Transition::HostGraceOver);
             self.env.host_grace_until = 0;
             self.each(|p, env| p.pump_all(env));
         }
@@ -542,6 +551,7 @@ impl Node {
         if self.env.host.as_ref().is_none_or(|h| h.session != session) {
             if dead && self.last_session == Some(session) {
                 // Known only now: nothing of it can still run.
+                self.env.cover(Transition::HostDeadLater);
                 self.env.host_grace_until = 0;
                 if self.host_gone_at.take().is_some() {
                     self.offer(Vec::new());
@@ -559,6 +569,7 @@ impl Node {
         }
         self.env.granted.clear();
         if !dead {
+            self.env.cover(Transition::HostGrace);
             self.env.host_grace_until = self.env.now + self.env.limits.grace_ms;
         }
         self.each(|p, env| p.session_lost(env, session));
@@ -725,9 +736,11 @@ impl Node {
         let Operation::Invoke { turn, target, .. } = &operation else { return };
         let kind = target.kind.clone();
         if turn.is_some() {
+            self.env.cover(Transition::TurnKindWaits);
             self.wait_in_turn(request, operation);
             return self.env.emit(Effect::EnsureKind { kind });
         }
+        self.env.cover(Transition::RootKindWaits);
         let queue = self.parked.entry(kind.clone()).or_default();
         queue.push_back((request, operation));
         self.parked_count += 1;
@@ -746,6 +759,7 @@ impl Node {
     fn uncovered(&mut self) -> Option<TurnToken> {
         let token = self.covered.iter().find(|token| !self.is_covered(token))?.clone();
         self.covered.remove(&token);
+        self.env.cover(Transition::TurnUncovered);
         Some(token)
     }
 
@@ -767,7 +781,10 @@ impl Node {
             return self.env.respond(request, Err(RequestError::Limit(hit)));
         }
         if self.is_covered(&token) {
+            self.env.cover(Transition::TurnCovered);
             self.covered.insert(token.clone());
+        } else if self.waiting_turns.contains_key(&token) {
+            self.env.cover(Transition::TurnQueues);
         }
         let waiting = self.waiting_turns.entry(token).or_default();
         waiting.operations.push_back((request, operation));
@@ -802,6 +819,7 @@ impl Node {
             (self.waiting_turns.get_mut(token), result == TurnResult::Cancelled)
         {
             waiting.result.get_or_insert(result);
+            self.env.cover(Transition::ReturnedBehind);
             return self.with(&token.invocation.home, |p, _| p.turn_returned(token));
         }
         let end = match result {
@@ -828,6 +846,7 @@ impl Node {
         if served.is_none_or(|p| p.check_turn(&self.env, token).is_err()) {
             return;
         }
+        self.env.cover(Transition::TailKindWaits);
         self.env.emit(Effect::EnsureKind { kind: call.target.kind.clone() });
         self.waiting_turns.entry(token.clone()).or_default().result = Some(result);
         self.with(&token.invocation.home, |p, _| p.turn_returned(token));

@@ -11,7 +11,7 @@ use crate::route::{Opened, Route};
 use crate::state::Outbound;
 
 /// All roots of a node, by the partition they go to.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Roots {
     channels: BTreeMap<PartitionId, Channel>,
     by_request: BTreeMap<RequestId, Waiting>,
@@ -21,7 +21,7 @@ pub(crate) struct Roots {
 }
 
 /// What a request of the component waits for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     to: PartitionId,
     number: Number,
@@ -29,7 +29,7 @@ struct Waiting {
     until: Option<Millis>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Channel {
     out: Outbound,
     route: Route,

@@ -39,7 +39,7 @@ pub(crate) struct KeyedCall {
 }
 
 /// What is known of a keyed call that a turn makes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Recall {
     /// Nothing: it is to be made.
     New,

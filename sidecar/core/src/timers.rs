@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::ids::Millis;
 
 /// One time for each key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Timers<K> {
     times: BTreeMap<K, Millis>,
     order: BTreeSet<(Millis, K)>,

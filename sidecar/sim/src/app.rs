@@ -26,6 +26,8 @@ pub(crate) struct App {
     pub(crate) session: Option<SessionId>,
     /// It said goodbye.
     pub(crate) leaving: bool,
+    /// The newest stream, open or not.
+    pub(crate) last_session: Option<SessionId>,
     /// A process said goodbye to this node, and may be gone by now.
     pub(crate) said_goodbye: bool,
     /// Runs that have not ended, of this stream.
@@ -62,6 +64,7 @@ impl World {
             app.process += 1;
         }
         app.session = Some(session);
+        app.last_session = Some(session);
         app.leaving = false;
         self.say(|| format!("n{slot} app up {session:?}"));
         self.app_says(slot, Input::Event(Event::HostUp { session, offer }));
@@ -71,12 +74,19 @@ impl World {
     pub(crate) fn app_dies(&mut self, slot: usize) {
         self.say(|| format!("n{slot} app dies"));
         self.slots[slot].app.alive = false;
+        let last = self.slots[slot].app.last_session.take();
         let at = self.now;
         let lost: Vec<usize> = (0..self.history.runs.len())
             .filter(|r| self.history.runs[*r].slot == slot && self.runs_now(*r))
             .collect();
         for run in lost {
             self.finish_run(run, End::CutOff, at);
+        }
+        if let (Some(session), None) = (last, self.slots[slot].app.session)
+            && self.slots[slot].node.is_some()
+        {
+            // Its stream had broken before: that nothing of it runs is known only now.
+            self.app_says(slot, Input::Event(Event::HostDown { session, dead: true }));
         }
         self.stream_ends(slot, true);
     }
@@ -296,6 +306,12 @@ impl World {
                 Step::Tell(target, spec) => {
                     let kind = ItemKind::Tell(spec.tag, target);
                     self.ask(run, kind, Mode::Tell, Some(spec), !pipelined);
+                }
+                Step::Leave(calls) => {
+                    for (target, spec) in calls {
+                        let kind = ItemKind::Call(spec.tag, target);
+                        self.ask(run, kind, Mode::Call, Some(spec), false);
+                    }
                 }
                 Step::Calls(calls, beside) => {
                     if !beside.is_empty() {

@@ -1,6 +1,7 @@
 //! What could be seen at the edges during a run. The checkers judge from this alone.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use kar_core::effect::{Notice, RequestError, Response};
@@ -10,6 +11,7 @@ use kar_core::message::{Control, Message};
 use kar_core::node::PartitionView;
 use kar_core::record::Record;
 
+use crate::coverage::Coverage;
 use crate::operator::Policies;
 use crate::plan::{Names, Us};
 use crate::script::{Script, Spec};
@@ -194,7 +196,7 @@ pub(crate) struct Finish {
 /// A whole run, as seen from outside.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
-    pub(crate) names: Names,
+    pub(crate) names: Rc<Names>,
     /// Bounds are small: refusals are expected.
     pub(crate) small_limits: bool,
     /// The nodes' bound of that name.
@@ -207,6 +209,8 @@ pub(crate) struct History {
     pub(crate) heeding: bool,
     /// Which slots' components register `strict`.
     pub(crate) strict: Vec<bool>,
+    /// How many events came before these: the explorer keeps them.
+    pub(crate) before: usize,
     /// How retryable errors are retried.
     pub(crate) policies: Policies,
     /// The nodes' bounds of these names.
@@ -215,6 +219,8 @@ pub(crate) struct History {
     pub(crate) events: Vec<(Us, Seen)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) reqs: Vec<Req>,
+    /// What nodes counted themselves.
+    pub(crate) covered: Coverage,
     pub(crate) finish: Finish,
 }
 

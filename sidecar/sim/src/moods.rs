@@ -72,10 +72,18 @@ pub(crate) fn leaving(profile: &mut Profile) {
 /// Stores go back, and actors are not kept in memory.
 pub(crate) fn forgetful(profile: &mut Profile) {
     profile.faults_max = 14;
-    profile.fault_weights = [4, 2, 2, 2, 4, 4, 2, 2, 2, 2, 2, 2, 2, 30];
+    profile.fault_weights = [4, 2, 2, 2, 4, 12, 2, 2, 2, 2, 6, 12, 2, 30];
     profile.uncached = 1_000;
     profile.hot = 500;
     profile.ops_max = 60;
+}
+
+/// Calls past the logs, more at once than hosts take.
+pub(crate) fn direct(profile: &mut Profile) {
+    profile.modes = [4, 2, 2, 16];
+    profile.ops_max = 100;
+    profile.faults_max = 20;
+    profile.fault_weights = [6, 20, 20, 2, 2, 2, 2, 1, 2, 2, 2, 2, 2, 0];
 }
 
 /// Owners are given up while they live or sleep, and are asked when they do not know it yet.
@@ -93,21 +101,13 @@ pub(crate) fn outdated(profile: &mut Profile) {
     profile.read_after = 800;
 }
 
-/// Long chains of tail calls, while owners change.
-pub(crate) fn wandering(profile: &mut Profile) {
-    profile.faults_max = 16;
-    profile.fault_weights = [20, 4, 4, 0, 0, 10, 2, 0, 10, 4, 4, 0, 0, 0];
-    profile.tails = 700;
-    profile.ops_max = 60;
-}
-
 impl Profile {
     /// The mood of a seed: the usual one half of the time.
     pub fn of_seed(seed: u64) -> Self {
         let mut profile = Self::default();
         let moods = [
             losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful,
-            wandering, outdated,
+            outdated, direct,
         ];
         let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
         if rng.chance(500) {

@@ -1,6 +1,7 @@
 //! What a run is made of, drawn from its seed before the run begins: the cluster, the clients'
 //! operations and the faults with their times.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use kar_core::ids::Kind;
@@ -217,7 +218,7 @@ pub(crate) struct Plan {
     pub(crate) rules: Rules,
     pub(crate) limits: Limits,
     pub(crate) small_limits: bool,
-    pub(crate) names: Names,
+    pub(crate) names: Rc<Names>,
     pub(crate) slots: Vec<SlotPlan>,
     pub(crate) ops: Vec<ClientOp>,
     pub(crate) reads: Vec<ReadOp>,
@@ -246,7 +247,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    fn new(actor_types: usize, services: usize, counts: Vec<u32>) -> Self {
+    pub(crate) fn new(actor_types: usize, services: usize, counts: Vec<u32>) -> Self {
         let actors = ["A", "B"].iter().take(actor_types).map(|n| Kind::actor(n));
         let services = ["s", "t"].iter().take(services).map(|n| Kind::service(n));
         Self {
@@ -288,6 +289,7 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         channel_timer_ms: 200,
         departed_grace_ms: 1_500,
         drain_timeout_ms: 300,
+        host_return_ms: 150,
         // A hand-over's work is bounded by these: a node that does not come to rest is found soon.
         unfinished_per_partition_max: 2_000,
         roots_per_node_max: 2_000,
@@ -314,7 +316,20 @@ fn bound_bytes(limits: &mut Limits, seed: u64, small: bool) {
         limits.window_requests_max = rng.range(1, 4) as usize;
         limits.window_bytes_max = rng.range(1, 800) as usize;
     }
+    if rng.chance(150) {
+        limits.results_per_partition_max = rng.range(0, 2) as usize;
+        limits.result_retention_ms = rng.range(50, 1_000);
+    }
+    if rng.chance(100) {
+        limits.record_bytes_target = rng.range(100, 600) as usize;
+    }
     if small {
+        limits.calls_per_turn_max = rng.range(1, 2) as usize;
+        if rng.chance(500) {
+            limits.unfinished_per_partition_max = rng.range(1, 3) as usize;
+        }
+        limits.segment_bytes_max = rng.range(100, 600) as usize;
+        limits.direct_bytes_max = rng.range(1, 40) as usize;
         limits.outbox_per_partition_max = rng.range(2, 6) as usize;
         limits.outbox_bytes_per_partition_max = rng.range(300, 2_000) as usize;
         limits.unfinished_bytes_per_partition_max = rng.range(600, 4_000) as usize;
@@ -330,7 +345,7 @@ impl Plan {
     pub(crate) fn bare(seed: u64, rules: Rules, nodes: usize) -> Self {
         let profile =
             Profile { lose_append: 0, late_append: 0, stall_message: 0, ..Profile::default() };
-        let names = Names::new(2, 1, vec![1, 1, 1]);
+        let names = Rc::new(Names::new(2, 1, vec![1, 1, 1]));
         let slot = SlotPlan { joins_at: 0, kinds: vec![0, 1, 2], concurrency: 16, strict: false };
         Self {
             seed,
@@ -355,7 +370,7 @@ impl Plan {
         let mut rng = Rng::new(seed);
         let (actor_types, services) = (rng.range(1, 2) as usize, rng.range(1, 2) as usize);
         let counts = (0..actor_types + services).map(|_| rng.range(1, 3) as u32).collect();
-        let names = Names::new(actor_types, services, counts);
+        let names = Rc::new(Names::new(actor_types, services, counts));
         let slots = draw_slots(&mut rng, profile, names.kinds.len());
         let small = rng.chance(profile.small_limits);
         let mut limits = limits(&mut rng, small);

@@ -90,7 +90,7 @@ impl Stage {
     /// What each slot's component hosts; before the start.
     fn host(&mut self, kinds: &[Vec<usize>]) {
         for (slot, kinds) in kinds.iter().enumerate() {
-            self.world.plan.slots[slot].kinds.clone_from(kinds);
+            Rc::make_mut(&mut self.world.plan).slots[slot].kinds.clone_from(kinds);
         }
     }
 
@@ -139,7 +139,7 @@ impl Stage {
 
     /// What turns do, by the tag of their payload; turns of unknown tags do nothing.
     fn scripts(&mut self, scripts: Vec<(u64, Vec<Step>)>) {
-        self.world.hooks.script = Some(Box::new(move |spec, _| {
+        self.world.hooks.script = Some(Rc::new(move |spec, _| {
             let found = scripts.iter().find(|(tag, _)| *tag == spec.tag);
             let steps = found.map(|(_, steps)| steps.clone()).unwrap_or_default();
             Some(Script { steps, ..Script::default() })
@@ -266,7 +266,7 @@ fn sandwiched_claim(stage: &mut Stage) {
         Step::Think(150 * MS),
         Step::Tell(stage.world.plan.names.target(B, Some(1)), Spec { tag, ..Spec::default() }),
     ];
-    stage.world.hooks.script = Some(Box::new(move |spec, token| {
+    stage.world.hooks.script = Some(Rc::new(move |spec, token| {
         let mut steps = if spec.tag == tag { steps.clone() } else { Vec::new() };
         for step in &mut steps {
             // What an attempt makes is its own.
@@ -299,7 +299,7 @@ fn sleeping_outcall(stage: &mut Stage) {
     let warm = stage.next_tag();
     let tag = join(stage.world.plan.seed, 2);
     let steps = vec![stage.call(B, 0, 2001)];
-    stage.world.hooks.script = Some(Box::new(move |spec, token| {
+    stage.world.hooks.script = Some(Rc::new(move |spec, token| {
         let mut steps = if [warm, tag].contains(&spec.tag) { steps.clone() } else { Vec::new() };
         if let Some(Step::Calls(calls, _)) = steps.first_mut() {
             calls[0].1.tag = join(spec.tag, join(token.epoch, u64::from(token.attempt)));
@@ -440,7 +440,7 @@ fn pingpong_tail(stage: &mut Stage) {
         let names = &stage.world.plan.names;
         let (a, b) = (names.target(A, Some(0)), names.target(B, Some(0)));
         let tags = [first, 1, 2, 3];
-        Some(Box::new(move |spec, _| {
+        Some(Rc::new(move |spec, _| {
             let at = tags.iter().position(|tag| *tag == spec.tag)?;
             let next = tags.get(at + 1).map(|tag| {
                 let target = if at % 2 == 0 { b.clone() } else { a.clone() };
@@ -476,7 +476,7 @@ fn pingpong_tail(stage: &mut Stage) {
 /// hosts.
 fn drain_with_cross_calls(stage: &mut Stage) {
     stage.host(&[vec![A], vec![B], vec![2]]);
-    for slot in &mut stage.world.plan.slots {
+    for slot in &mut Rc::make_mut(&mut stage.world.plan).slots {
         slot.concurrency = 1;
     }
     stage.until_ready();
@@ -495,7 +495,7 @@ fn drain_with_cross_calls(stage: &mut Stage) {
             (back, vec![think(), call(&a1, 3), think()]),
             (3, vec![think(), call(&b1, 4), think()]),
         ];
-        Some(Box::new(move |spec, token| {
+        Some(Rc::new(move |spec, token| {
             // A retry's calls have tags of their own; the low bits say which script they run.
             let own = |tag: u64| tag == spec.tag || tag == spec.tag & 0xff && spec.mask == 0;
             let found = scripts.iter().find(|(tag, _)| own(*tag));

@@ -88,6 +88,8 @@ pub(crate) enum Step {
     Calls(Vec<(Target, Spec)>, Vec<Step>),
     /// Makes the segment durable.
     Flush,
+    /// Calls whose outcomes the turn does not wait for: it returns while they are under way (T1).
+    Leave(Vec<(Target, Spec)>),
     /// Records a value under a key, unless it is recorded.
     Once(Arc<str>),
     /// Calls with step keys, made together and waited for together.
@@ -137,7 +139,12 @@ pub(crate) fn write(
 ) -> Script {
     let uuid = token.invocation.uuid.0;
     let attempt = join(token.epoch, u64::from(token.attempt));
-    let step = join(attempt, u64::from(token.step));
+    let mut step = join(attempt, u64::from(token.step));
+    if token.step > 1 {
+        // Chains go from log to log, and epochs of different logs may be equal.
+        let home = &token.invocation.home;
+        step = join(step, join(names.kind(&home.kind) as u64, u64::from(home.index)));
+    }
     let base = join(join(uuid as u64, (uuid >> 64) as u64), step);
     let same = join(seed, spec.tag);
     let rng = Rng::new(if spec.steady { same } else { join(same, attempt) });
@@ -190,6 +197,10 @@ impl Writer<'_> {
         } else {
             None
         };
+        if tail.is_none() && self.fuel > 0 && self.rng.chance(100) {
+            let calls = self.calls();
+            steps.push(Step::Leave(calls));
+        }
         Script { steps, fails, retryable, tail, pipelined }
     }
 

@@ -2,6 +2,7 @@
 //! they act on.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use kar_core::event::{Event, Member, Members, Operation, TurnResult};
 use kar_core::ids::{Kind, Millis, NodeId, Offset, PartitionId, SessionId, TurnToken};
@@ -9,6 +10,8 @@ use kar_core::message::Message;
 use kar_core::record::Record;
 
 use crate::app::ToApp;
+use crate::coverage::Coverage;
+use crate::explore::Pending;
 use crate::history::{Finish, History, Seen, Waiter};
 use crate::log::{Fate, Landing, Reader, SimLog};
 use crate::net::Net;
@@ -33,7 +36,7 @@ const EVENTS_MAX: u64 = 400_000;
 pub(crate) const EFFECTS_MAX: u64 = 200_000;
 
 /// What is due.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Due {
     Boot { slot: usize },
     Input { slot: usize, inst: u64, input: Input },
@@ -68,7 +71,7 @@ pub(crate) enum Due {
 }
 
 /// What a node takes in.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Input {
     Event(Event),
     Log { log: usize, generation: u64, event: Event },
@@ -81,7 +84,7 @@ pub(crate) enum Input {
 
 type AppendHook = Box<dyn FnMut(usize, usize, &Record) -> Fate>;
 type MessageHook = Box<dyn FnMut(usize, usize, &Message) -> Us>;
-type ScriptHook = Box<dyn Fn(&Spec, &TurnToken) -> Option<Script>>;
+type ScriptHook = Rc<dyn Fn(&Spec, &TurnToken) -> Option<Script>>;
 
 /// Where a directed schedule takes part.
 #[derive(Default)]
@@ -94,12 +97,23 @@ pub(crate) struct Hooks {
     pub(crate) script: Option<ScriptHook>,
 }
 
+impl Clone for Hooks {
+    /// Worlds that the explorer branches off share scripts; other hooks have states of their own.
+    fn clone(&self) -> Self {
+        assert!(self.append.is_none() && self.message.is_none(), "directed worlds do not branch");
+        Self { append: None, message: None, script: self.script.clone() }
+    }
+}
+
 /// The world.
+#[derive(Clone)]
 pub(crate) struct World {
-    pub(crate) plan: Plan,
+    pub(crate) plan: Rc<Plan>,
     pub(crate) rng: Rng,
     pub(crate) now: Us,
     queue: Queue<Due>,
+    /// In an explored world, what is due without a time: the explorer chooses.
+    pub(crate) pending: Option<Pending>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) net: Net,
     pub(crate) logs: Vec<SimLog>,
@@ -117,7 +131,7 @@ pub(crate) struct World {
     /// What the core did that no driver could carry out.
     pub(crate) broken: Vec<String>,
     pub(crate) hooks: Hooks,
-    trace: bool,
+    pub(crate) trace: bool,
     steps: u64,
 }
 
@@ -135,7 +149,7 @@ impl World {
             members.kinds = known.collect();
         }
         let slots = plan.slots.len();
-        let log = SimLog { entries: Vec::new(), readers: vec![Reader::default(); slots] };
+        let log = SimLog { entries: Vec::new(), print: 0, readers: vec![Reader::default(); slots] };
         let keep_past = plan.faults.iter().any(|(_, f)| matches!(f, Fault::Rollback { .. }));
         let store = SimStore { keep_past, ..SimStore::default() };
         let mut queue = Queue::new();
@@ -162,18 +176,21 @@ impl World {
             accept_timeout: plan.limits.accept_timeout_ms * MS,
             heeding: plan.profile.run_on_max <= crate::plan::RUN_ON_MAX,
             strict: plan.slots.iter().map(|s| s.strict).collect(),
+            before: 0,
             policies: plan.policies.clone(),
             park_after: plan.limits.park_after_attempts,
             dead_letters_max: plan.limits.dead_letters_per_partition_max,
             events: Vec::new(),
             runs: Vec::new(),
             reqs: Vec::new(),
+            covered: Coverage::default(),
             finish: Finish::default(),
         };
         Self {
             rng,
             now: 0,
             queue,
+            pending: None,
             slots: (0..slots).map(|_| Slot::empty()).collect(),
             net: Net::new(slots),
             logs: vec![log; log_ids.len()],
@@ -191,7 +208,7 @@ impl World {
             hooks: Hooks::default(),
             trace,
             steps: 0,
-            plan,
+            plan: Rc::new(plan),
         }
     }
 
@@ -207,9 +224,19 @@ impl World {
         self.history.events.push((self.now, seen));
     }
 
+    /// From now on everything that may happen is chosen.
+    pub(crate) fn open(&mut self, pending: Pending) {
+        self.queue = Queue::new();
+        self.rng = Rng::still();
+        self.pending = Some(pending);
+    }
+
     /// Puts something into the queue.
     pub(crate) fn push(&mut self, at: Us, due: Due) {
-        self.queue.push(&mut self.rng, at, due);
+        match self.pending.as_mut() {
+            Some(pending) => pending.push(self.now, at, due),
+            None => self.queue.push(&mut self.rng, at, due),
+        }
     }
 
     /// Lets a node take something in later.
@@ -292,7 +319,10 @@ impl World {
         self.steps = EVENTS_MAX;
     }
 
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
+        for node in self.slots.iter().filter_map(|s| s.node.as_ref()) {
+            self.history.covered.add_node(node.covered());
+        }
         let livelock = self.steps >= EVENTS_MAX;
         let views = |s: &Slot| s.node.as_ref().map(|n| (s.id, n.partitions(), n.roots_open()));
         self.history.finish.views = self.slots.iter().filter_map(views).collect();
@@ -336,7 +366,7 @@ impl World {
         served >= used
     }
 
-    fn happen(&mut self, due: Due) {
+    pub(crate) fn happen(&mut self, due: Due) {
         match due {
             Due::Boot { slot } => self.boot(slot),
             Due::Input { slot, inst, input } => self.take(slot, inst, input),

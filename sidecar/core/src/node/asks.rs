@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::Node;
 use crate::assign;
+use crate::cover::Transition;
 use crate::effect::{RequestError, Response};
 use crate::event::Operation;
 use crate::ids::{InvocationId, Kind, Millis, NodeId, PartitionId, RequestId, Uuid};
@@ -23,7 +24,7 @@ const NOT_OWNER_PAUSE_MS: Millis = 50;
 const KIND_WAIT_MS: Millis = 1_000;
 
 /// All that is asked for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Asks {
     open: BTreeMap<RequestId, Ask>,
     /// When the membership was first seen.
@@ -33,7 +34,7 @@ pub(super) struct Asks {
 }
 
 /// One thing asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Ask {
     wanted: Wanted,
     /// Whom it was sent to.
@@ -46,7 +47,7 @@ struct Ask {
     since: Millis,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Wanted {
     /// The outcome of a started invocation, however long it takes.
     Outcome(InvocationId),
@@ -199,6 +200,7 @@ impl Node {
             Wanted::State { kind, actor, .. } => self.home_of(kind, actor),
         };
         let Some(home) = home else {
+            self.env.cover(Transition::AskKind);
             // A node that has not seen the membership yet knows no kind at all.
             let missed_since = self.asks.members_seen_at.map(|at| at.max(ask.since));
             let give_up_at = missed_since.map_or(Millis::MAX, |at| at + KIND_WAIT_MS);
@@ -316,6 +318,7 @@ impl Node {
         if hint.is_some() {
             return self.ask(request, hint);
         }
+        env.cover(Transition::AskAgain);
         let most = env.limits.channel_timer_ms;
         let pause = most.min(NOT_OWNER_PAUSE_MS << ask.refusals.min(16));
         ask.refusals += 1;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Partition;
 use super::reign::{Load, Reign};
+use crate::cover::Transition;
 use crate::effect::{Notice, RequestError};
 use crate::env::Env;
 use crate::ids::{TurnToken, Uuid};
@@ -16,7 +17,7 @@ use crate::size::entry_size;
 pub(super) type State = BTreeMap<Arc<str>, Payload>;
 
 /// An actor's state in memory.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ActorState {
     keys: State,
     /// What it takes, as its bound counts it.
@@ -193,6 +194,7 @@ impl Partition {
     pub(super) fn load(&mut self, env: &mut Env, actor: Arc<str>) -> &mut Load {
         let known = self.reign.cell.offset;
         let is_first = !self.reign.loading.contains_key(&actor);
+        env.cover(if is_first { Transition::Loads } else { Transition::LoadJoined });
         // A store that is not to be used is asked when it is again.
         if is_first && self.reign.fence_at.is_none() {
             let (partition, epoch) = (self.id.clone(), self.reign.epoch);

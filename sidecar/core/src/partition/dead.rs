@@ -74,7 +74,7 @@ impl Partition {
         self.insert_item(env, new, item);
         // Its number was reported long ago.
         self.reign.withheld.remove(&(sender, number));
-        self.enqueue(new);
+        self.enqueue(env, new);
         self.gate(env, Gated::Start { uuid: new });
         Some(Controlled::Redriven(new))
     }

@@ -3,6 +3,7 @@
 use super::Partition;
 use super::gate::Gated;
 use super::reign::{Item, ItemStage, Turn, Unflushed};
+use crate::cover::Transition;
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, SessionId, TurnToken, Uuid};
@@ -21,10 +22,12 @@ impl Partition {
         }
         let root = item.is_root();
         if !item.started && item.invocation.deadline.is_some_and(|at| at <= env.now) {
+            env.cover(Transition::QueuedEnd);
             return self.end_unstarted(env, uuid, Outcome::Expired);
         }
         // Waits for children first of all: while it does, calls of its flow get in (rule T2).
         if env.rules.child_wait && self.has_open_children(uuid) {
+            env.cover(Transition::QueuedWaitChildren);
             return self.set_stage(uuid, ItemStage::WaitChildren);
         }
         let Some(item) = self.reign.items.get(&uuid) else { return };
@@ -44,6 +47,9 @@ impl Partition {
             || self.store_is_behind(env);
         let Some(session) = env.session_for(&self.id.kind) else { return };
         if wait {
+            if !root && self.leaves_nested(env) {
+                env.cover(Transition::HandOverLeft);
+            }
             return;
         }
         let Some(item) = self.reign.items.get(&uuid) else { return };
@@ -59,6 +65,7 @@ impl Partition {
             return;
         }
         if root && !env.take_slot(&self.id, uuid) {
+            env.cover(Transition::QueuedWaitSlot);
             return self.set_stage(uuid, ItemStage::WaitSlot);
         }
         self.dispatch(env, session, uuid, root);
@@ -85,6 +92,7 @@ impl Partition {
         let (attempt, ended) = (item.attempt, item.ended.take());
         let logged = item.logged;
         if !logged {
+            env.cover(Transition::AttemptFresh);
             self.log_held(env, &sender, number);
         }
         self.push(env, Op::Attempt { uuid, attempt, ended });
@@ -93,6 +101,7 @@ impl Partition {
         if !env.rules.settled_proposals {
             return false;
         }
+        env.cover(Transition::QueuedWaitAttempt);
         self.set_stage(uuid, ItemStage::WaitCommit);
         self.gate(env, Gated::Start { uuid });
         true
@@ -109,6 +118,7 @@ impl Partition {
         if !self.reign.in_flight() {
             return false;
         }
+        env.cover(Transition::QueuedWaitStrict);
         self.set_stage(uuid, ItemStage::WaitCommit);
         self.gate(env, Gated::Start { uuid });
         true
@@ -124,6 +134,7 @@ impl Partition {
         let epoch = self.reign.epoch;
         let recorded_steps = self.recorded_steps(env, uuid);
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
+        env.cover(Transition::QueuedRunning);
         item.started = true;
         item.cleared = false;
         item.stage = ItemStage::Running(Box::new(Turn::new(session, slot)));

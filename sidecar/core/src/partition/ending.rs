@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Partition;
 use super::gate::Gated;
 use super::reign::{Item, ItemStage, TurnEnd, Unflushed};
+use crate::cover::Transition;
 use crate::effect::{CancelReason, Effect, Notice};
 use crate::env::Env;
 use crate::ids::{InvocationId, SessionId, TurnToken, Uuid};
@@ -56,11 +57,13 @@ impl Partition {
             return;
         }
         if !turn.calls.is_empty() && env.rules.child_wait {
+            env.cover(Transition::ReturnedWaits);
             return;
         }
         let stage = std::mem::replace(&mut item.stage, ItemStage::Queued);
         let ItemStage::Running(mut turn) = stage else { return };
         let Some(result) = turn.result.take() else { return };
+        env.cover(Transition::RunningEnd);
         if turn.slot {
             env.free_slot();
         }
@@ -97,6 +100,7 @@ impl Partition {
         let attempt = item.attempt;
         let stage = std::mem::replace(&mut item.stage, ItemStage::Queued);
         let ItemStage::Running(turn) = stage else { return };
+        env.cover(Transition::RunningQueued);
         let (step, actor) = (item.invocation.step, item.invocation.actor.clone());
         if actor.is_none() {
             self.reign.idle.insert(uuid);
@@ -138,6 +142,7 @@ impl Partition {
         }
         for item in self.reign.items.values_mut() {
             if matches!(item.stage, ItemStage::WaitSlot) {
+                env.cover(Transition::WaitSlotLost);
                 item.stage = ItemStage::Queued;
                 if item.invocation.actor.is_none() {
                     self.reign.idle.insert(item.invocation.uuid);
@@ -157,8 +162,10 @@ impl Partition {
             let Some(turn) = item.turn() else { continue };
             // A turn that has returned, or whose host is gone, has nobody to acknowledge.
             if turn.result.take().is_some() || turn.returned || Some(turn.session) != host {
+                env.cover(Transition::HandOverOver);
                 over.push(*uuid);
             }
+            env.cover(Transition::HandOverCancel);
             turn.cancelled = true;
             let session = turn.session;
             let invocation = InvocationId { home: self.id.clone(), uuid: *uuid };
@@ -183,6 +190,8 @@ impl Partition {
             let waits =
                 |i: &Item| !i.started && matches!(i.stage, ItemStage::Queued | ItemStage::WaitSlot);
             if self.reign.items.get(&uuid).is_some_and(waits) {
+                let slot = matches!(self.reign.items[&uuid].stage, ItemStage::WaitSlot);
+                env.cover(if slot { Transition::WaitSlotEnd } else { Transition::QueuedEnd });
                 self.end_unstarted(env, uuid, Outcome::Expired);
             }
         }
@@ -245,6 +254,10 @@ impl Partition {
             actor: item.invocation.actor.clone(),
         });
         if let Some(AcceptInBrief { sender, number, .. }) = &accept {
+            let first = self.reign.held.get(sender).and_then(|held| held.front());
+            if first.is_some_and(|(n, _)| n < number) {
+                env.cover(Transition::HeldBelow);
+            }
             self.log_held(env, sender, number - 1);
             if let Some(held) = self.reign.held.get_mut(sender) {
                 held.pop_front();
@@ -307,6 +320,7 @@ impl Partition {
             && self.reign.withheld.remove(&(item.sender.clone(), item.number)).is_some()
             && let Some((to, _)) = item.reply_to
         {
+            env.cover(Transition::WithheldTold);
             let (sender, number) = (item.sender.clone(), item.number);
             self.gate(env, Gated::Accepted { to, sender, number });
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Partition;
+use crate::cover::Transition;
 use crate::effect::{Append, Effect, RequestError, Response};
 use crate::env::Env;
 use crate::ids::{
@@ -14,7 +15,7 @@ use crate::record::{Op, Record};
 use crate::size::Tally;
 
 /// A record that was proposed and not read back yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct InFlight {
     pub(super) seq: u64,
     pub(super) proposal: ProposalId,
@@ -24,7 +25,7 @@ pub(super) struct InFlight {
 }
 
 /// Something that waits for a commit.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Gated {
     /// A message about decided things.
     Send { to: NodeId, message: Message },
@@ -56,6 +57,7 @@ impl Partition {
         let bytes = op.size();
         if self.reign.pending_bytes + bytes > env.limits.record_bytes_target {
             // A long decision gets a record of its own: together they might not fit into one.
+            env.cover(Transition::CutLong);
             self.cut(env);
         }
         let mut store = Vec::new();
@@ -68,6 +70,7 @@ impl Partition {
         self.reign.pending_bytes += bytes;
         self.reign.pending.push(op);
         if self.reign.pending_bytes >= env.limits.record_bytes_target {
+            env.cover(Transition::CutFull);
             self.cut(env);
         }
     }
@@ -86,6 +89,8 @@ impl Partition {
                 self.log_held_roots(env);
             }
             self.cut(env);
+        } else {
+            env.cover(Transition::FlushWaits);
         }
     }
 
@@ -133,6 +138,7 @@ impl Partition {
     pub(super) fn committed(&mut self, env: &mut Env, offset: Offset, proposal: ProposalId) {
         let Some(at) = self.reign.inflight.iter().position(|f| f.proposal == proposal) else {
             // Of an earlier reign of this node: void.
+            env.cover(Transition::OwnStale);
             self.state.offset = offset;
             return;
         };
@@ -170,6 +176,16 @@ impl Partition {
     }
 
     fn let_out(&mut self, env: &mut Env, gated: Gated) {
+        env.cover(match &gated {
+            Gated::Send { .. } => Transition::GateSend,
+            Gated::Accepted { .. } => Transition::GateAccepted,
+            Gated::Out { .. } => Transition::GateOut,
+            Gated::Closed { .. } => Transition::GateClosed,
+            Gated::Flushed { .. } => Transition::GateFlushed,
+            Gated::Start { .. } => Transition::GateStart,
+            Gated::Caught { .. } => Transition::GateCaught,
+            Gated::Released => Transition::GateReleased,
+        });
         match gated {
             Gated::Send { to, message } => env.send(to, message),
             Gated::Accepted { to, sender, number } => {
@@ -181,6 +197,7 @@ impl Partition {
                     && *t == to
                     && *s == sender
                 {
+                    env.cover(Transition::GateAcceptedMore);
                     numbers.push(*number);
                     self.reign.gated.pop_front();
                 }
@@ -197,6 +214,7 @@ impl Partition {
             Gated::Flushed { request, answer, .. } => env.respond(request, Ok(answer)),
             Gated::Start { uuid } => {
                 if let Some(item) = self.reign.items.get_mut(&uuid) {
+                    env.cover(Transition::WaitCommitQueued);
                     item.stage = super::reign::ItemStage::Queued;
                     item.cleared = true;
                     self.pump_item(env, uuid);

@@ -37,6 +37,7 @@ mod view;
 
 use std::collections::BTreeMap;
 
+use crate::cover::Transition;
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
 use crate::ids::{Epoch, Millis, NodeId, Offset, PartitionId, ProposalId, Sender, Uuid};
@@ -59,7 +60,7 @@ pub(crate) enum Stage {
 }
 
 /// A claim under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Claim {
     proposal: ProposalId,
     id: Uuid,
@@ -67,7 +68,7 @@ struct Claim {
 }
 
 /// One partition as this node sees it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Partition {
     pub(crate) id: PartitionId,
     pub(crate) state: LogState,
@@ -161,6 +162,11 @@ impl Partition {
 
     /// Forgets everything and reads the log from its start.
     fn read_anew(&mut self, env: &mut Env) {
+        env.cover(match self.stage {
+            Stage::Off | Stage::Reading => Transition::OffReading,
+            Stage::Claiming => Transition::ClaimTimedOut,
+            Stage::Serving => Transition::ServingReading,
+        });
         self.newest_epoch = self.newest_epoch.max(self.state.epoch);
         self.state = LogState::default();
         self.reign = Reign::default();
@@ -174,12 +180,15 @@ impl Partition {
 
     /// Stops following the log.
     fn rest(&mut self, env: &mut Env) {
+        let serves = self.serving();
+        env.cover(if serves { Transition::ServingOff } else { Transition::ReadingOff });
         self.stage = Stage::Off;
         self.finish = false;
         self.claim = None;
         self.reign = Reign::default();
         env.emit(Effect::StopLog { partition: self.id.clone() });
         for (sender, (node, _)) in std::mem::take(&mut self.opens) {
+            env.cover(Transition::OpenRefused);
             self.refuse(env, node, sender);
         }
         self.newest_epoch = self.newest_epoch.max(self.state.epoch);
@@ -234,6 +243,17 @@ impl Partition {
         if !free {
             return;
         }
+        env.cover(Transition::ReadingClaiming);
+        if own {
+            env.cover(Transition::ClaimOwnAgain);
+        }
+        let reigns = |owner: NodeId| owner != env.id && env.members.nodes.contains_key(&owner);
+        if !self.state.released && self.state.owner.is_some_and(reigns) {
+            env.cover(Transition::ClaimImpatient);
+        }
+        if !self.wanted(env) {
+            env.cover(Transition::ClaimToRelease);
+        }
         let (proposal, id) = (env.proposal(), env.uuid());
         self.claim = Some(Claim { proposal, id, since: env.now });
         self.stage = Stage::Claiming;
@@ -259,8 +279,9 @@ impl Partition {
         match self.state.admit(&env.rules, offset, record) {
             Admission::Claimed if mine => self.serve(env, unclean),
             Admission::Claimed | Admission::Released => self.try_claim(env),
-            Admission::Applied(ops) => self.reign.replayed(offset, ops),
+            Admission::Applied(ops) => self.reign.replayed(env, offset, ops),
             Admission::Void if mine => {
+                env.cover(Transition::ClaimVoid);
                 self.claim = None;
                 self.stage = Stage::Reading;
                 self.try_claim(env);
@@ -276,6 +297,7 @@ impl Partition {
             && let Some(own) = self.reign.inflight.iter().find(|f| f.seq == *seq)
         {
             // Appended before this reading began.
+            env.cover(Transition::OwnReadAnew);
             let proposal = own.proposal;
             return self.committed(env, offset, proposal);
         }
@@ -302,6 +324,7 @@ impl Partition {
             }
             Stage::Reading | Stage::Claiming => {
                 // Of an earlier reign, and no longer held here: read it as everybody does.
+                env.cover(Transition::OwnReadLater);
                 let from = self.state.offset + 1;
                 self.read_log(env, from);
             }
@@ -322,6 +345,7 @@ impl Partition {
             Stage::Reading => self.try_claim(env),
             Stage::Claiming if self.reign.claim_lost => {
                 // The claim's fate was unknown; it is not in the log, and would be void if it came late.
+                env.cover(Transition::ClaimNotFound);
                 self.reign.claim_lost = false;
                 self.reign.barriers = 0;
                 self.claim = None;
@@ -343,8 +367,12 @@ impl Partition {
                 self.drop_all(env, "the log broke off with records in flight", (0, None));
                 return;
             }
-            Stage::Serving => self.reign.barriers = 1,
+            Stage::Serving => {
+                env.cover(Transition::LostIdle);
+                self.reign.barriers = 1;
+            }
             Stage::Claiming => {
+                env.cover(Transition::LostClaiming);
                 self.reign.claim_lost = true;
                 // Only the end of this reading will be reported: earlier barriers are in it.
                 self.reign.barriers = 1;
@@ -358,6 +386,12 @@ impl Partition {
     pub(crate) fn resumed(&mut self, env: &mut Env) {
         // A claim under way counts, too: it may have been followed by another one.
         if matches!(self.stage, Stage::Claiming | Stage::Serving) {
+            let serves = self.serving();
+            env.cover(if serves {
+                Transition::BarrierAfterPause
+            } else {
+                Transition::BarrierClaiming
+            });
             self.hold_until_read(env);
         }
     }

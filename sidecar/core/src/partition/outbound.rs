@@ -3,6 +3,7 @@
 use super::Partition;
 use super::gate::Gated;
 use super::reign::ItemStage;
+use crate::cover::Transition;
 use crate::effect::{Notice, Response};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, NodeId, Number, PartitionId, Sender, Uuid};
@@ -138,6 +139,9 @@ impl Partition {
     ) {
         // After a `Release` nothing is decided any more: the next owner asks again.
         if !self.serving() || self.reign.released {
+            if self.serving() {
+                env.cover(Transition::ReplyReleased);
+            }
             return;
         }
         let out = self.state.outbound.get(callee);
@@ -148,6 +152,7 @@ impl Partition {
         self.answered(env, callee, &[number]);
         let child = (callee.clone(), number);
         if !is_awaited || !self.reign.outcomes.insert(child.clone()) {
+            env.cover(Transition::ReplyAgain);
             return;
         }
         if is_keyed {
@@ -156,19 +161,26 @@ impl Partition {
             self.settle_later(env, callee, [number]);
         }
         let Some(parent) = parent else { return };
-        let Some(item) = self.reign.items.get_mut(&parent) else { return };
+        let Some(item) = self.reign.items.get_mut(&parent) else {
+            return env.cover(Transition::ReplyOrphan);
+        };
         match &mut item.stage {
             ItemStage::Running(turn) => {
+                env.cover(Transition::ReplyRunning);
                 if !is_keyed {
                     turn.received.push(child.clone());
                 }
                 if let Some(request) = turn.calls.remove(&child) {
+                    if turn.result.is_some() && turn.calls.is_empty() {
+                        env.cover(Transition::ReturnedPastCalls);
+                    }
                     let invocation = Some(invocation);
                     env.respond(request, Ok(Response::Outcome { invocation, outcome }));
                     self.maybe_end(env, parent);
                 }
             }
             ItemStage::WaitChildren => {
+                env.cover(Transition::ReplyChildren);
                 item.stage = ItemStage::Queued;
                 self.pump_item(env, parent);
             }
@@ -176,7 +188,9 @@ impl Partition {
             | ItemStage::WaitSlot
             | ItemStage::WaitCommit
             | ItemStage::Parked
-            | ItemStage::Moved => {}
+            | ItemStage::Moved => {
+                env.cover(Transition::ReplyEarly);
+            }
         }
     }
 
@@ -219,12 +233,14 @@ impl Partition {
         let out = self.state.outbound.get(receiver);
         let Some(obligation) = out.and_then(|out| out.open.get(&number)) else { return };
         if !obligation.owed.is_awaited() {
+            env.cover(Transition::GoneTell);
             return self.accepted(env, receiver, &[number]);
         }
         let child = (receiver.clone(), number);
         if self.reign.outcomes.contains(&child) || !self.reign.doubted.insert(child) {
             return;
         }
+        env.cover(Transition::GoneDoubted);
         // A successor may have closed it, and its claim not be read yet: only the log tells who is wrong. Nothing is
         // dispatched meanwhile.
         self.hold_until_read(env);
@@ -237,6 +253,9 @@ impl Partition {
                 && !self.reign.outcomes.contains(&(to.clone(), *number))
         };
         let broken = self.reign.doubted.iter().any(still_open);
+        if !broken && !self.reign.doubted.is_empty() {
+            env.cover(Transition::DoubtSettled);
+        }
         self.reign.doubted.clear();
         if broken {
             env.notice(Notice::BrokenInvariant { what: "an open call's number has retired" });
@@ -254,6 +273,7 @@ impl Partition {
             if numbers.is_empty() {
                 continue;
             }
+            env.cover(Transition::LogSettled);
             self.push(env, Op::Settle { to: to.clone(), numbers: numbers.clone() });
             self.gate_closed(env, numbers.into_iter().map(|n| (to.clone(), n)));
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::Partition;
 use super::gate::Gated;
+use crate::cover::Transition;
 use crate::effect::Effect;
 use crate::env::Env;
 use crate::ids::{NodeId, RequestId, Uuid};
@@ -21,7 +22,7 @@ use super::reign::{AWAITERS_MAX, Reign};
 const QUESTIONS_MAX: usize = 16_384;
 
 /// What is asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Question {
     /// The outcome of a started invocation that is not known here.
     Outcome(Uuid),
@@ -35,7 +36,7 @@ pub(super) enum Question {
 type Asked = BTreeMap<(NodeId, RequestId), Question>;
 
 /// Questions that wait until the reign is proved to be current.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Questions {
     /// Answered when the barrier under way is reached.
     covered: Asked,
@@ -85,11 +86,13 @@ impl Partition {
     /// An owner has read to an end of the log.
     pub(super) fn end_reached(&mut self, env: &mut Env) {
         if self.reign.questions.reached() {
+            env.cover(Transition::Questions);
             self.answer_questions(env);
         }
         if self.reign.barriers > 0 {
             self.reign.barriers -= 1;
             if self.reign.barriers == 0 {
+                env.cover(Transition::BarrierPassed);
                 self.check_doubted(env);
             }
             self.pump_all(env);
@@ -132,6 +135,7 @@ impl Partition {
             if item.awaiters.len() >= AWAITERS_MAX {
                 item.awaiters.remove(0);
             }
+            env.cover(Transition::AwaitWaits);
             item.awaiters.push((from, request));
             return true;
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::{Partition, Stage};
+use crate::cover::Transition;
 use crate::effect::{CancelReason, Effect, Notice, RequestError};
 use crate::env::Env;
 use crate::event::{Cell, TailCall};
@@ -25,7 +26,7 @@ use super::questions::Questions;
 pub(super) const AWAITERS_MAX: usize = 1024;
 
 /// What an owner holds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reign {
     /// The epoch: goes with every turn token.
     pub(super) epoch: Epoch,
@@ -128,7 +129,7 @@ pub(crate) struct Reign {
 }
 
 /// A read that waits for a load.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct WaitingRead {
     pub(super) request: RequestId,
     pub(super) reader: Reader,
@@ -137,7 +138,7 @@ pub(super) struct WaitingRead {
 }
 
 /// Who reads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Reader {
     /// A turn of the actor.
     Turn(TurnToken),
@@ -146,7 +147,7 @@ pub(super) enum Reader {
 }
 
 /// A load of an actor's state under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Load {
     /// What the store was known to hold when the load began: less means that it was rolled back.
     pub(super) known: Offset,
@@ -157,7 +158,7 @@ pub(super) struct Load {
 }
 
 /// An unfinished invocation at its owner.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Item {
     pub(super) invocation: Arc<Invocation>,
     pub(super) sender: Sender,
@@ -183,7 +184,7 @@ pub(super) struct Item {
 }
 
 /// Where an unfinished invocation stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum ItemStage {
     /// Waits for the actor, a host, a slot, the grace, …
     Queued,
@@ -202,7 +203,7 @@ pub(super) enum ItemStage {
 }
 
 /// One attempt in user code.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Turn {
     pub(super) session: SessionId,
     pub(super) unflushed: Unflushed,
@@ -221,7 +222,7 @@ pub(super) struct Turn {
 }
 
 /// What a turn did since its last flush: durable as a whole, or not at all (P5).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Unflushed {
     /// State operations.
     pub(super) state: Vec<StateOp>,
@@ -232,7 +233,7 @@ pub(super) struct Unflushed {
 }
 
 /// How a turn ended in user code.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum TurnEnd {
     /// With the invocation's outcome.
     Outcome(Outcome),
@@ -243,7 +244,7 @@ pub(crate) enum TurnEnd {
 }
 
 /// A busy actor.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Actor {
     /// The flow that holds it: turns stacked by re-entrancy, the topmost last.
     pub(super) stack: Vec<Uuid>,
@@ -256,7 +257,7 @@ pub(super) struct Actor {
 }
 
 /// What a sender said of its channel.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Statement {
     /// Epoch of the sending partition's reign that made it; 0 for nodes.
     pub(super) from_epoch: Epoch,
@@ -312,6 +313,7 @@ impl Item {
 impl Partition {
     /// The own claim was read back valid: the reign begins.
     pub(super) fn serve(&mut self, env: &mut Env, unclean: Option<NodeId>) {
+        env.cover(Transition::ClaimingServing);
         self.stage = Stage::Serving;
         self.finish = false;
         self.claim = None;
@@ -391,10 +393,18 @@ impl Partition {
                 },
             };
             if entry.moved {
+                env.cover(Transition::RestoreMoved);
                 items.push((uuid, item));
                 continue;
             }
+            if ran {
+                env.cover(Transition::RestoreRan);
+            }
+            if item.cleared {
+                env.cover(Transition::RestoreCleared);
+            }
             if item.retry_at > 0 {
+                env.cover(Transition::RestorePaused);
                 self.reign.retries.insert((item.retry_at, uuid));
             }
             if let (Some(deadline), false) = (entry.invocation.deadline, item.started) {
@@ -407,6 +417,7 @@ impl Partition {
                     self.reign.idle.insert(uuid);
                 }
                 Some(actor) if entry.holds && env.rules.kept_lock => {
+                    env.cover(Transition::RestoreHolds);
                     self.reign.actors.entry(actor.clone()).or_default().stack.push(uuid);
                 }
                 Some(_) => later.push(uuid),
@@ -417,7 +428,7 @@ impl Partition {
             self.insert_item(env, uuid, item);
         }
         for uuid in later {
-            self.enqueue(uuid);
+            self.enqueue(env, uuid);
         }
     }
 
@@ -428,6 +439,7 @@ impl Partition {
         let bytes = item.invocation.size();
         let withheld = from_log && !item.invocation.is_awaited() && self.full(env, bytes).is_some();
         if withheld {
+            env.cover(Transition::Withheld);
             self.reign.withheld.insert((item.sender.clone(), item.number), uuid);
         }
         self.reign.items_bytes += bytes;
@@ -462,6 +474,9 @@ impl Partition {
         for to in targets {
             self.route(&to);
             let (route, out) = self.route_parts(&to);
+            if !out.open.is_empty() {
+                env.cover(Transition::RestoreOwed);
+            }
             route.open(env, out);
         }
     }
@@ -530,6 +545,7 @@ impl Partition {
     /// The node begins to hand the partition over: no new roots start (design section 7).
     pub(super) fn begin_hand_over(&mut self, env: &mut Env) {
         if self.reign.leaving.is_none() {
+            env.cover(Transition::HandOver);
             self.reign.leaving = Some(env.now);
         }
         self.try_release(env);
@@ -538,6 +554,7 @@ impl Partition {
     /// The partition is wanted here again.
     pub(super) fn end_hand_over(&mut self, env: &mut Env) {
         if self.reign.leaving.is_some() && !self.reign.released && !self.reign.leaving_cancelled {
+            env.cover(Transition::HandOverEnded);
             self.reign.leaving = None;
             self.pump_all(env);
         }
@@ -554,18 +571,21 @@ impl Partition {
         // An orderly end tells the next owner that no code runs. Code of a host's broken stream, or of the reign before
         // an unclean take-over, may run until the grace is over (P3); `pump_all` comes back then.
         if env.now < self.reign.dispatch_after.max(env.host_grace_until) {
+            env.cover(Transition::HandOverGrace);
             return;
         }
         // Everything held goes into the log, and what may have started is logged as such: the next owner takes an
         // orderly end as proof that the rest has not.
         let senders: Vec<_> = self.reign.held.keys().cloned().collect();
         for sender in senders {
+            env.cover(Transition::HandOverHeld);
             self.log_held(env, &sender, Number::MAX);
         }
         let ran = self.reign.items.iter().filter(|(_, item)| item.attempt_ran());
         let ran: Vec<_> =
             ran.map(|(uuid, item)| (*uuid, item.attempt, item.ended.clone())).collect();
         for (uuid, attempt, ended) in ran {
+            env.cover(Transition::HandOverRan);
             // The same number again: it may have run. The next one is counted when it starts.
             self.push(env, Op::Attempt { uuid, attempt, ended });
         }
@@ -586,6 +606,7 @@ impl Partition {
         self.state.released = true;
         self.abandon(env);
         if self.wanted(env) {
+            env.cover(Transition::ReleasedWanted);
             self.read_anew(env);
         } else {
             self.rest(env);

@@ -5,6 +5,7 @@
 
 use super::Partition;
 use super::reign::{Item, ItemStage, Turn};
+use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{InvocationId, Millis, NodeId, Uuid};
@@ -62,6 +63,7 @@ impl Partition {
         if item.invocation.actor.is_none() {
             self.reign.idle.insert(uuid);
         }
+        env.cover(Transition::RetryPaused);
         self.reign.retries.insert((at, uuid));
         let ended = Some(Ended::with_error(error, at.max(self.state.clock + pause)));
         self.push(env, Op::Attempt { uuid, attempt, ended });
@@ -90,6 +92,7 @@ impl Partition {
         let pause = lost_pause(item.attempt.saturating_sub(failures));
         if let Some(pause) = pause {
             item.retry_at = env.now + pause;
+            env.cover(Transition::RetryPaused);
             self.reign.retries.insert((item.retry_at, uuid));
         }
         let error = match cause {
@@ -188,7 +191,7 @@ impl Partition {
         let stayed = item.invocation.actor.is_some() && self.holds(uuid);
         self.push(env, Op::Resume { uuid });
         if !stayed {
-            self.enqueue(uuid);
+            self.enqueue(env, uuid);
         }
         self.pump_item(env, uuid);
         true

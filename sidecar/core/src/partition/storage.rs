@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::cached::{ActorState, State};
 use super::reign::{Reader, Reign, WaitingRead};
 use super::{Partition, Stage};
+use crate::cover::Transition;
 use crate::effect::{Effect, Notice, Response};
 use crate::env::Env;
 use crate::event::Cell;
@@ -23,14 +24,18 @@ use crate::invocation::{ActorOps, StateOp};
 
 impl Reign {
     /// Committed operations found by reading the log before the reign: the store may lack them.
-    pub(super) fn replayed(&mut self, offset: Offset, ops: Vec<ActorOps>) {
+    pub(super) fn replayed(&mut self, env: &Env, offset: Offset, ops: Vec<ActorOps>) {
         if offset <= self.cell.offset {
+            if !ops.is_empty() {
+                env.cover(Transition::CellSkips);
+            }
             return;
         }
         for actor in &ops {
             self.note_unstored(actor);
         }
         if !ops.is_empty() {
+            env.cover(Transition::Replayed);
             self.store_queue.push_back((offset, self.stamp, ops));
         }
     }
@@ -108,11 +113,13 @@ impl Partition {
             return;
         }
         if cell.offset < self.reign.cell.offset {
+            env.cover(Transition::FencedBehind);
             return self.rolled_back(env);
         }
         if cell.offset > self.state.offset {
             return self.store_ahead(env, cell);
         }
+        env.cover(Transition::Fenced);
         self.reign.fenced = true;
         self.reign.cell = Cell { epoch, offset: cell.offset };
         self.reign.stored(cell.offset);
@@ -132,6 +139,7 @@ impl Partition {
     /// The store holds more than the log, and so something else: it is not used, and asked again later.
     fn store_ahead(&mut self, env: &mut Env, cell: Cell) {
         let (partition, log) = (self.id.clone(), self.state.offset);
+        env.cover(Transition::StoreAhead);
         env.notice(Notice::StoreAhead { partition, store: cell.offset, log });
         self.reign.fenced = false;
         self.reign.fence_at = Some(env.now + env.limits.append_timeout_ms);
@@ -159,6 +167,9 @@ impl Partition {
         self.reign.writing = None;
         self.reign.cell.offset = upto;
         self.reign.stored(upto);
+        if !self.reign.store_queue.is_empty() {
+            env.cover(Transition::WriteBehind);
+        }
         self.write_store(env);
         self.review_backlog(env);
     }
@@ -171,8 +182,10 @@ impl Partition {
             return;
         }
         if cell.epoch > epoch {
+            env.cover(Transition::RefusedNewer);
             return self.drop_all(env, "the store knows a newer reign", (0, None));
         }
+        env.cover(Transition::FenceAgain);
         self.reign.writing = None;
         self.fence(env);
     }
@@ -185,6 +198,7 @@ impl Partition {
         if !self.serving() {
             return;
         }
+        env.cover(Transition::StoreReset);
         self.reign.writing = None;
         self.fence(env);
         self.load_again(env);
@@ -213,15 +227,20 @@ impl Partition {
         }
         let Some(load) = self.reign.loading.get(actor) else { return };
         if cell.epoch > epoch {
+            env.cover(Transition::LoadNewer);
             return self.drop_all(env, "the store knows a newer reign", (0, None));
         }
         if cell.offset < load.known && env.rules.load_checks {
+            env.cover(Transition::LoadBehind);
             return self.rolled_back(env);
         }
         if cell.offset > self.state.offset {
             return self.store_ahead(env, cell);
         }
         let Some(load) = self.reign.loading.remove(actor) else { return };
+        if self.reign.unstored.contains_key(actor) {
+            env.cover(Transition::LoadOverlay);
+        }
         for (_, op) in self.reign.unstored.get(actor).into_iter().flatten() {
             apply(&mut state, op);
         }

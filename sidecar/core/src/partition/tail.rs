@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::Partition;
 use super::gate::Gated;
 use super::reign::{ItemStage, Unflushed};
+use crate::cover::Transition;
 use crate::env::Env;
 use crate::event::TailCall;
 use crate::ids::{NodeId, Number, PartitionId, Sender, Uuid};
@@ -32,6 +33,7 @@ impl Partition {
         let (sender, number) = (item.sender.clone(), item.number);
         let is_same = to == self.id && before.actor.is_some() && before.actor == call.target.actor;
         if call.keeps_lock && !is_same {
+            env.cover(Transition::TailRefused);
             let error = ApplicationError::of_kar(
                 "kar.INVALID_TAIL_CALL",
                 "a tail call keeps the lock only if it goes to the same actor",
@@ -64,11 +66,12 @@ impl Partition {
             retry: before.retry,
         });
         if stays {
+            env.cover(if call.keeps_lock { Transition::TailKept } else { Transition::TailStays });
             let (invocation, keeps_lock) = (next.clone(), call.keeps_lock);
             self.complete(env, uuid, End::Next { invocation, keeps_lock }, unflushed);
             self.begin_step(uuid, next);
             if !keeps_lock || !env.rules.tail_lock {
-                self.enqueue(uuid);
+                self.enqueue(env, uuid);
             }
         } else {
             let obligation =
@@ -93,6 +96,7 @@ impl Partition {
         (home, outcome): (PartitionId, Outcome),
         mut unflushed: Unflushed,
     ) {
+        env.cover(Transition::TailHome);
         let owed = Owed::Outcome(Arc::new(ChainOutcome { uuid, outcome }));
         let obligation = Obligation { to: home, owed, parent: None, step_key: None };
         self.buffer(&mut unflushed, obligation);
@@ -108,10 +112,12 @@ impl Partition {
     fn pass_on(&mut self, env: &mut Env, uuid: Uuid) {
         match self.state.entries.get(&uuid).map(|entry| entry.invocation.clone()) {
             Some(invocation) => {
+                env.cover(Transition::TailMoved);
                 self.begin_step(uuid, invocation);
                 self.set_stage(uuid, ItemStage::Moved);
             }
             None => {
+                env.cover(Transition::TailPassed);
                 if let Some(item) = self.remove_item(env, uuid) {
                     self.report_withheld(env, &item);
                 }
@@ -147,6 +153,10 @@ impl Partition {
     ) {
         self.log_held(env, &sender, number);
         let item = if self.is_moved(done.uuid) { self.remove_item(env, done.uuid) } else { None };
+        env.cover(match item {
+            Some(_) => Transition::TailOutcome,
+            None => Transition::TailOutcomeAgain,
+        });
         let outcome = done.outcome.clone();
         let op = Op::Outcome { sender: sender.clone(), number, done, time: env.now };
         self.push(env, op);
@@ -163,6 +173,7 @@ impl Partition {
         (from, sender, number): (NodeId, Sender, Number),
         invocation: Arc<Invocation>,
     ) {
+        env.cover(Transition::TailBack);
         let uuid = invocation.uuid;
         self.log_held(env, &sender, number);
         self.push(env, Op::Accept { sender: sender.clone(), number, invocation });
@@ -170,7 +181,7 @@ impl Partition {
         let Some(entry) = self.state.entries.get(&uuid) else { return };
         let invocation = entry.invocation.clone();
         self.begin_step(uuid, invocation);
-        self.enqueue(uuid);
+        self.enqueue(env, uuid);
         self.pump_item(env, uuid);
     }
 }

@@ -11,7 +11,7 @@ use crate::invocation::{Invocation, Mode, Obligation, Owed, RetryPolicy, StateOp
 use crate::record::{Op, RecordedStep, Segment};
 
 /// A call or tell that a turn makes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct TurnInvoke {
     pub(crate) to: PartitionId,
     pub(crate) uuid: Uuid,

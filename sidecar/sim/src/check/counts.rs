@@ -8,6 +8,7 @@ use kar_core::message::Message;
 use kar_core::record::{Op, Record};
 
 use super::Judge;
+use crate::coverage::Coverage;
 use crate::history::Seen;
 
 /// How often each schedule happened.
@@ -41,6 +42,8 @@ pub(crate) struct Counts {
     pub(crate) zombie_dispatch: u64,
     /// Overlaps of code that a lagging node excuses.
     pub(crate) overlap_excused: u64,
+    /// What was seen of which transitions.
+    pub(crate) coverage: Coverage,
     /// Invocations that ended as cancelled.
     pub(crate) cancelled: u64,
     /// Attempts that ended with an error and were followed by another one.
@@ -163,6 +166,7 @@ impl Judge<'_> {
     /// A message arrives: is it from another time?
     pub(crate) fn count_arrival(&mut self, to: NodeId, sent: usize) {
         let Seen::Sent { message, .. } = &self.history.events[sent].1 else { return };
+        self.counts.coverage.arrived(message);
         if let Message::Opened { resume_at, .. } = message {
             self.counts.outcomes_cut += u64::from(resume_at.is_some());
         }

@@ -209,6 +209,8 @@ impl Judge<'_> {
     ) {
         let now = self.now;
         self.count_record(log, offset, node, record);
+        let valid = self.would_be_valid(log, record);
+        self.counts.coverage.record(record, valid);
         match &**record {
             Record::Claim { after, node: by, id } => {
                 let model = &mut self.logs[log];
@@ -239,6 +241,16 @@ impl Judge<'_> {
                     self.logs[log].last.insert(*epoch, *seq);
                     ops.iter().for_each(|op| self.take_effect(log, offset, op));
                 }
+            }
+        }
+    }
+
+    /// Whether a record that has just landed is valid.
+    fn would_be_valid(&self, log: usize, record: &Record) -> bool {
+        match record {
+            Record::Claim { after, .. } => *after == self.logs[log].epoch,
+            Record::Release { epoch, seq } | Record::Batch { epoch, seq, .. } => {
+                self.is_valid(log, *epoch, *seq)
             }
         }
     }

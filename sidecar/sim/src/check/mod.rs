@@ -110,6 +110,18 @@ pub(crate) fn judge(history: &History) -> (Vec<Violation>, Counts) {
     (judge.violations, judge.counts)
 }
 
+/// Judges a run that is not over: what was seen so far, not what is still to come.
+pub(crate) fn judge_so_far(history: &History) -> Vec<Violation> {
+    let mut judge = Judge::new(history);
+    for (at, seen) in &history.events {
+        judge.now = *at;
+        judge.see(seen);
+    }
+    judge.check_overlaps();
+    judge.check_turns();
+    judge.violations
+}
+
 impl<'h> Judge<'h> {
     fn new(history: &'h History) -> Self {
         let mut ids = Vec::new();
@@ -165,12 +177,21 @@ impl<'h> Judge<'h> {
             Seen::Landed { log, offset, node, record } => {
                 self.landed(*log, *offset, *node, record);
             }
-            Seen::Sent { from, message, .. } => self.check_sent(*from, message),
+            Seen::Sent { from, message, .. } => {
+                self.counts.coverage.sent(message);
+                self.check_sent(*from, message);
+            }
             Seen::Arrived { to, sent } => self.count_arrival(*to, *sent),
             Seen::Dispatched { run } => self.check_dispatch(*run),
             Seen::Reads { req } => self.read_asked(*req),
-            Seen::Responded { node, to, answer } => self.check_answer(*node, *to, answer),
-            Seen::Noticed { node, notice } => self.check_notice(*node, notice),
+            Seen::Responded { node, to, answer } => {
+                self.counts.coverage.answer(answer);
+                self.check_answer(*node, *to, answer);
+            }
+            Seen::Noticed { node, notice } => {
+                self.counts.coverage.notice(notice);
+                self.check_notice(*node, notice);
+            }
             Seen::ClaimRead { node, log, offset } => self.claim_read(*node, *log, *offset),
             Seen::NodeUp { node } => {
                 self.nodes.insert(*node, NodeModel::default());

@@ -83,7 +83,9 @@ impl Judge<'_> {
             return self.wrong("P3 current attempt", text);
         }
         let children = model.owed.iter().filter(|(_, o)| {
-            o.parent == uuid && o.awaited && (o.attempt, o.epoch) < (own, token.epoch)
+            // What a newer reign called is not this one's business.
+            let earlier = (o.attempt, o.epoch) < (own, token.epoch) && o.epoch <= token.epoch;
+            o.parent == uuid && o.awaited && earlier
         });
         let open = children
             .filter(|((to, _), o)| self.logs[*to].outcome(o.uuid).is_none())
@@ -146,6 +148,8 @@ impl Judge<'_> {
                 && !self.logs[log]
                     .done
                     .contains_key(&(before.token.invocation.uuid, before.token.step))
+                // One that has returned and waits for its calls lets those re-enter.
+                && !self.is_inside(record, before.token.invocation.uuid)
                 && !self.is_retried(log, before)
         });
         if let Some(before) = uncommitted {
