@@ -143,6 +143,42 @@ impl Judge<'_> {
         }
     }
 
+    /// C4: a call retires when its sender holds the outcome durably.
+    pub(super) fn closed(&mut self, log: usize, sender: &Sender, below: Number, open: &[Number]) {
+        let mut early = Vec::new();
+        let numbers = self.logs[log].numbers.iter();
+        let mut closed: Vec<(Number, Uuid)> = numbers
+            .filter(|((s, n), _)| s == sender && *n < below && !open.contains(n))
+            .map(|((_, number), uuid)| (*number, *uuid))
+            .collect();
+        closed.sort_unstable();
+        for (number, uuid) in closed {
+            let held = self.logs[log].held.get(&uuid);
+            let fine = match sender {
+                Sender::Node(_) => {
+                    let ended = held.is_some_and(|h| h.ended.is_some());
+                    self.mode_of(uuid) != Some(Mode::Call) || ended
+                }
+                Sender::Log { partition, .. } => {
+                    let owed = self.logs[self.log_of(partition)].owed.get(&(log, number));
+                    owed.is_some_and(|o| !o.awaited || o.settled)
+                }
+            };
+            if !fine {
+                early.push(uuid);
+            }
+            if let Some(held) = self.logs[log].held.get_mut(&uuid)
+                && (&held.sender, held.number) == (sender, number)
+            {
+                held.closed = true;
+            }
+        }
+        for uuid in early {
+            let text = format!("{} closes {uuid}, which its sender needs", self.logs[log].id);
+            self.wrong("C4 retired only when closed", text);
+        }
+    }
+
     /// A node answers its component.
     pub(crate) fn check_answer(&mut self, node: NodeId, to: Waiter, answer: &Answer) {
         let key = match to {

@@ -5,6 +5,7 @@ mod counts;
 mod end;
 mod gate;
 mod logs;
+mod model;
 mod order;
 mod overlap;
 mod policies;
