@@ -360,7 +360,7 @@ impl Partition {
     }
 
     /// The lowest number of a channel that is not known.
-    fn next_known(&self, sender: &Sender) -> Number {
+    pub(super) fn next_known(&self, sender: &Sender) -> Number {
         let held = self.reign.held.get(sender).and_then(|h| h.back()).map(|(n, _)| n + 1);
         held.unwrap_or_else(|| self.state.inbound.get(sender).map_or(1, |i| i.next))
     }
