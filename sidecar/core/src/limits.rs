@@ -142,6 +142,7 @@ pub struct Rules {
     pub only_top: bool,
     pub tail_lock: bool,
     pub tail_home: bool,
+    pub tail_order: bool,
     /// Kept by the store: a simulated one ignores what writes expect.
     pub write_expects: bool,
     pub load_checks: bool,
@@ -231,6 +232,7 @@ impl Default for Rules {
             only_top: true,
             tail_lock: true,
             tail_home: true,
+            tail_order: true,
             write_expects: true,
             load_checks: true,
             heed_cancel: true,

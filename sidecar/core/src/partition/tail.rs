@@ -50,7 +50,9 @@ impl Partition {
         }
         // The entry goes on, so it is needed in full.
         self.log_held(env, &sender, number);
-        let passes = call.keeps_lock || !self.is_behind(call.target.actor.as_ref(), &unflushed);
+        let passes = call.keeps_lock
+            || !env.rules.tail_order
+            || !self.is_behind(call.target.actor.as_ref(), &unflushed);
         let stays = to == self.id && passes;
         let home = before
             .home
@@ -69,6 +71,11 @@ impl Partition {
             home,
             retry: before.retry,
         });
+        if stays && !call.keeps_lock {
+            // As with whatever is logged of a channel (rule C2): what came before it stays before it, also where the
+            // next owner queues it.
+            self.log_held(env, &self.as_sender(), Number::MAX);
+        }
         if stays {
             env.cover(if call.keeps_lock { Transition::TailKept } else { Transition::TailStays });
             let (invocation, keeps_lock) = (next.clone(), call.keeps_lock);
