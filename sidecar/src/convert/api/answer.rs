@@ -13,7 +13,7 @@ use pb::response::Result as Reply;
 use tonic::Status;
 
 use super::{Shape, payload_to};
-use crate::backend::{StateAnswer, StateError};
+use crate::application_state::{StateAnswer, StateError};
 use crate::convert::error::{request_error, status};
 use crate::convert::{owned, written};
 use crate::driver::outlets::Answer;

@@ -17,7 +17,7 @@ use super::field::{
     invocation_id, key, method, name, optional, payload_from, required_turn, step_key, turn,
 };
 use super::retry::retry_policy;
-use crate::backend::StateOperation;
+use crate::application_state::StateOperation;
 use crate::convert::error::{invalid_field, not_implemented};
 use crate::convert::shared;
 
