@@ -13,6 +13,7 @@ mod grpcurl;
 mod hello;
 mod hosting;
 mod python;
+mod shared;
 mod start;
 mod state;
 mod steps;

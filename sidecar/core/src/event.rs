@@ -1,6 +1,6 @@
 //! Inputs of a [`Node`](crate::Node).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ids::{
@@ -223,6 +223,8 @@ pub struct Offer {
     pub concurrency: u32,
     /// No speculation: code runs only for what is committed (rule L6 off).
     pub strict: bool,
+    /// Methods of actors that only read, by type: they may run beside each other (P4).
+    pub shared: BTreeMap<Kind, BTreeSet<Arc<str>>>,
 }
 
 /// What a component asks for.

@@ -282,7 +282,12 @@ fn who_expires_leaves_the_queue_for_slots() {
     let mut script = Script::with(&[], Limits::default());
     script.event(Event::HostUp {
         session: SessionId(1),
-        offer: Offer { kinds: vec![Kind::actor(ACCOUNT)], concurrency: 1, strict: false },
+        offer: Offer {
+            kinds: vec![Kind::actor(ACCOUNT)],
+            concurrency: 1,
+            strict: false,
+            ..Default::default()
+        },
     });
     let long = script.invoke(None, Mode::Call, "long", "m");
     let turn = script.turn("m");
@@ -343,7 +348,12 @@ fn direct_calls_are_refused_by_the_bound_that_was_hit_and_without_a_host_by_that
     assert_eq!(direct_replies(&mut script), [DirectResult::NoHost], "it ran nowhere");
     script.event(Event::HostUp {
         session: SessionId(1),
-        offer: Offer { kinds: vec![Kind::service("reads")], concurrency: 2, strict: false },
+        offer: Offer {
+            kinds: vec![Kind::service("reads")],
+            concurrency: 2,
+            strict: false,
+            ..Default::default()
+        },
     });
     direct(&mut script, 2, 2_000);
     direct(&mut script, 3, 1);
@@ -359,7 +369,12 @@ fn direct_calls_are_refused_by_the_bound_that_was_hit_and_without_a_host_by_that
     assert_eq!(direct_replies(&mut script), [DirectResult::Lost]);
     script.event(Event::HostUp {
         session: SessionId(2),
-        offer: Offer { kinds: vec![Kind::service("reads")], concurrency: 2, strict: false },
+        offer: Offer {
+            kinds: vec![Kind::service("reads")],
+            concurrency: 2,
+            strict: false,
+            ..Default::default()
+        },
     });
     for request in 5..8 {
         direct(&mut script, request, 1);

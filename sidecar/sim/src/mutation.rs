@@ -22,7 +22,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 27] = [
+pub const MUTATIONS: [Mutation; 28] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -48,6 +48,7 @@ pub const MUTATIONS: [Mutation; 27] = [
     one("await-barrier", |r| r.await_barrier = false, outdated),
     one("read-barrier", |r| r.read_barrier = false, outdated),
     one("gate-reads", |r| r.gate_reads = false, usual),
+    one("shared-apart", |r| r.shared_apart = false, contended),
     one("recorded-steps", |r| r.recorded_steps = false, usual),
     one("kept-results", |r| r.kept_results = false, usual),
 ];

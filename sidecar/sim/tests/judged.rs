@@ -54,6 +54,8 @@ fn every_schedule_really_happens_in_random_runs() {
         ("(outcomes cut)", ()),
         ("(reads raced)", ()),
         ("(steps recalled)", ()),
+        ("(shared beside)", ()),
+        ("(shared to exclusive)", ()),
         ("(calls recalled)", ()),
     ];
     let schedules = SCHEDULES.iter().map(|s| (s.name, ()));

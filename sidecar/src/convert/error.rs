@@ -23,7 +23,10 @@ fn code_of(reason: ErrorReason) -> Code {
         | ErrorReason::MalformedMessage => Code::InvalidArgument,
         ErrorReason::LimitReached | ErrorReason::MessageTooLarge => Code::ResourceExhausted,
         ErrorReason::TurnSuperseded | ErrorReason::ConditionFailed => Code::Aborted,
-        ErrorReason::TurnEnded | ErrorReason::StepKeyReused => Code::FailedPrecondition,
+        ErrorReason::TurnEnded
+        | ErrorReason::StepKeyReused
+        | ErrorReason::SharedTurn
+        | ErrorReason::SharedToExclusive => Code::FailedPrecondition,
         ErrorReason::Expired => Code::DeadlineExceeded,
         ErrorReason::OutcomeUnknown => Code::Unknown,
         ErrorReason::NoHost | ErrorReason::Draining | ErrorReason::BackendUnavailable => {
@@ -104,6 +107,7 @@ pub fn request_error(error: &RequestError) -> Status {
         RequestError::UnknownInvocation(id) => {
             status(ErrorReason::UnknownInvocation, message, [("invocation", id.to_string())])
         }
+        RequestError::SharedTurn => status(ErrorReason::SharedTurn, message, []),
         RequestError::StepKeyReused(key) => {
             status(ErrorReason::StepKeyReused, message, [("key", key.to_string())])
         }
@@ -134,7 +138,7 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_code_and_its_short_name() {
-        for number in 1..=19 {
+        for number in 1..=21 {
             let reason = ErrorReason::try_from(number).expect("reasons are numbered without gaps");
             let status = status(reason, "m", [("key", "value".to_owned())]);
             assert_ne!(status.code(), Code::Internal, "{reason:?} has no code");
@@ -144,7 +148,7 @@ mod tests {
             assert_eq!(format!("ERROR_REASON_{}", info.reason), reason.as_str_name());
             assert_eq!(info.metadata["key"], "value");
         }
-        assert!(ErrorReason::try_from(20).is_err(), "extend the loop");
+        assert!(ErrorReason::try_from(22).is_err(), "extend the loop");
     }
 
     #[test]

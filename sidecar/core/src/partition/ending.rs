@@ -173,8 +173,7 @@ impl Partition {
         for name in actors {
             if let Some(actor) = self.reign.actors.get_mut(&name) {
                 let items = &self.reign.items;
-                actor.queue.retain(|uuid| items.contains_key(uuid));
-                actor.inner.retain(|uuid| items.contains_key(uuid));
+                actor.lock.forget(|uuid| items.contains_key(uuid));
             }
             self.pump_actor(env, &name);
         }
@@ -255,7 +254,7 @@ impl Partition {
         let Some(name) = name else { return };
         let Some(actor) = self.reign.actors.get_mut(name) else { return };
         if !keeps_lock {
-            actor.stack.retain(|u| *u != uuid);
+            actor.lock.leave(uuid);
         }
         actor.ahead += 1;
         self.gate(env, Gated::Caught { actor: name.clone() });

@@ -9,7 +9,7 @@
 //! Serving  --(foreign Claim | record void, lost or too late | log lost with records in flight)--> Reading | Off
 //! ```
 //!
-//! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch` (what
+//! The parts of a reign: `inbound` (requests and channels in), `lock` (of an actor), `queue` (who is let in), `dispatch` (what
 //! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `tail` (how they go on), `steps` (what
 //! retries need not do again), `outbound` (channels out, children), `storage` and `cached` (actors' state), `questions` and
 //! `reads` (from outside turns), `gate` (proposals and what waits for them).
@@ -19,6 +19,7 @@ mod dispatch;
 mod ending;
 mod gate;
 mod inbound;
+mod lock;
 mod outbound;
 mod questions;
 mod queue;

@@ -19,6 +19,7 @@ use crate::size::Tally;
 use super::cached::ActorState;
 use super::ending::retry_pause;
 use super::gate::{Gated, InFlight};
+use super::lock::Lock;
 use super::questions::Questions;
 
 /// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
@@ -171,6 +172,8 @@ pub(super) struct Item {
     pub(super) cleared: bool,
     /// No retry before this.
     pub(super) retry_at: Millis,
+    /// It was let in as a turn of a shared method.
+    pub(super) shared: bool,
     /// Who gets the outcome: the node, and the epoch of the sending reign.
     pub(super) reply_to: Option<(NodeId, Epoch)>,
     /// Nodes that await the result of a `start`.
@@ -239,12 +242,8 @@ pub(crate) enum TurnEnd {
 /// A busy actor.
 #[derive(Debug, Default)]
 pub(super) struct Actor {
-    /// The flow that holds it: turns stacked by re-entrancy, the topmost last.
-    pub(super) stack: Vec<Uuid>,
-    /// Invocations of the holding flow that wait to be let in.
-    pub(super) inner: VecDeque<Uuid>,
-    /// Everybody else.
-    pub(super) queue: VecDeque<Uuid>,
+    /// Who holds it, and who waits.
+    pub(super) lock: Lock,
     /// Completions decided and not committed: turns that run ahead of the log (rule L6).
     pub(super) ahead: u32,
 }
@@ -363,6 +362,7 @@ impl Partition {
                 cleared: !ran && entry.attempt > 1,
                 // An invocation that kills whole nodes must not take down one after the other at full speed.
                 retry_at: retry_pause(entry.attempt).filter(|_| ran).map_or(0, |ms| env.now + ms),
+                shared: entry.holds && entry.shared,
                 reply_to: None,
                 awaiters: Vec::new(),
                 stage: if entry.moved { ItemStage::Moved } else { ItemStage::Queued },
@@ -382,7 +382,8 @@ impl Partition {
                     self.reign.idle.insert(uuid);
                 }
                 Some(actor) if entry.holds && env.rules.kept_lock => {
-                    self.reign.actors.entry(actor.clone()).or_default().stack.push(uuid);
+                    let actor = self.reign.actors.entry(actor.clone()).or_default();
+                    actor.lock.restore(uuid, entry.shared);
                 }
                 Some(_) => later.push(uuid),
             }

@@ -39,9 +39,11 @@ impl Partition {
             },
             attempt: item.attempt,
         });
-        let actors = self.reign.actors.iter().map(|(name, actor)| {
-            (name.clone(), actor.queue.len() + actor.inner.len(), !actor.stack.is_empty())
-        });
+        let actors = self
+            .reign
+            .actors
+            .iter()
+            .map(|(name, actor)| (name.clone(), actor.lock.waiting(), !actor.lock.is_free()));
         PartitionView {
             id: self.id.clone(),
             epoch: self.state.epoch,

@@ -1,12 +1,12 @@
 //! What a log means: which records are valid (rules L2, L3), what of them takes effect (T3), and
 //! what may never be found in one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use kar_core::invocation::{
-    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, StateOp,
+    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, Refusal, StateOp,
 };
 use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
@@ -102,6 +102,10 @@ pub(crate) struct ActorModel {
     pub(crate) stack: Vec<Uuid>,
     /// The last turn that ended of each sender, and its place among what that sent; re-entrant ones left out.
     pub(crate) ended: HashMap<(usize, u128), (Uuid, u64)>,
+    /// Turns of shared methods with a `Progress` and no `Complete`.
+    pub(crate) company: BTreeSet<Uuid>,
+    /// The last of shared turns that ended, of each sender, by the order sent.
+    pub(crate) ended_shared: BTreeMap<(usize, u128), (Uuid, u64)>,
 }
 
 /// A partition by its log.
@@ -272,7 +276,7 @@ impl Judge<'_> {
             Op::Accept { sender, number, invocation } => {
                 self.accepted(log, sender, *number, invocation);
             }
-            Op::Progress { uuid, attempt, segment, settled, steps } => {
+            Op::Progress { uuid, attempt, segment, settled, steps, .. } => {
                 for (to, number) in settled {
                     self.check_unkeyed(log, self.log_of(to), *number);
                     self.settle(log, self.log_of(to), *number);
@@ -499,6 +503,9 @@ impl Judge<'_> {
             return;
         }
         let (step, home) = (held.step, held.home.clone());
+        if matches!(end, End::Outcome(Outcome::Refused(Refusal::SharedToExclusive))) {
+            self.check_shared_to_exclusive(log, offset, uuid);
+        }
         let Some(closing) = self.closing(log, offset, uuid, (end, segment, home.as_ref())) else {
             return;
         };
@@ -532,6 +539,9 @@ impl Judge<'_> {
         }
         if ran {
             self.turn_record(log, offset, (uuid, step, attempt), segment, Some(closing));
+        } else {
+            // Its outcome may be owed to its home.
+            self.owes(log, offset, (uuid, step, attempt), segment);
         }
         let is_tell = self.mode_of(uuid) == Some(Mode::Tell);
         let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
@@ -605,10 +615,39 @@ impl Judge<'_> {
         segment: &Segment,
         complete: Option<Closing>,
     ) {
+        let tags = self.owes(log, offset, (uuid, step, attempt), segment);
         let epoch = self.logs[log].epoch;
-        let Segment { state, sends } = segment;
-        let mut tags = Vec::with_capacity(sends.len());
-        for send in sends {
+        let state = &segment.state;
+        let model = &mut self.logs[log];
+        let (mut before, mut bytes) = (Keys::new(), 0);
+        if let Some(actor) = model.held.get(&uuid).and_then(|h| h.actor.clone()) {
+            let actor_model = model.actors.entry(actor.clone()).or_default();
+            before = actor_model.state.clone();
+            state.iter().for_each(|op| apply(&mut actor_model.state, op));
+            bytes = actor_model.state.iter().map(entry_bytes).sum();
+            if !state.is_empty() {
+                model.writes.push((offset, actor, state.clone()));
+            }
+        }
+        let record = TurnRecord { offset, state: state.clone(), sends: tags, complete, before };
+        model.turns.entry((uuid, step, attempt, epoch)).or_default().push(record);
+        if bytes > self.history.state_bytes_max {
+            let text = format!("{}@{offset}: {uuid} leaves {bytes} bytes", self.logs[log].id);
+            self.wrong("bounds of actors", text);
+        }
+    }
+
+    /// Obligations that a record creates; gives the tags of the invocations among them.
+    fn owes(
+        &mut self,
+        log: usize,
+        offset: Offset,
+        (uuid, step, attempt): (Uuid, u32, u32),
+        segment: &Segment,
+    ) -> Vec<u64> {
+        let epoch = self.logs[log].epoch;
+        let mut tags = Vec::with_capacity(segment.sends.len());
+        for send in &segment.sends {
             let to = self.log_of(&send.obligation.to);
             let what = &send.obligation.owed;
             let (awaited, child) = (what.is_awaited(), what.uuid());
@@ -642,23 +681,7 @@ impl Judge<'_> {
                 self.wrong("C1 numbers are used once", text);
             }
         }
-        let model = &mut self.logs[log];
-        let (mut before, mut bytes) = (Keys::new(), 0);
-        if let Some(actor) = model.held.get(&uuid).and_then(|h| h.actor.clone()) {
-            let actor_model = model.actors.entry(actor.clone()).or_default();
-            before = actor_model.state.clone();
-            state.iter().for_each(|op| apply(&mut actor_model.state, op));
-            bytes = actor_model.state.iter().map(entry_bytes).sum();
-            if !state.is_empty() {
-                model.writes.push((offset, actor, state.clone()));
-            }
-        }
-        let record = TurnRecord { offset, state: state.clone(), sends: tags, complete, before };
-        model.turns.entry((uuid, step, attempt, epoch)).or_default().push(record);
-        if bytes > self.history.state_bytes_max {
-            let text = format!("{}@{offset}: {uuid} leaves {bytes} bytes", self.logs[log].id);
-            self.wrong("bounds of actors", text);
-        }
+        tags
     }
 
     /// C4: a call retires when its sender holds the outcome durably.

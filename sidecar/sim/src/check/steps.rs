@@ -10,6 +10,7 @@ use kar_core::invocation::{Outcome, Payload};
 use kar_core::record::{RecordedStep, Segment};
 
 use super::Judge;
+use super::logs::Ended;
 use crate::history::{Item, ItemKind, Run};
 
 /// Durable steps of one step of an invocation, by its log.
@@ -54,16 +55,21 @@ impl Judge<'_> {
             self.logs[log].steps.open.insert((to, number), child);
             if let Some((place, earlier)) = earlier {
                 let ended = self.logs[place].outcome(earlier).map(|ended| &ended.outcome);
-                if !matches!(ended, Some(Outcome::Refused(_) | Outcome::Expired)) {
+                if !self.logs[place].outcome(earlier).is_some_and(never_ran) {
                     wrong.push(format!("{key} calls {child}, and called {earlier}: {ended:?}"));
                 }
             }
         }
-        let model = self.logs[log].steps.by_turn.entry(turn).or_default();
         for RecordedStep { key, payload } in steps {
-            if model.calls.contains_key(key) || model.values.contains_key(key) {
+            let known = self.logs[log].steps.by_turn.get(&turn);
+            let called = known.and_then(|model| model.calls.get(key)?.last().copied());
+            let ended = called.and_then(|(to, child)| self.logs[to].outcome(child));
+            // What never ran is forgotten with its key.
+            let is_kept = called.is_some() && !ended.is_some_and(never_ran);
+            if is_kept || known.is_some_and(|model| model.values.contains_key(key)) {
                 wrong.push(format!("{key} is recorded again"));
             }
+            let model = self.logs[log].steps.by_turn.entry(turn).or_default();
             model.values.entry(key.clone()).or_insert_with(|| payload.clone());
         }
         for text in wrong {
@@ -190,6 +196,10 @@ impl Judge<'_> {
         }
         Cow::Owned(record)
     }
+}
+
+fn never_ran(ended: &Ended) -> bool {
+    matches!(ended.outcome, Outcome::Refused(_) | Outcome::Expired)
 }
 
 fn key_of(item: &Item) -> Option<&Arc<str>> {

@@ -13,6 +13,9 @@ impl Judge<'_> {
         let (uuid, attempt, epoch) = (token.invocation.uuid, token.attempt, token.epoch);
         let step = token.step;
         let log = self.log_of(&token.invocation.home);
+        if self.is_shared_run(record) {
+            self.shared_turns.insert((uuid, step));
+        }
         let tag = record.spec.tag;
         self.uuid_of_tag.entry(tag).or_insert(uuid);
         self.tag_of_uuid.entry(uuid).or_insert(tag);
@@ -133,6 +136,8 @@ impl Judge<'_> {
         let uncommitted = self.history.runs[..run].iter().rposition(|before| {
             (before.kind, before.actor) == (record.kind, Some(actor))
                 && before.token.epoch == record.token.epoch
+                // A shared turn does not stand on another one: neither changes anything.
+                && !(self.is_shared_run(before) && self.is_shared_run(record))
                 // Its result waited behind an operation of it, and was lost with its host: this is the retry.
                 && before.token.invocation != record.token.invocation
                 && before.cancel_sent.is_none_or(|at| at > self.now)

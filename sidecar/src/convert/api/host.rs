@@ -1,6 +1,6 @@
 //! Hosting: what a component offers, the turns it runs, and how they end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kar_core::effect::Turn;
 use kar_core::event::{Offer, TailCall, TurnResult};
@@ -35,12 +35,16 @@ pub enum TurnRef {
 ///
 /// The status that names the wrong field.
 pub fn offer(hello: &pb::Hello) -> Result<Option<Offer>, Status> {
-    let mut kinds = Vec::new();
+    let (mut kinds, mut shared) = (Vec::new(), BTreeMap::<_, BTreeSet<_>>::new());
     for service in &hello.services {
         kinds.push(Kind::service(name("hello.services.name", &service.name)?));
     }
     for actor_type in &hello.actor_types {
-        kinds.push(Kind::actor(name("hello.actor_types.name", &actor_type.name)?));
+        let kind = Kind::actor(name("hello.actor_types.name", &actor_type.name)?);
+        for hosted in actor_type.methods.iter().filter(|method| method.shared) {
+            shared.entry(kind.clone()).or_default().insert(method(hosted.name.clone())?);
+        }
+        kinds.push(kind);
     }
     if kinds.len() > KINDS_MAX {
         let hit = LimitHit { name: "kinds_max", limit: KINDS_MAX as u64 };
@@ -53,7 +57,7 @@ pub fn offer(hello: &pb::Hello) -> Result<Option<Offer>, Status> {
     };
     kinds.sort();
     kinds.dedup();
-    let offer = Offer { kinds, concurrency, strict: hello.strict };
+    let offer = Offer { kinds, concurrency, strict: hello.strict, shared };
     Ok((!offer.kinds.is_empty()).then_some(offer))
 }
 
