@@ -63,6 +63,7 @@ fn call(kind: &str) -> Operation {
         payload: Payload::default(),
         deadline: None,
         trace: "".into(),
+        step_key: None,
     }
 }
 

@@ -45,7 +45,8 @@ pub struct Limits {
     pub step_bytes_per_invocation_max: usize,
     /// Turns of one actor that may run ahead of the log (rule L6).
     pub speculation_per_actor_max: u32,
-    /// Records in flight per partition; beyond it decisions wait.
+    /// Records in flight per partition; beyond it decisions wait and travel together. One is being made durable, one
+    /// waits at the log for its turn, one is on its way; more would only be more messages for the same commits.
     pub records_in_flight_max: usize,
     /// Bytes of decisions after which a record is cut.
     pub record_bytes_target: usize,
@@ -155,7 +156,7 @@ impl Default for Limits {
             steps_per_invocation_max: 1_000,
             step_bytes_per_invocation_max: 4 << 20,
             speculation_per_actor_max: 256,
-            records_in_flight_max: 512,
+            records_in_flight_max: 3,
             record_bytes_target: 1 << 20,
             results_per_partition_max: 100_000,
             results_bytes_per_partition_max: 128 << 20,
@@ -172,7 +173,8 @@ impl Default for Limits {
             drain_timeout_ms: 10_000,
             store_batch_bytes: 1 << 20,
             unstored_bytes_per_partition_max: 256 << 20,
-            state_bytes_per_actor_max: 6 << 20,
+            // More than a segment, so that one turn may fill an actor; less than a message to a component.
+            state_bytes_per_actor_max: 7 << 20,
             cached_actors_max: 10_000,
             state_read_bytes_max: 16 << 20,
         }

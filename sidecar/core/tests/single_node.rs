@@ -44,6 +44,30 @@ fn calls_of_one_actor_run_one_at_a_time_and_in_order() {
 }
 
 #[test]
+fn without_speculation_a_record_takes_waiting_calls_along() {
+    let mut script = Script::new(&[]);
+    let offer = Offer {
+        kinds: vec![Kind::actor("Account")],
+        concurrency: 4,
+        strict: true,
+        ..Offer::default()
+    };
+    script.event(Event::HostUp { session: SessionId(1), offer });
+    let first = script.invoke(None, Mode::Call, "alice", "first");
+    let turn = script.turn("first");
+    let second = script.invoke(None, Mode::Call, "alice", "second");
+    let before: usize = script.logs.values().map(Vec::len).sum();
+    script.finish(&turn, done("1"));
+    // One record: the next turn need not wait for another one of its own.
+    assert_eq!(script.outcome(first), done("1"));
+    let turn = script.turn("second");
+    assert_eq!(script.logs.values().map(Vec::len).sum::<usize>(), before + 1);
+    script.finish(&turn, done("2"));
+    assert_eq!(script.outcome(second), done("2"));
+    script.assert_idle();
+}
+
+#[test]
 fn a_nested_call_may_come_back_to_its_actor() {
     let mut script = Script::new(&[Kind::actor("Account")]);
     let root = script.invoke(None, Mode::Call, "alice", "outer");

@@ -428,8 +428,8 @@ fn store_rollback(stage: &mut Stage) {
     ask(stage, 1);
 }
 
-/// A call goes from A to B and back, twice, by tail calls; each owner is killed before and after it accepts the step, and
-/// the caller's node asks the home again meanwhile.
+/// A call goes from A to B and back, twice, by tail calls; each owner is killed before and after it accepts the
+/// step, and the caller's node asks the home again meanwhile.
 fn pingpong_tail(stage: &mut Stage) {
     // The caller's node hosts nothing, and lives.
     let (hosts, from) = (vec![A, B, 2], 3);

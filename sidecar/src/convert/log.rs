@@ -15,7 +15,7 @@ use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Se
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
-use super::{Malformed, shared};
+use super::{Malformed, owned, shared};
 
 /// A record as it is stored.
 pub fn encode_record(record: &Record) -> Bytes {
@@ -298,11 +298,11 @@ pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
         uuid: uuid_to(invocation.uuid),
         mode: mode.into(),
         actor: text_to(&invocation.actor),
-        method: invocation.method.to_string(),
+        method: owned(&invocation.method),
         payload: Some(payload_to(&invocation.payload)),
         chain: chain.into(),
         deadline_ms: invocation.deadline.unwrap_or(0),
-        trace_parent: invocation.trace.to_string(),
+        trace_parent: owned(&invocation.trace),
         // Most have one step only.
         step: if invocation.step == 1 { 0 } else { invocation.step },
         home: invocation.home.as_ref().map(partition_to),
@@ -360,9 +360,9 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
     let outcome = match outcome {
         Outcome::Done(payload) => O::Done(payload_to(payload)),
         Outcome::Failed(e) => O::Failed(pb::Failure {
-            code: e.code.to_string(),
-            message: e.message.to_string(),
-            detail: e.detail.to_string(),
+            code: owned(&e.code),
+            message: owned(&e.message),
+            detail: owned(&e.detail),
             payload: Some(payload_to(&e.payload)),
         }),
         Outcome::Refused(refusal) => O::Refused(
@@ -442,7 +442,7 @@ pub fn sender_from(sender: Option<pb::Sender>) -> Result<Sender, Malformed> {
 pub fn partition_to(partition: &PartitionId) -> pb::PartitionId {
     pb::PartitionId {
         class: class_to(partition.kind.class).into(),
-        kind: partition.kind.name.to_string(),
+        kind: owned(&partition.kind.name),
         index: partition.index,
     }
 }
@@ -481,7 +481,7 @@ pub fn class_from(class: i32) -> Result<Class, Malformed> {
 
 /// A payload for the wire.
 pub fn payload_to(payload: &Payload) -> pb::Payload {
-    pb::Payload { data: payload.data.clone(), content_type: payload.content_type.to_string() }
+    pb::Payload { data: payload.data.clone(), content_type: owned(&payload.content_type) }
 }
 
 /// A payload from the wire.
@@ -511,9 +511,9 @@ fn state_op_to(op: &StateOp) -> pb::StateOp {
     use pb::state_op::Op as O;
     let op = match op {
         StateOp::Set { key, value } => {
-            O::Set(pb::Set { key: key.to_string(), value: Some(payload_to(value)) })
+            O::Set(pb::Set { key: owned(key), value: Some(payload_to(value)) })
         }
-        StateOp::Remove { key } => O::Remove(key.to_string()),
+        StateOp::Remove { key } => O::Remove(owned(key)),
         StateOp::Clear => O::Clear(true),
     };
     pb::StateOp { op: Some(op) }

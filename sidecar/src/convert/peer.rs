@@ -16,7 +16,7 @@ use super::log::{
     partition_from, partition_to, payload_from, payload_to, sender_from, sender_to, uuid_from,
     uuid_to,
 };
-use super::{Malformed, shared};
+use super::{Malformed, owned, shared};
 
 /// Invocations or actors of a partition that are shown by `Inspect`.
 const VIEW_ROWS_MAX: usize = 1_000;
@@ -103,17 +103,17 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
         Message::Read { request, partition, actor, keys } => Frame::Read(pb::Read {
             request: request.0,
             partition: Some(partition_to(partition)),
-            actor: actor.to_string(),
+            actor: owned(actor),
             keys: keys.iter().flatten().map(ToString::to_string).collect(),
             all: keys.is_none(),
         }),
         Message::ReadDone { request, result } => Frame::ReadDone(read_done_to(*request, result)),
         Message::Direct { request, kind, method, payload, trace } => Frame::Direct(pb::Direct {
             request: request.0,
-            service: kind.name.to_string(),
-            method: method.to_string(),
+            service: owned(&kind.name),
+            method: owned(method),
             payload: Some(payload_to(payload)),
-            trace_parent: trace.to_string(),
+            trace_parent: owned(trace),
         }),
         Message::DirectReply { request, result } => {
             Frame::DirectReply(direct_reply_to(*request, result))
@@ -251,7 +251,7 @@ pub fn partition_view_to(view: &PartitionView) -> pb::PartitionView {
         invocations: view.invocations.iter().take(VIEW_ROWS_MAX).map(invocation_view_to).collect(),
         actors: actors
             .map(|(actor, queued, busy)| pb::ActorView {
-                actor: actor.to_string(),
+                actor: owned(actor),
                 queued: *queued as u64,
                 busy: *busy,
             })
@@ -277,7 +277,7 @@ fn invocation_view_to(view: &InvocationView) -> pb::InvocationView {
     pb::InvocationView {
         uuid: uuid_to(view.uuid),
         actor: view.actor.as_deref().unwrap_or_default().to_owned(),
-        method: view.method.to_string(),
+        method: owned(&view.method),
         mode: mode.into(),
         phase: phase.into(),
         attempt: view.attempt,
@@ -311,7 +311,7 @@ fn read_done_to(request: RequestId, result: &ReadResult) -> pb::ReadDone {
     use pb::read_done::Result as R;
     let result = match result {
         ReadResult::State(state) => {
-            let entries = state.iter().map(|(k, v)| (k.to_string(), payload_to(v)));
+            let entries = state.iter().map(|(k, v)| (owned(k), payload_to(v)));
             R::State(pb::ActorState { entries: entries.collect() })
         }
         ReadResult::TooLong(limit) => R::TooLong(*limit),

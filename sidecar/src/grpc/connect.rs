@@ -266,10 +266,9 @@ impl Stream {
                     self.session.known_as(id, request);
                 }
             }
-            In::TurnResult(outcome) => {
+            In::TurnResult(pb::TurnOutcome { turn_token: token, result }) => {
                 self.must_host("turn_result")?;
-                let token = outcome.turn_token.clone();
-                let (turn, result) = turn_outcome(outcome, &self.shared.api.limits)?;
+                let (turn, result) = turn_outcome(&token, result, &self.shared.api.limits)?;
                 if !self.session.turn_ended(&token) {
                     return match result {
                         // The turn had ended by itself when `cancel_turn` reached the component: answered twice, said

@@ -79,6 +79,12 @@ impl Partition {
         }
         if self.reign.inflight.len() < env.limits.records_in_flight_max {
             self.log_floors(env);
+            if !env.may_speculate() {
+                // They cannot start before they are logged: a record that goes anyway takes them along, so that no
+                // record of their own stands between an actor's turns.
+                self.reign.accept_at = None;
+                self.log_held_roots(env);
+            }
             self.cut(env);
         }
     }
@@ -255,7 +261,7 @@ impl Partition {
         let reign = &self.reign;
         let some = |at: Millis| (at > 0).then_some(at);
         let leaving = reign.leaving.filter(|_| !reign.leaving_cancelled);
-        let mut times = vec![
+        let always = [
             reign.inflight.front().map(|f| f.since + env.limits.append_timeout_ms),
             leaving.map(|since| since + env.limits.drain_timeout_ms),
             reign
@@ -263,10 +269,12 @@ impl Partition {
                 .filter(|_| reign.leaving_cancelled && !reign.released)
                 .map(|since| since + env.limits.drain_timeout_ms + env.limits.grace_ms * 5),
         ];
+        let mut soonest = always.into_iter().flatten().min();
         if !reign.released {
             let departed = reign.departed.values().min();
             let oldest = self.state.results_by_age.front();
-            times.extend([
+            let working = [
+                soonest,
                 reign.accept_at,
                 reign.close_at,
                 reign.settle_at,
@@ -278,9 +286,10 @@ impl Partition {
                 oldest.map(|(at, _)| at + env.limits.result_retention_ms),
                 self.has_surplus_results(env).then_some(env.now),
                 reign.routes.values().filter_map(|r| r.timer()).min(),
-            ]);
+            ];
+            soonest = working.into_iter().flatten().min();
         }
-        times.into_iter().flatten().min()
+        soonest
     }
 
     fn has_surplus_results(&self, env: &Env) -> bool {

@@ -1,6 +1,6 @@
-//! Reads from outside turns show what is durable: one of the states that the actor had, by the log, between the question
-//! and the answer. So they never show what is not committed, and whatever was durable, hence whatever anybody can have
-//! been told, before they were asked for.
+//! Reads from outside turns show what is durable: one of the states that the actor had, by the log, between the
+//! question and the answer. So they never show what is not committed, and whatever was durable, hence whatever
+//! anybody can have been told, before they were asked for.
 
 use kar_core::effect::{RequestError, Response};
 use kar_core::ids::NodeId;

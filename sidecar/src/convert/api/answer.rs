@@ -14,6 +14,7 @@ use tonic::Status;
 use super::{Shape, payload_to};
 use crate::backend::{StateAnswer, StateError};
 use crate::convert::error::{request_error, status};
+use crate::convert::{owned, written};
 use crate::driver::outlets::Answer;
 
 /// The core's answer in the shape that was asked for.
@@ -30,7 +31,7 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
                 Ok(payload) => R::Payload(payload_to(payload, json)),
                 Err(error) => R::Error(error),
             };
-            let invocation_id = invocation.map(|i| i.to_string()).unwrap_or_default();
+            let invocation_id = invocation.map(|i| written(&i)).unwrap_or_default();
             Reply::Invoke(pb::InvokeResponse { result: Some(result), invocation_id })
         }
         (Shape::CallActor { json }, Response::Outcome { invocation, outcome }) => {
@@ -39,7 +40,7 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
                 Ok(payload) => R::Payload(payload_to(payload, json)),
                 Err(error) => R::Error(error),
             };
-            let invocation_id = invocation.map(|i| i.to_string()).unwrap_or_default();
+            let invocation_id = invocation.map(|i| written(&i)).unwrap_or_default();
             Reply::CallActor(pb::CallActorResponse { result: Some(result), invocation_id })
         }
         (Shape::Await, Response::Outcome { invocation, outcome }) => {
@@ -51,10 +52,10 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
             Reply::AwaitOutcome(pb::AwaitResponse { result: Some(result) })
         }
         (Shape::Tell, Response::Accepted { invocation }) => {
-            Reply::Tell(pb::TellResponse { invocation_id: invocation.to_string() })
+            Reply::Tell(pb::TellResponse { invocation_id: written(&invocation) })
         }
         (Shape::Start, Response::Accepted { invocation }) => {
-            Reply::Start(pb::StartResponse { invocation_id: invocation.to_string() })
+            Reply::Start(pb::StartResponse { invocation_id: written(&invocation) })
         }
         (Shape::StateGet, Response::State(state)) => {
             Reply::ActorStateGet(pb::ActorStateServiceGetResponse { entries: entries(state) })
@@ -163,7 +164,7 @@ fn bound_of(refusal: Refusal) -> &'static str {
 }
 
 fn entries(state: BTreeMap<Arc<str>, Payload>) -> HashMap<String, pb::Payload> {
-    let entries = state.into_iter().map(|(k, v)| (k.to_string(), payload_to(v, false)));
+    let entries = state.into_iter().map(|(k, v)| (owned(&k), payload_to(v, false)));
     entries.collect()
 }
 

@@ -13,6 +13,7 @@ use tonic::Status;
 use super::field::{core_target, method, name, payload_from, required_turn};
 use super::{DIRECT_PREFIX, payload_to, target_to, timestamp};
 use crate::convert::error::{invalid_field, limit_reached, too_large};
+use crate::convert::{owned, written};
 use crate::driver::outlets::DirectCall;
 
 /// Kinds that one component may host.
@@ -71,14 +72,14 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
     let recorded = turn.recorded_steps.into_iter();
     let recorded = recorded.map(|(key, value)| (key.to_string(), payload_to(value, false)));
     pb::InvocationFrame {
-        turn_token: turn.token.to_string(),
+        turn_token: written(&turn.token),
         target: Some(target_to(&turn.kind, turn.actor.as_deref())),
-        method: turn.method.to_string(),
+        method: owned(&turn.method),
         payload: Some(payload_to(turn.payload, false)),
         mode: mode.into(),
         attempt: i32::try_from(turn.token.attempt).unwrap_or(i32::MAX),
         start_before_time: turn.deadline.map(timestamp),
-        trace_parent: turn.trace.to_string(),
+        trace_parent: owned(&turn.trace),
         step: i32::try_from(turn.token.step).unwrap_or(i32::MAX),
         recorded_steps: recorded.collect(),
     }
@@ -89,12 +90,12 @@ pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
     pb::InvocationFrame {
         turn_token: format!("{DIRECT_PREFIX}{turn}"),
         target: Some(target_to(&call.kind, None)),
-        method: call.method.to_string(),
+        method: owned(&call.method),
         payload: Some(payload_to(call.payload, false)),
         mode: pb::InvocationMode::Direct.into(),
         attempt: 1,
         start_before_time: None,
-        trace_parent: call.trace.to_string(),
+        trace_parent: owned(&call.trace),
         step: 1,
         recorded_steps: HashMap::new(),
     }
@@ -107,18 +108,19 @@ pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
 ///
 /// The status that names the wrong field.
 pub fn turn_outcome(
-    outcome: pb::TurnOutcome,
+    turn_token: &str,
+    result: Option<pb::turn_outcome::Result>,
     limits: &Limits,
 ) -> Result<(TurnRef, TurnResult), Status> {
     use pb::turn_outcome::Result as R;
-    let turn = match outcome.turn_token.strip_prefix(DIRECT_PREFIX) {
+    let turn = match turn_token.strip_prefix(DIRECT_PREFIX) {
         Some(number) => TurnRef::Direct(
             number.parse().map_err(|_| invalid_field("turn_token", "is none that was given"))?,
         ),
-        None => TurnRef::Durable(required_turn(&outcome.turn_token)?),
+        None => TurnRef::Durable(required_turn(turn_token)?),
     };
     let max = limits.message_bytes_max;
-    let result = match outcome.result {
+    let result = match result {
         None => return Err(invalid_field("turn_result.result", "is missing")),
         Some(R::Payload(payload)) => match payload_from("result", Some(payload), max) {
             Ok((payload, _)) => Outcome::Done(payload),
