@@ -185,6 +185,10 @@ impl Partition {
 
     /// Turns of shared methods hold the actor: starts them, and lets more of them in. Tells whether there is more to do.
     fn pump_company(&mut self, env: &mut Env, name: &Arc<str>) -> bool {
+        // Without a host nothing can start, and nobody knows which methods are shared.
+        if env.session_for(&self.id.kind).is_none() {
+            return false;
+        }
         let Some(actor) = self.reign.actors.get_mut(name) else { return false };
         let company = actor.lock.company().to_vec();
         let items = &self.reign.items;

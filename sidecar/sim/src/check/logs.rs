@@ -46,6 +46,8 @@ pub(crate) struct Held {
     pub(crate) actor: Option<Arc<str>>,
     /// The step that runs, or is to run, here.
     pub(crate) step: u32,
+    /// The tag of that step's payload.
+    pub(crate) tag: u64,
     pub(crate) attempt: u32,
     /// Its outcome goes to another log.
     pub(crate) home: Option<PartitionId>,
@@ -357,6 +359,7 @@ impl Judge<'_> {
             queued_by: Some((sender.clone(), number)),
             actor: invocation.actor.clone(),
             step: invocation.step,
+            tag: Spec::read(&invocation.payload).tag,
             attempt: 1,
             home: invocation.home.clone(),
             left: false,
@@ -383,6 +386,7 @@ impl Judge<'_> {
                 let left_in = model.done.get(&(uuid, known.step)).map_or(0, |(epoch, _)| *epoch);
                 self.counts.pingpong_tail += u64::from(model.epoch > left_in);
                 known.step = held.step;
+                known.tag = held.tag;
                 known.attempt = 1;
                 known.actor = held.actor;
                 known.queued_by = held.queued_by;
@@ -481,6 +485,7 @@ impl Judge<'_> {
                 queued_by: Some((brief.sender.clone(), brief.number)),
                 actor: brief.actor.clone(),
                 step: 1,
+                tag: self.tag_of_uuid.get(&uuid).copied().unwrap_or_default(),
                 attempt: 1,
                 home: None,
                 left: false,
@@ -554,6 +559,7 @@ impl Judge<'_> {
                     held.queued_by = None;
                 }
                 held.step = invocation.step;
+                held.tag = Spec::read(&invocation.payload).tag;
                 held.attempt = 1;
                 held.actor = invocation.actor.clone();
             }

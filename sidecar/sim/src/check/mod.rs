@@ -78,8 +78,6 @@ pub(crate) struct Judge<'h> {
     pub(crate) asked: HashMap<u64, usize>,
     /// Requests (of turns and clients) answered so far.
     pub(crate) answered: BTreeSet<(usize, usize)>,
-    /// Steps of invocations that were dispatched as turns of shared methods.
-    pub(crate) shared_turns: BTreeSet<(Uuid, u32)>,
     /// Turns dispatched, by token: log, invocation, step, attempt, epoch.
     pub(crate) dispatched: HashMap<(usize, Uuid, u32, u32, u64), usize>,
     /// Numbers of node senders and what they stand for, as requested or accepted.
@@ -140,7 +138,6 @@ impl<'h> Judge<'h> {
             issued,
             asked: clients.map(|(i, r)| (r.tag, i)).collect(),
             answered: BTreeSet::new(),
-            shared_turns: BTreeSet::new(),
             dispatched: HashMap::new(),
             node_numbers: HashMap::new(),
             read_floors: HashMap::new(),

@@ -14,9 +14,8 @@ impl Judge<'_> {
 
     /// Whether the current turn of an invocation is of a shared method.
     pub(super) fn is_shared_turn(&self, log: usize, uuid: Uuid) -> bool {
-        let model = &self.logs[log];
-        let Some(held) = model.held.get(&uuid) else { return false };
-        self.shared_turns.contains(&(uuid, held.step))
+        let held = self.logs[log].held.get(&uuid);
+        held.is_some_and(|held| held.actor.is_some() && self.history.names.is_shared(held.tag))
     }
 
     /// An exclusive call was refused because its flow holds the actor by a shared method.
@@ -25,11 +24,10 @@ impl Judge<'_> {
         let chain = self.chains.get(&uuid).cloned().unwrap_or_default();
         let model = &self.logs[log];
         let Some(held) = model.held.get(&uuid) else { return };
-        let (actor, is_first) = (held.actor.clone(), held.step == 1);
+        let actor = held.actor.clone();
         let known = |caller: &Uuid| model.held.get(caller).is_some_and(|h| h.actor == actor);
         let by_shared = |caller: &Uuid| known(caller) && self.is_shared_turn(log, *caller);
-        let tag = self.tag_of_uuid.get(&uuid).copied().unwrap_or_default();
-        if (is_first && self.history.names.is_shared(tag)) || !chain.iter().any(by_shared) {
+        if self.is_shared_turn(log, uuid) || !chain.iter().any(by_shared) {
             let text = format!("{}@{offset} refuses {uuid}, called by {chain:?}", model.id);
             self.wrong("P9 errors", text);
         }

@@ -13,9 +13,6 @@ impl Judge<'_> {
         let (uuid, attempt, epoch) = (token.invocation.uuid, token.attempt, token.epoch);
         let step = token.step;
         let log = self.log_of(&token.invocation.home);
-        if self.is_shared_run(record) {
-            self.shared_turns.insert((uuid, step));
-        }
         let tag = record.spec.tag;
         self.uuid_of_tag.entry(tag).or_insert(uuid);
         self.tag_of_uuid.entry(uuid).or_insert(tag);
