@@ -49,6 +49,17 @@ pub struct Call<R, S> {
     types: PhantomData<fn() -> (R, S)>,
 }
 
+/// How errors that a method marks retryable are retried: with pauses that grow, up to a number of
+/// attempts; the last one's error is the outcome. Attempts that were lost with their hosts do not
+/// count. An actor stays with the invocation meanwhile: what was sent after it waits.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct RetryPolicy {
+    max_attempts: u32,
+    initial_backoff: Option<Duration>,
+    max_backoff: Option<Duration>,
+    multiplier: f64,
+}
+
 /// Id of an invocation, for `kar await`, logs and people.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct InvocationId(pub String);
@@ -235,6 +246,13 @@ impl<R, S> Call<R, S> {
         self
     }
 
+    /// How errors of it are retried that the method marks retryable, instead of how the method or
+    /// its sidecar would: see [`Error::retryable`](crate::Error::retryable).
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.options.retry_policy = Some(policy.into_proto());
+        self
+    }
+
     /// W3C `traceparent` that the invocation carries, instead of the turn's own.
     pub fn trace_parent(mut self, value: impl Into<String>) -> Self {
         self.options.trace_parent = value.into();
@@ -407,6 +425,35 @@ impl<R, S> fmt::Debug for Call<R, S> {
             .field("target", &self.kind)
             .field("method", &self.method)
             .finish_non_exhaustive()
+    }
+}
+
+// === impl RetryPolicy ===
+
+impl RetryPolicy {
+    /// So many attempts, the first one included; pauses as the sidecar makes them by default.
+    #[must_use]
+    pub fn attempts(max: u32) -> Self {
+        Self { max_attempts: max, initial_backoff: None, max_backoff: None, multiplier: 0.0 }
+    }
+
+    /// Pause before the second attempt, and the longest one; each is `multiplier` times (1 to 100) as
+    /// long as the one before.
+    #[must_use]
+    pub fn backoff(self, initial: Duration, max: Duration, multiplier: f64) -> Self {
+        let (initial_backoff, max_backoff) = (Some(initial), Some(max));
+        Self { initial_backoff, max_backoff, multiplier, ..self }
+    }
+
+    fn into_proto(self) -> proto::RetryPolicy {
+        // The longest time that protobuf has is longer than any that this could mean.
+        let wire = |time: Option<Duration>| time.and_then(|time| time.try_into().ok());
+        proto::RetryPolicy {
+            max_attempts: i32::try_from(self.max_attempts.max(1)).unwrap_or(i32::MAX),
+            initial_backoff: wire(self.initial_backoff),
+            max_backoff: wire(self.max_backoff),
+            multiplier: self.multiplier,
+        }
     }
 }
 

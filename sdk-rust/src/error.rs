@@ -14,7 +14,7 @@ use crate::codec::{CodecError, Encode, Payload};
 /// Domain of KAR's typed error details.
 const DOMAIN: &str = "kar";
 
-/// An error that a method returned: a completion, which goes back to the caller and is not retried.
+/// An error that a method returned: a completion, which goes back to the caller and is not retried unasked.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct ApplicationError {
@@ -26,6 +26,9 @@ pub struct ApplicationError {
     pub detail: String,
     /// Typed detail for the caller's program.
     pub payload: Option<Payload>,
+    /// Trying again may help: another attempt is made if the retry policy of the call, the method or the sidecar asks
+    /// for it. A caller gets the last attempt's error.
+    pub retryable: bool,
 }
 
 /// How a call, or any other request, failed.
@@ -48,6 +51,9 @@ pub enum CallError {
     /// The invocation did not start within the time given, and never will.
     #[error("expired before it started: {0}")]
     Expired(String),
+    /// Somebody asked for the invocation's end, and it has ended so; it will not run again.
+    #[error("cancelled: {0}")]
+    Cancelled(String),
     /// A named bound was hit. Send less at once, or raise it.
     #[error("limit {name} ({value}) reached")]
     Limit {
@@ -177,6 +183,7 @@ impl ApplicationError {
             message: self.message,
             detail: self.detail,
             payload: self.payload.map(Payload::into_proto),
+            retryable: self.retryable,
         }
     }
 
@@ -186,6 +193,7 @@ impl ApplicationError {
             message: error.message,
             detail: error.detail,
             payload: error.payload.map(|p| Payload::from_proto(Some(p))),
+            retryable: error.retryable,
         }
     }
 }
@@ -232,6 +240,7 @@ impl CallError {
             "TURN_SUPERSEDED" => Self::Superseded,
             "TURN_ENDED" => Self::TurnEnded,
             "EXPIRED" => Self::Expired(message),
+            "CANCELLED" => Self::Cancelled(message),
             "OUTCOME_UNKNOWN" => Self::Unknown(message),
             "NO_HOST" => Self::NoHost(message),
             "UNKNOWN_INVOCATION" => Self::UnknownInvocation(message),
@@ -258,6 +267,7 @@ impl CallError {
             Self::Superseded => "superseded",
             Self::TurnEnded => "turn_ended",
             Self::Expired(_) => "expired",
+            Self::Cancelled(_) => "cancelled",
             Self::Limit { .. } => "limit",
             Self::NoHost(_) => "no_host",
             Self::UnknownInvocation(_) => "unknown_invocation",
@@ -319,6 +329,13 @@ impl Error {
     /// An application error with a code and a message for people.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         ApplicationError::new(code, message).into()
+    }
+
+    /// An application error that may pass: another attempt is made if a retry policy asks for it (of the call, see
+    /// [`Call::retry`](crate::Call::retry), or of the sidecar). What was flushed stays; the rest of the attempt's
+    /// effects are dropped.
+    pub fn retryable(code: impl Into<String>, message: impl Into<String>) -> Self {
+        ApplicationError { retryable: true, ..ApplicationError::new(code, message) }.into()
     }
 
     /// Adds detail for people, for example a stack trace.
@@ -420,7 +437,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
         }
         let code = crate::codec::name::<E>().to_owned();
         let message = other.to_string();
-        let error = ApplicationError { code, message, detail, payload: None };
+        let error = ApplicationError { code, message, detail, ..ApplicationError::default() };
         Self { kind: Kind::Application(Box::new(error)) }
     }
 }

@@ -154,7 +154,11 @@ impl Table {
 }
 
 fn methods(entry: &dyn Entry) -> Vec<proto::HostedMethod> {
-    let hosted = |m: &Method| proto::HostedMethod { name: m.name.to_owned(), shared: m.shared };
+    let hosted = |m: &Method| proto::HostedMethod {
+        name: m.name.to_owned(),
+        shared: m.shared,
+        retry_policy: None,
+    };
     entry.methods().iter().map(hosted).collect()
 }
 

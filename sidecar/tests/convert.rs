@@ -10,12 +10,15 @@ use kar::convert::peer::{message_from, message_to};
 use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, Uuid};
 use kar_core::invocation::{
     ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
-    StateOp,
+    RetryPolicy, StateOp,
 };
 use kar_core::limits::{LimitHit, Limits};
-use kar_core::message::{AwaitResult, DirectResult, Message, ReadResult};
-use kar_core::node::DIRECT_CONCURRENCY;
+use kar_core::message::{
+    AwaitResult, Control, ControlResult, Controlled, DirectResult, Found, Message, ReadResult,
+};
+use kar_core::node::{DIRECT_CONCURRENCY, DeadLetterView, InvocationView, Phase};
 use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Send};
+use kar_core::trouble::{Cause, Ended};
 use kar_hub::RECORD_BYTES_MAX;
 use kar_proto::peer::v1::PeerFrame;
 use prost::Message as _;
@@ -56,6 +59,7 @@ fn invocation(mode: Mode, is_full: bool) -> Invocation {
         trace: if is_full { "00-1-2-03".into() } else { Arc::default() },
         step: 1,
         home: None,
+        retry: None,
     }
 }
 
@@ -65,6 +69,7 @@ fn application_error() -> ApplicationError {
         message: "not enough".into(),
         detail: "at line 3".into(),
         payload: payload("{}"),
+        retryable: false,
     }
 }
 
@@ -143,7 +148,7 @@ fn ops() -> Vec<Op> {
             steps: vec![],
             shared: false,
         },
-        Op::Attempt { uuid: uuid(1), attempt: 3 },
+        Op::Attempt { uuid: uuid(1), attempt: 3, ended: None },
         Op::Settle { to: a, numbers: vec![1, 2, 300] },
         Op::Closed { sender: log_sender(), below: 12, open: vec![3, 9] },
         Op::CloseChannel { node: NodeId(5), floor: NodeId(0), open: vec![] },
@@ -217,6 +222,44 @@ fn shared() -> [(&'static str, Op); 2] {
     [("progress-shared", progress), ("refused-shared-to-exclusive", refused)]
 }
 
+const RETRY: RetryPolicy = RetryPolicy {
+    attempts_max: u32::MAX,
+    initial_ms: u64::MAX,
+    max_ms: u64::MAX,
+    multiplier_percent: u32::MAX,
+};
+
+/// Decisions about retries, parking and cancelling.
+fn policies() -> Vec<(String, Op)> {
+    let uuid = uuid(1);
+    let causes = [
+        Cause::HostLost,
+        Cause::ReignLost,
+        Cause::HandOver,
+        Cause::ApplicationError,
+        Cause::Stopped,
+    ];
+    let ended = |cause| Ended { cause, not_before: 1_700_000_000_003, error: "no luck".into() };
+    let attempts = causes.into_iter().enumerate().map(|(index, cause)| {
+        let op = Op::Attempt { uuid, attempt: 4, ended: Some(ended(cause)) };
+        (format!("attempt-ended-{index}"), op)
+    });
+    let error = ApplicationError { retryable: true, ..application_error() };
+    let retried = Invocation { retry: Some(RETRY), ..invocation(Mode::Call, true) };
+    let accept = Op::Accept { sender: log_sender(), number: 8, invocation: Arc::new(retried) };
+    let named = [
+        ("cancel", Op::Cancel { uuid }),
+        ("park", Op::Park { uuid }),
+        ("resume", Op::Resume { uuid }),
+        ("cancelled", complete(Outcome::Cancelled, None)),
+        ("failed-retryable", complete(Outcome::Failed(error), None)),
+        ("accept-retry", accept),
+        ("discard", Op::Discard { uuids: vec![uuid, Uuid(7)] }),
+        ("redrive", Op::Redrive { uuid, new: Uuid(7) }),
+    ];
+    attempts.chain(named.into_iter().map(|(name, op)| (name.to_owned(), op))).collect()
+}
+
 /// Every record by name; the names are those of the golden file.
 fn records() -> BTreeMap<String, Record> {
     let mut records = BTreeMap::from([
@@ -235,6 +278,10 @@ fn records() -> BTreeMap<String, Record> {
     for (name, op) in tail_calls().into_iter().chain(steps()).chain(shared()) {
         let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
         records.insert(name.to_owned(), record);
+    }
+    for (name, op) in policies() {
+        let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
+        records.insert(name, record);
     }
     for (index, op) in ops().into_iter().enumerate() {
         records.insert(
@@ -255,6 +302,29 @@ fn messages() -> Vec<Message> {
         epoch: 4,
         next: 10,
         resume_at,
+    };
+    let control =
+        |control| Message::Control { request: RequestId(5), partition: to.clone(), control };
+    let controlled = |result| Message::ControlDone { request: RequestId(5), result };
+    let found = |found| controlled(ControlResult::Done(Controlled::Found(Box::new(found))));
+    let view = |actor: Option<&str>| InvocationView {
+        uuid: uuid(3),
+        actor: actor.map(Into::into),
+        method: "deposit".into(),
+        mode: Mode::Start,
+        phase: Phase::Parked,
+        attempt: 21,
+        cancel: true,
+        ended: Some(Ended { cause: Cause::HostLost, not_before: 7, error: "gone".into() }),
+        retry_at: 9,
+    };
+    let letter = DeadLetterView {
+        uuid: uuid(3),
+        actor: Some("alice".into()),
+        method: "deposit".into(),
+        outcome: Outcome::Failed(ApplicationError { code: "no".into(), ..Default::default() }),
+        attempts: 3,
+        time: 1_700_000_000_003,
     };
     let direct = |result| Message::DirectReply { request: RequestId(5), result };
     let bound = |name| DirectResult::Limit(LimitHit { name, limit: 7 });
@@ -290,6 +360,26 @@ fn messages() -> Vec<Message> {
             asks: false,
             owed: Owed::Outcome(chain_outcome()),
         },
+        control(Control::Cancel(uuid(3))),
+        control(Control::Resume(uuid(3))),
+        controlled(ControlResult::Done(Controlled::Cancelled)),
+        controlled(ControlResult::Done(Controlled::CancelRequested)),
+        controlled(ControlResult::Done(Controlled::CancelMoved)),
+        controlled(ControlResult::Done(Controlled::Ended)),
+        controlled(ControlResult::Done(Controlled::Resumed)),
+        controlled(ControlResult::Done(Controlled::NotParked)),
+        control(Control::Redrive(uuid(3))),
+        control(Control::Discard(uuid(3))),
+        control(Control::Inspect(uuid(3))),
+        found(Found::Unfinished(view(Some("alice")))),
+        found(Found::Unfinished(view(None))),
+        found(Found::Ended(Outcome::Done(Payload::default()))),
+        found(Found::Ended(Outcome::Cancelled)),
+        found(Found::Dead(letter)),
+        controlled(ControlResult::Done(Controlled::Redriven(uuid(4)))),
+        controlled(ControlResult::Done(Controlled::Discarded)),
+        controlled(ControlResult::Unknown),
+        controlled(ControlResult::NotOwner(hint)),
         Message::Accepted { sender: sender.clone(), from: from.clone(), numbers: vec![1, 2] },
         Message::Gone { sender: sender.clone(), from: from.clone(), number: 3 },
         Message::Gap { sender: sender.clone(), from: from.clone(), epoch: 2, expected: 5 },
@@ -360,12 +450,15 @@ fn every_message_survives_a_round_trip() {
 fn golden_records_still_say_what_they_said() {
     let golden: BTreeMap<&str, &str> =
         GOLDEN.lines().filter_map(|line| line.split_once(' ')).collect();
+    let mut missing = Vec::new();
     for (name, record) in records() {
         let Some(hex) = golden.get(name.as_str()) else {
-            panic!("append to records_v1.txt: {name} {}", to_hex(&encode_record(&record)));
+            missing.push(format!("{name} {}", to_hex(&encode_record(&record))));
+            continue;
         };
         assert_eq!(decode_record(from_hex(hex).into()).as_ref(), Ok(&record), "{name}");
     }
+    assert!(missing.is_empty(), "append to records_v1.txt:\n{}", missing.join("\n"));
     assert_eq!(golden.len(), records().len(), "a golden record is never removed");
 }
 
@@ -409,6 +502,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
             trace: long(256),
             step: u32::MAX,
             home: Some(to.clone()),
+            retry: Some(RETRY),
         }),
         parent: Some(Uuid(u128::MAX)),
     };

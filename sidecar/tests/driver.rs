@@ -64,6 +64,7 @@ fn call(kind: &str) -> Operation {
         deadline: None,
         trace: "".into(),
         step_key: None,
+        retry: None,
     }
 }
 

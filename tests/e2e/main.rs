@@ -12,6 +12,7 @@ mod flows;
 mod grpcurl;
 mod hello;
 mod hosting;
+mod policies;
 mod python;
 mod shared;
 mod start;

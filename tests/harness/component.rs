@@ -10,8 +10,9 @@ use kar_proto::v1::request::Operation;
 use kar_proto::v1::response::Result as Answer;
 use kar_proto::v1::sidecar_frame::Frame as Down;
 use kar_proto::v1::{
-    Cancelled, ComponentFrame, ConnectRequest, ConnectResponse, Goodbye, Hello, HostedActorType,
-    HostedService, InvocationFrame, Payload, Request, TurnOutcome, Welcome, turn_outcome,
+    CancelReason, Cancelled, ComponentFrame, ConnectRequest, ConnectResponse, Goodbye, Hello,
+    HostedActorType, HostedService, InvocationFrame, Payload, Request, TurnOutcome, Welcome,
+    turn_outcome,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -31,8 +32,8 @@ const QUEUE_MAX: usize = 8192;
 pub enum Incoming {
     /// A turn to run.
     Invocation(Box<InvocationFrame>),
-    /// A turn to abandon.
-    Cancel(String),
+    /// A turn to stop, and why.
+    Cancel(String, CancelReason),
     /// Everything is handed over.
     Drained,
     /// The stream ended; with a status if it was not in order.
@@ -153,7 +154,7 @@ impl Component {
                     let token = turn.token.clone();
                     running.insert(token, tokio::spawn(run(handler.clone(), turn)));
                 }
-                Incoming::Cancel(token) => {
+                Incoming::Cancel(token, _) => {
                     if let Some(task) = running.remove(&token) {
                         task.abort();
                         tokio::spawn(confirm(self.handle(), token, task));
@@ -221,7 +222,10 @@ async fn deliver(shared: &Shared, incoming: &mpsc::Sender<Incoming>, frame: Opti
             return;
         }
         Some(Down::Invocation(frame)) => Incoming::Invocation(Box::new(frame)),
-        Some(Down::CancelTurn(cancel)) => Incoming::Cancel(cancel.turn_token),
+        Some(Down::CancelTurn(cancel)) => {
+            let reason = cancel.reason();
+            Incoming::Cancel(cancel.turn_token, reason)
+        }
         Some(Down::Drained(_)) => Incoming::Drained,
         Some(Down::Welcome(_) | Down::Credit(_)) | None => return,
     };

@@ -426,7 +426,11 @@ fn is_call(operation: &Operation) -> bool {
 /// Whether carrying it out twice is as good as once: reads, and writes with a request id.
 fn is_repeatable(operation: &Operation) -> bool {
     match operation {
-        Operation::AwaitOutcome(_) | Operation::StateGet(_) | Operation::StateList(_) => true,
+        Operation::AwaitOutcome(_)
+        | Operation::StateGet(_)
+        | Operation::StateList(_)
+        | Operation::Cancel(_)
+        | Operation::Resume(_) => true,
         Operation::ActorStateGetAll(read) => read.turn_token.is_empty(),
         Operation::StateSet(set) => !set.request_id.is_empty(),
         Operation::StateDelete(delete) => !delete.request_id.is_empty(),

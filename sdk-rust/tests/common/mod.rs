@@ -99,7 +99,10 @@ impl Fake {
         let World { turns, streams, .. } = &mut *world;
         for (token, turn) in turns.iter_mut().filter(|(_, t)| t.invocation.method == method) {
             turn.cancelled = true;
-            let cancel = proto::CancelTurn { turn_token: token.clone() };
+            let cancel = proto::CancelTurn {
+                turn_token: token.clone(),
+                reason: proto::CancelReason::Superseded.into(),
+            };
             send(&streams[&turn.stream], ToComponent::CancelTurn(cancel));
         }
     }

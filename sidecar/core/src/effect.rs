@@ -10,7 +10,7 @@ use crate::ids::{
 };
 use crate::invocation::{ActorOps, Mode, Outcome, Payload};
 use crate::limits::LimitHit;
-use crate::message::Message;
+use crate::message::{Controlled, Message};
 use crate::record::Record;
 
 /// A durable effect: a record to append. Appends of one partition must reach its log in the order given, or not at all
@@ -82,6 +82,8 @@ pub enum Effect {
         session: SessionId,
         /// The turn.
         token: TurnToken,
+        /// Why.
+        reason: CancelReason,
     },
     /// Answer a request of the own component.
     Respond {
@@ -142,6 +144,16 @@ pub enum Effect {
     Notice(Notice),
 }
 
+/// Why a turn is to stop.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum CancelReason {
+    /// Nothing of it takes effect any more: another attempt follows, maybe elsewhere.
+    Superseded,
+    /// Somebody asked for the invocation's end. The turn may stop, and is the last attempt; or go on, and its result
+    /// counts.
+    Requested,
+}
+
 /// A turn to run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Turn {
@@ -187,6 +199,8 @@ pub enum Response {
     State(BTreeMap<Arc<str>, Payload>),
     /// The value of a durable step: the one given, or the one recorded before it.
     Step(Payload),
+    /// Something was done to an invocation.
+    Controlled(Controlled),
     /// Buffered or flushed.
     Ok,
 }
@@ -267,12 +281,28 @@ pub enum Notice {
         /// The attempt that starts.
         attempt: u32,
     },
+    /// An invocation has lost too many hosts: it rests until somebody takes it up again.
+    Parked {
+        /// The invocation.
+        invocation: InvocationId,
+        /// Attempts that were lost with their hosts.
+        losses: u32,
+        /// How the last one ended.
+        error: Arc<str>,
+    },
     /// A tell ended without success: nobody waits for its outcome.
     DeadLetter {
         /// The invocation.
         invocation: InvocationId,
         /// How it ended.
         outcome: Outcome,
+    },
+    /// Dead letters were dropped: their time was over, or there were too many.
+    DeadLettersDropped {
+        /// The partition.
+        partition: PartitionId,
+        /// How many.
+        count: usize,
     },
     /// A bound was hit.
     Limit(LimitHit),

@@ -7,8 +7,8 @@ use crate::ids::{
     Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
     SessionId, TurnToken,
 };
-use crate::invocation::{Outcome, Payload, StateOp, Target};
-use crate::message::Message;
+use crate::invocation::{Outcome, Payload, RetryPolicy, StateOp, Target};
+use crate::message::{Control, Message};
 use crate::record::{Record, RecordedStep};
 
 /// Something that happened outside.
@@ -223,6 +223,8 @@ pub struct Offer {
     pub concurrency: u32,
     /// No speculation: code runs only for what is committed (rule L6 off).
     pub strict: bool,
+    /// How retryable errors of methods are retried, where the component says so.
+    pub retries: BTreeMap<(Kind, Arc<str>), RetryPolicy>,
     /// Methods of actors that only read, by type: they may run beside each other (P4).
     pub shared: BTreeMap<Kind, BTreeSet<Arc<str>>>,
 }
@@ -249,6 +251,8 @@ pub enum Operation {
         /// Calls of turns only: the key under which the outcome is kept, so that a retry of the turn gets it instead of
         /// calling again.
         step_key: Option<Arc<str>>,
+        /// How retryable errors are retried, where the caller says so.
+        retry: Option<RetryPolicy>,
     },
     /// At most once, past all logs.
     InvokeDirect {
@@ -265,6 +269,13 @@ pub enum Operation {
     Await {
         /// Which.
         invocation: InvocationId,
+    },
+    /// Has something done to an invocation at its home's owner.
+    Control {
+        /// Its home.
+        home: PartitionId,
+        /// What.
+        control: Control,
     },
     /// Reads keys of the turn's actor, own unflushed writes included; all of them if `keys` is `None`.
     StateRead {

@@ -13,10 +13,10 @@
 //! one partition then travels in one record.
 //!
 //! Map of modules: [`ids`] names; [`invocation`] what is called and how it ended; [`record`] what is stored in a
-//! partition's log; [`message`] what nodes tell each other; [`event`] and [`effect`] the driver's interface;
-//! [`assign`] which node should own which partition; [`limits`] every bound. The machines are private: the log state
-//! (what applying a log yields), the partition (reign, turns, channels in and out), the node (routes, roots,
-//! sessions).
+//! partition's log; [`trouble`] how attempts end that do not end it; [`message`] what nodes tell each other; [`event`]
+//! and [`effect`] the driver's interface; [`assign`] which node should own which partition; [`limits`] every bound.
+//! The machines are private: the log state (what applying a log yields), the partition (reign, turns, channels in and
+//! out), the node (routes, roots, sessions).
 
 pub mod assign;
 pub mod effect;
@@ -27,7 +27,9 @@ pub mod limits;
 pub mod message;
 pub mod node;
 pub mod record;
+pub mod trouble;
 
+mod dead;
 mod env;
 mod partition;
 mod roots;

@@ -56,6 +56,12 @@ pub struct Limits {
     pub results_bytes_per_partition_max: usize,
     /// How long results of `start` are kept, ms.
     pub result_retention_ms: Millis,
+    /// Dead letters kept per partition; the oldest ones go.
+    pub dead_letters_per_partition_max: usize,
+    /// The same, bytes.
+    pub dead_letters_bytes_per_partition_max: usize,
+    /// How long dead letters are kept, ms.
+    pub dead_letter_retention_ms: Millis,
     /// How long a root call's `Accept` waits for its first `Progress` or `Complete` (rule L6), ms.
     pub accept_delay_ms: Millis,
     /// Grace: how long code of a cut-off attempt may run on (P3), ms.
@@ -85,6 +91,17 @@ pub struct Limits {
     pub state_bytes_per_actor_max: usize,
     /// Passive actors whose state stays cached per partition.
     pub cached_actors_max: usize,
+    /// Attempts of an invocation that may be lost with their hosts, one after the other, before it is parked.
+    pub park_after_attempts: u32,
+    /// Attempts that end with an error that the application marks retryable; the last one's is the outcome. For methods
+    /// and calls without a retry policy of their own, as are the next three. 1: no retries.
+    pub retry_attempts_max: u32,
+    /// Pause before the second of them, ms.
+    pub retry_initial_ms: Millis,
+    /// Longest pause between them, ms.
+    pub retry_max_ms: Millis,
+    /// Each pause is so much longer than the one before, percent.
+    pub retry_multiplier_percent: u32,
     /// Longest state of an actor that one read from outside its turns answers with, bytes: a message between peers has
     /// to hold it.
     pub state_read_bytes_max: usize,
@@ -128,6 +145,9 @@ pub struct Rules {
     /// Kept by the store: a simulated one ignores what writes expect.
     pub write_expects: bool,
     pub load_checks: bool,
+    pub heed_cancel: bool,
+    pub retry_bound: bool,
+    pub keep_parked: bool,
     pub await_barrier: bool,
     pub read_barrier: bool,
     pub gate_reads: bool,
@@ -161,6 +181,9 @@ impl Default for Limits {
             results_per_partition_max: 100_000,
             results_bytes_per_partition_max: 128 << 20,
             result_retention_ms: 24 * 3600 * 1000,
+            dead_letters_per_partition_max: 1_000,
+            dead_letters_bytes_per_partition_max: 16 << 20,
+            dead_letter_retention_ms: 7 * 24 * 3600 * 1000,
             accept_delay_ms: 1,
             grace_ms: 100,
             host_return_ms: 1000,
@@ -176,6 +199,11 @@ impl Default for Limits {
             // More than a segment, so that one turn may fill an actor; less than a message to a component.
             state_bytes_per_actor_max: 7 << 20,
             cached_actors_max: 10_000,
+            park_after_attempts: 20,
+            retry_attempts_max: 1,
+            retry_initial_ms: 100,
+            retry_max_ms: 30_000,
+            retry_multiplier_percent: 200,
             state_read_bytes_max: 16 << 20,
         }
     }
@@ -206,6 +234,9 @@ impl Default for Rules {
             tail_home: true,
             write_expects: true,
             load_checks: true,
+            heed_cancel: true,
+            retry_bound: true,
+            keep_parked: true,
             await_barrier: true,
             read_barrier: true,
             gate_reads: true,

@@ -17,11 +17,12 @@ use crate::ids::{
 };
 use crate::invocation::{ApplicationError, Invocation, Mode, Obligation, Outcome, Owed, Payload};
 use crate::limits::{LimitHit, Limits, Rules};
-use crate::message::{AwaitResult, DirectResult, Message, ReadResult};
+use crate::message::{AwaitResult, ControlResult, DirectResult, Message, ReadResult};
 use crate::partition::{Incoming, Partition, Stage, Stated, TurnEnd, TurnInvoke};
 use crate::roots::Roots;
 use crate::route::Opened;
 use crate::timers::Timers;
+use crate::trouble::Ended;
 
 /// What a node is made from.
 #[derive(Clone, Debug)]
@@ -114,6 +115,8 @@ pub struct PartitionView {
     pub owed: usize,
     /// Completed invocations whose outcome is kept.
     pub kept: usize,
+    /// Tells that ended without success, oldest first.
+    pub dead: Vec<DeadLetterView>,
     /// Marks kept for channels of nodes that are gone.
     pub closed_channels: usize,
 }
@@ -137,6 +140,10 @@ pub struct Held {
     pub results: usize,
     /// Their bytes.
     pub results_bytes: usize,
+    /// Dead letters kept.
+    pub dead: usize,
+    /// Their bytes.
+    pub dead_bytes: usize,
     /// State operations that the store lacks, bytes.
     pub unstored_bytes: usize,
     /// Payloads of direct calls under way at the own host, bytes.
@@ -160,6 +167,29 @@ pub struct InvocationView {
     pub phase: Phase,
     /// Attempts begun.
     pub attempt: u32,
+    /// Somebody asked for its end.
+    pub cancel: bool,
+    /// How the last attempt ended that did not end it, if there was one.
+    pub ended: Option<Ended>,
+    /// The next attempt starts at this time at the earliest; 0: as soon as it can.
+    pub retry_at: Millis,
+}
+
+/// A tell that ended without success, for people and tools.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeadLetterView {
+    /// Unique part of its id.
+    pub uuid: Uuid,
+    /// The instance, for actors.
+    pub actor: Option<Arc<str>>,
+    /// Method of its last step.
+    pub method: Arc<str>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Attempts of its last step.
+    pub attempts: u32,
+    /// When it ended.
+    pub time: Millis,
 }
 
 /// Where an unfinished invocation stands.
@@ -175,6 +205,8 @@ pub enum Phase {
     Retrying,
     /// It goes on elsewhere by a tail call; its outcome comes back here.
     Moved,
+    /// It has lost too many hosts, and rests until somebody takes it up again.
+    Parked,
 }
 
 impl Node {
@@ -316,6 +348,8 @@ impl Node {
             sum.kept_bytes += held.kept_bytes;
             sum.results += held.results;
             sum.results_bytes += held.results_bytes;
+            sum.dead += held.dead;
+            sum.dead_bytes += held.dead_bytes;
             sum.unstored_bytes += held.unstored_bytes;
         }
         let host = self.env.host.as_ref();
@@ -558,6 +592,7 @@ impl Node {
                 self.invoke_direct(request, DirectCall { kind, method, payload, trace });
             }
             Operation::Await { invocation } => self.await_outcome(request, invocation),
+            Operation::Control { home, control } => self.control(request, home, control),
             Operation::StateOf { kind, actor, keys } => {
                 self.read_state(request, kind, actor, keys);
             }
@@ -626,15 +661,34 @@ impl Node {
         let uuid = self.env.uuid();
         let index = assign::partition_index(target, uuid, count);
         let to = PartitionId::new(target.kind.clone(), index);
-        let Operation::Invoke { turn, mode, target, method, payload, deadline, trace, step_key } =
-            operation
+        let Operation::Invoke {
+            turn,
+            mode,
+            target,
+            method,
+            payload,
+            deadline,
+            trace,
+            step_key,
+            retry,
+        } = operation
         else {
             return;
         };
         let actor = target.actor;
         if let Some(turn) = turn {
-            let invoke =
-                TurnInvoke { to, uuid, mode, actor, method, payload, deadline, trace, step_key };
+            let invoke = TurnInvoke {
+                to,
+                uuid,
+                mode,
+                actor,
+                method,
+                payload,
+                deadline,
+                trace,
+                step_key,
+                retry,
+            };
             self.in_turn(request, &turn, |p, env| p.turn_invoke(env, request, &turn, invoke));
             return;
         }
@@ -649,6 +703,7 @@ impl Node {
             trace,
             step: 1,
             home: None,
+            retry,
         };
         let owed = Owed::Invocation(Arc::new(invocation));
         let obligation = Obligation { to, owed, parent: None, step_key: None };
@@ -908,6 +963,15 @@ impl Node {
                 }
             }
             Message::Awaited { request, result } => self.awaited(from, request, result),
+            Message::Control { request, partition, control } => {
+                if self.partitions.contains_key(&partition) {
+                    self.with(&partition, |p, env| p.control(env, from, request, control));
+                } else {
+                    let result = ControlResult::NotOwner(None);
+                    self.env.send(from, Message::ControlDone { request, result });
+                }
+            }
+            Message::ControlDone { request, result } => self.controlled(from, request, result),
             Message::Read { request, partition, actor, keys } => {
                 if self.partitions.contains_key(&partition) {
                     self.with(&partition, |p, env| p.read_outside(env, from, request, actor, keys));
@@ -1048,8 +1112,9 @@ fn turn_of(operation: &Operation) -> Option<&TurnToken> {
         | Operation::StateApply { turn, .. }
         | Operation::RecordStep { turn, .. }
         | Operation::Flush { turn } => Some(turn),
-        Operation::InvokeDirect { .. } | Operation::Await { .. } | Operation::StateOf { .. } => {
-            None
-        }
+        Operation::InvokeDirect { .. }
+        | Operation::Await { .. }
+        | Operation::Control { .. }
+        | Operation::StateOf { .. } => None,
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::ids::{Epoch, Millis, NodeId, Number, PartitionId, Sender, Uuid};
 use crate::invocation::{ChainOutcome, Invocation, Obligation, Outcome, Payload, StateOp};
+use crate::trouble::Ended;
 
 /// One entry of a partition's log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -91,13 +92,42 @@ pub enum Op {
         /// When it came; results of `start` are kept for a time after it.
         time: Millis,
     },
-    /// A new attempt begins (rule T3). With the current number: that attempt may have run, which a reign says before it
-    /// ends in order.
+    /// A new attempt begins (rule T3). With the current number: that attempt may have run, which is said of one that
+    /// is to be tried again after a pause, and by a reign before it ends in order.
     Attempt {
         /// The invocation.
         uuid: Uuid,
         /// Its attempt number.
         attempt: u32,
+        /// How the attempt ended that was the current one up to here, if that is known.
+        ended: Option<Ended>,
+    },
+    /// Somebody asked for the invocation's end: no attempt of it starts any more.
+    Cancel {
+        /// The invocation.
+        uuid: Uuid,
+    },
+    /// The invocation has lost too many hosts: it rests until somebody takes it up again.
+    Park {
+        /// The invocation.
+        uuid: Uuid,
+    },
+    /// A parked invocation goes on.
+    Resume {
+        /// The invocation.
+        uuid: Uuid,
+    },
+    /// Dead letters are dropped: nobody wants them any more, or there are too many, or they are too old.
+    Discard {
+        /// The invocations.
+        uuids: Vec<Uuid>,
+    },
+    /// A dead letter is sent again, as a new tell that is now owed by this partition.
+    Redrive {
+        /// The dead letter's invocation.
+        uuid: Uuid,
+        /// The new one.
+        new: Uuid,
     },
     /// Obligations of this partition that the other side has made durable.
     Settle {

@@ -98,6 +98,7 @@ impl Invocation {
             + (self.chain.len() + 1) * UUID
             + text(&self.trace)
             + self.home.as_ref().map_or(0, |home| home.stored_size() + NESTED)
+            + self.retry.map_or(0, |_| 4 * NUMBER + NESTED)
             + 3 * NUMBER
             + NESTED
     }
@@ -158,9 +159,10 @@ impl Outcome {
         let content = match self {
             Self::Done(payload) => payload.stored_size(),
             Self::Failed(e) => {
-                text(&e.code) + text(&e.message) + text(&e.detail) + e.payload.stored_size()
+                let texts = text(&e.code) + text(&e.message) + text(&e.detail);
+                texts + e.payload.stored_size() + NUMBER
             }
-            Self::Refused(_) | Self::Expired => NUMBER,
+            Self::Refused(_) | Self::Expired | Self::Cancelled => NUMBER,
         };
         content + 2 * NESTED
     }
@@ -216,16 +218,21 @@ impl Op {
             Self::Outcome { sender, done, .. } => {
                 sender.stored_size() + 2 * NUMBER + NESTED + done.size()
             }
-            Self::Attempt { .. } => UUID + NUMBER,
             Self::StepDone { to, outcome, .. } => {
                 to.stored_size() + NESTED + NUMBER + outcome.size()
             }
+            Self::Attempt { ended, .. } => {
+                let ended = ended.as_ref().map_or(0, |e| text(&e.error) + 2 * NUMBER);
+                UUID + NUMBER + ended
+            }
+            Self::Cancel { .. } | Self::Park { .. } | Self::Resume { .. } => UUID,
             Self::Settle { to, numbers } => to.stored_size() + NESTED + numbers.len() * NUMBER,
             Self::Closed { sender, open, .. } => {
                 sender.stored_size() + NUMBER + NESTED + open.len() * NUMBER
             }
             Self::CloseChannel { open, .. } => 2 * NUMBER + NESTED + open.len() * NUMBER,
-            Self::Forget { uuids } => uuids.len() * UUID,
+            Self::Forget { uuids } | Self::Discard { uuids } => uuids.len() * UUID,
+            Self::Redrive { .. } => 2 * UUID,
         };
         content + 2 * NESTED
     }

@@ -7,12 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use crate::dead::{DeadLetter, DeadLetters};
 use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Owed, Payload, StateOp};
 use crate::limits::Rules;
 use crate::record::{End, Op, Record, Segment, Send};
 use crate::size::Tally;
 use crate::steps::Steps;
+use crate::trouble::Trouble;
 
 /// State of a partition as its log tells it.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +47,8 @@ pub(crate) struct LogState {
     pub(crate) owed: Tally,
     /// Channels of departed nodes, closed for ever.
     pub(crate) closed_nodes: ClosedNodes,
+    /// Tells that ended without success.
+    pub(crate) dead: DeadLetters,
     /// Counts acceptances: the order of queues.
     order: u64,
     /// The partition's clock: the latest time in its records. It never runs back.
@@ -75,6 +79,12 @@ pub(crate) struct Entry {
     pub(crate) unwanted: bool,
     /// Its chain of tail calls goes on elsewhere; this is its home, where the outcome comes back (rule C8).
     pub(crate) moved: bool,
+    /// What went wrong in the current step.
+    pub(crate) trouble: Trouble,
+    /// Somebody asked for its end: no attempt starts any more.
+    pub(crate) cancel: bool,
+    /// It has lost too many hosts: it rests.
+    pub(crate) parked: bool,
 }
 
 /// The receiving end of a channel (rule C4). Numbers below `next` are known; those of them that are not live are
@@ -258,12 +268,30 @@ impl LogState {
                 }
                 true
             }
-            Op::Attempt { uuid, attempt } => {
+            Op::Attempt { uuid, attempt, ended } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };
+                if let Some(ended) = ended {
+                    entry.trouble.note(entry.attempt, ended);
+                }
                 entry.ran = entry.attempt == *attempt;
                 entry.attempt = *attempt;
                 true
             }
+            Op::Cancel { uuid } => self.entries.get_mut(uuid).map(|e| e.cancel = true).is_some(),
+            Op::Park { uuid } => self.entries.get_mut(uuid).map(|e| e.parked = true).is_some(),
+            Op::Resume { uuid } => {
+                let Some(entry) = self.entries.get_mut(uuid) else { return false };
+                entry.parked = false;
+                entry.trouble.losses = 0;
+                true
+            }
+            Op::Discard { uuids } => {
+                for uuid in uuids {
+                    self.dead.remove(*uuid);
+                }
+                true
+            }
+            Op::Redrive { uuid, new } => self.redrive(*uuid, *new),
             Op::Settle { to, numbers } => {
                 for number in numbers {
                     self.close_out(to, *number, None);
@@ -309,11 +337,16 @@ impl LogState {
             let invocation = Invocation { home: None, ..(**invocation).clone() };
             return self.next_step(invocation.uuid, &Arc::new(invocation), false);
         }
+        self.insert_entry(invocation.clone(), sender.clone(), number);
+    }
+
+    /// Owes an invocation from here on, behind everything accepted before.
+    fn insert_entry(&mut self, invocation: Arc<Invocation>, sender: Sender, number: Number) {
         self.entries.insert(
             invocation.uuid,
             Entry {
-                invocation: invocation.clone(),
-                sender: sender.clone(),
+                invocation,
+                sender,
                 number,
                 order: self.order,
                 attempt: 1,
@@ -324,8 +357,20 @@ impl LogState {
                 steps: Steps::default(),
                 unwanted: false,
                 moved: false,
+                trouble: Trouble::default(),
+                cancel: false,
+                parked: false,
             },
         );
+    }
+
+    /// A dead letter is sent again: what happened to it before does not count.
+    fn redrive(&mut self, uuid: Uuid, new: Uuid) -> bool {
+        let Some(letter) = self.dead.remove(uuid) else { return false };
+        self.order += 1;
+        let invocation = Invocation { uuid: new, deadline: None, ..(*letter.invocation).clone() };
+        self.insert_entry(Arc::new(invocation), letter.sender, letter.number);
+        true
     }
 
     /// A logged turn ended: its segment takes effect, and its children are settled with it.
@@ -351,6 +396,7 @@ impl LogState {
         entry.shared = false;
         entry.steps = Steps::default();
         entry.moved = false;
+        entry.trouble = Trouble::default();
     }
 
     /// A chain of tail calls goes on, or has ended, somewhere else: its home stays.
@@ -374,6 +420,14 @@ impl LogState {
     fn end(&mut self, rules: &Rules, uuid: Uuid, outcome: &Outcome, time: Millis) {
         let Some(entry) = self.entries.remove(&uuid) else { return };
         match entry.invocation.mode {
+            Mode::Tell if DeadLetter::is_one(outcome) => self.dead.insert(DeadLetter {
+                invocation: entry.invocation,
+                sender: entry.sender,
+                number: entry.number,
+                outcome: outcome.clone(),
+                attempts: entry.attempt,
+                time,
+            }),
             Mode::Tell => {}
             Mode::Start => {
                 self.results.insert(uuid, outcome.clone());

@@ -184,6 +184,7 @@ mod tests {
             trace: "".into(),
             step: 1,
             home: None,
+            retry: None,
         }
     }
 

@@ -126,12 +126,7 @@ fn a_dead_host_is_replaced_and_its_turn_tried_again() {
     let call = script.invoke(None, Mode::Call, "alice", "slow");
     let first = script.turn("slow");
     script.event(Event::HostDown { session: SessionId(1), dead: true });
-    let offer = Offer {
-        kinds: vec![Kind::actor("Account")],
-        concurrency: 4,
-        strict: false,
-        ..Default::default()
-    };
+    let offer = Offer { kinds: vec![Kind::actor("Account")], concurrency: 4, ..Offer::default() };
     script.event(Event::HostUp { session: SessionId(2), offer });
     let second = script.turn("slow");
     assert_eq!((first.token.attempt, second.token.attempt), (1, 2));
@@ -179,15 +174,11 @@ fn without_a_host_a_call_waits_or_expires() {
         deadline: Some(script.now + 50),
         trace: "".into(),
         step_key: None,
+        retry: None,
     });
     script.advance(200);
     assert_eq!(script.outcome(hasty), Outcome::Expired);
-    let offer = Offer {
-        kinds: vec![Kind::actor("Account")],
-        concurrency: 4,
-        strict: false,
-        ..Default::default()
-    };
+    let offer = Offer { kinds: vec![Kind::actor("Account")], concurrency: 4, ..Offer::default() };
     script.event(Event::HostUp { session: SessionId(1), offer });
     let turn = script.turn("later");
     script.finish(&turn, done("ok"));

@@ -51,6 +51,7 @@ fn call(
         payload: text("in"),
         deadline,
         trace: "".into(),
+        retry: None,
         step_key: Some(key.into()),
     })
 }
@@ -269,6 +270,7 @@ fn keys_are_for_calls_of_turns() {
         payload: text(""),
         deadline: None,
         trace: "".into(),
+        retry: None,
         step_key: Some("k".into()),
     };
     let outside = script.request(root(None, Mode::Call));

@@ -52,6 +52,7 @@ impl Sending {
             deadline: None,
             trace: "".into(),
             step_key: None,
+            retry: None,
         })
     }
 
@@ -188,6 +189,7 @@ fn ask(script: &mut Script, to: &PartitionId, number: u64, asks: bool) {
         trace: "".into(),
         step: 1,
         home: None,
+        retry: None,
     };
     let message = Message::Request {
         sender: Sender::Node(OTHER),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kar_core::effect::{RequestError, Turn};
+use kar_core::effect::{CancelReason, RequestError, Turn};
 use kar_core::event::{Event, Offer, Operation, TailCall, TurnResult};
 use kar_core::ids::{SessionId, TurnToken};
 use kar_core::invocation::{ApplicationError, Mode, Outcome};
@@ -55,6 +55,7 @@ impl World {
             concurrency: plan.concurrency,
             strict: plan.strict,
             shared: plan.shared(&self.plan.names),
+            retries: self.plan.policies.offered(&self.plan.names, &plan.kinds),
         };
         let app = &mut self.slots[slot].app;
         if !app.alive {
@@ -188,8 +189,14 @@ impl World {
     }
 
     /// A node cancels a turn.
-    pub(crate) fn cancel(&mut self, slot: usize, session: SessionId, token: &TurnToken) {
-        self.say(|| format!("n{slot} cancel {token}"));
+    pub(crate) fn cancel(
+        &mut self,
+        slot: usize,
+        session: SessionId,
+        token: &TurnToken,
+        reason: CancelReason,
+    ) {
+        self.say(|| format!("n{slot} cancel {token} {reason:?}"));
         let found = self
             .history
             .runs
@@ -200,8 +207,17 @@ impl World {
             return;
         };
         let at = self.now;
-        self.history.runs[run].cancel_sent.get_or_insert(at);
-        self.tell_app(slot, session, ToApp::Cancel(run));
+        match reason {
+            CancelReason::Superseded => {
+                self.history.runs[run].cancel_sent.get_or_insert(at);
+                self.tell_app(slot, session, ToApp::Cancel(run));
+            }
+            // It may stop, or go on.
+            CancelReason::Requested if self.rng.chance(600) => {
+                self.tell_app(slot, session, ToApp::Cancel(run));
+            }
+            CancelReason::Requested => {}
+        }
     }
 
     fn start_run(&mut self, slot: usize, run: usize) {
@@ -324,7 +340,8 @@ impl World {
         let outcome = if record.script.fails {
             let empty = &self.plan.names.empty;
             let (code, message, detail) = (empty.clone(), empty.clone(), empty.clone());
-            Outcome::Failed(ApplicationError { code, message, detail, payload })
+            let retryable = record.script.retryable;
+            Outcome::Failed(ApplicationError { code, message, detail, payload, retryable })
         } else {
             Outcome::Done(payload)
         };
@@ -392,6 +409,7 @@ impl World {
                 deadline: None,
                 trace: names.empty.clone(),
                 step_key: key.clone(),
+                retry: self.plan.policies.of_tag(spec.unwrap_or_default().tag),
             },
         };
         let record = &mut self.history.runs[run];

@@ -55,6 +55,7 @@ impl World {
                 deadline,
                 trace,
                 step_key: None,
+                retry: self.plan.policies.of_tag(tag),
             },
             None => {
                 let kind = names.kinds[op.kind].clone();
@@ -71,7 +72,7 @@ impl World {
         req
     }
 
-    fn open_request(
+    pub(crate) fn open_request(
         &mut self,
         slot: usize,
         tag: u64,
@@ -85,6 +86,7 @@ impl World {
             session,
             mode: if awaits.is_some() { None } else { op.mode },
             awaits,
+            control: None,
             reads: None,
             tag,
             kind: op.kind,

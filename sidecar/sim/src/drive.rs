@@ -178,7 +178,9 @@ impl World {
             Effect::DispatchDirect { session, turn, .. } => {
                 self.tell_app(slot, session, ToApp::Direct(turn));
             }
-            Effect::Cancel { session, token } => self.cancel(slot, session, &token),
+            Effect::Cancel { session, token, reason } => {
+                self.cancel(slot, session, &token, reason);
+            }
             Effect::Respond { request, response } => self.respond(slot, request, response),
             Effect::ReadCell { partition } => self.ask_store(slot, &partition, StoreStep::Cell),
             Effect::LoadActor { partition, epoch, actor } => {

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::ids::{Epoch, NodeId, SessionId, TurnToken};
+use kar_core::ids::{Epoch, NodeId, PartitionId, SessionId, TurnToken};
 use kar_core::invocation::{Mode, Outcome, Payload, StateOp, Target};
-use kar_core::message::Message;
+use kar_core::message::{Control, Message};
 use kar_core::node::PartitionView;
 use kar_core::record::Record;
 
+use crate::operator::Policies;
 use crate::plan::{Names, Us};
 use crate::script::{Script, Spec};
 use crate::store::StorePartition;
@@ -158,6 +159,8 @@ pub(crate) struct Req {
     /// `None`: direct, an await, or a read.
     pub(crate) mode: Option<Mode>,
     pub(crate) awaits: Option<kar_core::ids::InvocationId>,
+    /// What is to be done to an invocation, and where.
+    pub(crate) control: Option<(PartitionId, Control)>,
     /// It reads the actor's state, or a key of it.
     pub(crate) reads: Option<Option<usize>>,
     pub(crate) tag: u64,
@@ -204,6 +207,11 @@ pub(crate) struct History {
     pub(crate) heeding: bool,
     /// Which slots' components register `strict`.
     pub(crate) strict: Vec<bool>,
+    /// How retryable errors are retried.
+    pub(crate) policies: Policies,
+    /// The nodes' bounds of these names.
+    pub(crate) park_after: u32,
+    pub(crate) dead_letters_max: usize,
     pub(crate) events: Vec<(Us, Seen)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) reqs: Vec<Req>,

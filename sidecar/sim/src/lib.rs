@@ -21,6 +21,7 @@ mod members;
 mod moods;
 mod mutation;
 mod net;
+mod operator;
 mod plan;
 mod queue;
 mod rng;

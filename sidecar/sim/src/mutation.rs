@@ -22,7 +22,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 28] = [
+pub const MUTATIONS: [Mutation; 31] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -45,6 +45,9 @@ pub const MUTATIONS: [Mutation; 28] = [
     one("tail-lock", |r| r.tail_lock = false, contended),
     one("tail-home", |r| r.tail_home = false, usual),
     one("load-checks", |r| r.load_checks = false, forgetful),
+    one("heed-cancel", |r| r.heed_cancel = false, contended),
+    one("retry-bound", |r| r.retry_bound = false, usual),
+    one("keep-parked", |r| r.keep_parked = false, contended),
     one("await-barrier", |r| r.await_barrier = false, outdated),
     one("read-barrier", |r| r.read_barrier = false, outdated),
     one("gate-reads", |r| r.gate_reads = false, usual),

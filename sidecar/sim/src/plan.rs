@@ -8,6 +8,7 @@ use kar_core::ids::{Class, Kind};
 use kar_core::invocation::{Mode, Target};
 use kar_core::limits::{Limits, Rules};
 
+use crate::operator::{self, Policies};
 use crate::rng::{Rng, mix};
 
 /// Virtual time, microseconds since the start of the run.
@@ -238,6 +239,10 @@ pub(crate) struct Plan {
     pub(crate) kinds_known: bool,
     /// Otherwise: the membership makes each kind known at this time at the earliest.
     pub(crate) kinds_at: Vec<Us>,
+    /// How retryable errors are retried.
+    pub(crate) policies: Policies,
+    /// When somebody has something done to an invocation, and what.
+    pub(crate) controls: Vec<(Us, bool)>,
 }
 
 /// Shared names, so that nothing is allocated per message.
@@ -369,6 +374,8 @@ impl Plan {
             faults: Vec::new(),
             kinds_known: true,
             kinds_at: vec![0; 3],
+            policies: Policies::default(),
+            controls: Vec::new(),
         }
     }
 
@@ -386,6 +393,7 @@ impl Plan {
             limits.cached_actors_max = 0;
         }
         bound_bytes(&mut limits, seed, small);
+        let (policies, controls) = operator::draw(seed, names.kinds.len(), &mut limits);
         let ops = (0..rng.range(6, profile.ops_max))
             .map(|_| draw_op(&mut rng, profile, actor_types, &names, slots.len()))
             .collect();
@@ -413,6 +421,8 @@ impl Plan {
             faults,
             kinds_known,
             kinds_at,
+            policies,
+            controls,
         }
     }
 }

@@ -142,7 +142,7 @@ impl Stage {
         self.world.hooks.script = Some(Box::new(move |spec, _| {
             let found = scripts.iter().find(|(tag, _)| *tag == spec.tag);
             let steps = found.map(|(_, steps)| steps.clone()).unwrap_or_default();
-            Some(Script { steps, fails: false, tail: None, pipelined: false })
+            Some(Script { steps, ..Script::default() })
         }));
     }
 
@@ -277,7 +277,7 @@ fn sandwiched_claim(stage: &mut Stage) {
                 _ => {}
             }
         }
-        Some(Script { steps, fails: false, tail: None, pipelined: false })
+        Some(Script { steps, ..Script::default() })
     }));
     let from = stage.other(&[zombie]);
     stage.ask(from, Mode::Call, A, 0);
@@ -304,7 +304,7 @@ fn sleeping_outcall(stage: &mut Stage) {
         if let Some(Step::Calls(calls, _)) = steps.first_mut() {
             calls[0].1.tag = join(spec.tag, join(token.epoch, u64::from(token.attempt)));
         }
-        Some(Script { steps, fails: false, tail: None, pipelined: false })
+        Some(Script { steps, ..Script::default() })
     }));
     // The channel is open already when the sleeper wakes.
     let req = stage.ask(callee, Mode::Call, A, 0);
@@ -447,7 +447,7 @@ fn pingpong_tail(stage: &mut Stage) {
                 (target, Spec { tag: *tag, steady: true, ..Spec::default() }, false)
             });
             let steps = vec![Step::Think(30 * MS)];
-            Some(Script { steps, fails: false, tail: next, pipelined: false })
+            Some(Script { steps, tail: next, ..Script::default() })
         }))
     };
     let crash = |slot| Fault::Crash { slot, app_us: 0, down_us: 300 * MS, lease_us: 2 * MS };
@@ -506,7 +506,7 @@ fn drain_with_cross_calls(stage: &mut Stage) {
                     calls[0].1.tag |= join(spec.tag, attempt) << 8;
                 }
             }
-            Some(Script { steps, fails: false, tail: None, pipelined: false })
+            Some(Script { steps, ..Script::default() })
         }))
     };
     stage.ask(2, Mode::Call, A, 0);

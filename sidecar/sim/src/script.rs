@@ -100,6 +100,8 @@ pub(crate) struct Script {
     pub(crate) steps: Vec<Step>,
     /// The turn ends with an application error.
     pub(crate) fails: bool,
+    /// Trying again may help.
+    pub(crate) retryable: bool,
     /// It ends with a tail call; to its own actor, it may keep the lock.
     pub(crate) tail: Option<(Target, Spec, bool)>,
     /// Operations that need no answer are sent one after the other.
@@ -120,6 +122,8 @@ struct Writer<'a> {
     mask: u64,
     confined: bool,
     fuel: u8,
+    /// It ends with an error that may pass.
+    troubled: bool,
 }
 
 /// The script of one attempt.
@@ -152,6 +156,9 @@ pub(crate) fn write(
         mask: if confined && spec.joined && bit != 0 { bit } else { spec.mask | bit },
         confined,
         fuel: spec.fuel,
+        // Drawn apart, so that the rest of a seed's scripts does not depend on it.
+        troubled: Rng::new(join(if spec.steady { same } else { join(same, step) }, 0x7261_7274))
+            .chance(120),
     };
     let mut script = writer.script(own.is_some());
     let seed = if spec.steady { same } else { join(same, attempt) };
@@ -183,7 +190,8 @@ fn services(names: &Names) -> usize {
 
 impl Writer<'_> {
     fn script(&mut self, actor: bool) -> Script {
-        let fails = self.rng.chance(80);
+        let fails = self.rng.chance(80) || self.troubled;
+        let retryable = self.troubled;
         let pipelined = self.rng.chance(400);
         let mut steps = Vec::new();
         for _ in 0..self.rng.range(1, 5) {
@@ -200,7 +208,7 @@ impl Writer<'_> {
         } else {
             None
         };
-        Script { steps, fails, tail, pipelined }
+        Script { steps, fails, retryable, tail, pipelined }
     }
 
     /// The next step: whoever the callers might have called; the own actor's lock goes first, unless it is kept.

@@ -50,6 +50,7 @@ pub(crate) enum Due {
     StopRun { run: usize },
     DirectDone { slot: usize, session: SessionId, turn: u64 },
     Client(usize),
+    Control(usize),
     Abandon { req: usize },
     Await { req: usize, slot: usize },
     Read(ReadOp),
@@ -144,6 +145,9 @@ impl World {
         for (index, op) in plan.ops.iter().enumerate() {
             queue.push(&mut rng, op.at, Due::Client(index));
         }
+        for (index, (at, _)) in plan.controls.iter().enumerate() {
+            queue.push(&mut rng, *at, Due::Control(index));
+        }
         for read in &plan.reads {
             queue.push(&mut rng, read.at, Due::Read(*read));
         }
@@ -158,6 +162,9 @@ impl World {
             accept_timeout: plan.limits.accept_timeout_ms * MS,
             heeding: plan.profile.run_on_max <= crate::plan::RUN_ON_MAX,
             strict: plan.slots.iter().map(|s| s.strict).collect(),
+            policies: plan.policies.clone(),
+            park_after: plan.limits.park_after_attempts,
+            dead_letters_max: plan.limits.dead_letters_per_partition_max,
             events: Vec::new(),
             runs: Vec::new(),
             reqs: Vec::new(),
@@ -239,6 +246,7 @@ impl World {
         let mut next = self.now + 300 * MS;
         let mut calm_since = None;
         while self.now < bound && self.steps < EVENTS_MAX {
+            self.resume_parked();
             self.run_until(next, |_| false);
             next = self.now + 50 * MS;
             if !self.is_quiet() {
@@ -356,6 +364,7 @@ impl World {
             Due::StopRun { run } => self.stop_run(run),
             Due::DirectDone { slot, session, turn } => self.direct_done(slot, session, turn),
             Due::Client(index) => self.client(index),
+            Due::Control(index) => self.control(index),
             Due::Abandon { req } => self.abandon(req),
             Due::Await { req, slot } => self.await_start(req, slot),
             Due::Read(read) => self.read_actor(read),

@@ -49,17 +49,22 @@ fn directed_schedules_happen_and_keep_every_promise() {
 
 #[test]
 fn every_schedule_really_happens_in_random_runs() {
-    let windows = [
-        ("(windows asked)", ()),
-        ("(outcomes cut)", ()),
-        ("(reads raced)", ()),
-        ("(steps recalled)", ()),
-        ("(shared beside)", ()),
-        ("(shared to exclusive)", ()),
-        ("(calls recalled)", ()),
+    let rare = [
+        "(windows asked)",
+        "(outcomes cut)",
+        "(reads raced)",
+        "(steps recalled)",
+        "(calls recalled)",
+        "(shared beside)",
+        "(shared to exclusive)",
+        "(cancelled)",
+        "(errors retried)",
+        "(parked)",
+        "(redriven)",
     ];
+    let rare = rare.into_iter().map(|name| (name, ()));
     let schedules = SCHEDULES.iter().map(|s| (s.name, ()));
-    let mut missing: BTreeMap<&str, ()> = schedules.chain(windows).collect();
+    let mut missing: BTreeMap<&str, ()> = schedules.chain(rare).collect();
     for seed in 0..HAPPEN_SEEDS {
         let report = kar_sim::run(seed, &Profile::of_seed(seed), Rules::default(), false);
         clean(&report);

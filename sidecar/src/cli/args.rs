@@ -12,8 +12,8 @@ use kar_hub::HubLimits;
 use super::exit;
 use super::limits::{BoundArgs, LimitArgs};
 pub(crate) use client::{
-    AwaitArgs, CallArgs, DrainArgs, GetArgs, GetCommand, InvocationArgs, InvokeArgs, ListArgs,
-    ReachArgs, StateArgs, StateCommand, TellArgs,
+    AwaitArgs, CallArgs, DrainArgs, GetArgs, GetCommand, InvocationArgs, InvocationIdArgs,
+    InvokeArgs, ListArgs, OptionArgs, ReachArgs, StateArgs, StateCommand, TellArgs,
 };
 
 /// KAR: components in separate processes, joined by calls that survive crashes.
@@ -71,9 +71,17 @@ pub(crate) enum Command {
     Start(TellArgs),
     /// Wait for the result of a started invocation and print it
     Await(AwaitArgs),
+    /// Ask for an invocation's end: what does not run never will, what runs is told to stop
+    Cancel(InvocationIdArgs),
+    /// Let a parked invocation go on: one that has lost too many hosts
+    Resume(InvocationIdArgs),
+    /// Send a dead letter again, as a new tell, and print its id
+    Redrive(InvocationIdArgs),
+    /// Drop a dead letter
+    Discard(InvocationIdArgs),
     /// Read and write the application's state; show an actor's
     State(StateArgs),
-    /// List nodes, actors or unfinished invocations
+    /// List nodes, actors, unfinished invocations or dead letters
     Get(GetArgs),
     /// Hand over everything that a node owns, so that it can be stopped without anybody noticing
     Drain(DrainArgs),

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use kar_proto::v1::{
     ActorTarget, ApplicationError, AwaitRequest, CallActorRequest, DeliveryMode, InvocationOptions,
-    InvokeRequest, ListNodesRequest, Payload, ServiceTarget, StartRequest, Target, TellRequest,
-    await_response, call_actor_response, invoke_response, target,
+    InvokeRequest, ListNodesRequest, Payload, RetryPolicy, ServiceTarget, StartRequest, Target,
+    TellRequest, await_response, call_actor_response, invoke_response, target,
 };
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use super::args::{AwaitArgs, CallArgs, Format, InvocationArgs, InvokeArgs, TellArgs};
+use super::args::{AwaitArgs, CallArgs, Format, InvocationArgs, InvokeArgs, OptionArgs, TellArgs};
 use super::client::{Session, with_session};
 use super::exit::{Code, Effect, Failure, Outcome};
 use super::payload;
@@ -36,7 +36,7 @@ type Ending = Result<Payload, ApplicationError>;
 /// `kar call`.
 pub(crate) async fn call(args: CallArgs) -> Outcome {
     let invocation = parse(&args.invocation)?;
-    let options = options(args.start_within)?;
+    let options = options(&args.options)?;
     let target = invocation.target.clone();
     with_session(&args.reach, UNKNOWN, async |session| {
         let call = bounded(args.timeout, call_durably(session, invocation, options));
@@ -73,7 +73,7 @@ pub(crate) async fn tell(args: TellArgs) -> Outcome {
         target: Some(Target { kind: Some(target) }),
         method,
         payload: Some(payload),
-        options: options(args.start_within)?,
+        options: options(&args.options)?,
         ..TellRequest::default()
     };
     with_session(&args.reach, UNKNOWN, async |session| {
@@ -90,7 +90,7 @@ pub(crate) async fn start(args: TellArgs) -> Outcome {
         target: Some(Target { kind: Some(target) }),
         method,
         payload: Some(payload),
-        options: options(args.start_within)?,
+        options: options(&args.options)?,
     };
     with_session(&args.reach, UNKNOWN, async |session| {
         let answer = session.invocations().start(request).await.map_err(written)?;
@@ -226,11 +226,25 @@ fn print_id(format: Format, id: &str) -> Outcome {
     }
 }
 
-fn options(start_within: Option<Duration>) -> Outcome<Option<InvocationOptions>> {
-    let Some(limit) = start_within else { return Ok(None) };
-    let limit = prost_types::Duration::try_from(limit)
-        .map_err(|e| Failure::usage(format!("--start-within: {e}")))?;
-    Ok(Some(InvocationOptions { start_within: Some(limit), ..InvocationOptions::default() }))
+fn options(args: &OptionArgs) -> Outcome<Option<InvocationOptions>> {
+    let OptionArgs { start_within, retry_attempts, retry_backoff, retry_backoff_max } = args;
+    let policy = RetryPolicy {
+        max_attempts: retry_attempts.unwrap_or_default(),
+        initial_backoff: wire("--retry-backoff", *retry_backoff)?,
+        max_backoff: wire("--retry-backoff-max", *retry_backoff_max)?,
+        multiplier: 0.0,
+    };
+    let retry_policy = (policy != RetryPolicy::default()).then_some(policy);
+    let start_within = wire("--start-within", *start_within)?;
+    if start_within.is_none() && retry_policy.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(InvocationOptions { start_within, retry_policy, ..InvocationOptions::default() }))
+}
+
+fn wire(flag: &str, duration: Option<Duration>) -> Outcome<Option<prost_types::Duration>> {
+    let converted = duration.map(prost_types::Duration::try_from).transpose();
+    converted.map_err(|e| Failure::usage(format!("{flag}: {e}")))
 }
 
 /// Reads `SERVICE METHOD [JSON]`, or with `--actor TYPE ID`: `METHOD [JSON]`.

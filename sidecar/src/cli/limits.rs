@@ -73,6 +73,12 @@ bound_flags! {
         results_bytes_per_partition_max: usize,
         /// How long results of `start` are kept, ms
         result_retention_ms: u64,
+        /// Dead letters kept per partition; the oldest go
+        dead_letters_per_partition_max: usize,
+        /// Dead letters kept per partition, bytes
+        dead_letters_bytes_per_partition_max: usize,
+        /// How long dead letters are kept, ms
+        dead_letter_retention_ms: u64,
         /// How long a root call's acceptance waits for its first progress, ms
         accept_delay_ms: u64,
         /// How long code of a cut-off attempt may run on, ms
@@ -101,6 +107,16 @@ bound_flags! {
         state_bytes_per_actor_max: usize,
         /// Passive actors whose state stays cached per partition
         cached_actors_max: usize,
+        /// Attempts lost with their hosts, one after the other, before an invocation is parked
+        park_after_attempts: u32,
+        /// Attempts that end with a retryable error, where no method or call says; 1: no retries
+        retry_attempts_max: u32,
+        /// Pause before the second of them, ms
+        retry_initial_ms: u64,
+        /// Longest pause between them, ms
+        retry_max_ms: u64,
+        /// Each pause is so much longer than the one before, percent
+        retry_multiplier_percent: u32,
         /// Longest state of an actor that one read from outside its turns answers with, bytes
         state_read_bytes_max: usize,
     }

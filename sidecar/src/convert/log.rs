@@ -15,6 +15,7 @@ use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Se
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
+use super::policy::{self, attempt_end_from, attempt_end_to};
 use super::{Malformed, owned, shared};
 
 /// A record as it is stored.
@@ -98,8 +99,19 @@ fn op_to(op: &Op) -> pb::Op {
             done: Some(chain_outcome_to(done)),
             time_ms: *time,
         }),
-        Op::Attempt { uuid, attempt } => {
-            O::Attempt(pb::Attempt { uuid: uuid_to(*uuid), attempt: *attempt })
+        Op::Attempt { uuid, attempt, ended } => O::Attempt(pb::Attempt {
+            uuid: uuid_to(*uuid),
+            attempt: *attempt,
+            ended: ended.as_ref().map(attempt_end_to),
+        }),
+        Op::Cancel { uuid } => O::Cancel(pb::Cancel { uuid: uuid_to(*uuid) }),
+        Op::Park { uuid } => O::Park(pb::Park { uuid: uuid_to(*uuid) }),
+        Op::Resume { uuid } => O::Resume(pb::Resume { uuid: uuid_to(*uuid) }),
+        Op::Discard { uuids } => {
+            O::Discard(pb::Discard { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
+        }
+        Op::Redrive { uuid, new } => {
+            O::Redrive(pb::Redrive { uuid: uuid_to(*uuid), new: uuid_to(*new) })
         }
         Op::Settle { to, numbers } => {
             O::Settle(pb::Settle { to: Some(partition_to(to)), numbers: numbers.clone() })
@@ -156,7 +168,19 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             done: Arc::new(chain_outcome_from(h.done)?),
             time: h.time_ms,
         },
-        O::Attempt(a) => Op::Attempt { uuid: uuid_from(&a.uuid)?, attempt: a.attempt },
+        O::Attempt(a) => Op::Attempt {
+            uuid: uuid_from(&a.uuid)?,
+            attempt: a.attempt,
+            ended: a.ended.map(attempt_end_from).transpose()?,
+        },
+        O::Cancel(c) => Op::Cancel { uuid: uuid_from(&c.uuid)? },
+        O::Park(p) => Op::Park { uuid: uuid_from(&p.uuid)? },
+        O::Resume(r) => Op::Resume { uuid: uuid_from(&r.uuid)? },
+        O::Discard(d) => {
+            let uuids = d.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
+            Op::Discard { uuids }
+        }
+        O::Redrive(r) => Op::Redrive { uuid: uuid_from(&r.uuid)?, new: uuid_from(&r.new)? },
         O::Settle(s) => Op::Settle { to: partition_from(s.to)?, numbers: s.numbers },
         O::StepDone(s) => Op::StepDone {
             to: partition_from(s.to)?,
@@ -306,6 +330,7 @@ pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
         // Most have one step only.
         step: if invocation.step == 1 { 0 } else { invocation.step },
         home: invocation.home.as_ref().map(partition_to),
+        retry: invocation.retry.map(policy::to),
     }
 }
 
@@ -336,6 +361,7 @@ pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation,
         trace: shared(i.trace_parent),
         step: i.step.max(1),
         home: i.home.map(|home| partition_from(Some(home))).transpose()?,
+        retry: i.retry.map(policy::from),
     })
 }
 
@@ -364,6 +390,7 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
             message: owned(&e.message),
             detail: owned(&e.detail),
             payload: Some(payload_to(&e.payload)),
+            retryable: e.retryable,
         }),
         Outcome::Refused(refusal) => O::Refused(
             match refusal {
@@ -377,6 +404,7 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
             .into(),
         ),
         Outcome::Expired => O::Expired(true),
+        Outcome::Cancelled => O::Cancelled(true),
     };
     pb::Outcome { outcome: Some(outcome) }
 }
@@ -396,6 +424,7 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             message: f.message.into(),
             detail: f.detail.into(),
             payload: payload_from(f.payload.unwrap_or_default()),
+            retryable: f.retryable,
         }),
         O::Refused(refusal) => Outcome::Refused(match pb::Refusal::try_from(refusal) {
             Ok(pb::Refusal::ActorQueueFull) => Refusal::ActorQueueFull,
@@ -407,6 +436,8 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             Ok(pb::Refusal::Unspecified) | Err(_) => return Err(Malformed::Field("refused")),
         }),
         O::Expired(true) => Outcome::Expired,
+        O::Cancelled(true) => Outcome::Cancelled,
+        O::Cancelled(false) => return Err(Malformed::Field("cancelled")),
         O::Expired(false) => return Err(Malformed::Field("expired")),
     })
 }

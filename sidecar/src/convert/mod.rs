@@ -5,6 +5,7 @@ pub mod error;
 pub mod json;
 pub mod log;
 pub mod peer;
+pub mod policy;
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use super::log::{
     partition_from, partition_to, payload_from, payload_to, sender_from, sender_to, uuid_from,
     uuid_to,
 };
-use super::{Malformed, owned, shared};
+use super::{Malformed, owned, policy, shared};
 
 /// Invocations or actors of a partition that are shown by `Inspect`.
 const VIEW_ROWS_MAX: usize = 1_000;
@@ -108,6 +108,12 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
             all: keys.is_none(),
         }),
         Message::ReadDone { request, result } => Frame::ReadDone(read_done_to(*request, result)),
+        Message::Control { request, partition, control } => {
+            Frame::Control(policy::control_to(*request, partition, control))
+        }
+        Message::ControlDone { request, result } => {
+            Frame::ControlDone(policy::control_done_to(*request, result))
+        }
         Message::Direct { request, kind, method, payload, trace } => Frame::Direct(pb::Direct {
             request: request.0,
             service: owned(&kind.name),
@@ -212,6 +218,8 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             keys: (!m.all).then(|| m.keys.into_iter().map(Into::into).collect()),
         },
         Frame::ReadDone(m) => read_done_from(m)?,
+        Frame::Control(m) => policy::control_from(m)?,
+        Frame::ControlDone(m) => policy::control_done_from(m)?,
         Frame::Direct(m) => Message::Direct {
             request: RequestId(m.request),
             kind: Kind::service(&m.service),
@@ -258,10 +266,12 @@ pub fn partition_view_to(view: &PartitionView) -> pb::PartitionView {
             .collect(),
         owed: view.owed as u64,
         kept: view.kept as u64,
+        dead_letters: view.dead.iter().take(VIEW_ROWS_MAX).map(policy::dead_letter_to).collect(),
     }
 }
 
-fn invocation_view_to(view: &InvocationView) -> pb::InvocationView {
+/// An unfinished invocation for the wire.
+pub fn invocation_view_to(view: &InvocationView) -> pb::InvocationView {
     let mode = match view.mode {
         Mode::Call => log::Mode::Call,
         Mode::Tell => log::Mode::Tell,
@@ -273,6 +283,7 @@ fn invocation_view_to(view: &InvocationView) -> pb::InvocationView {
         Phase::Suspended => pb::Phase::Suspended,
         Phase::Retrying => pb::Phase::Retrying,
         Phase::Moved => pb::Phase::Moved,
+        Phase::Parked => pb::Phase::Parked,
     };
     pb::InvocationView {
         uuid: uuid_to(view.uuid),
@@ -281,6 +292,9 @@ fn invocation_view_to(view: &InvocationView) -> pb::InvocationView {
         mode: mode.into(),
         phase: phase.into(),
         attempt: view.attempt,
+        cancel: view.cancel,
+        ended: view.ended.as_ref().map(policy::attempt_end_to),
+        retry_at_ms: view.retry_at,
     }
 }
 
@@ -373,10 +387,10 @@ fn direct_reply_from(reply: pb::DirectReply) -> Result<Message, Malformed> {
 }
 
 /// 0 is no incarnation: the first one is 1.
-fn hint_to(hint: Option<NodeId>) -> u64 {
+pub(super) fn hint_to(hint: Option<NodeId>) -> u64 {
     hint.map_or(0, |node| node.0)
 }
 
-fn hint_from(hint: u64) -> Option<NodeId> {
+pub(super) fn hint_from(hint: u64) -> Option<NodeId> {
     (hint != 0).then_some(NodeId(hint))
 }

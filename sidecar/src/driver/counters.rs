@@ -29,7 +29,9 @@ pub struct Counters {
     pub reigns_released: u64,
     pub reigns_dropped: u64,
     pub retries: u64,
+    pub parked: u64,
     pub dead_letters: u64,
+    pub dead_letters_dropped: u64,
     pub limits_hit: u64,
     pub records_too_long: u64,
     pub logs_trimmed_unread: u64,
@@ -72,7 +74,9 @@ impl Counters {
             ("reigns_released", self.reigns_released),
             ("reigns_dropped", self.reigns_dropped),
             ("retries", self.retries),
+            ("parked", self.parked),
             ("dead_letters", self.dead_letters),
+            ("dead_letters_dropped", self.dead_letters_dropped),
             ("limits_hit", self.limits_hit),
             ("records_too_long", self.records_too_long),
             ("store_rollbacks", self.store_rollbacks),
@@ -120,11 +124,30 @@ impl Counters {
                     tracing::info!(%invocation, attempt, "invocation is tried again");
                 }
             }
+            Notice::Parked { invocation, losses, error } => {
+                self.parked += 1;
+                if line {
+                    tracing::error!(
+                        %invocation, losses, %error,
+                        "invocation parked: it has lost too many hosts; mend its method, then \
+                         `kar resume`, or `kar cancel`"
+                    );
+                }
+            }
             Notice::DeadLetter { invocation, outcome } => {
                 self.dead_letters += 1;
                 if line {
                     let (reason, message) = in_short(&outcome);
                     tracing::warn!(%invocation, reason, message, "tell ended without success");
+                }
+            }
+            Notice::DeadLettersDropped { partition, count } => {
+                self.dead_letters_dropped += count as u64;
+                if line {
+                    tracing::warn!(
+                        %partition, count,
+                        "dead letters dropped: too many or too old; see `kar get dead-letters`"
+                    );
                 }
             }
             Notice::Limit(hit) => {
@@ -178,6 +201,7 @@ fn in_short(outcome: &Outcome) -> (&str, &str) {
         Outcome::Failed(error) => (&error.code, &error.message),
         Outcome::Refused(_) => ("refused", ""),
         Outcome::Expired => ("expired", ""),
+        Outcome::Cancelled => ("cancelled", ""),
     }
 }
 

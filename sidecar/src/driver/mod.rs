@@ -250,6 +250,8 @@ impl Driver {
             ("kept_bytes_now", held.kept_bytes),
             ("results_now", held.results),
             ("results_bytes_now", held.results_bytes),
+            ("dead_letters_now", held.dead),
+            ("dead_letters_bytes_now", held.dead_bytes),
             ("unstored_bytes_now", held.unstored_bytes),
             ("direct_bytes_now", held.direct_bytes),
             ("slots_waited_for_now", held.slots_waited_for),
@@ -487,10 +489,10 @@ impl Batch<'_> {
                     host.dispatch_direct(turn, DirectCall { kind, method, payload, trace });
                 }
             }
-            Effect::Cancel { session, token } => {
+            Effect::Cancel { session, token, reason } => {
                 state.counters.turns_cancelled += 1;
                 if let Some(host) = state.host(session) {
-                    host.cancel(token);
+                    host.cancel(token, reason);
                 }
             }
             Effect::Respond { request, response } => {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kar_core::effect::{Append, RequestError, Response, Turn};
+use kar_core::effect::{Append, CancelReason, RequestError, Response, Turn};
 use kar_core::event::Cell;
 use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, TurnToken};
 use kar_core::invocation::{ActorOps, Payload};
@@ -23,8 +23,8 @@ pub trait Host: Send + Sync {
     fn dispatch(&self, turn: Turn);
     /// Runs an at-most-once turn; `turn` comes back in its result.
     fn dispatch_direct(&self, turn: u64, call: DirectCall);
-    /// Abandons a turn.
-    fn cancel(&self, token: TurnToken);
+    /// Tells a turn to stop.
+    fn cancel(&self, token: TurnToken, reason: CancelReason);
     /// Everything is handed over.
     fn drained(&self);
     /// The node was replaced: ends the stream, so that the component registers anew.

@@ -130,7 +130,7 @@ impl Stream {
         let credits = u32::try_from(hello.invocation_credits).map_err(|_| {
             error::invalid_field("hello.invocation_credits", "must not be negative")
         })?;
-        let offer = offer(hello)?;
+        let offer = offer(hello, &shared.api.limits)?;
         let bounds = OutboxBounds {
             queue: "session_queue",
             frames_max: shared.bounds.session_queue_frames_max,

@@ -25,6 +25,7 @@ from kar.codec import Payload
 from kar.context import TurnContext, outside_turn, turn
 from kar.errors import (
     ApplicationError,
+    Cancelled,
     Closed,
     CodecError,
     ConditionFailed,
@@ -50,6 +51,7 @@ from kar.errors import (
 )
 from kar.host import Host, run
 from kar.hosting import Actor, Service, method
+from kar.retry import RetryPolicy
 from kar.state import ActorState, ApplicationState, Page, Versioned
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "ActorState",
     "ApplicationError",
     "ApplicationState",
+    "Cancelled",
     "Client",
     "Closed",
     "CodecError",
@@ -79,6 +82,7 @@ __all__ = [
     "Ref",
     "Refused",
     "Rejected",
+    "RetryPolicy",
     "Service",
     "Started",
     "StepKeyReused",

@@ -19,6 +19,7 @@ _BY_REASON: dict[str, type[KarError]] = {
     "TURN_SUPERSEDED": errors.TurnSuperseded,
     "TURN_ENDED": errors.TurnEnded,
     "EXPIRED": errors.Expired,
+    "CANCELLED": errors.Cancelled,
     "OUTCOME_UNKNOWN": errors.OutcomeUnknown,
     "NO_HOST": errors.NoHost,
     "UNKNOWN_INVOCATION": errors.UnknownInvocation,

@@ -80,7 +80,7 @@ class _Entry:
             spec.resolve()
 
     def hosted_methods(self) -> list[v1.HostedMethod]:
-        return [v1.HostedMethod(name=m.name, shared=m.shared) for m in self.methods.values()]
+        return [spec.hosted() for spec in self.methods.values()]
 
 
 def _names(names: Iterable[str]) -> str:

@@ -40,6 +40,7 @@ class Turn:
         "connection",
         "has_ended",
         "id",
+        "is_cancel_requested",
         "is_stopped",
         "kind",
         "method",
@@ -67,7 +68,7 @@ class Turn:
         self.method, self.mode = invocation.method, invocation.mode
         self.attempt, self.trace_parent = invocation.attempt, invocation.trace_parent
         self._steps = {key: codec.read(value) for key, value in invocation.recorded_steps.items()}
-        self.is_stopped = self.has_ended = False
+        self.is_stopped = self.has_ended = self.is_cancel_requested = False
         self._requests = 0
         # State changes that are gathered, and those sent and not answered yet.
         self._changes: list[state_pb2.StateChange] = []
@@ -100,7 +101,7 @@ class Turn:
                 await self._settle()
             codec.write(payload, outcome.payload)
         except asyncio.CancelledError as error:
-            if self.is_stopped:
+            if self.is_stopped or self.is_cancel_requested:
                 raise
             write_error(error, outcome.error)
         except Exception as error:
@@ -120,6 +121,13 @@ class Turn:
         """Cancels the turn's task: the turn is superseded, or its stream is gone."""
         if not self.is_stopped:
             self.is_stopped = True
+            self.task.cancel()
+
+    def request_cancel(self) -> None:
+        """Somebody asked for the invocation's end: its code gets a `CancelledError`. If it lets that pass,
+        the invocation has ended so; if it catches it and returns, its result counts as always."""
+        if not (self.is_stopped or self.is_cancel_requested):
+            self.is_cancel_requested = True
             self.task.cancel()
 
     # === what it asks for ===
@@ -223,6 +231,7 @@ def write_error(error: BaseException, target: common_pb2.ApplicationError) -> No
     match error:
         case ApplicationError():
             target.code, target.message = error.code, error.message
+            target.retryable = error.retryable
             if error.payload is not None:
                 codec.write(error.payload, target.payload)
         case KarError():

@@ -13,6 +13,7 @@ from kar._turn import Turn, current
 from kar.codec import Payload
 from kar.errors import ApplicationError, Error, OutcomeUnknown
 from kar.hosting import Actor, MethodSpec, Service
+from kar.retry import RetryPolicy
 from kar.v1 import common_pb2, invocation_pb2
 from kar.v1 import component_pb2 as v1
 
@@ -31,6 +32,7 @@ class _Options:
 
     start_within: float | None = None
     trace_parent: str = ""
+    retry: RetryPolicy | None = None
     affinity_key: str = ""
     direct: bool = False
     step_key: str = ""
@@ -50,6 +52,7 @@ class Caller:
         direct: bool = False,
         start_within: float | None = None,
         trace_parent: str = "",
+        retry: RetryPolicy | None = None,
         step_key: str = "",
     ) -> S: ...
 
@@ -62,6 +65,7 @@ class Caller:
         direct: bool = False,
         start_within: float | None = None,
         trace_parent: str = "",
+        retry: RetryPolicy | None = None,
         step_key: str = "",
     ) -> Ref: ...
 
@@ -73,6 +77,7 @@ class Caller:
         direct: bool = False,
         start_within: float | None = None,
         trace_parent: str = "",
+        retry: RetryPolicy | None = None,
         step_key: str = "",
     ) -> S | Ref:
         """A service: by its class, whose methods can then be called, or by its name.
@@ -81,14 +86,15 @@ class Caller:
         `direct`: at most once, past all logs, for reads that can simply be asked again; `NoHost`
         where no host is alive. `start_within` (seconds, at least 0.001): the invocation must start
         within this time from its acceptance, else it never runs and the call fails with `Expired`;
-        without it, it waits for ever. `trace_parent`: W3C, instead of the turn's own.
+        without it, it waits for ever. `trace_parent`: W3C, instead of the turn's own. `retry`: how errors
+        are retried that the method marks retryable, instead of how the method or its sidecar would.
 
         `step_key`, in a turn: the outcome of the call is kept under this key with the running
         method, so that a retry that makes the same call gets it: the call is made once. Results and
         application errors are kept; what expired or was refused is called again. Each call needs
         a key of its own, `StepKeyReused` otherwise; `tell` makes no use of it.
         """
-        options = _Options(start_within, trace_parent, affinity_key, direct, step_key)
+        options = _Options(start_within, trace_parent, retry, affinity_key, direct, step_key)
         name = target if isinstance(target, str) else target.kar_name
         ref = Ref(self._connection(), name, None, options)
         return ref if isinstance(target, str) else cast(S, Proxy(ref, target.kar_methods))
@@ -101,6 +107,7 @@ class Caller:
         *,
         start_within: float | None = None,
         trace_parent: str = "",
+        retry: RetryPolicy | None = None,
         step_key: str = "",
     ) -> A: ...
 
@@ -112,6 +119,7 @@ class Caller:
         *,
         start_within: float | None = None,
         trace_parent: str = "",
+        retry: RetryPolicy | None = None,
         step_key: str = "",
     ) -> ActorRef: ...
 
@@ -122,11 +130,12 @@ class Caller:
         *,
         start_within: float | None = None,
         trace_parent: str = "",
+        retry: RetryPolicy | None = None,
         step_key: str = "",
     ) -> A | ActorRef:
         """An actor instance: by its class, whose methods can then be called, or by its name. It exists
         by being named. Options as in `service`."""
-        options = _Options(start_within, trace_parent, step_key=step_key)
+        options = _Options(start_within, trace_parent, retry, step_key=step_key)
         name = target if isinstance(target, str) else target.kar_name
         ref = ActorRef(self._connection(), name, id, options)
         return ref if isinstance(target, str) else cast(A, Proxy(ref, target.kar_methods))
@@ -260,6 +269,8 @@ class Ref:
             fields.options.start_within.FromTimedelta(
                 timedelta(seconds=self._options.start_within)
             )
+        if self._options.retry is not None:
+            self._options.retry.write(fields.options.retry_policy)
 
     def _fill_target(self, target: common_pb2.Target) -> None:
         if self._id is None:
@@ -383,6 +394,7 @@ def outcome(
                 error.message,
                 detail=error.detail,
                 payload=codec.read(error.payload) if error.HasField("payload") else None,
+                retryable=error.retryable,
             )
         case _:
             raise OutcomeUnknown("the sidecar's answer has no result", reason="OUTCOME_UNKNOWN")

@@ -1,5 +1,6 @@
-//! What a node asks owners for, again and again until they answer: results of started invocations, and the state of
-//! actors for somebody outside their turns. Nobody owes these anything, so nothing of it is logged.
+//! What a node asks owners for, again and again until they answer: results of started invocations, the state of
+//! actors for somebody outside their turns, and what people want done to invocations. Nobody owes these anything, so
+//! nothing of the asking is logged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::event::Operation;
 use crate::ids::{InvocationId, Kind, Millis, NodeId, PartitionId, RequestId, Uuid};
 use crate::invocation::Target;
 use crate::limits::{LimitHit, Limits};
-use crate::message::{AwaitResult, Message, ReadResult};
+use crate::message::{AwaitResult, Control, ControlResult, Message, ReadResult};
 
 /// How soon nodes that do not own the partition are followed by another try, ms; twice as long each time, up to the
 /// channels' period.
@@ -49,15 +50,17 @@ struct Ask {
 enum Wanted {
     /// The outcome of a started invocation, however long it takes.
     Outcome(InvocationId),
+    /// Something done to an invocation.
+    Control(PartitionId, Control),
     /// State of an actor.
     State { kind: Kind, actor: Arc<str>, keys: Option<Vec<Arc<str>>> },
 }
 
 impl Ask {
-    /// When nobody is asked any more: an outcome may take as long as it likes, a state may not.
+    /// When nobody is asked any more: an outcome may take as long as it likes, all else may not.
     fn give_up_at(&self, limits: &Limits) -> Option<Millis> {
-        let is_state = matches!(self.wanted, Wanted::State { .. });
-        is_state.then_some(self.since + limits.accept_timeout_ms)
+        let is_outcome = matches!(self.wanted, Wanted::Outcome(_));
+        (!is_outcome).then_some(self.since + limits.accept_timeout_ms)
     }
 }
 
@@ -86,6 +89,7 @@ impl Asks {
         let asks = std::mem::take(&mut self.open).into_iter();
         let operation = |wanted| match wanted {
             Wanted::Outcome(invocation) => Operation::Await { invocation },
+            Wanted::Control(home, control) => Operation::Control { home, control },
             Wanted::State { kind, actor, keys } => Operation::StateOf { kind, actor, keys },
         };
         asks.map(|(request, ask)| (request, operation(ask.wanted))).collect()
@@ -119,6 +123,17 @@ impl Node {
         keys: Option<Vec<Arc<str>>>,
     ) {
         self.ask_for(request, Wanted::State { kind, actor, keys });
+    }
+
+    /// Has something done to an invocation.
+    pub(super) fn control(&mut self, request: RequestId, home: PartitionId, control: Control) {
+        let count = self.env.members.kinds.get(&home.kind);
+        if count.is_some_and(|count| home.index >= *count) {
+            let id = InvocationId { home, uuid: control.uuid() };
+            let error = RequestError::UnknownInvocation(Box::new(id));
+            return self.env.respond(request, Err(error));
+        }
+        self.ask_for(request, Wanted::Control(home, control));
     }
 
     fn ask_for(&mut self, request: RequestId, wanted: Wanted) {
@@ -164,13 +179,21 @@ impl Node {
         let Some(ask) = self.asks.open.get(&request) else { return };
         if let Some(give_up_at) = ask.give_up_at(limits) {
             if give_up_at <= now {
-                let what = "the actor's owner did not answer in time: ask again";
-                return self.answer_ask(request, Err(RequestError::Unavailable(what)));
+                let error = if let Wanted::Control(..) = ask.wanted {
+                    RequestError::Unknown("the invocation's owner did not answer in time")
+                } else {
+                    let what = "the actor's owner did not answer in time: ask again";
+                    RequestError::Unavailable(what)
+                };
+                return self.answer_ask(request, Err(error));
             }
             again_at = again_at.min(give_up_at);
         }
         let home = match &ask.wanted {
             Wanted::Outcome(InvocationId { home, .. }) => {
+                self.env.members.kinds.contains_key(&home.kind).then(|| home.clone())
+            }
+            Wanted::Control(home, _) => {
                 self.env.members.kinds.contains_key(&home.kind).then(|| home.clone())
             }
             Wanted::State { kind, actor, .. } => self.home_of(kind, actor),
@@ -184,6 +207,10 @@ impl Node {
                     Wanted::State { .. } => Ok(Response::State(BTreeMap::new())),
                     Wanted::Outcome(id) => {
                         Err(RequestError::UnknownInvocation(Box::new(id.clone())))
+                    }
+                    Wanted::Control(home, control) => {
+                        let id = InvocationId { home: home.clone(), uuid: control.uuid() };
+                        Err(RequestError::UnknownInvocation(Box::new(id)))
                     }
                 };
                 return self.answer_ask(request, response);
@@ -205,6 +232,9 @@ impl Node {
         let message = match &ask.wanted {
             Wanted::Outcome(invocation) => {
                 Message::Await { request, partition: home, uuid: invocation.uuid }
+            }
+            Wanted::Control(_, control) => {
+                Message::Control { request, partition: home, control: *control }
             }
             Wanted::State { actor, keys, .. } => {
                 let (actor, keys) = (actor.clone(), keys.clone());
@@ -236,6 +266,22 @@ impl Node {
                 self.answer_ask(request, Ok(response));
             }
             AwaitResult::Unknown => {
+                self.answer_ask(request, Err(RequestError::UnknownInvocation(Box::new(id))));
+            }
+        }
+    }
+
+    /// An owner did something to an invocation, or found nothing to do.
+    pub(super) fn controlled(&mut self, from: NodeId, request: RequestId, result: ControlResult) {
+        let Some(Ask { wanted: Wanted::Control(home, control), .. }) = self.asks.open.get(&request)
+        else {
+            return;
+        };
+        let id = InvocationId { home: home.clone(), uuid: control.uuid() };
+        match result {
+            ControlResult::NotOwner(hint) => self.ask_elsewhere(from, request, hint),
+            ControlResult::Done(done) => self.answer_ask(request, Ok(Response::Controlled(done))),
+            ControlResult::Unknown => {
                 self.answer_ask(request, Err(RequestError::UnknownInvocation(Box::new(id))));
             }
         }

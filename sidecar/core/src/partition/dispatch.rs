@@ -28,6 +28,9 @@ impl Partition {
             return self.set_stage(uuid, ItemStage::WaitChildren);
         }
         let Some(item) = self.reign.items.get(&uuid) else { return };
+        if item.cancel && env.rules.heed_cancel {
+            return self.end_unstarted(env, uuid, Outcome::Cancelled);
+        }
         // A flow that holds its actor is served like the nested calls that may wait behind it.
         let fresh = root && !self.holds(uuid);
         // Without a lease another node may reign already, and its grace be over (rule L6).
@@ -79,12 +82,12 @@ impl Partition {
         let Some(item) = self.reign.items.get_mut(&uuid) else { return true };
         let (sender, number) = (item.sender.clone(), item.number);
         item.attempt += 1;
-        let attempt = item.attempt;
+        let (attempt, ended) = (item.attempt, item.ended.take());
         let logged = item.logged;
         if !logged {
             self.log_held(env, &sender, number);
         }
-        self.push(env, Op::Attempt { uuid, attempt });
+        self.push(env, Op::Attempt { uuid, attempt, ended });
         let invocation = InvocationId { home: self.id.clone(), uuid };
         env.notice(Notice::Retried { invocation, attempt });
         if !env.rules.settled_proposals {

@@ -247,6 +247,7 @@ impl Partition {
         self.fence_due(env);
         self.close_departed(env);
         self.forget_results(env);
+        self.drop_dead(env);
         self.expire(env);
         self.retry_due(env);
         self.tick_routes(env);
@@ -285,6 +286,7 @@ impl Partition {
                 departed.map(|since| since + env.limits.departed_grace_ms),
                 oldest.map(|(at, _)| at + env.limits.result_retention_ms),
                 self.has_surplus_results(env).then_some(env.now),
+                self.dead_timeout(env),
                 reign.routes.values().filter_map(|r| r.timer()).min(),
             ];
             soonest = working.into_iter().flatten().min();

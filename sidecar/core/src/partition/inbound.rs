@@ -212,6 +212,8 @@ impl Partition {
             cleared: false,
             retry_at: 0,
             shared: false,
+            ended: None,
+            cancel: false,
             reply_to: Some((from, from_epoch)),
             awaiters: Vec::new(),
             stage: ItemStage::Queued,

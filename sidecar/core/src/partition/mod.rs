@@ -11,11 +11,14 @@
 //!
 //! The parts of a reign: `inbound` (requests and channels in), `lock` (of an actor), `queue` (who is let in), `dispatch`
 //! (what holds an invocation back), `turns` (what turns ask for), `steps` (what retries need not do again), `ending`
-//! (how they end), `tail` (how they go on), `outbound` (channels out, children), `storage` and `cached` (caches,
+//! (how they end), `retry` (attempts that are followed by others), `cancel` (what people have done to invocations),
+//! `dead` (dead letters), `tail` (how they go on), `outbound` (channels out, children), `storage` and `cached` (caches,
 //! materialisation), `reads` and `questions` (from outside turns), `gate` (proposals and what waits for them), `view`
 //! (for people).
 
 mod cached;
+mod cancel;
+mod dead;
 mod dispatch;
 mod ending;
 mod gate;
@@ -26,6 +29,7 @@ mod questions;
 mod queue;
 mod reads;
 mod reign;
+mod retry;
 mod steps;
 mod storage;
 mod tail;
@@ -252,7 +256,7 @@ impl Partition {
             Record::Claim { id, .. } => self.claim.as_ref().is_some_and(|c| c.id == *id),
             _ => false,
         };
-        let unclean = self.state.owner.is_some() && !self.state.released;
+        let unclean = self.state.owner.filter(|_| !self.state.released);
         match self.state.admit(&env.rules, offset, record) {
             Admission::Claimed if mine => self.serve(env, unclean),
             Admission::Claimed | Admission::Released => self.try_claim(env),

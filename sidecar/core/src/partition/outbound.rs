@@ -172,7 +172,11 @@ impl Partition {
                 item.stage = ItemStage::Queued;
                 self.pump_item(env, parent);
             }
-            ItemStage::Queued | ItemStage::WaitSlot | ItemStage::WaitCommit | ItemStage::Moved => {}
+            ItemStage::Queued
+            | ItemStage::WaitSlot
+            | ItemStage::WaitCommit
+            | ItemStage::Parked
+            | ItemStage::Moved => {}
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::{Partition, Stage};
-use crate::effect::{Effect, Notice, RequestError};
+use crate::effect::{CancelReason, Effect, Notice, RequestError};
 use crate::env::Env;
 use crate::event::{Cell, TailCall};
 use crate::ids::{
@@ -15,9 +15,9 @@ use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, Refusal, Stat
 use crate::record::{Op, Record};
 use crate::route::Route;
 use crate::size::Tally;
+use crate::trouble::Ended;
 
 use super::cached::ActorState;
-use super::ending::retry_pause;
 use super::gate::{Gated, InFlight};
 use super::lock::Lock;
 use super::questions::Questions;
@@ -174,6 +174,10 @@ pub(super) struct Item {
     pub(super) retry_at: Millis,
     /// It was let in as a turn of a shared method.
     pub(super) shared: bool,
+    /// How the current attempt ended, if it did and that is not logged yet.
+    pub(super) ended: Option<Ended>,
+    /// Somebody asked for its end: no attempt starts any more.
+    pub(super) cancel: bool,
     /// Who gets the outcome: the node, and the epoch of the sending reign.
     pub(super) reply_to: Option<(NodeId, Epoch)>,
     /// Nodes that await the result of a `start`.
@@ -194,6 +198,8 @@ pub(super) enum ItemStage {
     WaitCommit,
     /// Its chain of tail calls goes on elsewhere; the outcome comes back here (rule C8).
     Moved,
+    /// It has lost too many hosts, and rests until somebody takes it up again.
+    Parked,
     /// Its code runs.
     Running(Box<Turn>),
 }
@@ -269,7 +275,9 @@ impl Reign {
 impl Item {
     /// Whether the current attempt may have run; not while it is yet to be logged or dispatched.
     fn attempt_ran(&self) -> bool {
-        self.started && !self.cleared && !matches!(self.stage, ItemStage::WaitCommit)
+        self.started
+            && !self.cleared
+            && !matches!(self.stage, ItemStage::WaitCommit | ItemStage::Parked)
     }
 
     pub(super) fn is_root(&self) -> bool {
@@ -302,7 +310,7 @@ impl Item {
 
 impl Partition {
     /// The own claim was read back valid: the reign begins.
-    pub(super) fn serve(&mut self, env: &mut Env, unclean: bool) {
+    pub(super) fn serve(&mut self, env: &mut Env, unclean: Option<NodeId>) {
         self.stage = Stage::Serving;
         self.finish = false;
         self.claim = None;
@@ -324,11 +332,12 @@ impl Partition {
             barriers: self.reign.barriers,
             ..Reign::default()
         };
-        if unclean {
+        if unclean.is_some() {
             self.reign.dispatch_after = env.now + env.limits.grace_ms;
         }
         self.restore_items(env, unclean);
         self.restore_routes(env);
+        self.park_lost(env);
         env.notice(Notice::Owned {
             partition: self.id.clone(),
             epoch: self.state.epoch,
@@ -344,13 +353,22 @@ impl Partition {
     }
 
     /// Rebuilds queues and locks from the log (rule T2: a flow with a committed `Progress` holds its actor).
-    fn restore_items(&mut self, env: &mut Env, unclean: bool) {
+    fn restore_items(&mut self, env: &mut Env, unclean: Option<NodeId>) {
+        // What this node dropped itself has lost no host.
+        let lost = unclean.filter(|node| *node != env.id);
         let mut entries: Vec<_> = self.state.entries.values().collect();
         entries.sort_by_key(|entry| entry.order);
         let (mut items, mut later) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries {
             let uuid = entry.invocation.uuid;
-            let ran = unclean || entry.ran;
+            let ran = unclean.is_some() || entry.ran;
+            let is_parked = entry.parked && env.rules.keep_parked;
+            // An invocation that kills whole nodes must not take down one after the other at full speed.
+            let (ended, retry_at) = if ran && !is_parked && !entry.moved {
+                Self::inherited(env, (entry, self.state.clock), lost)
+            } else {
+                (None, 0)
+            };
             let item = Item {
                 invocation: entry.invocation.clone(),
                 sender: entry.sender.clone(),
@@ -360,12 +378,17 @@ impl Partition {
                 started: ran || entry.attempt > 1,
                 // An attempt that was logged and never ran is the next one.
                 cleared: !ran && entry.attempt > 1,
-                // An invocation that kills whole nodes must not take down one after the other at full speed.
-                retry_at: retry_pause(entry.attempt).filter(|_| ran).map_or(0, |ms| env.now + ms),
                 shared: entry.holds && entry.shared,
+                retry_at,
+                ended,
+                cancel: entry.cancel,
                 reply_to: None,
                 awaiters: Vec::new(),
-                stage: if entry.moved { ItemStage::Moved } else { ItemStage::Queued },
+                stage: match () {
+                    () if entry.moved => ItemStage::Moved,
+                    () if is_parked => ItemStage::Parked,
+                    () => ItemStage::Queued,
+                },
             };
             if entry.moved {
                 items.push((uuid, item));
@@ -378,6 +401,8 @@ impl Partition {
                 self.reign.deadlines.insert((deadline, uuid));
             }
             match &entry.invocation.actor {
+                // It is in nobody's way, unless it holds its actor.
+                _ if is_parked && !entry.holds => {}
                 None => {
                     self.reign.idle.insert(uuid);
                 }
@@ -472,7 +497,9 @@ impl Partition {
             }
             let ItemStage::Running(turn) = &item.stage else { continue };
             if !undelivered.contains(&token) {
-                env.emit(Effect::Cancel { session: turn.session, token: token.clone() });
+                let (session, token) = (turn.session, token.clone());
+                let reason = CancelReason::Superseded;
+                env.emit(Effect::Cancel { session, token, reason });
             }
             if turn.slot {
                 env.free_slot();
@@ -537,10 +564,11 @@ impl Partition {
             self.log_held(env, &sender, Number::MAX);
         }
         let ran = self.reign.items.iter().filter(|(_, item)| item.attempt_ran());
-        let ran: Vec<_> = ran.map(|(uuid, item)| (*uuid, item.attempt)).collect();
-        for (uuid, attempt) in ran {
+        let ran: Vec<_> =
+            ran.map(|(uuid, item)| (*uuid, item.attempt, item.ended.clone())).collect();
+        for (uuid, attempt, ended) in ran {
             // The same number again: it may have run. The next one is counted when it starts.
-            self.push(env, Op::Attempt { uuid, attempt });
+            self.push(env, Op::Attempt { uuid, attempt, ended });
         }
         self.cut(env);
         self.state.seq += 1;

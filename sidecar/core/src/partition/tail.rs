@@ -40,6 +40,10 @@ impl Partition {
             self.drop_unflushed(unflushed);
             return self.end(env, uuid, Outcome::Failed(error), Unflushed::default());
         }
+        if item.cancel && env.rules.heed_cancel {
+            // Somebody asked for its end: what this step did stays, and no other one follows.
+            return self.end(env, uuid, Outcome::Cancelled, unflushed);
+        }
         // The entry goes on, so it is needed in full.
         self.log_held(env, &sender, number);
         let stays = to == self.id;
@@ -58,6 +62,7 @@ impl Partition {
             trace: before.trace.clone(),
             step: before.step + 1,
             home,
+            retry: before.retry,
         });
         if stays {
             let (invocation, keeps_lock) = (next.clone(), call.keeps_lock);
@@ -126,6 +131,7 @@ impl Partition {
         item.cleared = false;
         item.retry_at = 0;
         item.shared = false;
+        item.ended = None;
         item.stage = ItemStage::Queued;
     }
 

@@ -7,7 +7,7 @@ use super::reign::Unflushed;
 use crate::effect::{RequestError, Response};
 use crate::env::Env;
 use crate::ids::{InvocationId, Number, PartitionId, RequestId, TurnToken, Uuid};
-use crate::invocation::{Invocation, Mode, Obligation, Owed, StateOp};
+use crate::invocation::{Invocation, Mode, Obligation, Owed, RetryPolicy, StateOp};
 use crate::record::{Op, RecordedStep, Segment};
 
 /// A call or tell that a turn makes.
@@ -22,6 +22,7 @@ pub(crate) struct TurnInvoke {
     pub(crate) deadline: Option<crate::ids::Millis>,
     pub(crate) trace: Arc<str>,
     pub(crate) step_key: Option<Arc<str>>,
+    pub(crate) retry: Option<RetryPolicy>,
 }
 
 impl Partition {
@@ -86,6 +87,7 @@ impl Partition {
                 trace: invoke.trace,
                 step: 1,
                 home: None,
+                retry: invoke.retry,
             })),
             parent: Some(uuid),
             step_key: invoke.step_key,

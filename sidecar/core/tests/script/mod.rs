@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kar_core::effect::{Notice, RequestError, Response, Turn};
+use kar_core::effect::{CancelReason, Notice, RequestError, Response, Turn};
 use kar_core::event::{Cell, Member, Members, Offer, Operation, TurnResult};
-use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, SessionId};
+use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, SessionId, TurnToken};
 use kar_core::invocation::{ActorOps, Mode, Outcome, Payload, StateOp, Target};
 use kar_core::limits::{Limits, Rules};
 use kar_core::message::Message;
@@ -51,6 +51,9 @@ pub(crate) struct Script {
     pub(crate) store_writes: Vec<usize>,
     pub(crate) direct_sent: usize,
     pub(crate) sent: Vec<(NodeId, Message)>,
+    /// Turns that were told to stop.
+    pub(crate) cancelled: Vec<(TurnToken, CancelReason)>,
+    sessions: u64,
 }
 
 impl Script {
@@ -92,6 +95,8 @@ impl Script {
             store_writes: Vec::new(),
             direct_sent: 0,
             sent: Vec::new(),
+            cancelled: Vec::new(),
+            sessions: 1,
         }
     }
 
@@ -203,11 +208,18 @@ impl Script {
                 queue.push_back(Event::ActorLoaded { partition, epoch, actor, cell, state });
             }
             Effect::Notice(notice) => self.notices.push(notice),
-            Effect::StopLog { .. } | Effect::Cancel { .. } | Effect::DispatchDirect { .. } => {}
+            Effect::Cancel { token, reason, .. } => self.cancelled.push((token, reason)),
+            Effect::StopLog { .. } | Effect::DispatchDirect { .. } => {}
             Effect::Drained => self.drained = true,
             Effect::Send { message: Message::Direct { .. }, .. } => self.direct_sent += 1,
             Effect::Send { to, message } => self.sent.push((to, message)),
         }
+    }
+
+    /// The session of the next host's stream; the one before it has the number before.
+    pub(crate) fn next_session(&mut self) -> SessionId {
+        self.sessions = self.sessions.max(self.id.0) + 1;
+        SessionId(self.sessions)
     }
 
     pub(crate) fn request(&mut self, operation: Operation) -> RequestId {
@@ -235,6 +247,7 @@ impl Script {
             deadline: None,
             trace: "".into(),
             step_key: None,
+            retry: None,
         })
     }
 

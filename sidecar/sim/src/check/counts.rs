@@ -45,6 +45,14 @@ pub(crate) struct Counts {
     pub(crate) zombie_dispatch: u64,
     /// Overlaps of code that a lagging node excuses.
     pub(crate) overlap_excused: u64,
+    /// Invocations that ended as cancelled.
+    pub(crate) cancelled: u64,
+    /// Attempts that ended with an error and were followed by another one.
+    pub(crate) errors_retried: u64,
+    /// Dead letters sent again.
+    pub(crate) redriven: u64,
+    /// Invocations parked.
+    pub(crate) parked: u64,
     /// Nodes draining, for `drain_with_cross_calls`.
     draining: Vec<NodeId>,
     /// Hosts that died with turns: session, when.
@@ -53,7 +61,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 21] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 25] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -68,6 +76,10 @@ impl Counts {
             ("(chains home)", self.chains_home),
             ("(windows asked)", self.windows_asked),
             ("(outcomes cut)", self.outcomes_cut),
+            ("(cancelled)", self.cancelled),
+            ("(errors retried)", self.errors_retried),
+            ("(parked)", self.parked),
+            ("(redriven)", self.redriven),
             ("(reads)", self.reads),
             ("(reads raced)", self.reads_raced),
             ("(steps recalled)", self.steps_recalled),

@@ -160,6 +160,9 @@ impl Judge<'_> {
 
     fn check_client_answer(&mut self, node: NodeId, req: usize, answer: &Answer) {
         let request = &self.history.reqs[req];
+        if let Some((home, control)) = &request.control {
+            return self.check_control_answer((node, req), home, *control, answer);
+        }
         if request.reads.is_some() {
             return self.check_read(node, req, answer);
         }
@@ -197,6 +200,11 @@ impl Judge<'_> {
                 if !self.history.small_limits && request.mode.is_some() =>
             {
                 self.wrong("P9 errors", format!("{node:?} refuses q{req}: {why:?}"));
+            }
+            Ok(Response::Outcome { invocation: Some(id), outcome: Outcome::Cancelled })
+                if !self.asked_to_cancel(id.uuid) =>
+            {
+                self.wrong("P9 errors", format!("{node:?}: q{req} is cancelled, unasked"));
             }
             Ok(Response::Outcome { outcome: Outcome::Expired, .. })
                 if !request.deadline && request.awaits.is_none() =>

@@ -12,6 +12,7 @@ use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
 use super::Judge;
 use super::order::Lock;
+use super::policies::Standing;
 use super::steps::StepsModel;
 use crate::history::Keys;
 use crate::plan::Us;
@@ -58,6 +59,7 @@ pub(crate) struct Held {
     pub(crate) ended: Option<Ended>,
     pub(crate) closed: bool,
     pub(crate) forgotten: bool,
+    pub(crate) policy: Standing,
 }
 
 /// An obligation that a log created.
@@ -94,6 +96,8 @@ pub(crate) enum Closing {
     Outcome(Outcome),
     /// With a tail call: its tag, and whether it keeps the lock.
     Tail(u64, bool),
+    /// With a tail call that is not made, because somebody asked for the end.
+    Stopped,
 }
 
 /// An actor by the log.
@@ -129,6 +133,8 @@ pub(crate) struct LogModel {
     pub(crate) done: HashMap<(Uuid, u32), (Epoch, Offset)>,
     /// State operations that took effect, for the store: offset, actor, operations.
     pub(crate) writes: Vec<(Offset, Arc<str>, Vec<StateOp>)>,
+    /// Tells that ended without success, and were neither sent again nor dropped.
+    pub(crate) dead: BTreeSet<Uuid>,
     /// Highest sequence number seen of each epoch, also of void records (for the counts).
     pub(crate) highest: HashMap<Epoch, u64>,
     /// Last valid sequence number of each epoch.
@@ -160,6 +166,7 @@ impl LogModel {
             turns: HashMap::new(),
             done: HashMap::new(),
             writes: Vec::new(),
+            dead: BTreeSet::new(),
             highest: HashMap::new(),
             last: HashMap::new(),
             steps: StepsModel::default(),
@@ -175,6 +182,15 @@ impl LogModel {
     pub(crate) fn next_reign(&self, epoch: Epoch) -> Option<&Reign> {
         self.reigns.iter().find(|r| r.epoch > epoch)
     }
+}
+
+/// What an outcome closes: a cancelled turn with effects would have gone on with a tail call.
+fn ended(outcome: &Outcome, segment: &Segment, own: usize) -> Closing {
+    let effects = !segment.state.is_empty() || segment.sends.len() > own;
+    if *outcome == Outcome::Cancelled && effects {
+        return Closing::Stopped;
+    }
+    Closing::Outcome(outcome.clone())
 }
 
 /// A `Complete`, taken apart.
@@ -263,7 +279,7 @@ impl Judge<'_> {
     pub(crate) fn meet(&mut self, invocation: &Arc<Invocation>) {
         let tag = Spec::read(&invocation.payload).tag;
         if let Some(known) = self.uuid_of_tag.insert(tag, invocation.uuid)
-            && known != invocation.uuid
+            && self.original(known) != self.original(invocation.uuid)
         {
             let text = format!("tag {tag:x} travels as {known} and as {}", invocation.uuid);
             self.wrong("P2 one request, one invocation", text);
@@ -303,7 +319,10 @@ impl Judge<'_> {
             Op::Outcome { sender, number, done, .. } => {
                 self.came_home(log, offset, (sender, *number), done);
             }
-            Op::Attempt { uuid, attempt } => {
+            Op::Attempt { uuid, attempt, ended } => {
+                if let Some(ended) = ended {
+                    self.attempt_ended(log, offset, *uuid, ended);
+                }
                 let model = &mut self.logs[log];
                 if let Some(held) = model.held.get_mut(uuid)
                     && held.ended.is_none()
@@ -312,6 +331,11 @@ impl Judge<'_> {
                     held.attempt = held.attempt.max(*attempt);
                 }
             }
+            Op::Cancel { uuid } => self.cancel_landed(log, offset, *uuid),
+            Op::Park { uuid } => self.parked(log, offset, *uuid),
+            Op::Resume { uuid } => self.resumed(log, offset, *uuid),
+            Op::Discard { uuids } => self.discarded(log, offset, uuids),
+            Op::Redrive { uuid, new } => self.redriven(log, offset, *uuid, *new),
             Op::Settle { to, numbers } => {
                 let to = self.log_of(to);
                 for number in numbers {
@@ -367,6 +391,7 @@ impl Judge<'_> {
             ended: None,
             closed: false,
             forgotten: false,
+            policy: Standing::default(),
         };
         self.hold(log, invocation.uuid, held);
     }
@@ -391,6 +416,7 @@ impl Judge<'_> {
                 known.actor = held.actor;
                 known.queued_by = held.queued_by;
                 known.left = false;
+                known.policy.next_step();
             }
             Some(_) => self.wrong("P2 accepted once", format!("{id} accepts {uuid} again")),
             None => {
@@ -493,6 +519,7 @@ impl Judge<'_> {
                 ended: None,
                 closed: false,
                 forgotten: false,
+                policy: Standing::default(),
             };
             self.hold(log, uuid, held);
         }
@@ -518,10 +545,18 @@ impl Judge<'_> {
             &closing,
             Closing::Outcome(outcome) if !matches!(outcome, Outcome::Done(_) | Outcome::Failed(_))
         );
+        let stopped = matches!(closing, Closing::Outcome(Outcome::Cancelled));
         if ran {
             let keeps = matches!(closing, Closing::Tail(_, true));
             self.lock(log, offset, uuid, if keeps { Lock::Keeps } else { Lock::Frees });
         }
+        if stopped || matches!(closing, Closing::Stopped) {
+            self.check_cancelled(log, offset, uuid);
+        }
+        if stopped && self.holds(log, uuid) {
+            self.lock(log, offset, uuid, Lock::Frees);
+        }
+        self.check_last_error(log, offset, uuid, &closing);
         let own = segment.sends.len() - usize::from(*end == End::Passed);
         let effects = !segment.state.is_empty() || own > 0;
         if effects && matches!(&closing, Closing::Outcome(o) if !matches!(o, Outcome::Done(_))) {
@@ -545,14 +580,19 @@ impl Judge<'_> {
         if ran {
             self.turn_record(log, offset, (uuid, step, attempt), segment, Some(closing));
         } else {
-            // Its outcome may be owed to its home.
-            self.owes(log, offset, (uuid, step, attempt), segment);
+            // An outcome that no turn made still goes home.
+            self.owe(log, offset, (uuid, step, attempt), segment);
         }
         let is_tell = self.mode_of(uuid) == Some(Mode::Tell);
         let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
         match end {
             End::Outcome(outcome) => {
                 held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset });
+                let is_good = matches!(outcome, Outcome::Done(_) | Outcome::Cancelled);
+                // What was refused was never taken.
+                if is_tell && !is_good && accept.is_none() {
+                    self.logs[log].dead.insert(uuid);
+                }
             }
             End::Next { invocation, keeps_lock } => {
                 if !keeps_lock {
@@ -561,6 +601,7 @@ impl Judge<'_> {
                 held.step = invocation.step;
                 held.tag = Spec::read(&invocation.payload).tag;
                 held.attempt = 1;
+                held.policy.next_step();
                 held.actor = invocation.actor.clone();
             }
             End::Passed => {
@@ -582,7 +623,7 @@ impl Judge<'_> {
         let (step, tell) = (held.step, self.mode_of(uuid) == Some(Mode::Tell));
         let id = self.logs[log].id.clone();
         let (wrong, closing) = match end {
-            End::Outcome(outcome) => (home.is_some(), Closing::Outcome(outcome.clone())),
+            End::Outcome(outcome) => (home.is_some(), ended(outcome, segment, 0)),
             End::Next { invocation, keeps_lock } => {
                 let fine = invocation.uuid == uuid
                     && invocation.step == step + 1
@@ -601,7 +642,7 @@ impl Judge<'_> {
                     }
                     Obligation::Outcome(done) => {
                         let fine = done.uuid == uuid && home == Some(&last.obligation.to);
-                        (!fine, Closing::Outcome(done.outcome.clone()))
+                        (!fine, ended(&done.outcome, segment, 1))
                     }
                 }
             }
@@ -624,6 +665,7 @@ impl Judge<'_> {
         let tags = self.owes(log, offset, (uuid, step, attempt), segment);
         let epoch = self.logs[log].epoch;
         let state = &segment.state;
+        let tags = self.owe(log, offset, (uuid, step, attempt), segment);
         let model = &mut self.logs[log];
         let (mut before, mut bytes) = (Keys::new(), 0);
         if let Some(actor) = model.held.get(&uuid).and_then(|h| h.actor.clone()) {
@@ -643,8 +685,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Obligations that a record creates; gives the tags of the invocations among them.
-    fn owes(
+    /// A record creates obligations: gives the tags of what its turn sent.
+    fn owe(
         &mut self,
         log: usize,
         offset: Offset,

@@ -7,6 +7,7 @@ mod gate;
 mod logs;
 mod order;
 mod overlap;
+mod policies;
 mod reads;
 mod shared;
 mod state;
@@ -72,6 +73,8 @@ pub(crate) struct Judge<'h> {
     /// Tags of the payloads, by invocation and the other way round.
     pub(crate) uuid_of_tag: HashMap<u64, Uuid>,
     pub(crate) tag_of_uuid: HashMap<Uuid, u64>,
+    /// Dead letters that were sent again: what each was when it was told first.
+    pub(crate) redriven: HashMap<Uuid, Uuid>,
     /// Where a tag was issued by a turn: run and item.
     pub(crate) issued: HashMap<u64, (usize, usize)>,
     /// Where a tag was issued by a client.
@@ -122,8 +125,10 @@ impl<'h> Judge<'h> {
                 }
             }
         }
-        let clients = history.reqs.iter().enumerate();
-        let clients = clients.filter(|(_, r)| r.awaits.is_none() && r.reads.is_none());
+        let own = |r: &crate::history::Req| {
+            r.awaits.is_none() && r.control.is_none() && r.reads.is_none()
+        };
+        let clients = history.reqs.iter().enumerate().filter(|(_, r)| own(r));
         Self {
             history,
             logs: ids.iter().map(|id| LogModel::new(id.clone())).collect(),
@@ -135,6 +140,7 @@ impl<'h> Judge<'h> {
             chains: HashMap::new(),
             uuid_of_tag: HashMap::new(),
             tag_of_uuid: HashMap::new(),
+            redriven: HashMap::new(),
             issued,
             asked: clients.map(|(i, r)| (r.tag, i)).collect(),
             answered: BTreeSet::new(),

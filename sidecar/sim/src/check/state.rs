@@ -57,6 +57,7 @@ impl Judge<'_> {
             let same = match closing {
                 Closing::Outcome(outcome) => record.end == End::Ended(outcome.clone()),
                 Closing::Tail(tag, keeps) => record.end == End::Tail(*tag, *keeps),
+                Closing::Stopped => matches!(record.end, End::Tail(..)),
             };
             if !same {
                 let text = format!(
@@ -170,8 +171,10 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
     let mut state = record.state.iter();
     let mut sends = record.sends.iter();
     let mut at = from;
-    let done =
-        matches!(record.complete, Some(Closing::Outcome(Outcome::Done(_)) | Closing::Tail(..)));
+    let done = matches!(
+        record.complete,
+        Some(Closing::Outcome(Outcome::Done(_)) | Closing::Tail(..) | Closing::Stopped)
+    );
     if record.complete.is_some() && !done {
         return Ok(from);
     }

@@ -199,7 +199,7 @@ impl Judge<'_> {
 }
 
 fn never_ran(ended: &Ended) -> bool {
-    matches!(ended.outcome, Outcome::Refused(_) | Outcome::Expired)
+    matches!(ended.outcome, Outcome::Refused(_) | Outcome::Expired | Outcome::Cancelled)
 }
 
 fn key_of(item: &Item) -> Option<&Arc<str>> {

@@ -16,7 +16,8 @@ impl Judge<'_> {
         let tag = record.spec.tag;
         self.uuid_of_tag.entry(tag).or_insert(uuid);
         self.tag_of_uuid.entry(uuid).or_insert(tag);
-        if self.uuid_of_tag.get(&tag) != Some(&uuid) {
+        let known = self.uuid_of_tag.get(&tag).copied();
+        if known.is_none_or(|known| self.original(known) != self.original(uuid)) {
             self.wrong("P2 one request, one invocation", format!("r{run} {token}: tag {tag:x}"));
         }
         if let Some(before) = self.dispatched.insert((log, uuid, step, attempt, epoch), run) {
@@ -31,6 +32,7 @@ impl Judge<'_> {
         self.check_not_done(run, record, log, uuid);
         self.check_knowledge(run, record, log);
         self.check_attempt(run, record, log, uuid);
+        self.check_policy(run, record, log, uuid);
         self.check_source(run, record, log, uuid);
         self.check_recorded(run, record, log);
     }
@@ -110,13 +112,17 @@ impl Judge<'_> {
                 let parent = &self.history.runs[*parent];
                 let is_tail = matches!(parent.items[*item].what, ItemKind::Tail(..));
                 let own = parent.token.invocation.home == token.invocation.home;
+                let first = self.original(uuid);
                 let from = self.log_of(&parent.token.invocation.home);
                 let committed = if own && is_tail {
                     let held = self.logs[log].held.get(&uuid);
                     held.is_some_and(|h| h.step >= token.step)
                 } else {
                     let mut owed = self.logs[from].owed.range((log, 0)..(log + 1, 0));
-                    owed.any(|(_, o)| o.uuid == uuid && (!is_tail || o.attempt.0 + 1 == token.step))
+                    owed.any(|(_, o)| {
+                        self.original(o.uuid) == first
+                            && (!is_tail || o.attempt.0 + 1 == token.step)
+                    })
                 };
                 if !committed && !own {
                     self.wrong("P5 gate for requests", format!("r{run} {token} is not committed"));
@@ -142,6 +148,7 @@ impl Judge<'_> {
                 && !self.logs[log]
                     .done
                     .contains_key(&(before.token.invocation.uuid, before.token.step))
+                && !self.is_retried(log, before)
         });
         if let Some(before) = uncommitted {
             let text = format!("r{run} {} before r{before} is committed", record.token);

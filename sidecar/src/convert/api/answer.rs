@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kar_core::effect::Response;
 use kar_core::ids::InvocationId;
 use kar_core::invocation::{ApplicationError, Outcome, Payload, Refusal};
+use kar_core::message::Controlled;
 use kar_proto::v1 as pb;
 use pb::ErrorReason;
 use pb::response::Result as Reply;
@@ -66,6 +67,18 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
         (Shape::StateContains { key }, Response::State(state)) => {
             let exists = state.contains_key(&key);
             Reply::ActorStateContains(pb::ContainsResponse { exists })
+        }
+        (Shape::Cancel, Response::Controlled(done)) => Reply::Cancel(cancelled(done)?),
+        (Shape::Resume { id }, Response::Controlled(done)) => {
+            resumed(done, &id)?;
+            Reply::Resume(pb::ResumeResponse {})
+        }
+        (Shape::Redrive { id }, Response::Controlled(Controlled::Redriven(uuid))) => {
+            let invocation_id = InvocationId { home: id.home, uuid }.to_string();
+            Reply::RedriveDeadLetter(pb::RedriveDeadLetterResponse { invocation_id })
+        }
+        (Shape::Discard, Response::Controlled(Controlled::Discarded)) => {
+            Reply::DiscardDeadLetter(pb::DiscardDeadLetterResponse {})
         }
         (Shape::StateApply, Response::Ok) => Reply::ActorStateApply(pb::ApplyResponse {}),
         (Shape::Flush, Response::Ok) => Reply::Flush(pb::FlushResponse {}),
@@ -144,10 +157,47 @@ fn ended(
             let metadata = [("limit", limit.to_owned()), ("invocation", id())];
             Err(status(ErrorReason::LimitReached, message, metadata))
         }
+        Outcome::Cancelled => {
+            let message = "somebody asked for the invocation's end; it has ended";
+            Err(status(ErrorReason::Cancelled, message, [("invocation", id())]))
+        }
         Outcome::Expired => {
             let message = "the deadline passed before the invocation started; it never will";
             Err(status(ErrorReason::Expired, message, [("invocation", id())]))
         }
+    }
+}
+
+fn cancelled(done: Controlled) -> Result<pb::CancelResponse, Status> {
+    let result = match done {
+        Controlled::Cancelled => pb::CancelResult::Cancelled,
+        Controlled::CancelRequested => pb::CancelResult::Requested,
+        Controlled::CancelMoved => pb::CancelResult::Moved,
+        Controlled::Ended => pb::CancelResult::Ended,
+        Controlled::Resumed
+        | Controlled::NotParked
+        | Controlled::Redriven(_)
+        | Controlled::Found(_)
+        | Controlled::Discarded => {
+            return Err(Status::internal("the answer does not fit the request"));
+        }
+    };
+    Ok(pb::CancelResponse { result: result.into() })
+}
+
+fn resumed(done: Controlled, id: &InvocationId) -> Result<(), Status> {
+    match done {
+        Controlled::Resumed => Ok(()),
+        Controlled::NotParked | Controlled::Ended => {
+            let message = format!("invocation {id} is not parked: there is nothing to resume");
+            Err(status(ErrorReason::NotParked, message, [("invocation", id.to_string())]))
+        }
+        Controlled::Cancelled
+        | Controlled::CancelRequested
+        | Controlled::CancelMoved
+        | Controlled::Redriven(_)
+        | Controlled::Found(_)
+        | Controlled::Discarded => Err(Status::internal("the answer does not fit the request")),
     }
 }
 
@@ -176,6 +226,7 @@ fn application_error_to(error: ApplicationError) -> pb::ApplicationError {
         message: error.message.to_string(),
         detail: error.detail.to_string(),
         payload: has_payload.then(|| payload_to(payload, false)),
+        retryable: error.retryable,
     }
 }
 

@@ -123,7 +123,12 @@ pub(super) fn actor_target(
     Ok(CoreTarget { kind, actor: Some(id), affinity: None })
 }
 
-pub(super) fn invocation_id(text: &str) -> Result<InvocationId, Status> {
+/// Parses an invocation's id.
+///
+/// # Errors
+///
+/// The status that says what is wrong with it.
+pub fn invocation_id(text: &str) -> Result<InvocationId, Status> {
     let parsed = text.parse::<InvocationId>();
     parsed.map_err(|e| invalid_field("invocation_id", &e.to_string()))
 }

@@ -1,16 +1,18 @@
 //! Hosting: what a component offers, the turns it runs, and how they end.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use kar_core::effect::Turn;
 use kar_core::event::{Offer, TailCall, TurnResult};
 use kar_core::ids::{Kind, TurnToken};
-use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload};
+use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload, RetryPolicy};
 use kar_core::limits::{LimitHit, Limits};
 use kar_proto::v1 as pb;
 use tonic::Status;
 
 use super::field::{core_target, method, name, payload_from, required_turn};
+use super::retry::retry_policy;
 use super::{DIRECT_PREFIX, payload_to, target_to, timestamp};
 use crate::convert::error::{invalid_field, limit_reached, too_large};
 use crate::convert::{owned, written};
@@ -35,7 +37,7 @@ pub enum TurnRef {
 /// # Errors
 ///
 /// The status that names the wrong field.
-pub fn offer(hello: &pb::Hello) -> Result<Option<Offer>, Status> {
+pub fn offer(hello: &pb::Hello, limits: &Limits) -> Result<Option<Offer>, Status> {
     let (mut kinds, mut shared) = (Vec::new(), BTreeMap::<_, BTreeSet<_>>::new());
     for service in &hello.services {
         kinds.push(Kind::service(name("hello.services.name", &service.name)?));
@@ -58,8 +60,27 @@ pub fn offer(hello: &pb::Hello) -> Result<Option<Offer>, Status> {
     };
     kinds.sort();
     kinds.dedup();
-    let offer = Offer { kinds, concurrency, strict: hello.strict, shared };
+    let retries = retries(hello, limits)?;
+    let offer = Offer { kinds, concurrency, strict: hello.strict, shared, retries };
     Ok((!offer.kinds.is_empty()).then_some(offer))
+}
+
+/// How errors of methods are retried, where the component says so.
+fn retries(
+    hello: &pb::Hello,
+    limits: &Limits,
+) -> Result<BTreeMap<(Kind, Arc<str>), RetryPolicy>, Status> {
+    let services = hello.services.iter().map(|s| (Kind::service(&s.name), &s.methods));
+    let actors = hello.actor_types.iter().map(|a| (Kind::actor(&a.name), &a.methods));
+    let mut retries = BTreeMap::new();
+    for (kind, methods) in services.chain(actors) {
+        for hosted in methods {
+            let Some(policy) = &hosted.retry_policy else { continue };
+            let policy = retry_policy("hello.methods.retry_policy", policy, limits)?;
+            retries.insert((kind.clone(), method(hosted.name.clone())?), policy);
+        }
+    }
+    Ok(retries)
 }
 
 /// A turn for the component.
@@ -134,6 +155,7 @@ pub fn turn_outcome(
                     message: error.message.into(),
                     detail: error.detail.into(),
                     payload,
+                    retryable: error.retryable,
                 })
             }
             Ok((payload, _)) => too_long(&too_large("error", error_bytes(&error, &payload), max)),

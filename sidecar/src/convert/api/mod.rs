@@ -4,12 +4,14 @@ mod answer;
 mod field;
 mod host;
 mod request;
+mod retry;
 
 use kar_core::ids::{Kind, Millis};
 use kar_core::invocation::Payload;
 use kar_proto::v1 as pb;
 
 pub use answer::{answer, reply_size, state_answer};
+pub use field::invocation_id;
 pub use host::{TurnRef, direct_to, offer, turn_outcome, turn_to};
 pub use request::{Prepared, Shape, prepare};
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use kar_core::event::Operation;
-use kar_core::ids::{Kind, Millis};
-use kar_core::invocation::{Mode, Payload, StateOp, Target as CoreTarget};
+use kar_core::ids::{InvocationId, Kind, Millis};
+use kar_core::invocation::{Mode, Payload, RetryPolicy, StateOp, Target as CoreTarget};
 use kar_core::limits::Limits;
+use kar_core::message::Control;
 use kar_core::record::RecordedStep;
 use kar_proto::v1 as pb;
 use pb::request::Operation as Ask;
@@ -15,6 +16,7 @@ use super::field::{
     KEY_BYTES_MAX, SHORT_BYTES_MAX, actor_target, affinity, bounded, core_target, duration,
     invocation_id, key, method, name, optional, payload_from, required_turn, step_key, turn,
 };
+use super::retry::retry_policy;
 use crate::backend::StateOperation;
 use crate::convert::error::{invalid_field, not_implemented};
 use crate::convert::shared;
@@ -43,6 +45,10 @@ pub enum Shape {
     StateContains { key: Arc<str> },
     Flush,
     RecordStep,
+    Cancel,
+    Resume { id: Box<InvocationId> },
+    Redrive { id: Box<InvocationId> },
+    Discard,
 }
 
 /// Parses a request at the time `now`.
@@ -66,6 +72,26 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
         Ask::AwaitOutcome(r) => {
             let invocation = invocation_id(&r.invocation_id)?;
             (Operation::Await { invocation }, Shape::Await)
+        }
+        Ask::Cancel(r) => {
+            let id = invocation_id(&r.invocation_id)?;
+            let control = Control::Cancel(id.uuid);
+            (Operation::Control { home: id.home, control }, Shape::Cancel)
+        }
+        Ask::Resume(r) => {
+            let id = invocation_id(&r.invocation_id)?;
+            let (home, control) = (id.home.clone(), Control::Resume(id.uuid));
+            (Operation::Control { home, control }, Shape::Resume { id: Box::new(id) })
+        }
+        Ask::RedriveDeadLetter(r) => {
+            let id = invocation_id(&r.invocation_id)?;
+            let (home, control) = (id.home.clone(), Control::Redrive(id.uuid));
+            (Operation::Control { home, control }, Shape::Redrive { id: Box::new(id) })
+        }
+        Ask::DiscardDeadLetter(r) => {
+            let id = invocation_id(&r.invocation_id)?;
+            let control = Control::Discard(id.uuid);
+            (Operation::Control { home: id.home, control }, Shape::Discard)
         }
         Ask::ActorStateGet(r) => {
             let keys = r.keys.iter().map(|k| key("keys", k)).collect::<Result<_, _>>()?;
@@ -121,6 +147,14 @@ fn read(
 type SendParts =
     (Option<pb::Target>, String, Option<pb::Payload>, Option<pb::InvocationOptions>, String);
 
+/// What every invocation may carry.
+#[derive(Default)]
+struct Options {
+    deadline: Option<Millis>,
+    trace: Arc<str>,
+    retry: Option<RetryPolicy>,
+}
+
 struct Parser<'a> {
     now: Millis,
     limits: &'a Limits,
@@ -132,7 +166,7 @@ impl Parser<'_> {
         let method = method(r.method)?;
         let (payload, json) = self.payload("payload", r.payload)?;
         let shape = Shape::Invoke { json };
-        let (deadline, trace) = self.options(r.options)?;
+        let Options { deadline, trace, retry } = self.options(r.options)?;
         let is_direct = match pb::DeliveryMode::try_from(r.delivery_mode) {
             Ok(pb::DeliveryMode::Unspecified | pb::DeliveryMode::Durable) => false,
             Ok(pb::DeliveryMode::Direct) => true,
@@ -149,6 +183,9 @@ impl Parser<'_> {
             if !r.step_key.is_empty() {
                 return Err(invalid_field("step_key", "is for durable calls only"));
             }
+            if retry.is_some() {
+                return Err(invalid_field("options.retry_policy", "is for durable calls only"));
+            }
             return Ok((Operation::InvokeDirect { kind, method, payload, trace }, shape));
         }
         let affinity = affinity(&r.affinity_key)?;
@@ -156,8 +193,17 @@ impl Parser<'_> {
         let turn = turn(&r.turn_token)?;
         let step_key = step_key(&r.step_key, turn.is_some())?;
         let mode = Mode::Call;
-        let operation =
-            Operation::Invoke { turn, mode, target, method, payload, deadline, trace, step_key };
+        let operation = Operation::Invoke {
+            turn,
+            mode,
+            target,
+            method,
+            payload,
+            deadline,
+            trace,
+            step_key,
+            retry,
+        };
         Ok((operation, shape))
     }
 
@@ -165,12 +211,21 @@ impl Parser<'_> {
         let target = actor_target("actor", r.actor.as_ref())?;
         let method = method(r.method)?;
         let (payload, json) = self.payload("payload", r.payload)?;
-        let (deadline, trace) = self.options(r.options)?;
+        let Options { deadline, trace, retry } = self.options(r.options)?;
         let turn = turn(&r.turn_token)?;
         let step_key = step_key(&r.step_key, turn.is_some())?;
         let mode = Mode::Call;
-        let operation =
-            Operation::Invoke { turn, mode, target, method, payload, deadline, trace, step_key };
+        let operation = Operation::Invoke {
+            turn,
+            mode,
+            target,
+            method,
+            payload,
+            deadline,
+            trace,
+            step_key,
+            retry,
+        };
         Ok((operation, Shape::CallActor { json }))
     }
 
@@ -178,11 +233,21 @@ impl Parser<'_> {
         let (target, method_name, payload, options, turn_token) = parts;
         let target = core_target(target)?;
         let (payload, _) = self.payload("payload", payload)?;
-        let (deadline, trace) = self.options(options)?;
+        let Options { deadline, trace, retry } = self.options(options)?;
         let turn = turn(&turn_token)?;
         let method = method(method_name)?;
         let step_key = None;
-        Ok(Operation::Invoke { turn, mode, target, method, payload, deadline, trace, step_key })
+        Ok(Operation::Invoke {
+            turn,
+            mode,
+            target,
+            method,
+            payload,
+            deadline,
+            trace,
+            step_key,
+            retry,
+        })
     }
 
     fn apply(&self, r: pb::ApplyRequest) -> Result<Operation, Status> {
@@ -243,17 +308,16 @@ impl Parser<'_> {
         payload_from(field, payload, self.limits.message_bytes_max)
     }
 
-    fn options(
-        &self,
-        options: Option<pb::InvocationOptions>,
-    ) -> Result<(Option<Millis>, Arc<str>), Status> {
-        let Some(options) = options else { return Ok((None, Arc::default())) };
+    fn options(&self, options: Option<pb::InvocationOptions>) -> Result<Options, Status> {
+        let Some(options) = options else { return Ok(Options::default()) };
         if !options.idempotency_key.is_empty() {
             return Err(not_implemented("options.idempotency_key"));
         }
         let trace = bounded("options.trace_parent", options.trace_parent, SHORT_BYTES_MAX)?;
         let within = options.start_within.map(|d| duration("options.start_within", &d));
         let deadline = within.transpose()?.map(|millis| self.now.saturating_add(millis));
-        Ok((deadline, shared(trace)))
+        let policy = options.retry_policy.as_ref();
+        let retry = policy.map(|p| retry_policy("options.retry_policy", p, self.limits));
+        Ok(Options { deadline, trace: shared(trace), retry: retry.transpose()? })
     }
 }
