@@ -18,8 +18,9 @@ fn call(client: &Client, method: &'static str) -> JoinHandle<Outcome> {
 /// Actors of type `A` with a shared method `look`.
 fn looking() -> pb::Hello {
     let mut hello = hello(&[], &["A"]);
-    let look = pb::HostedMethod { name: "look".into(), shared: true };
-    hello.actor_types[0].methods = vec![look, pb::HostedMethod { name: "m".into(), shared: false }];
+    let look = pb::HostedMethod { name: "look".into(), shared: true, ..Default::default() };
+    hello.actor_types[0].methods =
+        vec![look, pb::HostedMethod { name: "m".into(), ..Default::default() }];
     hello
 }
 

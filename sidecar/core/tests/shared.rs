@@ -23,7 +23,7 @@ fn kinds() -> [Kind; 1] {
 fn offer() -> Offer {
     let shared = ["look", "peek"].map(Into::into).into_iter().collect::<BTreeSet<_>>();
     let shared = [(Kind::actor("Account"), shared)].into();
-    Offer { kinds: kinds().into(), concurrency: 4, strict: false, shared }
+    Offer { kinds: kinds().into(), concurrency: 4, shared, ..Offer::default() }
 }
 
 /// A host whose accounts have the shared methods `look` and `peek`.

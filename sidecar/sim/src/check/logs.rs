@@ -662,7 +662,6 @@ impl Judge<'_> {
         segment: &Segment,
         complete: Option<Closing>,
     ) {
-        let tags = self.owes(log, offset, (uuid, step, attempt), segment);
         let epoch = self.logs[log].epoch;
         let state = &segment.state;
         let tags = self.owe(log, offset, (uuid, step, attempt), segment);
