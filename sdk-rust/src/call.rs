@@ -1,5 +1,7 @@
 //! Calling services and actors: references to them, and calls on their way.
 
+mod tail;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +15,7 @@ use kar_proto::v1 as proto;
 use crate::codec::{CodecError, Decode, Encode, Payload};
 use crate::context::sealed::Origin;
 use crate::context::{Nested, Root, Source};
-use crate::error::{ApplicationError, CallError, Error};
+use crate::error::{ApplicationError, CallError};
 use crate::stream::{Answer, Operation, Reply};
 
 /// A service, as seen by one caller. `S` is [`Root`] for a client, [`Nested`](crate::Nested) in a
@@ -36,8 +38,8 @@ pub struct ActorRef<S> {
 }
 
 /// A call that has not been made: `.await` makes it and waits for the result; [`tell`](Self::tell)
-/// and [`start`](Self::start) do not wait.
-#[must_use = "a call is made by `.await`, `.tell()` or `.start()`"]
+/// and [`start`](Self::start) do not wait; [`tail`](Self::tail) ends the turn with it.
+#[must_use = "a call is made by `.await`, `.tell()`, `.start()` or `.tail()`"]
 pub struct Call<R, S> {
     origin: Origin,
     kind: proto::target::Kind,
@@ -339,51 +341,6 @@ impl<R> Call<R, Nested> {
     pub fn step_key(mut self, key: impl Into<String>) -> Self {
         self.step_key = key.into();
         self
-    }
-
-    /// Ends the turn with this call instead of making it: the invocation goes on with it, in one step with everything
-    /// that the turn did, and the caller gets its outcome. Chains of any length hold one entry.
-    ///
-    /// ```no_run
-    /// # use kar_sdk::{ActorContext, Error};
-    /// # struct Walker;
-    /// # #[kar_sdk::actor]
-    /// # impl Walker {
-    /// async fn walk(&self, ctx: &mut ActorContext, steps: u32) -> Result<String, Error> {
-    ///     if steps == 0 {
-    ///         return Ok("there".to_owned());
-    ///     }
-    ///     ctx.actor("Walker", "next").call("walk", &(steps - 1)).tail()
-    /// }
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// Always: return it from the method, with `?` or as it is. An argument that cannot be written is an application
-    /// error, and so is a tail call of a direct invocation.
-    pub fn tail(self) -> Result<R, Error> {
-        self.tail_call(false)
-    }
-
-    /// As [`tail`](Self::tail), of an actor to itself: it stays locked until the next step has ended, so that nobody
-    /// sees the state between the two. To anybody else the invocation fails with `kar.INVALID_TAIL_CALL`.
-    ///
-    /// # Errors
-    /// As [`tail`](Self::tail).
-    pub fn tail_keeping_lock(self) -> Result<R, Error> {
-        self.tail_call(true)
-    }
-
-    fn tail_call(self, keep_lock: bool) -> Result<R, Error> {
-        if self.direct || self.origin.0.turn_token().is_empty() {
-            return Err(Error::new("tail_call", "a direct invocation cannot go on with another"));
-        }
-        Err(Error::tail_call(proto::TailCall {
-            target: Some(proto::Target { kind: Some(self.kind) }),
-            method: self.method.into_owned(),
-            payload: Some(self.argument?.into_proto()),
-            keep_lock,
-        }))
     }
 }
 

@@ -134,6 +134,22 @@ impl TurnContext {
         self.turn.attempt
     }
 
+    /// Resolves when somebody asks for the end of the invocation (`kar cancel`,
+    /// [`Client::cancel`](crate::Client::cancel)). A method that never calls this is stopped at its
+    /// next `.await` then; one that has called it goes on and decides by itself, also against it: what
+    /// it returns counts. Either way the invocation is not tried again.
+    pub fn cancel_requested(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.turn.heed_cancel();
+        let turn = self.turn.clone();
+        async move { turn.cancel_requested().await }
+    }
+
+    /// Step of the invocation, from 1; greater after tail calls.
+    #[must_use]
+    pub fn step(&self) -> u32 {
+        self.turn.step
+    }
+
     /// Name of the method.
     #[must_use]
     pub fn method(&self) -> &str {

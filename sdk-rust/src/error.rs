@@ -107,7 +107,8 @@ pub struct Rejection {
 /// What a method fails with. Made from any [`std::error::Error`] by `?`, or by [`Error::new`].
 ///
 /// An error of a nested call passes on: an application error as it is; that the turn is superseded
-/// stops the turn, and nobody gets to see it.
+/// stops the turn, and nobody gets to see it. It also carries a tail call
+/// ([`Call::tail`](crate::Call::tail)) out of the method.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
@@ -362,7 +363,8 @@ impl Error {
         self
     }
 
-    /// The application's error; `None` if this only says that the turn has to stop, or goes on by a tail call.
+    /// The application's error; `None` if this only says that the turn has to stop, or goes on by
+    /// a tail call.
     #[must_use]
     pub fn application(&self) -> Option<&ApplicationError> {
         match &self.kind {

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
@@ -31,12 +31,23 @@ pub(crate) struct Turn {
     pub(crate) method: String,
     pub(crate) mode: proto::InvocationMode,
     pub(crate) attempt: u32,
+    pub(crate) step: u32,
     pub(crate) trace_parent: String,
     /// Durable steps: recorded by earlier attempts, and by this one.
     steps: Mutex<HashMap<String, proto::Payload>>,
     requests: AtomicUsize,
     writes: Mutex<Writes>,
     settled: Notify,
+    cancel: CancelRequest,
+}
+
+/// Whether somebody asked for the end of the turn's invocation, and who sees to it.
+#[derive(Default)]
+struct CancelRequest {
+    is_made: AtomicBool,
+    /// The method waits for it, and decides by itself.
+    is_heeded: AtomicBool,
+    made: Notify,
 }
 
 /// State changes of a turn on their way.
@@ -77,11 +88,13 @@ impl Turn {
             method: frame.method,
             mode,
             attempt: u32::try_from(frame.attempt).unwrap_or(1),
+            step: u32::try_from(frame.step).unwrap_or(1),
             trace_parent: frame.trace_parent,
             steps: Mutex::new(frame.recorded_steps),
             requests: AtomicUsize::new(0),
             writes: Mutex::default(),
             settled: Notify::new(),
+            cancel: CancelRequest::default(),
         }
     }
 
@@ -93,6 +106,28 @@ impl Turn {
 
     pub(crate) fn is_direct(&self) -> bool {
         self.mode == proto::InvocationMode::Direct
+    }
+
+    /// Somebody asked for the end of its invocation. Tells whether the method sees to that by itself.
+    pub(crate) fn request_cancel(&self) -> bool {
+        self.cancel.is_made.store(true, Ordering::SeqCst);
+        self.cancel.made.notify_waiters();
+        self.cancel.is_heeded.load(Ordering::SeqCst)
+    }
+
+    /// From now on the method sees to such requests by itself.
+    pub(crate) fn heed_cancel(&self) {
+        self.cancel.is_heeded.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until somebody asks for the end of its invocation.
+    pub(crate) async fn cancel_requested(&self) {
+        let mut made = std::pin::pin!(self.cancel.made.notified());
+        // Registered before the question: the request may come within it.
+        made.as_mut().enable();
+        if !self.cancel.is_made.load(Ordering::SeqCst) {
+            made.await;
+        }
     }
 
     /// Sends gathered state changes and then the operation, and waits for its answer.

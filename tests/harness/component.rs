@@ -20,7 +20,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use crate::Client;
-pub use crate::component::turn::{Handle, Turn, TurnResult, actor, error, failed, service};
+pub use crate::component::turn::{
+    Ending, Handle, Turn, TurnResult, actor, error, failed, service, tail_call,
+};
 
 mod turn;
 
@@ -143,7 +145,7 @@ impl Component {
     pub async fn serve<F, R>(mut self, handler: F) -> Option<Status>
     where
         F: Fn(Turn) -> R + Clone + Send + 'static,
-        R: Future<Output = TurnResult> + Send + 'static,
+        R: Future<Output: Into<Ending>> + Send + 'static,
     {
         let mut running: HashMap<String, JoinHandle<()>> = HashMap::new();
         loop {
@@ -181,13 +183,10 @@ async fn confirm(handle: Handle, token: String, task: JoinHandle<()>) {
 async fn run<F, R>(handler: F, turn: Turn)
 where
     F: Fn(Turn) -> R,
-    R: Future<Output = TurnResult>,
+    R: Future<Output: Into<Ending>>,
 {
     let (token, handle) = (turn.token.clone(), turn.handle.clone());
-    let result = match handler(turn).await {
-        Ok(payload) => turn_outcome::Result::Payload(payload),
-        Err(error) => turn_outcome::Result::Error(error),
-    };
+    let Ending(result) = handler(turn).await.into();
     handle.finish(&token, result).await;
 }
 

@@ -97,8 +97,16 @@ impl World {
         self.next += 1;
         let id = format!("i{}", self.next);
         let trace_parent = options.unwrap_or_default().trace_parent;
-        let invocation =
-            Invocation { id: id.clone(), target, method, payload, mode, origin, trace_parent };
+        let invocation = Invocation {
+            id: id.clone(),
+            target,
+            method,
+            payload,
+            mode,
+            origin,
+            trace_parent,
+            step: 1,
+        };
         self.dispatch(invocation);
         id
     }
@@ -133,7 +141,7 @@ impl World {
             attempt: 1,
             start_before_time: None,
             trace_parent: invocation.trace_parent.clone(),
-            step: 1,
+            step: invocation.step,
             recorded_steps: self.recorded_of(&invocation.method),
         };
         let turn = TurnState { stream, invocation, overlay: BTreeMap::new(), cancelled: false };
@@ -173,12 +181,19 @@ impl World {
         let mut invocation = turn.invocation;
         self.log.push(format!("{what} {}", invocation.method));
         if let Outcome::TailCall(next) = result {
-            for next in self.busy.remove(&actor(&invocation)).unwrap_or_default() {
-                self.dispatch(next);
+            if next.keep_lock {
+                self.log.push("keeps the lock".to_owned());
             }
+            let queued = self.busy.remove(&actor(&invocation)).unwrap_or_default();
             invocation.target = next.target.and_then(|t| t.kind).ok_or("a tail call to nobody")?;
             (invocation.method, invocation.payload) = (next.method, next.payload);
-            self.dispatch(invocation);
+            invocation.step += 1;
+            // Locked again before anybody else gets in, or behind everybody.
+            let mut order: Vec<Invocation> = queued.into();
+            order.insert(if next.keep_lock { 0 } else { order.len() }, invocation);
+            for next in order {
+                self.dispatch(next);
+            }
             return Ok(());
         }
         if let Kind::Actor(_) = invocation.target {

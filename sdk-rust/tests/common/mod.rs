@@ -107,6 +107,18 @@ impl Fake {
         }
     }
 
+    /// Somebody asks for the end of every running turn of the method: it is still the current attempt.
+    pub(crate) fn ask_to_stop(&self, method: &str) {
+        let world = self.lock();
+        for (token, turn) in world.turns.iter().filter(|(_, t)| t.invocation.method == method) {
+            let cancel = proto::CancelTurn {
+                turn_token: token.clone(),
+                reason: proto::CancelReason::Requested.into(),
+            };
+            send(&world.streams[&turn.stream], ToComponent::CancelTurn(cancel));
+        }
+    }
+
     /// Makes requests of every running turn of the method superseded, without telling.
     pub(crate) fn supersede(&self, method: &str) {
         for turn in self.lock().turns.values_mut().filter(|t| t.invocation.method == method) {

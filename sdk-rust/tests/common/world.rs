@@ -64,6 +64,7 @@ pub(super) struct Invocation {
     pub(super) mode: proto::InvocationMode,
     pub(super) origin: Option<Origin>,
     pub(super) trace_parent: String,
+    pub(super) step: i32,
 }
 
 pub(super) struct TurnState {

@@ -77,6 +77,13 @@ impl Greeter {
         std::future::pending().await
     }
 
+    async fn tidies(&self, ctx: &mut ServiceContext) -> Result<String, Error> {
+        let asked = ctx.cancel_requested();
+        self.entered.notify_one();
+        asked.await;
+        Ok("tidied".to_owned())
+    }
+
     async fn mirror(
         &self,
         _ctx: &mut ServiceContext,
@@ -103,6 +110,18 @@ impl Greeter {
         let counter = CounterClient::new(ctx, id);
         counter.add(1).tell().await?;
         Ok(counter.add(10).await?)
+    }
+
+    async fn tail_of_direct(&self, ctx: &mut ServiceContext) -> Result<i64, Error> {
+        CounterClient::new(ctx, "c").add(1).tail()
+    }
+
+    async fn tail_by_direct(&self, ctx: &mut ServiceContext) -> Result<i64, Error> {
+        ctx.service("greeter").call_direct("tail_of_direct", &()).tail()
+    }
+
+    async fn tail_that_expires(&self, ctx: &mut ServiceContext) -> Result<i64, Error> {
+        CounterClient::new(ctx, "c").add(1).start_within(std::time::Duration::from_secs(1)).tail()
     }
 
     async fn relay_failure(&self, ctx: &mut ServiceContext) -> Result<(), Error> {
@@ -152,6 +171,26 @@ impl Counter {
         ctx.state().set("value", &n)?;
         let there = CounterClient::new(ctx, "other").add(n).await?;
         Ok(there)
+    }
+
+    /// Writes, tells, and goes on: with itself, locked, or with another.
+    async fn go_on(&self, ctx: &mut ActorContext, left: i64) -> Result<(i64, u32), Error> {
+        ctx.state().set("value", &left)?;
+        if left == 0 {
+            return Ok((value(ctx).await?, ctx.step()));
+        }
+        ctx.actor("Nobody", "hosts this").tell("note", &1).await?;
+        ctx.state().set("after", &left)?;
+        match left % 2 {
+            0 => CounterClient::new(ctx, ctx.id()).go_on(left - 1).tail_keeping_lock(),
+            _ => Err(CounterClient::new(ctx, "other").go_on(left - 1).tail().unwrap_err()),
+        }
+    }
+
+    async fn tail_of_nonsense(&self, ctx: &mut ActorContext) -> Result<(), Error> {
+        ctx.state().set("value", &-1)?;
+        let keys_are_no_text = std::collections::BTreeMap::from([(vec![1], 1)]);
+        ctx.actor("Counter", "other").call("add", &keys_are_no_text).tail()
     }
 
     async fn nested_forever(&self, ctx: &mut ActorContext) -> Result<(), Error> {

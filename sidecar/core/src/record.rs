@@ -136,8 +136,8 @@ pub enum Op {
         /// Their numbers.
         numbers: Vec<Number>,
     },
-    /// The outcome of a keyed call came: its number is closed, and the outcome is kept with the invocation that made the
-    /// call, whichever attempt that is at.
+    /// The outcome of a keyed call came: its number is closed, and the outcome is kept with the invocation that made
+    /// the call, whichever attempt that is at.
     StepDone {
         /// The receiving partition.
         to: PartitionId,

@@ -353,6 +353,31 @@ fn what_has_not_started_ends_at_once() {
     assert_eq!(unknown, Err(RequestError::UnknownInvocation(Box::new(waiting))));
 }
 
+#[test]
+fn a_parked_one_that_is_cancelled_lets_the_calls_in_that_it_ends_with() {
+    let limits = Limits { park_after_attempts: 1, ..Limits::default() };
+    let mut script = Script::with(&account(), limits);
+    script.invoke(None, Mode::Tell, "alice", "m");
+    let turn = script.turn("m");
+    script.invoke(Some(&turn), Mode::Call, "bob", "child");
+    let child = script.turn("child");
+    // Its child calls back into its actor, and every host is lost.
+    script.invoke(Some(&child), Mode::Call, "alice", "back");
+    script.turn("back");
+    script.replace(&account());
+    script.advance(LONG_MS);
+    assert!(script.turns.is_empty(), "its actor rests with it");
+    for method in ["child", "m"] {
+        assert_eq!(view(&script, method).phase, Phase::Parked);
+    }
+    assert_eq!(cancel(&mut script, "child"), Controlled::CancelRequested);
+    assert!(script.turns.is_empty());
+    assert_eq!(cancel(&mut script, "m"), Controlled::CancelRequested);
+    let turn = script.turn("back");
+    script.finish(&turn, done(""));
+    script.assert_idle();
+}
+
 /// How a turn that was asked to stop ends, and what its invocation comes to.
 #[test]
 fn a_running_turn_is_told_and_its_result_counts() {

@@ -19,7 +19,7 @@ Modules: `hosting` (services and actors as classes), `host` (running them), `cli
 contract with the sidecar, generated.
 """
 
-from kar.calls import ActorRef, Ref, Started, start, tell
+from kar.calls import ActorRef, Ref, Started, start, tail, tail_keeping_lock, tell
 from kar.client import Client, connect
 from kar.codec import Payload
 from kar.context import TurnContext, outside_turn, turn
@@ -98,6 +98,8 @@ __all__ = [
     "outside_turn",
     "run",
     "start",
+    "tail",
+    "tail_keeping_lock",
     "tell",
     "turn",
 ]

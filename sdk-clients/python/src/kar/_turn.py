@@ -24,6 +24,19 @@ current: ContextVar[Turn | None] = ContextVar("kar turn", default=None)
 """The turn that the running code belongs to. Tasks that it starts inherit it, so what they ask for
 belongs to the turn as well."""
 
+class TailCall:
+    """What a method returns to hand its invocation on. Made by `kar.tail` and its like, read by nobody
+    but the turn that it was made in."""
+
+    __slots__ = ("call", "turn", "what")
+
+    def __init__(self, turn: Turn, call: v1.TailCall, what: str) -> None:
+        self.turn, self.call, self.what = turn, call, what
+
+    def __repr__(self) -> str:
+        return f"<TailCall of {self.what}>"
+
+
 class Turn:
     """One attempt of an invocation, as the SDK sees it; user code gets a `kar.TurnContext`."""
 
@@ -46,6 +59,8 @@ class Turn:
         "method",
         "mode",
         "session",
+        "step",
+        "tail",
         "task",
         "token",
         "trace_parent",
@@ -67,6 +82,9 @@ class Turn:
             self.kind, self.id = target.service.name, ""
         self.method, self.mode = invocation.method, invocation.mode
         self.attempt, self.trace_parent = invocation.attempt, invocation.trace_parent
+        self.step = invocation.step
+        self.tail: TailCall | None = None
+        """The last tail call that the method made; it is carried out if the method returns it."""
         self._steps = {key: codec.read(value) for key, value in invocation.recorded_steps.items()}
         self.is_stopped = self.has_ended = self.is_cancel_requested = False
         self._requests = 0
@@ -96,10 +114,13 @@ class Turn:
         try:
             if self._table is None:
                 raise ApplicationError("unknown_method", "this component hosts nothing")
-            payload = await self._table.run(self, invocation)
+            result = self._checked(await self._table.run(self, invocation))
             if self._changes or self._unanswered or self._write_error is not None:
                 await self._settle()
-            codec.write(payload, outcome.payload)
+            if isinstance(result, TailCall):
+                outcome.tail_call.CopyFrom(result.call)
+            else:
+                codec.write(result, outcome.payload)
         except asyncio.CancelledError as error:
             if self.is_stopped or self.is_cancel_requested:
                 raise
@@ -107,6 +128,17 @@ class Turn:
         except Exception as error:
             write_error(error, outcome.error)
         return outcome
+
+    def _checked(self, result: codec.Payload | TailCall) -> codec.Payload | TailCall:
+        """A tail call is carried out by returning it, so one that is not returned is a mistake, and not
+        one to pass over."""
+        if isinstance(result, TailCall):
+            if result.turn is not self:
+                raise ApplicationError("tail_call", f"{result!r} was made by another turn")
+        elif self.tail is not None:
+            text = f"{self.tail!r} was made and not returned: `return kar.tail(…)`"
+            raise ApplicationError("tail_call", text)
+        return result
 
     def _done(self, task: asyncio.Task[v1.TurnOutcome]) -> None:
         """Reports the end, after the code of the task is gone for certain."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overlo
 
 from kar import codec
 from kar._session import Outgoing, request
-from kar._turn import Turn, current
+from kar._turn import TailCall, Turn, current
 from kar.codec import Payload
-from kar.errors import ApplicationError, Error, OutcomeUnknown
+from kar.errors import ApplicationError, Error, NotInTurn, OutcomeUnknown
 from kar.hosting import Actor, MethodSpec, Service
 from kar.retry import RetryPolicy
 from kar.v1 import common_pb2, invocation_pb2
@@ -191,6 +191,29 @@ class Ref:
         turn: it would not be part of it."""
         return self._start(method, codec.encode(argument), codec.decoder(result))
 
+    @overload
+    def tail(self, method: str, argument: Any = None, *, keep_lock: bool = False) -> Any: ...
+
+    @overload
+    def tail(
+        self, method: str, argument: Any, result: type[R], *, keep_lock: bool = False
+    ) -> R: ...
+
+    def tail(
+        self, method: str, argument: Any = None, result: Any = Any, *, keep_lock: bool = False
+    ) -> Any:
+        """Ends the method with this call instead of making it: `return ref.tail("walk", 3)`. The
+        invocation goes on with it, in one step with everything that the method did, and the caller
+        gets its outcome (`result` is its type, for type checkers). A chain of any length holds one
+        entry.
+
+        `keep_lock`: of an actor to itself; it stays locked until the next step has ended, so that
+        nobody sees the state between the two. To anybody else the invocation fails with
+        `kar.INVALID_TAIL_CALL`.
+        """
+        del result
+        return self._tail(method, codec.encode(argument), keep_lock)
+
     # What follows takes the turn when it is called, not when it is awaited: a coroutine belongs to
     # the turn that made it, whoever runs it.
 
@@ -237,6 +260,24 @@ class Ref:
             return (await self._send(outgoing, turn)).tell.invocation_id
 
         return send()
+
+    def _tail(self, method: str, argument: Payload, keep_lock: bool) -> Any:
+        turn = self._turn()
+        if turn is None:
+            raise NotInTurn("only a method can end with a tail call, and no method is running here")
+        options = self._options
+        if turn.is_direct or options.direct:
+            raise ApplicationError("tail_call", "a direct invocation cannot go on with another")
+        if options.start_within is not None or options.trace_parent:
+            text = "a tail call has no start_within and no trace_parent: its invocation has both"
+            raise ApplicationError("tail_call", text)
+        if options.step_key:
+            raise ApplicationError("tail_call", "a tail call has no step_key: it is made once by itself")
+        call = v1.TailCall(method=method, keep_lock=keep_lock)
+        self._fill_target(call.target)
+        codec.write(argument, call.payload)
+        turn.tail = TailCall(turn, call, f"{self!r}.{method}")
+        return turn.tail
 
     async def _start(
         self, method: str, argument: Payload, decode: codec.Decoder
@@ -369,6 +410,27 @@ def start(
     bound = _bound(method)
     spec = bound.spec
     return bound.ref._start(spec.name, spec.bind(args, kwargs), spec.result)
+
+
+def tail(
+    method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """Ends the method with this call: `return kar.tail(self.turn.actor(Walker, "next").walk, 3)`. As
+    `Ref.tail`."""
+    return cast(R, _tail_of(method, args, kwargs, keep_lock=False))
+
+
+def tail_keeping_lock(
+    method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """As `tail`, of an actor to itself: it stays locked until the next step has ended. As `Ref.tail`
+    with `keep_lock`."""
+    return cast(R, _tail_of(method, args, kwargs, keep_lock=True))
+
+
+def _tail_of(method: Any, args: Any, kwargs: Any, *, keep_lock: bool) -> Any:
+    bound = _bound(method)
+    return bound.ref._tail(bound.spec.name, bound.spec.bind(args, kwargs), keep_lock)
 
 
 def _bound(method: Any) -> Bound:

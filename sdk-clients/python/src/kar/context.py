@@ -41,6 +41,11 @@ class TurnContext(Caller):
         return self._turn.attempt
 
     @property
+    def step(self) -> int:
+        """Step of the invocation, from 1; greater after tail calls."""
+        return self._turn.step
+
+    @property
     def method(self) -> str:
         """Name of the method."""
         return self._turn.method

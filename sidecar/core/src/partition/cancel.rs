@@ -9,6 +9,7 @@
 
 use super::Partition;
 use super::gate::Gated;
+use super::questions::Question;
 use super::reign::ItemStage;
 use crate::effect::{CancelReason, Effect};
 use crate::env::Env;
@@ -18,7 +19,8 @@ use crate::message::{Control, ControlResult, Controlled, Message};
 use crate::record::Op;
 
 impl Partition {
-    /// A node asks for something to be done to an invocation; answered when it is committed (rule L5).
+    /// A node asks for something to be done to an invocation. An owner that does not know that it was struck out may
+    /// find nothing to do, so the reign is proved to be current first.
     pub(crate) fn control(
         &mut self,
         env: &mut Env,
@@ -27,8 +29,28 @@ impl Partition {
         control: Control,
     ) {
         if !self.serving() || self.reign.released {
-            let result = ControlResult::NotOwner(self.owner_hint(env));
-            return env.send(from, Message::ControlDone { request, result });
+            return self.refuse_control(env, from, request);
+        }
+        let needs_proof = env.rules.await_barrier;
+        self.question(env, (from, request), Question::Control(control), needs_proof);
+    }
+
+    /// Somebody else is to be asked, or this node a little later.
+    pub(super) fn refuse_control(&self, env: &mut Env, from: NodeId, request: RequestId) {
+        let result = ControlResult::NotOwner(self.owner_hint(env));
+        env.send(from, Message::ControlDone { request, result });
+    }
+
+    /// The same, by a current reign; answered when it is committed (rule L5).
+    pub(super) fn control_now(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        request: RequestId,
+        control: Control,
+    ) {
+        if self.reign.released {
+            return self.refuse_control(env, from, request);
         }
         let uuid = control.uuid();
         let is_unfinished = self.reign.items.contains_key(&uuid);
@@ -81,8 +103,10 @@ impl Partition {
         self.push(env, Op::Cancel { uuid });
         let Some(item) = self.reign.items.get_mut(&uuid) else { return done };
         if matches!(item.stage, ItemStage::Parked) {
-            // It rests no more: it ends when its calls have.
+            // It rests no more: it ends when its calls have, and those of its flow may enter its actor.
             item.stage = ItemStage::WaitChildren;
+            self.pump_item(env, uuid);
+            return done;
         }
         if let (Some(turn), Some(token)) = (item.turn(), token)
             && !turn.cancelled

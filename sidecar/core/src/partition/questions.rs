@@ -13,7 +13,7 @@ use crate::effect::Effect;
 use crate::env::Env;
 use crate::ids::{NodeId, RequestId, Uuid};
 use crate::invocation::Mode;
-use crate::message::{AwaitResult, Message, ReadResult};
+use crate::message::{AwaitResult, Control, Message, ReadResult};
 
 use super::reign::{AWAITERS_MAX, Reign};
 
@@ -25,6 +25,8 @@ const QUESTIONS_MAX: usize = 16_384;
 pub(super) enum Question {
     /// The outcome of a started invocation that is not known here.
     Outcome(Uuid),
+    /// Something to be done to an invocation.
+    Control(Control),
     /// An actor's state; all keys if absent.
     State { actor: Arc<str>, keys: Option<Vec<Arc<str>>> },
 }
@@ -189,6 +191,7 @@ impl Partition {
     ) {
         match question {
             Question::State { actor, keys } => self.read_current(env, from, request, actor, keys),
+            Question::Control(control) => self.control_now(env, from, request, control),
             // It may have come meanwhile.
             Question::Outcome(uuid) if self.answer_known(env, from, request, uuid) => {}
             Question::Outcome(_) => {
@@ -218,6 +221,7 @@ impl Partition {
         match question {
             Question::Outcome(_) => self.refuse_await(env, from, request),
             Question::State { .. } => self.refuse_read(env, from, request),
+            Question::Control(_) => self.refuse_control(env, from, request),
         }
     }
 

@@ -64,11 +64,9 @@ impl Judge<'_> {
 
     /// Whether the older reign's node lagged behind when the newer one began.
     fn may_overlap(&self, a: &Run, b: &Run) -> bool {
-        // Of one invocation the earlier step is the older, wherever it ran (P6).
-        let age = |run: &Run| match a.token.invocation.uuid == b.token.invocation.uuid {
-            true => (run.token.step, run.token.epoch),
-            false => (0, run.token.epoch),
-        };
+        // In one log the older reign is; elsewhere the earlier step of the invocation (P6).
+        let same_log = a.token.invocation.home == b.token.invocation.home;
+        let age = |run: &Run| if same_log { run.token.epoch } else { u64::from(run.token.step) };
         if age(a) == age(b) {
             return false;
         }

@@ -1,7 +1,7 @@
 //! P4, P5: segments are atomic and hold what the turn asked for, in order; reads see what a
 //! sequential execution would have shown; outcomes seen by turns are the logged ones.
 
-use kar_core::effect::Response;
+use kar_core::effect::{RequestError, Response};
 use kar_core::invocation::Outcome;
 
 use super::Judge;
@@ -189,7 +189,13 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
             ItemKind::Read(_) | ItemKind::Tail(..) => {}
             // A refused operation has no effect; a call may have been made and its answer lost with
             // the attempt.
-            ItemKind::Call(tag, _) if refused(item) && sends.clone().next() != Some(tag) => {}
+            ItemKind::Call(tag, _) if refused(item) && sends.clone().next() != Some(tag) => {
+                // … and one that was answered from what is kept has flushed what came before it.
+                at_boundary |= matches!(item.answer, Some(Err(RequestError::TurnSuperseded(_))));
+                if at_boundary && !more && !done {
+                    return Ok(at + 1);
+                }
+            }
             ItemKind::State(_) | ItemKind::Tell(..) if refused(item) => {}
             ItemKind::Flush | ItemKind::Once(_) => {
                 at_boundary = true;

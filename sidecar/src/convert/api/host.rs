@@ -122,8 +122,9 @@ pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
     }
 }
 
-/// Which turn ended, and how. A result that is too long becomes an application error: the turn did end, and nothing
-/// else could be told to its caller.
+/// Which turn ended, and how. A result that is too long, or a tail call to nobody, becomes an application error: the
+/// turn did end, and nothing else could be told to its caller. Ending the stream for it would make the next attempt do
+/// the same to the next stream.
 ///
 /// # Errors
 ///
@@ -162,17 +163,25 @@ pub fn turn_outcome(
             Err(status) => too_long(&status),
         },
         Some(R::Cancelled(_)) => return Ok((turn, TurnResult::Cancelled)),
-        Some(R::TailCall(call)) => match payload_from("tail_call.payload", call.payload, max) {
-            Ok((payload, _)) => {
-                let (target, method) = (core_target(call.target)?, method(call.method)?);
-                let keeps_lock = call.keep_lock;
-                let call = TailCall { target, method, payload, keeps_lock };
-                return Ok((turn, TurnResult::TailCall(call)));
-            }
-            Err(status) => too_long(&status),
+        Some(R::TailCall(call)) => match tail_call(call, max) {
+            Ok(call) => return Ok((turn, TurnResult::TailCall(call))),
+            Err(error) => Outcome::Failed(error),
         },
     };
     Ok((turn, TurnResult::Ended(result)))
+}
+
+fn tail_call(call: pb::TailCall, max: usize) -> Result<TailCall, ApplicationError> {
+    let wrong = |status: Status| ApplicationError {
+        code: "kar.INVALID_TAIL_CALL".into(),
+        message: status.message().into(),
+        ..ApplicationError::default()
+    };
+    let payload = payload_from("tail_call.payload", call.payload, max);
+    let (payload, _) = payload.map_err(|status| too_long_error(&status))?;
+    let target = core_target(call.target).map_err(wrong)?;
+    let method = method(call.method).map_err(wrong)?;
+    Ok(TailCall { target, method, payload, keeps_lock: call.keep_lock })
 }
 
 /// What an error takes, all together.
@@ -181,9 +190,13 @@ fn error_bytes(error: &pb::ApplicationError, payload: &Payload) -> usize {
 }
 
 fn too_long(status: &Status) -> Outcome {
-    Outcome::Failed(ApplicationError {
+    Outcome::Failed(too_long_error(status))
+}
+
+fn too_long_error(status: &Status) -> ApplicationError {
+    ApplicationError {
         code: "kar.MESSAGE_TOO_LARGE".into(),
         message: status.message().into(),
         ..ApplicationError::default()
-    })
+    }
 }
