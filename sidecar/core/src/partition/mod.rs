@@ -9,8 +9,8 @@
 //! Serving  --(foreign Claim | record void, lost or too late | log lost with records in flight)--> Reading | Off
 //! ```
 //!
-//! The parts of a reign: `inbound` (requests and channels in), `lock` (of an actor), `queue` (who is let in), `dispatch`
-//! (what holds an invocation back), `turns` (what turns ask for), `steps` (what retries need not do again), `ending`
+//! The parts of a reign: `inbound` (requests and channels in), `lock` (of an actor), `queue` (who is let in),
+//! `dispatch` (what holds an invocation back), `turns` (what turns ask for), `steps` (what retries need not do again), `ending`
 //! (how they end), `retry` (attempts that are followed by others), `cancel` (what people have done to invocations),
 //! `dead` (dead letters), `tail` (how they go on), `outbound` (channels out, children), `storage` and `cached` (caches,
 //! materialisation), `reads` and `questions` (from outside turns), `gate` (proposals and what waits for them), `view`

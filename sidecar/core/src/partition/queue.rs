@@ -170,8 +170,8 @@ impl Partition {
         }
     }
 
-    /// Without a host nobody knows which methods are shared. Tells whether a turn that was let in then, alone, now is one
-    /// of several that may hold the actor.
+    /// Without a host nobody knows which methods are shared. Tells whether a turn that was let in then, alone, now is
+    /// one of several that may hold the actor.
     fn turns_out_shared(&mut self, env: &Env, name: &Arc<str>, uuid: Uuid) -> bool {
         let is_late = self.is_of_shared_method(env, uuid) && !self.holds(uuid);
         let Some(item) = self.reign.items.get_mut(&uuid).filter(|i| is_late && !i.shared) else {
@@ -183,7 +183,8 @@ impl Partition {
         actor.lock.top() != Some(uuid)
     }
 
-    /// Turns of shared methods hold the actor: starts them, and lets more of them in. Tells whether there is more to do.
+    /// Turns of shared methods hold the actor: starts them, and lets more of them in. Tells whether there is more to
+    /// do.
     fn pump_company(&mut self, env: &mut Env, name: &Arc<str>) -> bool {
         // Without a host nothing can start, and nobody knows which methods are shared.
         if env.session_for(&self.id.kind).is_none() {
