@@ -1,6 +1,6 @@
 //! Chains of tail calls that go round actors and services of two components while owners, components and the hub are
-//! killed at random: the answer is right, every step took effect exactly once, a kept lock let nobody in, and nothing is
-//! left over.
+//! killed at random: the answer is right, every step took effect exactly once, a kept lock let nobody in, and nothing
+//! is left over.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
