@@ -192,7 +192,7 @@ impl Partition {
     /// Turns of shared methods hold the actor: starts them, and lets more of them in. Tells whether there is more to
     /// do.
     fn pump_company(&mut self, env: &mut Env, name: &Arc<str>) -> bool {
-        // Without a host nobody knows which methods are shared; and what may run elsewhere is neither started nor ended.
+        // Without a host nobody knows which methods are shared; what may run elsewhere is neither started nor ended.
         if env.session_for(&self.id.kind).is_none() || self.may_run_elsewhere(env) {
             return false;
         }
