@@ -154,6 +154,7 @@ pub struct Rules {
     pub gate_reads: bool,
     pub recorded_steps: bool,
     pub kept_results: bool,
+    pub shared_apart: bool,
 }
 
 impl Default for Limits {
@@ -243,6 +244,7 @@ impl Default for Rules {
             gate_reads: true,
             recorded_steps: true,
             kept_results: true,
+            shared_apart: true,
         }
     }
 }

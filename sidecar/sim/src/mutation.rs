@@ -4,7 +4,7 @@ use kar_core::limits::Rules;
 
 use crate::Report;
 use crate::moods::{
-    boomerangs, contended, forgetful, losing, outdated, restless, unheeding, usual,
+    awaited, boomerangs, contended, forgetful, losing, outdated, restless, unheeding, usual,
 };
 use crate::plan::Profile;
 
@@ -49,15 +49,16 @@ pub const MUTATIONS: [Mutation; 31] = [
     one("heed-cancel", |r| r.heed_cancel = false, contended),
     one("retry-bound", |r| r.retry_bound = false, usual),
     one("keep-parked", |r| r.keep_parked = false, contended),
-    one("await-barrier", |r| r.await_barrier = false, outdated),
+    one("await-barrier", |r| r.await_barrier = false, awaited),
     one("read-barrier", |r| r.read_barrier = false, outdated),
     one("gate-reads", |r| r.gate_reads = false, usual),
+    one("shared-apart", |r| r.shared_apart = false, contended),
     one("recorded-steps", |r| r.recorded_steps = false, usual),
     one("kept-results", |r| r.kept_results = false, usual),
 ];
 
 /// Seeds within which every mutation must be found.
-pub const SEEDS_MAX: u64 = 2_000;
+pub const SEEDS_MAX: u64 = 10_000;
 
 const fn one(name: &'static str, flip: fn(&mut Rules), bias: fn(&mut Profile)) -> Mutation {
     Mutation { name, flip, behind: |_| {}, bias }
