@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::ids::Millis;
+use crate::invocation::Refusal;
 
 /// Bounds and times. Each has a flag of the same name in the sidecar.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -246,6 +247,24 @@ impl Default for Rules {
             kept_results: true,
             shared_apart: true,
         }
+    }
+}
+
+impl Limits {
+    /// The bound that made an owner refuse, if it was one.
+    pub fn behind(&self, refusal: Refusal) -> Option<LimitHit> {
+        let (name, limit) = match refusal {
+            Refusal::ActorQueueFull => ("queue_per_actor_max", self.queue_per_actor_max),
+            Refusal::PartitionFull => {
+                ("unfinished_per_partition_max", self.unfinished_per_partition_max)
+            }
+            Refusal::PartitionBytesFull => {
+                ("unfinished_bytes_per_partition_max", self.unfinished_bytes_per_partition_max)
+            }
+            Refusal::TooDeep => ("depth_max", self.depth_max),
+            Refusal::ChannelClosed | Refusal::SharedToExclusive => return None,
+        };
+        Some(LimitHit { name, limit: limit as u64 })
     }
 }
 

@@ -8,7 +8,6 @@ use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{Epoch, NodeId, Number, Sender, Uuid};
 use crate::invocation::{Invocation, Outcome, Owed, Refusal};
-use crate::limits::LimitHit;
 use crate::message::Message;
 use crate::record::{AcceptInBrief, End, Op, Segment};
 use crate::size::Tally;
@@ -272,20 +271,9 @@ impl Partition {
         invocation: &Arc<Invocation>,
         refusal: Refusal,
     ) {
-        let limits = &env.limits;
-        let (name, limit) = match refusal {
-            Refusal::ActorQueueFull => ("queue_per_actor_max", limits.queue_per_actor_max),
-            Refusal::PartitionFull => {
-                ("unfinished_per_partition_max", limits.unfinished_per_partition_max)
-            }
-            Refusal::PartitionBytesFull => {
-                ("unfinished_bytes_per_partition_max", limits.unfinished_bytes_per_partition_max)
-            }
-            Refusal::TooDeep => ("depth_max", limits.depth_max),
-            // Not one of `refusal`'s.
-            Refusal::ChannelClosed | Refusal::SharedToExclusive => ("departed_grace_ms", 0),
-        };
-        env.notice(Notice::Limit(LimitHit { name, limit: limit as u64 }));
+        if let Some(hit) = env.limits.behind(refusal) {
+            env.notice(Notice::Limit(hit));
+        }
         self.log_held(env, &sender, number);
         let outcome = Outcome::Refused(refusal);
         self.push(

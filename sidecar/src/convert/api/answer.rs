@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kar_core::effect::Response;
 use kar_core::ids::InvocationId;
 use kar_core::invocation::{ApplicationError, Outcome, Payload, Refusal};
+use kar_core::limits::{LimitHit, Limits};
 use kar_core::message::Controlled;
 use kar_proto::v1 as pb;
 use pb::ErrorReason;
@@ -146,23 +147,7 @@ fn ended(
     match outcome {
         Outcome::Done(payload) => Ok(Ok(payload)),
         Outcome::Failed(error) => Ok(Err(application_error_to(error))),
-        Outcome::Refused(Refusal::ChannelClosed) => {
-            let message = "the sidecar was gone for too long; the outcome is unknown";
-            Err(status(ErrorReason::OutcomeUnknown, message, [("invocation", id())]))
-        }
-        Outcome::Refused(Refusal::SharedToExclusive) => {
-            let message = "the flow holds the actor by a shared method, so an exclusive one would \
-                           wait for ever: make the caller exclusive, or this one shared";
-            Err(status(ErrorReason::SharedToExclusive, message, [("invocation", id())]))
-        }
-        Outcome::Refused(refusal) => {
-            // The value is the owner's; nodes may be configured differently.
-            let limit = bound_of(refusal);
-            let message =
-                format!("limit {} of the target's owner reached", limit.replace('_', "-"));
-            let metadata = [("limit", limit.to_owned()), ("invocation", id())];
-            Err(status(ErrorReason::LimitReached, message, metadata))
-        }
+        Outcome::Refused(refusal) => Err(turned_away(refusal, id())),
         Outcome::Cancelled => {
             let message = "somebody asked for the invocation's end; it has ended";
             Err(status(ErrorReason::Cancelled, message, [("invocation", id())]))
@@ -207,16 +192,20 @@ fn resumed(done: Controlled, id: &InvocationId) -> Result<(), Status> {
     }
 }
 
-/// Name of the bound behind a refusal, as in `Limits`.
-fn bound_of(refusal: Refusal) -> &'static str {
-    match refusal {
-        Refusal::ActorQueueFull => "queue_per_actor_max",
-        Refusal::PartitionFull => "unfinished_per_partition_max",
-        Refusal::PartitionBytesFull => "unfinished_bytes_per_partition_max",
-        Refusal::TooDeep => "depth_max",
-        // Said before: not bounds.
-        Refusal::ChannelClosed | Refusal::SharedToExclusive => "departed_grace_ms",
+fn turned_away(refusal: Refusal, invocation: String) -> Status {
+    let invocation = ("invocation", invocation);
+    // The value is the owner's; nodes may be configured differently.
+    if let Some(LimitHit { name, .. }) = Limits::default().behind(refusal) {
+        let message = format!("limit {} of the target's owner reached", name.replace('_', "-"));
+        return status(ErrorReason::LimitReached, message, [("limit", name.to_owned()), invocation]);
     }
+    if refusal == Refusal::SharedToExclusive {
+        let message = "the flow holds the actor by a shared method, so an exclusive one would \
+                       wait for ever: make the caller exclusive, or this one shared";
+        return status(ErrorReason::SharedToExclusive, message, [invocation]);
+    }
+    let message = "the sidecar was gone for too long; the outcome is unknown";
+    status(ErrorReason::OutcomeUnknown, message, [invocation])
 }
 
 fn entries(state: BTreeMap<Arc<str>, Payload>) -> HashMap<String, pb::Payload> {
