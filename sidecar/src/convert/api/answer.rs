@@ -197,7 +197,11 @@ fn turned_away(refusal: Refusal, invocation: String) -> Status {
     // The value is the owner's; nodes may be configured differently.
     if let Some(LimitHit { name, .. }) = Limits::default().behind(refusal) {
         let message = format!("limit {} of the target's owner reached", name.replace('_', "-"));
-        return status(ErrorReason::LimitReached, message, [("limit", name.to_owned()), invocation]);
+        return status(
+            ErrorReason::LimitReached,
+            message,
+            [("limit", name.to_owned()), invocation],
+        );
     }
     if refusal == Refusal::SharedToExclusive {
         let message = "the flow holds the actor by a shared method, so an exclusive one would \
