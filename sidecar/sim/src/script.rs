@@ -1,8 +1,8 @@
-//! What turns do: a script drawn from the payload that the turn was invoked with. Scripts of most
-//! seeds cannot wait for each other in a circle (`Profile::crossing` lets them): a turn calls only actors of a higher rank than all
-//! that its chain holds, or re-enters one that its chain holds; a turn that re-entered calls no
-//! actors but what its chain holds; and where several calls of the flow run beside each other, it
-//! calls only its own (two such could wait for each other's actors).
+//! What turns do: a script drawn from the payload that the turn was invoked with. Scripts of most seeds cannot wait for
+//! each other in a circle (`Profile::crossing` lets them): a turn calls only actors of a higher rank than all that its
+//! chain holds, or re-enters one that its chain holds; a turn that re-entered calls no actors but what its chain holds;
+//! and where several calls of the flow run beside each other, it calls only its own (two such could wait for each
+//! other's actors).
 
 use std::sync::Arc;
 
