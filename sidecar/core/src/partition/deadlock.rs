@@ -222,7 +222,7 @@ impl Partition {
             confirm.at += 1;
             return self.send_confirm(env, confirm);
         }
-        // An attempt that may run elsewhere has flushed nothing, or it would hold the actor; it ends first all the same.
+        // An attempt that may run elsewhere has flushed nothing, or it would hold the actor; it ends first, though.
         if self.may_run_elsewhere(env) || self.reign.released {
             return;
         }
