@@ -4,7 +4,8 @@ use kar_core::limits::Rules;
 
 use crate::Report;
 use crate::moods::{
-    awaited, boomerangs, contended, forgetful, losing, outdated, restless, unheeding, usual,
+    awaited, boomerangs, contended, crossing, forgetful, losing, outdated, restless, unheeding,
+    usual,
 };
 use crate::plan::Profile;
 
@@ -53,6 +54,7 @@ pub const MUTATIONS: [Mutation; 32] = [
     one("read-barrier", |r| r.read_barrier = false, outdated),
     one("gate-reads", |r| r.gate_reads = false, usual),
     one("shared-apart", |r| r.shared_apart = false, contended),
+    one("deadlock-probes", |r| r.deadlock_probes = false, crossing),
     one("recorded-steps", |r| r.recorded_steps = false, usual),
     one("kept-results", |r| r.kept_results = false, usual),
 ];

@@ -148,6 +148,14 @@ fn ended(
         Outcome::Done(payload) => Ok(Ok(payload)),
         Outcome::Failed(error) => Ok(Err(application_error_to(error))),
         Outcome::Refused(refusal) => Err(turned_away(refusal, id())),
+        Outcome::Deadlock(cycle) => {
+            let message = format!(
+                "flows wait for each other: {cycle}; this call, the youngest, never runs: let its \
+                 caller fail and be tried again, or call these actors in one order everywhere"
+            );
+            let metadata = [("invocation", id()), ("cycle", cycle.to_string())];
+            Err(status(ErrorReason::Deadlock, message, metadata))
+        }
         Outcome::Cancelled => {
             let message = "somebody asked for the invocation's end; it has ended";
             Err(status(ErrorReason::Cancelled, message, [("invocation", id())]))
