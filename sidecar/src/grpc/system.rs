@@ -160,13 +160,15 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
         depth_max, roots_per_node_max, segment_bytes_max, segment_sends_max, calls_per_turn_max,
         steps_per_invocation_max, step_bytes_per_invocation_max, speculation_per_actor_max,
         records_in_flight_max, record_bytes_target, results_per_partition_max,
-        results_bytes_per_partition_max, result_retention_ms, dead_letters_per_partition_max,
+        results_bytes_per_partition_max, result_retention_ms, keys_per_partition_max,
+        keys_bytes_per_partition_max, key_retention_ms, dead_letters_per_partition_max,
         dead_letters_bytes_per_partition_max, dead_letter_retention_ms, accept_delay_ms, grace_ms,
         host_return_ms, accept_timeout_ms, append_timeout_ms, channel_timer_ms, settle_delay_ms,
         departed_grace_ms, closed_channels_max, drain_timeout_ms, store_batch_bytes,
         unstored_bytes_per_partition_max, state_bytes_per_actor_max, cached_actors_max,
         park_after_attempts, retry_attempts_max, retry_initial_ms, retry_max_ms,
-        retry_multiplier_percent, state_read_bytes_max,
+        retry_multiplier_percent, deadlock_probe_ms, deadlock_probes_max, deadlock_fanout_max,
+        deadlock_visits_max, deadlock_path_max, state_read_bytes_max,
     } };
     let bounds = named! { bounds, Bounds {
         session_queue_frames_max, session_queue_bytes_max, peer_queue_frames_max,
