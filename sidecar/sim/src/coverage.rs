@@ -61,6 +61,8 @@ names! { OPS, op_place, Op,
     Op::Closed { .. } => "closed",
     Op::CloseChannel { floor, .. } if floor.0 == 0 => "close channel",
     Op::CloseChannel { .. } => "close channels below a floor",
+    Op::Again { .. } => "again",
+    Op::ForgetKeys { .. } => "forget keys",
     Op::Forget { .. } => "forget",
 }
 
