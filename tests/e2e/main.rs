@@ -13,6 +13,7 @@ mod flows;
 mod grpcurl;
 mod hello;
 mod hosting;
+mod keys;
 mod philosophers;
 mod policies;
 mod python;

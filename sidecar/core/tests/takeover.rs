@@ -125,6 +125,7 @@ fn ask(script: &mut Script, from: NodeId, number: u64) {
         step: 1,
         home: None,
         retry: None,
+        key: None,
     };
     let sender = Sender::Node(from);
     let open = Message::Open {
@@ -168,6 +169,7 @@ fn what_a_turn_asks_for_takes_effect_in_order_also_while_a_kind_is_not_known() {
         trace: "".into(),
         step_key: None,
         retry: None,
+        key: None,
     };
     let first = script.request(unknown("first", "Later"));
     let set = script.set(&turn, "k", "v");
@@ -229,6 +231,7 @@ fn a_turn_that_is_cancelled_while_a_kind_is_not_known_leaves_nothing_waiting() {
         trace: "".into(),
         step_key: None,
         retry: None,
+        key: None,
     });
     let set = script.set(&turn, "k", "v");
     let result = kar_core::event::TurnResult::Cancelled;
@@ -315,6 +318,7 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
         step: 1,
         home: None,
         retry: None,
+        key: None,
     };
     let invocation = std::sync::Arc::new(invocation);
     let message = Message::Request {

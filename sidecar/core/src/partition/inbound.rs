@@ -204,6 +204,10 @@ impl Partition {
             Owed::Outcome(done) => return self.take_outcome(env, (from, sender, number), done),
             Owed::Invocation(invocation) => invocation,
         };
+        let invocation = match self.known_by_key(env, (from, &sender, number), invocation) {
+            Some(invocation) => invocation,
+            None => return,
+        };
         let uuid = invocation.uuid;
         if self.is_moved(uuid) {
             return self.take_back(env, (from, sender, number), invocation);
@@ -262,7 +266,7 @@ impl Partition {
     }
 
     /// A refusal is an outcome: logged before it is told (rule C5).
-    fn turn_away(
+    pub(super) fn turn_away(
         &mut self,
         env: &mut Env,
         from: NodeId,
@@ -276,10 +280,12 @@ impl Partition {
         }
         self.log_held(env, &sender, number);
         let outcome = Outcome::Refused(refusal);
+        // What may be sent again under its key has not ended.
+        let uuid = if invocation.key.is_some() { env.uuid() } else { invocation.uuid };
         self.push(
             env,
             Op::Complete {
-                uuid: invocation.uuid,
+                uuid,
                 attempt: 1,
                 accept: Some(AcceptInBrief { sender: sender.clone(), number, actor: None }),
                 end: End::Outcome(outcome.clone()),

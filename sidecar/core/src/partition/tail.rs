@@ -71,6 +71,7 @@ impl Partition {
             step: before.step + 1,
             home,
             retry: before.retry,
+            key: None,
         });
         if stays && !call.keeps_lock {
             // As with whatever is logged of a channel (rule C2): what came before it stays before it, also where the

@@ -211,6 +211,10 @@ fn turned_away(refusal: Refusal, invocation: String) -> Status {
             [("limit", name.to_owned()), invocation],
         );
     }
+    if refusal == Refusal::KeyReused {
+        let message = "the idempotency key was used for another method or argument: use a new one";
+        return status(ErrorReason::IdempotencyKeyReused, message, [invocation]);
+    }
     if refusal == Refusal::SharedToExclusive {
         let message = "the flow holds the actor by a shared method, so an exclusive one would \
                        wait for ever: make the caller exclusive, or this one shared";
