@@ -12,6 +12,7 @@ mod flows;
 mod grpcurl;
 mod hello;
 mod hosting;
+mod order;
 mod philosophers;
 mod policies;
 mod python;

@@ -89,7 +89,10 @@ fn an_audit_that_is_called_back_is_always_right_under_random_kills() {
         let attempts = world.journal().attempts();
         let cut_off: usize = attempts.values().map(|a| a.iter().filter(|a| !a.ended).count()).sum();
         let (audits, exchanges) = (treasury.load.finished.get(), treasury.exchanges.get());
-        println!("{audits} audits, {exchanges} exchanges, {} kills, {cut_off} cut off", fire.kills);
+        println!(
+            "{audits} audits, {exchanges} exchanges, {} kills, {cut_off} cut off",
+            fire.kills.total()
+        );
         assert!(cut_off > 0, "no kill landed in an audit");
     });
 }

@@ -94,7 +94,7 @@ fn steps_errors_cancelling_and_parking_under_random_kills() {
         nothing_left(&world).await;
         assert_eq!(state_of(&errands.front, "Poison", "p").await["survived"], json!(1));
         judge(&world, &errands).await;
-        println!("{} kills", fire.kills);
+        println!("{} kills", fire.kills.total());
     });
 }
 

@@ -10,6 +10,7 @@ mod hot_actor;
 mod python_bank;
 mod rollback;
 mod sdk_bank;
+mod soak;
 mod tail_loop;
 mod transfers;
 mod zombies;

@@ -124,6 +124,8 @@ async fn in_one_world(victim: Victim, number: u64, mut random: Random) -> u64 {
             Victim::Hub => vec![world.hub().await],
         };
         pids.iter().for_each(|pid| process::signal(*pid, Signal::STOP));
+        // Code whose sidecar is frozen does not know it either, until that answers.
+        let asleep = [Some(host.pid()), host.component_now()].into_iter().flatten();
         let from = now();
         let length = FREEZE_MS + random.below(FREEZE_MORE_MS);
         wait::moment(Duration::from_millis(length)).await;
@@ -131,7 +133,7 @@ async fn in_one_world(victim: Victim, number: u64, mut random: Random) -> u64 {
         let since = load.finished.borrow().clone();
         let until = now();
         pids.iter().for_each(|pid| process::signal(*pid, Signal::CONT));
-        frozen.extend(pids.into_iter().map(|pid| Frozen { pid, from, until }));
+        frozen.extend(asleep.map(|pid| Frozen { pid, from, until }));
         for node in &hosts {
             node.hosts("slow").await;
         }

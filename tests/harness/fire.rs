@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use crate::world::READY_LIMIT;
@@ -28,7 +29,18 @@ pub struct Fire {
     hosts: Vec<Host>,
     random: Random,
     /// Kills so far.
-    pub kills: u32,
+    pub kills: Kills,
+}
+
+/// How many processes of each kind were killed.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Kills {
+    /// Components whose sidecars lived on.
+    pub components: u32,
+    /// Sidecars; their components died with them.
+    pub sidecars: u32,
+    /// Hubs.
+    pub hubs: u32,
 }
 
 /// One of the hosts.
@@ -49,12 +61,21 @@ impl Load {
     }
 }
 
+// === impl Kills ===
+
+impl Kills {
+    /// All of them.
+    pub fn total(&self) -> u32 {
+        self.components + self.sidecars + self.hubs
+    }
+}
+
 // === impl Fire ===
 
 impl Fire {
     /// No hosts yet.
     pub fn new(world: &Rc<World>, random: Random) -> Self {
-        Self { world: world.clone(), hosts: Vec::new(), random, kills: 0 }
+        Self { world: world.clone(), hosts: Vec::new(), random, kills: Kills::default() }
     }
 
     /// Starts a host; `kind` is a service or actor type that it registers.
@@ -76,21 +97,22 @@ impl Fire {
         let choice = self.random.below(8);
         if choice < 2 {
             process::kill(self.world.hub().await);
-            self.kills += 1;
+            self.kills.hubs += 1;
         }
         if choice == 0 {
             return;
         }
         let index = self.random.below(self.hosts.len() as u64);
         let host = &mut self.hosts[usize::try_from(index).expect("small")];
-        self.kills += 1;
         match host.node.component_now() {
             Some(component) if choice.is_multiple_of(2) => {
+                self.kills.components += 1;
                 process::kill(component);
                 process::gone(component, READY_LIMIT).await;
                 host.node.component_pid().await;
             }
             _ => {
+                self.kills.sidecars += 1;
                 host.node.kill_sidecar();
                 host.node.ended(READY_LIMIT).await;
                 host.node = self.world.start(host.options.clone()).await;
@@ -112,7 +134,7 @@ impl Fire {
         pause_max_ms: u64,
     ) {
         let failed = || clients.iter().any(JoinHandle::is_finished);
-        while self.kills < kills && !failed() {
+        while self.kills.total() < kills && !failed() {
             wait::moment(Duration::from_millis(self.random.below(pause_max_ms))).await;
             let finished = load.finished.get();
             self.strike().await;
