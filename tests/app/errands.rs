@@ -15,8 +15,8 @@ use crate::App;
 /// Steps of an errand, besides its purchase.
 const STEPS: [&str; 2] = ["ask", "pack"];
 
-/// `run{errand, run, fails, milliseconds}`: does the steps, buys something, and fails as often as it is to. Counts in its
-/// state, and answers with what the steps have recorded. `errand` names it in the books, `run` in the journal.
+/// `run{errand, run, fails, milliseconds}`: does the steps, buys something, and fails as often as it is to. Counts in
+/// its state, and answers with what the steps have recorded. `errand` names it in the books, `run` in the journal.
 pub(crate) async fn run(app: &App, turn: &Turn) -> Result<Value, ApplicationError> {
     let argument = turn.argument();
     let text = |key: &str| argument[key].as_str().unwrap_or_default().to_owned();

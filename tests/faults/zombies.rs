@@ -28,7 +28,8 @@ const WORK_MAX_MS: u64 = 120;
 /// Longest pause before a freeze, ms.
 const PAUSE_MAX_MS: u64 = 400;
 
-/// The hub strikes out who is silent for 3 s, and is replaced when it is; a freeze lasts from here up to so much longer.
+/// The hub strikes out who is silent for 3 s, and is replaced when it is; a freeze lasts from here up to so much
+/// longer.
 const FREEZE_MS: u64 = 3_200;
 const FREEZE_MORE_MS: u64 = 2_000;
 

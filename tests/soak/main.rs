@@ -9,7 +9,7 @@ use kar_tests::soak::{self, Report};
 
 /// Makes a mixed load, kills a process each two seconds, and judges what is left.
 #[derive(Parser)]
-#[command(name = "kar-soak", bin_name = "cargo xtask soak --")]
+#[command(name = "kar-soak", bin_name = "cargo xtask soak")]
 struct Args {
     /// How long, minutes
     #[arg(long, default_value_t = 30.0)]

@@ -48,11 +48,11 @@ enum Task {
     },
     /// A mixed load for minutes while processes are killed: nothing lost, nothing repeated, memory and disk over time.
     Soak {
-        /// A debug build: slower, with all its assertions.
+        /// A debug build: slower, with all its assertions. Comes before other options.
         #[arg(long)]
         debug: bool,
-        /// Options of the soak, behind `--`; `-- --help` shows them.
-        #[arg(last = true)]
+        /// Options of the soak: `--minutes 30`, …; `-- --help` shows them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
     /// Shows the point of it all: `kar demo` from a release build.

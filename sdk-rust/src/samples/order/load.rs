@@ -83,10 +83,18 @@ pub enum ShopError {
 }
 
 /// What stock, wallets and couriers say.
+#[derive(Default)]
 struct Books {
-    stock: BTreeMap<String, i64>,
-    wallets: BTreeMap<String, i64>,
+    /// Items and wallets.
+    amounts: BTreeMap<String, Amount>,
     parcels: BTreeMap<String, Vec<String>>,
+}
+
+/// How much there was of something, and is left.
+#[derive(Clone, Copy)]
+struct Amount {
+    opened: i64,
+    left: i64,
 }
 
 impl Default for ShopOptions {
@@ -104,28 +112,32 @@ pub async fn shop(client: &Client, options: ShopOptions) -> Result<Report, ShopE
         return Err(ShopError::Options);
     }
     let shop = uuid::Uuid::now_v7().simple().to_string();
-    let [pieces, money] = openings(&options);
     for item in 0..ITEMS {
         let item = StockClient::new(client, name(&shop, "item", item));
-        again("fill the stock", || item.open(pieces)).await?;
+        again("fill the stock", || item.open(pieces(&options))).await?;
     }
     for customer in 0..CUSTOMERS {
         let wallet = WalletClient::new(client, name(&shop, "customer", customer));
-        again("fill the wallets", || wallet.open(money)).await?;
+        again("fill the wallets", || wallet.open(money(&options, customer))).await?;
     }
     let start = Instant::now();
     let next = AtomicU32::new(0);
     let clients = (0..options.clients).map(|_| orders(client, &shop, &options, &next));
     let orders = future::try_join_all(clients).await?.into_iter().flatten().collect();
     let seconds = start.elapsed().as_secs_f64();
-    let books = Books::read(client, &shop).await?;
+    let books = Books::read(client, &shop, &options).await?;
     Ok(judge(&options, &orders, &books, seconds))
 }
 
-/// Pieces of each item, and money of each customer: too little for all, so that sagas have to undo what they did.
-fn openings(options: &ShopOptions) -> [i64; 2] {
-    let orders = i64::from(options.orders);
-    [orders * 3 / (2 * i64::from(ITEMS)) + 1, orders * PRICE / i64::from(CUSTOMERS) + 1]
+/// Pieces that there are of an item: two fifths of what is wanted, which is two an order.
+fn pieces(options: &ShopOptions) -> i64 {
+    i64::from(options.orders) * 2 * 2 / (5 * i64::from(ITEMS)) + 1
+}
+
+/// Money that a customer has: one of two has enough for all orders, the other for a quarter of them.
+fn money(options: &ShopOptions, customer: u32) -> i64 {
+    let wanted = i64::from(options.orders) * 2 * PRICE / i64::from(CUSTOMERS) + 3 * PRICE;
+    if customer.is_multiple_of(2) { wanted / 4 } else { wanted }
 }
 
 /// One client: takes the next order until there are none left.
@@ -173,16 +185,18 @@ fn name(shop: &str, kind: &str, number: u32) -> String {
 }
 
 impl Books {
-    async fn read(client: &Client, shop: &str) -> Result<Self, ShopError> {
-        let mut books =
-            Self { stock: BTreeMap::new(), wallets: BTreeMap::new(), parcels: BTreeMap::new() };
+    async fn read(client: &Client, shop: &str, options: &ShopOptions) -> Result<Self, ShopError> {
+        let mut books = Self::default();
         for id in (0..ITEMS).map(|item| name(shop, "item", item)) {
             let item = StockClient::new(client, &id);
-            books.stock.insert(id, again("read the stock", || item.left()).await?);
+            let left = again("read the stock", || item.left()).await?;
+            books.amounts.insert(id, Amount { opened: pieces(options), left });
         }
-        for id in (0..CUSTOMERS).map(|customer| name(shop, "customer", customer)) {
+        for customer in 0..CUSTOMERS {
+            let id = name(shop, "customer", customer);
             let wallet = WalletClient::new(client, &id);
-            books.wallets.insert(id, again("read a wallet", || wallet.left()).await?);
+            let left = again("read a wallet", || wallet.left()).await?;
+            books.amounts.insert(id, Amount { opened: money(options, customer), left });
         }
         for region in 1..REGIONS {
             let courier = CourierClient::new(client, name(shop, "region", region));
@@ -198,17 +212,18 @@ fn judge(
     books: &Books,
     seconds: f64,
 ) -> Report {
-    let [pieces, money] = openings(options);
-    let mut stock: BTreeMap<_, _> = books.stock.keys().map(|id| (id.clone(), pieces)).collect();
-    let mut wallets: BTreeMap<_, _> = books.wallets.keys().map(|id| (id.clone(), money)).collect();
+    let amounts = |of: fn(&Amount) -> i64| -> BTreeMap<String, i64> {
+        books.amounts.iter().map(|(id, amount)| (id.clone(), of(amount))).collect()
+    };
+    let (mut expected, found) = (amounts(|a| a.opened), amounts(|a| a.left));
     let (mut parcels, mut wrong) = (BTreeMap::new(), Vec::new());
     let (mut confirmed, mut rejected) = (0, Refusals::default());
     for (id, cart, outcome) in orders {
         match outcome {
             Outcome::Confirmed { parcel } => {
                 confirmed += 1;
-                *stock.entry(cart.item.clone()).or_default() -= cart.quantity;
-                *wallets.entry(cart.customer.clone()).or_default() -= cart.price;
+                *expected.entry(cart.item.clone()).or_default() -= cart.quantity;
+                *expected.entry(cart.customer.clone()).or_default() -= cart.price;
                 parcels.insert(id.clone(), vec![parcel.clone()]);
             }
             Outcome::Rejected { reason } => match reason.as_str() {
@@ -219,8 +234,7 @@ fn judge(
             },
         }
     }
-    differ(&mut wrong, &stock, &books.stock);
-    differ(&mut wrong, &wallets, &books.wallets);
+    differ(&mut wrong, &expected, &found);
     differ(&mut wrong, &parcels, &books.parcels);
     let count = u32::try_from(orders.len()).unwrap_or(u32::MAX);
     if count != options.orders {
@@ -271,16 +285,16 @@ mod tests {
 
     /// Two orders, of which the first was carried out, and what they left behind.
     fn done() -> (Vec<(String, Cart, Outcome)>, Books) {
-        let [pieces, money] = openings(&OPTIONS);
         let (first, second) = (cart("s", &OPTIONS, 0), cart("s", &OPTIONS, 1));
         let confirmed = Outcome::Confirmed { parcel: "n".into() };
         let rejected = Outcome::Rejected { reason: "declined".into() };
+        let after = |used| Amount { opened: 50, left: 50 - used };
         let books = Books {
-            stock: [(first.item.clone(), pieces - first.quantity), (second.item.clone(), pieces)]
-                .into(),
-            wallets: [
-                (first.customer.clone(), money - first.price),
-                (second.customer.clone(), money),
+            amounts: [
+                (first.item.clone(), after(first.quantity)),
+                (first.customer.clone(), after(first.price)),
+                (second.item.clone(), after(0)),
+                (second.customer.clone(), after(0)),
             ]
             .into(),
             parcels: [("a".to_owned(), vec!["n".to_owned()])].into(),
@@ -300,8 +314,8 @@ mod tests {
     fn the_judge_sees_what_was_lost_repeated_or_not_undone() {
         type Change = fn(&mut Vec<(String, Cart, Outcome)>, &mut Books);
         let changes: [Change; 5] = [
-            |_, books| *books.stock.values_mut().next().expect("an item") -= 1,
-            |_, books| *books.wallets.values_mut().next_back().expect("a wallet") += 10,
+            |_, books| books.amounts.values_mut().next().expect("a customer").left -= 1,
+            |_, books| books.amounts.values_mut().next_back().expect("an item").left += 1,
             |_, books| books.parcels.clear(),
             |_, books| books.parcels.values_mut().for_each(|numbers| numbers.push("m".into())),
             |orders, _| drop(orders.pop()),
@@ -318,11 +332,13 @@ mod tests {
     fn some_orders_fail_at_each_step() {
         let options = ShopOptions { orders: 200, ..OPTIONS };
         let carts: Vec<Cart> = (0..200).map(|number| cart("s", &options, number)).collect();
-        let [pieces, money] = openings(&options);
         let wanted: i64 = carts.iter().map(|cart| cart.quantity).sum();
-        assert!(wanted > pieces * i64::from(ITEMS));
-        let price: i64 = carts.iter().map(|cart| cart.price).sum();
-        assert!(price > money * i64::from(CUSTOMERS));
+        assert!(wanted > pieces(&options) * i64::from(ITEMS));
+        for customer in [0, 1] {
+            let own = carts.iter().filter(|c| c.customer == name("s", "customer", customer));
+            let price: i64 = own.map(|cart| cart.price).sum();
+            assert_eq!(price > money(&options, customer), customer == 0);
+        }
         assert!(carts.iter().any(|cart| cart.region == NOWHERE));
     }
 }
