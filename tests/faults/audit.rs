@@ -136,7 +136,8 @@ async fn audits(treasury: Rc<Treasury>, auditor: u64) {
 
 /// Every vault holds what the exchanges made of it, by as many changes as they asked for.
 async fn judge(treasury: &Treasury) {
-    for (vault, (balance, changes)) in treasury.expected.borrow().iter() {
+    let expected = treasury.expected.borrow().clone();
+    for (vault, (balance, changes)) in expected {
         let actor = ActorTarget { r#type: "Vault".into(), id: format!("v{vault}") };
         let request = GetAllRequest { actor: Some(actor), turn_token: String::new() };
         let state = treasury.front.actor_state().get_all(request).await.expect("read").into_inner();

@@ -160,8 +160,8 @@ impl Fire {
 pub async fn nothing_left(world: &World) {
     wait::until_true("every invocation to be over", PROGRESS_LIMIT, async || {
         let listed = world.kar_here("get invocations", &["-o", "json"]).await;
-        assert_eq!(listed.code, 0, "{listed:?}");
-        listed.stdout.trim() == "[]"
+        // A node that has just been started again may not answer yet; that is no list.
+        listed.code == 0 && listed.stdout.trim() == "[]"
     })
     .await;
 }

@@ -153,7 +153,7 @@ async fn orders(
         if number >= options.orders {
             return Ok(placed);
         }
-        if number % (options.orders / 10).max(1) == 0 {
+        if number.is_multiple_of((options.orders / 10).max(1)) {
             tracing::info!(number, of = options.orders, "orders");
         }
         let (id, cart) = (name(shop, "order", number), cart(shop, options, number));
