@@ -61,6 +61,7 @@ fn invocation(mode: Mode, is_full: bool) -> Invocation {
         step: 1,
         home: None,
         retry: None,
+        key: None,
     }
 }
 
@@ -214,14 +215,27 @@ fn steps() -> [(&'static str, Op); 2] {
     [("steps-recorded", progress), ("step-done", Op::StepDone { to, number: 3, outcome })]
 }
 
-/// Decisions about shared methods.
-fn shared() -> [(&'static str, Op); 3] {
+/// Decisions about shared methods, deadlocks and idempotency keys.
+fn shared() -> [(&'static str, Op); 8] {
     let (segment, settled, steps) = (Segment::default(), vec![], vec![]);
     let progress =
         Op::Progress { uuid: uuid(1), attempt: 1, segment, settled, steps, shared: true };
     let refused = complete(Outcome::Refused(Refusal::SharedToExclusive), Some(brief()));
     let deadlock = complete(Outcome::Deadlock("A/a -> A/b -> A/a".into()), Some(brief()));
+    let again = Op::Again { sender: Sender::Node(NodeId(5)), number: 7, uuid: uuid(1) };
+    let forget = Op::ForgetKeys { uuids: vec![uuid(1), uuid(2)] };
+    let keyed = Invocation { key: Some(u128::MAX - 1), ..invocation(Mode::Start, true) };
+    let accept =
+        Op::Accept { sender: Sender::Node(NodeId(5)), number: 7, invocation: Arc::new(keyed) };
+    let refusals = [Refusal::KeyReused, Refusal::KeysFull]
+        .map(|r| complete(Outcome::Refused(r), Some(brief())));
+    let [reused, full] = refusals;
     [
+        ("accept-with-key", accept),
+        ("key-again", again),
+        ("keys-forgotten", forget),
+        ("refused-key-reused", reused),
+        ("refused-keys-full", full),
         ("progress-shared", progress),
         ("refused-shared-to-exclusive", refused),
         ("ended-deadlocked", deadlock),
@@ -530,6 +544,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
             step: u32::MAX,
             home: Some(to.clone()),
             retry: Some(RETRY),
+            key: None,
         }),
         parent: Some(Uuid(u128::MAX)),
     };

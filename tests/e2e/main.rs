@@ -14,6 +14,7 @@ mod grpcurl;
 mod hello;
 mod hosting;
 mod order;
+mod keys;
 mod philosophers;
 mod policies;
 mod python;

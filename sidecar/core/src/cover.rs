@@ -101,6 +101,9 @@ transitions! {
     InnerLeft = "actor: calls of a flow that has ended queue up first",
     QueueToInner = "actor: queued calls of a flow that holds it again pass the queue",
     AheadMax = "actor: as far ahead of the log as allowed",
+    // Idempotency keys.
+    KeyAgain = "key: a root is sent again",
+    KeysForgotten = "key: its time is over",
     // Flows that wait for each other.
     ProbeBegins = "probe: from a call that waits",
     ProbeMoved = "probe: follows a chain of tail calls",

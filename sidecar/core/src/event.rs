@@ -8,6 +8,7 @@ use crate::ids::{
     SessionId, TurnToken,
 };
 use crate::invocation::{Outcome, Payload, RetryPolicy, StateOp, Target};
+use crate::keys::RequestKey;
 use crate::message::{Control, Message};
 use crate::record::{Record, RecordedStep};
 
@@ -253,6 +254,8 @@ pub enum Operation {
         step_key: Option<Arc<str>>,
         /// How retryable errors are retried, where the caller says so.
         retry: Option<RetryPolicy>,
+        /// Roots only: it may be sent again under this key.
+        key: Option<Box<RequestKey>>,
     },
     /// At most once, past all logs.
     InvokeDirect {

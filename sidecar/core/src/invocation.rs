@@ -54,6 +54,8 @@ pub struct Invocation {
     /// How errors that the application marks retryable are retried; `None`: as its method's host registered, or as its
     /// owner does by default.
     pub retry: Option<RetryPolicy>,
+    /// It has an idempotency key: the digest of what was asked. Its uuid is derived from the key.
+    pub key: Option<u128>,
 }
 
 /// How errors that the application marks retryable are retried.
@@ -123,6 +125,10 @@ pub enum Refusal {
     PartitionBytesFull,
     /// The chain of calls is too deep (`Limits::depth_max`).
     TooDeep,
+    /// The idempotency key stands for another method or argument.
+    KeyReused,
+    /// The partition remembers too many idempotency keys (`Limits::keys_per_partition_max`, or their bytes).
+    KeysFull,
     /// An exclusive method of an actor was called by a flow that holds it by a shared one: it would wait for itself.
     SharedToExclusive,
     /// The sender's channel was closed because its node was gone for too long (rule C6).

@@ -25,6 +25,7 @@ pub mod effect;
 pub mod event;
 pub mod ids;
 pub mod invocation;
+pub mod keys;
 pub mod limits;
 pub mod message;
 pub mod node;

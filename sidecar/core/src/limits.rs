@@ -56,6 +56,12 @@ pub struct Limits {
     pub results_bytes_per_partition_max: usize,
     /// How long results of `start` are kept, ms.
     pub result_retention_ms: Millis,
+    /// Idempotency keys remembered per partition; beyond it root invocations with new ones are refused.
+    pub keys_per_partition_max: usize,
+    /// The same with the outcomes that are kept under them, bytes.
+    pub keys_bytes_per_partition_max: usize,
+    /// How long a key is remembered after its invocation has ended, ms.
+    pub key_retention_ms: Millis,
     /// Dead letters kept per partition; the oldest ones go.
     pub dead_letters_per_partition_max: usize,
     /// The same, bytes.
@@ -166,6 +172,7 @@ pub struct Rules {
     pub kept_results: bool,
     pub shared_apart: bool,
     pub deadlock_probes: bool,
+    pub remember_keys: bool,
 }
 
 impl Default for Limits {
@@ -193,6 +200,9 @@ impl Default for Limits {
             results_per_partition_max: 100_000,
             results_bytes_per_partition_max: 128 << 20,
             result_retention_ms: 24 * 3600 * 1000,
+            keys_per_partition_max: 100_000,
+            keys_bytes_per_partition_max: 64 << 20,
+            key_retention_ms: 24 * 3_600_000,
             dead_letters_per_partition_max: 1_000,
             dead_letters_bytes_per_partition_max: 16 << 20,
             dead_letter_retention_ms: 7 * 24 * 3600 * 1000,
@@ -261,6 +271,7 @@ impl Default for Rules {
             kept_results: true,
             shared_apart: true,
             deadlock_probes: true,
+            remember_keys: true,
         }
     }
 }

@@ -388,7 +388,8 @@ impl Node {
         }
     }
 
-    /// Carries out what the node owes itself: messages to itself, slots granted.
+    /// Carries out what the node owes itself: messages to itself, slots granted, calls
+    /// with idempotency keys that are accepted.
     fn settle(&mut self) {
         // Every message to itself answers or forwards a finite piece of work; a mistake there must not take the
         // process.
@@ -406,6 +407,8 @@ impl Node {
             } else if let Some((partition, uuid)) = self.env.granted.pop_front() {
                 self.with(&partition, |p, env| p.slot_granted(env, uuid));
                 self.env.pass_slot();
+            } else if let Some((request, invocation)) = self.env.to_await.pop_front() {
+                self.await_outcome(request, invocation);
             } else if let Some(token) = self.env.resumable.pop_front() {
                 self.resume_turn(&token);
             } else if let Some(token) = self.uncovered() {

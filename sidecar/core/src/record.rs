@@ -164,6 +164,20 @@ pub enum Op {
         /// Those below the floor that are not.
         open: Vec<NodeId>,
     },
+    /// A root with an idempotency key was sent again: its number is used up, and nothing else happens.
+    Again {
+        /// The channel's sender.
+        sender: Sender,
+        /// The number.
+        number: Number,
+        /// The invocation that it has named again.
+        uuid: Uuid,
+    },
+    /// Idempotency keys that are no longer remembered.
+    ForgetKeys {
+        /// Their invocations.
+        uuids: Vec<Uuid>,
+    },
     /// Kept results of `start` that are dropped because their time is over or there are too many.
     Forget {
         /// The invocations.

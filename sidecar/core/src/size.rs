@@ -228,11 +228,14 @@ impl Op {
             }
             Self::Cancel { .. } | Self::Park { .. } | Self::Resume { .. } => UUID,
             Self::Settle { to, numbers } => to.stored_size() + NESTED + numbers.len() * NUMBER,
+            Self::Again { sender, .. } => sender.stored_size() + NUMBER + UUID,
             Self::Closed { sender, open, .. } => {
                 sender.stored_size() + NUMBER + NESTED + open.len() * NUMBER
             }
             Self::CloseChannel { open, .. } => 2 * NUMBER + NESTED + open.len() * NUMBER,
-            Self::Forget { uuids } | Self::Discard { uuids } => uuids.len() * UUID,
+            Self::Forget { uuids } | Self::ForgetKeys { uuids } | Self::Discard { uuids } => {
+                uuids.len() * UUID
+            }
             Self::Redrive { .. } => 2 * UUID,
         };
         content + 2 * NESTED

@@ -185,6 +185,7 @@ mod tests {
             step: 1,
             home: None,
             retry: None,
+            key: None,
         }
     }
 

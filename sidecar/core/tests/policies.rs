@@ -47,6 +47,7 @@ fn call(
         trace: "".into(),
         retry,
         step_key: None,
+        key: None,
     })
 }
 
@@ -313,6 +314,7 @@ fn a_parked_call_of_a_service_that_has_flushed_goes_on() {
         trace: "".into(),
         retry: None,
         step_key: None,
+        key: None,
     });
     assert!(script.answers.contains_key(&request));
     let turn = script.turn("m");

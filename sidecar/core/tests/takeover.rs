@@ -121,6 +121,7 @@ fn ask(script: &mut Script, from: NodeId, number: u64) {
         step: 1,
         home: None,
         retry: None,
+        key: None,
     };
     let message = Message::Request {
         sender: Sender::Node(from),
@@ -151,6 +152,7 @@ fn what_a_turn_asks_for_takes_effect_in_order_also_while_a_kind_is_not_known() {
         trace: "".into(),
         step_key: None,
         retry: None,
+        key: None,
     };
     let first = script.request(unknown("first", "Later"));
     let set = script.set(&turn, "k", "v");
@@ -212,6 +214,7 @@ fn a_turn_that_is_cancelled_while_a_kind_is_not_known_leaves_nothing_waiting() {
         trace: "".into(),
         step_key: None,
         retry: None,
+        key: None,
     });
     let set = script.set(&turn, "k", "v");
     let result = kar_core::event::TurnResult::Cancelled;
@@ -298,6 +301,7 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
         step: 1,
         home: None,
         retry: None,
+        key: None,
     };
     let invocation = std::sync::Arc::new(invocation);
     let message = Message::Request {

@@ -61,6 +61,8 @@ names! { OPS, op_place, Op,
     Op::Closed { .. } => "closed",
     Op::CloseChannel { floor, .. } if floor.0 == 0 => "close channel",
     Op::CloseChannel { .. } => "close channels below a floor",
+    Op::Again { .. } => "again",
+    Op::ForgetKeys { .. } => "forget keys",
     Op::Forget { .. } => "forget",
 }
 
@@ -213,6 +215,7 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("tail: keeps a lock that it does not have", "a program that asks for what makes no sense"),
     ("tail: an outcome comes home to nobody", "its home ends only by it: not brought about yet"),
     ("store: a load shows a newer reign", "once in 40,000 seeds: a claim is known before a load"),
+    ("void: forget keys", "keys are forgotten when faults are over"),
     ("gone: an open call, the log is asked", DOUBT),
     ("gone: the log has settled it", DOUBT),
 ];

@@ -23,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 32] = [
+pub const MUTATIONS: [Mutation; 33] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -54,6 +54,7 @@ pub const MUTATIONS: [Mutation; 32] = [
     one("gate-reads", |r| r.gate_reads = false, usual),
     one("shared-apart", |r| r.shared_apart = false, contended),
     one("deadlock-probes", |r| r.deadlock_probes = false, crossing),
+    one("remember-keys", |r| r.remember_keys = false, usual),
     one("recorded-steps", |r| r.recorded_steps = false, usual),
     one("kept-results", |r| r.kept_results = false, usual),
 ];

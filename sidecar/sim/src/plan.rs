@@ -56,6 +56,8 @@ pub struct Profile {
     pub nested: u32,
     /// Chance that a turn that may go on ends with a tail call.
     pub tails: u32,
+    /// How many of the clients' invocations have idempotency keys.
+    pub keyed_roots: u32,
     /// Chance that calls made together have step keys.
     pub keyed: u32,
     /// How much of what goes to actors is of a shared method.
@@ -128,6 +130,7 @@ impl Default for Profile {
             ops_max: 40,
             nested: 350,
             tails: 250,
+            keyed_roots: 120,
             keyed: 250,
             once: 200,
             shared: 250,
@@ -319,6 +322,8 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         grace_ms: 100,
         append_timeout_ms: 600,
         channel_timer_ms: 200,
+        // Longer than clients send again, and shorter than a run.
+        key_retention_ms: 8_000,
         deadlock_probe_ms: rng.range(20, 100),
         deadlock_probes_max: rng.range(3, 8) as usize,
         deadlock_fanout_max: rng.range(2, 4) as usize,

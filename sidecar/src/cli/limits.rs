@@ -73,6 +73,12 @@ bound_flags! {
         results_bytes_per_partition_max: usize,
         /// How long results of `start` are kept, ms
         result_retention_ms: u64,
+        /// Idempotency keys remembered per partition; beyond it new ones are refused
+        keys_per_partition_max: usize,
+        /// The same with the outcomes that are kept under them, bytes
+        keys_bytes_per_partition_max: usize,
+        /// How long a key is remembered after its invocation has ended, ms
+        key_retention_ms: u64,
         /// Dead letters kept per partition; the oldest go
         dead_letters_per_partition_max: usize,
         /// Dead letters kept per partition, bytes

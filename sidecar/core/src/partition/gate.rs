@@ -265,6 +265,7 @@ impl Partition {
         self.fence_due(env);
         self.close_departed(env);
         self.forget_results(env);
+        self.forget_keys(env);
         self.drop_dead(env);
         self.expire(env);
         self.retry_due(env);
@@ -305,6 +306,7 @@ impl Partition {
                 reign.retries.first().map(|(at, _)| *at),
                 departed.map(|since| since + env.limits.departed_grace_ms),
                 oldest.map(|(at, _)| at + env.limits.result_retention_ms),
+                self.state.keys.oldest().map(|at| at + env.limits.key_retention_ms),
                 self.has_surplus_results(env).then_some(env.now),
                 self.dead_timeout(env),
                 reign.routes.values().filter_map(|r| r.timer()).min(),

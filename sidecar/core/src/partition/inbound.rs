@@ -205,6 +205,10 @@ impl Partition {
             Owed::Outcome(done) => return self.take_outcome(env, (from, sender, number), done),
             Owed::Invocation(invocation) => invocation,
         };
+        let invocation = match self.known_by_key(env, (from, &sender, number), invocation) {
+            Some(invocation) => invocation,
+            None => return,
+        };
         let uuid = invocation.uuid;
         if self.is_moved(uuid) {
             return self.take_back(env, (from, sender, number), invocation);
@@ -263,7 +267,7 @@ impl Partition {
     }
 
     /// A refusal is an outcome: logged before it is told (rule C5).
-    fn turn_away(
+    pub(super) fn turn_away(
         &mut self,
         env: &mut Env,
         from: NodeId,
@@ -281,17 +285,22 @@ impl Partition {
             Refusal::PartitionBytesFull => {
                 ("unfinished_bytes_per_partition_max", limits.unfinished_bytes_per_partition_max)
             }
+            Refusal::KeysFull => ("keys_per_partition_max", limits.keys_per_partition_max),
             Refusal::TooDeep => ("depth_max", limits.depth_max),
             // Not one of `refusal`'s.
-            Refusal::ChannelClosed | Refusal::SharedToExclusive => ("departed_grace_ms", 0),
+            Refusal::ChannelClosed | Refusal::SharedToExclusive | Refusal::KeyReused => {
+                ("departed_grace_ms", 0)
+            }
         };
         env.notice(Notice::Limit(LimitHit { name, limit: limit as u64 }));
         self.log_held(env, &sender, number);
         let outcome = Outcome::Refused(refusal);
+        // What may be sent again under its key has not ended.
+        let uuid = if invocation.key.is_some() { env.uuid() } else { invocation.uuid };
         self.push(
             env,
             Op::Complete {
-                uuid: invocation.uuid,
+                uuid,
                 attempt: 1,
                 accept: Some(AcceptInBrief { sender: sender.clone(), number, actor: None }),
                 end: End::Outcome(outcome.clone()),

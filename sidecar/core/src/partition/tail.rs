@@ -65,6 +65,7 @@ impl Partition {
             step: before.step + 1,
             home,
             retry: before.retry,
+            key: None,
         });
         if stays {
             env.cover(if call.keeps_lock { Transition::TailKept } else { Transition::TailStays });

@@ -56,7 +56,7 @@ impl Partition {
         if let Some(letter) = self.state.dead.get(uuid) {
             return Some(Found::Dead(dead_view(letter)));
         }
-        let outcome = self.state.kept.get(&uuid).or_else(|| self.state.results.get(&uuid))?;
+        let outcome = self.state.kept.get(&uuid).or_else(|| self.result_of(&uuid))?;
         Some(Found::Ended(match outcome {
             Outcome::Done(_) => Outcome::Done(Payload::default()),
             other => other.clone(),

@@ -248,6 +248,7 @@ impl Script {
             trace: "".into(),
             step_key: None,
             retry: None,
+            key: None,
         })
     }
 

@@ -200,7 +200,15 @@ impl Judge<'_> {
                     self.wrong("C6 closed channel", text);
                 }
             }
-            Op::Forget { uuids } => {
+            Op::Again { sender, number, uuid } => {
+                self.counts.keys_again += 1;
+                self.number_used(log, (sender, *number), *uuid);
+                if !self.logs[log].held.contains_key(uuid) {
+                    let text = format!("{}@{offset}: {uuid} is unknown", self.logs[log].id);
+                    self.wrong("P2 a key stands for one", text);
+                }
+            }
+            Op::ForgetKeys { uuids } | Op::Forget { uuids } => {
                 for uuid in uuids {
                     if let Some(held) = self.logs[log].held.get_mut(uuid) {
                         held.forgotten = true;
@@ -581,7 +589,11 @@ impl Judge<'_> {
     pub(crate) fn mode_of(&self, uuid: Uuid) -> Option<Mode> {
         let tag = self.tag_of_uuid.get(&uuid)?;
         match self.asked.get(tag) {
-            Some(req) => self.history.reqs[*req].mode,
+            // The outcome of a call with a key is kept like that of a start.
+            Some(req) => match &self.history.reqs[*req] {
+                req if req.keyed && req.mode == Some(Mode::Call) => Some(Mode::Start),
+                req => req.mode,
+            },
             None => {
                 let (run, item) = self.issued.get(tag)?;
                 Some(match self.history.runs[*run].items[*item].what {

@@ -159,7 +159,8 @@ impl<'h> Judge<'h> {
             tag_of_uuid: HashMap::new(),
             redriven: HashMap::new(),
             issued,
-            asked: clients.map(|(i, r)| (r.tag, i)).collect(),
+            // The first one, where it is sent again.
+            asked: clients.rev().map(|(i, r)| (r.tag, i)).collect(),
             answered: BTreeSet::new(),
             dispatched: HashMap::new(),
             node_numbers: HashMap::new(),

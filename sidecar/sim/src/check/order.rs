@@ -116,6 +116,10 @@ impl Judge<'_> {
         match sender {
             Sender::Node(_) => {
                 let req = *self.asked.get(self.tag_of_uuid.get(&uuid)?)?;
+                // Whoever's request came first: nobody knows whose that was.
+                if self.history.reqs[req].keyed {
+                    return None;
+                }
                 Some(((usize::MAX, u128::from(self.history.reqs[req].session.0)), req as u64))
             }
             Sender::Log { partition, .. } => {

@@ -144,6 +144,11 @@ fn ended(
             let message = "the sidecar was gone for too long; the outcome is unknown";
             Err(status(ErrorReason::OutcomeUnknown, message, [("invocation", id())]))
         }
+        Outcome::Refused(Refusal::KeyReused) => {
+            let message =
+                "the idempotency key was used for another method or argument: use a new one";
+            Err(status(ErrorReason::IdempotencyKeyReused, message, []))
+        }
         Outcome::Deadlock(cycle) => {
             let message = format!(
                 "flows wait for each other: {cycle}; this call, the youngest, never runs: let its \
@@ -215,9 +220,12 @@ fn bound_of(refusal: Refusal) -> &'static str {
         Refusal::ActorQueueFull => "queue_per_actor_max",
         Refusal::PartitionFull => "unfinished_per_partition_max",
         Refusal::PartitionBytesFull => "unfinished_bytes_per_partition_max",
+        Refusal::KeysFull => "keys_per_partition_max",
         Refusal::TooDeep => "depth_max",
         // Said before: not bounds.
-        Refusal::ChannelClosed | Refusal::SharedToExclusive => "departed_grace_ms",
+        Refusal::ChannelClosed | Refusal::SharedToExclusive | Refusal::KeyReused => {
+            "departed_grace_ms"
+        }
     }
 }
 

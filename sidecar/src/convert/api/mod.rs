@@ -3,6 +3,7 @@
 mod answer;
 mod field;
 mod host;
+mod key;
 mod request;
 mod retry;
 
