@@ -91,7 +91,7 @@ mod tests {
         for (letters, bytes, shown) in
             [(5_000, 500, 10..1_000), (5_000, 1, 1_000..1_001), (3, 9, 3..4)]
         {
-            let max = 100 << 10;
+            let max = 300 << 10;
             let seen = partition_view_to(&view(letters, bytes), max);
             assert!(
                 shown.contains(&seen.dead_letters.len()),

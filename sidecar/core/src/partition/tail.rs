@@ -5,8 +5,8 @@
 //! there as an obligation. A step that comes back itself takes the entry over again. A chain begun by a tell needs no
 //! home: nobody waits.
 //!
-//! A step in the same partition needs no obligation, unless something that was sent to the same actor before it is still
-//! on its way: then it takes that way, too, and queues behind it (P7).
+//! A step in the same partition needs no obligation, unless something that was sent to the same actor before it is
+//! still on its way: then it takes that way, too, and queues behind it (P7).
 
 use std::sync::Arc;
 
