@@ -262,11 +262,13 @@ impl Limits {
         let names = 2 * NAMES_BYTES_MAX;
         let settled = self.calls_per_turn_max * (KIND_BYTES_MAX + 3 * NUMBER + 3 * NESTED);
         let turn = self.segment_bytes_max + self.message_bytes_max + settled + names;
-        // Lists of numbers and of results are bounded by what may be open at once.
+        // Lists of numbers and of what is forgotten are bounded by what may be there at once.
+        let forgotten = self
+            .results_per_partition_max
+            .max(self.keys_per_partition_max)
+            .max(self.dead_letters_per_partition_max);
         let open = self.unfinished_per_partition_max + self.outbox_per_partition_max;
-        let lists = open.max(self.roots_per_node_max) * NUMBER
-            + self.results_per_partition_max.max(self.dead_letters_per_partition_max) * UUID
-            + names;
+        let lists = open.max(self.roots_per_node_max) * NUMBER + forgotten * UUID + names;
         RECORD + turn.max(lists).max(self.record_bytes_target).max(self.store_batch_bytes)
     }
 }
