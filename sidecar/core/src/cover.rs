@@ -85,6 +85,7 @@ transitions! {
     // Chains of tail calls.
     TailKept = "tail: to the same actor, which stays locked",
     TailStays = "tail: to the same partition",
+    TailFollows = "tail: to the same partition, behind what was sent before",
     TailMoved = "tail: leaves its home (item: running → moved)",
     TailPassed = "tail: leaves a partition that is not its home",
     TailHome = "tail: an outcome goes home",

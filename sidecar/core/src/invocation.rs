@@ -123,7 +123,7 @@ pub enum Refusal {
     PartitionFull,
     /// The partition holds too many bytes (`Limits::unfinished_bytes_per_partition_max`).
     PartitionBytesFull,
-    /// The chain of calls is too deep (`Limits::depth_max`).
+    /// The chain of calls is too deep (`Limits::depth_max`). No owner makes it: callers' nodes say so before they send.
     TooDeep,
     /// The idempotency key stands for another method or argument.
     KeyReused,
@@ -131,7 +131,8 @@ pub enum Refusal {
     KeysFull,
     /// An exclusive method of an actor was called by a flow that holds it by a shared one: it would wait for itself.
     SharedToExclusive,
-    /// The sender's channel was closed because its node was gone for too long (rule C6).
+    /// The sender's channel was closed because its node was gone for too long (rule C6). No owner makes it: that is an
+    /// answer of its own.
     ChannelClosed,
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::ids::Millis;
+use crate::invocation::Refusal;
 
 /// Bounds and times. Each has a flag of the same name in the sidecar.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -159,6 +160,7 @@ pub struct Rules {
     pub only_top: bool,
     pub tail_lock: bool,
     pub tail_home: bool,
+    pub tail_order: bool,
     /// Kept by the store: a simulated one ignores what writes expect.
     pub write_expects: bool,
     pub load_checks: bool,
@@ -259,6 +261,7 @@ impl Default for Rules {
             only_top: true,
             tail_lock: true,
             tail_home: true,
+            tail_order: true,
             write_expects: true,
             load_checks: true,
             heed_cancel: true,
@@ -273,6 +276,27 @@ impl Default for Rules {
             deadlock_probes: true,
             remember_keys: true,
         }
+    }
+}
+
+impl Limits {
+    /// The bound that made an owner refuse, if it was one.
+    pub fn behind(&self, refusal: Refusal) -> Option<LimitHit> {
+        let (name, limit) = match refusal {
+            Refusal::ActorQueueFull => ("queue_per_actor_max", self.queue_per_actor_max),
+            Refusal::PartitionFull => {
+                ("unfinished_per_partition_max", self.unfinished_per_partition_max)
+            }
+            Refusal::PartitionBytesFull => {
+                ("unfinished_bytes_per_partition_max", self.unfinished_bytes_per_partition_max)
+            }
+            Refusal::KeysFull => ("keys_per_partition_max", self.keys_per_partition_max),
+            Refusal::TooDeep => ("depth_max", self.depth_max),
+            Refusal::ChannelClosed | Refusal::SharedToExclusive | Refusal::KeyReused => {
+                return None;
+            }
+        };
+        Some(LimitHit { name, limit: limit as u64 })
     }
 }
 

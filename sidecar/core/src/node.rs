@@ -117,6 +117,8 @@ pub struct PartitionView {
     pub dead: Vec<DeadLetterView>,
     /// Marks kept for channels of nodes that are gone.
     pub closed_channels: usize,
+    /// Senders that have opened their channels in this reign, those of nodes that are gone for the grace left out.
+    pub senders: usize,
 }
 
 /// What a node's partitions hold, all together: what the bounds per partition are about.

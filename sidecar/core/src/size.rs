@@ -265,7 +265,7 @@ impl Limits {
         // Lists of numbers and of results are bounded by what may be open at once.
         let open = self.unfinished_per_partition_max + self.outbox_per_partition_max;
         let lists = open.max(self.roots_per_node_max) * NUMBER
-            + self.results_per_partition_max * UUID
+            + self.results_per_partition_max.max(self.dead_letters_per_partition_max) * UUID
             + names;
         RECORD + turn.max(lists).max(self.record_bytes_target).max(self.store_batch_bytes)
     }

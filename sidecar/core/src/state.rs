@@ -289,7 +289,13 @@ impl LogState {
                 entry.attempt = *attempt;
                 true
             }
-            Op::Cancel { uuid } => self.entries.get_mut(uuid).map(|e| e.cancel = true).is_some(),
+            Op::Cancel { uuid } => {
+                let Some(entry) = self.entries.get_mut(uuid) else { return false };
+                entry.cancel = true;
+                // It is to end, and rests no more.
+                entry.parked = false;
+                true
+            }
             Op::Park { uuid } => self.entries.get_mut(uuid).map(|e| e.parked = true).is_some(),
             Op::Resume { uuid } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };

@@ -23,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 33] = [
+pub const MUTATIONS: [Mutation; 34] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -45,6 +45,7 @@ pub const MUTATIONS: [Mutation; 33] = [
     one("only-top", |r| r.only_top = false, usual),
     one("tail-lock", |r| r.tail_lock = false, contended),
     one("tail-home", |r| r.tail_home = false, usual),
+    one("tail-order", |r| r.tail_order = false, usual),
     one("load-checks", |r| r.load_checks = false, forgetful),
     one("heed-cancel", |r| r.heed_cancel = false, contended),
     one("retry-bound", |r| r.retry_bound = false, usual),

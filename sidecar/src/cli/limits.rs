@@ -18,9 +18,10 @@ macro_rules! bound_flags {
         }
 
         impl $name {
-            /// Overwrites what was given.
+            /// Overwrites what was given. Every bound has a flag, or this does not compile.
             pub(crate) fn apply(&self, target: &mut $target) {
-                $(if let Some(value) = self.$field { target.$field = value; })*
+                let $target { $($field,)* } = target;
+                $(if let Some(value) = self.$field { *$field = value; })*
             }
         }
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
-use kar::backend::{
+use kar::application_state::{
     ApplicationState, StateAnswer, StateEntry, StateError, StateFuture, StateOperation,
 };
 use kar::config::{Bounds, SidecarConfig};

@@ -8,7 +8,6 @@ use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{Epoch, NodeId, Number, Sender, Uuid};
 use crate::invocation::{Invocation, Outcome, Owed, Refusal};
-use crate::limits::LimitHit;
 use crate::message::Message;
 use crate::record::{AcceptInBrief, End, Op, Segment};
 use crate::size::Tally;
@@ -276,23 +275,9 @@ impl Partition {
         invocation: &Arc<Invocation>,
         refusal: Refusal,
     ) {
-        let limits = &env.limits;
-        let (name, limit) = match refusal {
-            Refusal::ActorQueueFull => ("queue_per_actor_max", limits.queue_per_actor_max),
-            Refusal::PartitionFull => {
-                ("unfinished_per_partition_max", limits.unfinished_per_partition_max)
-            }
-            Refusal::PartitionBytesFull => {
-                ("unfinished_bytes_per_partition_max", limits.unfinished_bytes_per_partition_max)
-            }
-            Refusal::KeysFull => ("keys_per_partition_max", limits.keys_per_partition_max),
-            Refusal::TooDeep => ("depth_max", limits.depth_max),
-            // Not one of `refusal`'s.
-            Refusal::ChannelClosed | Refusal::SharedToExclusive | Refusal::KeyReused => {
-                ("departed_grace_ms", 0)
-            }
-        };
-        env.notice(Notice::Limit(LimitHit { name, limit: limit as u64 }));
+        if let Some(hit) = env.limits.behind(refusal) {
+            env.notice(Notice::Limit(hit));
+        }
         self.log_held(env, &sender, number);
         let outcome = Outcome::Refused(refusal);
         // What may be sent again under its key has not ended.
@@ -371,7 +356,7 @@ impl Partition {
     }
 
     /// The lowest number of a channel that is not known.
-    fn next_known(&self, sender: &Sender) -> Number {
+    pub(super) fn next_known(&self, sender: &Sender) -> Number {
         let held = self.reign.held.get(sender).and_then(|h| h.back()).map(|(n, _)| n + 1);
         held.unwrap_or_else(|| self.state.inbound.get(sender).map_or(1, |i| i.next))
     }

@@ -291,6 +291,7 @@ impl Partition {
     fn let_in_next(&mut self, env: &mut Env, name: &Arc<str>) -> bool {
         let nested_only = self.no_roots(env);
         let bound = self.ahead_max(env);
+        let own = nested_only.then(|| self.as_sender());
         let Some(actor) = self.reign.actors.get_mut(name) else { return false };
         if actor.ahead >= bound {
             env.cover(Transition::AheadMax);
@@ -309,6 +310,8 @@ impl Partition {
                 items.get(uuid).is_some_and(|i| {
                     !i.is_root() && !before.contains(&i.sender) || {
                         before.insert(&i.sender);
+                        // A step that follows here was sent by an actor of this partition.
+                        before.extend(own.as_ref().filter(|_| i.invocation.step > 1));
                         false
                     }
                 })

@@ -321,7 +321,9 @@ impl Partition {
 
     /// A node of the membership is gone: its channel closes after a grace (rule C6).
     pub(super) fn review_departed(&mut self, env: &mut Env) {
-        for sender in self.state.inbound.keys().chain(self.reign.held.keys()) {
+        let channels = self.state.inbound.keys().chain(self.reign.held.keys());
+        let spoke = self.reign.senders.keys().chain(self.reign.statements.keys());
+        for sender in channels.chain(spoke) {
             if let Sender::Node(node) = sender
                 && !env.members.nodes.contains_key(node)
             {
@@ -346,6 +348,11 @@ impl Partition {
             let sender = Sender::Node(node);
             self.log_held(env, &sender, Number::MAX);
             self.reign.statements.remove(&sender);
+            self.reign.senders.remove(&sender);
+            if !self.state.inbound.contains_key(&sender) {
+                // It has never sent anything.
+                continue;
+            }
             let many = self.state.closed_nodes.above() >= env.limits.closed_channels_max;
             // It was gone for the grace, so lower incarnations that are not here came and went long ago.
             let floor = if many { NodeId(node.0 + 1) } else { NodeId(0) };

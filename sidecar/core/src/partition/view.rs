@@ -101,6 +101,7 @@ impl Partition {
             kept: self.state.kept.tally().count,
             dead: self.state.dead.iter().map(dead_view).collect(),
             closed_channels: self.state.closed_nodes.len(),
+            senders: self.reign.senders.len(),
         }
     }
 }

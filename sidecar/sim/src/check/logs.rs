@@ -11,7 +11,7 @@ use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
 use super::Judge;
 use super::model::ended;
-pub(crate) use super::model::{Closing, Ended, Held, LogModel, Owed, Reign, TurnRecord};
+pub(crate) use super::model::{Closing, Ended, Held, LogModel, Owed, QueuedBy, Reign, TurnRecord};
 use super::order::Lock;
 use super::policies::Standing;
 use crate::history::Keys;
@@ -228,7 +228,7 @@ impl Judge<'_> {
         let held = Held {
             sender: sender.clone(),
             number,
-            queued_by: Some((sender.clone(), number)),
+            queued_by: QueuedBy::Number(sender.clone(), number),
             actor: invocation.actor.clone(),
             since: self.now,
             step: invocation.step,
@@ -358,7 +358,7 @@ impl Judge<'_> {
             let held = Held {
                 sender: brief.sender.clone(),
                 number: brief.number,
-                queued_by: Some((brief.sender.clone(), brief.number)),
+                queued_by: QueuedBy::Number(brief.sender.clone(), brief.number),
                 actor: brief.actor.clone(),
                 since: self.now,
                 step: 1,
@@ -438,6 +438,8 @@ impl Judge<'_> {
             self.owe(log, offset, (uuid, step, attempt), segment);
         }
         let is_tell = self.mode_of(uuid) == Some(Mode::Tell);
+        let to_itself = self.logs[log].owed.range((log, 0)..=(log, Number::MAX));
+        let last_sent = to_itself.last().map_or(0, |((_, number), _)| *number);
         let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
         match end {
             End::Outcome(outcome) => {
@@ -450,7 +452,7 @@ impl Judge<'_> {
             }
             End::Next { invocation, keeps_lock } => {
                 if !keeps_lock {
-                    held.queued_by = None;
+                    held.queued_by = QueuedBy::Step(held.actor.clone(), last_sent);
                 }
                 held.step = invocation.step;
                 held.tag = Spec::read(&invocation.payload).tag;

@@ -36,8 +36,8 @@ pub(crate) struct Ended {
 pub(crate) struct Held {
     pub(crate) sender: Sender,
     pub(crate) number: Number,
-    /// What put it in its actor's queue: not known of steps that follow in the same partition.
-    pub(crate) queued_by: Option<(Sender, Number)>,
+    /// What put it in its actor's queue.
+    pub(crate) queued_by: QueuedBy,
     pub(crate) actor: Option<Arc<str>>,
     /// When it was accepted.
     pub(crate) since: Us,
@@ -56,6 +56,18 @@ pub(crate) struct Held {
     pub(crate) closed: bool,
     pub(crate) forgotten: bool,
     pub(crate) policy: Standing,
+}
+
+/// What put an invocation in its actor's queue.
+#[derive(Clone, Debug)]
+pub(crate) enum QueuedBy {
+    /// A number of a channel.
+    Number(Sender, Number),
+    /// The step before it, in the same partition: of this actor if it had one, when this was the last number that
+    /// the partition had sent to itself.
+    Step(Option<Arc<str>>, Number),
+    /// Somebody who had it resumed or sent again: it has left its order.
+    Operator,
 }
 
 /// An obligation that a log created.

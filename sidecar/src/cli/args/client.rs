@@ -249,7 +249,7 @@ pub(crate) enum GetCommand {
         #[command(flatten)]
         list: ListArgs,
     },
-    /// Actors that are busy or cached
+    /// Actors that are busy, or have invocations queued
     #[command(visible_alias = "actor")]
     Actors {
         /// What and how.

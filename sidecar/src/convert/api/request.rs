@@ -18,7 +18,7 @@ use super::field::{
 };
 use super::key::request_key;
 use super::retry::retry_policy;
-use crate::backend::StateOperation;
+use crate::application_state::StateOperation;
 use crate::convert::error::{invalid_field, not_implemented};
 use crate::convert::shared;
 
