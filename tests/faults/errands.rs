@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kar_proto::v1::{
-    ActorTarget, AwaitRequest, CancelRequest, CancelResult, GetAllRequest, InvocationInfo,
-    InvocationOptions, InvocationState, ListInvocationsRequest, ResumeRequest, RetryPolicy,
-    StartRequest, TellRequest, await_response,
+    ActorTarget, ApplicationError, AwaitRequest, CancelRequest, CancelResult, GetAllRequest,
+    InvocationInfo, InvocationOptions, InvocationState, ListInvocationsRequest, ResumeRequest,
+    RetryPolicy, StartRequest, TellRequest, await_response,
 };
 use kar_tests::component::actor;
 use kar_tests::errors::reason;
@@ -146,19 +146,25 @@ async fn client(errands: Rc<Errands>, mut random: Random) {
             wait::moment(Duration::from_millis(random.below(200))).await;
             ended = cancel(&errands.front, &id).await;
         }
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
         match outcome(&errands.front, &id).await {
-            Ok(answer) => {
+            Ok(Ok(answer)) => {
                 let own = &answer["recorded"];
                 assert_eq!(own.as_array().map(Vec::len), Some(2), "errand {number}: {answer}");
                 assert_eq!(answer["done"], json!(1), "errand {number}: {answer}");
                 assert_ne!(ended, Some(CancelResult::Cancelled), "errand {number} went on");
                 errands.done.borrow_mut().insert(number);
             }
+            // It failed before it noticed that its end was asked for: what would be tried again is its outcome then.
+            Ok(Err(error)) => {
+                assert_eq!(error.code, "Busy", "errand {number}: {error:?}");
+                assert_eq!(ended, Some(CancelResult::Requested), "errand {number}: {error:?}");
+                errands.cancelled.borrow_mut().insert(number, now());
+            }
             Err(status) => {
                 assert_eq!(reason(&status), "CANCELLED", "errand {number}: {status:?}");
                 assert!(ended.is_some(), "errand {number}: nobody asked for that");
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-                errands.cancelled.borrow_mut().insert(number, now);
+                errands.cancelled.borrow_mut().insert(number, now());
             }
         }
         errands.load.done();
@@ -195,11 +201,12 @@ async fn cancel(client: &Client, id: &str) -> Option<CancelResult> {
     Some(result.await)
 }
 
-async fn outcome(client: &Client, id: &str) -> Result<Value, Status> {
+async fn outcome(client: &Client, id: &str) -> Result<Result<Value, ApplicationError>, Status> {
     let request = AwaitRequest { invocation_id: id.into() };
     match client.invocation().r#await(request).await?.into_inner().result {
-        Some(await_response::Result::Payload(payload)) => Ok(value(&payload)),
-        other => panic!("{id}: {other:?}"),
+        Some(await_response::Result::Payload(payload)) => Ok(Ok(value(&payload))),
+        Some(await_response::Result::Error(error)) => Ok(Err(error)),
+        None => panic!("{id} has no result"),
     }
 }
 
