@@ -12,6 +12,7 @@ use kar_core::message::{
     AwaitResult, Control, ControlResult, Controlled, DirectResult, Message, ReadResult,
 };
 use kar_core::record::{End, Op, Record};
+use kar_core::snapshot::SnapshotFault;
 
 /// Makes a list of names and the function that finds a value's place in it.
 macro_rules! names {
@@ -62,6 +63,7 @@ names! { OPS, op_place, Op,
     Op::CloseChannel { floor, .. } if floor.0 == 0 => "close channel",
     Op::CloseChannel { .. } => "close channels below a floor",
     Op::Forget { .. } => "forget",
+    Op::Snapshot { .. } => "snapshot",
 }
 
 names! { MESSAGES, message_place, Message,
@@ -113,6 +115,14 @@ names! { NOTICES, notice_place, Notice,
     Notice::Dropped { reason, .. } if reason.starts_with("the store knows") => "dropped: the store knows more",
     Notice::Dropped { reason, .. } if reason.starts_with("an open call's") => "dropped: a call retired",
     Notice::Dropped { reason, .. } if reason.starts_with("a record was longer") => "dropped: too long a record",
+    Notice::Dropped { reason, .. } if reason.starts_with("another reign has") => "dropped: the log was trimmed",
+    Notice::SnapshotTaken { .. } => "snapshot taken",
+    Notice::SnapshotUsed { .. } => "snapshot used",
+    Notice::SnapshotFailed { key: None, .. } => "snapshots not listed",
+    Notice::SnapshotFailed { fault: SnapshotFault::Damaged(_), .. } => "snapshot damaged",
+    Notice::SnapshotFailed { .. } => "snapshot failed",
+    Notice::SnapshotUnusable { .. } => "snapshot unusable",
+    Notice::Unreadable { .. } => "unreadable",
     Notice::Parked { .. } => "parked",
     Notice::DeadLettersDropped { .. } => "dead letters dropped",
     Notice::ChannelClosed { .. } => "channel closed",

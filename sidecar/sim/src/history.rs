@@ -10,12 +10,13 @@ use kar_core::invocation::{Mode, Outcome, Payload, StateOp, Target};
 use kar_core::message::{Control, Message};
 use kar_core::node::PartitionView;
 use kar_core::record::Record;
+use kar_core::snapshot::{Snapshot, SnapshotKey};
 
 use crate::coverage::Coverage;
 use crate::operator::Policies;
 use crate::plan::{Names, Us};
 use crate::script::{Script, Spec};
-use crate::store::StorePartition;
+use crate::store::{Snapshots, StorePartition};
 
 /// An answer to a request.
 pub(crate) type Answer = Result<Response, RequestError>;
@@ -66,6 +67,10 @@ pub(crate) enum Seen {
     Drained { node: NodeId },
     /// A partition's store went back.
     RolledBack,
+    /// A snapshot was stored.
+    Saved { log: usize, key: SnapshotKey, snapshot: Arc<Snapshot> },
+    /// Lower records of a log are gone; how far its store was, and which snapshots there were.
+    Trimmed { log: usize, start: u64, store: u64, snapshots: Snapshots },
 }
 
 /// An operation of a turn.

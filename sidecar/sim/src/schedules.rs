@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use kar_core::ids::Offset;
 use kar_core::invocation::{Mode, StateOp};
 use kar_core::limits::Rules;
 use kar_core::message::Message;
@@ -200,8 +201,8 @@ fn is_progress(op: &Op) -> bool {
 }
 
 /// Whether a log holds a record of a kind, from a place on.
-fn holds_from(world: &World, log: usize, from: usize, wanted: fn(&Op) -> bool) -> bool {
-    world.logs[log].entries.iter().skip(from).any(|e| has(&e.record, wanted))
+fn holds_from(world: &World, log: usize, from: Offset, wanted: fn(&Op) -> bool) -> bool {
+    world.logs[log].behind(from).any(|e| has(&e.record, wanted))
 }
 
 /// The owner dies; its heir's claim is slow; the heir is struck out, too, and the third node claims
@@ -309,13 +310,13 @@ fn sleeping_outcall(stage: &mut Stage) {
     // The channel is open already when the sleeper wakes.
     let req = stage.ask(callee, Mode::Call, A, 0);
     stage.until("the first call", answered(req));
-    let before = stage.world.logs[A].entries.len();
+    let before = stage.world.logs[A].last();
     stage.ask(callee, Mode::Call, A, 0);
     stage.until("a progress", move |w| holds_from(w, A, before, is_progress));
     stage.world.pause(sleeper, 1_500 * MS, false, Some(0), 20 * MS);
     let closed =
         |op: &Op| matches!(op, Op::Closed { sender: kar_core::ids::Sender::Log { .. }, .. });
-    let before = stage.world.logs[B].entries.len();
+    let before = stage.world.logs[B].last();
     stage.until("a closing", move |w| holds_from(w, B, before, closed));
     // The callee loses a record and has to claim anew.
     let lost = Rc::new(Cell::new(false));
@@ -455,7 +456,7 @@ fn pingpong_tail(stage: &mut Stage) {
     for (log, accepts) in [(A, B), (B, A), (A, B)] {
         // The step is on its way: the one that sends it dies as soon as that is committed …
         let (sent, taken) =
-            (stage.world.logs[log].entries.len(), stage.world.logs[accepts].entries.len());
+            (stage.world.logs[log].last(), stage.world.logs[accepts].last());
         stage.until("a step", |w| holds_from(w, log, sent, is_complete));
         let sender = stage.owner(log);
         if sender != from {

@@ -13,14 +13,14 @@ use crate::app::ToApp;
 use crate::coverage::Coverage;
 use crate::explore::Pending;
 use crate::history::{Finish, History, Seen, Waiter};
-use crate::log::{Fate, Landing, Reader, SimLog};
+use crate::log::{Fate, Landing, SimLog};
 use crate::net::Net;
 use crate::plan::{Fault, HORIZON, MS, Plan, ReadOp, Us};
 use crate::queue::Queue;
 use crate::rng::Rng;
 use crate::script::{Script, Spec, Step};
 use crate::slot::Slot;
-use crate::store::{SimStore, StoreStep};
+use crate::store::{SimStore, SnapshotStep, StoreStep};
 
 /// The virtual epoch, so that times look like times.
 pub(crate) const BASE_MS: Millis = 1_700_000_000_000;
@@ -45,6 +45,8 @@ pub(crate) enum Due {
     LogLost { slot: usize, inst: u64, log: usize },
     Serve { slot: usize, inst: u64, log: usize, generation: u64, from: Option<Offset> },
     Store { slot: usize, inst: u64, hub: u64, log: usize, step: StoreStep },
+    Trim { slot: usize, inst: u64, hub: u64, log: usize, below: Offset },
+    Snapshot { slot: usize, inst: u64, hub: u64, log: usize, step: SnapshotStep },
     App { slot: usize, session: SessionId, what: ToApp },
     AppUp { slot: usize },
     AppDies { slot: usize, process: u64 },
@@ -149,7 +151,7 @@ impl World {
             members.kinds = known.collect();
         }
         let slots = plan.slots.len();
-        let log = SimLog { entries: Vec::new(), print: 0, readers: vec![Reader::default(); slots] };
+        let log = SimLog::new(slots);
         let keep_past = plan.faults.iter().any(|(_, f)| matches!(f, Fault::Rollback { .. }));
         let store = SimStore { keep_past, ..SimStore::default() };
         let mut queue = Queue::new();
@@ -347,7 +349,7 @@ impl World {
             return false;
         }
         let mut served = 0;
-        let used = self.logs.iter().filter(|l| !l.entries.is_empty()).count();
+        let used = self.logs.iter().filter(|l| l.last() > 0).count();
         for node in self.slots.iter().filter_map(|s| s.node.as_ref()) {
             if node.roots_open() > 0 {
                 return false;
@@ -382,6 +384,15 @@ impl World {
                 self.serve(slot, log, generation, from);
             }
             Due::Store { slot, inst, hub, log, step } => self.store(slot, inst, hub, log, step),
+            Due::Trim { slot, inst, hub, log, below } => {
+                let orphan = self.slots[slot].inst != inst || self.hub != hub;
+                if !orphan || self.rng.chance(500) {
+                    self.trim(log, below);
+                }
+            }
+            Due::Snapshot { slot, inst, hub, log, step } => {
+                self.snapshot(slot, inst, hub, log, step);
+            }
             Due::App { slot, session, what } => self.app_hears(slot, session, what),
             Due::AppUp { slot } => self.app_up(slot),
             Due::AppDies { slot, process } => {

@@ -98,13 +98,16 @@ impl Partition {
 
     /// The store tells where it stands, before the reign: what it has need not be kept. Should it go back before it is
     /// fenced, the fence shows.
-    pub(crate) fn store_cell(&mut self, cell: Cell) {
-        if matches!(self.stage, Stage::Reading | Stage::Claiming)
-            && cell.offset > self.reign.cell.offset
-        {
+    pub(crate) fn store_cell(&mut self, env: &mut Env, cell: Cell) {
+        if !matches!(self.stage, Stage::Reading | Stage::Claiming) {
+            return;
+        }
+        if cell.offset > self.reign.cell.offset {
             self.reign.cell = cell;
             self.reign.stored(cell.offset);
         }
+        self.reign.cell_known = true;
+        self.use_snapshot(env);
     }
 
     /// The store is fenced for this reign; it tells how far it had come.
@@ -128,6 +131,7 @@ impl Partition {
             self.load_again(env);
         }
         self.write_store(env);
+        self.put_snapshot(env);
     }
 
     /// The store is behind what it was known to hold: the log heals it.
@@ -171,6 +175,7 @@ impl Partition {
             env.cover(Transition::WriteBehind);
         }
         self.write_store(env);
+        self.put_snapshot(env);
         self.review_backlog(env);
     }
 
@@ -194,12 +199,14 @@ impl Partition {
     pub(crate) fn store_reset(&mut self, env: &mut Env) {
         if matches!(self.stage, Stage::Reading | Stage::Claiming) {
             env.emit(Effect::ReadCell { partition: self.id.clone() });
+            self.find_again(env);
         }
         if !self.serving() {
             return;
         }
         env.cover(Transition::StoreReset);
         self.reign.writing = None;
+        self.put_again(env);
         self.fence(env);
         self.load_again(env);
     }

@@ -108,6 +108,8 @@ pub(crate) struct ActorModel {
 pub(crate) struct LogModel {
     pub(crate) id: PartitionId,
     pub(crate) uuid: Option<Uuid>,
+    /// Offset of the last record.
+    pub(crate) last: Offset,
     pub(crate) epoch: Epoch,
     pub(crate) seq: u64,
     pub(crate) released: bool,
@@ -127,7 +129,7 @@ pub(crate) struct LogModel {
     /// Highest sequence number seen of each epoch, also of void records (for the counts).
     pub(crate) highest: HashMap<Epoch, u64>,
     /// Last valid sequence number of each epoch.
-    pub(crate) last: HashMap<Epoch, u64>,
+    pub(crate) last_seqs: HashMap<Epoch, u64>,
     pub(crate) steps: StepsModel,
 }
 
@@ -143,6 +145,7 @@ impl LogModel {
         Self {
             id,
             uuid: None,
+            last: 0,
             epoch: 0,
             seq: 0,
             released: false,
@@ -157,7 +160,7 @@ impl LogModel {
             writes: Vec::new(),
             dead: BTreeSet::new(),
             highest: HashMap::new(),
-            last: HashMap::new(),
+            last_seqs: HashMap::new(),
             steps: StepsModel::default(),
         }
     }
