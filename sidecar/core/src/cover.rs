@@ -176,6 +176,7 @@ transitions! {
     SnapshotAhead = "snapshot: taken while records are in flight",
     SnapshotWaits = "snapshot: waits for the store",
     SnapshotPutAgain = "snapshot: is stored again",
+    SnapshotCheckFails = "snapshot: the store is not where it was",
     SnapshotNotPut = "snapshot: is not stored",
     Trims = "snapshot: the log is trimmed",
     GateSaved = "gate: a snapshot's last record",

@@ -7,6 +7,7 @@
 //! only then may the log be trimmed ([`Op::Snapshot`](crate::record::Op::Snapshot)).
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -234,9 +235,17 @@ const KEPT_IN_DELAY: Millis = 4;
 
 impl Plan {
     /// The log is cut below the newest snapshot that is old enough: the store may go back by the delay and is healed.
-    /// The one before the new one always stays, for the case that the new one is damaged.
-    pub(crate) fn new(earlier: &[NamedSnapshot], now: Millis, delay: Millis) -> Self {
-        let base = earlier.iter().rposition(|named| named.time.saturating_add(delay) <= now);
+    /// The one before the new one always stays, for the case that the new one is damaged. `known`: since when the store
+    /// was known to hold everything, and when that was seen to be so last.
+    pub(crate) fn new(
+        earlier: &[NamedSnapshot],
+        known: RangeInclusive<Millis>,
+        delay: Millis,
+    ) -> Self {
+        let is_old = |named: &NamedSnapshot| {
+            named.time.max(*known.start()).saturating_add(delay) <= *known.end()
+        };
+        let base = earlier.iter().rposition(is_old);
         let from = base.unwrap_or(0);
         let mut keeps: Vec<&NamedSnapshot> = Vec::new();
         for (at, named) in earlier.iter().enumerate().skip(from) {
@@ -302,24 +311,27 @@ mod tests {
 
     #[test]
     fn without_a_delay_the_one_before_stays_and_the_log_begins_behind_it() {
-        assert_eq!(Plan::new(&[], 9, 0), Plan::default());
-        let plan = Plan::new(&[named(10, 1), named(20, 2), named(30, 3)], 9, 0);
+        assert_eq!(Plan::new(&[], 0..=9, 0), Plan::default());
+        let plan = Plan::new(&[named(10, 1), named(20, 2), named(30, 3)], 0..=9, 0);
         assert_eq!(plan, Plan { keeps: vec![30], below: Some(31) });
     }
 
     #[test]
     fn with_a_delay_the_log_reaches_back_by_it() {
         let earlier = [named(10, 100), named(20, 200), named(30, 300)];
-        assert_eq!(Plan::new(&earlier, 399, 300), Plan { keeps: vec![10, 20, 30], below: None });
-        let plan = Plan::new(&earlier, 500, 300);
+        assert_eq!(Plan::new(&earlier, 0..=399, 300), Plan { keeps: vec![10, 20, 30], below: None });
+        let plan = Plan::new(&earlier, 0..=500, 300);
         assert_eq!(plan, Plan { keeps: vec![20, 30], below: Some(21) });
+        // A reign that has known the store for a shorter time cannot tell that it did not go back before.
+        let all = vec![10, 20, 30];
+        assert_eq!(Plan::new(&earlier, 201..=500, 300), Plan { keeps: all, below: None });
     }
 
     #[test]
     fn however_many_there_are_few_stay() {
         let (mut kept, delay) = (Vec::new(), 1_000);
         for time in 0..10_000 {
-            let plan = Plan::new(&kept, time, delay);
+            let plan = Plan::new(&kept, 0..=time, delay);
             kept.retain(|named: &NamedSnapshot| plan.keeps.contains(&named.key.position));
             kept.push(named(time + 1, time));
             assert!(kept.len() <= 2 * KEPT_IN_DELAY as usize + 2, "{}", kept.len());

@@ -221,6 +221,8 @@ pub(crate) struct History {
     /// The nodes' bounds of these names.
     pub(crate) park_after: u32,
     pub(crate) dead_letters_max: usize,
+    /// Stores go back, and snapshots with them.
+    pub(crate) goes_back: bool,
     pub(crate) events: Vec<(Us, Seen)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) reqs: Vec<Req>,

@@ -182,6 +182,7 @@ impl World {
             policies: plan.policies.clone(),
             park_after: plan.limits.park_after_attempts,
             dead_letters_max: plan.limits.dead_letters_per_partition_max,
+            goes_back: keep_past,
             events: Vec::new(),
             runs: Vec::new(),
             reqs: Vec::new(),

@@ -121,6 +121,8 @@ pub(crate) struct Reign {
     /// The store has said where it stands.
     pub(super) cell_known: bool,
     pub(super) fenced: bool,
+    /// When it was fenced first: from then on a store that goes back is noticed.
+    pub(super) store_since: Millis,
     /// The store held more than the log: it is asked again at this time, and used for nothing until then.
     pub(super) fence_at: Option<Millis>,
     /// A write is under way up to this offset.

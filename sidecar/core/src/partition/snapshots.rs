@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Idle --(the log has grown)--> Taken --(its last record is committed)--> Waits --(the store has as much)-->
-//! Putting --(it is durable)--> named by a record --(that is committed)--> the log is trimmed, older ones are deleted
+//! Putting --(it is durable)--> Checking --(the store has not gone back)--> named by a record
+//! --(that is committed)--> the log is trimmed, older ones are deleted
 //! ```
 //!
 //! It is taken when a record is cut: what has been decided then is what the log will come to with that record, if it
@@ -16,7 +17,8 @@ use super::gate::Gated;
 use crate::cover::Transition;
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
-use crate::ids::Offset;
+use crate::event::Cell;
+use crate::ids::{Millis, Offset};
 use crate::record::{Op, Record};
 use crate::snapshot::{
     NamedSnapshot, Plan, Snapshot, SnapshotFault, SnapshotKey, SnapshotProof,
@@ -40,6 +42,20 @@ pub(super) enum Saving {
     Waits(Arc<Snapshot>),
     /// It is being stored.
     Putting(SnapshotKey, Arc<Snapshot>),
+    /// It is durable; the store of actors' states is asked where it stands.
+    Checking(Check),
+}
+
+/// A snapshot that is durable and about to be named.
+#[derive(Clone, Debug)]
+pub(super) struct Check {
+    key: SnapshotKey,
+    proof: SnapshotProof,
+    last_write: Offset,
+    /// When the store was asked last.
+    asked: Millis,
+    /// What it must hold.
+    known: Offset,
 }
 
 /// What may go when a record that names a snapshot is committed.
@@ -126,13 +142,17 @@ impl Partition {
 
     /// Steps at the store are lost: a snapshot that was being stored is stored again.
     pub(super) fn put_again(&mut self, env: &mut Env) {
-        if let Saving::Putting(_, snapshot) = &self.reign.saving {
-            env.cover(Transition::SnapshotPutAgain);
-            self.reign.saving = Saving::Waits(snapshot.clone());
+        match &self.reign.saving {
+            Saving::Putting(_, snapshot) => {
+                env.cover(Transition::SnapshotPutAgain);
+                self.reign.saving = Saving::Waits(snapshot.clone());
+            }
+            Saving::Checking(_) => self.check_store(env),
+            Saving::Idle | Saving::Taken | Saving::Waits(_) => {}
         }
     }
 
-    /// A snapshot is durable, and is to be named; or it is not, and another one will be taken.
+    /// A snapshot is durable; or it is not, and another one will be taken.
     pub(crate) fn snapshot_put(
         &mut self,
         env: &mut Env,
@@ -153,13 +173,40 @@ impl Partition {
                 return self.snapshot_failed(env, Some(key), fault);
             }
         };
+        let check = Check { key, proof, last_write, asked: 0, known: 0 };
+        self.reign.saving = Saving::Checking(check);
+        self.check_store(env);
+    }
+
+    /// The store may have gone back since it said to hold this or that, and nobody has looked. What is trimmed now could
+    /// not heal it.
+    fn check_store(&mut self, env: &mut Env) {
+        let known = self.reign.cell.offset;
+        if let Saving::Checking(check) = &mut self.reign.saving {
+            check.asked = env.now;
+            check.known = known;
+            env.emit(Effect::ReadCell { partition: self.id.clone() });
+        }
+    }
+
+    /// The store has said where it stands: a snapshot that is durable is named.
+    pub(super) fn store_checked(&mut self, env: &mut Env, cell: Cell) {
+        let Saving::Checking(check) = &self.reign.saving else { return };
+        let Check { key, proof, last_write, asked, known } = check.clone();
+        if cell.epoch != self.reign.epoch || cell.offset < known {
+            // A fence tells what it is. (Mostly the store has been replaced, and one is on its way.)
+            env.cover(Transition::SnapshotCheckFails);
+            self.reign.saving = Saving::Idle;
+            return self.fence(env);
+        }
+        self.reign.saving = Saving::Idle;
         if self.reign.released {
             return;
         }
         let time = env.now.max(self.state.clock);
         let named = NamedSnapshot { key, proof, stored: last_write, time };
         let delay = if env.rules.trim_delay { env.limits.trim_delay_ms } else { 0 };
-        let plan = Plan::new(&self.state.snapshots, time, delay);
+        let plan = Plan::new(&self.state.snapshots, self.reign.store_since..=asked, delay);
         let stays = |k: &SnapshotKey| plan.keeps.contains(&k.position) || k.position >= key.position;
         let keys = self.stored.iter().filter(|k| !stays(k)).copied().collect();
         self.push(env, Op::Snapshot { named, keeps: plan.keeps.clone() });

@@ -96,9 +96,12 @@ impl Partition {
         env.emit(Effect::WriteStore { partition, expected, upto, ops });
     }
 
-    /// The store tells where it stands, before the reign: what it has need not be kept. Should it go back before it is
+    /// The store tells where it stands. Before the reign: what it has need not be kept. Should it go back before it is
     /// fenced, the fence shows.
     pub(crate) fn store_cell(&mut self, env: &mut Env, cell: Cell) {
+        if self.serving() {
+            return self.store_checked(env, cell);
+        }
         if !matches!(self.stage, Stage::Reading | Stage::Claiming) {
             return;
         }
@@ -123,6 +126,9 @@ impl Partition {
             return self.store_ahead(env, cell);
         }
         env.cover(Transition::Fenced);
+        if self.reign.store_since == 0 {
+            self.reign.store_since = env.now;
+        }
         self.reign.fenced = true;
         self.reign.cell = Cell { epoch, offset: cell.offset };
         self.reign.stored(cell.offset);
@@ -157,7 +163,7 @@ impl Partition {
         }
     }
 
-    fn fence(&mut self, env: &mut Env) {
+    pub(super) fn fence(&mut self, env: &mut Env) {
         self.reign.fenced = false;
         let (partition, epoch) = (self.id.clone(), self.reign.epoch);
         env.emit(Effect::FenceStore { partition, epoch });

@@ -137,7 +137,7 @@ impl Judge<'_> {
                 && snapshot.last_write <= store
         });
         let usable = usable.count();
-        let wanted = if self.counts.store_rollback > 0 { 1 } else { 2 };
+        let wanted = if self.history.goes_back { 1 } else { 2 };
         if usable < wanted {
             let text = format!("{} starts @{start}: {usable} snapshots left", self.logs[log].id);
             self.wrong("trimmed after snapshots", text);
