@@ -144,6 +144,10 @@ pub struct Held {
     pub dead_bytes: usize,
     /// State operations that the store lacks, bytes.
     pub unstored_bytes: usize,
+    /// Records of logs that are in no snapshot.
+    pub unsaved_records: usize,
+    /// Their bytes.
+    pub unsaved_bytes: usize,
     /// Payloads of direct calls under way at the own host, bytes.
     pub direct_bytes: usize,
     /// Root turns that wait for a slot of the own host.
@@ -364,6 +368,8 @@ impl Node {
             sum.dead += held.dead;
             sum.dead_bytes += held.dead_bytes;
             sum.unstored_bytes += held.unstored_bytes;
+            sum.unsaved_records += held.unsaved_records;
+            sum.unsaved_bytes += held.unsaved_bytes;
         }
         let host = self.env.host.as_ref();
         sum.direct_bytes = host.map_or(0, |host| host.direct_bytes);
