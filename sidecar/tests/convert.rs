@@ -18,6 +18,7 @@ use kar_core::message::{
 };
 use kar_core::node::{DIRECT_CONCURRENCY, DeadLetterView, InvocationView, Phase};
 use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Send};
+use kar_core::snapshot::{NamedSnapshot, SnapshotKey, SnapshotProof};
 use kar_core::trouble::{Cause, Ended};
 use kar_hub::RECORD_BYTES_MAX;
 use kar_proto::peer::v1::PeerFrame;
@@ -146,6 +147,7 @@ fn ops() -> Vec<Op> {
             segment: Segment { state: state_ops(), sends: sends() },
             settled: vec![(a.clone(), 1), (a.clone(), 4), (b, 2), (a.clone(), 3)],
             steps: vec![],
+            shared: false,
         },
         Op::Attempt { uuid: uuid(1), attempt: 3, ended: None },
         Op::Settle { to: a, numbers: vec![1, 2, 300] },
@@ -206,9 +208,19 @@ fn steps() -> [(&'static str, Op); 2] {
         segment: Segment { state: vec![], sends: vec![Send { number: 3, obligation }] },
         settled: vec![],
         steps: vec![step],
+        shared: false,
     };
     let outcome = Outcome::Done(payload("paid"));
     [("steps-recorded", progress), ("step-done", Op::StepDone { to, number: 3, outcome })]
+}
+
+/// Decisions about shared methods.
+fn shared() -> [(&'static str, Op); 2] {
+    let (segment, settled, steps) = (Segment::default(), vec![], vec![]);
+    let progress =
+        Op::Progress { uuid: uuid(1), attempt: 1, segment, settled, steps, shared: true };
+    let refused = complete(Outcome::Refused(Refusal::SharedToExclusive), Some(brief()));
+    [("progress-shared", progress), ("refused-shared-to-exclusive", refused)]
 }
 
 const RETRY: RetryPolicy = RetryPolicy {
@@ -233,6 +245,9 @@ fn policies() -> Vec<(String, Op)> {
         let op = Op::Attempt { uuid, attempt: 4, ended: Some(ended(cause)) };
         (format!("attempt-ended-{index}"), op)
     });
+    let (key, proof) =
+        (SnapshotKey { position: 17, epoch: 4 }, SnapshotProof { bytes: 99, checksum: 5 });
+    let named = NamedSnapshot { key, proof, stored: 16, time: 1_700_000_000_004 };
     let error = ApplicationError { retryable: true, ..application_error() };
     let retried = Invocation { retry: Some(RETRY), ..invocation(Mode::Call, true) };
     let accept = Op::Accept { sender: log_sender(), number: 8, invocation: Arc::new(retried) };
@@ -245,6 +260,7 @@ fn policies() -> Vec<(String, Op)> {
         ("accept-retry", accept),
         ("discard", Op::Discard { uuids: vec![uuid, Uuid(7)] }),
         ("redrive", Op::Redrive { uuid, new: Uuid(7) }),
+        ("snapshot", Op::Snapshot { named, keeps: vec![3, 9] }),
     ];
     attempts.chain(named.into_iter().map(|(name, op)| (name.to_owned(), op))).collect()
 }
@@ -264,7 +280,7 @@ fn records() -> BTreeMap<String, Record> {
     let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
     let full = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![full] };
     records.insert("refused-partition-bytes".to_owned(), full);
-    for (name, op) in tail_calls().into_iter().chain(steps()) {
+    for (name, op) in tail_calls().into_iter().chain(steps()).chain(shared()) {
         let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
         records.insert(name.to_owned(), record);
     }
@@ -536,7 +552,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
         }
         let step = RecordedStep { key: long(512), payload: value(limits.message_bytes_max) };
         let (settled, steps) = (settled.clone(), vec![step]);
-        ops.push(Op::Progress { uuid, attempt, segment, settled, steps });
+        ops.push(Op::Progress { uuid, attempt, segment, settled, steps, shared: true });
     }
     let mut longest = 0;
     for op in ops {

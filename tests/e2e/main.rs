@@ -15,6 +15,8 @@ mod hosting;
 mod philosophers;
 mod policies;
 mod python;
+mod shared;
+mod snapshots;
 mod start;
 mod state;
 mod steps;

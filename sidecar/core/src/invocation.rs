@@ -121,6 +121,8 @@ pub enum Refusal {
     PartitionBytesFull,
     /// The chain of calls is too deep (`Limits::depth_max`).
     TooDeep,
+    /// An exclusive method of an actor was called by a flow that holds it by a shared one: it would wait for itself.
+    SharedToExclusive,
     /// The sender's channel was closed because its node was gone for too long (rule C6).
     ChannelClosed,
 }

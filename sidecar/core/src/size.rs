@@ -209,7 +209,7 @@ impl Op {
             Self::Progress { segment, settled, steps, .. } => {
                 let settled = settled.iter().map(settled_size).sum::<usize>();
                 let steps = steps.iter().map(RecordedStep::size).sum::<usize>();
-                UUID + NUMBER + segment.stored_size() + settled + steps
+                UUID + 2 * NUMBER + segment.stored_size() + settled + steps
             }
             Self::Complete { accept, end, segment, .. } => {
                 let accept = accept.as_ref().map_or(0, AcceptInBrief::stored_size);

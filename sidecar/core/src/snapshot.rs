@@ -121,6 +121,8 @@ pub struct SavedEntry {
     pub ran: bool,
     /// It holds its actor.
     pub holds: bool,
+    /// It holds its actor together with other turns of shared methods.
+    pub shared: bool,
     /// Calls that are not settled.
     pub children: Vec<(PartitionId, Number)>,
     /// Durable steps.
@@ -319,7 +321,10 @@ mod tests {
     #[test]
     fn with_a_delay_the_log_reaches_back_by_it() {
         let earlier = [named(10, 100), named(20, 200), named(30, 300)];
-        assert_eq!(Plan::new(&earlier, 0..=399, 300), Plan { keeps: vec![10, 20, 30], below: None });
+        assert_eq!(
+            Plan::new(&earlier, 0..=399, 300),
+            Plan { keeps: vec![10, 20, 30], below: None }
+        );
         let plan = Plan::new(&earlier, 0..=500, 300);
         assert_eq!(plan, Plan { keeps: vec![20, 30], below: Some(21) });
         // A reign that has known the store for a shorter time cannot tell that it did not go back before.

@@ -196,6 +196,35 @@ fn a_retry_waits_for_every_call_of_the_turn() {
 }
 
 #[test]
+fn a_methods_policy_holds_also_when_its_host_leaves_before_the_turns_calls_have_ended() {
+    let mut script = Script::new(&account());
+    let retries = [((Kind::actor("Account"), "m".into()), POLICY)].into();
+    let offer = Offer { kinds: account().to_vec(), concurrency: 4, retries, ..Offer::default() };
+    let session = SessionId(script.id.0);
+    script.event(Event::HostDown { session, dead: true });
+    script.event(Event::HostUp { session: SessionId(99), offer });
+    let request = call(&mut script, "alice", "m", None);
+    let turn = script.turn("m");
+    script.invoke(Some(&turn), Mode::Call, "bob", "child");
+    let child = script.turn("child");
+    script.finish(&turn, error(true));
+    script.event(Event::HostDown { session: SessionId(99), dead: true });
+    script.event(Event::HostUp {
+        session: SessionId(100),
+        offer: Offer { kinds: account().to_vec(), concurrency: 4, ..Offer::default() },
+    });
+    script.advance(LONG_MS);
+    let again = script.turn("child");
+    assert_ne!(again.token, child.token);
+    script.finish(&again, done(""));
+    script.advance(100);
+    let turn = script.turn("m");
+    script.finish(&turn, done("ok"));
+    assert_eq!(script.outcome(request), done("ok"));
+    script.assert_idle();
+}
+
+#[test]
 fn the_pause_and_the_count_survive_a_take_over() {
     let mut script = Script::new(&account());
     let long = RetryPolicy { initial_ms: 5_000, max_ms: 5_000, ..POLICY };

@@ -101,6 +101,18 @@ pub(crate) fn outdated(profile: &mut Profile) {
     profile.read_after = 800;
 }
 
+/// The same, where much is started and asked for at once.
+pub(crate) fn awaited(profile: &mut Profile) {
+    outdated(profile);
+    profile.modes = [1, 0, 20, 0];
+    profile.reads_max = 0;
+    profile.tails = 0;
+    profile.keyed = 0;
+    profile.once = 0;
+    profile.shared = 0;
+    profile.await_max = 2_000;
+}
+
 impl Profile {
     /// The mood of a seed: the usual one half of the time.
     pub fn of_seed(seed: u64) -> Self {

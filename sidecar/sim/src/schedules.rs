@@ -455,8 +455,7 @@ fn pingpong_tail(stage: &mut Stage) {
     let req = stage.ask(from, Mode::Call, A, 0);
     for (log, accepts) in [(A, B), (B, A), (A, B)] {
         // The step is on its way: the one that sends it dies as soon as that is committed …
-        let (sent, taken) =
-            (stage.world.logs[log].last(), stage.world.logs[accepts].last());
+        let (sent, taken) = (stage.world.logs[log].last(), stage.world.logs[accepts].last());
         stage.until("a step", |w| holds_from(w, log, sent, is_complete));
         let sender = stage.owner(log);
         if sender != from {

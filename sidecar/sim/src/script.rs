@@ -170,7 +170,25 @@ pub(crate) fn write(
     let mut script = writer.script(own.is_some());
     let seed = if spec.steady { same } else { join(same, attempt) };
     keys::add(&mut script.steps, seed, names, profile);
+    if own.is_some() && names.is_shared(spec.tag) {
+        only_read(&mut script, seed);
+    }
     script
+}
+
+/// What a shared method does: now and then it tries to write all the same.
+fn only_read(script: &mut Script, seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x7265_6164);
+    let mut keeps = |step: &Step| !matches!(step, Step::State(_)) || rng.chance(100);
+    script.steps.retain(&mut keeps);
+    for step in &mut script.steps {
+        if let Step::Calls(_, beside) = step {
+            beside.retain(&mut keeps);
+        }
+    }
+    if let Some((_, _, keeps_lock)) = &mut script.tail {
+        *keeps_lock = false;
+    }
 }
 
 fn services(names: &Names) -> usize {

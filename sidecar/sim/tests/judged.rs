@@ -68,6 +68,8 @@ fn every_schedule_really_happens_in_random_runs() {
         "(reads raced)",
         "(steps recalled)",
         "(calls recalled)",
+        "(shared beside)",
+        "(shared to exclusive)",
         "(cancelled)",
         "(errors retried)",
         "(parked)",

@@ -22,9 +22,7 @@ use super::hub_state::HubState;
 use crate::config::SidecarConfig;
 use crate::convert::log::{decode_record, encode_record};
 use crate::convert::shared;
-use crate::driver::outlets::{
-    Backend, Directory, Log, Membership, NodeCard, RecordTooLong, Store,
-};
+use crate::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, RecordTooLong, Store};
 use crate::driver::{Batch, Driver};
 
 /// A joined hub.

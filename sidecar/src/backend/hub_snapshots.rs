@@ -71,7 +71,8 @@ async fn get(client: &HubClient, key: &str) -> Got {
     aside(move || {
         let proof = proof_of(&data);
         let snapshot = decode_snapshot(data);
-        let snapshot = snapshot.map_err(|error| SnapshotFault::Damaged(error.to_string().into()))?;
+        let snapshot =
+            snapshot.map_err(|error| SnapshotFault::Damaged(error.to_string().into()))?;
         Ok(Some((Box::new(snapshot), proof)))
     })
     .await?
@@ -116,5 +117,81 @@ fn fault(error: HubError) -> SnapshotFault {
         }
         HubError::SnapshotDamaged(_) => SnapshotFault::Damaged(text),
         _ => SnapshotFault::Unavailable(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kar_hub::{ClientConfig, HubOptions, run_hub};
+    use kar_proto::log::v1 as pb;
+    use prost::Message as _;
+
+    use super::*;
+
+    fn partition(name: &str) -> PartitionId {
+        name.parse().expect("a partition")
+    }
+
+    fn snapshot(partition: &PartitionId, offset: u64) -> Arc<Snapshot> {
+        let partition = Some(crate::convert::log::partition_to(partition));
+        let log = vec![7; 16].into();
+        let stored = pb::Snapshot { version: 1, partition, offset, log, ..Default::default() };
+        Arc::new(decode_snapshot(stored.encode_to_vec().into()).expect("a snapshot"))
+    }
+
+    fn key(position: u64) -> SnapshotKey {
+        SnapshotKey { position, epoch: 3 }
+    }
+
+    #[tokio::test]
+    async fn snapshots_belong_to_their_partition() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = HubOptions::new(dir.path());
+        options.idle_exit = Some(Duration::from_millis(50));
+        options.limits.snapshot_bytes_max = 100;
+        let hub = std::thread::spawn(move || run_hub(options));
+        let config = ClientConfig::new(dir.path(), "app", "node");
+        let client = HubClient::connect(config, |_| ()).await.unwrap();
+        let (one, ten) = (partition("a.Account/1"), partition("a.Account/10"));
+        let ask = async |of: &PartitionId, request| carry_out(&client, of.clone(), request).await;
+        let mut proofs = Vec::new();
+        for (of, at) in [(&one, 7), (&one, 9), (&ten, 7)] {
+            match ask(of, Request::Put(key(at), snapshot(of, at))).await {
+                Event::SnapshotPut { result: Ok(proof), .. } => proofs.push(proof),
+                other => panic!("{other:?}"),
+            }
+        }
+        // What is no key of ours is nobody's.
+        client.put_snapshot("a.Account/1/mine", "x".into()).await.unwrap();
+        let result = Ok(vec![key(7), key(9)]);
+        let listed = Event::SnapshotsListed { partition: one.clone(), result };
+        assert_eq!(ask(&one, Request::List).await, listed);
+        let deleted =
+            Event::SnapshotDeleted { partition: one.clone(), key: key(7), result: Ok(()) };
+        assert_eq!(ask(&one, Request::Delete(key(7))).await, deleted);
+        let found = (Box::new((*snapshot(&ten, 7)).clone()), proofs[2]);
+        for (of, found) in [(&one, None), (&ten, Some(found))] {
+            let result = Ok(found);
+            let got = Event::SnapshotGot { partition: of.clone(), key: key(7), result };
+            assert_eq!(ask(of, Request::Get(key(7))).await, got);
+        }
+        // Another one under the key is refused, and so is what is too long; what is no snapshot is damaged.
+        let other = ask(&one, Request::Put(key(9), snapshot(&one, 8))).await;
+        let refused = |event: &Event| {
+            matches!(event, Event::SnapshotPut { result: Err(SnapshotFault::Refused(_)), .. })
+        };
+        assert!(refused(&other), "{other:?}");
+        let long = partition(&format!("a.{}/1", "x".repeat(100)));
+        let too_long = ask(&one, Request::Put(key(10), snapshot(&long, 10))).await;
+        assert!(refused(&too_long), "{too_long:?}");
+        client.put_snapshot(&format!("{one}/{}", key(11)), "x".into()).await.unwrap();
+        let damaged = ask(&one, Request::Get(key(11))).await;
+        let is_damaged =
+            matches!(&damaged, Event::SnapshotGot { result: Err(SnapshotFault::Damaged(_)), .. });
+        assert!(is_damaged, "{damaged:?}");
+        drop(client);
+        hub.join().unwrap().unwrap();
     }
 }

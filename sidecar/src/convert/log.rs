@@ -74,14 +74,17 @@ fn op_to(op: &Op) -> pb::Op {
             number: *number,
             invocation: Some(invocation_to(invocation)),
         }),
-        Op::Progress { uuid, attempt, segment, settled, steps } => O::Progress(pb::Progress {
-            uuid: uuid_to(*uuid),
-            attempt: *attempt,
-            state: segment.state.iter().map(state_op_to).collect(),
-            sends: segment.sends.iter().map(send_to).collect(),
-            settled: settled_to(settled),
-            steps: steps.iter().map(step_to).collect(),
-        }),
+        Op::Progress { uuid, attempt, segment, settled, steps, shared } => {
+            O::Progress(pb::Progress {
+                uuid: uuid_to(*uuid),
+                attempt: *attempt,
+                state: segment.state.iter().map(state_op_to).collect(),
+                sends: segment.sends.iter().map(send_to).collect(),
+                settled: settled_to(settled),
+                steps: steps.iter().map(step_to).collect(),
+                shared: *shared,
+            })
+        }
         Op::Complete { uuid, attempt, accept, end, segment, time } => O::Complete(pb::Complete {
             uuid: uuid_to(*uuid),
             attempt: *attempt,
@@ -154,6 +157,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             segment: segment_from(p.state, p.sends)?,
             settled: settled_from(p.settled)?,
             steps: p.steps.into_iter().map(step_from).collect(),
+            shared: p.shared,
         },
         O::Complete(c) => Op::Complete {
             uuid: uuid_from(&c.uuid)?,
@@ -263,7 +267,9 @@ pub(super) fn settled_to(settled: &[(PartitionId, Number)]) -> Vec<pb::Settle> {
     neighbours.map(settle).collect()
 }
 
-pub(super) fn settled_from(settles: Vec<pb::Settle>) -> Result<Vec<(PartitionId, Number)>, Malformed> {
+pub(super) fn settled_from(
+    settles: Vec<pb::Settle>,
+) -> Result<Vec<(PartitionId, Number)>, Malformed> {
     let mut settled = Vec::new();
     for settle in settles {
         let to = partition_from(settle.to)?;
@@ -404,6 +410,7 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
                 Refusal::PartitionBytesFull => pb::Refusal::PartitionBytesFull,
                 Refusal::TooDeep => pb::Refusal::TooDeep,
                 Refusal::ChannelClosed => pb::Refusal::ChannelClosed,
+                Refusal::SharedToExclusive => pb::Refusal::SharedToExclusive,
             }
             .into(),
         ),
@@ -436,6 +443,7 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             Ok(pb::Refusal::PartitionBytesFull) => Refusal::PartitionBytesFull,
             Ok(pb::Refusal::TooDeep) => Refusal::TooDeep,
             Ok(pb::Refusal::ChannelClosed) => Refusal::ChannelClosed,
+            Ok(pb::Refusal::SharedToExclusive) => Refusal::SharedToExclusive,
             Ok(pb::Refusal::Unspecified) | Err(_) => return Err(Malformed::Field("refused")),
         }),
         O::Expired(true) => Outcome::Expired,

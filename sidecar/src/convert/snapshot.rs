@@ -165,10 +165,7 @@ fn snapshot_from(snapshot: pb::Snapshot) -> Result<Snapshot, Malformed> {
     })
 }
 
-fn all<A, B>(
-    many: Vec<A>,
-    from: impl Fn(A) -> Result<B, Malformed>,
-) -> Result<Vec<B>, Malformed> {
+fn all<A, B>(many: Vec<A>, from: impl Fn(A) -> Result<B, Malformed>) -> Result<Vec<B>, Malformed> {
     many.into_iter().map(from).collect()
 }
 
@@ -181,6 +178,7 @@ fn entry_to(entry: &SavedEntry) -> pb::SnapshotEntry {
         attempt,
         ran,
         holds,
+        shared,
         children,
         steps,
         unwanted,
@@ -197,6 +195,7 @@ fn entry_to(entry: &SavedEntry) -> pb::SnapshotEntry {
         attempt: *attempt,
         ran: *ran,
         holds: *holds,
+        shared: *shared,
         children: settled_to(children),
         steps: steps.iter().map(saved_step_to).collect(),
         unwanted: *unwanted,
@@ -222,6 +221,7 @@ fn entry_from(entry: pb::SnapshotEntry) -> Result<SavedEntry, Malformed> {
         attempt,
         ran,
         holds,
+        shared,
         children,
         steps,
         unwanted,
@@ -244,6 +244,7 @@ fn entry_from(entry: pb::SnapshotEntry) -> Result<SavedEntry, Malformed> {
         attempt,
         ran,
         holds,
+        shared,
         children: settled_from(children)?,
         steps: all(steps, saved_step_from)?,
         unwanted,
@@ -300,10 +301,9 @@ fn kept_from(kept: pb::SnapshotOutcome) -> Result<(Uuid, Outcome), Malformed> {
 
 fn inbound_to(inbound: &SavedInbound) -> pb::SnapshotInbound {
     let SavedInbound { sender, next, live } = inbound;
-    let live = live.iter().map(|(number, uuid)| pb::SnapshotLive {
-        number: *number,
-        uuid: uuid_to(*uuid),
-    });
+    let live = live
+        .iter()
+        .map(|(number, uuid)| pb::SnapshotLive { number: *number, uuid: uuid_to(*uuid) });
     pb::SnapshotInbound { sender: Some(sender_to(sender)), next: *next, live: live.collect() }
 }
 

@@ -98,11 +98,8 @@ impl Partition {
     fn next_snapshot(&mut self, env: &mut Env) {
         let (partition, key) = (self.id.clone(), self.recovery.rest.pop());
         self.state = LogState::default();
-        self.reign = Reign {
-            cell: self.reign.cell,
-            cell_known: self.reign.cell_known,
-            ..Reign::default()
-        };
+        self.reign =
+            Reign { cell: self.reign.cell, cell_known: self.reign.cell_known, ..Reign::default() };
         self.unsaved = super::snapshots::Unsaved::default();
         if let Some(key) = key {
             self.recovery.finding = Some(Finding::Getting { key });

@@ -8,7 +8,7 @@ use crate::ids::{
     Epoch, Millis, NodeId, Number, Offset, PartitionId, RequestId, Sender, SessionId, TurnToken,
     Uuid,
 };
-use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, StateOp};
+use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, RetryPolicy, StateOp};
 use crate::record::Op;
 use crate::route::Route;
 use crate::size::Tally;
@@ -16,6 +16,7 @@ use crate::trouble::Ended;
 
 use super::cached::ActorState;
 use super::gate::{Gated, InFlight};
+use super::lock::Lock;
 use super::questions::Questions;
 use super::snapshots::Saving;
 
@@ -175,6 +176,8 @@ pub(super) struct Item {
     pub(super) cleared: bool,
     /// No retry before this.
     pub(super) retry_at: Millis,
+    /// It was let in as a turn of a shared method.
+    pub(super) shared: bool,
     /// How the current attempt ended, if it did and that is not logged yet.
     pub(super) ended: Option<Ended>,
     /// Somebody asked for its end: no attempt starts any more.
@@ -220,6 +223,8 @@ pub(super) struct Turn {
     pub(super) result: Option<TurnEnd>,
     /// It holds a slot.
     pub(super) slot: bool,
+    /// How its errors are retried, by what its host registered: that may be gone when its calls have ended.
+    pub(super) retry: RetryPolicy,
     /// It was told to stop.
     pub(super) cancelled: bool,
 }
@@ -249,12 +254,8 @@ pub(crate) enum TurnEnd {
 /// A busy actor.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Actor {
-    /// The flow that holds it: turns stacked by re-entrancy, the topmost last.
-    pub(super) stack: Vec<Uuid>,
-    /// Invocations of the holding flow that wait to be let in.
-    pub(super) inner: VecDeque<Uuid>,
-    /// Everybody else.
-    pub(super) queue: VecDeque<Uuid>,
+    /// Who holds it, and who waits.
+    pub(super) lock: Lock,
     /// Completions decided and not committed: turns that run ahead of the log (rule L6).
     pub(super) ahead: u32,
 }

@@ -20,9 +20,7 @@ use crate::env::Env;
 use crate::event::Cell;
 use crate::ids::{Millis, Offset};
 use crate::record::{Op, Record};
-use crate::snapshot::{
-    NamedSnapshot, Plan, Snapshot, SnapshotFault, SnapshotKey, SnapshotProof,
-};
+use crate::snapshot::{NamedSnapshot, Plan, Snapshot, SnapshotFault, SnapshotKey, SnapshotProof};
 
 /// What of the log is in no snapshot, as far as it was read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -207,7 +205,8 @@ impl Partition {
         let named = NamedSnapshot { key, proof, stored: last_write, time };
         let delay = if env.rules.trim_delay { env.limits.trim_delay_ms } else { 0 };
         let plan = Plan::new(&self.state.snapshots, self.reign.store_since..=asked, delay);
-        let stays = |k: &SnapshotKey| plan.keeps.contains(&k.position) || k.position >= key.position;
+        let stays =
+            |k: &SnapshotKey| plan.keeps.contains(&k.position) || k.position >= key.position;
         let keys = self.stored.iter().filter(|k| !stays(k)).copied().collect();
         self.push(env, Op::Snapshot { named, keeps: plan.keeps.clone() });
         let goes = Dispensable { key, bytes: proof.bytes, below: plan.below, keys };

@@ -85,6 +85,7 @@ impl Partition {
                 started: ran || entry.attempt > 1,
                 // An attempt that was logged and never ran is the next one.
                 cleared: !ran && entry.attempt > 1,
+                shared: entry.holds && entry.shared,
                 retry_at,
                 ended,
                 cancel: entry.cancel,
@@ -122,7 +123,8 @@ impl Partition {
                 }
                 Some(actor) if entry.holds && env.rules.kept_lock => {
                     env.cover(Transition::RestoreHolds);
-                    self.reign.actors.entry(actor.clone()).or_default().stack.push(uuid);
+                    let actor = self.reign.actors.entry(actor.clone()).or_default();
+                    actor.lock.restore(uuid, entry.shared);
                 }
                 Some(_) => later.push(uuid),
             }

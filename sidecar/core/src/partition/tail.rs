@@ -32,11 +32,12 @@ impl Partition {
         let before = item.invocation.clone();
         let (sender, number) = (item.sender.clone(), item.number);
         let is_same = to == self.id && before.actor.is_some() && before.actor == call.target.actor;
-        if call.keeps_lock && !is_same {
+        let is_alone = !item.shared;
+        if call.keeps_lock && !(is_same && is_alone) {
             env.cover(Transition::TailRefused);
             let error = ApplicationError::of_kar(
                 "kar.INVALID_TAIL_CALL",
-                "a tail call keeps the lock only if it goes to the same actor",
+                "a tail call keeps the lock only of an exclusive method, and if it goes to the same actor",
             );
             self.drop_unflushed(unflushed);
             return self.end(env, uuid, Outcome::Failed(error), Unflushed::default());
@@ -135,6 +136,7 @@ impl Partition {
         item.started = false;
         item.cleared = false;
         item.retry_at = 0;
+        item.shared = false;
         item.ended = None;
         item.stage = ItemStage::Queued;
     }

@@ -38,6 +38,8 @@ impl Partition {
             dead: self.state.dead.tally().count,
             dead_bytes: self.state.dead.tally().bytes,
             unstored_bytes: self.reign.unstored_bytes,
+            unsaved_records: self.unsaved.records as usize,
+            unsaved_bytes: self.unsaved.bytes as usize,
             ..Held::default()
         }
     }
@@ -87,9 +89,11 @@ impl Partition {
     /// What people and tools may see.
     pub(crate) fn view(&self) -> PartitionView {
         let invocations = self.reign.items.iter().map(|(uuid, item)| self.view_of(uuid, item));
-        let actors = self.reign.actors.iter().map(|(name, actor)| {
-            (name.clone(), actor.queue.len() + actor.inner.len(), !actor.stack.is_empty())
-        });
+        let actors = self
+            .reign
+            .actors
+            .iter()
+            .map(|(name, actor)| (name.clone(), actor.lock.waiting(), !actor.lock.is_free()));
         PartitionView {
             id: self.id.clone(),
             epoch: self.state.epoch,

@@ -129,6 +129,7 @@ impl Entry {
             attempt,
             ran,
             holds,
+            shared,
             children,
             steps,
             unwanted,
@@ -145,6 +146,7 @@ impl Entry {
             attempt: *attempt,
             ran: *ran,
             holds: *holds,
+            shared: *shared,
             children: children.iter().cloned().collect(),
             steps: steps.save(),
             unwanted: *unwanted,
@@ -164,6 +166,7 @@ impl Entry {
             attempt,
             ran,
             holds,
+            shared,
             children,
             steps,
             unwanted,
@@ -180,6 +183,7 @@ impl Entry {
             attempt,
             ran,
             holds,
+            shared,
             children: children.into_iter().collect(),
             steps: Steps::restore(steps),
             unwanted,
@@ -278,5 +282,190 @@ impl DeadLetter {
     fn restore(saved: SavedDeadLetter) -> Self {
         let SavedDeadLetter { invocation, sender, number, outcome, attempts, time } = saved;
         Self { invocation, sender, number, outcome, attempts, time }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ids::{Kind, NodeId};
+    use crate::invocation::{
+        ActorOps, ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Owed, Payload,
+        StateOp,
+    };
+    use crate::limits::Rules;
+    use crate::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment};
+    use crate::snapshot::{NamedSnapshot, SnapshotKey, SnapshotProof};
+    use crate::trouble::{Cause, Ended};
+
+    fn partition(index: u32) -> PartitionId {
+        PartitionId::new(Kind::actor("A"), index)
+    }
+
+    fn payload(text: &'static str) -> Payload {
+        Payload { data: text.into(), content_type: "text/plain".into() }
+    }
+
+    fn invocation(uuid: u128, mode: Mode) -> Arc<Invocation> {
+        Arc::new(Invocation {
+            uuid: Uuid(uuid),
+            mode,
+            actor: Some("x".into()),
+            method: "m".into(),
+            payload: payload("argument"),
+            chain: [Uuid(90), Uuid(91)].into(),
+            deadline: Some(7),
+            trace: "trace".into(),
+            step: 1,
+            home: None,
+            retry: None,
+        })
+    }
+
+    fn accept(number: u64, mode: Mode) -> Op {
+        let (sender, invocation) = (Sender::Node(NodeId(5)), invocation(number.into(), mode));
+        Op::Accept { sender, number, invocation }
+    }
+
+    fn complete(uuid: u128, end: End) -> Op {
+        let segment = Segment::default();
+        Op::Complete {
+            uuid: Uuid(uuid),
+            attempt: 1,
+            accept: None,
+            end,
+            segment,
+            time: 40 + uuid as u64,
+        }
+    }
+
+    fn send(number: u64, owed: Owed, key: Option<&str>) -> Send {
+        let (parent, step_key) = (Some(Uuid(1)), key.map(Into::into));
+        Send { number, obligation: Obligation { to: partition(3), owed, parent, step_key } }
+    }
+
+    /// Decisions that leave something in every part of the state.
+    fn ops() -> Vec<Op> {
+        let failed = Outcome::Failed(ApplicationError::default());
+        let done = || End::Outcome(Outcome::Done(payload("done")));
+        let ended = Ended { cause: Cause::HostLost, not_before: 9, error: "lost".into() };
+        let call = |uuid| Owed::Invocation(invocation(uuid, Mode::Call));
+        let home = ChainOutcome { uuid: Uuid(70), outcome: Outcome::Expired };
+        let sends = vec![
+            send(1, call(60), Some("k1")),
+            send(2, call(61), None),
+            send(3, Owed::Outcome(Arc::new(home)), None),
+            send(4, call(62), Some("k2")),
+        ];
+        let key = SnapshotKey { position: 1, epoch: 1 };
+        let proof = SnapshotProof { bytes: 5, checksum: 6 };
+        let named = NamedSnapshot { key, proof, stored: 3, time: 4 };
+        let log = Sender::Log { partition: partition(2), log: Uuid(80) };
+        vec![
+            accept(1, Mode::Call),
+            accept(2, Mode::Tell),
+            accept(3, Mode::Start),
+            accept(4, Mode::Call),
+            accept(5, Mode::Start),
+            accept(6, Mode::Call),
+            Op::Progress {
+                uuid: Uuid(1),
+                attempt: 1,
+                segment: Segment { state: vec![StateOp::Clear], sends },
+                settled: Vec::new(),
+                steps: vec![RecordedStep { key: "k3".into(), payload: payload("value") }],
+                shared: true,
+            },
+            Op::StepDone { to: partition(3), number: 1, outcome: Outcome::Done(payload("r")) },
+            Op::Attempt { uuid: Uuid(1), attempt: 2, ended: Some(ended) },
+            complete(2, End::Outcome(failed)),
+            complete(3, done()),
+            complete(4, done()),
+            complete(5, End::Passed),
+            Op::Cancel { uuid: Uuid(6) },
+            Op::Park { uuid: Uuid(1) },
+            Op::Complete {
+                uuid: Uuid(9),
+                attempt: 1,
+                accept: Some(AcceptInBrief { sender: log, number: 8, actor: None }),
+                end: done(),
+                segment: Segment::default(),
+                time: 50,
+            },
+            Op::CloseChannel { node: NodeId(3), floor: NodeId(3), open: vec![NodeId(1)] },
+            Op::CloseChannel { node: NodeId(8), floor: NodeId(0), open: Vec::new() },
+            Op::Snapshot { named, keeps: Vec::new() },
+        ]
+    }
+
+    fn state() -> LogState {
+        let (rules, mut state) = (Rules::default(), LogState::default());
+        let claim = Record::Claim { after: 0, node: NodeId(4), id: Uuid(77) };
+        state.admit(&rules, 1, &claim);
+        let batch = Record::Batch { epoch: 1, seq: 1, time: 1_000, ops: ops() };
+        state.admit(&rules, 2, &batch);
+        state.admit(&rules, 3, &Record::Release { epoch: 1, seq: 2 });
+        state
+    }
+
+    /// What is counted, too: all of it is in the text.
+    #[test]
+    fn a_restored_state_is_the_state() {
+        let state = state();
+        let saved = state.save(&partition(0));
+        let again = LogState::restore(saved.clone());
+        assert_eq!(format!("{again:?}"), format!("{state:?}"));
+        assert_eq!(again.save(&partition(0)), saved);
+    }
+
+    /// Nothing of the sample is what it would be by default: what is left out shows.
+    #[test]
+    fn the_sample_has_something_in_every_part() {
+        let saved = state().save(&partition(0));
+        let Snapshot { partition: _, offset, epoch, seq, clock, order, last_write, .. } = saved;
+        for number in [offset, epoch, seq, clock, order, last_write] {
+            assert!(number > 0);
+        }
+        assert!(saved.owner.is_some() && saved.log.is_some() && saved.released);
+        let parts = [
+            saved.entries.len(),
+            saved.kept.len(),
+            saved.results.len(),
+            saved.results_by_age.len(),
+            saved.inbound.len(),
+            saved.outbound.len(),
+            saved.closed_nodes.open.len(),
+            saved.closed_nodes.above.len(),
+            saved.dead.len(),
+            saved.snapshots.len(),
+        ];
+        assert!(parts.iter().all(|count| *count > 0), "{parts:?}");
+        assert!(saved.inbound.iter().any(|inbound| !inbound.live.is_empty()));
+        let entries = &saved.entries;
+        assert!(entries.iter().any(|e| e.holds && e.shared && e.parked && e.steps.len() == 3));
+        assert!(entries.iter().any(|e| e.trouble.last.is_some() && !e.children.is_empty()));
+        assert!(entries.iter().any(|e| e.moved) && entries.iter().any(|e| e.cancel));
+    }
+
+    /// A log goes on from a restored state as from its own.
+    #[test]
+    fn what_follows_is_the_same() {
+        let rules = Rules::default();
+        let (mut one, mut stored) = (LogState::default(), Vec::<ActorOps>::new());
+        one.begin_reign(1, NodeId(4), Uuid(77));
+        for (at, op) in ops().iter().enumerate() {
+            let mut other = LogState::restore(one.save(&partition(0)));
+            for rest in &ops()[at..] {
+                other.apply(&rules, rest, &mut stored);
+            }
+            one.apply(&rules, op, &mut stored);
+            let mut whole = one.clone();
+            for rest in &ops()[at + 1..] {
+                whole.apply(&rules, rest, &mut stored);
+            }
+            assert_eq!(format!("{other:?}"), format!("{whole:?}"), "from {at}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use kar_core::invocation::{
-    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, StateOp,
+    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, Refusal, StateOp,
 };
 use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
@@ -137,7 +137,7 @@ impl Judge<'_> {
             Op::Accept { sender, number, invocation } => {
                 self.accepted(log, sender, *number, invocation);
             }
-            Op::Progress { uuid, attempt, segment, settled, steps } => {
+            Op::Progress { uuid, attempt, segment, settled, steps, .. } => {
                 for (to, number) in settled {
                     self.check_unkeyed(log, self.log_of(to), *number);
                     self.settle(log, self.log_of(to), *number);
@@ -228,6 +228,7 @@ impl Judge<'_> {
             actor: invocation.actor.clone(),
             since: self.now,
             step: invocation.step,
+            tag: Spec::read(&invocation.payload).tag,
             attempt: 1,
             home: invocation.home.clone(),
             left: false,
@@ -255,6 +256,7 @@ impl Judge<'_> {
                 let left_in = model.done.get(&(uuid, known.step)).map_or(0, |(epoch, _)| *epoch);
                 self.counts.pingpong_tail += u64::from(model.epoch > left_in);
                 known.step = held.step;
+                known.tag = held.tag;
                 known.attempt = 1;
                 known.actor = held.actor;
                 known.queued_by = held.queued_by;
@@ -355,6 +357,7 @@ impl Judge<'_> {
                 actor: brief.actor.clone(),
                 since: self.now,
                 step: 1,
+                tag: self.tag_of_uuid.get(&uuid).copied().unwrap_or_default(),
                 attempt: 1,
                 home: None,
                 left: false,
@@ -378,6 +381,9 @@ impl Judge<'_> {
             return;
         }
         let (step, home) = (held.step, held.home.clone());
+        if matches!(end, End::Outcome(Outcome::Refused(Refusal::SharedToExclusive))) {
+            self.check_shared_to_exclusive(log, offset, uuid);
+        }
         let Some(closing) = self.closing(log, offset, uuid, (end, segment, home.as_ref())) else {
             return;
         };
@@ -439,6 +445,7 @@ impl Judge<'_> {
                     held.queued_by = None;
                 }
                 held.step = invocation.step;
+                held.tag = Spec::read(&invocation.payload).tag;
                 held.attempt = 1;
                 held.policy.next_step();
                 held.actor = invocation.actor.clone();

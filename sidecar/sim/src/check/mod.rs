@@ -10,6 +10,7 @@ mod order;
 mod overlap;
 mod policies;
 mod reads;
+mod shared;
 mod snapshots;
 mod state;
 mod steps;

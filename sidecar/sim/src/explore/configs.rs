@@ -121,7 +121,7 @@ pub const CONFIGS: [Config; 12] = [
     Config {
         name: "snapshot",
         about: "an actor's state is written; snapshots after each record; a crash at every step of them",
-        slots: &["A", ""],
+        slots: &["A"],
         clients: &[(0, Mode::Tell, A)],
         scripts: write,
         faults: &[("crash", 1)],

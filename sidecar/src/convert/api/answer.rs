@@ -144,6 +144,11 @@ fn ended(
             let message = "the sidecar was gone for too long; the outcome is unknown";
             Err(status(ErrorReason::OutcomeUnknown, message, [("invocation", id())]))
         }
+        Outcome::Refused(Refusal::SharedToExclusive) => {
+            let message = "the flow holds the actor by a shared method, so an exclusive one would \
+                           wait for ever: make the caller exclusive, or this one shared";
+            Err(status(ErrorReason::SharedToExclusive, message, [("invocation", id())]))
+        }
         Outcome::Refused(refusal) => {
             // The value is the owner's; nodes may be configured differently.
             let limit = bound_of(refusal);
@@ -203,7 +208,8 @@ fn bound_of(refusal: Refusal) -> &'static str {
         Refusal::PartitionFull => "unfinished_per_partition_max",
         Refusal::PartitionBytesFull => "unfinished_bytes_per_partition_max",
         Refusal::TooDeep => "depth_max",
-        Refusal::ChannelClosed => "departed_grace_ms",
+        // Said before: not bounds.
+        Refusal::ChannelClosed | Refusal::SharedToExclusive => "departed_grace_ms",
     }
 }
 
