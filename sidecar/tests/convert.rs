@@ -17,6 +17,7 @@ use kar_core::message::{
     AwaitResult, Control, ControlResult, Controlled, DirectResult, Found, Message, ReadResult,
 };
 use kar_core::node::{DIRECT_CONCURRENCY, DeadLetterView, InvocationView, Phase};
+use kar_core::probe::{Climb, Confirm, Place, Probe};
 use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Send};
 use kar_core::snapshot::{NamedSnapshot, SnapshotKey, SnapshotProof};
 use kar_core::trouble::{Cause, Ended};
@@ -215,12 +216,17 @@ fn steps() -> [(&'static str, Op); 2] {
 }
 
 /// Decisions about shared methods.
-fn shared() -> [(&'static str, Op); 2] {
+fn shared() -> [(&'static str, Op); 3] {
     let (segment, settled, steps) = (Segment::default(), vec![], vec![]);
     let progress =
         Op::Progress { uuid: uuid(1), attempt: 1, segment, settled, steps, shared: true };
     let refused = complete(Outcome::Refused(Refusal::SharedToExclusive), Some(brief()));
-    [("progress-shared", progress), ("refused-shared-to-exclusive", refused)]
+    let deadlock = complete(Outcome::Deadlock("A/a -> A/b -> A/a".into()), Some(brief()));
+    [
+        ("progress-shared", progress),
+        ("refused-shared-to-exclusive", refused),
+        ("ended-deadlocked", deadlock),
+    ]
 }
 
 const RETRY: RetryPolicy = RetryPolicy {
@@ -331,6 +337,23 @@ fn messages() -> Vec<Message> {
         attempts: 3,
         time: 1_700_000_000_003,
     };
+    let place = Place {
+        partition: actor_partition(),
+        epoch: 4,
+        uuid: uuid(7),
+        actor: "alice".into(),
+        holder: uuid(8),
+    };
+    let probe = Probe {
+        to: to.clone(),
+        uuid: uuid(3),
+        origin: uuid(4),
+        chain: [uuid(5), uuid(6)].into(),
+        round: 9,
+        path: vec![place.clone()],
+    };
+    let confirm = Confirm { places: vec![place.clone(), place], at: 1 };
+    let climb = |at| Climb { to: to.clone(), uuid: uuid(3), at };
     let direct = |result| Message::DirectReply { request: RequestId(5), result };
     let bound = |name| DirectResult::Limit(LimitHit { name, limit: 7 });
     let mut messages = vec![
@@ -384,6 +407,10 @@ fn messages() -> Vec<Message> {
         controlled(ControlResult::Done(Controlled::Redriven(uuid(4)))),
         controlled(ControlResult::Done(Controlled::Discarded)),
         controlled(ControlResult::Unknown),
+        Message::Probe(Box::new(probe)),
+        Message::Confirm(Box::new(confirm)),
+        Message::Climb(Box::new(climb(None))),
+        Message::Climb(Box::new(climb(Some(actor_partition())))),
         controlled(ControlResult::NotOwner(hint)),
         Message::Accepted { sender: sender.clone(), from: from.clone(), numbers: vec![1, 2] },
         Message::Gone { sender: sender.clone(), from: from.clone(), number: 3 },

@@ -6,6 +6,7 @@ mod calls;
 mod caretakers;
 mod cli;
 mod cli_errors;
+mod deadlock;
 mod demo;
 mod disk;
 mod flows;

@@ -101,6 +101,12 @@ transitions! {
     InnerLeft = "actor: calls of a flow that has ended queue up first",
     QueueToInner = "actor: queued calls of a flow that holds it again pass the queue",
     AheadMax = "actor: as far ahead of the log as allowed",
+    // Flows that wait for each other.
+    ProbeBegins = "probe: from a call that waits",
+    ProbeMoved = "probe: follows a chain of tail calls",
+    ProbeFanout = "probe: of many calls some are followed",
+    ProbeFound = "probe: a circle is found",
+    ProbeStale = "probe: what was found is no more so",
     // Turns of shared methods.
     ShareJoin = "shared: a turn joins those that hold the actor",
     ShareInner = "shared: a call of a flow joins those that hold the actor",

@@ -320,6 +320,13 @@ pub enum Notice {
         /// The attempt that starts.
         attempt: u32,
     },
+    /// Flows wait for each other in a circle: the youngest call that waits has ended.
+    Deadlock {
+        /// That call.
+        invocation: InvocationId,
+        /// The actors that wait for each other.
+        cycle: Arc<str>,
+    },
     /// An invocation has lost too many hosts: it rests until somebody takes it up again.
     Parked {
         /// The invocation.

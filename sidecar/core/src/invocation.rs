@@ -89,6 +89,8 @@ pub enum Outcome {
     Failed(ApplicationError),
     /// The owner did not take it, because a bound was reached or the target cannot exist.
     Refused(Refusal),
+    /// It waited for an actor in a circle of flows that wait for each other, and did not run: the circle, for people.
+    Deadlock(Arc<str>),
     /// Its deadline passed before it started.
     Expired,
     /// Somebody asked for its end: it had not started, was between two attempts, or stopped when it was told.

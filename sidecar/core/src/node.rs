@@ -144,10 +144,6 @@ pub struct Held {
     pub dead_bytes: usize,
     /// State operations that the store lacks, bytes.
     pub unstored_bytes: usize,
-    /// Records of logs that are in no snapshot.
-    pub unsaved_records: usize,
-    /// Their bytes.
-    pub unsaved_bytes: usize,
     /// Payloads of direct calls under way at the own host, bytes.
     pub direct_bytes: usize,
     /// Root turns that wait for a slot of the own host.
@@ -368,13 +364,18 @@ impl Node {
             sum.dead += held.dead;
             sum.dead_bytes += held.dead_bytes;
             sum.unstored_bytes += held.unstored_bytes;
-            sum.unsaved_records += held.unsaved_records;
-            sum.unsaved_bytes += held.unsaved_bytes;
         }
         let host = self.env.host.as_ref();
         sum.direct_bytes = host.map_or(0, |host| host.direct_bytes);
         sum.slots_waited_for = host.map_or(0, |host| host.waiting.len());
         sum
+    }
+
+    /// Records of the logs of partitions that the node serves which are in no snapshot, and their bytes: what a
+    /// take-over would read.
+    pub fn unsaved(&self) -> (u64, u64) {
+        let unsaved = self.partitions.values().filter(|p| p.serving()).map(|p| p.unsaved);
+        unsaved.fold((0, 0), |(records, bytes), u| (records + u.records, bytes + u.bytes))
     }
 
     /// How often each transition was taken, in the order of [`TRANSITIONS`](crate::cover::TRANSITIONS).

@@ -162,6 +162,7 @@ impl Outcome {
                 let texts = text(&e.code) + text(&e.message) + text(&e.detail);
                 texts + e.payload.stored_size() + NUMBER
             }
+            Self::Deadlock(cycle) => text(cycle),
             Self::Refused(_) | Self::Expired | Self::Cancelled => NUMBER,
         };
         content + 2 * NESTED

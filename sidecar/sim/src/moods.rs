@@ -86,6 +86,16 @@ pub(crate) fn direct(profile: &mut Profile) {
     profile.fault_weights = [6, 20, 20, 2, 2, 2, 2, 1, 2, 2, 2, 2, 2, 0];
 }
 
+/// Flows wait for each other in circles.
+pub(crate) fn crossing(profile: &mut Profile) {
+    profile.crossing = 700;
+    profile.hot = 300;
+    profile.ops_max = 80;
+    profile.nested = 700;
+    profile.think_max = 20_000;
+    profile.faults_max = 6;
+}
+
 /// Owners are given up while they live or sleep, and are asked when they do not know it yet.
 pub(crate) fn outdated(profile: &mut Profile) {
     profile.faults_max = 16;
@@ -119,7 +129,7 @@ impl Profile {
         let mut profile = Self::default();
         let moods = [
             losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful,
-            outdated, direct,
+            outdated, direct, crossing,
         ];
         let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
         if rng.chance(500) {

@@ -4,7 +4,8 @@ use kar_core::limits::Rules;
 
 use crate::Report;
 use crate::moods::{
-    awaited, boomerangs, contended, forgetful, losing, outdated, restless, unheeding, usual,
+    awaited, boomerangs, contended, crossing, forgetful, losing, outdated, restless, unheeding,
+    usual,
 };
 use crate::plan::Profile;
 
@@ -22,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 36] = [
+pub const MUTATIONS: [Mutation; 37] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -52,6 +53,7 @@ pub const MUTATIONS: [Mutation; 36] = [
     one("read-barrier", |r| r.read_barrier = false, outdated),
     one("gate-reads", |r| r.gate_reads = false, usual),
     one("shared-apart", |r| r.shared_apart = false, contended),
+    one("deadlock-probes", |r| r.deadlock_probes = false, crossing),
     one("recorded-steps", |r| r.recorded_steps = false, usual),
     one("kept-results", |r| r.kept_results = false, usual),
     one("snapshot-complete", |r| r.snapshot_complete = false, usual),

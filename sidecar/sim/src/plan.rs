@@ -63,6 +63,8 @@ pub struct Profile {
     pub keyed: u32,
     /// How much of what goes to actors is of a shared method.
     pub shared: u32,
+    /// Chance that a call goes to anybody, also where flows may wait for each other in a circle.
+    pub crossing: u32,
     /// Chance that a turn records a durable step; twice.
     pub once: u32,
     /// Chance that a nested call re-enters an actor that its chain holds, where it holds one.
@@ -140,6 +142,7 @@ impl Default for Profile {
             keyed: 250,
             once: 200,
             shared: 250,
+            crossing: 0,
             reenter: 300,
             nodes: (2, 4),
             hot: 200,
@@ -331,6 +334,9 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         grace_ms: 100,
         append_timeout_ms: 600,
         channel_timer_ms: 200,
+        deadlock_probe_ms: rng.range(20, 100),
+        deadlock_probes_max: rng.range(3, 8) as usize,
+        deadlock_fanout_max: rng.range(2, 4) as usize,
         departed_grace_ms: 1_500,
         drain_timeout_ms: 300,
         host_return_ms: 150,

@@ -22,9 +22,10 @@ fn code_of(reason: ErrorReason) -> Code {
         | ErrorReason::ProtocolViolation
         | ErrorReason::MalformedMessage => Code::InvalidArgument,
         ErrorReason::LimitReached | ErrorReason::MessageTooLarge => Code::ResourceExhausted,
-        ErrorReason::TurnSuperseded | ErrorReason::ConditionFailed | ErrorReason::Cancelled => {
-            Code::Aborted
-        }
+        ErrorReason::TurnSuperseded
+        | ErrorReason::ConditionFailed
+        | ErrorReason::Deadlock
+        | ErrorReason::Cancelled => Code::Aborted,
         ErrorReason::TurnEnded
         | ErrorReason::StepKeyReused
         | ErrorReason::SharedTurn

@@ -414,6 +414,7 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
             }
             .into(),
         ),
+        Outcome::Deadlock(cycle) => O::Deadlock(cycle.to_string()),
         Outcome::Expired => O::Expired(true),
         Outcome::Cancelled => O::Cancelled(true),
     };
@@ -446,6 +447,7 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             Ok(pb::Refusal::SharedToExclusive) => Refusal::SharedToExclusive,
             Ok(pb::Refusal::Unspecified) | Err(_) => return Err(Malformed::Field("refused")),
         }),
+        O::Deadlock(cycle) => Outcome::Deadlock(cycle.into()),
         O::Expired(true) => Outcome::Expired,
         O::Cancelled(true) => Outcome::Cancelled,
         O::Cancelled(false) => return Err(Malformed::Field("cancelled")),

@@ -16,7 +16,7 @@ use super::log::{
     partition_from, partition_to, payload_from, payload_to, sender_from, sender_to, uuid_from,
     uuid_to,
 };
-use super::{Malformed, owned, policy, shared};
+use super::{Malformed, owned, policy, probe, shared};
 
 /// Invocations or actors of a partition that are shown by `Inspect`.
 const VIEW_ROWS_MAX: usize = 1_000;
@@ -114,6 +114,9 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
         Message::ControlDone { request, result } => {
             Frame::ControlDone(policy::control_done_to(*request, result))
         }
+        Message::Probe(probe) => Frame::Probe(probe::probe_to(probe)),
+        Message::Confirm(confirm) => Frame::Confirm(probe::confirm_to(confirm)),
+        Message::Climb(climb) => Frame::Climb(probe::climb_to(climb)),
         Message::Direct { request, kind, method, payload, trace } => Frame::Direct(pb::Direct {
             request: request.0,
             service: owned(&kind.name),
@@ -220,6 +223,9 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
         Frame::ReadDone(m) => read_done_from(m)?,
         Frame::Control(m) => policy::control_from(m)?,
         Frame::ControlDone(m) => policy::control_done_from(m)?,
+        Frame::Probe(m) => Message::Probe(Box::new(probe::probe_from(m)?)),
+        Frame::Confirm(m) => Message::Confirm(Box::new(probe::confirm_from(m)?)),
+        Frame::Climb(m) => Message::Climb(Box::new(probe::climb_from(m)?)),
         Frame::Direct(m) => Message::Direct {
             request: RequestId(m.request),
             kind: Kind::service(&m.service),

@@ -240,6 +240,11 @@ impl Driver {
         let open = state.node.as_ref().map_or(0, Node::roots_open);
         counters.insert("roots_open_now".into(), i64::try_from(open).unwrap_or(i64::MAX));
         let held = state.node.as_ref().map(Node::held).unwrap_or_default();
+        let unsaved = state.node.as_ref().map(Node::unsaved).unwrap_or_default();
+        for (name, value) in [("unsaved_records_now", unsaved.0), ("unsaved_bytes_now", unsaved.1)]
+        {
+            counters.insert(name.into(), i64::try_from(value).unwrap_or(i64::MAX));
+        }
         for (name, value) in [
             ("requests_open_now", state.responders.len()),
             ("unfinished_now", held.unfinished),
@@ -253,8 +258,6 @@ impl Driver {
             ("dead_letters_now", held.dead),
             ("dead_letters_bytes_now", held.dead_bytes),
             ("unstored_bytes_now", held.unstored_bytes),
-            ("unsaved_records_now", held.unsaved_records),
-            ("unsaved_bytes_now", held.unsaved_bytes),
             ("direct_bytes_now", held.direct_bytes),
             ("slots_waited_for_now", held.slots_waited_for),
         ] {

@@ -290,6 +290,7 @@ impl Partition {
         self.drop_dead(env);
         self.expire(env);
         self.retry_due(env);
+        self.probe_due(env);
         self.tick_routes(env);
         if self.reign.dispatch_after > 0 && self.reign.dispatch_after <= now {
             self.reign.dispatch_after = 0;
@@ -320,6 +321,7 @@ impl Partition {
                 reign.close_at,
                 reign.settle_at,
                 reign.fence_at,
+                reign.probes.at,
                 some(reign.dispatch_after),
                 reign.deadlines.first().map(|(at, _)| *at),
                 reign.retries.first().map(|(at, _)| *at),

@@ -63,6 +63,24 @@ impl Lock {
         self.queue.len() + self.inner.len()
     }
 
+    /// Those that wait.
+    pub(super) fn waiters(&self) -> impl Iterator<Item = Uuid> + use<'_> {
+        self.inner.iter().chain(&self.queue).copied()
+    }
+
+    /// Who has to leave before one that waits, with these callers, can be let in; nothing if it is in.
+    pub(super) fn holders_before(&self, uuid: Uuid, chain: &[Uuid]) -> Option<Vec<Uuid>> {
+        if self.stack.contains(&uuid) || self.company.contains(&uuid) {
+            return None;
+        }
+        if self.inner.contains(&uuid) {
+            // Only turns above its caller are in its way.
+            let above = self.stack.iter().rposition(|holder| chain.contains(holder));
+            return Some(self.stack[above.map_or(0, |at| at + 1)..].to_vec());
+        }
+        Some(self.stack.first().into_iter().chain(&self.company).copied().collect())
+    }
+
     /// An invocation came, with the callers of its flow. Tells whether it waits in a flow that holds the actor.
     pub(super) fn enqueue(&mut self, uuid: Uuid, chain: &[Uuid]) -> bool {
         let bottom = self.stack.first().into_iter();
@@ -230,6 +248,28 @@ mod tests {
         assert!(lock.is_free());
         let order: Vec<_> = std::iter::from_fn(|| lock.take(any)).collect();
         assert_eq!(order, [A, B, C]);
+    }
+
+    #[test]
+    fn who_waits_is_told_from_who_holds() {
+        let mut lock = Lock::default();
+        lock.enter(A, false);
+        lock.enter(B, true);
+        lock.enqueue(C, &[A]);
+        lock.enqueue(D, &[]);
+        assert_eq!(lock.holders_before(A, &[]), None);
+        assert_eq!(
+            lock.holders_before(C, &[A]),
+            Some(vec![B]),
+            "a branch beside it, not its caller"
+        );
+        assert_eq!(lock.holders_before(D, &[]), Some(vec![A]));
+        assert_eq!(lock.waiters().collect::<Vec<_>>(), [C, D]);
+        let mut lock = Lock::default();
+        lock.enter(A, true);
+        lock.enter(B, true);
+        lock.enqueue(C, &[]);
+        assert_eq!(lock.holders_before(C, &[]), Some(vec![A, B]));
     }
 
     #[test]

@@ -22,6 +22,7 @@ impl Partition {
         let actor = self.reign.actors.entry(actor.clone()).or_default();
         let is_inner = actor.lock.enqueue(uuid, &chain);
         env.cover(if is_inner { Transition::EnterInner } else { Transition::EnterQueue });
+        self.expect_probe(env, uuid);
     }
 
     /// Starts what can start: after a change that concerns everybody.

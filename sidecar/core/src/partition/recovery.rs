@@ -54,6 +54,9 @@ pub(super) struct Recovery {
     why: &'static str,
 }
 
+/// How long a partition rests when nobody could say what snapshots there are, ms; a hub that comes back ends that.
+const AWAY_PAUSE_MS: Millis = 500;
+
 const MISSING: &str = "it is not there";
 const BEHIND: &str = "the store of actors' states is older than it; put a newer store back";
 const TRIMMED: &str = "the log goes on later";
@@ -89,7 +92,7 @@ impl Partition {
             }
             Err(fault) => {
                 self.snapshot_failed(env, None, fault);
-                self.look_later(env);
+                self.look_later(env, AWAY_PAUSE_MS);
             }
         }
     }
@@ -135,7 +138,7 @@ impl Partition {
             }
             Err(SnapshotFault::Unavailable(text)) => {
                 self.snapshot_failed(env, Some(key), SnapshotFault::Unavailable(text));
-                self.look_later(env);
+                self.look_later(env, AWAY_PAUSE_MS);
             }
             Err(fault) => {
                 env.cover(Transition::SnapshotDamaged);
@@ -217,7 +220,7 @@ impl Partition {
                 }
                 let (partition, why) = (self.id.clone(), self.recovery.why);
                 env.notice(Notice::Unreadable { partition, start, why });
-                self.look_later(env);
+                self.look_later(env, env.limits.append_timeout_ms);
             }
             Stage::Claiming => self.read_anew(env),
             Stage::Serving => {
@@ -227,11 +230,11 @@ impl Partition {
         }
     }
 
-    fn look_later(&mut self, env: &mut Env) {
+    fn look_later(&mut self, env: &mut Env, pause: Millis) {
         env.emit(Effect::StopLog { partition: self.id.clone() });
         self.recovery.looks = 0;
         self.recovery.base = None;
-        let until = env.now + env.limits.append_timeout_ms;
+        let until = env.now + pause;
         self.recovery.finding = Some(Finding::Resting { until });
     }
 
@@ -261,7 +264,8 @@ impl Partition {
             Some(Finding::Getting { key }) => {
                 env.emit(Effect::GetSnapshot { partition, key: *key });
             }
-            Some(Finding::Loaded { .. } | Finding::Resting { .. }) | None => {}
+            Some(Finding::Resting { .. }) => self.read_anew(env),
+            Some(Finding::Loaded { .. }) | None => {}
         }
     }
 

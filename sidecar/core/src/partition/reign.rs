@@ -15,6 +15,7 @@ use crate::size::Tally;
 use crate::trouble::Ended;
 
 use super::cached::ActorState;
+use super::deadlock::Probes;
 use super::gate::{Gated, InFlight};
 use super::lock::Lock;
 use super::questions::Questions;
@@ -90,6 +91,8 @@ pub(crate) struct Reign {
     pub(super) barriers: u32,
     /// Questions from outside turns.
     pub(super) questions: Questions,
+    /// What is known of probes for flows that wait for each other.
+    pub(super) probes: Probes,
     /// Since when the partition is being handed over.
     pub(super) leaving: Option<Millis>,
     /// Running turns were cancelled because the hand-over took too long.

@@ -157,6 +157,7 @@ impl Partition {
     pub(super) fn remove_item(&mut self, env: &mut Env, uuid: Uuid) -> Option<Item> {
         let item = self.reign.items.remove(&uuid)?;
         self.reign.items_bytes -= item.invocation.size();
+        self.reign.probes.forget(uuid);
         if matches!(item.stage, ItemStage::WaitSlot) {
             env.leave_queue(uuid);
         }

@@ -183,6 +183,7 @@ impl Partition {
         let Some(entry) = self.state.entries.get(&uuid) else { return };
         let invocation = entry.invocation.clone();
         self.begin_step(uuid, invocation);
+        self.reign.probes.forget(uuid);
         self.enqueue(env, uuid);
         self.pump_item(env, uuid);
     }

@@ -38,8 +38,6 @@ impl Partition {
             dead: self.state.dead.tally().count,
             dead_bytes: self.state.dead.tally().bytes,
             unstored_bytes: self.reign.unstored_bytes,
-            unsaved_records: self.unsaved.records as usize,
-            unsaved_bytes: self.unsaved.bytes as usize,
             ..Held::default()
         }
     }

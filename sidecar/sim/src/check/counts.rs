@@ -40,6 +40,8 @@ pub(crate) struct Counts {
     pub(crate) calls_recalled: u64,
     /// Turns of shared methods that ran beside each other.
     pub(crate) shared_beside: u64,
+    /// Calls that ended because flows waited for each other in a circle.
+    pub(crate) deadlocks: u64,
     /// Exclusive calls that were refused because their flow holds the actor as shared.
     pub(crate) shared_to_exclusive: u64,
     /// Turns dispatched by a reign that was over, of invocations that were done.
@@ -64,7 +66,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 25] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 26] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -87,6 +89,7 @@ impl Counts {
             ("(reads raced)", self.reads_raced),
             ("(steps recalled)", self.steps_recalled),
             ("(calls recalled)", self.calls_recalled),
+            ("(deadlocks)", self.deadlocks),
             ("(shared beside)", self.shared_beside),
             ("(shared to exclusive)", self.shared_to_exclusive),
             ("(zombie dispatches)", self.zombie_dispatch),

@@ -70,7 +70,7 @@ impl Judge<'_> {
                 }
             }
             Record::Batch { epoch, seq, ops, .. } => {
-                ops.iter().for_each(|op| self.learn(op));
+                ops.iter().for_each(|op| self.learn(log, op));
                 if self.is_valid(log, *epoch, *seq) {
                     self.logs[log].seq = *seq;
                     self.logs[log].last_seqs.insert(*epoch, *seq);
@@ -96,7 +96,7 @@ impl Judge<'_> {
     }
 
     /// Names and chains are learnt from void records, too.
-    fn learn(&mut self, op: &Op) {
+    fn learn(&mut self, log: usize, op: &Op) {
         match op {
             Op::Accept { invocation, .. } => self.meet(invocation),
             Op::Progress { segment, .. } => self.meet_all(segment),
@@ -104,6 +104,8 @@ impl Judge<'_> {
                 self.meet_all(segment);
                 if let End::Next { invocation, .. } = end {
                     self.meet(invocation);
+                    let here = self.logs[log].id.clone();
+                    self.sent_to(&here, invocation);
                 }
             }
             _ => {}
@@ -114,6 +116,7 @@ impl Judge<'_> {
         for send in &segment.sends {
             if let Obligation::Invocation(invocation) = &send.obligation.owed {
                 self.meet(invocation);
+                self.sent_to(&send.obligation.to, invocation);
             }
         }
     }
@@ -304,7 +307,8 @@ impl Judge<'_> {
             Some(held) if held.left && held.home.is_none() && held.ended.is_none() => {
                 self.counts.chains_home += 1;
                 held.left = false;
-                held.ended = Some(Ended { outcome: done.outcome.clone(), epoch, offset });
+                held.ended =
+                    Some(Ended { outcome: done.outcome.clone(), epoch, offset, at: self.now });
             }
             _ => self.wrong("P6 one home", format!("{id}@{offset}: {uuid} does not wait here")),
         }
@@ -384,6 +388,9 @@ impl Judge<'_> {
         if matches!(end, End::Outcome(Outcome::Refused(Refusal::SharedToExclusive))) {
             self.check_shared_to_exclusive(log, offset, uuid);
         }
+        if matches!(end, End::Outcome(Outcome::Deadlock(_))) {
+            self.check_deadlock(log, offset, uuid);
+        }
         let Some(closing) = self.closing(log, offset, uuid, (end, segment, home.as_ref())) else {
             return;
         };
@@ -433,7 +440,7 @@ impl Judge<'_> {
         let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
         match end {
             End::Outcome(outcome) => {
-                held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset });
+                held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset, at: self.now });
                 let is_good = matches!(outcome, Outcome::Done(_) | Outcome::Cancelled);
                 // What was refused was never taken.
                 if is_tell && !is_good && accept.is_none() {

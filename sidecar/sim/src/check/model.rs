@@ -28,6 +28,7 @@ pub(crate) struct Ended {
     pub(crate) epoch: Epoch,
     /// Of its `Complete`.
     pub(crate) offset: Offset,
+    pub(crate) at: Us,
 }
 
 /// An invocation that a log holds.

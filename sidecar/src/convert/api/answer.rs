@@ -144,6 +144,14 @@ fn ended(
             let message = "the sidecar was gone for too long; the outcome is unknown";
             Err(status(ErrorReason::OutcomeUnknown, message, [("invocation", id())]))
         }
+        Outcome::Deadlock(cycle) => {
+            let message = format!(
+                "flows wait for each other: {cycle}; this call, the youngest, never runs: let its \
+                 caller fail and be tried again, or call these actors in one order everywhere"
+            );
+            let metadata = [("invocation", id()), ("cycle", cycle.to_string())];
+            Err(status(ErrorReason::Deadlock, message, metadata))
+        }
         Outcome::Refused(Refusal::SharedToExclusive) => {
             let message = "the flow holds the actor by a shared method, so an exclusive one would \
                            wait for ever: make the caller exclusive, or this one shared";
