@@ -204,7 +204,10 @@ impl Partition {
         let time = env.now.max(self.state.clock);
         let named = NamedSnapshot { key, proof, stored: last_write, time };
         let delay = if env.rules.trim_delay { env.limits.trim_delay_ms } else { 0 };
-        let plan = Plan::new(&self.state.snapshots, self.reign.store_since..=asked, delay);
+        // Those that were named and are gone, whoever took them away, are good for nothing.
+        let earlier = self.state.snapshots.iter().filter(|named| self.stored.contains(&named.key));
+        let earlier: Vec<NamedSnapshot> = earlier.copied().collect();
+        let plan = Plan::new(&earlier, self.reign.store_since..=asked, delay);
         let stays =
             |k: &SnapshotKey| plan.keeps.contains(&k.position) || k.position >= key.position;
         let keys = self.stored.iter().filter(|k| !stays(k)).copied().collect();
