@@ -19,6 +19,7 @@ use kar_core::message::{
 use kar_core::node::{DIRECT_CONCURRENCY, DeadLetterView, InvocationView, Phase};
 use kar_core::probe::{Climb, Confirm, Place, Probe};
 use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Send};
+use kar_core::snapshot::{NamedSnapshot, SnapshotKey, SnapshotProof};
 use kar_core::trouble::{Cause, Ended};
 use kar_hub::RECORD_BYTES_MAX;
 use kar_proto::peer::v1::PeerFrame;
@@ -264,6 +265,9 @@ fn policies() -> Vec<(String, Op)> {
         let op = Op::Attempt { uuid, attempt: 4, ended: Some(ended(cause)) };
         (format!("attempt-ended-{index}"), op)
     });
+    let (key, proof) =
+        (SnapshotKey { position: 17, epoch: 4 }, SnapshotProof { bytes: 99, checksum: 5 });
+    let named = NamedSnapshot { key, proof, stored: 16, time: 1_700_000_000_004 };
     let error = ApplicationError { retryable: true, ..application_error() };
     let retried = Invocation { retry: Some(RETRY), ..invocation(Mode::Call, true) };
     let accept = Op::Accept { sender: log_sender(), number: 8, invocation: Arc::new(retried) };
@@ -276,6 +280,7 @@ fn policies() -> Vec<(String, Op)> {
         ("accept-retry", accept),
         ("discard", Op::Discard { uuids: vec![uuid, Uuid(7)] }),
         ("redrive", Op::Redrive { uuid, new: Uuid(7) }),
+        ("snapshot", Op::Snapshot { named, keeps: vec![3, 9] }),
     ];
     attempts.chain(named.into_iter().map(|(name, op)| (name.to_owned(), op))).collect()
 }

@@ -19,6 +19,7 @@ mod philosophers;
 mod policies;
 mod python;
 mod shared;
+mod snapshots;
 mod start;
 mod state;
 mod steps;

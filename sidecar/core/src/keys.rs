@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::ids::{Millis, Uuid};
 use crate::invocation::Outcome;
 use crate::size::Tally;
+use crate::snapshot::SavedKey;
 
 /// What a key takes without its outcome, at least what is stored, bytes.
 const KEY_BYTES: usize = 64;
@@ -72,6 +73,31 @@ impl Keys {
         while self.by_age.front().is_some_and(|(_, uuid)| !self.by_uuid.contains_key(uuid)) {
             self.by_age.pop_front();
         }
+    }
+
+    /// All of them, for a snapshot.
+    pub(crate) fn save(&self) -> Vec<SavedKey> {
+        let saved = |(uuid, known): (&Uuid, &Known)| {
+            let Known { digest, outcome } = known;
+            SavedKey { uuid: *uuid, digest: *digest, outcome: outcome.clone() }
+        };
+        self.by_uuid.iter().map(saved).collect()
+    }
+
+    /// Those that have ended, in that order.
+    pub(crate) fn save_by_age(&self) -> Vec<(Millis, Uuid)> {
+        self.by_age.iter().copied().collect()
+    }
+
+    /// What a snapshot holds.
+    pub(crate) fn restore(saved: Vec<SavedKey>, by_age: Vec<(Millis, Uuid)>) -> Self {
+        let mut keys = Self { by_age: by_age.into(), ..Self::default() };
+        for SavedKey { uuid, digest, outcome } in saved {
+            let known = Known { digest, outcome };
+            keys.tally.add(known.size());
+            keys.by_uuid.insert(uuid, known);
+        }
+        keys
     }
 
     pub(crate) fn get(&self, uuid: &Uuid) -> Option<&Known> {

@@ -123,6 +123,14 @@ pub struct Limits {
     /// Longest state of an actor that one read from outside its turns answers with, bytes: a message between peers has
     /// to hold it.
     pub state_read_bytes_max: usize,
+    /// Records of a log after which a snapshot of its partition is taken: so many, and those of the time that it takes,
+    /// are read by whoever takes over. Not before the log has grown by what the last snapshot took.
+    pub snapshot_after_records: u64,
+    /// The same, bytes; whichever comes first.
+    pub snapshot_after_bytes: u64,
+    /// How far the store of actors' states may go back and is still healed from the log, ms: records are kept for so
+    /// long after a snapshot has made them dispensable. 0 where the store is durable when a log is trimmed.
+    pub trim_delay_ms: Millis,
 }
 
 /// A bound that was hit, by name, so that people know what to raise or send less of.
@@ -175,6 +183,11 @@ pub struct Rules {
     pub shared_apart: bool,
     pub deadlock_probes: bool,
     pub remember_keys: bool,
+    pub snapshot_complete: bool,
+    pub snapshot_committed: bool,
+    pub trim_after_snapshot: bool,
+    pub trim_after_stored: bool,
+    pub trim_delay: bool,
 }
 
 impl Default for Limits {
@@ -234,6 +247,10 @@ impl Default for Limits {
             deadlock_visits_max: 10_000,
             deadlock_path_max: 64,
             state_read_bytes_max: 16 << 20,
+            snapshot_after_records: 5_000,
+            snapshot_after_bytes: 8 << 20,
+            // The hub syncs its store before it trims a log.
+            trim_delay_ms: 0,
         }
     }
 }
@@ -275,6 +292,11 @@ impl Default for Rules {
             shared_apart: true,
             deadlock_probes: true,
             remember_keys: true,
+            snapshot_complete: true,
+            snapshot_committed: true,
+            trim_after_snapshot: true,
+            trim_after_stored: true,
+            trim_delay: true,
         }
     }
 }

@@ -278,7 +278,7 @@ impl Node {
             Event::TurnResult { token, result } => self.turn_result(&token, result),
             Event::DirectResult { turn, result } => self.direct_result(turn, result),
             Event::StoreCell { partition, cell } => {
-                self.with(&partition, |p, _| p.store_cell(cell));
+                self.with(&partition, |p, env| p.store_cell(env, cell));
             }
             Event::ActorLoaded { partition, epoch, actor, cell, state } => {
                 self.with(&partition, |p, env| p.actor_loaded(env, epoch, &actor, cell, state));
@@ -291,6 +291,21 @@ impl Node {
             }
             Event::StoreRefused { partition, epoch, cell } => {
                 self.with(&partition, |p, env| p.store_refused(env, epoch, cell));
+            }
+            Event::LogTrimmed { partition, start } => {
+                self.with(&partition, |p, env| p.log_trimmed(env, start));
+            }
+            Event::SnapshotPut { partition, key, result } => {
+                self.with(&partition, |p, env| p.snapshot_put(env, key, result));
+            }
+            Event::SnapshotGot { partition, key, result } => {
+                self.with(&partition, |p, env| p.snapshot_got(env, key, result));
+            }
+            Event::SnapshotDeleted { partition, key, result } => {
+                self.with(&partition, |p, env| p.snapshot_deleted(env, key, result));
+            }
+            Event::SnapshotsListed { partition, result } => {
+                self.with(&partition, |p, env| p.snapshots_listed(env, result));
             }
             Event::StoreReset => self.each(|p, env| p.store_reset(env)),
             Event::Drain => self.drain(),
@@ -356,6 +371,13 @@ impl Node {
         sum.direct_bytes = host.map_or(0, |host| host.direct_bytes);
         sum.slots_waited_for = host.map_or(0, |host| host.waiting.len());
         sum
+    }
+
+    /// Records of the logs of partitions that the node serves which are in no snapshot, and their bytes: what a
+    /// take-over would read.
+    pub fn unsaved(&self) -> (u64, u64) {
+        let unsaved = self.partitions.values().filter(|p| p.serving()).map(|p| p.unsaved);
+        unsaved.fold((0, 0), |(records, bytes), u| (records + u.records, bytes + u.bytes))
     }
 
     /// How often each transition was taken, in the order of [`TRANSITIONS`](crate::cover::TRANSITIONS).

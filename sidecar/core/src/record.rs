@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::ids::{Epoch, Millis, NodeId, Number, PartitionId, Sender, Uuid};
+use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use crate::invocation::{ChainOutcome, Invocation, Obligation, Outcome, Payload, StateOp};
+use crate::snapshot::NamedSnapshot;
 use crate::trouble::Ended;
 
 /// One entry of a partition's log.
@@ -177,6 +178,14 @@ pub enum Op {
     ForgetKeys {
         /// Their invocations.
         uuids: Vec<Uuid>,
+    },
+    /// A snapshot of the log is durable. Whoever takes over may begin with it, and records that are in every snapshot
+    /// that is kept may be trimmed.
+    Snapshot {
+        /// The snapshot.
+        named: NamedSnapshot,
+        /// Positions of the earlier ones that stay; the others may be deleted.
+        keeps: Vec<Offset>,
     },
     /// Kept results of `start` that are dropped because their time is over or there are too many.
     Forget {

@@ -8,7 +8,7 @@ use crate::invocation::{
     ActorOps, ChainOutcome, Invocation, Obligation, Outcome, Owed, Payload, StateOp,
 };
 use crate::limits::Limits;
-use crate::record::{AcceptInBrief, End, Op, RecordedStep, Segment};
+use crate::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment};
 
 /// What a message in a message takes at most besides its content: two tags and lengths.
 const NESTED: usize = 12;
@@ -233,12 +233,23 @@ impl Op {
                 sender.stored_size() + NUMBER + NESTED + open.len() * NUMBER
             }
             Self::CloseChannel { open, .. } => 2 * NUMBER + NESTED + open.len() * NUMBER,
+            Self::Snapshot { keeps, .. } => 6 * NUMBER + NESTED + keeps.len() * NUMBER,
             Self::Forget { uuids } | Self::ForgetKeys { uuids } | Self::Discard { uuids } => {
                 uuids.len() * UUID
             }
             Self::Redrive { .. } => 2 * UUID,
         };
         content + 2 * NESTED
+    }
+}
+
+impl Record {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Claim { .. } | Self::Release { .. } => RECORD,
+            Self::Batch { ops, .. } => RECORD + ops.iter().map(Op::size).sum::<usize>(),
+        }
     }
 }
 

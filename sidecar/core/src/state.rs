@@ -4,6 +4,8 @@
 //! proposal fails the whole of it is dropped and rebuilt by reading (rule L4). Validity of what is read is judged in
 //! one place, [`LogState::admit`].
 
+mod save;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use crate::keys::Keys;
 use crate::limits::Rules;
 use crate::record::{End, Op, Record, Segment, Send};
 use crate::size::Tally;
+use crate::snapshot::NamedSnapshot;
 use crate::steps::Steps;
 use crate::trouble::Trouble;
 
@@ -56,6 +59,10 @@ pub(crate) struct LogState {
     order: u64,
     /// The partition's clock: the latest time in its records. It never runs back.
     pub(crate) clock: Millis,
+    /// Offset of the last record with state operations: the store follows up to there.
+    pub(crate) last_write: Offset,
+    /// Snapshots that the log names and that are kept, oldest first.
+    pub(crate) snapshots: Vec<NamedSnapshot>,
 }
 
 /// An unfinished invocation.
@@ -178,6 +185,9 @@ impl LogState {
                 let mut stored = Vec::new();
                 for op in ops {
                     self.apply(rules, op, &mut stored);
+                }
+                if !stored.is_empty() {
+                    self.last_write = offset;
                 }
                 Admission::Applied(stored)
             }
@@ -328,6 +338,11 @@ impl LogState {
                 self.closed_nodes.close(*node);
                 self.closed_nodes.raise(*floor, open);
                 self.drop_closed();
+                true
+            }
+            Op::Snapshot { named, keeps } => {
+                self.snapshots.retain(|earlier| keeps.contains(&earlier.key.position));
+                self.snapshots.push(*named);
                 true
             }
             Op::Forget { uuids } => {

@@ -12,6 +12,7 @@ use kar_core::message::{
     AwaitResult, Control, ControlResult, Controlled, DirectResult, Message, ReadResult,
 };
 use kar_core::record::{End, Op, Record};
+use kar_core::snapshot::SnapshotFault;
 
 /// Makes a list of names and the function that finds a value's place in it.
 macro_rules! names {
@@ -64,6 +65,7 @@ names! { OPS, op_place, Op,
     Op::Again { .. } => "again",
     Op::ForgetKeys { .. } => "forget keys",
     Op::Forget { .. } => "forget",
+    Op::Snapshot { .. } => "snapshot",
 }
 
 names! { MESSAGES, message_place, Message,
@@ -119,6 +121,14 @@ names! { NOTICES, notice_place, Notice,
     Notice::Dropped { reason, .. } if reason.starts_with("an open call's") => "dropped: a call retired",
     Notice::Dropped { reason, .. } if reason.starts_with("a record was longer") => "dropped: too long a record",
     Notice::Deadlock { .. } => "deadlock",
+    Notice::Dropped { reason, .. } if reason.starts_with("another reign has") => "dropped: the log was trimmed",
+    Notice::SnapshotTaken { .. } => "snapshot taken",
+    Notice::SnapshotUsed { .. } => "snapshot used",
+    Notice::SnapshotFailed { key: None, .. } => "snapshots not listed",
+    Notice::SnapshotFailed { fault: SnapshotFault::Damaged(_), .. } => "snapshot damaged",
+    Notice::SnapshotFailed { .. } => "snapshot failed",
+    Notice::SnapshotUnusable { .. } => "snapshot unusable",
+    Notice::Unreadable { .. } => "unreadable",
     Notice::Parked { .. } => "parked",
     Notice::DeadLettersDropped { .. } => "dead letters dropped",
     Notice::ChannelClosed { .. } => "channel closed",
@@ -190,6 +200,8 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("notice: dropped: a call retired", ALARM),
     ("notice: record too long", BYTES),
     ("notice: dropped: too long a record", BYTES),
+    ("notice: snapshot unusable", "snapshots of other logs: core/tests/snapshots.rs"),
+    ("notice: dropped: the log was trimmed", "once in 10,000 seeds: a zombie reads its log anew"),
     ("notice: store ahead", "a store of another log: core/tests/store.rs"),
     ("store: ahead of the log", "a store of another log: core/tests/store.rs"),
     ("answer: turn ended", "a program that goes on after it returned: core/tests/takeover.rs"),

@@ -23,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 34] = [
+pub const MUTATIONS: [Mutation; 39] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -58,6 +58,11 @@ pub const MUTATIONS: [Mutation; 34] = [
     one("remember-keys", |r| r.remember_keys = false, usual),
     one("recorded-steps", |r| r.recorded_steps = false, usual),
     one("kept-results", |r| r.kept_results = false, usual),
+    one("snapshot-complete", |r| r.snapshot_complete = false, usual),
+    one("snapshot-committed", |r| r.snapshot_committed = false, usual),
+    one("trim-after-snapshot", |r| r.trim_after_snapshot = false, usual),
+    one("trim-after-stored", |r| r.trim_after_stored = false, usual),
+    one("trim-delay", |r| r.trim_delay = false, forgetful),
 ];
 
 /// Seeds within which every mutation must be found.

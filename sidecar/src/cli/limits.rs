@@ -136,6 +136,12 @@ bound_flags! {
         deadlock_path_max: usize,
         /// Longest state of an actor that one read from outside its turns answers with, bytes
         state_read_bytes_max: usize,
+        /// Records of a log after which a snapshot of its partition is taken
+        snapshot_after_records: u64,
+        /// Bytes of a log after which a snapshot of its partition is taken
+        snapshot_after_bytes: u64,
+        /// How far the store of actors' states may go back and is healed from the log, ms
+        trim_delay_ms: u64,
     }
 }
 

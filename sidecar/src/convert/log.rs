@@ -16,6 +16,7 @@ use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
 use super::policy::{self, attempt_end_from, attempt_end_to};
+use super::snapshot;
 use super::{Malformed, owned, shared};
 
 /// A record as it is stored.
@@ -139,6 +140,10 @@ fn op_to(op: &Op) -> pb::Op {
         Op::ForgetKeys { uuids } => {
             O::ForgetKeys(pb::ForgetKeys { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
         }
+        Op::Snapshot { named, keeps } => O::Snapshot(pb::SnapshotNamed {
+            name: Some(snapshot::name_to(named)),
+            keeps: keeps.clone(),
+        }),
         Op::Forget { uuids } => {
             O::Forget(pb::Forget { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
         }
@@ -210,6 +215,10 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             let uuids = f.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
             Op::ForgetKeys { uuids }
         }
+        O::Snapshot(s) => Op::Snapshot {
+            named: snapshot::name_from(s.name.ok_or(Malformed::Field("name"))?),
+            keeps: s.keeps,
+        },
         O::Forget(f) => {
             let uuids = f.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
             Op::Forget { uuids }
@@ -266,7 +275,7 @@ fn brief_from(brief: pb::AcceptInBrief) -> Result<AcceptInBrief, Malformed> {
 }
 
 /// Neighbours that go to one partition share a `Settle`; their order stays.
-fn settled_to(settled: &[(PartitionId, Number)]) -> Vec<pb::Settle> {
+pub(super) fn settled_to(settled: &[(PartitionId, Number)]) -> Vec<pb::Settle> {
     let neighbours = settled.chunk_by(|a, b| a.0 == b.0);
     let settle = |group: &[(PartitionId, Number)]| pb::Settle {
         to: group.first().map(|(to, _)| partition_to(to)),
@@ -275,7 +284,9 @@ fn settled_to(settled: &[(PartitionId, Number)]) -> Vec<pb::Settle> {
     neighbours.map(settle).collect()
 }
 
-fn settled_from(settles: Vec<pb::Settle>) -> Result<Vec<(PartitionId, Number)>, Malformed> {
+pub(super) fn settled_from(
+    settles: Vec<pb::Settle>,
+) -> Result<Vec<(PartitionId, Number)>, Malformed> {
     let mut settled = Vec::new();
     for settle in settles {
         let to = partition_from(settle.to)?;
@@ -284,7 +295,7 @@ fn settled_from(settles: Vec<pb::Settle>) -> Result<Vec<(PartitionId, Number)>, 
     Ok(settled)
 }
 
-fn send_to(send: &Send) -> pb::Send {
+pub(super) fn send_to(send: &Send) -> pb::Send {
     use pb::send::Owed as O;
     let Obligation { to, owed, parent, step_key } = &send.obligation;
     pb::Send {
@@ -299,7 +310,7 @@ fn send_to(send: &Send) -> pb::Send {
     }
 }
 
-fn send_from(send: pb::Send) -> Result<Send, Malformed> {
+pub(super) fn send_from(send: pb::Send) -> Result<Send, Malformed> {
     use pb::send::Owed as O;
     let parent = if send.parent.is_empty() { None } else { Some(uuid_from(&send.parent)?) };
     let obligation = Obligation {
@@ -314,11 +325,11 @@ fn send_from(send: pb::Send) -> Result<Send, Malformed> {
     Ok(Send { number: send.number, obligation })
 }
 
-fn step_to(step: &RecordedStep) -> pb::RecordedStep {
+pub(super) fn step_to(step: &RecordedStep) -> pb::RecordedStep {
     pb::RecordedStep { key: step.key.to_string(), payload: Some(payload_to(&step.payload)) }
 }
 
-fn step_from(step: pb::RecordedStep) -> RecordedStep {
+pub(super) fn step_from(step: pb::RecordedStep) -> RecordedStep {
     RecordedStep { key: step.key.into(), payload: payload_from(step.payload.unwrap_or_default()) }
 }
 
@@ -384,11 +395,11 @@ pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation,
     })
 }
 
-fn digest_to(digest: u128) -> Bytes {
+pub(super) fn digest_to(digest: u128) -> Bytes {
     uuid_to(Uuid(digest))
 }
 
-fn digest_from(bytes: &[u8]) -> Result<u128, Malformed> {
+pub(super) fn digest_from(bytes: &[u8]) -> Result<u128, Malformed> {
     let digest = uuid_from(bytes).map_err(|_| Malformed::Field("key_digest"))?;
     Ok(digest.0)
 }
@@ -597,10 +608,10 @@ fn state_op_from(op: pb::StateOp) -> Result<StateOp, Malformed> {
 }
 
 /// `None` is the empty text: no actor has it as its id, and no step as its key.
-fn text_to(text: &Option<Arc<str>>) -> String {
+pub(super) fn text_to(text: &Option<Arc<str>>) -> String {
     text.as_deref().unwrap_or_default().to_owned()
 }
 
-fn text_from(text: &str) -> Option<Arc<str>> {
+pub(super) fn text_from(text: &str) -> Option<Arc<str>> {
     (!text.is_empty()).then(|| text.into())
 }

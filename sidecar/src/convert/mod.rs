@@ -7,6 +7,7 @@ pub mod log;
 pub mod peer;
 pub mod policy;
 mod probe;
+pub mod snapshot;
 pub mod view;
 
 use std::fmt::{self, Write as _};

@@ -169,6 +169,7 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
         park_after_attempts, retry_attempts_max, retry_initial_ms, retry_max_ms,
         retry_multiplier_percent, deadlock_probe_ms, deadlock_probes_max, deadlock_fanout_max,
         deadlock_visits_max, deadlock_path_max, state_read_bytes_max,
+        snapshot_after_records, snapshot_after_bytes, trim_delay_ms,
     } };
     let bounds = named! { bounds, Bounds {
         session_queue_frames_max, session_queue_bytes_max, peer_queue_frames_max,

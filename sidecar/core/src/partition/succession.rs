@@ -34,6 +34,7 @@ impl Partition {
             stored_stamp: stamp,
             in_store: self.reign.in_store,
             cell: self.reign.cell,
+            cell_known: self.reign.cell_known,
             ends: self.reign.ends,
             barriers: self.reign.barriers,
             ..Reign::default()
@@ -300,7 +301,7 @@ impl Partition {
         let seq = self.state.seq;
         let proposal = env.proposal();
         let record = Record::Release { epoch: self.state.epoch, seq };
-        self.reign.inflight.push_back(InFlight::new(seq, proposal, env.now, Vec::new()));
+        self.reign.inflight.push_back(InFlight::new(seq, proposal, env.now));
         self.append(env, proposal, record);
         self.reign.released = true;
         self.gate(env, Gated::Released);

@@ -316,6 +316,7 @@ impl Log {
             assigned: 0,
             start: 1,
             start_assigned: 1,
+            trim_wanted: 1,
             trim_waiters: Vec::new(),
             defined: false,
             readers: Vec::new(),

@@ -121,7 +121,7 @@ impl Judge<'_> {
             }
             Record::Batch { epoch, seq, ops, .. } => {
                 let highest = model.highest.entry(*epoch).or_insert(0);
-                let last = model.last.get(epoch).copied().unwrap_or(0);
+                let last = model.last_seqs.get(epoch).copied().unwrap_or(0);
                 let late = *seq < *highest && *seq > last;
                 *highest = (*highest).max(*seq);
                 self.counts.gap_then_late += u64::from(late);

@@ -36,11 +36,17 @@ impl Judge<'_> {
         node: NodeId,
         record: &Arc<Record>,
     ) {
-        let now = self.now;
         self.count_record(log, offset, node, record);
         let valid = self.would_be_valid(log, record);
         self.counts.coverage.record(record, valid);
-        match &**record {
+        self.logs[log].last = offset;
+        self.apply(log, offset, record);
+        self.compare_snapshots(log, offset);
+    }
+
+    fn apply(&mut self, log: usize, offset: Offset, record: &Record) {
+        let now = self.now;
+        match record {
             Record::Claim { after, node: by, id } => {
                 let model = &mut self.logs[log];
                 if *after != model.epoch {
@@ -67,7 +73,7 @@ impl Judge<'_> {
                 ops.iter().for_each(|op| self.learn(log, op));
                 if self.is_valid(log, *epoch, *seq) {
                     self.logs[log].seq = *seq;
-                    self.logs[log].last.insert(*epoch, *seq);
+                    self.logs[log].last_seqs.insert(*epoch, *seq);
                     ops.iter().for_each(|op| self.take_effect(log, offset, op));
                 }
             }
@@ -200,6 +206,7 @@ impl Judge<'_> {
                     self.wrong("C6 closed channel", text);
                 }
             }
+            Op::Snapshot { named, .. } => self.snapshot_named(log, offset, named),
             Op::Again { sender, number, uuid } => {
                 self.counts.keys_again += 1;
                 self.number_used(log, (sender, *number), *uuid);

@@ -12,6 +12,7 @@ mod overlap;
 mod policies;
 mod reads;
 mod shared;
+mod snapshots;
 mod state;
 mod steps;
 mod turns;
@@ -89,6 +90,7 @@ pub(crate) struct Judge<'h> {
     pub(crate) dispatched: HashMap<(usize, Uuid, u32, u32, u64), usize>,
     /// Numbers of node senders and what they stand for, as requested or accepted.
     pub(crate) node_numbers: HashMap<(Sender, usize, Number), Uuid>,
+    pub(crate) snapshots: snapshots::SnapshotsModel,
     /// How many writes to its actor were durable when a read was asked for.
     pub(crate) read_floors: HashMap<usize, usize>,
 }
@@ -164,6 +166,7 @@ impl<'h> Judge<'h> {
             answered: BTreeSet::new(),
             dispatched: HashMap::new(),
             node_numbers: HashMap::new(),
+            snapshots: snapshots::SnapshotsModel::of(history),
             read_floors: HashMap::new(),
         }
     }
@@ -216,6 +219,10 @@ impl<'h> Judge<'h> {
             }
             Seen::Drained { node } => self.check_drained(*node),
             Seen::RolledBack => self.counts.store_rollback += 1,
+            Seen::Saved { log, key, snapshot } => self.snapshot_saved(*log, *key, snapshot),
+            Seen::Trimmed { log, start, store, snapshots } => {
+                self.trimmed((*log, *start), *store, snapshots);
+            }
         }
     }
 

@@ -127,6 +127,8 @@ pub(crate) struct ActorModel {
 pub(crate) struct LogModel {
     pub(crate) id: PartitionId,
     pub(crate) uuid: Option<Uuid>,
+    /// Offset of the last record.
+    pub(crate) last: Offset,
     pub(crate) epoch: Epoch,
     pub(crate) seq: u64,
     pub(crate) released: bool,
@@ -146,7 +148,7 @@ pub(crate) struct LogModel {
     /// Highest sequence number seen of each epoch, also of void records (for the counts).
     pub(crate) highest: HashMap<Epoch, u64>,
     /// Last valid sequence number of each epoch.
-    pub(crate) last: HashMap<Epoch, u64>,
+    pub(crate) last_seqs: HashMap<Epoch, u64>,
     pub(crate) steps: StepsModel,
 }
 
@@ -162,6 +164,7 @@ impl LogModel {
         Self {
             id,
             uuid: None,
+            last: 0,
             epoch: 0,
             seq: 0,
             released: false,
@@ -176,7 +179,7 @@ impl LogModel {
             writes: Vec::new(),
             dead: BTreeSet::new(),
             highest: HashMap::new(),
-            last: HashMap::new(),
+            last_seqs: HashMap::new(),
             steps: StepsModel::default(),
         }
     }
