@@ -68,7 +68,8 @@ pub async fn join(
         names: RefCell::default(),
         followed,
         driver: Arc::downgrade(driver),
-        snapshots: Arc::new(Semaphore::new(SNAPSHOTS_UNDER_WAY_MAX)),
+        saving: Arc::new(Semaphore::new(SNAPSHOTS_SAVED_MAX)),
+        reading: Arc::new(Semaphore::new(SNAPSHOTS_READ_MAX)),
     }));
     lock(&translator).start();
     let state = HubState::new(client);
@@ -99,15 +100,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 // === from the driver to the hub ===
 
-/// Requests about snapshots that are carried out at the same time; the others wait.
-const SNAPSHOTS_UNDER_WAY_MAX: usize = 4;
+/// Snapshots that are stored or deleted at the same time; the others wait.
+const SNAPSHOTS_SAVED_MAX: usize = 2;
+
+/// Snapshots that are looked for or read at the same time: a take-over waits for them, and not behind what is stored.
+const SNAPSHOTS_READ_MAX: usize = 8;
 
 /// The hub as the driver sees it.
 struct HubBackend {
     client: HubClient,
     /// Is told of snapshots. It holds this backend, so it is not held here.
     driver: Weak<Driver>,
-    snapshots: Arc<Semaphore>,
+    saving: Arc<Semaphore>,
+    reading: Arc<Semaphore>,
     /// Names of logs: made once for each partition.
     names: RefCell<HashMap<PartitionId, LogName>>,
     followed: Followed,
@@ -126,7 +131,8 @@ impl HubBackend {
     /// Carries out a request about a snapshot beside everything else, and tells the driver.
     fn snapshot(&self, partition: &PartitionId, request: hub_snapshots::Request) {
         let (client, driver) = (self.client.clone(), self.driver.clone());
-        let (partition, turn) = (partition.clone(), self.snapshots.clone());
+        let turn = if request.saves() { &self.saving } else { &self.reading };
+        let (partition, turn) = (partition.clone(), turn.clone());
         tokio::spawn(async move {
             // It is never closed.
             let _turn = turn.acquire().await;

@@ -20,6 +20,13 @@ pub(super) enum Request {
     List,
 }
 
+impl Request {
+    /// Nobody waits for it.
+    pub(super) fn saves(&self) -> bool {
+        matches!(self, Self::Put(..) | Self::Delete(_))
+    }
+}
+
 /// What a get comes to.
 type Got = Result<Option<(Box<Snapshot>, SnapshotProof)>, SnapshotFault>;
 
