@@ -10,6 +10,8 @@ use crate::ids::{
 use crate::invocation::{Outcome, Payload, StateOp, Target};
 use crate::message::Message;
 use crate::record::Record;
+use crate::reminder::CatchUp;
+use crate::schedule::Schedule;
 
 /// Something that happened outside.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -289,6 +291,55 @@ pub enum Operation {
         /// The turn.
         turn: TurnToken,
     },
+    /// Schedules or cancels reminders: in a turn those of its own actor, with its segment (P5); from outside, at once.
+    Remind {
+        /// The turn it belongs to; `None` from outside.
+        turn: Option<TurnToken>,
+        /// The actor type.
+        kind: Kind,
+        /// The instance.
+        actor: Arc<str>,
+        /// What to do.
+        ask: ReminderAsk,
+    },
+    /// Lists the reminders of an actor: in a turn those of its own actor as the turn has made them, from outside what is
+    /// committed.
+    Reminders {
+        /// The turn it belongs to; `None` from outside.
+        turn: Option<TurnToken>,
+        /// The actor type.
+        kind: Kind,
+        /// The instance.
+        actor: Arc<str>,
+    },
+}
+
+/// What is asked for about reminders.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ReminderAsk {
+    /// Schedules one, or replaces the one with the same id.
+    Schedule(ReminderSpec),
+    /// Cancels one.
+    Cancel(Arc<str>),
+    /// Cancels all of the actor.
+    CancelAll,
+}
+
+/// A reminder that is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReminderSpec {
+    /// Its name within its actor.
+    pub id: Arc<str>,
+    /// Method invoked.
+    pub method: Arc<str>,
+    /// Argument.
+    pub payload: Payload,
+    /// First due time; `None`: the first one that the schedule gives from now on.
+    pub due: Option<Millis>,
+    /// When it comes again.
+    pub schedule: Schedule,
+    /// What to do about due times that were missed.
+    pub catch_up: CatchUp,
 }
 
 /// How a turn ended in user code.

@@ -13,7 +13,7 @@
 //! one partition then travels in one record.
 //!
 //! Map of modules: [`ids`] names; [`invocation`] what is called and how it ended; [`record`] what is stored in a
-//! partition's log; [`message`] what nodes tell each other; [`event`] and [`effect`] the driver's interface;
+//! partition's log; [`reminder`] and [`schedule`] invocations at due times; [`message`] what nodes tell each other; [`event`] and [`effect`] the driver's interface;
 //! [`assign`] which node should own which partition; [`limits`] every bound. The machines are private: the log state
 //! (what applying a log yields), the partition (reign, turns, channels in and out), the node (routes, roots,
 //! sessions).
@@ -27,7 +27,10 @@ pub mod limits;
 pub mod message;
 pub mod node;
 pub mod record;
+pub mod reminder;
+pub mod schedule;
 
+mod agenda;
 mod env;
 mod partition;
 mod roots;

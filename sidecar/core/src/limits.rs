@@ -75,8 +75,18 @@ pub struct Limits {
     /// Passive actors whose state stays cached per partition.
     pub cached_actors_max: usize,
     /// Longest state of an actor that one read from outside its turns answers with, bytes: a message between peers has
-    /// to hold it.
+    /// to hold it. The same for a list of its reminders.
     pub state_read_bytes_max: usize,
+    /// Reminders of one actor.
+    pub reminders_per_actor_max: usize,
+    /// Reminders of one partition: they stay in memory.
+    pub reminders_per_partition_max: usize,
+    /// The same, bytes.
+    pub reminders_bytes_per_partition_max: usize,
+    /// Due times that one record fires: many that come at once are taken in turn with everything else.
+    pub reminder_firings_per_record_max: usize,
+    /// A due time that passed longer ago counts as missed, and is subject to the reminder's policy, ms.
+    pub reminder_lateness_ms: Millis,
 }
 
 /// A bound that was hit, by name, so that people know what to raise or send less of.
@@ -115,6 +125,9 @@ pub struct Rules {
     /// Kept by the store: a simulated one ignores what writes expect.
     pub write_expects: bool,
     pub load_checks: bool,
+    pub firing_moves_due: bool,
+    pub cancel_drops_firings: bool,
+    pub firing_after_commit: bool,
 }
 
 impl Default for Limits {
@@ -153,6 +166,11 @@ impl Default for Limits {
             store_batch_bytes: 1 << 20,
             cached_actors_max: 10_000,
             state_read_bytes_max: 16 << 20,
+            reminders_per_actor_max: 1_000,
+            reminders_per_partition_max: 100_000,
+            reminders_bytes_per_partition_max: 64 << 20,
+            reminder_firings_per_record_max: 256,
+            reminder_lateness_ms: 1_000,
         }
     }
 }
@@ -180,6 +198,9 @@ impl Default for Rules {
             only_top: true,
             write_expects: true,
             load_checks: true,
+            firing_moves_due: true,
+            cancel_drops_firings: true,
+            firing_after_commit: true,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The decisions of one node: everything a sidecar decides, behind one `handle`.
 
 mod asks;
+mod reminders;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use asks::Asks;
+pub(crate) use reminders::OTHERS;
 
 use crate::assign;
 use crate::effect::{Append, Effect, Notice, RequestError, Response};
@@ -127,6 +129,10 @@ pub struct Held {
     pub kept: usize,
     /// Their bytes.
     pub kept_bytes: usize,
+    /// Reminders.
+    pub reminders: usize,
+    /// Their bytes.
+    pub reminders_bytes: usize,
     /// Results of `start` kept.
     pub results: usize,
     /// Their bytes.
@@ -306,6 +312,8 @@ impl Node {
             sum.kept_bytes += held.kept_bytes;
             sum.results += held.results;
             sum.results_bytes += held.results_bytes;
+            sum.reminders += held.reminders;
+            sum.reminders_bytes += held.reminders_bytes;
         }
         let host = self.env.host.as_ref();
         sum.direct_bytes = host.map_or(0, |host| host.direct_bytes);
@@ -559,6 +567,10 @@ impl Node {
             Operation::Flush { turn } => {
                 self.in_turn(request, &turn, |p, env| p.turn_flush(env, request, &turn));
             }
+            Operation::Remind { .. } => self.remind(request, operation),
+            Operation::Reminders { turn, kind, actor } => {
+                self.reminders(request, turn, kind, actor);
+            }
         }
     }
 
@@ -634,9 +646,12 @@ impl Node {
 
     /// Keeps an invocation until its kind is known.
     fn park(&mut self, request: RequestId, operation: Operation) {
-        let Operation::Invoke { turn, target, .. } = &operation else { return };
-        let kind = target.kind.clone();
-        if turn.is_some() {
+        let kind = match &operation {
+            Operation::Invoke { target, .. } => target.kind.clone(),
+            Operation::Remind { kind, .. } => kind.clone(),
+            _ => return,
+        };
+        if turn_of(&operation).is_some() {
             self.wait_in_turn(request, operation);
             return self.env.emit(Effect::EnsureKind { kind });
         }
@@ -861,6 +876,14 @@ impl Node {
                     self.env.send(from, Message::ReadDone { request, result });
                 }
             }
+            Message::ListReminders { request, partition, actor } => {
+                if self.partitions.contains_key(&partition) {
+                    self.with(&partition, |p, env| p.list_reminders(env, from, request, &actor));
+                } else {
+                    let result = ReadResult::NotOwner(None);
+                    self.env.send(from, Message::ReadDone { request, result });
+                }
+            }
             Message::ReadDone { request, result } => self.read_done(request, result),
             Message::Direct { request, kind, method, payload, trace } => {
                 self.direct_call(from, request, kind, method, payload, trace);
@@ -988,7 +1011,9 @@ impl Node {
 /// The turn that an operation belongs to.
 fn turn_of(operation: &Operation) -> Option<&TurnToken> {
     match operation {
-        Operation::Invoke { turn, .. } => turn.as_ref(),
+        Operation::Invoke { turn, .. }
+        | Operation::Remind { turn, .. }
+        | Operation::Reminders { turn, .. } => turn.as_ref(),
         Operation::StateRead { turn, .. }
         | Operation::StateApply { turn, .. }
         | Operation::Flush { turn } => Some(turn),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::ids::{Epoch, Millis, NodeId, Number, PartitionId, Sender, Uuid};
 use crate::invocation::{ChainOutcome, Invocation, Obligation, Outcome, StateOp};
+use crate::reminder::ReminderChange;
 
 /// One entry of a partition's log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -125,6 +126,19 @@ pub enum Op {
         /// The invocations.
         uuids: Vec<Uuid>,
     },
+    /// A reminder's due time has come: its invocation is owed from here on, and the next due time is set, in one step.
+    Fire {
+        /// The instance.
+        actor: Arc<str>,
+        /// The reminder.
+        id: Arc<str>,
+        /// The due time; ignored unless it is the reminder's.
+        due: Millis,
+        /// Unique part of the invocation's id; `None`: the due time was missed, and is skipped.
+        uuid: Option<Uuid>,
+        /// The next due time; `None`: the reminder ends.
+        next: Option<Millis>,
+    },
 }
 
 /// What a turn did between two flushes; it takes effect as a whole (P5).
@@ -134,6 +148,17 @@ pub struct Segment {
     pub state: Vec<StateOp>,
     /// Obligations created, in order.
     pub sends: Vec<Send>,
+    /// Changes to the reminders of the invocation's actor, in order.
+    pub reminders: Vec<ReminderOp>,
+}
+
+/// A change to reminders, and what it undoes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReminderOp {
+    /// The change.
+    pub change: ReminderChange,
+    /// Firings of what was replaced or cancelled that have not started: they never will.
+    pub dropped: Vec<Uuid>,
 }
 
 /// What a turn's end means for its invocation.

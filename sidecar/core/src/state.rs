@@ -7,10 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use crate::agenda::{Agenda, Key};
 use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Payload, StateOp};
 use crate::limits::Rules;
-use crate::record::{End, Op, Record, Segment, Send};
+use crate::record::{End, Op, Record, ReminderOp, Segment, Send};
+use crate::reminder::Reminder;
 use crate::size::Tally;
 
 /// State of a partition as its log tells it.
@@ -44,6 +46,8 @@ pub(crate) struct LogState {
     pub(crate) owed: Tally,
     /// Channels of departed nodes, closed for ever.
     pub(crate) closed_nodes: ClosedNodes,
+    /// Reminders.
+    pub(crate) agenda: Agenda,
     /// Counts acceptances: the order of queues.
     order: u64,
     /// The partition's clock: the latest time in its records. It never runs back.
@@ -54,8 +58,7 @@ pub(crate) struct LogState {
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) invocation: Arc<Invocation>,
-    pub(crate) sender: Sender,
-    pub(crate) number: Number,
+    pub(crate) origin: Origin,
     /// Place among all acceptances.
     pub(crate) order: u64,
     /// The current attempt of the current step.
@@ -70,6 +73,15 @@ pub(crate) struct Entry {
     pub(crate) unwanted: bool,
     /// Its chain of tail calls goes on elsewhere; this is its home, where the outcome comes back (rule C8).
     pub(crate) moved: bool,
+}
+
+/// Where an invocation came from.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Origin {
+    /// Somebody owed it.
+    Channel { sender: Sender, number: Number },
+    /// A reminder of this partition fired: nobody else knows of it.
+    Reminder(Key),
 }
 
 /// The receiving end of a channel (rule C4). Numbers below `next` are known; those of them that are not live are
@@ -117,6 +129,21 @@ pub(crate) enum Admission {
     Applied(Vec<ActorOps>),
     /// Void for ever.
     Void,
+}
+
+impl Origin {
+    /// The channel that it came on, and its number there.
+    pub(crate) fn channel(&self) -> Option<(&Sender, Number)> {
+        match self {
+            Self::Channel { sender, number } => Some((sender, *number)),
+            Self::Reminder(_) => None,
+        }
+    }
+
+    /// Whose channel it came on.
+    pub(crate) fn sender(&self) -> Option<&Sender> {
+        self.channel().map(|(sender, _)| sender)
+    }
 }
 
 impl Default for Inbound {
@@ -195,7 +222,8 @@ impl LogState {
                     return false;
                 }
                 entry.holds = true;
-                push_state(entry.invocation.actor.as_ref(), &segment.state, stored);
+                let actor = entry.invocation.actor.clone();
+                push_state(actor.as_ref(), &segment.state, stored);
                 for send in &segment.sends {
                     if send.obligation.owed.is_awaited() {
                         entry.children.insert((send.obligation.to.clone(), send.number));
@@ -208,6 +236,7 @@ impl LogState {
                     self.close_out(to, *number);
                 }
                 self.owe(&segment.sends);
+                self.remind(rules, actor.as_ref(), &segment.reminders);
                 true
             }
             Op::Complete { uuid, attempt, accept, end, segment, time } => {
@@ -221,12 +250,13 @@ impl LogState {
                         self.kept.insert(*uuid, outcome.clone());
                     }
                     push_state(accept.actor.as_ref(), &segment.state, stored);
+                    self.remind(rules, accept.actor.as_ref(), &segment.reminders);
                 } else {
                     let current = self.entries.get(uuid).map(|e| e.attempt);
                     if current.is_none() || (current != Some(*attempt) && rules.turn_token) {
                         return false;
                     }
-                    self.end_turn(*uuid, segment, stored);
+                    self.end_turn(rules, *uuid, segment, stored);
                     match end {
                         End::Outcome(outcome) => self.end(rules, *uuid, outcome, *time),
                         End::Next { invocation, keeps_lock } => {
@@ -278,11 +308,49 @@ impl LogState {
                 }
                 true
             }
+            Op::Fire { actor, id, due, uuid, next } => {
+                self.fire(&(actor.clone(), id.clone()), *due, *uuid, *next)
+            }
         }
     }
 
+    /// Changes the reminders of an actor; firings that the change drops never start.
+    fn remind(&mut self, rules: &Rules, actor: Option<&Arc<str>>, ops: &[ReminderOp]) {
+        let Some(actor) = actor else { return };
+        for ReminderOp { change, dropped } in ops {
+            for uuid in dropped {
+                if rules.cancel_drops_firings {
+                    self.remove_entry(*uuid);
+                }
+            }
+            self.agenda.change(actor, change);
+        }
+    }
+
+    /// A due time has come: the firing is owed, and the next due time set, at once.
+    fn fire(&mut self, key: &Key, due: Millis, uuid: Option<Uuid>, next: Option<Millis>) -> bool {
+        let Some(reminder) = self.agenda.get(key).filter(|r| r.due == due).cloned() else {
+            return false;
+        };
+        self.agenda.pass(key, next);
+        if let Some(uuid) = uuid {
+            let origin = Origin::Reminder(key.clone());
+            self.insert_entry(origin, &Arc::new(firing(&key.0, &reminder, uuid)));
+            self.agenda.fired(key.clone(), uuid);
+        }
+        true
+    }
+
+    /// An invocation is no longer here.
+    fn remove_entry(&mut self, uuid: Uuid) -> Option<Entry> {
+        let entry = self.entries.remove(&uuid)?;
+        if let Origin::Reminder(key) = &entry.origin {
+            self.agenda.ended(key, uuid);
+        }
+        Some(entry)
+    }
+
     fn accept(&mut self, sender: &Sender, number: Number, invocation: &Arc<Invocation>) {
-        self.order += 1;
         let inbound = self.inbound.entry(sender.clone()).or_default();
         inbound.next = inbound.next.max(number + 1);
         if invocation.is_awaited() {
@@ -293,12 +361,16 @@ impl LogState {
             let invocation = Invocation { home: None, ..(**invocation).clone() };
             return self.next_step(invocation.uuid, &Arc::new(invocation), false);
         }
+        self.insert_entry(Origin::Channel { sender: sender.clone(), number }, invocation);
+    }
+
+    fn insert_entry(&mut self, origin: Origin, invocation: &Arc<Invocation>) {
+        self.order += 1;
         self.entries.insert(
             invocation.uuid,
             Entry {
                 invocation: invocation.clone(),
-                sender: sender.clone(),
-                number,
+                origin,
                 order: self.order,
                 attempt: 1,
                 ran: false,
@@ -311,12 +383,20 @@ impl LogState {
     }
 
     /// A logged turn ended: its segment takes effect, and its children are settled with it.
-    fn end_turn(&mut self, uuid: Uuid, segment: &Segment, stored: &mut Vec<ActorOps>) {
+    fn end_turn(
+        &mut self,
+        rules: &Rules,
+        uuid: Uuid,
+        segment: &Segment,
+        stored: &mut Vec<ActorOps>,
+    ) {
         let Some(entry) = self.entries.get_mut(&uuid) else { return };
-        push_state(entry.invocation.actor.as_ref(), &segment.state, stored);
+        let actor = entry.invocation.actor.clone();
+        push_state(actor.as_ref(), &segment.state, stored);
         for (to, number) in std::mem::take(&mut entry.children) {
             self.close_out(&to, number);
         }
+        self.remind(rules, actor.as_ref(), &segment.reminders);
     }
 
     /// A chain of tail calls goes on here.
@@ -337,7 +417,7 @@ impl LogState {
     fn pass_on(&mut self, uuid: Uuid) {
         let Some(entry) = self.entries.get_mut(&uuid) else { return };
         if !entry.invocation.is_home() {
-            self.entries.remove(&uuid);
+            self.remove_entry(uuid);
             return;
         }
         // Its argument has been used up.
@@ -351,7 +431,7 @@ impl LogState {
 
     /// A logged invocation ended.
     fn end(&mut self, rules: &Rules, uuid: Uuid, outcome: &Outcome, time: Millis) {
-        let Some(entry) = self.entries.remove(&uuid) else { return };
+        let Some(entry) = self.remove_entry(uuid) else { return };
         match entry.invocation.mode {
             Mode::Tell => {}
             Mode::Start => {
@@ -359,8 +439,10 @@ impl LogState {
                 self.results_by_age.push_back((time, uuid));
             }
             Mode::Call if entry.unwanted || !rules.retire_only_closed => {
-                if let Some(inbound) = self.inbound.get_mut(&entry.sender) {
-                    inbound.live.remove(&entry.number);
+                if let Origin::Channel { sender, number } = &entry.origin
+                    && let Some(inbound) = self.inbound.get_mut(sender)
+                {
+                    inbound.live.remove(number);
                 }
             }
             Mode::Call => {
@@ -479,6 +561,22 @@ impl ClosedNodes {
         self.open = kept.copied().collect();
         self.above = self.above.split_off(&floor);
         self.floor = floor;
+    }
+}
+
+/// The invocation that a due time of a reminder makes.
+pub(crate) fn firing(actor: &Arc<str>, reminder: &Reminder, uuid: Uuid) -> Invocation {
+    Invocation {
+        uuid,
+        mode: Mode::Tell,
+        actor: Some(actor.clone()),
+        method: reminder.method.clone(),
+        payload: reminder.payload.clone(),
+        chain: [].into(),
+        deadline: None,
+        trace: Arc::default(),
+        step: 1,
+        home: None,
     }
 }
 

@@ -43,6 +43,8 @@ enum Wanted {
     Outcome(InvocationId),
     /// State of an actor.
     State { kind: Kind, actor: Arc<str>, keys: Option<Vec<Arc<str>>> },
+    /// Reminders of an actor.
+    Reminders { kind: Kind, actor: Arc<str> },
 }
 
 impl Asks {
@@ -89,6 +91,11 @@ impl Node {
         self.ask_for(request, Wanted::State { kind, actor, keys });
     }
 
+    /// Lists an actor's reminders at its owner.
+    pub(super) fn list_reminders(&mut self, request: RequestId, kind: Kind, actor: Arc<str>) {
+        self.ask_for(request, Wanted::Reminders { kind, actor });
+    }
+
     fn ask_for(&mut self, request: RequestId, wanted: Wanted) {
         let limit = self.env.limits.roots_per_node_max;
         if self.asks.open.len() >= limit {
@@ -124,7 +131,7 @@ impl Node {
             Wanted::Outcome(InvocationId { home, .. }) => {
                 self.env.members.kinds.contains_key(&home.kind).then(|| home.clone())
             }
-            Wanted::State { kind, actor, .. } => {
+            Wanted::State { kind, actor, .. } | Wanted::Reminders { kind, actor } => {
                 let give_up_at = ask.since + limits.accept_timeout_ms;
                 if give_up_at <= now {
                     let what = "the actor's owner did not answer in time: ask again";
@@ -139,6 +146,7 @@ impl Node {
             if give_up_at <= now {
                 let response = match &ask.wanted {
                     Wanted::State { .. } => Ok(Response::State(BTreeMap::new())),
+                    Wanted::Reminders { .. } => Ok(Response::Reminders(Vec::new())),
                     Wanted::Outcome(id) => {
                         Err(RequestError::UnknownInvocation(Box::new(id.clone())))
                     }
@@ -163,12 +171,15 @@ impl Node {
                 let (actor, keys) = (actor.clone(), keys.clone());
                 Message::Read { request, partition: home, actor, keys }
             }
+            Wanted::Reminders { actor, .. } => {
+                Message::ListReminders { request, partition: home, actor: actor.clone() }
+            }
         };
         self.env.send(node, message);
     }
 
     /// The partition of an actor, if its kind is known.
-    fn home_of(&self, kind: &Kind, actor: &Arc<str>) -> Option<PartitionId> {
+    pub(super) fn home_of(&self, kind: &Kind, actor: &Arc<str>) -> Option<PartitionId> {
         let count = self.env.members.kinds.get(kind)?;
         let target = Target { kind: kind.clone(), actor: Some(actor.clone()), affinity: None };
         // An actor's partition does not depend on the invocation.
@@ -197,12 +208,21 @@ impl Node {
     /// An owner answered about an actor's state.
     pub(super) fn read_done(&mut self, request: RequestId, result: ReadResult) {
         let ask = self.asks.open.get(&request);
-        if !ask.is_some_and(|ask| matches!(ask.wanted, Wanted::State { .. })) {
+        let fits = |ask: &Ask| match (&ask.wanted, &result) {
+            (Wanted::State { .. }, ReadResult::Reminders(_))
+            | (Wanted::Reminders { .. }, ReadResult::State(_))
+            | (Wanted::Outcome(_), _) => false,
+            (Wanted::State { .. } | Wanted::Reminders { .. }, _) => true,
+        };
+        if !ask.is_some_and(fits) {
             return;
         }
         match result {
             ReadResult::NotOwner(_) => self.ask_soon(request),
             ReadResult::State(state) => self.answer_ask(request, Ok(Response::State(state))),
+            ReadResult::Reminders(all) => {
+                self.answer_ask(request, Ok(Response::Reminders(all)));
+            }
             ReadResult::TooLong(limit) => {
                 let hit = LimitHit { name: "state_read_bytes_max", limit };
                 self.answer_ask(request, Err(RequestError::Limit(hit)));

@@ -11,8 +11,7 @@ use crate::limits::LimitHit;
 use crate::message::Message;
 use crate::record::{AcceptInBrief, End, Op, Segment};
 use crate::size::Tally;
-
-use std::sync::Arc;
+use crate::state::Origin;
 
 /// A request as it came.
 #[derive(Debug)]
@@ -188,6 +187,9 @@ impl Partition {
         let Incoming { from, sender, from_epoch, number, owed, .. } = incoming;
         let invocation = match owed {
             Owed::Outcome(done) => return self.take_outcome(env, (from, sender, number), done),
+            Owed::Remind(remind) => {
+                return self.take_remind(env, (from, sender, number), &remind);
+            }
             Owed::Invocation(invocation) => invocation,
         };
         let uuid = invocation.uuid;
@@ -195,7 +197,7 @@ impl Partition {
             return self.take_back(env, (from, sender, number), invocation);
         }
         if let Some(refusal) = self.refusal(env, &sender, &invocation) {
-            return self.turn_away(env, from, sender, number, &invocation, refusal);
+            return self.turn_away(env, from, sender, number, uuid, refusal);
         }
         if let Some(deadline) = invocation.deadline {
             self.reign.deadlines.insert((deadline, uuid));
@@ -204,8 +206,7 @@ impl Partition {
         let is_awaited = invocation.is_awaited();
         let item = Item {
             invocation,
-            sender: sender.clone(),
-            number,
+            origin: Origin::Channel { sender: sender.clone(), number },
             logged: false,
             attempt: 1,
             started: false,
@@ -245,13 +246,13 @@ impl Partition {
     }
 
     /// A refusal is an outcome: logged before it is told (rule C5).
-    fn turn_away(
+    pub(super) fn turn_away(
         &mut self,
         env: &mut Env,
         from: NodeId,
         sender: Sender,
         number: Number,
-        invocation: &Arc<Invocation>,
+        uuid: Uuid,
         refusal: Refusal,
     ) {
         let limits = &env.limits;
@@ -264,6 +265,15 @@ impl Partition {
                 ("unfinished_bytes_per_partition_max", limits.unfinished_bytes_per_partition_max)
             }
             Refusal::TooDeep => ("depth_max", limits.depth_max),
+            Refusal::ActorRemindersFull => {
+                ("reminders_per_actor_max", limits.reminders_per_actor_max)
+            }
+            Refusal::RemindersFull => {
+                ("reminders_per_partition_max", limits.reminders_per_partition_max)
+            }
+            Refusal::RemindersBytesFull => {
+                ("reminders_bytes_per_partition_max", limits.reminders_bytes_per_partition_max)
+            }
             Refusal::ChannelClosed => ("departed_grace_ms", 0),
         };
         env.notice(Notice::Limit(LimitHit { name, limit: limit as u64 }));
@@ -272,7 +282,7 @@ impl Partition {
         self.push(
             env,
             Op::Complete {
-                uuid: invocation.uuid,
+                uuid,
                 attempt: 1,
                 accept: Some(AcceptInBrief { sender: sender.clone(), number, actor: None }),
                 end: End::Outcome(outcome.clone()),
@@ -421,6 +431,16 @@ impl Partition {
             item.logged = true;
             let invocation = item.invocation.clone();
             self.push(env, Op::Accept { sender: sender.clone(), number, invocation });
+        }
+    }
+
+    /// Logs an invocation's acceptance, if that was held back.
+    pub(super) fn log_item(&mut self, env: &mut Env, uuid: Uuid) {
+        if let Some(item) = self.reign.items.get(&uuid)
+            && !item.logged
+            && let Origin::Channel { sender, number } = item.origin.clone()
+        {
+            self.log_held(env, &sender, number);
         }
     }
 

@@ -11,7 +11,7 @@
 //!
 //! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch` (what
 //! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `tail` (how they go on), `outbound` (channels out, children),
-//! `storage` (caches, materialisation), `reads` (from outside turns), `gate` (proposals and what waits for them).
+//! `storage` (caches, materialisation), `reads` (from outside turns), `reminders` (due times and changes), `gate` (proposals and what waits for them).
 
 mod dispatch;
 mod ending;
@@ -21,6 +21,7 @@ mod outbound;
 mod queue;
 mod reads;
 mod reign;
+mod reminders;
 mod storage;
 mod tail;
 mod turns;
@@ -38,6 +39,7 @@ use crate::state::{Admission, LogState};
 
 pub(crate) use inbound::{Incoming, Stated};
 pub(crate) use reign::{Reign, TurnEnd};
+pub(crate) use reminders::answer_of;
 pub(crate) use turns::TurnInvoke;
 
 /// Where a partition stands at this node.

@@ -175,8 +175,8 @@ impl Partition {
             let mut before = std::collections::BTreeSet::new();
             let at = actor.queue.iter().position(|uuid| {
                 items.get(uuid).is_some_and(|i| {
-                    !i.is_root() && !before.contains(&i.sender) || {
-                        before.insert(&i.sender);
+                    !i.is_root() && !before.contains(&i.origin.sender()) || {
+                        before.insert(i.origin.sender());
                         false
                     }
                 })

@@ -16,8 +16,10 @@ use crate::invocation::{
 };
 use crate::message::Message;
 use crate::record::{Op, Record};
+use crate::reminder::ReminderChange;
 use crate::route::Route;
 use crate::size::Tally;
+use crate::state::Origin;
 
 use super::ending::retry_pause;
 use super::gate::{Gated, InFlight};
@@ -53,6 +55,10 @@ pub(crate) struct Reign {
     pub(super) withheld: BTreeMap<(Sender, Number), Uuid>,
     /// Obligations that turns have buffered.
     pub(super) buffered: Tally,
+    /// Reminders that turns have buffered.
+    pub(super) buffered_reminders: Tally,
+    /// Reminders wait because the partition is full: it was said.
+    pub(super) reminders_wait: bool,
     /// `pump_actor` is at work: what ends inside it is seen by its own loop.
     pub(super) pumping: bool,
     /// Busy actors.
@@ -151,8 +157,7 @@ pub(super) struct Load {
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) invocation: Arc<Invocation>,
-    pub(super) sender: Sender,
-    pub(super) number: Number,
+    pub(super) origin: Origin,
     /// Its `Accept` was decided.
     pub(super) logged: bool,
     pub(super) attempt: u32,
@@ -212,6 +217,8 @@ pub(super) struct Unflushed {
     pub(super) state: Vec<StateOp>,
     /// Obligations, not numbered yet.
     pub(super) sends: Vec<Obligation>,
+    /// Changes to the actor's reminders.
+    pub(super) reminders: Vec<ReminderChange>,
     /// Their bytes.
     pub(super) bytes: usize,
 }
@@ -341,8 +348,7 @@ impl Partition {
             let ran = unclean || entry.ran;
             let item = Item {
                 invocation: entry.invocation.clone(),
-                sender: entry.sender.clone(),
-                number: entry.number,
+                origin: entry.origin.clone(),
                 logged: true,
                 attempt: entry.attempt,
                 started: ran || entry.attempt > 1,
@@ -386,11 +392,13 @@ impl Partition {
     /// Holds an invocation. A tell of another partition for which there is no room is taken all the same, but not
     /// reported yet; tells whether it is to be reported.
     pub(super) fn insert_item(&mut self, env: &Env, uuid: Uuid, item: Item) -> bool {
-        let from_log = matches!(item.sender, Sender::Log { .. });
         let bytes = item.invocation.size();
-        let withheld = from_log && !item.invocation.is_awaited() && self.full(env, bytes).is_some();
-        if withheld {
-            self.reign.withheld.insert((item.sender.clone(), item.number), uuid);
+        let is_full = !item.invocation.is_awaited() && self.full(env, bytes).is_some();
+        let channel = item.origin.channel().filter(|_| is_full);
+        let from_log = channel.filter(|(sender, _)| matches!(sender, Sender::Log { .. }));
+        let withheld = from_log.is_some();
+        if let Some((sender, number)) = from_log {
+            self.reign.withheld.insert((sender.clone(), number), uuid);
         }
         self.reign.items_bytes += bytes;
         self.reign.items.insert(uuid, item);
@@ -404,6 +412,7 @@ impl Partition {
         if matches!(item.stage, ItemStage::WaitSlot) {
             env.leave_queue(uuid);
         }
+        self.resume_reminders(env, item.invocation.actor.as_ref());
         Some(item)
     }
 
@@ -431,7 +440,8 @@ impl Partition {
     /// Ends a reign in disorder: nothing held survives.
     pub(super) fn abandon(&mut self, env: &mut Env) {
         let reign = std::mem::take(&mut self.reign);
-        let attached = reign.items.values().filter_map(|i| Some((&i.sender, i.reply_to?.0)));
+        let attached =
+            reign.items.values().filter_map(|i| Some((i.origin.sender()?, i.reply_to?.0)));
         let spoke = reign.senders.iter().map(|(sender, (node, _))| (sender, *node));
         for (sender, node) in attached.chain(spoke).collect::<BTreeSet<_>>() {
             self.refuse(env, node, sender.clone());

@@ -29,7 +29,6 @@ impl Partition {
     ) {
         let Some(item) = self.reign.items.get(&uuid) else { return };
         let before = item.invocation.clone();
-        let (sender, number) = (item.sender.clone(), item.number);
         let is_same = to == self.id && before.actor.is_some() && before.actor == call.target.actor;
         if call.keeps_lock && !is_same {
             let error = ApplicationError::of_kar(
@@ -40,7 +39,7 @@ impl Partition {
             return self.end(env, uuid, Outcome::Failed(error), Unflushed::default());
         }
         // The entry goes on, so it is needed in full.
-        self.log_held(env, &sender, number);
+        self.log_item(env, uuid);
         let stays = to == self.id;
         let home = before
             .home

@@ -18,6 +18,8 @@ impl Partition {
             kept_bytes: kept.bytes,
             results: results.count,
             results_bytes: results.bytes,
+            reminders: self.state.agenda.tally().count,
+            reminders_bytes: self.state.agenda.tally().bytes,
             ..Held::default()
         }
     }
