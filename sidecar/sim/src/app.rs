@@ -266,6 +266,9 @@ impl World {
                 Step::State(op) => self.ask(run, ItemKind::State(op), Mode::Tell, None, !pipelined),
                 Step::Read(key) => self.ask(run, ItemKind::Read(key), Mode::Tell, None, true),
                 Step::Flush => self.ask(run, ItemKind::Flush, Mode::Tell, None, true),
+                Step::Remind(remind) => {
+                    self.ask(run, ItemKind::Remind(remind), Mode::Tell, None, !pipelined);
+                }
                 Step::Tell(target, spec) => {
                     let kind = ItemKind::Tell(spec.tag, target);
                     self.ask(run, kind, Mode::Tell, Some(spec), !pipelined);
@@ -346,6 +349,12 @@ impl World {
                 Operation::StateRead { turn, keys }
             }
             ItemKind::Flush => Operation::Flush { turn },
+            ItemKind::Remind(remind) => {
+                let Some(actor) = record.actor else { return };
+                let (kind, actor) = (names.kinds[record.kind].clone(), names.actors[actor].clone());
+                let ask = remind.ask(names, self.millis(self.now));
+                Operation::Remind { turn: Some(turn), kind, actor, ask }
+            }
             // It is how a turn ends.
             ItemKind::Tail(..) => return,
             ItemKind::Tell(_, target) | ItemKind::Call(_, target) => Operation::Invoke {

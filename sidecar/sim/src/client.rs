@@ -54,6 +54,11 @@ impl World {
                 deadline,
                 trace,
             },
+            None if let (Some(remind), Some(actor)) = (&op.remind, op.actor) => {
+                let ask = remind.with_tag(tag).ask(names, self.millis(self.now));
+                let (kind, actor) = (names.kinds[op.kind].clone(), names.actors[actor].clone());
+                Operation::Remind { turn: None, kind, actor, ask }
+            }
             None => {
                 let kind = names.kinds[op.kind].clone();
                 Operation::InvokeDirect { kind, method, payload, trace }
@@ -83,6 +88,7 @@ impl World {
             session,
             mode: if awaits.is_some() { None } else { op.mode },
             awaits,
+            remind: op.remind.as_ref().map(|remind| remind.with_tag(tag)),
             tag,
             kind: op.kind,
             actor: op.actor,
@@ -139,6 +145,7 @@ impl World {
             at: self.now,
             slot,
             mode: None,
+            remind: None,
             kind: request.kind,
             actor: request.actor,
             fuel: 0,

@@ -11,7 +11,7 @@ use kar_core::node::PartitionView;
 use kar_core::record::Record;
 
 use crate::plan::{Names, Us};
-use crate::script::{Script, Spec};
+use crate::script::{Remind, Script, Spec};
 use crate::store::StorePartition;
 
 /// An answer to a request.
@@ -85,6 +85,7 @@ pub(crate) enum ItemKind {
     Tell(u64, Target),
     Call(u64, Target),
     Flush,
+    Remind(Remind),
     /// The tail call that the turn ended with.
     Tail(u64),
 }
@@ -94,7 +95,7 @@ impl ItemKind {
     pub(crate) fn tag(&self) -> Option<u64> {
         match self {
             Self::Tell(tag, _) | Self::Call(tag, _) | Self::Tail(tag) => Some(*tag),
-            Self::State(_) | Self::Read(_) | Self::Flush => None,
+            Self::State(_) | Self::Read(_) | Self::Flush | Self::Remind(_) => None,
         }
     }
 }
@@ -150,6 +151,8 @@ pub(crate) struct Req {
     /// `None`: direct, or an await.
     pub(crate) mode: Option<Mode>,
     pub(crate) awaits: Option<kar_core::ids::InvocationId>,
+    /// A change to reminders.
+    pub(crate) remind: Option<Remind>,
     pub(crate) tag: u64,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,

@@ -20,7 +20,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 20] = [
+pub const MUTATIONS: [Mutation; 23] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -41,6 +41,9 @@ pub const MUTATIONS: [Mutation; 20] = [
     one("write-expects", |r| r.write_expects = false, forgetful),
     one("only-top", |r| r.only_top = false, usual),
     one("load-checks", |r| r.load_checks = false, forgetful),
+    one("firing-moves-due", |r| r.firing_moves_due = false, usual),
+    one("cancel-drops-firings", |r| r.cancel_drops_firings = false, usual),
+    one("firing-after-commit", |r| r.firing_after_commit = false, usual),
 ];
 
 /// Seeds within which every mutation must be found.

@@ -8,6 +8,7 @@ use kar_core::invocation::{Mode, Target};
 use kar_core::limits::{Limits, Rules};
 
 use crate::rng::Rng;
+use crate::script::Remind;
 
 /// Virtual time, microseconds since the start of the run.
 pub(crate) type Us = u64;
@@ -51,6 +52,10 @@ pub struct Profile {
     pub ops_max: u64,
     /// Chance that a step of a script is a call (or several), where it may be one.
     pub nested: u32,
+    /// Chance that another step is a change to the actor's reminders, where it may be one.
+    pub reminders: u32,
+    /// Greatest number of changes to reminders that clients make.
+    pub remind_max: u64,
     /// Chance that a turn that may go on ends with a tail call.
     pub tails: u32,
     /// Chance that a nested call re-enters an actor that its chain holds, where it holds one.
@@ -108,6 +113,8 @@ impl Default for Profile {
             modes: [10, 6, 3, 1],
             ops_max: 40,
             nested: 350,
+            reminders: 200,
+            remind_max: 6,
             tails: 250,
             reenter: 300,
             nodes: (2, 4),
@@ -161,6 +168,8 @@ pub(crate) struct ClientOp {
     pub(crate) slot: usize,
     /// `None`: direct.
     pub(crate) mode: Option<Mode>,
+    /// A change to reminders; `mode` is none then.
+    pub(crate) remind: Option<Remind>,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
     pub(crate) fuel: u8,
@@ -257,6 +266,7 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         unfinished_per_partition_max: 2_000,
         roots_per_node_max: 2_000,
         closed_channels_max: rng.range(0, 2) as usize,
+        reminder_lateness_ms: 100,
         ..Limits::default()
     };
     if small {
@@ -321,9 +331,10 @@ impl Plan {
             limits.cached_actors_max = 0;
         }
         bound_bytes(&mut limits, seed, small);
-        let ops = (0..rng.range(6, profile.ops_max))
+        let mut ops: Vec<_> = (0..rng.range(6, profile.ops_max))
             .map(|_| draw_op(&mut rng, profile, actor_types, &names, slots.len()))
             .collect();
+        ops.extend(draw_reminds(seed, profile, actor_types, slots.len()));
         let logs = names.counts.iter().sum::<u32>() as usize;
         let faults = (0..rng.range(0, profile.faults_max))
             .map(|_| {
@@ -400,6 +411,7 @@ fn draw_op(
         at: rng.range(20 * MS, HORIZON),
         slot: rng.index(slots),
         mode,
+        remind: None,
         kind,
         actor,
         fuel: rng.range(0, 5) as u8,
@@ -407,6 +419,26 @@ fn draw_op(
         abandon_us: rng.chance(60).then(|| rng.range(0, 200 * MS)),
         await_by: (rng.index(slots), rng.range(0, 300 * MS)),
     }
+}
+
+/// Changes to reminders that clients make; drawn apart, so that the rest of a seed's plan does not depend on them.
+fn draw_reminds(seed: u64, profile: &Profile, actor_types: usize, slots: usize) -> Vec<ClientOp> {
+    let mut rng = Rng::new(seed ^ 0x7265_6d69_6e64);
+    let count = rng.range(0, profile.remind_max);
+    let mut draw = || ClientOp {
+        at: rng.range(20 * MS, HORIZON),
+        slot: rng.index(slots),
+        mode: None,
+        // The tag is the request's.
+        remind: Some(Remind::draw(&mut rng, 0)),
+        kind: rng.index(actor_types),
+        actor: Some(rng.index(ACTORS)),
+        fuel: 0,
+        deadline_us: None,
+        abandon_us: rng.chance(60).then(|| rng.range(0, 200 * MS)),
+        await_by: (0, 0),
+    };
+    (0..count).map(|_| draw()).collect()
 }
 
 /// A duration that is mostly short, sometimes long.

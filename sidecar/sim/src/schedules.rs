@@ -125,6 +125,7 @@ impl Stage {
             at: self.world.now,
             slot,
             mode: Some(mode),
+            remind: None,
             kind,
             actor: Some(actor),
             fuel: 0,

@@ -5,8 +5,11 @@
 //! calls only its own (two such could wait for each other's actors).
 
 use bytes::Bytes;
+use kar_core::event::{ReminderAsk, ReminderSpec};
 use kar_core::ids::TurnToken;
 use kar_core::invocation::{Payload, StateOp, Target};
+use kar_core::reminder::{CatchUp, ReminderChange};
+use kar_core::schedule::Schedule;
 
 use crate::plan::{ACTORS, MS, Names, Profile, Us};
 use crate::rng::{Rng, join};
@@ -26,6 +29,8 @@ pub(crate) struct Spec {
     pub(crate) joined: bool,
     /// A retry does the same again (else every attempt draws anew).
     pub(crate) steady: bool,
+    /// A reminder's: every firing has the same payload.
+    pub(crate) rings: bool,
 }
 
 impl Spec {
@@ -35,8 +40,10 @@ impl Spec {
         data[..8].copy_from_slice(&self.tag.to_le_bytes());
         data[8..16].copy_from_slice(&self.mask.to_le_bytes());
         data[16] = self.fuel;
-        data[17] =
-            u8::from(self.confined) | (u8::from(self.steady) << 1) | (u8::from(self.joined) << 2);
+        data[17] = u8::from(self.confined)
+            | (u8::from(self.steady) << 1)
+            | (u8::from(self.joined) << 2)
+            | (u8::from(self.rings) << 3);
         Payload { data: Bytes::copy_from_slice(&data), content_type: names.empty.clone() }
     }
 
@@ -55,6 +62,7 @@ impl Spec {
             confined: data[17] & 1 != 0,
             steady: data[17] & 2 != 0,
             joined: data[17] & 4 != 0,
+            rings: data[17] & 8 != 0,
         }
     }
 }
@@ -85,7 +93,93 @@ pub(crate) enum Step {
     Calls(Vec<(Target, Spec)>, Vec<Step>),
     /// Makes the segment durable.
     Flush,
+    /// A change to the actor's reminders.
+    Remind(Remind),
 }
+
+/// What is done about reminders of an actor.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Remind {
+    Set {
+        /// The tag that its firings carry.
+        tag: u64,
+        /// Number of the id.
+        id: usize,
+        /// How long from now it is due; some are due already.
+        after: Us,
+        /// In milliseconds.
+        period: Option<u64>,
+        catch_up: CatchUp,
+    },
+    Cancel(usize),
+    CancelAll,
+}
+
+impl Remind {
+    /// Draws a change; `tag` is for what it may schedule.
+    pub(crate) fn draw(rng: &mut Rng, tag: u64) -> Self {
+        let id = rng.index(REMINDERS);
+        match rng.below(8) {
+            0 => Self::CancelAll,
+            1..=2 => Self::Cancel(id),
+            _ => {
+                let period = rng.chance(400).then(|| rng.range(60, 800));
+                let catch_up = match rng.below(3) {
+                    0 => CatchUp::Once,
+                    1 => CatchUp::Each,
+                    _ => CatchUp::Skip,
+                };
+                let after = if rng.chance(150) { 0 } else { rng.range(0, 600 * MS) };
+                Self::Set { tag, id, after, period, catch_up }
+            }
+        }
+    }
+
+    /// Whether a logged change is this one.
+    pub(crate) fn is(&self, change: &ReminderChange) -> bool {
+        match (self, change) {
+            (Self::Set { tag, .. }, ReminderChange::Set(reminder)) => {
+                Spec::read(&reminder.payload).tag == *tag
+            }
+            (Self::Cancel(id), ReminderChange::Cancel(name)) => **name == format!("k{id}"),
+            (Self::CancelAll, ReminderChange::CancelAll) => true,
+            _ => false,
+        }
+    }
+
+    /// The same with another tag.
+    pub(crate) fn with_tag(&self, new: u64) -> Self {
+        match self.clone() {
+            Self::Set { id, after, period, catch_up, .. } => {
+                Self::Set { tag: new, id, after, period, catch_up }
+            }
+            other => other,
+        }
+    }
+
+    /// The request, at a time.
+    pub(crate) fn ask(&self, names: &Names, now: u64) -> ReminderAsk {
+        let name = |id: usize| names.keys[id].clone();
+        match self {
+            Self::Set { tag, id, after, period, catch_up } => {
+                let spec = Spec { tag: *tag, rings: true, ..Spec::default() };
+                ReminderAsk::Schedule(ReminderSpec {
+                    id: name(*id),
+                    method: names.method.clone(),
+                    payload: spec.payload(names),
+                    due: Some(now + after / MS),
+                    schedule: period.map_or(Schedule::Once, Schedule::Every),
+                    catch_up: *catch_up,
+                })
+            }
+            Self::Cancel(id) => ReminderAsk::Cancel(name(*id)),
+            Self::CancelAll => ReminderAsk::CancelAll,
+        }
+    }
+}
+
+/// Reminders that an actor may have; they are named after keys.
+const REMINDERS: usize = 2;
 
 /// The script of a turn.
 #[derive(Clone, Debug, Default)]
@@ -128,7 +222,10 @@ pub(crate) fn write(
     let attempt = join(token.epoch, u64::from(token.attempt));
     let step = join(attempt, u64::from(token.step));
     let base = join(join(uuid as u64, (uuid >> 64) as u64), step);
-    let same = join(seed, spec.tag);
+    let mut same = join(seed, spec.tag);
+    if spec.rings {
+        same = join(same, uuid as u64);
+    }
     let rng = Rng::new(if spec.steady { same } else { join(same, attempt) });
     let bit = own.map_or(0, |(kind, actor)| 1 << rank(kind, actor));
     let confined = spec.confined || spec.mask & bit != 0;
@@ -158,6 +255,10 @@ impl Writer<'_> {
         let fails = self.rng.chance(80);
         let pipelined = self.rng.chance(400);
         let mut steps = Vec::new();
+        if self.spec.rings && actor && self.rng.chance(500) {
+            // So that the run comes to an end.
+            steps.push(Step::Remind(Remind::CancelAll));
+        }
         for _ in 0..self.rng.range(1, 5) {
             if self.rng.chance(400) {
                 steps.push(Step::Think(self.think()));
@@ -214,6 +315,11 @@ impl Writer<'_> {
             let spec = Spec { tag: self.fresh(), mask: 0, fuel, ..self.spec };
             let spec = Spec { confined: false, joined: false, ..spec };
             return Some(Step::Tell(self.target(kind, actor), spec));
+        }
+        if actor && self.fuel > 0 && self.rng.chance(self.profile.reminders) {
+            self.fuel -= 1;
+            let tag = self.fresh();
+            return Some(Step::Remind(Remind::draw(&mut self.rng, tag)));
         }
         self.alone(actor)
     }

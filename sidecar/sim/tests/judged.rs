@@ -49,7 +49,13 @@ fn directed_schedules_happen_and_keep_every_promise() {
 
 #[test]
 fn every_schedule_really_happens_in_random_runs() {
-    let windows = [("(windows asked)", ()), ("(outcomes cut)", ())];
+    let windows = [
+        ("(windows asked)", ()),
+        ("(outcomes cut)", ()),
+        ("(reminders fired)", ()),
+        ("(reminders late)", ()),
+        ("(firings dropped)", ()),
+    ];
     let schedules = SCHEDULES.iter().map(|s| (s.name, ()));
     let mut missing: BTreeMap<&str, ()> = schedules.chain(windows).collect();
     for seed in 0..HAPPEN_SEEDS {

@@ -95,6 +95,16 @@ bound_flags! {
         cached_actors_max: usize,
         /// Longest state of an actor that one read from outside its turns answers with, bytes
         state_read_bytes_max: usize,
+        /// Reminders of one actor
+        reminders_per_actor_max: usize,
+        /// Reminders of one partition
+        reminders_per_partition_max: usize,
+        /// Reminders of one partition, bytes
+        reminders_bytes_per_partition_max: usize,
+        /// Due times that one record fires
+        reminder_firings_per_record_max: usize,
+        /// A due time that passed longer ago counts as missed, ms
+        reminder_lateness_ms: u64,
     }
 }
 

@@ -15,6 +15,7 @@ use kar_core::record::{AcceptInBrief, End, Op, Record, Segment, Send};
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
+use super::reminder::{op_of_reminders_from, op_of_reminders_to, remind_from, remind_to};
 use super::{Malformed, shared};
 
 /// A record as it is stored.
@@ -78,6 +79,7 @@ fn op_to(op: &Op) -> pb::Op {
             state: segment.state.iter().map(state_op_to).collect(),
             sends: segment.sends.iter().map(send_to).collect(),
             settled: settled_to(settled),
+            reminders: segment.reminders.iter().map(op_of_reminders_to).collect(),
         }),
         Op::Complete { uuid, attempt, accept, end, segment, time } => O::Complete(pb::Complete {
             uuid: uuid_to(*uuid),
@@ -87,6 +89,7 @@ fn op_to(op: &Op) -> pb::Op {
             state: segment.state.iter().map(state_op_to).collect(),
             sends: segment.sends.iter().map(send_to).collect(),
             time_ms: *time,
+            reminders: segment.reminders.iter().map(op_of_reminders_to).collect(),
         }),
         Op::Outcome { sender, number, done, time } => O::Outcome(pb::HomeOutcome {
             sender: Some(sender_to(sender)),
@@ -113,6 +116,13 @@ fn op_to(op: &Op) -> pb::Op {
         Op::Forget { uuids } => {
             O::Forget(pb::Forget { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
         }
+        Op::Fire { actor, id, due, uuid, next } => O::Fire(pb::Fire {
+            actor: actor.to_string(),
+            id: id.to_string(),
+            due_ms: *due,
+            uuid: uuid.map(uuid_to).unwrap_or_default(),
+            next_ms: next.unwrap_or_default(),
+        }),
     };
     pb::Op { op: Some(op) }
 }
@@ -128,7 +138,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
         O::Progress(p) => Op::Progress {
             uuid: uuid_from(&p.uuid)?,
             attempt: p.attempt,
-            segment: segment_from(p.state, p.sends)?,
+            segment: segment_from(p.state, p.sends, p.reminders)?,
             settled: settled_from(p.settled)?,
         },
         O::Complete(c) => Op::Complete {
@@ -136,7 +146,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             attempt: c.attempt,
             accept: c.accept.map(brief_from).transpose()?,
             end: end_from(c.end)?,
-            segment: segment_from(c.state, c.sends)?,
+            segment: segment_from(c.state, c.sends, c.reminders)?,
             time: c.time_ms,
         },
         O::Outcome(h) => Op::Outcome {
@@ -157,13 +167,25 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             let uuids = f.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
             Op::Forget { uuids }
         }
+        O::Fire(f) => Op::Fire {
+            actor: f.actor.into(),
+            id: f.id.into(),
+            due: f.due_ms,
+            uuid: if f.uuid.is_empty() { None } else { Some(uuid_from(&f.uuid)?) },
+            next: (f.next_ms != 0).then_some(f.next_ms),
+        },
     })
 }
 
-fn segment_from(state: Vec<pb::StateOp>, sends: Vec<pb::Send>) -> Result<Segment, Malformed> {
+fn segment_from(
+    state: Vec<pb::StateOp>,
+    sends: Vec<pb::Send>,
+    reminders: Vec<pb::ReminderOp>,
+) -> Result<Segment, Malformed> {
     Ok(Segment {
         state: state.into_iter().map(state_op_from).collect::<Result<_, _>>()?,
         sends: sends.into_iter().map(send_from).collect::<Result<_, _>>()?,
+        reminders: reminders.into_iter().map(op_of_reminders_from).collect::<Result<_, _>>()?,
     })
 }
 
@@ -236,6 +258,7 @@ fn send_to(send: &Send) -> pb::Send {
         owed: Some(match owed {
             Owed::Invocation(invocation) => O::Invocation(invocation_to(invocation)),
             Owed::Outcome(done) => O::Outcome(chain_outcome_to(done)),
+            Owed::Remind(remind) => O::Remind(remind_to(remind)),
         }),
         parent: parent.map(uuid_to).unwrap_or_default(),
     }
@@ -249,6 +272,7 @@ fn send_from(send: pb::Send) -> Result<Send, Malformed> {
         owed: match send.owed.ok_or(Malformed::Field("owed"))? {
             O::Invocation(i) => Owed::Invocation(Arc::new(invocation_from(Some(i))?)),
             O::Outcome(done) => Owed::Outcome(Arc::new(chain_outcome_from(Some(done))?)),
+            O::Remind(remind) => Owed::Remind(Arc::new(remind_from(Some(remind))?)),
         },
         parent,
     };
@@ -346,6 +370,9 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
                 Refusal::PartitionBytesFull => pb::Refusal::PartitionBytesFull,
                 Refusal::TooDeep => pb::Refusal::TooDeep,
                 Refusal::ChannelClosed => pb::Refusal::ChannelClosed,
+                Refusal::ActorRemindersFull => pb::Refusal::ActorRemindersFull,
+                Refusal::RemindersFull => pb::Refusal::RemindersFull,
+                Refusal::RemindersBytesFull => pb::Refusal::RemindersBytesFull,
             }
             .into(),
         ),
@@ -376,6 +403,9 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             Ok(pb::Refusal::PartitionBytesFull) => Refusal::PartitionBytesFull,
             Ok(pb::Refusal::TooDeep) => Refusal::TooDeep,
             Ok(pb::Refusal::ChannelClosed) => Refusal::ChannelClosed,
+            Ok(pb::Refusal::ActorRemindersFull) => Refusal::ActorRemindersFull,
+            Ok(pb::Refusal::RemindersFull) => Refusal::RemindersFull,
+            Ok(pb::Refusal::RemindersBytesFull) => Refusal::RemindersBytesFull,
             Ok(pb::Refusal::Unspecified) | Err(_) => return Err(Malformed::Field("refused")),
         }),
         O::Expired(true) => Outcome::Expired,

@@ -5,6 +5,7 @@ pub mod error;
 pub mod json;
 pub mod log;
 pub mod peer;
+pub mod reminder;
 
 use std::sync::Arc;
 

@@ -250,6 +250,8 @@ impl Driver {
             ("kept_now", held.kept),
             ("kept_bytes_now", held.kept_bytes),
             ("results_now", held.results),
+            ("reminders_now", held.reminders),
+            ("reminders_bytes_now", held.reminders_bytes),
             ("results_bytes_now", held.results_bytes),
             ("direct_bytes_now", held.direct_bytes),
             ("slots_waited_for_now", held.slots_waited_for),

@@ -28,6 +28,11 @@ pub(crate) struct Counts {
     pub(crate) outcomes_cut: u64,
     /// Turns dispatched by a reign that was over, of invocations that were done.
     pub(crate) zombie_dispatch: u64,
+    /// Due times that were fired, and how many of them late.
+    pub(crate) reminders_fired: u64,
+    pub(crate) reminders_late: u64,
+    /// Firings that a change dropped before they started.
+    pub(crate) firings_dropped: u64,
     /// Overlaps of code that a lagging node excuses.
     pub(crate) overlap_excused: u64,
     /// Nodes draining, for `drain_with_cross_calls`.
@@ -38,7 +43,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 13] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 16] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -51,6 +56,9 @@ impl Counts {
             ("cascade", self.cascade),
             ("(windows asked)", self.windows_asked),
             ("(outcomes cut)", self.outcomes_cut),
+            ("(reminders fired)", self.reminders_fired),
+            ("(reminders late)", self.reminders_late),
+            ("(firings dropped)", self.firings_dropped),
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
         ]

@@ -162,6 +162,14 @@ impl Judge<'_> {
         let request = &self.history.reqs[req];
         let uuid = self.uuid_of_tag.get(&request.tag).copied();
         let bad = match answer {
+            Ok(Response::Scheduled { .. } | Response::Cancelled { .. }) => {
+                request.remind.is_none() || !self.is_reminded(req)
+            }
+            Ok(Response::Outcome { invocation: None, outcome: Outcome::Refused(_) })
+                if request.remind.is_some() =>
+            {
+                false
+            }
             Ok(Response::Outcome { invocation: None, .. }) => {
                 request.mode.is_some() || request.awaits.is_some()
             }
@@ -206,12 +214,14 @@ impl Judge<'_> {
 
     fn check_client_error(&mut self, node: NodeId, req: usize, error: &RequestError) {
         let request = &self.history.reqs[req];
+        let is_direct =
+            request.mode.is_none() && request.awaits.is_none() && request.remind.is_none();
         let fine = match error {
             // A direct call's fate is unknown when its host dies: that is what at-most-once means.
-            RequestError::Unknown(_) if request.mode.is_none() && request.awaits.is_none() => true,
+            RequestError::Unknown(_) if is_direct => true,
             RequestError::Unknown(_) => return self.check_struck_out(node, "outcome unknown"),
             RequestError::Draining => self.nodes.get(&node).is_some_and(|n| n.drain_told),
-            RequestError::NoHost(_) => request.mode.is_none() && request.awaits.is_none(),
+            RequestError::NoHost(_) => is_direct,
             // Direct calls are bounded by what the host runs at once.
             RequestError::Limit(hit) if hit.name == DIRECT_CONCURRENCY => request.mode.is_none(),
             RequestError::Limit(_) => self.history.small_limits,

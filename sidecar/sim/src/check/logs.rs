@@ -7,9 +7,11 @@ use std::sync::Arc;
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use kar_core::invocation::{ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, StateOp};
 use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
+use kar_core::reminder::ReminderChange;
 
 use super::Judge;
 use super::order::Lock;
+use super::reminders::ReminderModel;
 use crate::history::Keys;
 use crate::plan::Us;
 use crate::script::Spec;
@@ -36,8 +38,8 @@ pub(crate) struct Ended {
 /// An invocation that a log holds.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
-    pub(crate) sender: Sender,
-    pub(crate) number: Number,
+    /// Who sent it, and its number; nobody, for firings of reminders.
+    pub(crate) sent: Option<(Sender, Number)>,
     /// What put it in its actor's queue: not known of steps that follow in the same partition.
     pub(crate) queued_by: Option<(Sender, Number)>,
     pub(crate) actor: Option<Arc<str>>,
@@ -78,6 +80,7 @@ pub(crate) struct TurnRecord {
     pub(crate) offset: Offset,
     pub(crate) state: Vec<StateOp>,
     pub(crate) sends: Vec<u64>,
+    pub(crate) reminders: Vec<ReminderChange>,
     pub(crate) complete: Option<Closing>,
     /// The actor's state before it.
     pub(crate) before: Keys,
@@ -108,6 +111,8 @@ pub(crate) struct LogModel {
     pub(crate) uuid: Option<Uuid>,
     pub(crate) epoch: Epoch,
     pub(crate) seq: u64,
+    /// The latest time in its records.
+    pub(crate) time: u64,
     pub(crate) released: bool,
     pub(crate) owner: Option<NodeId>,
     pub(crate) reigns: Vec<Reign>,
@@ -124,6 +129,7 @@ pub(crate) struct LogModel {
     pub(crate) highest: HashMap<Epoch, u64>,
     /// Last valid sequence number of each epoch.
     pub(crate) last: HashMap<Epoch, u64>,
+    pub(crate) reminders: ReminderModel,
 }
 
 impl Held {
@@ -140,6 +146,7 @@ impl LogModel {
             uuid: None,
             epoch: 0,
             seq: 0,
+            time: 0,
             released: false,
             owner: None,
             reigns: Vec::new(),
@@ -152,6 +159,7 @@ impl LogModel {
             writes: Vec::new(),
             highest: HashMap::new(),
             last: HashMap::new(),
+            reminders: ReminderModel::default(),
         }
     }
 
@@ -209,11 +217,12 @@ impl Judge<'_> {
                     }
                 }
             }
-            Record::Batch { epoch, seq, ops, .. } => {
+            Record::Batch { epoch, seq, time, ops } => {
                 ops.iter().for_each(|op| self.learn(op));
                 if self.is_valid(log, *epoch, *seq) {
                     self.logs[log].seq = *seq;
                     self.logs[log].last.insert(*epoch, *seq);
+                    self.logs[log].time = self.logs[log].time.max(*time);
                     ops.iter().for_each(|op| self.take_effect(log, offset, op));
                 }
             }
@@ -315,6 +324,9 @@ impl Judge<'_> {
                     self.wrong("C6 closed channel", text);
                 }
             }
+            Op::Fire { actor, id, due, uuid, next } => {
+                self.fired(log, offset, (actor, id), (*due, *uuid, *next));
+            }
             Op::Forget { uuids } => {
                 for uuid in uuids {
                     if let Some(held) = self.logs[log].held.get_mut(uuid) {
@@ -333,8 +345,7 @@ impl Judge<'_> {
         invocation: &Arc<Invocation>,
     ) {
         let held = Held {
-            sender: sender.clone(),
-            number,
+            sent: Some((sender.clone(), number)),
             queued_by: Some((sender.clone(), number)),
             actor: invocation.actor.clone(),
             step: invocation.step,
@@ -350,10 +361,11 @@ impl Judge<'_> {
     }
 
     /// A log takes a step of an invocation in, once only.
-    fn hold(&mut self, log: usize, uuid: Uuid, held: Held) {
-        let (sender, number) = (held.sender.clone(), held.number);
+    pub(super) fn hold(&mut self, log: usize, uuid: Uuid, held: Held) {
         let id = self.logs[log].id.clone();
-        self.number_used(log, (&sender, number), uuid);
+        if let Some((sender, number)) = held.sent.clone() {
+            self.number_used(log, (&sender, number), uuid);
+        }
         let model = &mut self.logs[log];
         let returns = held.home.as_ref() == Some(&model.id);
         match model.held.get_mut(&uuid) {
@@ -454,8 +466,7 @@ impl Judge<'_> {
         let Completion { uuid, attempt, accept, end, segment } = done;
         if let (Some(brief), false) = (accept, self.logs[log].held.contains_key(&uuid)) {
             let held = Held {
-                sender: brief.sender.clone(),
-                number: brief.number,
+                sent: Some((brief.sender.clone(), brief.number)),
                 queued_by: Some((brief.sender.clone(), brief.number)),
                 actor: brief.actor.clone(),
                 step: 1,
@@ -480,6 +491,9 @@ impl Judge<'_> {
         if held.attempt != attempt {
             return;
         }
+        if accept.is_some() && self.is_remind(log, uuid, segment) {
+            return self.reminded(log, offset, uuid, (end, segment));
+        }
         let (step, home) = (held.step, held.home.clone());
         let Some(closing) = self.closing(log, offset, uuid, (end, segment, home.as_ref())) else {
             return;
@@ -493,7 +507,7 @@ impl Judge<'_> {
             self.lock(log, offset, uuid, if keeps { Lock::Keeps } else { Lock::Frees });
         }
         let own = segment.sends.len() - usize::from(*end == End::Passed);
-        let effects = !segment.state.is_empty() || own > 0;
+        let effects = !segment.state.is_empty() || own > 0 || !segment.reminders.is_empty();
         if effects && matches!(&closing, Closing::Outcome(o) if !matches!(o, Outcome::Done(_))) {
             let text = format!("{id}@{offset}: {uuid} failed, and its segment took effect");
             self.wrong("P5 segment of a failure", text);
@@ -565,6 +579,8 @@ impl Judge<'_> {
                             && next.home.as_ref() == wanted;
                         (!fine, Closing::Tail(Spec::read(&next.payload).tag, false))
                     }
+                    // It carries nothing on.
+                    Obligation::Remind(_) => return None,
                     Obligation::Outcome(done) => {
                         let fine = done.uuid == uuid && home == Some(&last.obligation.to);
                         (!fine, Closing::Outcome(done.outcome.clone()))
@@ -588,7 +604,7 @@ impl Judge<'_> {
         complete: Option<Closing>,
     ) {
         let epoch = self.logs[log].epoch;
-        let Segment { state, sends } = segment;
+        let Segment { state, sends, reminders } = segment;
         let mut tags = Vec::with_capacity(sends.len());
         for send in sends {
             let to = self.log_of(&send.obligation.to);
@@ -605,6 +621,8 @@ impl Judge<'_> {
                     None
                 }
                 Obligation::Outcome(done) => Some(done.outcome.clone()),
+                // No turn makes one.
+                Obligation::Remind(_) => None,
             };
             let attempt = (step, attempt);
             let owed = Owed {
@@ -634,8 +652,20 @@ impl Judge<'_> {
                 model.writes.push((offset, actor, state.clone()));
             }
         }
-        let record = TurnRecord { offset, state: state.clone(), sends: tags, complete, before };
+        let changes = reminders.iter().map(|op| op.change.clone()).collect();
+        let actor = model.held.get(&uuid).and_then(|h| h.actor.clone());
+        let record = TurnRecord {
+            offset,
+            state: state.clone(),
+            sends: tags,
+            reminders: changes,
+            complete,
+            before,
+        };
         model.turns.entry((uuid, step, attempt, epoch)).or_default().push(record);
+        if let Some(actor) = actor {
+            self.change_reminders(log, offset, &actor, reminders);
+        }
     }
 
     /// C4: a call retires when its sender holds the outcome durably.
@@ -663,7 +693,7 @@ impl Judge<'_> {
                 early.push(uuid);
             }
             if let Some(held) = self.logs[log].held.get_mut(&uuid)
-                && (&held.sender, held.number) == (sender, number)
+                && held.sent.as_ref() == Some(&(sender.clone(), number))
             {
                 held.closed = true;
             }
@@ -676,6 +706,9 @@ impl Judge<'_> {
 
     /// How an invocation was made, from whoever made it.
     pub(crate) fn mode_of(&self, uuid: Uuid) -> Option<Mode> {
+        if self.logs.iter().any(|log| log.reminders.firings.contains_key(&uuid)) {
+            return Some(Mode::Tell);
+        }
         let tag = self.tag_of_uuid.get(&uuid)?;
         match self.asked.get(tag) {
             Some(req) => self.history.reqs[*req].mode,

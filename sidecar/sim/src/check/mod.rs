@@ -7,6 +7,7 @@ mod gate;
 mod logs;
 mod order;
 mod overlap;
+mod reminders;
 mod state;
 mod turns;
 
@@ -79,6 +80,8 @@ pub(crate) struct Judge<'h> {
     pub(crate) dispatched: HashMap<(Uuid, u32, u32, u64), usize>,
     /// Numbers of node senders and what they stand for, as requested or accepted.
     pub(crate) node_numbers: HashMap<(Sender, usize, Number), Uuid>,
+    /// Tags of reminders, and who scheduled them: all their firings carry them.
+    pub(crate) reminder_tags: HashMap<u64, reminders::Asked>,
 }
 
 /// Judges a run; also counts what really happened in it.
@@ -99,6 +102,7 @@ pub(crate) fn judge(history: &History) -> (Vec<Violation>, Counts) {
         judge.check_overlaps();
     }
     judge.check_turns();
+    judge.check_reminders_done();
     judge.check_end();
     (judge.violations, judge.counts)
 }
@@ -134,6 +138,7 @@ impl<'h> Judge<'h> {
             answered: BTreeSet::new(),
             dispatched: HashMap::new(),
             node_numbers: HashMap::new(),
+            reminder_tags: reminders::asked(history),
         }
     }
 

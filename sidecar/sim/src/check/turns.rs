@@ -14,9 +14,14 @@ impl Judge<'_> {
         let step = token.step;
         let log = self.log_of(&token.invocation.home);
         let tag = record.spec.tag;
-        self.uuid_of_tag.entry(tag).or_insert(uuid);
         self.tag_of_uuid.entry(uuid).or_insert(tag);
-        if self.uuid_of_tag.get(&tag) != Some(&uuid) {
+        let rings = self.reminder_tags.contains_key(&tag);
+        if rings {
+            self.check_rings(run, record, log);
+        } else {
+            self.uuid_of_tag.entry(tag).or_insert(uuid);
+        }
+        if !rings && self.uuid_of_tag.get(&tag) != Some(&uuid) {
             self.wrong("P2 one request, one invocation", format!("r{run} {token}: tag {tag:x}"));
         }
         if let Some(before) = self.dispatched.insert((uuid, step, attempt, epoch), run) {
@@ -100,6 +105,7 @@ impl Judge<'_> {
         let held = self.logs[log].held.contains_key(&uuid);
         let token = &record.token;
         match self.issued.get(&record.spec.tag) {
+            None if self.reminder_tags.contains_key(&record.spec.tag) => {}
             None => {
                 if strict && !held {
                     self.wrong("strict", format!("r{run} {token} is not accepted yet"));

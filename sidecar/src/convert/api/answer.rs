@@ -11,7 +11,7 @@ use pb::ErrorReason;
 use pb::response::Result as Reply;
 use tonic::Status;
 
-use super::{Shape, payload_to};
+use super::{Shape, payload_to, reminder, timestamp};
 use crate::backend::{StateAnswer, StateError};
 use crate::convert::error::{request_error, status};
 use crate::driver::outlets::Answer;
@@ -68,6 +68,24 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
         }
         (Shape::StateApply, Response::Ok) => Reply::ActorStateApply(pb::ApplyResponse {}),
         (Shape::Flush, Response::Ok) => Reply::Flush(pb::FlushResponse {}),
+        (Shape::ReminderSchedule, Response::Scheduled { due }) => {
+            let due_time = Some(timestamp(due));
+            Reply::ReminderSchedule(pb::ScheduleResponse { due_time })
+        }
+        (Shape::ReminderCancel, Response::Cancelled { count }) => {
+            let cancelled = i32::try_from(count).unwrap_or(i32::MAX);
+            Reply::ReminderCancel(pb::ReminderServiceCancelResponse { cancelled })
+        }
+        (Shape::ReminderList { actor }, Response::Reminders(all)) => {
+            let reminders = all.iter().map(|r| reminder::reminder_to(r, &actor)).collect();
+            Reply::ReminderList(pb::ReminderServiceListResponse { reminders })
+        }
+        (Shape::ReminderSchedule | Shape::ReminderCancel, Response::Outcome { outcome, .. }) => {
+            // Only a refusal comes as an outcome.
+            return Err(ended(outcome, &None)
+                .err()
+                .unwrap_or_else(|| Status::internal("the answer does not fit the request")));
+        }
         (shape, _) => {
             tracing::error!(?shape, "the core's answer does not fit the request");
             return Err(Status::internal("the answer does not fit the request"));
@@ -148,6 +166,9 @@ fn bound_of(refusal: Refusal) -> &'static str {
         Refusal::PartitionFull => "unfinished_per_partition_max",
         Refusal::PartitionBytesFull => "unfinished_bytes_per_partition_max",
         Refusal::TooDeep => "depth_max",
+        Refusal::ActorRemindersFull => "reminders_per_actor_max",
+        Refusal::RemindersFull => "reminders_per_partition_max",
+        Refusal::RemindersBytesFull => "reminders_bytes_per_partition_max",
         Refusal::ChannelClosed => "departed_grace_ms",
     }
 }
@@ -195,6 +216,7 @@ pub fn reply_size(reply: &Reply) -> usize {
         },
         Reply::ActorStateGet(r) => entries(&r.entries),
         Reply::ActorStateGetAll(r) => entries(&r.entries),
+        Reply::ReminderList(r) => r.reminders.iter().map(prost::Message::encoded_len).sum(),
         Reply::StateGet(r) => r.value.as_ref().map_or(0, size),
         Reply::StateList(r) => {
             r.entries.iter().map(|e| e.key.len() + e.value.as_ref().map_or(0, size)).sum()

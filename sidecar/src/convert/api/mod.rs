@@ -3,6 +3,7 @@
 mod answer;
 mod field;
 mod host;
+mod reminder;
 mod request;
 
 use kar_core::ids::{Kind, Millis};

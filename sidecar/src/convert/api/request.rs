@@ -14,6 +14,7 @@ use super::field::{
     KEY_BYTES_MAX, SHORT_BYTES_MAX, actor_target, affinity, bounded, core_target, duration,
     invocation_id, key, method, name, optional, payload_from, required_turn, turn,
 };
+use super::reminder;
 use crate::backend::StateOperation;
 use crate::convert::error::{invalid_field, not_implemented};
 use crate::convert::shared;
@@ -41,6 +42,9 @@ pub enum Shape {
     StateApply,
     StateContains { key: Arc<str> },
     Flush,
+    ReminderSchedule,
+    ReminderCancel,
+    ReminderList { actor: pb::ActorTarget },
 }
 
 /// Parses a request at the time `now`.
@@ -79,6 +83,12 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
             (operation, Shape::StateContains { key })
         }
         Ask::Flush(r) => (Operation::Flush { turn: required_turn(&r.turn_token)? }, Shape::Flush),
+        Ask::ReminderSchedule(r) => (reminder::schedule(r, limits)?, Shape::ReminderSchedule),
+        Ask::ReminderCancel(r) => (reminder::cancel(&r)?, Shape::ReminderCancel),
+        Ask::ReminderList(r) => {
+            let operation = reminder::list(&r)?;
+            (operation, Shape::ReminderList { actor: r.actor.unwrap_or_default() })
+        }
         Ask::StateGet(_) | Ask::StateSet(_) | Ask::StateDelete(_) | Ask::StateList(_) => {
             return parser.state(ask).map(Prepared::State);
         }
