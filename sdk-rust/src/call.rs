@@ -1,5 +1,7 @@
 //! Calling services and actors: references to them, and calls on their way.
 
+mod tail;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +14,7 @@ use kar_proto::v1 as proto;
 
 use crate::codec::{CodecError, Decode, Encode, Payload};
 use crate::context::sealed::Origin;
-use crate::context::{Root, Source};
+use crate::context::{Nested, Root, Source};
 use crate::error::{ApplicationError, CallError};
 use crate::stream::{Answer, Operation, Reply};
 
@@ -36,8 +38,8 @@ pub struct ActorRef<S> {
 }
 
 /// A call that has not been made: `.await` makes it and waits for the result; [`tell`](Self::tell)
-/// and [`start`](Self::start) do not wait.
-#[must_use = "a call is made by `.await`, `.tell()` or `.start()`"]
+/// and [`start`](Self::start) do not wait; [`tail`](Self::tail) ends the turn with it.
+#[must_use = "a call is made by `.await`, `.tell()`, `.start()` or `.tail()`"]
 pub struct Call<R, S> {
     origin: Origin,
     kind: proto::target::Kind,
@@ -45,7 +47,19 @@ pub struct Call<R, S> {
     argument: Result<Payload, CodecError>,
     options: proto::InvocationOptions,
     direct: bool,
+    step_key: String,
     types: PhantomData<fn() -> (R, S)>,
+}
+
+/// How errors that a method marks retryable are retried: with pauses that grow, up to a number of
+/// attempts; the last one's error is the outcome. Attempts that were lost with their hosts do not
+/// count. An actor stays with the invocation meanwhile: what was sent after it waits.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct RetryPolicy {
+    max_attempts: u32,
+    initial_backoff: Option<Duration>,
+    max_backoff: Option<Duration>,
+    multiplier: f64,
 }
 
 /// Id of an invocation, for `kar await`, logs and people.
@@ -222,7 +236,8 @@ impl<R, S> Call<R, S> {
         };
         let options = proto::InvocationOptions { trace_parent, ..Default::default() };
         let (origin, types) = (origin.clone(), PhantomData);
-        Self { origin, kind, method, argument, options, direct: false, types }
+        let step_key = String::new();
+        Self { origin, kind, method, argument, options, direct: false, step_key, types }
     }
 
     /// The invocation must start within this time from its acceptance, at least 1 ms; else it never
@@ -230,6 +245,13 @@ impl<R, S> Call<R, S> {
     pub fn start_within(mut self, time: Duration) -> Self {
         // The longest time that protobuf has is longer than any that this could mean.
         self.options.start_within = time.try_into().ok();
+        self
+    }
+
+    /// How errors of it are retried that the method marks retryable, instead of how the method or
+    /// its sidecar would: see [`Error::retryable`](crate::Error::retryable).
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.options.retry_policy = Some(policy.into_proto());
         self
     }
 
@@ -263,6 +285,7 @@ impl<R, S> Call<R, S> {
         use proto::target::Kind;
         let payload = Some(self.argument?.into_proto());
         let (method, options) = (self.method.into_owned(), Some(self.options));
+        let step_key = self.step_key;
         let operation = match self.kind {
             Kind::Service(service) => {
                 let (delivery_mode, turn_token) = match self.direct {
@@ -277,6 +300,7 @@ impl<R, S> Call<R, S> {
                     affinity_key: service.affinity_key,
                     options,
                     turn_token,
+                    step_key,
                 })
             }
             Kind::Actor(actor) => Operation::CallActor(proto::CallActorRequest {
@@ -285,6 +309,7 @@ impl<R, S> Call<R, S> {
                 payload,
                 options,
                 turn_token: self.origin.0.turn_token(),
+                step_key,
             }),
         };
         match self.origin.0.request(operation).await? {
@@ -302,6 +327,20 @@ impl<R, S> Call<R, S> {
             }
             _ => Err(CallError::mismatch("call")),
         }
+    }
+}
+
+impl<R> Call<R, Nested> {
+    /// Keeps the outcome under this key with the method that calls, so that a retry of the method
+    /// that makes the same call gets it: the call is made once. Results and application errors are
+    /// kept; what expired, or was refused, is called again. Has no effect on [`tell`](Self::tell).
+    ///
+    /// The call fails with [`CallError::StepKeyReused`] if the key stands for another target or
+    /// method, for a value that [`once`](crate::TurnContext::once) recorded, or for a call that is
+    /// under way.
+    pub fn step_key(mut self, key: impl Into<String>) -> Self {
+        self.step_key = key.into();
+        self
     }
 }
 
@@ -343,6 +382,35 @@ impl<R, S> fmt::Debug for Call<R, S> {
             .field("target", &self.kind)
             .field("method", &self.method)
             .finish_non_exhaustive()
+    }
+}
+
+// === impl RetryPolicy ===
+
+impl RetryPolicy {
+    /// So many attempts, the first one included; pauses as the sidecar makes them by default.
+    #[must_use]
+    pub fn attempts(max: u32) -> Self {
+        Self { max_attempts: max, initial_backoff: None, max_backoff: None, multiplier: 0.0 }
+    }
+
+    /// Pause before the second attempt, and the longest one; each is `multiplier` times (1 to 100) as
+    /// long as the one before.
+    #[must_use]
+    pub fn backoff(self, initial: Duration, max: Duration, multiplier: f64) -> Self {
+        let (initial_backoff, max_backoff) = (Some(initial), Some(max));
+        Self { initial_backoff, max_backoff, multiplier, ..self }
+    }
+
+    fn into_proto(self) -> proto::RetryPolicy {
+        // The longest time that protobuf has is longer than any that this could mean.
+        let wire = |time: Option<Duration>| time.and_then(|time| time.try_into().ok());
+        proto::RetryPolicy {
+            max_attempts: i32::try_from(self.max_attempts.max(1)).unwrap_or(i32::MAX),
+            initial_backoff: wire(self.initial_backoff),
+            max_backoff: wire(self.max_backoff),
+            multiplier: self.multiplier,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kar_proto::v1::Hello;
+use kar_proto::v1::{self as proto, Hello};
 
 use crate::call::{ActorRef, InvocationId, ServiceRef, Started};
 use crate::codec::Decode;
@@ -12,7 +12,7 @@ use crate::context::{Caller, Root, Source};
 use crate::error::{CallError, ConnectError};
 use crate::state::ApplicationState;
 use crate::stream::driver::{self, Node};
-use crate::stream::{Command, Handle};
+use crate::stream::{Answer, Command, Handle, Operation};
 use crate::transport::{Address, Settings};
 
 /// Entry to everything: `Kar::connect()` for a client, [`Host::builder`](crate::Host::builder) for
@@ -36,6 +36,20 @@ pub struct KarBuilder {
 pub struct Client {
     handle: Handle,
     node: Option<Node>,
+}
+
+/// What a request for an invocation's end came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Cancelling {
+    /// It has ended as cancelled, and does not run (again).
+    Cancelled,
+    /// It runs and was told, or waits for calls that it made: it ends when it stops or they have ended.
+    Requested,
+    /// It has gone on elsewhere by a tail call, where this id does not reach it; it ends if it comes back.
+    Moved,
+    /// It had ended before.
+    Ended,
 }
 
 impl Kar {
@@ -138,6 +152,39 @@ impl Client {
     /// result is not kept any more.
     pub async fn awaiting<R: Decode>(&self, id: &InvocationId) -> Result<R, CallError> {
         Started::new(id.clone(), self.handle.clone()).outcome().await
+    }
+
+    /// Asks for the end of an invocation. One that does not run ends at once; one that runs is told,
+    /// and stops at its next `.await` if its SDK stops it there, as this one does. It is not tried
+    /// again.
+    ///
+    /// # Errors
+    /// [`CallError::UnknownInvocation`] if there is none, or it has ended and left nothing.
+    pub async fn cancel(&self, id: &InvocationId) -> Result<Cancelling, CallError> {
+        let request = proto::CancelRequest { invocation_id: id.0.clone() };
+        match self.handle.request(Operation::Cancel(request)).await? {
+            Answer::Cancel(answer) => match answer.result() {
+                proto::CancelResult::Cancelled => Ok(Cancelling::Cancelled),
+                proto::CancelResult::Requested => Ok(Cancelling::Requested),
+                proto::CancelResult::Moved => Ok(Cancelling::Moved),
+                proto::CancelResult::Ended => Ok(Cancelling::Ended),
+                proto::CancelResult::Unspecified => Err(CallError::mismatch("cancel")),
+            },
+            _ => Err(CallError::mismatch("cancel")),
+        }
+    }
+
+    /// Lets an invocation go on that is parked because it has lost too many hosts.
+    ///
+    /// # Errors
+    /// [`CallError::Rejected`] with reason `NOT_PARKED` if it is not; [`CallError::UnknownInvocation`] if there is
+    /// none.
+    pub async fn resume(&self, id: &InvocationId) -> Result<(), CallError> {
+        let request = proto::ResumeRequest { invocation_id: id.0.clone() };
+        match self.handle.request(Operation::Resume(request)).await? {
+            Answer::Resume(_) => Ok(()),
+            _ => Err(CallError::mismatch("resume")),
+        }
     }
 
     /// State of the application as a whole.

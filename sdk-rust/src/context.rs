@@ -4,11 +4,12 @@
 //! | trait | allows | [`Client`](crate::Client) | [`ServiceContext`] | [`ActorContext`] |
 //! |---|---|---|---|---|
 //! | [`Caller`] | calls and tells | yes | yes | yes |
-//! | [`InTurn`] | knowing the turn, `flush` | | yes | yes |
+//! | [`InTurn`] | knowing the turn, `flush`, `once` | | yes | yes |
 //! | [`ReadsState`] | reading the actor's state | | | yes |
 //! | [`WritesState`] | changing it | | | yes |
 
 use std::fmt;
+use std::future::Future;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -16,7 +17,8 @@ use kar_proto::v1 as proto;
 
 use crate::call::{ActorRef, ServiceRef};
 use crate::client::Client;
-use crate::error::CallError;
+use crate::codec::{Decode, Encode};
+use crate::error::{CallError, Error};
 use crate::state::{StateReader, StateWriter};
 use crate::stream::{Answer, Operation};
 use crate::turn::Turn;
@@ -132,6 +134,22 @@ impl TurnContext {
         self.turn.attempt
     }
 
+    /// Resolves when somebody asks for the end of the invocation (`kar cancel`,
+    /// [`Client::cancel`](crate::Client::cancel)). A method that never calls this is stopped at its
+    /// next `.await` then; one that has called it goes on and decides by itself, also against it: what
+    /// it returns counts. Either way the invocation is not tried again.
+    pub fn cancel_requested(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.turn.heed_cancel();
+        let turn = self.turn.clone();
+        async move { turn.cancel_requested().await }
+    }
+
+    /// Step of the invocation, from 1; greater after tail calls.
+    #[must_use]
+    pub fn step(&self) -> u32 {
+        self.turn.step
+    }
+
     /// Name of the method.
     #[must_use]
     pub fn method(&self) -> &str {
@@ -171,6 +189,39 @@ impl TurnContext {
             Answer::Flush(_) => Ok(()),
             _ => Err(CallError::mismatch("flush")),
         }
+    }
+
+    /// A durable step: runs `f` and records its result under `key`, durably and with everything that
+    /// the turn did before. A retry of the method gets the recorded result instead of running `f`
+    /// again: `f` runs at least once, its recorded result is one. If `f` fails nothing is recorded.
+    /// The key names the step within this method call (a tail call begins without any); a nested
+    /// call keeps its result by [`Call::step_key`](crate::Call::step_key). A direct invocation has
+    /// no retries: it just runs `f`.
+    ///
+    /// ```no_run
+    /// # async fn pay(_: u64) -> Result<String, std::io::Error> { Ok(String::new()) }
+    /// # async fn method(ctx: &mut kar_sdk::ActorContext) -> Result<(), kar_sdk::Error> {
+    /// let receipt: String = ctx.once("pay", || pay(30)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// What `f` failed with; [`CallError::StepKeyReused`] if the key is that of a call;
+    /// [`CallError::Limit`] if there are too many steps, or too long ones.
+    pub async fn once<T, E, F>(&self, key: &str, f: impl FnOnce() -> F) -> Result<T, Error>
+    where
+        T: Encode + Decode,
+        F: Future<Output = Result<T, E>>,
+        Error: From<E>,
+    {
+        if self.turn.is_direct() {
+            return Ok(f().await?);
+        }
+        if let Some(recorded) = self.turn.recorded(key) {
+            return Ok(T::decode(recorded)?);
+        }
+        let value = f().await?.encode()?;
+        Ok(T::decode(self.turn.record(key, value).await?)?)
     }
 
     /// A client for what is **not** part of the turn: application state, and calls that are roots

@@ -14,7 +14,7 @@ use crate::codec::{CodecError, Encode, Payload};
 /// Domain of KAR's typed error details.
 const DOMAIN: &str = "kar";
 
-/// An error that a method returned: a completion, which goes back to the caller and is not retried.
+/// An error that a method returned: a completion, which goes back to the caller and is not retried unasked.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct ApplicationError {
@@ -26,6 +26,9 @@ pub struct ApplicationError {
     pub detail: String,
     /// Typed detail for the caller's program.
     pub payload: Option<Payload>,
+    /// Trying again may help: another attempt is made if the retry policy of the call, the method or the sidecar asks
+    /// for it. A caller gets the last attempt's error.
+    pub retryable: bool,
 }
 
 /// How a call, or any other request, failed.
@@ -48,6 +51,9 @@ pub enum CallError {
     /// The invocation did not start within the time given, and never will.
     #[error("expired before it started: {0}")]
     Expired(String),
+    /// Somebody asked for the invocation's end, and it has ended so; it will not run again.
+    #[error("cancelled: {0}")]
+    Cancelled(String),
     /// A named bound was hit. Send less at once, or raise it.
     #[error("limit {name} ({value}) reached")]
     Limit {
@@ -62,6 +68,10 @@ pub enum CallError {
     /// There is no such invocation, or its result is not kept any more.
     #[error("unknown invocation: {0}")]
     UnknownInvocation(String),
+    /// The step key names another step of the method, or a call with it is under way: give each step
+    /// a key of its own.
+    #[error("step key reused: {0}")]
+    StepKeyReused(String),
     /// A condition (etag) did not hold; nothing was written.
     #[error("condition failed: {0}")]
     ConditionFailed(String),
@@ -97,7 +107,8 @@ pub struct Rejection {
 /// What a method fails with. Made from any [`std::error::Error`] by `?`, or by [`Error::new`].
 ///
 /// An error of a nested call passes on: an application error as it is; that the turn is superseded
-/// stops the turn, and nobody gets to see it.
+/// stops the turn, and nobody gets to see it. It also carries a tail call
+/// ([`Call::tail`](crate::Call::tail)) out of the method.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
@@ -108,6 +119,8 @@ enum Kind {
     Application(Box<ApplicationError>),
     /// The turn is not the current attempt, or its connection is gone: it ends as `cancelled`.
     Stop,
+    /// No error: the turn ends with a tail call.
+    TailCall(Box<proto::TailCall>),
 }
 
 /// The sidecar could not be reached.
@@ -171,6 +184,7 @@ impl ApplicationError {
             message: self.message,
             detail: self.detail,
             payload: self.payload.map(Payload::into_proto),
+            retryable: self.retryable,
         }
     }
 
@@ -180,6 +194,7 @@ impl ApplicationError {
             message: error.message,
             detail: error.detail,
             payload: error.payload.map(|p| Payload::from_proto(Some(p))),
+            retryable: error.retryable,
         }
     }
 }
@@ -226,10 +241,12 @@ impl CallError {
             "TURN_SUPERSEDED" => Self::Superseded,
             "TURN_ENDED" => Self::TurnEnded,
             "EXPIRED" => Self::Expired(message),
+            "CANCELLED" => Self::Cancelled(message),
             "OUTCOME_UNKNOWN" => Self::Unknown(message),
             "NO_HOST" => Self::NoHost(message),
             "UNKNOWN_INVOCATION" => Self::UnknownInvocation(message),
             "CONDITION_FAILED" => Self::ConditionFailed(message),
+            "STEP_KEY_REUSED" => Self::StepKeyReused(message),
             "LIMIT_REACHED" | "MESSAGE_TOO_LARGE" => Self::Limit {
                 name: rejection.metadata.get("limit").cloned().unwrap_or(rejection.reason),
                 value: rejection.metadata.get("value").cloned().unwrap_or_default(),
@@ -251,10 +268,12 @@ impl CallError {
             Self::Superseded => "superseded",
             Self::TurnEnded => "turn_ended",
             Self::Expired(_) => "expired",
+            Self::Cancelled(_) => "cancelled",
             Self::Limit { .. } => "limit",
             Self::NoHost(_) => "no_host",
             Self::UnknownInvocation(_) => "unknown_invocation",
             Self::ConditionFailed(_) => "condition_failed",
+            Self::StepKeyReused(_) => "step_key_reused",
             Self::Unavailable(_) => "unavailable",
             Self::Rejected(_) => "rejected",
             Self::Codec(_) => "codec",
@@ -313,6 +332,13 @@ impl Error {
         ApplicationError::new(code, message).into()
     }
 
+    /// An application error that may pass: another attempt is made if a retry policy asks for it (of the call, see
+    /// [`Call::retry`](crate::Call::retry), or of the sidecar). What was flushed stays; the rest of the attempt's
+    /// effects are dropped.
+    pub fn retryable(code: impl Into<String>, message: impl Into<String>) -> Self {
+        ApplicationError { retryable: true, ..ApplicationError::new(code, message) }.into()
+    }
+
     /// Adds detail for people, for example a stack trace.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
@@ -337,21 +363,35 @@ impl Error {
         self
     }
 
-    /// The application's error; `None` if this only says that the turn has to stop.
+    /// The application's error; `None` if this only says that the turn has to stop, or goes on by
+    /// a tail call.
     #[must_use]
     pub fn application(&self) -> Option<&ApplicationError> {
         match &self.kind {
             Kind::Application(error) => Some(error),
+            Kind::Stop | Kind::TailCall(_) => None,
+        }
+    }
+
+    /// How a turn ends with it; `None` if it only has to stop.
+    pub(crate) fn into_result(self) -> Option<proto::turn_outcome::Result> {
+        match self.kind {
+            Kind::Application(error) => {
+                Some(proto::turn_outcome::Result::Error(error.into_proto()))
+            }
+            Kind::TailCall(call) => Some(proto::turn_outcome::Result::TailCall(*call)),
             Kind::Stop => None,
         }
     }
 
-    /// As [`application`](Self::application), by value.
-    pub(crate) fn into_application(self) -> Option<ApplicationError> {
-        match self.kind {
-            Kind::Application(error) => Some(*error),
-            Kind::Stop => None,
-        }
+    /// The turn ends with a tail call.
+    pub(crate) fn tail_call(call: proto::TailCall) -> Self {
+        Self { kind: Kind::TailCall(Box::new(call)) }
+    }
+
+    /// Whether the turn ends with a tail call, with which everything that it did takes effect.
+    pub(crate) fn is_tail_call(&self) -> bool {
+        matches!(self.kind, Kind::TailCall(_))
     }
 
     fn from_call(error: CallError) -> Self {
@@ -371,6 +411,9 @@ impl fmt::Display for Error {
         match &self.kind {
             Kind::Application(error) => error.fmt(f),
             Kind::Stop => f.write_str("the turn has to stop: another attempt took over"),
+            Kind::TailCall(call) => {
+                write!(f, "the turn goes on with a tail call to {}", call.method)
+            }
         }
     }
 }
@@ -396,7 +439,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
         }
         let code = crate::codec::name::<E>().to_owned();
         let message = other.to_string();
-        let error = ApplicationError { code, message, detail, payload: None };
+        let error = ApplicationError { code, message, detail, ..ApplicationError::default() };
         Self { kind: Kind::Application(Box::new(error)) }
     }
 }

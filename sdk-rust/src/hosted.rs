@@ -77,6 +77,12 @@ trait Entry: Send + Sync {
     fn spawn(&self, turn: Arc<Turn>, argument: Payload) -> AbortHandle;
 }
 
+/// A turn under way.
+pub(crate) struct Running {
+    turn: Arc<Turn>,
+    task: AbortHandle,
+}
+
 struct ServiceEntry<S>(Arc<S>);
 struct ActorEntry<A>(Arc<A>);
 
@@ -93,6 +99,22 @@ impl Method {
     #[must_use]
     pub const fn shared(name: &'static str) -> Self {
         Self { name, shared: true }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Stops its code: it is superseded, or its stream is gone.
+    pub(crate) fn abort(&self) {
+        self.task.abort();
+    }
+
+    /// Somebody asked for the end of its invocation: its code stops, unless it sees to that by itself.
+    pub(crate) fn request_cancel(&self) {
+        if !self.turn.request_cancel() {
+            self.task.abort();
+        }
     }
 }
 
@@ -140,7 +162,7 @@ impl Table {
         handle: Handle,
         session: u64,
         mut frame: proto::InvocationFrame,
-    ) -> Result<AbortHandle, Box<ApplicationError>> {
+    ) -> Result<Running, Box<ApplicationError>> {
         use proto::target::Kind;
         let entry = match frame.target.as_ref().and_then(|target| target.kind.as_ref()) {
             Some(Kind::Service(service)) => find(&self.services, "service", &service.name),
@@ -148,12 +170,18 @@ impl Table {
             None => Err(Box::new(unknown_method("the invocation names no target".to_owned()))),
         }?;
         let argument = Payload::from_proto(frame.payload.take());
-        Ok(entry.spawn(Arc::new(Turn::new(handle, session, frame)), argument))
+        let turn = Arc::new(Turn::new(handle, session, frame));
+        let task = entry.spawn(turn.clone(), argument);
+        Ok(Running { turn, task })
     }
 }
 
 fn methods(entry: &dyn Entry) -> Vec<proto::HostedMethod> {
-    let hosted = |m: &Method| proto::HostedMethod { name: m.name.to_owned(), shared: m.shared };
+    let hosted = |m: &Method| proto::HostedMethod {
+        name: m.name.to_owned(),
+        shared: m.shared,
+        retry_policy: None,
+    };
     entry.methods().iter().map(hosted).collect()
 }
 

@@ -123,8 +123,8 @@ mod stream;
 mod transport;
 mod turn;
 
-pub use call::{ActorRef, Call, InvocationId, ServiceRef, Started};
-pub use client::{Client, Kar, KarBuilder};
+pub use call::{ActorRef, Call, InvocationId, RetryPolicy, ServiceRef, Started};
+pub use client::{Cancelling, Client, Kar, KarBuilder};
 pub use codec::{CodecError, Decode, Encode, JSON, PROTOBUF, Payload, Prost};
 pub use context::{
     ActorContext, Caller, InTurn, Nested, ReadsState, Root, ServiceContext, TurnContext,

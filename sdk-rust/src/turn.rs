@@ -1,8 +1,9 @@
 //! A turn: one attempt of an invocation in user code, and what it asks the sidecar for.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
@@ -14,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::codec::Payload;
 use crate::error::{ApplicationError, CallError, Error};
 use crate::limits::{APPLY_BYTES_TARGET, TURN_REQUESTS_MAX, TURN_WRITE_BYTES_MAX};
-use crate::stream::{Command, Handle, Operation, Outgoing, Reply, ReplyTo, Sender};
+use crate::stream::{Answer, Command, Handle, Operation, Outgoing, Reply, ReplyTo, Sender};
 
 /// A turn, shared by its context and by what was made from it.
 pub(crate) struct Turn {
@@ -30,10 +31,23 @@ pub(crate) struct Turn {
     pub(crate) method: String,
     pub(crate) mode: proto::InvocationMode,
     pub(crate) attempt: u32,
+    pub(crate) step: u32,
     pub(crate) trace_parent: String,
+    /// Durable steps: recorded by earlier attempts, and by this one.
+    steps: Mutex<HashMap<String, proto::Payload>>,
     requests: AtomicUsize,
     writes: Mutex<Writes>,
     settled: Notify,
+    cancel: CancelRequest,
+}
+
+/// Whether somebody asked for the end of the turn's invocation, and who sees to it.
+#[derive(Default)]
+struct CancelRequest {
+    is_made: AtomicBool,
+    /// The method waits for it, and decides by itself.
+    is_heeded: AtomicBool,
+    made: Notify,
 }
 
 /// State changes of a turn on their way.
@@ -74,10 +88,13 @@ impl Turn {
             method: frame.method,
             mode,
             attempt: u32::try_from(frame.attempt).unwrap_or(1),
+            step: u32::try_from(frame.step).unwrap_or(1),
             trace_parent: frame.trace_parent,
+            steps: Mutex::new(frame.recorded_steps),
             requests: AtomicUsize::new(0),
             writes: Mutex::default(),
             settled: Notify::new(),
+            cancel: CancelRequest::default(),
         }
     }
 
@@ -89,6 +106,28 @@ impl Turn {
 
     pub(crate) fn is_direct(&self) -> bool {
         self.mode == proto::InvocationMode::Direct
+    }
+
+    /// Somebody asked for the end of its invocation. Tells whether the method sees to that by itself.
+    pub(crate) fn request_cancel(&self) -> bool {
+        self.cancel.is_made.store(true, Ordering::SeqCst);
+        self.cancel.made.notify_waiters();
+        self.cancel.is_heeded.load(Ordering::SeqCst)
+    }
+
+    /// From now on the method sees to such requests by itself.
+    pub(crate) fn heed_cancel(&self) {
+        self.cancel.is_heeded.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until somebody asks for the end of its invocation.
+    pub(crate) async fn cancel_requested(&self) {
+        let mut made = std::pin::pin!(self.cancel.made.notified());
+        // Registered before the question: the request may come within it.
+        made.as_mut().enable();
+        if !self.cancel.is_made.load(Ordering::SeqCst) {
+            made.await;
+        }
     }
 
     /// Sends gathered state changes and then the operation, and waits for its answer.
@@ -106,6 +145,34 @@ impl Turn {
             Some(error) => Err(error.clone()),
             None => reply,
         }
+    }
+
+    /// The value of a durable step, if it is known to be recorded.
+    pub(crate) fn recorded(&self, key: &str) -> Option<Payload> {
+        let recorded = self.steps().get(key).cloned()?;
+        Some(Payload::from_proto(Some(recorded)))
+    }
+
+    /// Records a durable step; gives the value that counts.
+    pub(crate) async fn record(
+        self: &Arc<Self>,
+        key: &str,
+        payload: Payload,
+    ) -> Result<Payload, CallError> {
+        let (turn_token, payload) = (self.request_token(), Some(payload.into_proto()));
+        let request = proto::RecordStepRequest { turn_token, key: key.to_owned(), payload };
+        let Answer::RecordStep(recorded) = self.request(Operation::RecordStep(request)).await?
+        else {
+            return Err(CallError::mismatch("record_step"));
+        };
+        let recorded = recorded.payload.unwrap_or_default();
+        self.steps().insert(key.to_owned(), recorded.clone());
+        Ok(Payload::from_proto(Some(recorded)))
+    }
+
+    fn steps(&self) -> MutexGuard<'_, HashMap<String, proto::Payload>> {
+        // Nothing under the lock can panic half-way.
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gathers a state change; it is sent with the next operation, or when the turn ends.
@@ -228,6 +295,9 @@ where
     let outcome = AssertUnwindSafe(code).catch_unwind().await;
     let outcome = match outcome {
         Ok(Ok(payload)) => end.turn.settle().await.map(|()| payload).map_err(Error::from),
+        Ok(Err(next)) if next.is_tail_call() => {
+            end.turn.settle().await.map_err(Error::from).and(Err(next))
+        }
         Ok(Err(error)) => Err(error),
         Err(panic) => {
             let message = panic_message(panic.as_ref());
@@ -237,7 +307,7 @@ where
     };
     end.result = match outcome {
         Ok(payload) => Some(TurnResult::Payload(payload.into_proto())),
-        Err(error) => error.into_application().map(|e| TurnResult::Error(e.into_proto())),
+        Err(error) => error.into_result(),
     };
 }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use kar_core::ids::is_name;
 use kar_core::limits::Limits;
-use kar_hub::RECORD_BYTES_MAX;
+use kar_hub::{MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
 
 /// Folder in which local mode keeps everything, unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = ".kar";
@@ -124,6 +124,19 @@ pub enum ConfigError {
         /// The other one.
         message: usize,
     },
+    /// An actor could hold more than can be read, or loaded, at once.
+    #[error(
+        "state-bytes-per-actor-max ({state}) must be {room} below what one message carries: {message}, by \
+         transport-message-bytes-max and the hub"
+    )]
+    State {
+        /// The longest state.
+        state: usize,
+        /// What a message carries.
+        message: usize,
+        /// Room for what goes with it.
+        room: usize,
+    },
     /// The transport would not carry the longest payload.
     #[error(
         "transport-message-bytes-max ({transport}) must be above message-bytes-max ({message}) by {room} at least"
@@ -180,6 +193,11 @@ impl SidecarConfig {
         let (transport, room) = (self.bounds.transport_message_bytes_max, MESSAGE_ROOM_BYTES);
         if transport < message + room {
             return Err(ConfigError::Transport { transport, message, room });
+        }
+        let (state, message) =
+            (self.limits.state_bytes_per_actor_max, transport.min(MESSAGE_BYTES_MAX));
+        if message < state.saturating_add(room) {
+            return Err(ConfigError::State { state, message, room });
         }
         Ok(())
     }
@@ -286,5 +304,9 @@ mod tests {
         config.bounds.transport_message_bytes_max = config.limits.message_bytes_max;
         let error = config.check().unwrap_err();
         assert!(matches!(error, ConfigError::Transport { .. }), "{error}");
+        let mut config = SidecarConfig::new("shop").unwrap();
+        config.limits.state_bytes_per_actor_max = config.bounds.transport_message_bytes_max;
+        let error = config.check().unwrap_err();
+        assert!(matches!(error, ConfigError::State { .. }), "{error}");
     }
 }

@@ -10,14 +10,17 @@ use kar::convert::peer::{message_from, message_to};
 use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, Uuid};
 use kar_core::invocation::{
     ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
-    StateOp,
+    RetryPolicy, StateOp,
 };
 use kar_core::limits::{LimitHit, Limits};
-use kar_core::message::{AwaitResult, DirectResult, Message, ReadResult};
-use kar_core::node::DIRECT_CONCURRENCY;
-use kar_core::record::{AcceptInBrief, End, Op, Record, ReminderOp, Segment, Send};
+use kar_core::message::{
+    AwaitResult, Control, ControlResult, Controlled, DirectResult, Found, Message, ReadResult,
+};
+use kar_core::node::{DIRECT_CONCURRENCY, DeadLetterView, InvocationView, Phase};
+use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment, Send};
 use kar_core::reminder::{CatchUp, Remind, Reminder, ReminderChange};
 use kar_core::schedule::Schedule;
+use kar_core::trouble::{Cause, Ended};
 use kar_hub::RECORD_BYTES_MAX;
 use kar_proto::peer::v1::PeerFrame;
 use prost::Message as _;
@@ -58,6 +61,7 @@ fn invocation(mode: Mode, is_full: bool) -> Invocation {
         trace: if is_full { "00-1-2-03".into() } else { Arc::default() },
         step: 1,
         home: None,
+        retry: None,
     }
 }
 
@@ -67,6 +71,7 @@ fn application_error() -> ApplicationError {
         message: "not enough".into(),
         detail: "at line 3".into(),
         payload: payload("{}"),
+        retryable: false,
     }
 }
 
@@ -108,7 +113,7 @@ fn chain_outcome() -> Arc<ChainOutcome> {
 fn sends() -> Vec<Send> {
     let send = |number, to, mode, parent| Send {
         number,
-        obligation: Obligation { to, owed: owed(invocation(mode, true)), parent },
+        obligation: Obligation { to, owed: owed(invocation(mode, true)), parent, step_key: None },
     };
     vec![
         send(1, service_partition(), Mode::Tell, None),
@@ -142,8 +147,9 @@ fn ops() -> Vec<Op> {
             attempt: 1,
             segment: Segment { state: state_ops(), sends: sends(), reminders: vec![] },
             settled: vec![(a.clone(), 1), (a.clone(), 4), (b, 2), (a.clone(), 3)],
+            steps: vec![],
         },
-        Op::Attempt { uuid: uuid(1), attempt: 3 },
+        Op::Attempt { uuid: uuid(1), attempt: 3, ended: None },
         Op::Settle { to: a, numbers: vec![1, 2, 300] },
         Op::Closed { sender: log_sender(), below: 12, open: vec![3, 9] },
         Op::CloseChannel { node: NodeId(5), floor: NodeId(0), open: vec![] },
@@ -171,7 +177,7 @@ fn tail_calls() -> [(&'static str, Op); 4] {
     let send = |owed| {
         vec![Send {
             number: 3,
-            obligation: Obligation { to: service_partition(), owed, parent: None },
+            obligation: Obligation { to: service_partition(), owed, parent: None, step_key: None },
         }]
     };
     let (sender, number, time) = (log_sender(), 7, 1_700_000_000_001);
@@ -184,6 +190,65 @@ fn tail_calls() -> [(&'static str, Op); 4] {
         ("tail-home", complete(End::Passed, send(Owed::Outcome(chain_outcome())))),
         ("home-outcome", Op::Outcome { sender, number, done: chain_outcome(), time }),
     ]
+}
+
+/// Decisions about durable steps.
+fn steps() -> [(&'static str, Op); 2] {
+    let to = service_partition();
+    let obligation = Obligation {
+        to: to.clone(),
+        owed: owed(invocation(Mode::Call, true)),
+        parent: Some(uuid(1)),
+        step_key: Some("pay".into()),
+    };
+    let step = RecordedStep { key: "receipt".into(), payload: payload("42") };
+    let progress = Op::Progress {
+        uuid: uuid(1),
+        attempt: 2,
+        segment: Segment { sends: vec![Send { number: 3, obligation }], ..Segment::default() },
+        settled: vec![],
+        steps: vec![step],
+    };
+    let outcome = Outcome::Done(payload("paid"));
+    [("steps-recorded", progress), ("step-done", Op::StepDone { to, number: 3, outcome })]
+}
+
+const RETRY: RetryPolicy = RetryPolicy {
+    attempts_max: u32::MAX,
+    initial_ms: u64::MAX,
+    max_ms: u64::MAX,
+    multiplier_percent: u32::MAX,
+};
+
+/// Decisions about retries, parking and cancelling.
+fn policies() -> Vec<(String, Op)> {
+    let uuid = uuid(1);
+    let causes = [
+        Cause::HostLost,
+        Cause::ReignLost,
+        Cause::HandOver,
+        Cause::ApplicationError,
+        Cause::Stopped,
+    ];
+    let ended = |cause| Ended { cause, not_before: 1_700_000_000_003, error: "no luck".into() };
+    let attempts = causes.into_iter().enumerate().map(|(index, cause)| {
+        let op = Op::Attempt { uuid, attempt: 4, ended: Some(ended(cause)) };
+        (format!("attempt-ended-{index}"), op)
+    });
+    let error = ApplicationError { retryable: true, ..application_error() };
+    let retried = Invocation { retry: Some(RETRY), ..invocation(Mode::Call, true) };
+    let accept = Op::Accept { sender: log_sender(), number: 8, invocation: Arc::new(retried) };
+    let named = [
+        ("cancel", Op::Cancel { uuid }),
+        ("park", Op::Park { uuid }),
+        ("resume", Op::Resume { uuid }),
+        ("cancelled", complete(Outcome::Cancelled, None)),
+        ("failed-retryable", complete(Outcome::Failed(error), None)),
+        ("accept-retry", accept),
+        ("discard", Op::Discard { uuids: vec![uuid, Uuid(7)] }),
+        ("redrive", Op::Redrive { uuid, new: Uuid(7) }),
+    ];
+    attempts.chain(named.into_iter().map(|(name, op)| (name.to_owned(), op))).collect()
 }
 
 fn reminder(schedule: Schedule, catch_up: CatchUp) -> Arc<Reminder> {
@@ -214,9 +279,10 @@ fn reminders() -> [(&'static str, Op); 7] {
         next,
     };
     let refused = |refusal| complete(Outcome::Refused(refusal), Some(brief()));
-    let (attempt, settled) = (1, vec![]);
+    let (attempt, settled, steps) = (1, vec![], vec![]);
+    let progress = Op::Progress { uuid: uuid(1), attempt, segment, settled, steps };
     [
-        ("reminders-changed", Op::Progress { uuid: uuid(1), attempt, segment, settled }),
+        ("reminders-changed", progress),
         ("reminder-fired", fire(Some(uuid(8)), Some(1_700_000_060_003))),
         ("reminder-fired-last", fire(Some(uuid(8)), None)),
         ("reminder-skipped", fire(None, Some(1_700_000_060_003))),
@@ -241,9 +307,13 @@ fn records() -> BTreeMap<String, Record> {
     let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
     let full = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![full] };
     records.insert("refused-partition-bytes".to_owned(), full);
-    for (name, op) in tail_calls().into_iter().chain(reminders()) {
+    for (name, op) in tail_calls().into_iter().chain(steps()).chain(reminders()) {
         let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
         records.insert(name.to_owned(), record);
+    }
+    for (name, op) in policies() {
+        let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
+        records.insert(name, record);
     }
     for (index, op) in ops().into_iter().enumerate() {
         records.insert(
@@ -292,6 +362,29 @@ fn messages() -> Vec<Message> {
         next: 10,
         resume_at,
     };
+    let control =
+        |control| Message::Control { request: RequestId(5), partition: to.clone(), control };
+    let controlled = |result| Message::ControlDone { request: RequestId(5), result };
+    let found = |found| controlled(ControlResult::Done(Controlled::Found(Box::new(found))));
+    let view = |actor: Option<&str>| InvocationView {
+        uuid: uuid(3),
+        actor: actor.map(Into::into),
+        method: "deposit".into(),
+        mode: Mode::Start,
+        phase: Phase::Parked,
+        attempt: 21,
+        cancel: true,
+        ended: Some(Ended { cause: Cause::HostLost, not_before: 7, error: "gone".into() }),
+        retry_at: 9,
+    };
+    let letter = DeadLetterView {
+        uuid: uuid(3),
+        actor: Some("alice".into()),
+        method: "deposit".into(),
+        outcome: Outcome::Failed(ApplicationError { code: "no".into(), ..Default::default() }),
+        attempts: 3,
+        time: 1_700_000_000_003,
+    };
     let direct = |result| Message::DirectReply { request: RequestId(5), result };
     let bound = |name| DirectResult::Limit(LimitHit { name, limit: 7 });
     let mut messages = vec![
@@ -326,6 +419,26 @@ fn messages() -> Vec<Message> {
             asks: false,
             owed: Owed::Outcome(chain_outcome()),
         },
+        control(Control::Cancel(uuid(3))),
+        control(Control::Resume(uuid(3))),
+        controlled(ControlResult::Done(Controlled::Cancelled)),
+        controlled(ControlResult::Done(Controlled::CancelRequested)),
+        controlled(ControlResult::Done(Controlled::CancelMoved)),
+        controlled(ControlResult::Done(Controlled::Ended)),
+        controlled(ControlResult::Done(Controlled::Resumed)),
+        controlled(ControlResult::Done(Controlled::NotParked)),
+        control(Control::Redrive(uuid(3))),
+        control(Control::Discard(uuid(3))),
+        control(Control::Inspect(uuid(3))),
+        found(Found::Unfinished(view(Some("alice")))),
+        found(Found::Unfinished(view(None))),
+        found(Found::Ended(Outcome::Done(Payload::default()))),
+        found(Found::Ended(Outcome::Cancelled)),
+        found(Found::Dead(letter)),
+        controlled(ControlResult::Done(Controlled::Redriven(uuid(4)))),
+        controlled(ControlResult::Done(Controlled::Discarded)),
+        controlled(ControlResult::Unknown),
+        controlled(ControlResult::NotOwner(hint)),
         Message::Accepted { sender: sender.clone(), from: from.clone(), numbers: vec![1, 2] },
         Message::Gone { sender: sender.clone(), from: from.clone(), number: 3 },
         Message::Gap { sender: sender.clone(), from: from.clone(), epoch: 2, expected: 5 },
@@ -396,12 +509,15 @@ fn every_message_survives_a_round_trip() {
 fn golden_records_still_say_what_they_said() {
     let golden: BTreeMap<&str, &str> =
         GOLDEN.lines().filter_map(|line| line.split_once(' ')).collect();
+    let mut missing = Vec::new();
     for (name, record) in records() {
         let Some(hex) = golden.get(name.as_str()) else {
-            panic!("append to records_v1.txt: {name} {}", to_hex(&encode_record(&record)));
+            missing.push(format!("{name} {}", to_hex(&encode_record(&record))));
+            continue;
         };
         assert_eq!(decode_record(from_hex(hex).into()).as_ref(), Ok(&record), "{name}");
     }
+    assert!(missing.is_empty(), "append to records_v1.txt:\n{}", missing.join("\n"));
     assert_eq!(golden.len(), records().len(), "a golden record is never removed");
 }
 
@@ -433,6 +549,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
     let tiny = || StateOp::Set { key: "k".into(), value: Payload::default() };
     let tell = |n: usize| Obligation {
         to: to.clone(),
+        step_key: Some(long(512)),
         owed: owed(Invocation {
             uuid: Uuid(u128::MAX),
             mode: Mode::Call,
@@ -444,6 +561,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
             trace: long(256),
             step: u32::MAX,
             home: Some(to.clone()),
+            retry: Some(RETRY),
         }),
         parent: Some(Uuid(u128::MAX)),
     };
@@ -486,7 +604,9 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
             let (accept, end, segment) = (accept.clone(), end.clone(), segment.clone());
             ops.push(Op::Complete { uuid, attempt, accept, end, segment, time });
         }
-        ops.push(Op::Progress { uuid, attempt, segment, settled: settled.clone() });
+        let step = RecordedStep { key: long(512), payload: value(limits.message_bytes_max) };
+        let (settled, steps) = (settled.clone(), vec![step]);
+        ops.push(Op::Progress { uuid, attempt, segment, settled, steps });
     }
     let mut longest = 0;
     for op in ops {

@@ -6,10 +6,13 @@
 //! | `accounts` | actor type `Account`: `open`, `withdraw`, `deposit`, `balance` |
 //! | `teller` | actor type `Teller` and service `teller`: `transfer` by nested calls of two accounts |
 //! | `echo` | service `echo` and actor type `Echo`: `echo`, `fail`, `count` |
+//! | `walker` | actor types `Walker` and `Tally`, service `walk`: half of the round of [`walk`] |
+//! | `hopper` | actor type `Hopper`, service `hop`: the other half |
 //!
 //! Method `pid` of any of them answers with the process id.
 
 mod bank;
+mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use kar_tests::component::{Component, Turn, TurnResult, error, failed, hello};
+use kar_tests::component::{Component, Ending, Turn, error, failed, hello};
 use kar_tests::grpc::json;
 use kar_tests::journal::JournalWriter;
 use kar_tests::{Client, wait};
@@ -36,6 +39,21 @@ struct App {
     attempts: AtomicU64,
 }
 
+impl App {
+    /// Names an attempt in the journal.
+    fn attempt(&self) -> String {
+        format!("{}-{}", std::process::id(), self.attempts.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Works until the time has come, visibly.
+    async fn tick(&self, end: Instant, write: impl Fn(&str)) {
+        while Instant::now() < end {
+            wait::moment(TICK).await;
+            write("tick");
+        }
+    }
+}
+
 fn main() -> Result<()> {
     let roles: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -50,13 +68,17 @@ async fn run(roles: &[String]) -> Result<()> {
     }
     let (mut services, mut actor_types) = (Vec::new(), Vec::new());
     for role in roles {
-        match role.as_str() {
-            "slow" => (services.push("slow"), actor_types.push("Slow")),
-            "accounts" => ((), actor_types.push("Account")),
-            "teller" => (services.push("teller"), actor_types.push("Teller")),
-            "echo" => (services.push("echo"), actor_types.push("Echo")),
+        let (of_services, of_actors): (&[&str], &[&str]) = match role.as_str() {
+            "slow" => (&["slow"], &["Slow"]),
+            "accounts" => (&[], &["Account"]),
+            "teller" => (&["teller"], &["Teller"]),
+            "echo" => (&["echo"], &["Echo"]),
+            "walker" => (&["walk"], &["Walker", "Tally"]),
+            "hopper" => (&["hop"], &["Hopper"]),
             other => anyhow::bail!("no such role: {other}"),
         };
+        services.extend_from_slice(of_services);
+        actor_types.extend_from_slice(of_actors);
     }
     let journal = JournalWriter::from_environment().context("open the journal")?;
     let app = Arc::new(App { journal, attempts: AtomicU64::new(0) });
@@ -89,8 +111,11 @@ async fn join(client: &Client, services: &[&str], actor_types: &[&str]) -> Resul
     }
 }
 
-async fn handle(app: &App, turn: Turn) -> TurnResult {
+async fn handle(app: &App, turn: Turn) -> Ending {
     let (kind, id) = turn.target();
+    if turn.method() == walk::METHOD {
+        return walk::step(app, &turn).await.unwrap_or_else(|error| Err(error).into());
+    }
     let result = match (kind, turn.method()) {
         (_, "pid") => Ok(object!(std::process::id())),
         ("slow" | "Slow", "work") => work(app, &turn).await,
@@ -99,17 +124,18 @@ async fn handle(app: &App, turn: Turn) -> TurnResult {
         ("echo" | "Echo", "echo") => Ok(turn.argument()),
         ("echo" | "Echo", "fail") => Err(error("Refused", "as you wish")),
         ("Echo", "count") => count(&turn).await,
+        ("Tally", "count") => walk::count(&turn).await,
         (kind, method) => Err(error("UnknownMethod", &format!("{kind} has no method {method}"))),
     };
-    result.map(|value| json(&value))
+    result.map(|value| json(&value)).into()
 }
 
 /// Works for a while, visibly; an actor counts the times that this took effect.
 async fn work(app: &App, turn: &Turn) -> Result<Value, kar_proto::v1::ApplicationError> {
     let argument = turn.argument();
     let key = argument["key"].as_str().unwrap_or("none").to_owned();
-    let id = format!("{}-{}", std::process::id(), app.attempts.fetch_add(1, Ordering::Relaxed));
-    let write = |what| app.journal.write(what, &key, &id, turn.frame.attempt);
+    let id = app.attempt();
+    let write = |what: &str| app.journal.write(what, &key, &id, turn.frame.attempt);
     write("start");
     let is_actor = !turn.target().1.is_empty();
     let mut done = 0;
@@ -117,11 +143,7 @@ async fn work(app: &App, turn: &Turn) -> Result<Value, kar_proto::v1::Applicatio
         done = turn.get("done").await.map_err(|e| failed(&e))?.as_i64().unwrap_or(0) + 1;
         turn.set(&[("done", object!(done))]).await.map_err(|e| failed(&e))?;
     }
-    let end = Instant::now() + turn.length();
-    while Instant::now() < end {
-        wait::moment(TICK).await;
-        write("tick");
-    }
+    app.tick(Instant::now() + turn.length(), write).await;
     write("end");
     Ok(object!({ "attempt": id, "number": turn.frame.attempt, "done": done }))
 }

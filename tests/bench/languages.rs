@@ -23,6 +23,18 @@ struct Language {
     as_client: &'static [Scenario],
 }
 
+/// What is measured of every language on one side; put together here, so that each has the same rows.
+macro_rules! scenarios {
+    ($side:literal, $one:literal, $many:literal) => {
+        &[
+            scenario(concat!($side, ", direct, ", $one), Target::Direct, 1),
+            scenario(concat!($side, ", direct, ", $many), Target::Direct, 64),
+            scenario(concat!($side, ", durable, ", $one), Target::Service, 1),
+            scenario(concat!($side, ", durable, ", $many), Target::Service, 64),
+        ]
+    };
+}
+
 const LANGUAGES: &[Language] = &[
     Language {
         name: "python",
@@ -30,18 +42,8 @@ const LANGUAGES: &[Language] = &[
         interpreter: Some("../target/python/wheel/bin/python"),
         host: &["python/bench/bench.py", "host"],
         client: &["python/bench/bench.py", "load"],
-        as_host: &[
-            scenario("python host, direct, 1 client", Target::Direct, 1),
-            scenario("python host, direct, 64 clients", Target::Direct, 64),
-            scenario("python host, durable, 1 client", Target::Service, 1),
-            scenario("python host, durable, 64 clients", Target::Service, 64),
-        ],
-        as_client: &[
-            scenario("python client, direct, 1 under way", Target::Direct, 1),
-            scenario("python client, direct, 64 under way", Target::Direct, 64),
-            scenario("python client, durable, 1 under way", Target::Service, 1),
-            scenario("python client, durable, 64 under way", Target::Service, 64),
-        ],
+        as_host: scenarios!("python host", "1 client", "64 clients"),
+        as_client: scenarios!("python client", "1 under way", "64 under way"),
     },
     Language {
         name: "js",
@@ -49,18 +51,8 @@ const LANGUAGES: &[Language] = &[
         interpreter: Some("node"),
         host: &["js/dist/bench/host.js"],
         client: &["js/dist/bench/load.js"],
-        as_host: &[
-            scenario("js host, direct, 1 client", Target::Direct, 1),
-            scenario("js host, direct, 64 clients", Target::Direct, 64),
-            scenario("js host, durable, 1 client", Target::Service, 1),
-            scenario("js host, durable, 64 clients", Target::Service, 64),
-        ],
-        as_client: &[
-            scenario("js client, direct, 1 under way", Target::Direct, 1),
-            scenario("js client, direct, 64 under way", Target::Direct, 64),
-            scenario("js client, durable, 1 under way", Target::Service, 1),
-            scenario("js client, durable, 64 under way", Target::Service, 64),
-        ],
+        as_host: scenarios!("js host", "1 client", "64 clients"),
+        as_client: scenarios!("js client", "1 under way", "64 under way"),
     },
     Language {
         name: "java",
@@ -68,18 +60,8 @@ const LANGUAGES: &[Language] = &[
         interpreter: None,
         host: &["java/start", "bench-host"],
         client: &["java/start", "bench-client"],
-        as_host: &[
-            scenario("java host, direct, 1 client", Target::Direct, 1),
-            scenario("java host, direct, 64 clients", Target::Direct, 64),
-            scenario("java host, durable, 1 client", Target::Service, 1),
-            scenario("java host, durable, 64 clients", Target::Service, 64),
-        ],
-        as_client: &[
-            scenario("java client, direct, 1 under way", Target::Direct, 1),
-            scenario("java client, direct, 64 under way", Target::Direct, 64),
-            scenario("java client, durable, 1 under way", Target::Service, 1),
-            scenario("java client, durable, 64 under way", Target::Service, 64),
-        ],
+        as_host: scenarios!("java host", "1 client", "64 clients"),
+        as_client: scenarios!("java client", "1 under way", "64 under way"),
     },
 ];
 

@@ -198,7 +198,10 @@ impl Report {
             }
             writeln!(out)?;
         }
-        writeln!(out, "\nPromises (design section 15); above 1.00× is better than promised")?;
+        // Nothing is promised of other languages, and nothing else is measured with them.
+        if self.idle_sidecar_kib > 0 {
+            writeln!(out, "\nPromises (design section 15); above 1.00× is better than promised")?;
+        }
         for row in &self.rows {
             for (what, ratio) in row.judged(self.limits) {
                 writeln!(out, "  {} {ratio:>5.2}×  {}: {what}", mark(ratio), row.name)?;

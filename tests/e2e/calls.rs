@@ -71,6 +71,8 @@ fn an_application_error_is_a_completion_and_is_not_retried() {
             message: "too little".into(),
             detail: "line 7".into(),
             payload: Some(bytes(&json!({"missing": 3}))),
+            // Nobody asked for retries.
+            retryable: true,
         };
         let result = kar_proto::v1::turn_outcome::Result::Error(error.clone());
         host.handle().finish(&turn.token, result).await;

@@ -342,6 +342,7 @@ fn purging_deletes_an_application_and_is_refused_while_it_lives() {
         node.ended(READY_LIMIT).await;
         let purged = world.kar_here("purge", &[]).await;
         assert_eq!(purged.code, 0, "{purged:?}");
+        assert!(purged.stderr.contains("nothing of application"), "{purged:?}");
         let node = world.app("again", &["echo"]).await;
         node.hosts("Echo").await;
         let counted = world.kar_here("call", &["--actor", "Echo", "x", "count"]).await;

@@ -119,6 +119,9 @@ fn payloads_that_are_too_large_hit_a_bound_by_name() {
 fn every_listing_is_json_where_asked_also_when_there_is_nothing() {
     test(async {
         let world = World::new("empty");
+        // Whoever is in the wrong folder is told.
+        let first = world.kar_here("get nodes", &[]).await;
+        assert!(first.stderr.contains("nothing has run in it yet"), "{first:?}");
         for what in ["get nodes", "get actors", "get invocations", "state list"] {
             let output = world.kar_here(what, &["-o", "json"]).await;
             assert_eq!((output.code, output.stdout.trim()), (0, "[]"), "{what}: {output:?}");
@@ -131,12 +134,12 @@ fn every_listing_is_json_where_asked_also_when_there_is_nothing() {
         assert!(rows.as_array().is_some_and(|rows| rows.len() > 3), "{doctor:?}");
         // Looking leaves nothing behind.
         let kinds = world.kar_here("get nodes", &[]).await;
-        assert!(kinds.stderr.contains("nothing to list"), "{kinds:?}");
+        assert_eq!(kinds.stderr.trim(), "nothing to list", "{kinds:?}");
     });
 }
 
 #[test]
-fn ctrl_c_during_a_call_says_what_it_means() {
+fn a_call_says_what_it_waits_for_and_what_ctrl_c_means() {
     test(async {
         let world = World::new("interrupt");
         let data_dir = world.data_dir();
@@ -146,6 +149,10 @@ fn ctrl_c_during_a_call_says_what_it_means() {
         let list = ["get", "invocations", "--app", "x", "--data-dir", dir, "-o", "json"];
         wait::until_true("the call to be accepted", READY_LIMIT, async || {
             world.kar(&list).await.stdout.contains("\"method\": \"m\"")
+        })
+        .await;
+        wait::until_true("the call to say what it waits for", READY_LIMIT, async || {
+            world.logs()["call.1.log"].contains("waiting for a host of service 's'")
         })
         .await;
         call.signal(rustix::process::Signal::INT);

@@ -4,9 +4,10 @@ use kar_proto::v1::request::Operation;
 use kar_proto::v1::response::Result as Answer;
 use kar_proto::v1::{
     ActorStateServiceGetRequest, ActorTarget, ApplyRequest, AwaitRequest, CallActorRequest,
-    ContainsRequest, DeleteRequest, DeliveryMode, FlushRequest, GetAllRequest, InvokeRequest,
-    ListRequest, SetRequest, StartRequest, StateChange, StateEntry, StateServiceGetRequest,
-    TellRequest, state_change,
+    CancelRequest, CancelResult, ContainsRequest, DeleteRequest, DeliveryMode,
+    DiscardDeadLetterRequest, FlushRequest, GetAllRequest, InvokeRequest, ListRequest,
+    RedriveDeadLetterRequest, ResumeRequest, SetRequest, StartRequest, StateChange, StateEntry,
+    StateServiceGetRequest, TellRequest, state_change,
 };
 use kar_tests::component::{Component, hello, service};
 use kar_tests::errors::assert_error;
@@ -81,6 +82,44 @@ fn tell_start_and_await_work_on_the_stream() {
             stream.handle().request(Operation::AwaitOutcome(request)).await.expect("answered");
         let Answer::AwaitOutcome(twin) = answer else { panic!("{answer:?}") };
         assert_eq!(unary.into_inner().result, twin.result);
+    });
+}
+
+#[test]
+fn what_is_done_to_invocations_is_the_same_on_both_ways() {
+    test(async {
+        let (_world, _node, client, stream) = echo().await;
+        let tell = async || {
+            let request = TellRequest {
+                target: Some(service("nobody")),
+                method: "m".into(),
+                ..Default::default()
+            };
+            client.invocation().tell(request).await.expect("accepted").into_inner().invocation_id
+        };
+        let cancel = CancelRequest { invocation_id: tell().await };
+        let answer = stream.handle().request(Operation::Cancel(cancel)).await.expect("done");
+        let Answer::Cancel(twin) = answer else { panic!("{answer:?}") };
+        let cancel = CancelRequest { invocation_id: tell().await };
+        let unary = client.invocation().cancel(cancel).await.expect("done").into_inner();
+        assert_eq!(unary.result(), CancelResult::Cancelled);
+        assert_eq!(unary, twin);
+        let id = tell().await;
+        let resume = ResumeRequest { invocation_id: id.clone() };
+        let unary = client.invocation().resume(resume.clone()).await;
+        assert_error(unary, Code::FailedPrecondition, "NOT_PARKED");
+        let twin = stream.handle().request(Operation::Resume(resume)).await;
+        assert_error(twin, Code::FailedPrecondition, "NOT_PARKED");
+        let redrive = RedriveDeadLetterRequest { invocation_id: id.clone() };
+        let unary = client.invocation().redrive_dead_letter(redrive.clone()).await;
+        assert_error(unary, Code::NotFound, "UNKNOWN_INVOCATION");
+        let twin = stream.handle().request(Operation::RedriveDeadLetter(redrive)).await;
+        assert_error(twin, Code::NotFound, "UNKNOWN_INVOCATION");
+        let discard = DiscardDeadLetterRequest { invocation_id: id };
+        let unary = client.invocation().discard_dead_letter(discard.clone()).await;
+        assert_error(unary, Code::NotFound, "UNKNOWN_INVOCATION");
+        let twin = stream.handle().request(Operation::DiscardDeadLetter(discard)).await;
+        assert_error(twin, Code::NotFound, "UNKNOWN_INVOCATION");
     });
 }
 
@@ -180,8 +219,6 @@ fn what_is_not_implemented_says_so() {
         };
         let answer = client.event().publish(kar_proto::v1::PublishRequest::default()).await;
         not(answer.expect_err("not yet"), "EventService.Publish");
-        let answer = client.invocation().cancel(kar_proto::v1::CancelRequest::default()).await;
-        not(answer.expect_err("not yet"), "InvocationService.Cancel");
         let answer = client.state().transact(kar_proto::v1::TransactRequest::default()).await;
         not(answer.expect_err("not yet"), "StateService.Transact");
     });

@@ -17,8 +17,8 @@ const ROUNDS: u64 = 24;
 /// Applications in which the rounds run side by side.
 const WORLDS: u64 = 4;
 
-/// How long the code works, ms: long enough that a kill at a random moment lands in it.
-const WORK_MS: u64 = 450;
+/// How long the code works, ms: long against a failover, so that a kill at a random moment lands in it.
+const WORK_MS: u64 = 2_000;
 
 /// P3: code of a cut-off attempt may run on for so long.
 const GRACE: Duration = Duration::from_millis(100);

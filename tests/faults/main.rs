@@ -6,4 +6,5 @@ mod hot_actor;
 mod python_bank;
 mod rollback;
 mod sdk_bank;
+mod tail_loop;
 mod transfers;

@@ -10,8 +10,9 @@ use kar_proto::v1::request::Operation;
 use kar_proto::v1::response::Result as Answer;
 use kar_proto::v1::sidecar_frame::Frame as Down;
 use kar_proto::v1::{
-    Cancelled, ComponentFrame, ConnectRequest, ConnectResponse, Goodbye, Hello, HostedActorType,
-    HostedService, InvocationFrame, Payload, Request, TurnOutcome, Welcome, turn_outcome,
+    CancelReason, Cancelled, ComponentFrame, ConnectRequest, ConnectResponse, Goodbye, Hello,
+    HostedActorType, HostedService, InvocationFrame, Payload, Request, TurnOutcome, Welcome,
+    turn_outcome,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -19,7 +20,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use crate::Client;
-pub use crate::component::turn::{Handle, Turn, TurnResult, actor, error, failed, service};
+pub use crate::component::turn::{
+    Ending, Handle, Turn, TurnResult, actor, error, failed, service, tail_call,
+};
 
 mod turn;
 
@@ -31,8 +34,8 @@ const QUEUE_MAX: usize = 8192;
 pub enum Incoming {
     /// A turn to run.
     Invocation(Box<InvocationFrame>),
-    /// A turn to abandon.
-    Cancel(String),
+    /// A turn to stop, and why.
+    Cancel(String, CancelReason),
     /// Everything is handed over.
     Drained,
     /// The stream ended; with a status if it was not in order.
@@ -142,7 +145,7 @@ impl Component {
     pub async fn serve<F, R>(mut self, handler: F) -> Option<Status>
     where
         F: Fn(Turn) -> R + Clone + Send + 'static,
-        R: Future<Output = TurnResult> + Send + 'static,
+        R: Future<Output: Into<Ending>> + Send + 'static,
     {
         let mut running: HashMap<String, JoinHandle<()>> = HashMap::new();
         loop {
@@ -153,7 +156,7 @@ impl Component {
                     let token = turn.token.clone();
                     running.insert(token, tokio::spawn(run(handler.clone(), turn)));
                 }
-                Incoming::Cancel(token) => {
+                Incoming::Cancel(token, _) => {
                     if let Some(task) = running.remove(&token) {
                         task.abort();
                         tokio::spawn(confirm(self.handle(), token, task));
@@ -180,13 +183,10 @@ async fn confirm(handle: Handle, token: String, task: JoinHandle<()>) {
 async fn run<F, R>(handler: F, turn: Turn)
 where
     F: Fn(Turn) -> R,
-    R: Future<Output = TurnResult>,
+    R: Future<Output: Into<Ending>>,
 {
     let (token, handle) = (turn.token.clone(), turn.handle.clone());
-    let result = match handler(turn).await {
-        Ok(payload) => turn_outcome::Result::Payload(payload),
-        Err(error) => turn_outcome::Result::Error(error),
-    };
+    let Ending(result) = handler(turn).await.into();
     handle.finish(&token, result).await;
 }
 
@@ -221,7 +221,10 @@ async fn deliver(shared: &Shared, incoming: &mpsc::Sender<Incoming>, frame: Opti
             return;
         }
         Some(Down::Invocation(frame)) => Incoming::Invocation(Box::new(frame)),
-        Some(Down::CancelTurn(cancel)) => Incoming::Cancel(cancel.turn_token),
+        Some(Down::CancelTurn(cancel)) => {
+            let reason = cancel.reason();
+            Incoming::Cancel(cancel.turn_token, reason)
+        }
         Some(Down::Drained(_)) => Incoming::Drained,
         Some(Down::Welcome(_) | Down::Credit(_)) | None => return,
     };

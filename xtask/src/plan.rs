@@ -74,9 +74,20 @@ pub(crate) fn demo(args: &[String]) -> Result<ExitCode> {
 fn style(runner: &mut Runner) {
     runner.run("format", minutes(1), &mut cargo(&["fmt", "--all", "--check"]));
     runner.check("house rules", tidy::check);
+    dependencies(runner);
     let clippy = ["clippy", "--locked", "--workspace", "--all-targets"];
     let mut clippy = cargo(&clippy);
     runner.run("clippy", minutes(20), clippy.args(["--", "-D", "warnings"]));
+}
+
+/// The rules of `deny.toml`, but for the advisories: those are fetched, and change without a change here.
+fn dependencies(runner: &mut Runner) {
+    const STEP: &str = "dependencies";
+    if !tools::has_deny() {
+        return runner.skip(STEP, "no cargo-deny: cargo install --locked cargo-deny");
+    }
+    let mut deny = cargo(&["deny", "--locked", "--offline", "check", "-D", "warnings"]);
+    runner.run(STEP, minutes(1), deny.args(["bans", "licenses", "sources"]));
 }
 
 fn unit_tests(runner: &mut Runner, found: &Found) {

@@ -12,6 +12,9 @@ const GRPCURL: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4";
 /// Folder of installed tools, below the workspace.
 const TOOLS: &str = "target/tools";
 
+/// Asks cargo-deny whether it is there.
+const DENY: &[&str] = &["cargo", "deny", "--version"];
+
 /// A tool, and how it is come by.
 struct Tool {
     name: &'static str,
@@ -121,6 +124,14 @@ const TOOLS_WANTED: &[Tool] = &[
         optional: true,
     },
     Tool {
+        name: "cargo-deny",
+        probe: DENY,
+        oldest: 0,
+        needed_for: "the rules of deny.toml on dependencies, SKIPPED otherwise",
+        how: "cargo install --locked cargo-deny",
+        optional: true,
+    },
+    Tool {
         name: "go",
         probe: &["go", "version"],
         oldest: 0,
@@ -163,6 +174,11 @@ pub(crate) fn find() -> Found {
         None => println!("absent   grpcurl     its tests will be SKIPPED: go install {GRPCURL}"),
     }
     Found { nextest: probe(&["cargo", "nextest", "--version"]).is_some(), grpcurl, complete }
+}
+
+/// Whether cargo-deny is there.
+pub(crate) fn has_deny() -> bool {
+    probe(DENY).is_some()
 }
 
 /// The first number in a version: 20 in `v20.20.2`; 0 if there is none.

@@ -78,6 +78,7 @@ function call(id: bigint, payloadBytes = 0): Frame {
     affinityKey: "",
     options: undefined,
     turnToken: "",
+    stepKey: "",
   };
   return { $case: "request", value: { id, operation: { $case: "invoke", value } } };
 }

@@ -158,9 +158,11 @@ class Peer:
         )
         await self.send(v1.SidecarFrame(invocation=frame))
 
-    async def cancel(self, token: str) -> None:
+    async def cancel(self, token: str, *, requested: bool = False) -> None:
         """Asks a turn to stop."""
-        await self.send(v1.SidecarFrame(cancel_turn=v1.CancelTurn(turn_token=token)))
+        reason = v1.CANCEL_REASON_REQUESTED if requested else v1.CANCEL_REASON_SUPERSEDED
+        cancel = v1.CancelTurn(turn_token=token, reason=reason)
+        await self.send(v1.SidecarFrame(cancel_turn=cancel))
 
     def end(
         self, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE, reason: str = "", text: str = "end"

@@ -101,6 +101,10 @@ class Shop(kar.Service, name="shop"):
             self.log.append("ignored")
         return "as if nothing had happened"
 
+    @kar.method(retry=kar.RetryPolicy(3, initial_backoff=0.5))
+    async def busy(self) -> None:
+        raise kar.ApplicationError("busy", retryable=True)
+
     @kar.method
     async def own_cancel(self) -> None:
         raise asyncio.CancelledError
@@ -190,6 +194,8 @@ async def test_exceptions_become_application_errors(tmp_path: Path) -> None:
         assert error.code == "codec" and "object has no JSON form" in error.message
         error = (await run(peer, "big")).error
         assert error.code == "message_too_large" and "message-bytes-max (1500)" in error.message
+        error = (await run(peer, "busy")).error
+        assert error.retryable and not (await run(peer, "refuse")).error.retryable
         error = (await run(peer, "own_cancel")).error
         assert error.code == "CancelledError"
         error = (await run(peer, "nonsense")).error
@@ -352,6 +358,23 @@ async def test_a_superseded_turn_is_cancelled_and_says_so(tmp_path: Path) -> Non
         # A turn that has ended needs no answer.
         await peer.cancel("t")
         assert (await run(peer, "order", '{"item":"x"}')).HasField("payload")
+
+
+@asynchronous
+async def test_a_turn_that_is_asked_to_stop_may_stop_or_go_on(tmp_path: Path) -> None:
+    async with hosting(tmp_path) as (_, peer, _host, shop):
+        await peer.invoke("t", "wait", service="shop")
+        await until("the method to run", lambda: shop.log == ["waits"])
+        await peer.cancel("t", requested=True)
+        assert (await peer.outcome()).HasField("cancelled")
+        assert shop.log == ["waits", "cancelled"]
+        # One that catches it and returns: its result counts.
+        await peer.invoke("u", "stubborn", service="shop")
+        await peer.invoke("v", "order", '{"item":"x"}', service="shop")
+        assert (await peer.outcome()).turn_token == "v"
+        await peer.cancel("u", requested=True)
+        outcome = await peer.outcome()
+        assert (outcome.turn_token, outcome.WhichOneof("result")) == ("u", "payload")
 
 
 @asynchronous

@@ -1,3 +1,4 @@
 //! Ready-made components, for examples, tests and `kar demo`. Behind the feature `samples`.
 
 pub mod bank;
+pub mod philosophers;

@@ -20,7 +20,6 @@ use kar_proto::v1::sidecar_frame::Frame as SidecarFrame;
 use kar_proto::v1::turn_outcome::Result as TurnResult;
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tokio::time::{Sleep, sleep};
 use tonic::Streaming;
 
@@ -28,7 +27,7 @@ use super::outbox::Outbox;
 use super::slab::Slab;
 use super::{Answer, Command, Operation, Outgoing, Reply, ReplyTo, Sender, WeakHandle};
 use crate::error::{ApplicationError, CallError, Rejection};
-use crate::hosted::Table;
+use crate::hosted::{Running, Table};
 use crate::limits::{BATCH_MAX, CLOSE_TIMEOUT, ROUNDS_PER_POLL_MAX};
 use crate::transport::{Session, Settings};
 
@@ -74,7 +73,7 @@ pub(crate) struct Live<'a> {
     nested: VecDeque<Box<Outgoing>>,
     /// Short operations of turns that wait for a credit, and results behind them.
     ordered: VecDeque<Ordered>,
-    turns: HashMap<String, AbortHandle>,
+    turns: HashMap<String, Running>,
     /// No command will ever come again.
     unneeded: bool,
     stage: Stage,
@@ -226,8 +225,12 @@ impl<'a> Live<'a> {
             Some(SidecarFrame::CancelTurn(cancel)) => {
                 // Its result goes out when the turn has stopped. One that has ended needs no
                 // answer.
-                if let Some(turn) = self.turns.get(&cancel.turn_token) {
-                    turn.abort();
+                match self.turns.get(&cancel.turn_token) {
+                    Some(turn) if cancel.reason() == proto::CancelReason::Requested => {
+                        turn.request_cancel();
+                    }
+                    Some(turn) => turn.abort(),
+                    None => {}
                 }
             }
             Some(SidecarFrame::Credit(credit)) => {
@@ -426,7 +429,11 @@ fn is_call(operation: &Operation) -> bool {
 /// Whether carrying it out twice is as good as once: reads, and writes with a request id.
 fn is_repeatable(operation: &Operation) -> bool {
     match operation {
-        Operation::AwaitOutcome(_) | Operation::StateGet(_) | Operation::StateList(_) => true,
+        Operation::AwaitOutcome(_)
+        | Operation::StateGet(_)
+        | Operation::StateList(_)
+        | Operation::Cancel(_)
+        | Operation::Resume(_) => true,
         Operation::ActorStateGetAll(read) => read.turn_token.is_empty(),
         Operation::StateSet(set) => !set.request_id.is_empty(),
         Operation::StateDelete(delete) => !delete.request_id.is_empty(),

@@ -10,7 +10,7 @@ use crate::ids::{
 };
 use crate::invocation::{ActorOps, Mode, Outcome, Payload};
 use crate::limits::LimitHit;
-use crate::message::Message;
+use crate::message::{Controlled, Message};
 use crate::record::Record;
 use crate::reminder::Reminder;
 use crate::schedule::ScheduleError;
@@ -84,6 +84,8 @@ pub enum Effect {
         session: SessionId,
         /// The turn.
         token: TurnToken,
+        /// Why.
+        reason: CancelReason,
     },
     /// Answer a request of the own component.
     Respond {
@@ -144,6 +146,16 @@ pub enum Effect {
     Notice(Notice),
 }
 
+/// Why a turn is to stop.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum CancelReason {
+    /// Nothing of it takes effect any more: another attempt follows, maybe elsewhere.
+    Superseded,
+    /// Somebody asked for the invocation's end. The turn may stop, and is the last attempt; or go on, and its result
+    /// counts.
+    Requested,
+}
+
 /// A turn to run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Turn {
@@ -163,6 +175,8 @@ pub struct Turn {
     pub deadline: Option<Millis>,
     /// W3C trace context.
     pub trace: Arc<str>,
+    /// Values of durable steps that earlier attempts recorded, by key.
+    pub recorded_steps: BTreeMap<Arc<str>, Payload>,
     /// It holds a slot. A turn that another turn waits for holds none, so that waiting turns cannot keep it from
     /// starting.
     pub slot: bool,
@@ -185,6 +199,10 @@ pub enum Response {
     },
     /// Keys read; those absent are missing.
     State(BTreeMap<Arc<str>, Payload>),
+    /// The value of a durable step: the one given, or the one recorded before it.
+    Step(Payload),
+    /// Something was done to an invocation.
+    Controlled(Controlled),
     /// Buffered or flushed.
     Ok,
     /// A reminder is scheduled (in a turn: buffered, durable with the segment).
@@ -217,6 +235,9 @@ pub enum RequestError {
     /// The request makes no sense here.
     #[error("{0}")]
     Invalid(&'static str),
+    /// The key names another step of the invocation, or a call with it is under way: choose a key for each step.
+    #[error("step key '{0}' is in use for another step of this invocation: give each step its own")]
+    StepKeyReused(Arc<str>),
     /// It may or may not have been carried out, and nobody can tell.
     #[error("outcome unknown: {0}")]
     Unknown(&'static str),
@@ -226,6 +247,12 @@ pub enum RequestError {
     /// There is no such invocation, or its result was not kept or is no longer kept.
     #[error("there is no result for invocation {0}: unknown, or its retention is over")]
     UnknownInvocation(Box<InvocationId>),
+    /// The partition has closed its channel to this node, because the membership has given the node up (rule C6).
+    /// Nothing was sent: ask again when the sidecar has taken a new incarnation.
+    #[error(
+        "{0} takes nothing from this sidecar any more: it was gone for too long; ask again when it has joined anew"
+    )]
+    ChannelClosed(Box<PartitionId>),
     /// The node is leaving.
     #[error("the sidecar is shutting down")]
     Draining,
@@ -268,12 +295,28 @@ pub enum Notice {
         /// The attempt that starts.
         attempt: u32,
     },
+    /// An invocation has lost too many hosts: it rests until somebody takes it up again.
+    Parked {
+        /// The invocation.
+        invocation: InvocationId,
+        /// Attempts that were lost with their hosts.
+        losses: u32,
+        /// How the last one ended.
+        error: Arc<str>,
+    },
     /// A tell ended without success: nobody waits for its outcome.
     DeadLetter {
         /// The invocation.
         invocation: InvocationId,
         /// How it ended.
         outcome: Outcome,
+    },
+    /// Dead letters were dropped: their time was over, or there were too many.
+    DeadLettersDropped {
+        /// The partition.
+        partition: PartitionId,
+        /// How many.
+        count: usize,
     },
     /// A bound was hit.
     Limit(LimitHit),
@@ -323,6 +366,11 @@ pub enum Notice {
         store: Offset,
         /// Where the log ends.
         log: Offset,
+    },
+    /// A partition has closed its channel to this node, which was gone for too long: it needs a new incarnation.
+    ChannelClosed {
+        /// The partition.
+        partition: PartitionId,
     },
     /// Something that cannot happen if the design holds.
     BrokenInvariant {

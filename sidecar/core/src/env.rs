@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::assign;
+use crate::cover::{Covered, Transition};
 use crate::effect::{Append, Effect, Notice, RequestError, Response};
 use crate::event::{Members, Offer};
-use crate::ids::{Kind, Millis, NodeId, PartitionId, ProposalId, RequestId, SessionId, Uuid};
+use crate::ids::{
+    Kind, Millis, NodeId, PartitionId, ProposalId, RequestId, SessionId, TurnToken, Uuid,
+};
 use crate::limits::{LimitHit, Limits, Rules};
 use crate::message::Message;
 
 /// Shared by a node and its partitions; it decides nothing about them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Env {
     pub(crate) id: NodeId,
     pub(crate) now: Millis,
@@ -29,14 +32,17 @@ pub(crate) struct Env {
     pub(crate) effects: VecDeque<Effect>,
     /// Messages to this node itself.
     pub(crate) local: VecDeque<Message>,
+    /// Turns that waited for their actors' states, and need not any more.
+    pub(crate) resumable: VecDeque<TurnToken>,
     /// Root turns that got a free slot.
     pub(crate) granted: VecDeque<(PartitionId, Uuid)>,
     random: u128,
     next_proposal: u64,
+    pub(crate) covered: Covered,
 }
 
 /// The component that hosts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Host {
     pub(crate) session: SessionId,
     pub(crate) offer: Offer,
@@ -53,7 +59,7 @@ pub(crate) struct Host {
 }
 
 /// A direct turn under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct DirectTurn {
     /// Who asked.
     pub(crate) from: NodeId,
@@ -63,7 +69,7 @@ pub(crate) struct DirectTurn {
 }
 
 /// Who waits for a slot, in order; each may leave before its time.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct SlotQueue {
     next: u64,
     by_ticket: BTreeMap<u64, (PartitionId, Uuid)>,
@@ -111,9 +117,11 @@ impl Env {
             appends: VecDeque::new(),
             effects: VecDeque::new(),
             local: VecDeque::new(),
+            resumable: VecDeque::new(),
             granted: VecDeque::new(),
             random: seed ^ 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834,
             next_proposal: 0,
+            covered: Covered::default(),
         }
     }
 
@@ -131,6 +139,11 @@ impl Env {
     pub(crate) fn proposal(&mut self) -> ProposalId {
         self.next_proposal += 1;
         ProposalId(self.next_proposal)
+    }
+
+    /// A transition was taken: the simulator counts them.
+    pub(crate) fn cover(&self, transition: Transition) {
+        self.covered.take(transition);
     }
 
     pub(crate) fn emit(&mut self, effect: Effect) {
@@ -185,6 +198,7 @@ impl Env {
             && let Some(next) = host.waiting.pop()
         {
             self.granted.push_back(next);
+            self.cover(Transition::SlotPassed);
         }
     }
 

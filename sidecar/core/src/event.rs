@@ -7,9 +7,9 @@ use crate::ids::{
     Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
     SessionId, TurnToken,
 };
-use crate::invocation::{Outcome, Payload, StateOp, Target};
-use crate::message::Message;
-use crate::record::Record;
+use crate::invocation::{Outcome, Payload, RetryPolicy, StateOp, Target};
+use crate::message::{Control, Message};
+use crate::record::{Record, RecordedStep};
 use crate::reminder::CatchUp;
 use crate::schedule::Schedule;
 
@@ -225,6 +225,8 @@ pub struct Offer {
     pub concurrency: u32,
     /// No speculation: code runs only for what is committed (rule L6 off).
     pub strict: bool,
+    /// How retryable errors of methods are retried, where the component says so.
+    pub retries: BTreeMap<(Kind, Arc<str>), RetryPolicy>,
 }
 
 /// What a component asks for.
@@ -246,6 +248,11 @@ pub enum Operation {
         deadline: Option<Millis>,
         /// W3C trace context.
         trace: Arc<str>,
+        /// Calls of turns only: the key under which the outcome is kept, so that a retry of the turn gets it instead of
+        /// calling again.
+        step_key: Option<Arc<str>>,
+        /// How retryable errors are retried, where the caller says so.
+        retry: Option<RetryPolicy>,
     },
     /// At most once, past all logs.
     InvokeDirect {
@@ -262,6 +269,13 @@ pub enum Operation {
     Await {
         /// Which.
         invocation: InvocationId,
+    },
+    /// Has something done to an invocation at its home's owner.
+    Control {
+        /// Its home.
+        home: PartitionId,
+        /// What.
+        control: Control,
     },
     /// Reads keys of the turn's actor, own unflushed writes included; all of them if `keys` is `None`.
     StateRead {
@@ -290,6 +304,14 @@ pub enum Operation {
     Flush {
         /// The turn.
         turn: TurnToken,
+    },
+    /// Records a durable step, and makes everything so far durable with it. A key that is recorded answers with its
+    /// value.
+    RecordStep {
+        /// The turn.
+        turn: TurnToken,
+        /// The step.
+        step: RecordedStep,
     },
     /// Schedules or cancels reminders: in a turn those of its own actor, with its segment (P5); from outside, at once.
     Remind {

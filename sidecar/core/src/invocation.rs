@@ -52,6 +52,22 @@ pub struct Invocation {
     /// The partition that the outcome is owed to (rule C8): it keeps the one live entry of a chain of tail calls that
     /// has left it. `None`: whoever keeps this one answers its sender, or nobody waits.
     pub home: Option<PartitionId>,
+    /// How errors that the application marks retryable are retried; `None`: as its method's host registered, or as its
+    /// owner does by default.
+    pub retry: Option<RetryPolicy>,
+}
+
+/// How errors that the application marks retryable are retried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RetryPolicy {
+    /// The error of this attempt is the outcome; those lost with their hosts do not count. At least 1.
+    pub attempts_max: u32,
+    /// Pause before the second attempt, ms.
+    pub initial_ms: Millis,
+    /// Longest pause, ms.
+    pub max_ms: Millis,
+    /// Each pause is so much longer than the one before, percent; at least 100.
+    pub multiplier_percent: u32,
 }
 
 /// Where an invocation goes.
@@ -76,6 +92,8 @@ pub enum Outcome {
     Refused(Refusal),
     /// Its deadline passed before it started.
     Expired,
+    /// Somebody asked for its end: it had not started, was between two attempts, or stopped when it was told.
+    Cancelled,
 }
 
 /// An error that the application returned.
@@ -89,6 +107,8 @@ pub struct ApplicationError {
     pub detail: Arc<str>,
     /// Typed detail for the caller's program.
     pub payload: Payload,
+    /// Trying again may help: another attempt is made if a retry policy asks for it.
+    pub retryable: bool,
 }
 
 /// Why an owner refused an invocation.
@@ -149,6 +169,8 @@ pub struct Obligation {
     pub owed: Owed,
     /// The invocation of the sending partition whose turn made it; `None` for a node's roots.
     pub parent: Option<Uuid>,
+    /// The key under which a call's outcome is kept with its parent (design section 1, durable steps).
+    pub step_key: Option<Arc<str>>,
 }
 
 /// What one party owes another (rule C2).

@@ -13,12 +13,14 @@
 //! one partition then travels in one record.
 //!
 //! Map of modules: [`ids`] names; [`invocation`] what is called and how it ended; [`record`] what is stored in a
-//! partition's log; [`reminder`] and [`schedule`] invocations at due times; [`message`] what nodes tell each other; [`event`] and [`effect`] the driver's interface;
-//! [`assign`] which node should own which partition; [`limits`] every bound. The machines are private: the log state
-//! (what applying a log yields), the partition (reign, turns, channels in and out), the node (routes, roots,
-//! sessions).
+//! partition's log; [`trouble`] how attempts end that do not end it; [`message`] what nodes tell each other; [`event`]
+//! and [`effect`] the driver's interface; [`assign`] which node should own which partition; [`limits`] every bound;
+//! [`cover`] which transitions were taken.
+//! The machines are private: the log state (what applying a log yields), the partition (reign, turns, channels in and
+//! out), the node (routes, roots, sessions).
 
 pub mod assign;
+pub mod cover;
 pub mod effect;
 pub mod event;
 pub mod ids;
@@ -31,12 +33,17 @@ pub mod reminder;
 pub mod schedule;
 
 mod agenda;
+pub mod trouble;
+
+mod dead;
 mod env;
 mod partition;
 mod roots;
 mod route;
 mod size;
 mod state;
+mod steps;
+mod timers;
 mod window;
 
 pub use effect::Effect;

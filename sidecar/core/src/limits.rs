@@ -38,9 +38,15 @@ pub struct Limits {
     pub segment_sends_max: usize,
     /// Calls that one turn may have under way at once.
     pub calls_per_turn_max: usize,
+    /// Durable steps of one invocation: values recorded and keyed calls.
+    pub steps_per_invocation_max: usize,
+    /// What an invocation's durable steps keep, bytes; a retry gets the values with its turn. Outcomes of keyed calls
+    /// that are under way may go beyond it.
+    pub step_bytes_per_invocation_max: usize,
     /// Turns of one actor that may run ahead of the log (rule L6).
     pub speculation_per_actor_max: u32,
-    /// Records in flight per partition; beyond it decisions wait.
+    /// Records in flight per partition; beyond it decisions wait and travel together. One is being made durable, one
+    /// waits at the log for its turn, one is on its way; more would only be more messages for the same commits.
     pub records_in_flight_max: usize,
     /// Bytes of decisions after which a record is cut.
     pub record_bytes_target: usize,
@@ -50,6 +56,12 @@ pub struct Limits {
     pub results_bytes_per_partition_max: usize,
     /// How long results of `start` are kept, ms.
     pub result_retention_ms: Millis,
+    /// Dead letters kept per partition; the oldest ones go.
+    pub dead_letters_per_partition_max: usize,
+    /// The same, bytes.
+    pub dead_letters_bytes_per_partition_max: usize,
+    /// How long dead letters are kept, ms.
+    pub dead_letter_retention_ms: Millis,
     /// How long a root call's `Accept` waits for its first `Progress` or `Complete` (rule L6), ms.
     pub accept_delay_ms: Millis,
     /// Grace: how long code of a cut-off attempt may run on (P3), ms.
@@ -72,8 +84,24 @@ pub struct Limits {
     pub drain_timeout_ms: Millis,
     /// State operations gathered for one write to the store, bytes.
     pub store_batch_bytes: usize,
+    /// State operations that the store lacks, per partition, bytes: beyond it no turn starts there until the store has
+    /// taken half of it; beyond twice of it turns that run write no state.
+    pub unstored_bytes_per_partition_max: usize,
+    /// Longest state of one actor, bytes: all of it can be loaded, and read in one message.
+    pub state_bytes_per_actor_max: usize,
     /// Passive actors whose state stays cached per partition.
     pub cached_actors_max: usize,
+    /// Attempts of an invocation that may be lost with their hosts, one after the other, before it is parked.
+    pub park_after_attempts: u32,
+    /// Attempts that end with an error that the application marks retryable; the last one's is the outcome. For methods
+    /// and calls without a retry policy of their own, as are the next three. 1: no retries.
+    pub retry_attempts_max: u32,
+    /// Pause before the second of them, ms.
+    pub retry_initial_ms: Millis,
+    /// Longest pause between them, ms.
+    pub retry_max_ms: Millis,
+    /// Each pause is so much longer than the one before, percent.
+    pub retry_multiplier_percent: u32,
     /// Longest state of an actor that one read from outside its turns answers with, bytes: a message between peers has
     /// to hold it. The same for a list of its reminders.
     pub state_read_bytes_max: usize,
@@ -122,9 +150,19 @@ pub struct Rules {
     pub kept_lock: bool,
     pub turn_token: bool,
     pub only_top: bool,
+    pub tail_lock: bool,
+    pub tail_home: bool,
     /// Kept by the store: a simulated one ignores what writes expect.
     pub write_expects: bool,
     pub load_checks: bool,
+    pub heed_cancel: bool,
+    pub retry_bound: bool,
+    pub keep_parked: bool,
+    pub await_barrier: bool,
+    pub read_barrier: bool,
+    pub gate_reads: bool,
+    pub recorded_steps: bool,
+    pub kept_results: bool,
     pub firing_moves_due: bool,
     pub cancel_drops_firings: bool,
     pub firing_after_commit: bool,
@@ -147,12 +185,17 @@ impl Default for Limits {
             segment_bytes_max: 6 << 20,
             segment_sends_max: 10_000,
             calls_per_turn_max: 4_096,
+            steps_per_invocation_max: 1_000,
+            step_bytes_per_invocation_max: 4 << 20,
             speculation_per_actor_max: 256,
-            records_in_flight_max: 512,
+            records_in_flight_max: 3,
             record_bytes_target: 1 << 20,
             results_per_partition_max: 100_000,
             results_bytes_per_partition_max: 128 << 20,
             result_retention_ms: 24 * 3600 * 1000,
+            dead_letters_per_partition_max: 1_000,
+            dead_letters_bytes_per_partition_max: 16 << 20,
+            dead_letter_retention_ms: 7 * 24 * 3600 * 1000,
             accept_delay_ms: 1,
             grace_ms: 100,
             host_return_ms: 1000,
@@ -164,7 +207,15 @@ impl Default for Limits {
             closed_channels_max: 64,
             drain_timeout_ms: 10_000,
             store_batch_bytes: 1 << 20,
+            unstored_bytes_per_partition_max: 256 << 20,
+            // More than a segment, so that one turn may fill an actor; less than a message to a component.
+            state_bytes_per_actor_max: 7 << 20,
             cached_actors_max: 10_000,
+            park_after_attempts: 20,
+            retry_attempts_max: 1,
+            retry_initial_ms: 100,
+            retry_max_ms: 30_000,
+            retry_multiplier_percent: 200,
             state_read_bytes_max: 16 << 20,
             reminders_per_actor_max: 1_000,
             reminders_per_partition_max: 100_000,
@@ -196,8 +247,18 @@ impl Default for Rules {
             kept_lock: true,
             turn_token: true,
             only_top: true,
+            tail_lock: true,
+            tail_home: true,
             write_expects: true,
             load_checks: true,
+            heed_cancel: true,
+            retry_bound: true,
+            keep_parked: true,
+            await_barrier: true,
+            read_barrier: true,
+            gate_reads: true,
+            recorded_steps: true,
+            kept_results: true,
             firing_moves_due: true,
             cancel_drops_firings: true,
             firing_after_commit: true,

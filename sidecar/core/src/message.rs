@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::ids::{Epoch, Kind, NodeId, Number, PartitionId, RequestId, Sender, Uuid};
 use crate::invocation::{Outcome, Owed, Payload};
 use crate::limits::LimitHit;
+use crate::node::{DeadLetterView, InvocationView};
 use crate::reminder::Reminder;
 
 /// A message from one node to another.
@@ -174,6 +175,22 @@ pub enum Message {
         /// The answer.
         result: ReadResult,
     },
+    /// Asks the owner to do something to an invocation. Not an obligation: asked again until answered.
+    Control {
+        /// The asking node's request.
+        request: RequestId,
+        /// Home of the invocation.
+        partition: PartitionId,
+        /// What.
+        control: Control,
+    },
+    /// Answers `Control`: durable at the owner.
+    ControlDone {
+        /// The request it answers.
+        request: RequestId,
+        /// The answer.
+        result: ControlResult,
+    },
     /// An at-most-once call that passes all logs by.
     Direct {
         /// The asking node's request.
@@ -207,6 +224,79 @@ pub enum DirectResult {
     NoHost,
     /// It did not run: a bound of the host was hit.
     Limit(LimitHit),
+}
+
+/// What is to be done to an invocation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Control {
+    /// End it: now if it does not run, else as soon as it stops.
+    Cancel(Uuid),
+    /// Let it go on, if it is parked.
+    Resume(Uuid),
+    /// Send it again as a new tell, if it is a dead letter.
+    Redrive(Uuid),
+    /// Drop it, if it is a dead letter.
+    Discard(Uuid),
+    /// Nothing: tell what is known of it.
+    Inspect(Uuid),
+}
+
+/// What became of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ControlResult {
+    /// It was done, or found to be needless.
+    Done(Controlled),
+    /// There is no such invocation.
+    Unknown,
+    /// This node does not own the partition; ask the hinted one.
+    NotOwner(Option<NodeId>),
+}
+
+/// What was done to an invocation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Controlled {
+    /// It has ended as cancelled, and never runs (again).
+    Cancelled,
+    /// It runs, or waits for calls that it made: it was told to stop, and no other attempt starts.
+    CancelRequested,
+    /// It has gone on elsewhere by a tail call, where it is not reached; it ends if it comes back.
+    CancelMoved,
+    /// It had ended before.
+    Ended,
+    /// It goes on.
+    Resumed,
+    /// It is not parked.
+    NotParked,
+    /// It was sent again, as this invocation of the same partition.
+    Redriven(Uuid),
+    /// It was dropped.
+    Discarded,
+    /// What is known of it.
+    Found(Box<Found>),
+}
+
+/// What an owner knows of an invocation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// It is not finished.
+    Unfinished(InvocationView),
+    /// It has ended so, and the outcome is kept for somebody; without payload.
+    Ended(Outcome),
+    /// It is a dead letter.
+    Dead(DeadLetterView),
+}
+
+impl Control {
+    /// The invocation.
+    pub fn uuid(&self) -> Uuid {
+        match self {
+            Self::Cancel(uuid)
+            | Self::Resume(uuid)
+            | Self::Redrive(uuid)
+            | Self::Discard(uuid)
+            | Self::Inspect(uuid) => *uuid,
+        }
+    }
 }
 
 /// What an owner knows of a started invocation.

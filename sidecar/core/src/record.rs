@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::ids::{Epoch, Millis, NodeId, Number, PartitionId, Sender, Uuid};
-use crate::invocation::{ChainOutcome, Invocation, Obligation, Outcome, StateOp};
+use crate::invocation::{ChainOutcome, Invocation, Obligation, Outcome, Payload, StateOp};
 use crate::reminder::ReminderChange;
+use crate::trouble::Ended;
 
 /// One entry of a partition's log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,6 +61,8 @@ pub enum Op {
         segment: Segment,
         /// Children whose outcomes were received: their numbers are closed.
         settled: Vec<(PartitionId, Number)>,
+        /// Durable steps that the turn recorded.
+        steps: Vec<RecordedStep>,
     },
     /// A turn ended, and its invocation with it unless that goes on by a tail call.
     Complete {
@@ -88,13 +91,42 @@ pub enum Op {
         /// When it came; results of `start` are kept for a time after it.
         time: Millis,
     },
-    /// A new attempt begins (rule T3). With the current number: that attempt may have run, which a reign says before it
-    /// ends in order.
+    /// A new attempt begins (rule T3). With the current number: that attempt may have run, which is said of one that
+    /// is to be tried again after a pause, and by a reign before it ends in order.
     Attempt {
         /// The invocation.
         uuid: Uuid,
         /// Its attempt number.
         attempt: u32,
+        /// How the attempt ended that was the current one up to here, if that is known.
+        ended: Option<Ended>,
+    },
+    /// Somebody asked for the invocation's end: no attempt of it starts any more.
+    Cancel {
+        /// The invocation.
+        uuid: Uuid,
+    },
+    /// The invocation has lost too many hosts: it rests until somebody takes it up again.
+    Park {
+        /// The invocation.
+        uuid: Uuid,
+    },
+    /// A parked invocation goes on.
+    Resume {
+        /// The invocation.
+        uuid: Uuid,
+    },
+    /// Dead letters are dropped: nobody wants them any more, or there are too many, or they are too old.
+    Discard {
+        /// The invocations.
+        uuids: Vec<Uuid>,
+    },
+    /// A dead letter is sent again, as a new tell that is now owed by this partition.
+    Redrive {
+        /// The dead letter's invocation.
+        uuid: Uuid,
+        /// The new one.
+        new: Uuid,
     },
     /// Obligations of this partition that the other side has made durable.
     Settle {
@@ -102,6 +134,16 @@ pub enum Op {
         to: PartitionId,
         /// Their numbers.
         numbers: Vec<Number>,
+    },
+    /// The outcome of a keyed call came: its number is closed, and the outcome is kept with the invocation that made
+    /// the call, whichever attempt that is at.
+    StepDone {
+        /// The receiving partition.
+        to: PartitionId,
+        /// Its number.
+        number: Number,
+        /// How it ended.
+        outcome: Outcome,
     },
     /// The sender holds the outcomes of all calls below a number but for some: they retire (rule C4).
     Closed {
@@ -159,6 +201,15 @@ pub struct ReminderOp {
     pub change: ReminderChange,
     /// Firings of what was replaced or cancelled that have not started: they never will.
     pub dropped: Vec<Uuid>,
+}
+
+/// A durable step: a value that the program recorded under a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecordedStep {
+    /// Names the step within its invocation.
+    pub key: Arc<str>,
+    /// The value.
+    pub payload: Payload,
 }
 
 /// What a turn's end means for its invocation.

@@ -12,7 +12,7 @@ use crate::route::{Opened, Route};
 use crate::state::Outbound;
 
 /// All roots of a node, by the partition they go to.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Roots {
     channels: BTreeMap<PartitionId, Channel>,
     by_request: BTreeMap<RequestId, Waiting>,
@@ -22,7 +22,7 @@ pub(crate) struct Roots {
 }
 
 /// What a request of the component waits for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     to: PartitionId,
     number: Number,
@@ -30,7 +30,7 @@ struct Waiting {
     until: Option<Millis>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Channel {
     out: Outbound,
     route: Route,
@@ -55,8 +55,7 @@ impl Roots {
             closed: false,
         });
         if channel.closed {
-            let error = RequestError::Unknown("the membership has given this sidecar up");
-            return env.respond(request, Err(error));
+            return env.respond(request, Err(RequestError::ChannelClosed(Box::new(to))));
         }
         let number = channel.out.next;
         channel.out.next += 1;
@@ -129,13 +128,23 @@ impl Roots {
     /// The receiver closed the channel: this node was given up (rule C6).
     pub(crate) fn channel_closed(&mut self, env: &mut Env, from: &PartitionId) {
         let Some(channel) = self.channels.get_mut(from) else { return };
-        channel.closed = true;
+        if !std::mem::replace(&mut channel.closed, true) {
+            env.notice(Notice::ChannelClosed { partition: from.clone() });
+        }
         let numbers: Vec<_> = channel.out.open.keys().copied().collect();
         for number in numbers {
             if let Some((Some(request), _)) = self.close(env, from, number) {
                 let error = RequestError::Unknown("the membership has given this sidecar up");
                 env.respond(request, Err(error));
             }
+        }
+    }
+
+    /// The node is given up: nobody can tell how what it has sent will end.
+    pub(crate) fn end(&mut self, env: &mut Env) {
+        for request in std::mem::take(self).by_request.into_keys() {
+            let error = RequestError::Unknown("the membership has given this sidecar up");
+            env.respond(request, Err(error));
         }
     }
 

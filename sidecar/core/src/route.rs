@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::cover::Transition;
 use crate::env::Env;
 use crate::ids::{Epoch, Millis, NodeId, Number, PartitionId, Sender};
 use crate::message::Message;
@@ -35,7 +36,7 @@ pub(crate) struct Opened {
 }
 
 /// The sending end of a channel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Route {
     sender: Sender,
     from_epoch: Epoch,
@@ -134,6 +135,7 @@ impl Route {
     fn resume(&mut self, env: &mut Env, out: &Outbound) {
         self.resume_at = None;
         if let Phase::Open { node, .. } = self.phase {
+            env.cover(Transition::RouteResumes);
             self.state(env, out, node);
         }
     }
@@ -147,7 +149,9 @@ impl Route {
             let next = (from < below).then(|| out.open.range(from..below).next()).flatten();
             let Some((number, obligation)) = next else { return };
             let bytes = obligation.owed.size();
-            let Some(asks) = self.window.take(&env.limits, *number, bytes) else { return };
+            let Some(asks) = self.window.take(&env.limits, *number, bytes) else {
+                return env.cover(Transition::RouteFull);
+            };
             self.request(env, out, (node, epoch), *number, asks);
         }
     }
@@ -280,8 +284,10 @@ impl Route {
         // One more step at once, to whom the refuser named; then in steps of the timer: two nodes that name each other
         // (or one that names itself) must not be asked in a loop.
         if self.refusals == 1 && self.hint.is_some_and(|node| env.reachable(node)) {
+            env.cover(Transition::RouteHop);
             self.open(env, out);
         } else {
+            env.cover(Transition::RouteWaits);
             self.timer = Some(env.now + env.limits.channel_timer_ms.min(50));
         }
     }
@@ -289,6 +295,7 @@ impl Route {
     /// Numbers are missing at the receiver: the channel is opened again.
     pub(crate) fn gap(&mut self, env: &mut Env, out: &Outbound, from: NodeId, epoch: Epoch) {
         if self.phase == (Phase::Open { node: from, epoch }) {
+            env.cover(Transition::RouteGap);
             self.lose();
             self.open(env, out);
         }
@@ -301,6 +308,7 @@ impl Route {
             Phase::Open { node, .. } | Phase::Opening { node } => {
                 let gone = !env.members.nodes.contains_key(&node) || !env.reachable(node);
                 if lost == Some(node) || gone {
+                    env.cover(Transition::RouteLost);
                     self.lose();
                     self.open(env, out);
                 }
@@ -318,6 +326,7 @@ impl Route {
         match self.phase {
             Phase::Open { node, .. } => {
                 if self.dirty || (lowest.is_some() && lowest == self.lowest) {
+                    env.cover(Transition::RouteStates);
                     self.state(env, out, node);
                 }
             }

@@ -8,7 +8,7 @@ use crate::invocation::{
     ActorOps, ChainOutcome, Invocation, Obligation, Outcome, Owed, Payload, StateOp,
 };
 use crate::limits::Limits;
-use crate::record::{AcceptInBrief, End, Op, ReminderOp, Segment};
+use crate::record::{AcceptInBrief, End, Op, RecordedStep, ReminderOp, Segment};
 use crate::reminder::{Remind, Reminder, ReminderChange};
 use crate::schedule::Schedule;
 
@@ -100,6 +100,7 @@ impl Invocation {
             + (self.chain.len() + 1) * UUID
             + text(&self.trace)
             + self.home.as_ref().map_or(0, |home| home.stored_size() + NESTED)
+            + self.retry.map_or(0, |_| 4 * NUMBER + NESTED)
             + 3 * NUMBER
             + NESTED
     }
@@ -181,7 +182,15 @@ impl End {
 impl Obligation {
     /// Size in bytes, at least what is stored.
     pub fn size(&self) -> usize {
-        self.owed.size() + self.to.stored_size() + UUID + NUMBER + NESTED
+        let key = self.step_key.as_ref().map_or(0, |key| text(key));
+        self.owed.size() + self.to.stored_size() + UUID + NUMBER + NESTED + key
+    }
+}
+
+impl RecordedStep {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        text(&self.key) + self.payload.stored_size() + 2 * NESTED
     }
 }
 
@@ -191,19 +200,25 @@ impl Outcome {
         let content = match self {
             Self::Done(payload) => payload.stored_size(),
             Self::Failed(e) => {
-                text(&e.code) + text(&e.message) + text(&e.detail) + e.payload.stored_size()
+                let texts = text(&e.code) + text(&e.message) + text(&e.detail);
+                texts + e.payload.stored_size() + NUMBER
             }
-            Self::Refused(_) | Self::Expired => NUMBER,
+            Self::Refused(_) | Self::Expired | Self::Cancelled => NUMBER,
         };
         content + 2 * NESTED
     }
+}
+
+/// What a key of an actor takes with its value, at least what is stored.
+pub(crate) fn entry_size(key: &str, value: &Payload) -> usize {
+    text(key) + value.stored_size() + 2 * NESTED
 }
 
 impl StateOp {
     /// Size in bytes, at least what is stored, in the log and in the store.
     pub fn size(&self) -> usize {
         let content = match self {
-            Self::Set { key, value } => text(key) + value.stored_size(),
+            Self::Set { key, value } => return entry_size(key, value),
             Self::Remove { key } => text(key),
             Self::Clear => NUMBER,
         };
@@ -232,9 +247,10 @@ impl Op {
             Self::Accept { sender, invocation, .. } => {
                 sender.stored_size() + NUMBER + invocation.size()
             }
-            Self::Progress { segment, settled, .. } => {
+            Self::Progress { segment, settled, steps, .. } => {
                 let settled = settled.iter().map(settled_size).sum::<usize>();
-                UUID + NUMBER + segment.stored_size() + settled
+                let steps = steps.iter().map(RecordedStep::size).sum::<usize>();
+                UUID + NUMBER + segment.stored_size() + settled + steps
             }
             Self::Complete { accept, end, segment, .. } => {
                 let accept = accept.as_ref().map_or(0, AcceptInBrief::stored_size);
@@ -243,13 +259,21 @@ impl Op {
             Self::Outcome { sender, done, .. } => {
                 sender.stored_size() + 2 * NUMBER + NESTED + done.size()
             }
-            Self::Attempt { .. } => UUID + NUMBER,
+            Self::StepDone { to, outcome, .. } => {
+                to.stored_size() + NESTED + NUMBER + outcome.size()
+            }
+            Self::Attempt { ended, .. } => {
+                let ended = ended.as_ref().map_or(0, |e| text(&e.error) + 2 * NUMBER);
+                UUID + NUMBER + ended
+            }
+            Self::Cancel { .. } | Self::Park { .. } | Self::Resume { .. } => UUID,
             Self::Settle { to, numbers } => to.stored_size() + NESTED + numbers.len() * NUMBER,
             Self::Closed { sender, open, .. } => {
                 sender.stored_size() + NUMBER + NESTED + open.len() * NUMBER
             }
             Self::CloseChannel { open, .. } => 2 * NUMBER + NESTED + open.len() * NUMBER,
-            Self::Forget { uuids } => uuids.len() * UUID,
+            Self::Forget { uuids } | Self::Discard { uuids } => uuids.len() * UUID,
+            Self::Redrive { .. } => 2 * UUID,
             Self::Fire { actor, id, .. } => text(actor) + text(id) + UUID + 2 * NUMBER,
         };
         content + 2 * NESTED

@@ -8,12 +8,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::agenda::{Agenda, Key};
+use crate::dead::{DeadLetter, DeadLetters};
 use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
-use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Payload, StateOp};
+use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Owed, Payload, StateOp};
 use crate::limits::Rules;
 use crate::record::{End, Op, Record, ReminderOp, Segment, Send};
 use crate::reminder::Reminder;
 use crate::size::Tally;
+use crate::steps::Steps;
+use crate::trouble::Trouble;
 
 /// State of a partition as its log tells it.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +49,8 @@ pub(crate) struct LogState {
     pub(crate) owed: Tally,
     /// Channels of departed nodes, closed for ever.
     pub(crate) closed_nodes: ClosedNodes,
+    /// Tells that ended without success.
+    pub(crate) dead: DeadLetters,
     /// Reminders.
     pub(crate) agenda: Agenda,
     /// Counts acceptances: the order of queues.
@@ -69,10 +74,18 @@ pub(crate) struct Entry {
     pub(crate) holds: bool,
     /// Calls made by its turns that are not settled.
     pub(crate) children: BTreeSet<(PartitionId, Number)>,
+    /// Durable steps of the current step of its chain.
+    pub(crate) steps: Steps,
     /// The sender no longer wants the outcome.
     pub(crate) unwanted: bool,
     /// Its chain of tail calls goes on elsewhere; this is its home, where the outcome comes back (rule C8).
     pub(crate) moved: bool,
+    /// What went wrong in the current step.
+    pub(crate) trouble: Trouble,
+    /// Somebody asked for its end: no attempt starts any more.
+    pub(crate) cancel: bool,
+    /// It has lost too many hosts: it rests.
+    pub(crate) parked: bool,
 }
 
 /// Where an invocation came from.
@@ -216,7 +229,7 @@ impl LogState {
                 self.accept(sender, *number, invocation);
                 true
             }
-            Op::Progress { uuid, attempt, segment, settled } => {
+            Op::Progress { uuid, attempt, segment, settled, steps } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };
                 if entry.attempt != *attempt && rules.turn_token {
                     return false;
@@ -228,12 +241,18 @@ impl LogState {
                     if send.obligation.owed.is_awaited() {
                         entry.children.insert((send.obligation.to.clone(), send.number));
                     }
+                    if let (Some(key), Owed::Invocation(call)) =
+                        (&send.obligation.step_key, &send.obligation.owed)
+                    {
+                        entry.steps.call(key, (&send.obligation.to, send.number), call);
+                    }
                 }
+                steps.iter().for_each(|step| entry.steps.record(step));
                 for child in settled {
                     entry.children.remove(child);
                 }
                 for (to, number) in settled {
-                    self.close_out(to, *number);
+                    self.close_out(to, *number, None);
                 }
                 self.owe(&segment.sends);
                 self.remind(rules, actor.as_ref(), &segment.reminders);
@@ -262,7 +281,7 @@ impl LogState {
                         End::Next { invocation, keeps_lock } => {
                             self.next_step(*uuid, invocation, *keeps_lock);
                         }
-                        End::Passed => self.pass_on(*uuid),
+                        End::Passed => self.pass_on(rules, *uuid),
                     }
                 }
                 self.owe(&segment.sends);
@@ -276,16 +295,38 @@ impl LogState {
                 }
                 true
             }
-            Op::Attempt { uuid, attempt } => {
+            Op::Attempt { uuid, attempt, ended } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };
+                if let Some(ended) = ended {
+                    entry.trouble.note(entry.attempt, ended);
+                }
                 entry.ran = entry.attempt == *attempt;
                 entry.attempt = *attempt;
                 true
             }
+            Op::Cancel { uuid } => self.entries.get_mut(uuid).map(|e| e.cancel = true).is_some(),
+            Op::Park { uuid } => self.entries.get_mut(uuid).map(|e| e.parked = true).is_some(),
+            Op::Resume { uuid } => {
+                let Some(entry) = self.entries.get_mut(uuid) else { return false };
+                entry.parked = false;
+                entry.trouble.losses = 0;
+                true
+            }
+            Op::Discard { uuids } => {
+                for uuid in uuids {
+                    self.dead.remove(*uuid);
+                }
+                true
+            }
+            Op::Redrive { uuid, new } => self.redrive(*uuid, *new),
             Op::Settle { to, numbers } => {
                 for number in numbers {
-                    self.close_out(to, *number);
+                    self.close_out(to, *number, None);
                 }
+                true
+            }
+            Op::StepDone { to, number, outcome } => {
+                self.close_out(to, *number, Some(outcome).filter(|_| rules.kept_results));
                 true
             }
             Op::Closed { sender, below, open } => {
@@ -334,8 +375,10 @@ impl LogState {
         };
         self.agenda.pass(key, next);
         if let Some(uuid) = uuid {
-            let origin = Origin::Reminder(key.clone());
-            self.insert_entry(origin, &Arc::new(firing(&key.0, &reminder, uuid)));
+            self.insert_entry(
+                Arc::new(firing(&key.0, &reminder, uuid)),
+                Origin::Reminder(key.clone()),
+            );
             self.agenda.fired(key.clone(), uuid);
         }
         true
@@ -361,25 +404,38 @@ impl LogState {
             let invocation = Invocation { home: None, ..(**invocation).clone() };
             return self.next_step(invocation.uuid, &Arc::new(invocation), false);
         }
-        self.insert_entry(Origin::Channel { sender: sender.clone(), number }, invocation);
+        self.insert_entry(invocation.clone(), Origin::Channel { sender: sender.clone(), number });
     }
 
-    fn insert_entry(&mut self, origin: Origin, invocation: &Arc<Invocation>) {
+    /// Owes an invocation from here on, behind everything accepted before.
+    fn insert_entry(&mut self, invocation: Arc<Invocation>, origin: Origin) {
         self.order += 1;
         self.entries.insert(
             invocation.uuid,
             Entry {
-                invocation: invocation.clone(),
+                invocation,
                 origin,
                 order: self.order,
                 attempt: 1,
                 ran: false,
                 holds: false,
                 children: BTreeSet::new(),
+                steps: Steps::default(),
                 unwanted: false,
                 moved: false,
+                trouble: Trouble::default(),
+                cancel: false,
+                parked: false,
             },
         );
+    }
+
+    /// A dead letter is sent again: what happened to it before does not count.
+    fn redrive(&mut self, uuid: Uuid, new: Uuid) -> bool {
+        let Some(letter) = self.dead.remove(uuid) else { return false };
+        let invocation = Invocation { uuid: new, deadline: None, ..(*letter.invocation).clone() };
+        self.insert_entry(Arc::new(invocation), letter.origin);
+        true
     }
 
     /// A logged turn ended: its segment takes effect, and its children are settled with it.
@@ -394,7 +450,7 @@ impl LogState {
         let actor = entry.invocation.actor.clone();
         push_state(actor.as_ref(), &segment.state, stored);
         for (to, number) in std::mem::take(&mut entry.children) {
-            self.close_out(&to, number);
+            self.close_out(&to, number, None);
         }
         self.remind(rules, actor.as_ref(), &segment.reminders);
     }
@@ -410,13 +466,15 @@ impl LogState {
         entry.attempt = 1;
         entry.ran = false;
         entry.holds = keeps_lock;
+        entry.steps = Steps::default();
         entry.moved = false;
+        entry.trouble = Trouble::default();
     }
 
     /// A chain of tail calls goes on, or has ended, somewhere else: its home stays.
-    fn pass_on(&mut self, uuid: Uuid) {
+    fn pass_on(&mut self, rules: &Rules, uuid: Uuid) {
         let Some(entry) = self.entries.get_mut(&uuid) else { return };
-        if !entry.invocation.is_home() {
+        if !entry.invocation.is_home() || !rules.tail_home {
             self.remove_entry(uuid);
             return;
         }
@@ -426,6 +484,7 @@ impl LogState {
         entry.attempt = 1;
         entry.ran = false;
         entry.holds = false;
+        entry.steps = Steps::default();
         entry.moved = true;
     }
 
@@ -433,6 +492,13 @@ impl LogState {
     fn end(&mut self, rules: &Rules, uuid: Uuid, outcome: &Outcome, time: Millis) {
         let Some(entry) = self.remove_entry(uuid) else { return };
         match entry.invocation.mode {
+            Mode::Tell if DeadLetter::is_one(outcome) => self.dead.insert(DeadLetter {
+                invocation: entry.invocation,
+                origin: entry.origin,
+                outcome: outcome.clone(),
+                attempts: entry.attempt,
+                time,
+            }),
             Mode::Tell => {}
             Mode::Start => {
                 self.results.insert(uuid, outcome.clone());
@@ -463,12 +529,16 @@ impl LogState {
         }
     }
 
-    fn close_out(&mut self, to: &PartitionId, number: Number) {
+    /// An obligation is settled; a keyed call with its outcome, if that is to be kept.
+    fn close_out(&mut self, to: &PartitionId, number: Number, outcome: Option<&Outcome>) {
         let Some(outbound) = self.outbound.get_mut(to) else { return };
         let Some(obligation) = outbound.open.remove(&number) else { return };
         self.owed.remove(obligation.size());
         if let Some(entry) = obligation.parent.and_then(|uuid| self.entries.get_mut(&uuid)) {
             entry.children.remove(&(to.clone(), number));
+            if let Some(key) = &obligation.step_key {
+                entry.steps.settle(key, (to, number), outcome);
+            }
         }
     }
 
@@ -577,6 +647,7 @@ pub(crate) fn firing(actor: &Arc<str>, reminder: &Reminder, uuid: Uuid) -> Invoc
         trace: Arc::default(),
         step: 1,
         home: None,
+        retry: None,
     }
 }
 

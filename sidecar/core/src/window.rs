@@ -13,7 +13,7 @@ use crate::ids::Number;
 use crate::limits::Limits;
 
 /// What was sent on the way that is open.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Window {
     /// Every open number below this was sent, or is known to the receiver.
     cursor: Number,

@@ -33,6 +33,8 @@ fn invoke(
         payload: filled(bytes),
         deadline: None,
         trace: "".into(),
+        step_key: None,
+        retry: None,
     })
 }
 
@@ -281,7 +283,7 @@ fn who_expires_leaves_the_queue_for_slots() {
     let mut script = Script::with(&[], Limits::default());
     script.event(Event::HostUp {
         session: SessionId(1),
-        offer: Offer { kinds: vec![Kind::actor(ACCOUNT)], concurrency: 1, strict: false },
+        offer: Offer { kinds: vec![Kind::actor(ACCOUNT)], concurrency: 1, ..Offer::default() },
     });
     let long = script.invoke(None, Mode::Call, "long", "m");
     let turn = script.turn("m");
@@ -299,6 +301,8 @@ fn who_expires_leaves_the_queue_for_slots() {
             payload: text(""),
             deadline: Some(script.now + 20),
             trace: "".into(),
+            step_key: None,
+            retry: None,
         };
         let hasty = script.request(operation);
         assert_eq!(script.node.held().slots_waited_for, 1);
@@ -341,7 +345,7 @@ fn direct_calls_are_refused_by_the_bound_that_was_hit_and_without_a_host_by_that
     assert_eq!(direct_replies(&mut script), [DirectResult::NoHost], "it ran nowhere");
     script.event(Event::HostUp {
         session: SessionId(1),
-        offer: Offer { kinds: vec![Kind::service("reads")], concurrency: 2, strict: false },
+        offer: Offer { kinds: vec![Kind::service("reads")], concurrency: 2, ..Offer::default() },
     });
     direct(&mut script, 2, 2_000);
     direct(&mut script, 3, 1);
@@ -357,7 +361,7 @@ fn direct_calls_are_refused_by_the_bound_that_was_hit_and_without_a_host_by_that
     assert_eq!(direct_replies(&mut script), [DirectResult::Lost]);
     script.event(Event::HostUp {
         session: SessionId(2),
-        offer: Offer { kinds: vec![Kind::service("reads")], concurrency: 2, strict: false },
+        offer: Offer { kinds: vec![Kind::service("reads")], concurrency: 2, ..Offer::default() },
     });
     for request in 5..8 {
         direct(&mut script, request, 1);

@@ -4,10 +4,11 @@ mod script;
 
 use std::sync::Arc;
 
+use kar_core::Event;
 use kar_core::effect::{Notice, RequestError, Response, Turn};
-use kar_core::event::{Operation, ReminderAsk, ReminderSpec};
-use kar_core::ids::{Kind, RequestId};
-use kar_core::invocation::{ApplicationError, Mode, Outcome};
+use kar_core::event::{Operation, ReminderAsk, ReminderSpec, TailCall, TurnResult};
+use kar_core::ids::{Kind, RequestId, Uuid};
+use kar_core::invocation::{ApplicationError, Mode, Outcome, Target};
 use kar_core::limits::Limits;
 use kar_core::record::{Op, Record};
 use kar_core::reminder::CatchUp;
@@ -175,6 +176,76 @@ fn replacing_and_cancelling_drop_firings_that_have_not_started() {
     script.advance(5_000);
     assert_eq!(ring(&mut script), ["beat"]);
     no_more(&mut script);
+}
+
+#[test]
+fn what_a_firing_goes_on_with_is_not_dropped() {
+    let mut script = Script::new(&kinds());
+    let busy = script.invoke(None, Mode::Call, "alice", "busy");
+    let turn = script.turn("busy");
+    once(&mut script, "alice", "tea", 5_000);
+    script.advance(5_000);
+    script.finish(&turn, done("ok"));
+    assert_eq!(script.outcome(busy), done("ok"));
+    let firing = script.turn("ring");
+    // Its next step waits behind another call: it has started all the same.
+    script.invoke(None, Mode::Call, "alice", "busy");
+    tail_call(&mut script, &firing, "alice");
+    let turn = script.turn("busy");
+    assert_eq!(cancel(&mut script, None, "alice", "tea"), 0);
+    script.finish(&turn, done("ok"));
+    let step = script.turn("step");
+    script.finish(&step, done("ok"));
+    no_more(&mut script);
+}
+
+/// Ends a turn with a tail call to an actor, whose lock is not kept.
+fn tail_call(script: &mut Script, turn: &Turn, actor: &str) {
+    let kind = Kind::actor("Account");
+    let call = TailCall {
+        target: Target { kind, actor: Some(actor.into()), affinity: None },
+        method: "step".into(),
+        payload: text("on"),
+        keeps_lock: false,
+    };
+    let (token, result) = (turn.token.clone(), TurnResult::TailCall(call));
+    script.event(Event::TurnResult { token, result });
+}
+
+#[test]
+fn an_actor_whose_work_goes_on_elsewhere_takes_firings_again() {
+    let limits = Limits { queue_per_actor_max: 2, ..Limits::default() };
+    let mut script = Script::with(&[Kind::actor("Account")], limits);
+    let near = neighbour(&script, "alice");
+    script.invoke(None, Mode::Call, "alice", "busy");
+    let busy = script.turn("busy");
+    for n in 0..3 {
+        once(&mut script, "alice", &format!("a{n}"), 5_000 + n);
+    }
+    script.advance(10_000);
+    script.finish(&busy, done("ok"));
+    // What waits leaves by tail calls to an actor that is busy too: nothing of alice ends.
+    script.invoke(None, Mode::Call, &near, "busy");
+    let mut rung = 0;
+    for _ in 0..20 {
+        while let Some(at) = script.turns.iter().position(|turn| &*turn.method == "ring") {
+            let turn = script.turns.remove(at).expect("it is there");
+            tail_call(&mut script, &turn, &near);
+            rung += 1;
+        }
+        script.advance(10);
+    }
+    assert_eq!(rung, 3);
+}
+
+/// Another actor of the same partition.
+fn neighbour(script: &Script, actor: &str) -> String {
+    let home = |actor: &str| {
+        let (kind, actor) = (Kind::actor("Account"), Some(actor.into()));
+        let target = Target { kind, actor, affinity: None };
+        kar_core::assign::partition_index(&target, Uuid(0), script.members.kinds[&target.kind])
+    };
+    (0..).map(|n| format!("b{n}")).find(|b| home(b) == home(actor)).expect("there are many")
 }
 
 #[test]
@@ -409,7 +480,7 @@ fn many_reminders_are_not_scanned() {
     let start = std::time::Instant::now();
     for _ in 0..1_000 {
         script.now = script.node.poll_timeout().expect("something is due").max(script.now);
-        script.event(kar_core::Event::Tick);
+        script.event(Event::Tick);
         fired += ring(&mut script).len();
     }
     let each = start.elapsed() / 1_000;

@@ -44,6 +44,30 @@ fn calls_of_one_actor_run_one_at_a_time_and_in_order() {
 }
 
 #[test]
+fn without_speculation_a_record_takes_waiting_calls_along() {
+    let mut script = Script::new(&[]);
+    let offer = Offer {
+        kinds: vec![Kind::actor("Account")],
+        concurrency: 4,
+        strict: true,
+        ..Offer::default()
+    };
+    script.event(Event::HostUp { session: SessionId(1), offer });
+    let first = script.invoke(None, Mode::Call, "alice", "first");
+    let turn = script.turn("first");
+    let second = script.invoke(None, Mode::Call, "alice", "second");
+    let before: usize = script.logs.values().map(Vec::len).sum();
+    script.finish(&turn, done("1"));
+    // One record: the next turn need not wait for another one of its own.
+    assert_eq!(script.outcome(first), done("1"));
+    let turn = script.turn("second");
+    assert_eq!(script.logs.values().map(Vec::len).sum::<usize>(), before + 1);
+    script.finish(&turn, done("2"));
+    assert_eq!(script.outcome(second), done("2"));
+    script.assert_idle();
+}
+
+#[test]
 fn a_nested_call_may_come_back_to_its_actor() {
     let mut script = Script::new(&[Kind::actor("Account")]);
     let root = script.invoke(None, Mode::Call, "alice", "outer");
@@ -102,7 +126,7 @@ fn a_dead_host_is_replaced_and_its_turn_tried_again() {
     let call = script.invoke(None, Mode::Call, "alice", "slow");
     let first = script.turn("slow");
     script.event(Event::HostDown { session: SessionId(1), dead: true });
-    let offer = Offer { kinds: vec![Kind::actor("Account")], concurrency: 4, strict: false };
+    let offer = Offer { kinds: vec![Kind::actor("Account")], concurrency: 4, ..Offer::default() };
     script.event(Event::HostUp { session: SessionId(2), offer });
     let second = script.turn("slow");
     assert_eq!((first.token.attempt, second.token.attempt), (1, 2));
@@ -149,10 +173,12 @@ fn without_a_host_a_call_waits_or_expires() {
         payload: text(""),
         deadline: Some(script.now + 50),
         trace: "".into(),
+        step_key: None,
+        retry: None,
     });
     script.advance(200);
     assert_eq!(script.outcome(hasty), Outcome::Expired);
-    let offer = Offer { kinds: vec![Kind::actor("Account")], concurrency: 4, strict: false };
+    let offer = Offer { kinds: vec![Kind::actor("Account")], concurrency: 4, ..Offer::default() };
     script.event(Event::HostUp { session: SessionId(1), offer });
     let turn = script.turn("later");
     script.finish(&turn, done("ok"));
@@ -325,7 +351,8 @@ fn without_a_lease_a_read_waits_and_is_given_up_in_time() {
     script.advance(2_000);
     assert!(script.answers.is_empty(), "a successor may reign: {:?}", script.answers);
     script.event(Event::Lease { valid: true });
-    script.advance(100);
+    // Refused again and again, it asks once in the channels' period.
+    script.advance(Limits::default().channel_timer_ms);
     assert_eq!(script.state(read).len(), 1);
     script.event(Event::Lease { valid: false });
     let read = script.read_outside("Account", "alice", None);

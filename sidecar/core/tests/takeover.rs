@@ -120,6 +120,7 @@ fn ask(script: &mut Script, from: NodeId, number: u64) {
         trace: "".into(),
         step: 1,
         home: None,
+        retry: None,
     };
     let message = Message::Request {
         sender: Sender::Node(from),
@@ -148,6 +149,8 @@ fn what_a_turn_asks_for_takes_effect_in_order_also_while_a_kind_is_not_known() {
         payload: text(""),
         deadline: None,
         trace: "".into(),
+        step_key: None,
+        retry: None,
     };
     let first = script.request(unknown("first", "Later"));
     let set = script.set(&turn, "k", "v");
@@ -180,7 +183,7 @@ fn what_a_turn_asks_for_takes_effect_in_order_also_while_a_kind_is_not_known() {
                     assert_eq!(segment.state.len(), 1);
                     let actor = |s: &kar_core::record::Send| match &s.obligation.owed {
                         Owed::Invocation(invocation) => invocation.actor.clone(),
-                        Owed::Outcome(_) => None,
+                        Owed::Outcome(_) | Owed::Remind(_) => None,
                     };
                     Some(segment.sends.iter().filter_map(actor).collect())
                 }
@@ -207,6 +210,8 @@ fn a_turn_that_is_cancelled_while_a_kind_is_not_known_leaves_nothing_waiting() {
         payload: text(""),
         deadline: None,
         trace: "".into(),
+        step_key: None,
+        retry: None,
     });
     let set = script.set(&turn, "k", "v");
     let result = kar_core::event::TurnResult::Cancelled;
@@ -292,6 +297,7 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
         trace: "".into(),
         step: 1,
         home: None,
+        retry: None,
     };
     let invocation = std::sync::Arc::new(invocation);
     let message = Message::Request {

@@ -51,6 +51,8 @@ impl Sending {
             payload: filled(bytes),
             deadline: None,
             trace: "".into(),
+            step_key: None,
+            retry: None,
         })
     }
 
@@ -187,6 +189,7 @@ fn ask(script: &mut Script, to: &PartitionId, number: u64, asks: bool) {
         trace: "".into(),
         step: 1,
         home: None,
+        retry: None,
     };
     let message = Message::Request {
         sender: Sender::Node(OTHER),

@@ -1,5 +1,5 @@
 //! A hub as a process, for the tests of this crate: `hub DATA_DIR [os] [idle-ms=N] [segment=N]
-//! [grace-ms=N]`.
+//! [segments=N] [grace-ms=N] [silence-ms=N] [compaction-rate=N] [snapshot-bytes=N] [snapshots=N]`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,6 +19,10 @@ fn main() -> ExitCode {
             "segment" => options.limits.first_segment_bytes = number,
             "grace-ms" => options.limits.grace = Duration::from_millis(number),
             "silence-ms" => options.limits.silence = Duration::from_millis(number),
+            "segments" => options.limits.segment_bytes = number,
+            "compaction-rate" => options.limits.compaction_bytes_per_second = number,
+            "snapshot-bytes" => options.limits.snapshot_bytes_max = number,
+            "snapshots" => options.limits.snapshots_max = number as usize,
             other => panic!("unknown option {other}"),
         }
     }

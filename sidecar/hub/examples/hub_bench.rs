@@ -1,5 +1,6 @@
 //! Latency and rate of appends through the hub's socket, beside the bare limit of the disk:
-//! `cargo run --release -p kar-hub --example hub_bench [SECONDS] [os]`.
+//! `cargo run --release -p kar-hub --example hub_bench [SECONDS] [os] [trim]`. With `trim` all logs but
+//! one are trimmed all the time, so that files are compacted while records are appended.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,13 +13,16 @@ use kar_hub::{ClientConfig, HubClient, HubEvent, LogName, SpawnHub, bare_append_
 const RECORD: usize = 1024;
 /// Logs that the producers share.
 const LOGS: u64 = 8;
+/// Records of a log between two trims.
+const TRIM_EVERY: u64 = 1_000;
 /// Messages from the hub that wait; more than there are producers.
 const QUEUE: usize = 4_096;
 
 fn main() {
     let mut args = std::env::args().skip(1);
     let seconds: u64 = args.next().map_or(3, |s| s.parse().expect("seconds"));
-    let os = args.next().is_some_and(|a| a == "os");
+    let options: Vec<_> = args.collect();
+    let (os, trim) = (options.iter().any(|a| a == "os"), options.iter().any(|a| a == "trim"));
     let dir = std::env::temp_dir().join(format!("kar-hub-bench-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a temporary directory");
     let mut bare = bare_append_probe(&dir, 2_000).expect("the disk works");
@@ -28,7 +32,7 @@ fn main() {
     let hub = runtime.block_on(async {
         let client = connect(&dir, os).await;
         for producers in [1, 16, 64, 256] {
-            run(&client, producers, Duration::from_secs(seconds)).await;
+            run(&client, producers, Duration::from_secs(seconds), trim).await;
         }
         client.lock().await.client.hub_process_id()
     });
@@ -70,7 +74,7 @@ fn log_name(n: u64) -> LogName {
     LogName::from(format!("a.Bench/{n}"))
 }
 
-async fn run(bench: &tokio::sync::Mutex<Bench>, producers: u64, time: Duration) {
+async fn run(bench: &tokio::sync::Mutex<Bench>, producers: u64, time: Duration, trim: bool) {
     let mut bench = bench.lock().await;
     let before = bench.client.stats().await.expect("stats");
     let cpu_before = cpu(before.process_id);
@@ -86,7 +90,10 @@ async fn run(bench: &tokio::sync::Mutex<Bench>, producers: u64, time: Duration) 
     while open > 0 {
         let events = bench.events.recv().await.expect("the client lives");
         for event in events {
-            let HubEvent::Own { id, .. } = event else { continue };
+            let HubEvent::Own { id, offset, .. } = event else { continue };
+            if trim && id % LOGS != 0 && offset.is_multiple_of(TRIM_EVERY) {
+                bench.client.trim_log(log_name(id % LOGS), offset - TRIM_EVERY / 2);
+            }
             let start = &mut starts[id as usize];
             latencies.push(start.elapsed());
             if begun.elapsed() < time {
@@ -109,6 +116,17 @@ async fn run(bench: &tokio::sync::Mutex<Bench>, producers: u64, time: Duration) 
         after.commit_p50,
         after.commit_p99,
     );
+    if trim {
+        println!(
+            "    {} compactions copied {} KiB, {} files removed; {} MiB in {} files, {} MiB live",
+            after.compactions - before.compactions,
+            (after.compacted_bytes - before.compacted_bytes) >> 10,
+            after.files_removed - before.files_removed,
+            after.log_bytes >> 20,
+            after.log_files,
+            after.log_live_bytes >> 20,
+        );
+    }
 }
 
 /// CPU time of all threads of a process.

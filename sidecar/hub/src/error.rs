@@ -97,6 +97,23 @@ pub enum HubError {
     /// The application cannot be purged while members are alive: stop them first.
     #[error("{0}")]
     MembersAlive(String),
+    /// There is another snapshot under the key, which stays: choose another key.
+    #[error("{0}")]
+    SnapshotExists(String),
+    /// The snapshot, or the number of snapshots, exceeds the hub's bound: raise it, or delete some.
+    #[error("{0}")]
+    SnapshotLimit(String),
+    /// The snapshot is stored, but not as it was written: use an older one, or restore the data
+    /// directory from a copy.
+    #[error("{0}")]
+    SnapshotDamaged(String),
+    /// The snapshot could not be written or read, for example because the disk is full; the hub
+    /// goes on. Mend that and try again.
+    #[error("{0}")]
+    SnapshotIo(String),
+    /// A part of a snapshot did not follow what the hub had; the client begins anew by itself.
+    #[error("{0}")]
+    SnapshotRestart(String),
     /// The request exceeds a bound or is malformed.
     #[error("{0}")]
     Invalid(String),

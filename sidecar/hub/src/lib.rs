@@ -7,7 +7,8 @@
 //! what its records mean.
 //!
 //! Map of modules: `wal` is the write-ahead log on disk, `engine` everything that changes in
-//! memory, `store` the embedded store, `server` the socket, `client` the other end of it.
+//! memory, `store` the embedded store, `snapshots` the blobs, `tidy` the work on full log files,
+//! `server` the socket, `client` the other end of it.
 
 mod client;
 mod engine;
@@ -17,7 +18,9 @@ mod options;
 mod paths;
 mod probe;
 mod server;
+mod snapshots;
 mod store;
+mod tidy;
 mod types;
 mod wal;
 
@@ -26,10 +29,11 @@ pub use error::{HubError, exit_code};
 pub use options::{
     Durability, FRAMES_PER_MESSAGE_MAX, HubLimits, HubOptions, MESSAGE_BYTES_MAX,
     MESSAGE_BYTES_TARGET, NAME_BYTES_MAX, PAGE_SIZE_MAX, PARTITIONS_MAX, RECORD_BYTES_MAX,
-    REQUESTS_REMEMBERED, SEGMENT_BYTES_MIN,
+    REQUESTS_REMEMBERED, SEGMENT_BYTES_MIN, SNAPSHOT_PART_BYTES_MAX,
 };
 pub use probe::bare_append_probe;
 pub use server::{HubExit, run_hub};
 pub use types::{
-    ActorOps, FenceCell, HubEvent, LogName, MemberInfo, StateEntry, StatePage, StoreOp, Value,
+    ActorOps, FenceCell, HubEvent, LogName, MemberInfo, SnapshotInfo, SnapshotPage, StateEntry,
+    StatePage, StoreOp, Value,
 };

@@ -54,6 +54,13 @@ pub struct HubLimits {
     pub grace: Duration,
     /// A client that has said nothing for so long is struck out.
     pub silence: Duration,
+    /// What compacting log files may read and write in a second, bytes. A lower rate disturbs commits
+    /// less. It does not count while the files are four more than twice what lives in them.
+    pub compaction_bytes_per_second: u64,
+    /// Longest snapshot, bytes.
+    pub snapshot_bytes_max: u64,
+    /// Snapshots of all applications; each costs some 200 bytes of memory.
+    pub snapshots_max: usize,
 }
 
 /// Smallest size of a segment file after the first one, bytes: one record of
@@ -72,6 +79,8 @@ const _: () = assert!(RECORD_BYTES_MAX as u64 + (1 << 20) <= SEGMENT_BYTES_MIN);
 pub const FRAMES_PER_MESSAGE_MAX: usize = 32;
 /// Bytes of frames after which the writers of both ends end a message.
 pub const MESSAGE_BYTES_TARGET: usize = 256 << 10;
+/// Longest part of a snapshot in one message, bytes.
+pub const SNAPSHOT_PART_BYTES_MAX: usize = 1 << 20;
 /// Longest key or other name, bytes.
 pub const NAME_BYTES_MAX: usize = 1024;
 /// Requests about application state whose answers are remembered, per application.
@@ -109,6 +118,9 @@ impl Default for HubLimits {
             kinds_max: 1_024,
             grace: Duration::from_secs(1),
             silence: Duration::from_secs(3),
+            compaction_bytes_per_second: 128 << 20,
+            snapshot_bytes_max: 256 << 20,
+            snapshots_max: 100_000,
         }
     }
 }

@@ -87,6 +87,10 @@ impl Paths {
         self.dir.join("store.db")
     }
 
+    pub(crate) fn snapshots_dir(&self) -> PathBuf {
+        self.dir.join("snapshots")
+    }
+
     fn pid_file(&self) -> PathBuf {
         self.dir.join("hub.pid")
     }

@@ -26,7 +26,7 @@ pub fn bare_append_probe(dir: &Path, n: usize) -> Result<Vec<Duration>, HubError
 
 fn probe(dir: &Path, n: usize) -> Result<Vec<Duration>, HubError> {
     let size = ((n + 8) * RECORD) as u64;
-    let segment = Segment { number: 1, base: 0, size };
+    let segment = Segment::whole(1, 0, size);
     let file = segment.create(dir)?;
     let record = [7_u8; RECORD];
     let mut durations = Vec::with_capacity(n);

@@ -25,11 +25,13 @@ use crate::engine::{ConnId, DiskJob, Hub, Replay, Threads};
 use crate::error::HubError;
 use crate::options::{HubOptions, MESSAGE_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::paths::Paths;
+use crate::snapshots::{SnapshotJob, Snapshots};
 use crate::store::{Store, StoreJob};
+use crate::tidy::{Ending, Tidier, TidyJob};
 use crate::wal::commit::Committer;
 use crate::wal::mark::MarkFile;
 use crate::wal::read::{Reader, Segments};
-use crate::wal::recover;
+use crate::wal::recover::{self, End};
 use crate::wal::segment::Segment;
 use crate::wal::writer::Writer;
 
@@ -129,9 +131,17 @@ struct Signals {
 /// A hub whose threads run.
 struct Running {
     hub: Arc<Hub>,
+    stop: Stop,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// The ways to end the threads but for the committer, which sees it by itself.
+struct Stop {
     store: Sender<StoreJob>,
-    committer: JoinHandle<()>,
-    store_thread: JoinHandle<()>,
+    snapshots: Sender<SnapshotJob>,
+    tidy: Sender<TidyJob>,
+    disk: Sender<DiskJob>,
+    ending: Arc<Ending>,
 }
 
 // === impl Signals ===
@@ -176,22 +186,22 @@ impl Running {
         if let Some(what) = replay.missing() {
             return Err(HubError::corrupt(&dir, 0, what));
         }
-        let segments = Arc::new(Segments::default());
-        let fresh = end.is_none();
-        let (segment, tail) = match end {
-            Some(end) => {
-                end.segments.iter().for_each(|&segment| segments.insert(segment));
-                let last = end.segments[end.segments.len() - 1];
-                (last, end.address)
-            }
+        let end = match end {
+            Some(end) => end,
             None => {
-                let first = Segment { number: 1, base: 0, size: limits.first_segment_bytes };
+                let first = Segment::whole(1, 0, limits.first_segment_bytes);
                 first.create(&dir)?;
-                segments.insert(first);
-                (first, first.data())
+                End { segments: vec![first], address: first.data(), holding_from: None }
             }
         };
+        let segments = Arc::new(Segments::default());
+        end.segments.iter().for_each(|&segment| segments.insert(segment));
+        let (segment, tail) = (end.segments[end.segments.len() - 1], end.address);
+        // Killed before the first commit, a hub leaves a file without a beginning.
+        let fresh = tail == segment.data();
         let store = Store::open(&paths.store_file(), options.durability)?;
+        let (tidy_jobs, tidy_queue) = queue();
+        let sealed = tidy_jobs.clone();
         let mut committer = Committer::new(
             &dir,
             options.durability,
@@ -199,15 +209,27 @@ impl Running {
             Arc::clone(&segments),
             segment,
             limits.segment_bytes,
+            Box::new(move |full| {
+                // If the thread is gone the hub is ending; the next start makes the summary.
+                let _ = sealed.send(TidyJob::Summarise(full));
+            }),
         )?;
         let (store_jobs, store_queue) = queue();
         let (disk_jobs, disk_queue) = queue();
-        let threads = Threads { store: store_jobs.clone(), disk: disk_jobs };
+        let (snapshot_jobs, snapshot_queue) = queue();
+        let threads = Threads {
+            store: store_jobs.clone(),
+            disk: disk_jobs.clone(),
+            tidy: tidy_jobs.clone(),
+            snapshots: snapshot_jobs.clone(),
+        };
         let writer = Writer::new(segment, tail, limits.segment_bytes);
-        let mut engine = replay.engine(limits.clone(), writer, threads);
+        let mut engine =
+            replay.engine(limits.clone(), writer, &end.segments, end.holding_from, threads);
         if fresh {
-            engine.begin_file(0);
+            engine.begin_first_file();
         }
+        engine.tidy();
         let hub = Arc::new(Hub::new(engine));
         let commit_hub = Arc::clone(&hub);
         let committer = thread("commit", paths, move || {
@@ -215,12 +237,39 @@ impl Running {
         })?;
         let store_hub = Arc::clone(&hub);
         let store_thread = thread("store", paths, move || store.run(&store_queue, &store_hub))?;
+        let tidier = Tidier {
+            dir: dir.clone(),
+            durability: options.durability,
+            segments: Arc::clone(&segments),
+            disk: disk_jobs.clone(),
+            ending: Arc::default(),
+            bytes_per_second: limits.compaction_bytes_per_second,
+        };
+        let (ending, tidy_hub) = (Arc::clone(&tidier.ending), Arc::clone(&hub));
+        let tidy = thread("tidy", paths, move || tidier.run(&tidy_queue, &tidy_hub))?;
         let disk_hub = Arc::clone(&hub);
-        // It ends with the process: it holds nothing that needs an end in order.
-        thread("disk", paths, move || {
+        let disk = thread("disk", paths, move || {
             read_loop(Reader::new(dir, segments), &disk_queue, &disk_hub);
         })?;
-        Ok(Self { hub, store: store_jobs, committer, store_thread })
+        let (place, durability) = (paths.snapshots_dir(), options.durability);
+        let (snapshot_limits, snapshot_hub) = (limits.clone(), Arc::clone(&hub));
+        let snapshots = thread("snapshots", paths, move || {
+            // Here, so that the start does not wait for it.
+            match Snapshots::open(&place, durability, &snapshot_limits) {
+                Ok(snapshots) => snapshots.run(&snapshot_queue, &snapshot_hub),
+                Err(error) => snapshot_hub.with(|engine| engine.fail(error)),
+            }
+        })?;
+        let stop = Stop {
+            store: store_jobs,
+            snapshots: snapshot_jobs,
+            tidy: tidy_jobs,
+            disk: disk_jobs,
+            ending,
+        };
+        // In the order in which they are waited for: who gives work to others comes first.
+        let threads = vec![committer, store_thread, snapshots, tidy, disk];
+        Ok(Self { hub, stop, threads })
     }
 
     async fn serve(
@@ -305,9 +354,13 @@ impl Running {
     /// Lets the threads finish what they have.
     fn end(self) {
         self.hub.with(|engine| engine.stop());
-        // If the thread is gone, it has told why.
-        let _ = self.store.send(StoreJob::Stop);
-        for thread in [self.committer, self.store_thread] {
+        self.stop.ending.set();
+        // If a thread is gone, it has told why.
+        let _ = self.stop.store.send(StoreJob::Stop);
+        let _ = self.stop.snapshots.send(SnapshotJob::Stop);
+        let _ = self.stop.tidy.send(TidyJob::Stop);
+        let _ = self.stop.disk.send(DiskJob::Stop);
+        for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a thread of the hub panicked");
             }
@@ -316,7 +369,7 @@ impl Running {
 }
 
 /// The way to another thread. It does not block, and it is bounded by what may be under way:
-/// `store_steps_max` and one read per reading, for each client.
+/// `store_steps_max` and one read per reading, for each client; and by one chore and the full files.
 #[expect(clippy::disallowed_methods, reason = "bounded by what clients may have under way")]
 fn queue<T>() -> (Sender<T>, Receiver<T>) {
     channel()
@@ -337,12 +390,24 @@ fn read_loop(mut reader: Reader, jobs: &Receiver<DiskJob>, hub: &Hub) {
     while let Ok(job) = jobs.recv() {
         let job = match job {
             DiskJob::Read(job) => job,
-            DiskJob::Trim(address) => {
-                if let Err(error) = reader.trim(address) {
-                    hub.with(|engine| engine.fail(error));
-                }
+            DiskJob::Remove { below } => {
+                let removed = reader.remove_below(below);
+                hub.with(|engine| match removed {
+                    Ok(()) => engine.files_removed(below),
+                    Err(error) => engine.tidy_failed(error),
+                });
                 continue;
             }
+            DiskJob::Install(compacted) => {
+                let (by, copied) = (compacted.segment, compacted.copied);
+                let installed = reader.install(*compacted);
+                hub.with(|engine| match installed {
+                    Ok(()) => engine.files_compacted(by, copied),
+                    Err(error) => engine.tidy_failed(error),
+                });
+                continue;
+            }
+            DiskJob::Stop => return,
         };
         match reader.read(job.log, job.first, &job.addresses, job.bytes_max) {
             Ok(records) => hub.with(|engine| engine.read(&job, records)),

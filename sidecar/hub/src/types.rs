@@ -95,6 +95,26 @@ pub struct StatePage {
     pub next_page_token: String,
 }
 
+/// A stored snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SnapshotInfo {
+    /// Its key.
+    pub key: String,
+    /// Bytes.
+    pub length: u64,
+    /// CRC-32C.
+    pub checksum: u32,
+}
+
+/// A page of snapshots.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SnapshotPage {
+    /// In byte order of the keys.
+    pub snapshots: Vec<SnapshotInfo>,
+    /// Pass it on as `after` to get the next page; `None`: there is none.
+    pub next_after: Option<String>,
+}
+
 /// What a client is told, in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -136,6 +156,23 @@ pub enum HubEvent {
     End {
         /// The log.
         log: LogName,
+    },
+    /// Where a log starts: lower records were trimmed. Comes first in every reading, and when what
+    /// [`trim_log`](crate::HubClient::trim_log) asked for is durable.
+    LogStart {
+        /// The log.
+        log: LogName,
+        /// Offset of the first record that is kept, or that the next one will have if none is.
+        start: u64,
+    },
+    /// The record that a reading wants next was trimmed, before it began or while it went on. The
+    /// reading ended, and nothing was skipped: read from the start, with a state that has
+    /// everything below it.
+    LogTrimmed {
+        /// The log.
+        log: LogName,
+        /// As in [`HubEvent::LogStart`].
+        start: u64,
     },
     /// The reading of a log ended without being asked to (the connection broke, the log was
     /// purged, or a barrier was asked for without a reading).

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
-use common::{Node, attach, config, hub_pid, kill, log, node};
+use common::{Mounted, Node, attach, config, hub_pid, kill, log, node};
 use kar_hub::{HubError, HubEvent, exit_code};
 
 /// User and group without rights.
@@ -56,9 +56,7 @@ async fn a_full_file_system_is_a_typed_error_and_nothing_acknowledged_is_lost() 
     assert!(said.contains("no space left"), "{said}");
     drop(a);
     common::wait_for_end(&dir).await;
-    let more = mounted.path.clone();
-    let status = Command::new("mount").args(["-o", "remount,size=100m"]).arg(more).status();
-    assert!(status.unwrap().success());
+    mounted.resize("100m");
     let mut a = attach(config).await.unwrap();
     let found = a.read(&log(1), 1).await.len() as u64;
     assert!(found >= acknowledged && acknowledged > 0, "{found} of {acknowledged}");
@@ -192,31 +190,6 @@ async fn damage_found_while_reading_ends_the_hub_loudly() {
         })
         .await;
     assert!(said.contains("the log is damaged"), "the next hub does not start: {said}");
-}
-
-/// A file system that is there as long as this is.
-struct Mounted {
-    path: PathBuf,
-}
-
-impl Mounted {
-    /// `None`: this user may not.
-    fn tmpfs(path: &Path, options: &str) -> Option<Self> {
-        fs::create_dir_all(path).expect("a directory in a temporary one");
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(path)
-            .stderr(Stdio::null())
-            .status();
-        status.is_ok_and(|status| status.success()).then(|| Self { path: path.to_owned() })
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // A process that still has files there keeps it until it ends.
-        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
-    }
 }
 
 #[tokio::test]

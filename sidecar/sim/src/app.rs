@@ -2,11 +2,13 @@
 //! requests.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use kar_core::effect::{RequestError, Turn};
+use kar_core::effect::{CancelReason, RequestError, Turn};
 use kar_core::event::{Event, Offer, Operation, TailCall, TurnResult};
 use kar_core::ids::{SessionId, TurnToken};
 use kar_core::invocation::{ApplicationError, Mode, Outcome};
+use kar_core::record::RecordedStep;
 
 use crate::history::{Answer, End, Item, ItemKind, Run, Seen, Waiter};
 use crate::plan::MS;
@@ -24,6 +26,8 @@ pub(crate) struct App {
     pub(crate) session: Option<SessionId>,
     /// It said goodbye.
     pub(crate) leaving: bool,
+    /// The newest stream, open or not.
+    pub(crate) last_session: Option<SessionId>,
     /// A process said goodbye to this node, and may be gone by now.
     pub(crate) said_goodbye: bool,
     /// Runs that have not ended, of this stream.
@@ -52,6 +56,7 @@ impl World {
             kinds: plan.kinds.iter().map(|k| self.plan.names.kinds[*k].clone()).collect(),
             concurrency: plan.concurrency,
             strict: plan.strict,
+            retries: self.plan.policies.offered(&self.plan.names, &plan.kinds),
         };
         let app = &mut self.slots[slot].app;
         if !app.alive {
@@ -59,6 +64,7 @@ impl World {
             app.process += 1;
         }
         app.session = Some(session);
+        app.last_session = Some(session);
         app.leaving = false;
         self.say(|| format!("n{slot} app up {session:?}"));
         self.app_says(slot, Input::Event(Event::HostUp { session, offer }));
@@ -68,12 +74,19 @@ impl World {
     pub(crate) fn app_dies(&mut self, slot: usize) {
         self.say(|| format!("n{slot} app dies"));
         self.slots[slot].app.alive = false;
+        let last = self.slots[slot].app.last_session.take();
         let at = self.now;
         let lost: Vec<usize> = (0..self.history.runs.len())
             .filter(|r| self.history.runs[*r].slot == slot && self.runs_now(*r))
             .collect();
         for run in lost {
             self.finish_run(run, End::CutOff, at);
+        }
+        if let (Some(session), None) = (last, self.slots[slot].app.session)
+            && self.slots[slot].node.is_some()
+        {
+            // Its stream had broken before: that nothing of it runs is known only now.
+            self.app_says(slot, Input::Event(Event::HostDown { session, dead: true }));
         }
         self.stream_ends(slot, true);
     }
@@ -166,6 +179,7 @@ impl World {
             spec,
             kind,
             actor,
+            recorded: turn.recorded_steps,
             started: None,
             ended: None,
             end: End::Running,
@@ -184,8 +198,14 @@ impl World {
     }
 
     /// A node cancels a turn.
-    pub(crate) fn cancel(&mut self, slot: usize, session: SessionId, token: &TurnToken) {
-        self.say(|| format!("n{slot} cancel {token}"));
+    pub(crate) fn cancel(
+        &mut self,
+        slot: usize,
+        session: SessionId,
+        token: &TurnToken,
+        reason: CancelReason,
+    ) {
+        self.say(|| format!("n{slot} cancel {token} {reason:?}"));
         let found = self
             .history
             .runs
@@ -196,8 +216,17 @@ impl World {
             return;
         };
         let at = self.now;
-        self.history.runs[run].cancel_sent.get_or_insert(at);
-        self.tell_app(slot, session, ToApp::Cancel(run));
+        match reason {
+            CancelReason::Superseded => {
+                self.history.runs[run].cancel_sent.get_or_insert(at);
+                self.tell_app(slot, session, ToApp::Cancel(run));
+            }
+            // It may stop, or go on.
+            CancelReason::Requested if self.rng.chance(600) => {
+                self.tell_app(slot, session, ToApp::Cancel(run));
+            }
+            CancelReason::Requested => {}
+        }
     }
 
     fn start_run(&mut self, slot: usize, run: usize) {
@@ -265,6 +294,14 @@ impl World {
                 }
                 Step::State(op) => self.ask(run, ItemKind::State(op), Mode::Tell, None, !pipelined),
                 Step::Read(key) => self.ask(run, ItemKind::Read(key), Mode::Tell, None, true),
+                Step::Once(key) if record.recorded.contains_key(&key) => {}
+                Step::Once(key) => self.ask(run, ItemKind::Once(key), Mode::Tell, None, true),
+                Step::Keyed(calls) => {
+                    for (target, spec, key) in calls {
+                        let kind = ItemKind::Call(spec.tag, target);
+                        self.ask_with(run, kind, Mode::Call, Some(spec), true, Some(key));
+                    }
+                }
                 Step::Flush => self.ask(run, ItemKind::Flush, Mode::Tell, None, true),
                 Step::Remind(remind) => {
                     self.ask(run, ItemKind::Remind(remind), Mode::Tell, None, !pipelined);
@@ -272,6 +309,12 @@ impl World {
                 Step::Tell(target, spec) => {
                     let kind = ItemKind::Tell(spec.tag, target);
                     self.ask(run, kind, Mode::Tell, Some(spec), !pipelined);
+                }
+                Step::Leave(calls) => {
+                    for (target, spec) in calls {
+                        let kind = ItemKind::Call(spec.tag, target);
+                        self.ask(run, kind, Mode::Call, Some(spec), false);
+                    }
                 }
                 Step::Calls(calls, beside) => {
                     if !beside.is_empty() {
@@ -315,7 +358,8 @@ impl World {
         let outcome = if record.script.fails {
             let empty = &self.plan.names.empty;
             let (code, message, detail) = (empty.clone(), empty.clone(), empty.clone());
-            Outcome::Failed(ApplicationError { code, message, detail, payload })
+            let retryable = record.script.retryable;
+            Outcome::Failed(ApplicationError { code, message, detail, payload, retryable })
         } else {
             Outcome::Done(payload)
         };
@@ -325,7 +369,8 @@ impl World {
         }
         if let Some((target, spec, keeps_lock)) = record.script.tail.clone() {
             let what = ItemKind::Tail(spec.tag);
-            let item = Item { what, waited: false, beside: false, arrived: None, answer: None };
+            let item =
+                Item { what, waited: false, beside: false, arrived: None, answer: None, key: None };
             self.history.runs[run].items.push(item);
             let (method, payload) =
                 (self.plan.names.method.clone(), spec.payload(&self.plan.names));
@@ -338,6 +383,19 @@ impl World {
 
     /// A turn asks its sidecar for something.
     fn ask(&mut self, run: usize, what: ItemKind, mode: Mode, spec: Option<Spec>, waits: bool) {
+        self.ask_with(run, what, mode, spec, waits, None);
+    }
+
+    /// The same, with the step key of a call.
+    fn ask_with(
+        &mut self,
+        run: usize,
+        what: ItemKind,
+        mode: Mode,
+        spec: Option<Spec>,
+        waits: bool,
+        key: Option<Arc<str>>,
+    ) {
         let record = &self.history.runs[run];
         let turn = record.token.clone();
         let (slot, connected) = (record.slot, record.connected);
@@ -355,6 +413,13 @@ impl World {
                 let ask = remind.ask(names, self.millis(self.now));
                 Operation::Remind { turn: Some(turn), kind, actor, ask }
             }
+            ItemKind::Once(key) => {
+                // No two requests of a run give the same value.
+                let number = join(run as u64, record.items.len() as u64);
+                let payload = number_payload(names, number);
+                let step = RecordedStep { key: key.clone(), payload };
+                Operation::RecordStep { turn, step }
+            }
             // It is how a turn ends.
             ItemKind::Tail(..) => return,
             ItemKind::Tell(_, target) | ItemKind::Call(_, target) => Operation::Invoke {
@@ -365,12 +430,14 @@ impl World {
                 payload: spec.unwrap_or_default().payload(names),
                 deadline: None,
                 trace: names.empty.clone(),
+                step_key: key.clone(),
+                retry: self.plan.policies.of_tag(spec.unwrap_or_default().tag),
             },
         };
         let record = &mut self.history.runs[run];
         // A turn itself asks for nothing while it waits.
         let beside = record.pending > 0 && !matches!(what, ItemKind::Call(..));
-        record.items.push(Item { what, waited: waits, beside, arrived: None, answer: None });
+        record.items.push(Item { what, waited: waits, beside, arrived: None, answer: None, key });
         let item = record.items.len() - 1;
         if waits {
             record.pending += 1;

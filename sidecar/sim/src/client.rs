@@ -6,7 +6,7 @@ use kar_core::ids::{InvocationId, RequestId, SessionId};
 use kar_core::invocation::{Mode, Outcome};
 
 use crate::history::{Answer, Req, Waiter};
-use crate::plan::{ClientOp, MS};
+use crate::plan::{ClientOp, MS, ReadOp};
 use crate::rng::join;
 use crate::script::{Spec, number_payload};
 use crate::world::{Due, Input, World};
@@ -53,6 +53,8 @@ impl World {
                 payload,
                 deadline,
                 trace,
+                step_key: None,
+                retry: self.plan.policies.of_tag(tag),
             },
             None if let (Some(remind), Some(actor)) = (&op.remind, op.actor) => {
                 let ask = remind.with_tag(tag).ask(names, self.millis(self.now));
@@ -74,7 +76,7 @@ impl World {
         req
     }
 
-    fn open_request(
+    pub(crate) fn open_request(
         &mut self,
         slot: usize,
         tag: u64,
@@ -88,6 +90,8 @@ impl World {
             session,
             mode: if awaits.is_some() { None } else { op.mode },
             awaits,
+            control: None,
+            reads: None,
             remind: op.remind.as_ref().map(|remind| remind.with_tag(tag)),
             tag,
             kind: op.kind,
@@ -120,9 +124,18 @@ impl World {
 
     pub(crate) fn client_hears(&mut self, req: usize, answer: &Answer) {
         let request = &self.history.reqs[req];
-        if request.mode != Some(Mode::Start) {
+        if let (Some(Mode::Call), Ok(Response::Outcome { .. }), Some(actor)) =
+            (request.mode, answer, request.actor)
+            && self.rng.chance(self.plan.profile.read_after)
+        {
+            let (kind, key) = (request.kind, self.rng.chance(300).then(|| self.rng.index(3)));
+            let (slot, at) = (self.rng.index(self.slots.len()), self.now + self.rng.range(0, MS));
+            self.push(at, Due::Read(ReadOp { at, slot, kind, actor, key }));
+        }
+        if self.history.reqs[req].mode != Some(Mode::Start) {
             return;
         }
+        let request = &self.history.reqs[req];
         if let Ok(Response::Accepted { .. }) = answer {
             let (slot, after) = request.await_by;
             let at = self.now + after;
@@ -158,5 +171,33 @@ impl World {
         self.say(|| format!("n{slot} client q{req} await {invocation}"));
         let waiter = Waiter::Client(req);
         self.app_says(slot, Input::Ask { waiter, operation: Operation::Await { invocation } });
+    }
+    /// A client reads an actor's state, through whichever component can.
+    pub(crate) fn read_actor(&mut self, read: ReadOp) {
+        let ReadOp { at: _, slot, kind, actor, key } = read;
+        if self.slots[slot].app.session.is_none() {
+            let (at, slot) = (self.now + 20 * MS, (slot + 1) % self.slots.len());
+            return self.push(at, Due::Read(ReadOp { at, slot, ..read }));
+        }
+        let op = ClientOp {
+            at: self.now,
+            slot,
+            mode: None,
+            remind: None,
+            kind,
+            actor: Some(actor),
+            fuel: 0,
+            deadline_us: None,
+            abandon_us: None,
+            await_by: (0, 0),
+        };
+        let req = self.open_request(slot, 0, &op, None);
+        self.history.reqs[req].reads = Some(key);
+        self.say(|| format!("n{slot} client q{req} reads {read:?}"));
+        let names = &self.plan.names;
+        let keys = key.map(|k| vec![names.keys[k].clone()]);
+        let (kind, actor) = (names.kinds[kind].clone(), names.actors[actor].clone());
+        let operation = Operation::StateOf { kind, actor, keys };
+        self.app_says(slot, Input::Ask { waiter: Waiter::Client(req), operation });
     }
 }

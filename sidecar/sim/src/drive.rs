@@ -1,5 +1,7 @@
 //! The driver of a simulated node: feeds it, and carries out what it wants done.
 
+use std::rc::Rc;
+
 use kar_core::effect::Effect;
 use kar_core::event::{Event, Member, Operation, TurnResult};
 use kar_core::ids::{PartitionId, RequestId};
@@ -43,8 +45,9 @@ impl World {
     pub(crate) fn give(&mut self, slot: usize, event: Event) {
         let now = self.millis(self.now);
         self.say(|| format!("n{slot} <- {event:?}"));
+        self.slots[slot].print = None;
         if let Some(node) = self.slots[slot].node.as_mut() {
-            node.handle(now, event);
+            Rc::make_mut(node).handle(now, event);
         }
     }
 
@@ -108,7 +111,12 @@ impl World {
         self.slots[slot].waiters.push(waiter);
         let at = Some(self.now);
         match waiter {
-            Waiter::Client(req) => self.history.reqs[req].arrived = at,
+            Waiter::Client(req) => {
+                self.history.reqs[req].arrived = at;
+                if self.history.reqs[req].reads.is_some() {
+                    self.note(Seen::Reads { req });
+                }
+            }
             Waiter::Turn(run, item) => self.history.runs[run].items[item].arrived = at,
         }
         self.give(slot, Event::Request { request, operation });
@@ -117,7 +125,9 @@ impl World {
     /// Carries out everything that a node wants done.
     pub(crate) fn drain(&mut self, slot: usize) {
         // The node is out while its effects are carried out; nothing calls back into it.
-        let Some(mut node) = self.slots[slot].node.take() else { return };
+        let Some(mut shared) = self.slots[slot].node.take() else { return };
+        let node = Rc::make_mut(&mut shared);
+        self.slots[slot].print = None;
         let mut effects = 0;
         while let Some(append) = node.poll_append() {
             effects += 1;
@@ -138,7 +148,7 @@ impl World {
             self.give_up();
         }
         let timeout = node.poll_timeout();
-        self.slots[slot].node = Some(node);
+        self.slots[slot].node = Some(shared);
         // Only what a node wants done from now on can be judged by what it has read.
         let node = self.slots[slot].id;
         for (log, offset) in std::mem::take(&mut self.slots[slot].claims_read) {
@@ -173,7 +183,9 @@ impl World {
             Effect::DispatchDirect { session, turn, .. } => {
                 self.tell_app(slot, session, ToApp::Direct(turn));
             }
-            Effect::Cancel { session, token } => self.cancel(slot, session, &token),
+            Effect::Cancel { session, token, reason } => {
+                self.cancel(slot, session, &token, reason);
+            }
             Effect::Respond { request, response } => self.respond(slot, request, response),
             Effect::ReadCell { partition } => self.ask_store(slot, &partition, StoreStep::Cell),
             Effect::LoadActor { partition, epoch, actor } => {

@@ -31,6 +31,13 @@ impl World {
                 if self.slots[slot].app.session.is_some() {
                     self.stream_ends(slot, false);
                     self.push(self.now + back_us, Due::AppUp { slot });
+                    if self.rng.chance(300) {
+                        let process = self.slots[slot].app.process;
+                        let at = self.now + self.rng.range(0, back_us);
+                        self.push(at, Due::AppDies { slot, process });
+                        // Perhaps it was back by then.
+                        self.push(self.now + back_us + MS, Due::AppUp { slot });
+                    }
                 }
             }
             Fault::Pause { slot, us, resumed, suspect_us, learn_us } => {
@@ -112,6 +119,12 @@ impl World {
         let (node, inst) = (self.slots[slot].id, self.slots[slot].inst);
         self.push(self.now, Due::Unregister { node });
         self.push(self.now + learn_us + 1, Due::Reincarnate { slot, inst });
+        if self.rng.chance(self.plan.profile.deaf) {
+            let at = self.now + learn_us;
+            for log in &mut self.logs {
+                log.readers[slot].lane.arrive(at);
+            }
+        }
         if self.rng.chance(500) {
             for other in 0..self.slots.len() {
                 if other != slot {

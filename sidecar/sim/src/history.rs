@@ -1,15 +1,18 @@
 //! What could be seen at the edges during a run. The checkers judge from this alone.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::ids::{Epoch, NodeId, SessionId, TurnToken};
+use kar_core::ids::{Epoch, NodeId, PartitionId, SessionId, TurnToken};
 use kar_core::invocation::{Mode, Outcome, Payload, StateOp, Target};
-use kar_core::message::Message;
+use kar_core::message::{Control, Message};
 use kar_core::node::PartitionView;
 use kar_core::record::Record;
 
+use crate::coverage::Coverage;
+use crate::operator::Policies;
 use crate::plan::{Names, Us};
 use crate::script::{Remind, Script, Spec};
 use crate::store::StorePartition;
@@ -37,6 +40,8 @@ pub(crate) enum Seen {
     Arrived { to: NodeId, sent: usize },
     /// A node asked its host to run a turn.
     Dispatched { run: usize },
+    /// A node was asked to read an actor's state.
+    Reads { req: usize },
     /// A node answered.
     Responded { node: NodeId, to: Waiter, answer: Answer },
     /// A node told its operator.
@@ -75,6 +80,8 @@ pub(crate) struct Item {
     pub(crate) arrived: Option<Us>,
     /// The answer.
     pub(crate) answer: Option<Answer>,
+    /// The step key of a call.
+    pub(crate) key: Option<Arc<str>>,
 }
 
 /// What an operation asked for.
@@ -85,6 +92,8 @@ pub(crate) enum ItemKind {
     Tell(u64, Target),
     Call(u64, Target),
     Flush,
+    /// A value is recorded under this key.
+    Once(Arc<str>),
     Remind(Remind),
     /// The tail call that the turn ended with.
     Tail(u64),
@@ -95,7 +104,7 @@ impl ItemKind {
     pub(crate) fn tag(&self) -> Option<u64> {
         match self {
             Self::Tell(tag, _) | Self::Call(tag, _) | Self::Tail(tag) => Some(*tag),
-            Self::State(_) | Self::Read(_) | Self::Flush | Self::Remind(_) => None,
+            Self::State(_) | Self::Read(_) | Self::Flush | Self::Once(_) | Self::Remind(_) => None,
         }
     }
 }
@@ -124,6 +133,8 @@ pub(crate) struct Run {
     pub(crate) spec: Spec,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
+    /// Durable steps that it was dispatched with.
+    pub(crate) recorded: Keys,
     /// When its code began; never, if the dispatch did not reach the app.
     pub(crate) started: Option<Us>,
     pub(crate) ended: Option<Us>,
@@ -148,9 +159,13 @@ pub(crate) struct Req {
     pub(crate) slot: usize,
     pub(crate) node: NodeId,
     pub(crate) session: SessionId,
-    /// `None`: direct, or an await.
+    /// `None`: direct, an await, or a read.
     pub(crate) mode: Option<Mode>,
     pub(crate) awaits: Option<kar_core::ids::InvocationId>,
+    /// What is to be done to an invocation, and where.
+    pub(crate) control: Option<(PartitionId, Control)>,
+    /// It reads the actor's state, or a key of it.
+    pub(crate) reads: Option<Option<usize>>,
     /// A change to reminders.
     pub(crate) remind: Option<Remind>,
     pub(crate) tag: u64,
@@ -184,18 +199,31 @@ pub(crate) struct Finish {
 /// A whole run, as seen from outside.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
-    pub(crate) names: Names,
+    pub(crate) names: Rc<Names>,
     /// Bounds are small: refusals are expected.
     pub(crate) small_limits: bool,
     /// The nodes' bound of that name.
     pub(crate) closed_channels_max: usize,
+    /// The nodes' bound of an actor's state, bytes.
+    pub(crate) state_bytes_max: usize,
+    /// How long nodes ask for a state before they give up.
+    pub(crate) accept_timeout: Us,
     /// Apps stop the code of cut-off attempts within the grace.
     pub(crate) heeding: bool,
     /// Which slots' components register `strict`.
     pub(crate) strict: Vec<bool>,
+    /// How many events came before these: the explorer keeps them.
+    pub(crate) before: usize,
+    /// How retryable errors are retried.
+    pub(crate) policies: Policies,
+    /// The nodes' bounds of these names.
+    pub(crate) park_after: u32,
+    pub(crate) dead_letters_max: usize,
     pub(crate) events: Vec<(Us, Seen)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) reqs: Vec<Req>,
+    /// What nodes counted themselves.
+    pub(crate) covered: Coverage,
     pub(crate) finish: Finish,
 }
 

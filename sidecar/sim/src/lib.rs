@@ -12,14 +12,18 @@
 mod app;
 mod check;
 mod client;
+mod coverage;
 mod drive;
+mod explore;
 mod faults;
 mod history;
+mod keys;
 mod log;
 mod members;
 mod moods;
 mod mutation;
 mod net;
+mod operator;
 mod plan;
 mod queue;
 mod rng;
@@ -29,12 +33,15 @@ mod slot;
 mod store;
 mod world;
 
+use std::any::Any;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kar_core::limits::Rules;
 
+pub use coverage::{Coverage, ELSEWHERE};
+pub use explore::{Bounds, CONFIGS, Config, Explored, explore, replay};
 pub use mutation::{MUTATIONS, Mutation, SEEDS_MAX};
 pub use plan::{FAULTS, Profile};
 pub use schedules::{SCHEDULES, Schedule};
@@ -52,6 +59,8 @@ pub struct Report {
     pub violations: Vec<String>,
     /// How often each schedule of the design's section 17 really happened, by name.
     pub counts: Vec<(&'static str, u64)>,
+    /// Which transitions were taken, how often.
+    pub coverage: Coverage,
     /// Turns dispatched.
     pub turns: u64,
     /// Events of the history.
@@ -65,23 +74,33 @@ pub fn run(seed: u64, profile: &Profile, rules: Rules, trace: bool) -> Report {
     match ran {
         Ok((history, broken)) => report(seed, &history, broken),
         Err(panic) => {
-            let text = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
-                .unwrap_or_default();
-            Report { seed, violations: vec![format!("panic: {text}")], ..Report::default() }
+            let violations = vec![panic_text(panic.as_ref())];
+            Report { seed, violations, ..Report::default() }
         }
     }
 }
 
+/// A panic in words.
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("panic: {}", text.unwrap_or_default())
+}
+
+/// A violation in words.
+fn in_words(v: check::Violation) -> String {
+    format!("{:.3} ms: {}: {}", v.at as f64 / 1e3, v.rule, v.text)
+}
+
 fn report(seed: u64, history: &History, broken: Vec<String>) -> Report {
     let (found, counts) = check::judge(history);
-    let text = |v: check::Violation| format!("{:.3} ms: {}: {}", v.at as f64 / 1e3, v.rule, v.text);
     let broken = broken.into_iter().map(|b| format!("driver: {b}"));
+    let mut coverage = history.covered.clone();
+    coverage.add(&counts.coverage);
     Report {
         seed,
-        violations: broken.chain(found.into_iter().map(text)).collect(),
+        coverage,
+        violations: broken.chain(found.into_iter().map(in_words)).collect(),
         counts: counts.named().to_vec(),
         turns: history.runs.len() as u64,
         events: history.events.len() as u64,

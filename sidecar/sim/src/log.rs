@@ -8,9 +8,11 @@ use kar_core::event::Event;
 use kar_core::ids::{Offset, ProposalId};
 use kar_core::record::{Op, Record};
 
+use crate::explore::Print;
 use crate::history::Seen;
 use crate::plan::{MS, Us};
 use crate::queue::Lane;
+use crate::rng::join;
 use crate::world::{Due, Input, World};
 
 /// A record in a log.
@@ -42,6 +44,8 @@ pub(crate) struct Reader {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SimLog {
     pub(crate) entries: Vec<Entry>,
+    /// In an explored world: stands for the entries.
+    pub(crate) print: u64,
     pub(crate) readers: Vec<Reader>,
 }
 
@@ -157,7 +161,11 @@ impl World {
             return;
         }
         let node = self.slots[slot].ids[inst as usize];
-        self.logs[log].entries.push(Entry { slot, inst, issue, proposal, record: record.clone() });
+        let entry = Entry { slot, inst, issue, proposal, record: record.clone() };
+        if self.pending.is_some() {
+            self.logs[log].print = join(self.logs[log].print, Print::of(&entry));
+        }
+        self.logs[log].entries.push(entry);
         let offset = self.logs[log].entries.len() as Offset;
         self.say(|| format!("log {log} @{offset} {node:?} {record:?}"));
         self.note(Seen::Landed { log, offset, node, record });

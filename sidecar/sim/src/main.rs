@@ -3,11 +3,14 @@
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use kar_core::limits::Rules;
-use kar_sim::{MUTATIONS, Mutation, Profile, Report, SCHEDULES, SEEDS_MAX};
+use kar_sim::{
+    Bounds, CONFIGS, Config, Coverage, ELSEWHERE, Explored, MUTATIONS, Mutation, Profile, Report,
+    SCHEDULES, SEEDS_MAX,
+};
 
 /// Runs KAR's core on simulated logs, stores, networks and components, and judges the runs.
 #[derive(Parser, Debug)]
@@ -36,6 +39,24 @@ struct Args {
     /// Switch every protecting rule off, one at a time, until a violation is found.
     #[arg(long, conflicts_with_all = ["seed", "seeds", "mutate"])]
     mutations: bool,
+    /// Explore a small world exhaustively: a configuration's name, `all`, or none for those of the test run.
+    #[arg(long, value_name = "CONFIG", num_args = 0..=1, default_missing_value = "")]
+    explore: Option<String>,
+    /// With --explore: longest path.
+    #[arg(long, requires = "explore")]
+    depth: Option<usize>,
+    /// With --explore: most worlds that are kept in mind.
+    #[arg(long, requires = "explore")]
+    states: Option<usize>,
+    /// With --explore: how long, for each configuration, s.
+    #[arg(long, requires = "explore")]
+    seconds: Option<u64>,
+    /// With --explore CONFIG: follow these choices, and print what happens.
+    #[arg(long, requires = "explore", value_delimiter = ',')]
+    path: Option<Vec<usize>>,
+    /// With --seeds: print which transitions of the machine were taken, how often.
+    #[arg(long, requires = "seeds")]
+    coverage: bool,
     /// Go on after a violation, and print the first one of each kind.
     #[arg(long)]
     keep_going: bool,
@@ -43,6 +64,9 @@ struct Args {
 
 /// Seeds after which progress is told.
 const PROGRESS_EVERY: u64 = 20_000;
+
+/// In so many seeds every transition must have been taken.
+const COVER_SEEDS: u64 = 20_000;
 
 /// Threads that run seeds.
 const THREADS: u64 = 2;
@@ -54,6 +78,7 @@ struct Totals {
     turns: u64,
     events: u64,
     counts: Vec<(&'static str, u64)>,
+    coverage: Coverage,
     bad: Vec<Report>,
 }
 
@@ -82,10 +107,13 @@ fn main() -> ExitCode {
     if let Some(name) = &args.schedule {
         return schedules(name, rules, args.trace);
     }
+    if let Some(name) = &args.explore {
+        return explore(name, rules, &args);
+    }
     match (args.seed, args.seeds) {
         _ if args.mutations => mutations(),
         (Some(seed), _) => one(seed, &profile(seed), rules, args.trace),
-        (None, Some(seeds)) => many(&profile, rules, args.from, seeds, args.keep_going),
+        (None, Some(seeds)) => many(&profile, rules, seeds, &args),
         (None, None) => {
             eprintln!("give a seed, --seeds N or --mutations");
             ExitCode::from(2)
@@ -107,6 +135,46 @@ fn schedules(name: &str, rules: Rules, trace: bool) -> ExitCode {
         println!("{}: {} turns", schedule.name, report.turns);
         for violation in &report.violations {
             println!("VIOLATION {violation}");
+            bad = true;
+        }
+    }
+    if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Explores configurations, or follows a path in one.
+fn explore(name: &str, rules: Rules, args: &Args) -> ExitCode {
+    let wanted = |c: &Config| c.name == name || name == "all" || name.is_empty() && !c.nightly;
+    let configs: Vec<_> = CONFIGS.into_iter().filter(wanted).collect();
+    if configs.is_empty() {
+        let names: Vec<_> = CONFIGS.iter().map(|c| c.name).collect();
+        eprintln!("there is no configuration '{name}'; configurations: {}", names.join(", "));
+        return ExitCode::from(2);
+    }
+    if let (Some(path), [config]) = (&args.path, configs.as_slice()) {
+        let found = kar_sim::replay(config, rules, path);
+        found.iter().for_each(|text| println!("VIOLATION {text}"));
+        return if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let usual = Bounds::default();
+    let bounds = Bounds {
+        depth: args.depth.unwrap_or(usual.depth),
+        states: args.states.unwrap_or(usual.states),
+        time: args.seconds.map_or(usual.time, Duration::from_secs),
+    };
+    let mut bad = false;
+    for config in configs {
+        let explored = kar_sim::explore(&config, rules, bounds);
+        let Explored { states, actions, rests, depth, took, complete, found } = explored;
+        let whole = if complete { "complete" } else { "NOT complete" };
+        let seconds = took.as_secs_f64();
+        println!(
+            "{}: {states} states, {actions} actions, {rests} ends, depth {depth}, {seconds:.1} s, {whole}",
+            config.name
+        );
+        if let Some((path, found)) = found {
+            found.iter().for_each(|text| println!("VIOLATION {text}"));
+            let path: Vec<_> = path.iter().map(usize::to_string).collect();
+            println!("replay: cargo sim -- --explore {} --path {}", config.name, path.join(","));
             bad = true;
         }
     }
@@ -143,10 +211,10 @@ fn one(seed: u64, profile: &Profile, rules: Rules, trace: bool) -> ExitCode {
 fn many(
     profile: &(impl Fn(u64) -> Profile + Sync),
     rules: Rules,
-    from: u64,
     seeds: u64,
-    keep_going: bool,
+    args: &Args,
 ) -> ExitCode {
+    let (from, keep_going) = (args.from, args.keep_going);
     let begun = Instant::now();
     let next = AtomicU64::new(from);
     let stop = AtomicBool::new(false);
@@ -186,6 +254,13 @@ fn many(
     for (name, count) in &totals.counts {
         println!("  {name:<24} {count}");
     }
+    if args.coverage {
+        print_coverage(&totals.coverage);
+    }
+    let missing = if seeds < COVER_SEEDS { Vec::new() } else { totals.coverage.missing() };
+    for name in &missing {
+        println!("NEVER TAKEN in {seeds} seeds: {name}");
+    }
     let mut kinds = std::collections::BTreeMap::new();
     for report in &totals.bad {
         let first = &report.violations[0];
@@ -199,13 +274,25 @@ fn many(
             println!("    seed {}: {}", report.seed, report.violations[0]);
         }
     }
-    if totals.bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let fine = totals.bad.is_empty() && missing.is_empty();
+    if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints the table of transitions, the rare ones first.
+fn print_coverage(coverage: &Coverage) {
+    let mut table = coverage.table();
+    table.sort_by_key(|(_, count)| *count);
+    for (name, count) in table {
+        let why = ELSEWHERE.iter().find(|(n, _)| *n == name).map_or("", |(_, why)| why);
+        println!("{count:>12}  {name}  {why}");
+    }
 }
 
 impl Totals {
     fn add(&mut self, report: Report) {
         self.runs += 1;
         self.turns += report.turns;
+        self.coverage.add(&report.coverage);
         self.events += report.events;
         if self.counts.is_empty() {
             self.counts.clone_from(&report.counts);

@@ -7,6 +7,7 @@ use kar_core::node::NodeConfig;
 
 use crate::history::Seen;
 use crate::plan::MS;
+use crate::rng::join;
 use crate::world::{Due, Input, World};
 
 impl World {
@@ -17,10 +18,14 @@ impl World {
         }
         self.next_id += 1;
         let id = NodeId(self.next_id);
-        let seed = (u128::from(self.rng.next()) << 64) | u128::from(self.rng.next());
+        let mut seed = (u128::from(self.rng.next()) << 64) | u128::from(self.rng.next());
+        if self.pending.is_some() {
+            // Without chance the incarnation makes the difference.
+            seed = u128::from(join(self.plan.seed, id.0));
+        }
         let (limits, rules) = (self.plan.limits.clone(), self.plan.rules);
         let node = Node::new(NodeConfig { id, seed, limits, rules });
-        self.slots[slot].occupy(id, Box::new(node));
+        self.slots[slot].occupy(id, node);
         self.say(|| format!("n{slot} boots as {id:?}"));
         self.note(Seen::NodeUp { node: id });
         self.members.nodes.insert(id, Member::default());
@@ -42,6 +47,9 @@ impl World {
         let id = self.slots[slot].id;
         self.say(|| format!("n{slot} {id:?} is gone"));
         self.note(Seen::NodeGone { node: id });
+        if let Some(node) = self.slots[slot].node.as_ref() {
+            self.history.covered.add_node(node.covered());
+        }
         self.slots[slot].vacate();
         for log in 0..self.logs.len() {
             self.stop_reading(slot, log);

@@ -72,18 +72,43 @@ pub(crate) fn leaving(profile: &mut Profile) {
 /// Stores go back, and actors are not kept in memory.
 pub(crate) fn forgetful(profile: &mut Profile) {
     profile.faults_max = 14;
-    profile.fault_weights = [4, 2, 2, 2, 4, 4, 2, 2, 2, 2, 2, 2, 2, 30];
+    profile.fault_weights = [4, 2, 2, 2, 4, 12, 2, 2, 2, 2, 6, 12, 2, 30];
     profile.uncached = 1_000;
     profile.hot = 500;
     profile.ops_max = 60;
+}
+
+/// Calls past the logs, more at once than hosts take.
+pub(crate) fn direct(profile: &mut Profile) {
+    profile.modes = [4, 2, 2, 16];
+    profile.ops_max = 100;
+    profile.faults_max = 20;
+    profile.fault_weights = [6, 20, 20, 2, 2, 2, 2, 1, 2, 2, 2, 2, 2, 0];
+}
+
+/// Owners are given up while they live or sleep, and are asked when they do not know it yet.
+pub(crate) fn outdated(profile: &mut Profile) {
+    profile.faults_max = 16;
+    profile.fault_weights = [0, 0, 0, 4, 20, 20, 0, 0, 0, 0, 0, 20, 0, 0];
+    profile.resumed = 100;
+    profile.hot = 700;
+    profile.ops_max = 80;
+    profile.modes = [10, 2, 10, 0];
+    profile.reads_max = 60;
+    profile.deaf = 1_000;
+    profile.await_max = 5_000;
+    profile.nodes = (2, 2);
+    profile.read_after = 800;
 }
 
 impl Profile {
     /// The mood of a seed: the usual one half of the time.
     pub fn of_seed(seed: u64) -> Self {
         let mut profile = Self::default();
-        let moods =
-            [losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful];
+        let moods = [
+            losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful,
+            outdated, direct,
+        ];
         let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
         if rng.chance(500) {
             moods[rng.index(moods.len())](&mut profile);

@@ -3,7 +3,9 @@
 use kar_core::limits::Rules;
 
 use crate::Report;
-use crate::moods::{boomerangs, contended, forgetful, losing, restless, unheeding, usual};
+use crate::moods::{
+    boomerangs, contended, forgetful, losing, outdated, restless, unheeding, usual,
+};
 use crate::plan::Profile;
 
 /// A rule that can be switched off.
@@ -20,7 +22,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 23] = [
+pub const MUTATIONS: [Mutation; 33] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -40,7 +42,17 @@ pub const MUTATIONS: [Mutation; 23] = [
     one("turn-token", |r| r.turn_token = false, unheeding),
     one("write-expects", |r| r.write_expects = false, forgetful),
     one("only-top", |r| r.only_top = false, usual),
+    one("tail-lock", |r| r.tail_lock = false, contended),
+    one("tail-home", |r| r.tail_home = false, usual),
     one("load-checks", |r| r.load_checks = false, forgetful),
+    one("heed-cancel", |r| r.heed_cancel = false, contended),
+    one("retry-bound", |r| r.retry_bound = false, usual),
+    one("keep-parked", |r| r.keep_parked = false, contended),
+    one("await-barrier", |r| r.await_barrier = false, outdated),
+    one("read-barrier", |r| r.read_barrier = false, outdated),
+    one("gate-reads", |r| r.gate_reads = false, usual),
+    one("recorded-steps", |r| r.recorded_steps = false, usual),
+    one("kept-results", |r| r.kept_results = false, usual),
     one("firing-moves-due", |r| r.firing_moves_due = false, usual),
     one("cancel-drops-firings", |r| r.cancel_drops_firings = false, usual),
     one("firing-after-commit", |r| r.firing_after_commit = false, usual),

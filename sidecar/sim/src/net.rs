@@ -34,8 +34,21 @@ impl Net {
     }
 
     pub(crate) fn conn(&mut self, a: usize, b: usize) -> &mut Conn {
-        let (low, high) = (a.min(b), a.max(b));
-        &mut self.conns[low * self.slots + high]
+        let at = self.place(a, b);
+        &mut self.conns[at]
+    }
+
+    pub(crate) fn get(&self, a: usize, b: usize) -> &Conn {
+        &self.conns[self.place(a, b)]
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> &[Conn] {
+        &self.conns
+    }
+
+    fn place(&self, a: usize, b: usize) -> usize {
+        a.min(b) * self.slots + a.max(b)
     }
 }
 
@@ -108,7 +121,7 @@ impl World {
     pub(crate) fn send(&mut self, slot: usize, to: NodeId, message: Message) {
         let from = self.slots[slot].id;
         self.say(|| format!("n{slot} send {to:?} {message:?}"));
-        let sent = self.history.events.len();
+        let sent = self.history.before + self.history.events.len();
         self.note(Seen::Sent { from, message: message.clone() });
         let Some(other) = self.slots.iter().position(|s| s.id == to && s.node.is_some()) else {
             return;

@@ -1,12 +1,14 @@
 //! What a run is made of, drawn from its seed before the run begins: the cluster, the clients'
 //! operations and the faults with their times.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use kar_core::ids::Kind;
 use kar_core::invocation::{Mode, Target};
 use kar_core::limits::{Limits, Rules};
 
+use crate::operator::{self, Policies};
 use crate::rng::Rng;
 use crate::script::Remind;
 
@@ -58,6 +60,10 @@ pub struct Profile {
     pub remind_max: u64,
     /// Chance that a turn that may go on ends with a tail call.
     pub tails: u32,
+    /// Chance that calls made together have step keys.
+    pub keyed: u32,
+    /// Chance that a turn records a durable step; twice.
+    pub once: u32,
     /// Chance that a nested call re-enters an actor that its chain holds, where it holds one.
     pub reenter: u32,
     /// Fewest and most nodes.
@@ -79,6 +85,14 @@ pub struct Profile {
     pub lose_request: u32,
     /// Chance that a run keeps no passive actor's state in memory.
     pub uncached: u32,
+    /// Greatest number of reads from outside turns, at random times.
+    pub reads_max: u64,
+    /// Chance that whoever was told that a call ended reads the actor's state.
+    pub read_after: u32,
+    /// Chance that a node which is struck out while it lives does not hear from its logs until it is told.
+    pub deaf: u32,
+    /// How long after the acceptance a started invocation is awaited at most, µs.
+    pub await_max: Us,
 }
 
 /// Names of the faults, in the order of [`Profile::fault_weights`].
@@ -116,6 +130,8 @@ impl Default for Profile {
             reminders: 200,
             remind_max: 6,
             tails: 250,
+            keyed: 250,
+            once: 200,
             reenter: 300,
             nodes: (2, 4),
             hot: 200,
@@ -126,6 +142,10 @@ impl Default for Profile {
             resumed: 600,
             lose_request: 0,
             uncached: 300,
+            reads_max: 12,
+            read_after: 250,
+            deaf: 200,
+            await_max: 300 * MS,
         }
     }
 }
@@ -179,6 +199,17 @@ pub(crate) struct ClientOp {
     pub(crate) await_by: (usize, Us),
 }
 
+/// A read of an actor's state from outside its turns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadOp {
+    pub(crate) at: Us,
+    pub(crate) slot: usize,
+    pub(crate) kind: usize,
+    pub(crate) actor: usize,
+    /// The key; all of them if absent.
+    pub(crate) key: Option<usize>,
+}
+
 /// What lives in a slot.
 #[derive(Clone, Debug)]
 pub(crate) struct SlotPlan {
@@ -196,14 +227,19 @@ pub(crate) struct Plan {
     pub(crate) rules: Rules,
     pub(crate) limits: Limits,
     pub(crate) small_limits: bool,
-    pub(crate) names: Names,
+    pub(crate) names: Rc<Names>,
     pub(crate) slots: Vec<SlotPlan>,
     pub(crate) ops: Vec<ClientOp>,
+    pub(crate) reads: Vec<ReadOp>,
     pub(crate) faults: Vec<(Us, Fault)>,
     /// Kinds are known to the membership from the start.
     pub(crate) kinds_known: bool,
     /// Otherwise: the membership makes each kind known at this time at the earliest.
     pub(crate) kinds_at: Vec<Us>,
+    /// How retryable errors are retried.
+    pub(crate) policies: Policies,
+    /// When somebody has something done to an invocation, and what.
+    pub(crate) controls: Vec<(Us, bool)>,
 }
 
 /// Shared names, so that nothing is allocated per message.
@@ -220,7 +256,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    fn new(actor_types: usize, services: usize, counts: Vec<u32>) -> Self {
+    pub(crate) fn new(actor_types: usize, services: usize, counts: Vec<u32>) -> Self {
         let actors = ["A", "B"].iter().take(actor_types).map(|n| Kind::actor(n));
         let services = ["s", "t"].iter().take(services).map(|n| Kind::service(n));
         Self {
@@ -262,6 +298,7 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         channel_timer_ms: 200,
         departed_grace_ms: 1_500,
         drain_timeout_ms: 300,
+        host_return_ms: 150,
         // A hand-over's work is bounded by these: a node that does not come to rest is found soon.
         unfinished_per_partition_max: 2_000,
         roots_per_node_max: 2_000,
@@ -289,10 +326,27 @@ fn bound_bytes(limits: &mut Limits, seed: u64, small: bool) {
         limits.window_requests_max = rng.range(1, 4) as usize;
         limits.window_bytes_max = rng.range(1, 800) as usize;
     }
+    if rng.chance(150) {
+        limits.results_per_partition_max = rng.range(0, 2) as usize;
+        limits.result_retention_ms = rng.range(50, 1_000);
+    }
+    if rng.chance(100) {
+        limits.record_bytes_target = rng.range(100, 600) as usize;
+    }
     if small {
+        limits.calls_per_turn_max = rng.range(1, 2) as usize;
+        if rng.chance(500) {
+            limits.unfinished_per_partition_max = rng.range(1, 3) as usize;
+        }
+        limits.segment_bytes_max = rng.range(100, 600) as usize;
+        limits.direct_bytes_max = rng.range(1, 40) as usize;
         limits.outbox_per_partition_max = rng.range(2, 6) as usize;
         limits.outbox_bytes_per_partition_max = rng.range(300, 2_000) as usize;
         limits.unfinished_bytes_per_partition_max = rng.range(600, 4_000) as usize;
+        limits.unstored_bytes_per_partition_max = rng.range(100, 1_000) as usize;
+        limits.state_bytes_per_actor_max = rng.range(60, 400) as usize;
+        limits.steps_per_invocation_max = rng.range(1, 3) as usize;
+        limits.step_bytes_per_invocation_max = rng.range(40, 400) as usize;
     }
 }
 
@@ -301,7 +355,7 @@ impl Plan {
     pub(crate) fn bare(seed: u64, rules: Rules, nodes: usize) -> Self {
         let profile =
             Profile { lose_append: 0, late_append: 0, stall_message: 0, ..Profile::default() };
-        let names = Names::new(2, 1, vec![1, 1, 1]);
+        let names = Rc::new(Names::new(2, 1, vec![1, 1, 1]));
         let slot = SlotPlan { joins_at: 0, kinds: vec![0, 1, 2], concurrency: 16, strict: false };
         Self {
             seed,
@@ -312,9 +366,12 @@ impl Plan {
             names,
             slots: vec![slot; nodes],
             ops: Vec::new(),
+            reads: Vec::new(),
             faults: Vec::new(),
             kinds_known: true,
             kinds_at: vec![0; 3],
+            policies: Policies::default(),
+            controls: Vec::new(),
         }
     }
 
@@ -323,7 +380,7 @@ impl Plan {
         let mut rng = Rng::new(seed);
         let (actor_types, services) = (rng.range(1, 2) as usize, rng.range(1, 2) as usize);
         let counts = (0..actor_types + services).map(|_| rng.range(1, 3) as u32).collect();
-        let names = Names::new(actor_types, services, counts);
+        let names = Rc::new(Names::new(actor_types, services, counts));
         let slots = draw_slots(&mut rng, profile, names.kinds.len());
         let small = rng.chance(profile.small_limits);
         let mut limits = limits(&mut rng, small);
@@ -331,10 +388,12 @@ impl Plan {
             limits.cached_actors_max = 0;
         }
         bound_bytes(&mut limits, seed, small);
+        let (policies, controls) = operator::draw(seed, names.kinds.len(), &mut limits);
         let mut ops: Vec<_> = (0..rng.range(6, profile.ops_max))
             .map(|_| draw_op(&mut rng, profile, actor_types, &names, slots.len()))
             .collect();
         ops.extend(draw_reminds(seed, profile, actor_types, slots.len()));
+        let reads = draw_reads(seed, profile, actor_types, slots.len());
         let logs = names.counts.iter().sum::<u32>() as usize;
         let faults = (0..rng.range(0, profile.faults_max))
             .map(|_| {
@@ -354,9 +413,12 @@ impl Plan {
             names,
             slots,
             ops,
+            reads,
             faults,
             kinds_known,
             kinds_at,
+            policies,
+            controls,
         }
     }
 }
@@ -417,7 +479,34 @@ fn draw_op(
         fuel: rng.range(0, 5) as u8,
         deadline_us: rng.chance(60).then(|| rng.range(5 * MS, 400 * MS)),
         abandon_us: rng.chance(60).then(|| rng.range(0, 200 * MS)),
-        await_by: (rng.index(slots), rng.range(0, 300 * MS)),
+        await_by: (rng.index(slots), rng.range(0, profile.await_max)),
+    }
+}
+
+/// Reads from outside turns, drawn apart as the bounds in bytes are.
+fn draw_reads(seed: u64, profile: &Profile, actor_types: usize, slots: usize) -> Vec<ReadOp> {
+    let mut rng = Rng::new(seed ^ 0x7265_6164);
+    let count = rng.range(0, profile.reads_max);
+    let draw = |_| {
+        let at = rng.range(20 * MS, HORIZON);
+        draw_read(&mut rng, profile, (at, actor_types, slots))
+    };
+    (0..count).map(draw).collect()
+}
+
+/// A read at a time, of one of some actor types, at one of some slots.
+fn draw_read(
+    rng: &mut Rng,
+    profile: &Profile,
+    (at, actor_types, slots): (Us, usize, usize),
+) -> ReadOp {
+    let hot = rng.chance(profile.hot.max(500));
+    ReadOp {
+        at,
+        slot: rng.index(slots),
+        kind: if hot { 0 } else { rng.index(actor_types) },
+        actor: if hot { 0 } else { rng.index(ACTORS) },
+        key: rng.chance(300).then(|| rng.index(3)),
     }
 }
 

@@ -19,7 +19,7 @@ impl Lane {
 }
 
 /// What is due when. Payloads sit beside the heap, so that only small keys are moved.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Queue<T> {
     heap: BinaryHeap<Reverse<(Us, u32, u64, u32)>>,
     slab: Vec<Option<T>>,

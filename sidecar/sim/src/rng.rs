@@ -2,7 +2,11 @@
 
 /// A small deterministic generator.
 #[derive(Clone, Debug)]
-pub(crate) struct Rng(u64);
+pub(crate) struct Rng {
+    state: u64,
+    /// Chance is switched off: nothing is likely, and every duration is the shortest.
+    still: bool,
+}
 
 /// Finaliser of SplitMix64: spreads the bits of a counter or a combination of numbers.
 pub(crate) fn mix(x: u64) -> u64 {
@@ -19,13 +23,21 @@ pub(crate) fn join(a: u64, b: u64) -> u64 {
 impl Rng {
     /// A generator; equal seeds give equal sequences.
     pub(crate) fn new(seed: u64) -> Self {
-        Self(mix(seed ^ 0x6b61_725f_7369_6d00))
+        Self { state: mix(seed ^ 0x6b61_725f_7369_6d00), still: false }
+    }
+
+    /// No chance at all: for worlds where everything that may happen is chosen.
+    pub(crate) fn still() -> Self {
+        Self { state: 0, still: true }
     }
 
     /// 64 random bits.
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
+        if self.still {
+            return 0;
+        }
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.state)
     }
 
     /// A number below `n`; 0 for `n` = 0.
@@ -40,7 +52,7 @@ impl Rng {
 
     /// True in `permille` of 1000 cases.
     pub(crate) fn chance(&mut self, permille: u32) -> bool {
-        self.below(1000) < u64::from(permille)
+        !self.still && self.below(1000) < u64::from(permille)
     }
 
     /// An index below `len`, which must not be 0.

@@ -27,12 +27,13 @@ pub struct Schedule {
 }
 
 /// All of them.
-pub const SCHEDULES: [Schedule; 9] = [
+pub const SCHEDULES: [Schedule; 10] = [
     Schedule { name: "twin-claim", stage: twin_claim, nodes: 3 },
     Schedule { name: "gap-then-late", stage: gap_then_late, nodes: 2 },
     Schedule { name: "sandwiched-claim", stage: sandwiched_claim, nodes: 3 },
     Schedule { name: "sleeping-outcall", stage: sleeping_outcall, nodes: 3 },
     Schedule { name: "boomerang-owner", stage: boomerang_owner, nodes: 3 },
+    Schedule { name: "pingpong-tail", stage: pingpong_tail, nodes: 4 },
     Schedule { name: "dead-attempt-progress", stage: dead_attempt_progress, nodes: 2 },
     Schedule { name: "store-rollback", stage: store_rollback, nodes: 3 },
     Schedule { name: "drain-with-cross-calls", stage: drain_with_cross_calls, nodes: 3 },
@@ -89,7 +90,7 @@ impl Stage {
     /// What each slot's component hosts; before the start.
     fn host(&mut self, kinds: &[Vec<usize>]) {
         for (slot, kinds) in kinds.iter().enumerate() {
-            self.world.plan.slots[slot].kinds.clone_from(kinds);
+            Rc::make_mut(&mut self.world.plan).slots[slot].kinds.clone_from(kinds);
         }
     }
 
@@ -139,10 +140,10 @@ impl Stage {
 
     /// What turns do, by the tag of their payload; turns of unknown tags do nothing.
     fn scripts(&mut self, scripts: Vec<(u64, Vec<Step>)>) {
-        self.world.hooks.script = Some(Box::new(move |spec, _| {
+        self.world.hooks.script = Some(Rc::new(move |spec, _| {
             let found = scripts.iter().find(|(tag, _)| *tag == spec.tag);
             let steps = found.map(|(_, steps)| steps.clone()).unwrap_or_default();
-            Some(Script { steps, fails: false, tail: None, pipelined: false })
+            Some(Script { steps, ..Script::default() })
         }));
     }
 
@@ -189,6 +190,10 @@ fn has(record: &Record, wanted: fn(&Op) -> bool) -> bool {
 
 fn is_complete(op: &Op) -> bool {
     matches!(op, Op::Complete { .. })
+}
+
+fn is_accept(op: &Op) -> bool {
+    matches!(op, Op::Accept { .. })
 }
 
 fn is_progress(op: &Op) -> bool {
@@ -262,7 +267,7 @@ fn sandwiched_claim(stage: &mut Stage) {
         Step::Think(150 * MS),
         Step::Tell(stage.world.plan.names.target(B, Some(1)), Spec { tag, ..Spec::default() }),
     ];
-    stage.world.hooks.script = Some(Box::new(move |spec, token| {
+    stage.world.hooks.script = Some(Rc::new(move |spec, token| {
         let mut steps = if spec.tag == tag { steps.clone() } else { Vec::new() };
         for step in &mut steps {
             // What an attempt makes is its own.
@@ -273,7 +278,7 @@ fn sandwiched_claim(stage: &mut Stage) {
                 _ => {}
             }
         }
-        Some(Script { steps, fails: false, tail: None, pipelined: false })
+        Some(Script { steps, ..Script::default() })
     }));
     let from = stage.other(&[zombie]);
     stage.ask(from, Mode::Call, A, 0);
@@ -295,12 +300,12 @@ fn sleeping_outcall(stage: &mut Stage) {
     let warm = stage.next_tag();
     let tag = join(stage.world.plan.seed, 2);
     let steps = vec![stage.call(B, 0, 2001)];
-    stage.world.hooks.script = Some(Box::new(move |spec, token| {
+    stage.world.hooks.script = Some(Rc::new(move |spec, token| {
         let mut steps = if [warm, tag].contains(&spec.tag) { steps.clone() } else { Vec::new() };
         if let Some(Step::Calls(calls, _)) = steps.first_mut() {
             calls[0].1.tag = join(spec.tag, join(token.epoch, u64::from(token.attempt)));
         }
-        Some(Script { steps, fails: false, tail: None, pipelined: false })
+        Some(Script { steps, ..Script::default() })
     }));
     // The channel is open already when the sleeper wakes.
     let req = stage.ask(callee, Mode::Call, A, 0);
@@ -424,11 +429,55 @@ fn store_rollback(stage: &mut Stage) {
     ask(stage, 1);
 }
 
+/// A call goes from A to B and back, twice, by tail calls; each owner is killed before and after it accepts the
+/// step, and the caller's node asks the home again meanwhile.
+fn pingpong_tail(stage: &mut Stage) {
+    // The caller's node hosts nothing, and lives.
+    let (hosts, from) = (vec![A, B, 2], 3);
+    stage.host(&[hosts.clone(), hosts.clone(), hosts, Vec::new()]);
+    stage.until_ready();
+    let first = stage.next_tag();
+    stage.world.hooks.script = {
+        let names = &stage.world.plan.names;
+        let (a, b) = (names.target(A, Some(0)), names.target(B, Some(0)));
+        let tags = [first, 1, 2, 3];
+        Some(Rc::new(move |spec, _| {
+            let at = tags.iter().position(|tag| *tag == spec.tag)?;
+            let next = tags.get(at + 1).map(|tag| {
+                let target = if at % 2 == 0 { b.clone() } else { a.clone() };
+                (target, Spec { tag: *tag, steady: true, ..Spec::default() }, false)
+            });
+            let steps = vec![Step::Think(30 * MS)];
+            Some(Script { steps, tail: next, ..Script::default() })
+        }))
+    };
+    let crash = |slot| Fault::Crash { slot, app_us: 0, down_us: 300 * MS, lease_us: 2 * MS };
+    let req = stage.ask(from, Mode::Call, A, 0);
+    for (log, accepts) in [(A, B), (B, A), (A, B)] {
+        // The step is on its way: the one that sends it dies as soon as that is committed …
+        let (sent, taken) =
+            (stage.world.logs[log].entries.len(), stage.world.logs[accepts].entries.len());
+        stage.until("a step", |w| holds_from(w, log, sent, is_complete));
+        let sender = stage.owner(log);
+        if sender != from {
+            stage.world.inject(crash(sender));
+        }
+        // … and the one that takes it as soon as it has.
+        stage.until("its acceptance", |w| holds_from(w, accepts, taken, is_accept));
+        let receiver = stage.owner(accepts);
+        // Where all hosts are away, the caller is the caretaker, and lives.
+        if receiver != from {
+            stage.world.inject(crash(receiver));
+        }
+    }
+    stage.until("the answer", answered(req));
+}
+
 /// Two nodes are told to leave while their actors call each other and re-enter; they are the only
 /// hosts.
 fn drain_with_cross_calls(stage: &mut Stage) {
     stage.host(&[vec![A], vec![B], vec![2]]);
-    for slot in &mut stage.world.plan.slots {
+    for slot in &mut Rc::make_mut(&mut stage.world.plan).slots {
         slot.concurrency = 1;
     }
     stage.until_ready();
@@ -447,7 +496,7 @@ fn drain_with_cross_calls(stage: &mut Stage) {
             (back, vec![think(), call(&a1, 3), think()]),
             (3, vec![think(), call(&b1, 4), think()]),
         ];
-        Some(Box::new(move |spec, token| {
+        Some(Rc::new(move |spec, token| {
             // A retry's calls have tags of their own; the low bits say which script they run.
             let own = |tag: u64| tag == spec.tag || tag == spec.tag & 0xff && spec.mask == 0;
             let found = scripts.iter().find(|(tag, _)| own(*tag));
@@ -458,7 +507,7 @@ fn drain_with_cross_calls(stage: &mut Stage) {
                     calls[0].1.tag |= join(spec.tag, attempt) << 8;
                 }
             }
-            Some(Script { steps, fails: false, tail: None, pipelined: false })
+            Some(Script { steps, ..Script::default() })
         }))
     };
     stage.ask(2, Mode::Call, A, 0);

@@ -4,6 +4,8 @@
 //! actors but what its chain holds; and where several calls of the flow run beside each other, it
 //! calls only its own (two such could wait for each other's actors).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use kar_core::event::{ReminderAsk, ReminderSpec};
 use kar_core::ids::TurnToken;
@@ -11,6 +13,7 @@ use kar_core::invocation::{Payload, StateOp, Target};
 use kar_core::reminder::{CatchUp, ReminderChange};
 use kar_core::schedule::Schedule;
 
+use crate::keys;
 use crate::plan::{ACTORS, MS, Names, Profile, Us};
 use crate::rng::{Rng, join};
 
@@ -93,6 +96,12 @@ pub(crate) enum Step {
     Calls(Vec<(Target, Spec)>, Vec<Step>),
     /// Makes the segment durable.
     Flush,
+    /// Calls whose outcomes the turn does not wait for: it returns while they are under way (T1).
+    Leave(Vec<(Target, Spec)>),
+    /// Records a value under a key, unless it is recorded.
+    Once(Arc<str>),
+    /// Calls with step keys, made together and waited for together.
+    Keyed(Vec<(Target, Spec, Arc<str>)>),
     /// A change to the actor's reminders.
     Remind(Remind),
 }
@@ -187,6 +196,8 @@ pub(crate) struct Script {
     pub(crate) steps: Vec<Step>,
     /// The turn ends with an application error.
     pub(crate) fails: bool,
+    /// Trying again may help.
+    pub(crate) retryable: bool,
     /// It ends with a tail call; to its own actor, it may keep the lock.
     pub(crate) tail: Option<(Target, Spec, bool)>,
     /// Operations that need no answer are sent one after the other.
@@ -207,6 +218,8 @@ struct Writer<'a> {
     mask: u64,
     confined: bool,
     fuel: u8,
+    /// It ends with an error that may pass.
+    troubled: bool,
 }
 
 /// The script of one attempt.
@@ -220,7 +233,12 @@ pub(crate) fn write(
 ) -> Script {
     let uuid = token.invocation.uuid.0;
     let attempt = join(token.epoch, u64::from(token.attempt));
-    let step = join(attempt, u64::from(token.step));
+    let mut step = join(attempt, u64::from(token.step));
+    if token.step > 1 {
+        // Chains go from log to log, and epochs of different logs may be equal.
+        let home = &token.invocation.home;
+        step = join(step, join(names.kind(&home.kind) as u64, u64::from(home.index)));
+    }
     let base = join(join(uuid as u64, (uuid >> 64) as u64), step);
     let mut same = join(seed, spec.tag);
     if spec.rings {
@@ -242,8 +260,14 @@ pub(crate) fn write(
         mask: if confined && spec.joined && bit != 0 { bit } else { spec.mask | bit },
         confined,
         fuel: spec.fuel,
+        // Drawn apart, so that the rest of a seed's scripts does not depend on it.
+        troubled: Rng::new(join(if spec.steady { same } else { join(same, step) }, 0x7261_7274))
+            .chance(120),
     };
-    writer.script(own.is_some())
+    let mut script = writer.script(own.is_some());
+    let seed = if spec.steady { same } else { join(same, attempt) };
+    keys::add(&mut script.steps, seed, names, profile);
+    script
 }
 
 fn services(names: &Names) -> usize {
@@ -252,7 +276,8 @@ fn services(names: &Names) -> usize {
 
 impl Writer<'_> {
     fn script(&mut self, actor: bool) -> Script {
-        let fails = self.rng.chance(80);
+        let fails = self.rng.chance(80) || self.troubled;
+        let retryable = self.troubled;
         let pipelined = self.rng.chance(400);
         let mut steps = Vec::new();
         if self.spec.rings && actor && self.rng.chance(500) {
@@ -273,7 +298,11 @@ impl Writer<'_> {
         } else {
             None
         };
-        Script { steps, fails, tail, pipelined }
+        if tail.is_none() && self.fuel > 0 && self.rng.chance(100) {
+            let calls = self.calls();
+            steps.push(Step::Leave(calls));
+        }
+        Script { steps, fails, retryable, tail, pipelined }
     }
 
     /// The next step: whoever the callers might have called; the own actor's lock goes first, unless it is kept.

@@ -1,6 +1,7 @@
 //! A place where nodes live one after the other, each with its app.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use kar_core::Node;
 use kar_core::ids::{NodeId, Offset};
@@ -12,14 +13,17 @@ use crate::queue::Lane;
 use crate::world::Input;
 
 /// A place where nodes live one after the other, each with its app.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Slot {
     /// Grows with every node; things meant for an older one are dropped.
     pub(crate) inst: u64,
     /// Incarnations by `inst`.
     pub(crate) ids: Vec<NodeId>,
     pub(crate) id: NodeId,
-    pub(crate) node: Option<Box<Node>>,
+    /// Shared by worlds that the explorer branched off; whoever changes it has its own.
+    pub(crate) node: Option<Rc<Node>>,
+    /// The explorer's print of it, if it has not changed since.
+    pub(crate) print: Option<u64>,
     pub(crate) app: App,
     pub(crate) paused: bool,
     pub(crate) backlog: VecDeque<Input>,
@@ -48,6 +52,7 @@ impl Slot {
             ids: vec![NodeId(0)],
             id: NodeId(0),
             node: None,
+            print: None,
             app: App::default(),
             paused: false,
             backlog: VecDeque::new(),
@@ -71,11 +76,12 @@ impl Slot {
         self.leaves.is_some() || self.app.leaving
     }
 
-    pub(crate) fn occupy(&mut self, id: NodeId, node: Box<Node>) {
+    pub(crate) fn occupy(&mut self, id: NodeId, node: Node) {
         self.inst += 1;
         self.ids.push(id);
         self.id = id;
-        self.node = Some(node);
+        self.node = Some(Rc::new(node));
+        self.print = None;
         self.paused = false;
         self.backlog.clear();
         self.tick_at = None;
@@ -92,6 +98,7 @@ impl Slot {
         self.inst += 1;
         self.ids.push(self.id);
         self.node = None;
+        self.print = None;
         self.paused = false;
         self.backlog.clear();
         self.leaves = None;

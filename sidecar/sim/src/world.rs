@@ -2,6 +2,7 @@
 //! they act on.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use kar_core::event::{Event, Member, Members, Operation, TurnResult};
 use kar_core::ids::{Kind, Millis, NodeId, Offset, PartitionId, SessionId, TurnToken};
@@ -9,10 +10,12 @@ use kar_core::message::Message;
 use kar_core::record::Record;
 
 use crate::app::ToApp;
+use crate::coverage::Coverage;
+use crate::explore::Pending;
 use crate::history::{Finish, History, Seen, Waiter};
 use crate::log::{Fate, Landing, Reader, SimLog};
 use crate::net::Net;
-use crate::plan::{Fault, HORIZON, MS, Plan, Us};
+use crate::plan::{Fault, HORIZON, MS, Plan, ReadOp, Us};
 use crate::queue::Queue;
 use crate::rng::Rng;
 use crate::script::{Script, Spec, Step};
@@ -33,7 +36,7 @@ const EVENTS_MAX: u64 = 400_000;
 pub(crate) const EFFECTS_MAX: u64 = 200_000;
 
 /// What is due.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Due {
     Boot { slot: usize },
     Input { slot: usize, inst: u64, input: Input },
@@ -50,8 +53,10 @@ pub(crate) enum Due {
     StopRun { run: usize },
     DirectDone { slot: usize, session: SessionId, turn: u64 },
     Client(usize),
+    Control(usize),
     Abandon { req: usize },
     Await { req: usize, slot: usize },
+    Read(ReadOp),
     Connect { a: usize, b: usize },
     Unregister { node: NodeId },
     Register { kind: Kind },
@@ -66,7 +71,7 @@ pub(crate) enum Due {
 }
 
 /// What a node takes in.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Input {
     Event(Event),
     Log { log: usize, generation: u64, event: Event },
@@ -79,7 +84,7 @@ pub(crate) enum Input {
 
 type AppendHook = Box<dyn FnMut(usize, usize, &Record) -> Fate>;
 type MessageHook = Box<dyn FnMut(usize, usize, &Message) -> Us>;
-type ScriptHook = Box<dyn Fn(&Spec, &TurnToken) -> Option<Script>>;
+type ScriptHook = Rc<dyn Fn(&Spec, &TurnToken) -> Option<Script>>;
 
 /// Where a directed schedule takes part.
 #[derive(Default)]
@@ -92,12 +97,23 @@ pub(crate) struct Hooks {
     pub(crate) script: Option<ScriptHook>,
 }
 
+impl Clone for Hooks {
+    /// Worlds that the explorer branches off share scripts; other hooks have states of their own.
+    fn clone(&self) -> Self {
+        assert!(self.append.is_none() && self.message.is_none(), "directed worlds do not branch");
+        Self { append: None, message: None, script: self.script.clone() }
+    }
+}
+
 /// The world.
+#[derive(Clone)]
 pub(crate) struct World {
-    pub(crate) plan: Plan,
+    pub(crate) plan: Rc<Plan>,
     pub(crate) rng: Rng,
     pub(crate) now: Us,
     queue: Queue<Due>,
+    /// In an explored world, what is due without a time: the explorer chooses.
+    pub(crate) pending: Option<Pending>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) net: Net,
     pub(crate) logs: Vec<SimLog>,
@@ -115,7 +131,7 @@ pub(crate) struct World {
     /// What the core did that no driver could carry out.
     pub(crate) broken: Vec<String>,
     pub(crate) hooks: Hooks,
-    trace: bool,
+    pub(crate) trace: bool,
     steps: u64,
 }
 
@@ -133,7 +149,7 @@ impl World {
             members.kinds = known.collect();
         }
         let slots = plan.slots.len();
-        let log = SimLog { entries: Vec::new(), readers: vec![Reader::default(); slots] };
+        let log = SimLog { entries: Vec::new(), print: 0, readers: vec![Reader::default(); slots] };
         let keep_past = plan.faults.iter().any(|(_, f)| matches!(f, Fault::Rollback { .. }));
         let store = SimStore { keep_past, ..SimStore::default() };
         let mut queue = Queue::new();
@@ -143,6 +159,12 @@ impl World {
         for (index, op) in plan.ops.iter().enumerate() {
             queue.push(&mut rng, op.at, Due::Client(index));
         }
+        for (index, (at, _)) in plan.controls.iter().enumerate() {
+            queue.push(&mut rng, *at, Due::Control(index));
+        }
+        for read in &plan.reads {
+            queue.push(&mut rng, read.at, Due::Read(*read));
+        }
         for (index, (at, _)) in plan.faults.iter().enumerate() {
             queue.push(&mut rng, *at, Due::Fault(index));
         }
@@ -150,17 +172,25 @@ impl World {
             names: plan.names.clone(),
             small_limits: plan.small_limits,
             closed_channels_max: plan.limits.closed_channels_max,
+            state_bytes_max: plan.limits.state_bytes_per_actor_max,
+            accept_timeout: plan.limits.accept_timeout_ms * MS,
             heeding: plan.profile.run_on_max <= crate::plan::RUN_ON_MAX,
             strict: plan.slots.iter().map(|s| s.strict).collect(),
+            before: 0,
+            policies: plan.policies.clone(),
+            park_after: plan.limits.park_after_attempts,
+            dead_letters_max: plan.limits.dead_letters_per_partition_max,
             events: Vec::new(),
             runs: Vec::new(),
             reqs: Vec::new(),
+            covered: Coverage::default(),
             finish: Finish::default(),
         };
         Self {
             rng,
             now: 0,
             queue,
+            pending: None,
             slots: (0..slots).map(|_| Slot::empty()).collect(),
             net: Net::new(slots),
             logs: vec![log; log_ids.len()],
@@ -178,7 +208,7 @@ impl World {
             hooks: Hooks::default(),
             trace,
             steps: 0,
-            plan,
+            plan: Rc::new(plan),
         }
     }
 
@@ -194,9 +224,19 @@ impl World {
         self.history.events.push((self.now, seen));
     }
 
+    /// From now on everything that may happen is chosen.
+    pub(crate) fn open(&mut self, pending: Pending) {
+        self.queue = Queue::new();
+        self.rng = Rng::still();
+        self.pending = Some(pending);
+    }
+
     /// Puts something into the queue.
     pub(crate) fn push(&mut self, at: Us, due: Due) {
-        self.queue.push(&mut self.rng, at, due);
+        match self.pending.as_mut() {
+            Some(pending) => pending.push(self.now, at, due),
+            None => self.queue.push(&mut self.rng, at, due),
+        }
     }
 
     /// Lets a node take something in later.
@@ -233,6 +273,7 @@ impl World {
         let mut next = self.now + 300 * MS;
         let mut calm_since = None;
         while self.now < bound && self.steps < EVENTS_MAX {
+            self.resume_parked();
             self.run_until(next, |_| false);
             next = self.now + 50 * MS;
             if !self.is_quiet() {
@@ -278,7 +319,10 @@ impl World {
         self.steps = EVENTS_MAX;
     }
 
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
+        for node in self.slots.iter().filter_map(|s| s.node.as_ref()) {
+            self.history.covered.add_node(node.covered());
+        }
         let livelock = self.steps >= EVENTS_MAX;
         let views = |s: &Slot| s.node.as_ref().map(|n| (s.id, n.partitions(), n.roots_open()));
         self.history.finish.views = self.slots.iter().filter_map(views).collect();
@@ -322,7 +366,7 @@ impl World {
         served >= used
     }
 
-    fn happen(&mut self, due: Due) {
+    pub(crate) fn happen(&mut self, due: Due) {
         match due {
             Due::Boot { slot } => self.boot(slot),
             Due::Input { slot, inst, input } => self.take(slot, inst, input),
@@ -350,8 +394,10 @@ impl World {
             Due::StopRun { run } => self.stop_run(run),
             Due::DirectDone { slot, session, turn } => self.direct_done(slot, session, turn),
             Due::Client(index) => self.client(index),
+            Due::Control(index) => self.control(index),
             Due::Abandon { req } => self.abandon(req),
             Due::Await { req, slot } => self.await_start(req, slot),
+            Due::Read(read) => self.read_actor(read),
             Due::Connect { a, b } => self.connect(a, b),
             Due::Unregister { node } => self.unregister(node),
             Due::Register { kind } => self.register_kind(&kind),

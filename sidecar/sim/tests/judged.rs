@@ -4,13 +4,26 @@
 use std::collections::BTreeMap;
 
 use kar_core::limits::Rules;
-use kar_sim::{MUTATIONS, Profile, Report, SCHEDULES, SEEDS_MAX};
+use kar_sim::{
+    Bounds, CONFIGS, Config, MUTATIONS, Mutation, Profile, Report, SCHEDULES, SEEDS_MAX,
+};
 
 /// Random seeds of the quick test; `cargo sim -- --seeds 10000` is the long one.
 const SMOKE_SEEDS: u64 = 300;
 
 /// Within so many seeds every schedule of the design must have happened by chance.
 const HAPPEN_SEEDS: u64 = 2_000;
+
+/// Rules whose absence a small configuration shows, without chance.
+const EXPLORED_MUTATIONS: [(&str, &str); 7] = [
+    ("two-nodes-call", "gate-replies"),
+    ("tell", "gate-acceptances"),
+    ("nested", "gate-calls"),
+    ("two-nodes-call", "attach"),
+    ("claim-race", "compare-claim"),
+    ("nested", "retire-only-closed"),
+    ("nested", "settled-proposals"),
+];
 
 fn clean(report: &Report) {
     assert!(
@@ -49,15 +62,23 @@ fn directed_schedules_happen_and_keep_every_promise() {
 
 #[test]
 fn every_schedule_really_happens_in_random_runs() {
-    let windows = [
-        ("(windows asked)", ()),
-        ("(outcomes cut)", ()),
-        ("(reminders fired)", ()),
-        ("(reminders late)", ()),
-        ("(firings dropped)", ()),
+    let rare = [
+        "(windows asked)",
+        "(outcomes cut)",
+        "(reads raced)",
+        "(steps recalled)",
+        "(calls recalled)",
+        "(cancelled)",
+        "(errors retried)",
+        "(parked)",
+        "(redriven)",
+        "(reminders fired)",
+        "(reminders late)",
+        "(firings dropped)",
     ];
+    let rare = rare.into_iter().map(|name| (name, ()));
     let schedules = SCHEDULES.iter().map(|s| (s.name, ()));
-    let mut missing: BTreeMap<&str, ()> = schedules.chain(windows).collect();
+    let mut missing: BTreeMap<&str, ()> = schedules.chain(rare).collect();
     for seed in 0..HAPPEN_SEEDS {
         let report = kar_sim::run(seed, &Profile::of_seed(seed), Rules::default(), false);
         clean(&report);
@@ -78,5 +99,24 @@ fn without_any_rule_a_promise_is_broken() {
     for mutation in MUTATIONS {
         let found = mutation.hunt(SEEDS_MAX);
         assert!(found.is_some(), "{} off: nothing found in {SEEDS_MAX} seeds", mutation.name);
+    }
+}
+
+#[test]
+fn small_worlds_keep_every_promise_whatever_happens_next() {
+    for config in CONFIGS.into_iter().filter(|c| !c.nightly) {
+        let explored = kar_sim::explore(&config, Rules::default(), Bounds::default());
+        assert_eq!(explored.found, None, "{}: replay with --path", config.name);
+        assert!(explored.complete, "{} is to be explored whole: {explored:?}", config.name);
+    }
+}
+
+#[test]
+fn exploring_finds_what_each_of_these_rules_is_for() {
+    for (config, rule) in EXPLORED_MUTATIONS {
+        let config = Config::named(config).expect("it is in the table");
+        let mutation = Mutation::named(rule).expect("it is in the table");
+        let explored = kar_sim::explore(&config, mutation.rules(), Bounds::default());
+        assert!(explored.found.is_some(), "{} without {rule}: nothing found", config.name);
     }
 }

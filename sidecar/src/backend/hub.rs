@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use kar_core::Event;
 use kar_core::effect::Append;
 use kar_core::event::{Cell, Member, Members};
@@ -14,13 +15,16 @@ use kar_hub::{
     ClientConfig, FenceCell, HubClient, HubError, HubEvent, LogName, MemberInfo, RECORD_BYTES_MAX,
     SpawnHub, StoreOp, Value,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
+use super::hub_snapshots;
 use super::hub_state::HubState;
 use crate::config::SidecarConfig;
 use crate::convert::log::{decode_record, encode_record};
 use crate::convert::shared;
-use crate::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, RecordTooLong, Store};
+use crate::driver::outlets::{
+    Backend, Directory, Log, Membership, NodeCard, RecordTooLong, SnapshotKey, Store, Told,
+};
 use crate::driver::{Batch, Driver};
 
 /// A joined hub.
@@ -65,6 +69,8 @@ pub async fn join(
         client: client.clone(),
         names: RefCell::default(),
         followed,
+        driver: Arc::downgrade(driver),
+        snapshots: Arc::new(Semaphore::new(SNAPSHOTS_UNDER_WAY_MAX)),
     }));
     lock(&translator).start();
     let state = HubState::new(client);
@@ -95,9 +101,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 // === from the driver to the hub ===
 
+/// Requests about snapshots that are carried out at the same time; the others wait.
+const SNAPSHOTS_UNDER_WAY_MAX: usize = 4;
+
 /// The hub as the driver sees it.
 struct HubBackend {
     client: HubClient,
+    /// Is told of snapshots. It holds this backend, so it is not held here.
+    driver: Weak<Driver>,
+    snapshots: Arc<Semaphore>,
     /// Names of logs: made once for each partition.
     names: RefCell<HashMap<PartitionId, LogName>>,
     followed: Followed,
@@ -111,6 +123,21 @@ impl HubBackend {
         let name = LogName::from(partition.to_string());
         self.names.borrow_mut().insert(partition.clone(), name.clone());
         name
+    }
+
+    /// Carries out a request about a snapshot beside everything else, and tells the driver.
+    fn snapshot(&self, partition: &PartitionId, request: hub_snapshots::Request) {
+        let (client, driver) = (self.client.clone(), self.driver.clone());
+        let (partition, turn) = (partition.clone(), self.snapshots.clone());
+        tokio::spawn(async move {
+            // It is never closed.
+            let _turn = turn.acquire().await;
+            let told = hub_snapshots::carry_out(&client, partition, request).await;
+            // A sidecar that has ended meanwhile does not want to know.
+            if let Some(driver) = driver.upgrade() {
+                driver.batch().told(&told);
+            }
+        });
     }
 }
 
@@ -139,6 +166,10 @@ impl Log for HubBackend {
         lock(&self.followed).remove(log);
         self.client.stop_log(self.name(log));
     }
+
+    fn trim(&self, log: &PartitionId, below: Offset) {
+        self.client.trim_log(self.name(log), below);
+    }
 }
 
 impl Store for HubBackend {
@@ -161,6 +192,22 @@ impl Store for HubBackend {
             ops: actor.ops.into_iter().map(store_op).collect(),
         });
         self.client.write_store(self.name(partition), expected, upto, ops.collect());
+    }
+
+    fn put_snapshot(&self, partition: &PartitionId, key: &SnapshotKey, data: Bytes) {
+        self.snapshot(partition, hub_snapshots::Request::Put(key.clone(), data));
+    }
+
+    fn get_snapshot(&self, partition: &PartitionId, key: &SnapshotKey) {
+        self.snapshot(partition, hub_snapshots::Request::Get(key.clone()));
+    }
+
+    fn delete_snapshot(&self, partition: &PartitionId, key: &SnapshotKey) {
+        self.snapshot(partition, hub_snapshots::Request::Delete(key.clone()));
+    }
+
+    fn list_snapshots(&self, partition: &PartitionId) {
+        self.snapshot(partition, hub_snapshots::Request::List);
     }
 }
 
@@ -264,6 +311,17 @@ impl Translator {
             HubEvent::Unavailable { message } => tracing::error!(%message, "no hub to be had"),
             HubEvent::LogLost { .. } if !*self.connected.borrow() => {
                 // Told to the core when there is somebody to read from again.
+            }
+            HubEvent::LogStart { log, start } => {
+                if let Some(log) = self.partition(&log) {
+                    batch.told(&Told::LogStart { log, start });
+                }
+            }
+            HubEvent::LogTrimmed { log, start } => {
+                if let Some(log) = self.partition(&log) {
+                    lock(&self.followed).remove(&log);
+                    batch.told(&Told::LogTrimmed { log, start });
+                }
             }
             event => {
                 if let Some(event) = self.log_or_store(batch, event) {

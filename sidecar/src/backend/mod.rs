@@ -4,6 +4,7 @@
 //! [`Log`]: crate::driver::outlets::Log
 
 pub mod hub;
+mod hub_snapshots;
 mod hub_state;
 
 pub use hub_state::HubState;

@@ -23,6 +23,9 @@ pub(crate) fn hub(args: HubArgs) -> Outcome<u8> {
         Durability::Fsync => kar_hub::Durability::Fsync,
         Durability::Os => kar_hub::Durability::Os,
     };
+    options.limits.compaction_bytes_per_second = args.compaction_bytes_per_second;
+    options.limits.snapshot_bytes_max = args.snapshot_bytes_max;
+    options.limits.snapshots_max = args.snapshots_max;
     options.idle_exit = (!args.idle_exit.is_zero()).then_some(args.idle_exit);
     match run_hub(options) {
         Ok(_) => Ok(0),
@@ -61,6 +64,7 @@ async fn drain_through(session: &Session, shutdown: bool) -> Outcome {
     } else {
         session.system().drain(DrainRequest {}).await.map_err(failed)?;
     }
+    eprintln!("{}", if shutdown { "it hands over and ends" } else { "it owns nothing any more" });
     Ok(())
 }
 
@@ -123,7 +127,11 @@ pub(crate) async fn purge(args: PurgeArgs) -> Outcome {
     }
     let hub = observe(&args.data_dir, &args.app, true).await.map_err(|e| hub_failure(&e))?;
     match hub.purge_application().await {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            let (app, dir) = (&args.app, args.data_dir.display());
+            eprintln!("nothing of application '{app}' is stored in {dir} any more");
+            Ok(())
+        }
         Err(error @ HubError::MembersAlive(_)) => {
             Err(Failure::new(Code::Refused, format!("not purged: {error}"))
                 .advise(format!("stop its nodes first: kar get nodes --app {}", args.app)))

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kar_hub::HubLimits;
 
 use super::exit;
 use super::limits::{BoundArgs, LimitArgs};
 pub(crate) use client::{
-    AwaitArgs, CallArgs, DrainArgs, GetArgs, GetCommand, InvocationArgs, InvokeArgs, ListArgs,
-    ReachArgs, StateArgs, StateCommand, TellArgs,
+    AwaitArgs, CallArgs, DrainArgs, GetArgs, GetCommand, InvocationArgs, InvocationIdArgs,
+    InvokeArgs, ListArgs, OptionArgs, ReachArgs, StateArgs, StateCommand, TellArgs,
 };
 
 /// KAR: components in separate processes, joined by calls that survive crashes.
@@ -70,9 +71,17 @@ pub(crate) enum Command {
     Start(TellArgs),
     /// Wait for the result of a started invocation and print it
     Await(AwaitArgs),
+    /// Ask for an invocation's end: what does not run never will, what runs is told to stop
+    Cancel(InvocationIdArgs),
+    /// Let a parked invocation go on: one that has lost too many hosts
+    Resume(InvocationIdArgs),
+    /// Send a dead letter again, as a new tell, and print its id
+    Redrive(InvocationIdArgs),
+    /// Drop a dead letter
+    Discard(InvocationIdArgs),
     /// Read and write the application's state; show an actor's
     State(StateArgs),
-    /// List nodes, actors or unfinished invocations
+    /// List nodes, actors, unfinished invocations or dead letters
     Get(GetArgs),
     /// Hand over everything that a node owns, so that it can be stopped without anybody noticing
     Drain(DrainArgs),
@@ -197,6 +206,19 @@ pub(crate) struct HubArgs {
     /// End after this time without any client; 0: never
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub(crate) idle_exit: Duration,
+    /// What compacting log files may read and write in a second, unless the disk holds far too much
+    #[arg(long, value_name = "BYTES", env = "KAR_HUB_COMPACTION_BYTES_PER_SECOND")]
+    #[arg(default_value_t = HubLimits::default().compaction_bytes_per_second)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) compaction_bytes_per_second: u64,
+    /// Longest snapshot of a partition
+    #[arg(long, value_name = "BYTES", env = "KAR_HUB_SNAPSHOT_BYTES_MAX")]
+    #[arg(default_value_t = HubLimits::default().snapshot_bytes_max)]
+    pub(crate) snapshot_bytes_max: u64,
+    /// Snapshots kept, of all applications
+    #[arg(long, value_name = "N", env = "KAR_HUB_SNAPSHOTS_MAX")]
+    #[arg(default_value_t = HubLimits::default().snapshots_max)]
+    pub(crate) snapshots_max: usize,
     /// Started by a sidecar, which reads the hub's own exit codes.
     #[arg(long, hide = true)]
     pub(crate) on_demand: bool,

@@ -1,16 +1,17 @@
 //! `kar call`, `tell`, `invoke`, `start`, `await`.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use kar_proto::v1::{
     ActorTarget, ApplicationError, AwaitRequest, CallActorRequest, DeliveryMode, InvocationOptions,
-    InvokeRequest, Payload, ServiceTarget, StartRequest, Target, TellRequest, await_response,
-    call_actor_response, invoke_response, target,
+    InvokeRequest, ListNodesRequest, Payload, RetryPolicy, ServiceTarget, StartRequest, Target,
+    TellRequest, await_response, call_actor_response, invoke_response, target,
 };
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::args::{AwaitArgs, CallArgs, Format, InvocationArgs, InvokeArgs, TellArgs};
+use super::args::{AwaitArgs, CallArgs, Format, InvocationArgs, InvokeArgs, OptionArgs, TellArgs};
 use super::client::{Session, with_session};
 use super::exit::{Code, Effect, Failure, Outcome};
 use super::payload;
@@ -18,6 +19,9 @@ use super::payload;
 /// What Ctrl-C means for something that was sent and not yet acknowledged.
 const UNKNOWN: &str =
     "whether it was accepted is unknown; if it was, it is carried out (`kar get invocations`)";
+
+/// How long a call may go unanswered before its user is told if nobody hosts the target.
+const NOTE_AFTER: Duration = Duration::from_secs(2);
 
 /// A target, its method and the argument.
 struct Invocation {
@@ -32,10 +36,11 @@ type Ending = Result<Payload, ApplicationError>;
 /// `kar call`.
 pub(crate) async fn call(args: CallArgs) -> Outcome {
     let invocation = parse(&args.invocation)?;
-    let options = options(args.start_within)?;
+    let options = options(&args.options)?;
+    let target = invocation.target.clone();
     with_session(&args.reach, UNKNOWN, async |session| {
-        let answer = bounded(args.timeout, call_durably(session, invocation, options)).await?;
-        print(answer)
+        let call = bounded(args.timeout, call_durably(session, invocation, options));
+        print(explained(session, &target, call).await?)
     })
     .await
 }
@@ -68,7 +73,7 @@ pub(crate) async fn tell(args: TellArgs) -> Outcome {
         target: Some(Target { kind: Some(target) }),
         method,
         payload: Some(payload),
-        options: options(args.start_within)?,
+        options: options(&args.options)?,
         ..TellRequest::default()
     };
     with_session(&args.reach, UNKNOWN, async |session| {
@@ -85,7 +90,7 @@ pub(crate) async fn start(args: TellArgs) -> Outcome {
         target: Some(Target { kind: Some(target) }),
         method,
         payload: Some(payload),
-        options: options(args.start_within)?,
+        options: options(&args.options)?,
     };
     with_session(&args.reach, UNKNOWN, async |session| {
         let answer = session.invocations().start(request).await.map_err(written)?;
@@ -157,6 +162,39 @@ async fn invoke_service(session: &Session, request: InvokeRequest) -> Outcome<En
     })
 }
 
+/// Does `work`, and says on standard error if it takes long because nobody hosts the target.
+async fn explained<T>(
+    session: &Session,
+    target: &target::Kind,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = pin!(work);
+    let note = async {
+        sleep(NOTE_AFTER).await;
+        // Only a note: where the nodes cannot be listed, the call itself will say what is wrong.
+        let Ok(listed) = session.system().list_nodes(ListNodesRequest {}).await else { return };
+        let nodes = listed.into_inner().nodes;
+        let (name, hosted) = match target {
+            target::Kind::Service(service) => (
+                format!("service '{}'", service.name),
+                nodes.iter().any(|node| node.services.contains(&service.name)),
+            ),
+            target::Kind::Actor(actor) => (
+                format!("actor type '{}'", actor.r#type),
+                nodes.iter().any(|node| node.actor_types.contains(&actor.r#type)),
+            ),
+        };
+        if !hosted {
+            eprintln!("kar: waiting for a host of {name}: no live node has one (`kar get nodes`)");
+        }
+    };
+    tokio::select! {
+        done = &mut work => return done,
+        () = note => {}
+    }
+    work.await
+}
+
 fn written(status: tonic::Status) -> Failure {
     Failure::from_status(&status, Effect::Writes)
 }
@@ -188,11 +226,25 @@ fn print_id(format: Format, id: &str) -> Outcome {
     }
 }
 
-fn options(start_within: Option<Duration>) -> Outcome<Option<InvocationOptions>> {
-    let Some(limit) = start_within else { return Ok(None) };
-    let limit = prost_types::Duration::try_from(limit)
-        .map_err(|e| Failure::usage(format!("--start-within: {e}")))?;
-    Ok(Some(InvocationOptions { start_within: Some(limit), ..InvocationOptions::default() }))
+fn options(args: &OptionArgs) -> Outcome<Option<InvocationOptions>> {
+    let OptionArgs { start_within, retry_attempts, retry_backoff, retry_backoff_max } = args;
+    let policy = RetryPolicy {
+        max_attempts: retry_attempts.unwrap_or_default(),
+        initial_backoff: wire("--retry-backoff", *retry_backoff)?,
+        max_backoff: wire("--retry-backoff-max", *retry_backoff_max)?,
+        multiplier: 0.0,
+    };
+    let retry_policy = (policy != RetryPolicy::default()).then_some(policy);
+    let start_within = wire("--start-within", *start_within)?;
+    if start_within.is_none() && retry_policy.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(InvocationOptions { start_within, retry_policy, ..InvocationOptions::default() }))
+}
+
+fn wire(flag: &str, duration: Option<Duration>) -> Outcome<Option<prost_types::Duration>> {
+    let converted = duration.map(prost_types::Duration::try_from).transpose();
+    converted.map_err(|e| Failure::usage(format!("{flag}: {e}")))
 }
 
 /// Reads `SERVICE METHOD [JSON]`, or with `--actor TYPE ID`: `METHOD [JSON]`.
@@ -251,10 +303,10 @@ mod tests {
         assert_eq!(many.code, Code::Usage);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_client_that_stops_waiting_says_unknown() {
         let never = std::future::pending::<Outcome<()>>();
-        let failure = bounded(Some(Duration::from_secs(1)), never).await.expect_err("timed out");
+        let failure = bounded(Some(Duration::from_millis(1)), never).await.expect_err("timed out");
         assert_eq!(failure.code, Code::Unknown);
     }
 }

@@ -93,7 +93,12 @@ impl Session {
         config.node_name = Some(format!("cli-{}", std::process::id()));
         config.transient = true;
         locate(&mut config, &data)?;
+        let is_new = !data_dir.exists();
         let sidecar = Sidecar::start(config).await.map_err(|e| start_failure(&e))?;
+        if is_new {
+            // Whoever is in the wrong folder would else see an application without anything in it.
+            eprintln!("kar: {} is new: nothing has run in it yet", data_dir.display());
+        }
         let transport = connect(sidecar.socket(), None).await?;
         Ok(Self { transport, own: Some(sidecar) })
     }

@@ -209,7 +209,7 @@ async fn hub(dir: &Path) -> Finding {
         Ok(hub) => match hub.stats().await {
             Ok(stats) => {
                 let text = format!(
-                    "process {}, {} clients, {} logs, commit median {:.1?}, p99 {:.1?}",
+                    "process {}, clients {}, logs {}, commit median {:.1?}, p99 {:.1?}",
                     stats.process_id, stats.clients, stats.logs, stats.commit_p50, stats.commit_p99
                 );
                 finding(Verdict::Ok, text)

@@ -20,7 +20,7 @@ pub(crate) enum Code {
     Unavailable = 3,
     /// No such invocation, key or method.
     NotFound = 4,
-    /// The deadline passed before the start: it never runs.
+    /// The deadline passed before the start: it never runs. Or somebody cancelled it.
     Expired = 5,
     /// Whether it was carried out cannot be known.
     Unknown = 6,
@@ -47,7 +47,7 @@ Exit codes:
     2  wrong use
     3  hub, sidecar or host not reached
     4  not found
-    5  the deadline passed before the start; it never runs
+    5  the deadline passed before the start, or it was cancelled
     6  outcome unknown
     7  a named bound was hit
     8  refused as things stand (token, condition, live nodes)
@@ -189,6 +189,8 @@ fn by_reason(reason: &str) -> (Code, Option<&'static str>) {
                  `--start-within`",
             ),
         ),
+        "CANCELLED" => (Code::Expired, Some("it has ended; send it again to have it done")),
+        "NOT_PARKED" => (Code::Refused, Some("`kar get invocations` says where it stands")),
         "OUTCOME_UNKNOWN" => (
             Code::Unknown,
             Some(
@@ -204,7 +206,9 @@ fn by_reason(reason: &str) -> (Code, Option<&'static str>) {
             ),
         ),
         "UNKNOWN_INVOCATION" => {
-            (Code::NotFound, Some("only results of `kar start` are kept, and for a limited time"))
+            let advice = "is the id right? what has ended is gone, but for results of `kar start`, \
+                          which are kept for a time";
+            (Code::NotFound, Some(advice))
         }
         "UNKNOWN_METHOD" => (
             Code::NotFound,
@@ -262,6 +266,8 @@ mod tests {
             (ErrorReason::MessageTooLarge, Code::Limit),
             (ErrorReason::TurnSuperseded, Code::Refused),
             (ErrorReason::Expired, Code::Expired),
+            (ErrorReason::Cancelled, Code::Expired),
+            (ErrorReason::NotParked, Code::Refused),
             (ErrorReason::OutcomeUnknown, Code::Unknown),
             (ErrorReason::NoHost, Code::Unavailable),
             (ErrorReason::UnknownInvocation, Code::NotFound),

@@ -1,8 +1,9 @@
 //! `kar get`: who is there, and what is under way.
 
 use kar_proto::v1::{
-    InvocationInfo, InvocationMode, InvocationState, ListActorsRequest, ListInvocationsRequest,
-    ListNodesRequest, NodeInfo, Target, target,
+    AttemptEndCause, DeadLetter, InvocationInfo, InvocationMode, InvocationState,
+    ListActorsRequest, ListDeadLettersRequest, ListInvocationsRequest, ListNodesRequest, NodeInfo,
+    Target, target,
 };
 use serde_json::{Value, json};
 
@@ -114,6 +115,57 @@ pub(crate) async fn invocations(args: ListArgs, kind: Option<String>) -> Outcome
     .await
 }
 
+/// `kar get dead-letters`.
+pub(crate) async fn dead_letters(args: ListArgs, kind: Option<String>) -> Outcome {
+    with_session(&args.reach, NOTHING, async |session| {
+        let mut table =
+            Table::new(&["TARGET", "METHOD", "ERROR", "ATTEMPTS", "ENDED", "INVOCATION"]);
+        let mut listed = Vec::new();
+        let mut request = ListDeadLettersRequest {
+            kind: kind.unwrap_or_default(),
+            page_size: page_size(args.limit),
+            page_token: String::new(),
+        };
+        loop {
+            let answer = session.invocations().list_dead_letters(request.clone()).await;
+            let page = answer.map_err(read)?.into_inner();
+            for letter in page.dead_letters {
+                listed.push(dead_letter_json(&letter));
+                table.row(dead_letter_row(letter));
+            }
+            if page.next_page_token.is_empty() || listed.len() >= args.limit {
+                break;
+            }
+            request.page_token = page.next_page_token;
+        }
+        output::print(args.output, &table, &Value::Array(listed))
+    })
+    .await
+}
+
+fn dead_letter_json(letter: &DeadLetter) -> Value {
+    json!({
+        "invocation_id": letter.invocation_id, "target": target_text(letter.target.as_ref()),
+        "method": letter.method, "attempts": letter.attempts,
+        "error": letter.error.as_ref().map(|error| {
+            json!({ "code": error.code, "message": error.message, "detail": error.detail })
+        }),
+        "create_time": letter.create_time.as_ref().map(ToString::to_string),
+        "end_time": letter.end_time.as_ref().map(ToString::to_string),
+    })
+}
+
+fn dead_letter_row(letter: DeadLetter) -> Vec<String> {
+    vec![
+        target_text(letter.target.as_ref()),
+        letter.method,
+        letter.error.map_or("expired".into(), |error| format!("{}: {}", error.code, error.message)),
+        letter.attempts.to_string(),
+        age(letter.end_time.as_ref()),
+        letter.invocation_id,
+    ]
+}
+
 fn node_json(node: &NodeInfo) -> Value {
     json!({
         "name": node.name, "incarnation": node.incarnation, "process_id": node.process_id,
@@ -128,6 +180,11 @@ fn invocation_json(info: &InvocationInfo) -> Value {
         "method": info.method, "mode": mode(info.mode()), "state": standing(info.state()),
         "attempt": info.attempt, "node": info.node,
         "create_time": info.create_time.as_ref().map(ToString::to_string),
+        "cancel_requested": info.cancel_requested,
+        "retry_time": info.retry_time.as_ref().map(ToString::to_string),
+        "last_attempt_end": info.last_attempt_end.as_ref().map(|end| {
+            json!({ "cause": cause(end.cause()), "message": end.message })
+        }),
     })
 }
 
@@ -136,7 +193,7 @@ fn invocation_row(info: InvocationInfo) -> Vec<String> {
         target_text(info.target.as_ref()),
         info.method.clone(),
         mode(info.mode()).into(),
-        standing(info.state()).into(),
+        if info.cancel_requested { "cancelling" } else { standing(info.state()) }.into(),
         info.attempt.to_string(),
         age(info.create_time.as_ref()),
         info.node,
@@ -171,6 +228,18 @@ fn standing(state: InvocationState) -> &'static str {
         InvocationState::Retrying => "retrying",
         InvocationState::Completed => "completed",
         InvocationState::Moved => "moved",
+        InvocationState::Parked => "parked",
+    }
+}
+
+fn cause(cause: AttemptEndCause) -> &'static str {
+    match cause {
+        AttemptEndCause::Unspecified => "-",
+        AttemptEndCause::HostLost => "host-lost",
+        AttemptEndCause::OwnerLost => "owner-lost",
+        AttemptEndCause::HandOver => "hand-over",
+        AttemptEndCause::ApplicationError => "application-error",
+        AttemptEndCause::Stopped => "stopped",
     }
 }
 

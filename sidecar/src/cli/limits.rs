@@ -57,6 +57,10 @@ bound_flags! {
         segment_sends_max: usize,
         /// Calls that one turn may have under way at once
         calls_per_turn_max: usize,
+        /// Durable steps of one invocation: values recorded and keyed calls
+        steps_per_invocation_max: usize,
+        /// What the durable steps of one invocation keep, bytes
+        step_bytes_per_invocation_max: usize,
         /// Turns of one actor that may run ahead of the log
         speculation_per_actor_max: u32,
         /// Records in flight per partition
@@ -69,6 +73,12 @@ bound_flags! {
         results_bytes_per_partition_max: usize,
         /// How long results of `start` are kept, ms
         result_retention_ms: u64,
+        /// Dead letters kept per partition; the oldest go
+        dead_letters_per_partition_max: usize,
+        /// Dead letters kept per partition, bytes
+        dead_letters_bytes_per_partition_max: usize,
+        /// How long dead letters are kept, ms
+        dead_letter_retention_ms: u64,
         /// How long a root call's acceptance waits for its first progress, ms
         accept_delay_ms: u64,
         /// How long code of a cut-off attempt may run on, ms
@@ -91,8 +101,22 @@ bound_flags! {
         store_batch_bytes: usize,
         /// Closed channels of departed nodes remembered one by one
         closed_channels_max: usize,
+        /// State operations that the store lacks, per partition, bytes: beyond it no turn starts there
+        unstored_bytes_per_partition_max: usize,
+        /// Longest state of one actor, bytes
+        state_bytes_per_actor_max: usize,
         /// Passive actors whose state stays cached per partition
         cached_actors_max: usize,
+        /// Attempts lost with their hosts, one after the other, before an invocation is parked
+        park_after_attempts: u32,
+        /// Attempts that end with a retryable error, where no method or call says; 1: no retries
+        retry_attempts_max: u32,
+        /// Pause before the second of them, ms
+        retry_initial_ms: u64,
+        /// Longest pause between them, ms
+        retry_max_ms: u64,
+        /// Each pause is so much longer than the one before, percent
+        retry_multiplier_percent: u32,
         /// Longest state of an actor that one read from outside its turns answers with, bytes
         state_read_bytes_max: usize,
         /// Reminders of one actor

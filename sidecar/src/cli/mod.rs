@@ -6,6 +6,7 @@ mod args;
 mod call;
 mod child;
 mod client;
+mod control;
 mod demo;
 mod doctor;
 mod exit;
@@ -96,11 +97,16 @@ async fn dispatch(command: Command) -> Outcome<u8> {
         Command::Invoke(args) => call::invoke(args).await,
         Command::Start(args) => call::start(args).await,
         Command::Await(args) => call::wait(args).await,
+        Command::Cancel(args) => control::cancel(args).await,
+        Command::Resume(args) => control::resume(args).await,
+        Command::Redrive(args) => control::redrive(args).await,
+        Command::Discard(args) => control::discard(args).await,
         Command::State(args) => state::state(args.command).await,
         Command::Get(args) => match args.what {
             GetCommand::Nodes { list } => get::nodes(list).await,
             GetCommand::Actors { list, kind } => get::actors(list, kind).await,
             GetCommand::Invocations { list, kind } => get::invocations(list, kind).await,
+            GetCommand::DeadLetters { list, kind } => get::dead_letters(list, kind).await,
         },
         Command::Drain(args) => admin::drain(args).await,
         Command::Purge(args) => admin::purge(args).await,

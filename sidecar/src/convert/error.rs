@@ -23,8 +23,12 @@ fn code_of(reason: ErrorReason) -> Code {
         | ErrorReason::ProtocolViolation
         | ErrorReason::MalformedMessage => Code::InvalidArgument,
         ErrorReason::LimitReached | ErrorReason::MessageTooLarge => Code::ResourceExhausted,
-        ErrorReason::TurnSuperseded | ErrorReason::ConditionFailed => Code::Aborted,
-        ErrorReason::TurnEnded => Code::FailedPrecondition,
+        ErrorReason::TurnSuperseded | ErrorReason::ConditionFailed | ErrorReason::Cancelled => {
+            Code::Aborted
+        }
+        ErrorReason::TurnEnded | ErrorReason::StepKeyReused | ErrorReason::NotParked => {
+            Code::FailedPrecondition
+        }
         ErrorReason::Expired => Code::DeadlineExceeded,
         ErrorReason::OutcomeUnknown => Code::Unknown,
         ErrorReason::NoHost | ErrorReason::Draining | ErrorReason::BackendUnavailable => {
@@ -114,6 +118,14 @@ pub fn request_error(error: &RequestError) -> Status {
         RequestError::UnknownInvocation(id) => {
             status(ErrorReason::UnknownInvocation, message, [("invocation", id.to_string())])
         }
+        RequestError::StepKeyReused(key) => {
+            status(ErrorReason::StepKeyReused, message, [("key", key.to_string())])
+        }
+        RequestError::ChannelClosed(partition) => {
+            let metadata =
+                [("cause", "channel_closed".to_owned()), ("partition", partition.to_string())];
+            status(ErrorReason::BackendUnavailable, message, metadata)
+        }
         RequestError::Unavailable(_) => status(ErrorReason::BackendUnavailable, message, []),
         RequestError::Draining => status(ErrorReason::Draining, message, []),
         other => {
@@ -136,7 +148,7 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_code_and_its_short_name() {
-        for number in 1..=18 {
+        for number in 1..=21 {
             let reason = ErrorReason::try_from(number).expect("reasons are numbered without gaps");
             let status = status(reason, "m", [("key", "value".to_owned())]);
             assert_ne!(status.code(), Code::Internal, "{reason:?} has no code");
@@ -146,7 +158,7 @@ mod tests {
             assert_eq!(format!("ERROR_REASON_{}", info.reason), reason.as_str_name());
             assert_eq!(info.metadata["key"], "value");
         }
-        assert!(ErrorReason::try_from(19).is_err(), "extend the loop");
+        assert!(ErrorReason::try_from(22).is_err(), "extend the loop");
     }
 
     #[test]

@@ -11,12 +11,13 @@ use kar_core::invocation::{
     ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
     StateOp,
 };
-use kar_core::record::{AcceptInBrief, End, Op, Record, Segment, Send};
+use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Send};
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
+use super::policy::{self, attempt_end_from, attempt_end_to};
 use super::reminder::{op_of_reminders_from, op_of_reminders_to, remind_from, remind_to};
-use super::{Malformed, shared};
+use super::{Malformed, owned, shared};
 
 /// A record as it is stored.
 pub fn encode_record(record: &Record) -> Bytes {
@@ -73,12 +74,13 @@ fn op_to(op: &Op) -> pb::Op {
             number: *number,
             invocation: Some(invocation_to(invocation)),
         }),
-        Op::Progress { uuid, attempt, segment, settled } => O::Progress(pb::Progress {
+        Op::Progress { uuid, attempt, segment, settled, steps } => O::Progress(pb::Progress {
             uuid: uuid_to(*uuid),
             attempt: *attempt,
             state: segment.state.iter().map(state_op_to).collect(),
             sends: segment.sends.iter().map(send_to).collect(),
             settled: settled_to(settled),
+            steps: steps.iter().map(step_to).collect(),
             reminders: segment.reminders.iter().map(op_of_reminders_to).collect(),
         }),
         Op::Complete { uuid, attempt, accept, end, segment, time } => O::Complete(pb::Complete {
@@ -97,12 +99,28 @@ fn op_to(op: &Op) -> pb::Op {
             done: Some(chain_outcome_to(done)),
             time_ms: *time,
         }),
-        Op::Attempt { uuid, attempt } => {
-            O::Attempt(pb::Attempt { uuid: uuid_to(*uuid), attempt: *attempt })
+        Op::Attempt { uuid, attempt, ended } => O::Attempt(pb::Attempt {
+            uuid: uuid_to(*uuid),
+            attempt: *attempt,
+            ended: ended.as_ref().map(attempt_end_to),
+        }),
+        Op::Cancel { uuid } => O::Cancel(pb::Cancel { uuid: uuid_to(*uuid) }),
+        Op::Park { uuid } => O::Park(pb::Park { uuid: uuid_to(*uuid) }),
+        Op::Resume { uuid } => O::Resume(pb::Resume { uuid: uuid_to(*uuid) }),
+        Op::Discard { uuids } => {
+            O::Discard(pb::Discard { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
+        }
+        Op::Redrive { uuid, new } => {
+            O::Redrive(pb::Redrive { uuid: uuid_to(*uuid), new: uuid_to(*new) })
         }
         Op::Settle { to, numbers } => {
             O::Settle(pb::Settle { to: Some(partition_to(to)), numbers: numbers.clone() })
         }
+        Op::StepDone { to, number, outcome } => O::StepDone(pb::StepDone {
+            to: Some(partition_to(to)),
+            number: *number,
+            outcome: Some(outcome_to(outcome)),
+        }),
         Op::Closed { sender, below, open } => O::Closed(pb::Closed {
             sender: Some(sender_to(sender)),
             below: *below,
@@ -140,6 +158,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             attempt: p.attempt,
             segment: segment_from(p.state, p.sends, p.reminders)?,
             settled: settled_from(p.settled)?,
+            steps: p.steps.into_iter().map(step_from).collect(),
         },
         O::Complete(c) => Op::Complete {
             uuid: uuid_from(&c.uuid)?,
@@ -155,8 +174,25 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             done: Arc::new(chain_outcome_from(h.done)?),
             time: h.time_ms,
         },
-        O::Attempt(a) => Op::Attempt { uuid: uuid_from(&a.uuid)?, attempt: a.attempt },
+        O::Attempt(a) => Op::Attempt {
+            uuid: uuid_from(&a.uuid)?,
+            attempt: a.attempt,
+            ended: a.ended.map(attempt_end_from).transpose()?,
+        },
+        O::Cancel(c) => Op::Cancel { uuid: uuid_from(&c.uuid)? },
+        O::Park(p) => Op::Park { uuid: uuid_from(&p.uuid)? },
+        O::Resume(r) => Op::Resume { uuid: uuid_from(&r.uuid)? },
+        O::Discard(d) => {
+            let uuids = d.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
+            Op::Discard { uuids }
+        }
+        O::Redrive(r) => Op::Redrive { uuid: uuid_from(&r.uuid)?, new: uuid_from(&r.new)? },
         O::Settle(s) => Op::Settle { to: partition_from(s.to)?, numbers: s.numbers },
+        O::StepDone(s) => Op::StepDone {
+            to: partition_from(s.to)?,
+            number: s.number,
+            outcome: outcome_from(s.outcome)?,
+        },
         O::Closed(c) => Op::Closed { sender: sender_from(c.sender)?, below: c.below, open: c.open },
         O::CloseChannel(c) => Op::CloseChannel {
             node: NodeId(c.node),
@@ -251,7 +287,7 @@ fn settled_from(settles: Vec<pb::Settle>) -> Result<Vec<(PartitionId, Number)>, 
 
 fn send_to(send: &Send) -> pb::Send {
     use pb::send::Owed as O;
-    let Obligation { to, owed, parent } = &send.obligation;
+    let Obligation { to, owed, parent, step_key } = &send.obligation;
     pb::Send {
         number: send.number,
         to: Some(partition_to(to)),
@@ -261,6 +297,7 @@ fn send_to(send: &Send) -> pb::Send {
             Owed::Remind(remind) => O::Remind(remind_to(remind)),
         }),
         parent: parent.map(uuid_to).unwrap_or_default(),
+        step_key: text_to(step_key),
     }
 }
 
@@ -275,8 +312,17 @@ fn send_from(send: pb::Send) -> Result<Send, Malformed> {
             O::Remind(remind) => Owed::Remind(Arc::new(remind_from(Some(remind))?)),
         },
         parent,
+        step_key: text_from(&send.step_key),
     };
     Ok(Send { number: send.number, obligation })
+}
+
+fn step_to(step: &RecordedStep) -> pb::RecordedStep {
+    pb::RecordedStep { key: step.key.to_string(), payload: Some(payload_to(&step.payload)) }
+}
+
+fn step_from(step: pb::RecordedStep) -> RecordedStep {
+    RecordedStep { key: step.key.into(), payload: payload_from(step.payload.unwrap_or_default()) }
 }
 
 // === parts that the peer plane shares ===
@@ -296,14 +342,15 @@ pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
         uuid: uuid_to(invocation.uuid),
         mode: mode.into(),
         actor: text_to(&invocation.actor),
-        method: invocation.method.to_string(),
+        method: owned(&invocation.method),
         payload: Some(payload_to(&invocation.payload)),
         chain: chain.into(),
         deadline_ms: invocation.deadline.unwrap_or(0),
-        trace_parent: invocation.trace.to_string(),
+        trace_parent: owned(&invocation.trace),
         // Most have one step only.
         step: if invocation.step == 1 { 0 } else { invocation.step },
         home: invocation.home.as_ref().map(partition_to),
+        retry: invocation.retry.map(policy::to),
     }
 }
 
@@ -334,6 +381,7 @@ pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation,
         trace: shared(i.trace_parent),
         step: i.step.max(1),
         home: i.home.map(|home| partition_from(Some(home))).transpose()?,
+        retry: i.retry.map(policy::from),
     })
 }
 
@@ -358,10 +406,11 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
     let outcome = match outcome {
         Outcome::Done(payload) => O::Done(payload_to(payload)),
         Outcome::Failed(e) => O::Failed(pb::Failure {
-            code: e.code.to_string(),
-            message: e.message.to_string(),
-            detail: e.detail.to_string(),
+            code: owned(&e.code),
+            message: owned(&e.message),
+            detail: owned(&e.detail),
             payload: Some(payload_to(&e.payload)),
+            retryable: e.retryable,
         }),
         Outcome::Refused(refusal) => O::Refused(
             match refusal {
@@ -377,6 +426,7 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
             .into(),
         ),
         Outcome::Expired => O::Expired(true),
+        Outcome::Cancelled => O::Cancelled(true),
     };
     pb::Outcome { outcome: Some(outcome) }
 }
@@ -396,6 +446,7 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             message: f.message.into(),
             detail: f.detail.into(),
             payload: payload_from(f.payload.unwrap_or_default()),
+            retryable: f.retryable,
         }),
         O::Refused(refusal) => Outcome::Refused(match pb::Refusal::try_from(refusal) {
             Ok(pb::Refusal::ActorQueueFull) => Refusal::ActorQueueFull,
@@ -409,6 +460,8 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             Ok(pb::Refusal::Unspecified) | Err(_) => return Err(Malformed::Field("refused")),
         }),
         O::Expired(true) => Outcome::Expired,
+        O::Cancelled(true) => Outcome::Cancelled,
+        O::Cancelled(false) => return Err(Malformed::Field("cancelled")),
         O::Expired(false) => return Err(Malformed::Field("expired")),
     })
 }
@@ -444,7 +497,7 @@ pub fn sender_from(sender: Option<pb::Sender>) -> Result<Sender, Malformed> {
 pub fn partition_to(partition: &PartitionId) -> pb::PartitionId {
     pb::PartitionId {
         class: class_to(partition.kind.class).into(),
-        kind: partition.kind.name.to_string(),
+        kind: owned(&partition.kind.name),
         index: partition.index,
     }
 }
@@ -483,7 +536,7 @@ pub fn class_from(class: i32) -> Result<Class, Malformed> {
 
 /// A payload for the wire.
 pub fn payload_to(payload: &Payload) -> pb::Payload {
-    pb::Payload { data: payload.data.clone(), content_type: payload.content_type.to_string() }
+    pb::Payload { data: payload.data.clone(), content_type: owned(&payload.content_type) }
 }
 
 /// A payload from the wire.
@@ -513,9 +566,9 @@ fn state_op_to(op: &StateOp) -> pb::StateOp {
     use pb::state_op::Op as O;
     let op = match op {
         StateOp::Set { key, value } => {
-            O::Set(pb::Set { key: key.to_string(), value: Some(payload_to(value)) })
+            O::Set(pb::Set { key: owned(key), value: Some(payload_to(value)) })
         }
-        StateOp::Remove { key } => O::Remove(key.to_string()),
+        StateOp::Remove { key } => O::Remove(owned(key)),
         StateOp::Clear => O::Clear(true),
     };
     pb::StateOp { op: Some(op) }
@@ -533,7 +586,7 @@ fn state_op_from(op: pb::StateOp) -> Result<StateOp, Malformed> {
     })
 }
 
-/// `None` is the empty text: no actor has it as its id.
+/// `None` is the empty text: no actor has it as its id, and no step as its key.
 fn text_to(text: &Option<Arc<str>>) -> String {
     text.as_deref().unwrap_or_default().to_owned()
 }

@@ -17,7 +17,7 @@ use super::log::{
     uuid_to,
 };
 use super::reminder::{remind_from, remind_to, reminder_from, reminder_to};
-use super::{Malformed, shared};
+use super::{Malformed, owned, policy, shared};
 
 /// Invocations or actors of a partition that are shown by `Inspect`.
 const VIEW_ROWS_MAX: usize = 1_000;
@@ -105,7 +105,7 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
         Message::Read { request, partition, actor, keys } => Frame::Read(pb::Read {
             request: request.0,
             partition: Some(partition_to(partition)),
-            actor: actor.to_string(),
+            actor: owned(actor),
             keys: keys.iter().flatten().map(ToString::to_string).collect(),
             all: keys.is_none(),
         }),
@@ -117,12 +117,18 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
             })
         }
         Message::ReadDone { request, result } => Frame::ReadDone(read_done_to(*request, result)),
+        Message::Control { request, partition, control } => {
+            Frame::Control(policy::control_to(*request, partition, control))
+        }
+        Message::ControlDone { request, result } => {
+            Frame::ControlDone(policy::control_done_to(*request, result))
+        }
         Message::Direct { request, kind, method, payload, trace } => Frame::Direct(pb::Direct {
             request: request.0,
-            service: kind.name.to_string(),
-            method: method.to_string(),
+            service: owned(&kind.name),
+            method: owned(method),
             payload: Some(payload_to(payload)),
-            trace_parent: trace.to_string(),
+            trace_parent: owned(trace),
         }),
         Message::DirectReply { request, result } => {
             Frame::DirectReply(direct_reply_to(*request, result))
@@ -229,6 +235,8 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             actor: m.actor.into(),
         },
         Frame::ReadDone(m) => read_done_from(m)?,
+        Frame::Control(m) => policy::control_from(m)?,
+        Frame::ControlDone(m) => policy::control_done_from(m)?,
         Frame::Direct(m) => Message::Direct {
             request: RequestId(m.request),
             kind: Kind::service(&m.service),
@@ -271,17 +279,19 @@ pub fn partition_view_to(view: &PartitionView) -> pb::PartitionView {
         invocations: view.invocations.iter().take(VIEW_ROWS_MAX).map(invocation_view_to).collect(),
         actors: actors
             .map(|(actor, queued, busy)| pb::ActorView {
-                actor: actor.to_string(),
+                actor: owned(actor),
                 queued: *queued as u64,
                 busy: *busy,
             })
             .collect(),
         owed: view.owed as u64,
         kept: view.kept as u64,
+        dead_letters: view.dead.iter().take(VIEW_ROWS_MAX).map(policy::dead_letter_to).collect(),
     }
 }
 
-fn invocation_view_to(view: &InvocationView) -> pb::InvocationView {
+/// An unfinished invocation for the wire.
+pub fn invocation_view_to(view: &InvocationView) -> pb::InvocationView {
     let mode = match view.mode {
         Mode::Call => log::Mode::Call,
         Mode::Tell => log::Mode::Tell,
@@ -293,14 +303,18 @@ fn invocation_view_to(view: &InvocationView) -> pb::InvocationView {
         Phase::Suspended => pb::Phase::Suspended,
         Phase::Retrying => pb::Phase::Retrying,
         Phase::Moved => pb::Phase::Moved,
+        Phase::Parked => pb::Phase::Parked,
     };
     pb::InvocationView {
         uuid: uuid_to(view.uuid),
         actor: view.actor.as_deref().unwrap_or_default().to_owned(),
-        method: view.method.to_string(),
+        method: owned(&view.method),
         mode: mode.into(),
         phase: phase.into(),
         attempt: view.attempt,
+        cancel: view.cancel,
+        ended: view.ended.as_ref().map(policy::attempt_end_to),
+        retry_at_ms: view.retry_at,
     }
 }
 
@@ -331,7 +345,7 @@ fn read_done_to(request: RequestId, result: &ReadResult) -> pb::ReadDone {
     use pb::read_done::Result as R;
     let result = match result {
         ReadResult::State(state) => {
-            let entries = state.iter().map(|(k, v)| (k.to_string(), payload_to(v)));
+            let entries = state.iter().map(|(k, v)| (owned(k), payload_to(v)));
             R::State(pb::ActorState { entries: entries.collect() })
         }
         ReadResult::Reminders(all) => {
@@ -401,10 +415,10 @@ fn direct_reply_from(reply: pb::DirectReply) -> Result<Message, Malformed> {
 }
 
 /// 0 is no incarnation: the first one is 1.
-fn hint_to(hint: Option<NodeId>) -> u64 {
+pub(super) fn hint_to(hint: Option<NodeId>) -> u64 {
     hint.map_or(0, |node| node.0)
 }
 
-fn hint_from(hint: u64) -> Option<NodeId> {
+pub(super) fn hint_from(hint: u64) -> Option<NodeId> {
     (hint != 0).then_some(NodeId(hint))
 }

@@ -29,15 +29,19 @@ pub struct Counters {
     pub reigns_released: u64,
     pub reigns_dropped: u64,
     pub retries: u64,
+    pub parked: u64,
     pub dead_letters: u64,
+    pub dead_letters_dropped: u64,
     pub reminders_missed: u64,
     pub reminders_waited: u64,
     pub limits_hit: u64,
     pub records_too_long: u64,
+    pub logs_trimmed_unread: u64,
     /// How often each bound was hit, by its name.
     pub limits_hit_by_name: BTreeMap<&'static str, u64>,
     pub store_rollbacks: u64,
     pub stores_ahead: u64,
+    pub channels_closed: u64,
     pub broken_invariants: u64,
     pub resumptions: u64,
     pub evictions: u64,
@@ -72,13 +76,16 @@ impl Counters {
             ("reigns_released", self.reigns_released),
             ("reigns_dropped", self.reigns_dropped),
             ("retries", self.retries),
+            ("parked", self.parked),
             ("dead_letters", self.dead_letters),
+            ("dead_letters_dropped", self.dead_letters_dropped),
             ("reminders_missed", self.reminders_missed),
             ("reminders_waited", self.reminders_waited),
             ("limits_hit", self.limits_hit),
             ("records_too_long", self.records_too_long),
             ("store_rollbacks", self.store_rollbacks),
             ("stores_ahead", self.stores_ahead),
+            ("channels_closed", self.channels_closed),
             ("broken_invariants", self.broken_invariants),
             ("resumptions", self.resumptions),
             ("evictions", self.evictions),
@@ -121,11 +128,30 @@ impl Counters {
                     tracing::info!(%invocation, attempt, "invocation is tried again");
                 }
             }
+            Notice::Parked { invocation, losses, error } => {
+                self.parked += 1;
+                if line {
+                    tracing::error!(
+                        %invocation, losses, %error,
+                        "invocation parked: it has lost too many hosts; mend its method, then \
+                         `kar resume`, or `kar cancel`"
+                    );
+                }
+            }
             Notice::DeadLetter { invocation, outcome } => {
                 self.dead_letters += 1;
                 if line {
                     let (reason, message) = in_short(&outcome);
                     tracing::warn!(%invocation, reason, message, "tell ended without success");
+                }
+            }
+            Notice::DeadLettersDropped { partition, count } => {
+                self.dead_letters_dropped += count as u64;
+                if line {
+                    tracing::warn!(
+                        %partition, count,
+                        "dead letters dropped: too many or too old; see `kar get dead-letters`"
+                    );
                 }
             }
             Notice::Limit(hit) => {
@@ -177,6 +203,13 @@ impl Counters {
                      used; put back the log, or delete the store so that it is made anew from it"
                 );
             }
+            Notice::ChannelClosed { partition } => {
+                self.channels_closed += 1;
+                tracing::error!(
+                    %partition,
+                    "this node was gone for too long and is not heard any more; it has to join anew"
+                );
+            }
             Notice::BrokenInvariant { what } => {
                 self.broken_invariants += 1;
                 tracing::error!(what, "broken invariant; please report this");
@@ -192,6 +225,7 @@ fn in_short(outcome: &Outcome) -> (&str, &str) {
         Outcome::Failed(error) => (&error.code, &error.message),
         Outcome::Refused(_) => ("refused", ""),
         Outcome::Expired => ("expired", ""),
+        Outcome::Cancelled => ("cancelled", ""),
     }
 }
 

@@ -10,7 +10,7 @@ pub mod counters;
 pub mod outlets;
 pub mod timer;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kar_core::effect::RequestError;
@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use self::clock::Clock;
 use self::counters::Counters;
-use self::outlets::{Backend, DirectCall, Directory, Host, Peer, RecordTooLong, Responder};
+use self::outlets::{Backend, DirectCall, Directory, Host, Peer, RecordTooLong, Responder, Told};
 
 /// The timer comes round at least so often, ms; see [`AWAY_AFTER_MS`].
 const HEARTBEAT_MS: Millis = 500;
@@ -120,8 +120,8 @@ impl Driver {
         state.heartbeat = state.clock.now();
     }
 
-    /// Starts the node of an incarnation. A node there was is replaced: it was struck out, so nobody can tell how its
-    /// requests ended, and its host has to register anew.
+    /// Starts the node of an incarnation. A node there was is replaced: it was struck out, so nobody can tell how what
+    /// it sent has ended, and its host has to register anew. What it never sent, and what only asks, goes on.
     pub fn join(&self, incarnation: NodeId) {
         let mut state = self.lock();
         let config = NodeConfig {
@@ -130,10 +130,7 @@ impl Driver {
             limits: state.config.limits.clone(),
             rules: Rules::default(),
         };
-        let replaced = state.node.replace(Node::new(config)).is_some();
-        if !replaced {
-            return;
-        }
+        let Some(mut old) = state.node.replace(Node::new(config)) else { return };
         state.counters.evictions += 1;
         // The new node hosts nothing yet, whatever the old one offered.
         let is_leaving = state.is_leaving;
@@ -146,12 +143,14 @@ impl Driver {
         for (_, (_, peer)) in state.peers.drain() {
             peer.close();
         }
-        for (_, responder) in state.responders.drain() {
-            responder(Err(RequestError::Unknown("the sidecar's node was struck out and replaced")));
-        }
+        let again = state.end(&mut old);
         drop(state);
+        let mut batch = self.batch();
         if is_leaving {
-            self.handle(Event::Drain);
+            batch.event(Event::Drain);
+        }
+        for (request, operation) in again {
+            batch.event(Event::Request { request, operation });
         }
     }
 
@@ -253,6 +252,9 @@ impl Driver {
             ("reminders_now", held.reminders),
             ("reminders_bytes_now", held.reminders_bytes),
             ("results_bytes_now", held.results_bytes),
+            ("dead_letters_now", held.dead),
+            ("dead_letters_bytes_now", held.dead_bytes),
+            ("unstored_bytes_now", held.unstored_bytes),
             ("direct_bytes_now", held.direct_bytes),
             ("slots_waited_for_now", held.slots_waited_for),
         ] {
@@ -298,10 +300,39 @@ impl Batch<'_> {
         }
     }
 
+    /// Where a log starts, or what became of a snapshot. The core asks for neither trims nor snapshots yet, so what is
+    /// told here is for people; it becomes events of the core when it does.
+    pub fn told(&mut self, told: &Told) {
+        match told {
+            Told::LogStart { log, start } => tracing::trace!(%log, start, "a log's start"),
+            Told::LogTrimmed { log, start } => {
+                self.state.counters.logs_trimmed_unread += 1;
+                tracing::error!(
+                    %log, start,
+                    "records that are needed were trimmed; the partition is not served here"
+                );
+            }
+            Told::SnapshotPut { partition, key, result: Err(error) }
+            | Told::SnapshotGot { partition, key, result: Err(error) }
+            | Told::SnapshotDeleted { partition, key, result: Err(error) } => {
+                tracing::warn!(%partition, %key, %error, "a snapshot's request failed");
+            }
+            Told::SnapshotsListed { partition, result: Err(error) } => {
+                tracing::warn!(%partition, %error, "snapshots could not be listed");
+            }
+            told => tracing::debug!(?told, "a snapshot's request was carried out"),
+        }
+    }
+
     /// A request of the component. The responder gets the answer, at once or later; never if it is abandoned first.
     pub fn request(&mut self, operation: Operation, responder: Responder) -> RequestId {
         let request = RequestId(self.next_id());
         self.state.counters.requests += 1;
+        if self.state.node.is_none() {
+            let what = "the sidecar has not joined its application yet, or is ending";
+            responder(Err(RequestError::Unavailable(what)));
+            return request;
+        }
         self.state.responders.insert(request, responder);
         self.event(Event::Request { request, operation });
         request
@@ -460,10 +491,10 @@ impl Batch<'_> {
                     host.dispatch_direct(turn, DirectCall { kind, method, payload, trace });
                 }
             }
-            Effect::Cancel { session, token } => {
+            Effect::Cancel { session, token, reason } => {
                 state.counters.turns_cancelled += 1;
                 if let Some(host) = state.host(session) {
-                    host.cancel(token);
+                    host.cancel(token, reason);
                 }
             }
             Effect::Respond { request, response } => {
@@ -496,6 +527,30 @@ impl Drop for Batch<'_> {
 // === impl State ===
 
 impl State {
+    /// Ends a node that was replaced: answers its requests, but for those that the next node takes over.
+    fn end(&mut self, old: &mut Node) -> Vec<(RequestId, Operation)> {
+        let mut again = old.end();
+        while let Some(effect) = old.poll_effect() {
+            let Effect::Respond { request, response } = effect else { continue };
+            self.counters.requests_failed += u64::from(response.is_err());
+            if let Some(responder) = self.responders.remove(&request) {
+                responder(response);
+            }
+        }
+        again.retain(|(request, _)| self.responders.contains_key(request));
+        let kept: HashSet<_> = again.iter().map(|(request, _)| *request).collect();
+        for (request, responder) in std::mem::take(&mut self.responders) {
+            if kept.contains(&request) {
+                self.responders.insert(request, responder);
+            } else {
+                // The core answers everything; whatever it forgot must not wait for ever.
+                tracing::error!(?request, "a request ended with its node and was not answered");
+                responder(Err(RequestError::Unknown("the sidecar's node was struck out")));
+            }
+        }
+        again
+    }
+
     fn host(&self, session: SessionId) -> Option<&Arc<dyn Host>> {
         self.host.as_ref().filter(|(current, _)| *current == session).map(|(_, host)| host)
     }

@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kar_core::ids::{Millis, RequestId};
+use kar_core::effect::Response;
+use kar_core::event::Operation;
+use kar_core::ids::{InvocationId, Millis, RequestId};
 use kar_core::limits::{LimitHit, Limits};
+use kar_core::message::{Control, Controlled, Found};
+use kar_proto::v1::ErrorReason;
 use kar_proto::v1::request::Operation as Ask;
 use kar_proto::v1::response::Result as Reply;
 use tokio::sync::oneshot;
@@ -101,6 +105,32 @@ impl Api {
             let what = "the sidecar ended while it was under way";
             Err(error::status(kar_proto::v1::ErrorReason::OutcomeUnknown, what, []))
         })
+    }
+
+    /// What is known of an invocation.
+    ///
+    /// # Errors
+    ///
+    /// The status that says why nothing is.
+    pub async fn find(&self, id: InvocationId) -> Result<Found, Status> {
+        let control = Control::Inspect(id.uuid);
+        let (sender, receiver) = oneshot::channel();
+        // If nobody waits any more the answer is dropped.
+        let done = Box::new(move |answer| drop(sender.send(answer)));
+        let operation = Operation::Control { home: id.home, control };
+        let request = Some(self.driver.batch().request(operation, done));
+        let mut waiting = Waiting { driver: self.driver.clone(), request };
+        let answer = receiver.await;
+        waiting.request = None;
+        match answer.map(|answer| answer.map_err(|error| error::request_error(&error))) {
+            Ok(Ok(Response::Controlled(Controlled::Found(found)))) => Ok(*found),
+            Ok(Ok(_)) => Err(Status::internal("the answer does not fit the request")),
+            Ok(Err(status)) => Err(status),
+            Err(_) => {
+                let what = "the sidecar ended while it was under way";
+                Err(error::status(ErrorReason::BackendUnavailable, what, []))
+            }
+        }
     }
 
     /// The time.

@@ -130,7 +130,7 @@ impl Stream {
         let credits = u32::try_from(hello.invocation_credits).map_err(|_| {
             error::invalid_field("hello.invocation_credits", "must not be negative")
         })?;
-        let offer = offer(hello)?;
+        let offer = offer(hello, &shared.api.limits)?;
         let bounds = OutboxBounds {
             queue: "session_queue",
             frames_max: shared.bounds.session_queue_frames_max,
@@ -266,10 +266,9 @@ impl Stream {
                     self.session.known_as(id, request);
                 }
             }
-            In::TurnResult(outcome) => {
+            In::TurnResult(pb::TurnOutcome { turn_token: token, result }) => {
                 self.must_host("turn_result")?;
-                let token = outcome.turn_token.clone();
-                let (turn, result) = turn_outcome(outcome, &self.shared.api.limits)?;
+                let (turn, result) = turn_outcome(&token, result, &self.shared.api.limits)?;
                 if !self.session.turn_ended(&token) {
                     return match result {
                         // The turn had ended by itself when `cancel_turn` reached the component: answered twice, said

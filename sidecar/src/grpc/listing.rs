@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use kar_core::ids::{Class, Uuid};
+use kar_core::message::Found;
 use kar_proto::log::v1 as log;
 use kar_proto::peer::v1 as peer;
 use kar_proto::v1 as pb;
 use tonic::Status;
 
-use crate::convert::api::timestamp;
+use super::api::Api;
+use crate::convert::api::{invocation_id, timestamp};
 use crate::convert::error::invalid_field;
-use crate::convert::log::{class_from, uuid_from};
+use crate::convert::log::{class_from, outcome_to, partition_to, uuid_from};
+use crate::convert::peer::invocation_view_to;
+use crate::convert::policy::dead_letter_to;
 use crate::driver::Driver;
 use crate::peer::inspect;
 
@@ -45,6 +49,132 @@ pub async fn invocations(
     let (invocations, next_page_token) =
         page(rows, size, &request.page_token, |row| unique_part(&row.invocation_id).to_owned());
     Ok(pb::ListInvocationsResponse { invocations, next_page_token })
+}
+
+/// What is known of one invocation.
+///
+/// # Errors
+///
+/// If the id is wrong, nothing is known of it, or its owner did not answer.
+pub async fn invocation(
+    api: &Api,
+    request: pb::GetInvocationRequest,
+) -> Result<pb::GetInvocationResponse, Status> {
+    let id = invocation_id(&request.invocation_id)?;
+    let partition = partition_to(&id.home);
+    let info = match api.find(id.clone()).await? {
+        Found::Unfinished(view) => invocation_info(&partition, invocation_view_to(&view), "")?,
+        Found::Ended(outcome) => pb::InvocationInfo {
+            invocation_id: id.to_string(),
+            state: pb::InvocationState::Completed.into(),
+            create_time: Some(timestamp(made_at(id.uuid))),
+            ..ended(Some(outcome_to(&outcome)))
+        },
+        Found::Dead(view) => {
+            let view = dead_letter_to(&view);
+            let (invocation_id, target) = names(&partition, id.uuid, view.actor)?;
+            pb::InvocationInfo {
+                invocation_id,
+                target: Some(target),
+                method: view.method,
+                mode: pb::InvocationMode::Tell.into(),
+                state: pb::InvocationState::Completed.into(),
+                attempt: i32::try_from(view.attempts).unwrap_or(i32::MAX),
+                create_time: Some(timestamp(made_at(id.uuid))),
+                end_time: Some(timestamp(view.time_ms)),
+                ..ended(view.outcome)
+            }
+        }
+    };
+    Ok(pb::GetInvocationResponse { invocation: Some(info) })
+}
+
+/// How an invocation ended, and with which error.
+fn ended(outcome: Option<log::Outcome>) -> pb::InvocationInfo {
+    use log::outcome::Outcome as O;
+    let (end, error) = match outcome.and_then(|outcome| outcome.outcome) {
+        None => (pb::InvocationEnd::Unspecified, None),
+        Some(O::Done(_)) => (pb::InvocationEnd::Done, None),
+        Some(O::Failed(error)) => (pb::InvocationEnd::Failed, Some(error_in_short(error))),
+        Some(O::Refused(_)) => (pb::InvocationEnd::Refused, None),
+        Some(O::Expired(_)) => (pb::InvocationEnd::Expired, None),
+        Some(O::Cancelled(_)) => (pb::InvocationEnd::Cancelled, None),
+    };
+    pb::InvocationInfo { end: end.into(), error, ..pb::InvocationInfo::default() }
+}
+
+fn error_in_short(error: log::Failure) -> pb::ApplicationError {
+    pb::ApplicationError {
+        code: error.code,
+        message: error.message,
+        detail: error.detail,
+        payload: None,
+        retryable: error.retryable,
+    }
+}
+
+/// Dead letters of the application, oldest first.
+///
+/// # Errors
+///
+/// If a field is wrong, or a node did not answer.
+pub async fn dead_letters(
+    driver: &Arc<Driver>,
+    request: pb::ListDeadLettersRequest,
+) -> Result<pb::ListDeadLettersResponse, Status> {
+    let size = page_size(request.page_size)?;
+    let mut rows = Vec::new();
+    for (_, view) in inspect::settled(driver).await? {
+        for partition in view.partitions {
+            let id = partition.partition.unwrap_or_default();
+            if !request.kind.is_empty() && id.kind != request.kind {
+                continue;
+            }
+            for letter in partition.dead_letters {
+                rows.push(dead_letter(&id, letter)?);
+            }
+        }
+    }
+    let (dead_letters, next_page_token) =
+        page(rows, size, &request.page_token, |row| unique_part(&row.invocation_id).to_owned());
+    Ok(pb::ListDeadLettersResponse { dead_letters, next_page_token })
+}
+
+fn dead_letter(
+    id: &log::PartitionId,
+    view: peer::DeadLetterView,
+) -> Result<pb::DeadLetter, Status> {
+    let malformed = |e: crate::convert::Malformed| Status::internal(e.to_string());
+    let uuid = uuid_from(&view.uuid).map_err(malformed)?;
+    let (invocation_id, target) = names(id, uuid, view.actor)?;
+    let error = match view.outcome.and_then(|outcome| outcome.outcome) {
+        Some(log::outcome::Outcome::Failed(error)) => Some(error_in_short(error)),
+        _ => None,
+    };
+    Ok(pb::DeadLetter {
+        invocation_id,
+        target: Some(target),
+        method: view.method,
+        error,
+        attempts: i32::try_from(view.attempts).unwrap_or(i32::MAX),
+        create_time: Some(timestamp(made_at(uuid))),
+        end_time: Some(timestamp(view.time_ms)),
+    })
+}
+
+/// An invocation's id and target.
+fn names(id: &log::PartitionId, uuid: Uuid, actor: String) -> Result<(String, pb::Target), Status> {
+    use pb::target::Kind as K;
+    let malformed = |e: crate::convert::Malformed| Status::internal(e.to_string());
+    let (prefix, target) = match class_from(id.class).map_err(malformed)? {
+        Class::Service => {
+            let name = id.kind.clone();
+            ('s', K::Service(pb::ServiceTarget { name, affinity_key: String::new() }))
+        }
+        Class::Actor => ('a', K::Actor(pb::ActorTarget { r#type: id.kind.clone(), id: actor })),
+    };
+    let text = format!("{prefix}.{}/{}/{uuid}", id.kind, id.index);
+    Ok((text, pb::Target { kind: Some(target) }))
 }
 
 /// Busy actors of the application, by type and id.
@@ -107,19 +237,9 @@ fn invocation_info(
     view: peer::InvocationView,
     node: &str,
 ) -> Result<pb::InvocationInfo, Status> {
-    use pb::target::Kind as K;
     let malformed = |e: crate::convert::Malformed| Status::internal(e.to_string());
     let uuid = uuid_from(&view.uuid).map_err(malformed)?;
-    let (prefix, target) = match class_from(id.class).map_err(malformed)? {
-        Class::Service => {
-            let name = id.kind.clone();
-            ('s', K::Service(pb::ServiceTarget { name, affinity_key: String::new() }))
-        }
-        Class::Actor => {
-            let actor = pb::ActorTarget { r#type: id.kind.clone(), id: view.actor.clone() };
-            ('a', K::Actor(actor))
-        }
-    };
+    let (invocation_id, target) = names(id, uuid, view.actor.clone())?;
     let mode = match view.mode() {
         log::Mode::Unspecified => pb::InvocationMode::Unspecified,
         log::Mode::Call => pb::InvocationMode::Call,
@@ -133,17 +253,35 @@ fn invocation_info(
         peer::Phase::Suspended => pb::InvocationState::Suspended,
         peer::Phase::Retrying => pb::InvocationState::Retrying,
         peer::Phase::Moved => pb::InvocationState::Moved,
+        peer::Phase::Parked => pb::InvocationState::Parked,
     };
     Ok(pb::InvocationInfo {
-        invocation_id: format!("{prefix}.{}/{}/{uuid}", id.kind, id.index),
-        target: Some(pb::Target { kind: Some(target) }),
+        invocation_id,
+        target: Some(target),
         method: view.method,
         mode: mode.into(),
         state: state.into(),
         attempt: i32::try_from(view.attempt).unwrap_or(i32::MAX),
         create_time: Some(timestamp(made_at(uuid))),
         node: node.to_owned(),
+        cancel_requested: view.cancel,
+        last_attempt_end: view.ended.map(attempt_end),
+        retry_time: (view.retry_at_ms > 0).then(|| timestamp(view.retry_at_ms)),
+        ..pb::InvocationInfo::default()
     })
+}
+
+fn attempt_end(ended: log::AttemptEnd) -> pb::AttemptEnd {
+    use pb::AttemptEndCause as C;
+    let cause = match ended.cause() {
+        log::Cause::Unspecified => C::Unspecified,
+        log::Cause::HostLost => C::HostLost,
+        log::Cause::ReignLost => C::OwnerLost,
+        log::Cause::HandOver => C::HandOver,
+        log::Cause::ApplicationError => C::ApplicationError,
+        log::Cause::Stopped => C::Stopped,
+    };
+    pb::AttemptEnd { cause: cause.into(), message: ended.error }
 }
 
 /// When a version 7 UUID was made.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kar_core::Event;
-use kar_core::effect::Turn;
+use kar_core::effect::{CancelReason, Turn};
 use kar_core::event::TurnResult;
 use kar_core::ids::{RequestId, TurnToken};
 use kar_proto::v1 as pb;
@@ -217,7 +217,7 @@ impl Host for Session {
         self.invoke(direct_to(turn, call), bytes, true);
     }
 
-    fn cancel(&self, token: TurnToken) {
+    fn cancel(&self, token: TurnToken, reason: CancelReason) {
         let turn_token = token.to_string();
         if self.recall(&turn_token) {
             // The component never saw it. The core is told in a task: it is in the middle of deciding just now.
@@ -227,7 +227,11 @@ impl Host for Session {
             return;
         }
         // In the lane of the turn, so that it does not come before it.
-        let frame = Frame::CancelTurn(pb::CancelTurn { turn_token });
+        let reason = match reason {
+            CancelReason::Superseded => pb::CancelReason::Superseded,
+            CancelReason::Requested => pb::CancelReason::Requested,
+        };
+        let frame = Frame::CancelTurn(pb::CancelTurn { turn_token, reason: reason.into() });
         self.outbox.push_work(pb::SidecarFrame { frame: Some(frame) }, 128);
     }
 

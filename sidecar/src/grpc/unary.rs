@@ -60,20 +60,26 @@ impl InvocationService for Unary {
     twin!(call_actor, CallActorRequest, CallActor -> CallActorResponse);
     twin!(tell, TellRequest, Tell -> TellResponse);
     twin!(start, StartRequest, Start -> StartResponse);
+    twin!(record_step, RecordStepRequest, RecordStep -> RecordStepResponse);
     twin!(r#await, AwaitRequest, AwaitOutcome -> AwaitResponse);
 
-    async fn cancel(
+    twin!(cancel, CancelRequest, Cancel -> CancelResponse);
+    twin!(resume, ResumeRequest, Resume -> ResumeResponse);
+    twin!(redrive_dead_letter, RedriveDeadLetterRequest, RedriveDeadLetter -> RedriveDeadLetterResponse);
+    twin!(discard_dead_letter, DiscardDeadLetterRequest, DiscardDeadLetter -> DiscardDeadLetterResponse);
+
+    async fn list_dead_letters(
         &self,
-        _: Request<pb::CancelRequest>,
-    ) -> Result<Response<pb::CancelResponse>, Status> {
-        Err(not_implemented("InvocationService.Cancel"))
+        request: Request<pb::ListDeadLettersRequest>,
+    ) -> Result<Response<pb::ListDeadLettersResponse>, Status> {
+        listing::dead_letters(&self.0.driver, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_invocation(
         &self,
-        _: Request<pb::GetInvocationRequest>,
+        request: Request<pb::GetInvocationRequest>,
     ) -> Result<Response<pb::GetInvocationResponse>, Status> {
-        Err(not_implemented("InvocationService.GetInvocation"))
+        listing::invocation(&self.0, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_invocations(

@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use kar::backend::{
     ApplicationState, StateAnswer, StateEntry, StateError, StateFuture, StateOperation,
 };
 use kar::config::{Bounds, SidecarConfig};
-use kar::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, RecordTooLong, Store};
+use kar::driver::outlets::{
+    Backend, Directory, Log, Membership, NodeCard, RecordTooLong, SnapshotError, SnapshotKey,
+    Store, Told,
+};
 use kar::driver::{Driver, DriverConfig, timer};
 use kar::grpc::api::Api;
 use kar::grpc::auth::BearerToken;
@@ -45,7 +49,8 @@ const NODE: NodeId = NodeId(1);
 
 #[derive(Default)]
 struct Memory {
-    logs: HashMap<PartitionId, Vec<Arc<Record>>>,
+    logs: HashMap<PartitionId, MemoryLog>,
+    snapshots: BTreeMap<(PartitionId, SnapshotKey), Bytes>,
     actors: HashMap<(PartitionId, Arc<str>), BTreeMap<Arc<str>, Payload>>,
     cells: HashMap<PartitionId, Cell>,
     kinds: BTreeMap<Kind, u32>,
@@ -53,11 +58,24 @@ struct Memory {
     application: BTreeMap<Arc<str>, (Payload, u64)>,
 }
 
+/// Records from offset `trimmed + 1` on.
+#[derive(Default)]
+struct MemoryLog {
+    trimmed: Offset,
+    records: Vec<Arc<Record>>,
+}
+
+/// What the backend says.
+enum Said {
+    Event(Event),
+    Told(Told),
+}
+
 /// Logs, store and membership of one node, which answers from a task as a real one does.
 #[derive(Clone)]
 struct MemoryBackend {
     memory: Arc<Mutex<Memory>>,
-    events: mpsc::Sender<Event>,
+    said: mpsc::Sender<Said>,
 }
 
 /// A running node.
@@ -82,7 +100,11 @@ pub(crate) struct Component {
 
 impl MemoryBackend {
     fn tell(&self, event: Event) {
-        self.events.try_send(event).expect("the forwarding task keeps up, and lives with the node");
+        self.say(Said::Event(event));
+    }
+
+    fn say(&self, said: Said) {
+        self.said.try_send(said).expect("the forwarding task keeps up, and lives with the node");
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -101,8 +123,8 @@ impl Log for MemoryBackend {
     fn append(&self, append: Append) -> Result<(), RecordTooLong> {
         let mut memory = self.memory();
         let log = memory.logs.entry(append.partition.clone()).or_default();
-        log.push(append.record);
-        let offset = log.len() as Offset;
+        log.records.push(append.record);
+        let offset = log.trimmed + log.records.len() as Offset;
         let Append { partition, proposal, .. } = append;
         self.tell(Event::LogOwn { partition, offset, proposal });
         Ok(())
@@ -110,11 +132,16 @@ impl Log for MemoryBackend {
 
     fn read(&self, log: &PartitionId, from: Offset) {
         let mut memory = self.memory();
-        let records = memory.logs.entry(log.clone()).or_default();
-        for (index, record) in records.iter().enumerate().skip(from.max(1) as usize - 1) {
+        let MemoryLog { trimmed, records } = memory.logs.entry(log.clone()).or_default();
+        let (from, start) = (from.max(1), *trimmed + 1);
+        if from < start {
+            return self.say(Said::Told(Told::LogTrimmed { log: log.clone(), start }));
+        }
+        self.say(Said::Told(Told::LogStart { log: log.clone(), start }));
+        for (offset, record) in (start..).zip(records).skip((from - start) as usize) {
             self.tell(Event::LogRead {
                 partition: log.clone(),
-                offset: index as Offset + 1,
+                offset,
                 record: Record::clone(record),
             });
         }
@@ -126,6 +153,16 @@ impl Log for MemoryBackend {
     }
 
     fn stop(&self, _: &PartitionId) {}
+
+    fn trim(&self, log: &PartitionId, below: Offset) {
+        let mut memory = self.memory();
+        let MemoryLog { trimmed, records } = memory.logs.entry(log.clone()).or_default();
+        let gone = below.saturating_sub(*trimmed + 1).min(records.len() as Offset);
+        records.drain(..gone as usize);
+        *trimmed += gone;
+        let start = *trimmed + 1;
+        self.say(Said::Told(Told::LogStart { log: log.clone(), start }));
+    }
 }
 
 impl Store for MemoryBackend {
@@ -173,6 +210,39 @@ impl Store for MemoryBackend {
         }
         memory.cells.insert(partition.clone(), Cell { epoch, offset: upto });
         self.tell(Event::StoreWritten { partition, epoch, upto });
+    }
+
+    fn put_snapshot(&self, partition: &PartitionId, key: &SnapshotKey, data: Bytes) {
+        let name = (partition.clone(), key.clone());
+        let mut memory = self.memory();
+        let stored = memory.snapshots.entry(name).or_insert_with(|| data.clone());
+        let result = if *stored == data {
+            Ok(())
+        } else {
+            Err(SnapshotError::Exists(format!("there is another snapshot '{key}'")))
+        };
+        let (partition, key) = (partition.clone(), key.clone());
+        self.say(Said::Told(Told::SnapshotPut { partition, key, result }));
+    }
+
+    fn get_snapshot(&self, partition: &PartitionId, key: &SnapshotKey) {
+        let (partition, key) = (partition.clone(), key.clone());
+        let found = self.memory().snapshots.get(&(partition.clone(), key.clone())).cloned();
+        self.say(Said::Told(Told::SnapshotGot { partition, key, result: Ok(found) }));
+    }
+
+    fn delete_snapshot(&self, partition: &PartitionId, key: &SnapshotKey) {
+        let (partition, key) = (partition.clone(), key.clone());
+        let removed = self.memory().snapshots.remove(&(partition.clone(), key.clone()));
+        let result = Ok(removed.is_some());
+        self.say(Said::Told(Told::SnapshotDeleted { partition, key, result }));
+    }
+
+    fn list_snapshots(&self, partition: &PartitionId) {
+        let memory = self.memory();
+        let keys = memory.snapshots.keys().filter(|(of, _)| of == partition);
+        let result = Ok(keys.map(|(_, key)| key.clone()).collect());
+        self.say(Said::Told(Told::SnapshotsListed { partition: partition.clone(), result }));
     }
 }
 
@@ -235,14 +305,17 @@ impl TestNode {
     pub(crate) async fn start_with(bounds: Bounds, token: Option<&str>) -> Self {
         let limits = Limits::default();
         let driver = Driver::new(DriverConfig { limits: limits.clone(), partitions: 2 });
-        let (events, mut told) = mpsc::channel(EVENTS_MAX);
-        let backend = MemoryBackend { memory: Arc::default(), events };
+        let (said, mut told) = mpsc::channel(EVENTS_MAX);
+        let backend = MemoryBackend { memory: Arc::default(), said };
         driver.attach(Box::new(backend.clone()));
         driver.join(NODE);
         let forward = driver.clone();
         tokio::spawn(async move {
-            while let Some(event) = told.recv().await {
-                forward.handle(event);
+            while let Some(said) = told.recv().await {
+                match said {
+                    Said::Event(event) => forward.handle(event),
+                    Said::Told(told) => forward.batch().told(&told),
+                }
             }
         });
         driver.batch().set_directory(Arc::new(Directory::from([(NODE, card())])));

@@ -8,7 +8,8 @@ use kar_proto::v1::response::Result as Answer;
 use kar_proto::v1::{
     ActorStateServiceGetRequest, ActorTarget, ApplicationError, ApplyRequest, CallActorRequest,
     FlushRequest, InvocationFrame, InvokeRequest, Payload, ServiceTarget, StateChange, StateEntry,
-    Target, TellRequest, call_actor_response, invoke_response, state_change, target,
+    TailCall, Target, TellRequest, call_actor_response, invoke_response, state_change, target,
+    turn_outcome,
 };
 use serde_json::Value;
 use tonic::Status;
@@ -16,8 +17,12 @@ use tonic::Status;
 use super::Shared;
 use crate::grpc::{json, value};
 
-/// How a turn ends.
+/// How a turn ends that does not go on with a tail call.
 pub type TurnResult = Result<Payload, ApplicationError>;
+
+/// How a turn ends.
+#[derive(Debug)]
+pub struct Ending(pub turn_outcome::Result);
 
 /// Makes requests on a component's stream.
 #[derive(Clone, Debug)]
@@ -56,6 +61,27 @@ pub fn error(code: &str, message: &str) -> ApplicationError {
 /// KAR's own errors in a handler end the turn as an application error that says so.
 pub fn failed(status: &Status) -> ApplicationError {
     error("KarError", &format!("{:?}: {}", status.code(), status.message()))
+}
+
+/// A tail call with JSON that lets the actor go.
+pub fn tail_call(to: Target, method: &str, argument: &Value) -> TailCall {
+    let (target, payload) = (Some(to), Some(json(argument)));
+    TailCall { target, method: method.into(), payload, keep_lock: false }
+}
+
+impl From<TurnResult> for Ending {
+    fn from(result: TurnResult) -> Self {
+        Self(match result {
+            Ok(payload) => turn_outcome::Result::Payload(payload),
+            Err(error) => turn_outcome::Result::Error(error),
+        })
+    }
+}
+
+impl From<TailCall> for Ending {
+    fn from(call: TailCall) -> Self {
+        Self(turn_outcome::Result::TailCall(call))
+    }
 }
 
 impl Turn {
@@ -98,7 +124,7 @@ impl Turn {
             method: method.into(),
             payload: Some(json(argument)),
             turn_token: self.token.clone(),
-            options: None,
+            ..Default::default()
         };
         match self.handle.request(Operation::CallActor(request)).await? {
             Answer::CallActor(answer) => match answer.result {
@@ -206,8 +232,12 @@ impl Turn {
 
     /// Ends the turn with a JSON result.
     pub async fn finish(self, result: &Value) {
-        let result = kar_proto::v1::turn_outcome::Result::Payload(json(result));
-        self.handle.finish(&self.token, result).await;
+        self.handle.finish(&self.token, turn_outcome::Result::Payload(json(result))).await;
+    }
+
+    /// Ends the turn with a tail call.
+    pub async fn tail(self, call: TailCall) {
+        self.handle.finish(&self.token, turn_outcome::Result::TailCall(call)).await;
     }
 
     /// How long the argument's `milliseconds` are; nothing if it has none.

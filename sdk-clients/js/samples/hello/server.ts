@@ -105,7 +105,7 @@ function argument({ payload }: InvocationFrame): Argument {
 
 /** An error of the application: it goes back to the caller and is not retried. */
 function failed(code: string, message: string, detail = ""): TurnOutcome["result"] {
-  return { $case: "error", value: { code, message, detail, payload: undefined } };
+  return { $case: "error", value: { code, message, detail, payload: undefined, retryable: false } };
 }
 
 function pause(millis: number, signal: AbortSignal): Promise<void> {

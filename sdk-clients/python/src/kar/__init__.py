@@ -19,12 +19,13 @@ Modules: `hosting` (services and actors as classes), `host` (running them), `cli
 contract with the sidecar, generated.
 """
 
-from kar.calls import ActorRef, Ref, Started, start, tell
+from kar.calls import ActorRef, Ref, Started, start, tail, tail_keeping_lock, tell
 from kar.client import Client, connect
 from kar.codec import Payload
 from kar.context import TurnContext, outside_turn, turn
 from kar.errors import (
     ApplicationError,
+    Cancelled,
     Closed,
     CodecError,
     ConditionFailed,
@@ -41,6 +42,7 @@ from kar.errors import (
     ProtocolError,
     Refused,
     Rejected,
+    StepKeyReused,
     TurnEnded,
     TurnSuperseded,
     Unavailable,
@@ -49,6 +51,7 @@ from kar.errors import (
 )
 from kar.host import Host, run
 from kar.hosting import Actor, Service, method
+from kar.retry import RetryPolicy
 from kar.state import ActorState, ApplicationState, Page, Versioned
 
 __all__ = [
@@ -57,6 +60,7 @@ __all__ = [
     "ActorState",
     "ApplicationError",
     "ApplicationState",
+    "Cancelled",
     "Client",
     "Closed",
     "CodecError",
@@ -78,8 +82,10 @@ __all__ = [
     "Ref",
     "Refused",
     "Rejected",
+    "RetryPolicy",
     "Service",
     "Started",
+    "StepKeyReused",
     "TurnContext",
     "TurnEnded",
     "TurnSuperseded",
@@ -92,6 +98,8 @@ __all__ = [
     "outside_turn",
     "run",
     "start",
+    "tail",
+    "tail_keeping_lock",
     "tell",
     "turn",
 ]

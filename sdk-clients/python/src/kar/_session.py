@@ -54,7 +54,7 @@ class Outgoing:
     def is_repeatable(self) -> bool:
         """Whether carrying it out twice is as good as once: reads, and writes with a request id."""
         match self.operation:
-            case "await_outcome" | "state_get" | "state_list":
+            case "await_outcome" | "state_get" | "state_list" | "cancel" | "resume":
                 return True
             case "actor_state_get_all":
                 return not self.request.actor_state_get_all.turn_token
@@ -199,8 +199,11 @@ class Session:
                 self._on_invocation(frame.invocation)
             case "cancel_turn":
                 # Its result goes out when it has stopped. One that has ended needs no answer.
-                turn = self.turns.get(frame.cancel_turn.turn_token)
-                if turn is not None:
+                cancel = frame.cancel_turn
+                turn = self.turns.get(cancel.turn_token)
+                if turn is not None and cancel.reason == v1.CANCEL_REASON_REQUESTED:
+                    turn.request_cancel()
+                elif turn is not None:
                     turn.stop()
             case "credit":
                 if frame.credit.count < 1:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from kar import codec
-from kar._turn import Turn
+from kar._turn import TailCall, Turn
 from kar.codec import Payload
 from kar.errors import ApplicationError, HostError
 from kar.hosting import Actor, Hosted, MethodSpec, Service
@@ -47,7 +47,7 @@ class Table:
             hello.actor_types.append(v1.HostedActorType(name=name, methods=entry.hosted_methods()))
         return hello
 
-    async def run(self, turn: Turn, invocation: v1.InvocationFrame) -> Payload:
+    async def run(self, turn: Turn, invocation: v1.InvocationFrame) -> Payload | TailCall:
         """Runs a method, on an object of its own."""
         is_actor = invocation.target.HasField("actor")
         entries, what = (self._actors, "actor type") if is_actor else (self._services, "service")
@@ -65,7 +65,7 @@ class Table:
         hosted._kar_turn = turn
         arguments = spec.arguments(codec.read(invocation.payload))
         result: Any = await getattr(hosted, spec.attribute)(*arguments)
-        return codec.encode(result)
+        return result if isinstance(result, TailCall) else codec.encode(result)
 
 
 class _Entry:
@@ -80,7 +80,7 @@ class _Entry:
             spec.resolve()
 
     def hosted_methods(self) -> list[v1.HostedMethod]:
-        return [v1.HostedMethod(name=m.name, shared=m.shared) for m in self.methods.values()]
+        return [spec.hosted() for spec in self.methods.values()]
 
 
 def _names(names: Iterable[str]) -> str:

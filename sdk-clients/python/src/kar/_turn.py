@@ -24,6 +24,19 @@ current: ContextVar[Turn | None] = ContextVar("kar turn", default=None)
 """The turn that the running code belongs to. Tasks that it starts inherit it, so what they ask for
 belongs to the turn as well."""
 
+class TailCall:
+    """What a method returns to hand its invocation on. Made by `kar.tail` and its like, read by nobody
+    but the turn that it was made in."""
+
+    __slots__ = ("call", "turn", "what")
+
+    def __init__(self, turn: Turn, call: v1.TailCall, what: str) -> None:
+        self.turn, self.call, self.what = turn, call, what
+
+    def __repr__(self) -> str:
+        return f"<TailCall of {self.what}>"
+
+
 class Turn:
     """One attempt of an invocation, as the SDK sees it; user code gets a `kar.TurnContext`."""
 
@@ -32,6 +45,7 @@ class Turn:
         "_changes",
         "_requests",
         "_settled",
+        "_steps",
         "_table",
         "_unanswered",
         "_write_error",
@@ -39,11 +53,14 @@ class Turn:
         "connection",
         "has_ended",
         "id",
+        "is_cancel_requested",
         "is_stopped",
         "kind",
         "method",
         "mode",
         "session",
+        "step",
+        "tail",
         "task",
         "token",
         "trace_parent",
@@ -65,7 +82,11 @@ class Turn:
             self.kind, self.id = target.service.name, ""
         self.method, self.mode = invocation.method, invocation.mode
         self.attempt, self.trace_parent = invocation.attempt, invocation.trace_parent
-        self.is_stopped = self.has_ended = False
+        self.step = invocation.step
+        self.tail: TailCall | None = None
+        """The last tail call that the method made; it is carried out if the method returns it."""
+        self._steps = {key: codec.read(value) for key, value in invocation.recorded_steps.items()}
+        self.is_stopped = self.has_ended = self.is_cancel_requested = False
         self._requests = 0
         # State changes that are gathered, and those sent and not answered yet.
         self._changes: list[state_pb2.StateChange] = []
@@ -93,17 +114,31 @@ class Turn:
         try:
             if self._table is None:
                 raise ApplicationError("unknown_method", "this component hosts nothing")
-            payload = await self._table.run(self, invocation)
+            result = self._checked(await self._table.run(self, invocation))
             if self._changes or self._unanswered or self._write_error is not None:
                 await self._settle()
-            codec.write(payload, outcome.payload)
+            if isinstance(result, TailCall):
+                outcome.tail_call.CopyFrom(result.call)
+            else:
+                codec.write(result, outcome.payload)
         except asyncio.CancelledError as error:
-            if self.is_stopped:
+            if self.is_stopped or self.is_cancel_requested:
                 raise
             write_error(error, outcome.error)
         except Exception as error:
             write_error(error, outcome.error)
         return outcome
+
+    def _checked(self, result: codec.Payload | TailCall) -> codec.Payload | TailCall:
+        """A tail call is carried out by returning it, so one that is not returned is a mistake, and not
+        one to pass over."""
+        if isinstance(result, TailCall):
+            if result.turn is not self:
+                raise ApplicationError("tail_call", f"{result!r} was made by another turn")
+        elif self.tail is not None:
+            text = f"{self.tail!r} was made and not returned: `return kar.tail(…)`"
+            raise ApplicationError("tail_call", text)
+        return result
 
     def _done(self, task: asyncio.Task[v1.TurnOutcome]) -> None:
         """Reports the end, after the code of the task is gone for certain."""
@@ -118,6 +153,13 @@ class Turn:
         """Cancels the turn's task: the turn is superseded, or its stream is gone."""
         if not self.is_stopped:
             self.is_stopped = True
+            self.task.cancel()
+
+    def request_cancel(self) -> None:
+        """Somebody asked for the invocation's end: its code gets a `CancelledError`. If it lets that pass,
+        the invocation has ended so; if it catches it and returns, its result counts as always."""
+        if not (self.is_stopped or self.is_cancel_requested):
+            self.is_cancel_requested = True
             self.task.cancel()
 
     # === what it asks for ===
@@ -142,6 +184,21 @@ class Turn:
         if self._write_error is not None:
             raise self._write_error
         return response
+
+    def recorded(self, key: str) -> codec.Payload | None:
+        """The value of a durable step, if it is known to be recorded, by this attempt or before."""
+        return self._steps.get(key)
+
+    async def record(self, key: str, payload: codec.Payload) -> codec.Payload:
+        """Records a durable step; gives the value that counts."""
+        outgoing = request("record_step")
+        fields = outgoing.request.record_step
+        fields.turn_token, fields.key = self.token, key
+        codec.write(payload, fields.payload)
+        response = await self.request(outgoing)
+        recorded = codec.read(response.record_step.payload)
+        self._steps[key] = recorded
+        return recorded
 
     def write(self, change: state_pb2.StateChange) -> None:
         """Gathers a state change; it is sent with the next operation, or when the turn ends."""
@@ -206,6 +263,7 @@ def write_error(error: BaseException, target: common_pb2.ApplicationError) -> No
     match error:
         case ApplicationError():
             target.code, target.message = error.code, error.message
+            target.retryable = error.retryable
             if error.payload is not None:
                 codec.write(error.payload, target.payload)
         case KarError():

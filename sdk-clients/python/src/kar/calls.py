@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overlo
 
 from kar import codec
 from kar._session import Outgoing, request
-from kar._turn import Turn, current
+from kar._turn import TailCall, Turn, current
 from kar.codec import Payload
-from kar.errors import ApplicationError, Error, OutcomeUnknown
+from kar.errors import ApplicationError, Error, NotInTurn, OutcomeUnknown
 from kar.hosting import Actor, MethodSpec, Service
+from kar.retry import RetryPolicy
 from kar.v1 import common_pb2, invocation_pb2
 from kar.v1 import component_pb2 as v1
 
@@ -31,8 +32,10 @@ class _Options:
 
     start_within: float | None = None
     trace_parent: str = ""
+    retry: RetryPolicy | None = None
     affinity_key: str = ""
     direct: bool = False
+    step_key: str = ""
 
 
 class Caller:
@@ -49,6 +52,8 @@ class Caller:
         direct: bool = False,
         start_within: float | None = None,
         trace_parent: str = "",
+        retry: RetryPolicy | None = None,
+        step_key: str = "",
     ) -> S: ...
 
     @overload
@@ -60,6 +65,8 @@ class Caller:
         direct: bool = False,
         start_within: float | None = None,
         trace_parent: str = "",
+        retry: RetryPolicy | None = None,
+        step_key: str = "",
     ) -> Ref: ...
 
     def service(
@@ -70,6 +77,8 @@ class Caller:
         direct: bool = False,
         start_within: float | None = None,
         trace_parent: str = "",
+        retry: RetryPolicy | None = None,
+        step_key: str = "",
     ) -> S | Ref:
         """A service: by its class, whose methods can then be called, or by its name.
 
@@ -77,9 +86,15 @@ class Caller:
         `direct`: at most once, past all logs, for reads that can simply be asked again; `NoHost`
         where no host is alive. `start_within` (seconds, at least 0.001): the invocation must start
         within this time from its acceptance, else it never runs and the call fails with `Expired`;
-        without it, it waits for ever. `trace_parent`: W3C, instead of the turn's own.
+        without it, it waits for ever. `trace_parent`: W3C, instead of the turn's own. `retry`: how errors
+        are retried that the method marks retryable, instead of how the method or its sidecar would.
+
+        `step_key`, in a turn: the outcome of the call is kept under this key with the running
+        method, so that a retry that makes the same call gets it: the call is made once. Results and
+        application errors are kept; what expired or was refused is called again. Each call needs
+        a key of its own, `StepKeyReused` otherwise; `tell` makes no use of it.
         """
-        options = _Options(start_within, trace_parent, affinity_key, direct)
+        options = _Options(start_within, trace_parent, retry, affinity_key, direct, step_key)
         name = target if isinstance(target, str) else target.kar_name
         ref = Ref(self._connection(), name, None, options)
         return ref if isinstance(target, str) else cast(S, Proxy(ref, target.kar_methods))
@@ -92,11 +107,20 @@ class Caller:
         *,
         start_within: float | None = None,
         trace_parent: str = "",
+        retry: RetryPolicy | None = None,
+        step_key: str = "",
     ) -> A: ...
 
     @overload
     def actor(
-        self, target: str, id: str, *, start_within: float | None = None, trace_parent: str = ""
+        self,
+        target: str,
+        id: str,
+        *,
+        start_within: float | None = None,
+        trace_parent: str = "",
+        retry: RetryPolicy | None = None,
+        step_key: str = "",
     ) -> ActorRef: ...
 
     def actor(
@@ -106,10 +130,12 @@ class Caller:
         *,
         start_within: float | None = None,
         trace_parent: str = "",
+        retry: RetryPolicy | None = None,
+        step_key: str = "",
     ) -> A | ActorRef:
         """An actor instance: by its class, whose methods can then be called, or by its name. It exists
         by being named. Options as in `service`."""
-        options = _Options(start_within, trace_parent)
+        options = _Options(start_within, trace_parent, retry, step_key=step_key)
         name = target if isinstance(target, str) else target.kar_name
         ref = ActorRef(self._connection(), name, id, options)
         return ref if isinstance(target, str) else cast(A, Proxy(ref, target.kar_methods))
@@ -165,6 +191,29 @@ class Ref:
         turn: it would not be part of it."""
         return self._start(method, codec.encode(argument), codec.decoder(result))
 
+    @overload
+    def tail(self, method: str, argument: Any = None, *, keep_lock: bool = False) -> Any: ...
+
+    @overload
+    def tail(
+        self, method: str, argument: Any, result: type[R], *, keep_lock: bool = False
+    ) -> R: ...
+
+    def tail(
+        self, method: str, argument: Any = None, result: Any = Any, *, keep_lock: bool = False
+    ) -> Any:
+        """Ends the method with this call instead of making it: `return ref.tail("walk", 3)`. The
+        invocation goes on with it, in one step with everything that the method did, and the caller
+        gets its outcome (`result` is its type, for type checkers). A chain of any length holds one
+        entry.
+
+        `keep_lock`: of an actor to itself; it stays locked until the next step has ended, so that
+        nobody sees the state between the two. To anybody else the invocation fails with
+        `kar.INVALID_TAIL_CALL`.
+        """
+        del result
+        return self._tail(method, codec.encode(argument), keep_lock)
+
     # What follows takes the turn when it is called, not when it is awaited: a coroutine belongs to
     # the turn that made it, whoever runs it.
 
@@ -187,6 +236,8 @@ class Ref:
             fields = outgoing.request.call_actor
             fields.actor.type, fields.actor.id = self._name, self._id
         self._fill(fields, method, argument, turn)
+        if self._options.step_key:
+            fields.step_key = self._options.step_key
         if turn is not None:
             fields.turn_token = turn.request_token
         return self._outcome(outgoing, turn, decode)
@@ -209,6 +260,22 @@ class Ref:
             return (await self._send(outgoing, turn)).tell.invocation_id
 
         return send()
+
+    def _tail(self, method: str, argument: Payload, keep_lock: bool) -> Any:
+        turn = self._turn()
+        if turn is None:
+            raise NotInTurn("only a method can end with a tail call, and no method is running here")
+        options = self._options
+        if turn.is_direct or options.direct:
+            raise ApplicationError("tail_call", "a direct invocation cannot go on with another")
+        if options != _Options(affinity_key=options.affinity_key):
+            text = "a tail call has no options of its own (start_within, retry, trace_parent, step_key)"
+            raise ApplicationError("tail_call", f"{text}: its invocation goes on as it was made")
+        call = v1.TailCall(method=method, keep_lock=keep_lock)
+        self._fill_target(call.target)
+        codec.write(argument, call.payload)
+        turn.tail = TailCall(turn, call, f"{self!r}.{method}")
+        return turn.tail
 
     async def _start(
         self, method: str, argument: Payload, decode: codec.Decoder
@@ -241,6 +308,8 @@ class Ref:
             fields.options.start_within.FromTimedelta(
                 timedelta(seconds=self._options.start_within)
             )
+        if self._options.retry is not None:
+            self._options.retry.write(fields.options.retry_policy)
 
     def _fill_target(self, target: common_pb2.Target) -> None:
         if self._id is None:
@@ -341,6 +410,27 @@ def start(
     return bound.ref._start(spec.name, spec.bind(args, kwargs), spec.result)
 
 
+def tail(
+    method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """Ends the method with this call: `return kar.tail(self.turn.actor(Walker, "next").walk, 3)`. As
+    `Ref.tail`."""
+    return cast(R, _tail_of(method, args, kwargs, keep_lock=False))
+
+
+def tail_keeping_lock(
+    method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """As `tail`, of an actor to itself: it stays locked until the next step has ended. As `Ref.tail`
+    with `keep_lock`."""
+    return cast(R, _tail_of(method, args, kwargs, keep_lock=True))
+
+
+def _tail_of(method: Any, args: Any, kwargs: Any, *, keep_lock: bool) -> Any:
+    bound = _bound(method)
+    return bound.ref._tail(bound.spec.name, bound.spec.bind(args, kwargs), keep_lock)
+
+
 def _bound(method: Any) -> Bound:
     if isinstance(method, Bound):
         return method
@@ -364,6 +454,7 @@ def outcome(
                 error.message,
                 detail=error.detail,
                 payload=codec.read(error.payload) if error.HasField("payload") else None,
+                retryable=error.retryable,
             )
         case _:
             raise OutcomeUnknown("the sidecar's answer has no result", reason="OUTCOME_UNKNOWN")

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from kar import codec, limits
 from kar._connection import Connection
+from kar._session import request
 from kar._transport import Settings
 from kar.calls import Caller, Started
 from kar.state import ApplicationState
 from kar.v1 import component_pb2 as v1
+from kar.v1 import invocation_pb2
 
 if TYPE_CHECKING:
     from typing import Self
 
 R = TypeVar("R")
+
+Cancelling = Literal["cancelled", "requested", "moved", "ended"]
+"""What a request for an invocation's end came to: it has ended so; it runs and was told; it has gone on
+elsewhere by a tail call, where its id does not reach it; it had ended before."""
+
+_CANCELLING: dict[int, Cancelling] = {
+    invocation_pb2.CANCEL_RESULT_CANCELLED: "cancelled",
+    invocation_pb2.CANCEL_RESULT_REQUESTED: "requested",
+    invocation_pb2.CANCEL_RESULT_MOVED: "moved",
+    invocation_pb2.CANCEL_RESULT_ENDED: "ended",
+}
 
 
 class Client(Caller):
@@ -54,6 +66,22 @@ class Client(Caller):
         """A started invocation by its id; its result is read as the type `result`."""
         return Started(self._kar_connection, id, codec.decoder(result))
 
+    async def cancel(self, id: str) -> Cancelling:
+        """Asks for the end of an invocation. One that does not run ends at once; one that runs is told (in
+        Python its code gets a `CancelledError`), and its result counts if it has one; it is not tried
+        again. `UnknownInvocation` if there is none, or it has ended and left nothing."""
+        outgoing = request("cancel")
+        outgoing.request.cancel.invocation_id = id
+        response = await self._kar_connection.request(outgoing)
+        return _CANCELLING[response.cancel.result]
+
+    async def resume(self, id: str) -> None:
+        """Lets an invocation go on that is parked because it has lost too many hosts. `Rejected` with
+        reason `NOT_PARKED` if it is not; `UnknownInvocation` if there is none."""
+        outgoing = request("resume")
+        outgoing.request.resume.invocation_id = id
+        await self._kar_connection.request(outgoing)
+
     async def close(self) -> None:
         """Closes the connection when the requests under way are answered, or after the drain
         timeout. A host's client leaves that to the host."""
@@ -64,12 +92,7 @@ class Client(Caller):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None or not self._owns:
             await self.close()
         else:
@@ -101,14 +124,9 @@ class Connecting:
         self._client = await self._connect()
         return self._client
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._client is not None, "entered before it is left"
-        await self._client.__aexit__(kind, error, trace)
+        await self._client.__aexit__(kind)
 
 
 def connect(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from kar import codec
 from kar._session import request
 from kar._turn import Turn, current
 from kar.calls import Caller
@@ -15,6 +16,8 @@ from kar.v1 import common_pb2
 if TYPE_CHECKING:
     from kar._connection import Connection
     from kar.client import Client
+
+R = TypeVar("R")
 
 
 class TurnContext(Caller):
@@ -36,6 +39,11 @@ class TurnContext(Caller):
     def attempt(self) -> int:
         """Attempt, from 1; greater after a failure."""
         return self._turn.attempt
+
+    @property
+    def step(self) -> int:
+        """Step of the invocation, from 1; greater after tail calls."""
+        return self._turn.step
 
     @property
     def method(self) -> str:
@@ -66,6 +74,31 @@ class TurnContext(Caller):
         outgoing = request("flush")
         outgoing.request.flush.turn_token = self._turn.token
         await self._turn.request(outgoing)
+
+    @overload
+    async def once(self, key: str, f: Callable[[], Awaitable[Any]]) -> Any: ...
+
+    @overload
+    async def once(self, key: str, f: Callable[[], Awaitable[R]], result: type[R]) -> R: ...
+
+    async def once(
+        self, key: str, f: Callable[[], Awaitable[Any]], result: Any = Any
+    ) -> Any:
+        """A durable step: runs `f` and records its result under `key`, durably and with everything
+        that the turn did before. A retry of the method gets the recorded result, read as the type
+        `result`, instead of running `f` again: `f` runs at least once, its recorded result is one.
+        If `f` raises nothing is recorded.
+
+        The key names the step within this method call; nested calls keep their results by their
+        option `step_key`. `StepKeyReused` if the key is that of a call. A direct invocation has no
+        retries: it just runs `f`."""
+        turn, decode = self._turn, codec.decoder(result)
+        if turn.is_direct:
+            return await f()
+        recorded = turn.recorded(key)
+        if recorded is None:
+            recorded = await turn.record(key, codec.encode(await f()))
+        return decode(recorded)
 
     def _connection(self) -> Connection:
         return self._turn.connection

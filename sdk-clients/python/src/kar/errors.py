@@ -30,12 +30,22 @@ class ApplicationError(Error):
     """Remote stack trace or other detail, as text; may be empty."""
     payload: Payload | None
     """Typed detail for the caller's program."""
+    retryable: bool
+    """Trying again may help: another attempt is made if the retry policy of the call, the method or the
+    sidecar asks for it. A caller gets the last attempt's error."""
 
     def __init__(
-        self, code: str, message: str = "", *, detail: str = "", payload: Payload | None = None
+        self,
+        code: str,
+        message: str = "",
+        *,
+        detail: str = "",
+        payload: Payload | None = None,
+        retryable: bool = False,
     ) -> None:
         super().__init__(code, message)
         self.code, self.message, self.detail, self.payload = code, message, detail, payload
+        self.retryable = retryable
         if detail:
             self.add_note(f"Remote detail:\n{detail}")
 
@@ -101,6 +111,12 @@ class Expired(KarError):
     code_name = "expired"
 
 
+class Cancelled(KarError):
+    """Somebody asked for the invocation's end, and it has ended so; it will not run again."""
+
+    code_name = "cancelled"
+
+
 class LimitReached(KarError):
     """A named bound was hit. Send less at once, or raise it."""
 
@@ -137,6 +153,13 @@ class UnknownInvocation(KarError):
     """There is no such invocation, or its result is not kept any more."""
 
     code_name = "unknown_invocation"
+
+
+class StepKeyReused(KarError):
+    """The step key names another step of the method, or a call with it is under way: give each step a
+    key of its own."""
+
+    code_name = "step_key_reused"
 
 
 class ConditionFailed(KarError):

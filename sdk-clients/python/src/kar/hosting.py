@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from kar import codec
 from kar.errors import HostError, NotInTurn
+from kar.retry import RetryPolicy
+from kar.v1 import component_pb2 as v1
 
 if TYPE_CHECKING:
     from kar._turn import Turn
@@ -28,23 +30,31 @@ def method(function: Method, /) -> Method: ...
 
 
 @overload
-def method(*, shared: bool = False, name: str = "") -> Callable[[Method], Method]: ...
+def method(
+    *, shared: bool = False, name: str = "", retry: RetryPolicy | None = None
+) -> Callable[[Method], Method]: ...
 
 
 def method(
-    function: Method | None = None, /, *, shared: bool = False, name: str = ""
+    function: Method | None = None,
+    /,
+    *,
+    shared: bool = False,
+    name: str = "",
+    retry: RetryPolicy | None = None,
 ) -> Method | Callable[[Method], Method]:
     """Exposes a method of a service or an actor: an `async def` with at most one argument after
     `self`, whose type says how it is read.
 
     `shared`: it only reads, so it may run beside other shared methods of the instance. `name`: how
-    callers call it, where that is not its own name.
+    callers call it, where that is not its own name. `retry`: how its errors are retried that it marks
+    retryable, unless a call says otherwise.
     """
 
     def mark(function: Method) -> Method:
         if not inspect.iscoroutinefunction(function):
             raise TypeError(f"{function.__qualname__}: a method is an `async def`")
-        setattr(function, _MARK, (name or function.__name__, shared))
+        setattr(function, _MARK, (name or function.__name__, shared, retry))
         return function
 
     return mark if function is None else mark(function)
@@ -53,11 +63,22 @@ def method(
 class MethodSpec:
     """An exposed method."""
 
-    __slots__ = ("_argument", "_function", "_result", "attribute", "name", "parameter", "shared")
+    __slots__ = (
+        "_argument",
+        "_function",
+        "_result",
+        "attribute",
+        "name",
+        "parameter",
+        "retry",
+        "shared",
+    )
+
+    retry: RetryPolicy | None
 
     def __init__(self, owner: type, attribute: str, function: Callable[..., Any]) -> None:
         self.attribute, self._function = attribute, function
-        self.name, self.shared = getattr(function, _MARK)
+        self.name, self.shared, self.retry = getattr(function, _MARK)
         parameters = list(inspect.signature(function).parameters.values())[1:]
         plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         if len(parameters) > 1 or any(p.kind not in plain for p in parameters):
@@ -66,6 +87,13 @@ class MethodSpec:
         self.parameter = parameters[0] if parameters else None
         self._argument: codec.Decoder | None = None
         self._result: codec.Decoder | None = None
+
+    def hosted(self) -> v1.HostedMethod:
+        """What the sidecar is told of it."""
+        hosted = v1.HostedMethod(name=self.name, shared=self.shared)
+        if self.retry is not None:
+            self.retry.write(hosted.retry_policy)
+        return hosted
 
     def resolve(self) -> None:
         """Looks the types up: not before they are needed, so that they may be defined later."""

@@ -1,18 +1,22 @@
-//! What a node asks owners for, again and again until they answer: results of started invocations, and the state of
-//! actors for somebody outside their turns. Nobody owes these anything, so nothing of it is logged.
+//! What a node asks owners for, again and again until they answer: results of started invocations, the state of
+//! actors for somebody outside their turns, and what people want done to invocations. Nobody owes these anything, so
+//! nothing of the asking is logged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Node;
 use crate::assign;
+use crate::cover::Transition;
 use crate::effect::{RequestError, Response};
+use crate::event::Operation;
 use crate::ids::{InvocationId, Kind, Millis, NodeId, PartitionId, RequestId, Uuid};
 use crate::invocation::Target;
-use crate::limits::LimitHit;
-use crate::message::{AwaitResult, Message, ReadResult};
+use crate::limits::{LimitHit, Limits};
+use crate::message::{AwaitResult, Control, ControlResult, Message, ReadResult};
 
-/// How soon a node that did not answer for the partition is followed by another try, ms.
+/// How soon nodes that do not own the partition are followed by another try, ms; twice as long each time, up to the
+/// channels' period.
 const NOT_OWNER_PAUSE_MS: Millis = 50;
 
 /// How long an ask waits for its kind to become known, ms: another node may have just used it for the first time. A
@@ -20,31 +24,47 @@ const NOT_OWNER_PAUSE_MS: Millis = 50;
 const KIND_WAIT_MS: Millis = 1_000;
 
 /// All that is asked for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Asks {
     open: BTreeMap<RequestId, Ask>,
+    /// When the membership was first seen.
+    members_seen_at: Option<Millis>,
     /// When they are asked again.
     due: BTreeSet<(Millis, RequestId)>,
 }
 
 /// One thing asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Ask {
     wanted: Wanted,
     /// Whom it was sent to.
     asked: Option<NodeId>,
+    /// That node was named by another one that was asked.
+    is_hinted: bool,
+    /// Rounds without an owner, since the membership changed.
+    refusals: u32,
     again_at: Millis,
     since: Millis,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Wanted {
     /// The outcome of a started invocation, however long it takes.
     Outcome(InvocationId),
+    /// Something done to an invocation.
+    Control(PartitionId, Control),
     /// State of an actor.
     State { kind: Kind, actor: Arc<str>, keys: Option<Vec<Arc<str>>> },
     /// Reminders of an actor.
     Reminders { kind: Kind, actor: Arc<str> },
+}
+
+impl Ask {
+    /// When nobody is asked any more: an outcome may take as long as it likes, all else may not.
+    fn give_up_at(&self, limits: &Limits) -> Option<Millis> {
+        let is_outcome = matches!(self.wanted, Wanted::Outcome(_));
+        (!is_outcome).then_some(self.since + limits.accept_timeout_ms)
+    }
 }
 
 impl Asks {
@@ -59,6 +79,24 @@ impl Asks {
         self.due.remove(&(ask.again_at, request));
         ask.again_at = at;
         self.due.insert((at, request));
+    }
+
+    /// The membership is seen.
+    pub(super) fn members_seen(&mut self, now: Millis) {
+        self.members_seen_at.get_or_insert(now);
+    }
+
+    /// Gives back all that is asked for.
+    pub(super) fn end_all(&mut self) -> Vec<(RequestId, Operation)> {
+        self.due.clear();
+        let asks = std::mem::take(&mut self.open).into_iter();
+        let operation = |wanted| match wanted {
+            Wanted::Outcome(invocation) => Operation::Await { invocation },
+            Wanted::Control(home, control) => Operation::Control { home, control },
+            Wanted::State { kind, actor, keys } => Operation::StateOf { kind, actor, keys },
+            Wanted::Reminders { kind, actor } => Operation::Reminders { turn: None, kind, actor },
+        };
+        asks.map(|(request, ask)| (request, operation(ask.wanted))).collect()
     }
 
     /// Nobody asks for it any more.
@@ -96,6 +134,17 @@ impl Node {
         self.ask_for(request, Wanted::Reminders { kind, actor });
     }
 
+    /// Has something done to an invocation.
+    pub(super) fn control(&mut self, request: RequestId, home: PartitionId, control: Control) {
+        let count = self.env.members.kinds.get(&home.kind);
+        if count.is_some_and(|count| home.index >= *count) {
+            let id = InvocationId { home, uuid: control.uuid() };
+            let error = RequestError::UnknownInvocation(Box::new(id));
+            return self.env.respond(request, Err(error));
+        }
+        self.ask_for(request, Wanted::Control(home, control));
+    }
+
     fn ask_for(&mut self, request: RequestId, wanted: Wanted) {
         let limit = self.env.limits.roots_per_node_max;
         if self.asks.open.len() >= limit {
@@ -103,46 +152,68 @@ impl Node {
             return self.env.respond(request, Err(RequestError::Limit(hit)));
         }
         let now = self.env.now;
-        self.asks.open.insert(request, Ask { wanted, asked: None, again_at: now, since: now });
-        self.ask(request);
+        let ask =
+            Ask { wanted, asked: None, is_hinted: false, refusals: 0, again_at: now, since: now };
+        self.asks.open.insert(request, ask);
+        self.ask(request, None);
     }
 
-    /// Asks again: what is due, what was asked of a node that is lost, and what nobody could be asked for.
-    pub(super) fn ask_again(&mut self, lost: Option<NodeId>) {
+    /// Asks again what is due.
+    pub(super) fn ask_due(&mut self) {
         let now = self.env.now;
         while let Some((at, request)) = self.asks.due.first().copied()
             && at <= now
         {
-            self.ask(request);
+            self.ask(request, None);
+        }
+    }
+
+    /// Peers or members changed: asks again what was asked of a node that is lost, and what nobody could be asked for.
+    pub(super) fn review_asks(&mut self, lost: Option<NodeId>) {
+        for ask in self.asks.open.values_mut() {
+            ask.refusals = 0;
         }
         let stranded = |ask: &Ask| ask.asked.is_none() || ask.asked == lost;
         let stranded = self.asks.open.iter().filter(|(_, ask)| stranded(ask));
         for request in stranded.map(|(request, _)| *request).collect::<Vec<_>>() {
-            self.ask(request);
+            self.ask(request, None);
         }
     }
 
-    /// Asks whoever seems to be the owner, and again after the channels' period.
-    fn ask(&mut self, request: RequestId) {
+    /// Asks the node that another one named, or else whoever seems to be the owner; and again after the channels'
+    /// period.
+    fn ask(&mut self, request: RequestId, hint: Option<NodeId>) {
         let (now, limits) = (self.env.now, &self.env.limits);
         let mut again_at = now + limits.channel_timer_ms;
         let Some(ask) = self.asks.open.get(&request) else { return };
+        if let Some(give_up_at) = ask.give_up_at(limits) {
+            if give_up_at <= now {
+                let error = if let Wanted::Control(..) = ask.wanted {
+                    RequestError::Unknown("the invocation's owner did not answer in time")
+                } else {
+                    let what = "the actor's owner did not answer in time: ask again";
+                    RequestError::Unavailable(what)
+                };
+                return self.answer_ask(request, Err(error));
+            }
+            again_at = again_at.min(give_up_at);
+        }
         let home = match &ask.wanted {
             Wanted::Outcome(InvocationId { home, .. }) => {
                 self.env.members.kinds.contains_key(&home.kind).then(|| home.clone())
             }
+            Wanted::Control(home, _) => {
+                self.env.members.kinds.contains_key(&home.kind).then(|| home.clone())
+            }
             Wanted::State { kind, actor, .. } | Wanted::Reminders { kind, actor } => {
-                let give_up_at = ask.since + limits.accept_timeout_ms;
-                if give_up_at <= now {
-                    let what = "the actor's owner did not answer in time: ask again";
-                    return self.answer_ask(request, Err(RequestError::Unavailable(what)));
-                }
-                again_at = again_at.min(give_up_at);
                 self.home_of(kind, actor)
             }
         };
         let Some(home) = home else {
-            let give_up_at = ask.since + KIND_WAIT_MS;
+            self.env.cover(Transition::AskKind);
+            // A node that has not seen the membership yet knows no kind at all.
+            let missed_since = self.asks.members_seen_at.map(|at| at.max(ask.since));
+            let give_up_at = missed_since.map_or(Millis::MAX, |at| at + KIND_WAIT_MS);
             if give_up_at <= now {
                 let response = match &ask.wanted {
                     Wanted::State { .. } => Ok(Response::State(BTreeMap::new())),
@@ -150,22 +221,33 @@ impl Node {
                     Wanted::Outcome(id) => {
                         Err(RequestError::UnknownInvocation(Box::new(id.clone())))
                     }
+                    Wanted::Control(home, control) => {
+                        let id = InvocationId { home: home.clone(), uuid: control.uuid() };
+                        Err(RequestError::UnknownInvocation(Box::new(id)))
+                    }
                 };
                 return self.answer_ask(request, response);
             }
             return self.asks.again_at(request, again_at.min(give_up_at));
         };
         self.asks.again_at(request, again_at);
-        let local = self.partitions.get(&home).and_then(|p| p.owner_hint(&self.env));
-        let node = local.or_else(|| self.env.desired_owner(&home));
+        // What this node has read may be old: whoever was refused starts from the membership's wish.
+        let is_first = self.asks.open.get(&request).is_some_and(|ask| ask.refusals == 0);
+        let local = self.partitions.get(&home).filter(|_| is_first);
+        let local = local.and_then(|p| p.owner_hint(&self.env));
+        let node = hint.or(local).or_else(|| self.env.desired_owner(&home));
         // Without a connection it is asked as soon as there is one.
         let node = node.filter(|node| self.env.reachable(*node));
         let Some(ask) = self.asks.open.get_mut(&request) else { return };
         ask.asked = node;
+        ask.is_hinted = hint.is_some();
         let Some(node) = node else { return };
         let message = match &ask.wanted {
             Wanted::Outcome(invocation) => {
                 Message::Await { request, partition: home, uuid: invocation.uuid }
+            }
+            Wanted::Control(_, control) => {
+                Message::Control { request, partition: home, control: *control }
             }
             Wanted::State { actor, keys, .. } => {
                 let (actor, keys) = (actor.clone(), keys.clone());
@@ -188,13 +270,13 @@ impl Node {
     }
 
     /// An owner answered about a started invocation.
-    pub(super) fn awaited(&mut self, request: RequestId, result: AwaitResult) {
+    pub(super) fn awaited(&mut self, from: NodeId, request: RequestId, result: AwaitResult) {
         let Some(Ask { wanted: Wanted::Outcome(id), .. }) = self.asks.open.get(&request) else {
             return;
         };
         let id = id.clone();
         match result {
-            AwaitResult::NotOwner(_) => self.ask_soon(request),
+            AwaitResult::NotOwner(hint) => self.ask_elsewhere(from, request, hint),
             AwaitResult::Done(outcome) => {
                 let response = Response::Outcome { invocation: Some(id), outcome };
                 self.answer_ask(request, Ok(response));
@@ -205,20 +287,36 @@ impl Node {
         }
     }
 
+    /// An owner did something to an invocation, or found nothing to do.
+    pub(super) fn controlled(&mut self, from: NodeId, request: RequestId, result: ControlResult) {
+        let Some(Ask { wanted: Wanted::Control(home, control), .. }) = self.asks.open.get(&request)
+        else {
+            return;
+        };
+        let id = InvocationId { home: home.clone(), uuid: control.uuid() };
+        match result {
+            ControlResult::NotOwner(hint) => self.ask_elsewhere(from, request, hint),
+            ControlResult::Done(done) => self.answer_ask(request, Ok(Response::Controlled(done))),
+            ControlResult::Unknown => {
+                self.answer_ask(request, Err(RequestError::UnknownInvocation(Box::new(id))));
+            }
+        }
+    }
+
     /// An owner answered about an actor's state.
-    pub(super) fn read_done(&mut self, request: RequestId, result: ReadResult) {
+    pub(super) fn read_done(&mut self, from: NodeId, request: RequestId, result: ReadResult) {
         let ask = self.asks.open.get(&request);
         let fits = |ask: &Ask| match (&ask.wanted, &result) {
             (Wanted::State { .. }, ReadResult::Reminders(_))
             | (Wanted::Reminders { .. }, ReadResult::State(_))
-            | (Wanted::Outcome(_), _) => false,
+            | (Wanted::Outcome(_) | Wanted::Control(..), _) => false,
             (Wanted::State { .. } | Wanted::Reminders { .. }, _) => true,
         };
         if !ask.is_some_and(fits) {
             return;
         }
         match result {
-            ReadResult::NotOwner(_) => self.ask_soon(request),
+            ReadResult::NotOwner(hint) => self.ask_elsewhere(from, request, hint),
             ReadResult::State(state) => self.answer_ask(request, Ok(Response::State(state))),
             ReadResult::Reminders(all) => {
                 self.answer_ask(request, Ok(Response::Reminders(all)));
@@ -230,10 +328,25 @@ impl Node {
         }
     }
 
-    /// Whoever was asked is not the owner: another one is taking over.
-    fn ask_soon(&mut self, request: RequestId) {
-        let pause = self.env.limits.channel_timer_ms.min(NOT_OWNER_PAUSE_MS);
-        self.asks.again_at(request, self.env.now + pause);
+    /// Whoever was asked is not the owner. The one that it names is asked at once; if that one is not the owner either,
+    /// somebody is taking over, or two nodes with old views name each other: a pause, and again from the beginning.
+    fn ask_elsewhere(&mut self, from: NodeId, request: RequestId, hint: Option<NodeId>) {
+        let Some(ask) = self.asks.open.get_mut(&request) else { return };
+        if ask.asked != Some(from) {
+            return;
+        }
+        let env = &self.env;
+        let alive = |node: &NodeId| env.members.nodes.contains_key(node) && env.reachable(*node);
+        let hint = hint.filter(|node| *node != from && !ask.is_hinted && alive(node));
+        if hint.is_some() {
+            return self.ask(request, hint);
+        }
+        env.cover(Transition::AskAgain);
+        let most = env.limits.channel_timer_ms;
+        let pause = most.min(NOT_OWNER_PAUSE_MS << ask.refusals.min(16));
+        ask.refusals += 1;
+        let give_up_at = ask.give_up_at(&env.limits).unwrap_or(Millis::MAX);
+        self.asks.again_at(request, give_up_at.min(env.now + pause));
     }
 
     fn answer_ask(&mut self, request: RequestId, response: Result<Response, RequestError>) {

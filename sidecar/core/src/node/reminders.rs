@@ -47,7 +47,7 @@ impl Node {
         };
         let (uuid, actor) = (self.env.uuid(), actor.clone());
         let owed = Owed::Remind(Arc::new(Remind { uuid, actor, change }));
-        let obligation = Obligation { to, owed, parent: None };
+        let obligation = Obligation { to, owed, parent: None, step_key: None };
         self.roots.add(&mut self.env, request, obligation);
     }
 

@@ -3,6 +3,7 @@
 use super::Partition;
 use super::gate::Gated;
 use super::reign::{Item, ItemStage, Turn, Unflushed};
+use crate::cover::Transition;
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, SessionId, TurnToken, Uuid};
@@ -22,13 +23,18 @@ impl Partition {
         }
         let root = item.is_root();
         if !item.started && item.invocation.deadline.is_some_and(|at| at <= env.now) {
+            env.cover(Transition::QueuedEnd);
             return self.end_unstarted(env, uuid, Outcome::Expired);
         }
         // Waits for children first of all: while it does, calls of its flow get in (rule T2).
         if env.rules.child_wait && self.has_open_children(uuid) {
+            env.cover(Transition::QueuedWaitChildren);
             return self.set_stage(uuid, ItemStage::WaitChildren);
         }
         let Some(item) = self.reign.items.get(&uuid) else { return };
+        if item.cancel && env.rules.heed_cancel {
+            return self.end_unstarted(env, uuid, Outcome::Cancelled);
+        }
         // A flow that holds its actor is served like the nested calls that may wait behind it.
         let fresh = root && !self.holds(uuid);
         // Without a lease another node may reign already, and its grace be over (rule L6).
@@ -38,9 +44,13 @@ impl Partition {
             || item.retry_at > env.now
             || (fresh && self.no_roots(env))
             || (!fresh && self.leaves_nested(env))
-            || self.reign.leaving_cancelled;
+            || self.reign.leaving_cancelled
+            || self.store_is_behind(env);
         let Some(session) = env.session_for(&self.id.kind) else { return };
         if wait {
+            if !root && self.leaves_nested(env) {
+                env.cover(Transition::HandOverLeft);
+            }
             return;
         }
         let Some(item) = self.reign.items.get(&uuid) else { return };
@@ -56,6 +66,7 @@ impl Partition {
             return;
         }
         if root && !env.take_slot(&self.id, uuid) {
+            env.cover(Transition::QueuedWaitSlot);
             return self.set_stage(uuid, ItemStage::WaitSlot);
         }
         self.dispatch(env, session, uuid, root);
@@ -85,14 +96,18 @@ impl Partition {
     fn log_attempt(&mut self, env: &mut Env, uuid: Uuid) -> bool {
         let Some(item) = self.reign.items.get_mut(&uuid) else { return true };
         item.attempt += 1;
-        let attempt = item.attempt;
-        self.log_item(env, uuid);
-        self.push(env, Op::Attempt { uuid, attempt });
+        let (attempt, ended) = (item.attempt, item.ended.take());
+        if !item.logged {
+            env.cover(Transition::AttemptFresh);
+            self.log_item(env, uuid);
+        }
+        self.push(env, Op::Attempt { uuid, attempt, ended });
         let invocation = InvocationId { home: self.id.clone(), uuid };
         env.notice(Notice::Retried { invocation, attempt });
         if !env.rules.settled_proposals {
             return false;
         }
+        env.cover(Transition::QueuedWaitAttempt);
         self.set_stage(uuid, ItemStage::WaitCommit);
         self.gate(env, Gated::Start { uuid });
         true
@@ -108,6 +123,7 @@ impl Partition {
         if !self.reign.in_flight() {
             return false;
         }
+        env.cover(Transition::QueuedWaitStrict);
         self.set_stage(uuid, ItemStage::WaitCommit);
         self.gate(env, Gated::Start { uuid });
         true
@@ -121,7 +137,9 @@ impl Partition {
 
     fn dispatch(&mut self, env: &mut Env, session: SessionId, uuid: Uuid, slot: bool) {
         let epoch = self.reign.epoch;
+        let recorded_steps = self.recorded_steps(env, uuid);
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
+        env.cover(Transition::QueuedRunning);
         item.started = true;
         item.cleared = false;
         item.stage = ItemStage::Running(Box::new(Turn::new(session, slot)));
@@ -145,6 +163,7 @@ impl Partition {
             mode: invocation.mode,
             deadline: invocation.deadline,
             trace: invocation.trace.clone(),
+            recorded_steps,
             slot,
         };
         env.emit(Effect::Dispatch { session, turn });

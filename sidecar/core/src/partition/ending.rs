@@ -5,13 +5,15 @@ use std::sync::Arc;
 use super::Partition;
 use super::gate::Gated;
 use super::reign::{Item, ItemStage, TurnEnd, Unflushed};
-use crate::effect::{Effect, Notice};
+use crate::cover::Transition;
+use crate::effect::{CancelReason, Effect, Notice};
 use crate::env::Env;
-use crate::ids::{InvocationId, Millis, SessionId, TurnToken, Uuid};
+use crate::ids::{InvocationId, SessionId, TurnToken, Uuid};
 use crate::invocation::{Mode, Obligation, Outcome};
 use crate::message::{AwaitResult, Message};
 use crate::record::{AcceptInBrief, End, Op};
 use crate::state::Origin;
+use crate::trouble::Cause;
 
 impl Partition {
     /// The turn ended in user code.
@@ -21,6 +23,7 @@ impl Partition {
         if !self.is_current(item, token) && env.rules.turn_token {
             return;
         }
+        let cancel = item.cancel;
         let Some(turn) = self.reign.items.get_mut(&uuid).and_then(Item::turn) else { return };
         match result {
             _ if turn.result.is_some() => {}
@@ -28,7 +31,12 @@ impl Partition {
                 turn.result = Some(result);
                 self.maybe_end(env, uuid);
             }
-            _ => self.fail_attempt(env, uuid),
+            TurnEnd::Cancelled if cancel && !turn.cancelled => {
+                turn.result = Some(result);
+                self.maybe_end(env, uuid);
+            }
+            _ if turn.cancelled => self.fail_attempt(env, uuid, Cause::HandOver),
+            _ => self.fail_attempt(env, uuid, Cause::Stopped),
         }
     }
 
@@ -50,11 +58,13 @@ impl Partition {
             return;
         }
         if !turn.calls.is_empty() && env.rules.child_wait {
+            env.cover(Transition::ReturnedWaits);
             return;
         }
         let stage = std::mem::replace(&mut item.stage, ItemStage::Queued);
         let ItemStage::Running(mut turn) = stage else { return };
         let Some(result) = turn.result.take() else { return };
+        env.cover(Transition::RunningEnd);
         if turn.slot {
             env.free_slot();
         }
@@ -63,11 +73,19 @@ impl Partition {
                 self.end(env, uuid, outcome, turn.unflushed);
             }
             TurnEnd::Outcome(outcome) => {
+                if let Outcome::Failed(error) = &outcome
+                    && let Some(pause) = self.retry_after(env, uuid, error)
+                {
+                    return self.retry_turn(env, uuid, (*turn, error), pause);
+                }
                 self.drop_unflushed(turn.unflushed);
                 self.end(env, uuid, outcome, Unflushed::default());
             }
             TurnEnd::TailCall(to, call) => self.tail_call(env, uuid, (to, call), turn.unflushed),
-            TurnEnd::Cancelled => {}
+            TurnEnd::Cancelled => {
+                self.drop_unflushed(turn.unflushed);
+                self.end(env, uuid, Outcome::Cancelled, Unflushed::default());
+            }
         }
     }
 
@@ -78,20 +96,19 @@ impl Partition {
     }
 
     /// The attempt is lost with its unflushed segment; the invocation is tried again.
-    fn fail_attempt(&mut self, env: &mut Env, uuid: Uuid) {
+    fn fail_attempt(&mut self, env: &mut Env, uuid: Uuid, cause: Cause) {
         let epoch = self.reign.epoch;
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         let attempt = item.attempt;
         let stage = std::mem::replace(&mut item.stage, ItemStage::Queued);
         let ItemStage::Running(turn) = stage else { return };
-        if let Some(pause) = retry_pause(attempt) {
-            item.retry_at = env.now + pause;
-            self.reign.retries.insert((item.retry_at, uuid));
-        }
-        if item.invocation.actor.is_none() {
+        env.cover(Transition::RunningQueued);
+        let (step, actor) = (item.invocation.step, item.invocation.actor.clone());
+        if actor.is_none() {
             self.reign.idle.insert(uuid);
         }
-        let step = item.invocation.step;
+        let cancel = item.cancel;
+        let is_parked = self.note_end(env, uuid, cause, cancel);
         self.drop_unflushed(turn.unflushed);
         if turn.slot {
             env.free_slot();
@@ -102,7 +119,10 @@ impl Partition {
             self.superseded(env, request, &token);
         }
         self.try_release(env);
-        self.pump_item(env, uuid);
+        match actor {
+            Some(actor) if is_parked => self.pump_actor(env, &actor),
+            _ => self.pump_item(env, uuid),
+        }
         if self.reign.leaving.is_some() && self.any_suspended() {
             self.pump_all(env);
         }
@@ -120,10 +140,11 @@ impl Partition {
             .map(|(uuid, _)| *uuid)
             .collect();
         for uuid in lost {
-            self.fail_attempt(env, uuid);
+            self.fail_attempt(env, uuid, Cause::HostLost);
         }
         for item in self.reign.items.values_mut() {
             if matches!(item.stage, ItemStage::WaitSlot) {
+                env.cover(Transition::WaitSlotLost);
                 item.stage = ItemStage::Queued;
                 if item.invocation.actor.is_none() {
                     self.reign.idle.insert(item.invocation.uuid);
@@ -143,16 +164,19 @@ impl Partition {
             let Some(turn) = item.turn() else { continue };
             // A turn that has returned, or whose host is gone, has nobody to acknowledge.
             if turn.result.take().is_some() || turn.returned || Some(turn.session) != host {
+                env.cover(Transition::HandOverOver);
                 over.push(*uuid);
             }
+            env.cover(Transition::HandOverCancel);
             turn.cancelled = true;
             let session = turn.session;
             let invocation = InvocationId { home: self.id.clone(), uuid: *uuid };
             let token = TurnToken { invocation, step, attempt, epoch };
-            env.emit(Effect::Cancel { session, token });
+            let reason = CancelReason::Superseded;
+            env.emit(Effect::Cancel { session, token, reason });
         }
         for uuid in over {
-            self.fail_attempt(env, uuid);
+            self.fail_attempt(env, uuid, Cause::HandOver);
         }
     }
 
@@ -168,6 +192,8 @@ impl Partition {
             let waits =
                 |i: &Item| !i.started && matches!(i.stage, ItemStage::Queued | ItemStage::WaitSlot);
             if self.reign.items.get(&uuid).is_some_and(waits) {
+                let slot = matches!(self.reign.items[&uuid].stage, ItemStage::WaitSlot);
+                env.cover(if slot { Transition::WaitSlotEnd } else { Transition::QueuedEnd });
                 self.end_unstarted(env, uuid, Outcome::Expired);
             }
         }
@@ -231,6 +257,10 @@ impl Partition {
             actor: item.invocation.actor.clone(),
         });
         if let Some(AcceptInBrief { sender, number, .. }) = &accept {
+            let first = self.reign.held.get(sender).and_then(|held| held.front());
+            if first.is_some_and(|(n, _)| n < number) {
+                env.cover(Transition::HeldBelow);
+            }
             self.log_held(env, sender, number - 1);
             if let Some(held) = self.reign.held.get_mut(sender) {
                 held.pop_front();
@@ -267,7 +297,9 @@ impl Partition {
 
     /// Tells whoever waits, once the end is committed.
     pub(super) fn tell_outcome(&mut self, env: &mut Env, item: &Item, outcome: Outcome) {
-        if item.invocation.mode == Mode::Tell && !matches!(outcome, Outcome::Done(_)) {
+        if item.invocation.mode == Mode::Tell
+            && !matches!(outcome, Outcome::Done(_) | Outcome::Cancelled)
+        {
             let uuid = item.invocation.uuid;
             let invocation = InvocationId { home: self.id.clone(), uuid };
             env.notice(Notice::DeadLetter { invocation, outcome: outcome.clone() });
@@ -293,13 +325,8 @@ impl Partition {
             && self.reign.withheld.remove(&(sender.clone(), number)).is_some()
             && let Some((to, _)) = item.reply_to
         {
+            env.cover(Transition::WithheldTold);
             self.gate(env, Gated::Accepted { to, sender, number });
         }
     }
-}
-
-/// How long the next attempt waits after this one failed, ms: what keeps failing, or keeps killing its host, gives
-/// others time. 10 ms after the third attempt, doubling up to 10 s.
-pub(super) fn retry_pause(attempt: u32) -> Option<Millis> {
-    (attempt >= 3).then(|| (10 << (attempt - 3).min(10)).min(10_000))
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Partition;
+use crate::cover::Transition;
 use crate::effect::{Append, Effect, RequestError, Response};
 use crate::env::Env;
 use crate::ids::{
@@ -14,7 +15,7 @@ use crate::record::{Op, Record};
 use crate::size::Tally;
 
 /// A record that was proposed and not read back yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct InFlight {
     pub(super) seq: u64,
     pub(super) proposal: ProposalId,
@@ -24,7 +25,7 @@ pub(super) struct InFlight {
 }
 
 /// Something that waits for a commit.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Gated {
     /// A message about decided things.
     Send { to: NodeId, message: Message },
@@ -34,8 +35,8 @@ pub(super) enum Gated {
     Out { to: PartitionId, number: Number },
     /// An obligation's closing may be told.
     Closed { to: PartitionId, number: Number },
-    /// A flush is done.
-    Flushed { request: RequestId, token: TurnToken },
+    /// A flush is done: what it is answered with.
+    Flushed { request: RequestId, token: TurnToken, answer: Response },
     /// An invocation's attempt (or acceptance) is logged: it may start.
     Start { uuid: Uuid },
     /// A completion of the actor is committed.
@@ -56,18 +57,20 @@ impl Partition {
         let bytes = op.size();
         if self.reign.pending_bytes + bytes > env.limits.record_bytes_target {
             // A long decision gets a record of its own: together they might not fit into one.
+            env.cover(Transition::CutLong);
             self.cut(env);
         }
         let mut store = Vec::new();
         let applied = self.state.apply(&env.rules, &op, &mut store);
         debug_assert!(applied || !env.rules.turn_token, "an owner's own decision was void: {op:?}");
         for ops in &store {
-            self.apply_to_cache(ops);
+            self.apply_to_cache(env, ops);
         }
         self.reign.pending_store.append(&mut store);
         self.reign.pending_bytes += bytes;
         self.reign.pending.push(op);
         if self.reign.pending_bytes >= env.limits.record_bytes_target {
+            env.cover(Transition::CutFull);
             self.cut(env);
         }
     }
@@ -79,7 +82,15 @@ impl Partition {
         }
         if self.reign.inflight.len() < env.limits.records_in_flight_max {
             self.log_floors(env);
+            if !env.may_speculate() {
+                // They cannot start before they are logged: a record that goes anyway takes them along, so that no
+                // record of their own stands between an actor's turns.
+                self.reign.accept_at = None;
+                self.log_held_roots(env);
+            }
             self.cut(env);
+        } else {
+            env.cover(Transition::FlushWaits);
         }
     }
 
@@ -127,6 +138,7 @@ impl Partition {
     pub(super) fn committed(&mut self, env: &mut Env, offset: Offset, proposal: ProposalId) {
         let Some(at) = self.reign.inflight.iter().position(|f| f.proposal == proposal) else {
             // Of an earlier reign of this node: void.
+            env.cover(Transition::OwnStale);
             self.state.offset = offset;
             return;
         };
@@ -164,6 +176,16 @@ impl Partition {
     }
 
     fn let_out(&mut self, env: &mut Env, gated: Gated) {
+        env.cover(match &gated {
+            Gated::Send { .. } => Transition::GateSend,
+            Gated::Accepted { .. } => Transition::GateAccepted,
+            Gated::Out { .. } => Transition::GateOut,
+            Gated::Closed { .. } => Transition::GateClosed,
+            Gated::Flushed { .. } => Transition::GateFlushed,
+            Gated::Start { .. } => Transition::GateStart,
+            Gated::Caught { .. } => Transition::GateCaught,
+            Gated::Released => Transition::GateReleased,
+        });
         match gated {
             Gated::Send { to, message } => env.send(to, message),
             Gated::Accepted { to, sender, number } => {
@@ -175,6 +197,7 @@ impl Partition {
                     && *t == to
                     && *s == sender
                 {
+                    env.cover(Transition::GateAcceptedMore);
                     numbers.push(*number);
                     self.reign.gated.pop_front();
                 }
@@ -188,9 +211,10 @@ impl Partition {
                 let (route, _) = self.route_parts(&to);
                 route.settled(env, number);
             }
-            Gated::Flushed { request, .. } => env.respond(request, Ok(Response::Ok)),
+            Gated::Flushed { request, answer, .. } => env.respond(request, Ok(answer)),
             Gated::Start { uuid } => {
                 if let Some(item) = self.reign.items.get_mut(&uuid) {
+                    env.cover(Transition::WaitCommitQueued);
                     item.stage = super::reign::ItemStage::Queued;
                     item.cleared = true;
                     self.pump_item(env, uuid);
@@ -241,6 +265,7 @@ impl Partition {
         self.fence_due(env);
         self.close_departed(env);
         self.forget_results(env);
+        self.drop_dead(env);
         self.expire(env);
         self.retry_due(env);
         self.fire_due(env);
@@ -256,7 +281,7 @@ impl Partition {
         let reign = &self.reign;
         let some = |at: Millis| (at > 0).then_some(at);
         let leaving = reign.leaving.filter(|_| !reign.leaving_cancelled);
-        let mut times = vec![
+        let always = [
             reign.inflight.front().map(|f| f.since + env.limits.append_timeout_ms),
             leaving.map(|since| since + env.limits.drain_timeout_ms),
             reign
@@ -264,10 +289,12 @@ impl Partition {
                 .filter(|_| reign.leaving_cancelled && !reign.released)
                 .map(|since| since + env.limits.drain_timeout_ms + env.limits.grace_ms * 5),
         ];
+        let mut soonest = always.into_iter().flatten().min();
         if !reign.released {
             let departed = reign.departed.values().min();
             let oldest = self.state.results_by_age.front();
-            times.extend([
+            let working = [
+                soonest,
                 reign.accept_at,
                 reign.close_at,
                 reign.settle_at,
@@ -279,10 +306,12 @@ impl Partition {
                 departed.map(|since| since + env.limits.departed_grace_ms),
                 oldest.map(|(at, _)| at + env.limits.result_retention_ms),
                 self.has_surplus_results(env).then_some(env.now),
+                self.dead_timeout(env),
                 reign.routes.values().filter_map(|r| r.timer()).min(),
-            ]);
+            ];
+            soonest = working.into_iter().flatten().min();
         }
-        times.into_iter().flatten().min()
+        soonest
     }
 
     fn has_surplus_results(&self, env: &Env) -> bool {
@@ -315,7 +344,7 @@ impl Partition {
 
     /// A flush that waits for its commit.
     pub(super) fn gate_flush(&mut self, env: &mut Env, request: RequestId, token: TurnToken) {
-        self.gate(env, Gated::Flushed { request, token });
+        self.gate(env, Gated::Flushed { request, token, answer: Response::Ok });
     }
 
     /// A request was refused before anything was decided.

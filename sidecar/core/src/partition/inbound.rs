@@ -3,6 +3,7 @@
 use super::gate::Gated;
 use super::reign::{Item, ItemStage};
 use super::{Partition, Stage};
+use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{Epoch, NodeId, Number, Sender, Uuid};
@@ -14,7 +15,7 @@ use crate::size::Tally;
 use crate::state::Origin;
 
 /// A request as it came.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Incoming {
     pub(crate) from: NodeId,
     pub(crate) sender: Sender,
@@ -27,7 +28,7 @@ pub(crate) struct Incoming {
 }
 
 /// What a sender says of its channel (rule C3).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Stated {
     pub(crate) from_epoch: Epoch,
     pub(crate) highest: Number,
@@ -58,6 +59,7 @@ impl Partition {
                 return self.refuse(env, from, sender);
             }
             Stage::Reading | Stage::Claiming => {
+                env.cover(Transition::OpenKept);
                 self.opens.insert(sender, (from, stated));
                 return;
             }
@@ -82,6 +84,8 @@ impl Partition {
             statement.from_epoch = from_epoch;
             statement.highest = highest;
             statement.open = open;
+        } else {
+            env.cover(Transition::StatedOlder);
         }
         self.note_closings(env, &sender, true);
         // The lowest number that is neither known nor closed.
@@ -113,11 +117,15 @@ impl Partition {
             match self.attach(env, from, sender, from_epoch, *number, has_room) {
                 Attached::Waits => {}
                 Attached::Answered(more) => {
+                    env.cover(Transition::StatedKept);
                     sent.add(more);
                     last = Some(*number);
                 }
                 Attached::LeftOut => is_cut = true,
             }
+        }
+        if is_cut {
+            env.cover(Transition::StatedCut);
         }
         last.filter(|_| is_cut)
     }
@@ -139,11 +147,15 @@ impl Partition {
         let Incoming { from, sender, number, .. } = &incoming;
         let (from, number) = (*from, *number);
         if !self.serving() || self.reign.released {
+            if self.serving() {
+                env.cover(Transition::RequestReleased);
+            }
             let epoch = incoming.epoch.max(self.newest_epoch).max(self.state.epoch);
             self.refuse_epoch(env, from, sender.clone(), epoch);
             return false;
         }
         if env.rules.request_epoch && incoming.epoch != self.state.epoch {
+            env.cover(Transition::RequestEpoch);
             let message = Message::NotOwner {
                 sender: sender.clone(),
                 partition: self.id.clone(),
@@ -169,6 +181,7 @@ impl Partition {
                 return true;
             }
         } else if !self.closed_between(sender, next, number) && env.rules.channel_gap {
+            env.cover(Transition::RequestGap);
             let message = Message::Gap {
                 sender: sender.clone(),
                 from: self.id.clone(),
@@ -177,6 +190,8 @@ impl Partition {
             };
             env.send(from, message);
             return false;
+        } else if number > next {
+            env.cover(Transition::RequestJumps);
         }
         self.take(env, incoming);
         true
@@ -212,6 +227,8 @@ impl Partition {
             started: false,
             cleared: false,
             retry_at: 0,
+            ended: None,
+            cancel: false,
             reply_to: Some((from, from_epoch)),
             awaiters: Vec::new(),
             stage: ItemStage::Queued,
@@ -228,7 +245,7 @@ impl Partition {
             let at = env.now + env.limits.accept_delay_ms;
             self.reign.accept_at = Some(self.reign.accept_at.map_or(at, |t| t.min(at)));
         }
-        self.enqueue(uuid);
+        self.enqueue(env, uuid);
         self.pump_item(env, uuid);
     }
 
@@ -310,6 +327,7 @@ impl Partition {
             if !has_room {
                 return Attached::LeftOut;
             }
+            env.cover(Transition::AttachGone);
             let message = Message::Gone { sender, from: partition, number };
             self.gate(env, Gated::Send { to: from, message });
             return Attached::Answered(GONE_BYTES);
@@ -321,6 +339,7 @@ impl Partition {
             if !has_room {
                 return Attached::LeftOut;
             }
+            env.cover(Transition::AttachKept);
             let (outcome, bytes) = (outcome.clone(), outcome.size());
             let message = Message::Reply { sender, from: partition, number, outcome };
             self.gate(env, Gated::Send { to: from, message });
@@ -330,6 +349,12 @@ impl Partition {
             && item.reply_to.is_none_or(|(_, epoch)| epoch <= from_epoch)
         {
             item.reply_to = Some((from, from_epoch));
+            env.cover(match withheld {
+                Some(_) => Transition::AttachWithheld,
+                None => Transition::AttachWaits,
+            });
+        } else {
+            env.cover(Transition::AttachOlder);
         }
         Attached::Waits
     }
@@ -388,6 +413,7 @@ impl Partition {
             let floor = self.reign.statements.get(&sender).map_or(0, |s| s.floor);
             let live = self.state.inbound.get(&sender).and_then(|i| i.live.first_key_value());
             if live.is_some_and(|(n, _)| *n < floor) {
+                env.cover(Transition::LogFloor);
                 let open = Vec::new();
                 self.push(env, Op::Closed { sender: sender.clone(), below: floor, open });
             }
@@ -405,6 +431,7 @@ impl Partition {
         self.reign.close_at = None;
         for (sender, _) in std::mem::take(&mut self.reign.closings) {
             let Some(statement) = self.reign.statements.get(&sender) else { continue };
+            env.cover(Transition::LogStated);
             let below = statement.floor.max(statement.highest + 1);
             let open: Vec<_> =
                 statement.open.iter().copied().filter(|n| *n >= statement.floor).collect();
@@ -434,16 +461,6 @@ impl Partition {
         }
     }
 
-    /// Logs an invocation's acceptance, if that was held back.
-    pub(super) fn log_item(&mut self, env: &mut Env, uuid: Uuid) {
-        if let Some(item) = self.reign.items.get(&uuid)
-            && !item.logged
-            && let Origin::Channel { sender, number } = item.origin.clone()
-        {
-            self.log_held(env, &sender, number);
-        }
-    }
-
     /// Logs every held root call: they have waited long enough for a record to ride in (rule L6).
     pub(super) fn log_held_roots(&mut self, env: &mut Env) {
         let roots: Vec<_> = self
@@ -454,6 +471,7 @@ impl Partition {
             .cloned()
             .collect();
         for sender in roots {
+            env.cover(Transition::LogHeldRoots);
             self.log_held(env, &sender, Number::MAX);
         }
     }

@@ -9,26 +9,37 @@
 //! Serving  --(foreign Claim | record void, lost or too late | log lost with records in flight)--> Reading | Off
 //! ```
 //!
-//! The parts of a reign: `inbound` (requests and channels in), `queue` (locks of actors, who is let in), `dispatch` (what
-//! holds an invocation back), `turns` (what turns ask for), `ending` (how they end), `tail` (how they go on), `outbound` (channels out, children),
-//! `storage` (caches, materialisation), `reads` (from outside turns), `reminders` (due times and changes), `gate` (proposals and what waits for them).
+//! The parts of a reign: `succession` (how it begins and ends), `inbound` (requests and channels in), `queue`
+//! (locks of actors, who is let in), `dispatch` (what holds an invocation back), `turns` (what turns ask for),
+//! `steps` (what retries need not do again), `ending` (how they end), `retry` (attempts that are followed by
+//! others), `cancel` (what people have done to invocations), `dead` (dead letters), `tail` (how they go on),
+//! `outbound` (channels out, children), `storage` and `cached` (caches, materialisation), `reads` and `questions`
+//! (from outside turns), `gate` (proposals and what waits for them), `view` (for people).
 
+mod cached;
+mod cancel;
+mod dead;
 mod dispatch;
 mod ending;
 mod gate;
 mod inbound;
 mod outbound;
+mod questions;
 mod queue;
 mod reads;
 mod reign;
 mod reminders;
+mod retry;
+mod steps;
 mod storage;
+mod succession;
 mod tail;
 mod turns;
 mod view;
 
 use std::collections::BTreeMap;
 
+use crate::cover::Transition;
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
 use crate::ids::{Epoch, Millis, NodeId, Offset, PartitionId, ProposalId, Sender, Uuid};
@@ -52,7 +63,7 @@ pub(crate) enum Stage {
 }
 
 /// A claim under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Claim {
     proposal: ProposalId,
     id: Uuid,
@@ -60,7 +71,7 @@ struct Claim {
 }
 
 /// One partition as this node sees it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Partition {
     pub(crate) id: PartitionId,
     pub(crate) state: LogState,
@@ -154,26 +165,33 @@ impl Partition {
 
     /// Forgets everything and reads the log from its start.
     fn read_anew(&mut self, env: &mut Env) {
+        env.cover(match self.stage {
+            Stage::Off | Stage::Reading => Transition::OffReading,
+            Stage::Claiming => Transition::ClaimTimedOut,
+            Stage::Serving => Transition::ServingReading,
+        });
         self.newest_epoch = self.newest_epoch.max(self.state.epoch);
         self.state = LogState::default();
         self.reign = Reign::default();
         self.claim = None;
         self.stage = Stage::Reading;
-        self.at_end = false;
         self.wanted_since = env.now;
         // What the store has need not be kept while the log is read.
         env.emit(Effect::ReadCell { partition: self.id.clone() });
-        env.emit(Effect::ReadLog { partition: self.id.clone(), from: 1 });
+        self.read_log(env, 1);
     }
 
     /// Stops following the log.
     fn rest(&mut self, env: &mut Env) {
+        let serves = self.serving();
+        env.cover(if serves { Transition::ServingOff } else { Transition::ReadingOff });
         self.stage = Stage::Off;
         self.finish = false;
         self.claim = None;
         self.reign = Reign::default();
         env.emit(Effect::StopLog { partition: self.id.clone() });
         for (sender, (node, _)) in std::mem::take(&mut self.opens) {
+            env.cover(Transition::OpenRefused);
             self.refuse(env, node, sender);
         }
         self.newest_epoch = self.newest_epoch.max(self.state.epoch);
@@ -228,6 +246,17 @@ impl Partition {
         if !free {
             return;
         }
+        env.cover(Transition::ReadingClaiming);
+        if own {
+            env.cover(Transition::ClaimOwnAgain);
+        }
+        let reigns = |owner: NodeId| owner != env.id && env.members.nodes.contains_key(&owner);
+        if !self.state.released && self.state.owner.is_some_and(reigns) {
+            env.cover(Transition::ClaimImpatient);
+        }
+        if !self.wanted(env) {
+            env.cover(Transition::ClaimToRelease);
+        }
         let (proposal, id) = (env.proposal(), env.uuid());
         self.claim = Some(Claim { proposal, id, since: env.now });
         self.stage = Stage::Claiming;
@@ -249,12 +278,13 @@ impl Partition {
             Record::Claim { id, .. } => self.claim.as_ref().is_some_and(|c| c.id == *id),
             _ => false,
         };
-        let unclean = self.state.owner.is_some() && !self.state.released;
+        let unclean = self.state.owner.filter(|_| !self.state.released);
         match self.state.admit(&env.rules, offset, record) {
             Admission::Claimed if mine => self.serve(env, unclean),
             Admission::Claimed | Admission::Released => self.try_claim(env),
-            Admission::Applied(ops) => self.reign.replayed(offset, ops),
+            Admission::Applied(ops) => self.reign.replayed(env, offset, ops),
             Admission::Void if mine => {
+                env.cover(Transition::ClaimVoid);
                 self.claim = None;
                 self.stage = Stage::Reading;
                 self.try_claim(env);
@@ -270,6 +300,7 @@ impl Partition {
             && let Some(own) = self.reign.inflight.iter().find(|f| f.seq == *seq)
         {
             // Appended before this reading began.
+            env.cover(Transition::OwnReadAnew);
             let proposal = own.proposal;
             return self.committed(env, offset, proposal);
         }
@@ -296,10 +327,9 @@ impl Partition {
             }
             Stage::Reading | Stage::Claiming => {
                 // Of an earlier reign, and no longer held here: read it as everybody does.
+                env.cover(Transition::OwnReadLater);
                 let from = self.state.offset + 1;
-                self.at_end = false;
-                self.reign.barriers = self.reign.barriers.min(1);
-                env.emit(Effect::ReadLog { partition: self.id.clone(), from });
+                self.read_log(env, from);
             }
             Stage::Serving => self.committed(env, offset, proposal),
         }
@@ -313,25 +343,21 @@ impl Partition {
     /// The log has been read to the end.
     pub(crate) fn read_end(&mut self, env: &mut Env) {
         self.at_end = true;
+        self.reign.ends = self.reign.ends.saturating_sub(1);
         match self.stage {
             Stage::Reading => self.try_claim(env),
             Stage::Claiming if self.reign.claim_lost => {
                 // The claim's fate was unknown; it is not in the log, and would be void if it came late.
+                env.cover(Transition::ClaimNotFound);
                 self.reign.claim_lost = false;
                 self.reign.barriers = 0;
                 self.claim = None;
                 self.stage = Stage::Reading;
                 self.try_claim(env);
             }
-            Stage::Serving if self.reign.barriers > 0 => {
-                self.reign.barriers -= 1;
-                if self.reign.barriers == 0 {
-                    self.check_doubted(env);
-                }
-                self.pump_all(env);
-            }
+            Stage::Serving => self.end_reached(env),
             Stage::Claiming => self.reign.barriers = self.reign.barriers.saturating_sub(1),
-            Stage::Off | Stage::Serving => {}
+            Stage::Off => {}
         }
     }
 
@@ -344,24 +370,32 @@ impl Partition {
                 self.drop_all(env, "the log broke off with records in flight", (0, None));
                 return;
             }
-            Stage::Serving => self.reign.barriers = 1,
+            Stage::Serving => {
+                env.cover(Transition::LostIdle);
+                self.reign.barriers = 1;
+            }
             Stage::Claiming => {
+                env.cover(Transition::LostClaiming);
                 self.reign.claim_lost = true;
                 // Only the end of this reading will be reported: earlier barriers are in it.
                 self.reign.barriers = 1;
             }
             Stage::Reading => {}
         }
-        self.at_end = false;
-        env.emit(Effect::ReadLog { partition: self.id.clone(), from });
+        self.read_log(env, from);
     }
 
     /// The process was perhaps away: reads to the end before it dispatches anything (rule L4).
     pub(crate) fn resumed(&mut self, env: &mut Env) {
         // A claim under way counts, too: it may have been followed by another one.
         if matches!(self.stage, Stage::Claiming | Stage::Serving) {
-            self.reign.barriers += 1;
-            env.emit(Effect::ReadBarrier { partition: self.id.clone() });
+            let serves = self.serving();
+            env.cover(if serves {
+                Transition::BarrierAfterPause
+            } else {
+                Transition::BarrierClaiming
+            });
+            self.hold_until_read(env);
         }
     }
 

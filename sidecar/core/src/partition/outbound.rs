@@ -3,7 +3,8 @@
 use super::Partition;
 use super::gate::Gated;
 use super::reign::ItemStage;
-use crate::effect::{Effect, Notice, Response};
+use crate::cover::Transition;
+use crate::effect::{Notice, Response};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, NodeId, Number, PartitionId, Sender, Uuid};
 use crate::invocation::{Obligation, Outcome};
@@ -138,34 +139,58 @@ impl Partition {
     ) {
         // After a `Release` nothing is decided any more: the next owner asks again.
         if !self.serving() || self.reign.released {
+            if self.serving() {
+                env.cover(Transition::ReplyReleased);
+            }
             return;
         }
         let out = self.state.outbound.get(callee);
         let Some(obligation) = out.and_then(|out| out.open.get(&number)) else { return };
         let (is_awaited, parent) = (obligation.owed.is_awaited(), obligation.parent);
+        let is_keyed = obligation.step_key.is_some();
         let invocation = InvocationId { home: callee.clone(), uuid: obligation.owed.uuid() };
         self.answered(env, callee, &[number]);
         let child = (callee.clone(), number);
         if !is_awaited || !self.reign.outcomes.insert(child.clone()) {
+            env.cover(Transition::ReplyAgain);
             return;
         }
-        self.settle_later(env, callee, [number]);
+        if is_keyed {
+            self.settle_keyed(env, (callee, number), outcome.clone());
+        } else {
+            self.settle_later(env, callee, [number]);
+        }
         let Some(parent) = parent else { return };
-        let Some(item) = self.reign.items.get_mut(&parent) else { return };
+        let Some(item) = self.reign.items.get_mut(&parent) else {
+            return env.cover(Transition::ReplyOrphan);
+        };
         match &mut item.stage {
             ItemStage::Running(turn) => {
-                turn.received.push(child.clone());
+                env.cover(Transition::ReplyRunning);
+                if !is_keyed {
+                    turn.received.push(child.clone());
+                }
                 if let Some(request) = turn.calls.remove(&child) {
+                    if turn.result.is_some() && turn.calls.is_empty() {
+                        env.cover(Transition::ReturnedPastCalls);
+                    }
                     let invocation = Some(invocation);
                     env.respond(request, Ok(Response::Outcome { invocation, outcome }));
                     self.maybe_end(env, parent);
                 }
             }
             ItemStage::WaitChildren => {
+                env.cover(Transition::ReplyChildren);
                 item.stage = ItemStage::Queued;
                 self.pump_item(env, parent);
             }
-            ItemStage::Queued | ItemStage::WaitSlot | ItemStage::WaitCommit | ItemStage::Moved => {}
+            ItemStage::Queued
+            | ItemStage::WaitSlot
+            | ItemStage::WaitCommit
+            | ItemStage::Parked
+            | ItemStage::Moved => {
+                env.cover(Transition::ReplyEarly);
+            }
         }
     }
 
@@ -208,16 +233,17 @@ impl Partition {
         let out = self.state.outbound.get(receiver);
         let Some(obligation) = out.and_then(|out| out.open.get(&number)) else { return };
         if !obligation.owed.is_awaited() {
+            env.cover(Transition::GoneTell);
             return self.accepted(env, receiver, &[number]);
         }
         let child = (receiver.clone(), number);
         if self.reign.outcomes.contains(&child) || !self.reign.doubted.insert(child) {
             return;
         }
+        env.cover(Transition::GoneDoubted);
         // A successor may have closed it, and its claim not be read yet: only the log tells who is wrong. Nothing is
         // dispatched meanwhile.
-        self.reign.barriers += 1;
-        env.emit(Effect::ReadBarrier { partition: self.id.clone() });
+        self.hold_until_read(env);
     }
 
     /// The log was read to its end, and this reign goes on: what was called retired meanwhile has to be settled by now.
@@ -227,6 +253,9 @@ impl Partition {
                 && !self.reign.outcomes.contains(&(to.clone(), *number))
         };
         let broken = self.reign.doubted.iter().any(still_open);
+        if !broken && !self.reign.doubted.is_empty() {
+            env.cover(Transition::DoubtSettled);
+        }
         self.reign.doubted.clear();
         if broken {
             env.notice(Notice::BrokenInvariant { what: "an open call's number has retired" });
@@ -244,6 +273,7 @@ impl Partition {
             if numbers.is_empty() {
                 continue;
             }
+            env.cover(Transition::LogSettled);
             self.push(env, Op::Settle { to: to.clone(), numbers: numbers.clone() });
             self.gate_closed(env, numbers.into_iter().map(|n| (to.clone(), n)));
         }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::Partition;
 use super::reign::{Item, ItemStage};
+use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{TurnToken, Uuid};
 
 impl Partition {
     /// Puts an invocation in its actor's queue; calls of the flow that holds the actor pass it (P7).
-    pub(super) fn enqueue(&mut self, uuid: Uuid) {
+    pub(super) fn enqueue(&mut self, env: &Env, uuid: Uuid) {
         let Some(item) = self.reign.items.get(&uuid) else { return };
         let Some(actor) = &item.invocation.actor else {
             self.reign.idle.insert(uuid);
@@ -19,8 +20,10 @@ impl Partition {
         let chain = item.invocation.chain.clone();
         let actor = self.reign.actors.entry(actor.clone()).or_default();
         if actor.stack.first().is_some_and(|bottom| chain.contains(bottom)) {
+            env.cover(Transition::EnterInner);
             actor.inner.push_back(uuid);
         } else {
+            env.cover(Transition::EnterQueue);
             actor.queue.push_back(uuid);
         }
     }
@@ -65,6 +68,7 @@ impl Partition {
         if let Some(item) = self.reign.items.get_mut(&uuid)
             && matches!(item.stage, ItemStage::WaitSlot)
         {
+            env.cover(Transition::WaitSlotQueued);
             item.stage = ItemStage::Queued;
             self.pump_item(env, uuid);
         }
@@ -77,6 +81,7 @@ impl Partition {
         }
         self.pump_stack(env, name);
         self.reign.pumping = false;
+        self.resume_reminders(env, name);
     }
 
     fn pump_stack(&mut self, env: &mut Env, name: &Arc<str>) {
@@ -102,6 +107,7 @@ impl Partition {
             {
                 if unstarted {
                     // It was let in and has not started: nested calls must not wait behind it.
+                    env.cover(Transition::HandOverRootBack);
                     self.set_stage(top, ItemStage::Queued);
                     let Some(actor) = self.reign.actors.get_mut(name) else { return };
                     actor.stack.pop();
@@ -122,6 +128,7 @@ impl Partition {
             if !item.suspended() || !self.let_in_inner(name, top) {
                 return;
             }
+            env.cover(Transition::LetInInner);
         }
     }
 
@@ -162,10 +169,12 @@ impl Partition {
         let Some(actor) = self.reign.actors.get_mut(name) else { return false };
         let bound = if env.may_speculate() { env.limits.speculation_per_actor_max } else { 1 };
         if actor.ahead >= bound {
+            env.cover(Transition::AheadMax);
             return false;
         }
         // Those that waited to be let in to a flow that has ended come first.
         while let Some(uuid) = actor.inner.pop_back() {
+            env.cover(Transition::InnerLeft);
             actor.queue.push_front(uuid);
         }
         let next = if nested_only {
@@ -188,6 +197,9 @@ impl Partition {
             std::iter::from_fn(|| actor.queue.pop_front()).find(|uuid| items.contains_key(uuid))
         };
         if let Some(uuid) = next {
+            if nested_only {
+                env.cover(Transition::HandOverNested);
+            }
             actor.stack.push(uuid);
             let bottom = uuid;
             let items = &self.reign.items;
@@ -196,6 +208,7 @@ impl Partition {
             // Only what has flushed can have descendants.
             let progressed = self.state.entries.get(&uuid).is_some_and(|e| e.holds);
             if progressed && actor.queue.iter().any(descends) {
+                env.cover(Transition::QueueToInner);
                 let (inner, queue) = actor.queue.drain(..).partition(descends);
                 actor.inner = inner;
                 actor.queue = queue;

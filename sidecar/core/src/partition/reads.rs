@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Partition;
 use super::gate::Gated;
+use super::questions::Question;
 use super::reign::{AWAITERS_MAX, Reader, WaitingRead};
 use super::storage;
 use crate::env::Env;
@@ -22,13 +23,25 @@ impl Partition {
         actor: Arc<str>,
         keys: Option<Vec<Arc<str>>>,
     ) {
-        // Without a lease, or before it has read on after it was away, a successor may reign already and know more
-        // (rule L4).
-        if !self.serving() || !env.lease_valid || self.reign.barriers > 0 {
+        // Without a lease a successor may reign already, and can be asked at once.
+        if !self.serving() || !env.lease_valid {
             return self.refuse_read(env, from, request);
         }
+        let needs_proof = env.rules.read_barrier;
+        self.question(env, (from, request), Question::State { actor, keys }, needs_proof);
+    }
+
+    /// The reign is current: it answers as soon as it has the state, and everything decided is committed.
+    pub(super) fn read_current(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        request: RequestId,
+        actor: Arc<str>,
+        keys: Option<Vec<Arc<str>>>,
+    ) {
         if let Some(state) = self.reign.cache.get(&actor) {
-            let result = answer(env, state, keys.as_deref());
+            let result = answer(env, state.keys(), keys.as_deref());
             return self.gate_read(env, from, request, result);
         }
         let waiting = self.reign.loading.get_mut(&actor).map(|load| &mut load.waiting);
@@ -57,15 +70,20 @@ impl Partition {
         self.gate_read(env, from, request, result);
     }
 
-    fn gate_read(&mut self, env: &mut Env, from: NodeId, request: RequestId, result: ReadResult) {
+    /// Sends an answer when everything decided so far is committed (rule L5).
+    pub(super) fn gate_read(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        request: RequestId,
+        result: ReadResult,
+    ) {
         let message = Message::ReadDone { request, result };
-        self.gate(env, Gated::Send { to: from, message });
-    }
-
-    /// Somebody else is to be asked, or this node a little later.
-    pub(super) fn refuse_read(&self, env: &mut Env, from: NodeId, request: RequestId) {
-        let result = ReadResult::NotOwner(self.owner_hint(env));
-        env.send(from, Message::ReadDone { request, result });
+        if env.rules.gate_reads {
+            self.gate(env, Gated::Send { to: from, message });
+        } else {
+            env.send(from, message);
+        }
     }
 }
 

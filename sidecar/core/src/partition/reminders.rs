@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use super::Partition;
 use super::gate::Gated;
+use super::questions::Question;
 use super::reign::{Item, ItemStage};
 use crate::agenda::Key;
+use crate::cover::Transition;
 use crate::effect::{Notice, RequestError, Response};
 use crate::env::Env;
 use crate::ids::{Millis, NodeId, Number, RequestId, Sender, TurnToken, Uuid};
@@ -55,20 +57,25 @@ impl Partition {
         let clock = self.clock(env);
         for _ in 0..env.limits.reminder_firings_per_record_max {
             let Some((due, key)) = self.state.agenda.first().cloned() else { return };
-            if due > clock || self.reign.inflight.len() >= env.limits.records_in_flight_max {
+            if due > clock {
                 return;
+            }
+            if self.reign.inflight.len() >= env.limits.records_in_flight_max {
+                return env.cover(Transition::RemindersFlight);
             }
             let Some(reminder) = self.state.agenda.get(&key).cloned() else { return };
             if let Some(hit) = self.no_room_to_fire(env, &reminder) {
                 return self.wait_to_fire(env, hit);
             }
-            let queued = self.reign.actors.get(&key.0).map_or(0, |actor| actor.queue.len());
-            if queued >= env.limits.queue_per_actor_max {
+            if self.queued(&key.0) >= env.limits.queue_per_actor_max {
                 self.pause_reminders(env, &key.0);
                 continue;
             }
             self.reign.reminders_wait = false;
             self.fire(env, key, &reminder);
+        }
+        if self.state.agenda.first().is_some_and(|(due, _)| *due <= clock) {
+            env.cover(Transition::RemindersMore);
         }
     }
 
@@ -90,6 +97,7 @@ impl Partition {
 
     /// Due times wait until something has ended here (rule C7): they are not lost, and it is said once.
     fn wait_to_fire(&mut self, env: &mut Env, hit: LimitHit) {
+        env.cover(Transition::RemindersFull);
         if !std::mem::replace(&mut self.reign.reminders_wait, true) {
             let partition = self.id.clone();
             env.notice(Notice::RemindersWait { partition, actor: None, hit });
@@ -98,6 +106,7 @@ impl Partition {
 
     /// An actor's queue is full: its reminders wait, those of others do not.
     fn pause_reminders(&mut self, env: &mut Env, actor: &Arc<str>) {
+        env.cover(Transition::RemindersPaused);
         self.state.agenda.pause(actor);
         let limit = env.limits.queue_per_actor_max as u64;
         let hit = LimitHit { name: "queue_per_actor_max", limit };
@@ -105,13 +114,17 @@ impl Partition {
         env.notice(Notice::RemindersWait { partition, actor, hit });
     }
 
-    /// Something of an actor has ended: its reminders may fire again.
-    pub(super) fn resume_reminders(&mut self, env: &Env, actor: Option<&Arc<str>>) {
-        let Some(actor) = actor.filter(|actor| self.state.agenda.is_paused(actor)) else { return };
-        let queued = self.reign.actors.get(actor).map_or(0, |actor| actor.queue.len());
-        if queued < env.limits.queue_per_actor_max {
+    /// An actor's queue has changed: its reminders may fire again.
+    pub(super) fn resume_reminders(&mut self, env: &Env, actor: &Arc<str>) {
+        if self.state.agenda.is_paused(actor) && self.queued(actor) < env.limits.queue_per_actor_max
+        {
+            env.cover(Transition::RemindersResumed);
             self.state.agenda.resume(actor);
         }
+    }
+
+    fn queued(&self, actor: &Arc<str>) -> usize {
+        self.reign.actors.get(actor).map_or(0, |actor| actor.queue.len())
     }
 
     /// A due time has come.
@@ -145,12 +158,14 @@ impl Partition {
             started: false,
             cleared: false,
             retry_at: 0,
+            ended: None,
+            cancel: false,
             reply_to: None,
             awaiters: Vec::new(),
             stage: ItemStage::Queued,
         };
         self.insert_item(env, uuid, item);
-        self.enqueue(uuid);
+        self.enqueue(env, uuid);
         self.pump_item(env, uuid);
     }
 
@@ -232,6 +247,12 @@ impl Partition {
         actor: &Arc<str>,
     ) {
         let listed = self.check_turn_of(env, token, actor);
+        if let Ok(uuid) = &listed
+            && let Some(turn) = self.reign.items.get(uuid).and_then(Item::running)
+            && !turn.unflushed.reminders.is_empty()
+        {
+            env.cover(Transition::RemindersInTurn);
+        }
         let listed = listed.map(|uuid| Response::Reminders(self.reminders_in_turn(uuid, actor)));
         env.respond(request, listed);
     }
@@ -351,10 +372,15 @@ impl Partition {
                 ReminderChange::Cancel(id) => agenda.firings(&key(id)).collect(),
                 ReminderChange::CancelAll => agenda.firings_of(actor).collect(),
             };
-            let unstarted = |uuid: &Uuid| self.reign.items.get(uuid).is_some_and(|i| !i.started);
-            let dropped: Vec<Uuid> = firings.into_iter().filter(unstarted).collect();
+            // A later step of a chain of tail calls goes on with what has started.
+            let has_not_started = |item: &Item| !item.started && item.invocation.step == 1;
+            let items = &self.reign.items;
+            let dropped: Vec<Uuid> = firings
+                .into_iter()
+                .filter(|uuid| items.get(uuid).is_some_and(has_not_started))
+                .collect();
             if env.rules.cancel_drops_firings {
-                dropped.iter().for_each(|uuid| drop(self.remove_item(env, *uuid)));
+                dropped.iter().for_each(|uuid| self.drop_firing(env, *uuid));
             }
             ops.push(ReminderOp { change, dropped });
         }
@@ -369,6 +395,15 @@ impl Partition {
         ops
     }
 
+    fn drop_firing(&mut self, env: &mut Env, uuid: Uuid) {
+        let Some(item) = self.remove_item(env, uuid) else { return };
+        env.cover(match item.stage {
+            ItemStage::WaitSlot => Transition::FiringDropSlot,
+            ItemStage::WaitCommit => Transition::FiringDropCommit,
+            _ => Transition::FiringDropQueued,
+        });
+    }
+
     /// Changes are buffered no longer.
     pub(super) fn unbuffer_reminders(&mut self, changes: &[ReminderChange]) {
         let sizes = changes.iter().filter_map(|change| match change {
@@ -378,18 +413,30 @@ impl Partition {
         self.reign.buffered_reminders.remove_all(sizes);
     }
 
-    /// A node asks for an actor's reminders: what was decided, once it is committed (rule L5).
+    /// A node asks for an actor's reminders.
     pub(crate) fn list_reminders(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        request: RequestId,
+        actor: Arc<str>,
+    ) {
+        // Without a lease a successor may reign already, and can be asked at once.
+        if !self.serving() || !env.lease_valid {
+            return self.refuse_read(env, from, request);
+        }
+        let needs_proof = env.rules.read_barrier;
+        self.question(env, (from, request), Question::Reminders { actor }, needs_proof);
+    }
+
+    /// The reign is current: what was decided, once it is committed (rule L5).
+    pub(super) fn reminders_current(
         &mut self,
         env: &mut Env,
         from: NodeId,
         request: RequestId,
         actor: &Arc<str>,
     ) {
-        // As for state: a successor may reign already (rule L4).
-        if !self.serving() || !env.lease_valid || self.reign.barriers > 0 {
-            return self.refuse_read(env, from, request);
-        }
         let all: Vec<_> = self.state.agenda.of(actor).cloned().collect();
         let max = env.limits.state_read_bytes_max;
         let result = if all.iter().map(|reminder| reminder.size()).sum::<usize>() > max {
@@ -397,8 +444,7 @@ impl Partition {
         } else {
             ReadResult::Reminders(all)
         };
-        let message = Message::ReadDone { request, result };
-        self.gate(env, Gated::Send { to: from, message });
+        self.gate_read(env, from, request, result);
     }
 }
 

@@ -10,38 +10,33 @@
 //!   shows less is a rollback: the owner lets go of everything and reads the log again, which holds what is missing.
 //! - An owner that never looks at the store again is not disturbed; the next reign's fence shows where to go on from.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::reign::{Load, Reader, Reign, WaitingRead};
+use super::cached::{ActorState, State};
+use super::reign::{Reader, Reign, WaitingRead};
 use super::{Partition, Stage};
+use crate::cover::Transition;
 use crate::effect::{Effect, Notice, Response};
 use crate::env::Env;
 use crate::event::Cell;
 use crate::ids::{Epoch, Offset, RequestId, TurnToken};
-use crate::invocation::{ActorOps, Payload, StateOp};
-
-type State = BTreeMap<Arc<str>, Payload>;
+use crate::invocation::{ActorOps, StateOp};
 
 impl Reign {
     /// Committed operations found by reading the log before the reign: the store may lack them.
-    pub(super) fn replayed(&mut self, offset: Offset, ops: Vec<ActorOps>) {
+    pub(super) fn replayed(&mut self, env: &Env, offset: Offset, ops: Vec<ActorOps>) {
         if offset <= self.cell.offset {
+            if !ops.is_empty() {
+                env.cover(Transition::CellSkips);
+            }
             return;
         }
         for actor in &ops {
             self.note_unstored(actor);
         }
         if !ops.is_empty() {
+            env.cover(Transition::Replayed);
             self.store_queue.push_back((offset, self.stamp, ops));
-        }
-    }
-
-    fn note_unstored(&mut self, ops: &ActorOps) {
-        let queue = self.unstored.entry(ops.actor.clone()).or_default();
-        for op in &ops.ops {
-            self.stamp += 1;
-            queue.push_back((self.stamp, op.clone()));
         }
     }
 
@@ -58,28 +53,16 @@ impl Reign {
             }
         }
     }
-
-    /// Forgets operations of an actor that the store has.
-    fn drop_stored(&mut self, actor: &Arc<str>) {
-        let Some(queue) = self.unstored.get_mut(actor) else { return };
-        while queue.front().is_some_and(|(at, _)| *at <= self.in_store) {
-            queue.pop_front();
-        }
-        if queue.is_empty() {
-            self.unstored.remove(actor);
-        }
-    }
 }
 
 impl Partition {
     /// Applies decided operations to what is cached, and remembers them for loads and for the store.
-    pub(super) fn apply_to_cache(&mut self, ops: &ActorOps) {
+    pub(super) fn apply_to_cache(&mut self, env: &mut Env, ops: &ActorOps) {
         self.reign.note_unstored(ops);
         if let Some(state) = self.reign.cache.get_mut(&ops.actor) {
-            for op in &ops.ops {
-                apply(state, op);
-            }
+            ops.ops.iter().for_each(|op| state.apply(op));
         }
+        self.review_backlog(env);
     }
 
     /// Committed operations, in log order, are owed to the store.
@@ -130,14 +113,17 @@ impl Partition {
             return;
         }
         if cell.offset < self.reign.cell.offset {
+            env.cover(Transition::FencedBehind);
             return self.rolled_back(env);
         }
         if cell.offset > self.state.offset {
             return self.store_ahead(env, cell);
         }
+        env.cover(Transition::Fenced);
         self.reign.fenced = true;
         self.reign.cell = Cell { epoch, offset: cell.offset };
         self.reign.stored(cell.offset);
+        self.review_backlog(env);
         if self.reign.fence_at.take().is_some() {
             self.load_again(env);
         }
@@ -153,6 +139,7 @@ impl Partition {
     /// The store holds more than the log, and so something else: it is not used, and asked again later.
     fn store_ahead(&mut self, env: &mut Env, cell: Cell) {
         let (partition, log) = (self.id.clone(), self.state.offset);
+        env.cover(Transition::StoreAhead);
         env.notice(Notice::StoreAhead { partition, store: cell.offset, log });
         self.reign.fenced = false;
         self.reign.fence_at = Some(env.now + env.limits.append_timeout_ms);
@@ -180,7 +167,11 @@ impl Partition {
         self.reign.writing = None;
         self.reign.cell.offset = upto;
         self.reign.stored(upto);
+        if !self.reign.store_queue.is_empty() {
+            env.cover(Transition::WriteBehind);
+        }
         self.write_store(env);
+        self.review_backlog(env);
     }
 
     /// The store refused a step. If it knows a newer reign this one is over, whatever the log has shown so far.
@@ -191,8 +182,10 @@ impl Partition {
             return;
         }
         if cell.epoch > epoch {
+            env.cover(Transition::RefusedNewer);
             return self.drop_all(env, "the store knows a newer reign", (0, None));
         }
+        env.cover(Transition::FenceAgain);
         self.reign.writing = None;
         self.fence(env);
     }
@@ -205,6 +198,7 @@ impl Partition {
         if !self.serving() {
             return;
         }
+        env.cover(Transition::StoreReset);
         self.reign.writing = None;
         self.fence(env);
         self.load_again(env);
@@ -233,20 +227,26 @@ impl Partition {
         }
         let Some(load) = self.reign.loading.get(actor) else { return };
         if cell.epoch > epoch {
+            env.cover(Transition::LoadNewer);
             return self.drop_all(env, "the store knows a newer reign", (0, None));
         }
         if cell.offset < load.known && env.rules.load_checks {
+            env.cover(Transition::LoadBehind);
             return self.rolled_back(env);
         }
         if cell.offset > self.state.offset {
             return self.store_ahead(env, cell);
         }
         let Some(load) = self.reign.loading.remove(actor) else { return };
+        if self.reign.unstored.contains_key(actor) {
+            env.cover(Transition::LoadOverlay);
+        }
         for (_, op) in self.reign.unstored.get(actor).into_iter().flatten() {
             apply(&mut state, op);
         }
         self.reign.drop_stored(actor);
-        let for_turns = load.waiting.iter().any(|read| matches!(read.reader, Reader::Turn(_)));
+        let for_turns = !load.writers.is_empty()
+            || load.waiting.iter().any(|read| matches!(read.reader, Reader::Turn(_)));
         // Reads from outside must not fill the cache: only an actor that ends its turns is dropped from it.
         let keeps = for_turns || self.reign.actors.contains_key(actor);
         for read in &load.waiting {
@@ -255,13 +255,15 @@ impl Partition {
             }
         }
         if keeps {
-            self.reign.cache.insert(actor.clone(), state);
+            self.reign.cache.insert(actor.clone(), ActorState::new(state));
         }
         for read in load.waiting {
             if let Reader::Turn(token) = read.reader {
                 self.state_read(env, read.request, &token, read.keys);
             }
         }
+        env.resumable.extend(load.writers);
+        self.review_backlog(env);
     }
 
     /// Reads keys of the turn's actor: what was decided, and what the turn has buffered.
@@ -285,21 +287,13 @@ impl Partition {
             let reader = Reader::Turn(token.clone());
             return self.load_for(env, actor, WaitingRead { request, reader, keys });
         };
-        let answer = read(state, &turn.unflushed.state, keys.as_deref());
+        let answer = read(state.keys(), &turn.unflushed.state, keys.as_deref());
         env.respond(request, Ok(Response::State(answer)));
     }
 
     /// Lets a read wait for the actor's state, and has it loaded if that is not under way.
     pub(super) fn load_for(&mut self, env: &mut Env, actor: Arc<str>, read: WaitingRead) {
-        let first = !self.reign.loading.contains_key(&actor);
-        let known = self.reign.cell.offset;
-        let load = Load { known, waiting: Vec::new() };
-        self.reign.loading.entry(actor.clone()).or_insert(load).waiting.push(read);
-        // A store that is not to be used is asked when it is again.
-        if first && self.reign.fence_at.is_none() {
-            let (partition, epoch) = (self.id.clone(), self.reign.epoch);
-            env.emit(Effect::LoadActor { partition, epoch, actor });
-        }
+        self.load(env, actor).waiting.push(read);
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::Partition;
 use super::gate::Gated;
 use super::reign::{ItemStage, Unflushed};
+use crate::cover::Transition;
 use crate::env::Env;
 use crate::event::TailCall;
 use crate::ids::{NodeId, Number, PartitionId, Sender, Uuid};
@@ -31,12 +32,17 @@ impl Partition {
         let before = item.invocation.clone();
         let is_same = to == self.id && before.actor.is_some() && before.actor == call.target.actor;
         if call.keeps_lock && !is_same {
+            env.cover(Transition::TailRefused);
             let error = ApplicationError::of_kar(
                 "kar.INVALID_TAIL_CALL",
                 "a tail call keeps the lock only if it goes to the same actor",
             );
             self.drop_unflushed(unflushed);
             return self.end(env, uuid, Outcome::Failed(error), Unflushed::default());
+        }
+        if item.cancel && env.rules.heed_cancel {
+            // Somebody asked for its end: what this step did stays, and no other one follows.
+            return self.end(env, uuid, Outcome::Cancelled, unflushed);
         }
         // The entry goes on, so it is needed in full.
         self.log_item(env, uuid);
@@ -56,21 +62,25 @@ impl Partition {
             trace: before.trace.clone(),
             step: before.step + 1,
             home,
+            retry: before.retry,
         });
         if stays {
+            env.cover(if call.keeps_lock { Transition::TailKept } else { Transition::TailStays });
             let (invocation, keeps_lock) = (next.clone(), call.keeps_lock);
             self.complete(env, uuid, End::Next { invocation, keeps_lock }, unflushed);
             self.begin_step(uuid, next);
-            if !keeps_lock {
-                self.enqueue(uuid);
+            if !keeps_lock || !env.rules.tail_lock {
+                self.enqueue(env, uuid);
             }
         } else {
-            let obligation = Obligation { to, owed: Owed::Invocation(next), parent: None };
+            let obligation =
+                Obligation { to, owed: Owed::Invocation(next), parent: None, step_key: None };
             self.buffer(&mut unflushed, obligation);
             self.complete(env, uuid, End::Passed, unflushed);
             self.pass_on(env, uuid);
         }
-        self.free_actor(env, uuid, before.actor.as_ref(), call.keeps_lock);
+        let holds = call.keeps_lock && env.rules.tail_lock;
+        self.free_actor(env, uuid, before.actor.as_ref(), holds);
         if stays {
             self.pump_item(env, uuid);
         }
@@ -85,8 +95,10 @@ impl Partition {
         (home, outcome): (PartitionId, Outcome),
         mut unflushed: Unflushed,
     ) {
+        env.cover(Transition::TailHome);
         let owed = Owed::Outcome(Arc::new(ChainOutcome { uuid, outcome }));
-        self.buffer(&mut unflushed, Obligation { to: home, owed, parent: None });
+        let obligation = Obligation { to: home, owed, parent: None, step_key: None };
+        self.buffer(&mut unflushed, obligation);
         self.complete(env, uuid, End::Passed, unflushed);
     }
 
@@ -99,10 +111,12 @@ impl Partition {
     fn pass_on(&mut self, env: &mut Env, uuid: Uuid) {
         match self.state.entries.get(&uuid).map(|entry| entry.invocation.clone()) {
             Some(invocation) => {
+                env.cover(Transition::TailMoved);
                 self.begin_step(uuid, invocation);
                 self.set_stage(uuid, ItemStage::Moved);
             }
             None => {
+                env.cover(Transition::TailPassed);
                 if let Some(item) = self.remove_item(env, uuid) {
                     self.report_withheld(env, &item);
                 }
@@ -120,6 +134,7 @@ impl Partition {
         item.started = false;
         item.cleared = false;
         item.retry_at = 0;
+        item.ended = None;
         item.stage = ItemStage::Queued;
     }
 
@@ -137,6 +152,10 @@ impl Partition {
     ) {
         self.log_held(env, &sender, number);
         let item = if self.is_moved(done.uuid) { self.remove_item(env, done.uuid) } else { None };
+        env.cover(match item {
+            Some(_) => Transition::TailOutcome,
+            None => Transition::TailOutcomeAgain,
+        });
         let outcome = done.outcome.clone();
         let op = Op::Outcome { sender: sender.clone(), number, done, time: env.now };
         self.push(env, op);
@@ -153,6 +172,7 @@ impl Partition {
         (from, sender, number): (NodeId, Sender, Number),
         invocation: Arc<Invocation>,
     ) {
+        env.cover(Transition::TailBack);
         let uuid = invocation.uuid;
         self.log_held(env, &sender, number);
         self.push(env, Op::Accept { sender: sender.clone(), number, invocation });
@@ -160,7 +180,7 @@ impl Partition {
         let Some(entry) = self.state.entries.get(&uuid) else { return };
         let invocation = entry.invocation.clone();
         self.begin_step(uuid, invocation);
-        self.enqueue(uuid);
+        self.enqueue(env, uuid);
         self.pump_item(env, uuid);
     }
 }

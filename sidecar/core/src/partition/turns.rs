@@ -7,11 +7,11 @@ use super::reign::Unflushed;
 use crate::effect::{RequestError, Response};
 use crate::env::Env;
 use crate::ids::{InvocationId, Number, PartitionId, RequestId, TurnToken, Uuid};
-use crate::invocation::{Invocation, Mode, Obligation, Owed, StateOp};
-use crate::record::{Op, Segment};
+use crate::invocation::{Invocation, Mode, Obligation, Owed, RetryPolicy, StateOp};
+use crate::record::{Op, RecordedStep, Segment};
 
 /// A call or tell that a turn makes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct TurnInvoke {
     pub(crate) to: PartitionId,
     pub(crate) uuid: Uuid,
@@ -21,6 +21,8 @@ pub(crate) struct TurnInvoke {
     pub(crate) payload: crate::invocation::Payload,
     pub(crate) deadline: Option<crate::ids::Millis>,
     pub(crate) trace: Arc<str>,
+    pub(crate) step_key: Option<Arc<str>>,
+    pub(crate) retry: Option<RetryPolicy>,
 }
 
 impl Partition {
@@ -54,6 +56,9 @@ impl Partition {
             Ok(uuid) => uuid,
             Err(error) => return env.respond(request, Err(error)),
         };
+        if self.answer_keyed(env, request, token, &invoke) {
+            return;
+        }
         let owed = self.state.owed.plus(self.reign.buffered);
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         let caller = item.invocation.clone();
@@ -82,8 +87,10 @@ impl Partition {
                 trace: invoke.trace,
                 step: 1,
                 home: None,
+                retry: invoke.retry,
             })),
             parent: Some(uuid),
+            step_key: invoke.step_key,
         };
         let bytes = obligation.size();
         if call && turn.calls.len() >= env.limits.calls_per_turn_max {
@@ -114,7 +121,7 @@ impl Partition {
         if !call {
             return env.respond(request, Ok(Response::Accepted { invocation: child }));
         }
-        let Some(number) = self.progress(env, uuid) else { return };
+        let Some(number) = self.progress(env, uuid, Vec::new()) else { return };
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         let actor = item.invocation.actor.clone();
         if let Some(turn) = item.turn() {
@@ -131,8 +138,13 @@ impl Partition {
         }
     }
 
-    /// Flushes the segment (P5); returns the number of the last obligation, if there is one.
-    fn progress(&mut self, env: &mut Env, uuid: Uuid) -> Option<Number> {
+    /// Flushes the segment (P5), with steps recorded; returns the number of the last obligation, if there is one.
+    pub(super) fn progress(
+        &mut self,
+        env: &mut Env,
+        uuid: Uuid,
+        steps: Vec<RecordedStep>,
+    ) -> Option<Number> {
         let item = self.reign.items.get_mut(&uuid)?;
         let (attempt, actor) = (item.attempt, item.invocation.actor.clone());
         self.log_item(env, uuid);
@@ -145,7 +157,7 @@ impl Partition {
         let (segment, gates) = self.segment(env, actor.as_ref(), unflushed);
         let last = gates.last().map(|(_, number)| *number);
         let closed = settled.clone();
-        self.push(env, Op::Progress { uuid, attempt, segment, settled });
+        self.push(env, Op::Progress { uuid, attempt, segment, settled, steps });
         self.gate_sends(env, gates);
         self.gate_closed(env, closed);
         last
@@ -179,12 +191,17 @@ impl Partition {
             Ok(uuid) => uuid,
             Err(error) => return env.respond(request, Err(error)),
         };
-        let Some(item) = self.reign.items.get_mut(&uuid) else { return };
+        let Some(item) = self.reign.items.get(&uuid) else { return };
         if item.invocation.actor.is_none() {
             let error = RequestError::Invalid("services have no actor state");
             return env.respond(request, Err(error));
         }
-        let Some(turn) = item.turn() else { return };
+        if let Err(error) = self.check_state(env, uuid, &ops) {
+            return env.respond(request, Err(error));
+        }
+        let Some(turn) = self.reign.items.get_mut(&uuid).and_then(|item| item.turn()) else {
+            return;
+        };
         let bytes: usize = ops.iter().map(StateOp::size).sum();
         if turn.unflushed.bytes + bytes > env.limits.segment_bytes_max {
             let hit = env.limit("segment_bytes_max", env.limits.segment_bytes_max);
@@ -201,7 +218,7 @@ impl Partition {
             Ok(uuid) => uuid,
             Err(error) => return env.respond(request, Err(error)),
         };
-        self.progress(env, uuid);
+        self.progress(env, uuid, Vec::new());
         self.gate_flush(env, request, token.clone());
     }
 }

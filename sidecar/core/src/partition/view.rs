@@ -1,8 +1,25 @@
 //! What people and tools may see of a partition.
 
 use super::Partition;
-use super::reign::ItemStage;
-use crate::node::{Held, InvocationView, PartitionView, Phase};
+use super::reign::{Item, ItemStage};
+use crate::dead::DeadLetter;
+use crate::ids::Uuid;
+use crate::invocation::{Outcome, Payload};
+use crate::message::Found;
+use crate::node::{DeadLetterView, Held, InvocationView, PartitionView, Phase};
+use crate::trouble::Ended;
+
+/// A dead letter, for people and tools.
+fn dead_view(letter: &DeadLetter) -> DeadLetterView {
+    DeadLetterView {
+        uuid: letter.invocation.uuid,
+        actor: letter.invocation.actor.clone(),
+        method: letter.invocation.method.clone(),
+        outcome: letter.outcome.clone(),
+        attempts: letter.attempts,
+        time: letter.time,
+    }
+}
 
 impl Partition {
     /// How much it holds.
@@ -18,15 +35,38 @@ impl Partition {
             kept_bytes: kept.bytes,
             results: results.count,
             results_bytes: results.bytes,
+            dead: self.state.dead.tally().count,
+            dead_bytes: self.state.dead.tally().bytes,
+            unstored_bytes: self.reign.unstored_bytes,
             reminders: self.state.agenda.tally().count,
             reminders_bytes: self.state.agenda.tally().bytes,
             ..Held::default()
         }
     }
 
-    /// What people and tools may see.
-    pub(crate) fn view(&self) -> PartitionView {
-        let invocations = self.reign.items.iter().map(|(uuid, item)| InvocationView {
+    /// How the last attempt of an invocation ended that did not end it, by the log.
+    fn last_end(&self, uuid: &Uuid) -> Option<Ended> {
+        let (_, ended) = self.state.entries.get(uuid)?.trouble.last.as_ref()?;
+        Some(ended.clone())
+    }
+
+    /// What is known of one invocation.
+    pub(super) fn find(&self, uuid: Uuid) -> Option<Found> {
+        if let Some(item) = self.reign.items.get(&uuid) {
+            return Some(Found::Unfinished(self.view_of(&uuid, item)));
+        }
+        if let Some(letter) = self.state.dead.get(uuid) {
+            return Some(Found::Dead(dead_view(letter)));
+        }
+        let outcome = self.state.kept.get(&uuid).or_else(|| self.state.results.get(&uuid))?;
+        Some(Found::Ended(match outcome {
+            Outcome::Done(_) => Outcome::Done(Payload::default()),
+            other => other.clone(),
+        }))
+    }
+
+    fn view_of(&self, uuid: &Uuid, item: &Item) -> InvocationView {
+        InvocationView {
             uuid: *uuid,
             actor: item.invocation.actor.clone(),
             method: item.invocation.method.clone(),
@@ -35,11 +75,20 @@ impl Partition {
                 ItemStage::Running(turn) if turn.calls.is_empty() => Phase::Running,
                 ItemStage::Running(_) => Phase::Suspended,
                 ItemStage::Moved => Phase::Moved,
+                ItemStage::Parked => Phase::Parked,
                 _ if item.started => Phase::Retrying,
                 _ => Phase::Queued,
             },
             attempt: item.attempt,
-        });
+            cancel: item.cancel,
+            ended: item.ended.clone().or_else(|| self.last_end(uuid)),
+            retry_at: item.retry_at,
+        }
+    }
+
+    /// What people and tools may see.
+    pub(crate) fn view(&self) -> PartitionView {
+        let invocations = self.reign.items.iter().map(|(uuid, item)| self.view_of(uuid, item));
         let actors = self.reign.actors.iter().map(|(name, actor)| {
             (name.clone(), actor.queue.len() + actor.inner.len(), !actor.stack.is_empty())
         });
@@ -50,6 +99,7 @@ impl Partition {
             actors: actors.collect(),
             owed: self.state.outbound.values().map(|out| out.open.len()).sum(),
             kept: self.state.kept.tally().count,
+            dead: self.state.dead.iter().map(dead_view).collect(),
             closed_channels: self.state.closed_nodes.len(),
         }
     }

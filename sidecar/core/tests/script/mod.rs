@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kar_core::effect::{Notice, RequestError, Response, Turn};
+use kar_core::effect::{CancelReason, Notice, RequestError, Response, Turn};
 use kar_core::event::{Cell, Member, Members, Offer, Operation, TurnResult};
-use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, SessionId};
+use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, SessionId, TurnToken};
 use kar_core::invocation::{ActorOps, Mode, Outcome, Payload, StateOp, Target};
 use kar_core::limits::{Limits, Rules};
 use kar_core::message::Message;
@@ -34,11 +34,24 @@ pub(crate) struct Script {
     /// Appends are kept back while this is set.
     pub(crate) hold: bool,
     pub(crate) held: VecDeque<Event>,
+    /// Barriers are not answered while this is set.
+    pub(crate) hold_barriers: bool,
+    /// Writes to the store are not carried out while this is set.
+    pub(crate) hold_writes: bool,
+    /// Loads from the store are not carried out while this is set.
+    pub(crate) hold_loads: bool,
+    /// Steps of the store that were asked for and not carried out.
+    pub(crate) store_steps: VecDeque<Effect>,
+    /// Barriers that were asked for and not answered.
+    pub(crate) barriers: VecDeque<PartitionId>,
     pub(crate) drained: bool,
     /// Sizes of the writes to the store, bytes.
     pub(crate) store_writes: Vec<usize>,
     pub(crate) direct_sent: usize,
     pub(crate) sent: Vec<(NodeId, Message)>,
+    /// Turns that were told to stop.
+    pub(crate) cancelled: Vec<(TurnToken, CancelReason)>,
+    sessions: u64,
 }
 
 impl Script {
@@ -47,7 +60,14 @@ impl Script {
     }
 
     pub(crate) fn with(kinds: &[Kind], limits: Limits) -> Self {
-        let mut script = Self {
+        let mut script = Self::unseen(limits);
+        script.begin(kinds);
+        script
+    }
+
+    /// A node that has not seen the membership.
+    pub(crate) fn unseen(limits: Limits) -> Self {
+        Self {
             node: node(1, limits.clone()),
             id: NodeId(1),
             limits,
@@ -63,13 +83,18 @@ impl Script {
             next_request: 0,
             hold: false,
             held: VecDeque::new(),
+            hold_barriers: false,
+            hold_writes: false,
+            hold_loads: false,
+            store_steps: VecDeque::new(),
+            barriers: VecDeque::new(),
             drained: false,
             store_writes: Vec::new(),
             direct_sent: 0,
             sent: Vec::new(),
-        };
-        script.begin(kinds);
-        script
+            cancelled: Vec::new(),
+            sessions: 1,
+        }
     }
 
     /// The node is gone at once, and another one comes: with a host, or without one for no kinds.
@@ -86,7 +111,7 @@ impl Script {
         self.members.nodes.insert(self.id, Member::default());
         self.event(Event::Members(self.members.clone()));
         if !kinds.is_empty() {
-            let offer = Offer { kinds: kinds.to_vec(), concurrency: 4, strict: false };
+            let offer = Offer { kinds: kinds.to_vec(), concurrency: 4, ..Offer::default() };
             self.event(Event::HostUp { session: SessionId(self.id.0), offer });
         }
     }
@@ -122,6 +147,12 @@ impl Script {
                 }
                 queue.push_back(Event::LogEnd { partition });
             }
+            Effect::WriteStore { .. } if self.hold_writes => self.store_steps.push_back(effect),
+            Effect::LoadActor { .. } if self.hold_loads => self.store_steps.push_back(effect),
+            Effect::ReadBarrier { partition } if self.hold_barriers => {
+                self.barriers.push_back(partition);
+            }
+            Effect::ReadBarrier { partition } => queue.push_back(Event::LogEnd { partition }),
             Effect::EnsureKind { .. } if self.hold_kinds => {}
             Effect::EnsureKind { kind } => {
                 self.members.kinds.insert(kind, 2);
@@ -173,12 +204,18 @@ impl Script {
                 queue.push_back(Event::ActorLoaded { partition, epoch, actor, cell, state });
             }
             Effect::Notice(notice) => self.notices.push(notice),
-            Effect::StopLog { .. } | Effect::Cancel { .. } | Effect::DispatchDirect { .. } => {}
+            Effect::Cancel { token, reason, .. } => self.cancelled.push((token, reason)),
+            Effect::StopLog { .. } | Effect::DispatchDirect { .. } => {}
             Effect::Drained => self.drained = true,
             Effect::Send { message: Message::Direct { .. }, .. } => self.direct_sent += 1,
             Effect::Send { to, message } => self.sent.push((to, message)),
-            other => panic!("unexpected: {other:?}"),
         }
+    }
+
+    /// The session of the next host's stream; the one before it has the number before.
+    pub(crate) fn next_session(&mut self) -> SessionId {
+        self.sessions = self.sessions.max(self.id.0) + 1;
+        SessionId(self.sessions)
     }
 
     pub(crate) fn request(&mut self, operation: Operation) -> RequestId {
@@ -205,6 +242,8 @@ impl Script {
             payload: text("in"),
             deadline: None,
             trace: "".into(),
+            step_key: None,
+            retry: None,
         })
     }
 
@@ -236,6 +275,45 @@ impl Script {
         assert_eq!(self.answers.remove(&apply), Some(Ok(Response::Ok)));
         self.finish(&turn, done("ok"));
         call
+    }
+
+    /// The store is back: it does what it was asked.
+    pub(crate) fn store_back(&mut self) {
+        (self.hold_writes, self.hold_loads) = (false, false);
+        let mut events = VecDeque::new();
+        for step in std::mem::take(&mut self.store_steps) {
+            self.carry_out(step, &mut events);
+        }
+        events.into_iter().for_each(|event| self.event(event));
+    }
+
+    /// Answers the oldest barrier.
+    pub(crate) fn read_end(&mut self) {
+        let partition = self.barriers.pop_front().expect("a barrier was asked for");
+        self.event(Event::LogEnd { partition });
+    }
+
+    /// Another node claims the partition, and this one does not know yet: what it will read.
+    pub(crate) fn claimed_by(&mut self, partition: &PartitionId, node: NodeId) -> Event {
+        let after = self.epoch(partition);
+        let log = self.logs.get_mut(partition).expect("it is served");
+        let record = Record::Claim { after, node, id: kar_core::ids::Uuid(u128::from(node.0)) };
+        log.push(Arc::new(record.clone()));
+        Event::LogRead { partition: partition.clone(), offset: log.len() as u64, record }
+    }
+
+    /// The epoch in which the node serves a partition.
+    pub(crate) fn epoch(&self, partition: &PartitionId) -> u64 {
+        let served = self.node.partitions();
+        served.iter().find(|view| view.id == *partition).expect("it is served").epoch
+    }
+
+    /// Another node is alive, connected, and hosts kinds.
+    pub(crate) fn peer(&mut self, node: NodeId, kinds: &[Kind]) {
+        let member = Member { kinds: kinds.to_vec(), ..Member::default() };
+        self.members.nodes.insert(node, member);
+        self.event(Event::PeerUp { node });
+        self.event(Event::Members(self.members.clone()));
     }
 
     pub(crate) fn let_go(&mut self) {

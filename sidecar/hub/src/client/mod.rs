@@ -3,6 +3,7 @@
 mod convert;
 mod link;
 mod outbox;
+mod snapshots;
 mod start;
 
 use std::ffi::OsString;
@@ -157,7 +158,8 @@ impl HubClient {
         self.shared().log_frame(&log, bytes, |log| Frame::Append(wire::Append { log, id, record }));
     }
 
-    /// Reads a log from an offset (the first there is has 1) and follows it: first
+    /// Reads a log from an offset (the first there ever was has 1) and follows it: first
+    /// [`HubEvent::LogStart`] (or [`HubEvent::LogTrimmed`], if what is wanted is gone), then
     /// [`HubEvent::Entry`]s, then [`HubEvent::End`], then whatever is appended. An earlier reading
     /// of the log ends; nothing of it comes any more once the first event of this one has come.
     pub fn read_log(&self, log: LogName, from: u64) {
@@ -167,6 +169,14 @@ impl HubClient {
     /// Asks for [`HubEvent::End`] once everything that is in the log now has been told.
     pub fn barrier(&self, log: LogName) {
         self.shared().barrier(&log);
+    }
+
+    /// Lets the records of a log below an offset go, for good. [`HubEvent::LogStart`] tells when
+    /// that is durable, and where the log starts then: never lower than before, and no higher than
+    /// after the last durable record. Readings that want some of them end with
+    /// [`HubEvent::LogTrimmed`].
+    pub fn trim_log(&self, log: LogName, below: u64) {
+        self.shared().log_frame(&log, 0, |log| Frame::TrimLog(wire::TrimLog { log, below }));
     }
 
     /// Ends the reading of a log.
@@ -305,7 +315,7 @@ impl HubClient {
         }
     }
 
-    /// Deletes the application's logs, store, state and kinds, for good. Only an observer can do
+    /// Deletes the application's logs, store, state, snapshots and kinds, for good. Only an observer can do
     /// it, since a member is itself alive.
     ///
     /// # Errors
@@ -344,6 +354,11 @@ impl HubClient {
             }
             Response::Refused(refused) => Err(match refused.reason() {
                 RefusedReason::MembersAlive => HubError::MembersAlive(refused.message),
+                RefusedReason::SnapshotExists => HubError::SnapshotExists(refused.message),
+                RefusedReason::SnapshotLimit => HubError::SnapshotLimit(refused.message),
+                RefusedReason::SnapshotDamaged => HubError::SnapshotDamaged(refused.message),
+                RefusedReason::SnapshotIo => HubError::SnapshotIo(refused.message),
+                RefusedReason::SnapshotRestart => HubError::SnapshotRestart(refused.message),
                 _ => HubError::Invalid(refused.message),
             }),
             other => Ok(other),
@@ -379,7 +394,7 @@ fn unexpected(response: &Response) -> HubError {
     HubError::Invalid(format!("the hub gave an answer of another kind: {response:?}"))
 }
 
-/// Counters of a hub since it started.
+/// Counters of a hub since it started, and gauges.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct HubStats {
@@ -397,6 +412,26 @@ pub struct HubStats {
     pub commit_p99: Duration,
     /// Clients attached.
     pub clients: u32,
-    /// Logs that have records.
+    /// Logs that have, or had, records.
     pub logs: u32,
+    /// Files of the log now.
+    pub log_files: u32,
+    /// Bytes of these files now, the one being written in full.
+    pub log_bytes: u64,
+    /// Bytes of records in them that are not trimmed, now.
+    pub log_live_bytes: u64,
+    /// Trims that moved a log's start.
+    pub trims: u64,
+    /// Files removed because nothing in them lived.
+    pub files_removed: u64,
+    /// Compactions that were finished.
+    pub compactions: u64,
+    /// Bytes of records that compactions have copied.
+    pub compacted_bytes: u64,
+    /// Compactions and removals that failed and are tried again.
+    pub compaction_failures: u64,
+    /// Snapshots now.
+    pub snapshots: u64,
+    /// Bytes of snapshots now.
+    pub snapshot_bytes: u64,
 }

@@ -158,7 +158,8 @@ impl Shared {
         let number = state.next_request;
         state.requests.insert(number, (request.clone(), answer));
         if state.online {
-            self.push(&mut state, request_frame(number, request), 0);
+            let bytes = request.encoded_len();
+            self.push(&mut state, request_frame(number, request), bytes);
         }
         Ok(answered)
     }
@@ -246,7 +247,8 @@ impl Shared {
             .map(|(&number, (request, _))| (number, request.clone()))
             .collect();
         for (number, request) in requests {
-            self.push(&mut state, request_frame(number, request), 0);
+            let bytes = request.encoded_len();
+            self.push(&mut state, request_frame(number, request), bytes);
         }
     }
 
@@ -315,6 +317,17 @@ impl State {
             HubFrame::Own(f) => {
                 let log = self.reading(f.log, f.reading)?;
                 HubEvent::Own { log, offset: f.offset, id: f.id }
+            }
+            HubFrame::LogStart(f) if f.reading == 0 => {
+                HubEvent::LogStart { log: self.name(f.log)?, start: f.start }
+            }
+            HubFrame::LogStart(f) => {
+                HubEvent::LogStart { log: self.reading(f.log, f.reading)?, start: f.start }
+            }
+            HubFrame::LogTrimmed(f) => {
+                let log = self.reading(f.log, f.reading)?;
+                self.log(f.log).reading = None;
+                HubEvent::LogTrimmed { log, start: f.start }
             }
             HubFrame::End(f) => HubEvent::End { log: self.reading(f.log, f.reading)? },
             HubFrame::LogLost(f) => {

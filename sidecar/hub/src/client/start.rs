@@ -250,6 +250,16 @@ pub(crate) async fn stats(data_dir: &Path) -> Result<HubStats, HubError> {
         commit_p99: Duration::from_micros(answer.commit_p99_us),
         clients: answer.clients,
         logs: answer.logs,
+        log_files: answer.log_files,
+        log_bytes: answer.log_bytes,
+        log_live_bytes: answer.log_live_bytes,
+        trims: answer.trims,
+        files_removed: answer.files_removed,
+        compactions: answer.compactions,
+        compacted_bytes: answer.compacted_bytes,
+        compaction_failures: answer.compaction_failures,
+        snapshots: answer.snapshots,
+        snapshot_bytes: answer.snapshot_bytes,
     })
 }
 

@@ -17,6 +17,7 @@ use wire::hub_frame::Frame;
 use super::{DiskJob, Engine, Log, LogId, ReadJob, Threads};
 use crate::error::HubError;
 use crate::options::{FRAMES_PER_MESSAGE_MAX, MESSAGE_BYTES_TARGET};
+use crate::snapshots::SnapshotJob;
 
 /// Names a connection; never used twice.
 pub(crate) type ConnId = u64;
@@ -45,6 +46,8 @@ pub(super) struct Conn {
     /// Readings that may have something to send, in turn.
     due: VecDeque<LogId>,
     pub(super) store_steps: usize,
+    /// It has asked for snapshots: parts of one may be kept for it.
+    pub(super) snapshots: bool,
     /// Own records not yet told, over all readings.
     pub(super) own: usize,
     pub(super) silent_ticks: u32,
@@ -128,7 +131,7 @@ impl Reading {
                 self.ends.pop_front();
                 to.push(Frame::End(wire::End { log: handle, reading: number }), 0);
             }
-            if self.next > state.index.records() {
+            if self.next > state.index.last() {
                 return false;
             }
             if to.full() {
@@ -162,9 +165,9 @@ impl Reading {
         let mut cursor = state.index.cursor(self.next);
         let mut addresses = Vec::new();
         while addresses.len() < wanted
-            && let Some(address) = state.index.next(&mut cursor)
+            && let Some(place) = state.index.next(&mut cursor)
         {
-            addresses.push(address);
+            addresses.push(place.address);
         }
         // If the disk reader is gone the hub is ending.
         let _ = io.threads.disk.send(DiskJob::Read(ReadJob {
@@ -191,7 +194,7 @@ struct Io<'a> {
 impl Log {
     /// A record, if it is still in memory.
     fn recent_at(&self, offset: u64) -> Option<Bytes> {
-        let first = self.index.records() + 1 - self.recent.len() as u64;
+        let first = self.index.last() + 1 - self.recent.len() as u64;
         self.recent.get(usize::try_from(offset.checked_sub(first)?).ok()?).cloned()
     }
 }
@@ -213,6 +216,7 @@ impl Conn {
             readings: HashMap::new(),
             due: VecDeque::new(),
             store_steps: 0,
+            snapshots: false,
             own: 0,
             silent_ticks: 0,
             sent: false,
@@ -313,6 +317,10 @@ impl Engine {
             if let Some(state) = self.logs.get_mut(log) {
                 state.readers.retain(|reader| *reader != id);
             }
+        }
+        if conn.snapshots {
+            // If the thread is gone the hub is ending.
+            let _ = self.threads.snapshots.send(SnapshotJob::Gone(id));
         }
         if let Some(app) = &conn.app {
             self.leave(app, conn.incarnation, id);
@@ -417,8 +425,8 @@ impl Engine {
 
     /// Records that were asked for cannot be read.
     pub(crate) fn unreadable(&mut self, job: &ReadJob, error: HubError) {
-        // A purged log's files may be gone.
-        if self.logs.contains_key(&job.log) {
+        // A purged log's files may be gone, and those of records that were trimmed meanwhile.
+        if self.logs.get(&job.log).is_some_and(|log| log.start <= job.first) {
             self.fail(error);
         }
     }

@@ -12,6 +12,7 @@ use wire::state_response::Response;
 use super::conn::{ConnId, Reading};
 use super::{App, Engine, Log, LogId, Then};
 use crate::options::{NAME_BYTES_MAX, PARTITIONS_MAX, RECORD_BYTES_MAX};
+use crate::snapshots::{SnapshotJob, SnapshotRequest};
 use crate::store::{StoreJob, StoreStep};
 use crate::types::LogName;
 use crate::wal::index::LogIndex;
@@ -85,6 +86,7 @@ impl Engine {
                 self.store_step(id, &app, read.log, StoreStep::Cell)?;
             }
             ClientFrame::State(request) => self.state(id, &app, request)?,
+            ClientFrame::TrimLog(trim) => self.trim_log(id, &trim)?,
         }
         Ok(())
     }
@@ -146,6 +148,12 @@ impl Engine {
         };
         // Whoever asks for what is not there yet waits for it, and has all that there is.
         let from = read.from.max(1);
+        let (handle, number, start) = (read.log, read.reading, state.start);
+        if from < start {
+            conn.send(Frame::LogTrimmed(wire::LogTrimmed { log: handle, reading: number, start }));
+            return Ok(());
+        }
+        conn.send(Frame::LogStart(wire::LogStart { log: handle, reading: number, start }));
         let mut reading = Reading::new(read.log, read.reading, serial, from);
         reading.ends.push_back(state.assigned);
         conn.readings.insert(log, reading);
@@ -234,6 +242,20 @@ impl Engine {
         let _ = self.threads.store.send(job);
     }
 
+    pub(super) fn snapshot_job(&mut self, id: ConnId, job: SnapshotJob) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.store_steps += 1;
+            conn.snapshots = true;
+        }
+        // If the thread is gone the hub is ending.
+        let _ = self.threads.snapshots.send(job);
+    }
+
+    /// What there is of snapshots now: their number, their bytes.
+    pub(crate) fn snapshots(&mut self, count: u64, bytes: u64) {
+        self.stats.snapshots = (count, bytes);
+    }
+
     /// The store has done something for a client.
     pub(crate) fn stored(&mut self, id: ConnId, frames: Vec<(Frame, usize)>) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
@@ -253,14 +275,16 @@ impl Engine {
         request: wire::StateRequest,
     ) -> Result<(), Status> {
         let number = request.number;
-        let asked = request.request;
-        let asked = asked.ok_or_else(|| Status::invalid_argument("an empty request"))?;
-        if let Request::Purge(_) = asked {
-            self.purge(id, number, app);
+        let mut asked = request.request;
+        let app = Arc::clone(app);
+        if let Some(request) = SnapshotRequest::take(&mut asked) {
+            self.snapshot_job(id, SnapshotJob::Request { conn: id, number, app, request });
             return Ok(());
         }
-        let app = Arc::clone(app);
-        self.store_job(id, StoreJob::State { conn: id, number, app, request: asked });
+        match asked.ok_or_else(|| Status::invalid_argument("an empty request"))? {
+            Request::Purge(_) => self.purge(id, number, &app),
+            request => self.store_job(id, StoreJob::State { conn: id, number, app, request }),
+        }
         Ok(())
     }
 
@@ -281,6 +305,9 @@ impl Log {
             name,
             index: LogIndex::default(),
             assigned: 0,
+            start: 1,
+            start_assigned: 1,
+            trim_waiters: Vec::new(),
             defined: false,
             readers: Vec::new(),
             recent: Default::default(),

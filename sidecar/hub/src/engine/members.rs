@@ -11,10 +11,11 @@ use wire::state_response::Response;
 use super::conn::ConnId;
 use super::{Engine, Member, Then};
 use crate::options::NAME_BYTES_MAX;
+use crate::snapshots::SnapshotJob;
 use crate::store::StoreJob;
 
 /// Version of the protocol.
-const PROTOCOL_VERSION: u32 = 2;
+const PROTOCOL_VERSION: u32 = 3;
 /// Kinds that one member may offer.
 const OFFERED_MAX: usize = 1_024;
 
@@ -201,6 +202,7 @@ impl Engine {
             // Whoever has not had them yet reads them from disk.
             log.recent.clear();
         }
+        self.tick_tidy();
         let mut silent = Vec::new();
         let ids: Vec<_> = self.conns.keys().copied().collect();
         for id in ids {
@@ -238,6 +240,12 @@ impl Engine {
                 conn.close(Status::unavailable("the application is being purged"));
             }
         }
+        self.snapshot_job(id, SnapshotJob::Purge { conn: id, number, app: Arc::clone(app) });
+    }
+
+    /// The snapshots of an application are deleted; its store follows.
+    pub(crate) fn snapshots_purged(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
+        self.stored(id, Vec::new());
         self.store_job(id, StoreJob::Purge { conn: id, number, app: Arc::clone(app) });
     }
 
@@ -253,6 +261,7 @@ impl Engine {
         };
         for log in logs.into_values() {
             let Some(state) = self.logs.remove(&log) else { continue };
+            self.condemned.push(state.index);
             for reader in state.readers {
                 let Some(conn) = self.conns.get_mut(&reader) else { continue };
                 if let Some(reading) = conn.readings.remove(&log) {
@@ -270,7 +279,13 @@ impl Engine {
         if let Some(entry) = self.apps.get_mut(app) {
             entry.purging = false;
         }
-        self.trim();
+        // What other purges have condemned meanwhile goes with the last of them.
+        if !self.apps.values().any(|entry| entry.purging) {
+            for index in std::mem::take(&mut self.condemned) {
+                self.files.die_all(index.places());
+            }
+        }
+        self.tidy();
         self.show_members(app);
         self.answer(id, number, Response::Purged(wire::Purged {}));
     }

@@ -6,6 +6,8 @@ mod conn;
 mod input;
 mod members;
 mod replay;
+mod space;
+mod trim;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::mpsc::Sender;
@@ -21,12 +23,18 @@ use wire::hub_frame::Frame;
 use crate::error::HubError;
 use crate::histogram::Histogram;
 use crate::options::HubLimits;
+use crate::snapshots::SnapshotJob;
 use crate::store::StoreJob;
-use crate::wal::index::LogIndex;
+use crate::tidy::TidyJob;
+use crate::wal::compact::Compacted;
+use crate::wal::format::record_bytes;
+use crate::wal::index::{LogIndex, Place};
 use crate::wal::writer::{Batch, Writer};
 use conn::Conn;
 pub(crate) use conn::ConnId;
 pub(crate) use replay::Replay;
+use space::Files;
+use trim::{Tidying, TrimWaiter};
 
 /// Number of a log in the records.
 pub(crate) type LogId = u32;
@@ -58,6 +66,15 @@ pub(crate) struct Engine {
     next_incarnation: u64,
     conns: BTreeMap<ConnId, Conn>,
     next_conn: ConnId,
+    /// The log's files and what lives in them.
+    files: Files,
+    /// Base of the file that the last commit wrote to: older ones are full and durable.
+    durable_base: u64,
+    /// Base of the oldest file that begins with all that holds.
+    holding_from: Option<u64>,
+    tidying: Tidying,
+    /// Records of purged logs, until that is durable.
+    condemned: Vec<LogIndex>,
     threads: Threads,
     committer: CommitterState,
     stats: Stats,
@@ -70,13 +87,21 @@ pub(crate) struct Engine {
 pub(crate) struct Threads {
     pub(crate) store: Sender<StoreJob>,
     pub(crate) disk: Sender<DiskJob>,
+    pub(crate) tidy: Sender<TidyJob>,
+    pub(crate) snapshots: Sender<SnapshotJob>,
 }
 
 /// Something for the disk reader to do.
 pub(crate) enum DiskJob {
     Read(ReadJob),
-    /// Remove the log's files that hold nothing from this address on.
-    Trim(u64),
+    /// Remove the log's files that end at or before this address.
+    Remove {
+        below: u64,
+    },
+    /// Put a compacted file in the place of those that it stands for.
+    Install(Box<Compacted>),
+    /// Ends the thread.
+    Stop,
 }
 
 /// Records to be read for a reader.
@@ -110,10 +135,15 @@ struct Member {
 struct Log {
     app: Arc<str>,
     name: String,
-    /// The records that are durable.
+    /// The records that are durable and not trimmed.
     index: LogIndex,
     /// Offset of the last record that is durable or on its way.
     assigned: u64,
+    /// Offset of the first record that is kept.
+    start: u64,
+    /// The same, when the trims that are on their way are durable.
+    start_assigned: u64,
+    trim_waiters: Vec<TrimWaiter>,
     /// Its name is in the write-ahead log.
     defined: bool,
     readers: Vec<ConnId>,
@@ -132,6 +162,7 @@ enum Then {
     Joined { conn: ConnId, app: Arc<str>, incarnation: u64 },
     ShowKinds { app: Arc<str> },
     Purged { conn: ConnId, number: u64, app: Arc<str> },
+    Trimmed { log: LogId, start: u64 },
 }
 
 /// What the commit thread is doing.
@@ -150,6 +181,13 @@ struct Stats {
     commits: u64,
     bytes: u64,
     durations: Histogram,
+    trims: u64,
+    files_removed: u64,
+    compactions: u64,
+    compacted_bytes: u64,
+    compaction_failures: u64,
+    /// Snapshots now, and their bytes.
+    snapshots: (u64, u64),
 }
 
 /// After a commit of so many records the next one waits for more…
@@ -267,18 +305,22 @@ impl Engine {
     fn make_room(&mut self, record: usize) {
         if !self.writer.fits(record) {
             let previous_end = self.writer.roll();
+            self.files.add(self.writer.segment());
+            self.holding_from.get_or_insert(self.writer.segment().base);
             self.begin_file(previous_end);
         }
     }
 
+    /// Begins the first file there is.
+    pub(crate) fn begin_first_file(&mut self) {
+        self.holding_from = Some(self.writer.segment().base);
+        self.begin_file(0);
+    }
+
     /// Writes all that holds.
-    pub(crate) fn begin_file(&mut self, previous_end: u64) {
+    fn begin_file(&mut self, previous_end: u64) {
         use wire::meta::Meta;
-        let mut metas = vec![Meta::SegmentStart(wire::SegmentStart {
-            previous_end,
-            next_incarnation: self.next_incarnation,
-            next_log: self.next_log,
-        })];
+        let mut metas = Vec::new();
         for (&log, state) in &self.logs {
             if state.defined {
                 metas.push(Meta::LogDefined(defined(log, state)));
@@ -296,7 +338,13 @@ impl Engine {
                 metas.push(Meta::MemberJoined(wire::MemberJoined { application, member }));
             }
         }
-        for meta in metas {
+        let start = Meta::SegmentStart(wire::SegmentStart {
+            previous_end,
+            next_incarnation: self.next_incarnation,
+            next_log: self.next_log,
+            holding: 1 + metas.len() as u32,
+        });
+        for meta in std::iter::once(start).chain(metas) {
             let record = wire::Meta { meta: Some(meta) }.encode_to_vec();
             // What holds is bounded to far less than a file.
             self.push_meta(&record, None);
@@ -327,7 +375,11 @@ impl Engine {
             // Lengths of the hub's own records are not kept one by one.
             self.in_flight_bytes = 0;
         }
+        let base = batch.chunks.last().map_or(self.durable_base, |chunk| chunk.segment.base);
         self.writer.recycle(batch);
+        if std::mem::replace(&mut self.durable_base, base) != base {
+            self.tidy();
+        }
         self.wake_inputs();
     }
 
@@ -336,6 +388,7 @@ impl Engine {
             Then::Joined { conn, app, incarnation } => self.joined(conn, &app, incarnation),
             Then::ShowKinds { app } => self.show_members(&app),
             Then::Purged { conn, number, app } => self.purged(conn, number, &app),
+            Then::Trimmed { log, start } => self.trimmed(log, start),
         }
     }
 
@@ -343,8 +396,10 @@ impl Engine {
     fn show(&mut self, log: LogId, conn: ConnId, id: u64, address: u64, record: Bytes) {
         // The log may have been purged meanwhile.
         let Some(state) = self.logs.get_mut(&log) else { return };
-        state.index.push(address);
-        let offset = state.index.records();
+        let place = Place { address, bytes: record_bytes(record.len()) };
+        state.index.push(place);
+        self.files.lives(place.address, place.bytes);
+        let offset = state.index.last();
         let mut foreign = false;
         for reader in &state.readers {
             let Some(reader_conn) = self.conns.get_mut(reader) else { continue };
@@ -359,15 +414,6 @@ impl Engine {
             // What is kept must be the newest without gaps.
             state.recent.clear();
         }
-    }
-
-    /// Has files removed that hold no record of any log that there is.
-    fn trim(&self) {
-        let first = self.logs.values().filter_map(|log| log.index.first()).min();
-        // Every file begins with all that holds, so the hub's own records need no older one.
-        let keep = first.unwrap_or(u64::MAX).min(self.writer.base());
-        // If the disk reader is gone the hub is ending.
-        let _ = self.threads.disk.send(DiskJob::Trim(keep));
     }
 
     /// Nothing can be written any more: tells every client, and the main task ends the process.
@@ -424,6 +470,16 @@ impl Engine {
             commit_p99_us: micros(0.99),
             clients: self.conns.len() as u32,
             logs: self.logs.values().filter(|log| log.defined).count() as u32,
+            log_files: self.files.count() as u32,
+            log_bytes: self.files.stored(),
+            log_live_bytes: self.files.live(),
+            trims: self.stats.trims,
+            files_removed: self.stats.files_removed,
+            compactions: self.stats.compactions,
+            compacted_bytes: self.stats.compacted_bytes,
+            compaction_failures: self.stats.compaction_failures,
+            snapshots: self.stats.snapshots.0,
+            snapshot_bytes: self.stats.snapshots.1,
         }
     }
 }
@@ -434,5 +490,6 @@ fn defined(log: LogId, state: &Log) -> wire::LogDefined {
         application: state.app.to_string(),
         name: state.name.clone(),
         records: state.assigned,
+        start: state.start_assigned,
     }
 }

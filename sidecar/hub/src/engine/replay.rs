@@ -8,37 +8,44 @@ use kar_proto::hub::v1 as wire;
 use prost::Message as _;
 use wire::meta::Meta;
 
+use super::space::Files;
+use super::trim::Tidying;
 use super::{App, CommitterState, Engine, Log, LogId, Member, Stats, Threads};
 use crate::options::HubLimits;
+use crate::wal::index::{LogIndex, Place};
 use crate::wal::recover::Visit;
+use crate::wal::segment::Segment;
 use crate::wal::writer::Writer;
 
 /// What records say, in order.
+#[derive(Default)]
 pub(crate) struct Replay {
-    apps: BTreeMap<Arc<str>, App>,
-    logs: HashMap<LogId, Log>,
+    held: Held,
+    /// Where the records of logs are, also of those that turn out to be purged.
+    indexes: HashMap<LogId, LogIndex>,
     next_log: LogId,
     next_incarnation: u64,
-    /// Logs whose first records are in files that are gone: they must turn out to be purged.
-    incomplete: BTreeMap<LogId, String>,
+    /// A file repeats all that holds: how many records of that are left, and what they said.
+    repeated: Option<(u32, Held)>,
+}
+
+/// What the hub's own records say.
+#[derive(Default)]
+struct Held {
+    apps: BTreeMap<Arc<str>, App>,
+    logs: HashMap<LogId, Log>,
 }
 
 // === impl Replay ===
 
 impl Replay {
     pub(crate) fn new() -> Self {
-        Self {
-            apps: BTreeMap::new(),
-            logs: HashMap::new(),
-            next_log: 1,
-            next_incarnation: 1,
-            incomplete: BTreeMap::new(),
-        }
+        Self { next_log: 1, next_incarnation: 1, ..Self::default() }
     }
 
     /// Takes what the log contains; the error says what is wrong with it.
     pub(crate) fn visit(&mut self, what: &Visit<'_>) -> Result<(), String> {
-        let (id, offset, address) = match *what {
+        let (id, offset, place) = match *what {
             Visit::Meta(payload) => {
                 let meta = wire::Meta::decode(payload)
                     .map_err(|e| format!("one of the hub's own records cannot be read: {e}"))?;
@@ -46,42 +53,165 @@ impl Replay {
                 let meta = meta.meta.ok_or("a record of an unknown kind: use the newer version")?;
                 return self.meta(meta);
             }
-            Visit::Record { log, offset, address } => (log, offset, address),
+            Visit::Record { log, offset, address, bytes } => {
+                (log, offset, Place { address, bytes })
+            }
         };
-        // Records of purged logs stay until their file goes.
-        let Some(log) = self.logs.get_mut(&id) else { return Ok(()) };
-        if offset != log.assigned + 1 {
-            let (name, last) = (&log.name, log.assigned);
+        let index = self.indexes.entry(id).or_insert_with(|| LogIndex::starting(offset));
+        if offset <= index.last() {
+            let (name, last) = (self.held.logs.get(&id).map_or("", |log| &log.name), index.last());
             return Err(format!("record {offset} of log '{name}' follows record {last}"));
         }
-        log.assigned += 1;
-        if !self.incomplete.contains_key(&id) {
-            log.index.push(address);
+        if offset > index.last() + 1 {
+            // What is missing was trimmed, or `check` finds that it was not.
+            *index = LogIndex::starting(offset);
+        }
+        index.push(place);
+        if let Some(log) = self.held.logs.get_mut(&id) {
+            log.assigned = log.assigned.max(offset);
         }
         Ok(())
     }
 
     fn meta(&mut self, meta: Meta) -> Result<(), String> {
-        match meta {
-            Meta::SegmentStart(start) => {
-                self.next_incarnation = self.next_incarnation.max(start.next_incarnation);
-                self.next_log = self.next_log.max(start.next_log);
+        if let Meta::SegmentStart(start) = &meta {
+            self.next_incarnation = self.next_incarnation.max(start.next_incarnation);
+            self.next_log = self.next_log.max(start.next_log);
+            self.repeated = start.holding.checked_sub(1).map(|left| (left, Held::default()));
+        } else if let Some((left, held)) = &mut self.repeated {
+            *left -= 1;
+            held.take(&meta, &mut self.next_log, &mut self.next_incarnation);
+        } else {
+            if let Meta::LogDefined(defined) = &meta {
+                self.check_defined(defined)?;
             }
-            Meta::LogDefined(defined) => self.log(defined)?,
+            self.held.take(&meta, &mut self.next_log, &mut self.next_incarnation);
+        }
+        if let Some((0, held)) = &mut self.repeated {
+            // Older files do not count any more; some of what they said may be compacted away.
+            self.held = std::mem::take(held);
+            self.repeated = None;
+            let logs = &self.held.logs;
+            self.indexes.retain(|id, _| logs.contains_key(id));
+        }
+        Ok(())
+    }
+
+    /// A file of an earlier version repeats logs one by one.
+    fn check_defined(&self, defined: &wire::LogDefined) -> Result<(), String> {
+        match self.held.logs.get(&defined.log) {
+            Some(log) if log.assigned != defined.records => Err(format!(
+                "log '{}' has {} records before this place and should have {}",
+                log.name, log.assigned, defined.records
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is missing when everything has been visited.
+    pub(crate) fn missing(&self) -> Option<String> {
+        self.held.logs.iter().find_map(|(id, log)| {
+            let (first, last) = match self.indexes.get(id) {
+                Some(index) => (index.first(), index.last()),
+                None => (log.assigned + 1, log.assigned),
+            };
+            let name = &log.name;
+            if log.assigned < log.start || (first <= log.start && last == log.assigned) {
+                return None;
+            }
+            Some(match first {
+                first if last < log.assigned => {
+                    let missing = last.max(first - 1) + 1;
+                    format!("records {missing} to {} of log '{name}' are missing", log.assigned)
+                }
+                first if log.start == 1 => {
+                    format!("the first {} records of log '{name}' are missing", first - 1)
+                }
+                first => {
+                    let start = log.start;
+                    format!("records {start} to {} of log '{name}' are missing", first - 1)
+                }
+            })
+        })
+    }
+
+    /// The engine that goes on from here.
+    pub(crate) fn engine(
+        mut self,
+        limits: HubLimits,
+        writer: Writer,
+        segments: &[Segment],
+        holding_from: Option<u64>,
+        threads: Threads,
+    ) -> Engine {
+        let mut files = Files::new(segments, limits.segment_bytes);
+        for (id, log) in &mut self.held.logs {
+            let end = log.assigned + 1;
+            log.index = self.indexes.remove(id).unwrap_or_else(|| LogIndex::starting(end));
+            if log.index.last() < log.assigned {
+                // All that there is of it was trimmed.
+                log.index = LogIndex::starting(end);
+            }
+            log.index.trim(log.start);
+            files.live_all(log.index.places());
+        }
+        Engine {
+            limits,
+            durable_base: writer.segment().base,
+            writer,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            apps: self.held.apps,
+            logs: self.held.logs,
+            next_log: self.next_log,
+            next_incarnation: self.next_incarnation,
+            conns: BTreeMap::new(),
+            next_conn: 0,
+            files,
+            holding_from,
+            tidying: Tidying::Idle,
+            condemned: Vec::new(),
+            threads,
+            committer: CommitterState::Busy,
+            stats: Stats::default(),
+            fault: None,
+            stopping: false,
+            idle_since: Some(Instant::now()),
+        }
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    fn take(&mut self, meta: &Meta, next_log: &mut LogId, next_incarnation: &mut u64) {
+        match meta {
+            // The caller has taken it.
+            Meta::SegmentStart(_) => {}
+            Meta::LogDefined(defined) => {
+                *next_log = (*next_log).max(defined.log + 1);
+                self.define(defined);
+            }
+            Meta::LogTrimmed(trimmed) => {
+                // Of a log that was purged meanwhile, perhaps.
+                if let Some(log) = self.logs.get_mut(&trimmed.log) {
+                    log.trimmed_to(trimmed.start);
+                }
+            }
             Meta::MemberJoined(joined) => {
-                let info = joined.member.unwrap_or_default();
+                let info = joined.member.clone().unwrap_or_default();
                 let incarnation = info.incarnation;
-                self.next_incarnation = self.next_incarnation.max(incarnation + 1);
+                *next_incarnation = (*next_incarnation).max(incarnation + 1);
                 let members = &mut self.app(&joined.application).members;
                 members.insert(incarnation, Member { info, conn: None });
             }
             Meta::MemberLeft(incarnation) => {
                 for app in self.apps.values_mut() {
-                    app.members.remove(&incarnation);
+                    app.members.remove(incarnation);
                 }
             }
             Meta::MemberOffered(offered) => {
-                let offer = offered.offer.unwrap_or_default();
+                let offer = offered.offer.clone().unwrap_or_default();
                 for app in self.apps.values_mut() {
                     if let Some(member) = app.members.get_mut(&offered.incarnation) {
                         member.info.kinds.clone_from(&offer.kinds);
@@ -90,52 +220,30 @@ impl Replay {
                 }
             }
             Meta::KindDefined(defined) => {
-                let kind = defined.kind.unwrap_or_default();
+                let kind = defined.kind.clone().unwrap_or_default();
                 self.app(&defined.application).kinds.insert(kind.name, kind.partitions);
             }
             Meta::ApplicationPurged(app) => {
                 if let Some(app) = self.apps.remove(app.as_str()) {
                     for log in app.logs.into_values() {
                         self.logs.remove(&log);
-                        self.incomplete.remove(&log);
                     }
                 }
             }
         }
-        Ok(())
     }
 
-    fn log(&mut self, defined: wire::LogDefined) -> Result<(), String> {
+    fn define(&mut self, defined: &wire::LogDefined) {
         let id = defined.log;
-        self.next_log = self.next_log.max(id + 1);
-        if let Some(log) = self.logs.get(&id) {
-            if log.assigned != defined.records {
-                return Err(format!(
-                    "log '{}' has {} records before this place and should have {}",
-                    log.name, log.assigned, defined.records
-                ));
-            }
-            return Ok(());
-        }
-        if defined.records != 0 {
-            let what = format!(
-                "the first {} records of log '{}' are missing",
-                defined.records, defined.name
-            );
-            self.incomplete.insert(id, what);
-        }
         let app = self.app_name(&defined.application);
-        let mut log = Log::new(Arc::clone(&app), defined.name.clone());
-        log.defined = true;
-        log.assigned = defined.records;
-        self.logs.insert(id, log);
-        self.app(&app).logs.insert(defined.name, id);
-        Ok(())
-    }
-
-    /// What is missing when everything has been visited.
-    pub(crate) fn missing(&self) -> Option<&str> {
-        self.incomplete.values().next().map(String::as_str)
+        self.app(&app).logs.insert(defined.name.clone(), id);
+        let log = self.logs.entry(id).or_insert_with(|| {
+            let mut log = Log::new(app, defined.name.clone());
+            log.defined = true;
+            log.assigned = defined.records;
+            log
+        });
+        log.trimmed_to(defined.start);
     }
 
     fn app_name(&self, name: &str) -> Arc<str> {
@@ -146,26 +254,177 @@ impl Replay {
         let name = self.app_name(name);
         self.apps.entry(name).or_default()
     }
+}
 
-    /// The engine that goes on from here.
-    pub(crate) fn engine(self, limits: HubLimits, writer: Writer, threads: Threads) -> Engine {
-        Engine {
-            limits,
-            writer,
-            in_flight: VecDeque::new(),
-            in_flight_bytes: 0,
-            apps: self.apps,
-            logs: self.logs,
-            next_log: self.next_log,
-            next_incarnation: self.next_incarnation,
-            conns: BTreeMap::new(),
-            next_conn: 0,
-            threads,
-            committer: CommitterState::Busy,
-            stats: Stats::default(),
-            fault: None,
-            stopping: false,
-            idle_since: Some(Instant::now()),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A step of a log's contents.
+    enum Step {
+        /// A file begins and repeats these logs: number, records, start.
+        File(&'static [(u32, u64, u64)]),
+        /// The same, as an earlier version wrote it.
+        OldFile(&'static [(u32, u64, u64)]),
+        Defined(u32),
+        /// Records of a log.
+        Records(u32, std::ops::RangeInclusive<u64>),
+        Trimmed(u32, u64),
+        Purged,
+    }
+    use Step::{Defined, File, OldFile, Purged, Records, Trimmed};
+
+    fn defined(&(log, records, start): &(u32, u64, u64)) -> Meta {
+        let (application, name) = ("app".to_owned(), format!("log{log}"));
+        Meta::LogDefined(wire::LogDefined { log, application, name, records, start })
+    }
+
+    fn metas(step: &Step) -> Vec<Meta> {
+        let file = |logs: &[_], holding| {
+            let start = wire::SegmentStart { holding, ..Default::default() };
+            let start = std::iter::once(Meta::SegmentStart(start));
+            start.chain(logs.iter().map(defined)).collect()
+        };
+        match step {
+            File(logs) => file(logs, 1 + logs.len() as u32),
+            OldFile(logs) => file(logs, 0),
+            Defined(log) => vec![defined(&(*log, 0, 0))],
+            Trimmed(log, start) => {
+                vec![Meta::LogTrimmed(wire::LogTrimmedTo { log: *log, start: *start })]
+            }
+            Purged => vec![Meta::ApplicationPurged("app".into())],
+            Records(..) => Vec::new(),
+        }
+    }
+
+    /// Number of a log, its start, its records, the last offset given.
+    type Replayed = (u32, u64, Vec<u64>, u64);
+
+    /// What is wrong, or what there is of each log.
+    fn replayed(steps: &[Step]) -> Result<Vec<Replayed>, String> {
+        let mut replay = Replay::new();
+        let mut address = 4096;
+        for step in steps {
+            for meta in metas(step) {
+                replay.visit(&Visit::Meta(&wire::Meta { meta: Some(meta) }.encode_to_vec()))?;
+            }
+            if let Records(log, offsets) = step {
+                for offset in offsets.clone() {
+                    replay.visit(&Visit::Record { log: *log, offset, address, bytes: 64 })?;
+                    address += 64;
+                }
+            }
+        }
+        if let Some(missing) = replay.missing() {
+            return Err(missing);
+        }
+        let mut logs: Vec<_> = replay
+            .held
+            .logs
+            .iter()
+            .map(|(&id, log)| {
+                let index = replay.indexes.get(&id).cloned();
+                let kept = index.map_or(Vec::new(), |mut index| {
+                    index.trim(log.start.min(index.last() + 1));
+                    (index.first()..=index.last()).collect()
+                });
+                (id, log.start, kept, log.assigned)
+            })
+            .collect();
+        logs.sort();
+        Ok(logs)
+    }
+
+    #[test]
+    fn what_files_say_adds_up() {
+        for (steps, wanted) in [
+            (vec![File(&[]), Defined(1), Records(1, 1..=3)], vec![(1, 1, vec![1, 2, 3], 3)]),
+            // Trimmed in the file, and the next file says so, too.
+            (
+                vec![
+                    File(&[]),
+                    Defined(1),
+                    Records(1, 1..=3),
+                    Trimmed(1, 3),
+                    File(&[(1, 3, 3)]),
+                    Records(1, 4..=4),
+                ],
+                vec![(1, 3, vec![3, 4], 4)],
+            ),
+            // A compacted file has neither names nor trims; the one after it has.
+            (
+                vec![Records(1, 5..=6), Records(2, 1..=1), File(&[(1, 6, 5), (2, 1, 1)])],
+                vec![(1, 5, vec![5, 6], 6), (2, 1, vec![1], 1)],
+            ),
+            // Two of them: what was trimmed of the first is trimmed more in the second.
+            (
+                vec![Records(1, 2..=3), Records(1, 8..=9), File(&[(1, 9, 8)])],
+                vec![(1, 8, vec![8, 9], 9)],
+            ),
+            // The trim that makes it right comes last.
+            (
+                vec![Records(1, 2..=3), Records(1, 8..=9), File(&[(1, 9, 2)]), Trimmed(1, 8)],
+                vec![(1, 8, vec![8, 9], 9)],
+            ),
+            // Everything was trimmed, and no record is left anywhere.
+            (vec![File(&[(1, 9, 10)]), Records(1, 10..=10)], vec![(1, 10, vec![10], 10)]),
+            (vec![File(&[(1, 9, 10)])], vec![(1, 10, vec![], 9)]),
+            // The record of a purge is in a file that was compacted.
+            (
+                vec![File(&[]), Defined(1), Records(1, 1..=3), File(&[(2, 0, 1)])],
+                vec![(2, 1, vec![], 0)],
+            ),
+            // A purge, with records that were on their way.
+            (vec![File(&[]), Defined(1), Records(1, 1..=3), Purged, Records(1, 4..=5)], vec![]),
+            // Files of an earlier version add up one by one.
+            (
+                vec![
+                    OldFile(&[]),
+                    Defined(1),
+                    Records(1, 1..=2),
+                    OldFile(&[(1, 2, 0)]),
+                    Defined(2),
+                    Records(1, 3..=3),
+                ],
+                vec![(1, 1, vec![1, 2, 3], 3), (2, 1, vec![], 0)],
+            ),
+        ] {
+            assert_eq!(replayed(&steps), Ok(wanted));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_told() {
+        for (steps, wanted) in [
+            (vec![File(&[(1, 3, 1)])], "the first 3 records of log 'log1' are missing"),
+            (vec![File(&[(1, 3, 2)])], "records 2 to 3 of log 'log1' are missing"),
+            (
+                vec![File(&[(1, 3, 1)]), Records(1, 4..=4)],
+                "the first 3 records of log 'log1' are missing",
+            ),
+            (
+                vec![File(&[]), Defined(1), Records(1, 1..=3), File(&[(1, 5, 2)])],
+                "records 4 to 5 of log 'log1' are missing",
+            ),
+            // Of a compacted file something is gone that was not trimmed.
+            (
+                vec![Records(1, 5..=6), File(&[(1, 6, 4)])],
+                "records 4 to 4 of log 'log1' are missing",
+            ),
+            (
+                vec![Records(1, 3..=3), Records(1, 5..=6), File(&[(1, 6, 3)])],
+                "records 3 to 4 of log 'log1' are missing",
+            ),
+            (
+                vec![File(&[]), Defined(1), Records(1, 1..=3), Records(1, 3..=4)],
+                "record 3 of log 'log1' follows record 3",
+            ),
+            (
+                vec![OldFile(&[]), Defined(1), Records(1, 1..=3), OldFile(&[(1, 4, 0)])],
+                "log 'log1' has 3 records before this place and should have 4",
+            ),
+        ] {
+            assert_eq!(replayed(&steps), Err(wanted.to_owned()));
         }
     }
 }

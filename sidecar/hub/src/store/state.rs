@@ -36,7 +36,11 @@ pub(super) fn answer(
             (once(tx, app, &id, || self::delete(tx, app, &delete))?, 0)
         }
         Request::List(list) => self::list(tx, app, &list)?,
-        Request::Purge(_) => {
+        Request::Purge(_)
+        | Request::PutSnapshot(_)
+        | Request::GetSnapshot(_)
+        | Request::DeleteSnapshot(_)
+        | Request::ListSnapshots(_) => {
             let (reason, message) =
                 (wire::RefusedReason::Invalid.into(), "not a request for the store".to_owned());
             (Response::Refused(wire::Refused { reason, message }), 0)
@@ -59,7 +63,8 @@ fn check(request: &Request) -> Result<(), String> {
             (&set.key, value)
         }
         Request::Delete(delete) => (&delete.key, 0),
-        Request::List(_) | Request::Purge(_) => return Ok(()),
+        // The others have no key here.
+        _ => return Ok(()),
     };
     if key.is_empty() || key.len() > NAME_BYTES_MAX {
         return Err(format!("a key has 1 to {NAME_BYTES_MAX} bytes, not {}", key.len()));

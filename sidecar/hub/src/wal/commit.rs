@@ -9,7 +9,6 @@ use std::thread::JoinHandle;
 use super::mark::MarkFile;
 use super::read::Segments;
 use super::segment::Segment;
-use super::summary;
 use super::writer::{Batch, Chunk};
 use crate::error::HubError;
 use crate::options::Durability;
@@ -27,8 +26,8 @@ pub(crate) struct Committer {
     file: File,
     segment_bytes: u64,
     ahead: Option<JoinHandle<Result<File, HubError>>>,
-    /// Full files get a summary.
-    pub(super) summarise: bool,
+    /// Is told of every file that is full.
+    sealed: Box<dyn Fn(Segment) + Send>,
 }
 
 // === impl Committer ===
@@ -41,6 +40,7 @@ impl Committer {
         segments: Arc<Segments>,
         segment: Segment,
         segment_bytes: u64,
+        sealed: Box<dyn Fn(Segment) + Send>,
     ) -> Result<Self, HubError> {
         let file = segment.open(dir, true)?;
         let dir = dir.to_owned();
@@ -53,7 +53,7 @@ impl Committer {
             file,
             segment_bytes,
             ahead: None,
-            summarise: true,
+            sealed,
         })
     }
 
@@ -96,17 +96,7 @@ impl Committer {
         };
         let full = std::mem::replace(&mut self.segment, segment);
         self.segments.insert(segment);
-        if self.summarise {
-            let dir = self.dir.clone();
-            let summarise = move || {
-                // Without a summary the next start takes longer, that is all.
-                if let Err(error) = summary::summarise(&dir, full) {
-                    tracing::warn!(%error, "a log file could not be summarised");
-                }
-            };
-            // If there is no thread to be had, the next start makes it.
-            let _ = std::thread::Builder::new().name("summary".into()).spawn(summarise);
-        }
+        (self.sealed)(full);
         Ok(())
     }
 

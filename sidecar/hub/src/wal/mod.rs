@@ -1,5 +1,6 @@
 //! The write-ahead log: one sequence of checksummed records for all logs of all applications, in
-//! segment files that are filled with zeros before they are used.
+//! segment files that are filled with zeros before they are used, and compacted when most of what is
+//! in them was trimmed.
 //!
 //! An *address* counts bytes from the beginning of the first segment file there ever was. A
 //! *batch* is what one commit writes; the next batch is written only when the previous one is
@@ -10,6 +11,7 @@
 //! of the machine), and the end of the previous file that each file begins with.
 
 pub(crate) mod commit;
+pub(crate) mod compact;
 pub(crate) mod format;
 pub(crate) mod index;
 pub(crate) mod mark;

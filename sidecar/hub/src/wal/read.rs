@@ -8,13 +8,17 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+use super::compact::{self, Compacted, Extent};
 use super::format::{self, HEADER};
-use super::segment::Segment;
+use super::segment::{self, Segment};
 use super::summary;
 use crate::error::HubError;
 
 /// Files kept open.
 const OPEN_MAX: usize = 8;
+/// Compacted files kept open, each with its table: 12 bytes on disk and 24 in memory for each record
+/// that lies by itself.
+const TABLES_MAX: usize = 2;
 /// Records that lie within so many bytes are read at once.
 const WINDOW: u64 = 64 << 10;
 /// What is read beyond the beginning of the last record of a window, bytes.
@@ -28,7 +32,14 @@ pub(crate) struct Segments(Mutex<BTreeMap<u64, Segment>>);
 pub(crate) struct Reader {
     dir: PathBuf,
     segments: Arc<Segments>,
-    open: VecDeque<(Segment, File)>,
+    open: VecDeque<Open>,
+}
+
+struct Open {
+    segment: Segment,
+    file: File,
+    /// Of a compacted file.
+    table: Vec<Extent>,
 }
 
 /// A piece of a file in memory.
@@ -52,6 +63,21 @@ impl Segments {
 
     fn remove(&self, segment: Segment) {
         self.0.lock().expect("no holder of this lock panics").remove(&segment.base);
+    }
+
+    /// Files that begin at or after an address and are as they were written, oldest first.
+    pub(crate) fn whole_from(&self, address: u64) -> Vec<Segment> {
+        let segments = self.0.lock().expect("no holder of this lock panics");
+        segments.range(address..).map(|(_, &s)| s).filter(|s| !s.is_compacted()).collect()
+    }
+
+    /// Puts a compacted file in the place of those that it stands for.
+    fn replace(&self, run: &[Segment], by: Segment) {
+        let mut segments = self.0.lock().expect("no holder of this lock panics");
+        for segment in run {
+            segments.remove(&segment.base);
+        }
+        segments.insert(by.base, by);
     }
 
     /// The file that an address lies in.
@@ -107,13 +133,28 @@ impl Reader {
 
     /// Removes the files that hold nothing from `address` on, oldest first, so that those that
     /// remain have no gap between them whenever this is cut short.
-    pub(crate) fn trim(&mut self, address: u64) -> Result<(), HubError> {
+    pub(crate) fn remove_below(&mut self, address: u64) -> Result<(), HubError> {
         for segment in self.segments.below(address) {
-            self.open.retain(|(open, _)| *open != segment);
+            self.open.retain(|open| open.segment != segment);
             self.segments.remove(segment);
-            summary::distrust(&self.dir, segment)?;
-            let path = segment.path(&self.dir);
-            std::fs::remove_file(&path).map_err(|e| HubError::io("remove", &path, e))?;
+            segment::remove(&self.dir, segment)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a compacted file in the place of those that it stands for. Here, since nothing is read
+    /// meanwhile: readers find files by their names.
+    pub(crate) fn install(&mut self, compacted: Compacted) -> Result<(), HubError> {
+        self.open.retain(|open| !compacted.run.contains(&open.segment));
+        compact::name(&self.dir, &compacted)?;
+        self.segments.replace(&compacted.run, compacted.segment);
+        if let Err(error) = compact::replace(&self.dir, &compacted) {
+            // The next start removes them.
+            tracing::warn!(%error, "files that were compacted stay for now");
+        }
+        if let Err(error) = compacted.summary.write(&self.dir, compacted.end) {
+            // Without a summary the next start takes longer, that is all.
+            tracing::warn!(%error, "a compacted file could not be summarised");
         }
         Ok(())
     }
@@ -159,12 +200,13 @@ impl Reader {
     fn window(&mut self, addresses: &[u64]) -> Result<Window, HubError> {
         let address = addresses[0];
         let segment = self.segment(address)?;
+        let stretch_end = self.stretch(segment, address)?.1;
         let near = addresses
             .iter()
-            .take_while(|&&a| a < segment.end() && a - address <= WINDOW)
+            .take_while(|&&a| a < stretch_end && a - address <= WINDOW)
             .last()
             .map_or(address, |&a| a);
-        let end = (near + WINDOW_TAIL).min(segment.end());
+        let end = (near + WINDOW_TAIL).min(stretch_end);
         let bytes = self.bytes(segment, address, end - address)?;
         Ok(Window { address, bytes: Bytes::from(bytes) })
     }
@@ -175,24 +217,58 @@ impl Reader {
         })
     }
 
+    /// Where in its file an address is, and the address up to which what follows lies behind it.
+    fn stretch(&mut self, segment: Segment, address: u64) -> Result<(u64, u64), HubError> {
+        if !segment.is_compacted() {
+            return Ok((address - segment.base, segment.end()));
+        }
+        let open = self.open(segment)?;
+        let extent = compact::find(&open.table, address).ok_or_else(|| {
+            let what = format!("a record that is wanted was not kept (address {address})");
+            HubError::corrupt(&segment.path(&self.dir), 0, what)
+        })?;
+        Ok((extent.position + (address - extent.address), extent.address + extent.bytes))
+    }
+
     fn bytes(&mut self, segment: Segment, address: u64, length: u64) -> Result<Vec<u8>, HubError> {
-        let at = match self.open.iter().position(|(open, _)| *open == segment) {
+        let (at, end) = self.stretch(segment, address)?;
+        if address + length > end {
+            let what = "a record goes beyond what was kept of its file";
+            return Err(HubError::corrupt(&segment.path(&self.dir), at, what));
+        }
+        let path = segment.path(&self.dir);
+        let mut bytes = vec![0; length as usize];
+        let read = self.open(segment)?.file.read_exact_at(&mut bytes, at);
+        read.map_err(|e| HubError::io("read", &path, e))?;
+        Ok(bytes)
+    }
+
+    fn open(&mut self, segment: Segment) -> Result<&Open, HubError> {
+        let at = match self.open.iter().position(|open| open.segment == segment) {
             Some(at) => at,
             None => {
                 let file = segment.open(&self.dir, false)?;
-                if self.open.len() >= OPEN_MAX {
-                    self.open.pop_front();
-                }
-                self.open.push_back((segment, file));
+                let table = match segment.is_compacted() {
+                    true => compact::table(&file, &segment.path(&self.dir))?,
+                    false => Vec::new(),
+                };
+                self.make_room(segment);
+                self.open.push_back(Open { segment, file, table });
                 self.open.len() - 1
             }
         };
-        let mut bytes = vec![0; length as usize];
-        self.open[at]
-            .1
-            .read_exact_at(&mut bytes, address - segment.base)
-            .map_err(|e| HubError::io("read", &segment.path(&self.dir), e))?;
-        Ok(bytes)
+        Ok(&self.open[at])
+    }
+
+    fn make_room(&mut self, segment: Segment) {
+        let tables = self.open.iter().filter(|open| open.segment.is_compacted()).count();
+        if segment.is_compacted() && tables >= TABLES_MAX {
+            let oldest = self.open.iter().position(|open| open.segment.is_compacted());
+            oldest.and_then(|at| self.open.remove(at));
+        }
+        if self.open.len() >= OPEN_MAX {
+            self.open.pop_front();
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use kar_proto::hub::v1 as wire;
 use prost::Message as _;
 
+use super::compact;
 use super::format::{self, ALIGN, HEADER, Header};
 use super::mark::Mark;
 use super::segment::{self, Segment};
@@ -24,6 +25,25 @@ pub(crate) struct End {
     pub(crate) segments: Vec<Segment>,
     /// Address of the next record, in the last file.
     pub(crate) address: u64,
+    /// First address of the first file that begins with all that holds; what is said in older ones
+    /// is not needed.
+    pub(crate) holding_from: Option<u64>,
+}
+
+/// How a file begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Start {
+    /// Address at which the records of the file before it end.
+    pub(crate) previous_end: u64,
+    /// It repeats all that holds.
+    pub(crate) holding: bool,
+}
+
+/// A record as it is in a file.
+pub(crate) struct Raw<'a> {
+    pub(crate) header: Header,
+    pub(crate) address: u64,
+    pub(crate) payload: &'a [u8],
 }
 
 /// What is at an address.
@@ -40,8 +60,8 @@ enum Found {
 pub(crate) enum Visit<'a> {
     /// A record of the hub's own.
     Meta(&'a [u8]),
-    /// A record of a log.
-    Record { log: u32, offset: u64, address: u64 },
+    /// A record of a log; `bytes` is what it takes in the file.
+    Record { log: u32, offset: u64, address: u64, bytes: u64 },
 }
 
 /// Reads every record in order (files with a summary: each log's in order) and hands it to
@@ -65,11 +85,19 @@ pub(crate) fn recover(
         };
     }
     let mut used = 0;
+    let mut holding_from = None;
     let (address, found) = loop {
         let segment = segments[used];
+        if holding_from.is_none() && start(dir, segment)?.is_some_and(|start| start.holding) {
+            holding_from = Some(segment.base);
+        }
         let next = segments.get(used + 1).copied();
-        if let Some(next) = next
-            && let Some(end) = previous_end(dir, next)?
+        let next_start = match next {
+            Some(next) => start(dir, next)?,
+            None => None,
+        };
+        let next_start = next_start.map(|start| start.previous_end);
+        if let Some(end) = next_start
             && summary::read(dir, segment, &mut visit)? == Some(end)
         {
             used += 1;
@@ -80,8 +108,7 @@ pub(crate) fn recover(
             contents.add(what);
             visit(what)
         })?;
-        let Some(next) = next else { break (address, found) };
-        match (previous_end(dir, next)?, &found) {
+        match (next_start, &found) {
             (Some(end), Found::Nothing) if end == address => {
                 contents.write(dir, end)?;
                 used += 1;
@@ -96,10 +123,14 @@ pub(crate) fn recover(
             (None, _) => break (address, found),
         }
     };
+    if segments[used].is_compacted() {
+        let what = "the log file after this one is missing or does not begin as one";
+        return Err(damaged(dir, segments[used], segments[used].base, what));
+    }
     let tail = Tail { dir, segments: &segments, used, address };
     tail.judge(&found, mark)?;
     tail.cut()?;
-    Ok(Some(End { segments: segments[..=used].to_vec(), address }))
+    Ok(Some(End { segments: segments[..=used].to_vec(), address, holding_from }))
 }
 
 /// Reads the records of one file; returns where they end, and what is there.
@@ -109,29 +140,88 @@ fn scan(
     visit: &mut impl FnMut(&Visit<'_>) -> Result<(), String>,
 ) -> Result<(u64, Found), HubError> {
     let path = segment.path(dir);
+    scan_raw(dir, segment, &mut |raw: &Raw<'_>| {
+        let what = match raw.header.log {
+            0 => Visit::Meta(raw.payload),
+            log => Visit::Record {
+                log,
+                offset: raw.header.offset,
+                address: raw.address,
+                bytes: format::record_bytes(raw.payload.len()),
+            },
+        };
+        let visited = visit(&what);
+        visited.map_err(|what| HubError::corrupt(&path, raw.address - segment.base, what))?;
+        Ok(true)
+    })
+}
+
+/// Reads the records of one file, until told to stop.
+fn scan_raw(
+    dir: &Path,
+    segment: Segment,
+    visit: &mut impl FnMut(&Raw<'_>) -> Result<bool, HubError>,
+) -> Result<(u64, Found), HubError> {
+    let path = segment.path(dir);
     let failed = |source| HubError::io("read", &path, source);
-    let mut file = BufReader::with_capacity(BUFFER, segment.open(dir, false)?);
+    let file = segment.open(dir, false)?;
+    if !segment.is_compacted() {
+        let mut file = BufReader::with_capacity(BUFFER, file);
+        file.seek(SeekFrom::Start(segment::DATA)).map_err(failed)?;
+        let (address, found, _) =
+            scan_stretch(&mut file, &path, segment.data(), segment.end(), visit)?;
+        return Ok((address, found));
+    }
+    let (head, table) = (compact::head(&file, &path)?, compact::table(&file, &path)?);
+    let mut file = BufReader::with_capacity(BUFFER, file);
     file.seek(SeekFrom::Start(segment::DATA)).map_err(failed)?;
-    let mut address = segment.data();
+    for extent in table {
+        let end = extent.address + extent.bytes;
+        let (address, found, goes_on) = scan_stretch(&mut file, &path, extent.address, end, visit)?;
+        if address != end && goes_on {
+            let what = match found {
+                Found::Damaged(what) => what,
+                _ => "a record is missing",
+            };
+            return Ok((address, Found::Damaged(what)));
+        }
+        if !goes_on {
+            return Ok((address, Found::Nothing));
+        }
+    }
+    Ok((head.end, Found::Nothing))
+}
+
+/// Reads successive records up to an address; the last of what it returns says whether it was told
+/// to go on.
+fn scan_stretch(
+    file: &mut impl Read,
+    path: &Path,
+    from: u64,
+    end: u64,
+    visit: &mut impl FnMut(&Raw<'_>) -> Result<bool, HubError>,
+) -> Result<(u64, Found, bool), HubError> {
+    let failed = |source| HubError::io("read", path, source);
+    let mut address = from;
     let mut payload = Vec::new();
     loop {
-        let header = match read_header(&mut file, segment, address).map_err(failed)? {
+        let header = match read_header(file, end, address).map_err(failed)? {
             Found::Record(header) => header,
-            other => return Ok((address, other)),
+            other => return Ok((address, other, true)),
         };
         let bytes = format::record_bytes(header.length as usize);
         payload.resize((bytes as usize) - HEADER, 0);
         file.read_exact(&mut payload).map_err(failed)?;
         let payload = &payload[..header.length as usize];
         if crc32c::crc32c(payload) != header.payload_crc {
-            return Ok((address, Found::Damaged("a record does not have its checksum")));
+            let found = Found::Damaged("a record does not have its checksum");
+            return Ok((address, found, true));
         }
-        let what = match header.log {
-            0 => Visit::Meta(payload),
-            log => Visit::Record { log, offset: header.offset, address },
-        };
-        visit(&what).map_err(|what| HubError::corrupt(&path, address - segment.base, what))?;
+        let goes_on = visit(&Raw { header, address, payload })?;
         address += bytes;
+        if !goes_on {
+            return Ok((address, Found::Nothing, false));
+        }
     }
 }
 
@@ -151,8 +241,8 @@ pub(crate) fn records_end(
     }
 }
 
-fn read_header(file: &mut impl Read, segment: Segment, address: u64) -> io::Result<Found> {
-    if address + HEADER as u64 > segment.end() {
+fn read_header(file: &mut impl Read, end: u64, address: u64) -> io::Result<Found> {
+    if address + HEADER as u64 > end {
         return Ok(Found::Nothing);
     }
     let mut bytes = [0; HEADER];
@@ -161,30 +251,48 @@ fn read_header(file: &mut impl Read, segment: Segment, address: u64) -> io::Resu
         return Ok(Found::Nothing);
     }
     match format::decode(&bytes, address) {
-        Some(h) if address + format::record_bytes(h.length as usize) <= segment.end() => {
-            Ok(Found::Record(h))
-        }
+        Some(h) if address + format::record_bytes(h.length as usize) <= end => Ok(Found::Record(h)),
         Some(_) => Ok(Found::Damaged("a record goes beyond its file")),
         None => Ok(Found::Damaged("a record's header does not have its checksum")),
     }
 }
 
-/// What a file says about the end of the one before it, if its first record is whole.
-fn previous_end(dir: &Path, segment: Segment) -> Result<Option<u64>, HubError> {
+/// How a file begins; `None` if what belongs to its beginning is not whole, so that it was never
+/// used: all of that is written by one commit.
+pub(crate) fn start(dir: &Path, segment: Segment) -> Result<Option<Start>, HubError> {
     let path = segment.path(dir);
-    let failed = |source| HubError::io("read", &path, source);
     let mut file = segment.open(dir, false)?;
-    file.seek(SeekFrom::Start(segment::DATA)).map_err(failed)?;
-    let found = read_header(&mut file, segment, segment.data()).map_err(failed)?;
-    let Found::Record(header) = found else { return Ok(None) };
-    let mut payload = vec![0; header.length as usize];
-    file.read_exact(&mut payload).map_err(failed)?;
-    if crc32c::crc32c(&payload) != header.payload_crc {
-        return Ok(None);
+    if segment.is_compacted() {
+        let previous_end = compact::head(&file, &path)?.previous_end;
+        return Ok(Some(Start { previous_end, holding: false }));
     }
-    match wire::Meta::decode(&payload[..]).map(|meta| meta.meta) {
-        Ok(Some(wire::meta::Meta::SegmentStart(start))) => Ok(Some(start.previous_end)),
-        _ => Err(HubError::corrupt(&path, segment::DATA, "it does not begin as a log file does")),
+    let failed = |source| HubError::io("read", &path, source);
+    file.seek(SeekFrom::Start(segment::DATA)).map_err(failed)?;
+    let mut file = BufReader::new(file);
+    let (mut first, mut left) = (None, 1);
+    let (_, _, stopped) = {
+        let visit = &mut |raw: &Raw<'_>| {
+            if first.is_none() {
+                let begun = segment_start(&path, raw)?;
+                left = begun.holding.max(1);
+                first = Some(begun);
+            }
+            left -= 1;
+            Ok(left > 0)
+        };
+        let (address, found, goes_on) =
+            scan_stretch(&mut file, &path, segment.data(), segment.end(), visit)?;
+        (address, found, !goes_on)
+    };
+    Ok(first
+        .filter(|_| stopped)
+        .map(|start| Start { previous_end: start.previous_end, holding: start.holding > 0 }))
+}
+
+fn segment_start(path: &Path, raw: &Raw<'_>) -> Result<wire::SegmentStart, HubError> {
+    match wire::Meta::decode(raw.payload).map(|meta| meta.meta) {
+        Ok(Some(wire::meta::Meta::SegmentStart(start))) if raw.header.log == 0 => Ok(start),
+        _ => Err(HubError::corrupt(path, segment::DATA, "it does not begin as a log file does")),
     }
 }
 

@@ -1,10 +1,12 @@
-//! Segment files: made whole before they are used, named by number.
+//! Segment files: made whole before they are used, named by number. What becomes of one when most of
+//! its records are trimmed is in `compact`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::compact::{self, Head};
 use crate::error::HubError;
 
 /// Where the records of a file begin, bytes.
@@ -15,9 +17,12 @@ const ZEROS: usize = 256 << 10;
 /// commits should not wait behind the whole of it.
 const SYNC_EVERY: u64 = 2 << 20;
 const MAGIC: &[u8; 8] = b"KARHUBWL";
-const VERSION: u32 = 1;
+/// Version of a file that is as it was written.
+const WHOLE: u32 = 1;
+/// Version of a compacted file.
+const COMPACTED: u32 = 2;
 /// Bytes of a file's header.
-const FILE_HEADER: usize = 36;
+pub(super) const FILE_HEADER: usize = 36;
 
 /// What a segment file is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,13 +30,52 @@ pub(crate) struct Segment {
     pub(crate) number: u32,
     /// Address of its first byte.
     pub(crate) base: u64,
-    /// Bytes.
+    /// How many addresses it covers; its length, unless it is compacted.
     pub(crate) size: u64,
+    pub(crate) kind: Kind,
+}
+
+/// What is in a segment file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// Everything as it was written.
+    Whole,
+    /// What lived, when it was made, of one file or of several successive ones.
+    Compacted {
+        /// Number of the last of them.
+        last: u32,
+        /// Length of the file.
+        bytes: u64,
+    },
 }
 
 // === impl Segment ===
 
 impl Segment {
+    pub(crate) fn whole(number: u32, base: u64, size: u64) -> Self {
+        Self { number, base, size, kind: Kind::Whole }
+    }
+
+    pub(crate) fn is_compacted(&self) -> bool {
+        matches!(self.kind, Kind::Compacted { .. })
+    }
+
+    /// Number of the last file that it stands for.
+    pub(crate) fn last(&self) -> u32 {
+        match self.kind {
+            Kind::Whole => self.number,
+            Kind::Compacted { last, .. } => last,
+        }
+    }
+
+    /// Length of the file.
+    pub(crate) fn stored(&self) -> u64 {
+        match self.kind {
+            Kind::Whole => self.size,
+            Kind::Compacted { bytes, .. } => bytes,
+        }
+    }
+
     /// Address at which its first record is.
     pub(crate) fn data(&self) -> u64 {
         self.base + DATA
@@ -43,7 +87,7 @@ impl Segment {
     }
 
     pub(crate) fn next(&self, size: u64) -> Self {
-        Self { number: self.number + 1, base: self.end(), size }
+        Self::whole(self.last() + 1, self.end(), size)
     }
 
     pub(crate) fn path(&self, dir: &Path) -> PathBuf {
@@ -95,10 +139,11 @@ impl Segment {
             .map_err(|source| HubError::io("open", &path, source))
     }
 
-    fn encode(&self) -> [u8; FILE_HEADER] {
+    pub(super) fn encode(&self) -> [u8; FILE_HEADER] {
         let mut header = [0; FILE_HEADER];
+        let version = if self.is_compacted() { COMPACTED } else { WHOLE };
         header[..8].copy_from_slice(MAGIC);
-        header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        header[8..12].copy_from_slice(&version.to_le_bytes());
         header[12..16].copy_from_slice(&self.number.to_le_bytes());
         header[16..24].copy_from_slice(&self.base.to_le_bytes());
         header[24..32].copy_from_slice(&self.size.to_le_bytes());
@@ -115,13 +160,18 @@ impl Segment {
         if &header[..8] != MAGIC {
             return Err(HubError::corrupt(path, 0, "it does not begin as a log file of the hub"));
         }
-        if word(8) > VERSION {
+        if word(8) > COMPACTED {
             return Err(HubError::Version { file: path.to_owned(), found: word(8) });
         }
         if word(32) != crc32c::crc32c(&header[..32]) {
             return Err(HubError::corrupt(path, 0, "its header does not have its checksum"));
         }
-        Ok(Self { number: word(12), base: long(16), size: long(24) })
+        let mut segment = Self::whole(word(12), long(16), long(24));
+        if word(8) == COMPACTED {
+            // What its own head says is filled in by whoever has read it.
+            segment.kind = Kind::Compacted { last: segment.number, bytes: 0 };
+        }
+        Ok(segment)
     }
 }
 
@@ -140,13 +190,33 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<Segment>, HubError> {
         }
     }
     segments.sort_by_key(|s| s.number);
+    let segments = without_leftovers(dir, segments)?;
     for pair in segments.windows(2) {
-        if pair[0].number + 1 != pair[1].number || pair[0].end() != pair[1].base {
+        if pair[0].last() + 1 != pair[1].number || pair[0].end() != pair[1].base {
             let what = "the log file before this one is missing";
             return Err(HubError::corrupt(&pair[1].path(dir), 0, what));
         }
     }
     Ok(segments)
+}
+
+/// Removes files that a compacted one stands for: the hub was killed before it had done so.
+fn without_leftovers(dir: &Path, segments: Vec<Segment>) -> Result<Vec<Segment>, HubError> {
+    let mut kept: Vec<Segment> = Vec::with_capacity(segments.len());
+    for segment in segments {
+        match kept.last() {
+            Some(before) if segment.number <= before.last() => remove(dir, segment)?,
+            _ => kept.push(segment),
+        }
+    }
+    Ok(kept)
+}
+
+/// Removes a file with its summary.
+pub(crate) fn remove(dir: &Path, segment: Segment) -> Result<(), HubError> {
+    super::summary::distrust(dir, segment)?;
+    let path = segment.path(dir);
+    fs::remove_file(&path).map_err(|e| HubError::io("remove", &path, e))
 }
 
 fn examine(path: &Path) -> Result<Segment, HubError> {
@@ -158,13 +228,18 @@ fn examine(path: &Path) -> Result<Segment, HubError> {
         return Err(HubError::corrupt(path, length, "it is shorter than its own header"));
     }
     file.read_exact_at(&mut header, 0).map_err(failed)?;
-    let segment = Segment::decode(path, &header)?;
+    let mut segment = Segment::decode(path, &header)?;
     if segment.path(path.parent().unwrap_or(path)) != path {
         return Err(HubError::corrupt(path, 12, "it was another file once"));
     }
-    if length != segment.size {
-        let what = format!("it should have {} bytes and has {length}", segment.size);
-        return Err(HubError::corrupt(path, length.min(segment.size), what));
+    if segment.is_compacted() {
+        let Head { last, bytes, .. } = compact::head(&file, path)?;
+        segment.kind = Kind::Compacted { last, bytes };
+    }
+    let stored = segment.stored();
+    if length != stored {
+        let what = format!("it should have {stored} bytes and has {length}");
+        return Err(HubError::corrupt(path, length.min(stored), what));
     }
     Ok(segment)
 }

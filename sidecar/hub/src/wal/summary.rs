@@ -24,6 +24,7 @@ struct Run {
     first: u64,
     last: u64,
     distances: Vec<u64>,
+    lengths: Vec<u64>,
 }
 
 // === impl Summary ===
@@ -36,14 +37,21 @@ impl Summary {
     pub(crate) fn add(&mut self, visit: &Visit<'_>) {
         match *visit {
             Visit::Meta(payload) => self.metas.push(bytes::Bytes::copy_from_slice(payload)),
-            Visit::Record { log, offset, address } => {
-                let base = self.segment.base;
-                let new = || Run { first: offset, last: base, distances: Vec::new() };
+            Visit::Record { log, offset, address, bytes } => {
+                let last = self.segment.base;
+                let new =
+                    || Run { first: offset, last, distances: Vec::new(), lengths: Vec::new() };
                 let run = self.runs.entry(log).or_insert_with(new);
                 run.distances.push((address - run.last) / ALIGN);
+                run.lengths.push(bytes / ALIGN);
                 run.last = address;
             }
         }
+    }
+
+    /// The same, of a file that has got its length.
+    pub(crate) fn of(self, segment: Segment) -> Self {
+        Self { segment, ..self }
     }
 
     /// Writes the summary beside its file, which ends at `end`. It is not synced: a damaged one
@@ -54,6 +62,7 @@ impl Summary {
             log,
             first: run.first,
             distances: run.distances,
+            lengths: run.lengths,
         });
         let index = wire::SegmentIndex {
             base: self.segment.base,
@@ -89,6 +98,10 @@ pub(crate) fn read(
     if index.base != segment.base || index.modified_ns != modified(dir, segment)? {
         return Ok(None);
     }
+    // An earlier version wrote no lengths.
+    if index.runs.iter().any(|run| run.lengths.len() != run.distances.len()) {
+        return Ok(None);
+    }
     let mut visit = |what: &Visit<'_>| {
         visit(what).map_err(|what| HubError::corrupt(&segment.path(dir), 0, what))
     };
@@ -98,9 +111,10 @@ pub(crate) fn read(
     }
     for run in index.runs {
         let mut address = segment.base;
-        for (nth, distance) in run.distances.into_iter().enumerate() {
+        let (log, places) = (run.log, run.distances.into_iter().zip(run.lengths));
+        for (offset, (distance, length)) in (run.first..).zip(places) {
             address += distance * ALIGN;
-            visit(&Visit::Record { log: run.log, offset: run.first + nth as u64, address })?;
+            visit(&Visit::Record { log, offset, address, bytes: length * ALIGN })?;
         }
     }
     Ok(Some(index.end))

@@ -14,9 +14,12 @@ use super::mark::MarkFile;
 use super::read::{Reader, Segments};
 use super::recover::{End, Visit, recover};
 use super::segment::Segment;
+use super::summary;
 use super::writer::{Batch, Writer};
 use crate::error::HubError;
 use crate::options::Durability;
+
+mod compact;
 
 /// Bytes of the test's files; small, so that they are many.
 const SEGMENT: u64 = 32 << 10;
@@ -38,7 +41,7 @@ type Found = Result<(Vec<u64>, Option<End>), HubError>;
 impl Log {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let first = Segment { number: 1, base: 0, size: SEGMENT };
+        let first = Segment::whole(1, 0, SEGMENT);
         first.create(dir.path()).unwrap();
         let segments = Arc::new(Segments::default());
         segments.insert(first);
@@ -50,18 +53,18 @@ impl Log {
             Arc::clone(&segments),
             first,
             SEGMENT,
+            // Damage must be found in the files themselves.
+            Box::new(|_| ()),
         );
         let writer = Writer::new(first, first.data(), SEGMENT);
-        let mut committer = committer.unwrap();
-        // Damage must be found in the files themselves.
-        committer.summarise = false;
+        let committer = committer.unwrap();
         let mut log = Self { dir, writer, committer, segments, offset: 0, records: Vec::new() };
         log.start(0);
         log
     }
 
     fn start(&mut self, previous_end: u64) {
-        let start = wire::SegmentStart { previous_end, ..Default::default() };
+        let start = wire::SegmentStart { previous_end, holding: 1, ..Default::default() };
         let meta = wire::Meta { meta: Some(wire::meta::Meta::SegmentStart(start)) };
         self.writer.append(0, 0, &meta.encode_to_vec());
     }
@@ -113,7 +116,7 @@ impl Log {
     /// File and place in it of a record.
     fn place(&self, nth: usize) -> (PathBuf, u64) {
         let address = self.records[nth].0;
-        let segment = Segment { number: (address / SEGMENT) as u32 + 1, base: 0, size: 0 };
+        let segment = Segment::whole((address / SEGMENT) as u32 + 1, 0, 0);
         (segment.path(self.path()), address % SEGMENT)
     }
 
@@ -129,7 +132,7 @@ impl Log {
         let (_, mark) = MarkFile::open(self.path(), Durability::Fsync)?;
         let mut found = Vec::new();
         let end = recover(self.path(), mark, |what| {
-            if let Visit::Record { log: 1, offset, address } = *what {
+            if let Visit::Record { log: 1, offset, address, .. } = *what {
                 assert_eq!(offset, found.len() as u64 + 1);
                 found.push(address);
             }
@@ -289,7 +292,7 @@ fn a_file_made_ahead_and_never_used_is_no_harm() {
     let mut log = Log::new();
     log.add(5, 300);
     log.commit();
-    let next = Segment { number: 2, base: SEGMENT, size: SEGMENT };
+    let next = Segment::whole(2, SEGMENT, SEGMENT);
     next.create(log.path()).unwrap();
     fs::write(log.path().join("00000003.new"), b"half").unwrap();
     let end = log.expect(5);

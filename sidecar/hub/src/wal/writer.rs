@@ -39,9 +39,9 @@ impl Writer {
         Self { segment, segment_bytes, tail, pending: Batch::default(), spare: Vec::new() }
     }
 
-    /// Address of the first byte of the current file.
-    pub(crate) fn base(&self) -> u64 {
-        self.segment.base
+    /// The current file.
+    pub(crate) fn segment(&self) -> Segment {
+        self.segment
     }
 
     /// Whether the current file has room for a record.

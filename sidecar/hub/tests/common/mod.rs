@@ -112,6 +112,35 @@ impl Node {
         entries
     }
 
+    /// Where a log starts, by reading it from 1; the reading is ended.
+    pub async fn start_of(&mut self, log: &LogName) -> u64 {
+        self.client.read_log(log.clone(), 1);
+        let name = log.clone();
+        let start = self
+            .find(|event| match event {
+                HubEvent::LogStart { log, start } | HubEvent::LogTrimmed { log, start }
+                    if *log == name =>
+                {
+                    Some(*start)
+                }
+                _ => None,
+            })
+            .await;
+        self.client.stop_log(log.clone());
+        start
+    }
+
+    /// Trims a log; returns where it starts when that is durable.
+    pub async fn trim(&mut self, log: &LogName, below: u64) -> u64 {
+        self.client.trim_log(log.clone(), below);
+        let name = log.clone();
+        self.find(|event| match event {
+            HubEvent::LogStart { log, start } if *log == name => Some(*start),
+            _ => None,
+        })
+        .await
+    }
+
     fn tail(&self) -> &[HubEvent] {
         &self.seen[self.seen.len().saturating_sub(20)..]
     }
@@ -172,6 +201,73 @@ pub async fn serving_hub(dir: &Path) -> Child {
     let listens = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
     wait_for("the hub to listen", listens).await;
     hub
+}
+
+/// Bytes of all files below a directory, as their lengths are.
+pub fn bytes_below(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => bytes_below(&entry.path()),
+        Ok(found) => found.len(),
+        // Removed meanwhile.
+        Err(_) => 0,
+    };
+    entries.filter_map(Result::ok).map(size).sum()
+}
+
+/// A small generator of choices, whose seed is printed.
+pub struct Choices(u64);
+
+impl Choices {
+    pub fn new() -> Self {
+        let given = std::env::var("KAR_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = given.unwrap_or_else(|| {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            now.expect("after 1970").as_nanos() as u64
+        });
+        println!("KAR_TEST_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % end
+    }
+}
+
+/// A file system that is there as long as this is.
+pub struct Mounted {
+    pub path: PathBuf,
+}
+
+impl Mounted {
+    /// `None`: this user may not.
+    pub fn tmpfs(path: &Path, options: &str) -> Option<Self> {
+        std::fs::create_dir_all(path).expect("a directory in a temporary one");
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(path)
+            .stderr(Stdio::null())
+            .status();
+        status.is_ok_and(|status| status.success()).then(|| Self { path: path.to_owned() })
+    }
+
+    /// Gives it another size.
+    pub fn resize(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        let status = Command::new("mount").args(["-o", &options]).arg(&self.path).status();
+        assert!(status.expect("mount").success());
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // A process that still has files there keeps it until it ends.
+        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+    }
 }
 
 /// Waits for a hub that was started; its exit code and its last words.

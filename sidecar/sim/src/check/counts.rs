@@ -8,6 +8,7 @@ use kar_core::message::Message;
 use kar_core::record::{Op, Record};
 
 use super::Judge;
+use crate::coverage::Coverage;
 use crate::history::Seen;
 
 /// How often each schedule happened.
@@ -18,6 +19,9 @@ pub(crate) struct Counts {
     pub(crate) sandwiched_claim: u64,
     pub(crate) sleeping_outcall: u64,
     pub(crate) boomerang_owner: u64,
+    pub(crate) pingpong_tail: u64,
+    /// Outcomes of chains of tail calls that came home.
+    pub(crate) chains_home: u64,
     pub(crate) dead_attempt_progress: u64,
     pub(crate) store_rollback: u64,
     pub(crate) drain_with_cross_calls: u64,
@@ -26,6 +30,14 @@ pub(crate) struct Counts {
     pub(crate) windows_asked: u64,
     /// Statements that were answered with a part of the outcomes kept.
     pub(crate) outcomes_cut: u64,
+    /// Reads from outside turns that were answered.
+    pub(crate) reads: u64,
+    /// Those of them during which the actor's state changed.
+    pub(crate) reads_raced: u64,
+    /// Durable steps that retries were dispatched with.
+    pub(crate) steps_recalled: u64,
+    /// Keyed calls that were answered from what is kept.
+    pub(crate) calls_recalled: u64,
     /// Turns dispatched by a reign that was over, of invocations that were done.
     pub(crate) zombie_dispatch: u64,
     /// Due times that were fired, and how many of them late.
@@ -35,6 +47,16 @@ pub(crate) struct Counts {
     pub(crate) firings_dropped: u64,
     /// Overlaps of code that a lagging node excuses.
     pub(crate) overlap_excused: u64,
+    /// What was seen of which transitions.
+    pub(crate) coverage: Coverage,
+    /// Invocations that ended as cancelled.
+    pub(crate) cancelled: u64,
+    /// Attempts that ended with an error and were followed by another one.
+    pub(crate) errors_retried: u64,
+    /// Dead letters sent again.
+    pub(crate) redriven: u64,
+    /// Invocations parked.
+    pub(crate) parked: u64,
     /// Nodes draining, for `drain_with_cross_calls`.
     draining: Vec<NodeId>,
     /// Hosts that died with turns: session, when.
@@ -43,19 +65,29 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 16] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 26] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
             ("sandwiched-claim", self.sandwiched_claim),
             ("sleeping-outcall", self.sleeping_outcall),
             ("boomerang-owner", self.boomerang_owner),
+            ("pingpong-tail", self.pingpong_tail),
             ("dead-attempt-progress", self.dead_attempt_progress),
             ("store-rollback", self.store_rollback),
             ("drain-with-cross-calls", self.drain_with_cross_calls),
             ("cascade", self.cascade),
+            ("(chains home)", self.chains_home),
             ("(windows asked)", self.windows_asked),
             ("(outcomes cut)", self.outcomes_cut),
+            ("(cancelled)", self.cancelled),
+            ("(errors retried)", self.errors_retried),
+            ("(parked)", self.parked),
+            ("(redriven)", self.redriven),
+            ("(reads)", self.reads),
+            ("(reads raced)", self.reads_raced),
+            ("(steps recalled)", self.steps_recalled),
+            ("(calls recalled)", self.calls_recalled),
             ("(reminders fired)", self.reminders_fired),
             ("(reminders late)", self.reminders_late),
             ("(firings dropped)", self.firings_dropped),
@@ -142,6 +174,7 @@ impl Judge<'_> {
     /// A message arrives: is it from another time?
     pub(crate) fn count_arrival(&mut self, to: NodeId, sent: usize) {
         let Seen::Sent { message, .. } = &self.history.events[sent].1 else { return };
+        self.counts.coverage.arrived(message);
         if let Message::Opened { resume_at, .. } = message {
             self.counts.outcomes_cut += u64::from(resume_at.is_some());
         }

@@ -114,6 +114,13 @@ impl Judge<'_> {
                     let found = view.closed_channels;
                     wrong.push(format!("{node:?} {}: {found} marks, not {most}", view.id));
                 }
+                let dead = view.dead.iter().map(|letter| letter.uuid).collect();
+                if model.dead != dead {
+                    wrong.push(format!(
+                        "{node:?} {}: dead are {dead:?}, not {:?}",
+                        view.id, model.dead
+                    ));
+                }
                 if model.epoch != view.epoch {
                     wrong.push(format!("{node:?} {}: serves epoch {}", view.id, view.epoch));
                 }

@@ -143,6 +143,42 @@ impl Judge<'_> {
         }
     }
 
+    /// C4: a call retires when its sender holds the outcome durably.
+    pub(super) fn closed(&mut self, log: usize, sender: &Sender, below: Number, open: &[Number]) {
+        let mut early = Vec::new();
+        let numbers = self.logs[log].numbers.iter();
+        let mut closed: Vec<(Number, Uuid)> = numbers
+            .filter(|((s, n), _)| s == sender && *n < below && !open.contains(n))
+            .map(|((_, number), uuid)| (*number, *uuid))
+            .collect();
+        closed.sort_unstable();
+        for (number, uuid) in closed {
+            let held = self.logs[log].held.get(&uuid);
+            let fine = match sender {
+                Sender::Node(_) => {
+                    let ended = held.is_some_and(|h| h.ended.is_some());
+                    self.mode_of(uuid) != Some(Mode::Call) || ended
+                }
+                Sender::Log { partition, .. } => {
+                    let owed = self.logs[self.log_of(partition)].owed.get(&(log, number));
+                    owed.is_some_and(|o| !o.awaited || o.settled)
+                }
+            };
+            if !fine {
+                early.push(uuid);
+            }
+            if let Some(held) = self.logs[log].held.get_mut(&uuid)
+                && held.sent.as_ref() == Some(&(sender.clone(), number))
+            {
+                held.closed = true;
+            }
+        }
+        for uuid in early {
+            let text = format!("{} closes {uuid}, which its sender needs", self.logs[log].id);
+            self.wrong("C4 retired only when closed", text);
+        }
+    }
+
     /// A node answers its component.
     pub(crate) fn check_answer(&mut self, node: NodeId, to: Waiter, answer: &Answer) {
         let key = match to {
@@ -160,6 +196,12 @@ impl Judge<'_> {
 
     fn check_client_answer(&mut self, node: NodeId, req: usize, answer: &Answer) {
         let request = &self.history.reqs[req];
+        if let Some((home, control)) = &request.control {
+            return self.check_control_answer((node, req), home, *control, answer);
+        }
+        if request.reads.is_some() {
+            return self.check_read(node, req, answer);
+        }
         let uuid = self.uuid_of_tag.get(&request.tag).copied();
         let bad = match answer {
             Ok(Response::Scheduled { .. } | Response::Cancelled { .. }) => {
@@ -203,6 +245,11 @@ impl Judge<'_> {
             {
                 self.wrong("P9 errors", format!("{node:?} refuses q{req}: {why:?}"));
             }
+            Ok(Response::Outcome { invocation: Some(id), outcome: Outcome::Cancelled })
+                if !self.asked_to_cancel(id.uuid) =>
+            {
+                self.wrong("P9 errors", format!("{node:?}: q{req} is cancelled, unasked"));
+            }
             Ok(Response::Outcome { outcome: Outcome::Expired, .. })
                 if !request.deadline && request.awaits.is_none() =>
             {
@@ -220,6 +267,9 @@ impl Judge<'_> {
             // A direct call's fate is unknown when its host dies: that is what at-most-once means.
             RequestError::Unknown(_) if is_direct => true,
             RequestError::Unknown(_) => return self.check_struck_out(node, "outcome unknown"),
+            RequestError::ChannelClosed(_) => {
+                return self.check_struck_out(node, "channel closed");
+            }
             RequestError::Draining => self.nodes.get(&node).is_some_and(|n| n.drain_told),
             RequestError::NoHost(_) => is_direct,
             // Direct calls are bounded by what the host runs at once.
@@ -267,6 +317,9 @@ impl Judge<'_> {
                 let own = id.home == record.token.invocation.home;
                 let ended = self.logs[self.log_of(&id.home)].outcome(id.uuid);
                 let known = self.uuid_of_tag.get(tag);
+                if known.is_none() && what.key.is_some() {
+                    return self.check_kept_answer((run, item), id, outcome);
+                }
                 let wrong = known.is_some_and(|u| *u != id.uuid)
                     || (!own && (known.is_none() || ended.is_none_or(|e| e.outcome != *outcome)));
                 if wrong {
@@ -274,6 +327,8 @@ impl Judge<'_> {
                     self.wrong("P5 gate for replies", text);
                 }
             }
+            Ok(Response::Step(value)) => self.check_step_answer(run, item, value),
+            Err(RequestError::StepKeyReused(_)) => self.check_reused(run, item),
             Err(RequestError::Invalid(why)) => {
                 self.wrong("P9 errors", format!("r{run}.{item} is invalid: {why}"));
             }

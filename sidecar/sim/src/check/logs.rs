@@ -1,178 +1,22 @@
 //! What a log means: which records are valid (rules L2, L3), what of them takes effect (T3), and
 //! what may never be found in one.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
-use kar_core::invocation::{ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, StateOp};
+use kar_core::invocation::{
+    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, StateOp,
+};
 use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
-use kar_core::reminder::ReminderChange;
 
 use super::Judge;
+use super::model::ended;
+pub(crate) use super::model::{Closing, Ended, Held, LogModel, Owed, Reign, TurnRecord};
 use super::order::Lock;
-use super::reminders::ReminderModel;
+use super::policies::Standing;
 use crate::history::Keys;
-use crate::plan::Us;
 use crate::script::Spec;
 use crate::store::apply;
-
-/// A reign over a partition.
-#[derive(Clone, Debug)]
-pub(crate) struct Reign {
-    pub(crate) epoch: Epoch,
-    pub(crate) node: NodeId,
-    pub(crate) from: Us,
-    pub(crate) released: Option<Us>,
-}
-
-/// How an invocation ended, by the log.
-#[derive(Clone, Debug)]
-pub(crate) struct Ended {
-    pub(crate) outcome: Outcome,
-    pub(crate) epoch: Epoch,
-    /// Of its `Complete`.
-    pub(crate) offset: Offset,
-}
-
-/// An invocation that a log holds.
-#[derive(Clone, Debug)]
-pub(crate) struct Held {
-    /// Who sent it, and its number; nobody, for firings of reminders.
-    pub(crate) sent: Option<(Sender, Number)>,
-    /// What put it in its actor's queue: not known of steps that follow in the same partition.
-    pub(crate) queued_by: Option<(Sender, Number)>,
-    pub(crate) actor: Option<Arc<str>>,
-    /// The step that runs, or is to run, here.
-    pub(crate) step: u32,
-    pub(crate) attempt: u32,
-    /// Its outcome goes to another log.
-    pub(crate) home: Option<PartitionId>,
-    /// Nothing more is owed for it here: its chain has left, and its outcome goes elsewhere, or nowhere.
-    pub(crate) gone: bool,
-    /// The chain of tail calls has left; the outcome comes back here if `home` is none.
-    pub(crate) left: bool,
-    pub(crate) ended: Option<Ended>,
-    pub(crate) closed: bool,
-    pub(crate) forgotten: bool,
-}
-
-/// An obligation that a log created.
-#[derive(Clone, Debug)]
-pub(crate) struct Owed {
-    pub(crate) uuid: Uuid,
-    /// Its sender waits for the outcome, not just for acceptance.
-    pub(crate) awaited: bool,
-    /// The outcome that it carries home.
-    pub(crate) outcome: Option<Outcome>,
-    /// The turn that made it.
-    pub(crate) parent: Uuid,
-    /// The actor that it ran on.
-    pub(crate) actor: Option<Arc<str>>,
-    pub(crate) attempt: (u32, u32),
-    pub(crate) epoch: Epoch,
-    pub(crate) settled: bool,
-}
-
-/// A record of a turn that took effect.
-#[derive(Clone, Debug)]
-pub(crate) struct TurnRecord {
-    pub(crate) offset: Offset,
-    pub(crate) state: Vec<StateOp>,
-    pub(crate) sends: Vec<u64>,
-    pub(crate) reminders: Vec<ReminderChange>,
-    pub(crate) complete: Option<Closing>,
-    /// The actor's state before it.
-    pub(crate) before: Keys,
-}
-
-/// How a turn ended, by the log.
-#[derive(Clone, Debug)]
-pub(crate) enum Closing {
-    Outcome(Outcome),
-    /// With a tail call: its tag, and whether it keeps the lock.
-    Tail(u64, bool),
-}
-
-/// An actor by the log.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ActorModel {
-    pub(crate) state: Keys,
-    /// Invocations with a `Progress` and no `Complete`, innermost last.
-    pub(crate) stack: Vec<Uuid>,
-    /// What ended, in order; re-entrant ones left out.
-    pub(crate) ended: Vec<Uuid>,
-}
-
-/// A partition by its log.
-#[derive(Clone, Debug)]
-pub(crate) struct LogModel {
-    pub(crate) id: PartitionId,
-    pub(crate) uuid: Option<Uuid>,
-    pub(crate) epoch: Epoch,
-    pub(crate) seq: u64,
-    /// The latest time in its records.
-    pub(crate) time: u64,
-    pub(crate) released: bool,
-    pub(crate) owner: Option<NodeId>,
-    pub(crate) reigns: Vec<Reign>,
-    pub(crate) held: HashMap<Uuid, Held>,
-    pub(crate) numbers: HashMap<(Sender, Number), Uuid>,
-    pub(crate) owed: BTreeMap<(usize, Number), Owed>,
-    pub(crate) actors: HashMap<Arc<str>, ActorModel>,
-    pub(crate) turns: HashMap<(Uuid, u32, u32, Epoch), Vec<TurnRecord>>,
-    /// Steps that have ended here: with which reign's record, and where.
-    pub(crate) done: HashMap<(Uuid, u32), (Epoch, Offset)>,
-    /// State operations that took effect, for the store: offset, actor, operations.
-    pub(crate) writes: Vec<(Offset, Arc<str>, Vec<StateOp>)>,
-    /// Highest sequence number seen of each epoch, also of void records (for the counts).
-    pub(crate) highest: HashMap<Epoch, u64>,
-    /// Last valid sequence number of each epoch.
-    pub(crate) last: HashMap<Epoch, u64>,
-    pub(crate) reminders: ReminderModel,
-}
-
-impl Held {
-    /// Nothing more is owed for it here.
-    pub(crate) fn is_over(&self) -> bool {
-        self.ended.is_some() || self.gone
-    }
-}
-
-impl LogModel {
-    pub(crate) fn new(id: PartitionId) -> Self {
-        Self {
-            id,
-            uuid: None,
-            epoch: 0,
-            seq: 0,
-            time: 0,
-            released: false,
-            owner: None,
-            reigns: Vec::new(),
-            held: HashMap::new(),
-            numbers: HashMap::new(),
-            owed: BTreeMap::new(),
-            actors: HashMap::new(),
-            turns: HashMap::new(),
-            done: HashMap::new(),
-            writes: Vec::new(),
-            highest: HashMap::new(),
-            last: HashMap::new(),
-            reminders: ReminderModel::default(),
-        }
-    }
-
-    /// The outcome of an invocation, if it has ended.
-    pub(crate) fn outcome(&self, uuid: Uuid) -> Option<&Ended> {
-        self.held.get(&uuid)?.ended.as_ref()
-    }
-
-    /// The reign after another one.
-    pub(crate) fn next_reign(&self, epoch: Epoch) -> Option<&Reign> {
-        self.reigns.iter().find(|r| r.epoch > epoch)
-    }
-}
 
 /// A `Complete`, taken apart.
 struct Completion<'a> {
@@ -194,6 +38,8 @@ impl Judge<'_> {
     ) {
         let now = self.now;
         self.count_record(log, offset, node, record);
+        let valid = self.would_be_valid(log, record);
+        self.counts.coverage.record(record, valid);
         match &**record {
             Record::Claim { after, node: by, id } => {
                 let model = &mut self.logs[log];
@@ -225,6 +71,16 @@ impl Judge<'_> {
                     self.logs[log].time = self.logs[log].time.max(*time);
                     ops.iter().for_each(|op| self.take_effect(log, offset, op));
                 }
+            }
+        }
+    }
+
+    /// Whether a record that has just landed is valid.
+    fn would_be_valid(&self, log: usize, record: &Record) -> bool {
+        match record {
+            Record::Claim { after, .. } => *after == self.logs[log].epoch,
+            Record::Release { epoch, seq } | Record::Batch { epoch, seq, .. } => {
+                self.is_valid(log, *epoch, *seq)
             }
         }
     }
@@ -261,7 +117,7 @@ impl Judge<'_> {
     pub(crate) fn meet(&mut self, invocation: &Arc<Invocation>) {
         let tag = Spec::read(&invocation.payload).tag;
         if let Some(known) = self.uuid_of_tag.insert(tag, invocation.uuid)
-            && known != invocation.uuid
+            && self.original(known) != self.original(invocation.uuid)
         {
             let text = format!("tag {tag:x} travels as {known} and as {}", invocation.uuid);
             self.wrong("P2 one request, one invocation", text);
@@ -276,8 +132,9 @@ impl Judge<'_> {
             Op::Accept { sender, number, invocation } => {
                 self.accepted(log, sender, *number, invocation);
             }
-            Op::Progress { uuid, attempt, segment, settled } => {
+            Op::Progress { uuid, attempt, segment, settled, steps } => {
                 for (to, number) in settled {
+                    self.check_unkeyed(log, self.log_of(to), *number);
                     self.settle(log, self.log_of(to), *number);
                 }
                 let Some(held) = self.logs[log].held.get(uuid) else {
@@ -289,6 +146,7 @@ impl Judge<'_> {
                     let step = held.step;
                     self.lock(log, offset, *uuid, Lock::Takes);
                     self.turn_record(log, offset, (*uuid, step, *attempt), segment, None);
+                    self.steps_logged((log, offset), (*uuid, step), segment, steps);
                 }
             }
             Op::Complete { uuid, attempt, accept, end, segment, .. } => {
@@ -299,7 +157,10 @@ impl Judge<'_> {
             Op::Outcome { sender, number, done, .. } => {
                 self.came_home(log, offset, (sender, *number), done);
             }
-            Op::Attempt { uuid, attempt } => {
+            Op::Attempt { uuid, attempt, ended } => {
+                if let Some(ended) = ended {
+                    self.attempt_ended(log, offset, *uuid, ended);
+                }
                 let model = &mut self.logs[log];
                 if let Some(held) = model.held.get_mut(uuid)
                     && held.ended.is_none()
@@ -308,9 +169,22 @@ impl Judge<'_> {
                     held.attempt = held.attempt.max(*attempt);
                 }
             }
+            Op::Cancel { uuid } => self.cancel_landed(log, offset, *uuid),
+            Op::Park { uuid } => self.parked(log, offset, *uuid),
+            Op::Resume { uuid } => self.resumed(log, offset, *uuid),
+            Op::Discard { uuids } => self.discarded(log, offset, uuids),
+            Op::Redrive { uuid, new } => self.redriven(log, offset, *uuid, *new),
             Op::Settle { to, numbers } => {
                 let to = self.log_of(to);
-                numbers.iter().for_each(|n| self.settle(log, to, *n));
+                for number in numbers {
+                    self.check_unkeyed(log, to, *number);
+                    self.settle(log, to, *number);
+                }
+            }
+            Op::StepDone { to, number, outcome } => {
+                let to = self.log_of(to);
+                self.settle(log, to, *number);
+                self.step_done((log, offset), (to, *number), outcome);
             }
             Op::Closed { sender, below, open } => self.closed(log, sender, *below, open),
             Op::CloseChannel { node, floor, open } => {
@@ -348,6 +222,7 @@ impl Judge<'_> {
             sent: Some((sender.clone(), number)),
             queued_by: Some((sender.clone(), number)),
             actor: invocation.actor.clone(),
+            since: self.now,
             step: invocation.step,
             attempt: 1,
             home: invocation.home.clone(),
@@ -356,6 +231,7 @@ impl Judge<'_> {
             ended: None,
             closed: false,
             forgotten: false,
+            policy: Standing::default(),
         };
         self.hold(log, invocation.uuid, held);
     }
@@ -373,11 +249,14 @@ impl Judge<'_> {
             Some(known) if known.left && held.step > known.step && !returns => *known = held,
             // … or comes home, where its sender is still known.
             Some(known) if known.left && held.step > known.step => {
+                let left_in = model.done.get(&(uuid, known.step)).map_or(0, |(epoch, _)| *epoch);
+                self.counts.pingpong_tail += u64::from(model.epoch > left_in);
                 known.step = held.step;
                 known.attempt = 1;
                 known.actor = held.actor;
                 known.queued_by = held.queued_by;
                 known.left = false;
+                known.policy.next_step();
             }
             Some(_) => self.wrong("P2 accepted once", format!("{id} accepts {uuid} again")),
             None => {
@@ -418,6 +297,7 @@ impl Judge<'_> {
         let epoch = model.epoch;
         match model.held.get_mut(&uuid) {
             Some(held) if held.left && held.home.is_none() && held.ended.is_none() => {
+                self.counts.chains_home += 1;
                 held.left = false;
                 held.ended = Some(Ended { outcome: done.outcome.clone(), epoch, offset });
             }
@@ -469,6 +349,7 @@ impl Judge<'_> {
                 sent: Some((brief.sender.clone(), brief.number)),
                 queued_by: Some((brief.sender.clone(), brief.number)),
                 actor: brief.actor.clone(),
+                since: self.now,
                 step: 1,
                 attempt: 1,
                 home: None,
@@ -477,6 +358,7 @@ impl Judge<'_> {
                 ended: None,
                 closed: false,
                 forgotten: false,
+                policy: Standing::default(),
             };
             self.hold(log, uuid, held);
         }
@@ -502,10 +384,18 @@ impl Judge<'_> {
             &closing,
             Closing::Outcome(outcome) if !matches!(outcome, Outcome::Done(_) | Outcome::Failed(_))
         );
+        let stopped = matches!(closing, Closing::Outcome(Outcome::Cancelled));
         if ran {
             let keeps = matches!(closing, Closing::Tail(_, true));
             self.lock(log, offset, uuid, if keeps { Lock::Keeps } else { Lock::Frees });
         }
+        if stopped || matches!(closing, Closing::Stopped) {
+            self.check_cancelled(log, offset, uuid);
+        }
+        if stopped && self.holds(log, uuid) {
+            self.lock(log, offset, uuid, Lock::Frees);
+        }
+        self.check_last_error(log, offset, uuid, &closing);
         let own = segment.sends.len() - usize::from(*end == End::Passed);
         let effects = !segment.state.is_empty() || own > 0 || !segment.reminders.is_empty();
         if effects && matches!(&closing, Closing::Outcome(o) if !matches!(o, Outcome::Done(_))) {
@@ -528,12 +418,20 @@ impl Judge<'_> {
         }
         if ran {
             self.turn_record(log, offset, (uuid, step, attempt), segment, Some(closing));
+        } else {
+            // An outcome that no turn made still goes home.
+            self.owe(log, offset, (uuid, step, attempt), segment);
         }
         let is_tell = self.mode_of(uuid) == Some(Mode::Tell);
         let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
         match end {
             End::Outcome(outcome) => {
                 held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset });
+                let is_good = matches!(outcome, Outcome::Done(_) | Outcome::Cancelled);
+                // What was refused was never taken.
+                if is_tell && !is_good && accept.is_none() {
+                    self.logs[log].dead.insert(uuid);
+                }
             }
             End::Next { invocation, keeps_lock } => {
                 if !keeps_lock {
@@ -541,6 +439,7 @@ impl Judge<'_> {
                 }
                 held.step = invocation.step;
                 held.attempt = 1;
+                held.policy.next_step();
                 held.actor = invocation.actor.clone();
             }
             End::Passed => {
@@ -562,7 +461,7 @@ impl Judge<'_> {
         let (step, tell) = (held.step, self.mode_of(uuid) == Some(Mode::Tell));
         let id = self.logs[log].id.clone();
         let (wrong, closing) = match end {
-            End::Outcome(outcome) => (home.is_some(), Closing::Outcome(outcome.clone())),
+            End::Outcome(outcome) => (home.is_some(), ended(outcome, segment, 0)),
             End::Next { invocation, keeps_lock } => {
                 let fine = invocation.uuid == uuid
                     && invocation.step == step + 1
@@ -583,7 +482,7 @@ impl Judge<'_> {
                     Obligation::Remind(_) => return None,
                     Obligation::Outcome(done) => {
                         let fine = done.uuid == uuid && home == Some(&last.obligation.to);
-                        (!fine, Closing::Outcome(done.outcome.clone()))
+                        (!fine, ended(&done.outcome, segment, 1))
                     }
                 }
             }
@@ -604,9 +503,49 @@ impl Judge<'_> {
         complete: Option<Closing>,
     ) {
         let epoch = self.logs[log].epoch;
-        let Segment { state, sends, reminders } = segment;
-        let mut tags = Vec::with_capacity(sends.len());
-        for send in sends {
+        let state = &segment.state;
+        let tags = self.owe(log, offset, (uuid, step, attempt), segment);
+        let model = &mut self.logs[log];
+        let (mut before, mut bytes) = (Keys::new(), 0);
+        if let Some(actor) = model.held.get(&uuid).and_then(|h| h.actor.clone()) {
+            let actor_model = model.actors.entry(actor.clone()).or_default();
+            before = actor_model.state.clone();
+            state.iter().for_each(|op| apply(&mut actor_model.state, op));
+            bytes = actor_model.state.iter().map(entry_bytes).sum();
+            if !state.is_empty() {
+                model.writes.push((offset, actor, state.clone()));
+            }
+        }
+        let actor = model.held.get(&uuid).and_then(|h| h.actor.clone());
+        let record = TurnRecord {
+            offset,
+            state: state.clone(),
+            sends: tags,
+            reminders: segment.reminders.iter().map(|op| op.change.clone()).collect(),
+            complete,
+            before,
+        };
+        model.turns.entry((uuid, step, attempt, epoch)).or_default().push(record);
+        if let Some(actor) = actor {
+            self.change_reminders(log, offset, &actor, &segment.reminders);
+        }
+        if bytes > self.history.state_bytes_max {
+            let text = format!("{}@{offset}: {uuid} leaves {bytes} bytes", self.logs[log].id);
+            self.wrong("bounds of actors", text);
+        }
+    }
+
+    /// A record creates obligations: gives the tags of what its turn sent.
+    fn owe(
+        &mut self,
+        log: usize,
+        offset: Offset,
+        (uuid, step, attempt): (Uuid, u32, u32),
+        segment: &Segment,
+    ) -> Vec<u64> {
+        let epoch = self.logs[log].epoch;
+        let mut tags = Vec::with_capacity(segment.sends.len());
+        for send in &segment.sends {
             let to = self.log_of(&send.obligation.to);
             let what = &send.obligation.owed;
             let (awaited, child) = (what.is_awaited(), what.uuid());
@@ -642,66 +581,7 @@ impl Judge<'_> {
                 self.wrong("C1 numbers are used once", text);
             }
         }
-        let model = &mut self.logs[log];
-        let mut before = Keys::new();
-        if let Some(actor) = model.held.get(&uuid).and_then(|h| h.actor.clone()) {
-            let actor_model = model.actors.entry(actor.clone()).or_default();
-            before = actor_model.state.clone();
-            state.iter().for_each(|op| apply(&mut actor_model.state, op));
-            if !state.is_empty() {
-                model.writes.push((offset, actor, state.clone()));
-            }
-        }
-        let changes = reminders.iter().map(|op| op.change.clone()).collect();
-        let actor = model.held.get(&uuid).and_then(|h| h.actor.clone());
-        let record = TurnRecord {
-            offset,
-            state: state.clone(),
-            sends: tags,
-            reminders: changes,
-            complete,
-            before,
-        };
-        model.turns.entry((uuid, step, attempt, epoch)).or_default().push(record);
-        if let Some(actor) = actor {
-            self.change_reminders(log, offset, &actor, reminders);
-        }
-    }
-
-    /// C4: a call retires when its sender holds the outcome durably.
-    fn closed(&mut self, log: usize, sender: &Sender, below: Number, open: &[Number]) {
-        let mut early = Vec::new();
-        let numbers = self.logs[log].numbers.iter();
-        let mut closed: Vec<(Number, Uuid)> = numbers
-            .filter(|((s, n), _)| s == sender && *n < below && !open.contains(n))
-            .map(|((_, number), uuid)| (*number, *uuid))
-            .collect();
-        closed.sort_unstable();
-        for (number, uuid) in closed {
-            let held = self.logs[log].held.get(&uuid);
-            let fine = match sender {
-                Sender::Node(_) => {
-                    let ended = held.is_some_and(|h| h.ended.is_some());
-                    self.mode_of(uuid) != Some(Mode::Call) || ended
-                }
-                Sender::Log { partition, .. } => {
-                    let owed = self.logs[self.log_of(partition)].owed.get(&(log, number));
-                    owed.is_some_and(|o| !o.awaited || o.settled)
-                }
-            };
-            if !fine {
-                early.push(uuid);
-            }
-            if let Some(held) = self.logs[log].held.get_mut(&uuid)
-                && held.sent.as_ref() == Some(&(sender.clone(), number))
-            {
-                held.closed = true;
-            }
-        }
-        for uuid in early {
-            let text = format!("{} closes {uuid}, which its sender needs", self.logs[log].id);
-            self.wrong("C4 retired only when closed", text);
-        }
+        tags
     }
 
     /// How an invocation was made, from whoever made it.
@@ -721,4 +601,9 @@ impl Judge<'_> {
             }
         }
     }
+}
+
+/// What a key of an actor takes, as its bound counts it.
+fn entry_bytes((key, value): (&Arc<str>, &Payload)) -> usize {
+    StateOp::Set { key: key.clone(), value: value.clone() }.size()
 }

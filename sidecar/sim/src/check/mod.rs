@@ -5,10 +5,14 @@ mod counts;
 mod end;
 mod gate;
 mod logs;
+mod model;
 mod order;
 mod overlap;
+mod policies;
+mod reads;
 mod reminders;
 mod state;
+mod steps;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -70,16 +74,20 @@ pub(crate) struct Judge<'h> {
     /// Tags of the payloads, by invocation and the other way round.
     pub(crate) uuid_of_tag: HashMap<u64, Uuid>,
     pub(crate) tag_of_uuid: HashMap<Uuid, u64>,
+    /// Dead letters that were sent again: what each was when it was told first.
+    pub(crate) redriven: HashMap<Uuid, Uuid>,
     /// Where a tag was issued by a turn: run and item.
     pub(crate) issued: HashMap<u64, (usize, usize)>,
     /// Where a tag was issued by a client.
     pub(crate) asked: HashMap<u64, usize>,
     /// Requests (of turns and clients) answered so far.
     pub(crate) answered: BTreeSet<(usize, usize)>,
-    /// Turns dispatched, by token.
-    pub(crate) dispatched: HashMap<(Uuid, u32, u32, u64), usize>,
+    /// Turns dispatched, by token: log, invocation, step, attempt, epoch.
+    pub(crate) dispatched: HashMap<(usize, Uuid, u32, u32, u64), usize>,
     /// Numbers of node senders and what they stand for, as requested or accepted.
     pub(crate) node_numbers: HashMap<(Sender, usize, Number), Uuid>,
+    /// How many writes to its actor were durable when a read was asked for.
+    pub(crate) read_floors: HashMap<usize, usize>,
     /// Tags of reminders, and who scheduled them: all their firings carry them.
     pub(crate) reminder_tags: HashMap<u64, reminders::Asked>,
 }
@@ -107,6 +115,18 @@ pub(crate) fn judge(history: &History) -> (Vec<Violation>, Counts) {
     (judge.violations, judge.counts)
 }
 
+/// Judges a run that is not over: what was seen so far, not what is still to come.
+pub(crate) fn judge_so_far(history: &History) -> Vec<Violation> {
+    let mut judge = Judge::new(history);
+    for (at, seen) in &history.events {
+        judge.now = *at;
+        judge.see(seen);
+    }
+    judge.check_overlaps();
+    judge.check_turns();
+    judge.violations
+}
+
 impl<'h> Judge<'h> {
     fn new(history: &'h History) -> Self {
         let mut ids = Vec::new();
@@ -121,7 +141,10 @@ impl<'h> Judge<'h> {
                 }
             }
         }
-        let clients = history.reqs.iter().enumerate().filter(|(_, r)| r.awaits.is_none());
+        let own = |r: &crate::history::Req| {
+            r.awaits.is_none() && r.control.is_none() && r.reads.is_none()
+        };
+        let clients = history.reqs.iter().enumerate().filter(|(_, r)| own(r));
         Self {
             history,
             logs: ids.iter().map(|id| LogModel::new(id.clone())).collect(),
@@ -133,11 +156,13 @@ impl<'h> Judge<'h> {
             chains: HashMap::new(),
             uuid_of_tag: HashMap::new(),
             tag_of_uuid: HashMap::new(),
+            redriven: HashMap::new(),
             issued,
             asked: clients.map(|(i, r)| (r.tag, i)).collect(),
             answered: BTreeSet::new(),
             dispatched: HashMap::new(),
             node_numbers: HashMap::new(),
+            read_floors: HashMap::new(),
             reminder_tags: reminders::asked(history),
         }
     }
@@ -158,11 +183,21 @@ impl<'h> Judge<'h> {
             Seen::Landed { log, offset, node, record } => {
                 self.landed(*log, *offset, *node, record);
             }
-            Seen::Sent { from, message, .. } => self.check_sent(*from, message),
+            Seen::Sent { from, message, .. } => {
+                self.counts.coverage.sent(message);
+                self.check_sent(*from, message);
+            }
             Seen::Arrived { to, sent } => self.count_arrival(*to, *sent),
             Seen::Dispatched { run } => self.check_dispatch(*run),
-            Seen::Responded { node, to, answer } => self.check_answer(*node, *to, answer),
-            Seen::Noticed { node, notice } => self.check_notice(*node, notice),
+            Seen::Reads { req } => self.read_asked(*req),
+            Seen::Responded { node, to, answer } => {
+                self.counts.coverage.answer(answer);
+                self.check_answer(*node, *to, answer);
+            }
+            Seen::Noticed { node, notice } => {
+                self.counts.coverage.notice(notice);
+                self.check_notice(*node, notice);
+            }
             Seen::ClaimRead { node, log, offset } => self.claim_read(*node, *log, *offset),
             Seen::NodeUp { node } => {
                 self.nodes.insert(*node, NodeModel::default());

@@ -7,6 +7,9 @@ use kar_core::ids::{Offset, Sender, Uuid};
 
 use super::Judge;
 
+/// Who sent an invocation to an actor, and its place among what they sent.
+pub(crate) type OrderKey = ((usize, u128), u64);
+
 /// What a record means for the lock of its turn's actor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lock {
@@ -45,33 +48,32 @@ impl Judge<'_> {
             if stack.last() == Some(&uuid) {
                 stack.pop();
             }
-            if !inner {
-                actor_model.ended.push(uuid);
-                self.check_order(log, offset, &actor);
+            if !inner && let Some(key) = self.order_key(log, uuid) {
+                self.check_order(log, offset, &actor, (uuid, key));
             }
         }
     }
 
     /// P7: what one sender sent to one actor takes effect in the order sent.
-    fn check_order(&mut self, log: usize, offset: Offset, actor: &Arc<str>) {
-        let ended = &self.logs[log].actors[actor].ended;
-        let Some((last, before)) = ended.split_last() else { return };
-        let Some(key) = self.order_key(log, *last) else { return };
-        for earlier in before.iter().rev() {
-            let Some(other) = self.order_key(log, *earlier) else { continue };
-            if other.0 == key.0 {
-                if other.1 > key.1 {
-                    let id = &self.logs[log].id;
-                    let text = format!("{id}@{offset} {actor}: {last} ends after {earlier}");
-                    self.wrong("P7 order", text);
-                }
-                return;
-            }
+    fn check_order(
+        &mut self,
+        log: usize,
+        offset: Offset,
+        actor: &Arc<str>,
+        (uuid, key): (Uuid, OrderKey),
+    ) {
+        let Some(actor_model) = self.logs[log].actors.get_mut(actor) else { return };
+        if let Some((earlier, place)) = actor_model.ended.insert(key.0, (uuid, key.1))
+            && place > key.1
+        {
+            let id = &self.logs[log].id;
+            let text = format!("{id}@{offset} {actor}: {uuid} ends after {earlier}");
+            self.wrong("P7 order", text);
         }
     }
 
     /// Who sent an invocation, and its place among what was sent by them.
-    fn order_key(&self, log: usize, uuid: Uuid) -> Option<((usize, u128), u64)> {
+    fn order_key(&self, log: usize, uuid: Uuid) -> Option<OrderKey> {
         let held = &self.logs[log].held[&uuid];
         let (sender, number) = held.queued_by.as_ref()?;
         match sender {

@@ -60,10 +60,13 @@ impl Judge<'_> {
 
     /// Whether the older reign's node lagged behind when the newer one began.
     fn may_overlap(&self, a: &Run, b: &Run) -> bool {
-        let old = if a.token.epoch < b.token.epoch { a } else { b };
-        if a.token.epoch == b.token.epoch {
+        // In one log the older reign is; elsewhere the earlier step of the invocation (P6).
+        let same_log = a.token.invocation.home == b.token.invocation.home;
+        let age = |run: &Run| if same_log { run.token.epoch } else { u64::from(run.token.step) };
+        if age(a) == age(b) {
             return false;
         }
+        let old = if age(a) < age(b) { a } else { b };
         let log = self.log_of(&old.token.invocation.home);
         let Some(next) = self.logs[log].next_reign(old.token.epoch) else { return false };
         let Some(node) = self.nodes.get(&old.node) else { return false };

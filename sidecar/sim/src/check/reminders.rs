@@ -11,6 +11,7 @@ use kar_core::schedule::Schedule;
 
 use super::Judge;
 use super::logs::{Ended, Held};
+use super::policies::Standing;
 use crate::history::{History, ItemKind, Run};
 use crate::script::{Remind, Spec};
 
@@ -114,6 +115,7 @@ impl Judge<'_> {
             sent: None,
             queued_by: None,
             actor: Some(actor.clone()),
+            since: self.now,
             step: 1,
             attempt: 1,
             home: None,
@@ -122,6 +124,7 @@ impl Judge<'_> {
             ended: None,
             closed: false,
             forgotten: false,
+            policy: Standing::default(),
         };
         self.tag_of_uuid.insert(uuid, Spec::read(&live.reminder.payload).tag);
         self.hold(log, uuid, held);
@@ -163,7 +166,7 @@ impl Judge<'_> {
         dropped: &[Uuid],
     ) {
         let (id, epoch) = (self.logs[log].id.clone(), self.logs[log].epoch);
-        let started = |uuid: Uuid| self.dispatched.contains_key(&(uuid, 1, 1, epoch));
+        let started = |uuid: Uuid| self.dispatched.contains_key(&(log, uuid, 1, 1, epoch));
         let model = &self.logs[log];
         let is_over = |uuid: &Uuid| model.held.get(uuid).is_none_or(|h| h.is_over() || h.left);
         let mut wrong = Vec::new();
@@ -207,7 +210,7 @@ impl Judge<'_> {
     /// Whether a completion is a change from outside: it was never dispatched, and changes reminders only.
     pub(super) fn is_remind(&self, log: usize, uuid: Uuid, segment: &Segment) -> bool {
         let epoch = self.logs[log].epoch;
-        !segment.reminders.is_empty() && !self.dispatched.contains_key(&(uuid, 1, 1, epoch))
+        !segment.reminders.is_empty() && !self.dispatched.contains_key(&(log, uuid, 1, 1, epoch))
     }
 
     /// A change from outside takes effect.
@@ -253,10 +256,17 @@ impl Judge<'_> {
         }
     }
 
+    /// Whether an invocation is a reminder's firing, or the same sent again.
+    pub(crate) fn is_firing(&self, uuid: Uuid) -> bool {
+        let first = self.original(uuid);
+        self.logs.iter().any(|log| log.reminders.firings.contains_key(&first))
+    }
+
     /// A firing is dispatched: it is committed (rule L6), and was not dropped.
     pub(super) fn check_rings(&mut self, run: usize, record: &Run, log: usize) {
         let token = &record.token;
-        let firing = self.logs[log].reminders.firings.get(&token.invocation.uuid);
+        let first = self.original(token.invocation.uuid);
+        let firing = self.logs[log].reminders.firings.get(&first);
         let Some(firing) = firing else {
             return self.wrong("L6 firings are committed", format!("r{run} {token} is not"));
         };

@@ -6,6 +6,7 @@ use kar_core::invocation::Outcome;
 
 use super::Judge;
 use super::logs::{Closing, TurnRecord};
+use super::steps::is_turned_away;
 use crate::history::{End, Item, ItemKind, Keys, Run};
 use crate::store::apply;
 
@@ -20,7 +21,8 @@ impl Judge<'_> {
             let mut keys: Vec<_> = turns.keys().copied().collect();
             keys.sort_unstable();
             for key in keys {
-                let Some(run) = self.dispatched.get(&key).copied() else {
+                let Some(run) = self.dispatched.get(&(log, key.0, key.1, key.2, key.3)).copied()
+                else {
                     let text =
                         format!("{}: {} has effects and never ran", self.logs[log].id, key.0);
                     self.wrong("P5 effects of no turn", text);
@@ -34,7 +36,8 @@ impl Judge<'_> {
 
     fn check_turn(&mut self, run: usize, records: &[TurnRecord]) {
         let history = self.history;
-        let record = &history.runs[run];
+        let record = self.with_flushes(&history.runs[run]);
+        let record = record.as_ref();
         let mut cut = 0;
         let mut ranges = Vec::with_capacity(records.len());
         for piece in records {
@@ -54,6 +57,7 @@ impl Judge<'_> {
             let same = match closing {
                 Closing::Outcome(outcome) => record.end == End::Ended(outcome.clone()),
                 Closing::Tail(tag, keeps) => record.end == End::Tail(*tag, *keeps),
+                Closing::Stopped => matches!(record.end, End::Tail(..)),
             };
             if !same {
                 let text = format!(
@@ -78,7 +82,7 @@ impl Judge<'_> {
                 Some(records[first].before.clone())
             };
             match &item.what {
-                ItemKind::Call(..) if !over_limit(item) => {
+                ItemKind::Call(..) if !is_turned_away(item) => {
                     start = index + 1;
                     own = None;
                 }
@@ -162,19 +166,16 @@ fn refused(item: &Item) -> bool {
     matches!(item.answer, Some(Err(_)))
 }
 
-/// A call that was refused by a bound: the turn goes on at once.
-fn over_limit(item: &Item) -> bool {
-    matches!(item.answer, Some(Err(RequestError::Limit(_))))
-}
-
 /// Finds which items a record covers; it must be whole segments.
 fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'static str> {
     let mut state = record.state.iter();
     let mut sends = record.sends.iter();
     let mut reminders = record.reminders.iter();
     let mut at = from;
-    let done =
-        matches!(record.complete, Some(Closing::Outcome(Outcome::Done(_)) | Closing::Tail(..)));
+    let done = matches!(
+        record.complete,
+        Some(Closing::Outcome(Outcome::Done(_)) | Closing::Tail(..) | Closing::Stopped)
+    );
     if record.complete.is_some() && !done {
         return Ok(from);
     }
@@ -189,9 +190,15 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
             ItemKind::Read(_) | ItemKind::Tail(..) => {}
             // A refused operation has no effect; a call may have been made and its answer lost with
             // the attempt.
-            ItemKind::Call(tag, _) if refused(item) && sends.clone().next() != Some(tag) => {}
+            ItemKind::Call(tag, _) if refused(item) && sends.clone().next() != Some(tag) => {
+                // … and one that was answered from what is kept has flushed what came before it.
+                at_boundary |= matches!(item.answer, Some(Err(RequestError::TurnSuperseded(_))));
+                if at_boundary && !more && !done {
+                    return Ok(at + 1);
+                }
+            }
             ItemKind::State(_) | ItemKind::Tell(..) | ItemKind::Remind(_) if refused(item) => {}
-            ItemKind::Flush => {
+            ItemKind::Flush | ItemKind::Once(_) => {
                 at_boundary = true;
                 if !more && !done {
                     return Ok(at + 1);

@@ -15,16 +15,13 @@ impl Judge<'_> {
         let log = self.log_of(&token.invocation.home);
         let tag = record.spec.tag;
         self.tag_of_uuid.entry(uuid).or_insert(tag);
-        let rings = self.reminder_tags.contains_key(&tag);
-        if rings {
+        let known = self.uuid_of_tag.get(&tag).copied();
+        if self.reminder_tags.contains_key(&tag) {
             self.check_rings(run, record, log);
-        } else {
-            self.uuid_of_tag.entry(tag).or_insert(uuid);
-        }
-        if !rings && self.uuid_of_tag.get(&tag) != Some(&uuid) {
+        } else if known.is_none_or(|known| self.original(known) != self.original(uuid)) {
             self.wrong("P2 one request, one invocation", format!("r{run} {token}: tag {tag:x}"));
         }
-        if let Some(before) = self.dispatched.insert((uuid, step, attempt, epoch), run) {
+        if let Some(before) = self.dispatched.insert((log, uuid, step, attempt, epoch), run) {
             self.wrong("P2 dispatched once", format!("r{run} is {token}, as r{before} was"));
         }
         let model = &self.logs[log];
@@ -36,7 +33,9 @@ impl Judge<'_> {
         self.check_not_done(run, record, log, uuid);
         self.check_knowledge(run, record, log);
         self.check_attempt(run, record, log, uuid);
+        self.check_policy(run, record, log, uuid);
         self.check_source(run, record, log, uuid);
+        self.check_recorded(run, record, log);
     }
 
     /// P2: never after its completion, as far as this reign or an earlier one completed it.
@@ -85,7 +84,9 @@ impl Judge<'_> {
             return self.wrong("P3 current attempt", text);
         }
         let children = model.owed.iter().filter(|(_, o)| {
-            o.parent == uuid && o.awaited && (o.attempt, o.epoch) < (own, token.epoch)
+            // What a newer reign called is not this one's business.
+            let earlier = (o.attempt, o.epoch) < (own, token.epoch) && o.epoch <= token.epoch;
+            o.parent == uuid && o.awaited && earlier
         });
         let open = children
             .filter(|((to, _), o)| self.logs[*to].outcome(o.uuid).is_none())
@@ -115,13 +116,17 @@ impl Judge<'_> {
                 let parent = &self.history.runs[*parent];
                 let is_tail = matches!(parent.items[*item].what, ItemKind::Tail(..));
                 let own = parent.token.invocation.home == token.invocation.home;
+                let first = self.original(uuid);
                 let from = self.log_of(&parent.token.invocation.home);
                 let committed = if own && is_tail {
                     let held = self.logs[log].held.get(&uuid);
                     held.is_some_and(|h| h.step >= token.step)
                 } else {
                     let mut owed = self.logs[from].owed.range((log, 0)..(log + 1, 0));
-                    owed.any(|(_, o)| o.uuid == uuid && (!is_tail || o.attempt.0 + 1 == token.step))
+                    owed.any(|(_, o)| {
+                        self.original(o.uuid) == first
+                            && (!is_tail || o.attempt.0 + 1 == token.step)
+                    })
                 };
                 if !committed && !own {
                     self.wrong("P5 gate for requests", format!("r{run} {token} is not committed"));
@@ -138,11 +143,16 @@ impl Judge<'_> {
         let uncommitted = self.history.runs[..run].iter().rposition(|before| {
             (before.kind, before.actor) == (record.kind, Some(actor))
                 && before.token.epoch == record.token.epoch
+                // Its result waited behind an operation of it, and was lost with its host: this is the retry.
+                && before.token.invocation != record.token.invocation
                 && before.cancel_sent.is_none_or(|at| at > self.now)
                 && before.result_taken.is_some_and(|at| at <= self.now)
                 && !self.logs[log]
                     .done
                     .contains_key(&(before.token.invocation.uuid, before.token.step))
+                // One that has returned and waits for its calls lets those re-enter.
+                && !self.is_inside(record, before.token.invocation.uuid)
+                && !self.is_retried(log, before)
         });
         if let Some(before) = uncommitted {
             let text = format!("r{run} {} before r{before} is committed", record.token);

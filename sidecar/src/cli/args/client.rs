@@ -42,6 +42,34 @@ pub(crate) struct InvocationArgs {
     pub(crate) content_type: String,
 }
 
+/// How an invocation is carried out.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct OptionArgs {
+    /// It must start within this time, else it expires and never runs [default: waits for ever]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) start_within: Option<Duration>,
+    /// Attempts that may end with an error that the method marks retryable; the last one's is the
+    /// result [default: as the method or its sidecar says]
+    #[arg(long, value_name = "N")]
+    pub(crate) retry_attempts: Option<i32>,
+    /// Pause before the second of them; it doubles, by default
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) retry_backoff: Option<Duration>,
+    /// Longest pause between them
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) retry_backoff_max: Option<Duration>,
+}
+
+/// `kar cancel`, `kar resume`.
+#[derive(Debug, Args)]
+pub(crate) struct InvocationIdArgs {
+    /// The application.
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// Id of the invocation: `kar get invocations` lists them
+    pub(crate) id: String,
+}
+
 /// `kar call`.
 #[derive(Debug, Args)]
 #[command(override_usage = "\
@@ -57,9 +85,9 @@ pub(crate) struct CallArgs {
     /// The target.
     #[command(flatten)]
     pub(crate) invocation: InvocationArgs,
-    /// It must start within this time, else it expires and never runs [default: waits for ever]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub(crate) start_within: Option<Duration>,
+    /// How it is carried out.
+    #[command(flatten)]
+    pub(crate) options: OptionArgs,
     /// Stop waiting for the answer after this time; the call goes on [default: waits for ever]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
@@ -77,9 +105,9 @@ pub(crate) struct TellArgs {
     /// The target.
     #[command(flatten)]
     pub(crate) invocation: InvocationArgs,
-    /// It must start within this time, else it expires and never runs [default: waits for ever]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub(crate) start_within: Option<Duration>,
+    /// How it is carried out.
+    #[command(flatten)]
+    pub(crate) options: OptionArgs,
     /// How to print the id
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Format,
@@ -231,6 +259,16 @@ pub(crate) enum GetCommand {
     /// Unfinished invocations, oldest first
     #[command(visible_alias = "invocation")]
     Invocations {
+        /// What and how.
+        #[command(flatten)]
+        list: ListArgs,
+        /// Only of this service or actor type
+        #[arg(long, value_name = "KIND")]
+        kind: Option<String>,
+    },
+    /// Tells that ended without success, oldest first
+    #[command(visible_alias = "dead-letter")]
+    DeadLetters {
         /// What and how.
         #[command(flatten)]
         list: ListArgs,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kar_core::effect::Response;
 use kar_core::ids::InvocationId;
 use kar_core::invocation::{ApplicationError, Outcome, Payload, Refusal};
+use kar_core::message::Controlled;
 use kar_proto::v1 as pb;
 use pb::ErrorReason;
 use pb::response::Result as Reply;
@@ -14,6 +15,7 @@ use tonic::Status;
 use super::{Shape, payload_to, reminder, timestamp};
 use crate::backend::{StateAnswer, StateError};
 use crate::convert::error::{request_error, status};
+use crate::convert::{owned, written};
 use crate::driver::outlets::Answer;
 
 /// The core's answer in the shape that was asked for.
@@ -30,7 +32,7 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
                 Ok(payload) => R::Payload(payload_to(payload, json)),
                 Err(error) => R::Error(error),
             };
-            let invocation_id = invocation.map(|i| i.to_string()).unwrap_or_default();
+            let invocation_id = invocation.map(|i| written(&i)).unwrap_or_default();
             Reply::Invoke(pb::InvokeResponse { result: Some(result), invocation_id })
         }
         (Shape::CallActor { json }, Response::Outcome { invocation, outcome }) => {
@@ -39,7 +41,7 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
                 Ok(payload) => R::Payload(payload_to(payload, json)),
                 Err(error) => R::Error(error),
             };
-            let invocation_id = invocation.map(|i| i.to_string()).unwrap_or_default();
+            let invocation_id = invocation.map(|i| written(&i)).unwrap_or_default();
             Reply::CallActor(pb::CallActorResponse { result: Some(result), invocation_id })
         }
         (Shape::Await, Response::Outcome { invocation, outcome }) => {
@@ -51,10 +53,10 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
             Reply::AwaitOutcome(pb::AwaitResponse { result: Some(result) })
         }
         (Shape::Tell, Response::Accepted { invocation }) => {
-            Reply::Tell(pb::TellResponse { invocation_id: invocation.to_string() })
+            Reply::Tell(pb::TellResponse { invocation_id: written(&invocation) })
         }
         (Shape::Start, Response::Accepted { invocation }) => {
-            Reply::Start(pb::StartResponse { invocation_id: invocation.to_string() })
+            Reply::Start(pb::StartResponse { invocation_id: written(&invocation) })
         }
         (Shape::StateGet, Response::State(state)) => {
             Reply::ActorStateGet(pb::ActorStateServiceGetResponse { entries: entries(state) })
@@ -66,8 +68,24 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
             let exists = state.contains_key(&key);
             Reply::ActorStateContains(pb::ContainsResponse { exists })
         }
+        (Shape::Cancel, Response::Controlled(done)) => Reply::Cancel(cancelled(done)?),
+        (Shape::Resume { id }, Response::Controlled(done)) => {
+            resumed(done, &id)?;
+            Reply::Resume(pb::ResumeResponse {})
+        }
+        (Shape::Redrive { id }, Response::Controlled(Controlled::Redriven(uuid))) => {
+            let invocation_id = InvocationId { home: id.home, uuid }.to_string();
+            Reply::RedriveDeadLetter(pb::RedriveDeadLetterResponse { invocation_id })
+        }
+        (Shape::Discard, Response::Controlled(Controlled::Discarded)) => {
+            Reply::DiscardDeadLetter(pb::DiscardDeadLetterResponse {})
+        }
         (Shape::StateApply, Response::Ok) => Reply::ActorStateApply(pb::ApplyResponse {}),
         (Shape::Flush, Response::Ok) => Reply::Flush(pb::FlushResponse {}),
+        (Shape::RecordStep, Response::Step(payload)) => {
+            let payload = Some(payload_to(payload, false));
+            Reply::RecordStep(pb::RecordStepResponse { payload })
+        }
         (Shape::ReminderSchedule, Response::Scheduled { due }) => {
             let due_time = Some(timestamp(due));
             Reply::ReminderSchedule(pb::ScheduleResponse { due_time })
@@ -152,10 +170,47 @@ fn ended(
             let metadata = [("limit", limit.to_owned()), ("invocation", id())];
             Err(status(ErrorReason::LimitReached, message, metadata))
         }
+        Outcome::Cancelled => {
+            let message = "somebody asked for the invocation's end; it has ended";
+            Err(status(ErrorReason::Cancelled, message, [("invocation", id())]))
+        }
         Outcome::Expired => {
             let message = "the deadline passed before the invocation started; it never will";
             Err(status(ErrorReason::Expired, message, [("invocation", id())]))
         }
+    }
+}
+
+fn cancelled(done: Controlled) -> Result<pb::CancelResponse, Status> {
+    let result = match done {
+        Controlled::Cancelled => pb::CancelResult::Cancelled,
+        Controlled::CancelRequested => pb::CancelResult::Requested,
+        Controlled::CancelMoved => pb::CancelResult::Moved,
+        Controlled::Ended => pb::CancelResult::Ended,
+        Controlled::Resumed
+        | Controlled::NotParked
+        | Controlled::Redriven(_)
+        | Controlled::Found(_)
+        | Controlled::Discarded => {
+            return Err(Status::internal("the answer does not fit the request"));
+        }
+    };
+    Ok(pb::CancelResponse { result: result.into() })
+}
+
+fn resumed(done: Controlled, id: &InvocationId) -> Result<(), Status> {
+    match done {
+        Controlled::Resumed => Ok(()),
+        Controlled::NotParked | Controlled::Ended => {
+            let message = format!("invocation {id} is not parked: there is nothing to resume");
+            Err(status(ErrorReason::NotParked, message, [("invocation", id.to_string())]))
+        }
+        Controlled::Cancelled
+        | Controlled::CancelRequested
+        | Controlled::CancelMoved
+        | Controlled::Redriven(_)
+        | Controlled::Found(_)
+        | Controlled::Discarded => Err(Status::internal("the answer does not fit the request")),
     }
 }
 
@@ -174,7 +229,7 @@ fn bound_of(refusal: Refusal) -> &'static str {
 }
 
 fn entries(state: BTreeMap<Arc<str>, Payload>) -> HashMap<String, pb::Payload> {
-    let entries = state.into_iter().map(|(k, v)| (k.to_string(), payload_to(v, false)));
+    let entries = state.into_iter().map(|(k, v)| (owned(&k), payload_to(v, false)));
     entries.collect()
 }
 
@@ -186,6 +241,7 @@ fn application_error_to(error: ApplicationError) -> pb::ApplicationError {
         message: error.message.to_string(),
         detail: error.detail.to_string(),
         payload: has_payload.then(|| payload_to(payload, false)),
+        retryable: error.retryable,
     }
 }
 
@@ -216,6 +272,7 @@ pub fn reply_size(reply: &Reply) -> usize {
         },
         Reply::ActorStateGet(r) => entries(&r.entries),
         Reply::ActorStateGetAll(r) => entries(&r.entries),
+        Reply::RecordStep(r) => r.payload.as_ref().map_or(0, size),
         Reply::ReminderList(r) => r.reminders.iter().map(prost::Message::encoded_len).sum(),
         Reply::StateGet(r) => r.value.as_ref().map_or(0, size),
         Reply::StateList(r) => {

@@ -79,6 +79,15 @@ pub(super) fn affinity(text: &str) -> Result<Option<Arc<str>>, Status> {
     if text.is_empty() { Ok(None) } else { key("affinity_key", text).map(Some) }
 }
 
+/// The key under which a turn's call keeps its outcome; empty is none.
+pub(super) fn step_key(text: &str, in_turn: bool) -> Result<Option<Arc<str>>, Status> {
+    match (text.is_empty(), in_turn) {
+        (true, _) => Ok(None),
+        (false, true) => key("step_key", text).map(Some),
+        (false, false) => Err(invalid_field("step_key", "must be empty outside turns")),
+    }
+}
+
 pub(super) fn bounded(field: &str, text: String, max: usize) -> Result<String, Status> {
     if text.len() <= max {
         return Ok(text);
@@ -114,7 +123,12 @@ pub(super) fn actor_target(
     Ok(CoreTarget { kind, actor: Some(id), affinity: None })
 }
 
-pub(super) fn invocation_id(text: &str) -> Result<InvocationId, Status> {
+/// Parses an invocation's id.
+///
+/// # Errors
+///
+/// The status that says what is wrong with it.
+pub fn invocation_id(text: &str) -> Result<InvocationId, Status> {
     let parsed = text.parse::<InvocationId>();
     parsed.map_err(|e| invalid_field("invocation_id", &e.to_string()))
 }

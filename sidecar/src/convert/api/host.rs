@@ -1,16 +1,22 @@
 //! Hosting: what a component offers, the turns it runs, and how they end.
 
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use kar_core::effect::Turn;
 use kar_core::event::{Offer, TailCall, TurnResult};
 use kar_core::ids::{Kind, TurnToken};
-use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload};
+use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload, RetryPolicy};
 use kar_core::limits::{LimitHit, Limits};
 use kar_proto::v1 as pb;
 use tonic::Status;
 
 use super::field::{core_target, method, name, payload_from, required_turn};
+use super::retry::retry_policy;
 use super::{DIRECT_PREFIX, payload_to, target_to, timestamp};
 use crate::convert::error::{invalid_field, limit_reached, too_large};
+use crate::convert::{owned, written};
 use crate::driver::outlets::DirectCall;
 
 /// Kinds that one component may host.
@@ -32,7 +38,7 @@ pub enum TurnRef {
 /// # Errors
 ///
 /// The status that names the wrong field.
-pub fn offer(hello: &pb::Hello) -> Result<Option<Offer>, Status> {
+pub fn offer(hello: &pb::Hello, limits: &Limits) -> Result<Option<Offer>, Status> {
     let mut kinds = Vec::new();
     for service in &hello.services {
         kinds.push(Kind::service(name("hello.services.name", &service.name)?));
@@ -51,8 +57,27 @@ pub fn offer(hello: &pb::Hello) -> Result<Option<Offer>, Status> {
     };
     kinds.sort();
     kinds.dedup();
-    let offer = Offer { kinds, concurrency, strict: hello.strict };
+    let retries = retries(hello, limits)?;
+    let offer = Offer { kinds, concurrency, strict: hello.strict, retries };
     Ok((!offer.kinds.is_empty()).then_some(offer))
+}
+
+/// How errors of methods are retried, where the component says so.
+fn retries(
+    hello: &pb::Hello,
+    limits: &Limits,
+) -> Result<BTreeMap<(Kind, Arc<str>), RetryPolicy>, Status> {
+    let services = hello.services.iter().map(|s| (Kind::service(&s.name), &s.methods));
+    let actors = hello.actor_types.iter().map(|a| (Kind::actor(&a.name), &a.methods));
+    let mut retries = BTreeMap::new();
+    for (kind, methods) in services.chain(actors) {
+        for hosted in methods {
+            let Some(policy) = &hosted.retry_policy else { continue };
+            let policy = retry_policy("hello.methods.retry_policy", policy, limits)?;
+            retries.insert((kind.clone(), method(hosted.name.clone())?), policy);
+        }
+    }
+    Ok(retries)
 }
 
 /// A turn for the component.
@@ -62,16 +87,19 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
         Mode::Tell => pb::InvocationMode::Tell,
         Mode::Start => pb::InvocationMode::Start,
     };
+    let recorded = turn.recorded_steps.into_iter();
+    let recorded = recorded.map(|(key, value)| (key.to_string(), payload_to(value, false)));
     pb::InvocationFrame {
-        turn_token: turn.token.to_string(),
+        turn_token: written(&turn.token),
         target: Some(target_to(&turn.kind, turn.actor.as_deref())),
-        method: turn.method.to_string(),
+        method: owned(&turn.method),
         payload: Some(payload_to(turn.payload, false)),
         mode: mode.into(),
         attempt: i32::try_from(turn.token.attempt).unwrap_or(i32::MAX),
         start_before_time: turn.deadline.map(timestamp),
-        trace_parent: turn.trace.to_string(),
+        trace_parent: owned(&turn.trace),
         step: i32::try_from(turn.token.step).unwrap_or(i32::MAX),
+        recorded_steps: recorded.collect(),
     }
 }
 
@@ -80,35 +108,38 @@ pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
     pb::InvocationFrame {
         turn_token: format!("{DIRECT_PREFIX}{turn}"),
         target: Some(target_to(&call.kind, None)),
-        method: call.method.to_string(),
+        method: owned(&call.method),
         payload: Some(payload_to(call.payload, false)),
         mode: pb::InvocationMode::Direct.into(),
         attempt: 1,
         start_before_time: None,
-        trace_parent: call.trace.to_string(),
+        trace_parent: owned(&call.trace),
         step: 1,
+        recorded_steps: HashMap::new(),
     }
 }
 
-/// Which turn ended, and how. A result that is too long becomes an application error: the turn did end, and nothing
-/// else could be told to its caller.
+/// Which turn ended, and how. A result that is too long, or a tail call to nobody, becomes an application error: the
+/// turn did end, and nothing else could be told to its caller. Ending the stream for it would make the next attempt do
+/// the same to the next stream.
 ///
 /// # Errors
 ///
 /// The status that names the wrong field.
 pub fn turn_outcome(
-    outcome: pb::TurnOutcome,
+    turn_token: &str,
+    result: Option<pb::turn_outcome::Result>,
     limits: &Limits,
 ) -> Result<(TurnRef, TurnResult), Status> {
     use pb::turn_outcome::Result as R;
-    let turn = match outcome.turn_token.strip_prefix(DIRECT_PREFIX) {
+    let turn = match turn_token.strip_prefix(DIRECT_PREFIX) {
         Some(number) => TurnRef::Direct(
             number.parse().map_err(|_| invalid_field("turn_token", "is none that was given"))?,
         ),
-        None => TurnRef::Durable(required_turn(&outcome.turn_token)?),
+        None => TurnRef::Durable(required_turn(turn_token)?),
     };
     let max = limits.message_bytes_max;
-    let result = match outcome.result {
+    let result = match result {
         None => return Err(invalid_field("turn_result.result", "is missing")),
         Some(R::Payload(payload)) => match payload_from("result", Some(payload), max) {
             Ok((payload, _)) => Outcome::Done(payload),
@@ -122,23 +153,32 @@ pub fn turn_outcome(
                     message: error.message.into(),
                     detail: error.detail.into(),
                     payload,
+                    retryable: error.retryable,
                 })
             }
             Ok((payload, _)) => too_long(&too_large("error", error_bytes(&error, &payload), max)),
             Err(status) => too_long(&status),
         },
         Some(R::Cancelled(_)) => return Ok((turn, TurnResult::Cancelled)),
-        Some(R::TailCall(call)) => match payload_from("tail_call.payload", call.payload, max) {
-            Ok((payload, _)) => {
-                let (target, method) = (core_target(call.target)?, method(call.method)?);
-                let keeps_lock = call.keep_lock;
-                let call = TailCall { target, method, payload, keeps_lock };
-                return Ok((turn, TurnResult::TailCall(call)));
-            }
-            Err(status) => too_long(&status),
+        Some(R::TailCall(call)) => match tail_call(call, max) {
+            Ok(call) => return Ok((turn, TurnResult::TailCall(call))),
+            Err(error) => Outcome::Failed(error),
         },
     };
     Ok((turn, TurnResult::Ended(result)))
+}
+
+fn tail_call(call: pb::TailCall, max: usize) -> Result<TailCall, ApplicationError> {
+    let wrong = |status: Status| ApplicationError {
+        code: "kar.INVALID_TAIL_CALL".into(),
+        message: status.message().into(),
+        ..ApplicationError::default()
+    };
+    let payload = payload_from("tail_call.payload", call.payload, max);
+    let (payload, _) = payload.map_err(|status| too_long_error(&status))?;
+    let target = core_target(call.target).map_err(wrong)?;
+    let method = method(call.method).map_err(wrong)?;
+    Ok(TailCall { target, method, payload, keeps_lock: call.keep_lock })
 }
 
 /// What an error takes, all together.
@@ -147,9 +187,13 @@ fn error_bytes(error: &pb::ApplicationError, payload: &Payload) -> usize {
 }
 
 fn too_long(status: &Status) -> Outcome {
-    Outcome::Failed(ApplicationError {
+    Outcome::Failed(too_long_error(status))
+}
+
+fn too_long_error(status: &Status) -> ApplicationError {
+    ApplicationError {
         code: "kar.MESSAGE_TOO_LARGE".into(),
         message: status.message().into(),
         ..ApplicationError::default()
-    })
+    }
 }

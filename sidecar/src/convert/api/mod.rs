@@ -5,16 +5,18 @@ mod field;
 mod host;
 mod reminder;
 mod request;
+mod retry;
 
 use kar_core::ids::{Kind, Millis};
 use kar_core::invocation::Payload;
 use kar_proto::v1 as pb;
 
 pub use answer::{answer, reply_size, state_answer};
+pub use field::invocation_id;
 pub use host::{TurnRef, direct_to, offer, turn_outcome, turn_to};
 pub use request::{Prepared, Shape, prepare};
 
-use super::json;
+use super::{json, owned};
 
 /// Begins the tokens of at-most-once turns, which only name the turn.
 const DIRECT_PREFIX: &str = "direct/";
@@ -23,11 +25,10 @@ const DIRECT_PREFIX: &str = "direct/";
 pub fn target_to(kind: &Kind, actor: Option<&str>) -> pb::Target {
     use pb::target::Kind as K;
     let kind = match actor {
-        Some(id) => K::Actor(pb::ActorTarget { r#type: kind.name.to_string(), id: id.to_owned() }),
-        None => K::Service(pb::ServiceTarget {
-            name: kind.name.to_string(),
-            affinity_key: String::new(),
-        }),
+        Some(id) => K::Actor(pb::ActorTarget { r#type: owned(&kind.name), id: id.to_owned() }),
+        None => {
+            K::Service(pb::ServiceTarget { name: owned(&kind.name), affinity_key: String::new() })
+        }
     };
     pb::Target { kind: Some(kind) }
 }
@@ -43,7 +44,7 @@ pub fn timestamp(time: Millis) -> prost_types::Timestamp {
 /// A payload for a component; with `json` in the form for people if it is JSON.
 pub(super) fn payload_to(payload: Payload, json: bool) -> pb::Payload {
     use pb::payload::Body;
-    let content_type = payload.content_type.to_string();
+    let content_type = owned(&payload.content_type);
     let value =
         if json && json::is_json(&content_type) { json::from_text(&payload.data) } else { None };
     let body = match value {

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use kar_core::event::Operation;
-use kar_core::ids::{Kind, Millis};
-use kar_core::invocation::{Mode, Payload, StateOp, Target as CoreTarget};
+use kar_core::ids::{InvocationId, Kind, Millis};
+use kar_core::invocation::{Mode, Payload, RetryPolicy, StateOp, Target as CoreTarget};
 use kar_core::limits::Limits;
+use kar_core::message::Control;
+use kar_core::record::RecordedStep;
 use kar_proto::v1 as pb;
 use pb::request::Operation as Ask;
 use tonic::Status;
 
 use super::field::{
     KEY_BYTES_MAX, SHORT_BYTES_MAX, actor_target, affinity, bounded, core_target, duration,
-    invocation_id, key, method, name, optional, payload_from, required_turn, turn,
+    invocation_id, key, method, name, optional, payload_from, required_turn, step_key, turn,
 };
 use super::reminder;
+use super::retry::retry_policy;
 use crate::backend::StateOperation;
 use crate::convert::error::{invalid_field, not_implemented};
 use crate::convert::shared;
@@ -42,6 +45,11 @@ pub enum Shape {
     StateApply,
     StateContains { key: Arc<str> },
     Flush,
+    RecordStep,
+    Cancel,
+    Resume { id: Box<InvocationId> },
+    Redrive { id: Box<InvocationId> },
+    Discard,
     ReminderSchedule,
     ReminderCancel,
     ReminderList { actor: pb::ActorTarget },
@@ -69,6 +77,26 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
             let invocation = invocation_id(&r.invocation_id)?;
             (Operation::Await { invocation }, Shape::Await)
         }
+        Ask::Cancel(r) => {
+            let id = invocation_id(&r.invocation_id)?;
+            let control = Control::Cancel(id.uuid);
+            (Operation::Control { home: id.home, control }, Shape::Cancel)
+        }
+        Ask::Resume(r) => {
+            let id = invocation_id(&r.invocation_id)?;
+            let (home, control) = (id.home.clone(), Control::Resume(id.uuid));
+            (Operation::Control { home, control }, Shape::Resume { id: Box::new(id) })
+        }
+        Ask::RedriveDeadLetter(r) => {
+            let id = invocation_id(&r.invocation_id)?;
+            let (home, control) = (id.home.clone(), Control::Redrive(id.uuid));
+            (Operation::Control { home, control }, Shape::Redrive { id: Box::new(id) })
+        }
+        Ask::DiscardDeadLetter(r) => {
+            let id = invocation_id(&r.invocation_id)?;
+            let control = Control::Discard(id.uuid);
+            (Operation::Control { home: id.home, control }, Shape::Discard)
+        }
         Ask::ActorStateGet(r) => {
             let keys = r.keys.iter().map(|k| key("keys", k)).collect::<Result<_, _>>()?;
             (read(&r.turn_token, r.actor.as_ref(), Some(keys))?, Shape::StateGet)
@@ -83,6 +111,12 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
             (operation, Shape::StateContains { key })
         }
         Ask::Flush(r) => (Operation::Flush { turn: required_turn(&r.turn_token)? }, Shape::Flush),
+        Ask::RecordStep(r) => {
+            let turn = required_turn(&r.turn_token)?;
+            let (key, payload) = (key("key", &r.key)?, parser.payload("payload", r.payload)?.0);
+            let step = RecordedStep { key, payload };
+            (Operation::RecordStep { turn, step }, Shape::RecordStep)
+        }
         Ask::ReminderSchedule(r) => (reminder::schedule(r, limits)?, Shape::ReminderSchedule),
         Ask::ReminderCancel(r) => (reminder::cancel(&r)?, Shape::ReminderCancel),
         Ask::ReminderList(r) => {
@@ -123,6 +157,14 @@ fn read(
 type SendParts =
     (Option<pb::Target>, String, Option<pb::Payload>, Option<pb::InvocationOptions>, String);
 
+/// What every invocation may carry.
+#[derive(Default)]
+struct Options {
+    deadline: Option<Millis>,
+    trace: Arc<str>,
+    retry: Option<RetryPolicy>,
+}
+
 struct Parser<'a> {
     now: Millis,
     limits: &'a Limits,
@@ -134,7 +176,7 @@ impl Parser<'_> {
         let method = method(r.method)?;
         let (payload, json) = self.payload("payload", r.payload)?;
         let shape = Shape::Invoke { json };
-        let (deadline, trace) = self.options(r.options)?;
+        let Options { deadline, trace, retry } = self.options(r.options)?;
         let is_direct = match pb::DeliveryMode::try_from(r.delivery_mode) {
             Ok(pb::DeliveryMode::Unspecified | pb::DeliveryMode::Durable) => false,
             Ok(pb::DeliveryMode::Direct) => true,
@@ -148,23 +190,52 @@ impl Parser<'_> {
             if !r.affinity_key.is_empty() {
                 return Err(invalid_field("affinity_key", "is for durable calls only"));
             }
+            if !r.step_key.is_empty() {
+                return Err(invalid_field("step_key", "is for durable calls only"));
+            }
+            if retry.is_some() {
+                return Err(invalid_field("options.retry_policy", "is for durable calls only"));
+            }
             return Ok((Operation::InvokeDirect { kind, method, payload, trace }, shape));
         }
         let affinity = affinity(&r.affinity_key)?;
         let target = CoreTarget { kind, actor: None, affinity };
         let turn = turn(&r.turn_token)?;
+        let step_key = step_key(&r.step_key, turn.is_some())?;
         let mode = Mode::Call;
-        Ok((Operation::Invoke { turn, mode, target, method, payload, deadline, trace }, shape))
+        let operation = Operation::Invoke {
+            turn,
+            mode,
+            target,
+            method,
+            payload,
+            deadline,
+            trace,
+            step_key,
+            retry,
+        };
+        Ok((operation, shape))
     }
 
     fn call_actor(&self, r: pb::CallActorRequest) -> Result<(Operation, Shape), Status> {
         let target = actor_target("actor", r.actor.as_ref())?;
         let method = method(r.method)?;
         let (payload, json) = self.payload("payload", r.payload)?;
-        let (deadline, trace) = self.options(r.options)?;
+        let Options { deadline, trace, retry } = self.options(r.options)?;
         let turn = turn(&r.turn_token)?;
+        let step_key = step_key(&r.step_key, turn.is_some())?;
         let mode = Mode::Call;
-        let operation = Operation::Invoke { turn, mode, target, method, payload, deadline, trace };
+        let operation = Operation::Invoke {
+            turn,
+            mode,
+            target,
+            method,
+            payload,
+            deadline,
+            trace,
+            step_key,
+            retry,
+        };
         Ok((operation, Shape::CallActor { json }))
     }
 
@@ -172,10 +243,21 @@ impl Parser<'_> {
         let (target, method_name, payload, options, turn_token) = parts;
         let target = core_target(target)?;
         let (payload, _) = self.payload("payload", payload)?;
-        let (deadline, trace) = self.options(options)?;
+        let Options { deadline, trace, retry } = self.options(options)?;
         let turn = turn(&turn_token)?;
         let method = method(method_name)?;
-        Ok(Operation::Invoke { turn, mode, target, method, payload, deadline, trace })
+        let step_key = None;
+        Ok(Operation::Invoke {
+            turn,
+            mode,
+            target,
+            method,
+            payload,
+            deadline,
+            trace,
+            step_key,
+            retry,
+        })
     }
 
     fn apply(&self, r: pb::ApplyRequest) -> Result<Operation, Status> {
@@ -236,17 +318,16 @@ impl Parser<'_> {
         payload_from(field, payload, self.limits.message_bytes_max)
     }
 
-    fn options(
-        &self,
-        options: Option<pb::InvocationOptions>,
-    ) -> Result<(Option<Millis>, Arc<str>), Status> {
-        let Some(options) = options else { return Ok((None, Arc::default())) };
+    fn options(&self, options: Option<pb::InvocationOptions>) -> Result<Options, Status> {
+        let Some(options) = options else { return Ok(Options::default()) };
         if !options.idempotency_key.is_empty() {
             return Err(not_implemented("options.idempotency_key"));
         }
         let trace = bounded("options.trace_parent", options.trace_parent, SHORT_BYTES_MAX)?;
         let within = options.start_within.map(|d| duration("options.start_within", &d));
         let deadline = within.transpose()?.map(|millis| self.now.saturating_add(millis));
-        Ok((deadline, shared(trace)))
+        let policy = options.retry_policy.as_ref();
+        let retry = policy.map(|p| retry_policy("options.retry_policy", p, self.limits));
+        Ok(Options { deadline, trace: shared(trace), retry: retry.transpose()? })
     }
 }

@@ -1,0 +1,155 @@
+//! The stream itself: made, made again, packed, left.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use kar_sdk::{ConnectError, Host, HostError, Kar};
+
+use crate::common::Fake;
+use crate::{Counter, Greeter, GreeterClient, Person, bounded, host};
+
+#[tokio::test]
+async fn connecting_fails_clearly() {
+    let fake = Fake::start().await;
+    let missing = fake.socket.with_extension("missing");
+    let patience = Duration::from_millis(50);
+    let error =
+        Kar::builder().socket(&missing).connect_timeout(patience).connect().await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "no sidecar answers at {}: No such file or directory (os error 2)",
+            missing.display()
+        )
+    );
+    fake.set_token("secret");
+    let error = Kar::builder().socket(&fake.socket).connect().await.unwrap_err();
+    assert!(matches!(&error, ConnectError::Refused(r) if r.code == 16), "{error:?}");
+    let builder = Kar::builder().socket(&fake.socket).api_token("secret");
+    builder.connect().await.unwrap();
+    let twice = Host::builder().actor(Counter).actor(Counter).start().await.unwrap_err();
+    assert_eq!(twice, HostError::Duplicate("actor type Counter".into()));
+    let host = Host::builder().actor(Counter).socket(&fake.socket).api_token("secret");
+    let _host = host.start().await.unwrap();
+    let second = Host::builder().actor(Counter).socket(&fake.socket).api_token("secret");
+    let error = second.start().await.unwrap_err();
+    assert!(matches!(error, HostError::Connect(ConnectError::Refused(r)) if r.code == 6));
+}
+
+#[tokio::test]
+async fn a_broken_stream_is_made_again() {
+    let fake = Fake::start().await;
+    let greeter = Greeter::default();
+    let (entered, dropped) = (greeter.entered.clone(), greeter.dropped.clone());
+    let builder = Host::builder().service(greeter).socket(&fake.socket);
+    let host = builder.concurrency(3).strict(true).start().await.unwrap();
+    let client = Kar::builder().socket(&fake.socket).connect().await.unwrap();
+    let under_way = GreeterClient::new(&client).hangs();
+    let under_way = tokio::spawn(under_way.into_future());
+    bounded(entered.notified()).await;
+    let started = client.service("nobody").start::<i32>("x", &()).await.unwrap();
+    let awaiting = tokio::spawn(async move { started.outcome().await });
+    fake.until("awaited", |f| f.log().contains(&"await".to_owned())).await;
+
+    fake.break_streams();
+    let lost = bounded(under_way).await.unwrap().unwrap_err();
+    assert!(lost.is_unknown(), "{lost:?}");
+    fake.until("both are back", |f| f.streams() == 2).await;
+    assert_eq!(dropped.load(Ordering::SeqCst), 1, "aborted before the host is back");
+    let hello = fake.hellos().into_iter().find(|h| !h.services.is_empty()).unwrap();
+    let methods = <Greeter as kar_sdk::Service>::METHODS.len();
+    assert_eq!((hello.concurrency, hello.strict), (3, true));
+    assert_eq!(hello.services[0].methods.len(), methods);
+    // Waiting does no harm twice: it goes on.
+    let asked = |f: &Fake| f.log().iter().filter(|w| *w == "await").count() == 2;
+    fake.until("asked again", asked).await;
+    assert!(!awaiting.is_finished());
+    let name = Person { name: "again".into() };
+    assert_eq!(GreeterClient::new(&client).hello(name).await.unwrap(), "Hello, again!");
+    drop(host);
+    fake.until("the host is gone", |f| f.streams() == 1).await;
+}
+
+#[tokio::test]
+async fn what_was_not_sent_goes_on_the_next_stream() {
+    let fake = Fake::start().await;
+    fake.set_credits(1);
+    let client = Kar::builder().socket(&fake.socket).connect().await.unwrap();
+    let sent = tokio::spawn(client.service("nobody").call::<()>("x", &()).into_future());
+    fake.until("one is under way", |f| f.log().len() == 2).await;
+    let (one, two) = (client.service("nobody"), client.service("nobody"));
+    let tells = futures_util::future::join(one.tell("first", &()), two.tell("second", &()));
+    let mut tells = std::pin::pin!(tells);
+    assert!((&mut tells).now_or_never().is_none(), "there is no credit");
+    fake.break_streams();
+    assert!(bounded(sent).await.unwrap().unwrap_err().is_unknown());
+    let (first, second) = bounded(tells).await;
+    first.unwrap();
+    second.unwrap();
+    assert_eq!(fake.log()[2..], ["hello", "tell first", "tell second"]);
+}
+
+#[tokio::test]
+async fn gives_up_when_the_sidecar_is_gone_for_good() {
+    let fake = Fake::start().await;
+    let builder = Host::builder().actor(Counter).socket(&fake.socket);
+    let host = builder.reconnect_timeout(Duration::from_millis(50)).start().await.unwrap();
+    let client = host.client();
+    fake.set_token("changed");
+    fake.break_streams();
+    let error = bounded(host.wait()).await.unwrap_err();
+    assert!(matches!(&error, HostError::Lost(text) if text.contains("wrong API token")), "{error}");
+    let error = client.service("x").tell("y", &()).await.unwrap_err();
+    assert!(error.to_string().contains("wrong API token"), "{error}");
+}
+
+#[tokio::test]
+async fn frames_are_packed() {
+    let fake = Fake::start().await;
+    fake.set_credits(1000);
+    let client = Kar::builder().socket(&fake.socket).connect().await.unwrap();
+    let before = fake.messages();
+    let tells = (0..64).map(|i| {
+        let target = client.service("nobody");
+        async move { target.tell(&format!("x{i}"), &()).await }
+    });
+    for told in futures_util::future::join_all(tells).await {
+        told.unwrap();
+    }
+    let messages = fake.messages() - before;
+    assert!((4..=16).contains(&messages), "{messages} messages for 64 requests");
+    let sent: Vec<_> = (0..64).map(|i| format!("tell x{i}")).collect();
+    assert_eq!(fake.log()[1..], sent, "in order");
+}
+
+#[tokio::test]
+async fn leaves_in_order() {
+    let fake = Fake::start().await;
+    let host = host(&fake).await;
+    let client = Kar::builder().socket(&fake.socket).connect().await.unwrap();
+    client.actor("Counter", "c").tell("nested_forever", &()).await.unwrap();
+    fake.until("it runs", |f| f.running("nested_forever") == 1).await;
+    let shutdown = host.shutdown_handle();
+    let left = tokio::spawn(host.wait());
+    shutdown.shutdown();
+    fake.until("goodbye", |f| f.log().contains(&"goodbye".to_owned())).await;
+    assert!(!left.is_finished(), "a turn runs");
+    fake.cancel_turns("nested_forever");
+    bounded(left).await.unwrap().unwrap();
+    fake.until("the stream is closed", |f| f.streams() == 1).await;
+    client.close();
+    fake.until("the client is closed", |f| f.streams() == 0).await;
+    let closed = client.service("x").tell("y", &()).await.unwrap_err();
+    assert_eq!(closed.to_string(), "closed: the connection was shut down");
+}
+
+#[tokio::test]
+async fn leaving_is_bounded() {
+    let fake = Fake::start().await;
+    fake.hold_drained();
+    let builder = Host::builder().actor(Counter).socket(&fake.socket);
+    let host = builder.drain_timeout(Duration::from_millis(50)).start().await.unwrap();
+    host.shutdown_handle().shutdown();
+    bounded(host.wait()).await.unwrap();
+}
