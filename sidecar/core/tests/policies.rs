@@ -94,6 +94,34 @@ fn lose_host(script: &mut Script) {
     script.event(Event::HostUp { session, offer });
 }
 
+/// What the host registered holds for what ran on it, also when it is gone before the calls of the turn have ended.
+#[test]
+fn the_policy_is_that_of_the_host_that_ran_it() {
+    let mut script = Script::new(&account());
+    let session = script.next_session();
+    let retries = [((Kind::actor("Account"), "m".into()), POLICY)].into();
+    let kinds = account().to_vec();
+    let offer = Offer { kinds, concurrency: 4, retries, ..Offer::default() };
+    script.event(Event::HostUp { session, offer });
+    let request = script.invoke(None, Mode::Call, "alice", "m");
+    let turn = script.turn("m");
+    script.invoke(Some(&turn), Mode::Call, "bob", "nested");
+    let nested = script.turn("nested");
+    script.finish(&turn, error(true));
+    // It waits for its call (rule T1), which is tried again on another host.
+    lose_host(&mut script);
+    script.advance(LONG_MS);
+    let again = script.turn("nested");
+    assert_eq!(again.token.attempt, nested.token.attempt + 1);
+    script.finish(&again, done(""));
+    script.advance(LONG_MS);
+    let retry = script.turn("m");
+    assert_eq!(retry.token.attempt, 2);
+    script.finish(&retry, done(""));
+    assert_eq!(script.outcome(request), done(""));
+    script.assert_idle();
+}
+
 #[test]
 fn retryable_errors_are_retried_with_growing_pauses_and_the_last_one_is_the_outcome() {
     let mut script = Script::new(&account());

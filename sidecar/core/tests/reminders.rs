@@ -419,9 +419,55 @@ fn bounds_are_refusals_by_name() {
         other => panic!("{other:?}"),
     }
     cancel(&mut script, Some(&turn), "alice", "a");
+    // The turn may fail yet, and leave no room for others.
+    let request = remind(&mut script, None, "alice", ReminderAsk::Schedule(third.clone()));
+    let answer = script.answers.remove(&request);
+    let expected = Response::Outcome { invocation: None, outcome: Outcome::Refused(refused) };
+    assert_eq!(answer, Some(Ok(expected.clone())));
     schedule(&mut script, Some(&turn), "alice", third);
+    let fourth = spec("d", Some(50_000), Schedule::Once, CatchUp::Once);
+    let request = remind(&mut script, None, "alice", ReminderAsk::Schedule(fourth));
+    assert_eq!(script.answers.remove(&request), Some(Ok(expected)));
     script.finish(&turn, done("ok"));
     assert_eq!(list(&mut script, None, "alice").len(), 2);
+}
+
+/// The reminders of a partition are bounded, in number and bytes, whichever actor has them.
+#[test]
+fn a_partitions_reminders_are_bounded() {
+    use kar_core::invocation::Refusal;
+    for (count, bytes, refusal) in [
+        (3, 1_000_000, Refusal::RemindersFull),
+        (1_000, 200, Refusal::RemindersBytesFull),
+    ] {
+        let limits = Limits {
+            reminders_per_partition_max: count,
+            reminders_bytes_per_partition_max: bytes,
+            ..Limits::default()
+        };
+        let mut script = Script::with(&[Kind::actor("Account")], limits);
+        let mut refused = 0;
+        for n in 0..20 {
+            let tea = spec("tea", Some(50_000), Schedule::Once, CatchUp::Once);
+            let request =
+                remind(&mut script, None, &format!("x{n}"), ReminderAsk::Schedule(tea));
+            match script.answers.remove(&request) {
+                Some(Ok(Response::Scheduled { .. })) => {}
+                Some(Ok(Response::Outcome { outcome: Outcome::Refused(why), .. })) => {
+                    assert_eq!(why, refusal);
+                    refused += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(refused > 0, "{refusal:?}");
+        let held = script.node.held();
+        assert!(held.reminders <= 2 * count && held.reminders_bytes <= 2 * bytes, "{held:?}");
+        script.advance(50_000);
+        assert_eq!(ring(&mut script).len(), 20 - refused);
+        let held = script.node.held();
+        assert_eq!((held.reminders, held.reminders_bytes), (0, 0));
+    }
 }
 
 #[test]

@@ -410,8 +410,7 @@ impl World {
             ItemKind::Remind(remind) => {
                 let Some(actor) = record.actor else { return };
                 let (kind, actor) = (names.kinds[record.kind].clone(), names.actors[actor].clone());
-                let ask = remind.ask(names, self.millis(self.now));
-                Operation::Remind { turn: Some(turn), kind, actor, ask }
+                remind.operation(names, self.millis(self.now), Some(turn), (kind, actor))
             }
             ItemKind::Once(key) => {
                 // No two requests of a run give the same value.

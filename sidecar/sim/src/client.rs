@@ -57,9 +57,9 @@ impl World {
                 retry: self.plan.policies.of_tag(tag),
             },
             None if let (Some(remind), Some(actor)) = (&op.remind, op.actor) => {
-                let ask = remind.with_tag(tag).ask(names, self.millis(self.now));
                 let (kind, actor) = (names.kinds[op.kind].clone(), names.actors[actor].clone());
-                Operation::Remind { turn: None, kind, actor, ask }
+                let now = self.millis(self.now);
+                remind.with_tag(tag).operation(names, now, None, (kind, actor))
             }
             None => {
                 let kind = names.kinds[op.kind].clone();

@@ -14,7 +14,8 @@ use kar_core::record::Record;
 use crate::coverage::Coverage;
 use crate::operator::Policies;
 use crate::plan::{Names, Us};
-use crate::script::{Remind, Script, Spec};
+use crate::remind::Remind;
+use crate::script::{Script, Spec};
 use crate::store::StorePartition;
 
 /// An answer to a request.
@@ -206,6 +207,8 @@ pub(crate) struct History {
     pub(crate) closed_channels_max: usize,
     /// The nodes' bound of an actor's state, bytes.
     pub(crate) state_bytes_max: usize,
+    /// The nodes' bounds of reminders: of an actor, of a partition, and of that in bytes.
+    pub(crate) reminders_max: (usize, usize, usize),
     /// How long nodes ask for a state before they give up.
     pub(crate) accept_timeout: Us,
     /// Apps stop the code of cut-off attempts within the grace.

@@ -10,7 +10,7 @@ use kar_core::limits::{Limits, Rules};
 
 use crate::operator::{self, Policies};
 use crate::rng::Rng;
-use crate::script::Remind;
+use crate::remind::Remind;
 
 /// Virtual time, microseconds since the start of the run.
 pub(crate) type Us = u64;
@@ -350,6 +350,22 @@ fn bound_bytes(limits: &mut Limits, seed: u64, small: bool) {
     }
 }
 
+/// Some runs have room for few reminders, or fire few at once. Drawn apart, too.
+fn bound_reminders(limits: &mut Limits, seed: u64, small: bool) {
+    let mut rng = Rng::new(seed ^ 0x626f_756e_6473);
+    if rng.chance(200) {
+        limits.reminder_firings_per_record_max = 1;
+    }
+    if small {
+        match rng.below(4) {
+            0 => limits.reminders_per_actor_max = 1,
+            1 => limits.reminders_per_partition_max = rng.range(1, 2) as usize,
+            2 => limits.reminders_bytes_per_partition_max = rng.range(50, 300) as usize,
+            _ => {}
+        }
+    }
+}
+
 impl Plan {
     /// A cluster without operations and faults, for directed schedules.
     pub(crate) fn bare(seed: u64, rules: Rules, nodes: usize) -> Self {
@@ -388,6 +404,7 @@ impl Plan {
             limits.cached_actors_max = 0;
         }
         bound_bytes(&mut limits, seed, small);
+        bound_reminders(&mut limits, seed, small);
         let (policies, controls) = operator::draw(seed, names.kinds.len(), &mut limits);
         let mut ops: Vec<_> = (0..rng.range(6, profile.ops_max))
             .map(|_| draw_op(&mut rng, profile, actor_types, &names, slots.len()))

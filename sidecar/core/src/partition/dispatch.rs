@@ -7,7 +7,7 @@ use crate::cover::Transition;
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, SessionId, TurnToken, Uuid};
-use crate::invocation::Outcome;
+use crate::invocation::{Outcome, RetryPolicy};
 use crate::record::Op;
 use crate::state::Origin;
 
@@ -138,11 +138,13 @@ impl Partition {
     fn dispatch(&mut self, env: &mut Env, session: SessionId, uuid: Uuid, slot: bool) {
         let epoch = self.reign.epoch;
         let recorded_steps = self.recorded_steps(env, uuid);
+        let Some(item) = self.reign.items.get(&uuid) else { return };
+        let policy = self.policy(env, &item.invocation);
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         env.cover(Transition::QueuedRunning);
         item.started = true;
         item.cleared = false;
-        item.stage = ItemStage::Running(Box::new(Turn::new(session, slot)));
+        item.stage = ItemStage::Running(Box::new(Turn::new(session, slot, policy)));
         let invocation = item.invocation.clone();
         let token = TurnToken {
             invocation: InvocationId { home: self.id.clone(), uuid },
@@ -183,9 +185,10 @@ impl Partition {
 }
 
 impl Turn {
-    fn new(session: SessionId, slot: bool) -> Self {
+    fn new(session: SessionId, slot: bool, policy: RetryPolicy) -> Self {
         Self {
             session,
+            policy,
             unflushed: Unflushed::default(),
             calls: Default::default(),
             received: Vec::new(),

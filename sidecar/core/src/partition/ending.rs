@@ -74,7 +74,7 @@ impl Partition {
             }
             TurnEnd::Outcome(outcome) => {
                 if let Outcome::Failed(error) = &outcome
-                    && let Some(pause) = self.retry_after(env, uuid, error)
+                    && let Some(pause) = self.retry_after(env, uuid, (&turn.policy, error))
                 {
                     return self.retry_turn(env, uuid, (*turn, error), pause);
                 }

@@ -8,7 +8,7 @@ use crate::ids::{
     Epoch, Millis, NodeId, Number, Offset, PartitionId, RequestId, Sender, SessionId, TurnToken,
     Uuid,
 };
-use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, StateOp};
+use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, RetryPolicy, StateOp};
 use crate::record::Op;
 use crate::reminder::ReminderChange;
 use crate::route::Route;
@@ -208,6 +208,8 @@ pub(super) enum ItemStage {
 pub(super) struct Turn {
     pub(super) session: SessionId,
     pub(super) unflushed: Unflushed,
+    /// How its error is retried: by what its host said, which may be gone when its last call ends.
+    pub(super) policy: RetryPolicy,
     /// Calls under way.
     pub(super) calls: BTreeMap<(PartitionId, Number), RequestId>,
     /// Outcomes received and not settled yet.

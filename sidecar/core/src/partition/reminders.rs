@@ -22,7 +22,6 @@ use crate::message::{Message, ReadResult};
 use crate::node::OTHERS;
 use crate::record::{AcceptInBrief, End, Op, ReminderOp, Segment};
 use crate::reminder::{CatchUp, Remind, Reminder, ReminderChange};
-use crate::size::Tally;
 use crate::state::{Origin, firing};
 
 /// What is to be done at a due time.
@@ -215,8 +214,7 @@ impl Partition {
         };
         let known = self.reminders_in_turn(uuid, actor);
         let response = response_to(&change, &known);
-        let others = self.reign.buffered_reminders;
-        let refusal = self.refuses_change(env, &change, &known, others);
+        let refusal = self.refuses_change(env, &change, &known);
         let bytes = change.size();
         let Some(turn) = self.reign.items.get_mut(&uuid).and_then(Item::turn) else { return };
         let limits = &env.limits;
@@ -291,18 +289,22 @@ impl Partition {
         all
     }
 
-    /// The bound that a change would break: refusal, name, value. `known`: reminders that the actor has by now; `others`:
-    /// what turns have buffered.
+    /// The reminders of an actor after what its topmost turn has buffered; those below it have nothing.
+    fn reminders_ahead(&self, actor: &Arc<str>) -> Vec<Arc<Reminder>> {
+        let top = self.reign.actors.get(actor).and_then(|actor| actor.stack.last());
+        self.reminders_in_turn(top.copied().unwrap_or_default(), actor)
+    }
+
+    /// The bound that a change would break: refusal, name, value. `known`: reminders that the actor has by now.
     fn refuses_change(
         &self,
         env: &Env,
         change: &ReminderChange,
         known: &[Arc<Reminder>],
-        others: Tally,
     ) -> Option<(Refusal, &'static str, usize)> {
         let ReminderChange::Set(reminder) = change else { return None };
         let limits = &env.limits;
-        let mut held = self.state.agenda.tally().plus(others);
+        let mut held = self.state.agenda.tally().plus(self.reign.buffered_reminders);
         if let Some(old) = known.iter().find(|known| known.id == reminder.id) {
             held.remove(old.size());
         } else if known.len() >= limits.reminders_per_actor_max {
@@ -329,8 +331,10 @@ impl Partition {
     ) {
         let Remind { uuid, actor, change } = remind;
         let known: Vec<_> = self.state.agenda.of(actor).cloned().collect();
-        let others = self.reign.buffered_reminders;
-        if let Some((refusal, ..)) = self.refuses_change(env, change, &known, others) {
+        // With or without what a turn of the actor has buffered, there must be room.
+        let ahead = self.reminders_ahead(actor);
+        let refused = [&known, &ahead].map(|known| self.refuses_change(env, change, known));
+        if let Some((refusal, ..)) = refused.into_iter().flatten().next() {
             return self.turn_away(env, from, sender, number, *uuid, refusal);
         }
         self.log_held(env, &sender, number);

@@ -9,7 +9,7 @@ use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{InvocationId, Millis, NodeId, Uuid};
-use crate::invocation::{ApplicationError, RetryPolicy};
+use crate::invocation::{ApplicationError, Invocation, RetryPolicy};
 use crate::record::Op;
 use crate::state::{Entry, Origin};
 use crate::trouble::{Cause, Ended, lost_pause};
@@ -20,23 +20,23 @@ impl Partition {
         &self,
         env: &Env,
         uuid: Uuid,
-        error: &ApplicationError,
+        (policy, error): (&RetryPolicy, &ApplicationError),
     ) -> Option<Millis> {
-        let item = self.reign.items.get(&uuid).filter(|item| error.retryable && !item.cancel)?;
+        self.reign.items.get(&uuid).filter(|item| error.retryable && !item.cancel)?;
         let failures = self.state.entries.get(&uuid).map_or(0, |entry| entry.trouble.failures);
         let failures = if env.rules.retry_bound { failures + 1 } else { 1 };
-        self.policy(env, item).pause(failures)
+        policy.pause(failures)
     }
 
-    /// The call's policy, its method's, or the default one.
-    fn policy(&self, env: &Env, item: &Item) -> RetryPolicy {
+    /// The policy of what is about to run: the call's, its method's on the host there is, or the default one.
+    pub(super) fn policy(&self, env: &Env, invocation: &Invocation) -> RetryPolicy {
         let of_method = || {
             let offer = &env.host.as_ref()?.offer;
-            let method = (self.id.kind.clone(), item.invocation.method.clone());
+            let method = (self.id.kind.clone(), invocation.method.clone());
             offer.retries.get(&method).copied()
         };
         let limits = &env.limits;
-        item.invocation.retry.or_else(of_method).unwrap_or(RetryPolicy {
+        invocation.retry.or_else(of_method).unwrap_or(RetryPolicy {
             attempts_max: limits.retry_attempts_max,
             initial_ms: limits.retry_initial_ms,
             max_ms: limits.retry_max_ms,

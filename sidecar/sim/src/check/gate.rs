@@ -8,6 +8,7 @@ use kar_core::node::DIRECT_CONCURRENCY;
 
 use super::Judge;
 use crate::history::{Answer, ItemKind, Waiter};
+use crate::remind::Remind;
 
 impl Judge<'_> {
     /// A node gives a message to the network.
@@ -199,6 +200,9 @@ impl Judge<'_> {
         if let Some((home, control)) = &request.control {
             return self.check_control_answer((node, req), home, *control, answer);
         }
+        if request.remind == Some(Remind::List) {
+            return self.check_list(node, req, answer);
+        }
         if request.reads.is_some() {
             return self.check_read(node, req, answer);
         }
@@ -327,6 +331,7 @@ impl Judge<'_> {
                     self.wrong("P5 gate for replies", text);
                 }
             }
+            Ok(Response::Reminders(all)) => self.check_list_in_turn((run, item), all),
             Ok(Response::Step(value)) => self.check_step_answer(run, item, value),
             Err(RequestError::StepKeyReused(_)) => self.check_reused(run, item),
             Err(RequestError::Invalid(why)) => {

@@ -586,7 +586,7 @@ impl Judge<'_> {
 
     /// How an invocation was made, from whoever made it.
     pub(crate) fn mode_of(&self, uuid: Uuid) -> Option<Mode> {
-        if self.logs.iter().any(|log| log.reminders.firings.contains_key(&uuid)) {
+        if self.is_firing(uuid) {
             return Some(Mode::Tell);
         }
         let tag = self.tag_of_uuid.get(&uuid)?;

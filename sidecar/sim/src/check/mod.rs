@@ -4,6 +4,7 @@
 mod counts;
 mod end;
 mod gate;
+mod lists;
 mod logs;
 mod model;
 mod order;
@@ -189,6 +190,9 @@ impl<'h> Judge<'h> {
             }
             Seen::Arrived { to, sent } => self.count_arrival(*to, *sent),
             Seen::Dispatched { run } => self.check_dispatch(*run),
+            Seen::Reads { req } if self.history.reqs[*req].remind.is_some() => {
+                self.list_asked(*req);
+            }
             Seen::Reads { req } => self.read_asked(*req),
             Seen::Responded { node, to, answer } => {
                 self.counts.coverage.answer(answer);

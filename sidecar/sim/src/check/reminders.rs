@@ -10,10 +10,12 @@ use kar_core::reminder::{CatchUp, Reminder, ReminderChange};
 use kar_core::schedule::Schedule;
 
 use super::Judge;
+use super::lists::{Shown, Versions, shown};
 use super::logs::{Ended, Held};
 use super::policies::Standing;
 use crate::history::{History, ItemKind, Run};
-use crate::script::{Remind, Spec};
+use crate::remind::Remind;
+use crate::script::Spec;
 
 /// A due time that passed longer ago is missed, ms: the simulator's bound.
 const LATENESS: u64 = 100;
@@ -39,6 +41,21 @@ pub(crate) struct ReminderModel {
     /// Tags of those that clients scheduled, and changes of clients that cancel.
     scheduled: HashMap<u64, Offset>,
     cancels: usize,
+    pub(super) versions: Versions,
+}
+
+impl ReminderModel {
+    /// The reminders that an actor has, as a list shows them.
+    pub(super) fn shown_of(&self, actor: &Arc<str>) -> Shown {
+        let own = self.live.range((actor.clone(), Arc::default())..);
+        let own = own.take_while(|((of, _), _)| of == actor);
+        own.map(|(_, live)| shown(&live.reminder, live.due)).collect()
+    }
+
+    /// How many there are, and of how many bytes.
+    pub(super) fn tally(&self) -> (usize, usize) {
+        (self.live.len(), self.live.values().map(|live| live.reminder.size()).sum())
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -104,6 +121,7 @@ impl Judge<'_> {
             Some(next) => drop(model.live.insert(key.clone(), Live { due: next, ..live.clone() })),
             None => drop(model.live.remove(&key)),
         }
+        self.reminders_changed(log, offset, actor);
         let Some(uuid) = uuid else { return };
         self.counts.reminders_fired += 1;
         self.counts.reminders_late += u64::from(due + LATENESS < time);
@@ -154,6 +172,9 @@ impl Judge<'_> {
                 let live = Live { reminder: reminder.clone(), due: reminder.due };
                 model.live.insert((actor.clone(), reminder.id.clone()), live);
             }
+        }
+        if !ops.is_empty() {
+            self.reminders_changed(log, offset, actor);
         }
     }
 

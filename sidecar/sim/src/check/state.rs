@@ -8,6 +8,7 @@ use super::Judge;
 use super::logs::{Closing, TurnRecord};
 use super::steps::is_turned_away;
 use crate::history::{End, Item, ItemKind, Keys, Run};
+use crate::remind::Remind;
 use crate::store::apply;
 
 /// Which items of a turn a record covers: from, to.
@@ -187,7 +188,7 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
         let item = &items[at];
         let more = state.len() + sends.len() + reminders.len() > 0;
         match &item.what {
-            ItemKind::Read(_) | ItemKind::Tail(..) => {}
+            ItemKind::Read(_) | ItemKind::Tail(..) | ItemKind::Remind(Remind::List) => {}
             // A refused operation has no effect; a call may have been made and its answer lost with
             // the attempt.
             ItemKind::Call(tag, _) if refused(item) && sends.clone().next() != Some(tag) => {

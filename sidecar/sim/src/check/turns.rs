@@ -15,11 +15,10 @@ impl Judge<'_> {
         let log = self.log_of(&token.invocation.home);
         let tag = record.spec.tag;
         self.tag_of_uuid.entry(uuid).or_insert(tag);
-        let known = self.uuid_of_tag.get(&tag).copied();
         if self.reminder_tags.contains_key(&tag) {
             self.check_rings(run, record, log);
-        } else if known.is_none_or(|known| self.original(known) != self.original(uuid)) {
-            self.wrong("P2 one request, one invocation", format!("r{run} {token}: tag {tag:x}"));
+        } else {
+            self.check_tag(run, record, tag);
         }
         if let Some(before) = self.dispatched.insert((log, uuid, step, attempt, epoch), run) {
             self.wrong("P2 dispatched once", format!("r{run} is {token}, as r{before} was"));
@@ -36,6 +35,16 @@ impl Judge<'_> {
         self.check_policy(run, record, log, uuid);
         self.check_source(run, record, log, uuid);
         self.check_recorded(run, record, log);
+    }
+
+    /// P2: what was asked for once is one invocation.
+    fn check_tag(&mut self, run: usize, record: &Run, tag: u64) {
+        let uuid = record.token.invocation.uuid;
+        let known = *self.uuid_of_tag.entry(tag).or_insert(uuid);
+        if self.original(known) != self.original(uuid) {
+            let text = format!("r{run} {}: tag {tag:x}", record.token);
+            self.wrong("P2 one request, one invocation", text);
+        }
     }
 
     /// P2: never after its completion, as far as this reign or an earlier one completed it.
