@@ -15,6 +15,7 @@ mod hosting;
 mod philosophers;
 mod policies;
 mod python;
+mod reminders;
 mod start;
 mod state;
 mod steps;

@@ -20,6 +20,7 @@ pub mod journal;
 pub mod process;
 pub mod python;
 pub mod random;
+pub mod reminders;
 pub mod wait;
 pub mod world;
 

@@ -436,10 +436,9 @@ fn bounds_are_refusals_by_name() {
 #[test]
 fn a_partitions_reminders_are_bounded() {
     use kar_core::invocation::Refusal;
-    for (count, bytes, refusal) in [
-        (3, 1_000_000, Refusal::RemindersFull),
-        (1_000, 200, Refusal::RemindersBytesFull),
-    ] {
+    for (count, bytes, refusal) in
+        [(3, 1_000_000, Refusal::RemindersFull), (1_000, 200, Refusal::RemindersBytesFull)]
+    {
         let limits = Limits {
             reminders_per_partition_max: count,
             reminders_bytes_per_partition_max: bytes,
@@ -449,8 +448,7 @@ fn a_partitions_reminders_are_bounded() {
         let mut refused = 0;
         for n in 0..20 {
             let tea = spec("tea", Some(50_000), Schedule::Once, CatchUp::Once);
-            let request =
-                remind(&mut script, None, &format!("x{n}"), ReminderAsk::Schedule(tea));
+            let request = remind(&mut script, None, &format!("x{n}"), ReminderAsk::Schedule(tea));
             match script.answers.remove(&request) {
                 Some(Ok(Response::Scheduled { .. })) => {}
                 Some(Ok(Response::Outcome { outcome: Outcome::Refused(why), .. })) => {

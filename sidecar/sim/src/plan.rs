@@ -9,8 +9,8 @@ use kar_core::invocation::{Mode, Target};
 use kar_core::limits::{Limits, Rules};
 
 use crate::operator::{self, Policies};
-use crate::rng::Rng;
 use crate::remind::Remind;
+use crate::rng::Rng;
 
 /// Virtual time, microseconds since the start of the run.
 pub(crate) type Us = u64;

@@ -66,8 +66,7 @@ impl Judge<'_> {
     /// A node answers the request for a list.
     pub(super) fn check_list(&mut self, node: NodeId, req: usize, answer: &Answer) {
         let request = &self.history.reqs[req];
-        let late =
-            request.arrived.is_some_and(|at| self.now >= at + self.history.accept_timeout);
+        let late = request.arrived.is_some_and(|at| self.now >= at + self.history.accept_timeout);
         let all = match answer {
             Ok(Response::Reminders(all)) => all,
             Err(RequestError::Limit(_)) if self.history.small_limits => return,
