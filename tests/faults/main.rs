@@ -4,6 +4,7 @@ mod failover;
 mod frozen;
 mod hot_actor;
 mod python_bank;
+mod reminder_storm;
 mod rollback;
 mod sdk_bank;
 mod tail_loop;

@@ -13,9 +13,9 @@
 //! one partition then travels in one record.
 //!
 //! Map of modules: [`ids`] names; [`invocation`] what is called and how it ended; [`record`] what is stored in a
-//! partition's log; [`trouble`] how attempts end that do not end it; [`message`] what nodes tell each other; [`event`]
-//! and [`effect`] the driver's interface; [`assign`] which node should own which partition; [`limits`] every bound;
-//! [`cover`] which transitions were taken.
+//! partition's log; [`trouble`] how attempts end that do not end it; [`reminder`] and [`schedule`] invocations at due
+//! times; [`message`] what nodes tell each other; [`event`] and [`effect`] the driver's interface; [`assign`] which
+//! node should own which partition; [`limits`] every bound; [`cover`] which transitions were taken.
 //! The machines are private: the log state (what applying a log yields), the partition (reign, turns, channels in and
 //! out), the node (routes, roots, sessions).
 

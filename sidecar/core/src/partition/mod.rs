@@ -14,7 +14,7 @@
 //! `steps` (what retries need not do again), `ending` (how they end), `retry` (attempts that are followed by
 //! others), `cancel` (what people have done to invocations), `dead` (dead letters), `tail` (how they go on),
 //! `outbound` (channels out, children), `storage` and `cached` (caches, materialisation), `reads` and `questions`
-//! (from outside turns), `gate` (proposals and what waits for them), `view` (for people).
+//! (from outside turns), `reminders` (due times), `gate` (proposals and what waits for them), `view` (for people).
 
 mod cached;
 mod cancel;
