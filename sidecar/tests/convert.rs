@@ -17,6 +17,7 @@ use kar_core::message::{
     AwaitResult, Control, ControlResult, Controlled, DirectResult, Found, Message, ReadResult,
 };
 use kar_core::node::{DIRECT_CONCURRENCY, DeadLetterView, InvocationView, Phase};
+use kar_core::probe::{Climb, Confirm, Place, Probe};
 use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment, Send};
 use kar_core::reminder::{CatchUp, Remind, Reminder, ReminderChange};
 use kar_core::schedule::Schedule;
@@ -148,6 +149,7 @@ fn ops() -> Vec<Op> {
             segment: Segment { state: state_ops(), sends: sends(), reminders: vec![] },
             settled: vec![(a.clone(), 1), (a.clone(), 4), (b, 2), (a.clone(), 3)],
             steps: vec![],
+            shared: false,
         },
         Op::Attempt { uuid: uuid(1), attempt: 3, ended: None },
         Op::Settle { to: a, numbers: vec![1, 2, 300] },
@@ -208,9 +210,24 @@ fn steps() -> [(&'static str, Op); 2] {
         segment: Segment { sends: vec![Send { number: 3, obligation }], ..Segment::default() },
         settled: vec![],
         steps: vec![step],
+        shared: false,
     };
     let outcome = Outcome::Done(payload("paid"));
     [("steps-recorded", progress), ("step-done", Op::StepDone { to, number: 3, outcome })]
+}
+
+/// Decisions about shared methods.
+fn shared() -> [(&'static str, Op); 3] {
+    let (segment, settled, steps) = (Segment::default(), vec![], vec![]);
+    let progress =
+        Op::Progress { uuid: uuid(1), attempt: 1, segment, settled, steps, shared: true };
+    let refused = complete(Outcome::Refused(Refusal::SharedToExclusive), Some(brief()));
+    let deadlock = complete(Outcome::Deadlock("A/a -> A/b -> A/a".into()), Some(brief()));
+    [
+        ("progress-shared", progress),
+        ("refused-shared-to-exclusive", refused),
+        ("ended-deadlocked", deadlock),
+    ]
 }
 
 const RETRY: RetryPolicy = RetryPolicy {
@@ -280,7 +297,7 @@ fn reminders() -> [(&'static str, Op); 7] {
     };
     let refused = |refusal| complete(Outcome::Refused(refusal), Some(brief()));
     let (attempt, settled, steps) = (1, vec![], vec![]);
-    let progress = Op::Progress { uuid: uuid(1), attempt, segment, settled, steps };
+    let progress = Op::Progress { uuid: uuid(1), attempt, segment, settled, steps, shared: false };
     [
         ("reminders-changed", progress),
         ("reminder-fired", fire(Some(uuid(8)), Some(1_700_000_060_003))),
@@ -307,7 +324,7 @@ fn records() -> BTreeMap<String, Record> {
     let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
     let full = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![full] };
     records.insert("refused-partition-bytes".to_owned(), full);
-    for (name, op) in tail_calls().into_iter().chain(steps()).chain(reminders()) {
+    for (name, op) in tail_calls().into_iter().chain(steps()).chain(shared()).chain(reminders()) {
         let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
         records.insert(name.to_owned(), record);
     }
@@ -385,6 +402,23 @@ fn messages() -> Vec<Message> {
         attempts: 3,
         time: 1_700_000_000_003,
     };
+    let place = Place {
+        partition: actor_partition(),
+        epoch: 4,
+        uuid: uuid(7),
+        actor: "alice".into(),
+        holder: uuid(8),
+    };
+    let probe = Probe {
+        to: to.clone(),
+        uuid: uuid(3),
+        origin: uuid(4),
+        chain: [uuid(5), uuid(6)].into(),
+        round: 9,
+        path: vec![place.clone()],
+    };
+    let confirm = Confirm { places: vec![place.clone(), place], at: 1 };
+    let climb = |at| Climb { to: to.clone(), uuid: uuid(3), at };
     let direct = |result| Message::DirectReply { request: RequestId(5), result };
     let bound = |name| DirectResult::Limit(LimitHit { name, limit: 7 });
     let mut messages = vec![
@@ -438,6 +472,10 @@ fn messages() -> Vec<Message> {
         controlled(ControlResult::Done(Controlled::Redriven(uuid(4)))),
         controlled(ControlResult::Done(Controlled::Discarded)),
         controlled(ControlResult::Unknown),
+        Message::Probe(Box::new(probe)),
+        Message::Confirm(Box::new(confirm)),
+        Message::Climb(Box::new(climb(None))),
+        Message::Climb(Box::new(climb(Some(actor_partition())))),
         controlled(ControlResult::NotOwner(hint)),
         Message::Accepted { sender: sender.clone(), from: from.clone(), numbers: vec![1, 2] },
         Message::Gone { sender: sender.clone(), from: from.clone(), number: 3 },
@@ -606,7 +644,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
         }
         let step = RecordedStep { key: long(512), payload: value(limits.message_bytes_max) };
         let (settled, steps) = (settled.clone(), vec![step]);
-        ops.push(Op::Progress { uuid, attempt, segment, settled, steps });
+        ops.push(Op::Progress { uuid, attempt, segment, settled, steps, shared: true });
     }
     let mut longest = 0;
     for op in ops {

@@ -1,6 +1,6 @@
 //! Inputs of a [`Node`](crate::Node).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ids::{
@@ -227,6 +227,8 @@ pub struct Offer {
     pub strict: bool,
     /// How retryable errors of methods are retried, where the component says so.
     pub retries: BTreeMap<(Kind, Arc<str>), RetryPolicy>,
+    /// Methods of actors that only read, by type: they may run beside each other (P4).
+    pub shared: BTreeMap<Kind, BTreeSet<Arc<str>>>,
 }
 
 /// What a component asks for.

@@ -90,6 +90,8 @@ pub enum Outcome {
     Failed(ApplicationError),
     /// The owner did not take it, because a bound was reached or the target cannot exist.
     Refused(Refusal),
+    /// It waited for an actor in a circle of flows that wait for each other, and did not run: the circle, for people.
+    Deadlock(Arc<str>),
     /// Its deadline passed before it started.
     Expired,
     /// Somebody asked for its end: it had not started, was between two attempts, or stopped when it was told.
@@ -122,6 +124,8 @@ pub enum Refusal {
     PartitionBytesFull,
     /// The chain of calls is too deep (`Limits::depth_max`).
     TooDeep,
+    /// An exclusive method of an actor was called by a flow that holds it by a shared one: it would wait for itself.
+    SharedToExclusive,
     /// The actor has too many reminders (`Limits::reminders_per_actor_max`).
     ActorRemindersFull,
     /// The partition has too many reminders (`Limits::reminders_per_partition_max`).

@@ -28,6 +28,7 @@ pub mod invocation;
 pub mod limits;
 pub mod message;
 pub mod node;
+pub mod probe;
 pub mod record;
 pub mod reminder;
 pub mod schedule;

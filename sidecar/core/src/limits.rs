@@ -102,6 +102,17 @@ pub struct Limits {
     pub retry_max_ms: Millis,
     /// Each pause is so much longer than the one before, percent.
     pub retry_multiplier_percent: u32,
+    /// How long calls wait for their actors before it is looked whether flows wait for each other in a circle, and how
+    /// often then, ms.
+    pub deadlock_probe_ms: Millis,
+    /// Calls of one partition that this begins from at once; the others have their turn later.
+    pub deadlock_probes_max: usize,
+    /// Calls of one invocation that it is followed to at once; the others have their turn later.
+    pub deadlock_fanout_max: usize,
+    /// Calls of one partition that it comes by in each period; the others have their turn later.
+    pub deadlock_visits_max: usize,
+    /// Calls that wait in one circle; longer ones are not found.
+    pub deadlock_path_max: usize,
     /// Longest state of an actor that one read from outside its turns answers with, bytes: a message between peers has
     /// to hold it. The same for a list of its reminders.
     pub state_read_bytes_max: usize,
@@ -163,6 +174,8 @@ pub struct Rules {
     pub gate_reads: bool,
     pub recorded_steps: bool,
     pub kept_results: bool,
+    pub shared_apart: bool,
+    pub deadlock_probes: bool,
     pub firing_moves_due: bool,
     pub cancel_drops_firings: bool,
     pub firing_after_commit: bool,
@@ -216,6 +229,11 @@ impl Default for Limits {
             retry_initial_ms: 100,
             retry_max_ms: 30_000,
             retry_multiplier_percent: 200,
+            deadlock_probe_ms: 1_000,
+            deadlock_probes_max: 64,
+            deadlock_fanout_max: 32,
+            deadlock_visits_max: 10_000,
+            deadlock_path_max: 64,
             state_read_bytes_max: 16 << 20,
             reminders_per_actor_max: 1_000,
             reminders_per_partition_max: 100_000,
@@ -259,6 +277,8 @@ impl Default for Rules {
             gate_reads: true,
             recorded_steps: true,
             kept_results: true,
+            shared_apart: true,
+            deadlock_probes: true,
             firing_moves_due: true,
             cancel_drops_firings: true,
             firing_after_commit: true,

@@ -63,6 +63,8 @@ pub enum Op {
         settled: Vec<(PartitionId, Number)>,
         /// Durable steps that the turn recorded.
         steps: Vec<RecordedStep>,
+        /// It holds its actor together with others, as turns of shared methods do.
+        shared: bool,
     },
     /// A turn ended, and its invocation with it unless that goes on by a tail call.
     Complete {

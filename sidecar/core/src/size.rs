@@ -203,6 +203,7 @@ impl Outcome {
                 let texts = text(&e.code) + text(&e.message) + text(&e.detail);
                 texts + e.payload.stored_size() + NUMBER
             }
+            Self::Deadlock(cycle) => text(cycle),
             Self::Refused(_) | Self::Expired | Self::Cancelled => NUMBER,
         };
         content + 2 * NESTED
@@ -250,7 +251,7 @@ impl Op {
             Self::Progress { segment, settled, steps, .. } => {
                 let settled = settled.iter().map(settled_size).sum::<usize>();
                 let steps = steps.iter().map(RecordedStep::size).sum::<usize>();
-                UUID + NUMBER + segment.stored_size() + settled + steps
+                UUID + 2 * NUMBER + segment.stored_size() + settled + steps
             }
             Self::Complete { accept, end, segment, .. } => {
                 let accept = accept.as_ref().map_or(0, AcceptInBrief::stored_size);

@@ -72,6 +72,8 @@ pub(crate) struct Entry {
     pub(crate) ran: bool,
     /// Some attempt has flushed, or the step before kept the lock: it holds its actor until it ends (rule T2).
     pub(crate) holds: bool,
+    /// It holds its actor together with other turns of shared methods.
+    pub(crate) shared: bool,
     /// Calls made by its turns that are not settled.
     pub(crate) children: BTreeSet<(PartitionId, Number)>,
     /// Durable steps of the current step of its chain.
@@ -229,12 +231,13 @@ impl LogState {
                 self.accept(sender, *number, invocation);
                 true
             }
-            Op::Progress { uuid, attempt, segment, settled, steps } => {
+            Op::Progress { uuid, attempt, segment, settled, steps, shared } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };
                 if entry.attempt != *attempt && rules.turn_token {
                     return false;
                 }
                 entry.holds = true;
+                entry.shared = *shared;
                 let actor = entry.invocation.actor.clone();
                 push_state(actor.as_ref(), &segment.state, stored);
                 for send in &segment.sends {
@@ -419,6 +422,7 @@ impl LogState {
                 attempt: 1,
                 ran: false,
                 holds: false,
+                shared: false,
                 children: BTreeSet::new(),
                 steps: Steps::default(),
                 unwanted: false,
@@ -466,6 +470,7 @@ impl LogState {
         entry.attempt = 1;
         entry.ran = false;
         entry.holds = keeps_lock;
+        entry.shared = false;
         entry.steps = Steps::default();
         entry.moved = false;
         entry.trouble = Trouble::default();

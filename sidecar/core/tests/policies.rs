@@ -94,34 +94,6 @@ fn lose_host(script: &mut Script) {
     script.event(Event::HostUp { session, offer });
 }
 
-/// What the host registered holds for what ran on it, also when it is gone before the calls of the turn have ended.
-#[test]
-fn the_policy_is_that_of_the_host_that_ran_it() {
-    let mut script = Script::new(&account());
-    let session = script.next_session();
-    let retries = [((Kind::actor("Account"), "m".into()), POLICY)].into();
-    let kinds = account().to_vec();
-    let offer = Offer { kinds, concurrency: 4, retries, ..Offer::default() };
-    script.event(Event::HostUp { session, offer });
-    let request = script.invoke(None, Mode::Call, "alice", "m");
-    let turn = script.turn("m");
-    script.invoke(Some(&turn), Mode::Call, "bob", "nested");
-    let nested = script.turn("nested");
-    script.finish(&turn, error(true));
-    // It waits for its call (rule T1), which is tried again on another host.
-    lose_host(&mut script);
-    script.advance(LONG_MS);
-    let again = script.turn("nested");
-    assert_eq!(again.token.attempt, nested.token.attempt + 1);
-    script.finish(&again, done(""));
-    script.advance(LONG_MS);
-    let retry = script.turn("m");
-    assert_eq!(retry.token.attempt, 2);
-    script.finish(&retry, done(""));
-    assert_eq!(script.outcome(request), done(""));
-    script.assert_idle();
-}
-
 #[test]
 fn retryable_errors_are_retried_with_growing_pauses_and_the_last_one_is_the_outcome() {
     let mut script = Script::new(&account());
@@ -220,6 +192,35 @@ fn a_retry_waits_for_every_call_of_the_turn() {
     assert_eq!(turn.token.attempt, 2);
     script.finish(&turn, done(""));
     assert_eq!(script.outcome(request), done(""));
+    script.assert_idle();
+}
+
+#[test]
+fn a_methods_policy_holds_also_when_its_host_leaves_before_the_turns_calls_have_ended() {
+    let mut script = Script::new(&account());
+    let retries = [((Kind::actor("Account"), "m".into()), POLICY)].into();
+    let offer = Offer { kinds: account().to_vec(), concurrency: 4, retries, ..Offer::default() };
+    let session = SessionId(script.id.0);
+    script.event(Event::HostDown { session, dead: true });
+    script.event(Event::HostUp { session: SessionId(99), offer });
+    let request = call(&mut script, "alice", "m", None);
+    let turn = script.turn("m");
+    script.invoke(Some(&turn), Mode::Call, "bob", "child");
+    let child = script.turn("child");
+    script.finish(&turn, error(true));
+    script.event(Event::HostDown { session: SessionId(99), dead: true });
+    script.event(Event::HostUp {
+        session: SessionId(100),
+        offer: Offer { kinds: account().to_vec(), concurrency: 4, ..Offer::default() },
+    });
+    script.advance(LONG_MS);
+    let again = script.turn("child");
+    assert_ne!(again.token, child.token);
+    script.finish(&again, done(""));
+    script.advance(100);
+    let turn = script.turn("m");
+    script.finish(&turn, done("ok"));
+    assert_eq!(script.outcome(request), done("ok"));
     script.assert_idle();
 }
 

@@ -124,12 +124,8 @@ fn a_retry_in_the_same_reign_gets_its_steps_too() {
     let turn = script.turn("m");
     record(&mut script, &turn, "a", text("1"));
     script.event(Event::HostDown { session: SessionId(1), dead: true });
-    let offer = kar_core::event::Offer {
-        kinds: kinds().into(),
-        concurrency: 4,
-        strict: false,
-        ..kar_core::event::Offer::default()
-    };
+    let offer =
+        kar_core::event::Offer { kinds: kinds().into(), concurrency: 4, ..Default::default() };
     script.event(Event::HostUp { session: SessionId(9), offer });
     let again = script.turn("m");
     assert_eq!(again.recorded_steps.get("a"), Some(&text("1")));

@@ -42,7 +42,8 @@ impl World {
         let steady = tag & 3 != 0;
         let spec = Spec { tag, fuel: op.fuel, steady, ..Spec::default() };
         let deadline = op.deadline_us.map(|us| self.millis(self.now + us));
-        let (method, trace) = (names.method.clone(), names.empty.clone());
+        let is_actor = op.mode.is_some() && op.actor.is_some();
+        let (method, trace) = (names.method_of(spec.tag, is_actor), names.empty.clone());
         let payload = spec.payload(names);
         let operation = match op.mode {
             Some(mode) => Operation::Invoke {

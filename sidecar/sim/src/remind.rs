@@ -89,10 +89,13 @@ impl Remind {
                 let spec = Spec { tag: *tag, rings: true, ..Spec::default() };
                 ReminderAsk::Schedule(ReminderSpec {
                     id: name(*id),
-                    method: names.method.clone(),
+                    method: names.method_of(*tag, true),
                     payload: spec.payload(names),
                     due: Some(now + after / MS),
-                    schedule: period.map_or(Schedule::Once, Schedule::Every),
+                    // Shared methods cannot cancel it, and it is to end.
+                    schedule: period
+                        .filter(|_| !names.is_shared(*tag))
+                        .map_or(Schedule::Once, Schedule::Every),
                     catch_up: *catch_up,
                 })
             }

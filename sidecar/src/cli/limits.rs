@@ -117,6 +117,16 @@ bound_flags! {
         retry_max_ms: u64,
         /// Each pause is so much longer than the one before, percent
         retry_multiplier_percent: u32,
+        /// How long calls wait before it is looked whether flows wait for each other, and how often then, ms
+        deadlock_probe_ms: u64,
+        /// Calls of one partition that this begins from at once
+        deadlock_probes_max: usize,
+        /// Calls of one invocation that it is followed to at once
+        deadlock_fanout_max: usize,
+        /// Calls of one partition that it comes by in each period
+        deadlock_visits_max: usize,
+        /// Calls that wait in one circle
+        deadlock_path_max: usize,
         /// Longest state of an actor that one read from outside its turns answers with, bytes
         state_read_bytes_max: usize,
         /// Reminders of one actor

@@ -74,15 +74,18 @@ fn op_to(op: &Op) -> pb::Op {
             number: *number,
             invocation: Some(invocation_to(invocation)),
         }),
-        Op::Progress { uuid, attempt, segment, settled, steps } => O::Progress(pb::Progress {
-            uuid: uuid_to(*uuid),
-            attempt: *attempt,
-            state: segment.state.iter().map(state_op_to).collect(),
-            sends: segment.sends.iter().map(send_to).collect(),
-            settled: settled_to(settled),
-            steps: steps.iter().map(step_to).collect(),
-            reminders: segment.reminders.iter().map(op_of_reminders_to).collect(),
-        }),
+        Op::Progress { uuid, attempt, segment, settled, steps, shared } => {
+            O::Progress(pb::Progress {
+                uuid: uuid_to(*uuid),
+                attempt: *attempt,
+                state: segment.state.iter().map(state_op_to).collect(),
+                sends: segment.sends.iter().map(send_to).collect(),
+                settled: settled_to(settled),
+                steps: steps.iter().map(step_to).collect(),
+                shared: *shared,
+                reminders: segment.reminders.iter().map(op_of_reminders_to).collect(),
+            })
+        }
         Op::Complete { uuid, attempt, accept, end, segment, time } => O::Complete(pb::Complete {
             uuid: uuid_to(*uuid),
             attempt: *attempt,
@@ -159,6 +162,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             segment: segment_from(p.state, p.sends, p.reminders)?,
             settled: settled_from(p.settled)?,
             steps: p.steps.into_iter().map(step_from).collect(),
+            shared: p.shared,
         },
         O::Complete(c) => Op::Complete {
             uuid: uuid_from(&c.uuid)?,
@@ -419,12 +423,14 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
                 Refusal::PartitionBytesFull => pb::Refusal::PartitionBytesFull,
                 Refusal::TooDeep => pb::Refusal::TooDeep,
                 Refusal::ChannelClosed => pb::Refusal::ChannelClosed,
+                Refusal::SharedToExclusive => pb::Refusal::SharedToExclusive,
                 Refusal::ActorRemindersFull => pb::Refusal::ActorRemindersFull,
                 Refusal::RemindersFull => pb::Refusal::RemindersFull,
                 Refusal::RemindersBytesFull => pb::Refusal::RemindersBytesFull,
             }
             .into(),
         ),
+        Outcome::Deadlock(cycle) => O::Deadlock(cycle.to_string()),
         Outcome::Expired => O::Expired(true),
         Outcome::Cancelled => O::Cancelled(true),
     };
@@ -454,11 +460,13 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             Ok(pb::Refusal::PartitionBytesFull) => Refusal::PartitionBytesFull,
             Ok(pb::Refusal::TooDeep) => Refusal::TooDeep,
             Ok(pb::Refusal::ChannelClosed) => Refusal::ChannelClosed,
+            Ok(pb::Refusal::SharedToExclusive) => Refusal::SharedToExclusive,
             Ok(pb::Refusal::ActorRemindersFull) => Refusal::ActorRemindersFull,
             Ok(pb::Refusal::RemindersFull) => Refusal::RemindersFull,
             Ok(pb::Refusal::RemindersBytesFull) => Refusal::RemindersBytesFull,
             Ok(pb::Refusal::Unspecified) | Err(_) => return Err(Malformed::Field("refused")),
         }),
+        O::Deadlock(cycle) => Outcome::Deadlock(cycle.into()),
         O::Expired(true) => Outcome::Expired,
         O::Cancelled(true) => Outcome::Cancelled,
         O::Cancelled(false) => return Err(Malformed::Field("cancelled")),

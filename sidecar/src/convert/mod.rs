@@ -6,6 +6,7 @@ pub mod json;
 pub mod log;
 pub mod peer;
 pub mod policy;
+mod probe;
 pub mod reminder;
 
 use std::fmt::{self, Write as _};

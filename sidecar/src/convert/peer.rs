@@ -17,7 +17,7 @@ use super::log::{
     uuid_to,
 };
 use super::reminder::{remind_from, remind_to, reminder_from, reminder_to};
-use super::{Malformed, owned, policy, shared};
+use super::{Malformed, owned, policy, probe, shared};
 
 /// Invocations or actors of a partition that are shown by `Inspect`.
 const VIEW_ROWS_MAX: usize = 1_000;
@@ -123,6 +123,9 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
         Message::ControlDone { request, result } => {
             Frame::ControlDone(policy::control_done_to(*request, result))
         }
+        Message::Probe(probe) => Frame::Probe(probe::probe_to(probe)),
+        Message::Confirm(confirm) => Frame::Confirm(probe::confirm_to(confirm)),
+        Message::Climb(climb) => Frame::Climb(probe::climb_to(climb)),
         Message::Direct { request, kind, method, payload, trace } => Frame::Direct(pb::Direct {
             request: request.0,
             service: owned(&kind.name),
@@ -237,6 +240,9 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
         Frame::ReadDone(m) => read_done_from(m)?,
         Frame::Control(m) => policy::control_from(m)?,
         Frame::ControlDone(m) => policy::control_done_from(m)?,
+        Frame::Probe(m) => Message::Probe(Box::new(probe::probe_from(m)?)),
+        Frame::Confirm(m) => Message::Confirm(Box::new(probe::confirm_from(m)?)),
+        Frame::Climb(m) => Message::Climb(Box::new(probe::climb_from(m)?)),
         Frame::Direct(m) => Message::Direct {
             request: RequestId(m.request),
             kind: Kind::service(&m.service),

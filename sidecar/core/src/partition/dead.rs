@@ -65,6 +65,7 @@ impl Partition {
             started: false,
             cleared: false,
             retry_at: 0,
+            shared: false,
             ended: None,
             cancel: false,
             reply_to: None,

@@ -37,10 +37,7 @@ impl Partition {
         }
         // A flow that holds its actor is served like the nested calls that may wait behind it.
         let fresh = root && !self.holds(uuid);
-        // Without a lease another node may reign already, and its grace be over (rule L6).
-        let wait = self.reign.barriers > 0
-            || !env.lease_valid
-            || env.now < self.reign.dispatch_after
+        let wait = self.may_run_elsewhere(env)
             || item.retry_at > env.now
             || (fresh && self.no_roots(env))
             || (!fresh && self.leaves_nested(env))
@@ -70,6 +67,12 @@ impl Partition {
             return self.set_stage(uuid, ItemStage::WaitSlot);
         }
         self.dispatch(env, session, uuid, root);
+    }
+
+    /// Whether what this partition holds may be running at another node. Without a lease another one may reign already,
+    /// and its grace be over (rule L6).
+    pub(super) fn may_run_elsewhere(&self, env: &Env) -> bool {
+        self.reign.barriers > 0 || !env.lease_valid || env.now < self.reign.dispatch_after
     }
 
     /// Whether an invocation's first attempt may start before everything decided is committed (rule L6): never a
@@ -139,12 +142,12 @@ impl Partition {
         let epoch = self.reign.epoch;
         let recorded_steps = self.recorded_steps(env, uuid);
         let Some(item) = self.reign.items.get(&uuid) else { return };
-        let policy = self.policy(env, &item.invocation);
+        let retry = self.policy(env, item);
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         env.cover(Transition::QueuedRunning);
         item.started = true;
         item.cleared = false;
-        item.stage = ItemStage::Running(Box::new(Turn::new(session, slot, policy)));
+        item.stage = ItemStage::Running(Box::new(Turn::new(session, slot, retry)));
         let invocation = item.invocation.clone();
         let token = TurnToken {
             invocation: InvocationId { home: self.id.clone(), uuid },
@@ -185,16 +188,16 @@ impl Partition {
 }
 
 impl Turn {
-    fn new(session: SessionId, slot: bool, policy: RetryPolicy) -> Self {
+    fn new(session: SessionId, slot: bool, retry: RetryPolicy) -> Self {
         Self {
             session,
-            policy,
             unflushed: Unflushed::default(),
             calls: Default::default(),
             received: Vec::new(),
             returned: false,
             result: None,
             slot,
+            retry,
             cancelled: false,
         }
     }

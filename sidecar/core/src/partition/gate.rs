@@ -268,6 +268,7 @@ impl Partition {
         self.drop_dead(env);
         self.expire(env);
         self.retry_due(env);
+        self.probe_due(env);
         self.fire_due(env);
         self.tick_routes(env);
         if self.reign.dispatch_after > 0 && self.reign.dispatch_after <= now {
@@ -299,6 +300,7 @@ impl Partition {
                 reign.close_at,
                 reign.settle_at,
                 reign.fence_at,
+                reign.probes.at,
                 some(reign.dispatch_after),
                 reign.deadlines.first().map(|(at, _)| *at),
                 reign.retries.first().map(|(at, _)| *at),

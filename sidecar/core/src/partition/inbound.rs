@@ -227,6 +227,7 @@ impl Partition {
             started: false,
             cleared: false,
             retry_at: 0,
+            shared: false,
             ended: None,
             cancel: false,
             reply_to: Some((from, from_epoch)),
@@ -258,7 +259,7 @@ impl Partition {
             return Some(refusal);
         }
         let queued = invocation.actor.as_ref().and_then(|a| self.reign.actors.get(a));
-        (queued.is_some_and(|a| a.queue.len() >= env.limits.queue_per_actor_max))
+        (queued.is_some_and(|a| a.lock.queued() >= env.limits.queue_per_actor_max))
             .then_some(Refusal::ActorQueueFull)
     }
 
@@ -291,7 +292,8 @@ impl Partition {
             Refusal::RemindersBytesFull => {
                 ("reminders_bytes_per_partition_max", limits.reminders_bytes_per_partition_max)
             }
-            Refusal::ChannelClosed => ("departed_grace_ms", 0),
+            // Not one of `refusal`'s.
+            Refusal::ChannelClosed | Refusal::SharedToExclusive => ("departed_grace_ms", 0),
         };
         env.notice(Notice::Limit(LimitHit { name, limit: limit as u64 }));
         self.log_held(env, &sender, number);

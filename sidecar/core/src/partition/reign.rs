@@ -17,7 +17,9 @@ use crate::state::Origin;
 use crate::trouble::Ended;
 
 use super::cached::ActorState;
+use super::deadlock::Probes;
 use super::gate::{Gated, InFlight};
+use super::lock::Lock;
 use super::questions::Questions;
 
 /// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
@@ -94,6 +96,8 @@ pub(crate) struct Reign {
     pub(super) barriers: u32,
     /// Questions from outside turns.
     pub(super) questions: Questions,
+    /// What is known of probes for flows that wait for each other.
+    pub(super) probes: Probes,
     /// Since when the partition is being handed over.
     pub(super) leaving: Option<Millis>,
     /// Running turns were cancelled because the hand-over took too long.
@@ -173,6 +177,8 @@ pub(super) struct Item {
     pub(super) cleared: bool,
     /// No retry before this.
     pub(super) retry_at: Millis,
+    /// It was let in as a turn of a shared method.
+    pub(super) shared: bool,
     /// How the current attempt ended, if it did and that is not logged yet.
     pub(super) ended: Option<Ended>,
     /// Somebody asked for its end: no attempt starts any more.
@@ -208,8 +214,6 @@ pub(super) enum ItemStage {
 pub(super) struct Turn {
     pub(super) session: SessionId,
     pub(super) unflushed: Unflushed,
-    /// How its error is retried: by what its host said, which may be gone when its last call ends.
-    pub(super) policy: RetryPolicy,
     /// Calls under way.
     pub(super) calls: BTreeMap<(PartitionId, Number), RequestId>,
     /// Outcomes received and not settled yet.
@@ -220,6 +224,8 @@ pub(super) struct Turn {
     pub(super) result: Option<TurnEnd>,
     /// It holds a slot.
     pub(super) slot: bool,
+    /// How its errors are retried, by what its host registered: that may be gone when its calls have ended.
+    pub(super) retry: RetryPolicy,
     /// It was told to stop.
     pub(super) cancelled: bool,
 }
@@ -251,12 +257,8 @@ pub(crate) enum TurnEnd {
 /// A busy actor.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Actor {
-    /// The flow that holds it: turns stacked by re-entrancy, the topmost last.
-    pub(super) stack: Vec<Uuid>,
-    /// Invocations of the holding flow that wait to be let in.
-    pub(super) inner: VecDeque<Uuid>,
-    /// Everybody else.
-    pub(super) queue: VecDeque<Uuid>,
+    /// Who holds it, and who waits.
+    pub(super) lock: Lock,
     /// Completions decided and not committed: turns that run ahead of the log (rule L6).
     pub(super) ahead: u32,
 }

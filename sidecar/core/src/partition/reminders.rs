@@ -123,7 +123,7 @@ impl Partition {
     }
 
     fn queued(&self, actor: &Arc<str>) -> usize {
-        self.reign.actors.get(actor).map_or(0, |actor| actor.queue.len())
+        self.reign.actors.get(actor).map_or(0, |actor| actor.lock.queued())
     }
 
     /// A due time has come.
@@ -159,6 +159,7 @@ impl Partition {
             retry_at: 0,
             ended: None,
             cancel: false,
+            shared: false,
             reply_to: None,
             awaiters: Vec::new(),
             stage: ItemStage::Queued,
@@ -212,6 +213,9 @@ impl Partition {
             Ok(uuid) => uuid,
             Err(error) => return env.respond(request, Err(error)),
         };
+        if self.reign.items.get(&uuid).is_some_and(|item| item.shared) {
+            return env.respond(request, Err(RequestError::SharedTurn));
+        }
         let known = self.reminders_in_turn(uuid, actor);
         let response = response_to(&change, &known);
         let refusal = self.refuses_change(env, &change, &known);
@@ -291,8 +295,8 @@ impl Partition {
 
     /// The reminders of an actor after what its topmost turn has buffered; those below it have nothing.
     fn reminders_ahead(&self, actor: &Arc<str>) -> Vec<Arc<Reminder>> {
-        let top = self.reign.actors.get(actor).and_then(|actor| actor.stack.last());
-        self.reminders_in_turn(top.copied().unwrap_or_default(), actor)
+        let top = self.reign.actors.get(actor).and_then(|actor| actor.lock.top());
+        self.reminders_in_turn(top.unwrap_or_default(), actor)
     }
 
     /// The bound that a change would break: refusal, name, value. `known`: reminders that the actor has by now.
@@ -390,11 +394,11 @@ impl Partition {
         }
         // Once for all of them: a queue may be long. One may have been let in, and wait for a host, a slot or a commit.
         if ops.iter().any(|op| !op.dropped.is_empty())
-            && let Some(queued) = self.reign.actors.get_mut(actor)
+            && let Some(busy) = self.reign.actors.get_mut(actor)
         {
+            ops.iter().flat_map(|op| &op.dropped).for_each(|uuid| busy.lock.leave(*uuid));
             let items = &self.reign.items;
-            queued.stack.retain(|uuid| items.contains_key(uuid));
-            queued.queue.retain(|uuid| items.contains_key(uuid));
+            busy.lock.forget(|uuid| items.contains_key(uuid));
         }
         ops
     }

@@ -9,7 +9,7 @@ use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{InvocationId, Millis, NodeId, Uuid};
-use crate::invocation::{ApplicationError, Invocation, RetryPolicy};
+use crate::invocation::{ApplicationError, RetryPolicy};
 use crate::record::Op;
 use crate::state::{Entry, Origin};
 use crate::trouble::{Cause, Ended, lost_pause};
@@ -20,23 +20,23 @@ impl Partition {
         &self,
         env: &Env,
         uuid: Uuid,
-        (policy, error): (&RetryPolicy, &ApplicationError),
+        (turn, error): (&Turn, &ApplicationError),
     ) -> Option<Millis> {
         self.reign.items.get(&uuid).filter(|item| error.retryable && !item.cancel)?;
         let failures = self.state.entries.get(&uuid).map_or(0, |entry| entry.trouble.failures);
         let failures = if env.rules.retry_bound { failures + 1 } else { 1 };
-        policy.pause(failures)
+        turn.retry.pause(failures)
     }
 
-    /// The policy of what is about to run: the call's, its method's on the host there is, or the default one.
-    pub(super) fn policy(&self, env: &Env, invocation: &Invocation) -> RetryPolicy {
+    /// The call's policy, its method's, or the default one.
+    pub(super) fn policy(&self, env: &Env, item: &Item) -> RetryPolicy {
         let of_method = || {
             let offer = &env.host.as_ref()?.offer;
-            let method = (self.id.kind.clone(), invocation.method.clone());
+            let method = (self.id.kind.clone(), item.invocation.method.clone());
             offer.retries.get(&method).copied()
         };
         let limits = &env.limits;
-        invocation.retry.or_else(of_method).unwrap_or(RetryPolicy {
+        item.invocation.retry.or_else(of_method).unwrap_or(RetryPolicy {
             attempts_max: limits.retry_attempts_max,
             initial_ms: limits.retry_initial_ms,
             max_ms: limits.retry_max_ms,
@@ -178,9 +178,8 @@ impl Partition {
         let Some(item) = self.reign.items.get(&uuid) else { return };
         let Some(name) = &item.invocation.actor else { return };
         let Some(actor) = self.reign.actors.get_mut(name) else { return };
-        actor.stack.retain(|u| *u != uuid);
-        actor.queue.retain(|u| *u != uuid);
-        actor.inner.retain(|u| *u != uuid);
+        actor.lock.leave(uuid);
+        actor.lock.forget(|u| *u != uuid);
     }
 
     /// A parked invocation goes on, behind what is queued unless it holds its actor; tells whether it was parked.

@@ -83,6 +83,7 @@ impl Partition {
                 started: ran || entry.attempt > 1,
                 // An attempt that was logged and never ran is the next one.
                 cleared: !ran && entry.attempt > 1,
+                shared: entry.holds && entry.shared,
                 retry_at,
                 ended,
                 cancel: entry.cancel,
@@ -120,7 +121,8 @@ impl Partition {
                 }
                 Some(actor) if entry.holds && env.rules.kept_lock => {
                     env.cover(Transition::RestoreHolds);
-                    self.reign.actors.entry(actor.clone()).or_default().stack.push(uuid);
+                    let actor = self.reign.actors.entry(actor.clone()).or_default();
+                    actor.lock.restore(uuid, entry.shared);
                 }
                 Some(_) => later.push(uuid),
             }
@@ -155,6 +157,7 @@ impl Partition {
     pub(super) fn remove_item(&mut self, env: &mut Env, uuid: Uuid) -> Option<Item> {
         let item = self.reign.items.remove(&uuid)?;
         self.reign.items_bytes -= item.invocation.size();
+        self.reign.probes.forget(uuid);
         if matches!(item.stage, ItemStage::WaitSlot) {
             env.leave_queue(uuid);
         }

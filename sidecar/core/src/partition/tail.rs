@@ -31,11 +31,12 @@ impl Partition {
         let Some(item) = self.reign.items.get(&uuid) else { return };
         let before = item.invocation.clone();
         let is_same = to == self.id && before.actor.is_some() && before.actor == call.target.actor;
-        if call.keeps_lock && !is_same {
+        let is_alone = !item.shared;
+        if call.keeps_lock && !(is_same && is_alone) {
             env.cover(Transition::TailRefused);
             let error = ApplicationError::of_kar(
                 "kar.INVALID_TAIL_CALL",
-                "a tail call keeps the lock only if it goes to the same actor",
+                "a tail call keeps the lock only of an exclusive method, and if it goes to the same actor",
             );
             self.drop_unflushed(unflushed);
             return self.end(env, uuid, Outcome::Failed(error), Unflushed::default());
@@ -134,6 +135,7 @@ impl Partition {
         item.started = false;
         item.cleared = false;
         item.retry_at = 0;
+        item.shared = false;
         item.ended = None;
         item.stage = ItemStage::Queued;
     }
@@ -180,6 +182,7 @@ impl Partition {
         let Some(entry) = self.state.entries.get(&uuid) else { return };
         let invocation = entry.invocation.clone();
         self.begin_step(uuid, invocation);
+        self.reign.probes.forget(uuid);
         self.enqueue(env, uuid);
         self.pump_item(env, uuid);
     }

@@ -147,6 +147,7 @@ impl Partition {
     ) -> Option<Number> {
         let item = self.reign.items.get_mut(&uuid)?;
         let (attempt, actor) = (item.attempt, item.invocation.actor.clone());
+        let shared = item.shared;
         self.log_item(env, uuid);
         let turn = self.reign.items.get_mut(&uuid)?.turn()?;
         let unflushed = std::mem::take(&mut turn.unflushed);
@@ -157,7 +158,7 @@ impl Partition {
         let (segment, gates) = self.segment(env, actor.as_ref(), unflushed);
         let last = gates.last().map(|(_, number)| *number);
         let closed = settled.clone();
-        self.push(env, Op::Progress { uuid, attempt, segment, settled, steps });
+        self.push(env, Op::Progress { uuid, attempt, segment, settled, steps, shared });
         self.gate_sends(env, gates);
         self.gate_closed(env, closed);
         last
@@ -195,6 +196,9 @@ impl Partition {
         if item.invocation.actor.is_none() {
             let error = RequestError::Invalid("services have no actor state");
             return env.respond(request, Err(error));
+        }
+        if item.shared {
+            return env.respond(request, Err(RequestError::SharedTurn));
         }
         if let Err(error) = self.check_state(env, uuid, &ops) {
             return env.respond(request, Err(error));

@@ -89,9 +89,11 @@ impl Partition {
     /// What people and tools may see.
     pub(crate) fn view(&self) -> PartitionView {
         let invocations = self.reign.items.iter().map(|(uuid, item)| self.view_of(uuid, item));
-        let actors = self.reign.actors.iter().map(|(name, actor)| {
-            (name.clone(), actor.queue.len() + actor.inner.len(), !actor.stack.is_empty())
-        });
+        let actors = self
+            .reign
+            .actors
+            .iter()
+            .map(|(name, actor)| (name.clone(), actor.lock.waiting(), !actor.lock.is_free()));
         PartitionView {
             id: self.id.clone(),
             epoch: self.state.epoch,

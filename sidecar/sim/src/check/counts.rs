@@ -38,6 +38,12 @@ pub(crate) struct Counts {
     pub(crate) steps_recalled: u64,
     /// Keyed calls that were answered from what is kept.
     pub(crate) calls_recalled: u64,
+    /// Turns of shared methods that ran beside each other.
+    pub(crate) shared_beside: u64,
+    /// Calls that ended because flows waited for each other in a circle.
+    pub(crate) deadlocks: u64,
+    /// Exclusive calls that were refused because their flow holds the actor as shared.
+    pub(crate) shared_to_exclusive: u64,
     /// Turns dispatched by a reign that was over, of invocations that were done.
     pub(crate) zombie_dispatch: u64,
     /// Due times that were fired, and how many of them late.
@@ -65,7 +71,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 26] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 29] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -88,6 +94,9 @@ impl Counts {
             ("(reads raced)", self.reads_raced),
             ("(steps recalled)", self.steps_recalled),
             ("(calls recalled)", self.calls_recalled),
+            ("(deadlocks)", self.deadlocks),
+            ("(shared beside)", self.shared_beside),
+            ("(shared to exclusive)", self.shared_to_exclusive),
             ("(reminders fired)", self.reminders_fired),
             ("(reminders late)", self.reminders_late),
             ("(firings dropped)", self.firings_dropped),

@@ -333,6 +333,7 @@ impl Judge<'_> {
             }
             Ok(Response::Reminders(all)) => self.check_list_in_turn((run, item), all),
             Ok(Response::Step(value)) => self.check_step_answer(run, item, value),
+            Err(error @ RequestError::SharedTurn) => self.check_shared_error(run, item, error),
             Err(RequestError::StepKeyReused(_)) => self.check_reused(run, item),
             Err(RequestError::Invalid(why)) => {
                 self.wrong("P9 errors", format!("r{run}.{item} is invalid: {why}"));

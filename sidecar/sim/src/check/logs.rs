@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use kar_core::invocation::{
-    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, StateOp,
+    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, Refusal, StateOp,
 };
 use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
@@ -64,7 +64,7 @@ impl Judge<'_> {
                 }
             }
             Record::Batch { epoch, seq, time, ops } => {
-                ops.iter().for_each(|op| self.learn(op));
+                ops.iter().for_each(|op| self.learn(log, op));
                 if self.is_valid(log, *epoch, *seq) {
                     self.logs[log].seq = *seq;
                     self.logs[log].last.insert(*epoch, *seq);
@@ -91,7 +91,7 @@ impl Judge<'_> {
     }
 
     /// Names and chains are learnt from void records, too.
-    fn learn(&mut self, op: &Op) {
+    fn learn(&mut self, log: usize, op: &Op) {
         match op {
             Op::Accept { invocation, .. } => self.meet(invocation),
             Op::Progress { segment, .. } => self.meet_all(segment),
@@ -99,6 +99,8 @@ impl Judge<'_> {
                 self.meet_all(segment);
                 if let End::Next { invocation, .. } = end {
                     self.meet(invocation);
+                    let here = self.logs[log].id.clone();
+                    self.sent_to(&here, invocation);
                 }
             }
             _ => {}
@@ -109,6 +111,7 @@ impl Judge<'_> {
         for send in &segment.sends {
             if let Obligation::Invocation(invocation) = &send.obligation.owed {
                 self.meet(invocation);
+                self.sent_to(&send.obligation.to, invocation);
             }
         }
     }
@@ -132,7 +135,7 @@ impl Judge<'_> {
             Op::Accept { sender, number, invocation } => {
                 self.accepted(log, sender, *number, invocation);
             }
-            Op::Progress { uuid, attempt, segment, settled, steps } => {
+            Op::Progress { uuid, attempt, segment, settled, steps, .. } => {
                 for (to, number) in settled {
                     self.check_unkeyed(log, self.log_of(to), *number);
                     self.settle(log, self.log_of(to), *number);
@@ -224,6 +227,7 @@ impl Judge<'_> {
             actor: invocation.actor.clone(),
             since: self.now,
             step: invocation.step,
+            tag: Spec::read(&invocation.payload).tag,
             attempt: 1,
             home: invocation.home.clone(),
             left: false,
@@ -252,6 +256,7 @@ impl Judge<'_> {
                 let left_in = model.done.get(&(uuid, known.step)).map_or(0, |(epoch, _)| *epoch);
                 self.counts.pingpong_tail += u64::from(model.epoch > left_in);
                 known.step = held.step;
+                known.tag = held.tag;
                 known.attempt = 1;
                 known.actor = held.actor;
                 known.queued_by = held.queued_by;
@@ -299,7 +304,8 @@ impl Judge<'_> {
             Some(held) if held.left && held.home.is_none() && held.ended.is_none() => {
                 self.counts.chains_home += 1;
                 held.left = false;
-                held.ended = Some(Ended { outcome: done.outcome.clone(), epoch, offset });
+                held.ended =
+                    Some(Ended { outcome: done.outcome.clone(), epoch, offset, at: self.now });
             }
             _ => self.wrong("P6 one home", format!("{id}@{offset}: {uuid} does not wait here")),
         }
@@ -351,6 +357,7 @@ impl Judge<'_> {
                 actor: brief.actor.clone(),
                 since: self.now,
                 step: 1,
+                tag: self.tag_of_uuid.get(&uuid).copied().unwrap_or_default(),
                 attempt: 1,
                 home: None,
                 left: false,
@@ -377,6 +384,12 @@ impl Judge<'_> {
             return self.reminded(log, offset, uuid, (end, segment));
         }
         let (step, home) = (held.step, held.home.clone());
+        if matches!(end, End::Outcome(Outcome::Refused(Refusal::SharedToExclusive))) {
+            self.check_shared_to_exclusive(log, offset, uuid);
+        }
+        if matches!(end, End::Outcome(Outcome::Deadlock(_))) {
+            self.check_deadlock(log, offset, uuid);
+        }
         let Some(closing) = self.closing(log, offset, uuid, (end, segment, home.as_ref())) else {
             return;
         };
@@ -426,7 +439,7 @@ impl Judge<'_> {
         let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
         match end {
             End::Outcome(outcome) => {
-                held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset });
+                held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset, at: self.now });
                 let is_good = matches!(outcome, Outcome::Done(_) | Outcome::Cancelled);
                 // What was refused was never taken.
                 if is_tell && !is_good && accept.is_none() {
@@ -438,6 +451,7 @@ impl Judge<'_> {
                     held.queued_by = None;
                 }
                 held.step = invocation.step;
+                held.tag = Spec::read(&invocation.payload).tag;
                 held.attempt = 1;
                 held.policy.next_step();
                 held.actor = invocation.actor.clone();

@@ -30,6 +30,7 @@ pub(crate) struct Ended {
     pub(crate) epoch: Epoch,
     /// Of its `Complete`.
     pub(crate) offset: Offset,
+    pub(crate) at: Us,
 }
 
 /// An invocation that a log holds.
@@ -44,6 +45,8 @@ pub(crate) struct Held {
     pub(crate) since: Us,
     /// The step that runs, or is to run, here.
     pub(crate) step: u32,
+    /// The tag of that step's payload.
+    pub(crate) tag: u64,
     pub(crate) attempt: u32,
     /// Its outcome goes to another log.
     pub(crate) home: Option<PartitionId>,
@@ -104,6 +107,10 @@ pub(crate) struct ActorModel {
     pub(crate) stack: Vec<Uuid>,
     /// The last turn that ended of each sender, and its place among what that sent; re-entrant ones left out.
     pub(crate) ended: HashMap<(usize, u128), (Uuid, u64)>,
+    /// Turns of shared methods with a `Progress` and no `Complete`.
+    pub(crate) company: BTreeSet<Uuid>,
+    /// The last of shared turns that ended, of each sender, by the order sent.
+    pub(crate) ended_shared: BTreeMap<(usize, u128), (Uuid, u64)>,
 }
 
 /// A partition by its log.

@@ -28,11 +28,30 @@ impl Judge<'_> {
             return;
         };
         let chain = self.chains.get(&uuid).cloned().unwrap_or_default();
+        let shared = self.is_shared_turn(log, uuid);
         let model = &mut self.logs[log];
         let id = model.id.clone();
         let actor_model = model.actors.entry(actor.clone()).or_default();
         let stack = &mut actor_model.stack;
+        let company = &mut actor_model.company;
         let inner = match stack.last() {
+            None if shared => {
+                let known = company.contains(&uuid);
+                let inner = chain.iter().any(|caller| company.contains(caller));
+                if lock == Lock::Frees {
+                    company.remove(&uuid);
+                } else if !known {
+                    company.insert(uuid);
+                }
+                if lock == Lock::Frees && !inner {
+                    self.shared_ends(log, offset, &actor, uuid);
+                }
+                return;
+            }
+            None if !company.is_empty() => {
+                let text = format!("{id}@{offset} {actor}: {uuid} takes effect beside {company:?}");
+                return self.wrong("P4 shared and exclusive", text);
+            }
             None => false,
             Some(top) if *top == uuid => stack.len() > 1,
             Some(top) if chain.contains(top) => true,
@@ -54,6 +73,23 @@ impl Judge<'_> {
         }
     }
 
+    /// P7 of shared turns: they may pass each other, but no exclusive one.
+    fn shared_ends(&mut self, log: usize, offset: Offset, actor: &Arc<str>, uuid: Uuid) {
+        let Some((sender, place)) = self.order_key(log, uuid) else { return };
+        let Some(actor_model) = self.logs[log].actors.get_mut(actor) else { return };
+        let last = actor_model.ended_shared.entry(sender).or_insert((uuid, place));
+        if last.1 < place {
+            *last = (uuid, place);
+        }
+        if let Some((earlier, other)) = actor_model.ended.get(&sender).copied()
+            && other > place
+        {
+            let id = &self.logs[log].id;
+            let text = format!("{id}@{offset} {actor}: {uuid} ends after {earlier}");
+            self.wrong("P7 order", text);
+        }
+    }
+
     /// P7: what one sender sent to one actor takes effect in the order sent.
     fn check_order(
         &mut self,
@@ -63,9 +99,10 @@ impl Judge<'_> {
         (uuid, key): (Uuid, OrderKey),
     ) {
         let Some(actor_model) = self.logs[log].actors.get_mut(actor) else { return };
-        if let Some((earlier, place)) = actor_model.ended.insert(key.0, (uuid, key.1))
-            && place > key.1
-        {
+        let shared = actor_model.ended_shared.get(&key.0).copied();
+        let exclusive = actor_model.ended.insert(key.0, (uuid, key.1));
+        let passed = |other: &(Uuid, u64)| other.1 > key.1;
+        if let Some((earlier, _)) = exclusive.filter(passed).or(shared.filter(passed)) {
             let id = &self.logs[log].id;
             let text = format!("{id}@{offset} {actor}: {uuid} ends after {earlier}");
             self.wrong("P7 order", text);

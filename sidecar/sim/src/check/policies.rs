@@ -53,7 +53,8 @@ impl Judge<'_> {
 
     /// Whether an invocation has flushed, and holds its actor.
     pub(crate) fn holds(&self, log: usize, uuid: Uuid) -> bool {
-        self.logs[log].actors.values().any(|actor| actor.stack.contains(&uuid))
+        let mut actors = self.logs[log].actors.values();
+        actors.any(|actor| actor.stack.contains(&uuid) || actor.company.contains(&uuid))
     }
 
     /// No attempt starts after the request for an end is logged, nor while its invocation is parked, nor before its

@@ -134,6 +134,7 @@ impl Judge<'_> {
             queued_by: None,
             actor: Some(actor.clone()),
             since: self.now,
+            tag: Spec::read(&live.reminder.payload).tag,
             step: 1,
             attempt: 1,
             home: None,
@@ -250,7 +251,7 @@ impl Judge<'_> {
         else {
             return self.wrong("log", format!("{at}: no change from outside"));
         };
-        held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset });
+        held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset, at: self.now });
         let model = &mut self.logs[log].reminders;
         match &op.change {
             ReminderChange::Set(reminder) => {

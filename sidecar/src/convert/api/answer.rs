@@ -162,6 +162,19 @@ fn ended(
             let message = "the sidecar was gone for too long; the outcome is unknown";
             Err(status(ErrorReason::OutcomeUnknown, message, [("invocation", id())]))
         }
+        Outcome::Deadlock(cycle) => {
+            let message = format!(
+                "flows wait for each other: {cycle}; this call, the youngest, never runs: let its \
+                 caller fail and be tried again, or call these actors in one order everywhere"
+            );
+            let metadata = [("invocation", id()), ("cycle", cycle.to_string())];
+            Err(status(ErrorReason::Deadlock, message, metadata))
+        }
+        Outcome::Refused(Refusal::SharedToExclusive) => {
+            let message = "the flow holds the actor by a shared method, so an exclusive one would \
+                           wait for ever: make the caller exclusive, or this one shared";
+            Err(status(ErrorReason::SharedToExclusive, message, [("invocation", id())]))
+        }
         Outcome::Refused(refusal) => {
             // The value is the owner's; nodes may be configured differently.
             let limit = bound_of(refusal);
@@ -224,7 +237,8 @@ fn bound_of(refusal: Refusal) -> &'static str {
         Refusal::ActorRemindersFull => "reminders_per_actor_max",
         Refusal::RemindersFull => "reminders_per_partition_max",
         Refusal::RemindersBytesFull => "reminders_bytes_per_partition_max",
-        Refusal::ChannelClosed => "departed_grace_ms",
+        // Said before: not bounds.
+        Refusal::ChannelClosed | Refusal::SharedToExclusive => "departed_grace_ms",
     }
 }
 

@@ -1,7 +1,6 @@
 //! Hosting: what a component offers, the turns it runs, and how they end.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kar_core::effect::Turn;
@@ -39,12 +38,16 @@ pub enum TurnRef {
 ///
 /// The status that names the wrong field.
 pub fn offer(hello: &pb::Hello, limits: &Limits) -> Result<Option<Offer>, Status> {
-    let mut kinds = Vec::new();
+    let (mut kinds, mut shared) = (Vec::new(), BTreeMap::<_, BTreeSet<_>>::new());
     for service in &hello.services {
         kinds.push(Kind::service(name("hello.services.name", &service.name)?));
     }
     for actor_type in &hello.actor_types {
-        kinds.push(Kind::actor(name("hello.actor_types.name", &actor_type.name)?));
+        let kind = Kind::actor(name("hello.actor_types.name", &actor_type.name)?);
+        for hosted in actor_type.methods.iter().filter(|method| method.shared) {
+            shared.entry(kind.clone()).or_default().insert(method(hosted.name.clone())?);
+        }
+        kinds.push(kind);
     }
     if kinds.len() > KINDS_MAX {
         let hit = LimitHit { name: "kinds_max", limit: KINDS_MAX as u64 };
@@ -58,7 +61,7 @@ pub fn offer(hello: &pb::Hello, limits: &Limits) -> Result<Option<Offer>, Status
     kinds.sort();
     kinds.dedup();
     let retries = retries(hello, limits)?;
-    let offer = Offer { kinds, concurrency, strict: hello.strict, retries };
+    let offer = Offer { kinds, concurrency, strict: hello.strict, shared, retries };
     Ok((!offer.kinds.is_empty()).then_some(offer))
 }
 
