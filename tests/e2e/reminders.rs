@@ -1,5 +1,5 @@
-//! Reminders: they ring at their times whoever was killed meanwhile; they are part of a turn's segment; what was missed is
-//! caught up as asked; and what is wrong with them is said in words that help.
+//! Reminders: they ring at their times whoever was killed meanwhile; they are part of a turn's segment; what was
+//! missed is caught up as asked; and what is wrong with them is said in words that help.
 
 use std::time::{Duration, SystemTime};
 

@@ -21,8 +21,8 @@ const ACTORS: u64 = 200;
 /// Kills at least, over all storms.
 const KILLS_MIN: u32 = 24;
 
-/// Kills in one storm at most: what has lost more than `--park-after-attempts` hosts rests, and whoever waits for an owner
-/// that is killed counts as having run there.
+/// Kills in one storm at most: what has lost more than `--park-after-attempts` hosts rests, and whoever waits for an
+/// owner that is killed counts as having run there.
 const KILLS_PER_STORM_MAX: u32 = 10;
 
 /// Longest pause before a kill, ms.

@@ -326,8 +326,8 @@ pub enum Operation {
         /// What to do.
         ask: ReminderAsk,
     },
-    /// Lists the reminders of an actor: in a turn those of its own actor as the turn has made them, from outside what is
-    /// committed.
+    /// Lists the reminders of an actor: in a turn those of its own actor as the turn has made them, from outside what
+    /// is committed.
     Reminders {
         /// The turn it belongs to; `None` from outside.
         turn: Option<TurnToken>,

@@ -160,7 +160,8 @@ pub enum Message {
         /// Which keys; all of them if absent.
         keys: Option<Vec<Arc<str>>>,
     },
-    /// Asks the owner for the committed reminders of an actor. Not an obligation: asked again until answered, by `ReadDone`.
+    /// Asks the owner for the committed reminders of an actor. Not an obligation: asked again until answered, by
+    /// `ReadDone`.
     ListReminders {
         /// The asking node's request.
         request: RequestId,

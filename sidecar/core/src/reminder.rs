@@ -23,7 +23,8 @@ pub struct Reminder {
     pub catch_up: CatchUp,
 }
 
-/// What to do about due times that nobody could fire at: those that passed longer than `Limits::reminder_lateness_ms` ago.
+/// What to do about due times that nobody could fire at: those that passed longer than `Limits::reminder_lateness_ms`
+/// ago.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum CatchUp {
     /// Fire once for all of them.
@@ -46,7 +47,8 @@ pub enum ReminderChange {
     CancelAll,
 }
 
-/// A change that was asked for from outside the actor's turns: an invocation that the owner itself carries out, at once.
+/// A change that was asked for from outside the actor's turns: an invocation that the owner itself carries out, at
+/// once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Remind {
     /// Unique part of its id.

@@ -15,7 +15,8 @@ pub(crate) const OTHERS: &str =
     "a turn has the reminders of its own actor only; for others leave the turn token out";
 
 impl Node {
-    /// Schedules or cancels: in a turn with its segment, from outside as an obligation to the owner, who carries it out once.
+    /// Schedules or cancels: in a turn with its segment, from outside as an obligation to the owner, who carries it
+    /// out once.
     pub(super) fn remind(&mut self, request: RequestId, operation: Operation) {
         let Operation::Remind { turn, kind, actor, ask } = &operation else { return };
         if kind.class != Class::Actor {

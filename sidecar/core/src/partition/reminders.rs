@@ -1,9 +1,9 @@
 //! Reminders: what turns and others change, and what fires (design section 6, item 10).
 //!
-//! A firing, the invocation that it makes and the next due time are one decision, so that a due time leads to one accepted
-//! invocation whoever fails. Whoever owns the partition fires, a caretaker too: firing is accepting; dispatch waits for a
-//! host. A change from outside comes on its sender's channel as an invocation that the owner carries out at once, so that
-//! asking again repeats nothing.
+//! A firing, the invocation that it makes and the next due time are one decision, so that a due time leads to one
+//! accepted invocation whoever fails. Whoever owns the partition fires, a caretaker too: firing is accepting; dispatch
+//! waits for a host. A change from outside comes on its sender's channel as an invocation that the owner carries out
+//! at once, so that asking again repeats nothing.
 
 use std::sync::Arc;
 
@@ -185,8 +185,8 @@ impl Partition {
     }
 }
 
-/// What a due time that has come means at a time. Those that passed no longer than `lateness` ago are simply fired, one after
-/// the other; older ones were missed.
+/// What a due time that has come means at a time. Those that passed no longer than `lateness` ago are simply fired,
+/// one after the other; older ones were missed.
 fn plan(reminder: &Reminder, clock: Millis, lateness: Millis) -> Firing {
     let Reminder { due, schedule, catch_up, .. } = reminder;
     let after = schedule.after(*due);

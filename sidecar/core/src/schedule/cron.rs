@@ -1,5 +1,5 @@
-//! Cron expressions of five fields: minute, hour, day of month, month, day of week. As in Vixie cron: lists, ranges, steps,
-//! names of months and days; 0 and 7 are Sunday; if both days are restricted, either will do.
+//! Cron expressions of five fields: minute, hour, day of month, month, day of week. As in Vixie cron: lists, ranges,
+//! steps, names of months and days; 0 and 7 are Sunday; if both days are restricted, either will do.
 
 use jiff::civil::{Date, DateTime, Time};
 

@@ -1,5 +1,6 @@
-//! When something comes again: once, by a period, or by a cron expression in a time zone. Pure: the due time in, the next
-//! one out. Due times are stored, never recomputed, so that a newer time zone database moves only what is yet to be decided.
+//! When something comes again: once, by a period, or by a cron expression in a time zone. Pure: the due time in, the
+//! next one out. Due times are stored, never recomputed, so that a newer time zone database moves only what is yet to
+//! be decided.
 
 mod cron;
 
@@ -27,8 +28,8 @@ pub const CRON_BYTES_MAX: usize = 256;
 /// Longest name of a time zone, bytes; the longest one in use has 32.
 pub const ZONE_BYTES_MAX: usize = 64;
 
-/// How far ahead a cron expression is searched, in years: the 29th of February on one day of the week comes again after 40
-/// years at most.
+/// How far ahead a cron expression is searched, in years: the 29th of February on one day of the week comes again
+/// after 40 years at most.
 const YEARS_MAX: i16 = 41;
 
 /// When something comes again.
@@ -146,8 +147,8 @@ fn cron_after(
     Millis::try_from(millis).map_err(|_| never())
 }
 
-/// Expressions for particular hours mean local times: one that the clock jumps over is made up for when it has jumped, and
-/// one that comes twice counts once.
+/// Expressions for particular hours mean local times: one that the clock jumps over is made up for when it has jumped,
+/// and one that comes twice counts once.
 fn next_of_day(fields: &Fields, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
     let mut local = zone.to_datetime(after);
     let last = local.year().checked_add(YEARS_MAX)?;

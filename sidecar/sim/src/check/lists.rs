@@ -116,8 +116,8 @@ impl Judge<'_> {
     }
 }
 
-/// What a turn has changed since it was last durable: by number of the id, with the tag of what is scheduled; and whether
-/// it cancelled all before. Nothing, if that is not known.
+/// What a turn has changed since it was last durable: by number of the id, with the tag of what is scheduled; and
+/// whether it cancelled all before. Nothing, if that is not known.
 fn buffered(items: &[Item]) -> Option<(BTreeMap<usize, Option<u64>>, bool)> {
     let (mut changed, mut cleared) = (BTreeMap::new(), false);
     for item in items {

@@ -1,5 +1,5 @@
-//! P1, P2, P5 for reminders, by the logs alone: each due time of a live reminder leads to one accepted firing, in time and by
-//! its policy; what was cancelled or replaced fires no more, and what of it had not started never starts.
+//! P1, P2, P5 for reminders, by the logs alone: each due time of a live reminder leads to one accepted firing, in time
+//! and by its policy; what was cancelled or replaced fires no more, and what of it had not started never starts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
