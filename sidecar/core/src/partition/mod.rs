@@ -12,10 +12,10 @@
 //! The parts of a reign: `succession` (how it begins and ends), `inbound` (requests and channels in), `lock` (of an
 //! actor), `queue` (who is let in), `dispatch` (what holds an invocation back), `turns` (what turns ask for), `steps`
 //! (what retries need not do again), `ending` (how they end), `retry` (attempts that are followed by others), `cancel`
-//! (what people have done to invocations), `dead` (dead letters), `deadlock` (flows that wait for each
-//! other), `tail` (how they go on), `outbound` (channels out,
-//! children), `storage` and `cached` (caches, materialisation), `reads` and `questions` (from outside turns),
-//! `reminders` (due times), `gate` (proposals and what waits for them), `view` (for people).
+//! (what people have done to invocations), `dead` (dead letters), `deadlock` (flows that wait for each other), `tail`
+//! (how they go on), `outbound` (channels out, children), `storage` and `cached` (caches, materialisation), `reads` and
+//! `questions` (from outside turns), `firing` and `reminders` (due times, and what changes them), `gate` (proposals
+//! and what waits for them), `view` (for people).
 
 mod cached;
 mod cancel;
@@ -23,6 +23,7 @@ mod dead;
 mod deadlock;
 mod dispatch;
 mod ending;
+mod firing;
 mod gate;
 mod inbound;
 mod lock;
