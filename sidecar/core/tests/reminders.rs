@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kar_core::Event;
 use kar_core::effect::{Notice, RequestError, Response, Turn};
-use kar_core::event::{Operation, ReminderAsk, ReminderSpec, TailCall, TurnResult};
+use kar_core::event::{Offer, Operation, ReminderAsk, ReminderSpec, TailCall, TurnResult};
 use kar_core::ids::{Kind, RequestId, Uuid};
 use kar_core::invocation::{ApplicationError, Mode, Outcome, Target};
 use kar_core::limits::Limits;
@@ -530,4 +530,23 @@ fn many_reminders_are_not_scanned() {
     let each = start.elapsed() / 1_000;
     assert!(fired > 100, "{fired} fired");
     assert!(each < std::time::Duration::from_millis(2), "{each:?} for a tick");
+}
+
+#[test]
+fn a_shared_turn_sees_reminders_and_changes_none() {
+    let mut script = Script::new(&kinds());
+    once(&mut script, "alice", "tea", 50_000);
+    let session = script.next_session();
+    let shared = [(Kind::actor("Account"), [Arc::from("look")].into())].into();
+    let offer = Offer { kinds: kinds().to_vec(), concurrency: 4, shared, ..Offer::default() };
+    script.event(Event::HostUp { session, offer });
+    let call = script.invoke(None, Mode::Call, "alice", "look");
+    let turn = script.turn("look");
+    let tea = [("tea".to_owned(), 50_000)];
+    assert_eq!(list(&mut script, Some(&turn), "alice"), tea);
+    let request = remind(&mut script, Some(&turn), "alice", ReminderAsk::CancelAll);
+    assert_eq!(script.answers.remove(&request), Some(Err(RequestError::SharedTurn)));
+    script.finish(&turn, done("ok"));
+    assert_eq!(script.outcome(call), done("ok"));
+    assert_eq!(list(&mut script, None, "alice"), tea);
 }
