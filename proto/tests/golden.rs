@@ -31,6 +31,11 @@ const STORED: &[Stored] = &[
         again: |bytes| Ok(kar_proto::log::v1::Record::decode(bytes)?.encode_to_vec()),
     },
     Stored {
+        message: "kar.log.v1.Snapshot",
+        file: "snapshot_v1.txt",
+        again: |bytes| Ok(kar_proto::log::v1::Snapshot::decode(bytes)?.encode_to_vec()),
+    },
+    Stored {
         message: "kar.hub.v1.Meta",
         file: "hub_meta_v1.txt",
         again: |bytes| Ok(kar_proto::hub::v1::Meta::decode(bytes)?.encode_to_vec()),

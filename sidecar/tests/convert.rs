@@ -21,6 +21,7 @@ use kar_core::probe::{Climb, Confirm, Place, Probe};
 use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment, Send};
 use kar_core::reminder::{CatchUp, Remind, Reminder, ReminderChange};
 use kar_core::schedule::Schedule;
+use kar_core::snapshot::{NamedSnapshot, SnapshotKey, SnapshotProof};
 use kar_core::trouble::{Cause, Ended};
 use kar_hub::RECORD_BYTES_MAX;
 use kar_proto::peer::v1::PeerFrame;
@@ -63,6 +64,7 @@ fn invocation(mode: Mode, is_full: bool) -> Invocation {
         step: 1,
         home: None,
         retry: None,
+        key: None,
     }
 }
 
@@ -216,14 +218,27 @@ fn steps() -> [(&'static str, Op); 2] {
     [("steps-recorded", progress), ("step-done", Op::StepDone { to, number: 3, outcome })]
 }
 
-/// Decisions about shared methods.
-fn shared() -> [(&'static str, Op); 3] {
+/// Decisions about shared methods, deadlocks and idempotency keys.
+fn shared() -> [(&'static str, Op); 8] {
     let (segment, settled, steps) = (Segment::default(), vec![], vec![]);
     let progress =
         Op::Progress { uuid: uuid(1), attempt: 1, segment, settled, steps, shared: true };
     let refused = complete(Outcome::Refused(Refusal::SharedToExclusive), Some(brief()));
     let deadlock = complete(Outcome::Deadlock("A/a -> A/b -> A/a".into()), Some(brief()));
+    let again = Op::Again { sender: Sender::Node(NodeId(5)), number: 7, uuid: uuid(1) };
+    let forget = Op::ForgetKeys { uuids: vec![uuid(1), uuid(2)] };
+    let keyed = Invocation { key: Some(u128::MAX - 1), ..invocation(Mode::Start, true) };
+    let accept =
+        Op::Accept { sender: Sender::Node(NodeId(5)), number: 7, invocation: Arc::new(keyed) };
+    let refusals = [Refusal::KeyReused, Refusal::KeysFull]
+        .map(|r| complete(Outcome::Refused(r), Some(brief())));
+    let [reused, full] = refusals;
     [
+        ("accept-with-key", accept),
+        ("key-again", again),
+        ("keys-forgotten", forget),
+        ("refused-key-reused", reused),
+        ("refused-keys-full", full),
         ("progress-shared", progress),
         ("refused-shared-to-exclusive", refused),
         ("ended-deadlocked", deadlock),
@@ -252,6 +267,9 @@ fn policies() -> Vec<(String, Op)> {
         let op = Op::Attempt { uuid, attempt: 4, ended: Some(ended(cause)) };
         (format!("attempt-ended-{index}"), op)
     });
+    let (key, proof) =
+        (SnapshotKey { position: 17, epoch: 4 }, SnapshotProof { bytes: 99, checksum: 5 });
+    let named = NamedSnapshot { key, proof, stored: 16, time: 1_700_000_000_004 };
     let error = ApplicationError { retryable: true, ..application_error() };
     let retried = Invocation { retry: Some(RETRY), ..invocation(Mode::Call, true) };
     let accept = Op::Accept { sender: log_sender(), number: 8, invocation: Arc::new(retried) };
@@ -264,6 +282,7 @@ fn policies() -> Vec<(String, Op)> {
         ("accept-retry", accept),
         ("discard", Op::Discard { uuids: vec![uuid, Uuid(7)] }),
         ("redrive", Op::Redrive { uuid, new: Uuid(7) }),
+        ("snapshot", Op::Snapshot { named, keeps: vec![3, 9] }),
     ];
     attempts.chain(named.into_iter().map(|(name, op)| (name.to_owned(), op))).collect()
 }
@@ -600,6 +619,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
             step: u32::MAX,
             home: Some(to.clone()),
             retry: Some(RETRY),
+            key: None,
         }),
         parent: Some(Uuid(u128::MAX)),
     };

@@ -11,6 +11,7 @@ use kar_core::event::{Cell, Member, Members, Operation};
 use kar_core::ids::{Epoch, InvocationId, Kind, NodeId, Offset, PartitionId, Uuid};
 use kar_core::invocation::{ActorOps, Mode, Payload, Target};
 use kar_core::limits::Limits;
+use kar_core::snapshot::{Snapshot, SnapshotKey};
 
 /// A hub that does not answer.
 struct Silent;
@@ -32,9 +33,9 @@ impl Store for Silent {
     fn load_actor(&self, _: &PartitionId, _: Epoch, _: &Arc<str>) {}
     fn fence(&self, _: &PartitionId, _: Epoch) {}
     fn write(&self, _: &PartitionId, _: Cell, _: Offset, _: Vec<ActorOps>) {}
-    fn put_snapshot(&self, _: &PartitionId, _: &Arc<str>, _: bytes::Bytes) {}
-    fn get_snapshot(&self, _: &PartitionId, _: &Arc<str>) {}
-    fn delete_snapshot(&self, _: &PartitionId, _: &Arc<str>) {}
+    fn put_snapshot(&self, _: &PartitionId, _: SnapshotKey, _: Arc<Snapshot>) {}
+    fn get_snapshot(&self, _: &PartitionId, _: SnapshotKey) {}
+    fn delete_snapshot(&self, _: &PartitionId, _: SnapshotKey) {}
     fn list_snapshots(&self, _: &PartitionId) {}
 }
 
@@ -65,6 +66,7 @@ fn call(kind: &str) -> Operation {
         trace: "".into(),
         step_key: None,
         retry: None,
+        key: None,
     }
 }
 

@@ -9,10 +9,20 @@
 //! | `walker` | actor types `Walker` and `Tally`, service `walk`: half of the round of [`walk`] |
 //! | `ringer` | actor type `Ringer`: `ring{key}` counts the key, and how often it was tried again |
 //! | `hopper` | actor type `Hopper`, service `hop`: the other half |
+//! | `vaults` | actor type `Vault`: `open`, `exchange`, `take`, `report` of [`audit`] |
+//! | `auditors` | actor type `Auditor`: `audit` |
+//! | `errands` | actor types `Errand`, `Poison`: durable steps, errors, death, of [`errands`] |
+//! | `shops` | actor type `Shop`: `buy` |
+//! | `chain` | actor type `ChainRust`: `link` of [`chain`] |
+//! | `relay` | actor type `Relay`: `pass` of [`relay`] |
 //!
 //! Method `pid` of any of them answers with the process id.
 
+mod audit;
 mod bank;
+mod chain;
+mod errands;
+mod relay;
 mod walk;
 
 use std::path::PathBuf;
@@ -53,6 +63,17 @@ impl App {
             write("tick");
         }
     }
+
+    /// Waits for something, visibly.
+    async fn ticking<T>(&self, write: impl Fn(&str), work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = wait::moment(TICK) => write("tick"),
+            }
+        }
+    }
 }
 
 fn main() -> Result<()> {
@@ -76,6 +97,12 @@ async fn run(roles: &[String]) -> Result<()> {
             "echo" => (&["echo"], &["Echo"]),
             "walker" => (&["walk"], &["Walker", "Tally"]),
             "hopper" => (&["hop"], &["Hopper"]),
+            "vaults" => (&[], &["Vault"]),
+            "auditors" => (&[], &["Auditor"]),
+            "errands" => (&[], &["Errand", "Poison"]),
+            "shops" => (&[], &["Shop"]),
+            "chain" => (&[], &["ChainRust"]),
+            "relay" => (&[], &["Relay"]),
             "ringer" => (&[], &["Ringer"]),
             other => anyhow::bail!("no such role: {other}"),
         };
@@ -118,6 +145,9 @@ async fn handle(app: &App, turn: Turn) -> Ending {
     if turn.method() == walk::METHOD {
         return walk::step(app, &turn).await.unwrap_or_else(|error| Err(error).into());
     }
+    if turn.method() == relay::METHOD {
+        return relay::pass(&turn).await.unwrap_or_else(|error| Err(error).into());
+    }
     let result = match (kind, turn.method()) {
         (_, "pid") => Ok(object!(std::process::id())),
         ("slow" | "Slow", "work") => work(app, &turn).await,
@@ -128,6 +158,12 @@ async fn handle(app: &App, turn: Turn) -> Ending {
         ("Echo", "count") => count(&turn).await,
         ("Ringer", "ring") => ring(&turn).await,
         ("Tally", "count") => walk::count(&turn).await,
+        ("Vault", _) => audit::vault(app, &turn, id).await,
+        ("Auditor", _) => audit::auditor(app, &turn, id).await,
+        ("Errand", "run") => errands::run(app, &turn).await,
+        ("Shop", "buy") => errands::buy(&turn).await,
+        ("Poison", "swallow") => errands::swallow(app, &turn).await,
+        ("ChainRust", "link") => chain::link(app, &turn).await,
         (kind, method) => Err(error("UnknownMethod", &format!("{kind} has no method {method}"))),
     };
     result.map(|value| json(&value)).into()

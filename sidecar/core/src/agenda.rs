@@ -29,6 +29,16 @@ impl Agenda {
         self.reminders.get(key)
     }
 
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<Reminder>)> {
+        self.reminders.iter()
+    }
+
+    /// All firings that have not ended.
+    pub(crate) fn all_firings(&self) -> impl Iterator<Item = (&Key, Uuid)> {
+        self.firings.iter().flat_map(|(key, uuids)| uuids.iter().map(move |uuid| (key, *uuid)))
+    }
+
     /// The reminders of an actor, by id.
     pub(crate) fn of(&self, actor: &Arc<str>) -> impl Iterator<Item = &Arc<Reminder>> {
         let first = (actor.clone(), Arc::default());

@@ -85,6 +85,7 @@ transitions! {
     // Chains of tail calls.
     TailKept = "tail: to the same actor, which stays locked",
     TailStays = "tail: to the same partition",
+    TailFollows = "tail: to the same partition, behind what was sent before",
     TailMoved = "tail: leaves its home (item: running → moved)",
     TailPassed = "tail: leaves a partition that is not its home",
     TailHome = "tail: an outcome goes home",
@@ -101,6 +102,9 @@ transitions! {
     InnerLeft = "actor: calls of a flow that has ended queue up first",
     QueueToInner = "actor: queued calls of a flow that holds it again pass the queue",
     AheadMax = "actor: as far ahead of the log as allowed",
+    // Idempotency keys.
+    KeyAgain = "key: a root is sent again",
+    KeysForgotten = "key: its time is over",
     // Flows that wait for each other.
     ProbeBegins = "probe: from a call that waits",
     ProbeMoved = "probe: follows a chain of tail calls",
@@ -194,6 +198,22 @@ transitions! {
     LoadJoined = "store: a read joins a load",
     LoadOverlay = "store: a load lacks operations that are kept",
     WriteBehind = "store: a write follows another",
+    // Snapshots.
+    SnapshotAhead = "snapshot: taken while records are in flight",
+    SnapshotWaits = "snapshot: waits for the store",
+    SnapshotPutAgain = "snapshot: is stored again",
+    SnapshotCheckFails = "snapshot: the store is not where it was",
+    SnapshotNotPut = "snapshot: is not stored",
+    Trims = "snapshot: the log is trimmed",
+    GateSaved = "gate: a snapshot's last record",
+    GateNamed = "gate: a snapshot is named",
+    SnapshotBegins = "recovery: begins with a snapshot",
+    SnapshotMissing = "recovery: a listed snapshot is gone",
+    SnapshotDamaged = "recovery: a snapshot is damaged",
+    SnapshotUnnamed = "recovery: the log does not name the snapshot",
+    SnapshotBeforeStore = "recovery: the store is behind the snapshot",
+    SnapshotsAgain = "recovery: looks again after a rest",
+    TrimmedReading = "recovery: the log was trimmed while it was read",
     // The host.
     HostGrace = "host: gone, its code may run on",
     HostGraceOver = "host: the grace is over",

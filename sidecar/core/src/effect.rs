@@ -14,6 +14,7 @@ use crate::message::{Controlled, Message};
 use crate::record::Record;
 use crate::reminder::Reminder;
 use crate::schedule::ScheduleError;
+use crate::snapshot::{Snapshot, SnapshotFault, SnapshotKey};
 
 /// A durable effect: a record to append. Appends of one partition must reach its log in the order given, or not at all
 /// (a gap is harmless, rule L3).
@@ -127,6 +128,44 @@ pub enum Effect {
         upto: Offset,
         /// In log order.
         ops: Vec<ActorOps>,
+    },
+    /// Let the records of a log below an offset go, for good. The store must not lose, by any failure that it is to
+    /// survive, what it has said to hold so far. A log never starts lower than before; it may keep more.
+    TrimLog {
+        /// The log.
+        partition: PartitionId,
+        /// The first record that stays.
+        below: Offset,
+    },
+    /// Store a snapshot of a partition under a key of its own, for ever unchanged, off the critical path; answered with
+    /// [`Event::SnapshotPut`](crate::Event::SnapshotPut) when it is durable. The same again is no error.
+    PutSnapshot {
+        /// The partition.
+        partition: PartitionId,
+        /// The key.
+        key: SnapshotKey,
+        /// What to store.
+        snapshot: Arc<Snapshot>,
+    },
+    /// Read a snapshot; answered with [`Event::SnapshotGot`](crate::Event::SnapshotGot).
+    GetSnapshot {
+        /// The partition.
+        partition: PartitionId,
+        /// The key.
+        key: SnapshotKey,
+    },
+    /// Delete a snapshot; answered with [`Event::SnapshotDeleted`](crate::Event::SnapshotDeleted).
+    DeleteSnapshot {
+        /// The partition.
+        partition: PartitionId,
+        /// The key.
+        key: SnapshotKey,
+    },
+    /// List the keys of a partition's snapshots; answered with
+    /// [`Event::SnapshotsListed`](crate::Event::SnapshotsListed).
+    ListSnapshots {
+        /// The partition.
+        partition: PartitionId,
     },
     /// A kind is used that the membership does not know: register it (with the default number of partitions).
     EnsureKind {
@@ -376,6 +415,53 @@ pub enum Notice {
         store: Offset,
         /// Where the log ends.
         log: Offset,
+    },
+    /// A snapshot is durable and named by the log.
+    SnapshotTaken {
+        /// The partition.
+        partition: PartitionId,
+        /// Which.
+        key: SnapshotKey,
+        /// Its length.
+        bytes: u64,
+    },
+    /// A reign begins with a snapshot, and has read what came after it.
+    SnapshotUsed {
+        /// The partition.
+        partition: PartitionId,
+        /// Which.
+        key: SnapshotKey,
+        /// Records read after it.
+        records: u64,
+    },
+    /// A snapshot was not stored, read or deleted; what is not trimmed because of that stays in the log, and another
+    /// one is taken later.
+    SnapshotFailed {
+        /// The partition.
+        partition: PartitionId,
+        /// Which; none: they could not be listed.
+        key: Option<SnapshotKey>,
+        /// Why.
+        fault: SnapshotFault,
+    },
+    /// A snapshot is not what the log says it is: an older one is used, or the log from its start.
+    SnapshotUnusable {
+        /// The partition.
+        partition: PartitionId,
+        /// Which.
+        key: SnapshotKey,
+        /// Why.
+        why: &'static str,
+    },
+    /// Neither the log nor a snapshot tells the state of a partition: it is not served here, and tried again from time
+    /// to time.
+    Unreadable {
+        /// The partition.
+        partition: PartitionId,
+        /// Where the log starts.
+        start: Offset,
+        /// What is wrong with the newest snapshot.
+        why: &'static str,
     },
     /// A partition has closed its channel to this node, which was gone for too long: it needs a new incarnation.
     ChannelClosed {

@@ -8,10 +8,12 @@ use crate::ids::{
     SessionId, TurnToken,
 };
 use crate::invocation::{Outcome, Payload, RetryPolicy, StateOp, Target};
+use crate::keys::RequestKey;
 use crate::message::{Control, Message};
 use crate::record::{Record, RecordedStep};
 use crate::reminder::CatchUp;
 use crate::schedule::Schedule;
+use crate::snapshot::{Snapshot, SnapshotFault, SnapshotKey, SnapshotProof};
 
 /// Something that happened outside.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -178,6 +180,48 @@ pub enum Event {
         /// The cell as it is.
         cell: Cell,
     },
+    /// What a reading wants next was trimmed: the reading ended, and skipped nothing.
+    LogTrimmed {
+        /// The log.
+        partition: PartitionId,
+        /// Offset of the first record that is kept.
+        start: Offset,
+    },
+    /// A snapshot is durable, or is not stored; answers [`Effect::PutSnapshot`](crate::Effect::PutSnapshot).
+    SnapshotPut {
+        /// The partition.
+        partition: PartitionId,
+        /// The key.
+        key: SnapshotKey,
+        /// What was stored.
+        result: Result<SnapshotProof, SnapshotFault>,
+    },
+    /// A snapshot, if there is one under the key; answers [`Effect::GetSnapshot`](crate::Effect::GetSnapshot).
+    SnapshotGot {
+        /// The partition.
+        partition: PartitionId,
+        /// The key.
+        key: SnapshotKey,
+        /// The snapshot, and what was stored of it.
+        result: Result<Option<(Box<Snapshot>, SnapshotProof)>, SnapshotFault>,
+    },
+    /// A snapshot is gone for good, or may still be there; answers
+    /// [`Effect::DeleteSnapshot`](crate::Effect::DeleteSnapshot).
+    SnapshotDeleted {
+        /// The partition.
+        partition: PartitionId,
+        /// The key.
+        key: SnapshotKey,
+        /// Whether it is gone.
+        result: Result<(), SnapshotFault>,
+    },
+    /// The keys of a partition's snapshots; answers [`Effect::ListSnapshots`](crate::Effect::ListSnapshots).
+    SnapshotsListed {
+        /// The partition.
+        partition: PartitionId,
+        /// The keys, in any order.
+        result: Result<Vec<SnapshotKey>, SnapshotFault>,
+    },
     /// The store was replaced or came back: steps under way are lost, and are to be made again.
     StoreReset,
     /// Leave in order: hand over every partition.
@@ -255,6 +299,8 @@ pub enum Operation {
         step_key: Option<Arc<str>>,
         /// How retryable errors are retried, where the caller says so.
         retry: Option<RetryPolicy>,
+        /// Roots only: it may be sent again under this key.
+        key: Option<Box<RequestKey>>,
     },
     /// At most once, past all logs.
     InvokeDirect {

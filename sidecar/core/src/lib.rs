@@ -13,9 +13,10 @@
 //! one partition then travels in one record.
 //!
 //! Map of modules: [`ids`] names; [`invocation`] what is called and how it ended; [`record`] what is stored in a
-//! partition's log; [`trouble`] how attempts end that do not end it; [`reminder`] and [`schedule`] invocations at due
-//! times; [`message`] what nodes tell each other; [`event`] and [`effect`] the driver's interface; [`assign`] which
-//! node should own which partition; [`limits`] every bound; [`cover`] which transitions were taken.
+//! partition's log; [`snapshot`] what stands for the records before a place in it; [`trouble`] how attempts end that do
+//! not end it; [`reminder`] and [`schedule`] invocations at due times; [`message`] what nodes tell each other;
+//! [`event`] and [`effect`] the driver's interface; [`assign`] which node should own which partition; [`limits`] every
+//! bound; [`cover`] which transitions were taken.
 //! The machines are private: the log state (what applying a log yields), the partition (reign, turns, channels in and
 //! out), the node (routes, roots, sessions).
 
@@ -25,6 +26,7 @@ pub mod effect;
 pub mod event;
 pub mod ids;
 pub mod invocation;
+pub mod keys;
 pub mod limits;
 pub mod message;
 pub mod node;
@@ -32,10 +34,10 @@ pub mod probe;
 pub mod record;
 pub mod reminder;
 pub mod schedule;
-
-mod agenda;
+pub mod snapshot;
 pub mod trouble;
 
+mod agenda;
 mod dead;
 mod env;
 mod partition;

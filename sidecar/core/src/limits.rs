@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::ids::Millis;
+use crate::invocation::Refusal;
 
 /// Bounds and times. Each has a flag of the same name in the sidecar.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,6 +57,12 @@ pub struct Limits {
     pub results_bytes_per_partition_max: usize,
     /// How long results of `start` are kept, ms.
     pub result_retention_ms: Millis,
+    /// Idempotency keys remembered per partition; beyond it root invocations with new ones are refused.
+    pub keys_per_partition_max: usize,
+    /// The same with the outcomes that are kept under them, bytes.
+    pub keys_bytes_per_partition_max: usize,
+    /// How long a key is remembered after its invocation has ended, ms.
+    pub key_retention_ms: Millis,
     /// Dead letters kept per partition; the oldest ones go.
     pub dead_letters_per_partition_max: usize,
     /// The same, bytes.
@@ -116,6 +123,14 @@ pub struct Limits {
     /// Longest state of an actor that one read from outside its turns answers with, bytes: a message between peers has
     /// to hold it. The same for a list of its reminders.
     pub state_read_bytes_max: usize,
+    /// Records of a log after which a snapshot of its partition is taken: so many, and those of the time that it takes,
+    /// are read by whoever takes over. Not before the log has grown by what the last snapshot took.
+    pub snapshot_after_records: u64,
+    /// The same, bytes; whichever comes first.
+    pub snapshot_after_bytes: u64,
+    /// How far the store of actors' states may go back and is still healed from the log, ms: records are kept for so
+    /// long after a snapshot has made them dispensable. 0 where the store is durable when a log is trimmed.
+    pub trim_delay_ms: Millis,
     /// Reminders of one actor.
     pub reminders_per_actor_max: usize,
     /// Reminders of one partition: they stay in memory.
@@ -163,6 +178,7 @@ pub struct Rules {
     pub only_top: bool,
     pub tail_lock: bool,
     pub tail_home: bool,
+    pub tail_order: bool,
     /// Kept by the store: a simulated one ignores what writes expect.
     pub write_expects: bool,
     pub load_checks: bool,
@@ -176,6 +192,12 @@ pub struct Rules {
     pub kept_results: bool,
     pub shared_apart: bool,
     pub deadlock_probes: bool,
+    pub remember_keys: bool,
+    pub snapshot_complete: bool,
+    pub snapshot_committed: bool,
+    pub trim_after_snapshot: bool,
+    pub trim_after_stored: bool,
+    pub trim_delay: bool,
     pub firing_moves_due: bool,
     pub cancel_drops_firings: bool,
     pub firing_after_commit: bool,
@@ -206,6 +228,9 @@ impl Default for Limits {
             results_per_partition_max: 100_000,
             results_bytes_per_partition_max: 128 << 20,
             result_retention_ms: 24 * 3600 * 1000,
+            keys_per_partition_max: 100_000,
+            keys_bytes_per_partition_max: 64 << 20,
+            key_retention_ms: 24 * 3_600_000,
             dead_letters_per_partition_max: 1_000,
             dead_letters_bytes_per_partition_max: 16 << 20,
             dead_letter_retention_ms: 7 * 24 * 3600 * 1000,
@@ -235,6 +260,10 @@ impl Default for Limits {
             deadlock_visits_max: 10_000,
             deadlock_path_max: 64,
             state_read_bytes_max: 16 << 20,
+            snapshot_after_records: 5_000,
+            snapshot_after_bytes: 8 << 20,
+            // The hub syncs its store before it trims a log.
+            trim_delay_ms: 0,
             reminders_per_actor_max: 1_000,
             reminders_per_partition_max: 100_000,
             reminders_bytes_per_partition_max: 64 << 20,
@@ -267,6 +296,7 @@ impl Default for Rules {
             only_top: true,
             tail_lock: true,
             tail_home: true,
+            tail_order: true,
             write_expects: true,
             load_checks: true,
             heed_cancel: true,
@@ -279,10 +309,46 @@ impl Default for Rules {
             kept_results: true,
             shared_apart: true,
             deadlock_probes: true,
+            remember_keys: true,
+            snapshot_complete: true,
+            snapshot_committed: true,
+            trim_after_snapshot: true,
+            trim_after_stored: true,
+            trim_delay: true,
             firing_moves_due: true,
             cancel_drops_firings: true,
             firing_after_commit: true,
         }
+    }
+}
+
+impl Limits {
+    /// The bound that made an owner refuse, if it was one.
+    pub fn behind(&self, refusal: Refusal) -> Option<LimitHit> {
+        let (name, limit) = match refusal {
+            Refusal::ActorQueueFull => ("queue_per_actor_max", self.queue_per_actor_max),
+            Refusal::PartitionFull => {
+                ("unfinished_per_partition_max", self.unfinished_per_partition_max)
+            }
+            Refusal::PartitionBytesFull => {
+                ("unfinished_bytes_per_partition_max", self.unfinished_bytes_per_partition_max)
+            }
+            Refusal::KeysFull => ("keys_per_partition_max", self.keys_per_partition_max),
+            Refusal::TooDeep => ("depth_max", self.depth_max),
+            Refusal::ActorRemindersFull => {
+                ("reminders_per_actor_max", self.reminders_per_actor_max)
+            }
+            Refusal::RemindersFull => {
+                ("reminders_per_partition_max", self.reminders_per_partition_max)
+            }
+            Refusal::RemindersBytesFull => {
+                ("reminders_bytes_per_partition_max", self.reminders_bytes_per_partition_max)
+            }
+            Refusal::ChannelClosed | Refusal::SharedToExclusive | Refusal::KeyReused => {
+                return None;
+            }
+        };
+        Some(LimitHit { name, limit: limit as u64 })
     }
 }
 

@@ -119,6 +119,8 @@ pub struct PartitionView {
     pub dead: Vec<DeadLetterView>,
     /// Marks kept for channels of nodes that are gone.
     pub closed_channels: usize,
+    /// Senders that have opened their channels in this reign, those of nodes that are gone for the grace left out.
+    pub senders: usize,
 }
 
 /// What a node's partitions hold, all together: what the bounds per partition are about.
@@ -282,7 +284,7 @@ impl Node {
             Event::TurnResult { token, result } => self.turn_result(&token, result),
             Event::DirectResult { turn, result } => self.direct_result(turn, result),
             Event::StoreCell { partition, cell } => {
-                self.with(&partition, |p, _| p.store_cell(cell));
+                self.with(&partition, |p, env| p.store_cell(env, cell));
             }
             Event::ActorLoaded { partition, epoch, actor, cell, state } => {
                 self.with(&partition, |p, env| p.actor_loaded(env, epoch, &actor, cell, state));
@@ -295,6 +297,21 @@ impl Node {
             }
             Event::StoreRefused { partition, epoch, cell } => {
                 self.with(&partition, |p, env| p.store_refused(env, epoch, cell));
+            }
+            Event::LogTrimmed { partition, start } => {
+                self.with(&partition, |p, env| p.log_trimmed(env, start));
+            }
+            Event::SnapshotPut { partition, key, result } => {
+                self.with(&partition, |p, env| p.snapshot_put(env, key, result));
+            }
+            Event::SnapshotGot { partition, key, result } => {
+                self.with(&partition, |p, env| p.snapshot_got(env, key, result));
+            }
+            Event::SnapshotDeleted { partition, key, result } => {
+                self.with(&partition, |p, env| p.snapshot_deleted(env, key, result));
+            }
+            Event::SnapshotsListed { partition, result } => {
+                self.with(&partition, |p, env| p.snapshots_listed(env, result));
             }
             Event::StoreReset => self.each(|p, env| p.store_reset(env)),
             Event::Drain => self.drain(),
@@ -364,6 +381,13 @@ impl Node {
         sum
     }
 
+    /// Records of the logs of partitions that the node serves which are in no snapshot, and their bytes: what a
+    /// take-over would read.
+    pub fn unsaved(&self) -> (u64, u64) {
+        let unsaved = self.partitions.values().filter(|p| p.serving()).map(|p| p.unsaved);
+        unsaved.fold((0, 0), |(records, bytes), u| (records + u.records, bytes + u.bytes))
+    }
+
     /// How often each transition was taken, in the order of [`TRANSITIONS`](crate::cover::TRANSITIONS).
     #[cfg(feature = "coverage")]
     pub fn covered(&self) -> impl Iterator<Item = u32> + use<'_> {
@@ -396,7 +420,8 @@ impl Node {
         }
     }
 
-    /// Carries out what the node owes itself: messages to itself, slots granted.
+    /// Carries out what the node owes itself: messages to itself, slots granted, calls
+    /// with idempotency keys that are accepted.
     fn settle(&mut self) {
         // Every message to itself answers or forwards a finite piece of work; a mistake there must not take the
         // process.
@@ -414,6 +439,8 @@ impl Node {
             } else if let Some((partition, uuid)) = self.env.granted.pop_front() {
                 self.with(&partition, |p, env| p.slot_granted(env, uuid));
                 self.env.pass_slot();
+            } else if let Some((request, invocation)) = self.env.to_await.pop_front() {
+                self.await_outcome(request, invocation);
             } else if let Some(token) = self.env.resumable.pop_front() {
                 self.resume_turn(&token);
             } else if let Some(token) = self.uncovered() {

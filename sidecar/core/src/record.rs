@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::ids::{Epoch, Millis, NodeId, Number, PartitionId, Sender, Uuid};
+use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use crate::invocation::{ChainOutcome, Invocation, Obligation, Outcome, Payload, StateOp};
 use crate::reminder::ReminderChange;
+use crate::snapshot::NamedSnapshot;
 use crate::trouble::Ended;
 
 /// One entry of a partition's log.
@@ -164,6 +165,28 @@ pub enum Op {
         floor: NodeId,
         /// Those below the floor that are not.
         open: Vec<NodeId>,
+    },
+    /// A root with an idempotency key was sent again: its number is used up, and nothing else happens.
+    Again {
+        /// The channel's sender.
+        sender: Sender,
+        /// The number.
+        number: Number,
+        /// The invocation that it has named again.
+        uuid: Uuid,
+    },
+    /// Idempotency keys that are no longer remembered.
+    ForgetKeys {
+        /// Their invocations.
+        uuids: Vec<Uuid>,
+    },
+    /// A snapshot of the log is durable. Whoever takes over may begin with it, and records that are in every snapshot
+    /// that is kept may be trimmed.
+    Snapshot {
+        /// The snapshot.
+        named: NamedSnapshot,
+        /// Positions of the earlier ones that stay; the others may be deleted.
+        keeps: Vec<Offset>,
     },
     /// Kept results of `start` that are dropped because their time is over or there are too many.
     Forget {

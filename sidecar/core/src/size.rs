@@ -8,7 +8,7 @@ use crate::invocation::{
     ActorOps, ChainOutcome, Invocation, Obligation, Outcome, Owed, Payload, StateOp,
 };
 use crate::limits::Limits;
-use crate::record::{AcceptInBrief, End, Op, RecordedStep, ReminderOp, Segment};
+use crate::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment};
 use crate::reminder::{Remind, Reminder, ReminderChange};
 use crate::schedule::Schedule;
 
@@ -269,15 +269,29 @@ impl Op {
             }
             Self::Cancel { .. } | Self::Park { .. } | Self::Resume { .. } => UUID,
             Self::Settle { to, numbers } => to.stored_size() + NESTED + numbers.len() * NUMBER,
+            Self::Again { sender, .. } => sender.stored_size() + NUMBER + UUID,
             Self::Closed { sender, open, .. } => {
                 sender.stored_size() + NUMBER + NESTED + open.len() * NUMBER
             }
             Self::CloseChannel { open, .. } => 2 * NUMBER + NESTED + open.len() * NUMBER,
-            Self::Forget { uuids } | Self::Discard { uuids } => uuids.len() * UUID,
+            Self::Snapshot { keeps, .. } => 6 * NUMBER + NESTED + keeps.len() * NUMBER,
+            Self::Forget { uuids } | Self::ForgetKeys { uuids } | Self::Discard { uuids } => {
+                uuids.len() * UUID
+            }
             Self::Redrive { .. } => 2 * UUID,
             Self::Fire { actor, id, .. } => text(actor) + text(id) + UUID + 2 * NUMBER,
         };
         content + 2 * NESTED
+    }
+}
+
+impl Record {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Claim { .. } | Self::Release { .. } => RECORD,
+            Self::Batch { ops, .. } => RECORD + ops.iter().map(Op::size).sum::<usize>(),
+        }
     }
 }
 
@@ -303,11 +317,13 @@ impl Limits {
         // A turn may drop every firing that waits for its actor, each once.
         let dropped = self.queue_per_actor_max * UUID;
         let turn = self.segment_bytes_max + self.message_bytes_max + settled + dropped + names;
-        // Lists of numbers and of results are bounded by what may be open at once.
+        // Lists of numbers and of what is forgotten are bounded by what may be there at once.
+        let forgotten = self
+            .results_per_partition_max
+            .max(self.keys_per_partition_max)
+            .max(self.dead_letters_per_partition_max);
         let open = self.unfinished_per_partition_max + self.outbox_per_partition_max;
-        let lists = open.max(self.roots_per_node_max) * NUMBER
-            + self.results_per_partition_max * UUID
-            + names;
+        let lists = open.max(self.roots_per_node_max) * NUMBER + forgotten * UUID + names;
         RECORD + turn.max(lists).max(self.record_bytes_target).max(self.store_batch_bytes)
     }
 }

@@ -4,6 +4,8 @@
 //! proposal fails the whole of it is dropped and rebuilt by reading (rule L4). Validity of what is read is judged in
 //! one place, [`LogState::admit`].
 
+mod save;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -11,10 +13,12 @@ use crate::agenda::{Agenda, Key};
 use crate::dead::{DeadLetter, DeadLetters};
 use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Owed, Payload, StateOp};
+use crate::keys::Keys;
 use crate::limits::Rules;
 use crate::record::{End, Op, Record, ReminderOp, Segment, Send};
 use crate::reminder::Reminder;
 use crate::size::Tally;
+use crate::snapshot::NamedSnapshot;
 use crate::steps::Steps;
 use crate::trouble::Trouble;
 
@@ -41,6 +45,8 @@ pub(crate) struct LogState {
     pub(crate) results: Outcomes,
     /// The same in the order they ended.
     pub(crate) results_by_age: VecDeque<(Millis, Uuid)>,
+    /// Invocations that may be sent again.
+    pub(crate) keys: Keys,
     /// Channels in.
     pub(crate) inbound: BTreeMap<Sender, Inbound>,
     /// Channels out.
@@ -57,6 +63,10 @@ pub(crate) struct LogState {
     order: u64,
     /// The partition's clock: the latest time in its records. It never runs back.
     pub(crate) clock: Millis,
+    /// Offset of the last record with state operations: the store follows up to there.
+    pub(crate) last_write: Offset,
+    /// Snapshots that the log names and that are kept, oldest first.
+    pub(crate) snapshots: Vec<NamedSnapshot>,
 }
 
 /// An unfinished invocation.
@@ -203,6 +213,9 @@ impl LogState {
                 for op in ops {
                     self.apply(rules, op, &mut stored);
                 }
+                if !stored.is_empty() {
+                    self.last_write = offset;
+                }
                 Admission::Applied(stored)
             }
         }
@@ -298,6 +311,15 @@ impl LogState {
                 }
                 true
             }
+            Op::Again { sender, number, .. } => {
+                let inbound = self.inbound.entry(sender.clone()).or_default();
+                inbound.next = inbound.next.max(number + 1);
+                true
+            }
+            Op::ForgetKeys { uuids } => {
+                uuids.iter().for_each(|uuid| self.keys.forget(*uuid));
+                true
+            }
             Op::Attempt { uuid, attempt, ended } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };
                 if let Some(ended) = ended {
@@ -307,7 +329,13 @@ impl LogState {
                 entry.attempt = *attempt;
                 true
             }
-            Op::Cancel { uuid } => self.entries.get_mut(uuid).map(|e| e.cancel = true).is_some(),
+            Op::Cancel { uuid } => {
+                let Some(entry) = self.entries.get_mut(uuid) else { return false };
+                entry.cancel = true;
+                // It is to end, and rests no more.
+                entry.parked = false;
+                true
+            }
             Op::Park { uuid } => self.entries.get_mut(uuid).map(|e| e.parked = true).is_some(),
             Op::Resume { uuid } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };
@@ -340,6 +368,11 @@ impl LogState {
                 self.closed_nodes.close(*node);
                 self.closed_nodes.raise(*floor, open);
                 self.drop_closed();
+                true
+            }
+            Op::Snapshot { named, keeps } => {
+                self.snapshots.retain(|earlier| keeps.contains(&earlier.key.position));
+                self.snapshots.push(*named);
                 true
             }
             Op::Forget { uuids } => {
@@ -407,6 +440,9 @@ impl LogState {
             let invocation = Invocation { home: None, ..(**invocation).clone() };
             return self.next_step(invocation.uuid, &Arc::new(invocation), false);
         }
+        if let Some(digest) = invocation.key {
+            self.keys.accept(invocation.uuid, digest);
+        }
         self.insert_entry(invocation.clone(), Origin::Channel { sender: sender.clone(), number });
     }
 
@@ -437,7 +473,8 @@ impl LogState {
     /// A dead letter is sent again: what happened to it before does not count.
     fn redrive(&mut self, uuid: Uuid, new: Uuid) -> bool {
         let Some(letter) = self.dead.remove(uuid) else { return false };
-        let invocation = Invocation { uuid: new, deadline: None, ..(*letter.invocation).clone() };
+        let before = (*letter.invocation).clone();
+        let invocation = Invocation { uuid: new, deadline: None, key: None, ..before };
         self.insert_entry(Arc::new(invocation), letter.origin);
         true
     }
@@ -496,7 +533,10 @@ impl LogState {
     /// A logged invocation ended.
     fn end(&mut self, rules: &Rules, uuid: Uuid, outcome: &Outcome, time: Millis) {
         let Some(entry) = self.remove_entry(uuid) else { return };
-        match entry.invocation.mode {
+        let mode = entry.invocation.mode;
+        let is_asked_for = mode == Mode::Start;
+        let has_key = self.keys.end(uuid, Some(outcome).filter(|_| is_asked_for), time);
+        match mode {
             Mode::Tell if DeadLetter::is_one(outcome) => self.dead.insert(DeadLetter {
                 invocation: entry.invocation,
                 origin: entry.origin,
@@ -505,6 +545,7 @@ impl LogState {
                 time,
             }),
             Mode::Tell => {}
+            Mode::Start if has_key => {}
             Mode::Start => {
                 self.results.insert(uuid, outcome.clone());
                 self.results_by_age.push_back((time, uuid));
@@ -653,6 +694,7 @@ pub(crate) fn firing(actor: &Arc<str>, reminder: &Reminder, uuid: Uuid) -> Invoc
         step: 1,
         home: None,
         retry: None,
+        key: None,
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::ids::{InvocationId, Number, PartitionId};
 use crate::invocation::{Invocation, Outcome, Payload};
 use crate::record::RecordedStep;
+use crate::snapshot::SavedStep;
 
 /// What the entry of an unfinished invocation keeps under its keys. A step of a chain of tail calls begins with none.
 #[derive(Clone, Debug, Default)]
@@ -103,6 +104,42 @@ impl Steps {
         }
     }
 
+    /// Everything, for a snapshot.
+    pub(crate) fn save(&self) -> Vec<SavedStep> {
+        // The bytes are counted anew.
+        let Self { by_key, bytes: _ } = self;
+        let save = |(key, step): (&Arc<str>, &Step)| match step {
+            Step::Value(payload) => {
+                SavedStep::Value(RecordedStep { key: key.clone(), payload: payload.clone() })
+            }
+            Step::Call(KeyedCall { child, number, actor, method, outcome }) => SavedStep::Call {
+                key: key.clone(),
+                child: child.clone(),
+                number: *number,
+                actor: actor.clone(),
+                method: method.clone(),
+                outcome: outcome.clone(),
+            },
+        };
+        by_key.iter().map(save).collect()
+    }
+
+    /// What a snapshot holds.
+    pub(crate) fn restore(saved: Vec<SavedStep>) -> Self {
+        let mut steps = Self::default();
+        for step in saved {
+            match step {
+                SavedStep::Value(step) => steps.record(&step),
+                SavedStep::Call { key, child, number, actor, method, outcome } => {
+                    steps.bytes += outcome.as_ref().map_or(0, |o| key.len() + o.size());
+                    let call = KeyedCall { child, number, actor, method, outcome };
+                    steps.by_key.insert(key, Step::Call(call));
+                }
+            }
+        }
+        steps
+    }
+
     /// A value was recorded: the first one under a key stays.
     pub(crate) fn record(&mut self, step: &RecordedStep) {
         let RecordedStep { key, payload } = step;
@@ -185,6 +222,7 @@ mod tests {
             step: 1,
             home: None,
             retry: None,
+            key: None,
         }
     }
 

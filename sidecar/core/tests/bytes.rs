@@ -5,7 +5,7 @@ mod script;
 use kar_core::Event;
 use kar_core::effect::{Notice, RequestError, Response, Turn};
 use kar_core::event::{Offer, Operation};
-use kar_core::ids::{Kind, NodeId, RequestId, SessionId};
+use kar_core::ids::{Kind, NodeId, RequestId, SessionId, Uuid};
 use kar_core::invocation::{Mode, Outcome, Refusal, StateOp, Target};
 use kar_core::limits::Limits;
 use kar_core::message::{DirectResult, Message};
@@ -35,6 +35,7 @@ fn invoke(
         trace: "".into(),
         step_key: None,
         retry: None,
+        key: None,
     })
 }
 
@@ -94,6 +95,22 @@ fn the_longest_turn_goes_in_a_record_of_its_own_that_the_log_takes() {
     let longest = longest.expect("there are records");
     assert!(longest > 100_000, "the long turn is one decision: {longest}");
     assert!(longest <= limits.record_bytes_max(), "{longest}");
+}
+
+#[test]
+fn the_longest_record_forgets_as_much_at_once_as_there_may_be() {
+    const MANY: usize = 1 << 20;
+    let few =
+        Limits { results_per_partition_max: 1, keys_per_partition_max: 1, ..Limits::default() };
+    let forgotten = [
+        Limits { results_per_partition_max: MANY, ..few.clone() },
+        Limits { keys_per_partition_max: MANY, ..few.clone() },
+        Limits { dead_letters_per_partition_max: MANY, ..few },
+    ];
+    let longest = kar_core::record::Op::Forget { uuids: vec![Uuid(u128::MAX); MANY] }.size();
+    for limits in forgotten {
+        assert!(limits.record_bytes_max() >= longest, "{limits:?}");
+    }
 }
 
 #[test]
@@ -303,6 +320,7 @@ fn who_expires_leaves_the_queue_for_slots() {
             trace: "".into(),
             step_key: None,
             retry: None,
+            key: None,
         };
         let hasty = script.request(operation);
         assert_eq!(script.node.held().slots_waited_for, 1);

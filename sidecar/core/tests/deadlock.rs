@@ -153,6 +153,7 @@ fn a_keyed_call_that_was_deadlocked_is_made_again() {
             trace: "".into(),
             retry: None,
             step_key: Some("k".into()),
+            key: None,
         })
     };
     script.advance(1);

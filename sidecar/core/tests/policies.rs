@@ -47,6 +47,7 @@ fn call(
         trace: "".into(),
         retry,
         step_key: None,
+        key: None,
     })
 }
 
@@ -313,6 +314,7 @@ fn a_parked_call_of_a_service_that_has_flushed_goes_on() {
         trace: "".into(),
         retry: None,
         step_key: None,
+        key: None,
     });
     assert!(script.answers.contains_key(&request));
     let turn = script.turn("m");
@@ -408,6 +410,32 @@ fn a_parked_one_that_is_cancelled_lets_the_calls_in_that_it_ends_with() {
 }
 
 /// How a turn that was asked to stop ends, and what its invocation comes to.
+#[test]
+fn a_parked_one_that_is_to_end_rests_no_more_whoever_owns_it() {
+    let limits = Limits { park_after_attempts: 1, ..Limits::default() };
+    let mut script = Script::with(&account(), limits);
+    script.invoke(None, Mode::Tell, "alice", "m");
+    let turn = script.turn("m");
+    script.invoke(Some(&turn), Mode::Call, "bob", "child");
+    script.turn("child");
+    script.replace(&account());
+    script.advance(LONG_MS);
+    let (m, child) = (id(&script, "m"), script.turn("child"));
+    assert_eq!(view(&script, "m").phase, Phase::Parked);
+    assert_eq!(control(&mut script, m.clone(), true), Ok(Controlled::CancelRequested));
+    // The owner drops the partition, and takes it up again.
+    script.hold = true;
+    script.invoke(None, Mode::Tell, "alice", "other");
+    script.event(Event::LogLost { partition: m.home });
+    script.let_go();
+    script.advance(LONG_MS);
+    let child = script.turns.pop_front().unwrap_or(child);
+    script.finish(&child, done(""));
+    let other = script.turn("other");
+    script.finish(&other, done(""));
+    script.assert_idle();
+}
+
 #[test]
 fn a_running_turn_is_told_and_its_result_counts() {
     let tail = || {

@@ -129,6 +129,7 @@ fn what_ran_as_shared_is_refused_once_its_method_is_exclusive() {
             trace: "".into(),
             retry: None,
             step_key: Some("k".into()),
+            key: None,
         })
     };
     let outer = script.turn("look");

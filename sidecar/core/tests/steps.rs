@@ -53,6 +53,7 @@ fn call(
         trace: "".into(),
         retry: None,
         step_key: Some(key.into()),
+        key: None,
     })
 }
 
@@ -272,6 +273,7 @@ fn keys_are_for_calls_of_turns() {
         trace: "".into(),
         retry: None,
         step_key: Some("k".into()),
+        key: None,
     };
     let outside = script.request(root(None, Mode::Call));
     script.invoke(None, Mode::Call, "alice", "m");

@@ -434,6 +434,7 @@ impl World {
                 trace: names.empty.clone(),
                 step_key: key.clone(),
                 retry: self.plan.policies.of_tag(spec.unwrap_or_default().tag),
+                key: None,
             },
         };
         let record = &mut self.history.runs[run];

@@ -12,6 +12,7 @@ use kar_core::message::{
     AwaitResult, Control, ControlResult, Controlled, DirectResult, Message, ReadResult,
 };
 use kar_core::record::{End, Op, Record};
+use kar_core::snapshot::SnapshotFault;
 
 /// Makes a list of names and the function that finds a value's place in it.
 macro_rules! names {
@@ -61,7 +62,10 @@ names! { OPS, op_place, Op,
     Op::Closed { .. } => "closed",
     Op::CloseChannel { floor, .. } if floor.0 == 0 => "close channel",
     Op::CloseChannel { .. } => "close channels below a floor",
+    Op::Again { .. } => "again",
+    Op::ForgetKeys { .. } => "forget keys",
     Op::Forget { .. } => "forget",
+    Op::Snapshot { .. } => "snapshot",
     Op::Fire { uuid: Some(_), next: Some(_), .. } => "fire, and again later",
     Op::Fire { uuid: Some(_), next: None, .. } => "fire for the last time",
     Op::Fire { uuid: None, next: Some(_), .. } => "skip due times",
@@ -123,6 +127,14 @@ names! { NOTICES, notice_place, Notice,
     Notice::Dropped { reason, .. } if reason.starts_with("an open call's") => "dropped: a call retired",
     Notice::Dropped { reason, .. } if reason.starts_with("a record was longer") => "dropped: too long a record",
     Notice::Deadlock { .. } => "deadlock",
+    Notice::Dropped { reason, .. } if reason.starts_with("another reign has") => "dropped: the log was trimmed",
+    Notice::SnapshotTaken { .. } => "snapshot taken",
+    Notice::SnapshotUsed { .. } => "snapshot used",
+    Notice::SnapshotFailed { key: None, .. } => "snapshots not listed",
+    Notice::SnapshotFailed { fault: SnapshotFault::Damaged(_), .. } => "snapshot damaged",
+    Notice::SnapshotFailed { .. } => "snapshot failed",
+    Notice::SnapshotUnusable { .. } => "snapshot unusable",
+    Notice::Unreadable { .. } => "unreadable",
     Notice::Parked { .. } => "parked",
     Notice::DeadLettersDropped { .. } => "dead letters dropped",
     Notice::ChannelClosed { .. } => "channel closed",
@@ -207,6 +219,8 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("notice: dropped: a call retired", ALARM),
     ("notice: record too long", BYTES),
     ("notice: dropped: too long a record", BYTES),
+    ("notice: snapshot unusable", "snapshots of other logs: core/tests/snapshots.rs"),
+    ("notice: dropped: the log was trimmed", "once in 10,000 seeds: a zombie reads its log anew"),
     ("notice: store ahead", "a store of another log: core/tests/store.rs"),
     ("store: ahead of the log", "a store of another log: core/tests/store.rs"),
     ("answer: turn ended", "a program that goes on after it returned: core/tests/takeover.rs"),
@@ -231,7 +245,8 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ),
     ("tail: keeps a lock that it does not have", "a program that asks for what makes no sense"),
     ("tail: an outcome comes home to nobody", "its home ends only by it: not brought about yet"),
-    ("store: a load shows a newer reign", "once in 40,000 seeds: a claim is known before a load"),
+    ("notice: unreadable", "an alarm: trimmed, and no snapshot is left: core/tests/snapshots.rs"),
+    ("void: forget keys", "keys are forgotten when faults are over"),
     ("gone: an open call, the log is asked", DOUBT),
     ("gone: the log has settled it", DOUBT),
 ];
@@ -241,7 +256,7 @@ const BYTES: &str = "an alarm of bounds that do not go together: core/tests/byte
 const READS: &str = "bounds and times of reads that no run comes near: core/tests/single_node.rs";
 const GAP: &str = "routes are FIFO: the hunt of channel-gap loses requests";
 const READING: &str = "a new reading shows what was appended before it as everybody's";
-const DOUBT: &str = "a reign that is over learns it by its log first: not brought about yet";
+const DOUBT: &str = "a few in 20,000 seeds: a reign that is over learns it by its log first";
 
 /// Sections of the table, with the names in each.
 const SECTIONS: &[(&str, &[&str])] = &[

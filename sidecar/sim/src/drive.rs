@@ -6,12 +6,13 @@ use kar_core::effect::Effect;
 use kar_core::event::{Event, Member, Operation, TurnResult};
 use kar_core::ids::{PartitionId, RequestId};
 use kar_core::record::Record;
+use kar_core::snapshot::SnapshotFault;
 
 use crate::app::ToApp;
 use crate::history::{Answer, Seen, Waiter};
 use crate::plan::MS;
 use crate::remind::Remind;
-use crate::store::{StoreSays, StoreStep};
+use crate::store::{SnapshotStep, StoreSays, StoreStep, proof};
 use crate::world::{BASE_MS, Due, EFFECTS_MAX, Input, World};
 
 impl World {
@@ -73,8 +74,12 @@ impl World {
                 match &event {
                     Event::LogEnd { .. } => self.note(Seen::ReadToEnd { node, log }),
                     Event::LogOwn { offset, .. } | Event::LogRead { offset, .. } => {
-                        let entry = &self.logs[log].entries[*offset as usize - 1];
-                        if let Record::Claim { .. } = *entry.record {
+                        let is_claim = match &event {
+                            Event::LogRead { record, .. } => matches!(record, Record::Claim { .. }),
+                            // It may have been trimmed since it was on its way.
+                            _ => self.logs[log].claims.contains(offset),
+                        };
+                        if is_claim {
                             self.slots[slot].claims_read.push((log, *offset));
                         }
                     }
@@ -199,6 +204,24 @@ impl World {
             Effect::WriteStore { partition, expected, upto, ops } => {
                 self.ask_store(slot, &partition, StoreStep::Write { expected, upto, ops });
             }
+            Effect::TrimLog { partition, below } => {
+                let (log, hub, inst) = (self.log_of(&partition), self.hub, self.slots[slot].inst);
+                let wanted = self.now + self.rng.range(50, 400);
+                let at = self.slots[slot].log_lane.arrive(wanted);
+                self.push(at, Due::Trim { slot, inst, hub, log, below });
+            }
+            Effect::PutSnapshot { partition, key, snapshot } => {
+                self.ask_snapshot(slot, &partition, SnapshotStep::Put(key, snapshot));
+            }
+            Effect::GetSnapshot { partition, key } => {
+                self.ask_snapshot(slot, &partition, SnapshotStep::Get(key));
+            }
+            Effect::DeleteSnapshot { partition, key } => {
+                self.ask_snapshot(slot, &partition, SnapshotStep::Delete(key));
+            }
+            Effect::ListSnapshots { partition } => {
+                self.ask_snapshot(slot, &partition, SnapshotStep::List);
+            }
             Effect::EnsureKind { kind } => {
                 let soon = self.now + self.rng.range(200, 3 * MS);
                 let at = soon.max(self.plan.kinds_at[self.plan.names.kind(&kind)]);
@@ -278,6 +301,78 @@ impl World {
         let at = self.slots[slot].store_out.arrive(wanted);
         let input = Input::Event(event);
         self.push(at, Due::Input { slot, inst, input });
+    }
+
+    /// Asks for something about snapshots. They go beside everything else, each for itself, and some take long.
+    fn ask_snapshot(&mut self, slot: usize, partition: &PartitionId, step: SnapshotStep) {
+        let (log, hub, inst) = (self.log_of(partition), self.hub, self.slots[slot].inst);
+        let slow = self.faults_on && self.rng.chance(self.plan.profile.slow_snapshot);
+        let more = if slow { self.rng.range(5 * MS, 400 * MS) } else { 0 };
+        let at = self.now + self.rng.range(50, 800) + self.hiccup() + more;
+        self.push(at, Due::Snapshot { slot, inst, hub, log, step });
+    }
+
+    /// What was asked about snapshots is done, mostly, and answered, unless who asked is gone by now.
+    pub(crate) fn snapshot(
+        &mut self,
+        slot: usize,
+        inst: u64,
+        hub: u64,
+        log: usize,
+        step: SnapshotStep,
+    ) {
+        let orphan = self.slots[slot].inst != inst || self.hub != hub;
+        if orphan && self.rng.chance(500) {
+            return;
+        }
+        let fails = self.faults_on && self.rng.chance(self.plan.profile.fail_snapshot);
+        // It may have been done all the same.
+        let is_done = !fails || self.rng.chance(500);
+        self.say(|| format!("snapshots {log} n{slot} done={is_done} fails={fails} {step:?}"));
+        let fault = || SnapshotFault::Unavailable("away".into());
+        let partition = self.log_ids[log].clone();
+        let now = self.now;
+        let event = match step {
+            SnapshotStep::Put(key, snapshot) => {
+                let result = if fails { Err(fault()) } else { Ok(proof(&snapshot)) };
+                if is_done {
+                    self.note(Seen::Saved { log, key, snapshot: snapshot.clone() });
+                    if !self.stores[log].put(now, key, snapshot) {
+                        self.broken.push(format!("{partition}: two snapshots have the key {key}"));
+                    }
+                }
+                Event::SnapshotPut { partition, key, result }
+            }
+            SnapshotStep::Get(key) => {
+                let found = self.stores[log].snapshots().get(&key);
+                let found = found.map(|s| (Box::new((**s).clone()), proof(s)));
+                let damaged = found.is_some() && self.faults_on;
+                let damaged = damaged && self.rng.chance(self.plan.profile.damage_snapshot);
+                let result = match () {
+                    () if fails => Err(fault()),
+                    () if damaged => Err(SnapshotFault::Damaged("damaged".into())),
+                    () => Ok(found),
+                };
+                Event::SnapshotGot { partition, key, result }
+            }
+            SnapshotStep::Delete(key) => {
+                if is_done {
+                    self.stores[log].delete(now, key);
+                }
+                let result = if fails { Err(fault()) } else { Ok(()) };
+                Event::SnapshotDeleted { partition, key, result }
+            }
+            SnapshotStep::List => {
+                let keys = self.stores[log].snapshots().keys().copied().collect();
+                let result = if fails { Err(fault()) } else { Ok(keys) };
+                Event::SnapshotsListed { partition, result }
+            }
+        };
+        if orphan || self.slots[slot].node.is_none() {
+            return;
+        }
+        let at = self.now + self.rng.range(50, 400) + self.hiccup();
+        self.push(at, Due::Input { slot, inst, input: Input::Event(event) });
     }
 
     /// A paused node goes on, with everything that came meanwhile.

@@ -10,13 +10,14 @@ use kar_core::invocation::{Mode, Outcome, Payload, StateOp, Target};
 use kar_core::message::{Control, Message};
 use kar_core::node::PartitionView;
 use kar_core::record::Record;
+use kar_core::snapshot::{Snapshot, SnapshotKey};
 
 use crate::coverage::Coverage;
 use crate::operator::Policies;
 use crate::plan::{Names, Us};
 use crate::remind::Remind;
 use crate::script::{Script, Spec};
-use crate::store::StorePartition;
+use crate::store::{Snapshots, StorePartition};
 
 /// An answer to a request.
 pub(crate) type Answer = Result<Response, RequestError>;
@@ -67,6 +68,10 @@ pub(crate) enum Seen {
     Drained { node: NodeId },
     /// A partition's store went back.
     RolledBack,
+    /// A snapshot was stored.
+    Saved { log: usize, key: SnapshotKey, snapshot: Arc<Snapshot> },
+    /// Lower records of a log are gone; how far its store was, and which snapshots there were.
+    Trimmed { log: usize, start: u64, store: u64, snapshots: Snapshots },
 }
 
 /// An operation of a turn.
@@ -173,6 +178,8 @@ pub(crate) struct Req {
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
     pub(crate) deadline: bool,
+    /// It has an idempotency key.
+    pub(crate) keyed: bool,
     /// When the node took it in.
     pub(crate) arrived: Option<Us>,
     pub(crate) abandoned: bool,
@@ -222,6 +229,8 @@ pub(crate) struct History {
     /// The nodes' bounds of these names.
     pub(crate) park_after: u32,
     pub(crate) dead_letters_max: usize,
+    /// Stores go back, and snapshots with them.
+    pub(crate) goes_back: bool,
     pub(crate) events: Vec<(Us, Seen)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) reqs: Vec<Req>,

@@ -1,6 +1,7 @@
 //! Simulated logs: one ordered list of records per partition, appends that travel, readers that
 //! lag.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use kar_core::effect::Append;
@@ -43,10 +44,37 @@ pub(crate) struct Reader {
 /// One partition's log with its readers, by slot.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SimLog {
-    pub(crate) entries: Vec<Entry>,
+    /// Those from `trimmed` on.
+    entries: VecDeque<Entry>,
+    /// Offset of the last record that was trimmed.
+    pub(crate) trimmed: Offset,
+    /// Offsets of claims.
+    pub(crate) claims: BTreeSet<Offset>,
     /// In an explored world: stands for the entries.
     pub(crate) print: u64,
     pub(crate) readers: Vec<Reader>,
+}
+
+impl SimLog {
+    /// A log that slots may read.
+    pub(crate) fn new(slots: usize) -> Self {
+        Self { readers: vec![Reader::default(); slots], ..Self::default() }
+    }
+
+    /// Offset of the last record.
+    pub(crate) fn last(&self) -> Offset {
+        self.trimmed + self.entries.len() as Offset
+    }
+
+    /// The record at an offset, unless it was trimmed.
+    pub(crate) fn at(&self, offset: Offset) -> Option<&Entry> {
+        self.entries.get(offset.checked_sub(self.trimmed + 1)? as usize)
+    }
+
+    /// The records behind an offset.
+    pub(crate) fn behind(&self, offset: Offset) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().skip(offset.saturating_sub(self.trimmed) as usize)
+    }
 }
 
 /// An append under way.
@@ -165,8 +193,11 @@ impl World {
         if self.pending.is_some() {
             self.logs[log].print = join(self.logs[log].print, Print::of(&entry));
         }
-        self.logs[log].entries.push(entry);
-        let offset = self.logs[log].entries.len() as Offset;
+        self.logs[log].entries.push_back(entry);
+        let offset = self.logs[log].last();
+        if let Record::Claim { .. } = *record {
+            self.logs[log].claims.insert(offset);
+        }
         self.say(|| format!("log {log} @{offset} {node:?} {record:?}"));
         self.note(Seen::Landed { log, offset, node, record });
         for reader in 0..self.slots.len() {
@@ -178,7 +209,7 @@ impl World {
 
     /// Lets a reader see the entry at `offset` after a while.
     fn show(&mut self, slot: usize, log: usize, offset: Offset) {
-        let entry = &self.logs[log].entries[offset as usize - 1];
+        let Some(entry) = self.logs[log].at(offset) else { return };
         let reader = &self.logs[log].readers[slot];
         let partition = self.log_ids[log].clone();
         let own =
@@ -230,14 +261,35 @@ impl World {
         if reader.generation != generation || !reader.wanted {
             return;
         }
+        let partition = self.log_ids[log].clone();
         if let Some(from) = from {
-            reader.active = true;
-            for offset in from.max(1)..=self.logs[log].entries.len() as Offset {
+            let start = self.logs[log].trimmed + 1;
+            if from < start {
+                self.logs[log].readers[slot].wanted = false;
+                return self.tell_reader(slot, log, Event::LogTrimmed { partition, start });
+            }
+            self.logs[log].readers[slot].active = true;
+            for offset in from..=self.logs[log].last() {
                 self.show(slot, log, offset);
             }
         }
-        let partition = self.log_ids[log].clone();
         self.tell_reader(slot, log, Event::LogEnd { partition });
+    }
+
+    /// The records below an offset go.
+    pub(crate) fn trim(&mut self, log: usize, below: Offset) {
+        let gone = below.saturating_sub(self.logs[log].trimmed + 1) as usize;
+        let log_of = &mut self.logs[log];
+        let gone = gone.min(log_of.entries.len());
+        if gone == 0 {
+            return;
+        }
+        log_of.entries.drain(..gone);
+        log_of.trimmed += gone as Offset;
+        let (start, store) = (log_of.trimmed + 1, self.stores[log].now.cell.offset);
+        let snapshots = self.stores[log].snapshots().clone();
+        self.say(|| format!("log {log} starts @{start}"));
+        self.note(Seen::Trimmed { log, start, store, snapshots });
     }
 
     /// A node follows a log no longer.

@@ -23,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 35] = [
+pub const MUTATIONS: [Mutation; 42] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -45,6 +45,7 @@ pub const MUTATIONS: [Mutation; 35] = [
     one("only-top", |r| r.only_top = false, usual),
     one("tail-lock", |r| r.tail_lock = false, contended),
     one("tail-home", |r| r.tail_home = false, usual),
+    one("tail-order", |r| r.tail_order = false, usual),
     one("load-checks", |r| r.load_checks = false, forgetful),
     one("heed-cancel", |r| r.heed_cancel = false, contended),
     one("retry-bound", |r| r.retry_bound = false, usual),
@@ -54,8 +55,14 @@ pub const MUTATIONS: [Mutation; 35] = [
     one("gate-reads", |r| r.gate_reads = false, usual),
     one("shared-apart", |r| r.shared_apart = false, contended),
     one("deadlock-probes", |r| r.deadlock_probes = false, crossing),
+    one("remember-keys", |r| r.remember_keys = false, usual),
     one("recorded-steps", |r| r.recorded_steps = false, usual),
     one("kept-results", |r| r.kept_results = false, usual),
+    one("snapshot-complete", |r| r.snapshot_complete = false, usual),
+    one("snapshot-committed", |r| r.snapshot_committed = false, usual),
+    one("trim-after-snapshot", |r| r.trim_after_snapshot = false, usual),
+    one("trim-after-stored", |r| r.trim_after_stored = false, usual),
+    one("trim-delay", |r| r.trim_delay = false, forgetful),
     one("firing-moves-due", |r| r.firing_moves_due = false, usual),
     one("cancel-drops-firings", |r| r.cancel_drops_firings = false, usual),
     one("firing-after-commit", |r| r.firing_after_commit = false, usual),

@@ -28,6 +28,9 @@ pub(crate) const ACTORS: usize = 3;
 /// Clients' operations and faults happen before this time.
 pub(crate) const HORIZON: Us = 2_500 * MS;
 
+/// A store goes back by no more than this.
+pub(crate) const ROLLBACK_MAX: Us = 1_000 * MS;
+
 /// How long a cut-off attempt's code may run on in well-behaved apps; less than `Limits::grace_ms`,
 /// with room for the time that the cancellation travels.
 pub(crate) const RUN_ON_MAX: Us = 50 * MS;
@@ -61,6 +64,8 @@ pub struct Profile {
     pub remind_max: u64,
     /// Chance that a turn that may go on ends with a tail call.
     pub tails: u32,
+    /// How many of the clients' invocations have idempotency keys.
+    pub keyed_roots: u32,
     /// Chance that calls made together have step keys.
     pub keyed: u32,
     /// How much of what goes to actors is of a shared method.
@@ -98,6 +103,14 @@ pub struct Profile {
     pub deaf: u32,
     /// How long after the acceptance a started invocation is awaited at most, µs.
     pub await_max: Us,
+    /// Chance that a run takes snapshots after a few records.
+    pub snapshots: u32,
+    /// Chance that something about snapshots takes long.
+    pub slow_snapshot: u32,
+    /// Chance that it fails, and is perhaps done.
+    pub fail_snapshot: u32,
+    /// Chance that a snapshot is damaged when it is read.
+    pub damage_snapshot: u32,
 }
 
 /// Names of the faults, in the order of [`Profile::fault_weights`].
@@ -135,6 +148,7 @@ impl Default for Profile {
             reminders: 200,
             remind_max: 6,
             tails: 250,
+            keyed_roots: 120,
             keyed: 250,
             once: 200,
             shared: 250,
@@ -153,6 +167,10 @@ impl Default for Profile {
             read_after: 250,
             deaf: 200,
             await_max: 300 * MS,
+            snapshots: 700,
+            slow_snapshot: 100,
+            fail_snapshot: 20,
+            damage_snapshot: 30,
         }
     }
 }
@@ -328,6 +346,8 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         grace_ms: 100,
         append_timeout_ms: 600,
         channel_timer_ms: 200,
+        // Longer than clients send again, and shorter than a run.
+        key_retention_ms: 8_000,
         deadlock_probe_ms: rng.range(20, 100),
         deadlock_probes_max: rng.range(3, 8) as usize,
         deadlock_fanout_max: rng.range(2, 4) as usize,
@@ -338,6 +358,9 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         unfinished_per_partition_max: 2_000,
         roots_per_node_max: 2_000,
         closed_channels_max: rng.range(0, 2) as usize,
+        // See `draw_snapshots`.
+        snapshot_after_records: u64::MAX,
+        snapshot_after_bytes: u64::MAX,
         reminder_lateness_ms: 100,
         ..Limits::default()
     };
@@ -401,6 +424,24 @@ fn bound_reminders(limits: &mut Limits, seed: u64, small: bool) {
     }
 }
 
+/// How often snapshots are taken, and how far a store may go back: drawn apart, too.
+fn draw_snapshots(limits: &mut Limits, profile: &Profile, seed: u64, goes_back: bool) {
+    let mut rng = Rng::new(seed ^ 0x736e_6170);
+    if !rng.chance(profile.snapshots) {
+        return;
+    }
+    if rng.chance(800) {
+        limits.snapshot_after_records = rng.range(1, 12);
+    } else {
+        limits.snapshot_after_bytes = rng.range(1, 4_000);
+    }
+    limits.trim_delay_ms = match () {
+        () if goes_back => ROLLBACK_MAX / MS + 50,
+        () if rng.chance(700) => 0,
+        () => rng.range(1, 300),
+    };
+}
+
 impl Plan {
     /// A cluster without operations and faults, for directed schedules.
     pub(crate) fn bare(seed: u64, rules: Rules, nodes: usize) -> Self {
@@ -449,12 +490,14 @@ impl Plan {
         ops.extend(draw_reminds(seed, profile, actor_types, slots.len()));
         let reads = draw_reads(seed, profile, actor_types, slots.len());
         let logs = names.counts.iter().sum::<u32>() as usize;
-        let faults = (0..rng.range(0, profile.faults_max))
+        let faults: Vec<(Us, Fault)> = (0..rng.range(0, profile.faults_max))
             .map(|_| {
                 let at = rng.range(30 * MS, HORIZON);
                 (at, draw_fault(&mut rng, profile, slots.len(), logs))
             })
             .collect();
+        let goes_back = faults.iter().any(|(_, f)| matches!(f, Fault::Rollback { .. }));
+        draw_snapshots(&mut limits, profile, seed, goes_back);
         let kinds_known = rng.chance(850);
         let kinds_at = names.kinds.iter().map(|_| span(&mut rng, 5 * MS, 600 * MS)).collect();
         let profile = profile.clone();
@@ -628,6 +671,6 @@ fn draw_fault(rng: &mut Rng, profile: &Profile, slots: usize, logs: usize) -> Fa
         10 => Fault::LogLost { slot, log },
         11 => Fault::ReadStall { slot, log, us: rng.range(20 * MS, 400 * MS) },
         12 => Fault::NetStall { from: slot, to: other, us: rng.range(20 * MS, 500 * MS) },
-        _ => Fault::Rollback { log, back_us: rng.range(10 * MS, 1000 * MS) },
+        _ => Fault::Rollback { log, back_us: rng.range(10 * MS, ROLLBACK_MAX) },
     }
 }

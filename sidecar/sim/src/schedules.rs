@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use kar_core::ids::Offset;
 use kar_core::invocation::{Mode, StateOp};
 use kar_core::limits::Rules;
 use kar_core::message::Message;
@@ -12,7 +13,7 @@ use kar_core::record::{Op, Record};
 
 use crate::Report;
 use crate::log::Fate;
-use crate::plan::{ClientOp, Fault, MS, Plan, Us};
+use crate::plan::{ClientOp, Fault, MS, Plan, ROLLBACK_MAX, Us};
 use crate::rng::join;
 use crate::script::{Script, Spec, Step, number_payload};
 use crate::world::World;
@@ -65,7 +66,11 @@ impl Schedule {
     pub fn run(&self, rules: Rules, trace: bool) -> Report {
         let mut plan = Plan::bare(SEED, rules, self.nodes);
         match self.name {
-            "store-rollback" => plan.limits.cached_actors_max = 0,
+            "store-rollback" => {
+                plan.limits.cached_actors_max = 0;
+                plan.limits.snapshot_after_records = 2;
+                plan.limits.trim_delay_ms = ROLLBACK_MAX / MS + 50;
+            }
             // The sleeper must not look at its clock before it has read that its outcall is committed.
             "sleeping-outcall" => plan.limits.accept_delay_ms = 50,
             _ => {}
@@ -201,8 +206,8 @@ fn is_progress(op: &Op) -> bool {
 }
 
 /// Whether a log holds a record of a kind, from a place on.
-fn holds_from(world: &World, log: usize, from: usize, wanted: fn(&Op) -> bool) -> bool {
-    world.logs[log].entries.iter().skip(from).any(|e| has(&e.record, wanted))
+fn holds_from(world: &World, log: usize, from: Offset, wanted: fn(&Op) -> bool) -> bool {
+    world.logs[log].behind(from).any(|e| has(&e.record, wanted))
 }
 
 /// The owner dies; its heir's claim is slow; the heir is struck out, too, and the third node claims
@@ -310,13 +315,13 @@ fn sleeping_outcall(stage: &mut Stage) {
     // The channel is open already when the sleeper wakes.
     let req = stage.ask(callee, Mode::Call, A, 0);
     stage.until("the first call", answered(req));
-    let before = stage.world.logs[A].entries.len();
+    let before = stage.world.logs[A].last();
     stage.ask(callee, Mode::Call, A, 0);
     stage.until("a progress", move |w| holds_from(w, A, before, is_progress));
     stage.world.pause(sleeper, 1_500 * MS, false, Some(0), 20 * MS);
     let closed =
         |op: &Op| matches!(op, Op::Closed { sender: kar_core::ids::Sender::Log { .. }, .. });
-    let before = stage.world.logs[B].entries.len();
+    let before = stage.world.logs[B].last();
     stage.until("a closing", move |w| holds_from(w, B, before, closed));
     // The callee loses a record and has to claim anew.
     let lost = Rc::new(Cell::new(false));
@@ -382,20 +387,18 @@ fn dead_attempt_progress(stage: &mut Stage) {
 }
 
 /// The store goes back three times: under a passive actor that is read next, under one that is written without being
-/// read, and to before its owner's fence while a write of the reign before is still on its way.
+/// read, and to before its owner's fence while a write of the reign before is still on its way; then as far as it may,
+/// when the log was trimmed, under a live owner and without one.
 fn store_rollback(stage: &mut Stage) {
     stage.until_ready();
-    let tags: Vec<u64> = (1..=6).map(|n| join(stage.world.plan.seed, n)).collect();
-    let set = |stage: &Stage, value| vec![stage.set(value)];
-    let read = |stage: &Stage, value| vec![Step::Read(None), stage.set(value)];
-    stage.scripts(vec![
-        (tags[0], set(stage, 1)),
-        (tags[1], read(stage, 2)),
-        (tags[2], set(stage, 3)),
-        (tags[3], set(stage, 4)),
-        (tags[4], set(stage, 5)),
-        (tags[5], read(stage, 6)),
-    ]);
+    let tags: Vec<u64> = (1..=14).map(|n| join(stage.world.plan.seed, n)).collect();
+    let set: fn(&Stage, u64) -> Vec<Step> = |stage, value| vec![stage.set(value)];
+    let read: fn(&Stage, u64) -> Vec<Step> =
+        |stage, value| vec![Step::Read(None), stage.set(value)];
+    let scripts = [set, read, set, set, set, read, set, set, set, set, set, read, read, read];
+    let scripts = tags.iter().zip(scripts).zip(1..);
+    let scripts = scripts.map(|((tag, script), value)| (*tag, script(stage, value))).collect();
+    stage.scripts(scripts);
     let owner = stage.owner(A);
     let from = stage.other(&[owner]);
     let ask = |stage: &mut Stage, actor| {
@@ -427,6 +430,22 @@ fn store_rollback(stage: &mut Stage) {
     stage.world.inject(Fault::Rollback { log: A, back_us });
     stage.pass(us);
     ask(stage, 1);
+    // What the log has forgotten is in a snapshot, and the store goes back as far as it may.
+    stage.pass(ROLLBACK_MAX);
+    for _ in 0..5 {
+        ask(stage, 0);
+        stage.pass(60 * MS);
+    }
+    stage.until("a trimmed log", |w| w.logs[A].trimmed > 0);
+    stage.world.inject(Fault::Rollback { log: A, back_us: ROLLBACK_MAX });
+    ask(stage, 1);
+    ask(stage, 0);
+    // Its owner is gone, too, when it goes back again.
+    let owner = stage.owner(A);
+    stage.world.inject(Fault::Rollback { log: A, back_us: ROLLBACK_MAX });
+    stage.world.suspect(owner, 100 * MS);
+    stage.pass(400 * MS);
+    ask(stage, 0);
 }
 
 /// A call goes from A to B and back, twice, by tail calls; each owner is killed before and after it accepts the
@@ -455,8 +474,7 @@ fn pingpong_tail(stage: &mut Stage) {
     let req = stage.ask(from, Mode::Call, A, 0);
     for (log, accepts) in [(A, B), (B, A), (A, B)] {
         // The step is on its way: the one that sends it dies as soon as that is committed …
-        let (sent, taken) =
-            (stage.world.logs[log].entries.len(), stage.world.logs[accepts].entries.len());
+        let (sent, taken) = (stage.world.logs[log].last(), stage.world.logs[accepts].last());
         stage.until("a step", |w| holds_from(w, log, sent, is_complete));
         let sender = stage.owner(log);
         if sender != from {

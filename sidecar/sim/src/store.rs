@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kar_core::event::Cell;
 use kar_core::ids::{Epoch, Offset};
 use kar_core::invocation::{ActorOps, StateOp};
+use kar_core::snapshot::{Snapshot, SnapshotKey, SnapshotProof};
 
 use crate::history::Keys;
 use crate::plan::Us;
@@ -15,7 +16,11 @@ use crate::plan::Us;
 pub(crate) struct StorePartition {
     pub(crate) cell: Cell,
     pub(crate) actors: BTreeMap<Arc<str>, Keys>,
+    pub(crate) snapshots: Snapshots,
 }
+
+/// Stored snapshots of a partition.
+pub(crate) type Snapshots = BTreeMap<SnapshotKey, Arc<Snapshot>>;
 
 /// A step asked of the store.
 #[derive(Clone, Debug)]
@@ -24,6 +29,15 @@ pub(crate) enum StoreStep {
     Load { epoch: Epoch, actor: Arc<str> },
     Fence { epoch: Epoch },
     Write { expected: Cell, upto: Offset, ops: Vec<ActorOps> },
+}
+
+/// What is asked about snapshots.
+#[derive(Clone, Debug)]
+pub(crate) enum SnapshotStep {
+    Put(SnapshotKey, Arc<Snapshot>),
+    Get(SnapshotKey),
+    Delete(SnapshotKey),
+    List,
 }
 
 /// What the store says to it.
@@ -95,6 +109,21 @@ impl SimStore {
         }
     }
 
+    pub(crate) fn snapshots(&self) -> &Snapshots {
+        &self.now.snapshots
+    }
+
+    /// Stores a snapshot; there is never another one under its key.
+    pub(crate) fn put(&mut self, at: Us, key: SnapshotKey, snapshot: Arc<Snapshot>) -> bool {
+        self.remember(at);
+        *self.now.snapshots.entry(key).or_insert_with(|| snapshot.clone()) == snapshot
+    }
+
+    pub(crate) fn delete(&mut self, at: Us, key: SnapshotKey) {
+        self.remember(at);
+        self.now.snapshots.remove(&key);
+    }
+
     fn remember(&mut self, at: Us) {
         if self.keep_past {
             self.past.push((at, self.now.clone()));
@@ -111,4 +140,10 @@ impl SimStore {
         self.now = past;
         changed
     }
+}
+
+/// What stands for a stored snapshot; a real one is told by its bytes.
+pub(crate) fn proof(snapshot: &Snapshot) -> SnapshotProof {
+    let checksum = crate::explore::Print::of(snapshot) as u32;
+    SnapshotProof { bytes: 64 * snapshot.entries.len() as u64, checksum }
 }

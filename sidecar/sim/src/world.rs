@@ -13,14 +13,14 @@ use crate::app::ToApp;
 use crate::coverage::Coverage;
 use crate::explore::Pending;
 use crate::history::{Finish, History, Seen, Waiter};
-use crate::log::{Fate, Landing, Reader, SimLog};
+use crate::log::{Fate, Landing, SimLog};
 use crate::net::Net;
 use crate::plan::{Fault, HORIZON, MS, Plan, ReadOp, Us};
 use crate::queue::Queue;
 use crate::rng::Rng;
 use crate::script::{Script, Spec, Step};
 use crate::slot::Slot;
-use crate::store::{SimStore, StoreStep};
+use crate::store::{SimStore, SnapshotStep, StoreStep};
 
 /// The virtual epoch, so that times look like times.
 pub(crate) const BASE_MS: Millis = 1_700_000_000_000;
@@ -52,10 +52,14 @@ pub(crate) enum Due {
     Beside { run: usize, steps: Vec<Step> },
     StopRun { run: usize },
     DirectDone { slot: usize, session: SessionId, turn: u64 },
+    Trim { slot: usize, inst: u64, hub: u64, log: usize, below: Offset },
+    Snapshot { slot: usize, inst: u64, hub: u64, log: usize, step: SnapshotStep },
     Client(usize),
     Control(usize),
     Abandon { req: usize },
     Await { req: usize, slot: usize },
+    // A client sends an operation again.
+    Again { index: usize, slot: usize },
     Read(ReadOp),
     Connect { a: usize, b: usize },
     Unregister { node: NodeId },
@@ -149,7 +153,7 @@ impl World {
             members.kinds = known.collect();
         }
         let slots = plan.slots.len();
-        let log = SimLog { entries: Vec::new(), print: 0, readers: vec![Reader::default(); slots] };
+        let log = SimLog::new(slots);
         let keep_past = plan.faults.iter().any(|(_, f)| matches!(f, Fault::Rollback { .. }));
         let store = SimStore { keep_past, ..SimStore::default() };
         let mut queue = Queue::new();
@@ -185,6 +189,7 @@ impl World {
             policies: plan.policies.clone(),
             park_after: plan.limits.park_after_attempts,
             dead_letters_max: plan.limits.dead_letters_per_partition_max,
+            goes_back: keep_past,
             events: Vec::new(),
             runs: Vec::new(),
             reqs: Vec::new(),
@@ -352,7 +357,7 @@ impl World {
             return false;
         }
         let mut served = 0;
-        let used = self.logs.iter().filter(|l| !l.entries.is_empty()).count();
+        let used = self.logs.iter().filter(|l| l.last() > 0).count();
         for node in self.slots.iter().filter_map(|s| s.node.as_ref()) {
             // What is to fire is yet to come.
             if node.roots_open() > 0 || node.held().reminders > 0 {
@@ -388,6 +393,15 @@ impl World {
                 self.serve(slot, log, generation, from);
             }
             Due::Store { slot, inst, hub, log, step } => self.store(slot, inst, hub, log, step),
+            Due::Trim { slot, inst, hub, log, below } => {
+                let orphan = self.slots[slot].inst != inst || self.hub != hub;
+                if !orphan || self.rng.chance(500) {
+                    self.trim(log, below);
+                }
+            }
+            Due::Snapshot { slot, inst, hub, log, step } => {
+                self.snapshot(slot, inst, hub, log, step);
+            }
             Due::App { slot, session, what } => self.app_hears(slot, session, what),
             Due::AppUp { slot } => self.app_up(slot),
             Due::AppDies { slot, process } => {
@@ -403,6 +417,7 @@ impl World {
             Due::Control(index) => self.control(index),
             Due::Abandon { req } => self.abandon(req),
             Due::Await { req, slot } => self.await_start(req, slot),
+            Due::Again { index, slot } => self.client_again(index, slot),
             Due::Read(read) => self.read_actor(read),
             Due::Connect { a, b } => self.connect(a, b),
             Due::Unregister { node } => self.unregister(node),

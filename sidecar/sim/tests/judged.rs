@@ -68,6 +68,7 @@ fn every_schedule_really_happens_in_random_runs() {
         "(reads raced)",
         "(steps recalled)",
         "(calls recalled)",
+        "(keys again)",
         "(deadlocks)",
         "(shared beside)",
         "(shared to exclusive)",

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use kar_core::Event;
 use kar_core::effect::Append;
 use kar_core::event::{Cell, Member, Members};
 use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, ProposalId};
 use kar_core::invocation::{ActorOps, Payload, StateOp};
+use kar_core::snapshot::{Snapshot, SnapshotKey};
 use kar_hub::{
     ClientConfig, FenceCell, HubClient, HubError, HubEvent, LogName, MemberInfo, RECORD_BYTES_MAX,
     SpawnHub, StoreOp, Value,
@@ -22,9 +22,7 @@ use super::hub_state::HubState;
 use crate::config::SidecarConfig;
 use crate::convert::log::{decode_record, encode_record};
 use crate::convert::shared;
-use crate::driver::outlets::{
-    Backend, Directory, Log, Membership, NodeCard, RecordTooLong, SnapshotKey, Store, Told,
-};
+use crate::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, RecordTooLong, Store};
 use crate::driver::{Batch, Driver};
 
 /// A joined hub.
@@ -70,7 +68,8 @@ pub async fn join(
         names: RefCell::default(),
         followed,
         driver: Arc::downgrade(driver),
-        snapshots: Arc::new(Semaphore::new(SNAPSHOTS_UNDER_WAY_MAX)),
+        saving: Arc::new(Semaphore::new(SNAPSHOTS_SAVED_MAX)),
+        reading: Arc::new(Semaphore::new(SNAPSHOTS_READ_MAX)),
     }));
     lock(&translator).start();
     let state = HubState::new(client);
@@ -101,15 +100,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 // === from the driver to the hub ===
 
-/// Requests about snapshots that are carried out at the same time; the others wait.
-const SNAPSHOTS_UNDER_WAY_MAX: usize = 4;
+/// Snapshots that are stored or deleted at the same time; the others wait.
+const SNAPSHOTS_SAVED_MAX: usize = 2;
+
+/// Snapshots that are looked for or read at the same time: a take-over waits for them, and not behind what is stored.
+const SNAPSHOTS_READ_MAX: usize = 8;
 
 /// The hub as the driver sees it.
 struct HubBackend {
     client: HubClient,
     /// Is told of snapshots. It holds this backend, so it is not held here.
     driver: Weak<Driver>,
-    snapshots: Arc<Semaphore>,
+    saving: Arc<Semaphore>,
+    reading: Arc<Semaphore>,
     /// Names of logs: made once for each partition.
     names: RefCell<HashMap<PartitionId, LogName>>,
     followed: Followed,
@@ -128,14 +131,15 @@ impl HubBackend {
     /// Carries out a request about a snapshot beside everything else, and tells the driver.
     fn snapshot(&self, partition: &PartitionId, request: hub_snapshots::Request) {
         let (client, driver) = (self.client.clone(), self.driver.clone());
-        let (partition, turn) = (partition.clone(), self.snapshots.clone());
+        let turn = if request.saves() { &self.saving } else { &self.reading };
+        let (partition, turn) = (partition.clone(), turn.clone());
         tokio::spawn(async move {
             // It is never closed.
             let _turn = turn.acquire().await;
-            let told = hub_snapshots::carry_out(&client, partition, request).await;
+            let event = hub_snapshots::carry_out(&client, partition, request).await;
             // A sidecar that has ended meanwhile does not want to know.
             if let Some(driver) = driver.upgrade() {
-                driver.batch().told(&told);
+                driver.handle(event);
             }
         });
     }
@@ -194,16 +198,16 @@ impl Store for HubBackend {
         self.client.write_store(self.name(partition), expected, upto, ops.collect());
     }
 
-    fn put_snapshot(&self, partition: &PartitionId, key: &SnapshotKey, data: Bytes) {
-        self.snapshot(partition, hub_snapshots::Request::Put(key.clone(), data));
+    fn put_snapshot(&self, partition: &PartitionId, key: SnapshotKey, snapshot: Arc<Snapshot>) {
+        self.snapshot(partition, hub_snapshots::Request::Put(key, snapshot));
     }
 
-    fn get_snapshot(&self, partition: &PartitionId, key: &SnapshotKey) {
-        self.snapshot(partition, hub_snapshots::Request::Get(key.clone()));
+    fn get_snapshot(&self, partition: &PartitionId, key: SnapshotKey) {
+        self.snapshot(partition, hub_snapshots::Request::Get(key));
     }
 
-    fn delete_snapshot(&self, partition: &PartitionId, key: &SnapshotKey) {
-        self.snapshot(partition, hub_snapshots::Request::Delete(key.clone()));
+    fn delete_snapshot(&self, partition: &PartitionId, key: SnapshotKey) {
+        self.snapshot(partition, hub_snapshots::Request::Delete(key));
     }
 
     fn list_snapshots(&self, partition: &PartitionId) {
@@ -312,15 +316,12 @@ impl Translator {
             HubEvent::LogLost { .. } if !*self.connected.borrow() => {
                 // Told to the core when there is somebody to read from again.
             }
-            HubEvent::LogStart { log, start } => {
-                if let Some(log) = self.partition(&log) {
-                    batch.told(&Told::LogStart { log, start });
-                }
-            }
+            // Comes first in every reading, and when a trim is durable: nobody waits for that.
+            HubEvent::LogStart { log, start } => tracing::trace!(?log, start, "a log's start"),
             HubEvent::LogTrimmed { log, start } => {
-                if let Some(log) = self.partition(&log) {
-                    lock(&self.followed).remove(&log);
-                    batch.told(&Told::LogTrimmed { log, start });
+                if let Some(partition) = self.partition(&log) {
+                    lock(&self.followed).remove(&partition);
+                    batch.event(Event::LogTrimmed { partition, start });
                 }
             }
             event => {

@@ -18,9 +18,10 @@ macro_rules! bound_flags {
         }
 
         impl $name {
-            /// Overwrites what was given.
+            /// Overwrites what was given. Every bound has a flag, or this does not compile.
             pub(crate) fn apply(&self, target: &mut $target) {
-                $(if let Some(value) = self.$field { target.$field = value; })*
+                let $target { $($field,)* } = target;
+                $(if let Some(value) = self.$field { *$field = value; })*
             }
         }
     };
@@ -73,6 +74,12 @@ bound_flags! {
         results_bytes_per_partition_max: usize,
         /// How long results of `start` are kept, ms
         result_retention_ms: u64,
+        /// Idempotency keys remembered per partition; beyond it new ones are refused
+        keys_per_partition_max: usize,
+        /// The same with the outcomes that are kept under them, bytes
+        keys_bytes_per_partition_max: usize,
+        /// How long a key is remembered after its invocation has ended, ms
+        key_retention_ms: u64,
         /// Dead letters kept per partition; the oldest go
         dead_letters_per_partition_max: usize,
         /// Dead letters kept per partition, bytes
@@ -129,6 +136,12 @@ bound_flags! {
         deadlock_path_max: usize,
         /// Longest state of an actor that one read from outside its turns answers with, bytes
         state_read_bytes_max: usize,
+        /// Records of a log after which a snapshot of its partition is taken
+        snapshot_after_records: u64,
+        /// Bytes of a log after which a snapshot of its partition is taken
+        snapshot_after_bytes: u64,
+        /// How far the store of actors' states may go back and is healed from the log, ms
+        trim_delay_ms: u64,
         /// Reminders of one actor
         reminders_per_actor_max: usize,
         /// Reminders of one partition

@@ -29,6 +29,7 @@ fn code_of(reason: ErrorReason) -> Code {
         | ErrorReason::Cancelled => Code::Aborted,
         ErrorReason::TurnEnded
         | ErrorReason::StepKeyReused
+        | ErrorReason::IdempotencyKeyReused
         | ErrorReason::SharedTurn
         | ErrorReason::SharedToExclusive
         | ErrorReason::NotParked => Code::FailedPrecondition,

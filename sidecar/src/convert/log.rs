@@ -17,6 +17,7 @@ use prost::Message as _;
 
 use super::policy::{self, attempt_end_from, attempt_end_to};
 use super::reminder::{op_of_reminders_from, op_of_reminders_to, remind_from, remind_to};
+use super::snapshot;
 use super::{Malformed, owned, shared};
 
 /// A record as it is stored.
@@ -134,6 +135,18 @@ fn op_to(op: &Op) -> pb::Op {
             floor: floor.0,
             open: open.iter().map(|node| node.0).collect(),
         }),
+        Op::Again { sender, number, uuid } => O::Again(pb::Again {
+            sender: Some(sender_to(sender)),
+            number: *number,
+            uuid: uuid_to(*uuid),
+        }),
+        Op::ForgetKeys { uuids } => {
+            O::ForgetKeys(pb::ForgetKeys { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
+        }
+        Op::Snapshot { named, keeps } => O::Snapshot(pb::SnapshotNamed {
+            name: Some(snapshot::name_to(named)),
+            keeps: keeps.clone(),
+        }),
         Op::Forget { uuids } => {
             O::Forget(pb::Forget { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
         }
@@ -203,6 +216,19 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             floor: NodeId(c.floor),
             open: c.open.into_iter().map(NodeId).collect(),
         },
+        O::Again(a) => Op::Again {
+            sender: sender_from(a.sender)?,
+            number: a.number,
+            uuid: uuid_from(&a.uuid)?,
+        },
+        O::ForgetKeys(f) => {
+            let uuids = f.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
+            Op::ForgetKeys { uuids }
+        }
+        O::Snapshot(s) => Op::Snapshot {
+            named: snapshot::name_from(s.name.ok_or(Malformed::Field("name"))?),
+            keeps: s.keeps,
+        },
         O::Forget(f) => {
             let uuids = f.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
             Op::Forget { uuids }
@@ -271,7 +297,7 @@ fn brief_from(brief: pb::AcceptInBrief) -> Result<AcceptInBrief, Malformed> {
 }
 
 /// Neighbours that go to one partition share a `Settle`; their order stays.
-fn settled_to(settled: &[(PartitionId, Number)]) -> Vec<pb::Settle> {
+pub(super) fn settled_to(settled: &[(PartitionId, Number)]) -> Vec<pb::Settle> {
     let neighbours = settled.chunk_by(|a, b| a.0 == b.0);
     let settle = |group: &[(PartitionId, Number)]| pb::Settle {
         to: group.first().map(|(to, _)| partition_to(to)),
@@ -280,7 +306,9 @@ fn settled_to(settled: &[(PartitionId, Number)]) -> Vec<pb::Settle> {
     neighbours.map(settle).collect()
 }
 
-fn settled_from(settles: Vec<pb::Settle>) -> Result<Vec<(PartitionId, Number)>, Malformed> {
+pub(super) fn settled_from(
+    settles: Vec<pb::Settle>,
+) -> Result<Vec<(PartitionId, Number)>, Malformed> {
     let mut settled = Vec::new();
     for settle in settles {
         let to = partition_from(settle.to)?;
@@ -289,7 +317,7 @@ fn settled_from(settles: Vec<pb::Settle>) -> Result<Vec<(PartitionId, Number)>, 
     Ok(settled)
 }
 
-fn send_to(send: &Send) -> pb::Send {
+pub(super) fn send_to(send: &Send) -> pb::Send {
     use pb::send::Owed as O;
     let Obligation { to, owed, parent, step_key } = &send.obligation;
     pb::Send {
@@ -305,7 +333,7 @@ fn send_to(send: &Send) -> pb::Send {
     }
 }
 
-fn send_from(send: pb::Send) -> Result<Send, Malformed> {
+pub(super) fn send_from(send: pb::Send) -> Result<Send, Malformed> {
     use pb::send::Owed as O;
     let parent = if send.parent.is_empty() { None } else { Some(uuid_from(&send.parent)?) };
     let obligation = Obligation {
@@ -321,11 +349,11 @@ fn send_from(send: pb::Send) -> Result<Send, Malformed> {
     Ok(Send { number: send.number, obligation })
 }
 
-fn step_to(step: &RecordedStep) -> pb::RecordedStep {
+pub(super) fn step_to(step: &RecordedStep) -> pb::RecordedStep {
     pb::RecordedStep { key: step.key.to_string(), payload: Some(payload_to(&step.payload)) }
 }
 
-fn step_from(step: pb::RecordedStep) -> RecordedStep {
+pub(super) fn step_from(step: pb::RecordedStep) -> RecordedStep {
     RecordedStep { key: step.key.into(), payload: payload_from(step.payload.unwrap_or_default()) }
 }
 
@@ -355,6 +383,7 @@ pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
         step: if invocation.step == 1 { 0 } else { invocation.step },
         home: invocation.home.as_ref().map(partition_to),
         retry: invocation.retry.map(policy::to),
+        key_digest: invocation.key.map(digest_to).unwrap_or_default(),
     }
 }
 
@@ -386,7 +415,17 @@ pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation,
         step: i.step.max(1),
         home: i.home.map(|home| partition_from(Some(home))).transpose()?,
         retry: i.retry.map(policy::from),
+        key: (!i.key_digest.is_empty()).then(|| digest_from(&i.key_digest)).transpose()?,
     })
+}
+
+pub(super) fn digest_to(digest: u128) -> Bytes {
+    uuid_to(Uuid(digest))
+}
+
+pub(super) fn digest_from(bytes: &[u8]) -> Result<u128, Malformed> {
+    let digest = uuid_from(bytes).map_err(|_| Malformed::Field("key_digest"))?;
+    Ok(digest.0)
 }
 
 /// The outcome of a chain of tail calls for the wire.
@@ -424,6 +463,8 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
                 Refusal::TooDeep => pb::Refusal::TooDeep,
                 Refusal::ChannelClosed => pb::Refusal::ChannelClosed,
                 Refusal::SharedToExclusive => pb::Refusal::SharedToExclusive,
+                Refusal::KeyReused => pb::Refusal::KeyReused,
+                Refusal::KeysFull => pb::Refusal::KeysFull,
                 Refusal::ActorRemindersFull => pb::Refusal::ActorRemindersFull,
                 Refusal::RemindersFull => pb::Refusal::RemindersFull,
                 Refusal::RemindersBytesFull => pb::Refusal::RemindersBytesFull,
@@ -461,6 +502,8 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             Ok(pb::Refusal::TooDeep) => Refusal::TooDeep,
             Ok(pb::Refusal::ChannelClosed) => Refusal::ChannelClosed,
             Ok(pb::Refusal::SharedToExclusive) => Refusal::SharedToExclusive,
+            Ok(pb::Refusal::KeyReused) => Refusal::KeyReused,
+            Ok(pb::Refusal::KeysFull) => Refusal::KeysFull,
             Ok(pb::Refusal::ActorRemindersFull) => Refusal::ActorRemindersFull,
             Ok(pb::Refusal::RemindersFull) => Refusal::RemindersFull,
             Ok(pb::Refusal::RemindersBytesFull) => Refusal::RemindersBytesFull,
@@ -595,10 +638,10 @@ fn state_op_from(op: pb::StateOp) -> Result<StateOp, Malformed> {
 }
 
 /// `None` is the empty text: no actor has it as its id, and no step as its key.
-fn text_to(text: &Option<Arc<str>>) -> String {
+pub(super) fn text_to(text: &Option<Arc<str>>) -> String {
     text.as_deref().unwrap_or_default().to_owned()
 }
 
-fn text_from(text: &str) -> Option<Arc<str>> {
+pub(super) fn text_from(text: &str) -> Option<Arc<str>> {
     (!text.is_empty()).then(|| text.into())
 }

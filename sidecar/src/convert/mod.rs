@@ -8,6 +8,8 @@ pub mod peer;
 pub mod policy;
 mod probe;
 pub mod reminder;
+pub mod snapshot;
+pub mod view;
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use kar_core::ids::{Kind, NodeId, RequestId};
 use kar_core::invocation::{Mode, Owed};
 use kar_core::limits::LimitHit;
 use kar_core::message::{AwaitResult, DirectResult, Message, ReadResult};
-use kar_core::node::{DIRECT_CONCURRENCY, InvocationView, PartitionView, Phase};
+use kar_core::node::{DIRECT_CONCURRENCY, InvocationView, Phase};
 use kar_proto::log::v1 as log;
 use kar_proto::peer::v1 as pb;
 use pb::peer_frame::Frame;
@@ -18,9 +18,6 @@ use super::log::{
 };
 use super::reminder::{remind_from, remind_to, reminder_from, reminder_to};
 use super::{Malformed, owned, policy, probe, shared};
-
-/// Invocations or actors of a partition that are shown by `Inspect`.
-const VIEW_ROWS_MAX: usize = 1_000;
 
 /// A message for the wire.
 pub fn message_to(message: &Message) -> pb::PeerFrame {
@@ -274,26 +271,6 @@ pub fn message_size(message: &Message) -> usize {
         _ => 0,
     };
     content + 64
-}
-
-/// What a node serves, for the wire.
-pub fn partition_view_to(view: &PartitionView) -> pb::PartitionView {
-    let actors = view.actors.iter().take(VIEW_ROWS_MAX);
-    pb::PartitionView {
-        partition: Some(partition_to(&view.id)),
-        epoch: view.epoch,
-        invocations: view.invocations.iter().take(VIEW_ROWS_MAX).map(invocation_view_to).collect(),
-        actors: actors
-            .map(|(actor, queued, busy)| pb::ActorView {
-                actor: owned(actor),
-                queued: *queued as u64,
-                busy: *busy,
-            })
-            .collect(),
-        owed: view.owed as u64,
-        kept: view.kept as u64,
-        dead_letters: view.dead.iter().take(VIEW_ROWS_MAX).map(policy::dead_letter_to).collect(),
-    }
 }
 
 /// An unfinished invocation for the wire.

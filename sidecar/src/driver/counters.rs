@@ -39,6 +39,13 @@ pub struct Counters {
     pub limits_hit: u64,
     pub records_too_long: u64,
     pub logs_trimmed_unread: u64,
+    pub log_trims: u64,
+    pub snapshots_taken: u64,
+    pub snapshot_bytes_taken: u64,
+    pub snapshots_used: u64,
+    pub snapshots_failed: u64,
+    pub snapshots_unusable: u64,
+    pub partitions_unreadable: u64,
     /// How often each bound was hit, by its name.
     pub limits_hit_by_name: BTreeMap<&'static str, u64>,
     pub store_rollbacks: u64,
@@ -86,6 +93,14 @@ impl Counters {
             ("reminders_waited", self.reminders_waited),
             ("limits_hit", self.limits_hit),
             ("records_too_long", self.records_too_long),
+            ("logs_trimmed_unread", self.logs_trimmed_unread),
+            ("log_trims", self.log_trims),
+            ("snapshots_taken", self.snapshots_taken),
+            ("snapshot_bytes_taken", self.snapshot_bytes_taken),
+            ("snapshots_used", self.snapshots_used),
+            ("snapshots_failed", self.snapshots_failed),
+            ("snapshots_unusable", self.snapshots_unusable),
+            ("partitions_unreadable", self.partitions_unreadable),
             ("store_rollbacks", self.store_rollbacks),
             ("stores_ahead", self.stores_ahead),
             ("channels_closed", self.channels_closed),
@@ -93,6 +108,7 @@ impl Counters {
             ("resumptions", self.resumptions),
             ("evictions", self.evictions),
             ("logs_lost", self.logs_lost),
+            ("logs_trimmed_unread", self.logs_trimmed_unread),
             ("notices_not_logged", self.lines.suppressed),
         ]
         .into_iter()
@@ -210,6 +226,40 @@ impl Counters {
                     %partition, store, log,
                     "the store holds more than the log: they do not belong together, so it is not \
                      used; put back the log, or delete the store so that it is made anew from it"
+                );
+            }
+            Notice::SnapshotTaken { partition, key, bytes } => {
+                self.snapshots_taken += 1;
+                self.snapshot_bytes_taken += bytes;
+                tracing::debug!(%partition, %key, bytes, "snapshot taken");
+            }
+            Notice::SnapshotUsed { partition, key, records } => {
+                self.snapshots_used += 1;
+                tracing::debug!(%partition, %key, records, "log read from a snapshot on");
+            }
+            Notice::SnapshotFailed { partition, key, fault } => {
+                self.snapshots_failed += 1;
+                if line {
+                    let key = key.map(|key| key.to_string()).unwrap_or_default();
+                    tracing::warn!(
+                        %partition, key, %fault,
+                        "a snapshot was not stored, read or deleted; the log stays as it is"
+                    );
+                }
+            }
+            Notice::SnapshotUnusable { partition, key, why } => {
+                self.snapshots_unusable += 1;
+                tracing::error!(
+                    %partition, %key, why,
+                    "snapshot not used: an older one is, or the log from its start"
+                );
+            }
+            Notice::Unreadable { partition, start, why } => {
+                self.partitions_unreadable += 1;
+                tracing::error!(
+                    %partition, start, why,
+                    "the log was trimmed and no snapshot can be used: the partition is not served \
+                     until the data directory is as it was; trying again"
                 );
             }
             Notice::ChannelClosed { partition } => {

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use self::clock::Clock;
 use self::counters::Counters;
-use self::outlets::{Backend, DirectCall, Directory, Host, Peer, RecordTooLong, Responder, Told};
+use self::outlets::{Backend, DirectCall, Directory, Host, Peer, RecordTooLong, Responder};
 
 /// The timer comes round at least so often, ms; see [`AWAY_AFTER_MS`].
 const HEARTBEAT_MS: Millis = 500;
@@ -240,6 +240,11 @@ impl Driver {
         let open = state.node.as_ref().map_or(0, Node::roots_open);
         counters.insert("roots_open_now".into(), i64::try_from(open).unwrap_or(i64::MAX));
         let held = state.node.as_ref().map(Node::held).unwrap_or_default();
+        let unsaved = state.node.as_ref().map(Node::unsaved).unwrap_or_default();
+        for (name, value) in [("unsaved_records_now", unsaved.0), ("unsaved_bytes_now", unsaved.1)]
+        {
+            counters.insert(name.into(), i64::try_from(value).unwrap_or(i64::MAX));
+        }
         for (name, value) in [
             ("requests_open_now", state.responders.len()),
             ("unfinished_now", held.unfinished),
@@ -292,35 +297,12 @@ impl Batch<'_> {
             Event::LogRead { .. } | Event::LogOwn { .. } => self.state.counters.records_read += 1,
             Event::Peer { .. } => self.state.counters.messages_received += 1,
             Event::LogLost { .. } => self.state.counters.logs_lost += 1,
+            Event::LogTrimmed { .. } => self.state.counters.logs_trimmed_unread += 1,
             _ => {}
         }
         let now = self.now;
         if let Some(node) = &mut self.state.node {
             node.handle(now, event);
-        }
-    }
-
-    /// Where a log starts, or what became of a snapshot. The core asks for neither trims nor snapshots yet, so what is
-    /// told here is for people; it becomes events of the core when it does.
-    pub fn told(&mut self, told: &Told) {
-        match told {
-            Told::LogStart { log, start } => tracing::trace!(%log, start, "a log's start"),
-            Told::LogTrimmed { log, start } => {
-                self.state.counters.logs_trimmed_unread += 1;
-                tracing::error!(
-                    %log, start,
-                    "records that are needed were trimmed; the partition is not served here"
-                );
-            }
-            Told::SnapshotPut { partition, key, result: Err(error) }
-            | Told::SnapshotGot { partition, key, result: Err(error) }
-            | Told::SnapshotDeleted { partition, key, result: Err(error) } => {
-                tracing::warn!(%partition, %key, %error, "a snapshot's request failed");
-            }
-            Told::SnapshotsListed { partition, result: Err(error) } => {
-                tracing::warn!(%partition, %error, "snapshots could not be listed");
-            }
-            told => tracing::debug!(?told, "a snapshot's request was carried out"),
         }
     }
 
@@ -571,6 +553,16 @@ impl State {
                 self.counters.store_writes += 1;
                 backend.write(&partition, expected, upto, ops);
             }
+            Effect::TrimLog { partition, below } => {
+                self.counters.log_trims += 1;
+                backend.trim(&partition, below);
+            }
+            Effect::PutSnapshot { partition, key, snapshot } => {
+                backend.put_snapshot(&partition, key, snapshot);
+            }
+            Effect::GetSnapshot { partition, key } => backend.get_snapshot(&partition, key),
+            Effect::DeleteSnapshot { partition, key } => backend.delete_snapshot(&partition, key),
+            Effect::ListSnapshots { partition } => backend.list_snapshots(&partition),
             Effect::EnsureKind { kind } => backend.ensure_kind(&kind, self.config.partitions),
             Effect::Offer { kinds, leaving } => backend.offer(&kinds, leaving),
             _ => unreachable!("every other effect is carried out by the batch"),

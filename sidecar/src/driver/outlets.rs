@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use kar_core::effect::{Append, CancelReason, RequestError, Response, Turn};
 use kar_core::event::Cell;
 use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, TurnToken};
 use kar_core::invocation::{ActorOps, Payload};
 use kar_core::message::Message;
+use kar_core::snapshot::{Snapshot, SnapshotKey};
 
 /// The answer to a request of the component.
 pub type Answer = Result<Response, RequestError>;
@@ -75,9 +75,9 @@ pub trait Log: Send {
     fn barrier(&self, log: &PartitionId);
     /// Stops following.
     fn stop(&self, log: &PartitionId);
-    /// Lets the records below an offset go, for good; [`Told::LogStart`] tells when that is durable. Idempotent: a log
-    /// never starts lower than before. What the offset must be is the caller's decision; a log may keep more than it
-    /// must, and says so.
+    /// Lets the records below an offset go, for good. Idempotent: a log never starts lower than before. What the offset
+    /// must be is the caller's decision; a log may keep more than it must. What the store has said to hold must be
+    /// durable before they are gone.
     fn trim(&self, log: &PartitionId, below: Offset);
 }
 
@@ -91,93 +91,15 @@ pub trait Store: Send {
     fn fence(&self, partition: &PartitionId, epoch: Epoch);
     /// Applies operations and sets the cell's offset, in one step, if the cell is exactly the expected one.
     fn write(&self, partition: &PartitionId, expected: Cell, upto: Offset, ops: Vec<ActorOps>);
-    /// Stores a partition's snapshot under a key of its own, for ever unchanged: [`Told::SnapshotPut`]. The same again
+    /// Stores a partition's snapshot under a key of its own, for ever unchanged, beside everything else. The same again
     /// is no error.
-    fn put_snapshot(&self, partition: &PartitionId, key: &SnapshotKey, data: Bytes);
-    /// Reads a partition's snapshot and checks that it is as it was stored: [`Told::SnapshotGot`].
-    fn get_snapshot(&self, partition: &PartitionId, key: &SnapshotKey);
-    /// Deletes a partition's snapshot, if there is one: [`Told::SnapshotDeleted`].
-    fn delete_snapshot(&self, partition: &PartitionId, key: &SnapshotKey);
-    /// Lists the keys of a partition's snapshots, so that those that nothing names are found:
-    /// [`Told::SnapshotsListed`].
+    fn put_snapshot(&self, partition: &PartitionId, key: SnapshotKey, snapshot: Arc<Snapshot>);
+    /// Reads a partition's snapshot and checks that it is as it was stored.
+    fn get_snapshot(&self, partition: &PartitionId, key: SnapshotKey);
+    /// Deletes a partition's snapshot, if there is one.
+    fn delete_snapshot(&self, partition: &PartitionId, key: SnapshotKey);
+    /// Lists the keys of a partition's snapshots.
     fn list_snapshots(&self, partition: &PartitionId);
-}
-
-/// Names a snapshot within its partition. It is in a log's record, so whoever makes it makes it unique: a snapshot is
-/// never changed, and a reign that is over without knowing it must not be able to write what a later one reads.
-pub type SnapshotKey = Arc<str>;
-
-/// What a backend tells of the starts of logs, and of snapshots.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// Lower records of a log were trimmed. Comes first in every reading, and when what [`Log::trim`] asked for is
-    /// durable.
-    LogStart {
-        /// The log.
-        log: PartitionId,
-        /// Offset of the first record that is kept, or that the next one will have.
-        start: Offset,
-    },
-    /// What a reading wants next was trimmed: the reading ended, and skipped nothing. Whoever has a state of everything
-    /// below the start reads from there.
-    LogTrimmed {
-        /// The log.
-        log: PartitionId,
-        /// As in [`Told::LogStart`].
-        start: Offset,
-    },
-    /// A snapshot is durable, or is not stored.
-    SnapshotPut {
-        /// The partition.
-        partition: PartitionId,
-        /// The key.
-        key: SnapshotKey,
-        /// Whether it is.
-        result: Result<(), SnapshotError>,
-    },
-    /// A snapshot.
-    SnapshotGot {
-        /// The partition.
-        partition: PartitionId,
-        /// The key.
-        key: SnapshotKey,
-        /// It, exactly as it was stored; `None`: there is none.
-        result: Result<Option<Bytes>, SnapshotError>,
-    },
-    /// A snapshot is gone for good, or may still be there.
-    SnapshotDeleted {
-        /// The partition.
-        partition: PartitionId,
-        /// The key.
-        key: SnapshotKey,
-        /// Whether it had been there.
-        result: Result<bool, SnapshotError>,
-    },
-    /// The snapshots of a partition.
-    SnapshotsListed {
-        /// The partition.
-        partition: PartitionId,
-        /// Their keys in byte order.
-        result: Result<Vec<SnapshotKey>, SnapshotError>,
-    },
-}
-
-/// Why nothing became of a request about a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SnapshotError {
-    /// The key has another snapshot, which stays.
-    #[error("{0}")]
-    Exists(String),
-    /// A bound of the backend: raise it, or delete snapshots.
-    #[error("{0}")]
-    Limit(String),
-    /// It is stored, but not as it was written: an older one has to do, or nothing.
-    #[error("{0}")]
-    Damaged(String),
-    /// The backend was away, or its disk is full or fails. Whether it was done is not known; asking again is safe.
-    #[error("{0}")]
-    Unavailable(String),
 }
 
 /// The membership. Its views come back as events.

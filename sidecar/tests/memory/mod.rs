@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
-use kar::backend::{
+use kar::application_state::{
     ApplicationState, StateAnswer, StateEntry, StateError, StateFuture, StateOperation,
 };
 use kar::config::{Bounds, SidecarConfig};
-use kar::driver::outlets::{
-    Backend, Directory, Log, Membership, NodeCard, RecordTooLong, SnapshotError, SnapshotKey,
-    Store, Told,
-};
+use kar::convert::snapshot::{decode_snapshot, encode_snapshot};
+use kar::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, RecordTooLong, Store};
 use kar::driver::{Driver, DriverConfig, timer};
 use kar::grpc::api::Api;
 use kar::grpc::auth::BearerToken;
@@ -28,6 +26,7 @@ use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId};
 use kar_core::invocation::{ActorOps, Payload, StateOp};
 use kar_core::limits::Limits;
 use kar_core::record::Record;
+use kar_core::snapshot::{Snapshot, SnapshotKey, SnapshotProof};
 use kar_proto::v1 as pb;
 use pb::component_frame::Frame as Out;
 use pb::component_service_client::ComponentServiceClient;
@@ -65,17 +64,11 @@ struct MemoryLog {
     records: Vec<Arc<Record>>,
 }
 
-/// What the backend says.
-enum Said {
-    Event(Event),
-    Told(Told),
-}
-
 /// Logs, store and membership of one node, which answers from a task as a real one does.
 #[derive(Clone)]
 struct MemoryBackend {
     memory: Arc<Mutex<Memory>>,
-    said: mpsc::Sender<Said>,
+    said: mpsc::Sender<Event>,
 }
 
 /// A running node.
@@ -100,11 +93,7 @@ pub(crate) struct Component {
 
 impl MemoryBackend {
     fn tell(&self, event: Event) {
-        self.say(Said::Event(event));
-    }
-
-    fn say(&self, said: Said) {
-        self.said.try_send(said).expect("the forwarding task keeps up, and lives with the node");
+        self.said.try_send(event).expect("the forwarding task keeps up, and lives with the node");
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -135,9 +124,8 @@ impl Log for MemoryBackend {
         let MemoryLog { trimmed, records } = memory.logs.entry(log.clone()).or_default();
         let (from, start) = (from.max(1), *trimmed + 1);
         if from < start {
-            return self.say(Said::Told(Told::LogTrimmed { log: log.clone(), start }));
+            return self.tell(Event::LogTrimmed { partition: log.clone(), start });
         }
-        self.say(Said::Told(Told::LogStart { log: log.clone(), start }));
         for (offset, record) in (start..).zip(records).skip((from - start) as usize) {
             self.tell(Event::LogRead {
                 partition: log.clone(),
@@ -160,8 +148,6 @@ impl Log for MemoryBackend {
         let gone = below.saturating_sub(*trimmed + 1).min(records.len() as Offset);
         records.drain(..gone as usize);
         *trimmed += gone;
-        let start = *trimmed + 1;
-        self.say(Said::Told(Told::LogStart { log: log.clone(), start }));
     }
 }
 
@@ -212,38 +198,38 @@ impl Store for MemoryBackend {
         self.tell(Event::StoreWritten { partition, epoch, upto });
     }
 
-    fn put_snapshot(&self, partition: &PartitionId, key: &SnapshotKey, data: Bytes) {
-        let name = (partition.clone(), key.clone());
-        let mut memory = self.memory();
-        let stored = memory.snapshots.entry(name).or_insert_with(|| data.clone());
-        let result = if *stored == data {
-            Ok(())
-        } else {
-            Err(SnapshotError::Exists(format!("there is another snapshot '{key}'")))
+    fn put_snapshot(&self, partition: &PartitionId, key: SnapshotKey, snapshot: Arc<Snapshot>) {
+        let data = encode_snapshot(&snapshot);
+        let result = Ok(proof(&data));
+        self.memory().snapshots.insert((partition.clone(), key), data);
+        self.tell(Event::SnapshotPut { partition: partition.clone(), key, result });
+    }
+
+    fn get_snapshot(&self, partition: &PartitionId, key: SnapshotKey) {
+        let found = self.memory().snapshots.get(&(partition.clone(), key)).cloned();
+        let decode = |data: Bytes| {
+            let proof = proof(&data);
+            (Box::new(decode_snapshot(data).expect("it is as it was encoded")), proof)
         };
-        let (partition, key) = (partition.clone(), key.clone());
-        self.say(Said::Told(Told::SnapshotPut { partition, key, result }));
+        let result = Ok(found.map(decode));
+        self.tell(Event::SnapshotGot { partition: partition.clone(), key, result });
     }
 
-    fn get_snapshot(&self, partition: &PartitionId, key: &SnapshotKey) {
-        let (partition, key) = (partition.clone(), key.clone());
-        let found = self.memory().snapshots.get(&(partition.clone(), key.clone())).cloned();
-        self.say(Said::Told(Told::SnapshotGot { partition, key, result: Ok(found) }));
-    }
-
-    fn delete_snapshot(&self, partition: &PartitionId, key: &SnapshotKey) {
-        let (partition, key) = (partition.clone(), key.clone());
-        let removed = self.memory().snapshots.remove(&(partition.clone(), key.clone()));
-        let result = Ok(removed.is_some());
-        self.say(Said::Told(Told::SnapshotDeleted { partition, key, result }));
+    fn delete_snapshot(&self, partition: &PartitionId, key: SnapshotKey) {
+        self.memory().snapshots.remove(&(partition.clone(), key));
+        self.tell(Event::SnapshotDeleted { partition: partition.clone(), key, result: Ok(()) });
     }
 
     fn list_snapshots(&self, partition: &PartitionId) {
         let memory = self.memory();
         let keys = memory.snapshots.keys().filter(|(of, _)| of == partition);
-        let result = Ok(keys.map(|(_, key)| key.clone()).collect());
-        self.say(Said::Told(Told::SnapshotsListed { partition: partition.clone(), result }));
+        let result = Ok(keys.map(|(_, key)| *key).collect());
+        self.tell(Event::SnapshotsListed { partition: partition.clone(), result });
     }
+}
+
+fn proof(data: &Bytes) -> SnapshotProof {
+    SnapshotProof { bytes: data.len() as u64, checksum: 0 }
 }
 
 impl Membership for MemoryBackend {
@@ -312,10 +298,7 @@ impl TestNode {
         let forward = driver.clone();
         tokio::spawn(async move {
             while let Some(said) = told.recv().await {
-                match said {
-                    Said::Event(event) => forward.handle(event),
-                    Said::Told(told) => forward.batch().told(&told),
-                }
+                forward.handle(said);
             }
         });
         driver.batch().set_directory(Arc::new(Directory::from([(NODE, card())])));

@@ -49,7 +49,7 @@ impl Node {
         let (uuid, actor) = (self.env.uuid(), actor.clone());
         let owed = Owed::Remind(Arc::new(Remind { uuid, actor, change }));
         let obligation = Obligation { to, owed, parent: None, step_key: None };
-        self.roots.add(&mut self.env, request, obligation);
+        self.roots.add(&mut self.env, request, obligation, false);
     }
 
     /// Lists the reminders of an actor.

@@ -13,6 +13,9 @@ use crate::invocation::ActorOps;
 use crate::message::Message;
 use crate::record::{Op, Record};
 use crate::size::Tally;
+use crate::snapshot::Snapshot;
+
+use super::snapshots::Dispensable;
 
 /// A record that was proposed and not read back yet.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub(super) struct InFlight {
     since: Millis,
     /// Its state operations, for the store.
     store: Vec<ActorOps>,
+    /// Itself, if it holds decisions.
+    record: Option<Arc<Record>>,
 }
 
 /// Something that waits for a commit.
@@ -43,11 +48,15 @@ pub(super) enum Gated {
     Caught { actor: Arc<str> },
     /// The reign has ended in order.
     Released,
+    /// A snapshot's last record is committed.
+    Saved(Box<Snapshot>),
+    /// A snapshot is named.
+    Named(Box<Dispensable>),
 }
 
 impl InFlight {
-    pub(super) fn new(seq: u64, proposal: ProposalId, since: Millis, store: Vec<ActorOps>) -> Self {
-        Self { seq, proposal, since, store }
+    pub(super) fn new(seq: u64, proposal: ProposalId, since: Millis) -> Self {
+        Self { seq, proposal, since, store: Vec::new(), record: None }
     }
 }
 
@@ -108,8 +117,11 @@ impl Partition {
         self.state.clock = time;
         let proposal = env.proposal();
         let record = Arc::new(Record::Batch { epoch: self.state.epoch, seq, time, ops });
-        self.reign.inflight.push_back(InFlight::new(seq, proposal, env.now, store));
+        let own = Some(record.clone());
+        let own = InFlight { store, record: own, ..InFlight::new(seq, proposal, env.now) };
+        self.reign.inflight.push_back(own);
         env.appends.push_back(Append { partition: self.id.clone(), proposal, record });
+        self.take_snapshot(env);
     }
 
     /// The sequence number that everything decided so far is committed with.
@@ -125,6 +137,7 @@ impl Partition {
             Gated::Accepted { .. } => !env.rules.gate_acceptances,
             Gated::Out { .. } => !env.rules.gate_calls,
             Gated::Closed { .. } => !env.rules.close_only_committed,
+            Gated::Saved(_) => !env.rules.snapshot_committed,
             _ => false,
         };
         if open || seq <= self.reign.committed {
@@ -154,7 +167,11 @@ impl Partition {
         }
         let Some(record) = self.reign.inflight.pop_front() else { return };
         self.reign.committed = record.seq;
+        if let Some(record) = &record.record {
+            self.unsaved.add(record);
+        }
         if !record.store.is_empty() {
+            self.state.last_write = offset;
             self.owe_store(offset, record.store);
         }
         while self.reign.gated.front().is_some_and(|(seq, _)| *seq <= self.reign.committed) {
@@ -165,6 +182,7 @@ impl Partition {
             }
         }
         self.write_store(env);
+        self.take_snapshot(env);
         self.flush(env);
     }
 
@@ -185,6 +203,8 @@ impl Partition {
             Gated::Start { .. } => Transition::GateStart,
             Gated::Caught { .. } => Transition::GateCaught,
             Gated::Released => Transition::GateReleased,
+            Gated::Saved(_) => Transition::GateSaved,
+            Gated::Named(_) => Transition::GateNamed,
         });
         match gated {
             Gated::Send { to, message } => env.send(to, message),
@@ -227,6 +247,8 @@ impl Partition {
                 }
             }
             Gated::Released => self.released(env),
+            Gated::Saved(snapshot) => self.saved(env, *snapshot),
+            Gated::Named(goes) => self.named(env, *goes),
         }
     }
 
@@ -265,6 +287,7 @@ impl Partition {
         self.fence_due(env);
         self.close_departed(env);
         self.forget_results(env);
+        self.forget_keys(env);
         self.drop_dead(env);
         self.expire(env);
         self.retry_due(env);
@@ -307,6 +330,7 @@ impl Partition {
                 self.next_firing(env),
                 departed.map(|since| since + env.limits.departed_grace_ms),
                 oldest.map(|(at, _)| at + env.limits.result_retention_ms),
+                self.state.keys.oldest().map(|at| at + env.limits.key_retention_ms),
                 self.has_surplus_results(env).then_some(env.now),
                 self.dead_timeout(env),
                 reign.routes.values().filter_map(|r| r.timer()).min(),

@@ -8,7 +8,6 @@ use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{Epoch, NodeId, Number, Sender, Uuid};
 use crate::invocation::{Invocation, Outcome, Owed, Refusal};
-use crate::limits::LimitHit;
 use crate::message::Message;
 use crate::record::{AcceptInBrief, End, Op, Segment};
 use crate::size::Tally;
@@ -207,11 +206,16 @@ impl Partition {
             }
             Owed::Invocation(invocation) => invocation,
         };
+        let invocation = match self.known_by_key(env, (from, &sender, number), invocation) {
+            Some(invocation) => invocation,
+            None => return,
+        };
         let uuid = invocation.uuid;
         if self.is_moved(uuid) {
             return self.take_back(env, (from, sender, number), invocation);
         }
         if let Some(refusal) = self.refusal(env, &sender, &invocation) {
+            let uuid = refused_as(env, &invocation);
             return self.turn_away(env, from, sender, number, uuid, refusal);
         }
         if let Some(deadline) = invocation.deadline {
@@ -273,29 +277,9 @@ impl Partition {
         uuid: Uuid,
         refusal: Refusal,
     ) {
-        let limits = &env.limits;
-        let (name, limit) = match refusal {
-            Refusal::ActorQueueFull => ("queue_per_actor_max", limits.queue_per_actor_max),
-            Refusal::PartitionFull => {
-                ("unfinished_per_partition_max", limits.unfinished_per_partition_max)
-            }
-            Refusal::PartitionBytesFull => {
-                ("unfinished_bytes_per_partition_max", limits.unfinished_bytes_per_partition_max)
-            }
-            Refusal::TooDeep => ("depth_max", limits.depth_max),
-            Refusal::ActorRemindersFull => {
-                ("reminders_per_actor_max", limits.reminders_per_actor_max)
-            }
-            Refusal::RemindersFull => {
-                ("reminders_per_partition_max", limits.reminders_per_partition_max)
-            }
-            Refusal::RemindersBytesFull => {
-                ("reminders_bytes_per_partition_max", limits.reminders_bytes_per_partition_max)
-            }
-            // Not one of `refusal`'s.
-            Refusal::ChannelClosed | Refusal::SharedToExclusive => ("departed_grace_ms", 0),
-        };
-        env.notice(Notice::Limit(LimitHit { name, limit: limit as u64 }));
+        if let Some(hit) = env.limits.behind(refusal) {
+            env.notice(Notice::Limit(hit));
+        }
         self.log_held(env, &sender, number);
         let outcome = Outcome::Refused(refusal);
         self.push(
@@ -372,7 +356,7 @@ impl Partition {
     }
 
     /// The lowest number of a channel that is not known.
-    fn next_known(&self, sender: &Sender) -> Number {
+    pub(super) fn next_known(&self, sender: &Sender) -> Number {
         let held = self.reign.held.get(sender).and_then(|h| h.back()).map(|(n, _)| n + 1);
         held.unwrap_or_else(|| self.state.inbound.get(sender).map_or(1, |i| i.next))
     }
@@ -477,4 +461,9 @@ impl Partition {
             self.log_held(env, &sender, Number::MAX);
         }
     }
+}
+
+/// Under which id an invocation is refused: what may be sent again under its key has not ended.
+pub(super) fn refused_as(env: &mut Env, invocation: &Invocation) -> Uuid {
+    if invocation.key.is_some() { env.uuid() } else { invocation.uuid }
 }

@@ -1,7 +1,7 @@
 //! One partition as this node sees it: follows its log, claims it, serves it, hands it over (rules L1–L6).
 //!
 //! ```text
-//! Off      --(wanted)--> Reading
+//! Off      --(wanted)--> Reading, from the newest snapshot
 //! Reading  --(at the end, nobody alive reigns)--> Claiming
 //! Claiming --(own Claim read back, valid)--> Serving
 //! Claiming --(own Claim void)--> Reading
@@ -9,13 +9,14 @@
 //! Serving  --(foreign Claim | record void, lost or too late | log lost with records in flight)--> Reading | Off
 //! ```
 //!
-//! The parts of a reign: `succession` (how it begins and ends), `inbound` (requests and channels in), `lock` (of an
-//! actor), `queue` (who is let in), `dispatch` (what holds an invocation back), `turns` (what turns ask for), `steps`
-//! (what retries need not do again), `ending` (how they end), `retry` (attempts that are followed by others), `cancel`
-//! (what people have done to invocations), `dead` (dead letters), `deadlock` (flows that wait for each other), `tail`
-//! (how they go on), `outbound` (channels out, children), `storage` and `cached` (caches, materialisation), `reads` and
-//! `questions` (from outside turns), `firing` and `reminders` (due times, and what changes them), `gate` (proposals
-//! and what waits for them), `view` (for people).
+//! The parts of a reign: `succession` (how it begins and ends), `inbound` (requests and channels in), `keyed`
+//! (roots that are sent again), `lock` (of an actor), `queue` (who is let in), `dispatch` (what holds an invocation
+//! back), `turns` (what turns ask for), `steps` (what retries need not do again), `ending` (how they end), `retry`
+//! (attempts that are followed by others), `cancel` (what people have done to invocations), `dead` (dead letters),
+//! `deadlock` (flows that wait for each other), `tail` (how they go on), `outbound` (channels out, children),
+//! `storage` and `cached` (caches, materialisation), `reads` and `questions` (from outside turns), `firing` and
+//! `reminders` (due times, and what changes them), `snapshots` (what stands for old records) and `recovery` (how a
+//! reading begins with it), `gate` (proposals and what waits for them), `view` (for people).
 
 mod cached;
 mod cancel;
@@ -26,14 +27,17 @@ mod ending;
 mod firing;
 mod gate;
 mod inbound;
+mod keyed;
 mod lock;
 mod outbound;
 mod questions;
 mod queue;
 mod reads;
+mod recovery;
 mod reign;
 mod reminders;
 mod retry;
+mod snapshots;
 mod steps;
 mod storage;
 mod succession;
@@ -41,7 +45,7 @@ mod tail;
 mod turns;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cover::Transition;
 use crate::effect::{Effect, Notice};
@@ -50,6 +54,7 @@ use crate::ids::{Epoch, Millis, NodeId, Offset, PartitionId, ProposalId, Sender,
 use crate::message::Message;
 use crate::record::Record;
 use crate::route::Opened;
+use crate::snapshot::SnapshotKey;
 use crate::state::{Admission, LogState};
 
 pub(crate) use inbound::{Incoming, Stated};
@@ -93,6 +98,12 @@ pub(crate) struct Partition {
     /// A reign of this node ended in disorder, and the partition is wanted elsewhere: it is claimed once more, to be
     /// released in order.
     finish: bool,
+    /// Where the reading of the log begins.
+    recovery: recovery::Recovery,
+    /// What of the log is in no snapshot.
+    pub(crate) unsaved: snapshots::Unsaved,
+    /// Snapshots that are stored, or may be: few more than the log names.
+    stored: BTreeSet<SnapshotKey>,
 }
 
 impl Partition {
@@ -108,6 +119,9 @@ impl Partition {
             opens: BTreeMap::new(),
             newest_epoch: 0,
             finish: false,
+            recovery: recovery::Recovery::default(),
+            unsaved: snapshots::Unsaved::default(),
+            stored: BTreeSet::new(),
         }
     }
 
@@ -143,6 +157,11 @@ impl Partition {
         }
     }
 
+    /// Whether its log is being read; it is not while the reading's beginning is looked for.
+    fn follows(&self) -> bool {
+        self.stage != Stage::Off && self.recovery.finding.is_none()
+    }
+
     /// Whether this node should own it.
     fn wanted(&self, env: &Env) -> bool {
         !env.leaving
@@ -167,7 +186,7 @@ impl Partition {
         }
     }
 
-    /// Forgets everything and reads the log from its start.
+    /// Forgets everything and reads the log, from its newest snapshot on.
     fn read_anew(&mut self, env: &mut Env) {
         env.cover(match self.stage {
             Stage::Off | Stage::Reading => Transition::OffReading,
@@ -180,9 +199,7 @@ impl Partition {
         self.claim = None;
         self.stage = Stage::Reading;
         self.wanted_since = env.now;
-        // What the store has need not be kept while the log is read.
-        env.emit(Effect::ReadCell { partition: self.id.clone() });
-        self.read_log(env, 1);
+        self.find_snapshot(env);
     }
 
     /// Stops following the log.
@@ -193,6 +210,9 @@ impl Partition {
         self.finish = false;
         self.claim = None;
         self.reign = Reign::default();
+        self.recovery = recovery::Recovery::default();
+        self.unsaved = snapshots::Unsaved::default();
+        self.stored.clear();
         env.emit(Effect::StopLog { partition: self.id.clone() });
         for (sender, (node, _)) in std::mem::take(&mut self.opens) {
             env.cover(Transition::OpenRefused);
@@ -271,7 +291,7 @@ impl Partition {
     /// A record was read.
     pub(crate) fn read(&mut self, env: &mut Env, offset: Offset, record: &Record) {
         // Logs have no gaps: anything else comes from a reading that has ended.
-        if self.stage == Stage::Off || offset != self.state.offset + 1 {
+        if !self.follows() || offset != self.state.offset + 1 {
             return;
         }
         if self.serving() {
@@ -283,6 +303,7 @@ impl Partition {
             _ => false,
         };
         let unclean = self.state.owner.filter(|_| !self.state.released);
+        self.unsaved.add(record);
         match self.state.admit(&env.rules, offset, record) {
             Admission::Claimed if mine => self.serve(env, unclean),
             Admission::Claimed | Admission::Released => self.try_claim(env),
@@ -319,7 +340,7 @@ impl Partition {
 
     /// An append of this node was read back.
     pub(crate) fn read_own(&mut self, env: &mut Env, offset: Offset, proposal: ProposalId) {
-        if offset != self.state.offset + 1 {
+        if !self.follows() || offset != self.state.offset + 1 {
             return;
         }
         match self.stage {
@@ -346,6 +367,9 @@ impl Partition {
 
     /// The log has been read to the end.
     pub(crate) fn read_end(&mut self, env: &mut Env) {
+        if !self.follows() || (self.stage == Stage::Reading && !self.confirm_snapshot(env)) {
+            return;
+        }
         self.at_end = true;
         self.reign.ends = self.reign.ends.saturating_sub(1);
         match self.stage {
@@ -368,6 +392,9 @@ impl Partition {
     /// The reading broke off, and appends under way have an unknown fate (rule L4).
     pub(crate) fn log_lost(&mut self, env: &mut Env) {
         let from = self.state.offset + 1;
+        if !self.follows() {
+            return;
+        }
         match self.stage {
             Stage::Off => return,
             Stage::Serving if self.reign.in_flight() => {
@@ -431,7 +458,10 @@ impl Partition {
     pub(crate) fn tick(&mut self, env: &mut Env) {
         match self.stage {
             Stage::Off => {}
-            Stage::Reading => self.try_claim(env),
+            Stage::Reading => {
+                self.tick_recovery(env);
+                self.try_claim(env);
+            }
             Stage::Claiming => {
                 let since = self.claim.as_ref().map_or(env.now, |c| c.since);
                 if since + env.limits.append_timeout_ms <= env.now {
@@ -446,9 +476,10 @@ impl Partition {
     pub(crate) fn timeout(&self, env: &Env) -> Option<Millis> {
         match self.stage {
             Stage::Off => None,
-            Stage::Reading => self.at_end.then_some(
-                self.wanted_since + env.limits.drain_timeout_ms + 5 * env.limits.grace_ms,
-            ),
+            Stage::Reading => self.recovery_timeout().or_else(|| {
+                let patience = env.limits.drain_timeout_ms + 5 * env.limits.grace_ms;
+                self.at_end.then_some(self.wanted_since + patience)
+            }),
             Stage::Claiming => self.claim.as_ref().map(|c| c.since + env.limits.append_timeout_ms),
             Stage::Serving => self.reign_timeout(env),
         }

@@ -306,13 +306,22 @@ impl Partition {
             // sender sent before (P7): those wait for the next owner.
             let items = &self.reign.items;
             let mut before = std::collections::BTreeSet::new();
+            let mut step_before = false;
             actor.lock.take(|uuid| {
-                items.get(uuid).is_some_and(|i| {
-                    !i.is_root() && !before.contains(&i.origin.sender()) || {
-                        before.insert(i.origin.sender());
-                        false
-                    }
-                })
+                let Some(item) = items.get(uuid) else { return false };
+                // Who sent a step that follows here is not known any more: it passes nobody, and nobody passes it.
+                let is_step = item.invocation.step > 1;
+                let passes = if is_step {
+                    before.is_empty()
+                } else {
+                    !before.contains(&item.origin.sender())
+                };
+                if !item.is_root() && passes && !step_before {
+                    return true;
+                }
+                before.insert(item.origin.sender());
+                step_before |= is_step;
+                false
             })
         } else {
             // Those that expired meanwhile are skipped.

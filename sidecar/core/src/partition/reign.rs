@@ -21,6 +21,7 @@ use super::deadlock::Probes;
 use super::gate::{Gated, InFlight};
 use super::lock::Lock;
 use super::questions::Questions;
+use super::snapshots::Saving;
 
 /// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
 pub(super) const AWAITERS_MAX: usize = 1024;
@@ -127,11 +128,17 @@ pub(crate) struct Reign {
     pub(super) store_queue: VecDeque<(Offset, u64, Vec<ActorOps>)>,
     /// The store's cell as last known: what a write expects. Its epoch counts once the store is fenced.
     pub(super) cell: Cell,
+    /// The store has said where it stands.
+    pub(super) cell_known: bool,
     pub(super) fenced: bool,
+    /// When it was fenced first: from then on a store that goes back is noticed.
+    pub(super) store_since: Millis,
     /// The store held more than the log: it is asked again at this time, and used for nothing until then.
     pub(super) fence_at: Option<Millis>,
     /// A write is under way up to this offset.
     pub(super) writing: Option<Offset>,
+    /// The snapshot that is being taken.
+    pub(super) saving: Saving,
 }
 
 /// A read that waits for a load.

@@ -96,15 +96,21 @@ impl Partition {
         env.emit(Effect::WriteStore { partition, expected, upto, ops });
     }
 
-    /// The store tells where it stands, before the reign: what it has need not be kept. Should it go back before it is
+    /// The store tells where it stands. Before the reign: what it has need not be kept. Should it go back before it is
     /// fenced, the fence shows.
-    pub(crate) fn store_cell(&mut self, cell: Cell) {
-        if matches!(self.stage, Stage::Reading | Stage::Claiming)
-            && cell.offset > self.reign.cell.offset
-        {
+    pub(crate) fn store_cell(&mut self, env: &mut Env, cell: Cell) {
+        if self.serving() {
+            return self.store_checked(env, cell);
+        }
+        if !matches!(self.stage, Stage::Reading | Stage::Claiming) {
+            return;
+        }
+        if cell.offset > self.reign.cell.offset {
             self.reign.cell = cell;
             self.reign.stored(cell.offset);
         }
+        self.reign.cell_known = true;
+        self.use_snapshot(env);
     }
 
     /// The store is fenced for this reign; it tells how far it had come.
@@ -120,6 +126,9 @@ impl Partition {
             return self.store_ahead(env, cell);
         }
         env.cover(Transition::Fenced);
+        if self.reign.store_since == 0 {
+            self.reign.store_since = env.now;
+        }
         self.reign.fenced = true;
         self.reign.cell = Cell { epoch, offset: cell.offset };
         self.reign.stored(cell.offset);
@@ -128,6 +137,7 @@ impl Partition {
             self.load_again(env);
         }
         self.write_store(env);
+        self.put_snapshot(env);
     }
 
     /// The store is behind what it was known to hold: the log heals it.
@@ -153,7 +163,7 @@ impl Partition {
         }
     }
 
-    fn fence(&mut self, env: &mut Env) {
+    pub(super) fn fence(&mut self, env: &mut Env) {
         self.reign.fenced = false;
         let (partition, epoch) = (self.id.clone(), self.reign.epoch);
         env.emit(Effect::FenceStore { partition, epoch });
@@ -171,6 +181,7 @@ impl Partition {
             env.cover(Transition::WriteBehind);
         }
         self.write_store(env);
+        self.put_snapshot(env);
         self.review_backlog(env);
     }
 
@@ -194,12 +205,14 @@ impl Partition {
     pub(crate) fn store_reset(&mut self, env: &mut Env) {
         if matches!(self.stage, Stage::Reading | Stage::Claiming) {
             env.emit(Effect::ReadCell { partition: self.id.clone() });
+            self.find_again(env);
         }
         if !self.serving() {
             return;
         }
         env.cover(Transition::StoreReset);
         self.reign.writing = None;
+        self.put_again(env);
         self.fence(env);
         self.load_again(env);
     }

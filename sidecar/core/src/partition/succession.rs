@@ -34,6 +34,7 @@ impl Partition {
             stored_stamp: stamp,
             in_store: self.reign.in_store,
             cell: self.reign.cell,
+            cell_known: self.reign.cell_known,
             ends: self.reign.ends,
             barriers: self.reign.barriers,
             ..Reign::default()
@@ -302,7 +303,7 @@ impl Partition {
         let seq = self.state.seq;
         let proposal = env.proposal();
         let record = Record::Release { epoch: self.state.epoch, seq };
-        self.reign.inflight.push_back(InFlight::new(seq, proposal, env.now, Vec::new()));
+        self.reign.inflight.push_back(InFlight::new(seq, proposal, env.now));
         self.append(env, proposal, record);
         self.reign.released = true;
         self.gate(env, Gated::Released);
@@ -323,7 +324,9 @@ impl Partition {
 
     /// A node of the membership is gone: its channel closes after a grace (rule C6).
     pub(super) fn review_departed(&mut self, env: &mut Env) {
-        for sender in self.state.inbound.keys().chain(self.reign.held.keys()) {
+        let channels = self.state.inbound.keys().chain(self.reign.held.keys());
+        let spoke = self.reign.senders.keys().chain(self.reign.statements.keys());
+        for sender in channels.chain(spoke) {
             if let Sender::Node(node) = sender
                 && !env.members.nodes.contains_key(node)
             {
@@ -348,6 +351,11 @@ impl Partition {
             let sender = Sender::Node(node);
             self.log_held(env, &sender, Number::MAX);
             self.reign.statements.remove(&sender);
+            self.reign.senders.remove(&sender);
+            if !self.state.inbound.contains_key(&sender) {
+                // It has never sent anything.
+                continue;
+            }
             let many = self.state.closed_nodes.above() >= env.limits.closed_channels_max;
             // It was gone for the grace, so lower incarnations that are not here came and went long ago.
             let floor = if many { NodeId(node.0 + 1) } else { NodeId(0) };

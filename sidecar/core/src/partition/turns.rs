@@ -88,6 +88,7 @@ impl Partition {
                 step: 1,
                 home: None,
                 retry: invoke.retry,
+                key: None,
             })),
             parent: Some(uuid),
             step_key: invoke.step_key,

@@ -58,7 +58,7 @@ impl Partition {
         if let Some(letter) = self.state.dead.get(uuid) {
             return Some(Found::Dead(dead_view(letter)));
         }
-        let outcome = self.state.kept.get(&uuid).or_else(|| self.state.results.get(&uuid))?;
+        let outcome = self.state.kept.get(&uuid).or_else(|| self.result_of(&uuid))?;
         Some(Found::Ended(match outcome {
             Outcome::Done(_) => Outcome::Done(Payload::default()),
             other => other.clone(),
@@ -103,6 +103,7 @@ impl Partition {
             kept: self.state.kept.tally().count,
             dead: self.state.dead.iter().map(dead_view).collect(),
             closed_channels: self.state.closed_nodes.len(),
+            senders: self.reign.senders.len(),
         }
     }
 }

@@ -13,6 +13,7 @@ use kar_core::invocation::{ActorOps, Mode, Outcome, Payload, StateOp, Target};
 use kar_core::limits::{Limits, Rules};
 use kar_core::message::Message;
 use kar_core::record::Record;
+use kar_core::snapshot::{Snapshot, SnapshotKey, SnapshotProof};
 use kar_core::{Effect, Event, Node, NodeConfig};
 
 /// A node with logs and a store that answer at once, and whatever came out of it.
@@ -54,6 +55,10 @@ pub(crate) struct Script {
     /// Turns that were told to stop.
     pub(crate) cancelled: Vec<(TurnToken, CancelReason)>,
     sessions: u64,
+    pub(crate) snapshots: BTreeMap<(PartitionId, SnapshotKey), Snapshot>,
+    /// Where trimmed logs start.
+    pub(crate) starts: BTreeMap<PartitionId, u64>,
+    pub(crate) records_read: usize,
 }
 
 impl Script {
@@ -95,6 +100,9 @@ impl Script {
             store_writes: Vec::new(),
             direct_sent: 0,
             sent: Vec::new(),
+            snapshots: BTreeMap::new(),
+            starts: BTreeMap::new(),
+            records_read: 0,
             cancelled: Vec::new(),
             sessions: 1,
         }
@@ -144,9 +152,14 @@ impl Script {
     pub(crate) fn carry_out(&mut self, effect: Effect, queue: &mut VecDeque<Event>) {
         match effect {
             Effect::ReadLog { partition, from } => {
+                let start = self.starts.get(&partition).copied().unwrap_or(1);
+                if from < start {
+                    return queue.push_back(Event::LogTrimmed { partition, start });
+                }
                 let log = self.logs.entry(partition.clone()).or_default();
                 for (at, record) in log.iter().enumerate().skip(from as usize - 1) {
                     let (partition, record) = (partition.clone(), (**record).clone());
+                    self.records_read += 1;
                     queue.push_back(Event::LogRead { partition, offset: at as u64 + 1, record });
                 }
                 queue.push_back(Event::LogEnd { partition });
@@ -207,6 +220,32 @@ impl Script {
                 let cell = self.cells.get(&partition).copied().unwrap_or_default();
                 queue.push_back(Event::ActorLoaded { partition, epoch, actor, cell, state });
             }
+            Effect::TrimLog { partition, below } => {
+                let start = self.starts.entry(partition).or_insert(1);
+                *start = below.max(*start);
+            }
+            Effect::PutSnapshot { partition, key, snapshot } => {
+                self.snapshots.insert((partition.clone(), key), (*snapshot).clone());
+                let result = Ok(proof(&snapshot));
+                queue.push_back(Event::SnapshotPut { partition, key, result });
+            }
+            Effect::GetSnapshot { partition, key } => {
+                let found = self.snapshots.get(&(partition.clone(), key)).cloned();
+                let result = Ok(found.map(|snapshot| {
+                    let proof = proof(&snapshot);
+                    (Box::new(snapshot), proof)
+                }));
+                queue.push_back(Event::SnapshotGot { partition, key, result });
+            }
+            Effect::DeleteSnapshot { partition, key } => {
+                self.snapshots.remove(&(partition.clone(), key));
+                queue.push_back(Event::SnapshotDeleted { partition, key, result: Ok(()) });
+            }
+            Effect::ListSnapshots { partition } => {
+                let here = self.snapshots.keys().filter(|(of, _)| *of == partition);
+                let result = Ok(here.map(|(_, key)| *key).collect());
+                queue.push_back(Event::SnapshotsListed { partition, result });
+            }
             Effect::Notice(notice) => self.notices.push(notice),
             Effect::Cancel { token, reason, .. } => self.cancelled.push((token, reason)),
             Effect::StopLog { .. } | Effect::DispatchDirect { .. } => {}
@@ -248,6 +287,7 @@ impl Script {
             trace: "".into(),
             step_key: None,
             retry: None,
+            key: None,
         })
     }
 
@@ -403,4 +443,11 @@ pub(crate) fn filled(bytes: usize) -> Payload {
 
 pub(crate) fn done(value: &str) -> Outcome {
     Outcome::Done(text(value))
+}
+
+/// What stands for a stored snapshot.
+fn proof(snapshot: &Snapshot) -> SnapshotProof {
+    let text = format!("{snapshot:?}");
+    let checksum = text.bytes().fold(7, |sum: u32, b| sum.wrapping_mul(31).wrapping_add(b.into()));
+    SnapshotProof { bytes: text.len() as u64, checksum }
 }

@@ -143,6 +143,8 @@ struct Log {
     start: u64,
     /// The same, when the trims that are on their way are durable.
     start_assigned: u64,
+    /// As asked for: the store is synced first.
+    trim_wanted: u64,
     trim_waiters: Vec<TrimWaiter>,
     /// Its name is in the write-ahead log.
     defined: bool,

@@ -8,6 +8,7 @@ use super::conn::ConnId;
 use super::space::Chore;
 use super::{Engine, Log, LogId, Then};
 use crate::error::HubError;
+use crate::store::StoreJob;
 use crate::tidy::TidyJob;
 use crate::wal::compact::Plan;
 use crate::wal::segment::Segment;
@@ -41,6 +42,7 @@ impl Log {
     pub(super) fn trimmed_to(&mut self, start: u64) {
         self.start = self.start.max(start);
         self.start_assigned = self.start;
+        self.trim_wanted = self.start;
         // Only what is durable is ever trimmed.
         self.assigned = self.assigned.max(self.start - 1);
     }
@@ -62,12 +64,23 @@ impl Engine {
         // One answer for all that a client asked for: the newest has the others in it.
         state.trim_waiters.retain(|waiter| waiter.conn != id);
         state.trim_waiters.push(TrimWaiter { conn: id, handle: trim.log, start });
+        if start > state.trim_wanted {
+            state.trim_wanted = start;
+            // If the thread is gone the hub is ending.
+            let _ = self.threads.store.send(StoreJob::Sync { log, start });
+        }
+        Ok(())
+    }
+
+    /// What the store has told is durable: it does not need the records that are to go.
+    pub(crate) fn store_synced(&mut self, log: LogId, start: u64) {
+        // The log may have been purged meanwhile.
+        let Some(state) = self.logs.get_mut(&log) else { return };
         if start > state.start_assigned {
             state.start_assigned = start;
             let meta = wire::meta::Meta::LogTrimmed(wire::LogTrimmedTo { log, start });
             self.append_meta(meta, Some(Then::Trimmed { log, start }));
         }
-        Ok(())
     }
 
     fn tell_start(&mut self, id: ConnId, handle: u32, start: u64) {

@@ -3,7 +3,7 @@
 //!
 //! Steps are gathered into transactions. A transaction with writes of application state is synced
 //! (if the hub's durability asks for it) before it is answered; others only reach the operating
-//! system, since the logs can rebuild what they hold.
+//! system, since the logs can rebuild what they hold: before a log is trimmed, all is synced.
 
 mod actors;
 mod state;
@@ -17,7 +17,7 @@ use rusqlite::{Connection, Transaction};
 use wire::hub_frame::Frame;
 use wire::state_request::Request;
 
-use crate::engine::{ConnId, Hub};
+use crate::engine::{ConnId, Hub, LogId};
 use crate::error::HubError;
 use crate::options::Durability;
 
@@ -78,6 +78,8 @@ pub(crate) enum StoreJob {
     State { conn: ConnId, number: u64, app: Arc<str>, request: Request },
     /// Deletes all of an application.
     Purge { conn: ConnId, number: u64, app: Arc<str> },
+    /// Makes everything that was told durable, so that a log can be trimmed.
+    Sync { log: LogId, start: u64 },
     /// Ends the thread.
     Stop,
 }
@@ -94,6 +96,7 @@ pub(crate) enum StoreStep {
 enum Answer {
     Frames { conn: ConnId, frames: Vec<(Frame, usize)> },
     Purged { conn: ConnId, number: u64, app: Arc<str> },
+    Synced { log: LogId, start: u64 },
 }
 
 /// The open store.
@@ -140,6 +143,7 @@ impl Store {
                     for answer in answers {
                         match answer {
                             Answer::Frames { conn, frames } => engine.stored(conn, frames),
+                            Answer::Synced { log, start } => engine.store_synced(log, start),
                             Answer::Purged { conn, number, app } => {
                                 engine.store_purged(conn, number, &app);
                             }
@@ -191,6 +195,11 @@ fn carry_out(tx: &Transaction<'_>, job: StoreJob) -> rusqlite::Result<Option<Ans
             state::purge(tx, &app)?;
             Answer::Purged { conn, number, app }
         }
+        StoreJob::Sync { log, start } => {
+            // Only a commit with changes is synced, and all before it with it.
+            tx.prepare_cached("UPDATE counter SET value = value")?.execute([])?;
+            Answer::Synced { log, start }
+        }
         StoreJob::Stop => return Ok(None),
     }))
 }
@@ -202,7 +211,7 @@ impl StoreJob {
             Self::State { request, .. } => {
                 matches!(request, Request::Set(_) | Request::Delete(_))
             }
-            Self::Purge { .. } => true,
+            Self::Purge { .. } | Self::Sync { .. } => true,
             Self::Step { .. } | Self::Stop => false,
         }
     }

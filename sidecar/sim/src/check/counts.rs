@@ -40,6 +40,8 @@ pub(crate) struct Counts {
     pub(crate) calls_recalled: u64,
     /// Turns of shared methods that ran beside each other.
     pub(crate) shared_beside: u64,
+    /// Invocations that were sent again under their keys.
+    pub(crate) keys_again: u64,
     /// Calls that ended because flows waited for each other in a circle.
     pub(crate) deadlocks: u64,
     /// Exclusive calls that were refused because their flow holds the actor as shared.
@@ -71,7 +73,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 29] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 30] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -94,6 +96,7 @@ impl Counts {
             ("(reads raced)", self.reads_raced),
             ("(steps recalled)", self.steps_recalled),
             ("(calls recalled)", self.calls_recalled),
+            ("(keys again)", self.keys_again),
             ("(deadlocks)", self.deadlocks),
             ("(shared beside)", self.shared_beside),
             ("(shared to exclusive)", self.shared_to_exclusive),
@@ -126,7 +129,7 @@ impl Judge<'_> {
             }
             Record::Batch { epoch, seq, ops, .. } => {
                 let highest = model.highest.entry(*epoch).or_insert(0);
-                let last = model.last.get(epoch).copied().unwrap_or(0);
+                let last = model.last_seqs.get(epoch).copied().unwrap_or(0);
                 let late = *seq < *highest && *seq > last;
                 *highest = (*highest).max(*seq);
                 self.counts.gap_then_late += u64::from(late);

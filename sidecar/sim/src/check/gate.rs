@@ -226,7 +226,9 @@ impl Judge<'_> {
                 let mode = request.mode == Some(Mode::Call)
                     || request.awaits.is_some()
                     || matches!(outcome, Outcome::Refused(_));
-                !mode || !same || ended.is_none_or(|e| e.outcome != *outcome)
+                // It has not ended: it may be sent again.
+                let turned_away = request.keyed && matches!(outcome, Outcome::Refused(_));
+                !mode || !same || (!turned_away && ended.is_none_or(|e| e.outcome != *outcome))
             }
             Ok(Response::Accepted { invocation: id }) => {
                 let held = self.logs[self.log_of(&id.home)].held.contains_key(&id.uuid);

@@ -11,7 +11,7 @@ use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
 use super::Judge;
 use super::model::ended;
-pub(crate) use super::model::{Closing, Ended, Held, LogModel, Owed, Reign, TurnRecord};
+pub(crate) use super::model::{Closing, Ended, Held, LogModel, Owed, QueuedBy, Reign, TurnRecord};
 use super::order::Lock;
 use super::policies::Standing;
 use crate::history::Keys;
@@ -36,11 +36,17 @@ impl Judge<'_> {
         node: NodeId,
         record: &Arc<Record>,
     ) {
-        let now = self.now;
         self.count_record(log, offset, node, record);
         let valid = self.would_be_valid(log, record);
         self.counts.coverage.record(record, valid);
-        match &**record {
+        self.logs[log].last = offset;
+        self.apply(log, offset, record);
+        self.compare_snapshots(log, offset);
+    }
+
+    fn apply(&mut self, log: usize, offset: Offset, record: &Record) {
+        let now = self.now;
+        match record {
             Record::Claim { after, node: by, id } => {
                 let model = &mut self.logs[log];
                 if *after != model.epoch {
@@ -67,7 +73,7 @@ impl Judge<'_> {
                 ops.iter().for_each(|op| self.learn(log, op));
                 if self.is_valid(log, *epoch, *seq) {
                     self.logs[log].seq = *seq;
-                    self.logs[log].last.insert(*epoch, *seq);
+                    self.logs[log].last_seqs.insert(*epoch, *seq);
                     self.logs[log].time = self.logs[log].time.max(*time);
                     ops.iter().for_each(|op| self.take_effect(log, offset, op));
                 }
@@ -204,7 +210,16 @@ impl Judge<'_> {
             Op::Fire { actor, id, due, uuid, next } => {
                 self.fired(log, offset, (actor, id), (*due, *uuid, *next));
             }
-            Op::Forget { uuids } => {
+            Op::Snapshot { named, .. } => self.snapshot_named(log, offset, named),
+            Op::Again { sender, number, uuid } => {
+                self.counts.keys_again += 1;
+                self.number_used(log, (sender, *number), *uuid);
+                if !self.logs[log].held.contains_key(uuid) {
+                    let text = format!("{}@{offset}: {uuid} is unknown", self.logs[log].id);
+                    self.wrong("P2 a key stands for one", text);
+                }
+            }
+            Op::ForgetKeys { uuids } | Op::Forget { uuids } => {
                 for uuid in uuids {
                     if let Some(held) = self.logs[log].held.get_mut(uuid) {
                         held.forgotten = true;
@@ -223,7 +238,7 @@ impl Judge<'_> {
     ) {
         let held = Held {
             sent: Some((sender.clone(), number)),
-            queued_by: Some((sender.clone(), number)),
+            queued_by: QueuedBy::Number(sender.clone(), number),
             actor: invocation.actor.clone(),
             since: self.now,
             step: invocation.step,
@@ -353,7 +368,7 @@ impl Judge<'_> {
         if let (Some(brief), false) = (accept, self.logs[log].held.contains_key(&uuid)) {
             let held = Held {
                 sent: Some((brief.sender.clone(), brief.number)),
-                queued_by: Some((brief.sender.clone(), brief.number)),
+                queued_by: QueuedBy::Number(brief.sender.clone(), brief.number),
                 actor: brief.actor.clone(),
                 since: self.now,
                 step: 1,
@@ -436,6 +451,8 @@ impl Judge<'_> {
             self.owe(log, offset, (uuid, step, attempt), segment);
         }
         let is_tell = self.mode_of(uuid) == Some(Mode::Tell);
+        let to_itself = self.logs[log].owed.range((log, 0)..=(log, Number::MAX));
+        let last_sent = to_itself.last().map_or(0, |((_, number), _)| *number);
         let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
         match end {
             End::Outcome(outcome) => {
@@ -448,7 +465,7 @@ impl Judge<'_> {
             }
             End::Next { invocation, keeps_lock } => {
                 if !keeps_lock {
-                    held.queued_by = None;
+                    held.queued_by = QueuedBy::Step(held.actor.clone(), last_sent);
                 }
                 held.step = invocation.step;
                 held.tag = Spec::read(&invocation.payload).tag;
@@ -605,7 +622,11 @@ impl Judge<'_> {
         }
         let tag = self.tag_of_uuid.get(&uuid)?;
         match self.asked.get(tag) {
-            Some(req) => self.history.reqs[*req].mode,
+            // The outcome of a call with a key is kept like that of a start.
+            Some(req) => match &self.history.reqs[*req] {
+                req if req.keyed && req.mode == Some(Mode::Call) => Some(Mode::Start),
+                req => req.mode,
+            },
             None => {
                 let (run, item) = self.issued.get(tag)?;
                 Some(match self.history.runs[*run].items[*item].what {

@@ -14,6 +14,7 @@ mod policies;
 mod reads;
 mod reminders;
 mod shared;
+mod snapshots;
 mod state;
 mod steps;
 mod turns;
@@ -91,6 +92,7 @@ pub(crate) struct Judge<'h> {
     pub(crate) dispatched: HashMap<(usize, Uuid, u32, u32, u64), usize>,
     /// Numbers of node senders and what they stand for, as requested or accepted.
     pub(crate) node_numbers: HashMap<(Sender, usize, Number), Uuid>,
+    pub(crate) snapshots: snapshots::SnapshotsModel,
     /// How many writes to its actor were durable when a read was asked for.
     pub(crate) read_floors: HashMap<usize, usize>,
     /// Tags of reminders, and who scheduled them: all their firings carry them.
@@ -164,10 +166,12 @@ impl<'h> Judge<'h> {
             tag_of_uuid: HashMap::new(),
             redriven: HashMap::new(),
             issued,
-            asked: clients.map(|(i, r)| (r.tag, i)).collect(),
+            // The first one, where it is sent again.
+            asked: clients.rev().map(|(i, r)| (r.tag, i)).collect(),
             answered: BTreeSet::new(),
             dispatched: HashMap::new(),
             node_numbers: HashMap::new(),
+            snapshots: snapshots::SnapshotsModel::of(history),
             read_floors: HashMap::new(),
             reminder_tags: reminders::asked(history),
         }
@@ -224,6 +228,10 @@ impl<'h> Judge<'h> {
             }
             Seen::Drained { node } => self.check_drained(*node),
             Seen::RolledBack => self.counts.store_rollback += 1,
+            Seen::Saved { log, key, snapshot } => self.snapshot_saved(*log, *key, snapshot),
+            Seen::Trimmed { log, start, store, snapshots } => {
+                self.trimmed((*log, *start), *store, snapshots);
+            }
         }
     }
 

@@ -38,8 +38,8 @@ pub(crate) struct Ended {
 pub(crate) struct Held {
     /// Who sent it, and its number; nobody, for firings of reminders.
     pub(crate) sent: Option<(Sender, Number)>,
-    /// What put it in its actor's queue: not known of steps that follow in the same partition.
-    pub(crate) queued_by: Option<(Sender, Number)>,
+    /// What put it in its actor's queue.
+    pub(crate) queued_by: QueuedBy,
     pub(crate) actor: Option<Arc<str>>,
     /// When it was accepted.
     pub(crate) since: Us,
@@ -58,6 +58,20 @@ pub(crate) struct Held {
     pub(crate) closed: bool,
     pub(crate) forgotten: bool,
     pub(crate) policy: Standing,
+}
+
+/// What put an invocation in its actor's queue.
+#[derive(Clone, Debug)]
+pub(crate) enum QueuedBy {
+    /// A number of a channel.
+    Number(Sender, Number),
+    /// The step before it, in the same partition: of this actor if it had one, when this was the last number that
+    /// the partition had sent to itself.
+    Step(Option<Arc<str>>, Number),
+    /// A reminder that fired: in nobody's order.
+    Reminder,
+    /// Somebody who had it resumed or sent again: it has left its order.
+    Operator,
 }
 
 /// An obligation that a log created.
@@ -118,6 +132,8 @@ pub(crate) struct ActorModel {
 pub(crate) struct LogModel {
     pub(crate) id: PartitionId,
     pub(crate) uuid: Option<Uuid>,
+    /// Offset of the last record.
+    pub(crate) last: Offset,
     pub(crate) epoch: Epoch,
     pub(crate) seq: u64,
     /// The latest time in its records.
@@ -139,7 +155,7 @@ pub(crate) struct LogModel {
     /// Highest sequence number seen of each epoch, also of void records (for the counts).
     pub(crate) highest: HashMap<Epoch, u64>,
     /// Last valid sequence number of each epoch.
-    pub(crate) last: HashMap<Epoch, u64>,
+    pub(crate) last_seqs: HashMap<Epoch, u64>,
     pub(crate) steps: StepsModel,
     pub(crate) reminders: ReminderModel,
 }
@@ -156,6 +172,7 @@ impl LogModel {
         Self {
             id,
             uuid: None,
+            last: 0,
             epoch: 0,
             seq: 0,
             time: 0,
@@ -171,7 +188,7 @@ impl LogModel {
             writes: Vec::new(),
             dead: BTreeSet::new(),
             highest: HashMap::new(),
-            last: HashMap::new(),
+            last_seqs: HashMap::new(),
             steps: StepsModel::default(),
             reminders: ReminderModel::default(),
         }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use kar_core::ids::{Offset, Sender, Uuid};
 
 use super::Judge;
+use super::model::QueuedBy;
 
-/// Who sent an invocation to an actor, and its place among what they sent.
+/// Who sent an invocation to an actor, and its place among what they sent: twice its number, for numbers of a
+/// partition, so that a step that got none has a place behind them.
 pub(crate) type OrderKey = ((usize, u128), u64);
 
 /// What a record means for the lock of its turn's actor.
@@ -112,20 +114,29 @@ impl Judge<'_> {
     /// Who sent an invocation, and its place among what was sent by them.
     fn order_key(&self, log: usize, uuid: Uuid) -> Option<OrderKey> {
         let held = &self.logs[log].held[&uuid];
-        let (sender, number) = held.queued_by.as_ref()?;
+        let name = |actor: &Arc<str>| self.history.names.actor(actor) as u128;
+        let (sender, number) = match &held.queued_by {
+            QueuedBy::Number(sender, number) => (sender, number),
+            QueuedBy::Operator | QueuedBy::Reminder => return None,
+            QueuedBy::Step(actor, last) => {
+                let who = actor.as_ref().map_or(uuid.0, name);
+                return Some(((log, who), 2 * last + 1));
+            }
+        };
         match sender {
             Sender::Node(_) => {
                 let req = *self.asked.get(self.tag_of_uuid.get(&uuid)?)?;
+                // Whoever's request came first: nobody knows whose that was.
+                if self.history.reqs[req].keyed {
+                    return None;
+                }
                 Some(((usize::MAX, u128::from(self.history.reqs[req].session.0)), req as u64))
             }
             Sender::Log { partition, .. } => {
                 let from = self.log_of(partition);
                 let owed = self.logs[from].owed.get(&(log, *number))?;
-                let who = match &owed.actor {
-                    Some(actor) => self.history.names.actor(actor) as u128,
-                    None => owed.parent.0,
-                };
-                Some(((from, who), *number))
+                let who = owed.actor.as_ref().map_or(owed.parent.0, name);
+                Some(((from, who), 2 * number))
             }
         }
     }

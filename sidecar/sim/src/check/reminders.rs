@@ -11,7 +11,7 @@ use kar_core::schedule::Schedule;
 
 use super::Judge;
 use super::lists::{Shown, Versions, shown};
-use super::logs::{Ended, Held};
+use super::logs::{Ended, Held, QueuedBy};
 use super::policies::Standing;
 use crate::history::{History, ItemKind, Run};
 use crate::remind::Remind;
@@ -50,6 +50,13 @@ impl ReminderModel {
         let own = self.live.range((actor.clone(), Arc::default())..);
         let own = own.take_while(|((of, _), _)| of == actor);
         own.map(|(_, live)| shown(&live.reminder, live.due)).collect()
+    }
+
+    /// All reminders, as snapshots have them.
+    pub(super) fn shown(&self) -> Vec<(Arc<str>, (Arc<str>, u64, u64))> {
+        let one =
+            |((actor, _), live): (&Key, &Live)| (actor.clone(), shown(&live.reminder, live.due));
+        self.live.iter().map(one).collect()
     }
 
     /// How many there are, and of how many bytes.
@@ -131,7 +138,7 @@ impl Judge<'_> {
         }
         let held = Held {
             sent: None,
-            queued_by: None,
+            queued_by: QueuedBy::Reminder,
             actor: Some(actor.clone()),
             since: self.now,
             tag: Spec::read(&live.reminder.payload).tag,

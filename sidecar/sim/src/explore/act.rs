@@ -199,7 +199,9 @@ impl World {
     fn fate(&self, due: &Due) -> Fate {
         let counts = match due {
             Due::Land(l) => return loose(self.slots[l.slot].inst == l.inst && self.hub == l.hub),
-            Due::Store { slot, inst, hub, .. } => {
+            Due::Store { slot, inst, hub, .. }
+            | Due::Snapshot { slot, inst, hub, .. }
+            | Due::Trim { slot, inst, hub, .. } => {
                 return loose(self.slots[*slot].inst == *inst && self.hub == *hub);
             }
             Due::Input { slot, inst, input } => {

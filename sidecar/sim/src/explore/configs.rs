@@ -33,6 +33,8 @@ pub struct Config {
     cold: bool,
     /// The store is explored, too.
     store: bool,
+    /// Records after which a snapshot is taken; storing, finding and trimming are explored, too.
+    snapshots: Option<u64>,
     /// It takes long: not in the test run.
     pub nightly: bool,
 }
@@ -55,11 +57,12 @@ const BASE: Config = Config {
     faults_max: 0,
     cold: false,
     store: false,
+    snapshots: None,
     nightly: false,
 };
 
 /// All of them.
-pub const CONFIGS: [Config; 11] = [
+pub const CONFIGS: [Config; 12] = [
     Config {
         name: "two-nodes-call",
         about: "two nodes, one call from the one to the other; a crash",
@@ -113,6 +116,18 @@ pub const CONFIGS: [Config; 11] = [
         faults: &[("crash", 1)],
         faults_max: 1,
         store: true,
+        ..BASE
+    },
+    Config {
+        name: "snapshot",
+        about: "an actor's state is written; snapshots after each record; a crash at every step of them",
+        slots: &["A"],
+        clients: &[(0, Mode::Tell, A)],
+        scripts: write,
+        faults: &[("crash", 1)],
+        faults_max: 1,
+        snapshots: Some(1),
+        nightly: true,
         ..BASE
     },
     Config {
@@ -172,6 +187,12 @@ fn state(names: &Names, spec: &Spec, token: &TurnToken) -> Script {
     steps(vec![Step::Read(None), set, Step::Flush])
 }
 
+/// An actor writes its state.
+fn write(names: &Names, spec: &Spec, token: &TurnToken) -> Script {
+    let value = number_payload(names, join(spec.tag, u64::from(token.attempt)));
+    steps(vec![Step::State(StateOp::Set { key: names.keys[0].clone(), value })])
+}
+
 /// An actor calls one of the other type.
 fn nested(names: &Names, spec: &Spec, token: &TurnToken) -> Script {
     if token.invocation.home.kind != names.kinds[A] || token.step > 1 {
@@ -229,10 +250,14 @@ impl Config {
             abandon_us: None,
             await_by: (*slot, MS),
         };
+        if let Some(records) = self.snapshots {
+            plan.limits.snapshot_after_records = records;
+        }
         plan.ops = self.clients.iter().map(op).collect();
         let mut world = World::new(plan, false);
         world.hooks.script = Some(Rc::new(move |spec, token| Some(scripts(&names, spec, token))));
-        world.open(Pending { quick_store: !self.store, ..Pending::default() });
+        let (quick_store, quick_snapshots) = (!self.store, self.snapshots.is_none());
+        world.open(Pending { quick_store, quick_snapshots, ..Pending::default() });
         for slot in 0..self.slots.len() {
             world.boot(slot);
         }

@@ -36,6 +36,12 @@ pub(crate) enum Lane {
     Registry,
     /// A client makes its request.
     Client { index: usize },
+    /// What a node asks about snapshots.
+    AskSnapshots { slot: usize, inst: u64 },
+    /// What it is answered.
+    Snapshots { slot: usize },
+    /// What it trims.
+    Trim { slot: usize, inst: u64 },
     /// An append that is later than those that followed it.
     Late { number: u8 },
 }
@@ -62,6 +68,8 @@ pub(crate) struct Pending {
     pub(crate) later: Vec<(Us, Due)>,
     /// The store answers at once.
     pub(crate) quick_store: bool,
+    /// Snapshots are stored and found at once.
+    pub(crate) quick_snapshots: bool,
     /// Appends that were made late so far.
     pub(crate) late: u8,
 }
@@ -126,6 +134,9 @@ impl Pending {
                 return Place::AtOnce;
             }
             Due::Store { .. } if self.quick_store => return Place::AtOnce,
+            Due::Snapshot { .. } | Due::Trim { .. } if self.quick_snapshots => {
+                return Place::AtOnce;
+            }
             Due::Input { slot, input, .. } => return self.input(*slot, input),
             Due::Step { run } => Lane::Run { run: *run, what: 0 },
             Due::Beside { run, .. } => Lane::Run { run: *run, what: 1 },
@@ -134,6 +145,8 @@ impl Pending {
             Due::Serve { slot, .. } => Lane::AskLogs { slot: *slot },
             Due::Offered { node, .. } => Lane::Offer { node: node.0 },
             Due::Store { slot, inst, .. } => Lane::AskStore { slot: *slot, inst: *inst },
+            Due::Snapshot { slot, inst, .. } => Lane::AskSnapshots { slot: *slot, inst: *inst },
+            Due::Trim { slot, inst, .. } => Lane::Trim { slot: *slot, inst: *inst },
             Due::Client(index) => Lane::Client { index: *index },
             Due::Unregister { node } => Lane::Expiry { node: node.0 },
             Due::Register { .. } => Lane::Registry,
@@ -162,6 +175,15 @@ impl Pending {
                         return Place::AtOnce;
                     }
                     Lane::Store { slot }
+                }
+                Event::SnapshotPut { .. }
+                | Event::SnapshotGot { .. }
+                | Event::SnapshotDeleted { .. }
+                | Event::SnapshotsListed { .. } => {
+                    if self.quick_snapshots {
+                        return Place::AtOnce;
+                    }
+                    Lane::Snapshots { slot }
                 }
                 // What breaks off is known at once.
                 Event::PeerDown { .. }

@@ -1,0 +1,150 @@
+//! Snapshots: who takes over reads little, whatever was done before; and what cannot be trusted is not used.
+
+mod script;
+
+use kar_core::effect::Notice;
+use kar_core::ids::Kind;
+use kar_core::invocation::Mode;
+use kar_core::limits::Limits;
+
+use script::{Script, done};
+
+/// Long enough for a take-over, and for a partition that rests to be looked at again.
+const RECOVERED_MS: u64 = 12_000;
+
+const KINDS: [&str; 1] = ["Account"];
+
+fn kinds() -> Vec<Kind> {
+    KINDS.iter().map(|name| Kind::actor(name)).collect()
+}
+
+/// A snapshot after each few records.
+fn saving() -> Script {
+    Script::with(&kinds(), Limits { snapshot_after_records: 4, ..Limits::default() })
+}
+
+/// A turn of the one actor that sets a key, done and materialised.
+fn write(script: &mut Script, key: &str, value: &str) {
+    let call = script.invoke(None, Mode::Call, "alice", "set");
+    let turn = script.turn("set");
+    script.set(&turn, key, value);
+    script.finish(&turn, done(""));
+    script.outcome(call);
+}
+
+fn write_many(script: &mut Script, count: usize) {
+    for n in 0..count {
+        write(script, "n", &n.to_string());
+    }
+}
+
+/// What the next owner's turn reads.
+fn read(script: &mut Script) -> String {
+    script.advance(RECOVERED_MS);
+    let call = script.invoke(None, Mode::Call, "alice", "get");
+    let turn = script.turn("get");
+    let state = script.read(&turn).expect("answered");
+    let found = String::from_utf8_lossy(&state["n"].data).into_owned();
+    script.finish(&turn, done(""));
+    script.outcome(call);
+    found
+}
+
+fn count(script: &Script, wanted: fn(&Notice) -> bool) -> usize {
+    script.notices.iter().filter(|notice| wanted(notice)).count()
+}
+
+fn is_unreadable(notice: &Notice) -> bool {
+    matches!(notice, Notice::Unreadable { .. })
+}
+
+fn is_used(notice: &Notice) -> bool {
+    matches!(notice, Notice::SnapshotUsed { .. })
+}
+
+#[test]
+fn who_takes_over_reads_what_came_after_the_newest_snapshot() {
+    let mut script = saving();
+    write_many(&mut script, 100);
+    assert!(count(&script, |n| matches!(n, Notice::SnapshotTaken { .. })) > 10);
+    assert_eq!(script.snapshots.len(), 2, "the newest, and the one before");
+    let start = script.starts.values().copied().max().expect("it was trimmed");
+    assert!(start > 80, "{start}");
+    script.records_read = 0;
+    script.replace(&kinds());
+    assert_eq!(read(&mut script), "99");
+    assert!(script.records_read < 20, "{} records read", script.records_read);
+    assert!(count(&script, is_used) > 0);
+    // It goes on.
+    write_many(&mut script, 20);
+    script.replace(&kinds());
+    assert_eq!(read(&mut script), "19");
+}
+
+#[test]
+fn a_lost_or_damaged_snapshot_is_made_good_by_the_one_before() {
+    for damage in [false, true] {
+        let mut script = saving();
+        write_many(&mut script, 50);
+        let newest = script.snapshots.last_key_value().expect("there are some").0.clone();
+        match script.snapshots.get_mut(&newest) {
+            Some(snapshot) if damage => snapshot.order += 1,
+            _ => drop(script.snapshots.remove(&newest)),
+        }
+        script.replace(&kinds());
+        assert_eq!(read(&mut script), "49");
+        let unusable = count(&script, |n| matches!(n, Notice::SnapshotUnusable { .. }));
+        assert_eq!((unusable, count(&script, is_unreadable)), (usize::from(damage), 0));
+    }
+}
+
+#[test]
+fn without_any_snapshot_a_trimmed_log_is_not_served_until_they_are_back() {
+    let mut script = saving();
+    write_many(&mut script, 50);
+    let saved = std::mem::take(&mut script.snapshots);
+    script.replace(&kinds());
+    script.advance(RECOVERED_MS);
+    assert!(count(&script, is_unreadable) > 0);
+    let served = |script: &Script| script.node.partitions().len();
+    let trimmed = script.starts.values().filter(|start| **start > 1).count();
+    assert_eq!(served(&script) + trimmed, 2);
+    // A snapshot of something else is none.
+    let (key, mut other) =
+        saved.last_key_value().map(|(k, s)| (k.clone(), s.clone())).expect("there are some");
+    other.offset -= 1;
+    script.snapshots.insert(key, other);
+    script.advance(RECOVERED_MS);
+    assert!(count(&script, |n| matches!(n, Notice::SnapshotUnusable { .. })) > 0);
+    script.snapshots = saved;
+    assert_eq!(read(&mut script), "49");
+}
+
+#[test]
+fn a_store_that_is_older_than_the_log_is_refused() {
+    let mut script = saving();
+    write_many(&mut script, 10);
+    let old = (script.store.clone(), script.cells.clone());
+    write_many(&mut script, 50);
+    let now = (script.store.clone(), script.cells.clone());
+    (script.store, script.cells) = old;
+    script.replace(&kinds());
+    script.advance(RECOVERED_MS);
+    let refused = |n: &Notice| matches!(n, Notice::Unreadable { why, .. } if why.contains("store"));
+    assert!(count(&script, refused) > 0, "{:?}", script.notices);
+    (script.store, script.cells) = now;
+    assert_eq!(read(&mut script), "49");
+}
+
+#[test]
+fn with_a_delay_the_log_heals_a_store_that_went_back() {
+    let limits = Limits { snapshot_after_records: 4, trim_delay_ms: 60_000, ..Limits::default() };
+    let mut script = Script::with(&kinds(), limits);
+    write_many(&mut script, 10);
+    let old = (script.store.clone(), script.cells.clone());
+    write_many(&mut script, 50);
+    (script.store, script.cells) = old;
+    script.replace(&kinds());
+    assert_eq!(read(&mut script), "49");
+    assert_eq!(count(&script, is_unreadable), 0);
+}
