@@ -16,6 +16,7 @@ use crate::codec::{CodecError, Decode, Encode, Payload};
 use crate::context::sealed::Origin;
 use crate::context::{Nested, Root, Source};
 use crate::error::{ApplicationError, CallError};
+use crate::reminder::Reminders;
 use crate::stream::{Answer, Operation, Reply};
 
 /// A service, as seen by one caller. `S` is [`Root`] for a client, [`Nested`](crate::Nested) in a
@@ -199,6 +200,12 @@ impl ActorRef<Root> {
         argument: &(impl Encode + ?Sized),
     ) -> Result<Started<R>, CallError> {
         self.call(method, argument).start().await
+    }
+
+    /// The reminders of the actor, from outside its turns.
+    #[must_use]
+    pub fn reminders(&self) -> Reminders<Root> {
+        Reminders::new(self.origin.clone(), &self.actor_type, &self.id)
     }
 
     /// The committed state of the actor, from outside its turns: every key.
@@ -472,7 +479,7 @@ impl fmt::Display for InvocationId {
 // === impl Source ===
 
 impl Source {
-    async fn request(&self, operation: Operation) -> Reply {
+    pub(crate) async fn request(&self, operation: Operation) -> Reply {
         match self {
             Self::Root(handle) => handle.request(operation).await,
             Self::Turn(turn) => turn.request(operation).await,

@@ -19,6 +19,7 @@ use crate::call::{ActorRef, ServiceRef};
 use crate::client::Client;
 use crate::codec::{Decode, Encode};
 use crate::error::{CallError, Error};
+use crate::reminder::Reminders;
 use crate::state::{StateReader, StateWriter};
 use crate::stream::{Answer, Operation};
 use crate::turn::Turn;
@@ -312,6 +313,12 @@ impl ActorContext {
     #[must_use]
     pub fn state(&self) -> StateWriter<'_> {
         StateWriter::new(&self.inner.turn)
+    }
+
+    /// The reminders of this actor.
+    #[must_use]
+    pub fn reminders(&self) -> Reminders<Nested> {
+        Reminders::new(sealed::Sealed::origin(self), self.actor_type(), self.id())
     }
 
     /// A service by its name.

@@ -97,10 +97,9 @@
 //!
 //! # Map
 //!
-//! [`Kar`], [`Client`]: connecting and asking · [`Host`]: hosting · [`Caller`], [`InTurn`],
-//! [`ReadsState`], [`WritesState`]: capabilities of contexts · [`Call`]: calls on their way ·
-//! [`StateWriter`], [`ApplicationState`]: state · [`CallError`], [`Error`]: errors · [`limits`]:
-//! every bound.
+//! [`Kar`], [`Client`]: connecting and asking · [`Host`]: hosting · [`Caller`], [`InTurn`], [`ReadsState`],
+//! [`WritesState`]: capabilities of contexts · [`Call`]: calls on their way · [`StateWriter`], [`ApplicationState`]:
+//! state · [`Reminders`]: invocations at due times · [`CallError`], [`Error`]: errors · [`limits`]: every bound.
 
 // The macros' code names this crate as its users do; the samples are such users in here.
 #[cfg(feature = "samples")]
@@ -116,6 +115,7 @@ mod hosted;
 pub mod limits;
 #[doc(hidden)]
 pub mod private;
+mod reminder;
 #[cfg(feature = "samples")]
 pub mod samples;
 mod state;
@@ -134,5 +134,6 @@ pub use error::{ApplicationError, CallError, ConnectError, Error, HostError, Rej
 pub use host::{Host, HostBuilder, ShutdownHandle};
 pub use hosted::{Actor, Method, MethodFuture, Service};
 pub use kar_sdk_macros::{actor, service};
+pub use reminder::{CatchUp, Recurs, Reminder, Reminders, Scheduled};
 pub use state::{ApplicationState, Etag, Page, StateReader, StateWriter, Versioned};
 pub use transport::{ENV_PORT, ENV_SOCKET, ENV_TOKEN};

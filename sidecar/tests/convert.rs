@@ -18,7 +18,9 @@ use kar_core::message::{
 };
 use kar_core::node::{DIRECT_CONCURRENCY, DeadLetterView, InvocationView, Phase};
 use kar_core::probe::{Climb, Confirm, Place, Probe};
-use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Send};
+use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment, Send};
+use kar_core::reminder::{CatchUp, Remind, Reminder, ReminderChange};
+use kar_core::schedule::Schedule;
 use kar_core::snapshot::{NamedSnapshot, SnapshotKey, SnapshotProof};
 use kar_core::trouble::{Cause, Ended};
 use kar_hub::RECORD_BYTES_MAX;
@@ -127,7 +129,7 @@ fn brief() -> AcceptInBrief {
 }
 
 fn complete(outcome: Outcome, accept: Option<AcceptInBrief>) -> Op {
-    let segment = Segment { state: state_ops(), sends: sends() };
+    let segment = Segment { state: state_ops(), sends: sends(), reminders: vec![] };
     let (end, time) = (End::Outcome(outcome), 1_700_000_000_001);
     Op::Complete { uuid: uuid(1), attempt: 2, accept, end, segment, time }
 }
@@ -146,7 +148,7 @@ fn ops() -> Vec<Op> {
         Op::Progress {
             uuid: uuid(1),
             attempt: 1,
-            segment: Segment { state: state_ops(), sends: sends() },
+            segment: Segment { state: state_ops(), sends: sends(), reminders: vec![] },
             settled: vec![(a.clone(), 1), (a.clone(), 4), (b, 2), (a.clone(), 3)],
             steps: vec![],
             shared: false,
@@ -173,7 +175,7 @@ fn tail_calls() -> [(&'static str, Op); 4] {
         attempt: 1,
         accept: None,
         end,
-        segment: Segment { state: state_ops(), sends },
+        segment: Segment { state: state_ops(), sends, reminders: vec![] },
         time: 1_700_000_000_001,
     };
     let send = |owed| {
@@ -207,7 +209,7 @@ fn steps() -> [(&'static str, Op); 2] {
     let progress = Op::Progress {
         uuid: uuid(1),
         attempt: 2,
-        segment: Segment { state: vec![], sends: vec![Send { number: 3, obligation }] },
+        segment: Segment { sends: vec![Send { number: 3, obligation }], ..Segment::default() },
         settled: vec![],
         steps: vec![step],
         shared: false,
@@ -285,6 +287,47 @@ fn policies() -> Vec<(String, Op)> {
     attempts.chain(named.into_iter().map(|(name, op)| (name.to_owned(), op))).collect()
 }
 
+fn reminder(schedule: Schedule, catch_up: CatchUp) -> Arc<Reminder> {
+    let (id, method, due) = ("tea".into(), "ring".into(), 1_700_000_000_003);
+    Arc::new(Reminder { id, method, payload: payload("{}"), due, schedule, catch_up })
+}
+
+fn changes() -> [ReminderChange; 5] {
+    let cron = Schedule::Cron { expression: "0 9 * * 1".into(), zone: "Europe/Zurich".into() };
+    [
+        ReminderChange::Set(reminder(Schedule::Once, CatchUp::Once)),
+        ReminderChange::Set(reminder(Schedule::Every(60_000), CatchUp::Each)),
+        ReminderChange::Set(reminder(cron, CatchUp::Skip)),
+        ReminderChange::Cancel("tea".into()),
+        ReminderChange::CancelAll,
+    ]
+}
+
+/// Decisions about reminders.
+fn reminders() -> [(&'static str, Op); 7] {
+    let op = |change| ReminderOp { change, dropped: vec![uuid(8), uuid(9)] };
+    let segment = Segment { reminders: changes().map(op).into(), ..Segment::default() };
+    let fire = |uuid, next| Op::Fire {
+        actor: "alice".into(),
+        id: "tea".into(),
+        due: 1_700_000_000_003,
+        uuid,
+        next,
+    };
+    let refused = |refusal| complete(Outcome::Refused(refusal), Some(brief()));
+    let (attempt, settled, steps) = (1, vec![], vec![]);
+    let progress = Op::Progress { uuid: uuid(1), attempt, segment, settled, steps, shared: false };
+    [
+        ("reminders-changed", progress),
+        ("reminder-fired", fire(Some(uuid(8)), Some(1_700_000_060_003))),
+        ("reminder-fired-last", fire(Some(uuid(8)), None)),
+        ("reminder-skipped", fire(None, Some(1_700_000_060_003))),
+        ("refused-actor-reminders", refused(Refusal::ActorRemindersFull)),
+        ("refused-reminders", refused(Refusal::RemindersFull)),
+        ("refused-reminder-bytes", refused(Refusal::RemindersBytesFull)),
+    ]
+}
+
 /// Every record by name; the names are those of the golden file.
 fn records() -> BTreeMap<String, Record> {
     let mut records = BTreeMap::from([
@@ -300,7 +343,7 @@ fn records() -> BTreeMap<String, Record> {
     let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
     let full = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![full] };
     records.insert("refused-partition-bytes".to_owned(), full);
-    for (name, op) in tail_calls().into_iter().chain(steps()).chain(shared()) {
+    for (name, op) in tail_calls().into_iter().chain(steps()).chain(shared()).chain(reminders()) {
         let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
         records.insert(name.to_owned(), record);
     }
@@ -315,6 +358,33 @@ fn records() -> BTreeMap<String, Record> {
         );
     }
     records
+}
+
+/// Messages about reminders.
+fn about_reminders() -> Vec<Message> {
+    let request = RequestId(7);
+    let mut messages: Vec<_> = changes()
+        .map(|change| Message::Request {
+            sender: Sender::Node(NodeId(5)),
+            from_epoch: 0,
+            to: actor_partition(),
+            epoch: 3,
+            number: 4,
+            floor: 2,
+            asks: false,
+            owed: Owed::Remind(Arc::new(Remind { uuid: uuid(3), actor: "alice".into(), change })),
+        })
+        .into();
+    messages.push(Message::ListReminders {
+        request,
+        partition: actor_partition(),
+        actor: "alice".into(),
+    });
+    let all = vec![reminder(Schedule::Once, CatchUp::Skip)];
+    for result in [ReadResult::Reminders(all), ReadResult::Reminders(vec![])] {
+        messages.push(Message::ReadDone { request, result });
+    }
+    messages
 }
 
 fn messages() -> Vec<Message> {
@@ -485,7 +555,7 @@ fn every_record_survives_a_round_trip() {
 
 #[test]
 fn every_message_survives_a_round_trip() {
-    for message in messages() {
+    for message in messages().into_iter().chain(about_reminders()) {
         let bytes = message_to(&message).encode_to_vec();
         let frame = PeerFrame::decode(bytes.as_slice()).expect("it was just encoded");
         assert_eq!(message_from(frame).as_ref(), Ok(&message));
@@ -587,7 +657,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
         .map(|state| (state, vec![]))
         .chain(sends.into_iter().map(|sends| (vec![], sends)))
     {
-        let segment = Segment { state, sends };
+        let segment = Segment { state, sends, reminders: vec![] };
         for end in &ends {
             let (accept, end, segment) = (accept.clone(), end.clone(), segment.clone());
             ops.push(Op::Complete { uuid, attempt, accept, end, segment, time });

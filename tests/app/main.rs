@@ -7,6 +7,7 @@
 //! | `teller` | actor type `Teller` and service `teller`: `transfer` by nested calls of two accounts |
 //! | `echo` | service `echo` and actor type `Echo`: `echo`, `fail`, `count` |
 //! | `walker` | actor types `Walker` and `Tally`, service `walk`: half of the round of [`walk`] |
+//! | `ringer` | actor type `Ringer`: `ring{key}` counts the key, and how often it was tried again |
 //! | `hopper` | actor type `Hopper`, service `hop`: the other half |
 //! | `vaults` | actor type `Vault`: `open`, `exchange`, `take`, `report` of [`audit`] |
 //! | `auditors` | actor type `Auditor`: `audit` |
@@ -102,6 +103,7 @@ async fn run(roles: &[String]) -> Result<()> {
             "shops" => (&[], &["Shop"]),
             "chain" => (&[], &["ChainRust"]),
             "relay" => (&[], &["Relay"]),
+            "ringer" => (&[], &["Ringer"]),
             other => anyhow::bail!("no such role: {other}"),
         };
         services.extend_from_slice(of_services);
@@ -154,6 +156,7 @@ async fn handle(app: &App, turn: Turn) -> Ending {
         ("echo" | "Echo", "echo") => Ok(turn.argument()),
         ("echo" | "Echo", "fail") => Err(error("Refused", "as you wish")),
         ("Echo", "count") => count(&turn).await,
+        ("Ringer", "ring") => ring(&turn).await,
         ("Tally", "count") => walk::count(&turn).await,
         ("Vault", _) => audit::vault(app, &turn, id).await,
         ("Auditor", _) => audit::auditor(app, &turn, id).await,
@@ -187,5 +190,18 @@ async fn work(app: &App, turn: &Turn) -> Result<Value, kar_proto::v1::Applicatio
 async fn count(turn: &Turn) -> Result<Value, kar_proto::v1::ApplicationError> {
     let count = turn.get("count").await.map_err(|e| failed(&e))?.as_i64().unwrap_or(0) + 1;
     turn.set(&[("count", object!(count))]).await.map_err(|e| failed(&e))?;
+    Ok(object!(count))
+}
+
+/// Counts a reminder's due time.
+async fn ring(turn: &Turn) -> Result<Value, kar_proto::v1::ApplicationError> {
+    let key = turn.argument()["key"].as_str().unwrap_or("none").to_owned();
+    let count = turn.get(&key).await.map_err(|e| failed(&e))?.as_i64().unwrap_or(0) + 1;
+    let mut changes = vec![(key.as_str(), object!(count))];
+    if turn.frame.attempt > 1 {
+        let again = turn.get("again").await.map_err(|e| failed(&e))?.as_i64().unwrap_or(0) + 1;
+        changes.push(("again", object!(again)));
+    }
+    turn.set(&changes).await.map_err(|e| failed(&e))?;
     Ok(object!(count))
 }

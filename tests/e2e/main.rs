@@ -18,6 +18,7 @@ mod order;
 mod philosophers;
 mod policies;
 mod python;
+mod reminders;
 mod shared;
 mod snapshots;
 mod start;

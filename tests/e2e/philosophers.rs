@@ -44,7 +44,8 @@ fn all_philosophers_eat_though_processes_are_killed() {
         ];
         let mut victim = host(&world, "all", "both", "Fork").await;
         let meals = MEALS.to_string();
-        let words = ["dinner", "--seats", "5", "--meals", &meals, "--meal-ms", "10"];
+        let words =
+            ["dinner", "--seats", "5", "--meals", &meals, "--meal-ms", "10", "--think-ms", "10"];
         let mut dinner = world.start(options("dinner", &words)).await;
         let mut told = more_meals(&world, 0).await;
         victim.kill_sidecar();

@@ -217,8 +217,6 @@ fn what_is_not_implemented_says_so() {
             let status = assert_error::<()>(Err(status), Code::Unimplemented, "NOT_IMPLEMENTED");
             assert_eq!(kar_tests::errors::metadata(&status, "operation"), operation);
         };
-        let answer = client.reminder().schedule(kar_proto::v1::ScheduleRequest::default()).await;
-        not(answer.expect_err("not yet"), "ReminderService.Schedule");
         let answer = client.event().publish(kar_proto::v1::PublishRequest::default()).await;
         not(answer.expect_err("not yet"), "EventService.Publish");
         let answer = client.state().transact(kar_proto::v1::TransactRequest::default()).await;

@@ -8,6 +8,7 @@ mod frozen;
 mod full_disk;
 mod hot_actor;
 mod python_bank;
+mod reminder_storm;
 mod rollback;
 mod sdk_bank;
 mod soak;

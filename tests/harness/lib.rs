@@ -23,6 +23,7 @@ pub mod mount;
 pub mod process;
 pub mod python;
 pub mod random;
+pub mod reminders;
 pub mod soak;
 pub mod wait;
 pub mod world;

@@ -19,7 +19,7 @@ use kar_sdk::samples::philosophers::{self, DinnerOptions, Parts};
 use kar_sdk::{Host, Kar};
 
 const USAGE: &str = "usage: philosophers [philosophers|forks|both] | philosophers dinner \
-                     [--seats N] [--meals N] [--meal-ms N]";
+                     [--seats N] [--meals N] [--meal-ms N] [--think-ms N]";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -53,6 +53,7 @@ fn options(mut words: impl Iterator<Item = String>) -> anyhow::Result<DinnerOpti
             "--seats" => options.seats = number()?,
             "--meals" => options.meals = number()?,
             "--meal-ms" => options.meal = Duration::from_millis(number()?.into()),
+            "--think-ms" => options.think = Duration::from_millis(number()?.into()),
             _ => bail!("no such option: {flag}; {USAGE}"),
         }
     }

@@ -435,6 +435,7 @@ fn is_repeatable(operation: &Operation) -> bool {
         | Operation::Cancel(_)
         | Operation::Resume(_) => true,
         Operation::ActorStateGetAll(read) => read.turn_token.is_empty(),
+        Operation::ReminderList(list) => list.turn_token.is_empty(),
         Operation::StateSet(set) => !set.request_id.is_empty(),
         Operation::StateDelete(delete) => !delete.request_id.is_empty(),
         _ => false,

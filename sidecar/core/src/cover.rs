@@ -173,6 +173,16 @@ transitions! {
     RouteFull = "route: the window is full",
     RouteStates = "route: states anew by the timer",
     RouteGap = "route: opened again after a gap",
+    // Reminders.
+    RemindersPaused = "reminder: due, and its actor's queue is full",
+    RemindersResumed = "reminder: its actor's queue has room again",
+    RemindersFull = "reminder: due, and the partition is full",
+    RemindersFlight = "reminder: due, and too many records are in flight",
+    RemindersMore = "reminder: more are due than one record takes",
+    FiringDropQueued = "reminder: a firing is dropped (item: queued → gone)",
+    FiringDropSlot = "reminder: a firing is dropped (item: waits for a slot → gone)",
+    FiringDropCommit = "reminder: a firing is dropped (item: waits for a commit → gone)",
+    RemindersInTurn = "reminder: a turn lists what it has changed",
     // Storage.
     Replayed = "store: committed operations found in the log",
     CellSkips = "store: has part of what is replayed",

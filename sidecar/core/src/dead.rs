@@ -4,17 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::ids::{Millis, Number, Sender, Uuid};
+use crate::ids::{Millis, Uuid};
 use crate::invocation::{Invocation, Outcome};
 use crate::size::Tally;
+use crate::state::Origin;
 
 /// A tell that ended without success.
 #[derive(Clone, Debug)]
 pub(crate) struct DeadLetter {
     /// As its last step was to run.
     pub(crate) invocation: Arc<Invocation>,
-    pub(crate) sender: Sender,
-    pub(crate) number: Number,
+    pub(crate) origin: Origin,
     pub(crate) outcome: Outcome,
     /// Attempts of its last step.
     pub(crate) attempts: u32,

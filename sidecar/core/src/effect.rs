@@ -12,6 +12,8 @@ use crate::invocation::{ActorOps, Mode, Outcome, Payload};
 use crate::limits::LimitHit;
 use crate::message::{Controlled, Message};
 use crate::record::Record;
+use crate::reminder::Reminder;
+use crate::schedule::ScheduleError;
 use crate::snapshot::{Snapshot, SnapshotFault, SnapshotKey};
 
 /// A durable effect: a record to append. Appends of one partition must reach its log in the order given, or not at all
@@ -242,6 +244,18 @@ pub enum Response {
     Controlled(Controlled),
     /// Buffered or flushed.
     Ok,
+    /// A reminder is scheduled (in a turn: buffered, durable with the segment).
+    Scheduled {
+        /// Its first due time.
+        due: Millis,
+    },
+    /// Reminders are cancelled (in a turn: buffered, durable with the segment).
+    Cancelled {
+        /// How many there were.
+        count: usize,
+    },
+    /// The reminders of an actor, by id.
+    Reminders(Vec<Arc<Reminder>>),
 }
 
 /// Why a request was not carried out. Nothing was accepted unless the variant says otherwise.
@@ -284,6 +298,9 @@ pub enum RequestError {
     /// The node is leaving.
     #[error("the sidecar is shutting down")]
     Draining,
+    /// A reminder's schedule is wrong.
+    #[error("{0}")]
+    Schedule(ScheduleError),
     /// Nobody could answer in time; it changes nothing, so it can simply be asked again.
     #[error("{0}")]
     Unavailable(&'static str),
@@ -352,6 +369,28 @@ pub enum Notice {
     },
     /// A bound was hit.
     Limit(LimitHit),
+    /// Due times of a reminder were missed, because nobody could fire at them, and its policy leaves them out.
+    RemindersMissed {
+        /// The partition.
+        partition: PartitionId,
+        /// The instance.
+        actor: Arc<str>,
+        /// The reminder.
+        id: Arc<str>,
+        /// The first due time left out.
+        due: Millis,
+        /// The next one that counts; `None`: there is none.
+        next: Option<Millis>,
+    },
+    /// Reminders are due, and wait because a bound is reached; they fire when there is room.
+    RemindersWait {
+        /// The partition.
+        partition: PartitionId,
+        /// The actor, if it is its bound.
+        actor: Option<Arc<str>>,
+        /// The bound.
+        hit: LimitHit,
+    },
     /// A record was not written, because its log takes none of that length: the bounds of this node do not go together.
     /// The reign ends, and what the record decided is tried again.
     RecordTooLong {

@@ -11,6 +11,8 @@ use crate::invocation::{Outcome, Payload, RetryPolicy, StateOp, Target};
 use crate::keys::RequestKey;
 use crate::message::{Control, Message};
 use crate::record::{Record, RecordedStep};
+use crate::reminder::CatchUp;
+use crate::schedule::Schedule;
 use crate::snapshot::{Snapshot, SnapshotFault, SnapshotKey, SnapshotProof};
 
 /// Something that happened outside.
@@ -359,6 +361,55 @@ pub enum Operation {
         /// The step.
         step: RecordedStep,
     },
+    /// Schedules or cancels reminders: in a turn those of its own actor, with its segment (P5); from outside, at once.
+    Remind {
+        /// The turn it belongs to; `None` from outside.
+        turn: Option<TurnToken>,
+        /// The actor type.
+        kind: Kind,
+        /// The instance.
+        actor: Arc<str>,
+        /// What to do.
+        ask: ReminderAsk,
+    },
+    /// Lists the reminders of an actor: in a turn those of its own actor as the turn has made them, from outside what
+    /// is committed.
+    Reminders {
+        /// The turn it belongs to; `None` from outside.
+        turn: Option<TurnToken>,
+        /// The actor type.
+        kind: Kind,
+        /// The instance.
+        actor: Arc<str>,
+    },
+}
+
+/// What is asked for about reminders.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ReminderAsk {
+    /// Schedules one, or replaces the one with the same id.
+    Schedule(ReminderSpec),
+    /// Cancels one.
+    Cancel(Arc<str>),
+    /// Cancels all of the actor.
+    CancelAll,
+}
+
+/// A reminder that is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReminderSpec {
+    /// Its name within its actor.
+    pub id: Arc<str>,
+    /// Method invoked.
+    pub method: Arc<str>,
+    /// Argument.
+    pub payload: Payload,
+    /// First due time; `None`: the first one that the schedule gives from now on.
+    pub due: Option<Millis>,
+    /// When it comes again.
+    pub schedule: Schedule,
+    /// What to do about due times that were missed.
+    pub catch_up: CatchUp,
 }
 
 /// How a turn ended in user code.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::ids::{Kind, Millis, PartitionId, Uuid};
+use crate::reminder::Remind;
 
 /// Application bytes with their content type; the core never looks inside.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -131,6 +132,12 @@ pub enum Refusal {
     KeysFull,
     /// An exclusive method of an actor was called by a flow that holds it by a shared one: it would wait for itself.
     SharedToExclusive,
+    /// The actor has too many reminders (`Limits::reminders_per_actor_max`).
+    ActorRemindersFull,
+    /// The partition has too many reminders (`Limits::reminders_per_partition_max`).
+    RemindersFull,
+    /// The partition's reminders have too many bytes (`Limits::reminders_bytes_per_partition_max`).
+    RemindersBytesFull,
     /// The sender's channel was closed because its node was gone for too long (rule C6). No owner makes it: that is an
     /// answer of its own.
     ChannelClosed,
@@ -184,6 +191,8 @@ pub enum Owed {
     Invocation(Arc<Invocation>),
     /// The outcome of a chain of tail calls, to its home (rule C8).
     Outcome(Arc<ChainOutcome>),
+    /// A change to an actor's reminders, from outside its turns: its owner carries it out.
+    Remind(Arc<Remind>),
 }
 
 /// The outcome of a chain of tail calls, on its way home.
@@ -226,11 +235,16 @@ impl Owed {
         match self {
             Self::Invocation(invocation) => invocation.uuid,
             Self::Outcome(done) => done.uuid,
+            Self::Remind(remind) => remind.uuid,
         }
     }
 
     /// Whether its sender waits for an outcome; otherwise for its acceptance.
     pub fn is_awaited(&self) -> bool {
-        matches!(self, Self::Invocation(invocation) if invocation.is_awaited())
+        match self {
+            Self::Invocation(invocation) => invocation.is_awaited(),
+            Self::Outcome(_) => false,
+            Self::Remind(_) => true,
+        }
     }
 }

@@ -13,10 +13,10 @@
 //! one partition then travels in one record.
 //!
 //! Map of modules: [`ids`] names; [`invocation`] what is called and how it ended; [`record`] what is stored in a
-//! partition's log; [`snapshot`] what stands for the records before a place in it; [`trouble`] how
-//! attempts end that do not end it; [`message`] what nodes tell each other; [`event`]
-//! and [`effect`] the driver's interface; [`assign`] which node should own which partition; [`limits`] every bound;
-//! [`cover`] which transitions were taken.
+//! partition's log; [`snapshot`] what stands for the records before a place in it; [`trouble`] how attempts end that do
+//! not end it; [`reminder`] and [`schedule`] invocations at due times; [`message`] what nodes tell each other;
+//! [`event`] and [`effect`] the driver's interface; [`assign`] which node should own which partition; [`limits`] every
+//! bound; [`cover`] which transitions were taken.
 //! The machines are private: the log state (what applying a log yields), the partition (reign, turns, channels in and
 //! out), the node (routes, roots, sessions).
 
@@ -32,9 +32,12 @@ pub mod message;
 pub mod node;
 pub mod probe;
 pub mod record;
+pub mod reminder;
+pub mod schedule;
 pub mod snapshot;
 pub mod trouble;
 
+mod agenda;
 mod dead;
 mod env;
 mod partition;

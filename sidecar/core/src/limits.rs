@@ -121,7 +121,7 @@ pub struct Limits {
     /// Calls that wait in one circle; longer ones are not found.
     pub deadlock_path_max: usize,
     /// Longest state of an actor that one read from outside its turns answers with, bytes: a message between peers has
-    /// to hold it.
+    /// to hold it. The same for a list of its reminders.
     pub state_read_bytes_max: usize,
     /// Records of a log after which a snapshot of its partition is taken: so many, and those of the time that it takes,
     /// are read by whoever takes over. Not before the log has grown by what the last snapshot took.
@@ -131,6 +131,16 @@ pub struct Limits {
     /// How far the store of actors' states may go back and is still healed from the log, ms: records are kept for so
     /// long after a snapshot has made them dispensable. 0 where the store is durable when a log is trimmed.
     pub trim_delay_ms: Millis,
+    /// Reminders of one actor.
+    pub reminders_per_actor_max: usize,
+    /// Reminders of one partition: they stay in memory.
+    pub reminders_per_partition_max: usize,
+    /// The same, bytes.
+    pub reminders_bytes_per_partition_max: usize,
+    /// Due times that one record fires: many that come at once are taken in turn with everything else.
+    pub reminder_firings_per_record_max: usize,
+    /// A due time that passed longer ago counts as missed, and is subject to the reminder's policy, ms.
+    pub reminder_lateness_ms: Millis,
 }
 
 /// A bound that was hit, by name, so that people know what to raise or send less of.
@@ -188,6 +198,9 @@ pub struct Rules {
     pub trim_after_snapshot: bool,
     pub trim_after_stored: bool,
     pub trim_delay: bool,
+    pub firing_moves_due: bool,
+    pub cancel_drops_firings: bool,
+    pub firing_after_commit: bool,
 }
 
 impl Default for Limits {
@@ -251,6 +264,11 @@ impl Default for Limits {
             snapshot_after_bytes: 8 << 20,
             // The hub syncs its store before it trims a log.
             trim_delay_ms: 0,
+            reminders_per_actor_max: 1_000,
+            reminders_per_partition_max: 100_000,
+            reminders_bytes_per_partition_max: 64 << 20,
+            reminder_firings_per_record_max: 256,
+            reminder_lateness_ms: 1_000,
         }
     }
 }
@@ -297,6 +315,9 @@ impl Default for Rules {
             trim_after_snapshot: true,
             trim_after_stored: true,
             trim_delay: true,
+            firing_moves_due: true,
+            cancel_drops_firings: true,
+            firing_after_commit: true,
         }
     }
 }
@@ -314,6 +335,15 @@ impl Limits {
             }
             Refusal::KeysFull => ("keys_per_partition_max", self.keys_per_partition_max),
             Refusal::TooDeep => ("depth_max", self.depth_max),
+            Refusal::ActorRemindersFull => {
+                ("reminders_per_actor_max", self.reminders_per_actor_max)
+            }
+            Refusal::RemindersFull => {
+                ("reminders_per_partition_max", self.reminders_per_partition_max)
+            }
+            Refusal::RemindersBytesFull => {
+                ("reminders_bytes_per_partition_max", self.reminders_bytes_per_partition_max)
+            }
             Refusal::ChannelClosed | Refusal::SharedToExclusive | Refusal::KeyReused => {
                 return None;
             }

@@ -9,6 +9,7 @@ use crate::invocation::{Outcome, Owed, Payload};
 use crate::limits::LimitHit;
 use crate::node::{DeadLetterView, InvocationView};
 use crate::probe::{Climb, Confirm, Probe};
+use crate::reminder::Reminder;
 
 /// A message from one node to another.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -159,7 +160,17 @@ pub enum Message {
         /// Which keys; all of them if absent.
         keys: Option<Vec<Arc<str>>>,
     },
-    /// Answers `Read`.
+    /// Asks the owner for the committed reminders of an actor. Not an obligation: asked again until answered, by
+    /// `ReadDone`.
+    ListReminders {
+        /// The asking node's request.
+        request: RequestId,
+        /// The actor's partition.
+        partition: PartitionId,
+        /// The instance.
+        actor: Arc<str>,
+    },
+    /// Answers `Read` or `ListReminders`.
     ReadDone {
         /// The request it answers.
         request: RequestId,
@@ -307,11 +318,13 @@ pub enum AwaitResult {
     NotOwner(Option<NodeId>),
 }
 
-/// What an owner says of an actor's state.
+/// What an owner says of an actor's state or reminders.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReadResult {
     /// The keys that exist, as committed.
     State(BTreeMap<Arc<str>, Payload>),
+    /// Its reminders, as committed, by id.
+    Reminders(Vec<Arc<Reminder>>),
     /// It is longer than what fits into one answer, bytes: fewer keys are to be asked for at once.
     TooLong(u64),
     /// This node does not own the partition, or cannot be sure of it now; ask the hinted one.

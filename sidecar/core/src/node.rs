@@ -4,11 +4,13 @@ mod asks;
 mod component;
 mod ended;
 mod peers;
+mod reminders;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use asks::Asks;
+pub(crate) use reminders::OTHERS;
 
 use crate::cover::Transition;
 use crate::effect::{Append, Effect, Notice};
@@ -136,6 +138,10 @@ pub struct Held {
     pub kept: usize,
     /// Their bytes.
     pub kept_bytes: usize,
+    /// Reminders.
+    pub reminders: usize,
+    /// Their bytes.
+    pub reminders_bytes: usize,
     /// Results of `start` kept.
     pub results: usize,
     /// Their bytes.
@@ -366,6 +372,8 @@ impl Node {
             sum.dead += held.dead;
             sum.dead_bytes += held.dead_bytes;
             sum.unstored_bytes += held.unstored_bytes;
+            sum.reminders += held.reminders;
+            sum.reminders_bytes += held.reminders_bytes;
         }
         let host = self.env.host.as_ref();
         sum.direct_bytes = host.map_or(0, |host| host.direct_bytes);

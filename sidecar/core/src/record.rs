@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use crate::invocation::{ChainOutcome, Invocation, Obligation, Outcome, Payload, StateOp};
+use crate::reminder::ReminderChange;
 use crate::snapshot::NamedSnapshot;
 use crate::trouble::Ended;
 
@@ -192,6 +193,19 @@ pub enum Op {
         /// The invocations.
         uuids: Vec<Uuid>,
     },
+    /// A reminder's due time has come: its invocation is owed from here on, and the next due time is set, in one step.
+    Fire {
+        /// The instance.
+        actor: Arc<str>,
+        /// The reminder.
+        id: Arc<str>,
+        /// The due time; ignored unless it is the reminder's.
+        due: Millis,
+        /// Unique part of the invocation's id; `None`: the due time was missed, and is skipped.
+        uuid: Option<Uuid>,
+        /// The next due time; `None`: the reminder ends.
+        next: Option<Millis>,
+    },
 }
 
 /// What a turn did between two flushes; it takes effect as a whole (P5).
@@ -201,6 +215,17 @@ pub struct Segment {
     pub state: Vec<StateOp>,
     /// Obligations created, in order.
     pub sends: Vec<Send>,
+    /// Changes to the reminders of the invocation's actor, in order.
+    pub reminders: Vec<ReminderOp>,
+}
+
+/// A change to reminders, and what it undoes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReminderOp {
+    /// The change.
+    pub change: ReminderChange,
+    /// Firings of what was replaced or cancelled that have not started: they never will.
+    pub dropped: Vec<Uuid>,
 }
 
 /// A durable step: a value that the program recorded under a key.

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::effect::{Notice, RequestError, Response};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, Millis, NodeId, Number, PartitionId, RequestId, Sender};
-use crate::invocation::{Obligation, Outcome};
+use crate::invocation::{Obligation, Outcome, Owed};
+use crate::partition::answer_of;
 use crate::route::{Opened, Route};
 use crate::state::Outbound;
 
@@ -95,6 +96,9 @@ impl Roots {
     ) {
         let Some((request, obligation)) = self.close(env, from, number) else { return };
         let Some(request) = request else { return };
+        if let Owed::Remind(remind) = &obligation.owed {
+            return env.respond(request, answer_of(&remind.change, outcome));
+        }
         let invocation = InvocationId { home: from.clone(), uuid: obligation.owed.uuid() };
         env.respond(request, Ok(Response::Outcome { invocation: Some(invocation), outcome }));
     }

@@ -8,7 +8,9 @@ use crate::invocation::{
     ActorOps, ChainOutcome, Invocation, Obligation, Outcome, Owed, Payload, StateOp,
 };
 use crate::limits::Limits;
-use crate::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment};
+use crate::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment};
+use crate::reminder::{Remind, Reminder, ReminderChange};
+use crate::schedule::Schedule;
 
 /// What a message in a message takes at most besides its content: two tags and lengths.
 const NESTED: usize = 12;
@@ -117,14 +119,53 @@ impl Owed {
         match self {
             Self::Invocation(invocation) => invocation.size(),
             Self::Outcome(done) => done.size(),
+            Self::Remind(remind) => remind.size(),
         }
+    }
+}
+
+impl Reminder {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        let schedule = match &self.schedule {
+            Schedule::Once => 0,
+            Schedule::Every(_) => NUMBER,
+            Schedule::Cron { expression, zone } => text(expression) + text(zone) + NESTED,
+        };
+        text(&self.id) + text(&self.method) + self.payload.stored_size() + schedule + 2 * NUMBER
+    }
+}
+
+impl ReminderChange {
+    /// Size in bytes, at least what is stored; what it may drop is counted apart.
+    pub fn size(&self) -> usize {
+        let content = match self {
+            Self::Set(reminder) => reminder.size(),
+            Self::Cancel(id) => text(id),
+            Self::CancelAll => NUMBER,
+        };
+        content + 2 * NESTED
+    }
+}
+
+impl Remind {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        UUID + text(&self.actor) + self.change.size() + NESTED
+    }
+}
+
+impl ReminderOp {
+    fn stored_size(&self) -> usize {
+        self.change.size() + self.dropped.len() * UUID + NESTED
     }
 }
 
 impl Segment {
     fn stored_size(&self) -> usize {
         let sends = self.sends.iter().map(|send| send.obligation.size()).sum::<usize>();
-        state_of_actor(&self.state) + sends
+        let reminders = self.reminders.iter().map(ReminderOp::stored_size).sum::<usize>();
+        state_of_actor(&self.state) + sends + reminders
     }
 }
 
@@ -238,6 +279,7 @@ impl Op {
                 uuids.len() * UUID
             }
             Self::Redrive { .. } => 2 * UUID,
+            Self::Fire { actor, id, .. } => text(actor) + text(id) + UUID + 2 * NUMBER,
         };
         content + 2 * NESTED
     }
@@ -272,7 +314,9 @@ impl Limits {
     pub fn record_bytes_max(&self) -> usize {
         let names = 2 * NAMES_BYTES_MAX;
         let settled = self.calls_per_turn_max * (KIND_BYTES_MAX + 3 * NUMBER + 3 * NESTED);
-        let turn = self.segment_bytes_max + self.message_bytes_max + settled + names;
+        // A turn may drop every firing that waits for its actor, each once.
+        let dropped = self.queue_per_actor_max * UUID;
+        let turn = self.segment_bytes_max + self.message_bytes_max + settled + dropped + names;
         // Lists of numbers and of what is forgotten are bounded by what may be there at once.
         let forgotten = self
             .results_per_partition_max

@@ -16,6 +16,7 @@ use crate::ids::{
 };
 use crate::invocation::{Invocation, Outcome};
 use crate::record::{RecordedStep, Send};
+use crate::reminder::Reminder;
 use crate::trouble::Ended;
 
 /// Names a snapshot within its partition: no two reigns ever have the same one, and one reign has the same state at one
@@ -106,6 +107,10 @@ pub struct Snapshot {
     pub keys_by_age: Vec<(Millis, Uuid)>,
     /// Snapshots that are named and kept, oldest first.
     pub snapshots: Vec<NamedSnapshot>,
+    /// Reminders, with the actors whose they are.
+    pub reminders: Vec<(Arc<str>, Arc<Reminder>)>,
+    /// Firings that have not ended, and are dropped with their reminders if they have not started.
+    pub firings: Vec<(SavedReminderName, Uuid)>,
 }
 
 /// An idempotency key.
@@ -124,10 +129,8 @@ pub struct SavedKey {
 pub struct SavedEntry {
     /// The invocation, at its current step.
     pub invocation: Arc<Invocation>,
-    /// The channel it came on.
-    pub sender: Sender,
-    /// Its number there.
-    pub number: Number,
+    /// Where it came from.
+    pub origin: SavedOrigin,
     /// Place among all acceptances.
     pub order: u64,
     /// The current attempt.
@@ -152,6 +155,29 @@ pub struct SavedEntry {
     pub cancel: bool,
     /// It rests.
     pub parked: bool,
+}
+
+/// Where an invocation came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SavedOrigin {
+    /// Somebody owed it.
+    Channel {
+        /// The channel it came on.
+        sender: Sender,
+        /// Its number there.
+        number: Number,
+    },
+    /// A reminder of the partition fired.
+    Reminder(SavedReminderName),
+}
+
+/// Names a reminder in its partition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedReminderName {
+    /// The actor whose it is.
+    pub actor: Arc<str>,
+    /// Its id.
+    pub id: Arc<str>,
 }
 
 /// A durable step.
@@ -225,10 +251,8 @@ pub struct SavedClosedNodes {
 pub struct SavedDeadLetter {
     /// As its last step was to run.
     pub invocation: Arc<Invocation>,
-    /// The channel it came on.
-    pub sender: Sender,
-    /// Its number there.
-    pub number: Number,
+    /// Where it came from.
+    pub origin: SavedOrigin,
     /// How it ended.
     pub outcome: Outcome,
     /// Attempts of its last step.

@@ -9,12 +9,14 @@ mod save;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use crate::agenda::{Agenda, Key};
 use crate::dead::{DeadLetter, DeadLetters};
 use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Owed, Payload, StateOp};
 use crate::keys::Keys;
 use crate::limits::Rules;
-use crate::record::{End, Op, Record, Segment, Send};
+use crate::record::{End, Op, Record, ReminderOp, Segment, Send};
+use crate::reminder::Reminder;
 use crate::size::Tally;
 use crate::snapshot::NamedSnapshot;
 use crate::steps::Steps;
@@ -55,6 +57,8 @@ pub(crate) struct LogState {
     pub(crate) closed_nodes: ClosedNodes,
     /// Tells that ended without success.
     pub(crate) dead: DeadLetters,
+    /// Reminders.
+    pub(crate) agenda: Agenda,
     /// Counts acceptances: the order of queues.
     order: u64,
     /// The partition's clock: the latest time in its records. It never runs back.
@@ -69,8 +73,7 @@ pub(crate) struct LogState {
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) invocation: Arc<Invocation>,
-    pub(crate) sender: Sender,
-    pub(crate) number: Number,
+    pub(crate) origin: Origin,
     /// Place among all acceptances.
     pub(crate) order: u64,
     /// The current attempt of the current step.
@@ -95,6 +98,15 @@ pub(crate) struct Entry {
     pub(crate) cancel: bool,
     /// It has lost too many hosts: it rests.
     pub(crate) parked: bool,
+}
+
+/// Where an invocation came from.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Origin {
+    /// Somebody owed it.
+    Channel { sender: Sender, number: Number },
+    /// A reminder of this partition fired: nobody else knows of it.
+    Reminder(Key),
 }
 
 /// The receiving end of a channel (rule C4). Numbers below `next` are known; those of them that are not live are
@@ -142,6 +154,21 @@ pub(crate) enum Admission {
     Applied(Vec<ActorOps>),
     /// Void for ever.
     Void,
+}
+
+impl Origin {
+    /// The channel that it came on, and its number there.
+    pub(crate) fn channel(&self) -> Option<(&Sender, Number)> {
+        match self {
+            Self::Channel { sender, number } => Some((sender, *number)),
+            Self::Reminder(_) => None,
+        }
+    }
+
+    /// Whose channel it came on.
+    pub(crate) fn sender(&self) -> Option<&Sender> {
+        self.channel().map(|(sender, _)| sender)
+    }
 }
 
 impl Default for Inbound {
@@ -224,7 +251,8 @@ impl LogState {
                 }
                 entry.holds = true;
                 entry.shared = *shared;
-                push_state(entry.invocation.actor.as_ref(), &segment.state, stored);
+                let actor = entry.invocation.actor.clone();
+                push_state(actor.as_ref(), &segment.state, stored);
                 for send in &segment.sends {
                     if send.obligation.owed.is_awaited() {
                         entry.children.insert((send.obligation.to.clone(), send.number));
@@ -243,6 +271,7 @@ impl LogState {
                     self.close_out(to, *number, None);
                 }
                 self.owe(&segment.sends);
+                self.remind(rules, actor.as_ref(), &segment.reminders);
                 true
             }
             Op::Complete { uuid, attempt, accept, end, segment, time } => {
@@ -256,12 +285,13 @@ impl LogState {
                         self.kept.insert(*uuid, outcome.clone());
                     }
                     push_state(accept.actor.as_ref(), &segment.state, stored);
+                    self.remind(rules, accept.actor.as_ref(), &segment.reminders);
                 } else {
                     let current = self.entries.get(uuid).map(|e| e.attempt);
                     if current.is_none() || (current != Some(*attempt) && rules.turn_token) {
                         return false;
                     }
-                    self.end_turn(*uuid, segment, stored);
+                    self.end_turn(rules, *uuid, segment, stored);
                     match end {
                         End::Outcome(outcome) => self.end(rules, *uuid, outcome, *time),
                         End::Next { invocation, keeps_lock } => {
@@ -355,11 +385,51 @@ impl LogState {
                 }
                 true
             }
+            Op::Fire { actor, id, due, uuid, next } => {
+                self.fire(&(actor.clone(), id.clone()), *due, *uuid, *next)
+            }
         }
     }
 
+    /// Changes the reminders of an actor; firings that the change drops never start.
+    fn remind(&mut self, rules: &Rules, actor: Option<&Arc<str>>, ops: &[ReminderOp]) {
+        let Some(actor) = actor else { return };
+        for ReminderOp { change, dropped } in ops {
+            for uuid in dropped {
+                if rules.cancel_drops_firings {
+                    self.remove_entry(*uuid);
+                }
+            }
+            self.agenda.change(actor, change);
+        }
+    }
+
+    /// A due time has come: the firing is owed, and the next due time set, at once.
+    fn fire(&mut self, key: &Key, due: Millis, uuid: Option<Uuid>, next: Option<Millis>) -> bool {
+        let Some(reminder) = self.agenda.get(key).filter(|r| r.due == due).cloned() else {
+            return false;
+        };
+        self.agenda.pass(key, next);
+        if let Some(uuid) = uuid {
+            self.insert_entry(
+                Arc::new(firing(&key.0, &reminder, uuid)),
+                Origin::Reminder(key.clone()),
+            );
+            self.agenda.fired(key.clone(), uuid);
+        }
+        true
+    }
+
+    /// An invocation is no longer here.
+    fn remove_entry(&mut self, uuid: Uuid) -> Option<Entry> {
+        let entry = self.entries.remove(&uuid)?;
+        if let Origin::Reminder(key) = &entry.origin {
+            self.agenda.ended(key, uuid);
+        }
+        Some(entry)
+    }
+
     fn accept(&mut self, sender: &Sender, number: Number, invocation: &Arc<Invocation>) {
-        self.order += 1;
         let inbound = self.inbound.entry(sender.clone()).or_default();
         inbound.next = inbound.next.max(number + 1);
         if invocation.is_awaited() {
@@ -373,17 +443,17 @@ impl LogState {
         if let Some(digest) = invocation.key {
             self.keys.accept(invocation.uuid, digest);
         }
-        self.insert_entry(invocation.clone(), sender.clone(), number);
+        self.insert_entry(invocation.clone(), Origin::Channel { sender: sender.clone(), number });
     }
 
     /// Owes an invocation from here on, behind everything accepted before.
-    fn insert_entry(&mut self, invocation: Arc<Invocation>, sender: Sender, number: Number) {
+    fn insert_entry(&mut self, invocation: Arc<Invocation>, origin: Origin) {
+        self.order += 1;
         self.entries.insert(
             invocation.uuid,
             Entry {
                 invocation,
-                sender,
-                number,
+                origin,
                 order: self.order,
                 attempt: 1,
                 ran: false,
@@ -403,20 +473,27 @@ impl LogState {
     /// A dead letter is sent again: what happened to it before does not count.
     fn redrive(&mut self, uuid: Uuid, new: Uuid) -> bool {
         let Some(letter) = self.dead.remove(uuid) else { return false };
-        self.order += 1;
         let before = (*letter.invocation).clone();
         let invocation = Invocation { uuid: new, deadline: None, key: None, ..before };
-        self.insert_entry(Arc::new(invocation), letter.sender, letter.number);
+        self.insert_entry(Arc::new(invocation), letter.origin);
         true
     }
 
     /// A logged turn ended: its segment takes effect, and its children are settled with it.
-    fn end_turn(&mut self, uuid: Uuid, segment: &Segment, stored: &mut Vec<ActorOps>) {
+    fn end_turn(
+        &mut self,
+        rules: &Rules,
+        uuid: Uuid,
+        segment: &Segment,
+        stored: &mut Vec<ActorOps>,
+    ) {
         let Some(entry) = self.entries.get_mut(&uuid) else { return };
-        push_state(entry.invocation.actor.as_ref(), &segment.state, stored);
+        let actor = entry.invocation.actor.clone();
+        push_state(actor.as_ref(), &segment.state, stored);
         for (to, number) in std::mem::take(&mut entry.children) {
             self.close_out(&to, number, None);
         }
+        self.remind(rules, actor.as_ref(), &segment.reminders);
     }
 
     /// A chain of tail calls goes on here.
@@ -440,7 +517,7 @@ impl LogState {
     fn pass_on(&mut self, rules: &Rules, uuid: Uuid) {
         let Some(entry) = self.entries.get_mut(&uuid) else { return };
         if !entry.invocation.is_home() || !rules.tail_home {
-            self.entries.remove(&uuid);
+            self.remove_entry(uuid);
             return;
         }
         // Its argument has been used up.
@@ -455,15 +532,14 @@ impl LogState {
 
     /// A logged invocation ended.
     fn end(&mut self, rules: &Rules, uuid: Uuid, outcome: &Outcome, time: Millis) {
-        let Some(entry) = self.entries.remove(&uuid) else { return };
+        let Some(entry) = self.remove_entry(uuid) else { return };
         let mode = entry.invocation.mode;
         let is_asked_for = mode == Mode::Start;
         let has_key = self.keys.end(uuid, Some(outcome).filter(|_| is_asked_for), time);
         match mode {
             Mode::Tell if DeadLetter::is_one(outcome) => self.dead.insert(DeadLetter {
                 invocation: entry.invocation,
-                sender: entry.sender,
-                number: entry.number,
+                origin: entry.origin,
                 outcome: outcome.clone(),
                 attempts: entry.attempt,
                 time,
@@ -475,8 +551,10 @@ impl LogState {
                 self.results_by_age.push_back((time, uuid));
             }
             Mode::Call if entry.unwanted || !rules.retire_only_closed => {
-                if let Some(inbound) = self.inbound.get_mut(&entry.sender) {
-                    inbound.live.remove(&entry.number);
+                if let Origin::Channel { sender, number } = &entry.origin
+                    && let Some(inbound) = self.inbound.get_mut(sender)
+                {
+                    inbound.live.remove(number);
                 }
             }
             Mode::Call => {
@@ -599,6 +677,24 @@ impl ClosedNodes {
         self.open = kept.copied().collect();
         self.above = self.above.split_off(&floor);
         self.floor = floor;
+    }
+}
+
+/// The invocation that a due time of a reminder makes.
+pub(crate) fn firing(actor: &Arc<str>, reminder: &Reminder, uuid: Uuid) -> Invocation {
+    Invocation {
+        uuid,
+        mode: Mode::Tell,
+        actor: Some(actor.clone()),
+        method: reminder.method.clone(),
+        payload: reminder.payload.clone(),
+        chain: [].into(),
+        deadline: None,
+        trace: Arc::default(),
+        step: 1,
+        home: None,
+        retry: None,
+        key: None,
     }
 }
 

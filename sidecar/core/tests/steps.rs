@@ -8,7 +8,7 @@ use kar_core::Event;
 use kar_core::effect::{RequestError, Response, Turn};
 use kar_core::event::{Operation, TailCall, TurnResult};
 use kar_core::ids::{Kind, RequestId, SessionId};
-use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload, Target};
+use kar_core::invocation::{ApplicationError, Mode, Outcome, Owed, Payload, Target};
 use kar_core::limits::Limits;
 use kar_core::record::{Op, Record, RecordedStep};
 
@@ -91,8 +91,8 @@ fn calls_logged(script: &Script, method: &str) -> usize {
         _ => None,
     });
     let invocations = sends.flatten().filter(|send| match &send.obligation.owed {
-        kar_core::invocation::Owed::Invocation(i) => &*i.method == method,
-        kar_core::invocation::Owed::Outcome(_) => false,
+        Owed::Invocation(i) => &*i.method == method,
+        Owed::Outcome(_) | Owed::Remind(_) => false,
     });
     invocations.count()
 }

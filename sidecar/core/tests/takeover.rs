@@ -202,7 +202,7 @@ fn what_a_turn_asks_for_takes_effect_in_order_also_while_a_kind_is_not_known() {
                     assert_eq!(segment.state.len(), 1);
                     let actor = |s: &kar_core::record::Send| match &s.obligation.owed {
                         Owed::Invocation(invocation) => invocation.actor.clone(),
-                        Owed::Outcome(_) => None,
+                        Owed::Outcome(_) | Owed::Remind(_) => None,
                     };
                     Some(segment.sends.iter().filter_map(actor).collect())
                 }

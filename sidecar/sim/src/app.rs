@@ -304,6 +304,9 @@ impl World {
                     }
                 }
                 Step::Flush => self.ask(run, ItemKind::Flush, Mode::Tell, None, true),
+                Step::Remind(remind) => {
+                    self.ask(run, ItemKind::Remind(remind), Mode::Tell, None, !pipelined);
+                }
                 Step::Tell(target, spec) => {
                     let kind = ItemKind::Tell(spec.tag, target);
                     self.ask(run, kind, Mode::Tell, Some(spec), !pipelined);
@@ -407,6 +410,11 @@ impl World {
                 Operation::StateRead { turn, keys }
             }
             ItemKind::Flush => Operation::Flush { turn },
+            ItemKind::Remind(remind) => {
+                let Some(actor) = record.actor else { return };
+                let (kind, actor) = (names.kinds[record.kind].clone(), names.actors[actor].clone());
+                remind.operation(names, self.millis(self.now), Some(turn), (kind, actor))
+            }
             ItemKind::Once(key) => {
                 // No two requests of a run give the same value.
                 let number = join(run as u64, record.items.len() as u64);

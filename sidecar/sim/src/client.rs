@@ -81,6 +81,11 @@ impl World {
                 retry: self.plan.policies.of_tag(tag),
                 key,
             },
+            None if let (Some(remind), Some(actor)) = (&op.remind, op.actor) => {
+                let (kind, actor) = (names.kinds[op.kind].clone(), names.actors[actor].clone());
+                let now = self.millis(self.now);
+                remind.with_tag(tag).operation(names, now, None, (kind, actor))
+            }
             None => {
                 let kind = names.kinds[op.kind].clone();
                 Operation::InvokeDirect { kind, method, payload, trace }
@@ -113,6 +118,7 @@ impl World {
             awaits,
             control: None,
             reads: None,
+            remind: op.remind.as_ref().map(|remind| remind.with_tag(tag)),
             tag,
             kind: op.kind,
             actor: op.actor,
@@ -179,6 +185,7 @@ impl World {
             at: self.now,
             slot,
             mode: None,
+            remind: None,
             kind: request.kind,
             actor: request.actor,
             fuel: 0,
@@ -203,6 +210,7 @@ impl World {
             at: self.now,
             slot,
             mode: None,
+            remind: None,
             kind,
             actor: Some(actor),
             fuel: 0,

@@ -11,6 +11,7 @@ use kar_core::snapshot::SnapshotFault;
 use crate::app::ToApp;
 use crate::history::{Answer, Seen, Waiter};
 use crate::plan::MS;
+use crate::remind::Remind;
 use crate::store::{SnapshotStep, StoreSays, StoreStep, proof};
 use crate::world::{BASE_MS, Due, EFFECTS_MAX, Input, World};
 
@@ -118,7 +119,8 @@ impl World {
         match waiter {
             Waiter::Client(req) => {
                 self.history.reqs[req].arrived = at;
-                if self.history.reqs[req].reads.is_some() {
+                let request = &self.history.reqs[req];
+                if request.reads.is_some() || request.remind == Some(Remind::List) {
                     self.note(Seen::Reads { req });
                 }
             }

@@ -15,6 +15,7 @@ use kar_core::snapshot::{Snapshot, SnapshotKey};
 use crate::coverage::Coverage;
 use crate::operator::Policies;
 use crate::plan::{Names, Us};
+use crate::remind::Remind;
 use crate::script::{Script, Spec};
 use crate::store::{Snapshots, StorePartition};
 
@@ -99,6 +100,7 @@ pub(crate) enum ItemKind {
     Flush,
     /// A value is recorded under this key.
     Once(Arc<str>),
+    Remind(Remind),
     /// The tail call that the turn ended with.
     Tail(u64),
 }
@@ -108,7 +110,7 @@ impl ItemKind {
     pub(crate) fn tag(&self) -> Option<u64> {
         match self {
             Self::Tell(tag, _) | Self::Call(tag, _) | Self::Tail(tag) => Some(*tag),
-            Self::State(_) | Self::Read(_) | Self::Flush | Self::Once(_) => None,
+            Self::State(_) | Self::Read(_) | Self::Flush | Self::Once(_) | Self::Remind(_) => None,
         }
     }
 }
@@ -170,6 +172,8 @@ pub(crate) struct Req {
     pub(crate) control: Option<(PartitionId, Control)>,
     /// It reads the actor's state, or a key of it.
     pub(crate) reads: Option<Option<usize>>,
+    /// A change to reminders.
+    pub(crate) remind: Option<Remind>,
     pub(crate) tag: u64,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
@@ -210,6 +214,8 @@ pub(crate) struct History {
     pub(crate) closed_channels_max: usize,
     /// The nodes' bound of an actor's state, bytes.
     pub(crate) state_bytes_max: usize,
+    /// The nodes' bounds of reminders: of an actor, of a partition, and of that in bytes.
+    pub(crate) reminders_max: (usize, usize, usize),
     /// How long nodes ask for a state before they give up.
     pub(crate) accept_timeout: Us,
     /// Apps stop the code of cut-off attempts within the grace.

@@ -26,6 +26,7 @@ mod net;
 mod operator;
 mod plan;
 mod queue;
+mod remind;
 mod rng;
 mod schedules;
 mod script;

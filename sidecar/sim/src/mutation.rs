@@ -23,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 39] = [
+pub const MUTATIONS: [Mutation; 42] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -63,6 +63,9 @@ pub const MUTATIONS: [Mutation; 39] = [
     one("trim-after-snapshot", |r| r.trim_after_snapshot = false, usual),
     one("trim-after-stored", |r| r.trim_after_stored = false, usual),
     one("trim-delay", |r| r.trim_delay = false, forgetful),
+    one("firing-moves-due", |r| r.firing_moves_due = false, usual),
+    one("cancel-drops-firings", |r| r.cancel_drops_firings = false, usual),
+    one("firing-after-commit", |r| r.firing_after_commit = false, usual),
 ];
 
 /// Seeds within which every mutation must be found.

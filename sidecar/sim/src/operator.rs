@@ -33,7 +33,12 @@ impl Policies {
 
     /// What holds for an invocation made with a tag, where it runs on a kind.
     pub(crate) fn of(&self, tag: u64, kind: usize) -> Option<RetryPolicy> {
-        self.of_tag(tag).or_else(|| self.by_kind.get(kind).copied().flatten())
+        self.of_tag(tag).or_else(|| self.of_kind(kind))
+    }
+
+    /// What holds for what nobody has called, where it runs on a kind.
+    pub(crate) fn of_kind(&self, kind: usize) -> Option<RetryPolicy> {
+        self.by_kind.get(kind).copied().flatten()
     }
 
     /// What a host of some kinds registers.
@@ -153,6 +158,7 @@ impl World {
             at: self.now,
             slot,
             mode: None,
+            remind: None,
             kind: 0,
             actor: None,
             fuel: 0,

@@ -10,6 +10,7 @@ use kar_core::invocation::{Mode, Target};
 use kar_core::limits::{Limits, Rules};
 
 use crate::operator::{self, Policies};
+use crate::remind::Remind;
 use crate::rng::{Rng, mix};
 
 /// Virtual time, microseconds since the start of the run.
@@ -57,6 +58,10 @@ pub struct Profile {
     pub ops_max: u64,
     /// Chance that a step of a script is a call (or several), where it may be one.
     pub nested: u32,
+    /// Chance that another step is a change to the actor's reminders, where it may be one.
+    pub reminders: u32,
+    /// Greatest number of changes to reminders that clients make.
+    pub remind_max: u64,
     /// Chance that a turn that may go on ends with a tail call.
     pub tails: u32,
     /// How many of the clients' invocations have idempotency keys.
@@ -140,6 +145,8 @@ impl Default for Profile {
             modes: [10, 6, 3, 1],
             ops_max: 40,
             nested: 350,
+            reminders: 200,
+            remind_max: 6,
             tails: 250,
             keyed_roots: 120,
             keyed: 250,
@@ -206,6 +213,8 @@ pub(crate) struct ClientOp {
     pub(crate) slot: usize,
     /// `None`: direct.
     pub(crate) mode: Option<Mode>,
+    /// A change to reminders; `mode` is none then.
+    pub(crate) remind: Option<Remind>,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
     pub(crate) fuel: u8,
@@ -352,6 +361,7 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         // See `draw_snapshots`.
         snapshot_after_records: u64::MAX,
         snapshot_after_bytes: u64::MAX,
+        reminder_lateness_ms: 100,
         ..Limits::default()
     };
     if small {
@@ -395,6 +405,22 @@ fn bound_bytes(limits: &mut Limits, seed: u64, small: bool) {
         limits.state_bytes_per_actor_max = rng.range(60, 400) as usize;
         limits.steps_per_invocation_max = rng.range(1, 3) as usize;
         limits.step_bytes_per_invocation_max = rng.range(40, 400) as usize;
+    }
+}
+
+/// Some runs have room for few reminders, or fire few at once. Drawn apart, too.
+fn bound_reminders(limits: &mut Limits, seed: u64, small: bool) {
+    let mut rng = Rng::new(seed ^ 0x626f_756e_6473);
+    if rng.chance(200) {
+        limits.reminder_firings_per_record_max = 1;
+    }
+    if small {
+        match rng.below(4) {
+            0 => limits.reminders_per_actor_max = 1,
+            1 => limits.reminders_per_partition_max = rng.range(1, 2) as usize,
+            2 => limits.reminders_bytes_per_partition_max = rng.range(50, 300) as usize,
+            _ => {}
+        }
     }
 }
 
@@ -456,10 +482,12 @@ impl Plan {
             limits.cached_actors_max = 0;
         }
         bound_bytes(&mut limits, seed, small);
+        bound_reminders(&mut limits, seed, small);
         let (policies, controls) = operator::draw(seed, names.kinds.len(), &mut limits);
-        let ops = (0..rng.range(6, profile.ops_max))
+        let mut ops: Vec<_> = (0..rng.range(6, profile.ops_max))
             .map(|_| draw_op(&mut rng, profile, actor_types, &names, slots.len()))
             .collect();
+        ops.extend(draw_reminds(seed, profile, actor_types, slots.len()));
         let reads = draw_reads(seed, profile, actor_types, slots.len());
         let logs = names.counts.iter().sum::<u32>() as usize;
         let faults: Vec<(Us, Fault)> = (0..rng.range(0, profile.faults_max))
@@ -542,6 +570,7 @@ fn draw_op(
         at: rng.range(20 * MS, HORIZON),
         slot: rng.index(slots),
         mode,
+        remind: None,
         kind,
         actor,
         fuel: rng.range(0, 5) as u8,
@@ -576,6 +605,26 @@ fn draw_read(
         actor: if hot { 0 } else { rng.index(ACTORS) },
         key: rng.chance(300).then(|| rng.index(3)),
     }
+}
+
+/// Changes to reminders that clients make; drawn apart, so that the rest of a seed's plan does not depend on them.
+fn draw_reminds(seed: u64, profile: &Profile, actor_types: usize, slots: usize) -> Vec<ClientOp> {
+    let mut rng = Rng::new(seed ^ 0x7265_6d69_6e64);
+    let count = rng.range(0, profile.remind_max);
+    let mut draw = || ClientOp {
+        at: rng.range(20 * MS, HORIZON),
+        slot: rng.index(slots),
+        mode: None,
+        // The tag is the request's.
+        remind: Some(Remind::draw(&mut rng, 0)),
+        kind: rng.index(actor_types),
+        actor: Some(rng.index(ACTORS)),
+        fuel: 0,
+        deadline_us: None,
+        abandon_us: rng.chance(60).then(|| rng.range(0, 200 * MS)),
+        await_by: (0, 0),
+    };
+    (0..count).map(|_| draw()).collect()
 }
 
 /// A duration that is mostly short, sometimes long.

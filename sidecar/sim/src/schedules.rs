@@ -131,6 +131,7 @@ impl Stage {
             at: self.world.now,
             slot,
             mode: Some(mode),
+            remind: None,
             kind,
             actor: Some(actor),
             fuel: 0,

@@ -12,6 +12,7 @@ use kar_core::invocation::{Payload, StateOp, Target};
 
 use crate::keys;
 use crate::plan::{ACTORS, MS, Names, Profile, Us};
+use crate::remind::Remind;
 use crate::rng::{Rng, join};
 
 /// What a payload says: which invocation of the script tree it is, and what its turn may do.
@@ -29,6 +30,8 @@ pub(crate) struct Spec {
     pub(crate) joined: bool,
     /// A retry does the same again (else every attempt draws anew).
     pub(crate) steady: bool,
+    /// A reminder's: every firing has the same payload.
+    pub(crate) rings: bool,
 }
 
 impl Spec {
@@ -38,8 +41,10 @@ impl Spec {
         data[..8].copy_from_slice(&self.tag.to_le_bytes());
         data[8..16].copy_from_slice(&self.mask.to_le_bytes());
         data[16] = self.fuel;
-        data[17] =
-            u8::from(self.confined) | (u8::from(self.steady) << 1) | (u8::from(self.joined) << 2);
+        data[17] = u8::from(self.confined)
+            | (u8::from(self.steady) << 1)
+            | (u8::from(self.joined) << 2)
+            | (u8::from(self.rings) << 3);
         Payload { data: Bytes::copy_from_slice(&data), content_type: names.empty.clone() }
     }
 
@@ -58,6 +63,7 @@ impl Spec {
             confined: data[17] & 1 != 0,
             steady: data[17] & 2 != 0,
             joined: data[17] & 4 != 0,
+            rings: data[17] & 8 != 0,
         }
     }
 }
@@ -94,6 +100,8 @@ pub(crate) enum Step {
     Once(Arc<str>),
     /// Calls with step keys, made together and waited for together.
     Keyed(Vec<(Target, Spec, Arc<str>)>),
+    /// A change to the actor's reminders.
+    Remind(Remind),
 }
 
 /// The script of a turn.
@@ -146,7 +154,10 @@ pub(crate) fn write(
         step = join(step, join(names.kind(&home.kind) as u64, u64::from(home.index)));
     }
     let base = join(join(uuid as u64, (uuid >> 64) as u64), step);
-    let same = join(seed, spec.tag);
+    let mut same = join(seed, spec.tag);
+    if spec.rings {
+        same = join(same, uuid as u64);
+    }
     let rng = Rng::new(if spec.steady { same } else { join(same, attempt) });
     let bit = own.map_or(0, |(kind, actor)| 1 << rank(kind, actor));
     let confined = spec.confined || spec.mask & bit != 0;
@@ -179,7 +190,12 @@ pub(crate) fn write(
 /// What a shared method does: now and then it tries to write all the same.
 fn only_read(script: &mut Script, seed: u64) {
     let mut rng = Rng::new(seed ^ 0x7265_6164);
-    let mut keeps = |step: &Step| !matches!(step, Step::State(_)) || rng.chance(100);
+    let writes = |step: &Step| match step {
+        Step::State(_) => true,
+        Step::Remind(remind) => *remind != Remind::List,
+        _ => false,
+    };
+    let mut keeps = |step: &Step| !writes(step) || rng.chance(100);
     script.steps.retain(&mut keeps);
     for step in &mut script.steps {
         if let Step::Calls(_, beside) = step {
@@ -201,6 +217,10 @@ impl Writer<'_> {
         let retryable = self.troubled;
         let pipelined = self.rng.chance(400);
         let mut steps = Vec::new();
+        if self.spec.rings && actor && self.rng.chance(500) {
+            // So that the run comes to an end.
+            steps.push(Step::Remind(Remind::CancelAll));
+        }
         for _ in 0..self.rng.range(1, 5) {
             if self.rng.chance(400) {
                 steps.push(Step::Think(self.think()));
@@ -261,6 +281,11 @@ impl Writer<'_> {
             let spec = Spec { tag: self.fresh(), mask: 0, fuel, ..self.spec };
             let spec = Spec { confined: false, joined: false, ..spec };
             return Some(Step::Tell(self.target(kind, actor), spec));
+        }
+        if actor && self.fuel > 0 && self.rng.chance(self.profile.reminders) {
+            self.fuel -= 1;
+            let tag = self.fresh();
+            return Some(Step::Remind(Remind::draw(&mut self.rng, tag)));
         }
         self.alone(actor)
     }

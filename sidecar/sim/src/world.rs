@@ -177,6 +177,11 @@ impl World {
             small_limits: plan.small_limits,
             closed_channels_max: plan.limits.closed_channels_max,
             state_bytes_max: plan.limits.state_bytes_per_actor_max,
+            reminders_max: (
+                plan.limits.reminders_per_actor_max,
+                plan.limits.reminders_per_partition_max,
+                plan.limits.reminders_bytes_per_partition_max,
+            ),
             accept_timeout: plan.limits.accept_timeout_ms * MS,
             heeding: plan.profile.run_on_max <= crate::plan::RUN_ON_MAX,
             strict: plan.slots.iter().map(|s| s.strict).collect(),
@@ -354,7 +359,8 @@ impl World {
         let mut served = 0;
         let used = self.logs.iter().filter(|l| l.last() > 0).count();
         for node in self.slots.iter().filter_map(|s| s.node.as_ref()) {
-            if node.roots_open() > 0 {
+            // What is to fire is yet to come.
+            if node.roots_open() > 0 || node.held().reminders > 0 {
                 return false;
             }
             for view in node.partitions() {

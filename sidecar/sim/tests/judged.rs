@@ -76,6 +76,9 @@ fn every_schedule_really_happens_in_random_runs() {
         "(errors retried)",
         "(parked)",
         "(redriven)",
+        "(reminders fired)",
+        "(reminders late)",
+        "(firings dropped)",
     ];
     let rare = rare.into_iter().map(|name| (name, ()));
     let schedules = SCHEDULES.iter().map(|s| (s.name, ()));

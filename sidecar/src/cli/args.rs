@@ -1,6 +1,7 @@
 //! The command line as types: what starts and keeps things; [`client`] has what asks for things.
 
 mod client;
+mod reminder;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ pub(crate) use client::{
     AwaitArgs, CallArgs, DrainArgs, GetArgs, GetCommand, InvocationArgs, InvocationIdArgs,
     InvokeArgs, ListArgs, OptionArgs, ReachArgs, StateArgs, StateCommand, TellArgs,
 };
+pub(crate) use reminder::{ActorArgs, CatchUp, ReminderArgs, ReminderCommand, SetArgs};
 
 /// KAR: components in separate processes, joined by calls that survive crashes.
 #[derive(Debug, Parser)]
@@ -81,6 +83,8 @@ pub(crate) enum Command {
     Discard(InvocationIdArgs),
     /// Read and write the application's state; show an actor's
     State(StateArgs),
+    /// Have an actor called at due times, list and cancel that
+    Reminder(ReminderArgs),
     /// List nodes, actors, unfinished invocations or dead letters
     Get(GetArgs),
     /// Hand over everything that a node owns, so that it can be stopped without anybody noticing

@@ -9,6 +9,7 @@ use kar::config::{DEFAULT_DATA_DIR, HubCommand, SidecarConfig};
 use kar::sidecar::{Sidecar, StartError};
 use kar_proto::v1::actor_state_service_client::ActorStateServiceClient;
 use kar_proto::v1::invocation_service_client::InvocationServiceClient;
+use kar_proto::v1::reminder_service_client::ReminderServiceClient;
 use kar_proto::v1::state_service_client::StateServiceClient;
 use kar_proto::v1::system_service_client::SystemServiceClient;
 use kar_proto::v1::{GetInfoRequest, GetInfoResponse};
@@ -139,6 +140,13 @@ impl Session {
     pub(crate) fn actor_state(&self) -> ActorStateServiceClient<Transport> {
         ActorStateServiceClient::new(self.transport.clone())
             .max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// Reminders of actors.
+    pub(crate) fn reminders(&self) -> ReminderServiceClient<Transport> {
+        ReminderServiceClient::new(self.transport.clone())
+            .max_decoding_message_size(ANSWER_BYTES_MAX)
+            .max_encoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// The sidecar itself.

@@ -142,6 +142,16 @@ bound_flags! {
         snapshot_after_bytes: u64,
         /// How far the store of actors' states may go back and is healed from the log, ms
         trim_delay_ms: u64,
+        /// Reminders of one actor
+        reminders_per_actor_max: usize,
+        /// Reminders of one partition
+        reminders_per_partition_max: usize,
+        /// Reminders of one partition, bytes
+        reminders_bytes_per_partition_max: usize,
+        /// Due times that one record fires
+        reminder_firings_per_record_max: usize,
+        /// A due time that passed longer ago counts as missed, ms
+        reminder_lateness_ms: u64,
     }
 }
 

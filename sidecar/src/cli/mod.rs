@@ -17,6 +17,7 @@ mod logging;
 mod output;
 mod payload;
 mod process;
+mod reminder;
 mod rewrite;
 mod run;
 mod state;
@@ -102,6 +103,7 @@ async fn dispatch(command: Command) -> Outcome<u8> {
         Command::Redrive(args) => control::redrive(args).await,
         Command::Discard(args) => control::discard(args).await,
         Command::State(args) => state::state(args.command).await,
+        Command::Reminder(args) => reminder::reminder(args.command).await,
         Command::Get(args) => match args.what {
             GetCommand::Nodes { list } => get::nodes(list).await,
             GetCommand::Actors { list, kind } => get::actors(list, kind).await,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use kar_core::effect::RequestError;
 use kar_core::limits::LimitHit;
+use kar_core::schedule::ScheduleError;
 use kar_proto::google::rpc;
 use kar_proto::v1::ErrorReason;
 use prost::Message as _;
@@ -104,6 +105,15 @@ pub fn request_error(error: &RequestError) -> Status {
             status(ErrorReason::TurnEnded, message, [("turn", token.to_string())])
         }
         RequestError::Limit(hit) => limit_reached(*hit),
+        RequestError::Schedule(error) => {
+            let field = match error {
+                ScheduleError::Period => "reminder.period",
+                ScheduleError::Cron(_) | ScheduleError::Never(_) => "reminder.cron.expression",
+                ScheduleError::Zone(_) => "reminder.cron.time_zone",
+                _ => "reminder.due_time",
+            };
+            invalid_field(field, &message)
+        }
         RequestError::Invalid(_) => status(ErrorReason::InvalidField, message, []),
         RequestError::Unknown(_) => status(ErrorReason::OutcomeUnknown, message, []),
         RequestError::NoHost(kind) => {

@@ -16,6 +16,7 @@ use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
 use super::policy::{self, attempt_end_from, attempt_end_to};
+use super::reminder::{op_of_reminders_from, op_of_reminders_to, remind_from, remind_to};
 use super::snapshot;
 use super::{Malformed, owned, shared};
 
@@ -83,6 +84,7 @@ fn op_to(op: &Op) -> pb::Op {
                 settled: settled_to(settled),
                 steps: steps.iter().map(step_to).collect(),
                 shared: *shared,
+                reminders: segment.reminders.iter().map(op_of_reminders_to).collect(),
             })
         }
         Op::Complete { uuid, attempt, accept, end, segment, time } => O::Complete(pb::Complete {
@@ -93,6 +95,7 @@ fn op_to(op: &Op) -> pb::Op {
             state: segment.state.iter().map(state_op_to).collect(),
             sends: segment.sends.iter().map(send_to).collect(),
             time_ms: *time,
+            reminders: segment.reminders.iter().map(op_of_reminders_to).collect(),
         }),
         Op::Outcome { sender, number, done, time } => O::Outcome(pb::HomeOutcome {
             sender: Some(sender_to(sender)),
@@ -147,6 +150,13 @@ fn op_to(op: &Op) -> pb::Op {
         Op::Forget { uuids } => {
             O::Forget(pb::Forget { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
         }
+        Op::Fire { actor, id, due, uuid, next } => O::Fire(pb::Fire {
+            actor: actor.to_string(),
+            id: id.to_string(),
+            due_ms: *due,
+            uuid: uuid.map(uuid_to).unwrap_or_default(),
+            next_ms: next.unwrap_or_default(),
+        }),
     };
     pb::Op { op: Some(op) }
 }
@@ -162,7 +172,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
         O::Progress(p) => Op::Progress {
             uuid: uuid_from(&p.uuid)?,
             attempt: p.attempt,
-            segment: segment_from(p.state, p.sends)?,
+            segment: segment_from(p.state, p.sends, p.reminders)?,
             settled: settled_from(p.settled)?,
             steps: p.steps.into_iter().map(step_from).collect(),
             shared: p.shared,
@@ -172,7 +182,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             attempt: c.attempt,
             accept: c.accept.map(brief_from).transpose()?,
             end: end_from(c.end)?,
-            segment: segment_from(c.state, c.sends)?,
+            segment: segment_from(c.state, c.sends, c.reminders)?,
             time: c.time_ms,
         },
         O::Outcome(h) => Op::Outcome {
@@ -223,13 +233,25 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             let uuids = f.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
             Op::Forget { uuids }
         }
+        O::Fire(f) => Op::Fire {
+            actor: f.actor.into(),
+            id: f.id.into(),
+            due: f.due_ms,
+            uuid: if f.uuid.is_empty() { None } else { Some(uuid_from(&f.uuid)?) },
+            next: (f.next_ms != 0).then_some(f.next_ms),
+        },
     })
 }
 
-fn segment_from(state: Vec<pb::StateOp>, sends: Vec<pb::Send>) -> Result<Segment, Malformed> {
+fn segment_from(
+    state: Vec<pb::StateOp>,
+    sends: Vec<pb::Send>,
+    reminders: Vec<pb::ReminderOp>,
+) -> Result<Segment, Malformed> {
     Ok(Segment {
         state: state.into_iter().map(state_op_from).collect::<Result<_, _>>()?,
         sends: sends.into_iter().map(send_from).collect::<Result<_, _>>()?,
+        reminders: reminders.into_iter().map(op_of_reminders_from).collect::<Result<_, _>>()?,
     })
 }
 
@@ -304,6 +326,7 @@ pub(super) fn send_to(send: &Send) -> pb::Send {
         owed: Some(match owed {
             Owed::Invocation(invocation) => O::Invocation(invocation_to(invocation)),
             Owed::Outcome(done) => O::Outcome(chain_outcome_to(done)),
+            Owed::Remind(remind) => O::Remind(remind_to(remind)),
         }),
         parent: parent.map(uuid_to).unwrap_or_default(),
         step_key: text_to(step_key),
@@ -318,6 +341,7 @@ pub(super) fn send_from(send: pb::Send) -> Result<Send, Malformed> {
         owed: match send.owed.ok_or(Malformed::Field("owed"))? {
             O::Invocation(i) => Owed::Invocation(Arc::new(invocation_from(Some(i))?)),
             O::Outcome(done) => Owed::Outcome(Arc::new(chain_outcome_from(Some(done))?)),
+            O::Remind(remind) => Owed::Remind(Arc::new(remind_from(Some(remind))?)),
         },
         parent,
         step_key: text_from(&send.step_key),
@@ -441,6 +465,9 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
                 Refusal::SharedToExclusive => pb::Refusal::SharedToExclusive,
                 Refusal::KeyReused => pb::Refusal::KeyReused,
                 Refusal::KeysFull => pb::Refusal::KeysFull,
+                Refusal::ActorRemindersFull => pb::Refusal::ActorRemindersFull,
+                Refusal::RemindersFull => pb::Refusal::RemindersFull,
+                Refusal::RemindersBytesFull => pb::Refusal::RemindersBytesFull,
             }
             .into(),
         ),
@@ -477,6 +504,9 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             Ok(pb::Refusal::SharedToExclusive) => Refusal::SharedToExclusive,
             Ok(pb::Refusal::KeyReused) => Refusal::KeyReused,
             Ok(pb::Refusal::KeysFull) => Refusal::KeysFull,
+            Ok(pb::Refusal::ActorRemindersFull) => Refusal::ActorRemindersFull,
+            Ok(pb::Refusal::RemindersFull) => Refusal::RemindersFull,
+            Ok(pb::Refusal::RemindersBytesFull) => Refusal::RemindersBytesFull,
             Ok(pb::Refusal::Unspecified) | Err(_) => return Err(Malformed::Field("refused")),
         }),
         O::Deadlock(cycle) => Outcome::Deadlock(cycle.into()),

@@ -7,6 +7,7 @@ pub mod log;
 pub mod peer;
 pub mod policy;
 mod probe;
+pub mod reminder;
 pub mod snapshot;
 pub mod view;
 

@@ -16,6 +16,7 @@ use super::log::{
     partition_from, partition_to, payload_from, payload_to, sender_from, sender_to, uuid_from,
     uuid_to,
 };
+use super::reminder::{remind_from, remind_to, reminder_from, reminder_to};
 use super::{Malformed, owned, policy, probe, shared};
 
 /// A message for the wire.
@@ -55,6 +56,7 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
                 owed: Some(match owed {
                     Owed::Invocation(i) => pb::request::Owed::Invocation(invocation_to(i)),
                     Owed::Outcome(done) => pb::request::Owed::Outcome(chain_outcome_to(done)),
+                    Owed::Remind(remind) => pb::request::Owed::Remind(remind_to(remind)),
                 }),
                 asks: *asks,
             })
@@ -104,6 +106,13 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
             keys: keys.iter().flatten().map(ToString::to_string).collect(),
             all: keys.is_none(),
         }),
+        Message::ListReminders { request, partition, actor } => {
+            Frame::ListReminders(pb::ListReminders {
+                request: request.0,
+                partition: Some(partition_to(partition)),
+                actor: actor.to_string(),
+            })
+        }
         Message::ReadDone { request, result } => Frame::ReadDone(read_done_to(*request, result)),
         Message::Control { request, partition, control } => {
             Frame::Control(policy::control_to(*request, partition, control))
@@ -172,6 +181,9 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
                 pb::request::Owed::Outcome(done) => {
                     Owed::Outcome(Arc::new(chain_outcome_from(Some(done))?))
                 }
+                pb::request::Owed::Remind(remind) => {
+                    Owed::Remind(Arc::new(remind_from(Some(remind))?))
+                }
             },
         },
         Frame::Reply(m) => Message::Reply {
@@ -217,6 +229,11 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             actor: m.actor.into(),
             keys: (!m.all).then(|| m.keys.into_iter().map(Into::into).collect()),
         },
+        Frame::ListReminders(m) => Message::ListReminders {
+            request: RequestId(m.request),
+            partition: partition_from(m.partition)?,
+            actor: m.actor.into(),
+        },
         Frame::ReadDone(m) => read_done_from(m)?,
         Frame::Control(m) => policy::control_from(m)?,
         Frame::ControlDone(m) => policy::control_done_from(m)?,
@@ -243,6 +260,9 @@ pub fn message_size(message: &Message) -> usize {
         Message::Direct { payload, .. } => payload.data.len(),
         Message::ReadDone { result: ReadResult::State(state), .. } => {
             state.iter().map(|(k, v)| k.len() + v.data.len() + 32).sum()
+        }
+        Message::ReadDone { result: ReadResult::Reminders(all), .. } => {
+            all.iter().map(|reminder| reminder.size()).sum()
         }
         Message::Read { keys: Some(keys), .. } => keys.iter().map(|k| k.len() + 16).sum(),
         Message::DirectReply { result: DirectResult::Ended(outcome), .. } => outcome.size(),
@@ -311,6 +331,10 @@ fn read_done_to(request: RequestId, result: &ReadResult) -> pb::ReadDone {
             let entries = state.iter().map(|(k, v)| (owned(k), payload_to(v)));
             R::State(pb::ActorState { entries: entries.collect() })
         }
+        ReadResult::Reminders(all) => {
+            let reminders = all.iter().map(|reminder| reminder_to(reminder)).collect();
+            R::Reminders(pb::ReminderList { reminders })
+        }
         ReadResult::TooLong(limit) => R::TooLong(*limit),
         ReadResult::NotOwner(hint) => {
             R::OwnedElsewhere(pb::OwnedElsewhere { hint: hint_to(*hint) })
@@ -325,6 +349,10 @@ fn read_done_from(done: pb::ReadDone) -> Result<Message, Malformed> {
         R::State(state) => {
             let entries = state.entries.into_iter().map(|(k, v)| (k.into(), payload_from(v)));
             ReadResult::State(entries.collect())
+        }
+        R::Reminders(list) => {
+            let all = list.reminders.into_iter().map(|r| reminder_from(r).map(Arc::new));
+            ReadResult::Reminders(all.collect::<Result<_, _>>()?)
         }
         R::TooLong(limit) => ReadResult::TooLong(limit),
         R::OwnedElsewhere(o) => ReadResult::NotOwner(hint_from(o.hint)),

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kar_core::ids::{InvocationId, Millis, NodeId, Uuid};
 use kar_core::invocation::Outcome;
+use kar_core::reminder::Reminder;
 use kar_core::snapshot::{
     NamedSnapshot, SavedClosedNodes, SavedDeadLetter, SavedEntry, SavedInbound, SavedKey,
-    SavedOutbound, SavedStep, SavedTrouble, Snapshot, SnapshotKey, SnapshotProof,
+    SavedOrigin, SavedOutbound, SavedReminderName, SavedStep, SavedTrouble, Snapshot, SnapshotKey,
+    SnapshotProof,
 };
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
@@ -20,6 +22,7 @@ use super::log::{
     settled_to, step_from, step_to, text_from, text_to, uuid_from, uuid_to,
 };
 use super::policy::{attempt_end_from, attempt_end_to};
+use super::reminder::{reminder_from, reminder_to};
 
 /// The form that this version writes.
 const VERSION: u32 = 1;
@@ -76,6 +79,8 @@ fn snapshot_to(snapshot: &Snapshot) -> pb::Snapshot {
         keys,
         keys_by_age,
         snapshots,
+        reminders,
+        firings,
     } = snapshot;
     let numbers = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     pb::Snapshot {
@@ -103,6 +108,8 @@ fn snapshot_to(snapshot: &Snapshot) -> pb::Snapshot {
         keys: keys.iter().map(key_to).collect(),
         keys_by_age: keys_by_age.iter().map(ended_to).collect(),
         snapshots: snapshots.iter().map(name_to).collect(),
+        reminders: reminders.iter().map(saved_reminder_to).collect(),
+        firings: firings.iter().map(firing_to).collect(),
     }
 }
 
@@ -132,6 +139,8 @@ fn snapshot_from(snapshot: pb::Snapshot) -> Result<Snapshot, Malformed> {
         keys,
         keys_by_age,
         snapshots,
+        reminders,
+        firings,
     } = snapshot;
     if version != VERSION {
         return Err(Malformed::Field("version"));
@@ -167,6 +176,8 @@ fn snapshot_from(snapshot: pb::Snapshot) -> Result<Snapshot, Malformed> {
         keys: all(keys, key_from)?,
         keys_by_age: all(keys_by_age, ended)?,
         snapshots: snapshots.into_iter().map(name_from).collect(),
+        reminders: all(reminders, saved_reminder_from)?,
+        firings: all(firings, firing_from)?,
     })
 }
 
@@ -196,8 +207,7 @@ fn all<A, B>(many: Vec<A>, from: impl Fn(A) -> Result<B, Malformed>) -> Result<V
 fn entry_to(entry: &SavedEntry) -> pb::SnapshotEntry {
     let SavedEntry {
         invocation,
-        sender,
-        number,
+        origin,
         order,
         attempt,
         ran,
@@ -211,10 +221,15 @@ fn entry_to(entry: &SavedEntry) -> pb::SnapshotEntry {
         cancel,
         parked,
     } = entry;
+    use pb::snapshot_entry::Origin as O;
+    let (origin, number) = match origin {
+        SavedOrigin::Channel { sender, number } => (O::Sender(sender_to(sender)), *number),
+        SavedOrigin::Reminder(name) => (O::Reminder(reminder_name_to(name)), 0),
+    };
     pb::SnapshotEntry {
         invocation: Some(invocation_to(invocation)),
-        sender: Some(sender_to(sender)),
-        number: *number,
+        origin: Some(origin),
+        number,
         order: *order,
         attempt: *attempt,
         ran: *ran,
@@ -237,9 +252,10 @@ fn entry_to(entry: &SavedEntry) -> pb::SnapshotEntry {
 }
 
 fn entry_from(entry: pb::SnapshotEntry) -> Result<SavedEntry, Malformed> {
+    use pb::snapshot_entry::Origin as O;
     let pb::SnapshotEntry {
         invocation,
-        sender,
+        origin,
         number,
         order,
         attempt,
@@ -260,10 +276,13 @@ fn entry_from(entry: pb::SnapshotEntry) -> Result<SavedEntry, Malformed> {
         let ended = last.ended.ok_or(Malformed::Field("ended"))?;
         Ok::<_, Malformed>((last.attempt, attempt_end_from(ended)?))
     };
+    let origin = match origin.ok_or(Malformed::Field("origin"))? {
+        O::Sender(sender) => SavedOrigin::Channel { sender: sender_from(Some(sender))?, number },
+        O::Reminder(name) => SavedOrigin::Reminder(reminder_name_from(name)),
+    };
     Ok(SavedEntry {
         invocation: Arc::new(invocation_from(invocation)?),
-        sender: sender_from(sender)?,
-        number,
+        origin,
         order,
         attempt,
         ran,
@@ -349,11 +368,16 @@ fn outbound_from(outbound: pb::SnapshotOutbound) -> Result<SavedOutbound, Malfor
 }
 
 fn dead_to(letter: &SavedDeadLetter) -> pb::SnapshotDeadLetter {
-    let SavedDeadLetter { invocation, sender, number, outcome, attempts, time } = letter;
+    use pb::snapshot_dead_letter::Origin as O;
+    let SavedDeadLetter { invocation, origin, outcome, attempts, time } = letter;
+    let (origin, number) = match origin {
+        SavedOrigin::Channel { sender, number } => (O::Sender(sender_to(sender)), *number),
+        SavedOrigin::Reminder(name) => (O::Reminder(reminder_name_to(name)), 0),
+    };
     pb::SnapshotDeadLetter {
         invocation: Some(invocation_to(invocation)),
-        sender: Some(sender_to(sender)),
-        number: *number,
+        origin: Some(origin),
+        number,
         outcome: Some(outcome_to(outcome)),
         attempts: *attempts,
         time_ms: *time,
@@ -361,13 +385,45 @@ fn dead_to(letter: &SavedDeadLetter) -> pb::SnapshotDeadLetter {
 }
 
 fn dead_from(letter: pb::SnapshotDeadLetter) -> Result<SavedDeadLetter, Malformed> {
-    let pb::SnapshotDeadLetter { invocation, sender, number, outcome, attempts, time_ms } = letter;
+    use pb::snapshot_dead_letter::Origin as O;
+    let pb::SnapshotDeadLetter { invocation, origin, number, outcome, attempts, time_ms } = letter;
+    let origin = match origin.ok_or(Malformed::Field("origin"))? {
+        O::Sender(sender) => SavedOrigin::Channel { sender: sender_from(Some(sender))?, number },
+        O::Reminder(name) => SavedOrigin::Reminder(reminder_name_from(name)),
+    };
     Ok(SavedDeadLetter {
         invocation: Arc::new(invocation_from(invocation)?),
-        sender: sender_from(sender)?,
-        number,
+        origin,
         outcome: outcome_from(outcome)?,
         attempts,
         time: time_ms,
     })
+}
+
+fn reminder_name_to(SavedReminderName { actor, id }: &SavedReminderName) -> pb::ReminderName {
+    pb::ReminderName { actor: actor.to_string(), id: id.to_string() }
+}
+
+fn reminder_name_from(pb::ReminderName { actor, id }: pb::ReminderName) -> SavedReminderName {
+    SavedReminderName { actor: actor.into(), id: id.into() }
+}
+
+fn saved_reminder_to((actor, reminder): &(Arc<str>, Arc<Reminder>)) -> pb::SnapshotReminder {
+    pb::SnapshotReminder { actor: actor.to_string(), reminder: Some(reminder_to(reminder)) }
+}
+
+fn saved_reminder_from(
+    saved: pb::SnapshotReminder,
+) -> Result<(Arc<str>, Arc<Reminder>), Malformed> {
+    let reminder = saved.reminder.ok_or(Malformed::Field("reminder"))?;
+    Ok((saved.actor.into(), Arc::new(reminder_from(reminder)?)))
+}
+
+fn firing_to((name, uuid): &(SavedReminderName, Uuid)) -> pb::SnapshotFiring {
+    pb::SnapshotFiring { name: Some(reminder_name_to(name)), uuid: uuid_to(*uuid) }
+}
+
+fn firing_from(firing: pb::SnapshotFiring) -> Result<(SavedReminderName, Uuid), Malformed> {
+    let name = firing.name.ok_or(Malformed::Field("name"))?;
+    Ok((reminder_name_from(name), uuid_from(&firing.uuid)?))
 }

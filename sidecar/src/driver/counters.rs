@@ -34,6 +34,8 @@ pub struct Counters {
     pub deadlocks: u64,
     pub dead_letters: u64,
     pub dead_letters_dropped: u64,
+    pub reminders_missed: u64,
+    pub reminders_waited: u64,
     pub limits_hit: u64,
     pub records_too_long: u64,
     pub logs_trimmed_unread: u64,
@@ -87,6 +89,8 @@ impl Counters {
             ("deadlocks", self.deadlocks),
             ("dead_letters", self.dead_letters),
             ("dead_letters_dropped", self.dead_letters_dropped),
+            ("reminders_missed", self.reminders_missed),
+            ("reminders_waited", self.reminders_waited),
             ("limits_hit", self.limits_hit),
             ("records_too_long", self.records_too_long),
             ("logs_trimmed_unread", self.logs_trimmed_unread),
@@ -181,6 +185,26 @@ impl Counters {
                 *self.limits_hit_by_name.entry(hit.name).or_default() += 1;
                 if line {
                     tracing::warn!(limit = hit.name, value = hit.limit, "limit reached");
+                }
+            }
+            Notice::RemindersMissed { partition, actor, id, due, next } => {
+                self.reminders_missed += 1;
+                if line {
+                    tracing::warn!(
+                        %partition, %actor, reminder = %id, due_ms = due, next_ms = next,
+                        "due times were missed, and are not made up for"
+                    );
+                }
+            }
+            Notice::RemindersWait { partition, actor, hit } => {
+                self.reminders_waited += 1;
+                *self.limits_hit_by_name.entry(hit.name).or_default() += 1;
+                if line {
+                    let actor = actor.as_deref();
+                    tracing::warn!(
+                        %partition, actor, limit = hit.name, value = hit.limit,
+                        "due reminders wait for room"
+                    );
                 }
             }
             Notice::RecordTooLong { partition, bytes, bytes_max } => {

@@ -254,6 +254,8 @@ impl Driver {
             ("kept_now", held.kept),
             ("kept_bytes_now", held.kept_bytes),
             ("results_now", held.results),
+            ("reminders_now", held.reminders),
+            ("reminders_bytes_now", held.reminders_bytes),
             ("results_bytes_now", held.results_bytes),
             ("dead_letters_now", held.dead),
             ("dead_letters_bytes_now", held.dead_bytes),

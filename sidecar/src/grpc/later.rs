@@ -1,42 +1,17 @@
-//! Services that this version does not have yet: every RPC says so by name.
+//! What this version does not have yet: every RPC says so by name.
 
 use std::pin::Pin;
 
 use kar_proto::v1 as pb;
 use pb::event_service_server::EventService;
-use pb::reminder_service_server::ReminderService;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::convert::error::not_implemented;
 
-/// `ReminderService` and `EventService`.
+/// `EventService`.
 #[derive(Clone, Copy, Debug)]
 pub struct Later;
-
-#[tonic::async_trait]
-impl ReminderService for Later {
-    async fn schedule(
-        &self,
-        _: Request<pb::ScheduleRequest>,
-    ) -> Result<Response<pb::ScheduleResponse>, Status> {
-        Err(not_implemented("ReminderService.Schedule"))
-    }
-
-    async fn cancel(
-        &self,
-        _: Request<pb::ReminderServiceCancelRequest>,
-    ) -> Result<Response<pb::ReminderServiceCancelResponse>, Status> {
-        Err(not_implemented("ReminderService.Cancel"))
-    }
-
-    async fn list(
-        &self,
-        _: Request<pb::ReminderServiceListRequest>,
-    ) -> Result<Response<pb::ReminderServiceListResponse>, Status> {
-        Err(not_implemented("ReminderService.List"))
-    }
-}
 
 #[tonic::async_trait]
 impl EventService for Later {

@@ -128,9 +128,9 @@ fn public(builder: &mut Server<Layers>, services: &Services) -> Router<Layers> {
         .add_service(guarded!(ComponentServiceServer, Arc::new(services.connect.clone())))
         .add_service(guarded!(InvocationServiceServer, unary.clone()))
         .add_service(guarded!(ActorStateServiceServer, unary.clone()))
-        .add_service(guarded!(StateServiceServer, unary))
+        .add_service(guarded!(StateServiceServer, unary.clone()))
+        .add_service(guarded!(ReminderServiceServer, unary))
         .add_service(guarded!(SystemServiceServer, Arc::new(services.system.clone())))
-        .add_service(guarded!(ReminderServiceServer, Arc::new(Later)))
         .add_service(guarded!(EventServiceServer, Arc::new(Later)))
 }
 

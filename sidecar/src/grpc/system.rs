@@ -169,6 +169,8 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
         park_after_attempts, retry_attempts_max, retry_initial_ms, retry_max_ms,
         retry_multiplier_percent, deadlock_probe_ms, deadlock_probes_max, deadlock_fanout_max,
         deadlock_visits_max, deadlock_path_max, state_read_bytes_max,
+        reminders_per_actor_max, reminders_per_partition_max, reminders_bytes_per_partition_max,
+        reminder_firings_per_record_max, reminder_lateness_ms,
         snapshot_after_records, snapshot_after_bytes, trim_delay_ms,
     } };
     let bounds = named! { bounds, Bounds {

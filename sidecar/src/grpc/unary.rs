@@ -8,6 +8,7 @@ use kar_proto::v1::request::Operation as Ask;
 use kar_proto::v1::response::Result as Reply;
 use pb::actor_state_service_server::ActorStateService;
 use pb::invocation_service_server::InvocationService;
+use pb::reminder_service_server::ReminderService;
 use pb::state_service_server::StateService;
 use tonic::{Request, Response, Status};
 
@@ -15,7 +16,7 @@ use super::api::Api;
 use super::listing;
 use crate::convert::error::not_implemented;
 
-/// `InvocationService`, `ActorStateService` and `StateService`.
+/// `InvocationService`, `ActorStateService`, `ReminderService` and `StateService`.
 #[derive(Clone)]
 pub struct Unary(pub Api);
 
@@ -96,6 +97,13 @@ impl ActorStateService for Unary {
     twin!(apply, ApplyRequest, ActorStateApply -> ApplyResponse);
     twin!(contains, ContainsRequest, ActorStateContains -> ContainsResponse);
     twin!(flush, FlushRequest, Flush -> FlushResponse);
+}
+
+#[tonic::async_trait]
+impl ReminderService for Unary {
+    twin!(schedule, ScheduleRequest, ReminderSchedule -> ScheduleResponse);
+    twin!(cancel, ReminderServiceCancelRequest, ReminderCancel -> ReminderServiceCancelResponse);
+    twin!(list, ReminderServiceListRequest, ReminderList -> ReminderServiceListResponse);
 }
 
 #[tonic::async_trait]

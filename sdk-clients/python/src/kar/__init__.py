@@ -15,7 +15,7 @@ and elsewhere
         print(await client.service(Greeter).hello("Alan"))
 
 Modules: `hosting` (services and actors as classes), `host` (running them), `client` and `calls`
-(calling them), `context` (the turn), `state`, `codec` (payloads), `errors`, `limits`. `v1` is the
+(calling them), `context` (the turn), `state`, `reminders`, `codec` (payloads), `errors`, `limits`. `v1` is the
 contract with the sidecar, generated.
 """
 
@@ -51,6 +51,7 @@ from kar.errors import (
 )
 from kar.host import Host, run
 from kar.hosting import Actor, Service, method
+from kar.reminders import CatchUp, Cron, Reminder, Reminders
 from kar.retry import RetryPolicy
 from kar.state import ActorState, ApplicationState, Page, Versioned
 
@@ -61,11 +62,13 @@ __all__ = [
     "ApplicationError",
     "ApplicationState",
     "Cancelled",
+    "CatchUp",
     "Client",
     "Closed",
     "CodecError",
     "ConditionFailed",
     "ConnectError",
+    "Cron",
     "Error",
     "Expired",
     "Host",
@@ -82,6 +85,8 @@ __all__ = [
     "Ref",
     "Refused",
     "Rejected",
+    "Reminder",
+    "Reminders",
     "RetryPolicy",
     "Service",
     "Started",

@@ -58,6 +58,8 @@ class Outgoing:
                 return True
             case "actor_state_get_all":
                 return not self.request.actor_state_get_all.turn_token
+            case "reminder_list":
+                return not self.request.reminder_list.turn_token
             case "state_set":
                 return bool(self.request.state_set.request_id)
             case "state_delete":

@@ -11,6 +11,8 @@ from kar._connection import Connection
 from kar._session import request
 from kar._transport import Settings
 from kar.calls import Caller, Started
+from kar.hosting import Actor
+from kar.reminders import Reminders
 from kar.state import ApplicationState
 from kar.v1 import component_pb2 as v1
 from kar.v1 import invocation_pb2
@@ -65,6 +67,11 @@ class Client(Caller):
     def started(self, id: str, result: Any = Any) -> Started[Any]:
         """A started invocation by its id; its result is read as the type `result`."""
         return Started(self._kar_connection, id, codec.decoder(result))
+
+    def reminders(self, actor: type[Actor] | str, id: str) -> Reminders:
+        """The reminders of an actor, from outside its turns."""
+        name = actor if isinstance(actor, str) else actor.kar_name
+        return Reminders(self._kar_connection, None, (name, id))
 
     async def cancel(self, id: str) -> Cancelling:
         """Asks for the end of an invocation. One that does not run ends at once; one that runs is told (in

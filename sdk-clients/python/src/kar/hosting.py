@@ -16,6 +16,7 @@ from kar.v1 import component_pb2 as v1
 if TYPE_CHECKING:
     from kar._turn import Turn
     from kar.context import TurnContext
+    from kar.reminders import Reminders
     from kar.state import ActorState
 
 Method = TypeVar("Method", bound=Callable[..., Coroutine[Any, Any, Any]])
@@ -200,6 +201,14 @@ class Actor(Hosted):
         from kar.state import ActorState
 
         return ActorState(_turn(self))
+
+    @property
+    def reminders(self) -> Reminders:
+        """What calls the instance at due times."""
+        from kar.reminders import Reminders
+
+        turn = _turn(self)
+        return Reminders(turn.connection, turn, (turn.kind, turn.id))
 
 
 def _turn(hosted: Hosted) -> Turn:

@@ -23,6 +23,8 @@ pub struct DinnerOptions {
     pub meals: u32,
     /// How long a meal takes.
     pub meal: Duration,
+    /// How long they think between two meals.
+    pub think: Duration,
     /// The dinner is given up if nobody finishes a meal for so long.
     pub patience: Duration,
 }
@@ -75,6 +77,7 @@ impl Default for DinnerOptions {
             seats: 5,
             meals: 20,
             meal: Duration::from_millis(20),
+            think: Duration::from_millis(20),
             patience: Duration::from_secs(60),
         }
     }
@@ -90,10 +93,11 @@ pub async fn dine(client: &Client, options: DinnerOptions) -> Result<Report, Din
     }
     let start = Instant::now();
     let table = uuid::Uuid::now_v7().simple().to_string();
-    let meal_ms = u64::try_from(options.meal.as_millis()).unwrap_or(u64::MAX);
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let (meal_ms, think_ms) = (millis(options.meal), millis(options.think));
     for number in 0..options.seats {
         let (table, seats, meals) = (table.clone(), options.seats, options.meals);
-        let seat = Seat { table, number, seats, meals, meal_ms };
+        let seat = Seat { table, number, seats, meals, meal_ms, think_ms };
         let hungry = PhilosopherClient::new(client, seat.philosopher()).hungry(seat);
         hungry.tell().await.map_err(|error| DinnerError::Seat { number, error })?;
     }

@@ -1,9 +1,10 @@
 //! Dining philosophers who neither starve nor deadlock, and whose forks survive the death of
 //! anybody who holds them.
 //!
-//! Philosophers and forks are actors. A philosopher's dinner is one chain of *tail calls*: hungry →
-//! the lower fork → reach → the higher fork → reach → eat → put both down → hungry. Nobody waits
-//! inside a turn, so nobody holds an actor while waiting:
+//! Philosophers and forks are actors. A philosopher's meal is one chain of *tail calls*: hungry →
+//! the lower fork → reach → the higher fork → reach → eat → put both down. Then the philosopher
+//! thinks, until a *reminder* says that it is hungry again. Nobody waits inside a turn, so nobody
+//! holds an actor while waiting:
 //!
 //! - A fork that is free goes on with the philosopher's chain. One that is taken remembers who
 //!   asked, and there the chain ends; whoever puts the fork down later gives it to the first who
@@ -12,6 +13,8 @@
 //! - Everybody takes the lower fork first, so no circle of waiting can close.
 //! - With both forks in hand a philosopher eats, by a tail call to itself that *keeps the lock*:
 //!   nobody sees it between having the forks and eating.
+//! - The reminder is set in the turn that ends the meal, and is durable with it or not at all. It
+//!   fires once, also if everybody was dead at that time.
 //!
 //! There are no ids of requests and no checks for repetition anywhere: that each step takes effect
 //! exactly once, whoever is killed, is what the runtime promises. [`dine`] sits people down and
@@ -25,7 +28,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ActorContext, Error, HostBuilder};
+use crate::{ActorContext, Error, HostBuilder, Reminder};
 
 /// Fewest philosophers: each has two forks, and shares them with others.
 pub const SEATS_MIN: u32 = 2;
@@ -54,6 +57,8 @@ pub struct Seat {
     pub meals: u32,
     /// How long a meal takes, ms.
     pub meal_ms: u64,
+    /// How long they think between two meals, ms.
+    pub think_ms: u64,
 }
 
 /// What a philosopher remembers.
@@ -165,7 +170,7 @@ impl Philosopher {
         }
     }
 
-    /// Eats, and puts both forks down.
+    /// Eats, puts both forks down, and thinks until it is hungry again.
     async fn eat(&self, ctx: &mut ActorContext, seat: Seat) -> Result<(), Error> {
         tokio::time::sleep(Duration::from_millis(seat.meal_ms)).await;
         let mut diary = diary(ctx).await?;
@@ -178,7 +183,12 @@ impl Philosopher {
         ForkClient::new(ctx, seat.fork(higher)).put(seat.number).tell().await?;
         ForkClient::new(ctx, seat.fork(lower)).put(seat.number).tell().await?;
         let seat = Seat { meals: seat.meals - 1, ..seat };
-        PhilosopherClient::new(ctx, ctx.id()).hungry(seat).tail()
+        if seat.meals > 0 {
+            let hungry = Reminder::new("hungry", "hungry").argument(&seat);
+            let thinking = Duration::from_millis(seat.think_ms);
+            ctx.reminders().schedule(hungry.after(thinking)).await?;
+        }
+        Ok(())
     }
 
     /// What was eaten.

@@ -57,6 +57,8 @@ enum Wanted {
     Control(PartitionId, Control),
     /// State of an actor.
     State { kind: Kind, actor: Arc<str>, keys: Option<Vec<Arc<str>>> },
+    /// Reminders of an actor.
+    Reminders { kind: Kind, actor: Arc<str> },
 }
 
 impl Ask {
@@ -94,6 +96,7 @@ impl Asks {
             Wanted::Outcome(invocation) => Operation::Await { invocation },
             Wanted::Control(home, control) => Operation::Control { home, control },
             Wanted::State { kind, actor, keys } => Operation::StateOf { kind, actor, keys },
+            Wanted::Reminders { kind, actor } => Operation::Reminders { turn: None, kind, actor },
         };
         asks.map(|(request, ask)| (request, operation(ask.wanted))).collect()
     }
@@ -126,6 +129,11 @@ impl Node {
         keys: Option<Vec<Arc<str>>>,
     ) {
         self.ask_for(request, Wanted::State { kind, actor, keys });
+    }
+
+    /// Lists an actor's reminders at its owner.
+    pub(super) fn list_reminders(&mut self, request: RequestId, kind: Kind, actor: Arc<str>) {
+        self.ask_for(request, Wanted::Reminders { kind, actor });
     }
 
     /// Has something done to an invocation.
@@ -206,7 +214,9 @@ impl Node {
             Wanted::Control(home, _) => {
                 self.env.members.kinds.contains_key(&home.kind).then(|| home.clone())
             }
-            Wanted::State { kind, actor, .. } => self.home_of(kind, actor),
+            Wanted::State { kind, actor, .. } | Wanted::Reminders { kind, actor } => {
+                self.home_of(kind, actor)
+            }
         };
         let Some(home) = home else {
             self.env.cover(Transition::AskKind);
@@ -216,6 +226,7 @@ impl Node {
             if give_up_at <= now {
                 let response = match &ask.wanted {
                     Wanted::State { .. } => Ok(Response::State(BTreeMap::new())),
+                    Wanted::Reminders { .. } => Ok(Response::Reminders(Vec::new())),
                     Wanted::Outcome(id) => {
                         Err(RequestError::UnknownInvocation(Box::new(id.clone())))
                     }
@@ -252,12 +263,15 @@ impl Node {
                 let (actor, keys) = (actor.clone(), keys.clone());
                 Message::Read { request, partition: home, actor, keys }
             }
+            Wanted::Reminders { actor, .. } => {
+                Message::ListReminders { request, partition: home, actor: actor.clone() }
+            }
         };
         self.env.send(node, message);
     }
 
     /// The partition of an actor, if its kind is known.
-    fn home_of(&self, kind: &Kind, actor: &Arc<str>) -> Option<PartitionId> {
+    pub(super) fn home_of(&self, kind: &Kind, actor: &Arc<str>) -> Option<PartitionId> {
         let count = self.env.members.kinds.get(kind)?;
         let target = Target { kind: kind.clone(), actor: Some(actor.clone()), affinity: None };
         // An actor's partition does not depend on the invocation.
@@ -306,12 +320,21 @@ impl Node {
     /// An owner answered about an actor's state.
     pub(super) fn read_done(&mut self, from: NodeId, request: RequestId, result: ReadResult) {
         let ask = self.asks.open.get(&request);
-        if !ask.is_some_and(|ask| matches!(ask.wanted, Wanted::State { .. })) {
+        let fits = |ask: &Ask| match (&ask.wanted, &result) {
+            (Wanted::State { .. }, ReadResult::Reminders(_))
+            | (Wanted::Reminders { .. }, ReadResult::State(_))
+            | (Wanted::Outcome(_) | Wanted::Control(..), _) => false,
+            (Wanted::State { .. } | Wanted::Reminders { .. }, _) => true,
+        };
+        if !ask.is_some_and(fits) {
             return;
         }
         match result {
             ReadResult::NotOwner(hint) => self.ask_elsewhere(from, request, hint),
             ReadResult::State(state) => self.answer_ask(request, Ok(Response::State(state))),
+            ReadResult::Reminders(all) => {
+                self.answer_ask(request, Ok(Response::Reminders(all)));
+            }
             ReadResult::TooLong(limit) => {
                 let hit = LimitHit { name: "state_read_bytes_max", limit };
                 self.answer_ask(request, Err(RequestError::Limit(hit)));

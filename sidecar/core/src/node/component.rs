@@ -115,6 +115,10 @@ impl Node {
             Operation::RecordStep { turn, step } => {
                 self.in_turn(request, &turn, |p, env| p.record_step(env, request, &turn, step));
             }
+            Operation::Remind { .. } => self.remind(request, operation),
+            Operation::Reminders { turn, kind, actor } => {
+                self.reminders(request, turn, kind, actor);
+            }
         }
     }
 
@@ -238,9 +242,12 @@ impl Node {
 
     /// Keeps an invocation until its kind is known.
     pub(super) fn park(&mut self, request: RequestId, operation: Operation) {
-        let Operation::Invoke { turn, target, .. } = &operation else { return };
-        let kind = target.kind.clone();
-        if turn.is_some() {
+        let kind = match &operation {
+            Operation::Invoke { target, .. } => target.kind.clone(),
+            Operation::Remind { kind, .. } => kind.clone(),
+            _ => return,
+        };
+        if turn_of(&operation).is_some() {
             self.env.cover(Transition::TurnKindWaits);
             self.wait_in_turn(request, operation);
             return self.env.emit(Effect::EnsureKind { kind });
@@ -460,7 +467,9 @@ impl Node {
 /// The turn that an operation belongs to.
 fn turn_of(operation: &Operation) -> Option<&TurnToken> {
     match operation {
-        Operation::Invoke { turn, .. } => turn.as_ref(),
+        Operation::Invoke { turn, .. }
+        | Operation::Remind { turn, .. }
+        | Operation::Reminders { turn, .. } => turn.as_ref(),
         Operation::StateRead { turn, .. }
         | Operation::StateApply { turn, .. }
         | Operation::RecordStep { turn, .. }

@@ -59,6 +59,14 @@ impl Node {
                     self.env.send(from, Message::ReadDone { request, result });
                 }
             }
+            Message::ListReminders { request, partition, actor } => {
+                if self.partitions.contains_key(&partition) {
+                    self.with(&partition, |p, env| p.list_reminders(env, from, request, actor));
+                } else {
+                    let result = ReadResult::NotOwner(None);
+                    self.env.send(from, Message::ReadDone { request, result });
+                }
+            }
             Message::ReadDone { request, result } => self.read_done(from, request, result),
             Message::Probe(probe) => {
                 let to = probe.to.clone();

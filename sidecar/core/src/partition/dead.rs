@@ -8,6 +8,7 @@ use crate::env::Env;
 use crate::ids::{Millis, Uuid};
 use crate::message::Controlled;
 use crate::record::Op;
+use crate::state::Origin;
 
 impl Partition {
     /// Drops dead letters whose time is over, and the oldest ones beyond the bounds. Never silently.
@@ -55,11 +56,10 @@ impl Partition {
         let new = env.uuid();
         self.push(env, Op::Redrive { uuid, new });
         let entry = self.state.entries.get(&new)?;
-        let (sender, number) = (entry.sender.clone(), entry.number);
+        let origin = entry.origin.clone();
         let item = Item {
             invocation: entry.invocation.clone(),
-            sender: sender.clone(),
-            number,
+            origin: origin.clone(),
             logged: true,
             attempt: 1,
             started: false,
@@ -73,8 +73,10 @@ impl Partition {
             stage: ItemStage::WaitCommit,
         };
         self.insert_item(env, new, item);
-        // Its number was reported long ago.
-        self.reign.withheld.remove(&(sender, number));
+        if let Origin::Channel { sender, number } = origin {
+            // Its number was reported long ago.
+            self.reign.withheld.remove(&(sender, number));
+        }
         self.enqueue(env, new);
         self.gate(env, Gated::Start { uuid: new });
         Some(Controlled::Redriven(new))

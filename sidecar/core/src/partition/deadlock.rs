@@ -93,11 +93,12 @@ impl Partition {
     pub(crate) fn climb(&mut self, env: &mut Env, climb: Climb) {
         let Climb { uuid, at, .. } = climb;
         let Some(item) = self.reign.items.get(&uuid).filter(|_| self.serving()) else { return };
-        let next = match (&item.invocation.home, &item.sender, item.invocation.chain.last()) {
+        let next = match (&item.invocation.home, item.origin.sender(), item.invocation.chain.last())
+        {
             (Some(home), ..) if *home != self.id => {
                 Climb { to: home.clone(), uuid, at: Some(self.id.clone()) }
             }
-            (_, Sender::Log { partition, .. }, Some(caller)) => {
+            (_, Some(Sender::Log { partition, .. }), Some(caller)) => {
                 Climb { to: partition.clone(), uuid: *caller, at: None }
             }
             _ => return,

@@ -9,6 +9,7 @@ use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, SessionId, TurnToken, Uuid};
 use crate::invocation::{Outcome, RetryPolicy};
 use crate::record::Op;
+use crate::state::Origin;
 
 impl Partition {
     /// Dispatches an invocation that holds its actor, if nothing else holds it back.
@@ -74,9 +75,16 @@ impl Partition {
         self.reign.barriers > 0 || !env.lease_valid || env.now < self.reign.dispatch_after
     }
 
-    /// Whether an invocation's first attempt may start before everything decided is committed (rule L6).
+    /// Whether an invocation's first attempt may start before everything decided is committed (rule L6): never a
+    /// reminder's.
     fn may_run_ahead(&self, env: &Env, uuid: Uuid) -> bool {
-        let actor = self.reign.items.get(&uuid).and_then(|item| item.invocation.actor.as_ref());
+        let item = self.reign.items.get(&uuid);
+        if item.is_some_and(|item| matches!(item.origin, Origin::Reminder(_)))
+            && env.rules.firing_after_commit
+        {
+            return false;
+        }
+        let actor = item.and_then(|item| item.invocation.actor.as_ref());
         let ahead = actor.and_then(|name| self.reign.actors.get(name)).map_or(0, |a| a.ahead);
         // Others are bounded where they are let in; a step that kept the lock never left.
         env.may_speculate() && (ahead < env.limits.speculation_per_actor_max || !self.holds(uuid))
@@ -90,13 +98,11 @@ impl Partition {
     /// Logs a new attempt (rule T3); it starts when that is committed.
     fn log_attempt(&mut self, env: &mut Env, uuid: Uuid) -> bool {
         let Some(item) = self.reign.items.get_mut(&uuid) else { return true };
-        let (sender, number) = (item.sender.clone(), item.number);
         item.attempt += 1;
         let (attempt, ended) = (item.attempt, item.ended.take());
-        let logged = item.logged;
-        if !logged {
+        if !item.logged {
             env.cover(Transition::AttemptFresh);
-            self.log_held(env, &sender, number);
+            self.log_item(env, uuid);
         }
         self.push(env, Op::Attempt { uuid, attempt, ended });
         let invocation = InvocationId { home: self.id.clone(), uuid };
@@ -114,9 +120,8 @@ impl Partition {
     /// is. True: it has to wait.
     fn must_commit(&mut self, env: &mut Env, uuid: Uuid) -> bool {
         let Some(item) = self.reign.items.get(&uuid) else { return true };
-        let (sender, number) = (item.sender.clone(), item.number);
-        if !item.logged && matches!(sender, crate::ids::Sender::Node(_)) {
-            self.log_held(env, &sender, number);
+        if matches!(item.origin.sender(), Some(crate::ids::Sender::Node(_))) {
+            self.log_item(env, uuid);
         }
         if !self.reign.in_flight() {
             return false;

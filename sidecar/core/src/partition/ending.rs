@@ -12,6 +12,7 @@ use crate::ids::{InvocationId, SessionId, TurnToken, Uuid};
 use crate::invocation::{Mode, Obligation, Outcome};
 use crate::message::{AwaitResult, Message};
 use crate::record::{AcceptInBrief, End, Op};
+use crate::state::Origin;
 use crate::trouble::Cause;
 
 impl Partition {
@@ -91,6 +92,7 @@ impl Partition {
     /// What a turn buffered comes to nothing.
     pub(super) fn drop_unflushed(&mut self, unflushed: Unflushed) {
         self.reign.buffered.remove_all(unflushed.sends.iter().map(Obligation::size));
+        self.unbuffer_reminders(&unflushed.reminders);
     }
 
     /// The attempt is lost with its unflushed segment; the invocation is tried again.
@@ -246,10 +248,11 @@ impl Partition {
     /// Logs the end of a turn, or of an invocation that never ran.
     pub(super) fn complete(&mut self, env: &mut Env, uuid: Uuid, end: End, unflushed: Unflushed) {
         let Some(item) = self.reign.items.get(&uuid) else { return };
-        let attempt = item.attempt;
-        let accept = (!item.logged).then(|| AcceptInBrief {
-            sender: item.sender.clone(),
-            number: item.number,
+        let (attempt, actor) = (item.attempt, item.invocation.actor.clone());
+        let channel = item.origin.channel().filter(|_| !item.logged);
+        let accept = channel.map(|(sender, number)| AcceptInBrief {
+            sender: sender.clone(),
+            number,
             actor: item.invocation.actor.clone(),
         });
         if let Some(AcceptInBrief { sender, number, .. }) = &accept {
@@ -266,7 +269,7 @@ impl Partition {
             }
         }
         let children = self.state.entries.get(&uuid).map(|e| e.children.clone());
-        let (segment, gates) = self.segment(unflushed);
+        let (segment, gates) = self.segment(env, actor.as_ref(), unflushed);
         let time = env.now;
         self.push(env, Op::Complete { uuid, attempt, accept, end, segment, time });
         self.gate_sends(env, gates);
@@ -306,8 +309,9 @@ impl Partition {
             let message = Message::Awaited { request: *request, result };
             self.gate(env, Gated::Send { to: *to, message });
         }
-        if let (true, Some((to, _))) = (item.invocation.is_awaited(), item.reply_to) {
-            let (sender, number) = (item.sender.clone(), item.number);
+        if let (true, Some((to, _))) = (item.invocation.is_awaited(), item.reply_to)
+            && let Origin::Channel { sender, number } = item.origin.clone()
+        {
             let message = Message::Reply { sender, from: self.id.clone(), number, outcome };
             self.gate(env, Gated::Send { to, message });
         }
@@ -316,11 +320,11 @@ impl Partition {
     /// A tell that was taken while there was no room for it is reported as accepted.
     pub(super) fn report_withheld(&mut self, env: &mut Env, item: &Item) {
         if !self.reign.withheld.is_empty()
-            && self.reign.withheld.remove(&(item.sender.clone(), item.number)).is_some()
+            && let Origin::Channel { sender, number } = item.origin.clone()
+            && self.reign.withheld.remove(&(sender.clone(), number)).is_some()
             && let Some((to, _)) = item.reply_to
         {
             env.cover(Transition::WithheldTold);
-            let (sender, number) = (item.sender.clone(), item.number);
             self.gate(env, Gated::Accepted { to, sender, number });
         }
     }

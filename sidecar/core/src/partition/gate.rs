@@ -292,6 +292,7 @@ impl Partition {
         self.expire(env);
         self.retry_due(env);
         self.probe_due(env);
+        self.fire_due(env);
         self.tick_routes(env);
         if self.reign.dispatch_after > 0 && self.reign.dispatch_after <= now {
             self.reign.dispatch_after = 0;
@@ -326,6 +327,7 @@ impl Partition {
                 some(reign.dispatch_after),
                 reign.deadlines.first().map(|(at, _)| *at),
                 reign.retries.first().map(|(at, _)| *at),
+                self.next_firing(env),
                 departed.map(|since| since + env.limits.departed_grace_ms),
                 oldest.map(|(at, _)| at + env.limits.result_retention_ms),
                 self.state.keys.oldest().map(|at| at + env.limits.key_retention_ms),

@@ -11,8 +11,7 @@ use crate::invocation::{Invocation, Outcome, Owed, Refusal};
 use crate::message::Message;
 use crate::record::{AcceptInBrief, End, Op, Segment};
 use crate::size::Tally;
-
-use std::sync::Arc;
+use crate::state::Origin;
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -202,6 +201,9 @@ impl Partition {
         let Incoming { from, sender, from_epoch, number, owed, .. } = incoming;
         let invocation = match owed {
             Owed::Outcome(done) => return self.take_outcome(env, (from, sender, number), done),
+            Owed::Remind(remind) => {
+                return self.take_remind(env, (from, sender, number), &remind);
+            }
             Owed::Invocation(invocation) => invocation,
         };
         let invocation = match self.known_by_key(env, (from, &sender, number), invocation) {
@@ -213,7 +215,8 @@ impl Partition {
             return self.take_back(env, (from, sender, number), invocation);
         }
         if let Some(refusal) = self.refusal(env, &sender, &invocation) {
-            return self.turn_away(env, from, sender, number, &invocation, refusal);
+            let uuid = refused_as(env, &invocation);
+            return self.turn_away(env, from, sender, number, uuid, refusal);
         }
         if let Some(deadline) = invocation.deadline {
             self.reign.deadlines.insert((deadline, uuid));
@@ -222,8 +225,7 @@ impl Partition {
         let is_awaited = invocation.is_awaited();
         let item = Item {
             invocation,
-            sender: sender.clone(),
-            number,
+            origin: Origin::Channel { sender: sender.clone(), number },
             logged: false,
             attempt: 1,
             started: false,
@@ -272,7 +274,7 @@ impl Partition {
         from: NodeId,
         sender: Sender,
         number: Number,
-        invocation: &Arc<Invocation>,
+        uuid: Uuid,
         refusal: Refusal,
     ) {
         if let Some(hit) = env.limits.behind(refusal) {
@@ -280,8 +282,6 @@ impl Partition {
         }
         self.log_held(env, &sender, number);
         let outcome = Outcome::Refused(refusal);
-        // What may be sent again under its key has not ended.
-        let uuid = if invocation.key.is_some() { env.uuid() } else { invocation.uuid };
         self.push(
             env,
             Op::Complete {
@@ -461,4 +461,9 @@ impl Partition {
             self.log_held(env, &sender, Number::MAX);
         }
     }
+}
+
+/// Under which id an invocation is refused: what may be sent again under its key has not ended.
+pub(super) fn refused_as(env: &mut Env, invocation: &Invocation) -> Uuid {
+    if invocation.key.is_some() { env.uuid() } else { invocation.uuid }
 }

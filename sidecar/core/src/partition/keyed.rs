@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Partition;
 use super::gate::Gated;
+use super::inbound::refused_as;
 use crate::cover::Transition;
 use crate::env::Env;
 use crate::ids::{NodeId, Number, Sender, Uuid};
@@ -36,7 +37,8 @@ impl Partition {
             }
             None => return Some(invocation),
         };
-        self.turn_away(env, from, sender.clone(), number, &invocation, refusal);
+        let uuid = refused_as(env, &invocation);
+        self.turn_away(env, from, sender.clone(), number, uuid, refusal);
         None
     }
 

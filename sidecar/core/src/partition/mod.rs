@@ -14,9 +14,9 @@
 //! back), `turns` (what turns ask for), `steps` (what retries need not do again), `ending` (how they end), `retry`
 //! (attempts that are followed by others), `cancel` (what people have done to invocations), `dead` (dead letters),
 //! `deadlock` (flows that wait for each other), `tail` (how they go on), `outbound` (channels out, children),
-//! `storage` and `cached` (caches, materialisation), `reads` and `questions` (from outside turns), `snapshots`
-//! (what stands for old records) and `recovery` (how a reading begins with it), `gate` (proposals and what waits
-//! for them), `view` (for people).
+//! `storage` and `cached` (caches, materialisation), `reads` and `questions` (from outside turns), `firing` and
+//! `reminders` (due times, and what changes them), `snapshots` (what stands for old records) and `recovery` (how a
+//! reading begins with it), `gate` (proposals and what waits for them), `view` (for people).
 
 mod cached;
 mod cancel;
@@ -24,6 +24,7 @@ mod dead;
 mod deadlock;
 mod dispatch;
 mod ending;
+mod firing;
 mod gate;
 mod inbound;
 mod keyed;
@@ -34,6 +35,7 @@ mod queue;
 mod reads;
 mod recovery;
 mod reign;
+mod reminders;
 mod retry;
 mod snapshots;
 mod steps;
@@ -57,6 +59,7 @@ use crate::state::{Admission, LogState};
 
 pub(crate) use inbound::{Incoming, Stated};
 pub(crate) use reign::{Reign, TurnEnd};
+pub(crate) use reminders::answer_of;
 pub(crate) use turns::TurnInvoke;
 
 /// Where a partition stands at this node.

@@ -30,6 +30,8 @@ pub(super) enum Question {
     Control(Control),
     /// An actor's state; all keys if absent.
     State { actor: Arc<str>, keys: Option<Vec<Arc<str>>> },
+    /// An actor's reminders.
+    Reminders { actor: Arc<str> },
 }
 
 /// Questions by who asked.
@@ -196,6 +198,7 @@ impl Partition {
         match question {
             Question::State { actor, keys } => self.read_current(env, from, request, actor, keys),
             Question::Control(control) => self.control_now(env, from, request, control),
+            Question::Reminders { actor } => self.reminders_current(env, from, request, &actor),
             // It may have come meanwhile.
             Question::Outcome(uuid) if self.answer_known(env, from, request, uuid) => {}
             Question::Outcome(_) => {
@@ -224,7 +227,9 @@ impl Partition {
     ) {
         match question {
             Question::Outcome(_) => self.refuse_await(env, from, request),
-            Question::State { .. } => self.refuse_read(env, from, request),
+            Question::State { .. } | Question::Reminders { .. } => {
+                self.refuse_read(env, from, request);
+            }
             Question::Control(_) => self.refuse_control(env, from, request),
         }
     }

@@ -78,6 +78,7 @@ impl Partition {
         }
         self.pump_stack(env, name);
         self.reign.pumping = false;
+        self.resume_reminders(env, name);
     }
 
     fn pump_stack(&mut self, env: &mut Env, name: &Arc<str>) {
@@ -310,12 +311,15 @@ impl Partition {
                 let Some(item) = items.get(uuid) else { return false };
                 // Who sent a step that follows here is not known any more: it passes nobody, and nobody passes it.
                 let is_step = item.invocation.step > 1;
-                let passes =
-                    if is_step { before.is_empty() } else { !before.contains(&item.sender) };
+                let passes = if is_step {
+                    before.is_empty()
+                } else {
+                    !before.contains(&item.origin.sender())
+                };
                 if !item.is_root() && passes && !step_before {
                     return true;
                 }
-                before.insert(&item.sender);
+                before.insert(item.origin.sender());
                 step_before |= is_step;
                 false
             })

@@ -70,7 +70,14 @@ impl Partition {
         self.gate_read(env, from, request, result);
     }
 
-    fn gate_read(&mut self, env: &mut Env, from: NodeId, request: RequestId, result: ReadResult) {
+    /// Sends an answer when everything decided so far is committed (rule L5).
+    pub(super) fn gate_read(
+        &mut self,
+        env: &mut Env,
+        from: NodeId,
+        request: RequestId,
+        result: ReadResult,
+    ) {
         let message = Message::ReadDone { request, result };
         if env.rules.gate_reads {
             self.gate(env, Gated::Send { to: from, message });

@@ -10,8 +10,10 @@ use crate::ids::{
 };
 use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, RetryPolicy, StateOp};
 use crate::record::Op;
+use crate::reminder::ReminderChange;
 use crate::route::Route;
 use crate::size::Tally;
+use crate::state::Origin;
 use crate::trouble::Ended;
 
 use super::cached::ActorState;
@@ -52,6 +54,10 @@ pub(crate) struct Reign {
     pub(super) withheld: BTreeMap<(Sender, Number), Uuid>,
     /// Obligations that turns have buffered.
     pub(super) buffered: Tally,
+    /// Reminders that turns have buffered.
+    pub(super) buffered_reminders: Tally,
+    /// Reminders wait because the partition is full: it was said.
+    pub(super) reminders_wait: bool,
     /// `pump_actor` is at work: what ends inside it is seen by its own loop.
     pub(super) pumping: bool,
     /// Busy actors.
@@ -168,8 +174,7 @@ pub(super) struct Load {
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     pub(super) invocation: Arc<Invocation>,
-    pub(super) sender: Sender,
-    pub(super) number: Number,
+    pub(super) origin: Origin,
     /// Its `Accept` was decided.
     pub(super) logged: bool,
     pub(super) attempt: u32,
@@ -239,6 +244,8 @@ pub(super) struct Unflushed {
     pub(super) state: Vec<StateOp>,
     /// Obligations, not numbered yet.
     pub(super) sends: Vec<Obligation>,
+    /// Changes to the actor's reminders.
+    pub(super) reminders: Vec<ReminderChange>,
     /// Their bytes.
     pub(super) bytes: usize,
 }

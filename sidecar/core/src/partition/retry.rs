@@ -11,7 +11,7 @@ use crate::env::Env;
 use crate::ids::{InvocationId, Millis, NodeId, Uuid};
 use crate::invocation::{ApplicationError, RetryPolicy};
 use crate::record::Op;
-use crate::state::Entry;
+use crate::state::{Entry, Origin};
 use crate::trouble::{Cause, Ended, lost_pause};
 
 impl Partition {
@@ -73,9 +73,12 @@ impl Partition {
 
     /// Logs an invocation that was taken and not logged yet.
     pub(super) fn log_item(&mut self, env: &mut Env, uuid: Uuid) {
-        let Some(item) = self.reign.items.get(&uuid).filter(|item| !item.logged) else { return };
-        let (sender, number) = (item.sender.clone(), item.number);
-        self.log_held(env, &sender, number);
+        if let Some(item) = self.reign.items.get(&uuid)
+            && !item.logged
+            && let Origin::Channel { sender, number } = item.origin.clone()
+        {
+            self.log_held(env, &sender, number);
+        }
     }
 
     /// An attempt ended without a result. Tells whether the invocation is parked because of it.

@@ -78,8 +78,7 @@ impl Partition {
             };
             let item = Item {
                 invocation: entry.invocation.clone(),
-                sender: entry.sender.clone(),
-                number: entry.number,
+                origin: entry.origin.clone(),
                 logged: true,
                 attempt: entry.attempt,
                 started: ran || entry.attempt > 1,
@@ -141,12 +140,14 @@ impl Partition {
     /// Holds an invocation. A tell of another partition for which there is no room is taken all the same, but not
     /// reported yet; tells whether it is to be reported.
     pub(super) fn insert_item(&mut self, env: &Env, uuid: Uuid, item: Item) -> bool {
-        let from_log = matches!(item.sender, Sender::Log { .. });
         let bytes = item.invocation.size();
-        let withheld = from_log && !item.invocation.is_awaited() && self.full(env, bytes).is_some();
-        if withheld {
+        let is_full = !item.invocation.is_awaited() && self.full(env, bytes).is_some();
+        let channel = item.origin.channel().filter(|_| is_full);
+        let from_log = channel.filter(|(sender, _)| matches!(sender, Sender::Log { .. }));
+        let withheld = from_log.is_some();
+        if let Some((sender, number)) = from_log {
             env.cover(Transition::Withheld);
-            self.reign.withheld.insert((item.sender.clone(), item.number), uuid);
+            self.reign.withheld.insert((sender.clone(), number), uuid);
         }
         self.reign.items_bytes += bytes;
         self.reign.items.insert(uuid, item);
@@ -192,7 +193,8 @@ impl Partition {
     pub(crate) fn abandon(&mut self, env: &mut Env) {
         let mut reign = std::mem::take(&mut self.reign);
         self.refuse_questions(env, &mut reign);
-        let attached = reign.items.values().filter_map(|i| Some((&i.sender, i.reply_to?.0)));
+        let attached =
+            reign.items.values().filter_map(|i| Some((i.origin.sender()?, i.reply_to?.0)));
         let spoke = reign.senders.iter().map(|(sender, (node, _))| (sender, *node));
         for (sender, node) in attached.chain(spoke).collect::<BTreeSet<_>>() {
             self.refuse(env, node, sender.clone());

@@ -33,7 +33,6 @@ impl Partition {
     ) {
         let Some(item) = self.reign.items.get(&uuid) else { return };
         let before = item.invocation.clone();
-        let (sender, number) = (item.sender.clone(), item.number);
         let is_same = to == self.id && before.actor.is_some() && before.actor == call.target.actor;
         let is_alone = !item.shared;
         if call.keeps_lock && !(is_same && is_alone) {
@@ -50,7 +49,7 @@ impl Partition {
             return self.end(env, uuid, Outcome::Cancelled, unflushed);
         }
         // The entry goes on, so it is needed in full.
-        self.log_held(env, &sender, number);
+        self.log_item(env, uuid);
         let passes = call.keeps_lock
             || !env.rules.tail_order
             || !self.is_behind(call.target.actor.as_ref(), &unflushed);
@@ -108,7 +107,7 @@ impl Partition {
     fn is_behind(&self, actor: Option<&Arc<str>>, unflushed: &Unflushed) -> bool {
         let goes_there = |obligation: &Obligation| match &obligation.owed {
             Owed::Invocation(sent) => obligation.to == self.id && sent.actor.as_ref() == actor,
-            Owed::Outcome(_) => false,
+            Owed::Outcome(_) | Owed::Remind(_) => false,
         };
         let known = self.next_known(&self.as_sender());
         let out = self.state.outbound.get(&self.id);

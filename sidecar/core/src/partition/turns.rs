@@ -147,18 +147,16 @@ impl Partition {
         steps: Vec<RecordedStep>,
     ) -> Option<Number> {
         let item = self.reign.items.get_mut(&uuid)?;
-        let (sender, number, attempt) = (item.sender.clone(), item.number, item.attempt);
+        let (attempt, actor) = (item.attempt, item.invocation.actor.clone());
         let shared = item.shared;
-        if !item.logged {
-            self.log_held(env, &sender, number);
-        }
+        self.log_item(env, uuid);
         let turn = self.reign.items.get_mut(&uuid)?.turn()?;
         let unflushed = std::mem::take(&mut turn.unflushed);
         let mut settled = std::mem::take(&mut turn.received);
         // The partition may have been quicker.
         let owed = &self.state.outbound;
         settled.retain(|(to, n)| owed.get(to).is_some_and(|out| out.open.contains_key(n)));
-        let (segment, gates) = self.segment(unflushed);
+        let (segment, gates) = self.segment(env, actor.as_ref(), unflushed);
         let last = gates.last().map(|(_, number)| *number);
         let closed = settled.clone();
         self.push(env, Op::Progress { uuid, attempt, segment, settled, steps, shared });
@@ -170,13 +168,17 @@ impl Partition {
     /// What a turn buffered as it is logged, and what of it is to be sent then.
     pub(super) fn segment(
         &mut self,
+        env: &mut Env,
+        actor: Option<&Arc<str>>,
         unflushed: Unflushed,
     ) -> (Segment, Vec<(PartitionId, Number)>) {
-        let Unflushed { state, sends, .. } = unflushed;
+        let Unflushed { state, sends, reminders, .. } = unflushed;
         self.reign.buffered.remove_all(sends.iter().map(Obligation::size));
         let sends = self.number(sends);
         let gates = sends.iter().map(|s| (s.obligation.to.clone(), s.number)).collect();
-        (Segment { state, sends }, gates)
+        self.unbuffer_reminders(&reminders);
+        let reminders = self.reminder_ops(env, actor, reminders);
+        (Segment { state, sends, reminders }, gates)
     }
 
     /// Buffers changes to the turn's actor (P5).

@@ -2,17 +2,20 @@
 //! does not compile until it is in both, and in the stored form.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::{ClosedNodes, Entry, Inbound, LogState, Outbound, Outcomes};
+use super::{ClosedNodes, Entry, Inbound, LogState, Origin, Outbound, Outcomes};
+use crate::agenda::{Agenda, Key};
 use crate::dead::{DeadLetter, DeadLetters};
 use crate::ids::{PartitionId, Sender, Uuid};
 use crate::invocation::Outcome;
 use crate::keys::Keys;
 use crate::record::Send;
+use crate::reminder::{Reminder, ReminderChange};
 use crate::size::Tally;
 use crate::snapshot::{
-    SavedClosedNodes, SavedDeadLetter, SavedEntry, SavedInbound, SavedOutbound, SavedTrouble,
-    Snapshot,
+    SavedClosedNodes, SavedDeadLetter, SavedEntry, SavedInbound, SavedOrigin, SavedOutbound,
+    SavedReminderName, SavedTrouble, Snapshot,
 };
 use crate::steps::Steps;
 use crate::trouble::Trouble;
@@ -42,6 +45,7 @@ impl LogState {
             clock,
             last_write,
             snapshots,
+            agenda,
         } = self;
         Snapshot {
             partition: partition.clone(),
@@ -65,6 +69,8 @@ impl LogState {
             keys: keys.save(),
             keys_by_age: keys.save_by_age(),
             snapshots: snapshots.clone(),
+            reminders: agenda.save(),
+            firings: agenda.save_firings(),
         }
     }
 
@@ -92,6 +98,8 @@ impl LogState {
             keys,
             keys_by_age,
             snapshots,
+            reminders,
+            firings,
         } = snapshot;
         let entries = entries.into_iter().map(|e| (e.invocation.uuid, Entry::restore(e)));
         let outbound: BTreeMap<_, _> = outbound.into_iter().map(Outbound::restore).collect();
@@ -122,6 +130,7 @@ impl LogState {
             clock,
             last_write,
             snapshots,
+            agenda: Agenda::restore(reminders, firings),
         }
     }
 }
@@ -130,8 +139,7 @@ impl Entry {
     fn save(&self) -> SavedEntry {
         let Self {
             invocation,
-            sender,
-            number,
+            origin,
             order,
             attempt,
             ran,
@@ -147,8 +155,7 @@ impl Entry {
         } = self;
         SavedEntry {
             invocation: invocation.clone(),
-            sender: sender.clone(),
-            number: *number,
+            origin: origin.save(),
             order: *order,
             attempt: *attempt,
             ran: *ran,
@@ -167,8 +174,7 @@ impl Entry {
     fn restore(saved: SavedEntry) -> Self {
         let SavedEntry {
             invocation,
-            sender,
-            number,
+            origin,
             order,
             attempt,
             ran,
@@ -184,8 +190,7 @@ impl Entry {
         } = saved;
         Self {
             invocation,
-            sender,
-            number,
+            origin: Origin::restore(origin),
             order,
             attempt,
             ran,
@@ -199,6 +204,52 @@ impl Entry {
             cancel,
             parked,
         }
+    }
+}
+
+impl Origin {
+    fn save(&self) -> SavedOrigin {
+        match self {
+            Self::Channel { sender, number } => {
+                SavedOrigin::Channel { sender: sender.clone(), number: *number }
+            }
+            Self::Reminder(key) => SavedOrigin::Reminder(name(key)),
+        }
+    }
+
+    fn restore(saved: SavedOrigin) -> Self {
+        match saved {
+            SavedOrigin::Channel { sender, number } => Self::Channel { sender, number },
+            SavedOrigin::Reminder(SavedReminderName { actor, id }) => Self::Reminder((actor, id)),
+        }
+    }
+}
+
+fn name((actor, id): &Key) -> SavedReminderName {
+    SavedReminderName { actor: actor.clone(), id: id.clone() }
+}
+
+impl Agenda {
+    fn save(&self) -> Vec<(Arc<str>, Arc<Reminder>)> {
+        self.iter().map(|((actor, _), reminder)| (actor.clone(), reminder.clone())).collect()
+    }
+
+    fn save_firings(&self) -> Vec<(SavedReminderName, Uuid)> {
+        self.all_firings().map(|(key, uuid)| (name(key), uuid)).collect()
+    }
+
+    fn restore(
+        reminders: Vec<(Arc<str>, Arc<Reminder>)>,
+        firings: Vec<(SavedReminderName, Uuid)>,
+    ) -> Self {
+        let mut agenda = Self::default();
+        for (actor, reminder) in reminders {
+            agenda.change(&actor, &ReminderChange::Set(reminder));
+        }
+        for (SavedReminderName { actor, id }, uuid) in firings {
+            agenda.fired((actor, id), uuid);
+        }
+        agenda
     }
 }
 
@@ -275,11 +326,10 @@ impl ClosedNodes {
 
 impl DeadLetter {
     fn save(&self) -> SavedDeadLetter {
-        let Self { invocation, sender, number, outcome, attempts, time } = self;
+        let Self { invocation, origin, outcome, attempts, time } = self;
         SavedDeadLetter {
             invocation: invocation.clone(),
-            sender: sender.clone(),
-            number: *number,
+            origin: origin.save(),
             outcome: outcome.clone(),
             attempts: *attempts,
             time: *time,
@@ -287,8 +337,8 @@ impl DeadLetter {
     }
 
     fn restore(saved: SavedDeadLetter) -> Self {
-        let SavedDeadLetter { invocation, sender, number, outcome, attempts, time } = saved;
-        Self { invocation, sender, number, outcome, attempts, time }
+        let SavedDeadLetter { invocation, origin, outcome, attempts, time } = saved;
+        Self { invocation, origin: Origin::restore(origin), outcome, attempts, time }
     }
 }
 
@@ -303,7 +353,9 @@ mod tests {
         StateOp,
     };
     use crate::limits::Rules;
-    use crate::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment};
+    use crate::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment};
+    use crate::reminder::CatchUp;
+    use crate::schedule::Schedule;
     use crate::snapshot::{NamedSnapshot, SnapshotKey, SnapshotProof};
     use crate::trouble::{Cause, Ended};
 
@@ -381,7 +433,7 @@ mod tests {
             Op::Progress {
                 uuid: Uuid(1),
                 attempt: 1,
-                segment: Segment { state: vec![StateOp::Clear], sends },
+                segment: Segment { state: vec![StateOp::Clear], sends, reminders: reminders() },
                 settled: Vec::new(),
                 steps: vec![RecordedStep { key: "k3".into(), payload: payload("value") }],
                 shared: true,
@@ -405,7 +457,26 @@ mod tests {
             Op::CloseChannel { node: NodeId(3), floor: NodeId(3), open: vec![NodeId(1)] },
             Op::CloseChannel { node: NodeId(8), floor: NodeId(0), open: Vec::new() },
             Op::Snapshot { named, keeps: Vec::new() },
+            fire("often", 30, 200, Some(90)),
+            fire("once", 20, 201, None),
+            complete(201, End::Outcome(Outcome::Expired)),
         ]
+    }
+
+    /// One that comes again, one that does not.
+    fn reminders() -> Vec<ReminderOp> {
+        let one = |id: &str, due, schedule| {
+            let (method, payload, catch_up) = ("m".into(), payload("r"), CatchUp::Each);
+            Arc::new(Reminder { id: id.into(), method, payload, due, schedule, catch_up })
+        };
+        let both = [one("often", 30, Schedule::Every(60)), one("once", 20, Schedule::Once)];
+        let change =
+            |reminder| ReminderOp { change: ReminderChange::Set(reminder), dropped: Vec::new() };
+        both.map(change).into()
+    }
+
+    fn fire(id: &str, due: u64, uuid: u128, next: Option<u64>) -> Op {
+        Op::Fire { actor: "x".into(), id: id.into(), due, uuid: Some(Uuid(uuid)), next }
     }
 
     fn state() -> LogState {
@@ -448,12 +519,17 @@ mod tests {
             saved.closed_nodes.above.len(),
             saved.dead.len(),
             saved.snapshots.len(),
+            saved.reminders.len(),
+            saved.firings.len(),
         ];
         assert!(parts.iter().all(|count| *count > 0), "{parts:?}");
         assert!(saved.inbound.iter().any(|inbound| !inbound.live.is_empty()));
         let entries = &saved.entries;
         assert!(entries.iter().any(|e| e.holds && e.shared && e.parked && e.steps.len() == 3));
         assert!(entries.iter().any(|e| e.trouble.last.is_some() && !e.children.is_empty()));
+        let fired = |origin: &SavedOrigin| matches!(origin, SavedOrigin::Reminder(_));
+        assert!(entries.iter().any(|e| fired(&e.origin)));
+        assert!(saved.dead.iter().any(|letter| fired(&letter.origin)));
         assert!(entries.iter().any(|e| e.moved) && entries.iter().any(|e| e.cancel));
     }
 

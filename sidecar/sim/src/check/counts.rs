@@ -48,6 +48,11 @@ pub(crate) struct Counts {
     pub(crate) shared_to_exclusive: u64,
     /// Turns dispatched by a reign that was over, of invocations that were done.
     pub(crate) zombie_dispatch: u64,
+    /// Due times that were fired, and how many of them late.
+    pub(crate) reminders_fired: u64,
+    pub(crate) reminders_late: u64,
+    /// Firings that a change dropped before they started.
+    pub(crate) firings_dropped: u64,
     /// Overlaps of code that a lagging node excuses.
     pub(crate) overlap_excused: u64,
     /// What was seen of which transitions.
@@ -68,7 +73,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 27] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 30] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -95,6 +100,9 @@ impl Counts {
             ("(deadlocks)", self.deadlocks),
             ("(shared beside)", self.shared_beside),
             ("(shared to exclusive)", self.shared_to_exclusive),
+            ("(reminders fired)", self.reminders_fired),
+            ("(reminders late)", self.reminders_late),
+            ("(firings dropped)", self.firings_dropped),
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
         ]

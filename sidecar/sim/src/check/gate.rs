@@ -8,6 +8,7 @@ use kar_core::node::DIRECT_CONCURRENCY;
 
 use super::Judge;
 use crate::history::{Answer, ItemKind, Waiter};
+use crate::remind::Remind;
 
 impl Judge<'_> {
     /// A node gives a message to the network.
@@ -168,7 +169,7 @@ impl Judge<'_> {
                 early.push(uuid);
             }
             if let Some(held) = self.logs[log].held.get_mut(&uuid)
-                && (&held.sender, held.number) == (sender, number)
+                && held.sent.as_ref() == Some(&(sender.clone(), number))
             {
                 held.closed = true;
             }
@@ -199,11 +200,22 @@ impl Judge<'_> {
         if let Some((home, control)) = &request.control {
             return self.check_control_answer((node, req), home, *control, answer);
         }
+        if request.remind == Some(Remind::List) {
+            return self.check_list(node, req, answer);
+        }
         if request.reads.is_some() {
             return self.check_read(node, req, answer);
         }
         let uuid = self.uuid_of_tag.get(&request.tag).copied();
         let bad = match answer {
+            Ok(Response::Scheduled { .. } | Response::Cancelled { .. }) => {
+                request.remind.is_none() || !self.is_reminded(req)
+            }
+            Ok(Response::Outcome { invocation: None, outcome: Outcome::Refused(_) })
+                if request.remind.is_some() =>
+            {
+                false
+            }
             Ok(Response::Outcome { invocation: None, .. }) => {
                 request.mode.is_some() || request.awaits.is_some()
             }
@@ -255,15 +267,17 @@ impl Judge<'_> {
 
     fn check_client_error(&mut self, node: NodeId, req: usize, error: &RequestError) {
         let request = &self.history.reqs[req];
+        let is_direct =
+            request.mode.is_none() && request.awaits.is_none() && request.remind.is_none();
         let fine = match error {
             // A direct call's fate is unknown when its host dies: that is what at-most-once means.
-            RequestError::Unknown(_) if request.mode.is_none() && request.awaits.is_none() => true,
+            RequestError::Unknown(_) if is_direct => true,
             RequestError::Unknown(_) => return self.check_struck_out(node, "outcome unknown"),
             RequestError::ChannelClosed(_) => {
                 return self.check_struck_out(node, "channel closed");
             }
             RequestError::Draining => self.nodes.get(&node).is_some_and(|n| n.drain_told),
-            RequestError::NoHost(_) => request.mode.is_none() && request.awaits.is_none(),
+            RequestError::NoHost(_) => is_direct,
             // Direct calls are bounded by what the host runs at once.
             RequestError::Limit(hit) if hit.name == DIRECT_CONCURRENCY => request.mode.is_none(),
             RequestError::Limit(_) => self.history.small_limits,
@@ -319,6 +333,7 @@ impl Judge<'_> {
                     self.wrong("P5 gate for replies", text);
                 }
             }
+            Ok(Response::Reminders(all)) => self.check_list_in_turn((run, item), all),
             Ok(Response::Step(value)) => self.check_step_answer(run, item, value),
             Err(error @ RequestError::SharedTurn) => self.check_shared_error(run, item, error),
             Err(RequestError::StepKeyReused(_)) => self.check_reused(run, item),

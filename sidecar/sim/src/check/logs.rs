@@ -69,11 +69,12 @@ impl Judge<'_> {
                     }
                 }
             }
-            Record::Batch { epoch, seq, ops, .. } => {
+            Record::Batch { epoch, seq, time, ops } => {
                 ops.iter().for_each(|op| self.learn(log, op));
                 if self.is_valid(log, *epoch, *seq) {
                     self.logs[log].seq = *seq;
                     self.logs[log].last_seqs.insert(*epoch, *seq);
+                    self.logs[log].time = self.logs[log].time.max(*time);
                     ops.iter().for_each(|op| self.take_effect(log, offset, op));
                 }
             }
@@ -206,6 +207,9 @@ impl Judge<'_> {
                     self.wrong("C6 closed channel", text);
                 }
             }
+            Op::Fire { actor, id, due, uuid, next } => {
+                self.fired(log, offset, (actor, id), (*due, *uuid, *next));
+            }
             Op::Snapshot { named, .. } => self.snapshot_named(log, offset, named),
             Op::Again { sender, number, uuid } => {
                 self.counts.keys_again += 1;
@@ -233,8 +237,7 @@ impl Judge<'_> {
         invocation: &Arc<Invocation>,
     ) {
         let held = Held {
-            sender: sender.clone(),
-            number,
+            sent: Some((sender.clone(), number)),
             queued_by: QueuedBy::Number(sender.clone(), number),
             actor: invocation.actor.clone(),
             since: self.now,
@@ -253,10 +256,11 @@ impl Judge<'_> {
     }
 
     /// A log takes a step of an invocation in, once only.
-    fn hold(&mut self, log: usize, uuid: Uuid, held: Held) {
-        let (sender, number) = (held.sender.clone(), held.number);
+    pub(super) fn hold(&mut self, log: usize, uuid: Uuid, held: Held) {
         let id = self.logs[log].id.clone();
-        self.number_used(log, (&sender, number), uuid);
+        if let Some((sender, number)) = held.sent.clone() {
+            self.number_used(log, (&sender, number), uuid);
+        }
         let model = &mut self.logs[log];
         let returns = held.home.as_ref() == Some(&model.id);
         match model.held.get_mut(&uuid) {
@@ -363,8 +367,7 @@ impl Judge<'_> {
         let Completion { uuid, attempt, accept, end, segment } = done;
         if let (Some(brief), false) = (accept, self.logs[log].held.contains_key(&uuid)) {
             let held = Held {
-                sender: brief.sender.clone(),
-                number: brief.number,
+                sent: Some((brief.sender.clone(), brief.number)),
                 queued_by: QueuedBy::Number(brief.sender.clone(), brief.number),
                 actor: brief.actor.clone(),
                 since: self.now,
@@ -391,6 +394,9 @@ impl Judge<'_> {
         }
         if held.attempt != attempt {
             return;
+        }
+        if accept.is_some() && self.is_remind(log, uuid, segment) {
+            return self.reminded(log, offset, uuid, (end, segment));
         }
         let (step, home) = (held.step, held.home.clone());
         if matches!(end, End::Outcome(Outcome::Refused(Refusal::SharedToExclusive))) {
@@ -419,7 +425,7 @@ impl Judge<'_> {
         }
         self.check_last_error(log, offset, uuid, &closing);
         let own = segment.sends.len() - usize::from(*end == End::Passed);
-        let effects = !segment.state.is_empty() || own > 0;
+        let effects = !segment.state.is_empty() || own > 0 || !segment.reminders.is_empty();
         if effects && matches!(&closing, Closing::Outcome(o) if !matches!(o, Outcome::Done(_))) {
             let text = format!("{id}@{offset}: {uuid} failed, and its segment took effect");
             self.wrong("P5 segment of a failure", text);
@@ -503,6 +509,8 @@ impl Judge<'_> {
                             && next.home.as_ref() == wanted;
                         (!fine, Closing::Tail(Spec::read(&next.payload).tag, false))
                     }
+                    // It carries nothing on.
+                    Obligation::Remind(_) => return None,
                     Obligation::Outcome(done) => {
                         let fine = done.uuid == uuid && home == Some(&last.obligation.to);
                         (!fine, ended(&done.outcome, segment, 1))
@@ -539,8 +547,19 @@ impl Judge<'_> {
                 model.writes.push((offset, actor, state.clone()));
             }
         }
-        let record = TurnRecord { offset, state: state.clone(), sends: tags, complete, before };
+        let actor = model.held.get(&uuid).and_then(|h| h.actor.clone());
+        let record = TurnRecord {
+            offset,
+            state: state.clone(),
+            sends: tags,
+            reminders: segment.reminders.iter().map(|op| op.change.clone()).collect(),
+            complete,
+            before,
+        };
         model.turns.entry((uuid, step, attempt, epoch)).or_default().push(record);
+        if let Some(actor) = actor {
+            self.change_reminders(log, offset, &actor, &segment.reminders);
+        }
         if bytes > self.history.state_bytes_max {
             let text = format!("{}@{offset}: {uuid} leaves {bytes} bytes", self.logs[log].id);
             self.wrong("bounds of actors", text);
@@ -572,6 +591,8 @@ impl Judge<'_> {
                     None
                 }
                 Obligation::Outcome(done) => Some(done.outcome.clone()),
+                // No turn makes one.
+                Obligation::Remind(_) => None,
             };
             let attempt = (step, attempt);
             let owed = Owed {
@@ -596,6 +617,9 @@ impl Judge<'_> {
 
     /// How an invocation was made, from whoever made it.
     pub(crate) fn mode_of(&self, uuid: Uuid) -> Option<Mode> {
+        if self.is_firing(uuid) {
+            return Some(Mode::Tell);
+        }
         let tag = self.tag_of_uuid.get(&uuid)?;
         match self.asked.get(tag) {
             // The outcome of a call with a key is kept like that of a start.

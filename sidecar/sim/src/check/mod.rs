@@ -5,12 +5,14 @@ mod counts;
 mod deadlock;
 mod end;
 mod gate;
+mod lists;
 mod logs;
 mod model;
 mod order;
 mod overlap;
 mod policies;
 mod reads;
+mod reminders;
 mod shared;
 mod snapshots;
 mod state;
@@ -93,6 +95,8 @@ pub(crate) struct Judge<'h> {
     pub(crate) snapshots: snapshots::SnapshotsModel,
     /// How many writes to its actor were durable when a read was asked for.
     pub(crate) read_floors: HashMap<usize, usize>,
+    /// Tags of reminders, and who scheduled them: all their firings carry them.
+    pub(crate) reminder_tags: HashMap<u64, reminders::Asked>,
 }
 
 /// Judges a run; also counts what really happened in it.
@@ -113,6 +117,7 @@ pub(crate) fn judge(history: &History) -> (Vec<Violation>, Counts) {
         judge.check_overlaps();
     }
     judge.check_turns();
+    judge.check_reminders_done();
     judge.check_end();
     (judge.violations, judge.counts)
 }
@@ -168,6 +173,7 @@ impl<'h> Judge<'h> {
             node_numbers: HashMap::new(),
             snapshots: snapshots::SnapshotsModel::of(history),
             read_floors: HashMap::new(),
+            reminder_tags: reminders::asked(history),
         }
     }
 
@@ -193,6 +199,9 @@ impl<'h> Judge<'h> {
             }
             Seen::Arrived { to, sent } => self.count_arrival(*to, *sent),
             Seen::Dispatched { run } => self.check_dispatch(*run),
+            Seen::Reads { req } if self.history.reqs[*req].remind.is_some() => {
+                self.list_asked(*req);
+            }
             Seen::Reads { req } => self.read_asked(*req),
             Seen::Responded { node, to, answer } => {
                 self.counts.coverage.answer(answer);

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use kar_core::invocation::{Outcome, StateOp};
 use kar_core::record::Segment;
+use kar_core::reminder::ReminderChange;
 
 use super::policies::Standing;
+use super::reminders::ReminderModel;
 use super::steps::StepsModel;
 use crate::history::Keys;
 use crate::plan::Us;
@@ -34,8 +36,8 @@ pub(crate) struct Ended {
 /// An invocation that a log holds.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
-    pub(crate) sender: Sender,
-    pub(crate) number: Number,
+    /// Who sent it, and its number; nobody, for firings of reminders.
+    pub(crate) sent: Option<(Sender, Number)>,
     /// What put it in its actor's queue.
     pub(crate) queued_by: QueuedBy,
     pub(crate) actor: Option<Arc<str>>,
@@ -66,6 +68,8 @@ pub(crate) enum QueuedBy {
     /// The step before it, in the same partition: of this actor if it had one, when this was the last number that
     /// the partition had sent to itself.
     Step(Option<Arc<str>>, Number),
+    /// A reminder that fired: in nobody's order.
+    Reminder,
     /// Somebody who had it resumed or sent again: it has left its order.
     Operator,
 }
@@ -93,6 +97,7 @@ pub(crate) struct TurnRecord {
     pub(crate) offset: Offset,
     pub(crate) state: Vec<StateOp>,
     pub(crate) sends: Vec<u64>,
+    pub(crate) reminders: Vec<ReminderChange>,
     pub(crate) complete: Option<Closing>,
     /// The actor's state before it.
     pub(crate) before: Keys,
@@ -131,6 +136,8 @@ pub(crate) struct LogModel {
     pub(crate) last: Offset,
     pub(crate) epoch: Epoch,
     pub(crate) seq: u64,
+    /// The latest time in its records.
+    pub(crate) time: u64,
     pub(crate) released: bool,
     pub(crate) owner: Option<NodeId>,
     pub(crate) reigns: Vec<Reign>,
@@ -150,6 +157,7 @@ pub(crate) struct LogModel {
     /// Last valid sequence number of each epoch.
     pub(crate) last_seqs: HashMap<Epoch, u64>,
     pub(crate) steps: StepsModel,
+    pub(crate) reminders: ReminderModel,
 }
 
 impl Held {
@@ -167,6 +175,7 @@ impl LogModel {
             last: 0,
             epoch: 0,
             seq: 0,
+            time: 0,
             released: false,
             owner: None,
             reigns: Vec::new(),
@@ -181,6 +190,7 @@ impl LogModel {
             highest: HashMap::new(),
             last_seqs: HashMap::new(),
             steps: StepsModel::default(),
+            reminders: ReminderModel::default(),
         }
     }
 
@@ -197,7 +207,8 @@ impl LogModel {
 
 /// What an outcome closes: a cancelled turn with effects would have gone on with a tail call.
 pub(super) fn ended(outcome: &Outcome, segment: &Segment, own: usize) -> Closing {
-    let effects = !segment.state.is_empty() || segment.sends.len() > own;
+    let effects =
+        !segment.state.is_empty() || segment.sends.len() > own || !segment.reminders.is_empty();
     if *outcome == Outcome::Cancelled && effects {
         return Closing::Stopped;
     }

@@ -117,7 +117,7 @@ impl Judge<'_> {
         let name = |actor: &Arc<str>| self.history.names.actor(actor) as u128;
         let (sender, number) = match &held.queued_by {
             QueuedBy::Number(sender, number) => (sender, number),
-            QueuedBy::Operator => return None,
+            QueuedBy::Operator | QueuedBy::Reminder => return None,
             QueuedBy::Step(actor, last) => {
                 let who = actor.as_ref().map_or(uuid.0, name);
                 return Some(((log, who), 2 * last + 1));

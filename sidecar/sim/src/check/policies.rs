@@ -39,7 +39,11 @@ impl Judge<'_> {
         let kind = self.history.names.kind(&self.logs[log].id.kind);
         let once =
             RetryPolicy { attempts_max: 1, initial_ms: 0, max_ms: 0, multiplier_percent: 100 };
-        self.history.policies.of(tag, kind).unwrap_or(once)
+        let policies = &self.history.policies;
+        // Reminders do not say how their firings are retried.
+        let firing = self.is_firing(uuid);
+        let policy = if firing { policies.of_kind(kind) } else { policies.of(tag, kind) };
+        policy.unwrap_or(once)
     }
 
     /// Whether somebody had asked for an invocation's end by now.

@@ -5,6 +5,7 @@ use kar_core::ids::{Offset, Uuid};
 
 use super::Judge;
 use crate::history::{ItemKind, Run};
+use crate::remind::Remind;
 
 impl Judge<'_> {
     /// Whether a run is of a shared method.
@@ -33,10 +34,14 @@ impl Judge<'_> {
         }
     }
 
-    /// A change of state was refused because the turn is shared.
+    /// A change of state or of reminders was refused because the turn is shared.
     pub(super) fn check_shared_error(&mut self, run: usize, item: usize, error: &RequestError) {
         let record = &self.history.runs[run];
-        let is_write = matches!(record.items[item].what, ItemKind::State(_));
+        let is_write = match &record.items[item].what {
+            ItemKind::State(_) => true,
+            ItemKind::Remind(remind) => *remind != Remind::List,
+            _ => false,
+        };
         if !is_write || !self.is_shared_run(record) {
             self.wrong("P9 errors", format!("r{run}.{item}: {error}"));
         }

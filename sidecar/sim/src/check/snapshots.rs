@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kar_core::ids::{Number, Offset, Sender, Uuid};
+use kar_core::reminder::Reminder;
 use kar_core::snapshot::{NamedSnapshot, Snapshot, SnapshotKey};
 
 use super::Judge;
+use super::lists::shown;
 use crate::history::{History, Seen};
 use crate::store::{Snapshots, proof};
 
@@ -83,6 +85,15 @@ impl Judge<'_> {
         let differs = |(uuid, attempt): &(&Uuid, &u32)| open.get(uuid) != Some(attempt);
         if let Some((uuid, attempt)) = entries.iter().find(differs) {
             return Err(format!("{uuid} at attempt {attempt}, not {:?}", open.get(uuid)));
+        }
+        let of = |(actor, r): &(Arc<str>, Arc<Reminder>)| (actor.clone(), shown(r, r.due));
+        let reminders: Vec<_> = s.reminders.iter().map(of).collect();
+        if reminders != model.reminders.shown() {
+            return Err(format!("{reminders:?}, not {:?}", model.reminders.shown()));
+        }
+        let fires = |uuid: &Uuid| model.reminders.firings.contains_key(uuid) && known(uuid);
+        if let Some((name, uuid)) = s.firings.iter().find(|(_, uuid)| !fires(uuid)) {
+            return Err(format!("{uuid} is no firing of {name:?}"));
         }
         let owed = model.owed.iter().filter(|(_, owed)| !owed.settled);
         let owed: BTreeSet<(usize, Number)> = owed.map(|(at, _)| *at).collect();

@@ -8,6 +8,7 @@ use super::Judge;
 use super::logs::{Closing, TurnRecord};
 use super::steps::is_turned_away;
 use crate::history::{End, Item, ItemKind, Keys, Run};
+use crate::remind::Remind;
 use crate::store::apply;
 
 /// Which items of a turn a record covers: from, to.
@@ -170,6 +171,7 @@ fn refused(item: &Item) -> bool {
 fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'static str> {
     let mut state = record.state.iter();
     let mut sends = record.sends.iter();
+    let mut reminders = record.reminders.iter();
     let mut at = from;
     let done = matches!(
         record.complete,
@@ -178,15 +180,15 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
     if record.complete.is_some() && !done {
         return Ok(from);
     }
-    if !done && record.state.is_empty() && record.sends.is_empty() {
+    if !done && record.state.is_empty() && record.sends.is_empty() && record.reminders.is_empty() {
         return Ok(from);
     }
     let mut at_boundary = false;
     while at < items.len() {
         let item = &items[at];
-        let more = state.len() > 0 || sends.len() > 0;
+        let more = state.len() + sends.len() + reminders.len() > 0;
         match &item.what {
-            ItemKind::Read(_) | ItemKind::Tail(..) => {}
+            ItemKind::Read(_) | ItemKind::Tail(..) | ItemKind::Remind(Remind::List) => {}
             // A refused operation has no effect; a call may have been made and its answer lost with
             // the attempt.
             ItemKind::Call(tag, _) if refused(item) && sends.clone().next() != Some(tag) => {
@@ -196,7 +198,7 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
                     return Ok(at + 1);
                 }
             }
-            ItemKind::State(_) | ItemKind::Tell(..) if refused(item) => {}
+            ItemKind::State(_) | ItemKind::Tell(..) | ItemKind::Remind(_) if refused(item) => {}
             ItemKind::Flush | ItemKind::Once(_) => {
                 at_boundary = true;
                 if !more && !done {
@@ -210,6 +212,12 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
                     return Err("a state operation differs");
                 }
             }
+            ItemKind::Remind(remind) => {
+                at_boundary = false;
+                if !reminders.next().is_some_and(|change| remind.is(change)) {
+                    return Err("a change to reminders differs");
+                }
+            }
             ItemKind::Tell(tag, _) => {
                 at_boundary = false;
                 if sends.next() != Some(tag) {
@@ -221,14 +229,14 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
                     return Err("a call differs");
                 }
                 at_boundary = true;
-                if state.len() == 0 && sends.len() == 0 && !done {
+                if state.len() + sends.len() + reminders.len() == 0 && !done {
                     return Ok(at + 1);
                 }
             }
         }
         at += 1;
     }
-    match (state.len() + sends.len(), at_boundary || done) {
+    match (state.len() + sends.len() + reminders.len(), at_boundary || done) {
         (0, true) => Ok(at),
         (0, false) => Err("the segment is torn"),
         _ => Err("more than the turn asked for"),

@@ -14,11 +14,11 @@ impl Judge<'_> {
         let step = token.step;
         let log = self.log_of(&token.invocation.home);
         let tag = record.spec.tag;
-        self.uuid_of_tag.entry(tag).or_insert(uuid);
         self.tag_of_uuid.entry(uuid).or_insert(tag);
-        let known = self.uuid_of_tag.get(&tag).copied();
-        if known.is_none_or(|known| self.original(known) != self.original(uuid)) {
-            self.wrong("P2 one request, one invocation", format!("r{run} {token}: tag {tag:x}"));
+        if self.reminder_tags.contains_key(&tag) {
+            self.check_rings(run, record, log);
+        } else {
+            self.check_tag(run, record, tag);
         }
         if let Some(before) = self.dispatched.insert((log, uuid, step, attempt, epoch), run) {
             self.wrong("P2 dispatched once", format!("r{run} is {token}, as r{before} was"));
@@ -35,6 +35,16 @@ impl Judge<'_> {
         self.check_policy(run, record, log, uuid);
         self.check_source(run, record, log, uuid);
         self.check_recorded(run, record, log);
+    }
+
+    /// P2: what was asked for once is one invocation.
+    fn check_tag(&mut self, run: usize, record: &Run, tag: u64) {
+        let uuid = record.token.invocation.uuid;
+        let known = *self.uuid_of_tag.entry(tag).or_insert(uuid);
+        if self.original(known) != self.original(uuid) {
+            let text = format!("r{run} {}: tag {tag:x}", record.token);
+            self.wrong("P2 one request, one invocation", text);
+        }
     }
 
     /// P2: never after its completion, as far as this reign or an earlier one completed it.
@@ -105,6 +115,7 @@ impl Judge<'_> {
         let held = self.logs[log].held.contains_key(&uuid);
         let token = &record.token;
         match self.issued.get(&record.spec.tag) {
+            None if self.reminder_tags.contains_key(&record.spec.tag) => {}
             None => {
                 if strict && !held {
                     self.wrong("strict", format!("r{run} {token} is not accepted yet"));

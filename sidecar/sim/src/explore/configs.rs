@@ -242,6 +242,7 @@ impl Config {
             at: 0,
             slot: *slot,
             mode: Some(*mode),
+            remind: None,
             kind: *kind,
             actor: Some(0),
             fuel: 0,

@@ -13,7 +13,7 @@ use pb::ErrorReason;
 use pb::response::Result as Reply;
 use tonic::Status;
 
-use super::{Shape, payload_to};
+use super::{Shape, payload_to, reminder, timestamp};
 use crate::application_state::{StateAnswer, StateError};
 use crate::convert::error::{request_error, status};
 use crate::convert::{owned, written};
@@ -86,6 +86,25 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
         (Shape::RecordStep, Response::Step(payload)) => {
             let payload = Some(payload_to(payload, false));
             Reply::RecordStep(pb::RecordStepResponse { payload })
+        }
+        (Shape::ReminderSchedule, Response::Scheduled { due }) => {
+            let due_time = Some(timestamp(due));
+            Reply::ReminderSchedule(pb::ScheduleResponse { due_time })
+        }
+        (Shape::ReminderCancel, Response::Cancelled { count }) => {
+            let cancelled = i32::try_from(count).unwrap_or(i32::MAX);
+            Reply::ReminderCancel(pb::ReminderServiceCancelResponse { cancelled })
+        }
+        (Shape::ReminderList { actor }, Response::Reminders(all)) => {
+            let reminders = all.iter().map(|r| reminder::reminder_to(r, &actor)).collect();
+            Reply::ReminderList(pb::ReminderServiceListResponse { reminders })
+        }
+        // Only a refusal comes as an outcome.
+        (
+            shape @ (Shape::ReminderSchedule | Shape::ReminderCancel),
+            Response::Outcome { outcome, .. },
+        ) => {
+            return Err(ended(outcome, &None).err().unwrap_or_else(|| unfit(&shape)));
         }
         // What was taken is told as accepted: only a refusal is told as an outcome.
         (shape @ (Shape::Tell | Shape::Start), Response::Outcome { invocation, outcome }) => {
@@ -276,6 +295,7 @@ pub fn reply_size(reply: &Reply) -> usize {
         Reply::ActorStateGet(r) => entries(&r.entries),
         Reply::ActorStateGetAll(r) => entries(&r.entries),
         Reply::RecordStep(r) => r.payload.as_ref().map_or(0, size),
+        Reply::ReminderList(r) => r.reminders.iter().map(prost::Message::encoded_len).sum(),
         Reply::StateGet(r) => r.value.as_ref().map_or(0, size),
         Reply::StateList(r) => {
             let entry = |e: &pb::StateEntry| e.key.len() + e.value.as_ref().map_or(0, size);

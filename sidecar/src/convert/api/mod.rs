@@ -4,6 +4,7 @@ mod answer;
 mod field;
 mod host;
 mod key;
+mod reminder;
 mod request;
 mod retry;
 

@@ -17,6 +17,7 @@ use super::field::{
     invocation_id, key, method, name, optional, payload_from, required_turn, step_key, turn,
 };
 use super::key::request_key;
+use super::reminder;
 use super::retry::retry_policy;
 use crate::application_state::StateOperation;
 use crate::convert::error::{invalid_field, not_implemented};
@@ -50,6 +51,9 @@ pub enum Shape {
     Resume { id: Box<InvocationId> },
     Redrive { id: Box<InvocationId> },
     Discard,
+    ReminderSchedule,
+    ReminderCancel,
+    ReminderList { actor: pb::ActorTarget },
 }
 
 /// Parses a request at the time `now`.
@@ -113,6 +117,12 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
             let (key, payload) = (key("key", &r.key)?, parser.payload("payload", r.payload)?.0);
             let step = RecordedStep { key, payload };
             (Operation::RecordStep { turn, step }, Shape::RecordStep)
+        }
+        Ask::ReminderSchedule(r) => (reminder::schedule(r, limits)?, Shape::ReminderSchedule),
+        Ask::ReminderCancel(r) => (reminder::cancel(&r)?, Shape::ReminderCancel),
+        Ask::ReminderList(r) => {
+            let operation = reminder::list(&r)?;
+            (operation, Shape::ReminderList { actor: r.actor.unwrap_or_default() })
         }
         Ask::StateGet(_) | Ask::StateSet(_) | Ask::StateDelete(_) | Ask::StateList(_) => {
             return parser.state(ask).map(Prepared::State);

@@ -1,0 +1,156 @@
+//! The reminders of a partition, and which one is due next: nothing here takes longer because others wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::ids::{Millis, Uuid};
+use crate::reminder::{Reminder, ReminderChange};
+use crate::size::Tally;
+
+/// A reminder's name in its partition: the actor and the id.
+pub(crate) type Key = (Arc<str>, Arc<str>);
+
+/// Reminders of a partition, as its log tells them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Agenda {
+    reminders: BTreeMap<Key, Arc<Reminder>>,
+    /// By due time, those of paused actors left out.
+    due: BTreeSet<(Millis, Key)>,
+    /// Actors that take no more firings now: only an owner pauses any.
+    paused: BTreeSet<Arc<str>>,
+    /// Firings that have not ended.
+    firings: BTreeMap<Key, BTreeSet<Uuid>>,
+    tally: Tally,
+}
+
+impl Agenda {
+    /// One reminder.
+    pub(crate) fn get(&self, key: &Key) -> Option<&Arc<Reminder>> {
+        self.reminders.get(key)
+    }
+
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<Reminder>)> {
+        self.reminders.iter()
+    }
+
+    /// All firings that have not ended.
+    pub(crate) fn all_firings(&self) -> impl Iterator<Item = (&Key, Uuid)> {
+        self.firings.iter().flat_map(|(key, uuids)| uuids.iter().map(move |uuid| (key, *uuid)))
+    }
+
+    /// The reminders of an actor, by id.
+    pub(crate) fn of(&self, actor: &Arc<str>) -> impl Iterator<Item = &Arc<Reminder>> {
+        let first = (actor.clone(), Arc::default());
+        let own = self.reminders.range(first..).take_while(move |((a, _), _)| a == actor);
+        own.map(|(_, reminder)| reminder)
+    }
+
+    /// How many there are, and how many bytes they have.
+    pub(crate) fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// The one that is due first.
+    pub(crate) fn first(&self) -> Option<&(Millis, Key)> {
+        self.due.first()
+    }
+
+    /// Applies a change.
+    pub(crate) fn change(&mut self, actor: &Arc<str>, change: &ReminderChange) {
+        match change {
+            ReminderChange::Set(reminder) => self.set(actor, reminder.clone()),
+            ReminderChange::Cancel(id) => {
+                self.remove(&(actor.clone(), id.clone()));
+            }
+            ReminderChange::CancelAll => self.remove_all(actor),
+        }
+    }
+
+    fn set(&mut self, actor: &Arc<str>, reminder: Arc<Reminder>) {
+        let key = (actor.clone(), reminder.id.clone());
+        self.remove(&key);
+        self.tally.add(reminder.size());
+        if !self.paused.contains(actor) {
+            self.due.insert((reminder.due, key.clone()));
+        }
+        self.reminders.insert(key, reminder);
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Arc<Reminder>> {
+        let reminder = self.reminders.remove(key)?;
+        self.due.remove(&(reminder.due, key.clone()));
+        self.tally.remove(reminder.size());
+        Some(reminder)
+    }
+
+    /// Drops everything of an actor.
+    pub(crate) fn remove_all(&mut self, actor: &Arc<str>) {
+        let ids: Vec<_> = self.of(actor).map(|reminder| reminder.id.clone()).collect();
+        for id in ids {
+            self.remove(&(actor.clone(), id));
+        }
+    }
+
+    /// A due time has passed: the next one, or the end of the reminder.
+    pub(crate) fn pass(&mut self, key: &Key, next: Option<Millis>) {
+        let Some(mut reminder) = self.remove(key) else { return };
+        if let Some(due) = next {
+            Arc::make_mut(&mut reminder).due = due;
+            self.set(&key.0, reminder);
+        }
+    }
+
+    /// A firing is owed.
+    pub(crate) fn fired(&mut self, key: Key, uuid: Uuid) {
+        self.firings.entry(key).or_default().insert(uuid);
+    }
+
+    /// A firing has ended, or was dropped.
+    pub(crate) fn ended(&mut self, key: &Key, uuid: Uuid) {
+        if let Some(firings) = self.firings.get_mut(key) {
+            firings.remove(&uuid);
+            if firings.is_empty() {
+                self.firings.remove(key);
+            }
+        }
+    }
+
+    /// Firings of one reminder that have not ended.
+    pub(crate) fn firings(&self, key: &Key) -> impl Iterator<Item = Uuid> {
+        self.firings.get(key).into_iter().flatten().copied()
+    }
+
+    /// The same of all reminders of an actor, those included that are no more.
+    pub(crate) fn firings_of(&self, actor: &Arc<str>) -> impl Iterator<Item = Uuid> {
+        let first = (actor.clone(), Arc::default());
+        let own = self.firings.range(first..).take_while(move |((a, _), _)| a == actor);
+        own.flat_map(|(_, firings)| firings.iter().copied())
+    }
+
+    /// An actor takes no more firings for now.
+    pub(crate) fn pause(&mut self, actor: &Arc<str>) {
+        if self.paused.insert(actor.clone()) {
+            for (due, key) in self.dues(actor) {
+                self.due.remove(&(due, key));
+            }
+        }
+    }
+
+    /// Whether an actor takes no more firings for now.
+    pub(crate) fn is_paused(&self, actor: &Arc<str>) -> bool {
+        self.paused.contains(actor)
+    }
+
+    /// It takes firings again.
+    pub(crate) fn resume(&mut self, actor: &Arc<str>) {
+        if self.paused.remove(actor) {
+            let dues = self.dues(actor);
+            self.due.extend(dues);
+        }
+    }
+
+    fn dues(&self, actor: &Arc<str>) -> Vec<(Millis, Key)> {
+        self.of(actor).map(|r| (r.due, (actor.clone(), r.id.clone()))).collect()
+    }
+}
