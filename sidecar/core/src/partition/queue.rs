@@ -291,7 +291,6 @@ impl Partition {
     fn let_in_next(&mut self, env: &mut Env, name: &Arc<str>) -> bool {
         let nested_only = self.no_roots(env);
         let bound = self.ahead_max(env);
-        let own = nested_only.then(|| self.as_sender());
         let Some(actor) = self.reign.actors.get_mut(name) else { return false };
         if actor.ahead >= bound {
             env.cover(Transition::AheadMax);
@@ -306,15 +305,19 @@ impl Partition {
             // sender sent before (P7): those wait for the next owner.
             let items = &self.reign.items;
             let mut before = std::collections::BTreeSet::new();
+            let mut step_before = false;
             actor.lock.take(|uuid| {
-                items.get(uuid).is_some_and(|i| {
-                    !i.is_root() && !before.contains(&i.sender) || {
-                        before.insert(&i.sender);
-                        // A step that follows here was sent by an actor of this partition.
-                        before.extend(own.as_ref().filter(|_| i.invocation.step > 1));
-                        false
-                    }
-                })
+                let Some(item) = items.get(uuid) else { return false };
+                // Who sent a step that follows here is not known any more: it passes nobody, and nobody passes it.
+                let is_step = item.invocation.step > 1;
+                let passes =
+                    if is_step { before.is_empty() } else { !before.contains(&item.sender) };
+                if !item.is_root() && passes && !step_before {
+                    return true;
+                }
+                before.insert(&item.sender);
+                step_before |= is_step;
+                false
             })
         } else {
             // Those that expired meanwhile are skipped.

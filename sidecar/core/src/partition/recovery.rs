@@ -82,6 +82,9 @@ impl Partition {
         env: &mut Env,
         result: Result<Vec<SnapshotKey>, SnapshotFault>,
     ) {
+        if self.serving() {
+            return self.snapshots_checked(env, result);
+        }
         let Some(Finding::Listing) = self.recovery.finding else { return };
         match result {
             Ok(mut keys) => {

@@ -176,14 +176,39 @@ impl Partition {
         self.check_store(env);
     }
 
-    /// The store may have gone back since it said to hold this or that, and nobody has looked. What is trimmed now could
-    /// not heal it.
+    /// The store may have gone back since it said to hold this or that, and nobody has looked. What is trimmed now
+    /// could not heal it. First which snapshots are there: those named before may be gone with it.
     fn check_store(&mut self, env: &mut Env) {
-        let known = self.reign.cell.offset;
         if let Saving::Checking(check) = &mut self.reign.saving {
             check.asked = env.now;
-            check.known = known;
-            env.emit(Effect::ReadCell { partition: self.id.clone() });
+            env.emit(Effect::ListSnapshots { partition: self.id.clone() });
+        }
+    }
+
+    /// The store has said which snapshots it has; then where it stands.
+    pub(super) fn snapshots_checked(
+        &mut self,
+        env: &mut Env,
+        result: Result<Vec<SnapshotKey>, SnapshotFault>,
+    ) {
+        let known = self.reign.cell.offset;
+        let Saving::Checking(check) = &mut self.reign.saving else { return };
+        let key = check.key;
+        match result {
+            Ok(keys) if keys.contains(&key) => {
+                check.known = known;
+                self.stored = keys.into_iter().collect();
+                env.emit(Effect::ReadCell { partition: self.id.clone() });
+            }
+            Ok(keys) => {
+                env.cover(Transition::SnapshotCheckFails);
+                self.stored = keys.into_iter().collect();
+                self.reign.saving = Saving::Idle;
+            }
+            Err(fault) => {
+                self.reign.saving = Saving::Idle;
+                self.snapshot_failed(env, None, fault);
+            }
         }
     }
 
@@ -195,6 +220,7 @@ impl Partition {
             // A fence tells what it is. (Mostly the store has been replaced, and one is on its way.)
             env.cover(Transition::SnapshotCheckFails);
             self.reign.saving = Saving::Idle;
+            self.reign.store_since = 0;
             return self.fence(env);
         }
         self.reign.saving = Saving::Idle;
@@ -204,7 +230,8 @@ impl Partition {
         let time = env.now.max(self.state.clock);
         let named = NamedSnapshot { key, proof, stored: last_write, time };
         let delay = if env.rules.trim_delay { env.limits.trim_delay_ms } else { 0 };
-        // Those that were named and are gone, whoever took them away, are good for nothing.
+        // Those that were named and are gone, whoever took them away, are good for nothing. One that is there since
+        // before the delay is there also in a store that goes back by the delay.
         let earlier = self.state.snapshots.iter().filter(|named| self.stored.contains(&named.key));
         let earlier: Vec<NamedSnapshot> = earlier.copied().collect();
         let plan = Plan::new(&earlier, self.reign.store_since..=asked, delay);
@@ -216,8 +243,8 @@ impl Partition {
         self.gate(env, Gated::Named(Box::new(goes)));
     }
 
-    /// The log names a snapshot: what it makes dispensable goes. All of this holds for ever, so it harms nobody if it is
-    /// carried out late, after the reign.
+    /// The log names a snapshot: what it makes dispensable goes. All of this holds for ever, so it harms nobody if it
+    /// is carried out late, after the reign.
     pub(super) fn named(&mut self, env: &mut Env, goes: Dispensable) {
         let Dispensable { key, bytes, below, keys } = goes;
         let partition = self.id.clone();
