@@ -153,6 +153,7 @@ pub struct Rules {
     pub gate_reads: bool,
     pub recorded_steps: bool,
     pub kept_results: bool,
+    pub mark_starts: bool,
 }
 
 impl Default for Limits {
@@ -241,6 +242,7 @@ impl Default for Rules {
             gate_reads: true,
             recorded_steps: true,
             kept_results: true,
+            mark_starts: true,
         }
     }
 }

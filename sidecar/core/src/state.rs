@@ -65,7 +65,8 @@ pub(crate) struct Entry {
     pub(crate) order: u64,
     /// The current attempt of the current step.
     pub(crate) attempt: u32,
-    /// The current attempt is known to have been dispatched, by a reign that ended in order.
+    /// The current attempt is known to have been dispatched, or to be about to be: a reign that ended in order says so,
+    /// and every reign of an invocation that has a deadline.
     pub(crate) ran: bool,
     /// Some attempt has flushed, or the step before kept the lock: it holds its actor until it ends (rule T2).
     pub(crate) holds: bool,

@@ -4,7 +4,7 @@ use kar_core::limits::Rules;
 
 use crate::Report;
 use crate::moods::{
-    boomerangs, contended, forgetful, losing, outdated, restless, unheeding, usual,
+    boomerangs, contended, forgetful, hasty, losing, outdated, restless, unheeding, usual,
 };
 use crate::plan::Profile;
 
@@ -22,7 +22,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 30] = [
+pub const MUTATIONS: [Mutation; 31] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -53,6 +53,7 @@ pub const MUTATIONS: [Mutation; 30] = [
     one("gate-reads", |r| r.gate_reads = false, usual),
     one("recorded-steps", |r| r.recorded_steps = false, usual),
     one("kept-results", |r| r.kept_results = false, usual),
+    one("mark-starts", |r| r.mark_starts = false, hasty),
 ];
 
 /// Seeds within which every mutation must be found.

@@ -64,6 +64,7 @@ impl Partition {
             attempt: 1,
             started: false,
             cleared: false,
+            unmarked: false,
             retry_at: 0,
             ended: None,
             cancel: false,

@@ -21,7 +21,7 @@ impl Partition {
             return;
         }
         let root = item.is_root();
-        if !item.started && item.invocation.deadline.is_some_and(|at| at <= env.now) {
+        if item.may_expire() && item.invocation.deadline.is_some_and(|at| at <= env.now) {
             env.cover(Transition::QueuedEnd);
             return self.end_unstarted(env, uuid, Outcome::Expired);
         }
@@ -89,6 +89,7 @@ impl Partition {
         let Some(item) = self.reign.items.get_mut(&uuid) else { return true };
         let (sender, number) = (item.sender.clone(), item.number);
         item.attempt += 1;
+        item.unmarked = false;
         let (attempt, ended) = (item.attempt, item.ended.take());
         let logged = item.logged;
         if !logged {
@@ -108,13 +109,15 @@ impl Partition {
     }
 
     /// Without speculation a root starts when its acceptance is committed, a nested call when what its actor did before
-    /// is. True: it has to wait.
+    /// is, and an invocation with a deadline when the log says that it starts. True: it has to wait.
     fn must_commit(&mut self, env: &mut Env, uuid: Uuid) -> bool {
         let Some(item) = self.reign.items.get(&uuid) else { return true };
         let (sender, number) = (item.sender.clone(), item.number);
-        if !item.logged && matches!(sender, crate::ids::Sender::Node(_)) {
+        let has_deadline = item.invocation.deadline.is_some();
+        if !item.logged && (has_deadline || matches!(sender, crate::ids::Sender::Node(_))) {
             self.log_held(env, &sender, number);
         }
+        self.mark_start(env, uuid);
         if !self.reign.in_flight() {
             return false;
         }
@@ -122,6 +125,23 @@ impl Partition {
         self.set_stage(uuid, ItemStage::WaitCommit);
         self.gate(env, Gated::Start { uuid });
         true
+    }
+
+    /// Tells the log that an invocation starts whose deadline is over then, whoever owns the partition later. Without
+    /// speculation it starts when that is committed. With it a start may be lost with its host, as an acceptance may:
+    /// then the invocation may still expire, and nothing of that attempt has come out (rule L6). What is not logged
+    /// itself is marked when it is.
+    pub(super) fn mark_start(&mut self, env: &mut Env, uuid: Uuid) {
+        let Some(item) = self.reign.items.get(&uuid) else { return };
+        let has_deadline = item.logged && item.invocation.deadline.is_some();
+        if !has_deadline || item.attempt > 1 || !env.rules.mark_starts {
+            return;
+        }
+        if self.state.entries.get(&uuid).is_none_or(|entry| entry.ran) {
+            return;
+        }
+        env.cover(Transition::StartMarked);
+        self.push(env, Op::Attempt { uuid, attempt: 1, ended: None });
     }
 
     pub(super) fn set_stage(&mut self, uuid: Uuid, stage: ItemStage) {
@@ -148,6 +168,7 @@ impl Partition {
         self.reign.idle.remove(&uuid);
         if let Some(deadline) = invocation.deadline {
             self.reign.deadlines.remove(&(deadline, uuid));
+            self.mark_start(env, uuid);
         }
         let turn = crate::effect::Turn {
             token,

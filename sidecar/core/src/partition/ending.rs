@@ -187,8 +187,9 @@ impl Partition {
             self.reign.deadlines.pop_first();
             let actor = self.reign.items.get(&uuid).and_then(|i| i.invocation.actor.clone());
             actors.extend(actor);
-            let waits =
-                |i: &Item| !i.started && matches!(i.stage, ItemStage::Queued | ItemStage::WaitSlot);
+            let waits = |i: &Item| {
+                i.may_expire() && matches!(i.stage, ItemStage::Queued | ItemStage::WaitSlot)
+            };
             if self.reign.items.get(&uuid).is_some_and(waits) {
                 let slot = matches!(self.reign.items[&uuid].stage, ItemStage::WaitSlot);
                 env.cover(if slot { Transition::WaitSlotEnd } else { Transition::QueuedEnd });

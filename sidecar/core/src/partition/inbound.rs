@@ -225,6 +225,7 @@ impl Partition {
             attempt: 1,
             started: false,
             cleared: false,
+            unmarked: false,
             retry_at: 0,
             ended: None,
             cancel: false,
@@ -446,8 +447,11 @@ impl Partition {
             }
             let Some(item) = self.reign.items.get_mut(&uuid) else { continue };
             item.logged = true;
-            let invocation = item.invocation.clone();
+            let (invocation, has_started) = (item.invocation.clone(), item.started);
             self.push(env, Op::Accept { sender: sender.clone(), number, invocation });
+            if has_started {
+                self.mark_start(env, uuid);
+            }
         }
     }
 

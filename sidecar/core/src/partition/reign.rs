@@ -166,6 +166,8 @@ pub(super) struct Item {
     pub(super) started: bool,
     /// The current attempt is logged and committed, and has not been dispatched.
     pub(super) cleared: bool,
+    /// It counts as started because its host was lost, but the log says nothing of a start: it still expires.
+    pub(super) unmarked: bool,
     /// No retry before this.
     pub(super) retry_at: Millis,
     /// How the current attempt ended, if it did and that is not logged yet.
@@ -276,6 +278,11 @@ impl Item {
         self.started
             && !self.cleared
             && !matches!(self.stage, ItemStage::WaitCommit | ItemStage::Parked)
+    }
+
+    /// Whether its deadline counts: as far as the log says, it has not started.
+    pub(super) fn may_expire(&self) -> bool {
+        !self.started || self.unmarked
     }
 
     pub(super) fn is_root(&self) -> bool {

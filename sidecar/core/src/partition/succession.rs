@@ -69,6 +69,8 @@ impl Partition {
             let uuid = entry.invocation.uuid;
             let ran = unclean.is_some() || entry.ran;
             let is_parked = entry.parked && env.rules.keep_parked;
+            // Nothing of an attempt is in the log, not even that it began (see `mark_start`).
+            let unmarked = ran && !entry.ran && entry.attempt == 1 && !entry.holds;
             // An invocation that kills whole nodes must not take down one after the other at full speed.
             let (ended, retry_at) = if ran && !is_parked && !entry.moved {
                 Self::inherited(env, (entry, self.state.clock), lost)
@@ -84,6 +86,7 @@ impl Partition {
                 started: ran || entry.attempt > 1,
                 // An attempt that was logged and never ran is the next one.
                 cleared: !ran && entry.attempt > 1,
+                unmarked,
                 retry_at,
                 ended,
                 cancel: entry.cancel,
@@ -110,7 +113,10 @@ impl Partition {
                 env.cover(Transition::RestorePaused);
                 self.reign.retries.insert((item.retry_at, uuid));
             }
-            if let (Some(deadline), false) = (entry.invocation.deadline, item.started) {
+            if let (Some(deadline), true) = (entry.invocation.deadline, item.may_expire()) {
+                if unmarked {
+                    env.cover(Transition::RestoreUnmarked);
+                }
                 self.reign.deadlines.insert((deadline, uuid));
             }
             match &entry.invocation.actor {

@@ -3,6 +3,7 @@
 
 mod counts;
 mod end;
+mod expiry;
 mod gate;
 mod logs;
 mod model;
