@@ -1,5 +1,6 @@
 //! Names and numbers: kinds, partitions, invocations, nodes, epochs, turn tokens.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -42,8 +43,8 @@ pub struct Kind {
     pub name: Arc<str>,
 }
 
-/// A shard of a target kind; it has one log.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A shard of a target kind; it has one log. In order by number first, which most comparisons end with.
+#[derive(Clone, Hash)]
 pub struct PartitionId {
     /// The kind that is sharded.
     pub kind: Kind,
@@ -168,6 +169,26 @@ impl PartitionId {
     /// Shard `index` of `kind`.
     pub fn new(kind: Kind, index: u32) -> Self {
         Self { kind, index }
+    }
+}
+
+impl PartialEq for PartitionId {
+    fn eq(&self, other: &Self) -> bool {
+        self.index == other.index && self.kind == other.kind
+    }
+}
+
+impl Eq for PartitionId {}
+
+impl PartialOrd for PartitionId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for PartitionId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.index.cmp(&other.index).then_with(|| self.kind.cmp(&other.kind))
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) struct LogState {
     /// UUID of the first valid claim: the log's name as a sender.
     pub(crate) log: Option<Uuid>,
     /// Unfinished invocations that were logged.
-    pub(crate) entries: BTreeMap<Uuid, Entry>,
+    pub(crate) entries: BTreeMap<Uuid, Box<Entry>>,
     /// Outcomes of calls kept until their sender has them.
     pub(crate) kept: Outcomes,
     /// Results of `start`, with the time they ended.
@@ -109,7 +109,7 @@ pub(crate) struct ClosedNodes {
 /// Outcomes by invocation, and how many bytes they have.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcomes {
-    by_uuid: BTreeMap<Uuid, Outcome>,
+    by_uuid: BTreeMap<Uuid, Box<Outcome>>,
     tally: Tally,
 }
 
@@ -340,25 +340,24 @@ impl LogState {
 
     /// Owes an invocation from here on, behind everything accepted before.
     fn insert_entry(&mut self, invocation: Arc<Invocation>, sender: Sender, number: Number) {
-        self.entries.insert(
-            invocation.uuid,
-            Entry {
-                invocation,
-                sender,
-                number,
-                order: self.order,
-                attempt: 1,
-                ran: false,
-                holds: false,
-                children: BTreeSet::new(),
-                steps: Steps::default(),
-                unwanted: false,
-                moved: false,
-                trouble: Trouble::default(),
-                cancel: false,
-                parked: false,
-            },
-        );
+        let uuid = invocation.uuid;
+        let entry = Entry {
+            invocation,
+            sender,
+            number,
+            order: self.order,
+            attempt: 1,
+            ran: false,
+            holds: false,
+            children: BTreeSet::new(),
+            steps: Steps::default(),
+            unwanted: false,
+            moved: false,
+            trouble: Trouble::default(),
+            cancel: false,
+            parked: false,
+        };
+        self.entries.insert(uuid, Box::new(entry));
     }
 
     /// A dead letter is sent again: what happened to it before does not count.
@@ -499,7 +498,7 @@ impl LogState {
 
 impl Outcomes {
     pub(crate) fn get(&self, uuid: &Uuid) -> Option<&Outcome> {
-        self.by_uuid.get(uuid)
+        self.by_uuid.get(uuid).map(Box::as_ref)
     }
 
     /// How many there are, and of how many bytes.
@@ -510,7 +509,7 @@ impl Outcomes {
     fn insert(&mut self, uuid: Uuid, outcome: Outcome) {
         self.remove(&uuid);
         self.tally.add(outcome.size());
-        self.by_uuid.insert(uuid, outcome);
+        self.by_uuid.insert(uuid, Box::new(outcome));
     }
 
     fn remove(&mut self, uuid: &Uuid) {

@@ -61,6 +61,7 @@ impl Partition {
             sender: sender.clone(),
             number,
             logged: true,
+            decided: 0,
             attempt: 1,
             started: false,
             cleared: false,

@@ -108,8 +108,9 @@ impl Partition {
         true
     }
 
-    /// Without speculation a root starts when its acceptance is committed, a nested call when what its actor did before
-    /// is, and an invocation with a deadline when the log says that it starts. True: it has to wait.
+    /// Without speculation an invocation starts when all that it stands on is committed: a root's acceptance, what its
+    /// actor did before, and with a deadline its start. For nothing else: a slow disk would make it wait twice. True: it
+    /// has to wait.
     fn must_commit(&mut self, env: &mut Env, uuid: Uuid) -> bool {
         let Some(item) = self.reign.items.get(&uuid) else { return true };
         let (sender, number) = (item.sender.clone(), item.number);
@@ -118,12 +119,15 @@ impl Partition {
             self.log_held(env, &sender, number);
         }
         self.mark_start(env, uuid);
-        if !self.reign.in_flight() {
+        let Some(item) = self.reign.items.get(&uuid) else { return true };
+        let actor = item.invocation.actor.as_ref().and_then(|name| self.reign.actors.get(name));
+        let seq = item.decided.max(actor.map_or(0, |actor| actor.decided));
+        if seq <= self.reign.committed {
             return false;
         }
         env.cover(Transition::QueuedWaitStrict);
         self.set_stage(uuid, ItemStage::WaitCommit);
-        self.gate(env, Gated::Start { uuid });
+        self.gate_at(seq, Gated::Start { uuid });
         true
     }
 
@@ -142,6 +146,7 @@ impl Partition {
         }
         env.cover(Transition::StartMarked);
         self.push(env, Op::Attempt { uuid, attempt: 1, ended: None });
+        self.note_decided(uuid);
     }
 
     pub(super) fn set_stage(&mut self, uuid: Uuid, stage: ItemStage) {

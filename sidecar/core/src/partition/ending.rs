@@ -23,7 +23,9 @@ impl Partition {
             return;
         }
         let cancel = item.cancel;
-        let Some(turn) = self.reign.items.get_mut(&uuid).and_then(Item::turn) else { return };
+        let Some(turn) = self.reign.items.get_mut(&uuid).and_then(|item| item.turn()) else {
+            return;
+        };
         match result {
             _ if turn.result.is_some() => {}
             TurnEnd::Outcome(_) | TurnEnd::TailCall(..) if !turn.cancelled => {
@@ -43,7 +45,7 @@ impl Partition {
     pub(crate) fn turn_returned(&mut self, token: &TurnToken) {
         let uuid = token.invocation.uuid;
         if self.reign.items.get(&uuid).is_some_and(|item| self.is_current(item, token))
-            && let Some(turn) = self.reign.items.get_mut(&uuid).and_then(Item::turn)
+            && let Some(turn) = self.reign.items.get_mut(&uuid).and_then(|item| item.turn())
         {
             turn.returned = true;
         }
@@ -187,7 +189,7 @@ impl Partition {
             self.reign.deadlines.pop_first();
             let actor = self.reign.items.get(&uuid).and_then(|i| i.invocation.actor.clone());
             actors.extend(actor);
-            let waits = |i: &Item| {
+            let waits = |i: &Box<Item>| {
                 i.may_expire() && matches!(i.stage, ItemStage::Queued | ItemStage::WaitSlot)
             };
             if self.reign.items.get(&uuid).is_some_and(waits) {
@@ -284,11 +286,13 @@ impl Partition {
         keeps_lock: bool,
     ) {
         let Some(name) = name else { return };
+        let decided = self.gate_seq();
         let Some(actor) = self.reign.actors.get_mut(name) else { return };
         if !keeps_lock {
             actor.stack.retain(|u| *u != uuid);
         }
         actor.ahead += 1;
+        actor.decided = decided;
         self.gate(env, Gated::Caught { actor: name.clone() });
         self.pump_actor(env, name);
     }

@@ -222,6 +222,7 @@ impl Partition {
             sender: sender.clone(),
             number,
             logged: false,
+            decided: 0,
             attempt: 1,
             started: false,
             cleared: false,
@@ -449,6 +450,7 @@ impl Partition {
             item.logged = true;
             let (invocation, has_started) = (item.invocation.clone(), item.started);
             self.push(env, Op::Accept { sender: sender.clone(), number, invocation });
+            self.note_decided(uuid);
             if has_started {
                 self.mark_start(env, uuid);
             }

@@ -87,6 +87,8 @@ pub(crate) struct Partition {
     /// A reign of this node ended in disorder, and the partition is wanted elsewhere: it is claimed once more, to be
     /// released in order.
     finish: bool,
+    /// An event has touched it since the last flush.
+    pub(crate) touched: bool,
 }
 
 impl Partition {
@@ -102,6 +104,7 @@ impl Partition {
             opens: BTreeMap::new(),
             newest_epoch: 0,
             finish: false,
+            touched: false,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Partition;
-use super::reign::{Item, ItemStage};
+use super::reign::ItemStage;
 use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
@@ -147,7 +147,7 @@ impl Partition {
 
     /// Whether some turn here waits for calls.
     pub(super) fn any_suspended(&self) -> bool {
-        self.reign.items.values().any(Item::suspended)
+        self.reign.items.values().any(|item| item.suspended())
     }
 
     /// Lets a descendant of the suspended turn in (section 18, decision 6).

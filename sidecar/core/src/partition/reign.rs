@@ -35,13 +35,15 @@ pub(crate) struct Reign {
     /// Decided, applied, not yet cut into a record.
     pub(super) pending: Vec<Op>,
     pub(super) pending_bytes: usize,
+    /// How many decisions the last record had.
+    pub(super) cut_ops: usize,
     /// State operations of `pending`.
     pub(super) pending_store: Vec<ActorOps>,
     pub(super) inflight: VecDeque<InFlight>,
     /// What waits for a commit, in the order of sequence numbers (rule L5).
     pub(super) gated: VecDeque<(u64, Gated)>,
     /// Unfinished invocations, those not logged yet included.
-    pub(super) items: BTreeMap<Uuid, Item>,
+    pub(super) items: BTreeMap<Uuid, Box<Item>>,
     /// Bytes of their invocations.
     pub(super) items_bytes: usize,
     /// Tells of other partitions that were taken while this one was over its bounds, by channel and number: they are
@@ -52,7 +54,7 @@ pub(crate) struct Reign {
     /// `pump_actor` is at work: what ends inside it is seen by its own loop.
     pub(super) pumping: bool,
     /// Busy actors.
-    pub(super) actors: BTreeMap<Arc<str>, Actor>,
+    pub(super) actors: BTreeMap<Arc<str>, Box<Actor>>,
     /// Service invocations that could not start yet, oldest first.
     pub(super) idle: BTreeSet<Uuid>,
     /// Calls taken but not logged yet, by channel, in order.
@@ -161,6 +163,8 @@ pub(super) struct Item {
     pub(super) number: Number,
     /// Its `Accept` was decided.
     pub(super) logged: bool,
+    /// Sequence number that commits what was decided of it last, before its start; 0: it was found in the log.
+    pub(super) decided: u64,
     pub(super) attempt: u32,
     /// Some attempt may have run: the next one is logged before it starts (rule T3).
     pub(super) started: bool,
@@ -252,6 +256,8 @@ pub(super) struct Actor {
     pub(super) queue: VecDeque<Uuid>,
     /// Completions decided and not committed: turns that run ahead of the log (rule L6).
     pub(super) ahead: u32,
+    /// Sequence number that commits what its turns did last.
+    pub(super) decided: u64,
 }
 
 /// What a sender said of its channel.

@@ -138,7 +138,7 @@ impl Partition {
     pub(super) fn park_lost(&mut self, env: &mut Env) {
         let most = env.limits.park_after_attempts;
         let entries = &self.state.entries;
-        let is_lost = |(uuid, item): &(&Uuid, &Item)| {
+        let is_lost = |(uuid, item): &(&Uuid, &Box<Item>)| {
             let losses = entries.get(*uuid).map_or(0, |entry| entry.trouble.losses);
             let lost = item.ended.as_ref().is_some_and(|e| e.cause == Cause::HostLost);
             lost && !item.cancel && losses + 1 >= most

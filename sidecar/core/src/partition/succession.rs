@@ -82,6 +82,7 @@ impl Partition {
                 sender: entry.sender.clone(),
                 number: entry.number,
                 logged: true,
+                decided: 0,
                 attempt: entry.attempt,
                 started: ran || entry.attempt > 1,
                 // An attempt that was logged and never ran is the next one.
@@ -152,12 +153,12 @@ impl Partition {
             self.reign.withheld.insert((item.sender.clone(), item.number), uuid);
         }
         self.reign.items_bytes += bytes;
-        self.reign.items.insert(uuid, item);
+        self.reign.items.insert(uuid, Box::new(item));
         !withheld
     }
 
     /// Lets go of an invocation that ends.
-    pub(super) fn remove_item(&mut self, env: &mut Env, uuid: Uuid) -> Option<Item> {
+    pub(super) fn remove_item(&mut self, env: &mut Env, uuid: Uuid) -> Option<Box<Item>> {
         let item = self.reign.items.remove(&uuid)?;
         self.reign.items_bytes -= item.invocation.size();
         if matches!(item.stage, ItemStage::WaitSlot) {
