@@ -43,7 +43,7 @@ fn a_turn_waits_for_its_own_actor_and_not_for_its_neighbour() {
     let first = script.turn("first");
     script.invoke(None, Mode::Call, &alice, "second");
     // Its acceptance is committed.
-    script.advance(script.limits.accept_delay_ms);
+    script.advance(script.limits.settle_delay_ms);
     script.hold = true;
     script.finish(&first, done("1"));
     assert_eq!(script.held.len(), 1, "the end of the first turn");
@@ -57,6 +57,29 @@ fn a_turn_waits_for_its_own_actor_and_not_for_its_neighbour() {
     let other = script.turn("other");
     script.finish(&other, done("3"));
     script.finish(&second, done("2"));
+    script.assert_idle();
+}
+
+#[test]
+fn what_waits_behind_a_turn_is_logged_with_its_end() {
+    let mut script = strict_host();
+    let records = |script: &Script| script.logs.values().map(Vec::len).sum::<usize>();
+    script.invoke(None, Mode::Call, "alice", "first");
+    let first = script.turn("first");
+    let before = records(&script);
+    script.invoke(None, Mode::Call, "alice", "second");
+    script.advance(script.limits.accept_delay_ms);
+    assert_eq!(records(&script), before, "a record of its own");
+    script.finish(&first, done("1"));
+    assert_eq!(records(&script), before + 1, "one for both");
+    let second = script.turn("second");
+    // Behind a long turn it does not wait for ever.
+    script.invoke(None, Mode::Call, "alice", "third");
+    script.advance(script.limits.settle_delay_ms);
+    assert_eq!(records(&script), before + 2);
+    script.finish(&second, done("2"));
+    let third = script.turn("third");
+    script.finish(&third, done("3"));
     script.assert_idle();
 }
 

@@ -45,7 +45,7 @@ pub(crate) struct InvocationArgs {
 /// How an invocation is carried out.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct OptionArgs {
-    /// It must start within this time, else it expires and never runs [default: waits for ever]
+    /// It must start within this time, else it expires and never runs (again) [default: waits for ever]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) start_within: Option<Duration>,
     /// Attempts that may end with an error that the method marks retryable; the last one's is the
