@@ -259,6 +259,15 @@ impl<R, S> Call<R, S> {
         self
     }
 
+    /// Makes it safe to send the same again, through whichever sidecar: for the same target, method and
+    /// argument it is one invocation under this key, and every request gets its one outcome. Known for
+    /// 24 hours after its end, unless the nodes say otherwise. At most 512 bytes. Not in turns, where
+    /// [`step_key`](Self::step_key) does this.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.options.idempotency_key = key.into();
+        self
+    }
+
     /// W3C `traceparent` that the invocation carries, instead of the turn's own.
     pub fn trace_parent(mut self, value: impl Into<String>) -> Self {
         self.options.trace_parent = value.into();

@@ -24,8 +24,9 @@ pub type MethodFuture<'a> = Pin<Box<dyn Future<Output = Result<Payload, Error>> 
 pub struct Method {
     /// Name.
     pub name: &'static str,
-    /// Reads only: may run beside other shared methods of the instance. Sidecars do not make use of
-    /// it yet.
+    /// Of actors: it only reads its actor's state, and may run beside other shared methods of the
+    /// instance. A change of state is refused (`SHARED_TURN`), and so is a call of an exclusive method
+    /// of an actor that the flow holds by a shared one (`SHARED_TO_EXCLUSIVE`).
     pub shared: bool,
 }
 

@@ -3,8 +3,11 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::Fake;
 use kar_sdk::samples::bank::{AccountClient, LoadOptions, Parts, TellerClient, Transfer, load};
+use kar_sdk::samples::order::{self, Refusals};
 use kar_sdk::{Host, Kar};
 
 #[tokio::test]
@@ -48,4 +51,18 @@ async fn a_failed_transfer_is_given_back_for_good() {
     AccountClient::new(&client, "full").withdraw(1000).await.unwrap();
     let error = teller.transfer(order).await.unwrap_err();
     assert_eq!(error.to_string(), "given_back: x has failed before");
+}
+
+#[tokio::test]
+async fn orders_are_carried_out_completely_or_not_at_all() {
+    let fake = Fake::start().await;
+    let host = order::Parts::Both.host(Host::builder()).socket(&fake.socket).start().await.unwrap();
+    let options =
+        order::ShopOptions { orders: 100, number: Duration::ZERO, ..order::ShopOptions::default() };
+    let report = order::shop(&host.client(), options).await.unwrap();
+    assert!(report.right, "{report:?}");
+    let Refusals { sold_out, declined, no_route } = report.rejected;
+    assert!(report.confirmed > 0 && sold_out > 0 && declined > 0 && no_route > 0, "{report:?}");
+    assert_eq!(report.confirmed + sold_out + declined + no_route, 100);
+    assert_eq!(fake.violations(), [""; 0]);
 }

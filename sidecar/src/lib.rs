@@ -4,6 +4,7 @@
 //! Arrows point one way: `grpc | peer | backend → driver → kar_core`. Nothing outside [`kar_core`] decides about
 //! ownership, order or retry. Wire types stop at [`convert`].
 
+pub mod application_state;
 pub mod backend;
 pub mod config;
 pub mod convert;

@@ -17,6 +17,7 @@ use kar_core::message::{
     AwaitResult, Control, ControlResult, Controlled, DirectResult, Found, Message, ReadResult,
 };
 use kar_core::node::{DIRECT_CONCURRENCY, DeadLetterView, InvocationView, Phase};
+use kar_core::probe::{Climb, Confirm, Place, Probe};
 use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Send};
 use kar_core::trouble::{Cause, Ended};
 use kar_hub::RECORD_BYTES_MAX;
@@ -60,6 +61,7 @@ fn invocation(mode: Mode, is_full: bool) -> Invocation {
         step: 1,
         home: None,
         retry: None,
+        key: None,
     }
 }
 
@@ -146,6 +148,7 @@ fn ops() -> Vec<Op> {
             segment: Segment { state: state_ops(), sends: sends() },
             settled: vec![(a.clone(), 1), (a.clone(), 4), (b, 2), (a.clone(), 3)],
             steps: vec![],
+            shared: false,
         },
         Op::Attempt { uuid: uuid(1), attempt: 3, ended: None },
         Op::Settle { to: a, numbers: vec![1, 2, 300] },
@@ -206,9 +209,37 @@ fn steps() -> [(&'static str, Op); 2] {
         segment: Segment { state: vec![], sends: vec![Send { number: 3, obligation }] },
         settled: vec![],
         steps: vec![step],
+        shared: false,
     };
     let outcome = Outcome::Done(payload("paid"));
     [("steps-recorded", progress), ("step-done", Op::StepDone { to, number: 3, outcome })]
+}
+
+/// Decisions about shared methods, deadlocks and idempotency keys.
+fn shared() -> [(&'static str, Op); 8] {
+    let (segment, settled, steps) = (Segment::default(), vec![], vec![]);
+    let progress =
+        Op::Progress { uuid: uuid(1), attempt: 1, segment, settled, steps, shared: true };
+    let refused = complete(Outcome::Refused(Refusal::SharedToExclusive), Some(brief()));
+    let deadlock = complete(Outcome::Deadlock("A/a -> A/b -> A/a".into()), Some(brief()));
+    let again = Op::Again { sender: Sender::Node(NodeId(5)), number: 7, uuid: uuid(1) };
+    let forget = Op::ForgetKeys { uuids: vec![uuid(1), uuid(2)] };
+    let keyed = Invocation { key: Some(u128::MAX - 1), ..invocation(Mode::Start, true) };
+    let accept =
+        Op::Accept { sender: Sender::Node(NodeId(5)), number: 7, invocation: Arc::new(keyed) };
+    let refusals = [Refusal::KeyReused, Refusal::KeysFull]
+        .map(|r| complete(Outcome::Refused(r), Some(brief())));
+    let [reused, full] = refusals;
+    [
+        ("accept-with-key", accept),
+        ("key-again", again),
+        ("keys-forgotten", forget),
+        ("refused-key-reused", reused),
+        ("refused-keys-full", full),
+        ("progress-shared", progress),
+        ("refused-shared-to-exclusive", refused),
+        ("ended-deadlocked", deadlock),
+    ]
 }
 
 const RETRY: RetryPolicy = RetryPolicy {
@@ -264,7 +295,7 @@ fn records() -> BTreeMap<String, Record> {
     let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
     let full = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![full] };
     records.insert("refused-partition-bytes".to_owned(), full);
-    for (name, op) in tail_calls().into_iter().chain(steps()) {
+    for (name, op) in tail_calls().into_iter().chain(steps()).chain(shared()) {
         let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
         records.insert(name.to_owned(), record);
     }
@@ -315,6 +346,23 @@ fn messages() -> Vec<Message> {
         attempts: 3,
         time: 1_700_000_000_003,
     };
+    let place = Place {
+        partition: actor_partition(),
+        epoch: 4,
+        uuid: uuid(7),
+        actor: "alice".into(),
+        holder: uuid(8),
+    };
+    let probe = Probe {
+        to: to.clone(),
+        uuid: uuid(3),
+        origin: uuid(4),
+        chain: [uuid(5), uuid(6)].into(),
+        round: 9,
+        path: vec![place.clone()],
+    };
+    let confirm = Confirm { places: vec![place.clone(), place], at: 1 };
+    let climb = |at| Climb { to: to.clone(), uuid: uuid(3), at };
     let direct = |result| Message::DirectReply { request: RequestId(5), result };
     let bound = |name| DirectResult::Limit(LimitHit { name, limit: 7 });
     let mut messages = vec![
@@ -368,6 +416,10 @@ fn messages() -> Vec<Message> {
         controlled(ControlResult::Done(Controlled::Redriven(uuid(4)))),
         controlled(ControlResult::Done(Controlled::Discarded)),
         controlled(ControlResult::Unknown),
+        Message::Probe(Box::new(probe)),
+        Message::Confirm(Box::new(confirm)),
+        Message::Climb(Box::new(climb(None))),
+        Message::Climb(Box::new(climb(Some(actor_partition())))),
         controlled(ControlResult::NotOwner(hint)),
         Message::Accepted { sender: sender.clone(), from: from.clone(), numbers: vec![1, 2] },
         Message::Gone { sender: sender.clone(), from: from.clone(), number: 3 },
@@ -492,6 +544,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
             step: u32::MAX,
             home: Some(to.clone()),
             retry: Some(RETRY),
+            key: None,
         }),
         parent: Some(Uuid(u128::MAX)),
     };
@@ -536,7 +589,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
         }
         let step = RecordedStep { key: long(512), payload: value(limits.message_bytes_max) };
         let (settled, steps) = (settled.clone(), vec![step]);
-        ops.push(Op::Progress { uuid, attempt, segment, settled, steps });
+        ops.push(Op::Progress { uuid, attempt, segment, settled, steps, shared: true });
     }
     let mut longest = 0;
     for op in ops {

@@ -65,6 +65,7 @@ fn call(kind: &str) -> Operation {
         trace: "".into(),
         step_key: None,
         retry: None,
+        key: None,
     }
 }
 

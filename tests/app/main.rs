@@ -8,10 +8,20 @@
 //! | `echo` | service `echo` and actor type `Echo`: `echo`, `fail`, `count` |
 //! | `walker` | actor types `Walker` and `Tally`, service `walk`: half of the round of [`walk`] |
 //! | `hopper` | actor type `Hopper`, service `hop`: the other half |
+//! | `vaults` | actor type `Vault`: `open`, `exchange`, `take`, `report` of [`audit`] |
+//! | `auditors` | actor type `Auditor`: `audit` |
+//! | `errands` | actor types `Errand`, `Poison`: durable steps, errors, death, of [`errands`] |
+//! | `shops` | actor type `Shop`: `buy` |
+//! | `chain` | actor type `ChainRust`: `link` of [`chain`] |
+//! | `relay` | actor type `Relay`: `pass` of [`relay`] |
 //!
 //! Method `pid` of any of them answers with the process id.
 
+mod audit;
 mod bank;
+mod chain;
+mod errands;
+mod relay;
 mod walk;
 
 use std::path::PathBuf;
@@ -52,6 +62,17 @@ impl App {
             write("tick");
         }
     }
+
+    /// Waits for something, visibly.
+    async fn ticking<T>(&self, write: impl Fn(&str), work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = wait::moment(TICK) => write("tick"),
+            }
+        }
+    }
 }
 
 fn main() -> Result<()> {
@@ -75,6 +96,12 @@ async fn run(roles: &[String]) -> Result<()> {
             "echo" => (&["echo"], &["Echo"]),
             "walker" => (&["walk"], &["Walker", "Tally"]),
             "hopper" => (&["hop"], &["Hopper"]),
+            "vaults" => (&[], &["Vault"]),
+            "auditors" => (&[], &["Auditor"]),
+            "errands" => (&[], &["Errand", "Poison"]),
+            "shops" => (&[], &["Shop"]),
+            "chain" => (&[], &["ChainRust"]),
+            "relay" => (&[], &["Relay"]),
             other => anyhow::bail!("no such role: {other}"),
         };
         services.extend_from_slice(of_services);
@@ -116,6 +143,9 @@ async fn handle(app: &App, turn: Turn) -> Ending {
     if turn.method() == walk::METHOD {
         return walk::step(app, &turn).await.unwrap_or_else(|error| Err(error).into());
     }
+    if turn.method() == relay::METHOD {
+        return relay::pass(&turn).await.unwrap_or_else(|error| Err(error).into());
+    }
     let result = match (kind, turn.method()) {
         (_, "pid") => Ok(object!(std::process::id())),
         ("slow" | "Slow", "work") => work(app, &turn).await,
@@ -125,6 +155,12 @@ async fn handle(app: &App, turn: Turn) -> Ending {
         ("echo" | "Echo", "fail") => Err(error("Refused", "as you wish")),
         ("Echo", "count") => count(&turn).await,
         ("Tally", "count") => walk::count(&turn).await,
+        ("Vault", _) => audit::vault(app, &turn, id).await,
+        ("Auditor", _) => audit::auditor(app, &turn, id).await,
+        ("Errand", "run") => errands::run(app, &turn).await,
+        ("Shop", "buy") => errands::buy(&turn).await,
+        ("Poison", "swallow") => errands::swallow(app, &turn).await,
+        ("ChainRust", "link") => chain::link(app, &turn).await,
         (kind, method) => Err(error("UnknownMethod", &format!("{kind} has no method {method}"))),
     };
     result.map(|value| json(&value)).into()

@@ -204,6 +204,8 @@ fn a_join_of_many_long_nested_calls_ends() {
 /// Calls under way between two nodes: together far more than a queue to a peer takes here.
 const CALLS: usize = 300;
 const CALL_BYTES: usize = 50 << 10;
+/// Frames that a queue to a peer takes: fewer than calls are under way.
+const QUEUE_FRAMES_MAX: usize = 120;
 
 /// Small queues, and windows of eight partitions that fit into them together.
 const SMALL_QUEUES: [&str; 6] = [
@@ -278,11 +280,16 @@ fn outcomes_that_pile_up_while_a_peer_is_frozen_go_by_the_window_when_it_is_back
             figure(&owner, "unfinished_now").await == 0
         })
         .await;
+        // Turns have ended before all of their outcomes are on their way.
+        wait::until_true("the link to be full", BURST_LIMIT, async || {
+            full_queues(&world, "host") > 0
+        })
+        .await;
         front.signal(Signal::CONT);
         for call in calls {
             assert_eq!(call.await.expect("answered"), long(CALL_BYTES));
         }
-        // The link was ended once, for being full of fresh outcomes; those sent again never filled it.
-        assert_eq!(full_queues(&world, "host"), 1);
+        // Fresh outcomes fill the link as often as there are enough of them; those sent again never do.
+        assert!(full_queues(&world, "host") <= CALLS / QUEUE_FRAMES_MAX);
     });
 }

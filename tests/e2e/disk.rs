@@ -2,46 +2,16 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kar_proto::v1::{Payload, TellRequest, payload};
 use kar_tests::component::{Component, actor, hello};
+use kar_tests::mount::Mount;
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, World, process, test, wait};
 use serde_json::json;
 use tonic::Status;
-
-/// A small file system of its own; unmounted when dropped.
-struct Mount(PathBuf);
-
-impl Mount {
-    /// `None`, and a line that says so, if this user may not mount.
-    fn tmpfs(at: &Path, options: &str) -> Option<Self> {
-        fs::create_dir_all(at).expect("a folder");
-        let mount = ["-t", "tmpfs", "-o", options, "kar-test"];
-        if run("mount", &mount, at) {
-            return Some(Self(at.to_owned()));
-        }
-        kar_tests::skip("mounting a file system needs root (and mount(8))");
-        None
-    }
-
-    fn remount(&self, options: &str) {
-        assert!(run("mount", &["-o", &format!("remount,{options}")], &self.0), "remount");
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        run("umount", &["-l"], &self.0);
-    }
-}
-
-fn run(program: &str, args: &[&str], at: &Path) -> bool {
-    Command::new(program).args(args).arg(at).status().is_ok_and(|status| status.success())
-}
 
 async fn tell(client: &Client, number: u32, bytes: usize) -> Result<(), Status> {
     let request = TellRequest {

@@ -1,10 +1,16 @@
 //! Processes killed at random moments: P1 to P5 on the real binary.
 
+mod audit;
+mod bank;
+mod errands;
 mod failover;
 mod frozen;
+mod full_disk;
 mod hot_actor;
 mod python_bank;
 mod rollback;
 mod sdk_bank;
+mod soak;
 mod tail_loop;
 mod transfers;
+mod zombies;

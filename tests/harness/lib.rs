@@ -7,6 +7,7 @@
 //!   panicked, the test fails.
 //! - [`Node`] is one `kar run`. [`World::kar`] runs other commands.
 //! - [`Client`] has all unary services; [`Component`] is a component's stream.
+//! - [`fire::Fire`] kills hosts at random, and starts them again.
 //! - [`Journal`] is where `kar-test-app` writes what its code did.
 //! - [`wait::until`] is the only way to wait.
 //!
@@ -15,11 +16,14 @@
 pub mod binaries;
 pub mod component;
 pub mod errors;
+pub mod fire;
 pub mod grpc;
 pub mod journal;
+pub mod mount;
 pub mod process;
 pub mod python;
 pub mod random;
+pub mod soak;
 pub mod wait;
 pub mod world;
 

@@ -10,7 +10,7 @@ pub(crate) const JS: Language = Language {
     client: || program("samples/hello/client.js"),
 };
 
-fn program(name: &str) -> Vec<String> {
+pub(crate) fn program(name: &str) -> Vec<String> {
     let how = "`npm ci && npm run generate && npm run build` in sdk-clients/js";
     vec!["node".to_owned(), word(&built(&format!("js/dist/{name}"), how))]
 }

@@ -2,6 +2,7 @@
 //! client of the service `greeter` are started (`sdk-clients/README.md` says what those have to do). Every test goes
 //! over all rows, or once for each.
 
+mod chain;
 mod hello;
 mod java;
 mod js;

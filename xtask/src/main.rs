@@ -46,6 +46,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// A mixed load for minutes while processes are killed: nothing lost, nothing repeated, memory and disk over time.
+    Soak {
+        /// A debug build: slower, with all its assertions. Comes before other options.
+        #[arg(long)]
+        debug: bool,
+        /// Options of the soak: `--minutes 30`, …; `-- --help` shows them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Shows the point of it all: `kar demo` from a release build.
     Demo {
         /// Options of `kar demo`.
@@ -63,6 +72,7 @@ fn main() -> Result<ExitCode> {
         Task::Lint => plan::lint(),
         Task::Python => Ok(python::task()),
         Task::Bench { args } => plan::bench(&args),
+        Task::Soak { debug, args } => plan::soak(debug, &args),
         Task::Demo { args } => plan::demo(&args),
     }
 }

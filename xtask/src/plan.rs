@@ -66,6 +66,17 @@ pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
     pass_on(Command::new("target/release/kar-bench").args(args))
 }
 
+/// `cargo xtask soak`.
+pub(crate) fn soak(debug: bool, args: &[String]) -> Result<ExitCode> {
+    let (profile, program) = match debug {
+        true => ("dev", "target/debug/kar-soak"),
+        false => ("release", "target/release/kar-soak"),
+    };
+    let build = ["build", "--locked", "-p", "kar", "-p", "kar-tests", "--bins", "--profile"];
+    succeed(cargo(&build).arg(profile))?;
+    pass_on(Command::new(program).args(args))
+}
+
 /// `cargo xtask demo`.
 pub(crate) fn demo(args: &[String]) -> Result<ExitCode> {
     pass_on(cargo(&["run", "--locked", "--release", "-p", "kar", "--", "demo"]).args(args))

@@ -1,4 +1,5 @@
 //! Ready-made components, for examples, tests and `kar demo`. Behind the feature `samples`.
 
 pub mod bank;
+pub mod order;
 pub mod philosophers;

@@ -87,6 +87,7 @@ transitions! {
     // Chains of tail calls.
     TailKept = "tail: to the same actor, which stays locked",
     TailStays = "tail: to the same partition",
+    TailFollows = "tail: to the same partition, behind what was sent before",
     TailMoved = "tail: leaves its home (item: running → moved)",
     TailPassed = "tail: leaves a partition that is not its home",
     TailHome = "tail: an outcome goes home",
@@ -103,6 +104,21 @@ transitions! {
     InnerLeft = "actor: calls of a flow that has ended queue up first",
     QueueToInner = "actor: queued calls of a flow that holds it again pass the queue",
     AheadMax = "actor: as far ahead of the log as allowed",
+    // Idempotency keys.
+    KeyAgain = "key: a root is sent again",
+    KeysForgotten = "key: its time is over",
+    // Flows that wait for each other.
+    ProbeBegins = "probe: from a call that waits",
+    ProbeMoved = "probe: follows a chain of tail calls",
+    ProbeFanout = "probe: of many calls some are followed",
+    ProbeFound = "probe: a circle is found",
+    ProbeStale = "probe: what was found is no more so",
+    // Turns of shared methods.
+    ShareJoin = "shared: a turn joins those that hold the actor",
+    ShareInner = "shared: a call of a flow joins those that hold the actor",
+    ShareRefused = "shared: an exclusive call of a flow that holds the actor with others",
+    ShareLate = "shared: a turn that was let in alone turns out to be shared",
+    ShareBack = "shared: a root that was let in goes back to the queue",
     // Turns that wait outside.
     TurnCovered = "turn: an operation waits below a call that re-entered",
     TurnUncovered = "turn: goes on after that call",

@@ -224,6 +224,9 @@ pub enum RequestError {
     /// The key names another step of the invocation, or a call with it is under way: choose a key for each step.
     #[error("step key '{0}' is in use for another step of this invocation: give each step its own")]
     StepKeyReused(Arc<str>),
+    /// A method that is registered as shared asked for a change of its actor's state.
+    #[error("a shared method only reads its actor's state: register it as exclusive")]
+    SharedTurn,
     /// It may or may not have been carried out, and nobody can tell.
     #[error("outcome unknown: {0}")]
     Unknown(&'static str),
@@ -277,6 +280,13 @@ pub enum Notice {
         invocation: InvocationId,
         /// The attempt that starts.
         attempt: u32,
+    },
+    /// Flows wait for each other in a circle: the youngest call that waits has ended.
+    Deadlock {
+        /// That call.
+        invocation: InvocationId,
+        /// The actors that wait for each other.
+        cycle: Arc<str>,
     },
     /// An invocation has lost too many hosts: it rests until somebody takes it up again.
     Parked {

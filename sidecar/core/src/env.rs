@@ -7,7 +7,8 @@ use crate::cover::{Covered, Transition};
 use crate::effect::{Append, Effect, Notice, RequestError, Response};
 use crate::event::{Members, Offer};
 use crate::ids::{
-    Kind, Millis, NodeId, PartitionId, ProposalId, RequestId, SessionId, TurnToken, Uuid,
+    InvocationId, Kind, Millis, NodeId, PartitionId, ProposalId, RequestId, SessionId, TurnToken,
+    Uuid,
 };
 use crate::limits::{LimitHit, Limits, Rules};
 use crate::message::Message;
@@ -34,6 +35,8 @@ pub(crate) struct Env {
     pub(crate) local: VecDeque<Message>,
     /// Turns that waited for their actors' states, and need not any more.
     pub(crate) resumable: VecDeque<TurnToken>,
+    /// Calls with idempotency keys that are accepted, and whose outcomes are to be asked for.
+    pub(crate) to_await: VecDeque<(RequestId, InvocationId)>,
     /// Root turns that got a free slot.
     pub(crate) granted: VecDeque<(PartitionId, Uuid)>,
     random: u128,
@@ -118,6 +121,7 @@ impl Env {
             effects: VecDeque::new(),
             local: VecDeque::new(),
             resumable: VecDeque::new(),
+            to_await: VecDeque::new(),
             granted: VecDeque::new(),
             random: seed ^ 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834,
             next_proposal: 0,

@@ -1,6 +1,6 @@
 //! Inputs of a [`Node`](crate::Node).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ids::{
@@ -8,6 +8,7 @@ use crate::ids::{
     SessionId, TurnToken,
 };
 use crate::invocation::{Outcome, Payload, RetryPolicy, StateOp, Target};
+use crate::keys::RequestKey;
 use crate::message::{Control, Message};
 use crate::record::{Record, RecordedStep};
 
@@ -225,6 +226,8 @@ pub struct Offer {
     pub strict: bool,
     /// How retryable errors of methods are retried, where the component says so.
     pub retries: BTreeMap<(Kind, Arc<str>), RetryPolicy>,
+    /// Methods of actors that only read, by type: they may run beside each other (P4).
+    pub shared: BTreeMap<Kind, BTreeSet<Arc<str>>>,
 }
 
 /// What a component asks for.
@@ -251,6 +254,8 @@ pub enum Operation {
         step_key: Option<Arc<str>>,
         /// How retryable errors are retried, where the caller says so.
         retry: Option<RetryPolicy>,
+        /// Roots only: it may be sent again under this key.
+        key: Option<Box<RequestKey>>,
     },
     /// At most once, past all logs.
     InvokeDirect {

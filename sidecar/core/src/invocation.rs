@@ -54,6 +54,8 @@ pub struct Invocation {
     /// How errors that the application marks retryable are retried; `None`: as its method's host registered, or as its
     /// owner does by default.
     pub retry: Option<RetryPolicy>,
+    /// It has an idempotency key: the digest of what was asked. Its uuid is derived from the key.
+    pub key: Option<u128>,
 }
 
 /// How errors that the application marks retryable are retried.
@@ -89,6 +91,8 @@ pub enum Outcome {
     Failed(ApplicationError),
     /// The owner did not take it, because a bound was reached or the target cannot exist.
     Refused(Refusal),
+    /// It waited for an actor in a circle of flows that wait for each other, and did not run: the circle, for people.
+    Deadlock(Arc<str>),
     /// Its deadline passed before it started.
     Expired,
     /// Somebody asked for its end: it had not started, was between two attempts, or stopped when it was told.
@@ -119,9 +123,16 @@ pub enum Refusal {
     PartitionFull,
     /// The partition holds too many bytes (`Limits::unfinished_bytes_per_partition_max`).
     PartitionBytesFull,
-    /// The chain of calls is too deep (`Limits::depth_max`).
+    /// The chain of calls is too deep (`Limits::depth_max`). No owner makes it: callers' nodes say so before they send.
     TooDeep,
-    /// The sender's channel was closed because its node was gone for too long (rule C6).
+    /// The idempotency key stands for another method or argument.
+    KeyReused,
+    /// The partition remembers too many idempotency keys (`Limits::keys_per_partition_max`, or their bytes).
+    KeysFull,
+    /// An exclusive method of an actor was called by a flow that holds it by a shared one: it would wait for itself.
+    SharedToExclusive,
+    /// The sender's channel was closed because its node was gone for too long (rule C6). No owner makes it: that is an
+    /// answer of its own.
     ChannelClosed,
 }
 

@@ -25,9 +25,11 @@ pub mod effect;
 pub mod event;
 pub mod ids;
 pub mod invocation;
+pub mod keys;
 pub mod limits;
 pub mod message;
 pub mod node;
+pub mod probe;
 pub mod record;
 pub mod trouble;
 

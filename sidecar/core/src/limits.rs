@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::ids::Millis;
+use crate::invocation::Refusal;
 
 /// Bounds and times. Each has a flag of the same name in the sidecar.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,6 +57,12 @@ pub struct Limits {
     pub results_bytes_per_partition_max: usize,
     /// How long results of `start` are kept, ms.
     pub result_retention_ms: Millis,
+    /// Idempotency keys remembered per partition; beyond it root invocations with new ones are refused.
+    pub keys_per_partition_max: usize,
+    /// The same with the outcomes that are kept under them, bytes.
+    pub keys_bytes_per_partition_max: usize,
+    /// How long a key is remembered after its invocation has ended, ms.
+    pub key_retention_ms: Millis,
     /// Dead letters kept per partition; the oldest ones go.
     pub dead_letters_per_partition_max: usize,
     /// The same, bytes.
@@ -102,6 +109,17 @@ pub struct Limits {
     pub retry_max_ms: Millis,
     /// Each pause is so much longer than the one before, percent.
     pub retry_multiplier_percent: u32,
+    /// How long calls wait for their actors before it is looked whether flows wait for each other in a circle, and how
+    /// often then, ms.
+    pub deadlock_probe_ms: Millis,
+    /// Calls of one partition that this begins from at once; the others have their turn later.
+    pub deadlock_probes_max: usize,
+    /// Calls of one invocation that it is followed to at once; the others have their turn later.
+    pub deadlock_fanout_max: usize,
+    /// Calls of one partition that it comes by in each period; the others have their turn later.
+    pub deadlock_visits_max: usize,
+    /// Calls that wait in one circle; longer ones are not found.
+    pub deadlock_path_max: usize,
     /// Longest state of an actor that one read from outside its turns answers with, bytes: a message between peers has
     /// to hold it.
     pub state_read_bytes_max: usize,
@@ -142,6 +160,7 @@ pub struct Rules {
     pub only_top: bool,
     pub tail_lock: bool,
     pub tail_home: bool,
+    pub tail_order: bool,
     /// Kept by the store: a simulated one ignores what writes expect.
     pub write_expects: bool,
     pub load_checks: bool,
@@ -153,6 +172,9 @@ pub struct Rules {
     pub gate_reads: bool,
     pub recorded_steps: bool,
     pub kept_results: bool,
+    pub shared_apart: bool,
+    pub deadlock_probes: bool,
+    pub remember_keys: bool,
     pub mark_starts: bool,
 }
 
@@ -181,6 +203,9 @@ impl Default for Limits {
             results_per_partition_max: 100_000,
             results_bytes_per_partition_max: 128 << 20,
             result_retention_ms: 24 * 3600 * 1000,
+            keys_per_partition_max: 100_000,
+            keys_bytes_per_partition_max: 64 << 20,
+            key_retention_ms: 24 * 3_600_000,
             dead_letters_per_partition_max: 1_000,
             dead_letters_bytes_per_partition_max: 16 << 20,
             dead_letter_retention_ms: 7 * 24 * 3600 * 1000,
@@ -204,6 +229,11 @@ impl Default for Limits {
             retry_initial_ms: 100,
             retry_max_ms: 30_000,
             retry_multiplier_percent: 200,
+            deadlock_probe_ms: 1_000,
+            deadlock_probes_max: 64,
+            deadlock_fanout_max: 32,
+            deadlock_visits_max: 10_000,
+            deadlock_path_max: 64,
             state_read_bytes_max: 16 << 20,
         }
     }
@@ -232,6 +262,7 @@ impl Default for Rules {
             only_top: true,
             tail_lock: true,
             tail_home: true,
+            tail_order: true,
             write_expects: true,
             load_checks: true,
             heed_cancel: true,
@@ -242,8 +273,32 @@ impl Default for Rules {
             gate_reads: true,
             recorded_steps: true,
             kept_results: true,
+            shared_apart: true,
+            deadlock_probes: true,
+            remember_keys: true,
             mark_starts: true,
         }
+    }
+}
+
+impl Limits {
+    /// The bound that made an owner refuse, if it was one.
+    pub fn behind(&self, refusal: Refusal) -> Option<LimitHit> {
+        let (name, limit) = match refusal {
+            Refusal::ActorQueueFull => ("queue_per_actor_max", self.queue_per_actor_max),
+            Refusal::PartitionFull => {
+                ("unfinished_per_partition_max", self.unfinished_per_partition_max)
+            }
+            Refusal::PartitionBytesFull => {
+                ("unfinished_bytes_per_partition_max", self.unfinished_bytes_per_partition_max)
+            }
+            Refusal::KeysFull => ("keys_per_partition_max", self.keys_per_partition_max),
+            Refusal::TooDeep => ("depth_max", self.depth_max),
+            Refusal::ChannelClosed | Refusal::SharedToExclusive | Refusal::KeyReused => {
+                return None;
+            }
+        };
+        Some(LimitHit { name, limit: limit as u64 })
     }
 }
 

@@ -8,6 +8,7 @@ use crate::ids::{Epoch, Kind, NodeId, Number, PartitionId, RequestId, Sender, Uu
 use crate::invocation::{Outcome, Owed, Payload};
 use crate::limits::LimitHit;
 use crate::node::{DeadLetterView, InvocationView};
+use crate::probe::{Climb, Confirm, Probe};
 
 /// A message from one node to another.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -181,6 +182,12 @@ pub enum Message {
         /// The answer.
         result: ControlResult,
     },
+    /// Follows who waits for whom.
+    Probe(Box<Probe>),
+    /// Looks whether what a probe has found is still so.
+    Confirm(Box<Confirm>),
+    /// Tells a call's callers where their chains of tail calls are.
+    Climb(Box<Climb>),
     /// An at-most-once call that passes all logs by.
     Direct {
         /// The asking node's request.

@@ -117,6 +117,8 @@ pub struct PartitionView {
     pub dead: Vec<DeadLetterView>,
     /// Marks kept for channels of nodes that are gone.
     pub closed_channels: usize,
+    /// Senders that have opened their channels in this reign, those of nodes that are gone for the grace left out.
+    pub senders: usize,
 }
 
 /// What a node's partitions hold, all together: what the bounds per partition are about.
@@ -390,7 +392,8 @@ impl Node {
         }
     }
 
-    /// Carries out what the node owes itself: messages to itself, slots granted.
+    /// Carries out what the node owes itself: messages to itself, slots granted, calls
+    /// with idempotency keys that are accepted.
     fn settle(&mut self) {
         // Every message to itself answers or forwards a finite piece of work; a mistake there must not take the
         // process.
@@ -408,6 +411,8 @@ impl Node {
             } else if let Some((partition, uuid)) = self.env.granted.pop_front() {
                 self.with(&partition, |p, env| p.slot_granted(env, uuid));
                 self.env.pass_slot();
+            } else if let Some((request, invocation)) = self.env.to_await.pop_front() {
+                self.await_outcome(request, invocation);
             } else if let Some(token) = self.env.resumable.pop_front() {
                 self.resume_turn(&token);
             } else if let Some(token) = self.uncovered() {

@@ -62,6 +62,8 @@ pub enum Op {
         settled: Vec<(PartitionId, Number)>,
         /// Durable steps that the turn recorded.
         steps: Vec<RecordedStep>,
+        /// It holds its actor together with others, as turns of shared methods do.
+        shared: bool,
     },
     /// A turn ended, and its invocation with it unless that goes on by a tail call.
     Complete {
@@ -161,6 +163,20 @@ pub enum Op {
         floor: NodeId,
         /// Those below the floor that are not.
         open: Vec<NodeId>,
+    },
+    /// A root with an idempotency key was sent again: its number is used up, and nothing else happens.
+    Again {
+        /// The channel's sender.
+        sender: Sender,
+        /// The number.
+        number: Number,
+        /// The invocation that it has named again.
+        uuid: Uuid,
+    },
+    /// Idempotency keys that are no longer remembered.
+    ForgetKeys {
+        /// Their invocations.
+        uuids: Vec<Uuid>,
     },
     /// Kept results of `start` that are dropped because their time is over or there are too many.
     Forget {

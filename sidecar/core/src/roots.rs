@@ -27,6 +27,8 @@ struct Waiting {
     number: Number,
     /// When it stops waiting, for tells and starts.
     until: Option<Millis>,
+    /// It is a call with an idempotency key: started, and then asked for.
+    awaits: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -44,8 +46,14 @@ impl Roots {
         self.open
     }
 
-    /// Owes an invocation to a partition.
-    pub(crate) fn add(&mut self, env: &mut Env, request: RequestId, obligation: Obligation) {
+    /// Owes an invocation to a partition. `awaits`: its outcome is asked for as soon as it is accepted.
+    pub(crate) fn add(
+        &mut self,
+        env: &mut Env,
+        request: RequestId,
+        obligation: Obligation,
+        awaits: bool,
+    ) {
         let to = obligation.to.clone();
         let channel = self.channels.entry(to.clone()).or_insert_with(|| Channel {
             out: Outbound::default(),
@@ -58,12 +66,12 @@ impl Roots {
         }
         let number = channel.out.next;
         channel.out.next += 1;
-        let waits = !obligation.owed.is_awaited();
+        let waits = !obligation.owed.is_awaited() && !awaits;
         let until = waits.then_some(env.now + env.limits.accept_timeout_ms);
         self.unaccepted.extend(until.map(|at| (at, request)));
         channel.out.open.insert(number, obligation);
         channel.requests.insert(number, request);
-        self.by_request.insert(request, Waiting { to, number, until });
+        self.by_request.insert(request, Waiting { to, number, until, awaits });
         self.open += 1;
         channel.route.send(env, &channel.out, number);
     }
@@ -100,10 +108,16 @@ impl Roots {
             if is_call {
                 continue;
             }
+            let request = channel.and_then(|c| c.requests.get(number));
+            let awaits = request.and_then(|r| self.by_request.get(r)).is_some_and(|w| w.awaits);
             let Some((request, obligation)) = self.close(env, from, *number) else { continue };
             let Some(request) = request else { continue };
             let invocation = InvocationId { home: from.clone(), uuid: obligation.owed.uuid() };
-            env.respond(request, Ok(Response::Accepted { invocation }));
+            if awaits {
+                env.to_await.push_back((request, invocation));
+            } else {
+                env.respond(request, Ok(Response::Accepted { invocation }));
+            }
         }
     }
 

@@ -94,6 +94,14 @@ impl Route {
         }
     }
 
+    /// The node that serves the partition as far as this channel knows.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        match self.phase {
+            Phase::Open { node, .. } => Some(node),
+            _ => None,
+        }
+    }
+
     pub(crate) fn timer(&self) -> Option<Millis> {
         self.timer
     }

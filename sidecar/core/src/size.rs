@@ -162,6 +162,7 @@ impl Outcome {
                 let texts = text(&e.code) + text(&e.message) + text(&e.detail);
                 texts + e.payload.stored_size() + NUMBER
             }
+            Self::Deadlock(cycle) => text(cycle),
             Self::Refused(_) | Self::Expired | Self::Cancelled => NUMBER,
         };
         content + 2 * NESTED
@@ -209,7 +210,7 @@ impl Op {
             Self::Progress { segment, settled, steps, .. } => {
                 let settled = settled.iter().map(settled_size).sum::<usize>();
                 let steps = steps.iter().map(RecordedStep::size).sum::<usize>();
-                UUID + NUMBER + segment.stored_size() + settled + steps
+                UUID + 2 * NUMBER + segment.stored_size() + settled + steps
             }
             Self::Complete { accept, end, segment, .. } => {
                 let accept = accept.as_ref().map_or(0, AcceptInBrief::stored_size);
@@ -227,11 +228,14 @@ impl Op {
             }
             Self::Cancel { .. } | Self::Park { .. } | Self::Resume { .. } => UUID,
             Self::Settle { to, numbers } => to.stored_size() + NESTED + numbers.len() * NUMBER,
+            Self::Again { sender, .. } => sender.stored_size() + NUMBER + UUID,
             Self::Closed { sender, open, .. } => {
                 sender.stored_size() + NUMBER + NESTED + open.len() * NUMBER
             }
             Self::CloseChannel { open, .. } => 2 * NUMBER + NESTED + open.len() * NUMBER,
-            Self::Forget { uuids } | Self::Discard { uuids } => uuids.len() * UUID,
+            Self::Forget { uuids } | Self::ForgetKeys { uuids } | Self::Discard { uuids } => {
+                uuids.len() * UUID
+            }
             Self::Redrive { .. } => 2 * UUID,
         };
         content + 2 * NESTED
@@ -261,7 +265,7 @@ impl Limits {
         // Lists of numbers and of results are bounded by what may be open at once.
         let open = self.unfinished_per_partition_max + self.outbox_per_partition_max;
         let lists = open.max(self.roots_per_node_max) * NUMBER
-            + self.results_per_partition_max * UUID
+            + self.results_per_partition_max.max(self.dead_letters_per_partition_max) * UUID
             + names;
         RECORD + turn.max(lists).max(self.record_bytes_target).max(self.store_batch_bytes)
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::dead::{DeadLetter, DeadLetters};
 use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Owed, Payload, StateOp};
+use crate::keys::Keys;
 use crate::limits::Rules;
 use crate::record::{End, Op, Record, Segment, Send};
 use crate::size::Tally;
@@ -39,6 +40,8 @@ pub(crate) struct LogState {
     pub(crate) results: Outcomes,
     /// The same in the order they ended.
     pub(crate) results_by_age: VecDeque<(Millis, Uuid)>,
+    /// Invocations that may be sent again.
+    pub(crate) keys: Keys,
     /// Channels in.
     pub(crate) inbound: BTreeMap<Sender, Inbound>,
     /// Channels out.
@@ -70,6 +73,8 @@ pub(crate) struct Entry {
     pub(crate) ran: bool,
     /// Some attempt has flushed, or the step before kept the lock: it holds its actor until it ends (rule T2).
     pub(crate) holds: bool,
+    /// It holds its actor together with other turns of shared methods.
+    pub(crate) shared: bool,
     /// Calls made by its turns that are not settled.
     pub(crate) children: BTreeSet<(PartitionId, Number)>,
     /// Durable steps of the current step of its chain.
@@ -203,12 +208,13 @@ impl LogState {
                 self.accept(sender, *number, invocation);
                 true
             }
-            Op::Progress { uuid, attempt, segment, settled, steps } => {
+            Op::Progress { uuid, attempt, segment, settled, steps, shared } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };
                 if entry.attempt != *attempt && rules.turn_token {
                     return false;
                 }
                 entry.holds = true;
+                entry.shared = *shared;
                 push_state(entry.invocation.actor.as_ref(), &segment.state, stored);
                 for send in &segment.sends {
                     if send.obligation.owed.is_awaited() {
@@ -266,6 +272,15 @@ impl LogState {
                 }
                 true
             }
+            Op::Again { sender, number, .. } => {
+                let inbound = self.inbound.entry(sender.clone()).or_default();
+                inbound.next = inbound.next.max(number + 1);
+                true
+            }
+            Op::ForgetKeys { uuids } => {
+                uuids.iter().for_each(|uuid| self.keys.forget(*uuid));
+                true
+            }
             Op::Attempt { uuid, attempt, ended } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };
                 if let Some(ended) = ended {
@@ -275,7 +290,13 @@ impl LogState {
                 entry.attempt = *attempt;
                 true
             }
-            Op::Cancel { uuid } => self.entries.get_mut(uuid).map(|e| e.cancel = true).is_some(),
+            Op::Cancel { uuid } => {
+                let Some(entry) = self.entries.get_mut(uuid) else { return false };
+                entry.cancel = true;
+                // It is to end, and rests no more.
+                entry.parked = false;
+                true
+            }
             Op::Park { uuid } => self.entries.get_mut(uuid).map(|e| e.parked = true).is_some(),
             Op::Resume { uuid } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };
@@ -335,6 +356,9 @@ impl LogState {
             let invocation = Invocation { home: None, ..(**invocation).clone() };
             return self.next_step(invocation.uuid, &Arc::new(invocation), false);
         }
+        if let Some(digest) = invocation.key {
+            self.keys.accept(invocation.uuid, digest);
+        }
         self.insert_entry(invocation.clone(), sender.clone(), number);
     }
 
@@ -349,6 +373,7 @@ impl LogState {
             attempt: 1,
             ran: false,
             holds: false,
+            shared: false,
             children: BTreeSet::new(),
             steps: Steps::default(),
             unwanted: false,
@@ -364,7 +389,8 @@ impl LogState {
     fn redrive(&mut self, uuid: Uuid, new: Uuid) -> bool {
         let Some(letter) = self.dead.remove(uuid) else { return false };
         self.order += 1;
-        let invocation = Invocation { uuid: new, deadline: None, ..(*letter.invocation).clone() };
+        let before = (*letter.invocation).clone();
+        let invocation = Invocation { uuid: new, deadline: None, key: None, ..before };
         self.insert_entry(Arc::new(invocation), letter.sender, letter.number);
         true
     }
@@ -389,6 +415,7 @@ impl LogState {
         entry.attempt = 1;
         entry.ran = false;
         entry.holds = keeps_lock;
+        entry.shared = false;
         entry.steps = Steps::default();
         entry.moved = false;
         entry.trouble = Trouble::default();
@@ -414,7 +441,10 @@ impl LogState {
     /// A logged invocation ended.
     fn end(&mut self, rules: &Rules, uuid: Uuid, outcome: &Outcome, time: Millis) {
         let Some(entry) = self.entries.remove(&uuid) else { return };
-        match entry.invocation.mode {
+        let mode = entry.invocation.mode;
+        let is_asked_for = mode == Mode::Start;
+        let has_key = self.keys.end(uuid, Some(outcome).filter(|_| is_asked_for), time);
+        match mode {
             Mode::Tell if DeadLetter::is_one(outcome) => self.dead.insert(DeadLetter {
                 invocation: entry.invocation,
                 sender: entry.sender,
@@ -424,6 +454,7 @@ impl LogState {
                 time,
             }),
             Mode::Tell => {}
+            Mode::Start if has_key => {}
             Mode::Start => {
                 self.results.insert(uuid, outcome.clone());
                 self.results_by_age.push_back((time, uuid));

@@ -185,6 +185,7 @@ mod tests {
             step: 1,
             home: None,
             retry: None,
+            key: None,
         }
     }
 
@@ -224,8 +225,12 @@ mod tests {
     #[test]
     fn what_never_ran_is_called_again() {
         let kept = [Outcome::Done(payload("")), Outcome::Failed(ApplicationError::default())];
-        let again =
-            [Outcome::Expired, Outcome::Cancelled, Outcome::Refused(Refusal::PartitionFull)];
+        let again = [
+            Outcome::Expired,
+            Outcome::Cancelled,
+            Outcome::Deadlock("a".into()),
+            Outcome::Refused(Refusal::PartitionFull),
+        ];
         let cases =
             kept.map(|o| (Some(o), true)).into_iter().chain(again.map(|o| (Some(o), false)));
         for (outcome, is_kept) in cases.chain([(None, false)]) {

@@ -9,7 +9,7 @@ use kar_core::effect::{RequestError, Response};
 use kar_core::event::Operation;
 use kar_core::ids::{InvocationId, Kind, NodeId, PartitionId, RequestId, Uuid};
 use kar_core::invocation::{Mode, Target};
-use kar_core::message::{AwaitResult, Message, ReadResult};
+use kar_core::message::{AwaitResult, Control, ControlResult, Message, ReadResult};
 
 use script::{Script, done};
 
@@ -196,4 +196,43 @@ fn a_refusal_of_a_node_that_is_not_asked_any_more_changes_nothing() {
     assert_eq!(asked(&mut script), [], "nobody can reach the hinted one");
     script.advance(50);
     assert_eq!(asked(&mut script), [SECOND]);
+}
+
+/// An owner that has sent a dead letter again, or dropped it, knows no such letter when it is asked once more.
+#[test]
+fn what_may_have_been_done_is_not_called_unknown() {
+    let uuid = Uuid(1);
+    let table = [
+        (Control::Redrive(uuid), &[false][..], false),
+        (Control::Redrive(uuid), &[false, false], true),
+        (Control::Discard(uuid), &[true, false], false),
+        (Control::Discard(uuid), &[true, false, false], true),
+        (Control::Inspect(uuid), &[false, false], false),
+    ];
+    for (control, rounds, may_be_done) in table {
+        let mut script = Script::new(&[]);
+        script.members.kinds.insert(account(), 2);
+        script.peer(SECOND, &[account()]);
+        let request = script.request(Operation::Control { home: home("alice"), control });
+        for (round, is_refused) in rounds.iter().enumerate() {
+            if round > 0 {
+                script.advance(script.limits.channel_timer_ms);
+            }
+            let asked = script.sent.drain(..).filter(|(to, message)| {
+                *to == SECOND && matches!(message, Message::Control { .. })
+            });
+            assert_eq!(asked.count(), 1, "{control:?}");
+            if *is_refused {
+                let result = ControlResult::NotOwner(None);
+                let message = Message::ControlDone { request, result };
+                script.event(Event::Peer { from: SECOND, message });
+            }
+        }
+        let message = Message::ControlDone { request, result: ControlResult::Unknown };
+        script.event(Event::Peer { from: SECOND, message });
+        match script.answers.get(&request) {
+            Some(Err(RequestError::Unknown(_))) if may_be_done => {}
+            answer => assert!(is_unknown(answer) && !may_be_done, "{control:?}: {answer:?}"),
+        }
+    }
 }

@@ -35,6 +35,7 @@ fn invoke(
         trace: "".into(),
         step_key: None,
         retry: None,
+        key: None,
     })
 }
 
@@ -303,6 +304,7 @@ fn who_expires_leaves_the_queue_for_slots() {
             trace: "".into(),
             step_key: None,
             retry: None,
+            key: None,
         };
         let hasty = script.request(operation);
         assert_eq!(script.node.held().slots_waited_for, 1);

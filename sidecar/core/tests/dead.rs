@@ -131,6 +131,7 @@ fn an_expired_tell_is_sent_again_without_its_deadline() {
         trace: "".into(),
         retry: None,
         step_key: None,
+        key: None,
     });
     script.advance(1_000);
     let kept = letters(&script);

@@ -32,6 +32,7 @@ fn tell(script: &mut Script, actor: &str, method: &str) -> RequestId {
         trace: "".into(),
         step_key: None,
         retry: None,
+        key: None,
     })
 }
 

@@ -102,6 +102,7 @@ fn every_request_of_a_node_that_is_given_up_is_answered_or_given_back() {
         trace: "".into(),
         step_key: None,
         retry: None,
+        key: None,
     };
     let direct_call = |kind: Kind| Operation::InvokeDirect {
         kind,

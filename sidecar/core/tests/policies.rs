@@ -47,6 +47,7 @@ fn call(
         trace: "".into(),
         retry,
         step_key: None,
+        key: None,
     })
 }
 
@@ -196,6 +197,35 @@ fn a_retry_waits_for_every_call_of_the_turn() {
 }
 
 #[test]
+fn a_methods_policy_holds_also_when_its_host_leaves_before_the_turns_calls_have_ended() {
+    let mut script = Script::new(&account());
+    let retries = [((Kind::actor("Account"), "m".into()), POLICY)].into();
+    let offer = Offer { kinds: account().to_vec(), concurrency: 4, retries, ..Offer::default() };
+    let session = SessionId(script.id.0);
+    script.event(Event::HostDown { session, dead: true });
+    script.event(Event::HostUp { session: SessionId(99), offer });
+    let request = call(&mut script, "alice", "m", None);
+    let turn = script.turn("m");
+    script.invoke(Some(&turn), Mode::Call, "bob", "child");
+    let child = script.turn("child");
+    script.finish(&turn, error(true));
+    script.event(Event::HostDown { session: SessionId(99), dead: true });
+    script.event(Event::HostUp {
+        session: SessionId(100),
+        offer: Offer { kinds: account().to_vec(), concurrency: 4, ..Offer::default() },
+    });
+    script.advance(LONG_MS);
+    let again = script.turn("child");
+    assert_ne!(again.token, child.token);
+    script.finish(&again, done(""));
+    script.advance(100);
+    let turn = script.turn("m");
+    script.finish(&turn, done("ok"));
+    assert_eq!(script.outcome(request), done("ok"));
+    script.assert_idle();
+}
+
+#[test]
 fn the_pause_and_the_count_survive_a_take_over() {
     let mut script = Script::new(&account());
     let long = RetryPolicy { initial_ms: 5_000, max_ms: 5_000, ..POLICY };
@@ -284,6 +314,7 @@ fn a_parked_call_of_a_service_that_has_flushed_goes_on() {
         trace: "".into(),
         retry: None,
         step_key: None,
+        key: None,
     });
     assert!(script.answers.contains_key(&request));
     let turn = script.turn("m");
@@ -379,6 +410,32 @@ fn a_parked_one_that_is_cancelled_lets_the_calls_in_that_it_ends_with() {
 }
 
 /// How a turn that was asked to stop ends, and what its invocation comes to.
+#[test]
+fn a_parked_one_that_is_to_end_rests_no_more_whoever_owns_it() {
+    let limits = Limits { park_after_attempts: 1, ..Limits::default() };
+    let mut script = Script::with(&account(), limits);
+    script.invoke(None, Mode::Tell, "alice", "m");
+    let turn = script.turn("m");
+    script.invoke(Some(&turn), Mode::Call, "bob", "child");
+    script.turn("child");
+    script.replace(&account());
+    script.advance(LONG_MS);
+    let (m, child) = (id(&script, "m"), script.turn("child"));
+    assert_eq!(view(&script, "m").phase, Phase::Parked);
+    assert_eq!(control(&mut script, m.clone(), true), Ok(Controlled::CancelRequested));
+    // The owner drops the partition, and takes it up again.
+    script.hold = true;
+    script.invoke(None, Mode::Tell, "alice", "other");
+    script.event(Event::LogLost { partition: m.home });
+    script.let_go();
+    script.advance(LONG_MS);
+    let child = script.turns.pop_front().unwrap_or(child);
+    script.finish(&child, done(""));
+    let other = script.turn("other");
+    script.finish(&other, done(""));
+    script.assert_idle();
+}
+
 #[test]
 fn a_running_turn_is_told_and_its_result_counts() {
     let tail = || {

@@ -175,6 +175,7 @@ fn without_a_host_a_call_waits_or_expires() {
         trace: "".into(),
         step_key: None,
         retry: None,
+        key: None,
     });
     script.advance(200);
     assert_eq!(script.outcome(hasty), Outcome::Expired);

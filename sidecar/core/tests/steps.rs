@@ -53,6 +53,7 @@ fn call(
         trace: "".into(),
         retry: None,
         step_key: Some(key.into()),
+        key: None,
     })
 }
 
@@ -124,12 +125,8 @@ fn a_retry_in_the_same_reign_gets_its_steps_too() {
     let turn = script.turn("m");
     record(&mut script, &turn, "a", text("1"));
     script.event(Event::HostDown { session: SessionId(1), dead: true });
-    let offer = kar_core::event::Offer {
-        kinds: kinds().into(),
-        concurrency: 4,
-        strict: false,
-        ..kar_core::event::Offer::default()
-    };
+    let offer =
+        kar_core::event::Offer { kinds: kinds().into(), concurrency: 4, ..Default::default() };
     script.event(Event::HostUp { session: SessionId(9), offer });
     let again = script.turn("m");
     assert_eq!(again.recorded_steps.get("a"), Some(&text("1")));
@@ -276,6 +273,7 @@ fn keys_are_for_calls_of_turns() {
         trace: "".into(),
         retry: None,
         step_key: Some("k".into()),
+        key: None,
     };
     let outside = script.request(root(None, Mode::Call));
     script.invoke(None, Mode::Call, "alice", "m");

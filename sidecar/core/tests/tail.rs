@@ -5,7 +5,7 @@ mod script;
 use kar_core::Event;
 use kar_core::effect::Turn;
 use kar_core::event::{TailCall, TurnResult};
-use kar_core::ids::Kind;
+use kar_core::ids::{Kind, Uuid};
 use kar_core::invocation::{Mode, Outcome, Target};
 use kar_core::node::Phase;
 
@@ -136,6 +136,42 @@ fn a_segment_takes_effect_with_its_tail_call() {
     script.finish(&told, done(""));
     script.finish(&second, done(""));
     script.assert_idle();
+}
+
+#[test]
+fn a_step_queues_behind_what_was_sent_before_it() {
+    let mut script = script();
+    let neighbour = neighbour("alice");
+    for to in ["alice", &neighbour] {
+        for mode in [Mode::Call, Mode::Tell] {
+            let call = script.invoke(None, mode, "alice", "first");
+            let first = script.turn("first");
+            script.invoke(Some(&first), Mode::Tell, to, "told");
+            tail(&mut script, &first, Some(to), "second", false);
+            // P7: one sender, one actor.
+            let told = script.turn("told");
+            assert!(script.turns.is_empty(), "the step passed what was told before it");
+            script.finish(&told, done(""));
+            let second = script.turn("second");
+            assert_eq!((second.token.step, second.mode), (2, mode));
+            script.finish(&second, done("end"));
+            if mode == Mode::Call {
+                assert_eq!(script.outcome(call), done("end"));
+            }
+            script.assert_idle();
+        }
+    }
+}
+
+/// Another actor of the same partition.
+fn neighbour(of: &str) -> String {
+    let place = |actor: &str| {
+        let actor = Some(actor.into());
+        let target = Target { kind: Kind::actor("Account"), actor, affinity: None };
+        kar_core::assign::partition_index(&target, Uuid::default(), 2)
+    };
+    let mut names = (0..).map(|n| format!("actor{n}"));
+    names.find(|name| place(name) == place(of)).expect("there are no end of names")
 }
 
 #[test]

@@ -53,6 +53,7 @@ impl Sending {
             trace: "".into(),
             step_key: None,
             retry: None,
+            key: None,
         })
     }
 
@@ -190,6 +191,7 @@ fn ask(script: &mut Script, to: &PartitionId, number: u64, asks: bool) {
         step: 1,
         home: None,
         retry: None,
+        key: None,
     };
     let message = Message::Request {
         sender: Sender::Node(OTHER),

@@ -46,6 +46,29 @@ async fn members_come_and_go_with_their_connections() {
 }
 
 #[tokio::test]
+async fn kinds_beyond_the_bounds_are_not_registered_and_end_no_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = node(dir.path(), "a").await;
+    // Of as many partitions as there are, this is one more than an application may have logs.
+    for n in 0..2 {
+        a.client.ensure_kind(format!("a.Wide{n}"), 40_000);
+    }
+    for n in 0..1_100 {
+        a.client.ensure_kind(format!("a.Narrow{n}"), 1);
+    }
+    let kinds = a
+        .find(|event| match event {
+            HubEvent::Members { kinds, .. } => (kinds.len() == 1_024).then(|| kinds.clone()),
+            HubEvent::Disconnected => panic!("the hub ended the connection"),
+            _ => None,
+        })
+        .await;
+    let is_wide = |(name, _): &&(String, u32)| name.starts_with("a.Wide");
+    assert_eq!(kinds.iter().filter(is_wide).count(), 1);
+    assert!(a.read(&log(1), 1).await.is_empty(), "the connection goes on");
+}
+
+#[tokio::test]
 async fn a_killed_hub_is_replaced_and_nothing_acknowledged_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let mut a = node(dir.path(), "a").await;

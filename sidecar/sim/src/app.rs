@@ -56,6 +56,7 @@ impl World {
             kinds: plan.kinds.iter().map(|k| self.plan.names.kinds[*k].clone()).collect(),
             concurrency: plan.concurrency,
             strict: plan.strict,
+            shared: plan.shared(&self.plan.names),
             retries: self.plan.policies.offered(&self.plan.names, &plan.kinds),
         };
         let app = &mut self.slots[slot].app;
@@ -369,8 +370,10 @@ impl World {
             let item =
                 Item { what, waited: false, beside: false, arrived: None, answer: None, key: None };
             self.history.runs[run].items.push(item);
-            let (method, payload) =
-                (self.plan.names.method.clone(), spec.payload(&self.plan.names));
+            let (method, payload) = (
+                self.plan.names.method_of(spec.tag, target.actor.is_some()),
+                spec.payload(&self.plan.names),
+            );
             let call = TailCall { target, method, payload, keeps_lock };
             let end = End::Tail(spec.tag, keeps_lock);
             return self.end_turn(run, TurnResult::TailCall(call), end);
@@ -423,12 +426,13 @@ impl World {
                 turn: Some(turn),
                 mode,
                 target: target.clone(),
-                method: names.method.clone(),
+                method: names.method_of(spec.unwrap_or_default().tag, target.actor.is_some()),
                 payload: spec.unwrap_or_default().payload(names),
                 deadline,
                 trace: names.empty.clone(),
                 step_key: key.clone(),
                 retry: self.plan.policies.of_tag(spec.unwrap_or_default().tag),
+                key: None,
             },
         };
         let record = &mut self.history.runs[run];

@@ -2,12 +2,13 @@
 
 use kar_core::effect::Response;
 use kar_core::event::{Event, Operation, TurnResult};
-use kar_core::ids::{InvocationId, RequestId, SessionId};
+use kar_core::ids::{InvocationId, RequestId, SessionId, Uuid};
 use kar_core::invocation::{Mode, Outcome};
+use kar_core::keys::RequestKey;
 
 use crate::history::{Answer, Req, Waiter};
 use crate::plan::{ClientOp, MS, ReadOp};
-use crate::rng::join;
+use crate::rng::{Rng, join};
 use crate::script::{Spec, number_payload};
 use crate::world::{Due, Input, World};
 
@@ -32,7 +33,23 @@ impl World {
             let at = self.now + 20 * MS;
             return self.push(at, Due::Client(index));
         };
-        self.request(slot, index as u64, &op);
+        let req = self.request(slot, index as u64, &op);
+        if self.history.reqs[req].keyed {
+            // Its client is impatient, and asks somebody else.
+            let mut rng = Rng::new(self.history.reqs[req].tag);
+            for _ in 0..rng.range(0, 3) {
+                let (slot, at) = (rng.index(count), self.now + rng.range(0, 600 * MS));
+                self.push(at, Due::Again { index, slot });
+            }
+        }
+    }
+
+    /// A client sends again what has an idempotency key.
+    pub(crate) fn client_again(&mut self, index: usize, slot: usize) {
+        let op = self.plan.ops[index].clone();
+        if self.slots[slot].app.session.is_some() && !self.slots[slot].leaving() {
+            self.request(slot, index as u64, &op);
+        }
     }
 
     /// Makes a client's operation at a slot; says which request it is.
@@ -42,8 +59,15 @@ impl World {
         let steady = tag & 3 != 0;
         let spec = Spec { tag, fuel: op.fuel, steady, ..Spec::default() };
         let deadline = op.deadline_us.map(|us| self.millis(self.now + us));
-        let (method, trace) = (names.method.clone(), names.empty.clone());
+        let is_actor = op.mode.is_some() && op.actor.is_some();
+        let (method, trace) = (names.method_of(spec.tag, is_actor), names.empty.clone());
         let payload = spec.payload(names);
+        let mut keyed = Rng::new(tag ^ 0x6b65_7973);
+        let has_key = op.mode.is_some() && keyed.chance(self.plan.profile.keyed_roots);
+        let key = has_key.then(|| {
+            let uuid = Uuid(u128::from(keyed.next()) << 64 | u128::from(keyed.next()));
+            Box::new(RequestKey { uuid, digest: u128::from(tag) })
+        });
         let operation = match op.mode {
             Some(mode) => Operation::Invoke {
                 turn: None,
@@ -55,6 +79,7 @@ impl World {
                 trace,
                 step_key: None,
                 retry: self.plan.policies.of_tag(tag),
+                key,
             },
             None => {
                 let kind = names.kinds[op.kind].clone();
@@ -62,6 +87,7 @@ impl World {
             }
         };
         let req = self.open_request(slot, tag, op, None);
+        self.history.reqs[req].keyed = has_key;
         self.say(|| format!("n{slot} client q{req} {operation:?}"));
         self.app_says(slot, Input::Ask { waiter: Waiter::Client(req), operation });
         if let Some(us) = op.abandon_us {
@@ -91,6 +117,7 @@ impl World {
             kind: op.kind,
             actor: op.actor,
             deadline: op.deadline_us.is_some(),
+            keyed: false,
             arrived: None,
             abandoned: false,
             answers: Vec::new(),

@@ -169,6 +169,8 @@ pub(crate) struct Req {
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
     pub(crate) deadline: bool,
+    /// It has an idempotency key.
+    pub(crate) keyed: bool,
     /// When the node took it in.
     pub(crate) arrived: Option<Us>,
     pub(crate) abandoned: bool,

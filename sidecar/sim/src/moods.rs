@@ -97,6 +97,16 @@ pub(crate) fn direct(profile: &mut Profile) {
     profile.fault_weights = [6, 20, 20, 2, 2, 2, 2, 1, 2, 2, 2, 2, 2, 0];
 }
 
+/// Flows wait for each other in circles.
+pub(crate) fn crossing(profile: &mut Profile) {
+    profile.crossing = 700;
+    profile.hot = 300;
+    profile.ops_max = 80;
+    profile.nested = 700;
+    profile.think_max = 20_000;
+    profile.faults_max = 6;
+}
+
 /// Owners are given up while they live or sleep, and are asked when they do not know it yet.
 pub(crate) fn outdated(profile: &mut Profile) {
     profile.faults_max = 16;
@@ -112,13 +122,25 @@ pub(crate) fn outdated(profile: &mut Profile) {
     profile.read_after = 800;
 }
 
+/// The same, where much is started and asked for at once.
+pub(crate) fn awaited(profile: &mut Profile) {
+    outdated(profile);
+    profile.modes = [1, 0, 20, 0];
+    profile.reads_max = 0;
+    profile.tails = 0;
+    profile.keyed = 0;
+    profile.once = 0;
+    profile.shared = 0;
+    profile.await_max = 2_000;
+}
+
 impl Profile {
     /// The mood of a seed: the usual one half of the time.
     pub fn of_seed(seed: u64) -> Self {
         let mut profile = Self::default();
         let moods = [
             losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful,
-            outdated, direct,
+            outdated, direct, crossing,
         ];
         let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
         if rng.chance(500) {

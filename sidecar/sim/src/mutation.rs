@@ -4,7 +4,8 @@ use kar_core::limits::Rules;
 
 use crate::Report;
 use crate::moods::{
-    boomerangs, contended, forgetful, hasty, losing, outdated, restless, unheeding, usual,
+    awaited, boomerangs, contended, crossing, forgetful, hasty, losing, outdated, restless,
+    unheeding, usual,
 };
 use crate::plan::Profile;
 
@@ -22,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 31] = [
+pub const MUTATIONS: [Mutation; 35] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -44,20 +45,24 @@ pub const MUTATIONS: [Mutation; 31] = [
     one("only-top", |r| r.only_top = false, usual),
     one("tail-lock", |r| r.tail_lock = false, contended),
     one("tail-home", |r| r.tail_home = false, usual),
+    one("tail-order", |r| r.tail_order = false, usual),
     one("load-checks", |r| r.load_checks = false, forgetful),
     one("heed-cancel", |r| r.heed_cancel = false, contended),
     one("retry-bound", |r| r.retry_bound = false, usual),
     one("keep-parked", |r| r.keep_parked = false, contended),
-    one("await-barrier", |r| r.await_barrier = false, outdated),
+    one("await-barrier", |r| r.await_barrier = false, awaited),
     one("read-barrier", |r| r.read_barrier = false, outdated),
     one("gate-reads", |r| r.gate_reads = false, usual),
+    one("shared-apart", |r| r.shared_apart = false, contended),
+    one("deadlock-probes", |r| r.deadlock_probes = false, crossing),
+    one("remember-keys", |r| r.remember_keys = false, usual),
     one("recorded-steps", |r| r.recorded_steps = false, usual),
     one("kept-results", |r| r.kept_results = false, usual),
     one("mark-starts", |r| r.mark_starts = false, hasty),
 ];
 
 /// Seeds within which every mutation must be found.
-pub const SEEDS_MAX: u64 = 2_000;
+pub const SEEDS_MAX: u64 = 10_000;
 
 const fn one(name: &'static str, flip: fn(&mut Rules), bias: fn(&mut Profile)) -> Mutation {
     Mutation { name, flip, behind: |_| {}, bias }

@@ -44,9 +44,11 @@ impl Policies {
     ) -> BTreeMap<(Kind, Arc<str>), RetryPolicy> {
         let of_kind = |kind: &usize| {
             let policy = self.by_kind.get(*kind).copied().flatten()?;
-            Some(((names.kinds[*kind].clone(), names.method.clone()), policy))
+            let of_method =
+                |method: &Arc<str>| ((names.kinds[*kind].clone(), method.clone()), policy);
+            Some([&names.method, &names.shared_method].map(of_method))
         };
-        kinds.iter().filter_map(of_kind).collect()
+        kinds.iter().filter_map(of_kind).flatten().collect()
     }
 }
 

@@ -1,15 +1,16 @@
 //! What a run is made of, drawn from its seed before the run begins: the cluster, the clients'
 //! operations and the faults with their times.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use kar_core::ids::Kind;
+use kar_core::ids::{Class, Kind};
 use kar_core::invocation::{Mode, Target};
 use kar_core::limits::{Limits, Rules};
 
 use crate::operator::{self, Policies};
-use crate::rng::Rng;
+use crate::rng::{Rng, mix};
 
 /// Virtual time, microseconds since the start of the run.
 pub(crate) type Us = u64;
@@ -57,8 +58,14 @@ pub struct Profile {
     pub nested: u32,
     /// Chance that a turn that may go on ends with a tail call.
     pub tails: u32,
+    /// How many of the clients' invocations have idempotency keys.
+    pub keyed_roots: u32,
     /// Chance that calls made together have step keys.
     pub keyed: u32,
+    /// How much of what goes to actors is of a shared method.
+    pub shared: u32,
+    /// Chance that a call goes to anybody, also where flows may wait for each other in a circle.
+    pub crossing: u32,
     /// Chance that a turn records a durable step; twice.
     pub once: u32,
     /// Chance that a nested call re-enters an actor that its chain holds, where it holds one.
@@ -126,8 +133,11 @@ impl Default for Profile {
             deadlines: 60,
             nested: 350,
             tails: 250,
+            keyed_roots: 120,
             keyed: 250,
             once: 200,
+            shared: 250,
+            crossing: 0,
             reenter: 300,
             nodes: (2, 4),
             hot: 200,
@@ -213,6 +223,15 @@ pub(crate) struct SlotPlan {
     pub(crate) strict: bool,
 }
 
+impl SlotPlan {
+    /// What its component registers as shared.
+    pub(crate) fn shared(&self, names: &Names) -> BTreeMap<Kind, BTreeSet<Arc<str>>> {
+        let kinds = self.kinds.iter().map(|kind| names.kinds[*kind].clone());
+        let actors = kinds.filter(|kind| kind.class == Class::Actor);
+        actors.map(|kind| (kind, [names.shared_method.clone()].into())).collect()
+    }
+}
+
 /// A whole run, before it begins.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -246,6 +265,10 @@ pub(crate) struct Names {
     pub(crate) keys: Vec<Arc<str>>,
     pub(crate) affinities: Vec<Arc<str>>,
     pub(crate) method: Arc<str>,
+    /// A method that actors' hosts register as shared.
+    pub(crate) shared_method: Arc<str>,
+    /// How much of what goes to actors is of it, ‰.
+    pub(crate) shared: u32,
     pub(crate) empty: Arc<str>,
 }
 
@@ -260,8 +283,20 @@ impl Names {
             keys: (0..3).map(|i| format!("k{i}").into()).collect(),
             affinities: (0..2).map(|i| format!("f{i}").into()).collect(),
             method: "m".into(),
+            shared_method: "r".into(),
+            shared: 0,
             empty: "".into(),
         }
+    }
+
+    /// The method that a payload's tag stands for.
+    pub(crate) fn method_of(&self, tag: u64, is_actor: bool) -> Arc<str> {
+        if is_actor && self.is_shared(tag) { &self.shared_method } else { &self.method }.clone()
+    }
+
+    /// Whether what a tag stands for is of a shared method, if it goes to an actor.
+    pub(crate) fn is_shared(&self, tag: u64) -> bool {
+        mix(tag ^ 0x7368_6172) % 1000 < u64::from(self.shared)
     }
 
     /// Number of a kind; kinds outside the plan do not occur.
@@ -290,6 +325,11 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         grace_ms: 100,
         append_timeout_ms: 600,
         channel_timer_ms: 200,
+        // Longer than clients send again, and shorter than a run.
+        key_retention_ms: 8_000,
+        deadlock_probe_ms: rng.range(20, 100),
+        deadlock_probes_max: rng.range(3, 8) as usize,
+        deadlock_fanout_max: rng.range(2, 4) as usize,
         departed_grace_ms: 1_500,
         drain_timeout_ms: 300,
         host_return_ms: 150,
@@ -373,7 +413,9 @@ impl Plan {
         let mut rng = Rng::new(seed);
         let (actor_types, services) = (rng.range(1, 2) as usize, rng.range(1, 2) as usize);
         let counts = (0..actor_types + services).map(|_| rng.range(1, 3) as u32).collect();
-        let names = Rc::new(Names::new(actor_types, services, counts));
+        let mut names = Names::new(actor_types, services, counts);
+        names.shared = profile.shared;
+        let names = Rc::new(names);
         let slots = draw_slots(&mut rng, profile, names.kinds.len());
         let small = rng.chance(profile.small_limits);
         let mut limits = limits(&mut rng, small);

@@ -1,8 +1,8 @@
-//! What turns do: a script drawn from the payload that the turn was invoked with. Scripts of one
-//! seed cannot wait for each other in a circle: a turn calls only actors of a higher rank than all
-//! that its chain holds, or re-enters one that its chain holds; a turn that re-entered calls no
-//! actors but what its chain holds; and where several calls of the flow run beside each other, it
-//! calls only its own (two such could wait for each other's actors).
+//! What turns do: a script drawn from the payload that the turn was invoked with. Scripts of most seeds cannot wait for
+//! each other in a circle (`Profile::crossing` lets them): a turn calls only actors of a higher rank than all that its
+//! chain holds, or re-enters one that its chain holds; a turn that re-entered calls no actors but what its chain holds;
+//! and where several calls of the flow run beside each other, it calls only its own (two such could wait for each
+//! other's actors).
 
 use std::sync::Arc;
 
@@ -170,7 +170,25 @@ pub(crate) fn write(
     let mut script = writer.script(own.is_some());
     let seed = if spec.steady { same } else { join(same, attempt) };
     keys::add(&mut script.steps, seed, names, profile);
+    if own.is_some() && names.is_shared(spec.tag) {
+        only_read(&mut script, seed);
+    }
     script
+}
+
+/// What a shared method does: now and then it tries to write all the same.
+fn only_read(script: &mut Script, seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x7265_6164);
+    let mut keeps = |step: &Step| !matches!(step, Step::State(_)) || rng.chance(100);
+    script.steps.retain(&mut keeps);
+    for step in &mut script.steps {
+        if let Step::Calls(_, beside) = step {
+            beside.retain(&mut keeps);
+        }
+    }
+    if let Some((_, _, keeps_lock)) = &mut script.tail {
+        *keeps_lock = false;
+    }
 }
 
 fn services(names: &Names) -> usize {
@@ -318,8 +336,11 @@ impl Writer<'_> {
         calls
     }
 
-    /// Somebody who may be called without a circle.
+    /// Somebody who may be called without a circle; anybody, in runs that are to have some.
     fn callee(&mut self) -> Option<(usize, Option<usize>)> {
+        if self.profile.crossing > 0 && self.rng.chance(self.profile.crossing) {
+            return Some(self.anything());
+        }
         let held = |rank: usize| self.mask & (1 << rank) != 0;
         let ranks = self.actor_types * ACTORS;
         let actor = |rank: usize| (rank / ACTORS, Some(rank % ACTORS));

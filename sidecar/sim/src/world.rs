@@ -38,36 +38,122 @@ pub(crate) const EFFECTS_MAX: u64 = 200_000;
 /// What is due.
 #[derive(Clone, Debug)]
 pub(crate) enum Due {
-    Boot { slot: usize },
-    Input { slot: usize, inst: u64, input: Input },
-    Drain { slot: usize, inst: u64 },
+    Boot {
+        slot: usize,
+    },
+    Input {
+        slot: usize,
+        inst: u64,
+        input: Input,
+    },
+    Drain {
+        slot: usize,
+        inst: u64,
+    },
     Land(Landing),
-    LogLost { slot: usize, inst: u64, log: usize },
-    Serve { slot: usize, inst: u64, log: usize, generation: u64, from: Option<Offset> },
-    Store { slot: usize, inst: u64, hub: u64, log: usize, step: StoreStep },
-    App { slot: usize, session: SessionId, what: ToApp },
-    AppUp { slot: usize },
-    AppDies { slot: usize, process: u64 },
-    Step { run: usize },
-    Beside { run: usize, steps: Vec<Step> },
-    StopRun { run: usize },
-    DirectDone { slot: usize, session: SessionId, turn: u64 },
+    LogLost {
+        slot: usize,
+        inst: u64,
+        log: usize,
+    },
+    Serve {
+        slot: usize,
+        inst: u64,
+        log: usize,
+        generation: u64,
+        from: Option<Offset>,
+    },
+    Store {
+        slot: usize,
+        inst: u64,
+        hub: u64,
+        log: usize,
+        step: StoreStep,
+    },
+    App {
+        slot: usize,
+        session: SessionId,
+        what: ToApp,
+    },
+    AppUp {
+        slot: usize,
+    },
+    AppDies {
+        slot: usize,
+        process: u64,
+    },
+    Step {
+        run: usize,
+    },
+    Beside {
+        run: usize,
+        steps: Vec<Step>,
+    },
+    StopRun {
+        run: usize,
+    },
+    DirectDone {
+        slot: usize,
+        session: SessionId,
+        turn: u64,
+    },
     Client(usize),
     Control(usize),
-    Abandon { req: usize },
-    Await { req: usize, slot: usize },
+    Abandon {
+        req: usize,
+    },
+    Await {
+        req: usize,
+        slot: usize,
+    },
+    /// A client sends an operation again.
+    Again {
+        index: usize,
+        slot: usize,
+    },
     Read(ReadOp),
-    Connect { a: usize, b: usize },
-    Unregister { node: NodeId },
-    Register { kind: Kind },
-    Offered { node: NodeId, member: Member },
+    Connect {
+        a: usize,
+        b: usize,
+    },
+    Unregister {
+        node: NodeId,
+    },
+    Register {
+        kind: Kind,
+    },
+    Offered {
+        node: NodeId,
+        member: Member,
+    },
     Fault(usize),
-    Sleep { slot: usize, inst: u64, us: Us },
-    Wake { slot: usize, inst: u64, resumed: bool },
-    Reincarnate { slot: usize, inst: u64 },
-    Lease { slot: usize, inst: u64 },
-    Stop { slot: usize, inst: u64 },
-    GoodbyeOver { slot: usize, session: SessionId, back: Us },
+    Sleep {
+        slot: usize,
+        inst: u64,
+        us: Us,
+    },
+    Wake {
+        slot: usize,
+        inst: u64,
+        resumed: bool,
+    },
+    Reincarnate {
+        slot: usize,
+        inst: u64,
+    },
+    Lease {
+        slot: usize,
+        inst: u64,
+    },
+    Stop {
+        slot: usize,
+        inst: u64,
+    },
+    GoodbyeOver {
+        slot: usize,
+        session: SessionId,
+        back: Us,
+    },
 }
 
 /// What a node takes in.
@@ -397,6 +483,7 @@ impl World {
             Due::Control(index) => self.control(index),
             Due::Abandon { req } => self.abandon(req),
             Due::Await { req, slot } => self.await_start(req, slot),
+            Due::Again { index, slot } => self.client_again(index, slot),
             Due::Read(read) => self.read_actor(read),
             Due::Connect { a, b } => self.connect(a, b),
             Due::Unregister { node } => self.unregister(node),

@@ -3,7 +3,9 @@
 use kar_hub::{HubClient, HubError};
 
 use super::hub::{value_from, value_to};
-use super::{ApplicationState, StateAnswer, StateEntry, StateError, StateFuture, StateOperation};
+use crate::application_state::{
+    ApplicationState, StateAnswer, StateEntry, StateError, StateFuture, StateOperation,
+};
 
 /// The application's state in the hub. Cheap to clone.
 #[derive(Clone)]

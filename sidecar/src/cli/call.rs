@@ -227,7 +227,13 @@ fn print_id(format: Format, id: &str) -> Outcome {
 }
 
 fn options(args: &OptionArgs) -> Outcome<Option<InvocationOptions>> {
-    let OptionArgs { start_within, retry_attempts, retry_backoff, retry_backoff_max } = args;
+    let OptionArgs {
+        start_within,
+        idempotency_key,
+        retry_attempts,
+        retry_backoff,
+        retry_backoff_max,
+    } = args;
     let policy = RetryPolicy {
         max_attempts: retry_attempts.unwrap_or_default(),
         initial_backoff: wire("--retry-backoff", *retry_backoff)?,
@@ -236,10 +242,14 @@ fn options(args: &OptionArgs) -> Outcome<Option<InvocationOptions>> {
     };
     let retry_policy = (policy != RetryPolicy::default()).then_some(policy);
     let start_within = wire("--start-within", *start_within)?;
-    if start_within.is_none() && retry_policy.is_none() {
-        return Ok(None);
-    }
-    Ok(Some(InvocationOptions { start_within, retry_policy, ..InvocationOptions::default() }))
+    let idempotency_key = idempotency_key.clone().unwrap_or_default();
+    let options = InvocationOptions {
+        start_within,
+        retry_policy,
+        idempotency_key,
+        ..InvocationOptions::default()
+    };
+    Ok((options != InvocationOptions::default()).then_some(options))
 }
 
 fn wire(flag: &str, duration: Option<Duration>) -> Outcome<Option<prost_types::Duration>> {

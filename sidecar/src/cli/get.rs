@@ -69,9 +69,8 @@ pub(crate) async fn actors(args: ListArgs, kind: Option<String>) -> Outcome {
                     state.into(),
                 ]);
             }
-            if page.next_page_token.is_empty() || listed.len() >= args.limit {
-                break;
-            }
+            let Some(left) = left(args.limit, listed.len(), &page.next_page_token) else { break };
+            request.page_size = page_size(left);
             request.page_token = page.next_page_token;
         }
         output::print(args.output, &table, &Value::Array(listed))
@@ -105,9 +104,8 @@ pub(crate) async fn invocations(args: ListArgs, kind: Option<String>) -> Outcome
                 listed.push(invocation_json(&info));
                 table.row(invocation_row(info));
             }
-            if page.next_page_token.is_empty() || listed.len() >= args.limit {
-                break;
-            }
+            let Some(left) = left(args.limit, listed.len(), &page.next_page_token) else { break };
+            request.page_size = page_size(left);
             request.page_token = page.next_page_token;
         }
         output::print(args.output, &table, &Value::Array(listed))
@@ -133,9 +131,8 @@ pub(crate) async fn dead_letters(args: ListArgs, kind: Option<String>) -> Outcom
                 listed.push(dead_letter_json(&letter));
                 table.row(dead_letter_row(letter));
             }
-            if page.next_page_token.is_empty() || listed.len() >= args.limit {
-                break;
-            }
+            let Some(left) = left(args.limit, listed.len(), &page.next_page_token) else { break };
+            request.page_size = page_size(left);
             request.page_token = page.next_page_token;
         }
         output::print(args.output, &table, &Value::Array(listed))
@@ -241,6 +238,18 @@ fn cause(cause: AttemptEndCause) -> &'static str {
         AttemptEndCause::ApplicationError => "application-error",
         AttemptEndCause::Stopped => "stopped",
     }
+}
+
+/// How many more are wanted, if there are any. That there are more than are wanted is told.
+fn left(limit: usize, listed: usize, next_page_token: &str) -> Option<usize> {
+    if next_page_token.is_empty() {
+        return None;
+    }
+    if listed >= limit {
+        eprintln!("there are more than {limit} (--limit)");
+        return None;
+    }
+    Some(limit - listed)
 }
 
 fn page_size(limit: usize) -> i32 {

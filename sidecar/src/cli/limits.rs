@@ -18,9 +18,10 @@ macro_rules! bound_flags {
         }
 
         impl $name {
-            /// Overwrites what was given.
+            /// Overwrites what was given. Every bound has a flag, or this does not compile.
             pub(crate) fn apply(&self, target: &mut $target) {
-                $(if let Some(value) = self.$field { target.$field = value; })*
+                let $target { $($field,)* } = target;
+                $(if let Some(value) = self.$field { *$field = value; })*
             }
         }
     };
@@ -73,6 +74,12 @@ bound_flags! {
         results_bytes_per_partition_max: usize,
         /// How long results of `start` are kept, ms
         result_retention_ms: u64,
+        /// Idempotency keys remembered per partition; beyond it new ones are refused
+        keys_per_partition_max: usize,
+        /// The same with the outcomes that are kept under them, bytes
+        keys_bytes_per_partition_max: usize,
+        /// How long a key is remembered after its invocation has ended, ms
+        key_retention_ms: u64,
         /// Dead letters kept per partition; the oldest go
         dead_letters_per_partition_max: usize,
         /// Dead letters kept per partition, bytes
@@ -117,6 +124,16 @@ bound_flags! {
         retry_max_ms: u64,
         /// Each pause is so much longer than the one before, percent
         retry_multiplier_percent: u32,
+        /// How long calls wait before it is looked whether flows wait for each other, and how often then, ms
+        deadlock_probe_ms: u64,
+        /// Calls of one partition that this begins from at once
+        deadlock_probes_max: usize,
+        /// Calls of one invocation that it is followed to at once
+        deadlock_fanout_max: usize,
+        /// Calls of one partition that it comes by in each period
+        deadlock_visits_max: usize,
+        /// Calls that wait in one circle
+        deadlock_path_max: usize,
         /// Longest state of an actor that one read from outside its turns answers with, bytes
         state_read_bytes_max: usize,
     }

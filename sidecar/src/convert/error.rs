@@ -22,12 +22,16 @@ fn code_of(reason: ErrorReason) -> Code {
         | ErrorReason::ProtocolViolation
         | ErrorReason::MalformedMessage => Code::InvalidArgument,
         ErrorReason::LimitReached | ErrorReason::MessageTooLarge => Code::ResourceExhausted,
-        ErrorReason::TurnSuperseded | ErrorReason::ConditionFailed | ErrorReason::Cancelled => {
-            Code::Aborted
-        }
-        ErrorReason::TurnEnded | ErrorReason::StepKeyReused | ErrorReason::NotParked => {
-            Code::FailedPrecondition
-        }
+        ErrorReason::TurnSuperseded
+        | ErrorReason::ConditionFailed
+        | ErrorReason::Deadlock
+        | ErrorReason::Cancelled => Code::Aborted,
+        ErrorReason::TurnEnded
+        | ErrorReason::StepKeyReused
+        | ErrorReason::IdempotencyKeyReused
+        | ErrorReason::SharedTurn
+        | ErrorReason::SharedToExclusive
+        | ErrorReason::NotParked => Code::FailedPrecondition,
         ErrorReason::Expired => Code::DeadlineExceeded,
         ErrorReason::OutcomeUnknown => Code::Unknown,
         ErrorReason::NoHost | ErrorReason::Draining | ErrorReason::BackendUnavailable => {
@@ -108,6 +112,7 @@ pub fn request_error(error: &RequestError) -> Status {
         RequestError::UnknownInvocation(id) => {
             status(ErrorReason::UnknownInvocation, message, [("invocation", id.to_string())])
         }
+        RequestError::SharedTurn => status(ErrorReason::SharedTurn, message, []),
         RequestError::StepKeyReused(key) => {
             status(ErrorReason::StepKeyReused, message, [("key", key.to_string())])
         }
@@ -138,7 +143,7 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_code_and_its_short_name() {
-        for number in 1..=21 {
+        for number in 1..=23 {
             let reason = ErrorReason::try_from(number).expect("reasons are numbered without gaps");
             let status = status(reason, "m", [("key", "value".to_owned())]);
             assert_ne!(status.code(), Code::Internal, "{reason:?} has no code");
@@ -148,7 +153,7 @@ mod tests {
             assert_eq!(format!("ERROR_REASON_{}", info.reason), reason.as_str_name());
             assert_eq!(info.metadata["key"], "value");
         }
-        assert!(ErrorReason::try_from(22).is_err(), "extend the loop");
+        assert!(ErrorReason::try_from(24).is_err(), "extend the loop");
     }
 
     #[test]

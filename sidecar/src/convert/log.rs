@@ -73,14 +73,17 @@ fn op_to(op: &Op) -> pb::Op {
             number: *number,
             invocation: Some(invocation_to(invocation)),
         }),
-        Op::Progress { uuid, attempt, segment, settled, steps } => O::Progress(pb::Progress {
-            uuid: uuid_to(*uuid),
-            attempt: *attempt,
-            state: segment.state.iter().map(state_op_to).collect(),
-            sends: segment.sends.iter().map(send_to).collect(),
-            settled: settled_to(settled),
-            steps: steps.iter().map(step_to).collect(),
-        }),
+        Op::Progress { uuid, attempt, segment, settled, steps, shared } => {
+            O::Progress(pb::Progress {
+                uuid: uuid_to(*uuid),
+                attempt: *attempt,
+                state: segment.state.iter().map(state_op_to).collect(),
+                sends: segment.sends.iter().map(send_to).collect(),
+                settled: settled_to(settled),
+                steps: steps.iter().map(step_to).collect(),
+                shared: *shared,
+            })
+        }
         Op::Complete { uuid, attempt, accept, end, segment, time } => O::Complete(pb::Complete {
             uuid: uuid_to(*uuid),
             attempt: *attempt,
@@ -128,6 +131,14 @@ fn op_to(op: &Op) -> pb::Op {
             floor: floor.0,
             open: open.iter().map(|node| node.0).collect(),
         }),
+        Op::Again { sender, number, uuid } => O::Again(pb::Again {
+            sender: Some(sender_to(sender)),
+            number: *number,
+            uuid: uuid_to(*uuid),
+        }),
+        Op::ForgetKeys { uuids } => {
+            O::ForgetKeys(pb::ForgetKeys { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
+        }
         Op::Forget { uuids } => {
             O::Forget(pb::Forget { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
         }
@@ -149,6 +160,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             segment: segment_from(p.state, p.sends)?,
             settled: settled_from(p.settled)?,
             steps: p.steps.into_iter().map(step_from).collect(),
+            shared: p.shared,
         },
         O::Complete(c) => Op::Complete {
             uuid: uuid_from(&c.uuid)?,
@@ -189,6 +201,15 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             floor: NodeId(c.floor),
             open: c.open.into_iter().map(NodeId).collect(),
         },
+        O::Again(a) => Op::Again {
+            sender: sender_from(a.sender)?,
+            number: a.number,
+            uuid: uuid_from(&a.uuid)?,
+        },
+        O::ForgetKeys(f) => {
+            let uuids = f.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
+            Op::ForgetKeys { uuids }
+        }
         O::Forget(f) => {
             let uuids = f.uuids.iter().map(|u| uuid_from(u)).collect::<Result<_, _>>()?;
             Op::Forget { uuids }
@@ -327,6 +348,7 @@ pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
         step: if invocation.step == 1 { 0 } else { invocation.step },
         home: invocation.home.as_ref().map(partition_to),
         retry: invocation.retry.map(policy::to),
+        key_digest: invocation.key.map(digest_to).unwrap_or_default(),
     }
 }
 
@@ -358,7 +380,17 @@ pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation,
         step: i.step.max(1),
         home: i.home.map(|home| partition_from(Some(home))).transpose()?,
         retry: i.retry.map(policy::from),
+        key: (!i.key_digest.is_empty()).then(|| digest_from(&i.key_digest)).transpose()?,
     })
+}
+
+fn digest_to(digest: u128) -> Bytes {
+    uuid_to(Uuid(digest))
+}
+
+fn digest_from(bytes: &[u8]) -> Result<u128, Malformed> {
+    let digest = uuid_from(bytes).map_err(|_| Malformed::Field("key_digest"))?;
+    Ok(digest.0)
 }
 
 /// The outcome of a chain of tail calls for the wire.
@@ -395,9 +427,13 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
                 Refusal::PartitionBytesFull => pb::Refusal::PartitionBytesFull,
                 Refusal::TooDeep => pb::Refusal::TooDeep,
                 Refusal::ChannelClosed => pb::Refusal::ChannelClosed,
+                Refusal::SharedToExclusive => pb::Refusal::SharedToExclusive,
+                Refusal::KeyReused => pb::Refusal::KeyReused,
+                Refusal::KeysFull => pb::Refusal::KeysFull,
             }
             .into(),
         ),
+        Outcome::Deadlock(cycle) => O::Deadlock(cycle.to_string()),
         Outcome::Expired => O::Expired(true),
         Outcome::Cancelled => O::Cancelled(true),
     };
@@ -427,8 +463,12 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             Ok(pb::Refusal::PartitionBytesFull) => Refusal::PartitionBytesFull,
             Ok(pb::Refusal::TooDeep) => Refusal::TooDeep,
             Ok(pb::Refusal::ChannelClosed) => Refusal::ChannelClosed,
+            Ok(pb::Refusal::SharedToExclusive) => Refusal::SharedToExclusive,
+            Ok(pb::Refusal::KeyReused) => Refusal::KeyReused,
+            Ok(pb::Refusal::KeysFull) => Refusal::KeysFull,
             Ok(pb::Refusal::Unspecified) | Err(_) => return Err(Malformed::Field("refused")),
         }),
+        O::Deadlock(cycle) => Outcome::Deadlock(cycle.into()),
         O::Expired(true) => Outcome::Expired,
         O::Cancelled(true) => Outcome::Cancelled,
         O::Cancelled(false) => return Err(Malformed::Field("cancelled")),

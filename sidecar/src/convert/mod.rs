@@ -6,6 +6,8 @@ pub mod json;
 pub mod log;
 pub mod peer;
 pub mod policy;
+mod probe;
+pub mod view;
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;

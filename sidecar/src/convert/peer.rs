@@ -6,7 +6,7 @@ use kar_core::ids::{Kind, NodeId, RequestId};
 use kar_core::invocation::{Mode, Owed};
 use kar_core::limits::LimitHit;
 use kar_core::message::{AwaitResult, DirectResult, Message, ReadResult};
-use kar_core::node::{DIRECT_CONCURRENCY, InvocationView, PartitionView, Phase};
+use kar_core::node::{DIRECT_CONCURRENCY, InvocationView, Phase};
 use kar_proto::log::v1 as log;
 use kar_proto::peer::v1 as pb;
 use pb::peer_frame::Frame;
@@ -16,10 +16,7 @@ use super::log::{
     partition_from, partition_to, payload_from, payload_to, sender_from, sender_to, uuid_from,
     uuid_to,
 };
-use super::{Malformed, owned, policy, shared};
-
-/// Invocations or actors of a partition that are shown by `Inspect`.
-const VIEW_ROWS_MAX: usize = 1_000;
+use super::{Malformed, owned, policy, probe, shared};
 
 /// A message for the wire.
 pub fn message_to(message: &Message) -> pb::PeerFrame {
@@ -114,6 +111,9 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
         Message::ControlDone { request, result } => {
             Frame::ControlDone(policy::control_done_to(*request, result))
         }
+        Message::Probe(probe) => Frame::Probe(probe::probe_to(probe)),
+        Message::Confirm(confirm) => Frame::Confirm(probe::confirm_to(confirm)),
+        Message::Climb(climb) => Frame::Climb(probe::climb_to(climb)),
         Message::Direct { request, kind, method, payload, trace } => Frame::Direct(pb::Direct {
             request: request.0,
             service: owned(&kind.name),
@@ -220,6 +220,9 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
         Frame::ReadDone(m) => read_done_from(m)?,
         Frame::Control(m) => policy::control_from(m)?,
         Frame::ControlDone(m) => policy::control_done_from(m)?,
+        Frame::Probe(m) => Message::Probe(Box::new(probe::probe_from(m)?)),
+        Frame::Confirm(m) => Message::Confirm(Box::new(probe::confirm_from(m)?)),
+        Frame::Climb(m) => Message::Climb(Box::new(probe::climb_from(m)?)),
         Frame::Direct(m) => Message::Direct {
             request: RequestId(m.request),
             kind: Kind::service(&m.service),
@@ -248,26 +251,6 @@ pub fn message_size(message: &Message) -> usize {
         _ => 0,
     };
     content + 64
-}
-
-/// What a node serves, for the wire.
-pub fn partition_view_to(view: &PartitionView) -> pb::PartitionView {
-    let actors = view.actors.iter().take(VIEW_ROWS_MAX);
-    pb::PartitionView {
-        partition: Some(partition_to(&view.id)),
-        epoch: view.epoch,
-        invocations: view.invocations.iter().take(VIEW_ROWS_MAX).map(invocation_view_to).collect(),
-        actors: actors
-            .map(|(actor, queued, busy)| pb::ActorView {
-                actor: owned(actor),
-                queued: *queued as u64,
-                busy: *busy,
-            })
-            .collect(),
-        owed: view.owed as u64,
-        kept: view.kept as u64,
-        dead_letters: view.dead.iter().take(VIEW_ROWS_MAX).map(policy::dead_letter_to).collect(),
-    }
 }
 
 /// An unfinished invocation for the wire.

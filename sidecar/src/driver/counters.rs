@@ -30,6 +30,8 @@ pub struct Counters {
     pub reigns_dropped: u64,
     pub retries: u64,
     pub parked: u64,
+    /// Calls ended because flows waited for each other in a circle.
+    pub deadlocks: u64,
     pub dead_letters: u64,
     pub dead_letters_dropped: u64,
     pub limits_hit: u64,
@@ -75,6 +77,7 @@ impl Counters {
             ("reigns_dropped", self.reigns_dropped),
             ("retries", self.retries),
             ("parked", self.parked),
+            ("deadlocks", self.deadlocks),
             ("dead_letters", self.dead_letters),
             ("dead_letters_dropped", self.dead_letters_dropped),
             ("limits_hit", self.limits_hit),
@@ -86,6 +89,7 @@ impl Counters {
             ("resumptions", self.resumptions),
             ("evictions", self.evictions),
             ("logs_lost", self.logs_lost),
+            ("logs_trimmed_unread", self.logs_trimmed_unread),
             ("notices_not_logged", self.lines.suppressed),
         ]
         .into_iter()
@@ -122,6 +126,12 @@ impl Counters {
                 self.retries += 1;
                 if line {
                     tracing::info!(%invocation, attempt, "invocation is tried again");
+                }
+            }
+            Notice::Deadlock { invocation, cycle } => {
+                self.deadlocks += 1;
+                if line {
+                    tracing::warn!(%invocation, %cycle, "flows waited for each other; call ended");
                 }
             }
             Notice::Parked { invocation, losses, error } => {
@@ -200,6 +210,7 @@ fn in_short(outcome: &Outcome) -> (&str, &str) {
         Outcome::Done(_) => ("done", ""),
         Outcome::Failed(error) => (&error.code, &error.message),
         Outcome::Refused(_) => ("refused", ""),
+        Outcome::Deadlock(cycle) => ("deadlock", cycle),
         Outcome::Expired => ("expired", ""),
         Outcome::Cancelled => ("cancelled", ""),
     }

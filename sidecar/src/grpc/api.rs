@@ -14,7 +14,7 @@ use kar_proto::v1::response::Result as Reply;
 use tokio::sync::oneshot;
 use tonic::Status;
 
-use crate::backend::{ApplicationState, StateOperation};
+use crate::application_state::{ApplicationState, StateOperation};
 use crate::config::Bounds;
 use crate::convert::api::{Prepared, answer, prepare, state_answer};
 use crate::convert::error;

@@ -97,6 +97,7 @@ fn ended(outcome: Option<log::Outcome>) -> pb::InvocationInfo {
         Some(O::Done(_)) => (pb::InvocationEnd::Done, None),
         Some(O::Failed(error)) => (pb::InvocationEnd::Failed, Some(error_in_short(error))),
         Some(O::Refused(_)) => (pb::InvocationEnd::Refused, None),
+        Some(O::Deadlock(_)) => (pb::InvocationEnd::Deadlock, None),
         Some(O::Expired(_)) => (pb::InvocationEnd::Expired, None),
         Some(O::Cancelled(_)) => (pb::InvocationEnd::Cancelled, None),
     };

@@ -13,7 +13,7 @@ use kar_proto::v1::response::Result as Reply;
 use kar_proto::v1::sidecar_frame::Frame;
 use tonic::Status;
 
-use crate::convert::api::{TurnRef, direct_to, reply_size, turn_to};
+use crate::convert::api::{TurnRef, direct_size, direct_to, reply_size, turn_size, turn_to};
 use crate::convert::error;
 use crate::driver::Driver;
 use crate::driver::outlets::{DirectCall, Host};
@@ -222,13 +222,13 @@ impl Window {
 
 impl Host for Session {
     fn dispatch(&self, turn: Turn) {
-        let (bytes, credit) = (turn.payload.data.len() + 256, turn.slot);
+        let (bytes, credit) = (turn_size(&turn), turn.slot);
         let named = TurnRef::Durable(turn.token.clone());
         self.invoke(Work { turn: named, frame: turn_to(turn), bytes }, credit);
     }
 
     fn dispatch_direct(&self, turn: u64, call: DirectCall) {
-        let bytes = call.payload.data.len() + 256;
+        let bytes = direct_size(&call);
         let frame = direct_to(turn, call);
         self.invoke(Work { turn: TurnRef::Direct(turn), frame, bytes }, true);
     }

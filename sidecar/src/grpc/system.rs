@@ -143,59 +143,37 @@ fn node_info(card: &NodeCard) -> pb::NodeInfo {
     }
 }
 
+/// The fields of a struct with their names; all of them, or it does not compile.
+macro_rules! named {
+    ($from:expr, $type:ident { $($field:ident),* $(,)? }) => {{
+        let $type { $($field),* } = $from;
+        [$((stringify!($field), i64::try_from(*$field).unwrap_or(i64::MAX))),*]
+    }};
+}
+
 /// Every bound by its name.
 fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
-    [
-        ("message_bytes_max", core.message_bytes_max as u64),
-        ("queue_per_actor_max", core.queue_per_actor_max as u64),
-        ("unfinished_per_partition_max", core.unfinished_per_partition_max as u64),
-        ("unfinished_bytes_per_partition_max", core.unfinished_bytes_per_partition_max as u64),
-        ("outbox_per_partition_max", core.outbox_per_partition_max as u64),
-        ("outbox_bytes_per_partition_max", core.outbox_bytes_per_partition_max as u64),
-        ("window_requests_max", core.window_requests_max as u64),
-        ("window_bytes_max", core.window_bytes_max as u64),
-        ("direct_bytes_max", core.direct_bytes_max as u64),
-        ("results_bytes_per_partition_max", core.results_bytes_per_partition_max as u64),
-        ("depth_max", core.depth_max as u64),
-        ("roots_per_node_max", core.roots_per_node_max as u64),
-        ("segment_bytes_max", core.segment_bytes_max as u64),
-        ("segment_sends_max", core.segment_sends_max as u64),
-        ("calls_per_turn_max", core.calls_per_turn_max as u64),
-        ("steps_per_invocation_max", core.steps_per_invocation_max as u64),
-        ("step_bytes_per_invocation_max", core.step_bytes_per_invocation_max as u64),
-        ("closed_channels_max", core.closed_channels_max as u64),
-        ("speculation_per_actor_max", core.speculation_per_actor_max.into()),
-        ("records_in_flight_max", core.records_in_flight_max as u64),
-        ("record_bytes_target", core.record_bytes_target as u64),
-        ("results_per_partition_max", core.results_per_partition_max as u64),
-        ("result_retention_ms", core.result_retention_ms),
-        ("accept_delay_ms", core.accept_delay_ms),
-        ("grace_ms", core.grace_ms),
-        ("append_timeout_ms", core.append_timeout_ms),
-        ("channel_timer_ms", core.channel_timer_ms),
-        ("settle_delay_ms", core.settle_delay_ms),
-        ("departed_grace_ms", core.departed_grace_ms),
-        ("drain_timeout_ms", core.drain_timeout_ms),
-        ("store_batch_bytes", core.store_batch_bytes as u64),
-        ("unstored_bytes_per_partition_max", core.unstored_bytes_per_partition_max as u64),
-        ("state_bytes_per_actor_max", core.state_bytes_per_actor_max as u64),
-        ("cached_actors_max", core.cached_actors_max as u64),
-        ("state_read_bytes_max", core.state_read_bytes_max as u64),
-        ("host_return_ms", core.host_return_ms),
-        ("accept_timeout_ms", core.accept_timeout_ms),
-        ("session_queue_frames_max", bounds.session_queue_frames_max as u64),
-        ("session_queue_bytes_max", bounds.session_queue_bytes_max as u64),
-        ("peer_queue_frames_max", bounds.peer_queue_frames_max as u64),
-        ("peer_queue_bytes_max", bounds.peer_queue_bytes_max as u64),
-        ("frames_per_message_max", bounds.frames_per_message_max as u64),
-        ("request_credits", bounds.request_credits.into()),
-        ("requests_max", bounds.requests_max as u64),
-        ("sessions_max", bounds.sessions_max as u64),
-        ("transport_message_bytes_max", bounds.transport_message_bytes_max as u64),
-        ("hello_timeout_ms", bounds.hello_timeout_ms),
-        ("start_timeout_ms", bounds.start_timeout_ms),
-        ("backend_timeout_ms", bounds.backend_timeout_ms),
-    ]
-    .map(|(name, value)| (name.to_owned(), i64::try_from(value).unwrap_or(i64::MAX)))
-    .into()
+    let core = named! { core, Limits {
+        message_bytes_max, queue_per_actor_max, unfinished_per_partition_max,
+        unfinished_bytes_per_partition_max, outbox_per_partition_max,
+        outbox_bytes_per_partition_max, window_requests_max, window_bytes_max, direct_bytes_max,
+        depth_max, roots_per_node_max, segment_bytes_max, segment_sends_max, calls_per_turn_max,
+        steps_per_invocation_max, step_bytes_per_invocation_max, speculation_per_actor_max,
+        records_in_flight_max, record_bytes_target, results_per_partition_max,
+        results_bytes_per_partition_max, result_retention_ms, dead_letters_per_partition_max,
+        dead_letters_bytes_per_partition_max, dead_letter_retention_ms, accept_delay_ms, grace_ms,
+        host_return_ms, accept_timeout_ms, append_timeout_ms, channel_timer_ms, settle_delay_ms,
+        departed_grace_ms, closed_channels_max, drain_timeout_ms, store_batch_bytes,
+        unstored_bytes_per_partition_max, state_bytes_per_actor_max, cached_actors_max,
+        park_after_attempts, retry_attempts_max, retry_initial_ms, retry_max_ms,
+        retry_multiplier_percent, state_read_bytes_max, keys_per_partition_max,
+        keys_bytes_per_partition_max, key_retention_ms, deadlock_probe_ms, deadlock_probes_max,
+        deadlock_fanout_max, deadlock_visits_max, deadlock_path_max,
+    } };
+    let bounds = named! { bounds, Bounds {
+        session_queue_frames_max, session_queue_bytes_max, peer_queue_frames_max,
+        peer_queue_bytes_max, frames_per_message_max, request_credits, requests_max, sessions_max,
+        transport_message_bytes_max, hello_timeout_ms, start_timeout_ms, backend_timeout_ms,
+    } };
+    core.into_iter().chain(bounds).map(|(name, value)| (name.to_owned(), value)).collect()
 }

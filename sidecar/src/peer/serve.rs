@@ -8,10 +8,13 @@ use pb::peer_service_server::PeerService;
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{PROTOCOL_VERSION, link};
-use crate::convert::peer::partition_view_to;
+use super::{PEER_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, link};
+use crate::convert::view::partition_view_to;
 use crate::driver::Driver;
 use crate::outbox::{Outbox, OutboxBounds, OutboxStream};
+
+/// Bytes of rows that one `Inspect` answers with: a message holds them, with what goes with each partition.
+const INSPECT_BYTES_MAX: usize = PEER_MESSAGE_BYTES_MAX / 2;
 
 /// Answers other sidecars.
 pub struct PeerServer {
@@ -94,10 +97,12 @@ impl PeerService for PeerServer {
     }
 }
 
-/// What this node serves.
+/// What this node serves: of each partition as many rows as its part of a message takes.
 pub fn inspect(driver: &Driver) -> pb::InspectResponse {
+    let views = driver.partitions();
+    let each = INSPECT_BYTES_MAX / views.len().max(1);
     pb::InspectResponse {
         incarnation: driver.incarnation().unwrap_or_default().0,
-        partitions: driver.partitions().iter().map(partition_view_to).collect(),
+        partitions: views.iter().map(|view| partition_view_to(view, each)).collect(),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
-use kar::backend::{
+use kar::application_state::{
     ApplicationState, StateAnswer, StateEntry, StateError, StateFuture, StateOperation,
 };
 use kar::config::{Bounds, SidecarConfig};
@@ -67,7 +67,7 @@ struct MemoryLog {
 
 /// What the backend says.
 enum Said {
-    Event(Event),
+    Event(Box<Event>),
     Told(Told),
 }
 
@@ -100,7 +100,7 @@ pub(crate) struct Component {
 
 impl MemoryBackend {
     fn tell(&self, event: Event) {
-        self.say(Said::Event(event));
+        self.say(Said::Event(Box::new(event)));
     }
 
     fn say(&self, said: Said) {
@@ -313,7 +313,7 @@ impl TestNode {
         tokio::spawn(async move {
             while let Some(said) = told.recv().await {
                 match said {
-                    Said::Event(event) => forward.handle(event),
+                    Said::Event(event) => forward.handle(*event),
                     Said::Told(told) => forward.batch().told(&told),
                 }
             }

@@ -7,9 +7,9 @@ use kar_proto::v1::request::Operation;
 use kar_proto::v1::response::Result as Answer;
 use kar_proto::v1::{
     ActorStateServiceGetRequest, ActorTarget, ApplicationError, ApplyRequest, CallActorRequest,
-    FlushRequest, InvocationFrame, InvokeRequest, Payload, ServiceTarget, StateChange, StateEntry,
-    TailCall, Target, TellRequest, call_actor_response, invoke_response, state_change, target,
-    turn_outcome,
+    FlushRequest, InvocationFrame, InvokeRequest, Payload, RecordStepRequest, ServiceTarget,
+    StateChange, StateEntry, TailCall, Target, TellRequest, call_actor_response, invoke_response,
+    state_change, target, turn_outcome,
 };
 use serde_json::Value;
 use tonic::Status;
@@ -115,6 +115,22 @@ impl Turn {
     /// The outer one is KAR's, the inner one the application's.
     pub async fn call(
         &self,
+        actor: (&str, &str),
+        method: &str,
+        argument: &Value,
+    ) -> Result<Result<Value, ApplicationError>, Status> {
+        self.call_keyed("", actor, method, argument).await
+    }
+
+    /// Nested call of an actor whose outcome is kept under a key with the invocation that makes it; not with an
+    /// empty one.
+    ///
+    /// # Errors
+    ///
+    /// The outer one is KAR's, the inner one the application's.
+    pub async fn call_keyed(
+        &self,
+        key: &str,
         (kind, id): (&str, &str),
         method: &str,
         argument: &Value,
@@ -124,6 +140,7 @@ impl Turn {
             method: method.into(),
             payload: Some(json(argument)),
             turn_token: self.token.clone(),
+            step_key: key.into(),
             ..Default::default()
         };
         match self.handle.request(Operation::CallActor(request)).await? {
@@ -178,6 +195,24 @@ impl Turn {
             options: None,
         };
         self.handle.request(Operation::Tell(request)).await.map(drop)
+    }
+
+    /// A durable step: what was recorded under the key by an earlier attempt, or what `f` yields and is recorded now.
+    ///
+    /// # Errors
+    ///
+    /// If KAR refuses.
+    pub async fn once(&self, key: &str, f: impl AsyncFnOnce() -> Value) -> Result<Value, Status> {
+        if let Some(recorded) = self.frame.recorded_steps.get(key) {
+            return Ok(value(recorded));
+        }
+        let payload = Some(json(&f().await));
+        let (turn_token, key) = (self.token.clone(), key.to_owned());
+        let request = RecordStepRequest { turn_token, key, payload };
+        match self.handle.request(Operation::RecordStep(request)).await? {
+            Answer::RecordStep(answer) => Ok(value(&answer.payload.unwrap_or_default())),
+            other => Err(Status::internal(format!("wrong answer: {other:?}"))),
+        }
     }
 
     /// Reads one key of the actor's state; `null` if it is absent.

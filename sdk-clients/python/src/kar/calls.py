@@ -36,6 +36,7 @@ class _Options:
     affinity_key: str = ""
     direct: bool = False
     step_key: str = ""
+    idempotency_key: str = ""
 
 
 class Caller:
@@ -54,6 +55,7 @@ class Caller:
         trace_parent: str = "",
         retry: RetryPolicy | None = None,
         step_key: str = "",
+        idempotency_key: str = "",
     ) -> S: ...
 
     @overload
@@ -67,6 +69,7 @@ class Caller:
         trace_parent: str = "",
         retry: RetryPolicy | None = None,
         step_key: str = "",
+        idempotency_key: str = "",
     ) -> Ref: ...
 
     def service(
@@ -79,6 +82,7 @@ class Caller:
         trace_parent: str = "",
         retry: RetryPolicy | None = None,
         step_key: str = "",
+        idempotency_key: str = "",
     ) -> S | Ref:
         """A service: by its class, whose methods can then be called, or by its name.
 
@@ -93,8 +97,15 @@ class Caller:
         method, so that a retry that makes the same call gets it: the call is made once. Results and
         application errors are kept; what expired or was refused is called again. Each call needs
         a key of its own, `StepKeyReused` otherwise; `tell` makes no use of it.
+
+        `idempotency_key`, outside turns: what is sent again to the same target with the same key is
+        one invocation, through whichever sidecar, and each request gets its one outcome; known for
+        24 hours after its end, unless the nodes say otherwise. Another method or argument under
+        the same key is refused (`IDEMPOTENCY_KEY_REUSED`).
         """
-        options = _Options(start_within, trace_parent, retry, affinity_key, direct, step_key)
+        options = _Options(
+            start_within, trace_parent, retry, affinity_key, direct, step_key, idempotency_key
+        )
         name = target if isinstance(target, str) else target.kar_name
         ref = Ref(self._connection(), name, None, options)
         return ref if isinstance(target, str) else cast(S, Proxy(ref, target.kar_methods))
@@ -109,6 +120,7 @@ class Caller:
         trace_parent: str = "",
         retry: RetryPolicy | None = None,
         step_key: str = "",
+        idempotency_key: str = "",
     ) -> A: ...
 
     @overload
@@ -121,6 +133,7 @@ class Caller:
         trace_parent: str = "",
         retry: RetryPolicy | None = None,
         step_key: str = "",
+        idempotency_key: str = "",
     ) -> ActorRef: ...
 
     def actor(
@@ -132,10 +145,13 @@ class Caller:
         trace_parent: str = "",
         retry: RetryPolicy | None = None,
         step_key: str = "",
+        idempotency_key: str = "",
     ) -> A | ActorRef:
         """An actor instance: by its class, whose methods can then be called, or by its name. It exists
         by being named. Options as in `service`."""
-        options = _Options(start_within, trace_parent, retry, step_key=step_key)
+        options = _Options(
+            start_within, trace_parent, retry, step_key=step_key, idempotency_key=idempotency_key
+        )
         name = target if isinstance(target, str) else target.kar_name
         ref = ActorRef(self._connection(), name, id, options)
         return ref if isinstance(target, str) else cast(A, Proxy(ref, target.kar_methods))
@@ -310,6 +326,8 @@ class Ref:
             )
         if self._options.retry is not None:
             self._options.retry.write(fields.options.retry_policy)
+        if self._options.idempotency_key:
+            fields.options.idempotency_key = self._options.idempotency_key
 
     def _fill_target(self, target: common_pb2.Target) -> None:
         if self._id is None:

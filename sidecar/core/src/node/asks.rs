@@ -39,6 +39,8 @@ struct Ask {
     wanted: Wanted,
     /// Whom it was sent to.
     asked: Option<NodeId>,
+    /// How often it was sent to somebody who has not refused it: what is to be done may have been done.
+    sent: u32,
     /// That node was named by another one that was asked.
     is_hinted: bool,
     /// Rounds without an owner, since the membership changed.
@@ -144,8 +146,15 @@ impl Node {
             return self.env.respond(request, Err(RequestError::Limit(hit)));
         }
         let now = self.env.now;
-        let ask =
-            Ask { wanted, asked: None, is_hinted: false, refusals: 0, again_at: now, since: now };
+        let ask = Ask {
+            wanted,
+            asked: None,
+            sent: 0,
+            is_hinted: false,
+            refusals: 0,
+            again_at: now,
+            since: now,
+        };
         self.asks.open.insert(request, ask);
         self.ask(request, None);
     }
@@ -231,6 +240,7 @@ impl Node {
         ask.asked = node;
         ask.is_hinted = hint.is_some();
         let Some(node) = node else { return };
+        ask.sent = ask.sent.saturating_add(1);
         let message = match &ask.wanted {
             Wanted::Outcome(invocation) => {
                 Message::Await { request, partition: home, uuid: invocation.uuid }
@@ -275,14 +285,18 @@ impl Node {
 
     /// An owner did something to an invocation, or found nothing to do.
     pub(super) fn controlled(&mut self, from: NodeId, request: RequestId, result: ControlResult) {
-        let Some(Ask { wanted: Wanted::Control(home, control), .. }) = self.asks.open.get(&request)
-        else {
-            return;
-        };
+        let Some(ask) = self.asks.open.get(&request) else { return };
+        let Wanted::Control(home, control) = &ask.wanted else { return };
         let id = InvocationId { home: home.clone(), uuid: control.uuid() };
+        let changes = !matches!(control, Control::Inspect(_));
         match result {
             ControlResult::NotOwner(hint) => self.ask_elsewhere(from, request, hint),
             ControlResult::Done(done) => self.answer_ask(request, Ok(Response::Controlled(done))),
+            // What it was may have gone with what was asked for first.
+            ControlResult::Unknown if changes && ask.sent > 1 => {
+                let what = "its owner was asked again, and does not know the invocation (any more)";
+                self.answer_ask(request, Err(RequestError::Unknown(what)));
+            }
             ControlResult::Unknown => {
                 self.answer_ask(request, Err(RequestError::UnknownInvocation(Box::new(id))));
             }
@@ -312,6 +326,7 @@ impl Node {
         if ask.asked != Some(from) {
             return;
         }
+        ask.sent = ask.sent.saturating_sub(1);
         let env = &self.env;
         let alive = |node: &NodeId| env.members.nodes.contains_key(node) && env.reachable(*node);
         let hint = hint.filter(|node| *node != from && !ask.is_hinted && alive(node));

@@ -141,9 +141,17 @@ impl Node {
     }
 
     pub(super) fn invoke(&mut self, request: RequestId, operation: Operation) {
-        let Operation::Invoke { turn, mode, target, step_key, .. } = &operation else { return };
+        let Operation::Invoke { turn, mode, target, step_key, key, .. } = &operation else {
+            return;
+        };
         if turn.is_none() && step_key.is_some() {
             let error = RequestError::Invalid("a step key is for calls of turns");
+            return self.env.respond(request, Err(error));
+        }
+        if turn.is_some() && matches!(&operation, Operation::Invoke { key: Some(_), .. }) {
+            let error = RequestError::Invalid(
+                "an idempotency key is for clients; in a turn, use a step key",
+            );
             return self.env.respond(request, Err(error));
         }
         if turn.is_none() && self.env.leaving {
@@ -162,7 +170,7 @@ impl Node {
         let Some(count) = self.env.members.kinds.get(&target.kind).copied() else {
             return self.park(request, operation);
         };
-        let uuid = self.env.uuid();
+        let uuid = key.as_ref().map_or_else(|| self.env.uuid(), |key| key.uuid);
         let index = assign::partition_index(target, uuid, count);
         let to = PartitionId::new(target.kind.clone(), index);
         let Operation::Invoke {
@@ -175,6 +183,7 @@ impl Node {
             trace,
             step_key,
             retry,
+            key,
         } = operation
         else {
             return;
@@ -196,9 +205,11 @@ impl Node {
             self.in_turn(request, &turn, |p, env| p.turn_invoke(env, request, &turn, invoke));
             return;
         }
+        // The outcome of a call with a key may be asked for again, so it is kept like that of a start.
+        let awaits = key.is_some() && mode == Mode::Call;
         let invocation = Invocation {
             uuid,
-            mode,
+            mode: if awaits { Mode::Start } else { mode },
             actor,
             method,
             payload,
@@ -208,10 +219,11 @@ impl Node {
             step: 1,
             home: None,
             retry,
+            key: key.map(|key| key.digest),
         };
         let owed = Owed::Invocation(Arc::new(invocation));
         let obligation = Obligation { to, owed, parent: None, step_key: None };
-        self.roots.add(&mut self.env, request, obligation);
+        self.roots.add(&mut self.env, request, obligation, awaits);
     }
 
     /// Requests that wait for a kind, and operations of turns that wait.

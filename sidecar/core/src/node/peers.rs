@@ -60,6 +60,19 @@ impl Node {
                 }
             }
             Message::ReadDone { request, result } => self.read_done(from, request, result),
+            Message::Probe(probe) => {
+                let to = probe.to.clone();
+                self.with(&to, |p, env| p.probe(env, *probe));
+            }
+            Message::Confirm(confirm) => {
+                if let Some(to) = confirm.place().map(|place| place.partition.clone()) {
+                    self.with(&to, |p, env| p.confirm(env, *confirm));
+                }
+            }
+            Message::Climb(climb) => {
+                let to = climb.to.clone();
+                self.with(&to, |p, env| p.climb(env, *climb));
+            }
             Message::Direct { request, kind, method, payload, trace } => {
                 self.direct_call(from, request, kind, method, payload, trace);
             }

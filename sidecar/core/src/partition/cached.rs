@@ -168,7 +168,7 @@ impl Partition {
         let Some(state) = self.reign.cache.get(actor) else { return Ok(()) };
         let max = env.limits.state_bytes_per_actor_max;
         // What turns below it have buffered takes effect after what it does itself, the topmost's first.
-        let stack = self.reign.actors.get(actor).map(|actor| actor.stack.as_slice());
+        let stack = self.reign.actors.get(actor).map(|actor| actor.lock.stack());
         let below = stack.unwrap_or_default().iter().rev().filter(|other| **other != uuid);
         let below = below.filter_map(|other| self.reign.items.get(other)?.running());
         let below: Vec<&[StateOp]> = below.map(|turn| turn.unflushed.state.as_slice()).collect();

@@ -77,7 +77,7 @@ impl Partition {
     /// Whether the outcome of an invocation is kept for somebody.
     fn has_outcome(&self, uuid: Uuid) -> bool {
         self.state.kept.get(&uuid).is_some()
-            || self.state.results.get(&uuid).is_some()
+            || self.result_of(&uuid).is_some()
             || self.state.dead.contains(uuid)
     }
 

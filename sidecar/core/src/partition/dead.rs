@@ -67,6 +67,7 @@ impl Partition {
             cleared: false,
             unmarked: false,
             retry_at: 0,
+            shared: false,
             ended: None,
             cancel: false,
             reply_to: None,

@@ -7,7 +7,7 @@ use crate::cover::Transition;
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, SessionId, TurnToken, Uuid};
-use crate::invocation::Outcome;
+use crate::invocation::{Outcome, RetryPolicy};
 use crate::record::Op;
 
 impl Partition {
@@ -36,10 +36,7 @@ impl Partition {
         }
         // A flow that holds its actor is served like the nested calls that may wait behind it.
         let fresh = root && !self.holds(uuid);
-        // Without a lease another node may reign already, and its grace be over (rule L6).
-        let wait = self.reign.barriers > 0
-            || !env.lease_valid
-            || env.now < self.reign.dispatch_after
+        let wait = self.may_run_elsewhere(env)
             || item.retry_at > env.now
             || (fresh && self.no_roots(env))
             || (!fresh && self.leaves_nested(env))
@@ -69,6 +66,12 @@ impl Partition {
             return self.set_stage(uuid, ItemStage::WaitSlot);
         }
         self.dispatch(env, session, uuid, root);
+    }
+
+    /// Whether what this partition holds may be running at another node. Without a lease another one may reign already,
+    /// and its grace be over (rule L6).
+    pub(super) fn may_run_elsewhere(&self, env: &Env) -> bool {
+        self.reign.barriers > 0 || !env.lease_valid || env.now < self.reign.dispatch_after
     }
 
     /// Whether an invocation's first attempt may start before everything decided is committed (rule L6).
@@ -158,11 +161,13 @@ impl Partition {
     fn dispatch(&mut self, env: &mut Env, session: SessionId, uuid: Uuid, slot: bool) {
         let epoch = self.reign.epoch;
         let recorded_steps = self.recorded_steps(env, uuid);
+        let Some(item) = self.reign.items.get(&uuid) else { return };
+        let retry = self.policy(env, item);
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         env.cover(Transition::QueuedRunning);
         item.started = true;
         item.cleared = false;
-        item.stage = ItemStage::Running(Box::new(Turn::new(session, slot)));
+        item.stage = ItemStage::Running(Box::new(Turn::new(session, slot, retry)));
         let invocation = item.invocation.clone();
         let token = TurnToken {
             invocation: InvocationId { home: self.id.clone(), uuid },
@@ -204,7 +209,7 @@ impl Partition {
 }
 
 impl Turn {
-    fn new(session: SessionId, slot: bool) -> Self {
+    fn new(session: SessionId, slot: bool, retry: RetryPolicy) -> Self {
         Self {
             session,
             unflushed: Unflushed::default(),
@@ -213,6 +218,7 @@ impl Turn {
             returned: false,
             result: None,
             slot,
+            retry,
             cancelled: false,
         }
     }

@@ -75,7 +75,7 @@ impl Partition {
             }
             TurnEnd::Outcome(outcome) => {
                 if let Outcome::Failed(error) = &outcome
-                    && let Some(pause) = self.retry_after(env, uuid, error)
+                    && let Some(pause) = self.retry_after(env, uuid, (&turn, error))
                 {
                     return self.retry_turn(env, uuid, (*turn, error), pause);
                 }
@@ -202,8 +202,7 @@ impl Partition {
         for name in actors {
             if let Some(actor) = self.reign.actors.get_mut(&name) {
                 let items = &self.reign.items;
-                actor.queue.retain(|uuid| items.contains_key(uuid));
-                actor.inner.retain(|uuid| items.contains_key(uuid));
+                actor.lock.forget(|uuid| items.contains_key(uuid));
             }
             self.pump_actor(env, &name);
         }
@@ -289,7 +288,7 @@ impl Partition {
         let decided = self.gate_seq();
         let Some(actor) = self.reign.actors.get_mut(name) else { return };
         if !keeps_lock {
-            actor.stack.retain(|u| *u != uuid);
+            actor.lock.leave(uuid);
         }
         actor.ahead += 1;
         actor.decided = decided;

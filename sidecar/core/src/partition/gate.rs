@@ -297,9 +297,11 @@ impl Partition {
         self.fence_due(env);
         self.close_departed(env);
         self.forget_results(env);
+        self.forget_keys(env);
         self.drop_dead(env);
         self.expire(env);
         self.retry_due(env);
+        self.probe_due(env);
         self.tick_routes(env);
         if self.reign.dispatch_after > 0 && self.reign.dispatch_after <= now {
             self.reign.dispatch_after = 0;
@@ -330,11 +332,13 @@ impl Partition {
                 reign.close_at,
                 reign.settle_at,
                 reign.fence_at,
+                reign.probes.at,
                 some(reign.dispatch_after),
                 reign.deadlines.first().map(|(at, _)| *at),
                 reign.retries.first().map(|(at, _)| *at),
                 departed.map(|since| since + env.limits.departed_grace_ms),
                 oldest.map(|(at, _)| at + env.limits.result_retention_ms),
+                self.state.keys.oldest().map(|at| at + env.limits.key_retention_ms),
                 self.has_surplus_results(env).then_some(env.now),
                 self.dead_timeout(env),
                 reign.routes.values().filter_map(|r| r.timer()).min(),

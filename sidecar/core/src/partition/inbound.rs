@@ -8,7 +8,6 @@ use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{Epoch, Millis, NodeId, Number, Sender, Uuid};
 use crate::invocation::{Invocation, Outcome, Owed, Refusal};
-use crate::limits::LimitHit;
 use crate::message::Message;
 use crate::record::{AcceptInBrief, End, Op, Segment};
 use crate::size::Tally;
@@ -205,6 +204,10 @@ impl Partition {
             Owed::Outcome(done) => return self.take_outcome(env, (from, sender, number), done),
             Owed::Invocation(invocation) => invocation,
         };
+        let invocation = match self.known_by_key(env, (from, &sender, number), invocation) {
+            Some(invocation) => invocation,
+            None => return,
+        };
         let uuid = invocation.uuid;
         if self.is_moved(uuid) {
             return self.take_back(env, (from, sender, number), invocation);
@@ -228,6 +231,7 @@ impl Partition {
             cleared: false,
             unmarked: false,
             retry_at: 0,
+            shared: false,
             ended: None,
             cancel: false,
             reply_to: Some((from, from_epoch)),
@@ -255,7 +259,7 @@ impl Partition {
     fn accept_delay(&self, env: &Env, uuid: Uuid) -> Millis {
         let actor = self.reign.items.get(&uuid).and_then(|item| item.invocation.actor.as_ref());
         let actor = actor.and_then(|name| self.reign.actors.get(name));
-        let waits = actor.is_some_and(|actor| !actor.stack.is_empty() || actor.ahead > 0);
+        let waits = actor.is_some_and(|actor| !actor.lock.is_free() || actor.ahead > 0);
         if waits && !env.may_speculate() {
             env.limits.settle_delay_ms
         } else {
@@ -272,12 +276,12 @@ impl Partition {
             return Some(refusal);
         }
         let queued = invocation.actor.as_ref().and_then(|a| self.reign.actors.get(a));
-        (queued.is_some_and(|a| a.queue.len() >= env.limits.queue_per_actor_max))
+        (queued.is_some_and(|a| a.lock.queued() >= env.limits.queue_per_actor_max))
             .then_some(Refusal::ActorQueueFull)
     }
 
     /// A refusal is an outcome: logged before it is told (rule C5).
-    fn turn_away(
+    pub(super) fn turn_away(
         &mut self,
         env: &mut Env,
         from: NodeId,
@@ -286,25 +290,17 @@ impl Partition {
         invocation: &Arc<Invocation>,
         refusal: Refusal,
     ) {
-        let limits = &env.limits;
-        let (name, limit) = match refusal {
-            Refusal::ActorQueueFull => ("queue_per_actor_max", limits.queue_per_actor_max),
-            Refusal::PartitionFull => {
-                ("unfinished_per_partition_max", limits.unfinished_per_partition_max)
-            }
-            Refusal::PartitionBytesFull => {
-                ("unfinished_bytes_per_partition_max", limits.unfinished_bytes_per_partition_max)
-            }
-            Refusal::TooDeep => ("depth_max", limits.depth_max),
-            Refusal::ChannelClosed => ("departed_grace_ms", 0),
-        };
-        env.notice(Notice::Limit(LimitHit { name, limit: limit as u64 }));
+        if let Some(hit) = env.limits.behind(refusal) {
+            env.notice(Notice::Limit(hit));
+        }
         self.log_held(env, &sender, number);
         let outcome = Outcome::Refused(refusal);
+        // What may be sent again under its key has not ended.
+        let uuid = if invocation.key.is_some() { env.uuid() } else { invocation.uuid };
         self.push(
             env,
             Op::Complete {
-                uuid: invocation.uuid,
+                uuid,
                 attempt: 1,
                 accept: Some(AcceptInBrief { sender: sender.clone(), number, actor: None }),
                 end: End::Outcome(outcome.clone()),
@@ -375,7 +371,7 @@ impl Partition {
     }
 
     /// The lowest number of a channel that is not known.
-    fn next_known(&self, sender: &Sender) -> Number {
+    pub(super) fn next_known(&self, sender: &Sender) -> Number {
         let held = self.reign.held.get(sender).and_then(|h| h.back()).map(|(n, _)| n + 1);
         held.unwrap_or_else(|| self.state.inbound.get(sender).map_or(1, |i| i.next))
     }

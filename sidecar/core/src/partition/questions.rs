@@ -139,7 +139,7 @@ impl Partition {
             item.awaiters.push((from, request));
             return true;
         }
-        let Some(outcome) = self.state.results.get(&uuid) else { return false };
+        let Some(outcome) = self.result_of(&uuid) else { return false };
         let result = AwaitResult::Done(outcome.clone());
         self.gate(env, Gated::Send { to: from, message: Message::Awaited { request, result } });
         true

@@ -8,6 +8,7 @@ use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{TurnToken, Uuid};
+use crate::invocation::{Outcome, Refusal};
 
 impl Partition {
     /// Puts an invocation in its actor's queue; calls of the flow that holds the actor pass it (P7).
@@ -19,13 +20,9 @@ impl Partition {
         };
         let chain = item.invocation.chain.clone();
         let actor = self.reign.actors.entry(actor.clone()).or_default();
-        if actor.stack.first().is_some_and(|bottom| chain.contains(bottom)) {
-            env.cover(Transition::EnterInner);
-            actor.inner.push_back(uuid);
-        } else {
-            env.cover(Transition::EnterQueue);
-            actor.queue.push_back(uuid);
-        }
+        let is_inner = actor.lock.enqueue(uuid, &chain);
+        env.cover(if is_inner { Transition::EnterInner } else { Transition::EnterQueue });
+        self.expect_probe(env, uuid);
     }
 
     /// Starts what can start: after a change that concerns everybody.
@@ -59,8 +56,8 @@ impl Partition {
         let Some(item) = self.reign.items.get(&uuid) else { return false };
         let Some(name) = &item.invocation.actor else { return false };
         let current = self.is_current(item, token);
-        let top = self.reign.actors.get(name).and_then(|actor| actor.stack.last());
-        current && item.running().is_some_and(|turn| !turn.cancelled) && top != Some(&uuid)
+        let below = self.reign.actors.get(name).is_some_and(|actor| actor.lock.is_covered(uuid));
+        current && item.running().is_some_and(|turn| !turn.cancelled) && below
     }
 
     /// A slot became free for an invocation.
@@ -92,15 +89,18 @@ impl Partition {
                 return env.notice(Notice::BrokenInvariant { what });
             }
             rounds -= 1;
-            let Some(top) = actor.stack.last().copied() else {
-                if !self.let_in_next(env, name) {
-                    return;
+            let Some(top) = actor.lock.top() else {
+                let goes_on = match actor.lock.is_free() {
+                    true => self.let_in_next(env, name),
+                    false => self.pump_company(env, name),
+                };
+                if goes_on {
+                    continue;
                 }
-                continue;
+                return;
             };
             let Some(item) = self.reign.items.get(&top) else { return };
-            let unstarted =
-                item.is_root() && !item.started && !self.holds(top) && self.no_roots(env);
+            let unstarted = self.is_unstarted_root(top) && self.no_roots(env);
             if matches!(item.stage, ItemStage::Queued)
                 || (unstarted && matches!(item.stage, ItemStage::WaitSlot))
             {
@@ -109,22 +109,24 @@ impl Partition {
                     env.cover(Transition::HandOverRootBack);
                     self.set_stage(top, ItemStage::Queued);
                     let Some(actor) = self.reign.actors.get_mut(name) else { return };
-                    actor.stack.pop();
-                    actor.queue.push_front(top);
+                    actor.lock.put_back(top);
                     if !self.let_in_next(env, name) {
                         return;
                     }
                     continue;
                 }
+                if self.turns_out_shared(env, name, top) {
+                    continue;
+                }
                 self.try_start(env, top);
-                let same = self.reign.actors.get(name).and_then(|a| a.stack.last()) == Some(&top);
+                let same = self.reign.actors.get(name).and_then(|a| a.lock.top()) == Some(top);
                 let waits = self.reign.items.get(&top).is_some_and(|i| !i.suspended());
                 if same && waits {
                     return;
                 }
                 continue;
             }
-            if !item.suspended() || !self.let_in_inner(name, top) {
+            if !item.suspended() || !self.let_in_inner(env, name, top) {
                 return;
             }
             env.cover(Transition::LetInInner);
@@ -150,71 +152,197 @@ impl Partition {
         self.reign.items.values().any(|item| item.suspended())
     }
 
+    /// Whether a root was let in, and can wait outside as well.
+    fn is_unstarted_root(&self, uuid: Uuid) -> bool {
+        let item = self.reign.items.get(&uuid);
+        item.is_some_and(|item| item.is_root() && !item.started) && !self.holds(uuid)
+    }
+
+    /// Whether the host has registered an invocation's method as shared.
+    fn is_of_shared_method(&self, env: &Env, uuid: Uuid) -> bool {
+        let host = env.host.as_ref();
+        let methods = host.and_then(|host| host.offer.shared.get(&self.id.kind));
+        let item = self.reign.items.get(&uuid);
+        methods.zip(item).is_some_and(|(methods, item)| methods.contains(&item.invocation.method))
+    }
+
+    /// Gives an invocation the actor.
+    fn let_in(&mut self, name: &Arc<str>, uuid: Uuid, is_shared: bool) {
+        if let Some(item) = self.reign.items.get_mut(&uuid) {
+            item.shared = is_shared;
+        }
+        if let Some(actor) = self.reign.actors.get_mut(name) {
+            actor.lock.enter(uuid, is_shared);
+        }
+    }
+
+    /// Without a host nobody knows which methods are shared. Tells whether a turn that was let in then, alone, now is
+    /// one of several that may hold the actor.
+    fn turns_out_shared(&mut self, env: &Env, name: &Arc<str>, uuid: Uuid) -> bool {
+        let is_late = self.is_of_shared_method(env, uuid) && !self.holds(uuid);
+        let Some(item) = self.reign.items.get_mut(&uuid).filter(|i| is_late && !i.shared) else {
+            return false;
+        };
+        item.shared = true;
+        env.cover(Transition::ShareLate);
+        let Some(actor) = self.reign.actors.get_mut(name) else { return false };
+        actor.lock.share(uuid);
+        actor.lock.top() != Some(uuid)
+    }
+
+    /// Turns of shared methods hold the actor: starts them, and lets more of them in. Tells whether there is more to
+    /// do.
+    fn pump_company(&mut self, env: &mut Env, name: &Arc<str>) -> bool {
+        // Without a host nobody knows which methods are shared; what may run elsewhere is neither started nor ended.
+        if env.session_for(&self.id.kind).is_none() || self.may_run_elsewhere(env) {
+            return false;
+        }
+        let Some(actor) = self.reign.actors.get_mut(name) else { return false };
+        let company = actor.lock.company().to_vec();
+        let items = &self.reign.items;
+        let is_of_flow = |uuid: &Uuid| {
+            let chain = items.get(uuid).map(|item| &item.invocation.chain);
+            chain.is_some_and(|chain| company.iter().any(|holder| chain.contains(holder)))
+        };
+        if let Some(uuid) = actor.lock.take_inner(is_of_flow) {
+            if self.is_of_shared_method(env, uuid) {
+                env.cover(Transition::ShareInner);
+                self.let_in(name, uuid, true);
+            } else {
+                env.cover(Transition::ShareRefused);
+                // An attempt that ran elsewhere has left nothing: it would hold the actor otherwise.
+                self.end_unstarted(env, uuid, Outcome::Refused(Refusal::SharedToExclusive));
+            }
+            return true;
+        }
+        actor.lock.requeue_inner();
+        if self.no_roots(env) {
+            let can_leave =
+                |uuid: &&Uuid| self.waits_to_start(**uuid) && self.is_unstarted_root(**uuid);
+            let leaving: Vec<_> = company.iter().rev().filter(can_leave).copied().collect();
+            for uuid in leaving {
+                env.cover(Transition::ShareBack);
+                self.set_stage(uuid, ItemStage::Queued);
+                let Some(actor) = self.reign.actors.get_mut(name) else { return false };
+                actor.lock.put_back(uuid);
+            }
+            if self.reign.actors.get(name).is_none_or(|actor| actor.lock.is_free()) {
+                return true;
+            }
+        }
+        let mut waits = false;
+        for uuid in company {
+            let actor = self.reign.actors.get(name);
+            if actor.is_some_and(|actor| actor.lock.company().contains(&uuid)) {
+                self.try_start(env, uuid);
+                waits |= self.waits_to_start(uuid);
+            }
+        }
+        // One that waits to start, for a slot perhaps, shows that more of them would only wait, too.
+        while !waits && let Some(uuid) = self.let_in_company(env, name) {
+            self.try_start(env, uuid);
+            waits = self.waits_to_start(uuid);
+        }
+        self.reign.actors.get(name).is_some_and(|actor| actor.lock.is_free())
+    }
+
+    fn waits_to_start(&self, uuid: Uuid) -> bool {
+        let stage = self.reign.items.get(&uuid).map(|item| &item.stage);
+        matches!(stage, Some(ItemStage::Queued | ItemStage::WaitSlot))
+    }
+
+    /// Lets in the next one, if it is shared, too: those behind an exclusive one wait for that (P7).
+    fn let_in_company(&mut self, env: &Env, name: &Arc<str>) -> Option<Uuid> {
+        let bound = self.ahead_max(env);
+        let actor = self.reign.actors.get_mut(name)?;
+        let items = &self.reign.items;
+        let next = actor.lock.next(|uuid| items.contains_key(uuid));
+        let uuid = next.filter(|_| actor.ahead < bound && !actor.lock.is_free())?;
+        let is_fresh_root = self.is_unstarted_root(uuid) && self.no_roots(env);
+        let is_shared = self.is_of_shared_method(env, uuid) || !env.rules.shared_apart;
+        if is_fresh_root || !is_shared {
+            return None;
+        }
+        let actor = self.reign.actors.get_mut(name)?;
+        actor.lock.take(|other| *other == uuid);
+        env.cover(Transition::ShareJoin);
+        self.let_in(name, uuid, true);
+        Some(uuid)
+    }
+
+    /// How many of an actor's turns may run ahead of the log (rule L6).
+    fn ahead_max(&self, env: &Env) -> u32 {
+        if env.may_speculate() { env.limits.speculation_per_actor_max } else { 1 }
+    }
+
     /// Lets a descendant of the suspended turn in (section 18, decision 6).
-    fn let_in_inner(&mut self, name: &Arc<str>, top: Uuid) -> bool {
+    fn let_in_inner(&mut self, env: &Env, name: &Arc<str>, top: Uuid) -> bool {
         let Some(actor) = self.reign.actors.get_mut(name) else { return false };
         let items = &self.reign.items;
         let descends =
             |uuid: &Uuid| items.get(uuid).is_some_and(|i| i.invocation.chain.contains(&top));
-        let Some(at) = actor.inner.iter().position(descends) else { return false };
-        let Some(uuid) = actor.inner.remove(at) else { return false };
-        actor.stack.push(uuid);
+        let Some(uuid) = actor.lock.take_inner(descends) else { return false };
+        let is_shared = self.is_of_shared_method(env, uuid);
+        self.let_in(name, uuid, is_shared);
         true
     }
 
     /// The actor is free: lets the next one in; an actor without work is forgotten.
     fn let_in_next(&mut self, env: &mut Env, name: &Arc<str>) -> bool {
         let nested_only = self.no_roots(env);
+        let bound = self.ahead_max(env);
+        let own = nested_only.then(|| self.as_sender());
         let Some(actor) = self.reign.actors.get_mut(name) else { return false };
-        let bound = if env.may_speculate() { env.limits.speculation_per_actor_max } else { 1 };
         if actor.ahead >= bound {
             env.cover(Transition::AheadMax);
             return false;
         }
         // Those that waited to be let in to a flow that has ended come first.
-        while let Some(uuid) = actor.inner.pop_back() {
+        if actor.lock.requeue_inner() {
             env.cover(Transition::InnerLeft);
-            actor.queue.push_front(uuid);
         }
         let next = if nested_only {
             // No new roots, but calls of flows that hold locks elsewhere, unless they would overtake what the same
             // sender sent before (P7): those wait for the next owner.
             let items = &self.reign.items;
             let mut before = std::collections::BTreeSet::new();
-            let at = actor.queue.iter().position(|uuid| {
+            actor.lock.take(|uuid| {
                 items.get(uuid).is_some_and(|i| {
                     !i.is_root() && !before.contains(&i.sender) || {
                         before.insert(&i.sender);
+                        // A step that follows here was sent by an actor of this partition.
+                        before.extend(own.as_ref().filter(|_| i.invocation.step > 1));
                         false
                     }
                 })
-            });
-            at.and_then(|at| actor.queue.remove(at))
+            })
         } else {
             // Those that expired meanwhile are skipped.
             let items = &self.reign.items;
-            std::iter::from_fn(|| actor.queue.pop_front()).find(|uuid| items.contains_key(uuid))
+            let next = actor.lock.next(|uuid| items.contains_key(uuid));
+            next.and_then(|next| actor.lock.take(|uuid| *uuid == next))
         };
+        let is_idle = actor.lock.waiting() == 0 && actor.ahead == 0;
         if let Some(uuid) = next {
             if nested_only {
                 env.cover(Transition::HandOverNested);
             }
-            actor.stack.push(uuid);
-            let bottom = uuid;
+            let progressed = self.holds(uuid);
+            // A step that kept the lock is exclusive, whatever its method.
+            let is_shared = self.is_of_shared_method(env, uuid) && !progressed;
+            self.let_in(name, uuid, is_shared);
+            // Only what has flushed can have descendants.
             let items = &self.reign.items;
             let descends =
-                |uuid: &Uuid| items.get(uuid).is_some_and(|i| i.invocation.chain.contains(&bottom));
-            // Only what has flushed can have descendants.
-            let progressed = self.state.entries.get(&uuid).is_some_and(|e| e.holds);
-            if progressed && actor.queue.iter().any(descends) {
+                |other: &Uuid| items.get(other).is_some_and(|i| i.invocation.chain.contains(&uuid));
+            if let Some(actor) = self.reign.actors.get_mut(name).filter(|_| progressed)
+                && actor.lock.adopt(descends)
+            {
                 env.cover(Transition::QueueToInner);
-                let (inner, queue) = actor.queue.drain(..).partition(descends);
-                actor.inner = inner;
-                actor.queue = queue;
             }
             return true;
         }
-        if actor.queue.is_empty() && actor.ahead == 0 {
+        if is_idle {
             self.reign.actors.remove(name);
             if self.reign.cache.len() > env.limits.cached_actors_max {
                 self.reign.cache.remove(name);

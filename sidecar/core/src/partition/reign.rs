@@ -8,14 +8,16 @@ use crate::ids::{
     Epoch, Millis, NodeId, Number, Offset, PartitionId, RequestId, Sender, SessionId, TurnToken,
     Uuid,
 };
-use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, StateOp};
+use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, RetryPolicy, StateOp};
 use crate::record::Op;
 use crate::route::Route;
 use crate::size::Tally;
 use crate::trouble::Ended;
 
 use super::cached::ActorState;
+use super::deadlock::Probes;
 use super::gate::{Gated, InFlight};
+use super::lock::Lock;
 use super::questions::Questions;
 
 /// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
@@ -90,6 +92,8 @@ pub(crate) struct Reign {
     pub(super) barriers: u32,
     /// Questions from outside turns.
     pub(super) questions: Questions,
+    /// What is known of probes for flows that wait for each other.
+    pub(super) probes: Probes,
     /// Since when the partition is being handed over.
     pub(super) leaving: Option<Millis>,
     /// Running turns were cancelled because the hand-over took too long.
@@ -174,6 +178,8 @@ pub(super) struct Item {
     pub(super) unmarked: bool,
     /// No retry before this.
     pub(super) retry_at: Millis,
+    /// It was let in as a turn of a shared method.
+    pub(super) shared: bool,
     /// How the current attempt ended, if it did and that is not logged yet.
     pub(super) ended: Option<Ended>,
     /// Somebody asked for its end: no attempt starts any more.
@@ -219,6 +225,8 @@ pub(super) struct Turn {
     pub(super) result: Option<TurnEnd>,
     /// It holds a slot.
     pub(super) slot: bool,
+    /// How its errors are retried, by what its host registered: that may be gone when its calls have ended.
+    pub(super) retry: RetryPolicy,
     /// It was told to stop.
     pub(super) cancelled: bool,
 }
@@ -248,12 +256,8 @@ pub(crate) enum TurnEnd {
 /// A busy actor.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Actor {
-    /// The flow that holds it: turns stacked by re-entrancy, the topmost last.
-    pub(super) stack: Vec<Uuid>,
-    /// Invocations of the holding flow that wait to be let in.
-    pub(super) inner: VecDeque<Uuid>,
-    /// Everybody else.
-    pub(super) queue: VecDeque<Uuid>,
+    /// Who holds it, and who waits.
+    pub(super) lock: Lock,
     /// Completions decided and not committed: turns that run ahead of the log (rule L6).
     pub(super) ahead: u32,
     /// Sequence number that commits what its turns did last.

@@ -20,16 +20,16 @@ impl Partition {
         &self,
         env: &Env,
         uuid: Uuid,
-        error: &ApplicationError,
+        (turn, error): (&Turn, &ApplicationError),
     ) -> Option<Millis> {
-        let item = self.reign.items.get(&uuid).filter(|item| error.retryable && !item.cancel)?;
+        self.reign.items.get(&uuid).filter(|item| error.retryable && !item.cancel)?;
         let failures = self.state.entries.get(&uuid).map_or(0, |entry| entry.trouble.failures);
         let failures = if env.rules.retry_bound { failures + 1 } else { 1 };
-        self.policy(env, item).pause(failures)
+        turn.retry.pause(failures)
     }
 
     /// The call's policy, its method's, or the default one.
-    fn policy(&self, env: &Env, item: &Item) -> RetryPolicy {
+    pub(super) fn policy(&self, env: &Env, item: &Item) -> RetryPolicy {
         let of_method = || {
             let offer = &env.host.as_ref()?.offer;
             let method = (self.id.kind.clone(), item.invocation.method.clone());
@@ -175,9 +175,8 @@ impl Partition {
         let Some(item) = self.reign.items.get(&uuid) else { return };
         let Some(name) = &item.invocation.actor else { return };
         let Some(actor) = self.reign.actors.get_mut(name) else { return };
-        actor.stack.retain(|u| *u != uuid);
-        actor.queue.retain(|u| *u != uuid);
-        actor.inner.retain(|u| *u != uuid);
+        actor.lock.leave(uuid);
+        actor.lock.forget(|u| *u != uuid);
     }
 
     /// A parked invocation goes on, behind what is queued unless it holds its actor; tells whether it was parked.

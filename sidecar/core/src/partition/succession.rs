@@ -88,6 +88,7 @@ impl Partition {
                 // An attempt that was logged and never ran is the next one.
                 cleared: !ran && entry.attempt > 1,
                 unmarked,
+                shared: entry.holds && entry.shared,
                 retry_at,
                 ended,
                 cancel: entry.cancel,
@@ -128,7 +129,8 @@ impl Partition {
                 }
                 Some(actor) if entry.holds && env.rules.kept_lock => {
                     env.cover(Transition::RestoreHolds);
-                    self.reign.actors.entry(actor.clone()).or_default().stack.push(uuid);
+                    let actor = self.reign.actors.entry(actor.clone()).or_default();
+                    actor.lock.restore(uuid, entry.shared);
                 }
                 Some(_) => later.push(uuid),
             }
@@ -161,6 +163,7 @@ impl Partition {
     pub(super) fn remove_item(&mut self, env: &mut Env, uuid: Uuid) -> Option<Box<Item>> {
         let item = self.reign.items.remove(&uuid)?;
         self.reign.items_bytes -= item.invocation.size();
+        self.reign.probes.forget(uuid);
         if matches!(item.stage, ItemStage::WaitSlot) {
             env.leave_queue(uuid);
         }
@@ -325,7 +328,9 @@ impl Partition {
 
     /// A node of the membership is gone: its channel closes after a grace (rule C6).
     pub(super) fn review_departed(&mut self, env: &mut Env) {
-        for sender in self.state.inbound.keys().chain(self.reign.held.keys()) {
+        let channels = self.state.inbound.keys().chain(self.reign.held.keys());
+        let spoke = self.reign.senders.keys().chain(self.reign.statements.keys());
+        for sender in channels.chain(spoke) {
             if let Sender::Node(node) = sender
                 && !env.members.nodes.contains_key(node)
             {
@@ -350,6 +355,11 @@ impl Partition {
             let sender = Sender::Node(node);
             self.log_held(env, &sender, Number::MAX);
             self.reign.statements.remove(&sender);
+            self.reign.senders.remove(&sender);
+            if !self.state.inbound.contains_key(&sender) {
+                // It has never sent anything.
+                continue;
+            }
             let many = self.state.closed_nodes.above() >= env.limits.closed_channels_max;
             // It was gone for the grace, so lower incarnations that are not here came and went long ago.
             let floor = if many { NodeId(node.0 + 1) } else { NodeId(0) };

@@ -4,6 +4,9 @@
 //! start leaves keeps its one live entry, `moved`: whoever waits asks there, and the last step's outcome comes back
 //! there as an obligation. A step that comes back itself takes the entry over again. A chain begun by a tell needs no
 //! home: nobody waits.
+//!
+//! A step in the same partition needs no obligation, unless something that was sent to the same actor before it is
+//! still on its way: then it takes that way, too, and queues behind it (P7).
 
 use std::sync::Arc;
 
@@ -32,11 +35,12 @@ impl Partition {
         let before = item.invocation.clone();
         let (sender, number) = (item.sender.clone(), item.number);
         let is_same = to == self.id && before.actor.is_some() && before.actor == call.target.actor;
-        if call.keeps_lock && !is_same {
+        let is_alone = !item.shared;
+        if call.keeps_lock && !(is_same && is_alone) {
             env.cover(Transition::TailRefused);
             let error = ApplicationError::of_kar(
                 "kar.INVALID_TAIL_CALL",
-                "a tail call keeps the lock only if it goes to the same actor",
+                "a tail call keeps the lock only of an exclusive method, and if it goes to the same actor",
             );
             self.drop_unflushed(unflushed);
             return self.end(env, uuid, Outcome::Failed(error), Unflushed::default());
@@ -47,7 +51,10 @@ impl Partition {
         }
         // The entry goes on, so it is needed in full.
         self.log_held(env, &sender, number);
-        let stays = to == self.id;
+        let passes = call.keeps_lock
+            || !env.rules.tail_order
+            || !self.is_behind(call.target.actor.as_ref(), &unflushed);
+        let stays = to == self.id && passes;
         let home = before
             .home
             .clone()
@@ -64,7 +71,13 @@ impl Partition {
             step: before.step + 1,
             home,
             retry: before.retry,
+            key: None,
         });
+        if stays && !call.keeps_lock {
+            // As with whatever is logged of a channel (rule C2): what came before it stays before it, also where the
+            // next owner queues it.
+            self.log_held(env, &self.as_sender(), Number::MAX);
+        }
         if stays {
             env.cover(if call.keeps_lock { Transition::TailKept } else { Transition::TailStays });
             let (invocation, keeps_lock) = (next.clone(), call.keeps_lock);
@@ -74,6 +87,9 @@ impl Partition {
                 self.enqueue(env, uuid);
             }
         } else {
+            if to == self.id {
+                env.cover(Transition::TailFollows);
+            }
             let obligation =
                 Obligation { to, owed: Owed::Invocation(next), parent: None, step_key: None };
             self.buffer(&mut unflushed, obligation);
@@ -86,6 +102,20 @@ impl Partition {
             self.pump_item(env, uuid);
         }
         self.try_release(env);
+    }
+
+    /// Whether something that was sent to an actor of this partition from here has not been queued there yet.
+    fn is_behind(&self, actor: Option<&Arc<str>>, unflushed: &Unflushed) -> bool {
+        let goes_there = |obligation: &Obligation| match &obligation.owed {
+            Owed::Invocation(sent) => obligation.to == self.id && sent.actor.as_ref() == actor,
+            Owed::Outcome(_) => false,
+        };
+        let known = self.next_known(&self.as_sender());
+        let out = self.state.outbound.get(&self.id);
+        let mut on_its_way = out.into_iter().flat_map(|out| out.open.range(known..));
+        actor.is_some()
+            && (unflushed.sends.iter().any(goes_there)
+                || on_its_way.any(|(_, obligation)| goes_there(obligation)))
     }
 
     /// An invocation whose home is elsewhere ended: its outcome is owed to that (rule C8).
@@ -136,6 +166,7 @@ impl Partition {
         item.cleared = false;
         item.unmarked = false;
         item.retry_at = 0;
+        item.shared = false;
         item.ended = None;
         item.stage = ItemStage::Queued;
         self.note_decided(uuid);
@@ -183,6 +214,7 @@ impl Partition {
         let Some(entry) = self.state.entries.get(&uuid) else { return };
         let invocation = entry.invocation.clone();
         self.begin_step(uuid, invocation);
+        self.reign.probes.forget(uuid);
         self.enqueue(env, uuid);
         self.pump_item(env, uuid);
     }

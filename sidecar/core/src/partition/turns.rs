@@ -88,6 +88,7 @@ impl Partition {
                 step: 1,
                 home: None,
                 retry: invoke.retry,
+                key: None,
             })),
             parent: Some(uuid),
             step_key: invoke.step_key,
@@ -147,6 +148,7 @@ impl Partition {
     ) -> Option<Number> {
         let item = self.reign.items.get_mut(&uuid)?;
         let (sender, number, attempt) = (item.sender.clone(), item.number, item.attempt);
+        let shared = item.shared;
         if !item.logged {
             self.log_held(env, &sender, number);
         }
@@ -159,7 +161,7 @@ impl Partition {
         let (segment, gates) = self.segment(unflushed);
         let last = gates.last().map(|(_, number)| *number);
         let closed = settled.clone();
-        self.push(env, Op::Progress { uuid, attempt, segment, settled, steps });
+        self.push(env, Op::Progress { uuid, attempt, segment, settled, steps, shared });
         self.note_progress(uuid);
         self.gate_sends(env, gates);
         self.gate_closed(env, closed);
@@ -194,6 +196,9 @@ impl Partition {
         if item.invocation.actor.is_none() {
             let error = RequestError::Invalid("services have no actor state");
             return env.respond(request, Err(error));
+        }
+        if item.shared {
+            return env.respond(request, Err(RequestError::SharedTurn));
         }
         if let Err(error) = self.check_state(env, uuid, &ops) {
             return env.respond(request, Err(error));

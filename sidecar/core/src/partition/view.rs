@@ -56,7 +56,7 @@ impl Partition {
         if let Some(letter) = self.state.dead.get(uuid) {
             return Some(Found::Dead(dead_view(letter)));
         }
-        let outcome = self.state.kept.get(&uuid).or_else(|| self.state.results.get(&uuid))?;
+        let outcome = self.state.kept.get(&uuid).or_else(|| self.result_of(&uuid))?;
         Some(Found::Ended(match outcome {
             Outcome::Done(_) => Outcome::Done(Payload::default()),
             other => other.clone(),
@@ -87,9 +87,11 @@ impl Partition {
     /// What people and tools may see.
     pub(crate) fn view(&self) -> PartitionView {
         let invocations = self.reign.items.iter().map(|(uuid, item)| self.view_of(uuid, item));
-        let actors = self.reign.actors.iter().map(|(name, actor)| {
-            (name.clone(), actor.queue.len() + actor.inner.len(), !actor.stack.is_empty())
-        });
+        let actors = self
+            .reign
+            .actors
+            .iter()
+            .map(|(name, actor)| (name.clone(), actor.lock.waiting(), !actor.lock.is_free()));
         PartitionView {
             id: self.id.clone(),
             epoch: self.state.epoch,
@@ -99,6 +101,7 @@ impl Partition {
             kept: self.state.kept.tally().count,
             dead: self.state.dead.iter().map(dead_view).collect(),
             closed_channels: self.state.closed_nodes.len(),
+            senders: self.reign.senders.len(),
         }
     }
 }

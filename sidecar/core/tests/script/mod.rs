@@ -21,6 +21,8 @@ pub(crate) struct Script {
     pub(crate) id: NodeId,
     pub(crate) limits: Limits,
     pub(crate) notices: Vec<Notice>,
+    /// What hosts register, if not just kinds.
+    pub(crate) offer: Option<Offer>,
     /// Kinds are not registered while this is set.
     pub(crate) hold_kinds: bool,
     pub(crate) now: u64,
@@ -72,6 +74,7 @@ impl Script {
             id: NodeId(1),
             limits,
             notices: Vec::new(),
+            offer: None,
             hold_kinds: false,
             now: 1_000,
             logs: BTreeMap::new(),
@@ -111,7 +114,8 @@ impl Script {
         self.members.nodes.insert(self.id, Member::default());
         self.event(Event::Members(self.members.clone()));
         if !kinds.is_empty() {
-            let offer = Offer { kinds: kinds.to_vec(), concurrency: 4, ..Offer::default() };
+            let plain = Offer { kinds: kinds.to_vec(), concurrency: 4, ..Offer::default() };
+            let offer = self.offer.clone().unwrap_or(plain);
             self.event(Event::HostUp { session: SessionId(self.id.0), offer });
         }
     }
@@ -244,6 +248,7 @@ impl Script {
             trace: "".into(),
             step_key: None,
             retry: None,
+            key: None,
         })
     }
 

@@ -207,9 +207,18 @@ impl Engine {
             self.show_members(app);
             return Ok(());
         }
-        if kinds.len() >= self.limits.kinds_max {
-            let text = format!("the application has {} kinds already", self.limits.kinds_max);
-            return Err(Status::resource_exhausted(text));
+        let partitions: usize = kinds.values().map(|count| *count as usize).sum();
+        if kinds.len() >= self.limits.kinds_max
+            || partitions + kind.partitions as usize > self.limits.logs_max
+        {
+            // Not an end of the connection: the client would ask again on the next one. What is for this kind waits.
+            tracing::error!(
+                application = %app, kind = kind.name, partitions = kind.partitions,
+                kinds = kinds.len(), kinds_max = self.limits.kinds_max, logs_max = self.limits.logs_max,
+                "a kind is not registered: the application has as many kinds, or partitions of all kinds, as \
+                 it may; use fewer names of services and actor types, or fewer partitions (kar run --partitions)"
+            );
+            return Ok(());
         }
         kinds.insert(kind.name.clone(), kind.partitions);
         let defined = wire::KindDefined { application: app.to_string(), kind: Some(kind) };

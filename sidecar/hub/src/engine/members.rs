@@ -225,11 +225,14 @@ impl Engine {
         let Some(entry) = self.apps.get_mut(app) else { return };
         if !entry.members.is_empty() {
             let names: Vec<_> = entry.members.values().map(|m| m.info.name.as_str()).collect();
-            let message = format!(
-                "{} members of '{app}' are alive ({}): stop them first",
-                names.len(),
-                names.join(", ")
-            );
+            let message = match names[..] {
+                [name] => format!("a member of '{app}' is alive ({name}): stop it first"),
+                _ => format!(
+                    "{} members of '{app}' are alive ({}): stop them first",
+                    names.len(),
+                    names.join(", ")
+                ),
+            };
             let reason = wire::RefusedReason::MembersAlive.into();
             self.answer(id, number, Response::Refused(wire::Refused { reason, message }));
             return;

@@ -291,8 +291,12 @@ impl Upload {
         }
         fs::rename(&unnamed, &path).map_err(|e| HubError::io("name", &path, e))?;
         self.finished = true;
-        if self.durability == Durability::Fsync {
-            sync_dir(&self.dir)?;
+        if self.durability == Durability::Fsync
+            && let Err(error) = sync_dir(&self.dir)
+        {
+            // Whoever sent it is told so and sends it again: it must not be found beside that one.
+            let _ = fs::remove_file(&path);
+            return Err(error);
         }
         Ok(())
     }

@@ -38,6 +38,14 @@ pub(crate) struct Counts {
     pub(crate) steps_recalled: u64,
     /// Keyed calls that were answered from what is kept.
     pub(crate) calls_recalled: u64,
+    /// Turns of shared methods that ran beside each other.
+    pub(crate) shared_beside: u64,
+    /// Invocations that were sent again under their keys.
+    pub(crate) keys_again: u64,
+    /// Calls that ended because flows waited for each other in a circle.
+    pub(crate) deadlocks: u64,
+    /// Exclusive calls that were refused because their flow holds the actor as shared.
+    pub(crate) shared_to_exclusive: u64,
     /// Turns dispatched by a reign that was over, of invocations that were done.
     pub(crate) zombie_dispatch: u64,
     /// Overlaps of code that a lagging node excuses.
@@ -64,7 +72,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 25] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 29] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -89,6 +97,10 @@ impl Counts {
             ("(reads raced)", self.reads_raced),
             ("(steps recalled)", self.steps_recalled),
             ("(calls recalled)", self.calls_recalled),
+            ("(keys again)", self.keys_again),
+            ("(deadlocks)", self.deadlocks),
+            ("(shared beside)", self.shared_beside),
+            ("(shared to exclusive)", self.shared_to_exclusive),
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
         ]

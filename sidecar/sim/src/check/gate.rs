@@ -214,7 +214,9 @@ impl Judge<'_> {
                 let mode = request.mode == Some(Mode::Call)
                     || request.awaits.is_some()
                     || matches!(outcome, Outcome::Refused(_));
-                !mode || !same || ended.is_none_or(|e| e.outcome != *outcome)
+                // It has not ended: it may be sent again.
+                let turned_away = request.keyed && matches!(outcome, Outcome::Refused(_));
+                !mode || !same || (!turned_away && ended.is_none_or(|e| e.outcome != *outcome))
             }
             Ok(Response::Accepted { invocation: id }) => {
                 let held = self.logs[self.log_of(&id.home)].held.contains_key(&id.uuid);
@@ -318,6 +320,7 @@ impl Judge<'_> {
                 }
             }
             Ok(Response::Step(value)) => self.check_step_answer(run, item, value),
+            Err(error @ RequestError::SharedTurn) => self.check_shared_error(run, item, error),
             Err(RequestError::StepKeyReused(_)) => self.check_reused(run, item),
             Err(RequestError::Invalid(why)) => {
                 self.wrong("P9 errors", format!("r{run}.{item} is invalid: {why}"));

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use kar_core::invocation::{
-    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, StateOp,
+    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, Refusal, StateOp,
 };
 use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
 use super::Judge;
 use super::model::ended;
-pub(crate) use super::model::{Closing, Ended, Held, LogModel, Owed, Reign, TurnRecord};
+pub(crate) use super::model::{Closing, Ended, Held, LogModel, Owed, QueuedBy, Reign, TurnRecord};
 use super::order::Lock;
 use super::policies::Standing;
 use crate::history::Keys;
@@ -64,7 +64,7 @@ impl Judge<'_> {
                 }
             }
             Record::Batch { epoch, seq, ops, .. } => {
-                ops.iter().for_each(|op| self.learn(op));
+                ops.iter().for_each(|op| self.learn(log, op));
                 if self.is_valid(log, *epoch, *seq) {
                     self.logs[log].seq = *seq;
                     self.logs[log].last.insert(*epoch, *seq);
@@ -90,7 +90,7 @@ impl Judge<'_> {
     }
 
     /// Names and chains are learnt from void records, too.
-    fn learn(&mut self, op: &Op) {
+    fn learn(&mut self, log: usize, op: &Op) {
         match op {
             Op::Accept { invocation, .. } => self.meet(invocation),
             Op::Progress { segment, .. } => self.meet_all(segment),
@@ -98,6 +98,8 @@ impl Judge<'_> {
                 self.meet_all(segment);
                 if let End::Next { invocation, .. } = end {
                     self.meet(invocation);
+                    let here = self.logs[log].id.clone();
+                    self.sent_to(&here, invocation);
                 }
             }
             _ => {}
@@ -108,6 +110,7 @@ impl Judge<'_> {
         for send in &segment.sends {
             if let Obligation::Invocation(invocation) = &send.obligation.owed {
                 self.meet(invocation);
+                self.sent_to(&send.obligation.to, invocation);
             }
         }
     }
@@ -131,7 +134,7 @@ impl Judge<'_> {
             Op::Accept { sender, number, invocation } => {
                 self.accepted(log, sender, *number, invocation);
             }
-            Op::Progress { uuid, attempt, segment, settled, steps } => {
+            Op::Progress { uuid, attempt, segment, settled, steps, .. } => {
                 for (to, number) in settled {
                     self.check_unkeyed(log, self.log_of(to), *number);
                     self.settle(log, self.log_of(to), *number);
@@ -197,7 +200,15 @@ impl Judge<'_> {
                     self.wrong("C6 closed channel", text);
                 }
             }
-            Op::Forget { uuids } => {
+            Op::Again { sender, number, uuid } => {
+                self.counts.keys_again += 1;
+                self.number_used(log, (sender, *number), *uuid);
+                if !self.logs[log].held.contains_key(uuid) {
+                    let text = format!("{}@{offset}: {uuid} is unknown", self.logs[log].id);
+                    self.wrong("P2 a key stands for one", text);
+                }
+            }
+            Op::ForgetKeys { uuids } | Op::Forget { uuids } => {
                 for uuid in uuids {
                     if let Some(held) = self.logs[log].held.get_mut(uuid) {
                         held.forgotten = true;
@@ -217,10 +228,11 @@ impl Judge<'_> {
         let held = Held {
             sender: sender.clone(),
             number,
-            queued_by: Some((sender.clone(), number)),
+            queued_by: QueuedBy::Number(sender.clone(), number),
             actor: invocation.actor.clone(),
             since: self.now,
             step: invocation.step,
+            tag: Spec::read(&invocation.payload).tag,
             attempt: 1,
             home: invocation.home.clone(),
             left: false,
@@ -248,6 +260,7 @@ impl Judge<'_> {
                 let left_in = model.done.get(&(uuid, known.step)).map_or(0, |(epoch, _)| *epoch);
                 self.counts.pingpong_tail += u64::from(model.epoch > left_in);
                 known.step = held.step;
+                known.tag = held.tag;
                 known.attempt = 1;
                 known.actor = held.actor;
                 known.queued_by = held.queued_by;
@@ -295,7 +308,8 @@ impl Judge<'_> {
             Some(held) if held.left && held.home.is_none() && held.ended.is_none() => {
                 self.counts.chains_home += 1;
                 held.left = false;
-                held.ended = Some(Ended { outcome: done.outcome.clone(), epoch, offset });
+                held.ended =
+                    Some(Ended { outcome: done.outcome.clone(), epoch, offset, at: self.now });
             }
             _ => self.wrong("P6 one home", format!("{id}@{offset}: {uuid} does not wait here")),
         }
@@ -344,10 +358,11 @@ impl Judge<'_> {
             let held = Held {
                 sender: brief.sender.clone(),
                 number: brief.number,
-                queued_by: Some((brief.sender.clone(), brief.number)),
+                queued_by: QueuedBy::Number(brief.sender.clone(), brief.number),
                 actor: brief.actor.clone(),
                 since: self.now,
                 step: 1,
+                tag: self.tag_of_uuid.get(&uuid).copied().unwrap_or_default(),
                 attempt: 1,
                 home: None,
                 left: false,
@@ -371,6 +386,12 @@ impl Judge<'_> {
             return;
         }
         let (step, home) = (held.step, held.home.clone());
+        if matches!(end, End::Outcome(Outcome::Refused(Refusal::SharedToExclusive))) {
+            self.check_shared_to_exclusive(log, offset, uuid);
+        }
+        if matches!(end, End::Outcome(Outcome::Deadlock(_))) {
+            self.check_deadlock(log, offset, uuid);
+        }
         let Some(closing) = self.closing(log, offset, uuid, (end, segment, home.as_ref())) else {
             return;
         };
@@ -420,10 +441,12 @@ impl Judge<'_> {
             self.owe(log, offset, (uuid, step, attempt), segment);
         }
         let is_tell = self.mode_of(uuid) == Some(Mode::Tell);
+        let to_itself = self.logs[log].owed.range((log, 0)..=(log, Number::MAX));
+        let last_sent = to_itself.last().map_or(0, |((_, number), _)| *number);
         let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
         match end {
             End::Outcome(outcome) => {
-                held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset });
+                held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset, at: self.now });
                 let is_good = matches!(outcome, Outcome::Done(_) | Outcome::Cancelled);
                 // What was refused was never taken.
                 if is_tell && !is_good && accept.is_none() {
@@ -432,9 +455,10 @@ impl Judge<'_> {
             }
             End::Next { invocation, keeps_lock } => {
                 if !keeps_lock {
-                    held.queued_by = None;
+                    held.queued_by = QueuedBy::Step(held.actor.clone(), last_sent);
                 }
                 held.step = invocation.step;
+                held.tag = Spec::read(&invocation.payload).tag;
                 held.attempt = 1;
                 held.policy.next_step();
                 held.actor = invocation.actor.clone();
@@ -570,7 +594,11 @@ impl Judge<'_> {
     pub(crate) fn mode_of(&self, uuid: Uuid) -> Option<Mode> {
         let tag = self.tag_of_uuid.get(&uuid)?;
         match self.asked.get(tag) {
-            Some(req) => self.history.reqs[*req].mode,
+            // The outcome of a call with a key is kept like that of a start.
+            Some(req) => match &self.history.reqs[*req] {
+                req if req.keyed && req.mode == Some(Mode::Call) => Some(Mode::Start),
+                req => req.mode,
+            },
             None => {
                 let (run, item) = self.issued.get(tag)?;
                 Some(match self.history.runs[*run].items[*item].what {

@@ -2,6 +2,7 @@
 //! and nothing else: it reads the logs by its own understanding of rules L2, L3 and T3.
 
 mod counts;
+mod deadlock;
 mod end;
 mod expiry;
 mod gate;
@@ -11,6 +12,7 @@ mod order;
 mod overlap;
 mod policies;
 mod reads;
+mod shared;
 mod state;
 mod steps;
 mod turns;
@@ -71,6 +73,8 @@ pub(crate) struct Judge<'h> {
     pub(crate) counts: Counts,
     /// The callers of every invocation that was ever seen, root first.
     pub(crate) chains: HashMap<Uuid, Arc<[Uuid]>>,
+    /// Where the newest step of every invocation that partitions sent was sent: which actor of which log.
+    pub(crate) targets: HashMap<Uuid, (u32, usize, Arc<str>)>,
     /// Tags of the payloads, by invocation and the other way round.
     pub(crate) uuid_of_tag: HashMap<u64, Uuid>,
     pub(crate) tag_of_uuid: HashMap<Uuid, u64>,
@@ -151,11 +155,13 @@ impl<'h> Judge<'h> {
             violations: Vec::new(),
             counts: Counts::default(),
             chains: HashMap::new(),
+            targets: HashMap::new(),
             uuid_of_tag: HashMap::new(),
             tag_of_uuid: HashMap::new(),
             redriven: HashMap::new(),
             issued,
-            asked: clients.map(|(i, r)| (r.tag, i)).collect(),
+            // The first one, where it is sent again.
+            asked: clients.rev().map(|(i, r)| (r.tag, i)).collect(),
             answered: BTreeSet::new(),
             dispatched: HashMap::new(),
             node_numbers: HashMap::new(),

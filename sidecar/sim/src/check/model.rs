@@ -28,6 +28,7 @@ pub(crate) struct Ended {
     pub(crate) epoch: Epoch,
     /// Of its `Complete`.
     pub(crate) offset: Offset,
+    pub(crate) at: Us,
 }
 
 /// An invocation that a log holds.
@@ -35,13 +36,15 @@ pub(crate) struct Ended {
 pub(crate) struct Held {
     pub(crate) sender: Sender,
     pub(crate) number: Number,
-    /// What put it in its actor's queue: not known of steps that follow in the same partition.
-    pub(crate) queued_by: Option<(Sender, Number)>,
+    /// What put it in its actor's queue.
+    pub(crate) queued_by: QueuedBy,
     pub(crate) actor: Option<Arc<str>>,
     /// When it was accepted.
     pub(crate) since: Us,
     /// The step that runs, or is to run, here.
     pub(crate) step: u32,
+    /// The tag of that step's payload.
+    pub(crate) tag: u64,
     pub(crate) attempt: u32,
     /// Its outcome goes to another log.
     pub(crate) home: Option<PartitionId>,
@@ -53,6 +56,18 @@ pub(crate) struct Held {
     pub(crate) closed: bool,
     pub(crate) forgotten: bool,
     pub(crate) policy: Standing,
+}
+
+/// What put an invocation in its actor's queue.
+#[derive(Clone, Debug)]
+pub(crate) enum QueuedBy {
+    /// A number of a channel.
+    Number(Sender, Number),
+    /// The step before it, in the same partition: of this actor if it had one, when this was the last number that
+    /// the partition had sent to itself.
+    Step(Option<Arc<str>>, Number),
+    /// Somebody who had it resumed or sent again: it has left its order.
+    Operator,
 }
 
 /// An obligation that a log created.
@@ -101,6 +116,10 @@ pub(crate) struct ActorModel {
     pub(crate) stack: Vec<Uuid>,
     /// The last turn that ended of each sender, and its place among what that sent; re-entrant ones left out.
     pub(crate) ended: HashMap<(usize, u128), (Uuid, u64)>,
+    /// Turns of shared methods with a `Progress` and no `Complete`.
+    pub(crate) company: BTreeSet<Uuid>,
+    /// The last of shared turns that ended, of each sender, by the order sent.
+    pub(crate) ended_shared: BTreeMap<(usize, u128), (Uuid, u64)>,
 }
 
 /// A partition by its log.

@@ -45,6 +45,10 @@ impl Judge<'_> {
                 if ua != ub && (self.is_inside(b, ua) || self.is_inside(a, ub)) {
                     continue;
                 }
+                if ua != ub && self.is_shared_run(a) && self.is_shared_run(b) {
+                    self.counts.shared_beside += 1;
+                    continue;
+                }
                 if !self.may_overlap(a, b) {
                     let text = format!(
                         "r{first} {} [{:?}..{:?}] and r{second} {} [{:?}..{:?}] µs",

@@ -7,7 +7,7 @@ use kar_core::message::{Control, Controlled, Found};
 use kar_core::trouble::{Cause, Ended};
 
 use super::Judge;
-use super::logs::{Closing, Held};
+use super::logs::{Closing, Held, QueuedBy};
 use crate::history::{Answer, End, Run};
 use crate::plan::MS;
 use crate::world::BASE_MS;
@@ -49,7 +49,8 @@ impl Judge<'_> {
 
     /// Whether an invocation has flushed, and holds its actor.
     pub(crate) fn holds(&self, log: usize, uuid: Uuid) -> bool {
-        self.logs[log].actors.values().any(|actor| actor.stack.contains(&uuid))
+        let mut actors = self.logs[log].actors.values();
+        actors.any(|actor| actor.stack.contains(&uuid) || actor.company.contains(&uuid))
     }
 
     /// No attempt starts after the request for an end is logged, nor while its invocation is parked, nor before its
@@ -177,7 +178,7 @@ impl Judge<'_> {
         let Some(held) = model.held.get_mut(&uuid) else { return };
         held.policy.parked = Some(epoch);
         // Others pass it.
-        held.queued_by = None;
+        held.queued_by = QueuedBy::Operator;
         let losses = held.policy.losses;
         if losses < least {
             let text = format!("{id}@{offset}: {uuid} after {losses} lost attempts, not {least}");
@@ -218,7 +219,7 @@ impl Judge<'_> {
         }
         let Some(held) = held else { return };
         let again = Held {
-            queued_by: None,
+            queued_by: QueuedBy::Operator,
             attempt: 1,
             ended: None,
             left: false,

@@ -214,5 +214,8 @@ pub(super) fn is_turned_away(item: &Item) -> bool {
 
 /// A call that came to nothing leaves its key to others (section 18, decision 8).
 fn is_free_again(outcome: Option<&Outcome>) -> bool {
-    matches!(outcome, Some(Outcome::Refused(_) | Outcome::Expired | Outcome::Cancelled))
+    matches!(
+        outcome,
+        Some(Outcome::Refused(_) | Outcome::Deadlock(_) | Outcome::Expired | Outcome::Cancelled)
+    )
 }

@@ -141,6 +141,8 @@ impl Judge<'_> {
         let uncommitted = self.history.runs[..run].iter().rposition(|before| {
             (before.kind, before.actor) == (record.kind, Some(actor))
                 && before.token.epoch == record.token.epoch
+                // A shared turn does not stand on another one: neither changes anything.
+                && !(self.is_shared_run(before) && self.is_shared_run(record))
                 // Its result waited behind an operation of it, and was lost with its host: this is the retry.
                 && before.token.invocation != record.token.invocation
                 && before.cancel_sent.is_none_or(|at| at > self.now)

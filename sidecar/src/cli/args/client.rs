@@ -48,6 +48,9 @@ pub(crate) struct OptionArgs {
     /// It must start within this time, else it expires and never runs (again) [default: waits for ever]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) start_within: Option<Duration>,
+    /// Sent again with the same key, to the same target, it is one invocation with one outcome
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
     /// Attempts that may end with an error that the method marks retryable; the last one's is the
     /// result [default: as the method or its sidecar says]
     #[arg(long, value_name = "N")]
@@ -246,7 +249,7 @@ pub(crate) enum GetCommand {
         #[command(flatten)]
         list: ListArgs,
     },
-    /// Actors that are busy or cached
+    /// Actors that are busy, or have invocations queued
     #[command(visible_alias = "actor")]
     Actors {
         /// What and how.

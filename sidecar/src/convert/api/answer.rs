@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kar_core::effect::Response;
 use kar_core::ids::InvocationId;
 use kar_core::invocation::{ApplicationError, Outcome, Payload, Refusal};
+use kar_core::limits::{LimitHit, Limits};
 use kar_core::message::Controlled;
 use kar_proto::v1 as pb;
 use pb::ErrorReason;
@@ -13,7 +14,7 @@ use pb::response::Result as Reply;
 use tonic::Status;
 
 use super::{Shape, payload_to};
-use crate::backend::{StateAnswer, StateError};
+use crate::application_state::{StateAnswer, StateError};
 use crate::convert::error::{request_error, status};
 use crate::convert::{owned, written};
 use crate::driver::outlets::Answer;
@@ -86,11 +87,17 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
             let payload = Some(payload_to(payload, false));
             Reply::RecordStep(pb::RecordStepResponse { payload })
         }
-        (shape, _) => {
-            tracing::error!(?shape, "the core's answer does not fit the request");
-            return Err(Status::internal("the answer does not fit the request"));
+        // What was taken is told as accepted: only a refusal is told as an outcome.
+        (shape @ (Shape::Tell | Shape::Start), Response::Outcome { invocation, outcome }) => {
+            return Err(ended(outcome, &invocation).err().unwrap_or_else(|| unfit(&shape)));
         }
+        (shape, _) => return Err(unfit(&shape)),
     })
+}
+
+fn unfit(shape: &Shape) -> Status {
+    tracing::error!(?shape, "the core's answer does not fit the request");
+    Status::internal("the answer does not fit the request")
 }
 
 /// The answer of the application's state.
@@ -140,17 +147,14 @@ fn ended(
     match outcome {
         Outcome::Done(payload) => Ok(Ok(payload)),
         Outcome::Failed(error) => Ok(Err(application_error_to(error))),
-        Outcome::Refused(Refusal::ChannelClosed) => {
-            let message = "the sidecar was gone for too long; the outcome is unknown";
-            Err(status(ErrorReason::OutcomeUnknown, message, [("invocation", id())]))
-        }
-        Outcome::Refused(refusal) => {
-            // The value is the owner's; nodes may be configured differently.
-            let limit = bound_of(refusal);
-            let message =
-                format!("limit {} of the target's owner reached", limit.replace('_', "-"));
-            let metadata = [("limit", limit.to_owned()), ("invocation", id())];
-            Err(status(ErrorReason::LimitReached, message, metadata))
+        Outcome::Refused(refusal) => Err(turned_away(refusal, id())),
+        Outcome::Deadlock(cycle) => {
+            let message = format!(
+                "flows wait for each other: {cycle}; this call, the youngest, never runs: let its \
+                 caller fail and be tried again, or call these actors in one order everywhere"
+            );
+            let metadata = [("invocation", id()), ("cycle", cycle.to_string())];
+            Err(status(ErrorReason::Deadlock, message, metadata))
         }
         Outcome::Cancelled => {
             let message = "somebody asked for the invocation's end; it has ended";
@@ -196,15 +200,28 @@ fn resumed(done: Controlled, id: &InvocationId) -> Result<(), Status> {
     }
 }
 
-/// Name of the bound behind a refusal, as in `Limits`.
-fn bound_of(refusal: Refusal) -> &'static str {
-    match refusal {
-        Refusal::ActorQueueFull => "queue_per_actor_max",
-        Refusal::PartitionFull => "unfinished_per_partition_max",
-        Refusal::PartitionBytesFull => "unfinished_bytes_per_partition_max",
-        Refusal::TooDeep => "depth_max",
-        Refusal::ChannelClosed => "departed_grace_ms",
+fn turned_away(refusal: Refusal, invocation: String) -> Status {
+    let invocation = ("invocation", invocation);
+    // The value is the owner's; nodes may be configured differently.
+    if let Some(LimitHit { name, .. }) = Limits::default().behind(refusal) {
+        let message = format!("limit {} of the target's owner reached", name.replace('_', "-"));
+        return status(
+            ErrorReason::LimitReached,
+            message,
+            [("limit", name.to_owned()), invocation],
+        );
     }
+    if refusal == Refusal::KeyReused {
+        let message = "the idempotency key was used for another method or argument: use a new one";
+        return status(ErrorReason::IdempotencyKeyReused, message, [invocation]);
+    }
+    if refusal == Refusal::SharedToExclusive {
+        let message = "the flow holds the actor by a shared method, so an exclusive one would \
+                       wait for ever: make the caller exclusive, or this one shared";
+        return status(ErrorReason::SharedToExclusive, message, [invocation]);
+    }
+    let message = "the sidecar was gone for too long; the outcome is unknown";
+    status(ErrorReason::OutcomeUnknown, message, [invocation])
 }
 
 fn entries(state: BTreeMap<Arc<str>, Payload>) -> HashMap<String, pb::Payload> {
@@ -224,39 +241,115 @@ fn application_error_to(error: ApplicationError) -> pb::ApplicationError {
     }
 }
 
-/// Bytes that an answer holds, roughly: for the bound of a send queue.
+/// Bytes that an answer holds, roughly: for the bound of a send queue, and for what goes into one message.
 pub fn reply_size(reply: &Reply) -> usize {
     use pb::payload::Body;
     let size = |payload: &pb::Payload| match &payload.body {
-        Some(Body::Data(data)) => data.len(),
+        Some(Body::Data(data)) => data.len() + payload.content_type.len(),
         // Only people ask for this form.
-        Some(Body::Json(value)) => prost::Message::encoded_len(value),
+        Some(Body::Json(value)) => prost::Message::encoded_len(value) + payload.content_type.len(),
         None => 0,
     };
+    let error_size = |error: &pb::ApplicationError| {
+        let texts = error.code.len() + error.message.len() + error.detail.len();
+        texts + error.payload.as_ref().map_or(0, size)
+    };
     let entries = |e: &HashMap<String, pb::Payload>| -> usize {
-        e.iter().map(|(k, v)| k.len() + size(v) + 16).sum()
+        e.iter().map(|(k, v)| k.len() + size(v) + ENTRY_BYTES).sum()
     };
     let content = match reply {
         Reply::Invoke(r) => match &r.result {
             Some(pb::invoke_response::Result::Payload(p)) => size(p),
-            _ => 256,
+            Some(pb::invoke_response::Result::Error(e)) => error_size(e),
+            None => 0,
         },
         Reply::CallActor(r) => match &r.result {
             Some(pb::call_actor_response::Result::Payload(p)) => size(p),
-            _ => 256,
+            Some(pb::call_actor_response::Result::Error(e)) => error_size(e),
+            None => 0,
         },
         Reply::AwaitOutcome(r) => match &r.result {
             Some(pb::await_response::Result::Payload(p)) => size(p),
-            _ => 256,
+            Some(pb::await_response::Result::Error(e)) => error_size(e),
+            None => 0,
         },
         Reply::ActorStateGet(r) => entries(&r.entries),
         Reply::ActorStateGetAll(r) => entries(&r.entries),
         Reply::RecordStep(r) => r.payload.as_ref().map_or(0, size),
         Reply::StateGet(r) => r.value.as_ref().map_or(0, size),
         Reply::StateList(r) => {
-            r.entries.iter().map(|e| e.key.len() + e.value.as_ref().map_or(0, size)).sum()
+            let entry = |e: &pb::StateEntry| e.key.len() + e.value.as_ref().map_or(0, size);
+            r.entries.iter().map(|e| entry(e) + ENTRY_BYTES).sum()
+        }
+        Reply::Status(status) => {
+            let details = status.details.iter().map(|d| d.type_url.len() + d.value.len());
+            status.message.len() + details.sum::<usize>()
         }
         _ => 0,
     };
-    content + 64
+    content + REPLY_BYTES
+}
+
+/// What a key takes besides its text and its value, and an answer besides its content: the id of an invocation, tags
+/// and lengths.
+const ENTRY_BYTES: usize = 32;
+const REPLY_BYTES: usize = 320;
+
+#[cfg(test)]
+mod tests {
+    use kar_core::ids::{Kind, PartitionId, Uuid};
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    fn ended_as(shape: Shape, outcome: Outcome) -> Result<Reply, Status> {
+        let home = PartitionId::new(Kind::service("s"), 0);
+        let invocation = Some(InvocationId { home, uuid: Uuid(1) });
+        answer(shape, Ok(Response::Outcome { invocation, outcome }))
+    }
+
+    #[test]
+    fn whatever_is_refused_is_refused_by_the_bounds_name() {
+        let shapes = [Shape::Invoke { json: false }, Shape::CallActor { json: false }];
+        for shape in shapes.into_iter().chain([Shape::Await, Shape::Tell, Shape::Start]) {
+            let refused = Outcome::Refused(Refusal::ActorQueueFull);
+            let status = ended_as(shape.clone(), refused).expect_err("refused");
+            let info = status.get_details_error_info().expect("typed");
+            assert_eq!(info.reason, "LIMIT_REACHED", "{shape:?}");
+            assert_eq!(info.metadata["limit"], "queue_per_actor_max", "{shape:?}");
+        }
+    }
+
+    /// Messages are packed by these sizes, and clients take no longer ones.
+    #[test]
+    fn answers_are_no_longer_than_they_are_counted() {
+        let text = "t".repeat(1_000);
+        let payload = Payload { data: text.clone().into(), content_type: text.as_str().into() };
+        let failed = Outcome::Failed(ApplicationError {
+            code: text.as_str().into(),
+            message: text.as_str().into(),
+            detail: text.as_str().into(),
+            payload: payload.clone(),
+            retryable: true,
+        });
+        let mut replies = Vec::new();
+        for outcome in [Outcome::Done(payload.clone()), failed] {
+            let shapes = [Shape::Invoke { json: false }, Shape::CallActor { json: false }];
+            for shape in shapes.into_iter().chain([Shape::Await]) {
+                replies.push(ended_as(shape, outcome.clone()).expect("it ended"));
+            }
+        }
+        let state: BTreeMap<Arc<str>, Payload> =
+            (0..100).map(|n| (format!("{n}{text}").into(), payload.clone())).collect();
+        replies.push(answer(Shape::StateGetAll, Ok(Response::State(state))).expect("read"));
+        let refused = ended_as(Shape::Tell, Outcome::Refused(Refusal::PartitionFull));
+        let status = crate::convert::error::on_stream(&refused.expect_err("refused"));
+        replies.push(Reply::Status(status));
+        for reply in replies {
+            let counted = reply_size(&reply);
+            let response = pb::Response { id: u64::MAX, result: Some(reply) };
+            let encoded = prost::Message::encoded_len(&response);
+            assert!(encoded <= counted, "{encoded} > {counted}");
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! Hosting: what a component offers, the turns it runs, and how they end.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kar_core::effect::Turn;
@@ -39,12 +38,16 @@ pub enum TurnRef {
 ///
 /// The status that names the wrong field.
 pub fn offer(hello: &pb::Hello, limits: &Limits) -> Result<Option<Offer>, Status> {
-    let mut kinds = Vec::new();
+    let (mut kinds, mut shared) = (Vec::new(), BTreeMap::<_, BTreeSet<_>>::new());
     for service in &hello.services {
         kinds.push(Kind::service(name("hello.services.name", &service.name)?));
     }
     for actor_type in &hello.actor_types {
-        kinds.push(Kind::actor(name("hello.actor_types.name", &actor_type.name)?));
+        let kind = Kind::actor(name("hello.actor_types.name", &actor_type.name)?);
+        for hosted in actor_type.methods.iter().filter(|method| method.shared) {
+            shared.entry(kind.clone()).or_default().insert(method(hosted.name.clone())?);
+        }
+        kinds.push(kind);
     }
     if kinds.len() > KINDS_MAX {
         let hit = LimitHit { name: "kinds_max", limit: KINDS_MAX as u64 };
@@ -58,7 +61,7 @@ pub fn offer(hello: &pb::Hello, limits: &Limits) -> Result<Option<Offer>, Status
     kinds.sort();
     kinds.dedup();
     let retries = retries(hello, limits)?;
-    let offer = Offer { kinds, concurrency, strict: hello.strict, retries };
+    let offer = Offer { kinds, concurrency, strict: hello.strict, shared, retries };
     Ok((!offer.kinds.is_empty()).then_some(offer))
 }
 
@@ -102,6 +105,29 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
         recorded_steps: recorded.collect(),
     }
 }
+
+/// What a turn takes on its way to the component at most, bytes: for what goes into one message.
+pub fn turn_size(turn: &Turn) -> usize {
+    let steps = turn.recorded_steps.iter();
+    let steps: usize = steps.map(|(key, value)| key.len() + payload_size(value)).sum();
+    let actor = turn.actor.as_ref().map_or(0, |actor| actor.len());
+    let names = actor + turn.method.len() + turn.trace.len();
+    payload_size(&turn.payload) + names + steps + TURN_BYTES
+}
+
+/// The same of an at-most-once turn.
+pub fn direct_size(call: &DirectCall) -> usize {
+    payload_size(&call.payload) + call.method.len() + call.trace.len() + TURN_BYTES
+}
+
+fn payload_size(payload: &Payload) -> usize {
+    payload.data.len() + payload.content_type.len() + PAYLOAD_BYTES
+}
+
+/// What a turn takes besides: its token, the name of its kind, tags and lengths.
+const TURN_BYTES: usize = 512;
+/// What a payload takes besides: tags and lengths.
+const PAYLOAD_BYTES: usize = 32;
 
 /// An at-most-once turn for the component.
 pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
@@ -202,5 +228,41 @@ fn too_long_error(status: &Status) -> ApplicationError {
         code: "kar.MESSAGE_TOO_LARGE".into(),
         message: status.message().into(),
         ..ApplicationError::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kar_core::ids::{InvocationId, PartitionId, Uuid};
+    use prost::Message as _;
+
+    use super::*;
+
+    /// Messages are packed by these sizes, and components take no longer ones.
+    #[test]
+    fn turns_are_no_longer_than_they_are_counted() {
+        let (name, text): (String, Arc<str>) = ("k".repeat(128), "t".repeat(512).into());
+        let payload = Payload { data: vec![7; 5_000].into(), content_type: text.clone() };
+        let home = PartitionId::new(Kind::actor(&name), u32::MAX);
+        let invocation = InvocationId { home, uuid: Uuid(u128::MAX) };
+        let token = TurnToken { invocation, step: u32::MAX, attempt: u32::MAX, epoch: u64::MAX };
+        let step = |n: usize| (format!("{n}{text}").into(), payload.clone());
+        for steps in [0, 1, 200] {
+            let turn = Turn {
+                token: token.clone(),
+                kind: Kind::actor(&name),
+                actor: Some(text.clone()),
+                method: text.clone(),
+                payload: payload.clone(),
+                mode: Mode::Start,
+                deadline: Some(u64::MAX / 2),
+                trace: text.clone(),
+                recorded_steps: (0..steps).map(step).collect(),
+                slot: true,
+            };
+            let counted = turn_size(&turn);
+            let encoded = turn_to(turn).encoded_len();
+            assert!(encoded <= counted, "{steps} steps: {encoded} > {counted}");
+        }
     }
 }

@@ -16,8 +16,9 @@ use super::field::{
     KEY_BYTES_MAX, SHORT_BYTES_MAX, actor_target, affinity, bounded, core_target, duration,
     invocation_id, key, method, name, optional, payload_from, required_turn, step_key, turn,
 };
+use super::key::request_key;
 use super::retry::retry_policy;
-use crate::backend::StateOperation;
+use crate::application_state::StateOperation;
 use crate::convert::error::{invalid_field, not_implemented};
 use crate::convert::shared;
 
@@ -153,6 +154,7 @@ struct Options {
     deadline: Option<Millis>,
     trace: Arc<str>,
     retry: Option<RetryPolicy>,
+    key: Option<String>,
 }
 
 struct Parser<'a> {
@@ -166,7 +168,7 @@ impl Parser<'_> {
         let method = method(r.method)?;
         let (payload, json) = self.payload("payload", r.payload)?;
         let shape = Shape::Invoke { json };
-        let Options { deadline, trace, retry } = self.options(r.options)?;
+        let Options { deadline, trace, retry, key } = self.options(r.options)?;
         let is_direct = match pb::DeliveryMode::try_from(r.delivery_mode) {
             Ok(pb::DeliveryMode::Unspecified | pb::DeliveryMode::Durable) => false,
             Ok(pb::DeliveryMode::Direct) => true,
@@ -186,6 +188,9 @@ impl Parser<'_> {
             if retry.is_some() {
                 return Err(invalid_field("options.retry_policy", "is for durable calls only"));
             }
+            if key.is_some() {
+                return Err(invalid_field("options.idempotency_key", "is for durable calls only"));
+            }
             return Ok((Operation::InvokeDirect { kind, method, payload, trace }, shape));
         }
         let affinity = affinity(&r.affinity_key)?;
@@ -193,6 +198,7 @@ impl Parser<'_> {
         let turn = turn(&r.turn_token)?;
         let step_key = step_key(&r.step_key, turn.is_some())?;
         let mode = Mode::Call;
+        let key = request_key(turn.is_some(), (&target, &method, &payload), key)?;
         let operation = Operation::Invoke {
             turn,
             mode,
@@ -203,6 +209,7 @@ impl Parser<'_> {
             trace,
             step_key,
             retry,
+            key,
         };
         Ok((operation, shape))
     }
@@ -211,10 +218,11 @@ impl Parser<'_> {
         let target = actor_target("actor", r.actor.as_ref())?;
         let method = method(r.method)?;
         let (payload, json) = self.payload("payload", r.payload)?;
-        let Options { deadline, trace, retry } = self.options(r.options)?;
+        let Options { deadline, trace, retry, key } = self.options(r.options)?;
         let turn = turn(&r.turn_token)?;
         let step_key = step_key(&r.step_key, turn.is_some())?;
         let mode = Mode::Call;
+        let key = request_key(turn.is_some(), (&target, &method, &payload), key)?;
         let operation = Operation::Invoke {
             turn,
             mode,
@@ -225,6 +233,7 @@ impl Parser<'_> {
             trace,
             step_key,
             retry,
+            key,
         };
         Ok((operation, Shape::CallActor { json }))
     }
@@ -233,10 +242,11 @@ impl Parser<'_> {
         let (target, method_name, payload, options, turn_token) = parts;
         let target = core_target(target)?;
         let (payload, _) = self.payload("payload", payload)?;
-        let Options { deadline, trace, retry } = self.options(options)?;
+        let Options { deadline, trace, retry, key } = self.options(options)?;
         let turn = turn(&turn_token)?;
         let method = method(method_name)?;
         let step_key = None;
+        let key = request_key(turn.is_some(), (&target, &method, &payload), key)?;
         Ok(Operation::Invoke {
             turn,
             mode,
@@ -247,6 +257,7 @@ impl Parser<'_> {
             trace,
             step_key,
             retry,
+            key,
         })
     }
 
@@ -310,14 +321,13 @@ impl Parser<'_> {
 
     fn options(&self, options: Option<pb::InvocationOptions>) -> Result<Options, Status> {
         let Some(options) = options else { return Ok(Options::default()) };
-        if !options.idempotency_key.is_empty() {
-            return Err(not_implemented("options.idempotency_key"));
-        }
+        let key = bounded("options.idempotency_key", options.idempotency_key, KEY_BYTES_MAX)?;
+        let key = (!key.is_empty()).then_some(key);
         let trace = bounded("options.trace_parent", options.trace_parent, SHORT_BYTES_MAX)?;
         let within = options.start_within.map(|d| duration("options.start_within", &d));
         let deadline = within.transpose()?.map(|millis| self.now.saturating_add(millis));
         let policy = options.retry_policy.as_ref();
         let retry = policy.map(|p| retry_policy("options.retry_policy", p, self.limits));
-        Ok(Options { deadline, trace: shared(trace), retry: retry.transpose()? })
+        Ok(Options { deadline, trace: shared(trace), retry: retry.transpose()?, key })
     }
 }

@@ -1,0 +1,254 @@
+//! Flows that wait for each other in a circle (section 6, item 6): found by probing along the wait edges; the youngest
+//! of the calls that wait ends as deadlocked.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::Partition;
+use super::reign::{Item, ItemStage};
+use crate::cover::Transition;
+use crate::effect::Notice;
+use crate::env::Env;
+use crate::ids::{InvocationId, Millis, PartitionId, Sender, Uuid};
+use crate::invocation::Outcome;
+use crate::message::Message;
+use crate::probe::{Climb, Confirm, Place, Probe};
+
+/// What a reign remembers of probes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Probes {
+    /// When calls that wait are probed from.
+    pub(super) at: Option<Millis>,
+    /// How often they were.
+    round: u32,
+    /// The last call probed from: the next ones are its successors, so that everyone has its turn.
+    last: Uuid,
+    /// What has passed in this round: from which call, about which one. A call that is reached on two ways is followed
+    /// once.
+    seen: BTreeSet<(Uuid, u32, Uuid)>,
+    /// When that is forgotten.
+    seen_until: Millis,
+    /// Where chains of tail calls are that have left their home here, as far as calls of them wait.
+    whereabouts: std::collections::BTreeMap<Uuid, PartitionId>,
+}
+
+impl Probes {
+    /// An invocation has ended here, or has come back.
+    pub(super) fn forget(&mut self, uuid: Uuid) {
+        self.whereabouts.remove(&uuid);
+    }
+}
+
+impl Partition {
+    /// A call has to wait for its actor: it is probed from after a time.
+    pub(super) fn expect_probe(&mut self, env: &Env, uuid: Uuid) {
+        let nested = self.reign.items.get(&uuid).is_some_and(|item| Self::is_nested(item));
+        if nested && env.rules.deadlock_probes {
+            let at = env.now + env.limits.deadlock_probe_ms;
+            self.reign.probes.at.get_or_insert(at);
+        }
+    }
+
+    /// Whether flows wait for it; a root holds nothing while it waits.
+    fn is_nested(item: &Item) -> bool {
+        !item.invocation.chain.is_empty()
+    }
+
+    /// Probes from calls that wait, if it is time: a bounded number of them, in turn.
+    pub(super) fn probe_due(&mut self, env: &mut Env) {
+        if self.reign.probes.at.is_none_or(|at| at > env.now) {
+            return;
+        }
+        let mut waiting: Vec<Uuid> = Vec::new();
+        for actor in self.reign.actors.values() {
+            let nested =
+                |uuid: &Uuid| self.reign.items.get(uuid).is_some_and(|item| Self::is_nested(item));
+            waiting.extend(actor.lock.waiters().filter(nested));
+        }
+        let again = env.now + env.limits.deadlock_probe_ms;
+        let probes = &mut self.reign.probes;
+        probes.at = (!waiting.is_empty()).then_some(again);
+        probes.round = probes.round.wrapping_add(1);
+        waiting.sort_unstable();
+        let first = waiting.partition_point(|uuid| *uuid <= probes.last);
+        waiting.rotate_left(first);
+        waiting.truncate(env.limits.deadlock_probes_max);
+        for uuid in waiting {
+            self.reign.probes.last = uuid;
+            self.climb(env, Climb { to: self.id.clone(), uuid, at: None });
+            let Some(item) = self.reign.items.get(&uuid) else { continue };
+            env.cover(Transition::ProbeBegins);
+            let probe = Probe {
+                to: self.id.clone(),
+                uuid,
+                origin: uuid,
+                chain: item.invocation.chain.clone(),
+                round: self.reign.probes.round,
+                path: Vec::new(),
+            };
+            self.probe(env, probe);
+        }
+    }
+
+    /// A call of an invocation's flow waits: remembers where its chain of tail calls is, and tells its callers.
+    pub(crate) fn climb(&mut self, env: &mut Env, climb: Climb) {
+        let Climb { uuid, at, .. } = climb;
+        let Some(item) = self.reign.items.get(&uuid).filter(|_| self.serving()) else { return };
+        let next = match (&item.invocation.home, &item.sender, item.invocation.chain.last()) {
+            (Some(home), ..) if *home != self.id => {
+                Climb { to: home.clone(), uuid, at: Some(self.id.clone()) }
+            }
+            (_, Sender::Log { partition, .. }, Some(caller)) => {
+                Climb { to: partition.clone(), uuid: *caller, at: None }
+            }
+            _ => return,
+        };
+        if let Some(at) = at.filter(|_| self.is_moved(uuid)) {
+            self.reign.probes.whereabouts.insert(uuid, at);
+        }
+        let to = next.to.clone();
+        self.send_soft(env, &to, Message::Climb(Box::new(next)));
+    }
+
+    /// Follows a probe (the first walk).
+    pub(crate) fn probe(&mut self, env: &mut Env, mut probe: Probe) {
+        if !self.serving() || probe.path.len() >= env.limits.deadlock_path_max {
+            return;
+        }
+        if !self.is_first_visit(env, &probe) {
+            return;
+        }
+        let uuid = probe.uuid;
+        let Some(item) = self.reign.items.get(&uuid) else { return };
+        if matches!(item.stage, ItemStage::Moved) {
+            if let Some(at) = self.reign.probes.whereabouts.get(&uuid).cloned() {
+                env.cover(Transition::ProbeMoved);
+                probe.to = at.clone();
+                self.send_soft(env, &at, Message::Probe(Box::new(probe)));
+            }
+            return;
+        }
+        let Some(actor) = item.invocation.actor.clone() else {
+            return self.probe_children(env, uuid, &probe);
+        };
+        let Some(holders) = self.holders(uuid) else {
+            return self.probe_children(env, uuid, &probe);
+        };
+        for holder in holders {
+            let mut next = probe.clone();
+            let (partition, epoch) = (self.id.clone(), self.reign.epoch);
+            next.path.push(Place { partition, epoch, uuid, actor: actor.clone(), holder });
+            if probe.chain.contains(&holder) {
+                self.cycle_found(env, next.path);
+            } else {
+                self.probe_children(env, holder, &next);
+            }
+        }
+    }
+
+    /// Whether a probe may be followed: each one about each call once, and not too many in one period.
+    fn is_first_visit(&mut self, env: &mut Env, probe: &Probe) -> bool {
+        let probes = &mut self.reign.probes;
+        if probes.seen_until <= env.now {
+            probes.seen.clear();
+            probes.seen_until = env.now + env.limits.deadlock_probe_ms;
+        }
+        let most = env.limits.deadlock_visits_max;
+        if probes.seen.len() >= most {
+            env.limit("deadlock_visits_max", most);
+            return false;
+        }
+        self.reign.probes.seen.insert((probe.origin, probe.round, probe.uuid))
+    }
+
+    /// Follows the calls that an invocation waits for; not all at once if they are many.
+    fn probe_children(&mut self, env: &mut Env, uuid: Uuid, probe: &Probe) {
+        let Some(entry) = self.state.entries.get(&uuid) else { return };
+        let open = entry.children.iter().filter(|child| !self.reign.outcomes.contains(child));
+        let call = |(to, number): &(PartitionId, crate::ids::Number)| {
+            let obligation = self.state.outbound.get(to)?.open.get(number)?;
+            Some((to.clone(), obligation.owed.uuid()))
+        };
+        let mut calls: Vec<_> = open.filter_map(call).collect();
+        let most = env.limits.deadlock_fanout_max;
+        if calls.len() > most {
+            env.cover(Transition::ProbeFanout);
+            let first = probe.round as usize * most % calls.len();
+            calls.rotate_left(first);
+            calls.truncate(most);
+        }
+        for (to, uuid) in calls {
+            let next = Probe { to: to.clone(), uuid, ..probe.clone() };
+            self.send_soft(env, &to, Message::Probe(Box::new(next)));
+        }
+    }
+
+    /// Who holds the actor that an invocation waits for; nothing if it does not wait for one.
+    fn holders(&self, uuid: Uuid) -> Option<Vec<Uuid>> {
+        let item = self.reign.items.get(&uuid)?;
+        if !matches!(item.stage, ItemStage::Queued) {
+            return None;
+        }
+        let actor = self.reign.actors.get(item.invocation.actor.as_ref()?)?;
+        actor.lock.holders_before(uuid, &item.invocation.chain)
+    }
+
+    /// The first walk has closed a circle: the second one begins.
+    fn cycle_found(&mut self, env: &mut Env, path: Vec<Place>) {
+        env.cover(Transition::ProbeFound);
+        if let Some(confirm) = Confirm::new(path) {
+            self.send_confirm(env, confirm);
+        }
+    }
+
+    fn send_confirm(&mut self, env: &mut Env, confirm: Confirm) {
+        if let Some(to) = confirm.place().map(|place| place.partition.clone()) {
+            self.send_soft(env, &to, Message::Confirm(Box::new(confirm)));
+        }
+    }
+
+    /// Looks whether a call still waits as the first walk has seen it (the second walk). The last one is the youngest,
+    /// and ends.
+    pub(crate) fn confirm(&mut self, env: &mut Env, mut confirm: Confirm) {
+        let (Some(place), Some(before)) = (confirm.place(), confirm.before()) else { return };
+        let is_here = self.serving() && place.epoch == self.reign.epoch;
+        let Some(item) = self.reign.items.get(&place.uuid).filter(|_| is_here) else { return };
+        let waits_for = item.invocation.chain.contains(&before.holder);
+        let holders = self.holders(place.uuid).unwrap_or_default();
+        if !waits_for || !holders.contains(&place.holder) {
+            return env.cover(Transition::ProbeStale);
+        }
+        let uuid = place.uuid;
+        if confirm.at + 1 < confirm.places.len() {
+            confirm.at += 1;
+            return self.send_confirm(env, confirm);
+        }
+        // An attempt that may run elsewhere has flushed nothing, or it would hold the actor; it ends first, though.
+        if self.may_run_elsewhere(env) || self.reign.released {
+            return;
+        }
+        let cycle = confirm.text();
+        let invocation = InvocationId { home: self.id.clone(), uuid };
+        env.notice(Notice::Deadlock { invocation, cycle: cycle.clone() });
+        let actor = place.actor.clone();
+        self.end_unstarted(env, uuid, Outcome::Deadlock(cycle));
+        self.forget_waiters(&actor);
+    }
+
+    /// Those that are gone no longer wait.
+    fn forget_waiters(&mut self, actor: &Arc<str>) {
+        let items = &self.reign.items;
+        if let Some(actor) = self.reign.actors.get_mut(actor) {
+            actor.lock.forget(|uuid| items.contains_key(uuid));
+        }
+    }
+
+    /// Sends what is sent again if it is lost, to whoever is likely to own a partition.
+    fn send_soft(&mut self, env: &mut Env, to: &PartitionId, message: Message) {
+        let known = self.reign.routes.get(to).and_then(crate::route::Route::node);
+        let node = if *to == self.id { Some(env.id) } else { known };
+        if let Some(node) = node.or_else(|| env.desired_owner(to)) {
+            env.send(node, message);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The hub's disk gets full under load, and has room again: clients are told so by typed errors, nobody loses anything,
+//! and the load goes on by itself.
+
+use std::time::Duration;
+
+use kar_tests::mount::Mount;
+use kar_tests::{Random, World, test_within, wait};
+
+use crate::bank::{self, Plan};
+
+/// Times that the disk gets full.
+const ROUNDS: usize = 20;
+
+/// Transfers, all in all.
+const TRANSFERS: usize = 800;
+
+/// Bytes that each transfer carries for nothing, so that the log grows quickly, too.
+const PADDING_BYTES: usize = 16 << 10;
+
+/// Longest time from the transfer that is due until the disk is full, and then until it has room again, ms.
+const PAUSE_MAX_MS: u64 = 150;
+const FULL_MAX_MS: u64 = 1_500;
+
+/// What clients may be told while the disk is full. Some of their calls may have been carried out.
+const EXCUSES: &[&str] = &["BACKEND_UNAVAILABLE", "OUTCOME_UNKNOWN"];
+
+const LIMIT: Duration = Duration::from_secs(300);
+
+#[test]
+fn a_bank_stays_balanced_when_the_disk_gets_full_20_times() {
+    test_within(LIMIT, async {
+        let mut random = Random::seeded("full disk");
+        let world = World::new("nospace");
+        let options = "size=192m,mode=700";
+        let Some(mount) = Mount::tmpfs(&world.data_dir(), options) else { return };
+        let plan = Plan {
+            transfers: TRANSFERS,
+            strikes: ROUNDS,
+            padding: PADDING_BYTES,
+            excuses: EXCUSES,
+        };
+        let mut stood_still = 0;
+        bank::run(&world, plan, &mut random, async |bank, random| {
+            wait::moment(Duration::from_millis(random.below(PAUSE_MAX_MS))).await;
+            mount.fill();
+            wait::moment(Duration::from_millis(random.below(FULL_MAX_MS / 3))).await;
+            let finished = bank.finished();
+            wait::moment(Duration::from_millis(random.below(FULL_MAX_MS))).await;
+            stood_still += usize::from(bank.finished() == finished);
+            mount.free();
+        })
+        .await;
+        let log = world.logs().remove("hub.log").unwrap_or_default().to_lowercase();
+        let ends = log.matches("no space left").count();
+        println!("stood still {stood_still} times; the hub said {ends} times that it is full");
+        assert!(ends > 0, "the disk was never full for the hub: the test shows nothing");
+    });
+}

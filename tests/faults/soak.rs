@@ -1,0 +1,25 @@
+//! A moment of `cargo xtask soak`: every kind of load at once, under kills.
+
+use std::time::Duration;
+
+use kar_tests::{soak, test_within};
+
+#[test]
+fn a_mixed_load_for_a_moment_under_kills() {
+    test_within(Duration::from_secs(180), async {
+        let report = soak::run(soak::Options {
+            length: Duration::from_secs(15),
+            kill_every: Duration::from_secs(1),
+            sample_every: Duration::from_secs(2),
+            verbose: false,
+        })
+        .await;
+        println!("{}", serde_json::to_string(&report).expect("plain data"));
+        assert!(report.right(), "{report:#?}");
+        let kinds: Vec<_> = report.finished.keys().copied().collect();
+        let all = ["audits", "calls", "errands", "exchanges", "reads", "relays", "starts", "tells"];
+        assert_eq!(kinds, all, "{report:#?}");
+        assert!(report.cut_off > 0 && report.kills.total() > 4, "no kill landed: {report:#?}");
+        assert!(!report.trends.is_empty(), "{report:#?}");
+    });
+}

@@ -1,0 +1,240 @@
+//! A soak: a mixed load for as long as one likes, with kills all the time, judged in the end, and with memory and disk
+//! sampled meanwhile. `cargo xtask soak` runs it for long, `tests/faults` for a moment.
+
+mod clients;
+mod measure;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::task::{JoinHandle, LocalSet};
+
+use crate::fire::{Fire, Kills, Load, PROGRESS_LIMIT, nothing_left};
+use crate::soak::measure::{Sample, Trend};
+use crate::{Client, Random, World, wait};
+
+/// P3: code of a cut-off attempt may run on for so long.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Findings that are told in words; the others are only counted.
+const WRONG_MAX: usize = 20;
+
+/// Hosts by name, roles, and a kind that says that they are there. Each is there twice.
+const HOSTS: [(&str, &[&str], &str); 2] = [
+    ("front-office", &["slow", "auditors", "errands", "relay"], "Slow"),
+    ("back-office", &["vaults", "shops", "echo", "relay"], "Vault"),
+];
+
+/// What to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long the load lasts.
+    pub length: Duration,
+    /// Time from a kill to the next, on average.
+    pub kill_every: Duration,
+    /// Time between two samples of memory and disk.
+    pub sample_every: Duration,
+    /// Samples are printed as they are taken.
+    pub verbose: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// How long the load lasted, seconds.
+    pub seconds: f64,
+    /// Who was killed how often.
+    pub kills: Kills,
+    /// What was finished, by kind of load.
+    pub finished: BTreeMap<&'static str, u64>,
+    /// Attempts that did not reach their end: kills that landed in code.
+    pub cut_off: usize,
+    /// Effects that are missing.
+    pub lost: u64,
+    /// Effects that are there more than once.
+    pub repeated: u64,
+    /// Attempts that overlapped beyond the grace.
+    pub overlapping: usize,
+    /// Answers that must not be.
+    pub errors: u64,
+    /// The first of all those, in words.
+    pub wrong: Vec<String>,
+    /// How memory and disk went.
+    pub trends: Vec<Trend>,
+    /// Memory and disk over time.
+    pub samples: Vec<Sample>,
+}
+
+/// What the clients share.
+struct Soak {
+    client: Client,
+    load: Load,
+    finished: RefCell<BTreeMap<&'static str, u64>>,
+    lost: Cell<u64>,
+    repeated: Cell<u64>,
+    errors: Cell<u64>,
+    wrong: RefCell<Vec<String>>,
+    vaults: RefCell<[clients::Vault; clients::VAULTS]>,
+}
+
+/// Runs a soak in a world of its own.
+///
+/// # Panics
+///
+/// If the load stands still, or a process cannot be started.
+pub async fn run(options: Options) -> Report {
+    let mut random = Random::seeded("soak");
+    let world = World::new("soak");
+    let front = world.bare("front").await;
+    let mut fire = Fire::new(&world, random.fork());
+    for number in 1..=2 {
+        for (name, roles, kind) in HOSTS {
+            fire.host(world.app_options(&format!("{name}-{number}"), roles), kind).await;
+        }
+    }
+    let soak = Rc::new(Soak {
+        client: front.client().await,
+        load: Load::default(),
+        finished: RefCell::default(),
+        lost: Cell::default(),
+        repeated: Cell::default(),
+        errors: Cell::default(),
+        wrong: RefCell::default(),
+        vaults: RefCell::default(),
+    });
+    soak.open_vaults().await;
+    let local = LocalSet::new();
+    let start = Instant::now();
+    let samples = local
+        .run_until(async {
+            let clients = soak.clone().begin(&mut random);
+            let samples = burn(&soak, &mut fire, &world, front.pid(), options, random).await;
+            soak.load.over.set(true);
+            join(clients).await;
+            nothing_left(&world).await;
+            soak.judge().await;
+            samples
+        })
+        .await;
+    soak.report(start.elapsed(), fire.kills, &world, samples)
+}
+
+/// Kills and samples until the time is over.
+async fn burn(
+    soak: &Soak,
+    fire: &mut Fire,
+    world: &World,
+    front: u32,
+    options: Options,
+    mut random: Random,
+) -> Vec<Sample> {
+    let start = Instant::now();
+    let (mut kill_at, mut sample_at) = (Duration::ZERO, Duration::ZERO);
+    let (mut samples, mut kills) = (Vec::new(), fire.kills.total());
+    while start.elapsed() < options.length {
+        if sample_at <= kill_at {
+            until(start, sample_at).await;
+            let nodes: Vec<u32> = fire.nodes().map(crate::Node::pid).collect();
+            let finished = soak.load.finished.get();
+            let sample = Sample::take(start.elapsed(), world, front, &nodes, finished).await;
+            if options.verbose {
+                println!("{sample}");
+            }
+            samples.push(sample);
+            sample_at += options.sample_every;
+            continue;
+        }
+        until(start, kill_at).await;
+        let finished = soak.load.finished.get();
+        fire.strike().await;
+        wait::until_true("the load to go on", PROGRESS_LIMIT, async || {
+            soak.load.finished.get() > finished
+        })
+        .await;
+        // So many died at once; the next ones are due accordingly.
+        for _ in kills..fire.kills.total() {
+            let mean = u64::try_from(options.kill_every.as_millis()).unwrap_or(u64::MAX);
+            kill_at += Duration::from_millis(random.below(2 * mean));
+        }
+        kills = fire.kills.total();
+    }
+    samples
+}
+
+async fn until(start: Instant, at: Duration) {
+    wait::moment(at.saturating_sub(start.elapsed())).await;
+}
+
+async fn join(clients: Vec<JoinHandle<()>>) {
+    for client in clients {
+        client.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    }
+}
+
+// === impl Soak ===
+
+impl Soak {
+    /// Something of this kind was finished.
+    fn done(&self, kind: &'static str) {
+        *self.finished.borrow_mut().entry(kind).or_default() += 1;
+        self.load.done();
+    }
+
+    /// Something was found that must not be.
+    fn note(&self, what: String) {
+        let mut wrong = self.wrong.borrow_mut();
+        if wrong.len() < WRONG_MAX {
+            wrong.push(what);
+        }
+    }
+
+    /// A call failed though no client's sidecar was killed.
+    fn error(&self, what: &str, error: &dyn std::fmt::Debug) {
+        self.errors.set(self.errors.get() + 1);
+        self.note(format!("{what}: {error:?}"));
+    }
+
+    /// Compares a count with what it must be.
+    fn expect(&self, what: &str, expected: u64, found: u64) {
+        if expected == found {
+            return;
+        }
+        let side = if found < expected { &self.lost } else { &self.repeated };
+        side.set(side.get() + expected.abs_diff(found));
+        self.note(format!("{what}: {found} instead of {expected}"));
+    }
+
+    fn report(&self, took: Duration, kills: Kills, world: &World, samples: Vec<Sample>) -> Report {
+        let overlaps = world.journal().overlaps(GRACE, &[]);
+        let overlapping = overlaps.len();
+        overlaps.into_iter().for_each(|overlap| self.note(overlap));
+        let attempts = world.journal().attempts();
+        let cut_off = attempts.values().flatten().filter(|attempt| !attempt.ended).count();
+        Report {
+            seconds: took.as_secs_f64(),
+            kills,
+            finished: self.finished.borrow().clone(),
+            cut_off,
+            lost: self.lost.get(),
+            repeated: self.repeated.get(),
+            overlapping,
+            errors: self.errors.get(),
+            wrong: self.wrong.borrow().clone(),
+            trends: measure::trends(&samples),
+            samples,
+        }
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Whether nothing was lost, repeated, overlapping or refused.
+    pub fn right(&self) -> bool {
+        let found = self.lost + self.repeated + self.errors;
+        found == 0 && self.overlapping == 0 && self.wrong.is_empty()
+    }
+}

@@ -1,0 +1,70 @@
+//! `cargo xtask soak`: a mixed load under kills for minutes, judged in the end. Exits with 1 if anything was lost,
+//! repeated, overlapping or refused, and, if asked, if memory or disk grew.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use kar_tests::soak::{self, Report};
+
+/// Makes a mixed load, kills a process each two seconds, and judges what is left.
+#[derive(Parser)]
+#[command(name = "kar-soak", bin_name = "cargo xtask soak")]
+struct Args {
+    /// How long, minutes
+    #[arg(long, default_value_t = 30.0)]
+    minutes: f64,
+    /// Time from a kill to the next on average, seconds
+    #[arg(long, default_value_t = 2.0)]
+    kill_every: f64,
+    /// Time between two samples of memory and disk, seconds
+    #[arg(long, default_value_t = 5.0)]
+    sample_every: f64,
+    /// Growing memory or disk is a failure, too
+    #[arg(long)]
+    flat: bool,
+    /// Prints the whole report as one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    kar_tests::binaries::assume_built();
+    let options = soak::Options {
+        length: Duration::try_from_secs_f64(args.minutes * 60.0)?,
+        kill_every: Duration::try_from_secs_f64(args.kill_every)?,
+        sample_every: Duration::try_from_secs_f64(args.sample_every)?,
+        verbose: !args.json,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(soak::run(options));
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print(&report);
+    }
+    let flat = report.trends.iter().all(|trend| trend.flat);
+    Ok(if report.right() && (flat || !args.flat) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(report: &Report) {
+    let Report { seconds, kills, lost, repeated, overlapping, errors, cut_off, .. } = report;
+    println!();
+    for trend in &report.trends {
+        println!("{trend}");
+    }
+    let every = seconds / f64::from(kills.total().max(1));
+    println!(
+        "{seconds:.0} s, {} kills ({} components, {} sidecars, {} hubs), one each {every:.1} s, \
+         {cut_off} attempts cut off",
+        kills.total(),
+        kills.components,
+        kills.sidecars,
+        kills.hubs,
+    );
+    let finished: Vec<_> = report.finished.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+    println!("finished: {}", finished.join(", "));
+    report.wrong.iter().for_each(|wrong| println!("WRONG: {wrong}"));
+    println!("{lost} lost, {repeated} repeated, {overlapping} overlapping, {errors} errors");
+}
