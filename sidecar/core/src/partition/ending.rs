@@ -187,13 +187,10 @@ impl Partition {
             && at <= env.now
         {
             self.reign.deadlines.pop_first();
-            let actor = self.reign.items.get(&uuid).and_then(|i| i.invocation.actor.clone());
-            actors.extend(actor);
-            let waits = |i: &Box<Item>| {
-                i.may_expire() && matches!(i.stage, ItemStage::Queued | ItemStage::WaitSlot)
-            };
-            if self.reign.items.get(&uuid).is_some_and(waits) {
-                let slot = matches!(self.reign.items[&uuid].stage, ItemStage::WaitSlot);
+            let Some(item) = self.reign.items.get(&uuid) else { continue };
+            actors.extend(item.invocation.actor.clone());
+            let slot = matches!(item.stage, ItemStage::WaitSlot);
+            if item.may_expire() && (slot || matches!(item.stage, ItemStage::Queued)) {
                 env.cover(if slot { Transition::WaitSlotEnd } else { Transition::QueuedEnd });
                 self.end_unstarted(env, uuid, Outcome::Expired);
             }
