@@ -1,6 +1,5 @@
 //! Names and numbers: kinds, partitions, invocations, nodes, epochs, turn tokens.
 
-use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -43,13 +42,13 @@ pub struct Kind {
     pub name: Arc<str>,
 }
 
-/// A shard of a target kind; it has one log. In order by number first, which most comparisons end with.
-#[derive(Clone, Hash)]
+/// A shard of a target kind; it has one log. The number comes first: most comparisons end with it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionId {
-    /// The kind that is sharded.
-    pub kind: Kind,
     /// Which shard, from 0.
     pub index: u32,
+    /// The kind that is sharded.
+    pub kind: Kind,
 }
 
 /// Name of an invocation; it says where the invocation lives.
@@ -169,26 +168,6 @@ impl PartitionId {
     /// Shard `index` of `kind`.
     pub fn new(kind: Kind, index: u32) -> Self {
         Self { kind, index }
-    }
-}
-
-impl PartialEq for PartitionId {
-    fn eq(&self, other: &Self) -> bool {
-        self.index == other.index && self.kind == other.kind
-    }
-}
-
-impl Eq for PartitionId {}
-
-impl PartialOrd for PartitionId {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for PartitionId {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.index.cmp(&other.index).then_with(|| self.kind.cmp(&other.kind))
     }
 }
 
