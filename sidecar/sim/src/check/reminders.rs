@@ -53,6 +53,7 @@ impl ReminderModel {
     }
 
     /// All reminders, as snapshots have them.
+    #[allow(clippy::type_complexity)] // Actor; id, due time, period.
     pub(super) fn shown(&self) -> Vec<(Arc<str>, (Arc<str>, u64, u64))> {
         let one =
             |((actor, _), live): (&Key, &Live)| (actor.clone(), shown(&live.reminder, live.due));
