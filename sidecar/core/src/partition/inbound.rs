@@ -256,8 +256,8 @@ impl Partition {
         self.pump_item(env, uuid);
     }
 
-    /// How long a root call may wait for a record to ride in. Without speculation one that waits behind a turn is logged
-    /// with the end of that: a record of its own would only stand in the way of it at the disk.
+    /// How long a root call may wait for a record to ride in. Without speculation one that waits behind a turn is
+    /// logged with the end of that: a record of its own would only stand in the way of it at the disk.
     fn accept_delay(&self, env: &Env, uuid: Uuid) -> Millis {
         let actor = self.reign.items.get(&uuid).and_then(|item| item.invocation.actor.as_ref());
         let actor = actor.and_then(|name| self.reign.actors.get(name));
