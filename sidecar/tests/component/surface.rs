@@ -80,10 +80,10 @@ async fn health_tells_whether_anything_can_be_made_durable() {
 #[tokio::test]
 async fn what_is_not_there_yet_says_so() {
     let node = TestNode::start().await;
-    let mut client = pb::reminder_service_client::ReminderServiceClient::new(node.channel().await);
-    let status = client.schedule(pb::ScheduleRequest::default()).await.expect_err("not yet");
+    let mut client = pb::event_service_client::EventServiceClient::new(node.channel().await);
+    let status = client.publish(pb::PublishRequest::default()).await.expect_err("not yet");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unimplemented, "NOT_IMPLEMENTED"));
     let details = status.get_error_details();
     let info = details.error_info().expect("the reason came with it");
-    assert_eq!(info.metadata["operation"], "ReminderService.Schedule");
+    assert_eq!(info.metadata["operation"], "EventService.Publish");
 }
