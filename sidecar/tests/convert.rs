@@ -1,5 +1,7 @@
 //! Wire types and core types say the same: every variant survives a round trip, and records that an earlier version
 //! wrote are still understood.
+//!
+//! Longer than most: every record and message of the contract stands here once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -3,7 +3,11 @@
 //! The owner applies its own decisions when it proposes them, so for it this is the state *ahead* of the log; if a
 //! proposal fails the whole of it is dropped and rebuilt by reading (rule L4). Validity of what is read is judged in
 //! one place, [`LogState::admit`].
+//!
+//! Longer than most: one `match` applies every decision, and what it calls is read beside it.
 
+mod closed;
+mod outcomes;
 mod save;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,6 +25,9 @@ use crate::size::Tally;
 use crate::snapshot::NamedSnapshot;
 use crate::steps::Steps;
 use crate::trouble::Trouble;
+
+use closed::ClosedNodes;
+use outcomes::Outcomes;
 
 /// State of a partition as its log tells it.
 #[derive(Clone, Debug, Default)]
@@ -117,24 +124,6 @@ pub(crate) struct Inbound {
     pub(crate) next: Number,
     /// Calls whose sender may still ask.
     pub(crate) live: BTreeMap<Number, Uuid>,
-}
-
-/// Nodes whose channels are closed (rule C6). Incarnations grow, so that old ones compress to a floor.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ClosedNodes {
-    /// Lower incarnations are closed …
-    floor: NodeId,
-    /// … but for these: no more than were alive, or had just gone, when the floor was set.
-    open: BTreeSet<NodeId>,
-    /// Closed ones from the floor on.
-    above: BTreeSet<NodeId>,
-}
-
-/// Outcomes by invocation, and how many bytes they have.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Outcomes {
-    by_uuid: BTreeMap<Uuid, Box<Outcome>>,
-    tally: Tally,
 }
 
 /// The sending end of a channel: what is owed.
@@ -617,66 +606,6 @@ impl LogState {
                 }
             }
         }
-    }
-}
-
-impl Outcomes {
-    pub(crate) fn get(&self, uuid: &Uuid) -> Option<&Outcome> {
-        self.by_uuid.get(uuid).map(Box::as_ref)
-    }
-
-    /// How many there are, and of how many bytes.
-    pub(crate) fn tally(&self) -> Tally {
-        self.tally
-    }
-
-    fn insert(&mut self, uuid: Uuid, outcome: Outcome) {
-        self.remove(&uuid);
-        self.tally.add(outcome.size());
-        self.by_uuid.insert(uuid, Box::new(outcome));
-    }
-
-    fn remove(&mut self, uuid: &Uuid) {
-        if let Some(outcome) = self.by_uuid.remove(uuid) {
-            self.tally.remove(outcome.size());
-        }
-    }
-}
-
-impl ClosedNodes {
-    /// Whether a node's channel is closed.
-    pub(crate) fn contains(&self, node: NodeId) -> bool {
-        if node < self.floor { !self.open.contains(&node) } else { self.above.contains(&node) }
-    }
-
-    /// Marks that are kept one by one.
-    pub(crate) fn len(&self) -> usize {
-        self.open.len() + self.above.len()
-    }
-
-    /// Closed ones that are not below the floor.
-    pub(crate) fn above(&self) -> usize {
-        self.above.len()
-    }
-
-    fn close(&mut self, node: NodeId) {
-        if node < self.floor {
-            self.open.remove(&node);
-        } else {
-            self.above.insert(node);
-        }
-    }
-
-    /// Closes everything below a floor but for `open`. What was closed stays closed; what was left open below the last
-    /// floor and is not named again has gone without ever having used its channel.
-    fn raise(&mut self, floor: NodeId, open: &[NodeId]) {
-        if floor <= self.floor {
-            return;
-        }
-        let kept = open.iter().filter(|n| **n < floor && !self.contains(**n));
-        self.open = kept.copied().collect();
-        self.above = self.above.split_off(&floor);
-        self.floor = floor;
     }
 }
 

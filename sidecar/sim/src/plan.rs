@@ -1,5 +1,7 @@
 //! What a run is made of, drawn from its seed before the run begins: the cluster, the clients'
 //! operations and the faults with their times.
+//!
+//! Longer than most: all that is drawn stands in the order of the draws, which seeds depend on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;

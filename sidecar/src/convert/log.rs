@@ -2,6 +2,8 @@
 //!
 //! Stored records are read by every later version. What this version does not understand is refused, never skipped:
 //! a reader that skipped a record would disagree with one that did not (rule L3).
+//!
+//! Longer than most: two functions for each type of `kar.log.v1`, there and back, side by side.
 
 use std::sync::Arc;
 

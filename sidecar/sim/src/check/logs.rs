@@ -1,5 +1,7 @@
 //! What a log means: which records are valid (rules L2, L3), what of them takes effect (T3), and
 //! what may never be found in one.
+//!
+//! Longer than most: one `match` judges every decision, and what it calls is read beside it.
 
 use std::sync::Arc;
 
