@@ -249,6 +249,10 @@ impl<R, S> Call<R, S> {
 
     /// The invocation must start within this time from its acceptance, at least 1 ms; else it never
     /// runs, and the call fails with [`CallError::Expired`]. Without this it waits for ever.
+    ///
+    /// When its host and sidecar are lost in the very moment in which it starts, it may count as not
+    /// started: its code has run, and nothing of that came out of KAR. Not so on
+    /// [`strict`](crate::HostBuilder::strict) hosts.
     pub fn start_within(mut self, time: Duration) -> Self {
         // The longest time that protobuf has is longer than any that this could mean.
         self.options.start_within = time.try_into().ok();

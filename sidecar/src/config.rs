@@ -266,7 +266,7 @@ impl Default for Bounds {
             session_queue_bytes_max: 64 << 20,
             peer_queue_frames_max: 262_144,
             peer_queue_bytes_max: 256 << 20,
-            frames_per_message_max: 16,
+            frames_per_message_max: 32,
             request_credits: 4_096,
             requests_max: 65_536,
             sessions_max: 1_024,

@@ -1,4 +1,5 @@
-//! Logs stay bounded, whatever was done: snapshots stand for what was before them, and whoever takes over begins with one.
+//! Logs stay bounded, whatever was done: snapshots stand for what was before them, and whoever takes over begins with
+//! one.
 
 use std::fs;
 use std::path::Path;

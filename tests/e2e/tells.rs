@@ -213,3 +213,45 @@ fn a_tell_whose_deadline_passes_is_a_dead_letter_that_shows() {
         assert!(world.logs().values().any(line), "no log line says so");
     });
 }
+
+#[test]
+fn what_waits_behind_a_lost_turn_expires_and_the_turn_does_not() {
+    // Nobody hosts for a while: what had started waits for a host, what had not ends at its deadline.
+    test(async {
+        let world = World::new("behind");
+        let front = world.bare("front").await;
+        let client = front.client().await;
+        let tell = async |method: &str| {
+            let options = kar_proto::v1::InvocationOptions {
+                start_within: Some(Duration::from_secs(2).try_into().expect("short")),
+                ..Default::default()
+            };
+            let request = TellRequest {
+                target: Some(actor("A", "x")),
+                method: method.into(),
+                options: Some(options),
+                ..Default::default()
+            };
+            client.invocation().tell(request).await.expect("accepted");
+        };
+        {
+            let node = world.bare("host").await;
+            let mut host =
+                Component::connect(&node.client().await, hello(&[], &["A"])).await.expect("ok");
+            tell("first").await;
+            let turn = host.next_turn().await;
+            assert_eq!((turn.method(), turn.frame.attempt), ("first", 1));
+            tell("second").await;
+            // Dropped here: killed with SIGKILL.
+        }
+        wait::until_true("the second one to expire", Duration::from_secs(20), async || {
+            client.figure("dead_letters").await.expect("answered") == Some(1)
+        })
+        .await;
+        let mut host = Component::connect(&client, hello(&[], &["A"])).await.expect("ok");
+        let turn = host.next_turn().await;
+        assert_eq!((turn.method(), turn.frame.attempt), ("first", 2));
+        turn.finish(&json!(null)).await;
+        assert_eq!(client.figure("dead_letters").await.expect("answered"), Some(1));
+    });
+}

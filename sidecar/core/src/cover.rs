@@ -60,11 +60,13 @@ transitions! {
     ReleasedWanted = "hand-over: released, and wanted again meanwhile",
     // Restored from the log.
     RestoreRan = "restore: an attempt that may have run",
+    RestoreUnmarked = "restore: it may have run, and still expires",
     RestoreCleared = "restore: an attempt that was logged and never ran",
     RestorePaused = "restore: a retry backs off",
     RestoreHolds = "restore: a flow that has flushed holds its actor",
     RestoreOwed = "restore: obligations are sent again",
     // Invocations.
+    StartMarked = "item: its start is logged, because it has a deadline",
     QueuedRunning = "item: queued → running",
     QueuedWaitSlot = "item: queued → waits for a slot",
     QueuedWaitChildren = "item: queued → waits for calls of earlier attempts",

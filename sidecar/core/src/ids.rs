@@ -42,13 +42,13 @@ pub struct Kind {
     pub name: Arc<str>,
 }
 
-/// A shard of a target kind; it has one log.
+/// A shard of a target kind; it has one log. The number comes first: most comparisons end with it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionId {
-    /// The kind that is sharded.
-    pub kind: Kind,
     /// Which shard, from 0.
     pub index: u32,
+    /// The kind that is sharded.
+    pub kind: Kind,
 }
 
 /// Name of an invocation; it says where the invocation lives.

@@ -201,6 +201,7 @@ pub struct Rules {
     pub firing_moves_due: bool,
     pub cancel_drops_firings: bool,
     pub firing_after_commit: bool,
+    pub mark_starts: bool,
 }
 
 impl Default for Limits {
@@ -318,6 +319,7 @@ impl Default for Rules {
             firing_moves_due: true,
             cancel_drops_firings: true,
             firing_after_commit: true,
+            mark_starts: true,
         }
     }
 }

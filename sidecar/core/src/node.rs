@@ -406,7 +406,7 @@ impl Node {
     fn with(&mut self, id: &PartitionId, act: impl FnOnce(&mut Partition, &mut Env)) {
         if let Some(partition) = self.partitions.get_mut(id) {
             act(partition, &mut self.env);
-            if self.touched.last() != Some(id) {
+            if !std::mem::replace(&mut partition.touched, true) {
                 self.touched.push(id.clone());
             }
         }
@@ -416,7 +416,9 @@ impl Node {
     fn each(&mut self, mut act: impl FnMut(&mut Partition, &mut Env)) {
         for (id, partition) in &mut self.partitions {
             act(partition, &mut self.env);
-            self.touched.push(id.clone());
+            if !std::mem::replace(&mut partition.touched, true) {
+                self.touched.push(id.clone());
+            }
         }
     }
 
@@ -456,6 +458,7 @@ impl Node {
     fn flush(&mut self) {
         for id in std::mem::take(&mut self.touched) {
             let Some(partition) = self.partitions.get_mut(&id) else { continue };
+            partition.touched = false;
             partition.flush(&mut self.env);
             self.timeouts.set(&id, partition.timeout(&self.env));
         }

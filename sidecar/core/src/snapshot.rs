@@ -1,10 +1,10 @@
 //! Snapshots: what a partition's log comes to up to a place in it, so that what is before that place need not be read,
 //! nor kept. Drivers convert these types to `kar.log.v1` and back.
 //!
-//! What is in a snapshot is a fact of the log, whoever stored it and however late: it is taken only of records that were
-//! read back valid, and it is stored only when the store of actors' states has everything up to there. So nothing that
-//! a reign does with it after its end can do harm. That it is *durable* is said by a record of the log that names it;
-//! only then may the log be trimmed ([`Op::Snapshot`](crate::record::Op::Snapshot)).
+//! What is in a snapshot is a fact of the log, whoever stored it and however late: it is taken only of records that
+//! were read back valid, and it is stored only when the store of actors' states has everything up to there. So nothing
+//! that a reign does with it after its end can do harm. That it is *durable* is said by a record of the log that names
+//! it; only then may the log be trimmed ([`Op::Snapshot`](crate::record::Op::Snapshot)).
 
 use std::fmt;
 use std::ops::RangeInclusive;

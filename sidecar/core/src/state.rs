@@ -38,7 +38,7 @@ pub(crate) struct LogState {
     /// UUID of the first valid claim: the log's name as a sender.
     pub(crate) log: Option<Uuid>,
     /// Unfinished invocations that were logged.
-    pub(crate) entries: BTreeMap<Uuid, Entry>,
+    pub(crate) entries: BTreeMap<Uuid, Box<Entry>>,
     /// Outcomes of calls kept until their sender has them.
     pub(crate) kept: Outcomes,
     /// Results of `start`, with the time they ended.
@@ -78,7 +78,8 @@ pub(crate) struct Entry {
     pub(crate) order: u64,
     /// The current attempt of the current step.
     pub(crate) attempt: u32,
-    /// The current attempt is known to have been dispatched, by a reign that ended in order.
+    /// The current attempt is known to have been dispatched, or to be about to be: a reign that ended in order says so,
+    /// and every reign of an invocation that has a deadline.
     pub(crate) ran: bool,
     /// Some attempt has flushed, or the step before kept the lock: it holds its actor until it ends (rule T2).
     pub(crate) holds: bool,
@@ -132,7 +133,7 @@ pub(crate) struct ClosedNodes {
 /// Outcomes by invocation, and how many bytes they have.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcomes {
-    by_uuid: BTreeMap<Uuid, Outcome>,
+    by_uuid: BTreeMap<Uuid, Box<Outcome>>,
     tally: Tally,
 }
 
@@ -426,7 +427,7 @@ impl LogState {
         if let Origin::Reminder(key) = &entry.origin {
             self.agenda.ended(key, uuid);
         }
-        Some(entry)
+        Some(*entry)
     }
 
     fn accept(&mut self, sender: &Sender, number: Number, invocation: &Arc<Invocation>) {
@@ -449,25 +450,24 @@ impl LogState {
     /// Owes an invocation from here on, behind everything accepted before.
     fn insert_entry(&mut self, invocation: Arc<Invocation>, origin: Origin) {
         self.order += 1;
-        self.entries.insert(
-            invocation.uuid,
-            Entry {
-                invocation,
-                origin,
-                order: self.order,
-                attempt: 1,
-                ran: false,
-                holds: false,
-                shared: false,
-                children: BTreeSet::new(),
-                steps: Steps::default(),
-                unwanted: false,
-                moved: false,
-                trouble: Trouble::default(),
-                cancel: false,
-                parked: false,
-            },
-        );
+        let uuid = invocation.uuid;
+        let entry = Entry {
+            invocation,
+            origin,
+            order: self.order,
+            attempt: 1,
+            ran: false,
+            holds: false,
+            shared: false,
+            children: BTreeSet::new(),
+            steps: Steps::default(),
+            unwanted: false,
+            moved: false,
+            trouble: Trouble::default(),
+            cancel: false,
+            parked: false,
+        };
+        self.entries.insert(uuid, Box::new(entry));
     }
 
     /// A dead letter is sent again: what happened to it before does not count.
@@ -622,7 +622,7 @@ impl LogState {
 
 impl Outcomes {
     pub(crate) fn get(&self, uuid: &Uuid) -> Option<&Outcome> {
-        self.by_uuid.get(uuid)
+        self.by_uuid.get(uuid).map(Box::as_ref)
     }
 
     /// How many there are, and of how many bytes.
@@ -633,7 +633,7 @@ impl Outcomes {
     fn insert(&mut self, uuid: Uuid, outcome: Outcome) {
         self.remove(&uuid);
         self.tally.add(outcome.size());
-        self.by_uuid.insert(uuid, outcome);
+        self.by_uuid.insert(uuid, Box::new(outcome));
     }
 
     fn remove(&mut self, uuid: &Uuid) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kar_core::effect::{CancelReason, RequestError, Turn};
 use kar_core::event::{Event, Offer, Operation, TailCall, TurnResult};
-use kar_core::ids::{SessionId, TurnToken};
+use kar_core::ids::{Millis, SessionId, TurnToken};
 use kar_core::invocation::{ApplicationError, Mode, Outcome};
 use kar_core::record::RecordedStep;
 
@@ -384,6 +384,11 @@ impl World {
         self.end_turn(run, TurnResult::Ended(outcome.clone()), End::Ended(outcome));
     }
 
+    /// One in sixteen of what turns invoke has a deadline, up to 200 ms.
+    fn nested_deadline(&self, tag: u64) -> Option<Millis> {
+        tag.is_multiple_of(16).then(|| self.millis(self.now) + 1 + (tag >> 8) % 200)
+    }
+
     /// A turn asks its sidecar for something.
     fn ask(&mut self, run: usize, what: ItemKind, mode: Mode, spec: Option<Spec>, waits: bool) {
         self.ask_with(run, what, mode, spec, waits, None);
@@ -403,6 +408,7 @@ impl World {
         let turn = record.token.clone();
         let (slot, connected) = (record.slot, record.connected);
         let names = &self.plan.names;
+        let deadline = spec.and_then(|spec| self.nested_deadline(spec.tag));
         let operation = match &what {
             ItemKind::State(op) => Operation::StateApply { turn, ops: vec![op.clone()] },
             ItemKind::Read(key) => {
@@ -430,7 +436,7 @@ impl World {
                 target: target.clone(),
                 method: names.method_of(spec.unwrap_or_default().tag, target.actor.is_some()),
                 payload: spec.unwrap_or_default().payload(names),
-                deadline: None,
+                deadline,
                 trace: names.empty.clone(),
                 step_key: key.clone(),
                 retry: self.plan.policies.of_tag(spec.unwrap_or_default().tag),

@@ -40,6 +40,17 @@ pub(crate) fn contended(profile: &mut Profile) {
     profile.think_max = 20_000;
 }
 
+/// Most calls have deadlines, and hosts that run only what is committed are lost with their nodes.
+pub(crate) fn hasty(profile: &mut Profile) {
+    profile.faults_max = 12;
+    profile.fault_weights = [20, 0, 0, 0, 0, 10, 0, 0, 2, 0, 4, 0, 0, 0];
+    profile.strict = 900;
+    profile.deadlines = 700;
+    profile.hot = 500;
+    profile.ops_max = 60;
+    profile.think_max = 100_000;
+}
+
 /// Code of cut-off attempts runs on for longer than the grace.
 pub(crate) fn unheeding(profile: &mut Profile) {
     profile.run_on_max = 600_000;

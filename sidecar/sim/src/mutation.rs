@@ -4,8 +4,8 @@ use kar_core::limits::Rules;
 
 use crate::Report;
 use crate::moods::{
-    awaited, boomerangs, contended, crossing, forgetful, losing, outdated, restless, unheeding,
-    usual,
+    awaited, boomerangs, contended, crossing, forgetful, hasty, losing, outdated, restless,
+    unheeding, usual,
 };
 use crate::plan::Profile;
 
@@ -23,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 42] = [
+pub const MUTATIONS: [Mutation; 43] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -66,6 +66,7 @@ pub const MUTATIONS: [Mutation; 42] = [
     one("firing-moves-due", |r| r.firing_moves_due = false, usual),
     one("cancel-drops-firings", |r| r.cancel_drops_firings = false, usual),
     one("firing-after-commit", |r| r.firing_after_commit = false, usual),
+    one("mark-starts", |r| r.mark_starts = false, hasty),
 ];
 
 /// Seeds within which every mutation must be found.

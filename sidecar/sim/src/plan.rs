@@ -56,6 +56,8 @@ pub struct Profile {
     pub modes: [u32; 4],
     /// Greatest number of client operations.
     pub ops_max: u64,
+    /// Chance that a client operation has a deadline.
+    pub deadlines: u32,
     /// Chance that a step of a script is a call (or several), where it may be one.
     pub nested: u32,
     /// Chance that another step is a change to the actor's reminders, where it may be one.
@@ -144,6 +146,7 @@ impl Default for Profile {
             small_limits: 60,
             modes: [10, 6, 3, 1],
             ops_max: 40,
+            deadlines: 60,
             nested: 350,
             reminders: 200,
             remind_max: 6,
@@ -574,7 +577,7 @@ fn draw_op(
         kind,
         actor,
         fuel: rng.range(0, 5) as u8,
-        deadline_us: rng.chance(60).then(|| rng.range(5 * MS, 400 * MS)),
+        deadline_us: rng.chance(profile.deadlines).then(|| rng.range(5 * MS, 400 * MS)),
         abandon_us: rng.chance(60).then(|| rng.range(0, 200 * MS)),
         await_by: (rng.index(slots), rng.range(0, profile.await_max)),
     }

@@ -75,7 +75,7 @@ impl Api {
                     drop(open);
                     done(answer(shape, a));
                 };
-                Some(batch.request(operation, Box::new(responder)))
+                Some(batch.request(*operation, Box::new(responder)))
             }
             Ok(Prepared::State(operation)) => {
                 self.run_state(operation, open, done);

@@ -22,7 +22,7 @@ use super::serve::closed;
 use super::session::Session;
 use super::typed::TypedErrors;
 use crate::config::{ApplicationName, Bounds};
-use crate::convert::api::{TurnRef, offer, turn_outcome};
+use crate::convert::api::{TurnRef, offer, turn_outcome, turn_ref};
 use crate::convert::error;
 use crate::driver::{AlreadyHosting, Batch};
 use crate::outbox::{OutboxBounds, OutboxStream};
@@ -268,9 +268,10 @@ impl Stream {
             }
             In::TurnResult(pb::TurnOutcome { turn_token: token, result }) => {
                 self.must_host("turn_result")?;
-                let (turn, result) = turn_outcome(&token, result, &self.shared.api.limits)?;
-                if !self.session.turn_ended(&token) {
-                    return match result {
+                let result = turn_outcome(result, &self.shared.api.limits);
+                let Some(turn) = self.session.turn_ended(&token) else {
+                    turn_ref(&token)?;
+                    return match result? {
                         // The turn had ended by itself when `cancel_turn` reached the component: answered twice, said
                         // once.
                         TurnResult::Cancelled => Ok(()),
@@ -279,7 +280,8 @@ impl Stream {
                             Err(error::protocol_violation("turn_result", &what))
                         }
                     };
-                }
+                };
+                let result = result?;
                 batch.event(match turn {
                     TurnRef::Durable(token) => Event::TurnResult { token, result },
                     TurnRef::Direct(turn) => Event::DirectResult { turn, result },

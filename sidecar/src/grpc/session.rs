@@ -13,7 +13,7 @@ use kar_proto::v1::response::Result as Reply;
 use kar_proto::v1::sidecar_frame::Frame;
 use tonic::Status;
 
-use crate::convert::api::{direct_size, direct_to, reply_size, turn_size, turn_to};
+use crate::convert::api::{TurnRef, direct_size, direct_to, reply_size, turn_size, turn_to};
 use crate::convert::error;
 use crate::driver::Driver;
 use crate::driver::outlets::{DirectCall, Host};
@@ -39,12 +39,21 @@ struct Window {
     allowed: Option<u64>,
     /// How many of them are.
     used: u64,
-    /// All turns that were sent and have no result yet, by token, with whether they use a credit.
-    under_way: HashMap<String, bool>,
-    /// Waiting for credit, in order, with their size in bytes.
-    held: VecDeque<(pb::InvocationFrame, usize)>,
+    /// All turns that were sent and have no result yet, by token as it was written, so that it need not be parsed when
+    /// it comes back; with whether they use a credit.
+    under_way: HashMap<String, (TurnRef, bool)>,
+    /// Waiting for credit, in order.
+    held: VecDeque<Work>,
     /// It asked to leave.
     is_leaving: bool,
+}
+
+/// A turn for the component.
+#[derive(Debug)]
+struct Work {
+    turn: TurnRef,
+    frame: pb::InvocationFrame,
+    bytes: usize,
 }
 
 // === impl Session ===
@@ -132,13 +141,13 @@ impl Session {
         self.release(&mut window);
     }
 
-    /// A turn ended at the component; tells whether it was under way there.
-    pub fn turn_ended(&self, turn_token: &str) -> bool {
+    /// A turn ended at the component; tells which one, if it was under way there.
+    pub fn turn_ended(&self, turn_token: &str) -> Option<TurnRef> {
         let mut window = self.window();
-        let Some(credit) = window.under_way.remove(turn_token) else { return false };
+        let (turn, credit) = window.under_way.remove(turn_token)?;
         window.used -= u64::from(credit);
         self.release(&mut window);
-        true
+        Some(turn)
     }
 
     /// The component asked to leave.
@@ -150,34 +159,33 @@ impl Session {
     /// of the
     /// stream: the core holds these turns' payloads anyway, and a burst of turns must not end the stream, since all of
     /// them would then be tried again, at once.
-    fn invoke(&self, frame: pb::InvocationFrame, bytes: usize, credit: bool) {
+    fn invoke(&self, work: Work, credit: bool) {
         let mut window = self.window();
-        if !credit {
-            window.under_way.insert(frame.turn_token.clone(), false);
-            return self.send_work(frame, bytes);
+        if !credit || (window.held.is_empty() && window.has_credit()) {
+            return self.send_work(&mut window, work, credit);
         }
-        window.held.push_back((frame, bytes));
-        self.release(&mut window);
+        window.held.push_back(work);
     }
 
-    fn send_work(&self, frame: pb::InvocationFrame, bytes: usize) {
+    fn send_work(&self, window: &mut Window, work: Work, credit: bool) {
+        let Work { turn, frame, bytes } = work;
+        window.used += u64::from(credit);
+        window.under_way.insert(frame.turn_token.clone(), (turn, credit));
         let frame = Frame::Invocation(frame);
         self.outbox.push_work(pb::SidecarFrame { frame: Some(frame) }, bytes);
     }
 
     fn release(&self, window: &mut Window) {
-        while window.allowed.is_none_or(|allowed| window.used < allowed) {
-            let Some((frame, bytes)) = window.held.pop_front() else { return };
-            window.used += 1;
-            window.under_way.insert(frame.turn_token.clone(), true);
-            self.send_work(frame, bytes);
+        while window.has_credit() {
+            let Some(work) = window.held.pop_front() else { return };
+            self.send_work(window, work, true);
         }
     }
 
     /// Takes a turn back that has not been sent yet; tells whether there was one.
     fn recall(&self, turn_token: &str) -> bool {
         let mut window = self.window();
-        let held = window.held.iter().position(|(frame, _)| frame.turn_token == turn_token);
+        let held = window.held.iter().position(|work| work.frame.turn_token == turn_token);
         if held.and_then(|at| window.held.remove(at)).is_some() {
             return true;
         }
@@ -188,7 +196,7 @@ impl Session {
         if self.outbox.recall(wanted).is_none() {
             return false;
         }
-        if let Some(credit) = window.under_way.remove(turn_token) {
+        if let Some((_, credit)) = window.under_way.remove(turn_token) {
             window.used -= u64::from(credit);
         }
         self.release(&mut window);
@@ -206,15 +214,23 @@ impl Session {
     }
 }
 
+impl Window {
+    fn has_credit(&self) -> bool {
+        self.allowed.is_none_or(|allowed| self.used < allowed)
+    }
+}
+
 impl Host for Session {
     fn dispatch(&self, turn: Turn) {
         let (bytes, credit) = (turn_size(&turn), turn.slot);
-        self.invoke(turn_to(turn), bytes, credit);
+        let named = TurnRef::Durable(turn.token.clone());
+        self.invoke(Work { turn: named, frame: turn_to(turn), bytes }, credit);
     }
 
     fn dispatch_direct(&self, turn: u64, call: DirectCall) {
         let bytes = direct_size(&call);
-        self.invoke(direct_to(turn, call), bytes, true);
+        let frame = direct_to(turn, call);
+        self.invoke(Work { turn: TurnRef::Direct(turn), frame, bytes }, true);
     }
 
     fn cancel(&self, token: TurnToken, reason: CancelReason) {

@@ -179,7 +179,14 @@ mod tests {
 
     #[test]
     fn the_lower_fork_comes_first_at_every_seat() {
-        let seat = |number| Seat { table: "t".into(), number, seats: 3, meals: 1, meal_ms: 0 };
+        let seat = |number| Seat {
+            table: "t".into(),
+            number,
+            seats: 3,
+            meals: 1,
+            meal_ms: 0,
+            think_ms: 0,
+        };
         assert_eq!([0, 1, 2].map(|n| seat(n).forks()), [[0, 1], [1, 2], [0, 2]]);
     }
 

@@ -42,7 +42,7 @@ impl Probes {
 impl Partition {
     /// A call has to wait for its actor: it is probed from after a time.
     pub(super) fn expect_probe(&mut self, env: &Env, uuid: Uuid) {
-        let nested = self.reign.items.get(&uuid).is_some_and(Self::is_nested);
+        let nested = self.reign.items.get(&uuid).is_some_and(|item| Self::is_nested(item));
         if nested && env.rules.deadlock_probes {
             let at = env.now + env.limits.deadlock_probe_ms;
             self.reign.probes.at.get_or_insert(at);
@@ -61,7 +61,8 @@ impl Partition {
         }
         let mut waiting: Vec<Uuid> = Vec::new();
         for actor in self.reign.actors.values() {
-            let nested = |uuid: &Uuid| self.reign.items.get(uuid).is_some_and(Self::is_nested);
+            let nested =
+                |uuid: &Uuid| self.reign.items.get(uuid).is_some_and(|item| Self::is_nested(item));
             waiting.extend(actor.lock.waiters().filter(nested));
         }
         let again = env.now + env.limits.deadlock_probe_ms;

@@ -22,7 +22,7 @@ impl Partition {
             return;
         }
         let root = item.is_root();
-        if !item.started && item.invocation.deadline.is_some_and(|at| at <= env.now) {
+        if item.may_expire() && item.invocation.deadline.is_some_and(|at| at <= env.now) {
             env.cover(Transition::QueuedEnd);
             return self.end_unstarted(env, uuid, Outcome::Expired);
         }
@@ -99,6 +99,7 @@ impl Partition {
     fn log_attempt(&mut self, env: &mut Env, uuid: Uuid) -> bool {
         let Some(item) = self.reign.items.get_mut(&uuid) else { return true };
         item.attempt += 1;
+        item.unmarked = false;
         let (attempt, ended) = (item.attempt, item.ended.take());
         if !item.logged {
             env.cover(Transition::AttemptFresh);
@@ -116,20 +117,45 @@ impl Partition {
         true
     }
 
-    /// Without speculation a root starts when its acceptance is committed, a nested call when what its actor did before
-    /// is. True: it has to wait.
+    /// Without speculation an invocation starts when all that it stands on is committed: a root's acceptance, what its
+    /// actor did before, and with a deadline its start. For nothing else: a slow disk would make it wait twice. True:
+    /// it has to wait.
     fn must_commit(&mut self, env: &mut Env, uuid: Uuid) -> bool {
         let Some(item) = self.reign.items.get(&uuid) else { return true };
-        if matches!(item.origin.sender(), Some(crate::ids::Sender::Node(_))) {
+        let has_deadline = item.invocation.deadline.is_some();
+        let is_root = matches!(item.origin.sender(), Some(crate::ids::Sender::Node(_)));
+        if !item.logged && (has_deadline || is_root) {
             self.log_item(env, uuid);
         }
-        if !self.reign.in_flight() {
+        self.mark_start(env, uuid);
+        let Some(item) = self.reign.items.get(&uuid) else { return true };
+        let actor = item.invocation.actor.as_ref().and_then(|name| self.reign.actors.get(name));
+        let seq = item.decided.max(actor.map_or(0, |actor| actor.decided));
+        if seq <= self.reign.committed {
             return false;
         }
         env.cover(Transition::QueuedWaitStrict);
         self.set_stage(uuid, ItemStage::WaitCommit);
-        self.gate(env, Gated::Start { uuid });
+        self.gate_at(seq, Gated::Start { uuid });
         true
+    }
+
+    /// Tells the log that an invocation starts whose deadline is over then, whoever owns the partition later. Without
+    /// speculation it starts when that is committed. With it a start may be lost with its host, as an acceptance may:
+    /// then the invocation may still expire, and nothing of that attempt has come out (rule L6). What is not logged
+    /// itself is marked when it is.
+    pub(super) fn mark_start(&mut self, env: &mut Env, uuid: Uuid) {
+        let Some(item) = self.reign.items.get(&uuid) else { return };
+        let has_deadline = item.logged && item.invocation.deadline.is_some();
+        if !has_deadline || item.attempt > 1 || !env.rules.mark_starts {
+            return;
+        }
+        if self.state.entries.get(&uuid).is_none_or(|entry| entry.ran) {
+            return;
+        }
+        env.cover(Transition::StartMarked);
+        self.push(env, Op::Attempt { uuid, attempt: 1, ended: None });
+        self.note_decided(uuid);
     }
 
     pub(super) fn set_stage(&mut self, uuid: Uuid, stage: ItemStage) {
@@ -158,6 +184,7 @@ impl Partition {
         self.reign.idle.remove(&uuid);
         if let Some(deadline) = invocation.deadline {
             self.reign.deadlines.remove(&(deadline, uuid));
+            self.mark_start(env, uuid);
         }
         let turn = crate::effect::Turn {
             token,

@@ -24,7 +24,9 @@ impl Partition {
             return;
         }
         let cancel = item.cancel;
-        let Some(turn) = self.reign.items.get_mut(&uuid).and_then(Item::turn) else { return };
+        let Some(turn) = self.reign.items.get_mut(&uuid).and_then(|item| item.turn()) else {
+            return;
+        };
         match result {
             _ if turn.result.is_some() => {}
             TurnEnd::Outcome(_) | TurnEnd::TailCall(..) if !turn.cancelled => {
@@ -44,7 +46,7 @@ impl Partition {
     pub(crate) fn turn_returned(&mut self, token: &TurnToken) {
         let uuid = token.invocation.uuid;
         if self.reign.items.get(&uuid).is_some_and(|item| self.is_current(item, token))
-            && let Some(turn) = self.reign.items.get_mut(&uuid).and_then(Item::turn)
+            && let Some(turn) = self.reign.items.get_mut(&uuid).and_then(|item| item.turn())
         {
             turn.returned = true;
         }
@@ -187,12 +189,10 @@ impl Partition {
             && at <= env.now
         {
             self.reign.deadlines.pop_first();
-            let actor = self.reign.items.get(&uuid).and_then(|i| i.invocation.actor.clone());
-            actors.extend(actor);
-            let waits =
-                |i: &Item| !i.started && matches!(i.stage, ItemStage::Queued | ItemStage::WaitSlot);
-            if self.reign.items.get(&uuid).is_some_and(waits) {
-                let slot = matches!(self.reign.items[&uuid].stage, ItemStage::WaitSlot);
+            let Some(item) = self.reign.items.get(&uuid) else { continue };
+            actors.extend(item.invocation.actor.clone());
+            let slot = matches!(item.stage, ItemStage::WaitSlot);
+            if item.may_expire() && (slot || matches!(item.stage, ItemStage::Queued)) {
                 env.cover(if slot { Transition::WaitSlotEnd } else { Transition::QueuedEnd });
                 self.end_unstarted(env, uuid, Outcome::Expired);
             }
@@ -285,11 +285,13 @@ impl Partition {
         keeps_lock: bool,
     ) {
         let Some(name) = name else { return };
+        let decided = self.gate_seq();
         let Some(actor) = self.reign.actors.get_mut(name) else { return };
         if !keeps_lock {
             actor.lock.leave(uuid);
         }
         actor.ahead += 1;
+        actor.decided = decided;
         self.gate(env, Gated::Caught { actor: name.clone() });
         self.pump_actor(env, name);
     }

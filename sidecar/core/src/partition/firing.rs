@@ -1,8 +1,8 @@
 //! What fires when (design section 6, item 10): due times become invocations of their actors.
 //!
-//! A firing, the invocation that it makes and the next due time are one decision, so that a due time leads to one accepted
-//! invocation whoever fails. Whoever owns the partition fires, a caretaker too: firing is accepting; dispatch waits for a
-//! host.
+//! A firing, the invocation that it makes and the next due time are one decision, so that a due time leads to one
+//! accepted invocation whoever fails. Whoever owns the partition fires, a caretaker too: firing is accepting; dispatch
+//! waits for a host.
 
 use std::sync::Arc;
 
@@ -148,9 +148,11 @@ impl Partition {
             invocation,
             origin: Origin::Reminder(key),
             logged: true,
+            decided: self.gate_seq(),
             attempt: 1,
             started: false,
             cleared: false,
+            unmarked: false,
             retry_at: 0,
             ended: None,
             cancel: false,

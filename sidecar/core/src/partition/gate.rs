@@ -17,6 +17,9 @@ use crate::snapshot::Snapshot;
 
 use super::snapshots::Dispensable;
 
+/// Decisions that a record has room for from the start, if the last one had as many.
+const CUT_OPS_MAX: usize = 32;
+
 /// A record that was proposed and not read back yet.
 #[derive(Clone, Debug)]
 pub(super) struct InFlight {
@@ -77,6 +80,10 @@ impl Partition {
         }
         self.reign.pending_store.append(&mut store);
         self.reign.pending_bytes += bytes;
+        if self.reign.pending.capacity() == 0 {
+            // As many as last time: growing would move them several times.
+            self.reign.pending.reserve_exact(self.reign.cut_ops.clamp(1, CUT_OPS_MAX));
+        }
         self.reign.pending.push(op);
         if self.reign.pending_bytes >= env.limits.record_bytes_target {
             env.cover(Transition::CutFull);
@@ -109,6 +116,7 @@ impl Partition {
             return;
         }
         let ops = std::mem::take(&mut self.reign.pending);
+        self.reign.cut_ops = ops.len();
         let store = std::mem::take(&mut self.reign.pending_store);
         self.reign.pending_bytes = 0;
         self.state.seq += 1;
@@ -125,7 +133,7 @@ impl Partition {
     }
 
     /// The sequence number that everything decided so far is committed with.
-    fn gate_seq(&self) -> u64 {
+    pub(super) fn gate_seq(&self) -> u64 {
         self.state.seq + u64::from(!self.reign.pending.is_empty())
     }
 
@@ -144,6 +152,30 @@ impl Partition {
             self.let_out(env, gated);
         } else {
             self.reign.gated.push_back((seq, gated));
+        }
+    }
+
+    /// The same once a record is committed that is under way.
+    pub(super) fn gate_at(&mut self, seq: u64, gated: Gated) {
+        debug_assert!(seq > self.reign.committed);
+        let at = self.reign.gated.partition_point(|(before, _)| *before <= seq);
+        self.reign.gated.insert(at, (seq, gated));
+    }
+
+    /// Something was decided of an invocation before its start.
+    pub(super) fn note_decided(&mut self, uuid: Uuid) {
+        let seq = self.gate_seq();
+        if let Some(item) = self.reign.items.get_mut(&uuid) {
+            item.decided = seq;
+        }
+    }
+
+    /// A turn has flushed.
+    pub(super) fn note_progress(&mut self, uuid: Uuid) {
+        let seq = self.gate_seq();
+        let actor = self.reign.items.get(&uuid).and_then(|item| item.invocation.actor.as_ref());
+        if let Some(actor) = actor.and_then(|name| self.reign.actors.get_mut(name)) {
+            actor.decided = seq;
         }
     }
 

@@ -6,7 +6,7 @@ use super::{Partition, Stage};
 use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
-use crate::ids::{Epoch, NodeId, Number, Sender, Uuid};
+use crate::ids::{Epoch, Millis, NodeId, Number, Sender, Uuid};
 use crate::invocation::{Invocation, Outcome, Owed, Refusal};
 use crate::message::Message;
 use crate::record::{AcceptInBrief, End, Op, Segment};
@@ -227,9 +227,11 @@ impl Partition {
             invocation,
             origin: Origin::Channel { sender: sender.clone(), number },
             logged: false,
+            decided: 0,
             attempt: 1,
             started: false,
             cleared: false,
+            unmarked: false,
             retry_at: 0,
             shared: false,
             ended: None,
@@ -247,11 +249,24 @@ impl Partition {
                 self.gate(env, Gated::Accepted { to: from, sender, number });
             }
         } else if root {
-            let at = env.now + env.limits.accept_delay_ms;
+            let at = env.now + self.accept_delay(env, uuid);
             self.reign.accept_at = Some(self.reign.accept_at.map_or(at, |t| t.min(at)));
         }
         self.enqueue(env, uuid);
         self.pump_item(env, uuid);
+    }
+
+    /// How long a root call may wait for a record to ride in. Without speculation one that waits behind a turn is
+    /// logged with the end of that: a record of its own would only stand in the way of it at the disk.
+    fn accept_delay(&self, env: &Env, uuid: Uuid) -> Millis {
+        let actor = self.reign.items.get(&uuid).and_then(|item| item.invocation.actor.as_ref());
+        let actor = actor.and_then(|name| self.reign.actors.get(name));
+        let waits = actor.is_some_and(|actor| !actor.lock.is_free() || actor.ahead > 0);
+        if waits && !env.may_speculate() {
+            env.limits.settle_delay_ms
+        } else {
+            env.limits.accept_delay_ms
+        }
     }
 
     /// Bounds that act on roots (rule C7: what is owed already, a partition's obligation, is always taken).
@@ -442,8 +457,12 @@ impl Partition {
             }
             let Some(item) = self.reign.items.get_mut(&uuid) else { continue };
             item.logged = true;
-            let invocation = item.invocation.clone();
+            let (invocation, has_started) = (item.invocation.clone(), item.started);
             self.push(env, Op::Accept { sender: sender.clone(), number, invocation });
+            self.note_decided(uuid);
+            if has_started {
+                self.mark_start(env, uuid);
+            }
         }
     }
 

@@ -104,6 +104,8 @@ pub(crate) struct Partition {
     pub(crate) unsaved: snapshots::Unsaved,
     /// Snapshots that are stored, or may be: few more than the log names.
     stored: BTreeSet<SnapshotKey>,
+    /// An event has touched it since the last flush.
+    pub(crate) touched: bool,
 }
 
 impl Partition {
@@ -122,6 +124,7 @@ impl Partition {
             recovery: recovery::Recovery::default(),
             unsaved: snapshots::Unsaved::default(),
             stored: BTreeSet::new(),
+            touched: false,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Partition;
-use super::reign::{Item, ItemStage};
+use super::reign::ItemStage;
 use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
@@ -150,7 +150,7 @@ impl Partition {
 
     /// Whether some turn here waits for calls.
     pub(super) fn any_suspended(&self) -> bool {
-        self.reign.items.values().any(Item::suspended)
+        self.reign.items.values().any(|item| item.suspended())
     }
 
     /// Whether a root was let in, and can wait outside as well.
@@ -233,8 +233,8 @@ impl Partition {
         }
         let mut waits = false;
         for uuid in company {
-            let holds = |a: &super::reign::Actor| a.lock.company().contains(&uuid);
-            if self.reign.actors.get(name).is_some_and(holds) {
+            let actor = self.reign.actors.get(name);
+            if actor.is_some_and(|actor| actor.lock.company().contains(&uuid)) {
                 self.try_start(env, uuid);
                 waits |= self.waits_to_start(uuid);
             }

@@ -40,13 +40,15 @@ pub(crate) struct Reign {
     /// Decided, applied, not yet cut into a record.
     pub(super) pending: Vec<Op>,
     pub(super) pending_bytes: usize,
+    /// How many decisions the last record had.
+    pub(super) cut_ops: usize,
     /// State operations of `pending`.
     pub(super) pending_store: Vec<ActorOps>,
     pub(super) inflight: VecDeque<InFlight>,
     /// What waits for a commit, in the order of sequence numbers (rule L5).
     pub(super) gated: VecDeque<(u64, Gated)>,
     /// Unfinished invocations, those not logged yet included.
-    pub(super) items: BTreeMap<Uuid, Item>,
+    pub(super) items: BTreeMap<Uuid, Box<Item>>,
     /// Bytes of their invocations.
     pub(super) items_bytes: usize,
     /// Tells of other partitions that were taken while this one was over its bounds, by channel and number: they are
@@ -61,7 +63,7 @@ pub(crate) struct Reign {
     /// `pump_actor` is at work: what ends inside it is seen by its own loop.
     pub(super) pumping: bool,
     /// Busy actors.
-    pub(super) actors: BTreeMap<Arc<str>, Actor>,
+    pub(super) actors: BTreeMap<Arc<str>, Box<Actor>>,
     /// Service invocations that could not start yet, oldest first.
     pub(super) idle: BTreeSet<Uuid>,
     /// Calls taken but not logged yet, by channel, in order.
@@ -177,11 +179,15 @@ pub(super) struct Item {
     pub(super) origin: Origin,
     /// Its `Accept` was decided.
     pub(super) logged: bool,
+    /// Sequence number that commits what was decided of it last, before its start; 0: it was found in the log.
+    pub(super) decided: u64,
     pub(super) attempt: u32,
     /// Some attempt may have run: the next one is logged before it starts (rule T3).
     pub(super) started: bool,
     /// The current attempt is logged and committed, and has not been dispatched.
     pub(super) cleared: bool,
+    /// It counts as started because its host was lost, but the log says nothing of a start: it still expires.
+    pub(super) unmarked: bool,
     /// No retry before this.
     pub(super) retry_at: Millis,
     /// It was let in as a turn of a shared method.
@@ -268,6 +274,8 @@ pub(super) struct Actor {
     pub(super) lock: Lock,
     /// Completions decided and not committed: turns that run ahead of the log (rule L6).
     pub(super) ahead: u32,
+    /// Sequence number that commits what its turns did last.
+    pub(super) decided: u64,
 }
 
 /// What a sender said of its channel.
@@ -294,6 +302,11 @@ impl Item {
         self.started
             && !self.cleared
             && !matches!(self.stage, ItemStage::WaitCommit | ItemStage::Parked)
+    }
+
+    /// Whether its deadline counts: as far as the log says, it has not started.
+    pub(super) fn may_expire(&self) -> bool {
+        !self.started || self.unmarked
     }
 
     pub(super) fn is_root(&self) -> bool {

@@ -40,7 +40,9 @@ impl Partition {
         let response = response_to(&change, &known);
         let refusal = self.refuses_change(env, &change, &known);
         let bytes = change.size();
-        let Some(turn) = self.reign.items.get_mut(&uuid).and_then(Item::turn) else { return };
+        let Some(turn) = self.reign.items.get_mut(&uuid).and_then(|item| item.turn()) else {
+            return;
+        };
         let limits = &env.limits;
         let (name, limit) = if let Some((_, name, limit)) = refusal {
             (name, limit)
@@ -70,7 +72,7 @@ impl Partition {
     ) {
         let listed = self.check_turn_of(env, token, actor);
         if let Ok(uuid) = &listed
-            && let Some(turn) = self.reign.items.get(uuid).and_then(Item::running)
+            && let Some(turn) = self.reign.items.get(uuid).and_then(|item| item.running())
             && !turn.unflushed.reminders.is_empty()
         {
             env.cover(Transition::RemindersInTurn);
@@ -97,7 +99,7 @@ impl Partition {
     /// The reminders of an actor after what a turn of it has buffered.
     fn reminders_in_turn(&self, uuid: Uuid, actor: &Arc<str>) -> Vec<Arc<Reminder>> {
         let mut all: Vec<_> = self.state.agenda.of(actor).cloned().collect();
-        let turn = self.reign.items.get(&uuid).and_then(Item::running);
+        let turn = self.reign.items.get(&uuid).and_then(|item| item.running());
         for change in turn.into_iter().flat_map(|turn| &turn.unflushed.reminders) {
             match change {
                 ReminderChange::Set(reminder) => {
@@ -205,7 +207,7 @@ impl Partition {
             let items = &self.reign.items;
             let dropped: Vec<Uuid> = firings
                 .into_iter()
-                .filter(|uuid| items.get(uuid).is_some_and(has_not_started))
+                .filter(|uuid| items.get(uuid).is_some_and(|item| has_not_started(item)))
                 .collect();
             if env.rules.cancel_drops_firings {
                 dropped.iter().for_each(|uuid| self.drop_firing(env, *uuid));

@@ -141,12 +141,13 @@ impl Partition {
     pub(super) fn park_lost(&mut self, env: &mut Env) {
         let most = env.limits.park_after_attempts;
         let entries = &self.state.entries;
-        let is_lost = |(uuid, item): &(&Uuid, &Item)| {
-            let losses = entries.get(*uuid).map_or(0, |entry| entry.trouble.losses);
+        let is_lost = |uuid: &Uuid, item: &Item| {
+            let losses = entries.get(uuid).map_or(0, |entry| entry.trouble.losses);
             let lost = item.ended.as_ref().is_some_and(|e| e.cause == Cause::HostLost);
             lost && !item.cancel && losses + 1 >= most
         };
-        let lost: Vec<Uuid> = self.reign.items.iter().filter(is_lost).map(|(u, _)| *u).collect();
+        let items = self.reign.items.iter().filter(|(uuid, item)| is_lost(uuid, item));
+        let lost: Vec<Uuid> = items.map(|(uuid, _)| *uuid).collect();
         for uuid in lost {
             self.park(env, uuid);
         }

@@ -176,8 +176,8 @@ impl Partition {
         self.check_store(env);
     }
 
-    /// The store may have gone back since it said to hold this or that, and nobody has looked. What is trimmed now could
-    /// not heal it. First which snapshots are there: those named before may be gone with it.
+    /// The store may have gone back since it said to hold this or that, and nobody has looked. What is trimmed now
+    /// could not heal it. First which snapshots are there: those named before may be gone with it.
     fn check_store(&mut self, env: &mut Env) {
         if let Saving::Checking(check) = &mut self.reign.saving {
             check.asked = env.now;
@@ -243,8 +243,8 @@ impl Partition {
         self.gate(env, Gated::Named(Box::new(goes)));
     }
 
-    /// The log names a snapshot: what it makes dispensable goes. All of this holds for ever, so it harms nobody if it is
-    /// carried out late, after the reign.
+    /// The log names a snapshot: what it makes dispensable goes. All of this holds for ever, so it harms nobody if it
+    /// is carried out late, after the reign.
     pub(super) fn named(&mut self, env: &mut Env, goes: Dispensable) {
         let Dispensable { key, bytes, below, keys } = goes;
         let partition = self.id.clone();

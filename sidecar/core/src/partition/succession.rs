@@ -70,6 +70,8 @@ impl Partition {
             let uuid = entry.invocation.uuid;
             let ran = unclean.is_some() || entry.ran;
             let is_parked = entry.parked && env.rules.keep_parked;
+            // Nothing of an attempt is in the log, not even that it began (see `mark_start`).
+            let unmarked = ran && !entry.ran && entry.attempt == 1 && !entry.holds;
             // An invocation that kills whole nodes must not take down one after the other at full speed.
             let (ended, retry_at) = if ran && !is_parked && !entry.moved {
                 Self::inherited(env, (entry, self.state.clock), lost)
@@ -80,10 +82,12 @@ impl Partition {
                 invocation: entry.invocation.clone(),
                 origin: entry.origin.clone(),
                 logged: true,
+                decided: 0,
                 attempt: entry.attempt,
                 started: ran || entry.attempt > 1,
                 // An attempt that was logged and never ran is the next one.
                 cleared: !ran && entry.attempt > 1,
+                unmarked,
                 shared: entry.holds && entry.shared,
                 retry_at,
                 ended,
@@ -111,7 +115,10 @@ impl Partition {
                 env.cover(Transition::RestorePaused);
                 self.reign.retries.insert((item.retry_at, uuid));
             }
-            if let (Some(deadline), false) = (entry.invocation.deadline, item.started) {
+            if let (Some(deadline), true) = (entry.invocation.deadline, item.may_expire()) {
+                if unmarked {
+                    env.cover(Transition::RestoreUnmarked);
+                }
                 self.reign.deadlines.insert((deadline, uuid));
             }
             match &entry.invocation.actor {
@@ -150,12 +157,12 @@ impl Partition {
             self.reign.withheld.insert((sender.clone(), number), uuid);
         }
         self.reign.items_bytes += bytes;
-        self.reign.items.insert(uuid, item);
+        self.reign.items.insert(uuid, Box::new(item));
         !withheld
     }
 
     /// Lets go of an invocation that ends.
-    pub(super) fn remove_item(&mut self, env: &mut Env, uuid: Uuid) -> Option<Item> {
+    pub(super) fn remove_item(&mut self, env: &mut Env, uuid: Uuid) -> Option<Box<Item>> {
         let item = self.reign.items.remove(&uuid)?;
         self.reign.items_bytes -= item.invocation.size();
         self.reign.probes.forget(uuid);

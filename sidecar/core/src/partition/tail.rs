@@ -163,10 +163,12 @@ impl Partition {
         item.attempt = 1;
         item.started = false;
         item.cleared = false;
+        item.unmarked = false;
         item.retry_at = 0;
         item.shared = false;
         item.ended = None;
         item.stage = ItemStage::Queued;
+        self.note_decided(uuid);
     }
 
     /// Whether an invocation's chain of tail calls has left, and its outcome is to come back.

@@ -160,6 +160,7 @@ impl Partition {
         let last = gates.last().map(|(_, number)| *number);
         let closed = settled.clone();
         self.push(env, Op::Progress { uuid, attempt, segment, settled, steps, shared });
+        self.note_progress(uuid);
         self.gate_sends(env, gates);
         self.gate_closed(env, closed);
         last

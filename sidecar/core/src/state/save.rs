@@ -58,7 +58,7 @@ impl LogState {
             clock: *clock,
             order: *order,
             last_write: *last_write,
-            entries: entries.values().map(Entry::save).collect(),
+            entries: entries.values().map(|entry| entry.save()).collect(),
             kept: kept.save(),
             results: results.save(),
             results_by_age: results_by_age.iter().copied().collect(),
@@ -101,7 +101,7 @@ impl LogState {
             reminders,
             firings,
         } = snapshot;
-        let entries = entries.into_iter().map(|e| (e.invocation.uuid, Entry::restore(e)));
+        let entries = entries.into_iter().map(|e| (e.invocation.uuid, Box::new(Entry::restore(e))));
         let outbound: BTreeMap<_, _> = outbound.into_iter().map(Outbound::restore).collect();
         let mut owed = Tally::default();
         for obligation in outbound.values().flat_map(|outbound| outbound.open.values()) {
@@ -268,7 +268,7 @@ impl Trouble {
 impl Outcomes {
     fn save(&self) -> Vec<(Uuid, Outcome)> {
         let Self { by_uuid, tally: _ } = self;
-        by_uuid.iter().map(|(uuid, outcome)| (*uuid, outcome.clone())).collect()
+        by_uuid.iter().map(|(uuid, outcome)| (*uuid, (**outcome).clone())).collect()
     }
 
     fn restore(saved: Vec<(Uuid, Outcome)>) -> Self {

@@ -59,6 +59,10 @@ pub(crate) struct Counts {
     pub(crate) coverage: Coverage,
     /// Invocations that ended as cancelled.
     pub(crate) cancelled: u64,
+    /// Invocations that expired.
+    pub(crate) expired: u64,
+    /// Those of them that had run ahead of the log on a node that was lost.
+    pub(crate) expired_after_loss: u64,
     /// Attempts that ended with an error and were followed by another one.
     pub(crate) errors_retried: u64,
     /// Dead letters sent again.
@@ -73,7 +77,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 30] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 32] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -89,6 +93,8 @@ impl Counts {
             ("(windows asked)", self.windows_asked),
             ("(outcomes cut)", self.outcomes_cut),
             ("(cancelled)", self.cancelled),
+            ("(expired)", self.expired),
+            ("(expired after a loss)", self.expired_after_loss),
             ("(errors retried)", self.errors_retried),
             ("(parked)", self.parked),
             ("(redriven)", self.redriven),

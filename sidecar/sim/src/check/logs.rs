@@ -424,6 +424,9 @@ impl Judge<'_> {
             self.lock(log, offset, uuid, Lock::Frees);
         }
         self.check_last_error(log, offset, uuid, &closing);
+        if matches!(closing, Closing::Outcome(Outcome::Expired)) {
+            self.check_expired(log, offset, uuid);
+        }
         let own = segment.sends.len() - usize::from(*end == End::Passed);
         let effects = !segment.state.is_empty() || own > 0 || !segment.reminders.is_empty();
         if effects && matches!(&closing, Closing::Outcome(o) if !matches!(o, Outcome::Done(_))) {

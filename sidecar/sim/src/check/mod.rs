@@ -4,6 +4,7 @@
 mod counts;
 mod deadlock;
 mod end;
+mod expiry;
 mod gate;
 mod lists;
 mod logs;

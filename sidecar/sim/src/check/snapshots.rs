@@ -1,5 +1,5 @@
-//! Snapshots: they are what the log comes to, they are durable before they are named, and nothing is trimmed that is not
-//! in one that can be used, and in the store.
+//! Snapshots: they are what the log comes to, they are durable before they are named, and nothing is trimmed that is
+//! not in one that can be used, and in the store.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

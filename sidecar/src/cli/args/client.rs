@@ -45,7 +45,7 @@ pub(crate) struct InvocationArgs {
 /// How an invocation is carried out.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct OptionArgs {
-    /// It must start within this time, else it expires and never runs [default: waits for ever]
+    /// It must start within this time, else it expires and never runs (again) [default: waits for ever]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) start_within: Option<Duration>,
     /// Sent again with the same key, to the same target, it is one invocation with one outcome

@@ -145,7 +145,21 @@ pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
     }
 }
 
-/// Which turn ended, and how. A result that is too long, or a tail call to nobody, becomes an application error: the
+/// Which turn a component means.
+///
+/// # Errors
+///
+/// The status that names the wrong field.
+pub fn turn_ref(turn_token: &str) -> Result<TurnRef, Status> {
+    Ok(match turn_token.strip_prefix(DIRECT_PREFIX) {
+        Some(number) => TurnRef::Direct(
+            number.parse().map_err(|_| invalid_field("turn_token", "is none that was given"))?,
+        ),
+        None => TurnRef::Durable(required_turn(turn_token)?),
+    })
+}
+
+/// How a turn ended. A result that is too long, or a tail call to nobody, becomes an application error: the
 /// turn did end, and nothing else could be told to its caller. Ending the stream for it would make the next attempt do
 /// the same to the next stream.
 ///
@@ -153,17 +167,10 @@ pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
 ///
 /// The status that names the wrong field.
 pub fn turn_outcome(
-    turn_token: &str,
     result: Option<pb::turn_outcome::Result>,
     limits: &Limits,
-) -> Result<(TurnRef, TurnResult), Status> {
+) -> Result<TurnResult, Status> {
     use pb::turn_outcome::Result as R;
-    let turn = match turn_token.strip_prefix(DIRECT_PREFIX) {
-        Some(number) => TurnRef::Direct(
-            number.parse().map_err(|_| invalid_field("turn_token", "is none that was given"))?,
-        ),
-        None => TurnRef::Durable(required_turn(turn_token)?),
-    };
     let max = limits.message_bytes_max;
     let result = match result {
         None => return Err(invalid_field("turn_result.result", "is missing")),
@@ -185,13 +192,13 @@ pub fn turn_outcome(
             Ok((payload, _)) => too_long(&too_large("error", error_bytes(&error, &payload), max)),
             Err(status) => too_long(&status),
         },
-        Some(R::Cancelled(_)) => return Ok((turn, TurnResult::Cancelled)),
+        Some(R::Cancelled(_)) => return Ok(TurnResult::Cancelled),
         Some(R::TailCall(call)) => match tail_call(call, max) {
-            Ok(call) => return Ok((turn, TurnResult::TailCall(call))),
+            Ok(call) => return Ok(TurnResult::TailCall(call)),
             Err(error) => Outcome::Failed(error),
         },
     };
-    Ok((turn, TurnResult::Ended(result)))
+    Ok(TurnResult::Ended(result))
 }
 
 fn tail_call(call: pb::TailCall, max: usize) -> Result<TailCall, ApplicationError> {

@@ -14,7 +14,9 @@ use kar_proto::v1 as pb;
 
 pub use answer::{answer, reply_size, state_answer};
 pub use field::invocation_id;
-pub use host::{TurnRef, direct_size, direct_to, offer, turn_outcome, turn_size, turn_to};
+pub use host::{
+    TurnRef, direct_size, direct_to, offer, turn_outcome, turn_ref, turn_size, turn_to,
+};
 pub use request::{Prepared, Shape, prepare};
 
 use super::{json, owned};

@@ -27,7 +27,7 @@ use crate::convert::shared;
 #[derive(Debug)]
 pub enum Prepared {
     /// For the core.
-    Core(Operation, Shape),
+    Core(Box<Operation>, Shape),
     /// For the application's state.
     State(StateOperation),
 }
@@ -128,7 +128,7 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
             return parser.state(ask).map(Prepared::State);
         }
     };
-    Ok(Prepared::Core(operation, shape))
+    Ok(Prepared::Core(Box::new(operation), shape))
 }
 
 /// Reads in a turn, or of an actor from outside its turns.
