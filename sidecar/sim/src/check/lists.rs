@@ -13,8 +13,11 @@ use crate::history::{Answer, Item, ItemKind};
 use crate::remind::Remind;
 use crate::script::Spec;
 
-/// What a list shows of each reminder: its id, when it is due, and its tag.
-pub(crate) type Shown = Vec<(Arc<str>, u64, u64)>;
+/// What a list shows of a reminder: its id, when it is due, and its tag.
+pub(crate) type Line = (Arc<str>, u64, u64);
+
+/// A list.
+pub(crate) type Shown = Vec<Line>;
 
 /// Every list that an actor's reminders had, by the log.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +30,7 @@ impl Versions {
 }
 
 /// What is shown of a reminder that is due at a time.
-pub(super) fn shown(reminder: &Reminder, due: u64) -> (Arc<str>, u64, u64) {
+pub(super) fn shown(reminder: &Reminder, due: u64) -> Line {
     (reminder.id.clone(), due, Spec::read(&reminder.payload).tag)
 }
 

@@ -10,7 +10,7 @@ use kar_core::reminder::{CatchUp, Reminder, ReminderChange};
 use kar_core::schedule::Schedule;
 
 use super::Judge;
-use super::lists::{Shown, Versions, shown};
+use super::lists::{Line, Shown, Versions, shown};
 use super::logs::{Ended, Held, QueuedBy};
 use super::policies::Standing;
 use crate::history::{History, ItemKind, Run};
@@ -53,8 +53,7 @@ impl ReminderModel {
     }
 
     /// All reminders, as snapshots have them.
-    #[allow(clippy::type_complexity)] // Actor; id, due time, period.
-    pub(super) fn shown(&self) -> Vec<(Arc<str>, (Arc<str>, u64, u64))> {
+    pub(super) fn shown(&self) -> Vec<(Arc<str>, Line)> {
         let one =
             |((actor, _), live): (&Key, &Live)| (actor.clone(), shown(&live.reminder, live.due));
         self.live.iter().map(one).collect()

@@ -53,7 +53,7 @@ pub enum Shape {
     Discard,
     ReminderSchedule,
     ReminderCancel,
-    ReminderList { actor: pb::ActorTarget },
+    ReminderList { actor: Box<pb::ActorTarget> },
 }
 
 /// Parses a request at the time `now`.
@@ -122,7 +122,7 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
         Ask::ReminderCancel(r) => (reminder::cancel(&r)?, Shape::ReminderCancel),
         Ask::ReminderList(r) => {
             let operation = reminder::list(&r)?;
-            (operation, Shape::ReminderList { actor: r.actor.unwrap_or_default() })
+            (operation, Shape::ReminderList { actor: Box::new(r.actor.unwrap_or_default()) })
         }
         Ask::StateGet(_) | Ask::StateSet(_) | Ask::StateDelete(_) | Ask::StateList(_) => {
             return parser.state(ask).map(Prepared::State);
