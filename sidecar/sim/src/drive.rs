@@ -270,7 +270,9 @@ impl World {
 
     fn ask_store(&mut self, slot: usize, partition: &PartitionId, step: StoreStep) {
         let (log, hub, inst) = (self.log_of(partition), self.hub, self.slots[slot].inst);
-        let wanted = self.now + self.rng.range(50, 800) + self.hiccup();
+        let most = self.plan.profile.store_lag;
+        let lag = if most > 0 { self.rng.range(0, most) } else { 0 };
+        let wanted = self.now + self.rng.range(50, 800) + self.hiccup() + lag;
         let at = self.slots[slot].store_in.arrive(wanted);
         self.push(at, Due::Store { slot, inst, hub, log, step });
     }

@@ -80,6 +80,14 @@ pub(crate) fn leaving(profile: &mut Profile) {
     profile.think_max = 20_000;
 }
 
+/// The store is far behind the logs, which are saved all the time.
+pub(crate) fn lagging(profile: &mut Profile) {
+    profile.store_lag = 200_000;
+    profile.snapshots = 1_000;
+    profile.hot = 700;
+    profile.ops_max = 80;
+}
+
 /// Stores go back, and actors are not kept in memory.
 pub(crate) fn forgetful(profile: &mut Profile) {
     profile.faults_max = 14;

@@ -4,8 +4,8 @@ use kar_core::limits::Rules;
 
 use crate::Report;
 use crate::moods::{
-    awaited, boomerangs, contended, crossing, forgetful, hasty, losing, outdated, restless,
-    unheeding, usual,
+    awaited, boomerangs, contended, crossing, forgetful, hasty, lagging, losing, outdated,
+    restless, unheeding, usual,
 };
 use crate::plan::Profile;
 
@@ -61,7 +61,7 @@ pub const MUTATIONS: [Mutation; 43] = [
     one("snapshot-complete", |r| r.snapshot_complete = false, usual),
     one("snapshot-committed", |r| r.snapshot_committed = false, usual),
     one("trim-after-snapshot", |r| r.trim_after_snapshot = false, usual),
-    one("trim-after-stored", |r| r.trim_after_stored = false, usual),
+    one("trim-after-stored", |r| r.trim_after_stored = false, lagging),
     one("trim-delay", |r| r.trim_delay = false, forgetful),
     one("firing-moves-due", |r| r.firing_moves_due = false, usual),
     one("cancel-drops-firings", |r| r.cancel_drops_firings = false, usual),

@@ -115,6 +115,8 @@ pub struct Profile {
     pub fail_snapshot: u32,
     /// Chance that a snapshot is damaged when it is read.
     pub damage_snapshot: u32,
+    /// How much longer steps at the store of actors' states take at most, µs.
+    pub store_lag: Us,
 }
 
 /// Names of the faults, in the order of [`Profile::fault_weights`].
@@ -176,6 +178,7 @@ impl Default for Profile {
             slow_snapshot: 100,
             fail_snapshot: 20,
             damage_snapshot: 30,
+            store_lag: 0,
         }
     }
 }

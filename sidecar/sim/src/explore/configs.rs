@@ -127,7 +127,6 @@ pub const CONFIGS: [Config; 12] = [
         faults: &[("crash", 1)],
         faults_max: 1,
         snapshots: Some(1),
-        nightly: true,
         ..BASE
     },
     Config {
