@@ -256,6 +256,14 @@ pub(super) struct Unflushed {
     pub(super) bytes: usize,
 }
 
+impl Unflushed {
+    /// Whether there is nothing to flush.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { state, sends, reminders, bytes: _ } = self;
+        state.is_empty() && sends.is_empty() && reminders.is_empty()
+    }
+}
+
 /// How a turn ended in user code.
 #[derive(Clone, Debug)]
 pub(crate) enum TurnEnd {
