@@ -141,6 +141,8 @@ pub(crate) struct Reign {
     pub(super) writing: Option<Offset>,
     /// The snapshot that is being taken.
     pub(super) saving: Saving,
+    /// Snapshots that were not stored since the last one that was.
+    pub(super) puts_failed: u32,
 }
 
 /// A read that waits for a load.
