@@ -22,8 +22,8 @@ use crate::ids::{Millis, Offset};
 use crate::record::{Op, Record};
 use crate::snapshot::{NamedSnapshot, Plan, Snapshot, SnapshotFault, SnapshotKey, SnapshotProof};
 
-/// Doublings of what the log grows by between snapshots that were not stored, one after the other: each one is a copy of
-/// the whole state, and what was refused for its length will be refused again.
+/// Doublings of what the log grows by between snapshots that were not stored, one after the other: each one is a copy
+/// of the whole state, and what was refused for its length will be refused again.
 const DOUBLINGS_MAX: u32 = 4;
 
 /// What of the log is in no snapshot, as far as it was read.
