@@ -361,7 +361,8 @@ impl Sockets {
             Some(listener) => net::PeerAddress::Tcp(listener.local_addr().map_err(no_port)?),
             None => net::PeerAddress::Unix(peer_path.clone()),
         };
-        let own: fn(_, _) -> _ = |path, source| StartError::File { what: "cannot listen on", path, source };
+        let own: fn(_, _) -> _ =
+            |path, source| StartError::File { what: "cannot listen on", path, source };
         let chosen: fn(_, _) -> _ = |path, source| StartError::Socket { path, source };
         let component_error = if config.socket.is_some() { chosen } else { own };
         Ok(Self {

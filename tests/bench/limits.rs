@@ -75,14 +75,7 @@ pub(crate) async fn measure(folder: &Path, seconds: f64) -> Result<Limits> {
     }
     server.kill().await?;
     let (append_us, append_p99_us) = append(&folder.join("append"), length)?;
-    Ok(Limits {
-        echo_us,
-        chain_us,
-        echo_per_second,
-        chain_per_second,
-        append_us,
-        append_p99_us,
-    })
+    Ok(Limits { echo_us, chain_us, echo_per_second, chain_per_second, append_us, append_p99_us })
 }
 
 /// An echo, or a relay to `next`, that listens.

@@ -119,7 +119,8 @@ fn listening_path(line: &str, inodes: &[String]) -> Option<PathBuf> {
         rest = behind;
         Some(field)
     };
-    let [.., flags, _, _, inode] = [field()?, field()?, field()?, field()?, field()?, field()?, field()?];
+    let [.., flags, _, _, inode] =
+        [field()?, field()?, field()?, field()?, field()?, field()?, field()?];
     let listens = flags == LISTENING;
     (listens && inodes.iter().any(|known| known == inode)).then(|| rest.into())
 }

@@ -315,7 +315,10 @@ pub(crate) struct ChildArgs {
 
 /// Parses how many, at least one.
 pub(crate) fn count(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| format!("'{text}' is no count above 0"))
+    text.parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| format!("'{text}' is no count above 0"))
 }
 
 /// Parses `250ms`, `10s`, `5m`, `1h`; a bare number means seconds.

@@ -261,8 +261,9 @@ pub(crate) fn start_failure(error: &StartError) -> Failure {
     match error {
         StartError::File { .. } => Failure::new(Code::Unavailable, message)
             .advise("choose a folder of your own that is writable, with --data-dir"),
-        StartError::Socket { .. } | StartError::PathTooLong(_) => Failure::usage(message)
-            .advise("choose another --socket, or leave it out for a new one"),
+        StartError::Socket { .. } | StartError::PathTooLong(_) => {
+            Failure::usage(message).advise("choose another --socket, or leave it out for a new one")
+        }
         StartError::Port { .. } => Failure::usage(message)
             .advise("choose another --grpc-port, or leave it out for any free one"),
         _ => Failure::new(Code::Unavailable, message)

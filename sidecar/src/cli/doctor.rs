@@ -120,9 +120,10 @@ fn data_dir(dir: &Path) -> Finding {
 fn absent(dir: &Path) -> (Verdict, String) {
     let parent = dir.ancestors().find(|folder| folder.exists()).unwrap_or(dir);
     match tempfile::tempfile_in(parent) {
-        Ok(_) => {
-            (Verdict::Ok, format!("{} does not exist yet; the first `kar run` makes it", dir.display()))
-        }
+        Ok(_) => (
+            Verdict::Ok,
+            format!("{} does not exist yet; the first `kar run` makes it", dir.display()),
+        ),
         Err(e) => {
             let (dir, parent) = (dir.display(), parent.display());
             (Verdict::Fail, format!("{dir} cannot be made in {parent} ({e}): use --data-dir"))

@@ -80,7 +80,11 @@ fn late(method: &str, limit: Duration) -> Status {
         "{method} was not answered within {limit:?}, the client's own deadline: whether it was carried out is unknown, \
          and what was accepted goes on (options.start_within is what makes it expire)"
     );
-    let unknown = error::status(ErrorReason::OutcomeUnknown, message.clone(), [("method", method.to_owned())]);
+    let unknown = error::status(
+        ErrorReason::OutcomeUnknown,
+        message.clone(),
+        [("method", method.to_owned())],
+    );
     Status::with_details(Code::DeadlineExceeded, message, unknown.details().to_vec().into())
 }
 
