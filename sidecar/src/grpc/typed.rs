@@ -76,16 +76,13 @@ impl TypedErrors {
 
 /// The client's own deadline has passed: the RPC is given up, what it asked for is not.
 fn late(method: &str, limit: Duration) -> Status {
+    let ms = limit.as_millis();
     let message = format!(
-        "{method} was not answered within {limit:?}, the client's own deadline: whether it was carried out is unknown, \
+        "{method} was not answered within {ms} ms, the client's own deadline: whether it was carried out is unknown, \
          and what was accepted goes on (options.start_within is what makes it expire)"
     );
-    let unknown = error::status(
-        ErrorReason::OutcomeUnknown,
-        message.clone(),
-        [("method", method.to_owned())],
-    );
-    Status::with_details(Code::DeadlineExceeded, message, unknown.details().to_vec().into())
+    let metadata = [("method", method.to_owned())];
+    error::status_as(Code::DeadlineExceeded, ErrorReason::OutcomeUnknown, message, metadata)
 }
 
 /// Reads `grpc-timeout`: at most eight digits and a unit.
@@ -165,6 +162,7 @@ where
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
     use tonic_types::StatusExt as _;
 
     use super::*;
@@ -206,7 +204,10 @@ mod tests {
         assert_eq!(status.code(), Code::DeadlineExceeded);
         let info = status.get_details_error_info().expect("typed");
         assert_eq!((info.domain.as_str(), info.reason.as_str()), ("kar", "OUTCOME_UNKNOWN"));
-        assert!(status.message().contains("within 10ms"), "{status:?}");
+        assert!(status.message().contains("within 10 ms"), "{status:?}");
+        // Some clients (Go's) take no details that say another code than the status.
+        let details = kar_proto::google::rpc::Status::decode(status.details()).expect("sound");
+        assert_eq!(details.code, Code::DeadlineExceeded as i32);
     }
 
     #[test]
