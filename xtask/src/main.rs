@@ -25,8 +25,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Installs what the tests need, and runs everything: format, lints, unit tests, simulator, end-to-end tests. What a
-    /// missing tool is needed for is skipped, and says so.
+    /// Installs what the tests need, and runs everything: format, lints, unit tests, simulator, end-to-end tests. What
+    /// a missing tool is needed for is skipped, and says so.
     Test {
         /// Run only steps whose name contains this (may be given several times).
         #[arg(long)]
