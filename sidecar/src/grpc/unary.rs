@@ -14,7 +14,6 @@ use tonic::{Request, Response, Status};
 
 use super::api::Api;
 use super::listing;
-use crate::convert::error::not_implemented;
 
 /// `InvocationService`, `ActorStateService`, `ReminderService` and `StateService`.
 #[derive(Clone)]
@@ -112,11 +111,5 @@ impl StateService for Unary {
     twin!(set, SetRequest, StateSet -> SetResponse);
     twin!(delete, DeleteRequest, StateDelete -> DeleteResponse);
     twin!(list, ListRequest, StateList -> ListResponse);
-
-    async fn transact(
-        &self,
-        _: Request<pb::TransactRequest>,
-    ) -> Result<Response<pb::TransactResponse>, Status> {
-        Err(not_implemented("StateService.Transact"))
-    }
+    twin!(transact, TransactRequest, StateTransact -> TransactResponse);
 }

@@ -12,6 +12,7 @@ mod actors;
 mod clock;
 mod expiry;
 mod state;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -39,59 +40,10 @@ const JOBS_MAX: usize = 256;
 const CACHE_KIB: u32 = 1_024;
 /// SQLite writes its log back when it has so many pages of 4 KiB.
 const CHECKPOINT_PAGES: u32 = 4_000;
-/// Version of the tables: 2 has keys that expire.
-const VERSION: u32 = 2;
 /// Between two rounds of removing what has expired, if the first one did not finish …
 const ROUND_PACE: Duration = Duration::from_millis(20);
 /// … or did: what expires meanwhile goes together.
 const ROUND_INTERVAL: Duration = Duration::from_millis(250);
-
-const TABLES: &str = "
-    CREATE TABLE IF NOT EXISTS log (
-        id INTEGER PRIMARY KEY,
-        app TEXT NOT NULL,
-        name TEXT NOT NULL,
-        epoch INTEGER NOT NULL,
-        upto INTEGER NOT NULL,
-        UNIQUE (app, name)
-    );
-    CREATE TABLE IF NOT EXISTS actor (
-        log INTEGER NOT NULL,
-        actor TEXT NOT NULL,
-        key TEXT NOT NULL,
-        type TEXT NOT NULL,
-        data BLOB NOT NULL,
-        PRIMARY KEY (log, actor, key)
-    ) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS state (
-        app TEXT NOT NULL,
-        key TEXT NOT NULL,
-        etag INTEGER NOT NULL,
-        type TEXT NOT NULL,
-        data BLOB NOT NULL,
-        expires INTEGER,
-        PRIMARY KEY (app, key)
-    ) WITHOUT ROWID;
-    CREATE INDEX IF NOT EXISTS state_expires ON state (expires) WHERE expires IS NOT NULL;
-    CREATE TABLE IF NOT EXISTS request (
-        app TEXT NOT NULL,
-        id TEXT NOT NULL,
-        number INTEGER NOT NULL,
-        answer BLOB NOT NULL,
-        PRIMARY KEY (app, id)
-    ) WITHOUT ROWID;
-    CREATE UNIQUE INDEX IF NOT EXISTS request_number ON request (app, number);
-    CREATE TABLE IF NOT EXISTS counter (
-        id INTEGER PRIMARY KEY CHECK (id = 1),
-        value INTEGER NOT NULL
-    );
-    INSERT OR IGNORE INTO counter VALUES (1, 0);
-    CREATE TABLE IF NOT EXISTS clock (
-        id INTEGER PRIMARY KEY CHECK (id = 1),
-        ms INTEGER NOT NULL
-    );
-    INSERT OR IGNORE INTO clock VALUES (1, 0);
-";
 
 /// Something for the store to do.
 pub(crate) enum StoreJob {
@@ -179,11 +131,11 @@ impl Store {
         let found: u32 = connection
             .pragma_query_value(None, "user_version", |row| row.get(0))
             .map_err(failed)?;
-        if found > VERSION {
+        if found > tables::VERSION {
             return Err(HubError::Version { file: path.to_owned(), found });
         }
         connection.set_prepared_statement_cache_capacity(32);
-        let (told, next_expiry) = make_tables(&mut connection).map_err(failed)?;
+        let (told, next_expiry) = tables::make(&mut connection).map_err(failed)?;
         Ok(Self {
             connection,
             durability,
@@ -323,25 +275,6 @@ impl Store {
         self.next_round = Instant::now() + if more { ROUND_PACE } else { ROUND_INTERVAL };
         Ok(())
     }
-}
-
-/// Makes what is missing; returns the time that was told last, and when the next key expires.
-fn make_tables(connection: &mut Connection) -> rusqlite::Result<(u64, Option<u64>)> {
-    let transaction = connection.transaction()?;
-    let columns = transaction
-        .prepare("SELECT name FROM pragma_table_info('state')")?
-        .query_map([], |row| row.get::<_, String>(0))?
-        .collect::<Result<Vec<_>, _>>()?;
-    if !columns.is_empty() && !columns.iter().any(|name| name == "expires") {
-        // Version 1 made it.
-        transaction.execute_batch("ALTER TABLE state ADD COLUMN expires INTEGER")?;
-    }
-    transaction.execute_batch(TABLES)?;
-    transaction.pragma_update(None, "user_version", VERSION)?;
-    let told: i64 = transaction.query_row("SELECT ms FROM clock", [], |row| row.get(0))?;
-    let next = expiry::next(&transaction)?;
-    transaction.commit()?;
-    Ok((told as u64, next))
 }
 
 /// Only a commit with changes is synced, and all before it with it.
