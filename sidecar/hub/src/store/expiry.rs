@@ -85,5 +85,7 @@ pub(super) fn give_back(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
     }
     // A row for each page: it goes on only as far as it is read.
     tx.pragma(None, "incremental_vacuum", spare.min(ROUND_PAGES_MAX), |_| Ok(()))?;
-    Ok(spare > ROUND_PAGES_MAX)
+    // None, if an earlier version made the file: it keeps its pages, and uses them again.
+    let freed = free - figure("freelist_count")?;
+    Ok(freed > 0 && spare > freed)
 }

@@ -264,6 +264,22 @@ fn space_comes_back() {
 }
 
 #[test]
+fn a_file_that_keeps_its_pages_is_left_alone() {
+    let mut world = World::new();
+    let place = tempfile::tempdir().unwrap();
+    let old = Connection::open(place.path().join("store.db")).unwrap();
+    old.execute_batch("CREATE TABLE other (id INTEGER)").unwrap();
+    drop(old);
+    world.store = open(place.path(), &world.time);
+    for n in 0..16 {
+        world.set(&format!("k{n}"), 1 << 20, 1_000);
+    }
+    world.pass(1_000);
+    assert!(world.tidy() < 10, "nothing is tried again and again");
+    assert_eq!(world.rows(), 0);
+}
+
+#[test]
 fn what_expires_is_found_by_its_index() {
     let world = World::new();
     for query in [
