@@ -213,11 +213,11 @@ impl Table {
     pub(crate) fn hello(&self) -> proto::Hello {
         let services = self.services.iter().map(|(name, entry)| proto::HostedService {
             name: (*name).to_owned(),
-            methods: self.methods(Class::Service, *name, entry.as_ref()),
+            methods: self.methods(Class::Service, name, entry.as_ref()),
         });
         let actor_types = self.actors.iter().map(|(name, entry)| proto::HostedActorType {
             name: (*name).to_owned(),
-            methods: self.methods(Class::Actor, *name, entry.as_ref()),
+            methods: self.methods(Class::Actor, name, entry.as_ref()),
         });
         proto::Hello {
             services: services.collect(),

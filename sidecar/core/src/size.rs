@@ -309,8 +309,8 @@ fn settled_size((to, _): &(PartitionId, Number)) -> usize {
 }
 
 impl Limits {
-    /// The longest turn on its way to its host, bytes: its argument, what its steps recorded, and names. Steps are bounded
-    /// when they are recorded, by at least what they take on the way.
+    /// The longest turn on its way to its host, bytes: its argument, what its steps recorded, and names. Steps are
+    /// bounded when they are recorded, by at least what they take on the way.
     pub fn turn_bytes_max(&self) -> usize {
         let steps = self.step_bytes_per_invocation_max;
         self.message_bytes_max.saturating_add(steps).saturating_add(2 * NAMES_BYTES_MAX)

@@ -281,8 +281,8 @@ impl Omitted {
         Some(limit - listed)
     }
 
-    /// Prints a listing and what it leaves out: below a table, or as the last element of a JSON array, which has no other
-    /// field than `left_out`.
+    /// Prints a listing and what it leaves out: below a table, or as the last element of a JSON array, which has
+    /// no other field than `left_out`.
     fn print(&self, format: Format, table: &Table, mut rows: Vec<Value>) -> Outcome {
         match format {
             Format::Json => rows.extend(self.to_json()),

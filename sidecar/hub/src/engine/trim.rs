@@ -152,8 +152,8 @@ impl Engine {
         let _ = self.threads.tidy.send(job);
     }
 
-    /// Adds some more to the plan of a compaction; true: it has all. `None`: nothing comes of it, because a log is being
-    /// purged, whose records are needed until that is durable and are not to be found here any more.
+    /// Adds some more to the plan of a compaction; true: it has all. `None`: nothing comes of it, because a log is
+    /// being purged, whose records are needed until that is durable and are not to be found here any more.
     pub(crate) fn gather(&mut self, draft: &mut Draft) -> Option<bool> {
         if !self.condemned.is_empty() {
             // Tried again when the purge is done.

@@ -29,8 +29,8 @@ impl Clock {
     }
 }
 
-/// The wall clock as it is now, carried on by a clock that also counts while the machine sleeps. Steps of the wall clock
-/// are not followed.
+/// The wall clock as it is now, carried on by a clock that also counts while the machine sleeps. Steps of
+/// the wall clock are not followed.
 pub(crate) fn system() -> Source {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let offset = wall.saturating_sub(since_boot());

@@ -250,7 +250,10 @@ impl Table<'_> {
             .then(|| self.at.now.saturating_add(set.time_to_live_ms).min(i64::MAX as u64) as i64);
         self.tx
             .prepare_cached(
-                "INSERT INTO state (app, key, etag, type, data, expires)                  VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET                  etag = excluded.etag, type = excluded.type, data = excluded.data,                  expires = excluded.expires",
+                "INSERT INTO state (app, key, etag, type, data, expires) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET \
+                 etag = excluded.etag, type = excluded.type, data = excluded.data, \
+                 expires = excluded.expires",
             )?
             .execute(params![
                 self.app,
