@@ -28,9 +28,9 @@ pub(crate) fn owned(text: &str) -> String {
 
 /// Payloads up to so many bytes are taken out of the message that they came in.
 ///
-/// A decoded payload is a slice of that message's buffer. One that stays (a kept result, a value in an actor's state, a
-/// call in a long queue) would keep the whole buffer, which is often a hundred times larger than itself. Longer ones are
-/// a good part of their buffer; copying them would cost more than it saves.
+/// A decoded payload is a slice of that message's buffer. One that stays (a kept result, a value in an actor's state,
+/// a call in a long queue) would keep the whole buffer, which is often a hundred times larger than itself. Longer ones
+/// are a good part of their buffer; copying them would cost more than it saves.
 const COPIED_BYTES_MAX: usize = 4 << 10;
 
 /// The bytes of a payload, in memory of their own where they are few.
