@@ -244,9 +244,10 @@ impl Sidecar {
                 config.application.clone(),
                 closing,
             ),
-            api,
+            api: api.clone(),
             system: System {
                 driver: self.driver.clone(),
+                api,
                 facts: Arc::new(facts),
                 ended: self.ended.clone(),
             },

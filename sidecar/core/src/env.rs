@@ -41,6 +41,7 @@ pub(crate) struct Env {
     pub(crate) granted: VecDeque<(PartitionId, Uuid)>,
     random: u128,
     next_proposal: u64,
+    activations: u64,
     pub(crate) covered: Covered,
 }
 
@@ -125,6 +126,7 @@ impl Env {
             granted: VecDeque::new(),
             random: seed ^ 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834,
             next_proposal: 0,
+            activations: 0,
             covered: Covered::default(),
         }
     }
@@ -143,6 +145,12 @@ impl Env {
     pub(crate) fn proposal(&mut self) -> ProposalId {
         self.next_proposal += 1;
         ProposalId(self.next_proposal)
+    }
+
+    /// A number that no activation of any node had before: incarnations grow, and are below 2^32.
+    pub(crate) fn activation(&mut self) -> u64 {
+        self.activations += 1;
+        (self.id.0 << 32).wrapping_add(self.activations)
     }
 
     /// A transition was taken: the simulator counts them.

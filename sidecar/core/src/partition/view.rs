@@ -38,6 +38,7 @@ impl Partition {
             dead: self.state.dead.tally().count,
             dead_bytes: self.state.dead.tally().bytes,
             unstored_bytes: self.reign.unstored_bytes,
+            awake: self.reign.awake.len(),
             reminders: self.state.agenda.tally().count,
             reminders_bytes: self.state.agenda.tally().bytes,
             ..Held::default()

@@ -54,6 +54,7 @@ pub enum Shape {
     ReminderSchedule,
     ReminderCancel,
     ReminderList { actor: Box<pb::ActorTarget> },
+    RemoveActor,
 }
 
 /// Parses a request at the time `now`.
@@ -123,6 +124,11 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
         Ask::ReminderList(r) => {
             let operation = reminder::list(&r)?;
             (operation, Shape::ReminderList { actor: Box::new(r.actor.unwrap_or_default()) })
+        }
+        Ask::RemoveActor(r) => {
+            let target = actor_target("actor", r.actor.as_ref())?;
+            let actor = target.actor.ok_or_else(|| invalid_field("actor.id", "is missing"))?;
+            (Operation::RemoveActor { kind: target.kind, actor }, Shape::RemoveActor)
         }
         Ask::StateGet(_) | Ask::StateSet(_) | Ask::StateDelete(_) | Ask::StateList(_) => {
             return parser.state(ask).map(Prepared::State);
