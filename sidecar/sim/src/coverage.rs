@@ -7,7 +7,7 @@ use std::fmt;
 
 use kar_core::cover::TRANSITIONS;
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::invocation::{Outcome, Refusal};
+use kar_core::invocation::{Outcome, Refusal, Work};
 use kar_core::message::{
     AwaitResult, Control, ControlResult, Controlled, DirectResult, Message, ReadResult,
 };

@@ -182,6 +182,7 @@ impl World {
                 plan.limits.reminders_per_partition_max,
                 plan.limits.reminders_bytes_per_partition_max,
             ),
+            actor_idle: plan.limits.actor_idle_ms,
             accept_timeout: plan.limits.accept_timeout_ms * MS,
             heeding: plan.profile.run_on_max <= crate::plan::RUN_ON_MAX,
             strict: plan.slots.iter().map(|s| s.strict).collect(),
