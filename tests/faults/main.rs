@@ -9,6 +9,7 @@ mod full_disk;
 mod hot_actor;
 mod python_bank;
 mod reminder_storm;
+mod removals;
 mod rollback;
 mod sdk_bank;
 mod soak;

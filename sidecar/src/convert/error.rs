@@ -169,6 +169,9 @@ mod tests {
             assert_eq!(info.metadata["key"], "value");
         }
         assert!(ErrorReason::try_from(24).is_err(), "extend the loop");
+        for reason in [ErrorReason::Deadlock, ErrorReason::UnknownType] {
+            assert_ne!(status(reason, "m", []).code(), Code::Internal, "{reason:?} has no code");
+        }
     }
 
     #[test]

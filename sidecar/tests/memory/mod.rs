@@ -396,7 +396,7 @@ pub(crate) fn hello() -> pb::Hello {
         protocol_version: 1,
         sdk: "test".into(),
         services: vec![pb::HostedService { name: "greeter".into(), methods: vec![] }],
-        actor_types: vec![pb::HostedActorType { name: "Account".into(), methods: vec![] }],
+        actor_types: vec![pb::HostedActorType { name: "Account".into(), ..Default::default() }],
         ..pb::Hello::default()
     }
 }
