@@ -138,9 +138,8 @@ fn a_removal_that_waits_survives_its_owner() {
         let (mut node, _, mut component) = host(&world, "first", false).await;
         furnish(&client, &mut component).await;
         let caller = client.clone();
-        let call = tokio::spawn(async move {
-            caller.call(("Pet", "alice"), "play", &json!(null)).await
-        });
+        let call =
+            tokio::spawn(async move { caller.call(("Pet", "alice"), "play", &json!(null)).await });
         let turn = called(&mut component, "play").await;
         turn.set(&[("toy", json!("ball"))]).await.expect("buffered");
         turn.flush().await.expect("durable");
@@ -185,9 +184,8 @@ fn what_is_removed_stays_removed() {
         let (_node, client, mut component) = host(&world, "second", false).await;
         assert_empty(&client).await;
         let caller = client.clone();
-        let call = tokio::spawn(async move {
-            caller.call(("Pet", "alice"), "look", &json!(null)).await
-        });
+        let call =
+            tokio::spawn(async move { caller.call(("Pet", "alice"), "look", &json!(null)).await });
         let turn = called(&mut component, "look").await;
         assert_eq!(turn.get("food").await.expect("read"), json!(null));
         turn.finish(&json!("nothing")).await;
@@ -208,9 +206,8 @@ fn an_idle_actor_becomes_passive_and_its_host_is_told() {
         turn.set(&[("mood", json!("asleep"))]).await.expect("buffered");
         // A call that comes meanwhile waits, and is another activation's.
         let caller = client.clone();
-        let call = tokio::spawn(async move {
-            caller.call(("Pet", "alice"), "look", &json!(null)).await
-        });
+        let call =
+            tokio::spawn(async move { caller.call(("Pet", "alice"), "look", &json!(null)).await });
         turn.finish(&json!(null)).await;
         let turn = called(&mut component, "look").await;
         assert_ne!(turn.frame.activation, first);
@@ -243,9 +240,10 @@ fn an_activation_ends_with_its_owner() {
         let (_node, _, mut component) = host(&world, "host", true).await;
         let look = async |component: &mut Component| {
             let caller = client.clone();
-            let call = tokio::spawn(async move {
-                caller.call(("Pet", "alice"), "look", &json!(null)).await
-            });
+            let call =
+                tokio::spawn(
+                    async move { caller.call(("Pet", "alice"), "look", &json!(null)).await },
+                );
             let turn = called(component, "look").await;
             let activation = turn.frame.activation;
             turn.finish(&json!(null)).await;

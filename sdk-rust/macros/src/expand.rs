@@ -237,7 +237,12 @@ mod tests {
             async fn f(&self, c: &mut C) -> R {}
         ));
         assert_eq!(text, "a method has the options `name = \"…\"`, `shared` and `deactivate`");
-        let hook = || quote!(#[kar(deactivate)] async fn f(&self, c: &mut C) -> R {});
+        let hook = || {
+            quote!(
+                #[kar(deactivate)]
+                async fn f(&self, c: &mut C) -> R {}
+            )
+        };
         let block = hook();
         let text = refusal(Kind::Service, quote!(), quote!(impl A { #block }));
         assert_eq!(text, "only actors are deactivated");

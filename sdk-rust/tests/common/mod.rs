@@ -122,8 +122,7 @@ impl Fake {
     /// Tells the host of an actor that it has been idle.
     pub(crate) fn deactivate(&self, actor_type: &str, id: &str) {
         let actor = proto::ActorTarget { r#type: actor_type.to_owned(), id: id.to_owned() };
-        let (target, mode) =
-            (proto::target::Kind::Actor(actor), proto::InvocationMode::Deactivate);
+        let (target, mode) = (proto::target::Kind::Actor(actor), proto::InvocationMode::Deactivate);
         self.lock().invoke(None, target, String::new(), None, mode, None);
         self.notify();
     }

@@ -290,8 +290,7 @@ fn no_more_are_awake_than_may_be_and_the_longest_idle_goes_first() {
 
 #[test]
 fn so_many_deactivations_at_once_and_the_others_wait() {
-    let limits =
-        Limits { deactivations_max: 1, actor_idle_ms: IDLE_MS, ..Limits::default() };
+    let limits = Limits { deactivations_max: 1, actor_idle_ms: IDLE_MS, ..Limits::default() };
     let mut script = with(true, limits);
     for actor in ["a", "b", "c", "d", "e", "f"] {
         visit(&mut script, actor);
@@ -435,11 +434,8 @@ fn a_removal_can_be_cancelled_while_it_waits() {
 #[test]
 fn passive_actors_cost_nothing() {
     let measure = |actors: usize| {
-        let limits = Limits {
-            actor_idle_ms: IDLE_MS,
-            snapshot_after_records: 50,
-            ..Limits::default()
-        };
+        let limits =
+            Limits { actor_idle_ms: IDLE_MS, snapshot_after_records: 50, ..Limits::default() };
         let mut script = with(false, limits);
         for n in 0..actors {
             script.deposit(&format!("a{n}"), "1");

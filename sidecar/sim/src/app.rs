@@ -206,12 +206,13 @@ impl World {
         self.tell_app(slot, session, ToApp::Run(run));
     }
 
-    /// What a turn does that deactivates an actor: in the end nothing that wakes others, so that the run comes to rest.
+    /// What a turn does that deactivates an actor. Seldom something that wakes others, which are deactivated, too: there
+    /// would be no end; and in the end never, so that the run comes to rest.
     fn deactivation(&self, token: &TurnToken) -> Spec {
         let uuid = token.invocation.uuid.0;
         let tag = join(uuid as u64, join((uuid >> 64) as u64, 0x6465_6163));
-        let fuel = if self.now < HORIZON { 2 } else { 0 };
-        Spec { tag, fuel, steady: tag & 1 != 0, ..Spec::default() }
+        let fuel = u8::from(self.now < HORIZON && tag & 7 == 0);
+        Spec { tag, fuel, steady: tag & 8 != 0, ..Spec::default() }
     }
 
     /// A node cancels a turn.

@@ -38,9 +38,9 @@ fn code_of(reason: ErrorReason) -> Code {
         ErrorReason::NoHost | ErrorReason::Draining | ErrorReason::BackendUnavailable => {
             Code::Unavailable
         }
-        ErrorReason::UnknownInvocation
-        | ErrorReason::UnknownMethod
-        | ErrorReason::UnknownType => Code::NotFound,
+        ErrorReason::UnknownInvocation | ErrorReason::UnknownMethod | ErrorReason::UnknownType => {
+            Code::NotFound
+        }
         ErrorReason::WrongApiToken => Code::Unauthenticated,
         ErrorReason::AlreadyHosting => Code::AlreadyExists,
         ErrorReason::NotImplemented => Code::Unimplemented,

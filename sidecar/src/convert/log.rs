@@ -245,9 +245,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             uuid: if f.uuid.is_empty() { None } else { Some(uuid_from(&f.uuid)?) },
             next: (f.next_ms != 0).then_some(f.next_ms),
         },
-        O::Deactivate(d) => {
-            Op::Deactivate { actor: d.actor.into(), uuid: uuid_from(&d.uuid)? }
-        }
+        O::Deactivate(d) => Op::Deactivate { actor: d.actor.into(), uuid: uuid_from(&d.uuid)? },
     })
 }
 

@@ -57,7 +57,8 @@ impl Awake {
         self.actors.len()
     }
 
-    fn contains(&self, name: &Arc<str>) -> bool {
+    /// Whether an actor is one of them.
+    pub(super) fn contains(&self, name: &Arc<str>) -> bool {
         self.actors.contains_key(name)
     }
 
@@ -223,7 +224,6 @@ impl Partition {
 
     fn begin_deactivation(&mut self, env: &mut Env, name: &Arc<str>) {
         env.cover(Transition::Deactivates);
-        self.reign.awake.deactivating += 1;
         let uuid = env.uuid();
         let item = Item {
             invocation: Arc::new(deactivation(name, uuid)),
@@ -296,11 +296,14 @@ impl Partition {
         self.note_decided(uuid);
     }
 
+    /// An invocation is held from here on.
+    pub(super) fn deactivation_held(&mut self, item: &Item) {
+        self.reign.awake.deactivating += usize::from(item.origin == Origin::Idle);
+    }
+
     /// An invocation is let go of.
     pub(super) fn deactivation_gone(&mut self, item: &Item) {
-        if item.origin == Origin::Idle {
-            self.reign.awake.deactivating = self.reign.awake.deactivating.saturating_sub(1);
-        }
+        self.reign.awake.deactivating -= usize::from(item.origin == Origin::Idle);
     }
 }
 

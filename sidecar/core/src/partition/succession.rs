@@ -157,6 +157,7 @@ impl Partition {
             env.cover(Transition::Withheld);
             self.reign.withheld.insert((sender.clone(), number), uuid);
         }
+        self.deactivation_held(&item);
         self.reign.items_bytes += bytes;
         self.reign.items.insert(uuid, Box::new(item));
         !withheld

@@ -38,7 +38,9 @@ impl Partition {
         let wrong = if before.work == Work::Deactivate {
             Some("the invocation that deactivates an actor has no next step")
         } else if call.keeps_lock && !(is_same && is_alone) {
-            Some("a tail call keeps the lock only of an exclusive method, and if it goes to the same actor")
+            Some(
+                "a tail call keeps the lock only of an exclusive method, and if it goes to the same actor",
+            )
         } else {
             None
         };

@@ -26,8 +26,8 @@ pub(crate) struct LifeModel {
     deactivations: HashMap<Uuid, Arc<str>>,
     /// Activations by their numbers.
     activations: BTreeMap<u64, Activation>,
-    /// The activation of the last turn that took effect, of each actor; `None`: it was removed since.
-    last: HashMap<(usize, Arc<str>), (Option<u64>, Offset)>,
+    /// The last turn that took effect on each actor.
+    last: HashMap<(usize, Arc<str>), usize>,
 }
 
 /// An activation, as its turns show it.
@@ -39,8 +39,6 @@ struct Activation {
     session: SessionId,
     epoch: u64,
     runs: Vec<usize>,
-    /// Where its actor's log ended when the first turn was dispatched.
-    since: Offset,
 }
 
 impl Judge<'_> {
@@ -128,7 +126,6 @@ impl Judge<'_> {
         if !self.logs[log].reminders.shown_of(&actor).is_empty() {
             self.wrong("removal", format!("{at}: reminders are left"));
         }
-        self.life.last.insert((log, actor), (None, offset));
     }
 
     /// P7: what the same sender sent to the actor before has ended before.
@@ -196,16 +193,57 @@ impl Judge<'_> {
         self.hold(log, uuid, held);
     }
 
-    /// A turn's record takes effect on its actor.
-    pub(super) fn note_activation(
+    /// Whether a deactivation ends without a turn of its last attempt.
+    pub(super) fn is_moot(&self, log: usize, uuid: Uuid, attempt: u32, end: &End) -> bool {
+        let place = (log, uuid, 1, attempt, self.logs[log].epoch);
+        self.is_deactivation(uuid)
+            && matches!(end, End::Outcome(Outcome::Done(_)))
+            && !self.dispatched.contains_key(&place)
+    }
+
+    /// A deactivation has flushed, and whoever goes on with it has no hook for it.
+    pub(super) fn moot_deactivation(
         &mut self,
-        (log, offset): (usize, Offset),
-        actor: &Arc<str>,
-        run: Option<usize>,
+        log: usize,
+        offset: Offset,
+        uuid: Uuid,
+        (end, segment): (&End, &Segment),
     ) {
-        let activation = run.map(|run| self.history.runs[run].activation);
-        if activation.is_some() {
-            self.life.last.insert((log, actor.clone()), (activation, offset));
+        let at = format!("{}@{offset} {uuid}", self.logs[log].id);
+        let epoch = self.logs[log].epoch;
+        let owner = self.logs[log].owner;
+        let told = self.history.runs.iter().filter(|run| Some(run.node) == owner);
+        if told.filter(|run| run.is_told).any(|run| run.kind == self.kind_of(log)) {
+            self.wrong("deactivation", format!("{at}: its host has a hook, and it never ran"));
+        }
+        let is_empty = segment.state.is_empty() && segment.sends.is_empty();
+        let (End::Outcome(outcome), true, Some(held)) =
+            (end, is_empty, self.logs[log].held.get_mut(&uuid))
+        else {
+            return self.wrong("deactivation", format!("{at}: does something without a turn"));
+        };
+        held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset, at: self.now });
+        let owed = self.logs[log].owed.iter();
+        let open: Vec<_> = owed
+            .filter(|(_, o)| o.parent == uuid && o.awaited && !o.settled)
+            .map(|(key, _)| *key)
+            .collect();
+        for (to, number) in open {
+            self.settle(log, to, number);
+        }
+        if self.holds(log, uuid) {
+            self.lock(log, offset, uuid, Lock::Frees);
+        }
+    }
+
+    fn kind_of(&self, log: usize) -> usize {
+        self.history.names.kind(&self.logs[log].id.kind)
+    }
+
+    /// A turn's record takes effect on its actor.
+    pub(super) fn note_activation(&mut self, log: usize, actor: &Arc<str>, run: Option<usize>) {
+        if let Some(run) = run {
+            self.life.last.insert((log, actor.clone()), run);
         }
     }
 
@@ -214,9 +252,8 @@ impl Judge<'_> {
     pub(super) fn check_activation(&mut self, run: usize, record: &Run, log: usize) {
         self.counts.deactivations += u64::from(record.is_told);
         let Some(actor) = record.actor else { return };
-        let (model, name) = (&self.logs[log], &self.history.names.actors[actor]);
-        let (epoch, current) = (record.token.epoch, model.epoch);
-        let since = model.last;
+        let name = &self.history.names.actors[actor];
+        let (epoch, current) = (record.token.epoch, self.logs[log].epoch);
         let known = self.life.activations.entry(record.activation).or_insert_with(|| Activation {
             kind: record.kind,
             actor,
@@ -224,33 +261,34 @@ impl Judge<'_> {
             session: record.session,
             epoch,
             runs: Vec::new(),
-            since,
         });
         let of = |a: &Activation| (a.kind, a.actor, a.node, a.session, a.epoch);
         let same = (record.kind, actor, record.node, record.session, epoch);
         let mut wrong = (of(known) != same).then(|| format!("is also of {known:?}"));
-        let last = self.life.last.get(&(log, name.clone()));
-        if let Some((last, offset)) = last
+        let before = known.runs.clone();
+        known.runs.push(run);
+        self.counts.activations_kept += u64::from(!before.is_empty());
+        // Runs are in the order of their dispatch. A reign that is over may not know of others' turns.
+        let last = self.life.last.get(&(log, name.clone())).copied();
+        if let (Some(first), Some(last)) = (before.first(), last)
             && epoch == current
-            && *offset > known.since
-            && *last != Some(record.activation)
-            // It may be a turn that runs ahead of the log.
-            && !known.runs.is_empty()
+            && last > *first
+            && self.history.runs[last].activation != record.activation
         {
-            wrong = Some(format!("but @{offset} is of {last:?}"));
+            wrong = Some(format!("but r{last} has taken effect since r{first}"));
         }
         let failed = |other: &&usize| {
             let other = &self.history.runs[**other];
-            let taken = other.result_taken.is_some_and(|at| at <= self.now);
-            taken && matches!(other.end, RunEnd::Ended(Outcome::Failed(_)))
+            let place = (other.token.invocation.uuid, other.token.step);
+            let is_over = self.logs[log].done.contains_key(&place) || self.is_retried(log, other);
+            is_over && matches!(other.end, RunEnd::Ended(Outcome::Failed(_)))
         };
-        if let Some(failed) = known.runs.iter().find(failed) {
+        if let Some(failed) = before.iter().find(failed) {
             wrong = Some(format!("but r{failed} has failed"));
         }
-        self.counts.activations_kept += u64::from(!known.runs.is_empty());
-        known.runs.push(run);
         if let Some(wrong) = wrong {
-            let text = format!("r{run} {} activation {:x} {wrong}", record.token, record.activation);
+            let text =
+                format!("r{run} {} activation {:x} {wrong}", record.token, record.activation);
             self.wrong("activations", text);
         }
     }

@@ -348,7 +348,7 @@ impl Judge<'_> {
         }
     }
 
-    fn settle(&mut self, log: usize, to: usize, number: Number) {
+    pub(super) fn settle(&mut self, log: usize, to: usize, number: Number) {
         let Some(owed) = self.logs[log].owed.get_mut(&(to, number)) else {
             let text = format!("{} settles unknown number {number}", self.logs[log].id);
             return self.wrong("log", text);
@@ -407,6 +407,9 @@ impl Judge<'_> {
         }
         if self.is_removal(uuid) {
             return self.removed(log, offset, uuid, (end, segment));
+        }
+        if self.is_moot(log, uuid, attempt, end) {
+            return self.moot_deactivation(log, offset, uuid, (end, segment));
         }
         if accept.is_some() && self.is_remind(log, uuid, segment) {
             return self.reminded(log, offset, uuid, (end, segment));
@@ -567,7 +570,7 @@ impl Judge<'_> {
         let actor = model.held.get(&uuid).and_then(|h| h.actor.clone());
         if let Some(actor) = &actor {
             let run = self.dispatched.get(&(log, uuid, step, attempt, epoch)).copied();
-            self.note_activation((log, offset), actor, run);
+            self.note_activation(log, actor, run);
         }
         let model = &mut self.logs[log];
         let record = TurnRecord {

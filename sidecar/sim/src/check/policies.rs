@@ -153,6 +153,10 @@ impl Judge<'_> {
         closing: &Closing,
     ) {
         let Closing::Outcome(Outcome::Failed(error)) = closing else { return };
+        if self.is_deactivation(uuid) {
+            // Nobody asked for it, so nobody asked for its retries.
+            return;
+        }
         let policy = self.policy_of(log, uuid);
         let standing = self.logs[log].held.get(&uuid).map(|held| held.policy.clone());
         let Some(Standing { failures, cancel, .. }) = standing else { return };

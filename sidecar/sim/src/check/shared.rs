@@ -17,8 +17,9 @@ impl Judge<'_> {
     pub(super) fn is_shared_turn(&self, log: usize, uuid: Uuid) -> bool {
         let held = self.logs[log].held.get(&uuid);
         let is_method = !self.is_removal(uuid) && !self.is_deactivation(uuid);
-        let is_shared =
-            |held: &super::logs::Held| held.actor.is_some() && self.history.names.is_shared(held.tag);
+        let is_shared = |held: &super::logs::Held| {
+            held.actor.is_some() && self.history.names.is_shared(held.tag)
+        };
         held.is_some_and(|held| is_method && is_shared(held))
     }
 
