@@ -1,6 +1,7 @@
 //! Actors that are removed and used again all the time, while their hosts, owners and the hub are killed: each life
 //! begins with nothing, counts what it was told once, and leaves nothing; a removed reminder never rings again.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,18 +36,19 @@ fn removed_actors_leave_nothing_under_random_kills() {
     test_within(LIMIT, async {
         let random = Random::seeded("removals");
         let world = World::new("removals");
-        // Some become passive between two calls.
-        world.add_run_args(&["--actor-idle-ms", "40"]);
+        // Some become passive between two calls, and their hosts are told.
+        world.add_run_args(&["--actor-idle-ms", "10"]);
         let front = world.bare("front").await;
         let client = front.client().await;
         let load = Rc::new(Load::default());
+        let rested = Rc::new(Cell::new(0));
         let mut fire = Fire::new(&world, random);
         for name in ["ringer-1", "ringer-2", "ringer-3"] {
             fire.host(world.app_options(name, &["ringer"]), "Ringer").await;
         }
         let local = LocalSet::new();
         let clients = (0..ACTORS)
-            .map(|n| local.spawn_local(lives(client.clone(), load.clone(), n)))
+            .map(|n| local.spawn_local(lives(client.clone(), load.clone(), rested.clone(), n)))
             .collect::<Vec<_>>();
         local.run_until(fire.burn(&load, clients, KILLS, PAUSE_MAX_MS)).await;
         nothing_left(&world).await;
@@ -55,7 +57,9 @@ fn removed_actors_leave_nothing_under_random_kills() {
             assert_eq!(client.committed(&ringer).await, BTreeMap::new(), "actor {n}");
             assert_eq!(client.reminders(&ringer).await.expect("listed"), [], "actor {n}");
         }
-        println!("{} lives, {} kills", load.finished.get(), fire.kills.total());
+        let (lives, kills) = (load.finished.get(), fire.kills.total());
+        println!("{lives} lives, {} deactivations that were durable, {kills} kills", rested.get());
+        assert!(rested.get() > 0, "no actor was ever idle");
     });
 }
 
@@ -70,7 +74,7 @@ fn beat(of: &ActorTarget, key: &str) -> Reminder {
 }
 
 /// One life of an actor after the other until all kills are through.
-async fn lives(client: Client, load: Rc<Load>, n: u64) {
+async fn lives(client: Client, load: Rc<Load>, rested: Rc<Cell<u64>>, n: u64) {
     let own = ringer(n);
     for life in 0.. {
         if load.over.get() {
@@ -89,9 +93,11 @@ async fn lives(client: Client, load: Rc<Load>, n: u64) {
         })
         .await;
         assert_eq!(state[&called], json!(CALLS));
-        let strange = |key: &&String| **key != called && **key != rung && **key != "again";
+        let own_keys = [called.as_str(), rung.as_str(), "again", "rested"];
+        let strange = |key: &&String| !own_keys.contains(&key.as_str());
         let strange: Vec<_> = state.keys().filter(strange).collect();
         assert_eq!(strange, Vec::<&String>::new(), "of another life than {life}");
+        rested.set(rested.get() + state.get("rested").and_then(Value::as_u64).unwrap_or(0));
         client.remove(&own).await.expect("its own sidecar lives");
         let left: BTreeMap<String, Value> = client.committed(&own).await;
         assert_eq!(left, BTreeMap::new(), "life {life} is over");

@@ -330,9 +330,10 @@ impl TestNode {
                 application,
                 closed.clone(),
             ),
-            api,
+            api: api.clone(),
             system: System {
                 driver: driver.clone(),
+                api,
                 facts: Arc::new(facts),
                 ended: watch::Sender::new(false),
             },
