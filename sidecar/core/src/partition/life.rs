@@ -183,6 +183,11 @@ impl Partition {
             env.cover(Transition::PassiveFull);
             self.forget_actor(&name);
         }
+        self.tell_passive(env);
+    }
+
+    /// Tells people how many actors have become passive.
+    fn tell_passive(&mut self, env: &mut Env) {
         let count = std::mem::take(&mut self.reign.awake.passivated);
         if count > 0 {
             env.notice(Notice::Passivated { partition: self.id.clone(), count });
@@ -276,6 +281,7 @@ impl Partition {
         let Some(name) = item.invocation.actor.clone() else { return false };
         env.cover(Transition::Deactivated);
         self.forget_actor(&name);
+        self.tell_passive(env);
         if let Outcome::Failed(error) = outcome {
             let (partition, error) = (self.id.clone(), error_text(error));
             env.notice(Notice::DeactivationFailed { partition, actor: name, error });

@@ -223,7 +223,9 @@ impl Judge<'_> {
                 let ended = self.logs[self.log_of(&id.home)].outcome(id.uuid);
                 let same = uuid.is_none_or(|u| u == id.uuid)
                     && request.awaits.as_ref().is_none_or(|a| a == id);
-                let removes = request.removes && self.is_removal(id.uuid);
+                // One that was cancelled before its node had logged it shows nothing of what it was.
+                let is_over = *outcome == Outcome::Cancelled && self.asked_to_cancel(id.uuid);
+                let removes = request.removes && (self.is_removal(id.uuid) || is_over);
                 let mode = request.mode == Some(Mode::Call)
                     || removes
                     || request.awaits.is_some()

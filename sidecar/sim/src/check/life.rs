@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kar_core::ids::{NodeId, Offset, SessionId, Uuid};
 use kar_core::invocation::{Invocation, Outcome, StateOp, Work};
-use kar_core::record::{End, Segment};
+use kar_core::record::{AcceptInBrief, End, Segment};
 use kar_core::reminder::ReminderChange;
 
 use super::Judge;
@@ -51,6 +51,22 @@ impl Judge<'_> {
         true
     }
 
+    /// A completion of which nothing was seen before: of a node's own component, and logged in one. No code ran, and it
+    /// clears an actor's state: a removal.
+    pub(super) fn meet_removal(
+        &mut self,
+        log: usize,
+        uuid: Uuid,
+        accept: Option<&AcceptInBrief>,
+        segment: &Segment,
+    ) {
+        let actor = accept.and_then(|accept| accept.actor.as_ref());
+        let ran = self.dispatched.contains_key(&(log, uuid, 1, 1, self.logs[log].epoch));
+        if let Some(actor) = actor.filter(|_| !ran && segment.state == [StateOp::Clear]) {
+            self.life.removals.insert(uuid, actor.clone());
+        }
+    }
+
     /// Whether an invocation removes its actor.
     pub(crate) fn is_removal(&self, uuid: Uuid) -> bool {
         self.life.removals.contains_key(&uuid)
@@ -86,9 +102,7 @@ impl Judge<'_> {
             return self.wrong("log", format!("{at}: no end of a removal"));
         };
         held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset, at: self.now });
-        if held.actor.as_ref() != Some(&actor) {
-            return self.wrong("log", format!("{at}: removes another actor"));
-        }
+        let is_own = held.actor.as_ref() == Some(&actor);
         let is_done = matches!(outcome, Outcome::Done(_));
         let has_segment = !segment.state.is_empty() || !segment.reminders.is_empty();
         if !is_done {
@@ -96,6 +110,9 @@ impl Judge<'_> {
                 self.wrong("removal", format!("{at}: ends as {outcome:?}, and does something"));
             }
             return;
+        }
+        if !is_own {
+            return self.wrong("log", format!("{at}: removes another actor"));
         }
         self.counts.removals += 1;
         self.lock(log, offset, uuid, Lock::Frees);

@@ -375,6 +375,7 @@ impl Judge<'_> {
 
     fn completed(&mut self, log: usize, offset: Offset, done: Completion<'_>) {
         let Completion { uuid, attempt, accept, end, segment } = done;
+        self.meet_removal(log, uuid, accept, segment);
         if let (Some(brief), false) = (accept, self.logs[log].held.contains_key(&uuid)) {
             let held = Held {
                 sent: Some((brief.sender.clone(), brief.number)),
