@@ -96,8 +96,8 @@ pub struct Limits {
     pub unstored_bytes_per_partition_max: usize,
     /// Longest state of one actor, bytes: all of it can be loaded, and read in one message.
     pub state_bytes_per_actor_max: usize,
-    /// Actors of a partition that are awake without being busy, their state in memory; those that have been idle for the
-    /// longest time become passive beyond it.
+    /// Actors of a partition that are awake, with their states in memory; beyond it those become passive that have been
+    /// idle for the longest time.
     pub cached_actors_max: usize,
     /// How long an actor is idle before it becomes passive: its state leaves memory, and its host is told, ms.
     pub actor_idle_ms: Millis,

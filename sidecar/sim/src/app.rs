@@ -206,8 +206,8 @@ impl World {
         self.tell_app(slot, session, ToApp::Run(run));
     }
 
-    /// What a turn does that deactivates an actor. Seldom something that wakes others, which are deactivated, too: there
-    /// would be no end; and in the end never, so that the run comes to rest.
+    /// What a turn does that deactivates an actor. Seldom something that wakes others, which are deactivated, too:
+    /// there would be no end; and in the end never, so that the run comes to rest.
     fn deactivation(&self, token: &TurnToken) -> Spec {
         let uuid = token.invocation.uuid.0;
         let tag = join(uuid as u64, join((uuid >> 64) as u64, 0x6465_6163));

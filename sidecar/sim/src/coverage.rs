@@ -233,6 +233,7 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("answer: invalid", "a program that asks for what makes no sense"),
     ("answer: limit: state read", READS),
     ("answer: unavailable", READS),
+    ("answer: unknown kind", "a typing mistake: core/tests/life.rs"),
     ("sent: read: too long", READS),
     ("arrived: read: too long", READS),
     ("channel: a request after a gap", GAP),

@@ -1,13 +1,13 @@
 //! Actor life (design section 6, item 11): who is awake, how idle actors become passive, and how actors are removed.
 //!
-//! An actor is awake from its first turn in a reign on: its state may be in memory, and its host may remember something
-//! of it. All that is kept of it then is a row in [`Awake`]; a passive actor has none, and costs nothing but its place in
-//! the store. Rows are ordered by a lower bound of their last use, which is put right when it is looked at: so a turn
-//! costs one look-up, and nothing is ever scanned.
+//! An actor is awake from its first turn in a reign on: its state may be in memory, and its host may remember
+//! something of it. All that is kept of it then is a row in [`Awake`]; a passive actor has none, and costs nothing but
+//! its place in the store. Rows are ordered by a lower bound of their last use, which is put right when it is looked
+//! at: so a turn costs one look-up, and nothing is ever scanned.
 //!
-//! What a host remembers of an actor is worth something only while every turn of the actor was one of that host, and all
-//! of them have taken effect. So turns carry the number of their actor's *activation*: a new one after the actor was
-//! passive, removed, or had a turn that came to nothing, with another stream of the host, and in another reign.
+//! What a host remembers of an actor is worth something only while every turn of the actor was one of that host, and
+//! all of them have taken effect. So turns carry the number of their actor's *activation*: a new one after the actor
+//! was passive, removed, or had a turn that came to nothing, with another stream of the host, and in another reign.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

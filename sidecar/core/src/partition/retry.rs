@@ -22,10 +22,10 @@ impl Partition {
         uuid: Uuid,
         (turn, error): (&Turn, &ApplicationError),
     ) -> Option<Millis> {
-        let may = |item: &&Box<Item>| {
-            error.retryable && !item.cancel && item.invocation.work == Work::Method
-        };
-        self.reign.items.get(&uuid).filter(may)?;
+        let item = self.reign.items.get(&uuid)?;
+        if !error.retryable || item.cancel || item.invocation.work != Work::Method {
+            return None;
+        }
         let failures = self.state.entries.get(&uuid).map_or(0, |entry| entry.trouble.failures);
         let failures = if env.rules.retry_bound { failures + 1 } else { 1 };
         turn.retry.pause(failures)

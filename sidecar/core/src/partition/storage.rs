@@ -258,8 +258,8 @@ impl Partition {
             apply(&mut state, op);
         }
         self.reign.drop_stored(actor);
-        // Reads from outside must not fill the cache, nor those of a turn that is over: only an actor that has turns, and
-        // becomes passive, is dropped from it.
+        // Reads from outside must not fill the cache, nor those of a turn that is over: only an actor that has turns,
+        // and becomes passive, is dropped from it.
         let keeps = self.reign.awake.contains(actor) || self.reign.actors.contains_key(actor);
         for read in &load.waiting {
             if let Reader::Node(from) = read.reader {

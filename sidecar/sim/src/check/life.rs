@@ -297,7 +297,10 @@ impl Judge<'_> {
         let failed = |other: &&usize| {
             let other = &self.history.runs[**other];
             let place = (other.token.invocation.uuid, other.token.step);
-            let is_over = self.logs[log].done.contains_key(&place) || self.is_retried(log, other);
+            // By this reign: what another one has done with it since, a zombie does not know.
+            let done = self.logs[log].done.get(&place);
+            let is_over = done.is_some_and(|(by, _)| *by == epoch)
+                || (epoch == current && self.is_retried(log, other));
             is_over && matches!(other.end, RunEnd::Ended(Outcome::Failed(_)))
         };
         if let Some(failed) = before.iter().find(failed) {
