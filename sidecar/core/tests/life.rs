@@ -458,5 +458,4 @@ fn passive_actors_cost_nothing() {
     assert_eq!(held, held_many, "nothing is held for them");
     assert!(snapshot_many < snapshot + 500, "snapshots: {snapshot} and {snapshot_many}");
     assert!(read_many < read + 200, "records read by a take-over: {read} and {read_many}");
-    println!("snapshot {snapshot} -> {snapshot_many}, records read {read} -> {read_many}");
 }
