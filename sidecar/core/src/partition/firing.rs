@@ -125,7 +125,7 @@ impl Partition {
     fn fire(&mut self, env: &mut Env, key: Key, reminder: &Reminder) {
         let clock = self.clock(env);
         let Firing { fires, next } = plan(reminder, clock, env.limits.reminder_lateness_ms);
-        if reminder.due + env.limits.reminder_lateness_ms < clock
+        if reminder.due.saturating_add(env.limits.reminder_lateness_ms) < clock
             && reminder.catch_up != CatchUp::Each
         {
             self.tell_missed(env, &key, reminder, fires, next);

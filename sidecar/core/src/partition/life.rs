@@ -22,6 +22,7 @@ use crate::invocation::{ApplicationError, Outcome, Payload, StateOp, Work};
 use crate::record::Op;
 use crate::reminder::ReminderChange;
 use crate::state::{Origin, deactivation};
+use crate::work;
 
 /// Actors that become passive in one step: what comes meanwhile is not to wait for more.
 const PASSIVATED_AT_ONCE_MAX: usize = 256;
@@ -89,6 +90,7 @@ impl Awake {
     ) -> Option<(Millis, Arc<str>)> {
         // Each round is paid for by a use since the last one.
         loop {
+            work::look();
             let (listed, name) = self.by_use.first().cloned()?;
             let stay = self.actors.get_mut(&name)?;
             let used = if is_busy(&name) { now } else { stay.used };
@@ -340,4 +342,51 @@ impl Partition {
 
 fn error_text(error: &ApplicationError) -> Arc<str> {
     format!("{}: {}", error.code, error.message).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACTORS: u64 = 2_000;
+
+    fn name(n: u64) -> Arc<str> {
+        format!("a{n}").into()
+    }
+
+    /// Those that have been idle for longest go first, and each look at one of them was paid for by a use of it.
+    #[test]
+    fn actors_go_in_the_order_of_their_last_use_and_nothing_is_scanned() {
+        let mut awake = Awake::default();
+        for n in 0..ACTORS {
+            let stay = Stay { session: SessionId(1), activation: Some(n), used: n, listed: n };
+            awake.insert(&name(n), stay);
+        }
+        // Every second one is used again, the last ones first.
+        let again = (0..ACTORS).filter(|n| n % 2 == 0).map(|n| (2 * ACTORS - n, n));
+        let again: BTreeMap<u64, u64> = again.collect();
+        again.iter().for_each(|(at, n)| awake.touch(&name(*n), *at));
+        let last = (0..ACTORS).filter(|n| n % 2 == 1).chain(again.into_values());
+        let before = work::looks();
+        for n in last {
+            let (_, first) = awake.first(3 * ACTORS, |_| false).expect("it is there");
+            assert_eq!(first, name(n));
+            awake.remove(&first);
+        }
+        let looks = work::looks() - before;
+        assert_eq!(looks as u64, ACTORS + ACTORS / 2, "one for each use");
+        assert_eq!((awake.len(), awake.by_use.len()), (0, 0));
+    }
+
+    #[test]
+    fn who_is_busy_is_not_idle() {
+        let mut awake = Awake::default();
+        for n in 0..3 {
+            let stay = Stay { session: SessionId(1), activation: None, used: n, listed: n };
+            awake.insert(&name(n), stay);
+        }
+        let busy = name(0);
+        let (used, first) = awake.first(10, |actor| *actor == busy).expect("it is there");
+        assert_eq!((used, first), (1, name(1)));
+    }
 }
