@@ -25,7 +25,11 @@ fn runtime(kind: Kind, block: &Block) -> TokenStream {
     let listed = block.methods.iter().map(|method| {
         let name = &method.name;
         let how = if method.shared { quote!(shared) } else { quote!(exclusive) };
-        quote!(::kar_sdk::Method::#how(#name))
+        let retry = method.retry.as_ref().map(|policy| {
+            // Spanned, so that what is no policy is what the compiler points at.
+            quote_spanned!(policy.span()=> .retry(#policy))
+        });
+        quote!(::kar_sdk::Method::#how(#name) #retry)
     });
     let arms = block.methods.iter().map(|method| {
         let (name, function) = (&method.name, &method.function);
@@ -166,7 +170,7 @@ mod tests {
                 async fn deposit(&self, ctx: &mut ActorContext, amount: i64) -> Result<i64, Error> {
                     todo()
                 }
-                #[kar(name = "balance.now", shared)]
+                #[kar(name = "balance.now", shared, retry = RetryPolicy::attempts(3))]
                 async fn balance(&self, _: &ActorContext) -> Result<i64, Error> { todo() }
                 #[kar(deactivate)]
                 async fn rest(&self, ctx: &mut ActorContext) -> Result<(), Error> { todo() }
@@ -179,7 +183,7 @@ mod tests {
             "impl :: kar_sdk :: Actor for Account",
             "const NAME : & 'static str = \"acc\"",
             "Method :: exclusive (\"deposit\")",
-            "Method :: shared (\"balance.now\")",
+            "Method :: shared (\"balance.now\") . retry (RetryPolicy :: attempts (3))",
             "const DEACTIVATES : bool = true",
             "self . rest (context)",
             "pub struct AccountClient < S >",
@@ -236,7 +240,8 @@ mod tests {
             #[kar(read)]
             async fn f(&self, c: &mut C) -> R {}
         ));
-        assert_eq!(text, "a method has the options `name = \"…\"`, `shared` and `deactivate`");
+        let known = "`name = \"…\"`, `shared`, `deactivate` and `retry = RetryPolicy::attempts(…)`";
+        assert_eq!(text, format!("a method has the options {known}"));
         let hook = || {
             quote!(
                 #[kar(deactivate)]

@@ -5,7 +5,7 @@ use syn::meta::ParseNestedMeta;
 use syn::parse::Parser as _;
 use syn::spanned::Spanned as _;
 use syn::{
-    Attribute, Error, FnArg, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Pat, Result,
+    Attribute, Error, Expr, FnArg, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Pat, Result,
     ReturnType, Type,
 };
 
@@ -39,6 +39,8 @@ pub(crate) struct Method {
     pub(crate) shared: bool,
     /// It is no method: the instance is about to be passive.
     pub(crate) deactivate: bool,
+    /// Its retry policy, a constant expression.
+    pub(crate) retry: Option<Expr>,
     /// Name and type of the argument, if there is one.
     pub(crate) argument: Option<(Ident, Type)>,
     pub(crate) output: Type,
@@ -110,7 +112,7 @@ fn check_hook(kind: Kind, method: &Method, is_second: bool) -> Result<()> {
         "only actors are deactivated"
     } else if is_second {
         "there are two methods marked `deactivate`"
-    } else if method.argument.is_some() || method.shared {
+    } else if method.argument.is_some() || method.shared || method.retry.is_some() {
         "a method marked `deactivate` takes no argument, and has no other option"
     } else {
         return Ok(());
@@ -168,7 +170,7 @@ fn name_value(meta: &ParseNestedMeta<'_>) -> Result<String> {
 }
 
 fn method(kind: Kind, function: &mut ImplItemFn) -> Result<Method> {
-    let Options { name, shared, deactivate } = method_attributes(function)?;
+    let Options { name, shared, deactivate, retry } = method_attributes(function)?;
     let signature = &function.sig;
     let at = |span: Span, text: String| Err(Error::new(span, text));
     if signature.asyncness.is_none() {
@@ -210,7 +212,7 @@ fn method(kind: Kind, function: &mut ImplItemFn) -> Result<Method> {
     let function = signature.ident.clone();
     let name = name.unwrap_or_else(|| function.to_string().trim_start_matches("r#").to_owned());
     let output = (**output).clone();
-    Ok(Method { function, name, shared, deactivate, argument, output, docs })
+    Ok(Method { function, name, shared, deactivate, retry, argument, output, docs })
 }
 
 fn argument(input: &FnArg) -> Result<(Ident, Type)> {
@@ -231,12 +233,13 @@ fn argument(input: &FnArg) -> Result<(Ident, Type)> {
     Ok((name, (*typed.ty).clone()))
 }
 
-/// What `#[kar(…)]` may say of a function.
+/// What `#[kar(…)]` says of a method.
 #[derive(Default)]
 struct Options {
     name: Option<String>,
     shared: bool,
     deactivate: bool,
+    retry: Option<Expr>,
 }
 
 /// Takes `#[kar(…)]` off a function.
@@ -253,9 +256,13 @@ fn method_attributes(function: &mut ImplItemFn) -> Result<Options> {
             } else if meta.path.is_ident("deactivate") {
                 options.deactivate = true;
                 Ok(())
+            } else if meta.path.is_ident("retry") {
+                options.retry = Some(meta.value()?.parse()?);
+                Ok(())
             } else {
-                let text = "a method has the options `name = \"…\"`, `shared` and `deactivate`";
-                Err(meta.error(text))
+                let known =
+                    "`name = \"…\"`, `shared`, `deactivate` and `retry = RetryPolicy::attempts(…)`";
+                Err(meta.error(format!("a method has the options {known}")))
             }
         })?;
     }
