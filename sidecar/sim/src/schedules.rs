@@ -132,6 +132,7 @@ impl Stage {
             slot,
             mode: Some(mode),
             remind: None,
+            removes: false,
             kind,
             actor: Some(actor),
             fuel: 0,

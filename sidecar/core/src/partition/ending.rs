@@ -70,6 +70,9 @@ impl Partition {
         if turn.slot {
             env.free_slot();
         }
+        if matches!(result, TurnEnd::Outcome(Outcome::Failed(_)) | TurnEnd::Cancelled) {
+            self.end_activation(env, uuid);
+        }
         match result {
             TurnEnd::Outcome(outcome @ Outcome::Done(_)) => {
                 self.end(env, uuid, outcome, turn.unflushed);
@@ -110,6 +113,15 @@ impl Partition {
             self.reign.idle.insert(uuid);
         }
         let cancel = item.cancel;
+        self.end_activation(env, uuid);
+        if self.is_fleeting(uuid) {
+            env.cover(Transition::DeactivationLost);
+            self.drop_unflushed(turn.unflushed);
+            if turn.slot {
+                env.free_slot();
+            }
+            return self.end(env, uuid, Outcome::Cancelled, Unflushed::default());
+        }
         let is_parked = self.note_end(env, uuid, cause, cancel);
         self.drop_unflushed(turn.unflushed);
         if turn.slot {
@@ -235,7 +247,10 @@ impl Partition {
         if let Some(deadline) = item.invocation.deadline {
             self.reign.deadlines.remove(&(deadline, uuid));
         }
-        match item.invocation.home.clone() {
+        let home = item.invocation.home.clone();
+        let leaves_nothing = self.end_deactivation(env, uuid, &outcome, &unflushed);
+        match home {
+            _ if leaves_nothing => {}
             Some(home) => self.send_home(env, uuid, (home, outcome.clone()), unflushed),
             None => self.complete(env, uuid, End::Outcome(outcome.clone()), unflushed),
         }
@@ -299,6 +314,7 @@ impl Partition {
     /// Tells whoever waits, once the end is committed.
     pub(super) fn tell_outcome(&mut self, env: &mut Env, item: &Item, outcome: Outcome) {
         if item.invocation.mode == Mode::Tell
+            && item.origin != Origin::Idle
             && !matches!(outcome, Outcome::Done(_) | Outcome::Cancelled)
         {
             let uuid = item.invocation.uuid;
