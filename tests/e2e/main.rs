@@ -28,3 +28,4 @@ mod tail_calls;
 mod tells;
 mod twins;
 mod unread;
+mod withdraw;

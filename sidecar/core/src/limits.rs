@@ -202,6 +202,13 @@ pub struct Rules {
     pub cancel_drops_firings: bool,
     pub firing_after_commit: bool,
     pub mark_starts: bool,
+    pub count_started: bool,
+    pub log_resent: bool,
+    pub gate_notices: bool,
+    pub withdraw_unstarted: bool,
+    pub log_withdrawn: bool,
+    pub keep_keyed: bool,
+    pub confirm_circles: bool,
 }
 
 impl Default for Limits {
@@ -320,6 +327,13 @@ impl Default for Rules {
             cancel_drops_firings: true,
             firing_after_commit: true,
             mark_starts: true,
+            count_started: true,
+            log_resent: true,
+            gate_notices: true,
+            withdraw_unstarted: true,
+            log_withdrawn: true,
+            keep_keyed: true,
+            confirm_circles: true,
         }
     }
 }

@@ -265,6 +265,7 @@ mod tests {
         let again = [
             Outcome::Expired,
             Outcome::Cancelled,
+            Outcome::Withdrawn,
             Outcome::Deadlock("a".into()),
             Outcome::Refused(Refusal::PartitionFull),
         ];
