@@ -44,11 +44,11 @@ pub(crate) fn contended(profile: &mut Profile) {
 pub(crate) fn orphaned(profile: &mut Profile) {
     profile.faults_max = 16;
     profile.fault_weights = [12, 20, 10, 0, 0, 4, 2, 0, 2, 0, 0, 0, 2, 0];
-    profile.hot = 500;
-    profile.ops_max = 70;
+    profile.hot = 400;
+    profile.ops_max = 50;
     profile.nested = 700;
     profile.keyed = 400;
-    profile.think_max = 60_000;
+    profile.think_max = 20_000;
 }
 
 /// Most calls have deadlines, and hosts that run only what is committed are lost with their nodes.

@@ -103,7 +103,8 @@ pub struct Profile {
     pub reads_max: u64,
     /// Chance that whoever was told that a call ended reads the actor's state.
     pub read_after: u32,
-    /// Chance that a node which is struck out while it lives does not hear from its logs until it is told.
+    /// Chance that a node which is struck out while it lives hears neither from its logs nor from the membership until
+    /// it is told.
     pub deaf: u32,
     /// How long after the acceptance a started invocation is awaited at most, µs.
     pub await_max: Us,

@@ -71,7 +71,7 @@ pub(super) fn withdraw_to(
 
 pub(super) fn withdraw_from(withdraw: pb::Withdraw) -> Result<Message, Malformed> {
     let call = |call: &pb::WithdrawnCall| Ok((call.number, uuid_from(&call.uuid)?));
-    let calls: Result<_, _> = withdraw.calls.iter().map(call).collect();
+    let calls: Result<_, Malformed> = withdraw.calls.iter().map(call).collect();
     Ok(Message::Withdraw {
         sender: sender_from(withdraw.sender)?,
         to: partition_from(withdraw.to)?,

@@ -1,7 +1,7 @@
 //! P5, rule L5: nothing that others can see depends on a record that is not valid in its log.
 
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::ids::{NodeId, Number, PartitionId, Sender, Uuid};
+use kar_core::ids::{InvocationId, NodeId, Number, PartitionId, Sender, Uuid};
 use kar_core::invocation::{Mode, Outcome, Owed, Refusal};
 use kar_core::message::{AwaitResult, Message};
 use kar_core::node::DIRECT_CONCURRENCY;
@@ -323,8 +323,11 @@ impl Judge<'_> {
                 let Some(id) = invocation else {
                     return self.wrong("answers", format!("r{run}.{item}: no invocation"));
                 };
-                let parent = record.token.invocation.uuid;
-                if *outcome == Outcome::Withdrawn && !self.asked_to_cancel(parent) {
+                let InvocationId { home, uuid: parent } = &record.token.invocation;
+                // What runs on in a reign that is over may hear of it: there is a newer attempt.
+                let is_current = self.logs[self.log_of(home)].epoch == record.token.epoch;
+                let is_withdrawn = *outcome == Outcome::Withdrawn && is_current;
+                if is_withdrawn && !self.asked_to_cancel(*parent) {
                     let text = format!("r{run}.{item} of {} is told of {id}", record.token);
                     self.wrong("T2 withdrawn has no caller", text);
                 }

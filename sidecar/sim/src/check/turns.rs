@@ -112,6 +112,11 @@ impl Judge<'_> {
     fn check_resent(&mut self, run: usize, record: &Run, log: usize, uuid: Uuid) {
         let token = &record.token;
         let first = self.sent_to_epoch.get(&(log, uuid, token.step)).copied();
+        // Under an idempotency key several clients may send it, each for the first time.
+        let asked = self.asked.get(&record.spec.tag);
+        if asked.is_some_and(|req| self.history.reqs[*req].keyed) {
+            return;
+        }
         let held = self.logs[log].held.get(&uuid);
         let is_logged = held.is_some_and(|held| held.step >= token.step);
         if !is_logged && first.is_some_and(|first| first < token.epoch) {
