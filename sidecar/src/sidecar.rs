@@ -63,6 +63,14 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The component's socket cannot be where it was asked for: it is in use, say; choose another path.
+    #[error("cannot listen on {}: {source}", path.display())]
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A Unix socket's path is longer than the system takes (107 bytes); choose a shorter one.
     #[error("the socket path {} is too long (at most 107 bytes)", .0.display())]
     PathTooLong(PathBuf),
@@ -353,10 +361,14 @@ impl Sockets {
             Some(listener) => net::PeerAddress::Tcp(listener.local_addr().map_err(no_port)?),
             None => net::PeerAddress::Unix(peer_path.clone()),
         };
+        let own: fn(_, _) -> _ =
+            |path, source| StartError::File { what: "cannot listen on", path, source };
+        let chosen: fn(_, _) -> _ = |path, source| StartError::Socket { path, source };
+        let component_error = if config.socket.is_some() { chosen } else { own };
         Ok(Self {
-            component: bind_unix(&socket)?,
+            component: bind_unix(&socket, component_error)?,
             component_tcp,
-            peer: bind_unix(&peer_path)?,
+            peer: bind_unix(&peer_path, own)?,
             peer_tcp,
             files: vec![socket.clone(), peer_path],
             socket,
@@ -366,14 +378,15 @@ impl Sockets {
     }
 }
 
-fn bind_unix(path: &Path) -> Result<UnixListener, StartError> {
+fn bind_unix(
+    path: &Path,
+    error: fn(PathBuf, std::io::Error) -> StartError,
+) -> Result<UnixListener, StartError> {
     if !net::is_socket_path(path) {
         return Err(StartError::PathTooLong(path.to_owned()));
     }
     net::clear_if_dead(path, Duration::ZERO);
-    let fail =
-        |source| StartError::File { what: "cannot listen on", path: path.to_owned(), source };
-    UnixListener::bind(path).map_err(fail)
+    UnixListener::bind(path).map_err(|source| error(path.to_owned(), source))
 }
 
 async fn bind_tcp(address: std::net::SocketAddr) -> Result<TcpListener, StartError> {

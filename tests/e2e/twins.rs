@@ -5,9 +5,9 @@ use kar_proto::v1::response::Result as Answer;
 use kar_proto::v1::{
     ActorStateServiceGetRequest, ActorTarget, ApplyRequest, AwaitRequest, CallActorRequest,
     CancelRequest, CancelResult, ContainsRequest, DeleteRequest, DeliveryMode,
-    DiscardDeadLetterRequest, FlushRequest, GetAllRequest, InvokeRequest, ListRequest,
-    RedriveDeadLetterRequest, ResumeRequest, SetRequest, StartRequest, StateChange, StateEntry,
-    StateServiceGetRequest, TellRequest, state_change,
+    DiscardDeadLetterRequest, FlushRequest, GetAllRequest, GetSubMapSizeRequest, InvokeRequest,
+    ListRequest, ListSubMapRequest, RedriveDeadLetterRequest, ResumeRequest, SetRequest,
+    StartRequest, StateChange, StateEntry, StateServiceGetRequest, TellRequest, state_change,
 };
 use kar_tests::component::{Component, hello, service};
 use kar_tests::errors::assert_error;
@@ -221,5 +221,9 @@ fn what_is_not_implemented_says_so() {
         not(answer.expect_err("not yet"), "EventService.Publish");
         let answer = client.state().transact(kar_proto::v1::TransactRequest::default()).await;
         not(answer.expect_err("not yet"), "StateService.Transact");
+        let answer = client.actor_state().list_sub_map(ListSubMapRequest::default()).await;
+        not(answer.expect_err("not yet"), "ActorStateService.ListSubMap");
+        let answer = client.actor_state().get_sub_map_size(GetSubMapSizeRequest::default()).await;
+        not(answer.expect_err("not yet"), "ActorStateService.GetSubMapSize");
     });
 }

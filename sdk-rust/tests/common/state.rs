@@ -117,6 +117,7 @@ impl World {
             Change::Set(entry) => drop(overlay.insert(entry.key, entry.value)),
             Change::Remove(key) => drop(overlay.insert(key, None)),
             Change::Clear(_) => overlay.extend(keys.into_iter().map(|key| (key, None))),
+            other => panic!("the SDK does not send {other:?}"),
         }
     }
 

@@ -238,17 +238,16 @@ transitions! {
 
 /// How often each transition was taken.
 #[derive(Clone)]
+#[cfg_attr(not(feature = "coverage"), derive(Default))]
 pub(crate) struct Covered {
     #[cfg(feature = "coverage")]
     counts: [std::cell::Cell<u32>; TRANSITIONS.len()],
 }
 
+#[cfg(feature = "coverage")]
 impl Default for Covered {
     fn default() -> Self {
-        Self {
-            #[cfg(feature = "coverage")]
-            counts: std::array::from_fn(|_| std::cell::Cell::new(0)),
-        }
+        Self { counts: std::array::from_fn(|_| std::cell::Cell::new(0)) }
     }
 }
 

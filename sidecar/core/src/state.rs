@@ -288,7 +288,7 @@ impl LogState {
                         End::Next { invocation, keeps_lock } => {
                             self.next_step(*uuid, invocation, *keeps_lock);
                         }
-                        End::Passed => self.pass_on(rules, *uuid),
+                        End::Passed => self.pass_on(rules, *uuid, *time),
                     }
                 }
                 self.owe(&segment.sends);
@@ -504,9 +504,11 @@ impl LogState {
     }
 
     /// A chain of tail calls goes on, or has ended, somewhere else: its home stays.
-    fn pass_on(&mut self, rules: &Rules, uuid: Uuid) {
+    fn pass_on(&mut self, rules: &Rules, uuid: Uuid, time: Millis) {
         let Some(entry) = self.entries.get_mut(&uuid) else { return };
         if !entry.invocation.is_home() || !rules.tail_home {
+            // Nobody here will know when it ends: a key's time begins now.
+            self.keys.end(uuid, None, time);
             self.remove_entry(uuid);
             return;
         }

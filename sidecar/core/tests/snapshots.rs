@@ -82,6 +82,19 @@ fn who_takes_over_reads_what_came_after_the_newest_snapshot() {
 }
 
 #[test]
+fn long_records_call_for_a_snapshot_sooner() {
+    let limits = Limits { snapshot_after_bytes: 40_000, ..Limits::default() };
+    let mut script = Script::with(&kinds(), limits);
+    let taken = |script: &Script| count(script, |n| matches!(n, Notice::SnapshotTaken { .. }));
+    write_many(&mut script, 20);
+    assert_eq!(taken(&script), 0);
+    for _ in 0..60 {
+        write(&mut script, "n", &"n".repeat(2_000));
+    }
+    assert!((3..=10).contains(&taken(&script)), "{}", taken(&script));
+}
+
+#[test]
 fn a_lost_or_damaged_snapshot_is_made_good_by_the_one_before() {
     for damage in [false, true] {
         let mut script = saving();
@@ -147,4 +160,20 @@ fn with_a_delay_the_log_heals_a_store_that_went_back() {
     script.replace(&kinds());
     assert_eq!(read(&mut script), "49");
     assert_eq!(count(&script, is_unreadable), 0);
+}
+
+/// Each one is a copy of the whole state: what is refused is not tried again and again.
+#[test]
+fn what_cannot_be_stored_is_tried_less_and_less_often() {
+    let mut script = saving();
+    script.refuse_snapshots = true;
+    write_many(&mut script, 600);
+    let tried = script.snapshots_put;
+    assert!((4..20).contains(&tried), "{tried} times");
+    assert_eq!(count(&script, |n| matches!(n, Notice::SnapshotFailed { .. })), tried);
+    script.refuse_snapshots = false;
+    write_many(&mut script, 100);
+    assert!(script.snapshots_put > tried + 4, "as often as before");
+    script.replace(&kinds());
+    assert_eq!(read(&mut script), "99");
 }

@@ -108,6 +108,14 @@ fn without_any_rule_a_promise_is_broken() {
 }
 
 #[test]
+fn the_table_of_the_readme_has_a_row_for_every_rule() {
+    let readme = include_str!("../README.md");
+    let row = |rule: &&Mutation| !readme.contains(&format!("\n| {} | ", rule.name));
+    let missing: Vec<_> = MUTATIONS.iter().filter(row).map(|rule| rule.name).collect();
+    assert!(missing.is_empty(), "print the table with `cargo sim -- --mutations`: {missing:?}");
+}
+
+#[test]
 fn small_worlds_keep_every_promise_whatever_happens_next() {
     for config in CONFIGS.into_iter().filter(|c| !c.nightly) {
         let explored = kar_sim::explore(&config, Rules::default(), Bounds::default());

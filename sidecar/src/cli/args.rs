@@ -128,7 +128,7 @@ pub(crate) struct RunArgs {
     pub(crate) actors: Vec<String>,
     /// Name of this node and of its output lines [default: made from the process id; lines: the
     /// application's name]
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
     /// Where and how data is kept.
     #[command(flatten)]
@@ -313,6 +313,14 @@ pub(crate) struct ChildArgs {
     pub(crate) command: Vec<OsString>,
 }
 
+/// Parses how many, at least one.
+pub(crate) fn count(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| format!("'{text}' is no count above 0"))
+}
+
 /// Parses `250ms`, `10s`, `5m`, `1h`; a bare number means seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -348,6 +356,12 @@ mod tests {
         assert!(duration("ten").is_err());
         assert!(duration("1d").is_err());
         assert!(duration("99999999999999999999h").is_err());
+    }
+
+    #[test]
+    fn counts_are_above_zero() {
+        assert_eq!(count("7"), Ok(7));
+        assert!(count("0").is_err() && count("-1").is_err() && count("many").is_err());
     }
 
     #[test]

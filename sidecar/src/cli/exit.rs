@@ -180,7 +180,10 @@ fn by_reason(reason: &str) -> (Code, Option<&'static str>) {
         ),
         "MESSAGE_TOO_LARGE" => (
             Code::Limit,
-            Some("send a smaller payload, or raise `--message-bytes-max` on every node"),
+            Some(
+                "send a smaller payload, or raise `--message-bytes-max` on every node and go \
+                 through one of them (`--socket`)",
+            ),
         ),
         "EXPIRED" => (
             Code::Expired,

@@ -51,12 +51,22 @@ pub fn status<const N: usize>(
     message: impl Into<String>,
     metadata: [(&str, String); N],
 ) -> Status {
+    status_as(code_of(reason), reason, message, metadata)
+}
+
+/// The same with another gRPC code than the reason's own: where gRPC itself wants one.
+pub fn status_as<const N: usize>(
+    code: Code,
+    reason: ErrorReason,
+    message: impl Into<String>,
+    metadata: [(&str, String); N],
+) -> Status {
     let name = reason.as_str_name();
     let name = name.strip_prefix("ERROR_REASON_").unwrap_or(name);
     let metadata: HashMap<String, String> =
         metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     let details = ErrorDetails::with_error_info(name, DOMAIN, metadata);
-    Status::with_error_details(code_of(reason), message.into(), details)
+    Status::with_error_details(code, message.into(), details)
 }
 
 /// A field is missing or malformed.

@@ -32,12 +32,12 @@ pub fn encode_snapshot(snapshot: &Snapshot) -> Bytes {
     snapshot_to(snapshot).encode_to_vec().into()
 }
 
-/// A snapshot from what is stored.
+/// A snapshot from what is stored, with memory of its own: a result that is kept for a day must not keep all of it.
 ///
 /// # Errors
 ///
 /// If the bytes are no snapshot that this version understands.
-pub fn decode_snapshot(bytes: Bytes) -> Result<Snapshot, Malformed> {
+pub fn decode_snapshot(bytes: &[u8]) -> Result<Snapshot, Malformed> {
     snapshot_from(pb::Snapshot::decode(bytes)?)
 }
 

@@ -111,7 +111,6 @@ impl Counters {
             ("resumptions", self.resumptions),
             ("evictions", self.evictions),
             ("logs_lost", self.logs_lost),
-            ("logs_trimmed_unread", self.logs_trimmed_unread),
             ("notices_not_logged", self.lines.suppressed),
         ]
         .into_iter()

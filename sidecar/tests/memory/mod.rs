@@ -212,7 +212,7 @@ impl Store for MemoryBackend {
         let found = self.memory().snapshots.get(&(partition.clone(), key)).cloned();
         let decode = |data: Bytes| {
             let proof = proof(&data);
-            (Box::new(decode_snapshot(data).expect("it is as it was encoded")), proof)
+            (Box::new(decode_snapshot(&data).expect("it is as it was encoded")), proof)
         };
         let result = Ok(found.map(decode));
         self.tell(Event::SnapshotGot { partition: partition.clone(), key, result });

@@ -125,7 +125,7 @@ impl Partition {
     fn fire(&mut self, env: &mut Env, key: Key, reminder: &Reminder) {
         let clock = self.clock(env);
         let Firing { fires, next } = plan(reminder, clock, env.limits.reminder_lateness_ms);
-        let is_late = reminder.due + env.limits.reminder_lateness_ms < clock;
+        let is_late = reminder.due.saturating_add(env.limits.reminder_lateness_ms) < clock;
         let uuid = fires.then(|| env.uuid());
         let (actor, id) = key.clone();
         let due = reminder.due;

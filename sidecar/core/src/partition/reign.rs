@@ -144,6 +144,8 @@ pub(crate) struct Reign {
     pub(super) writing: Option<Offset>,
     /// The snapshot that is being taken.
     pub(super) saving: Saving,
+    /// Snapshots that were not stored since the last one that was.
+    pub(super) puts_failed: u32,
 }
 
 /// A read that waits for a load.
@@ -260,6 +262,14 @@ pub(super) struct Unflushed {
     pub(super) reminders: Vec<ReminderChange>,
     /// Their bytes.
     pub(super) bytes: usize,
+}
+
+impl Unflushed {
+    /// Whether there is nothing to flush.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { state, sends, reminders, bytes: _ } = self;
+        state.is_empty() && sends.is_empty() && reminders.is_empty()
+    }
 }
 
 /// How a turn ended in user code.

@@ -13,7 +13,7 @@ use kar_core::invocation::{ActorOps, Mode, Outcome, Payload, StateOp, Target};
 use kar_core::limits::{Limits, Rules};
 use kar_core::message::Message;
 use kar_core::record::Record;
-use kar_core::snapshot::{Snapshot, SnapshotKey, SnapshotProof};
+use kar_core::snapshot::{Snapshot, SnapshotFault, SnapshotKey, SnapshotProof};
 use kar_core::{Effect, Event, Node, NodeConfig};
 
 /// A node with logs and a store that answer at once, and whatever came out of it.
@@ -56,6 +56,10 @@ pub(crate) struct Script {
     pub(crate) cancelled: Vec<(TurnToken, CancelReason)>,
     sessions: u64,
     pub(crate) snapshots: BTreeMap<(PartitionId, SnapshotKey), Snapshot>,
+    /// Snapshots are refused while this is set.
+    pub(crate) refuse_snapshots: bool,
+    /// Snapshots that were to be stored.
+    pub(crate) snapshots_put: usize,
     /// Where trimmed logs start.
     pub(crate) starts: BTreeMap<PartitionId, u64>,
     pub(crate) records_read: usize,
@@ -101,6 +105,8 @@ impl Script {
             direct_sent: 0,
             sent: Vec::new(),
             snapshots: BTreeMap::new(),
+            refuse_snapshots: false,
+            snapshots_put: 0,
             starts: BTreeMap::new(),
             records_read: 0,
             cancelled: Vec::new(),
@@ -224,7 +230,13 @@ impl Script {
                 let start = self.starts.entry(partition).or_insert(1);
                 *start = below.max(*start);
             }
+            Effect::PutSnapshot { partition, key, .. } if self.refuse_snapshots => {
+                self.snapshots_put += 1;
+                let result = Err(SnapshotFault::Refused("too long".into()));
+                queue.push_back(Event::SnapshotPut { partition, key, result });
+            }
             Effect::PutSnapshot { partition, key, snapshot } => {
+                self.snapshots_put += 1;
                 self.snapshots.insert((partition.clone(), key), (*snapshot).clone());
                 let result = Ok(proof(&snapshot));
                 queue.push_back(Event::SnapshotPut { partition, key, result });
@@ -361,10 +373,11 @@ impl Script {
     }
 
     pub(crate) fn let_go(&mut self) {
-        self.hold = false;
+        // What is appended meanwhile is read after what was appended before.
         while let Some(event) = self.held.pop_front() {
             self.event(event);
         }
+        self.hold = false;
     }
 
     pub(crate) fn turn(&mut self, method: &str) -> Turn {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{Format, duration};
+use super::{Format, count, duration};
 
 /// How client commands reach the application.
 #[derive(Clone, Debug, Args)]
@@ -291,7 +291,7 @@ pub(crate) struct ListArgs {
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Format,
     /// At most so many
-    #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
+    #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count)]
     pub(crate) limit: usize,
 }
 

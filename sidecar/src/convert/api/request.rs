@@ -285,6 +285,10 @@ impl Parser<'_> {
                 Change::Clear(false) => {
                     return Err(invalid_field("changes.clear", "must be true"));
                 }
+                Change::SetInSubMap(_) => return Err(not_implemented("set_in_sub_map")),
+                Change::RemoveFromSubMap(_) => return Err(not_implemented("remove_from_sub_map")),
+                Change::ClearSubMap(_) => return Err(not_implemented("clear_sub_map")),
+                Change::Require(_) => return Err(not_implemented("require")),
             })
         };
         let ops = r.changes.into_iter().map(op).collect::<Result<_, _>>()?;
