@@ -410,19 +410,19 @@ impl<R, S> fmt::Debug for Call<R, S> {
 impl RetryPolicy {
     /// So many attempts, the first one included; pauses as the sidecar makes them by default.
     #[must_use]
-    pub fn attempts(max: u32) -> Self {
+    pub const fn attempts(max: u32) -> Self {
         Self { max_attempts: max, initial_backoff: None, max_backoff: None, multiplier: 0.0 }
     }
 
     /// Pause before the second attempt, and the longest one; each is `multiplier` times (1 to 100) as
     /// long as the one before.
     #[must_use]
-    pub fn backoff(self, initial: Duration, max: Duration, multiplier: f64) -> Self {
+    pub const fn backoff(self, initial: Duration, max: Duration, multiplier: f64) -> Self {
         let (initial_backoff, max_backoff) = (Some(initial), Some(max));
         Self { initial_backoff, max_backoff, multiplier, ..self }
     }
 
-    fn into_proto(self) -> proto::RetryPolicy {
+    pub(crate) fn into_proto(self) -> proto::RetryPolicy {
         // The longest time that protobuf has is longer than any that this could mean.
         let wire = |time: Option<Duration>| time.and_then(|time| time.try_into().ok());
         proto::RetryPolicy {

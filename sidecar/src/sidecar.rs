@@ -21,6 +21,7 @@ use crate::grpc::auth::BearerToken;
 use crate::grpc::connect::Connect;
 use crate::grpc::serve::{self, Services, closed};
 use crate::grpc::system::{Facts, System};
+use crate::grpc::topology::Watchers;
 use crate::net;
 use crate::peer::dial::Dialler;
 use crate::peer::serve::PeerServer;
@@ -250,13 +251,14 @@ impl Sidecar {
                 config.bounds.clone(),
                 self.node_name.clone(),
                 config.application.clone(),
-                closing,
+                closing.clone(),
             ),
             api,
             system: System {
                 driver: self.driver.clone(),
                 facts: Arc::new(facts),
                 ended: self.ended.clone(),
+                watchers: Watchers::new(closing),
             },
             token: BearerToken::new(config.api_token.as_deref()),
             message_bytes_max: config.bounds.transport_message_bytes_max,

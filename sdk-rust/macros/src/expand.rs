@@ -25,7 +25,11 @@ fn runtime(kind: Kind, block: &Block) -> TokenStream {
     let listed = block.methods.iter().map(|method| {
         let name = &method.name;
         let how = if method.shared { quote!(shared) } else { quote!(exclusive) };
-        quote!(::kar_sdk::Method::#how(#name))
+        let retry = method.retry.as_ref().map(|policy| {
+            // Spanned, so that what is no policy is what the compiler points at.
+            quote_spanned!(policy.span()=> .retry(#policy))
+        });
+        quote!(::kar_sdk::Method::#how(#name) #retry)
     });
     let arms = block.methods.iter().map(|method| {
         let (name, function) = (&method.name, &method.function);
@@ -151,7 +155,7 @@ mod tests {
                 async fn deposit(&self, ctx: &mut ActorContext, amount: i64) -> Result<i64, Error> {
                     todo()
                 }
-                #[kar(name = "balance.now", shared)]
+                #[kar(name = "balance.now", shared, retry = RetryPolicy::attempts(3))]
                 async fn balance(&self, _: &ActorContext) -> Result<i64, Error> { todo() }
             }
         };
@@ -162,7 +166,7 @@ mod tests {
             "impl :: kar_sdk :: Actor for Account",
             "const NAME : & 'static str = \"acc\"",
             "Method :: exclusive (\"deposit\")",
-            "Method :: shared (\"balance.now\")",
+            "Method :: shared (\"balance.now\") . retry (RetryPolicy :: attempts (3))",
             "pub struct AccountClient < S >",
             "pub fn deposit (& self , amount : i64)",
         ] {
@@ -216,7 +220,8 @@ mod tests {
             #[kar(read)]
             async fn f(&self, c: &mut C) -> R {}
         ));
-        assert_eq!(text, "a method has the options `name = \"…\"` and `shared`");
+        let known = "`name = \"…\"`, `shared` and `retry = RetryPolicy::attempts(…)`";
+        assert_eq!(text, format!("a method has the options {known}"));
     }
 
     #[test]

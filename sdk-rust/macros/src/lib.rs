@@ -20,8 +20,9 @@ use crate::parse::Kind;
 ///
 /// A method is `async`, takes `&self`, a context (`&mut ServiceContext` or `&ServiceContext`), and
 /// at most one argument of an owned type that serde can read; it returns a `Result`. `#[kar(name =
-/// "…")]` on a method gives it another name, `#[kar(shared)]` says that it only reads. Helper
-/// functions belong into another `impl` block.
+/// "…")]` on a method gives it another name, `#[kar(shared)]` says that it only reads, and
+/// `#[kar(retry = RetryPolicy::attempts(5))]` (any constant expression) how its errors are retried that
+/// it marks retryable, unless a call says otherwise. Helper functions belong into another `impl` block.
 ///
 /// Besides implementing `kar_sdk::Service`, this makes a typed client:
 /// `GreeterClient::new(&caller)`, where the caller is a `kar_sdk::Client` or a turn's context.

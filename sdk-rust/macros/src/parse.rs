@@ -5,7 +5,7 @@ use syn::meta::ParseNestedMeta;
 use syn::parse::Parser as _;
 use syn::spanned::Spanned as _;
 use syn::{
-    Attribute, Error, FnArg, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Pat, Result,
+    Attribute, Error, Expr, FnArg, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Pat, Result,
     ReturnType, Type,
 };
 
@@ -35,6 +35,8 @@ pub(crate) struct Method {
     pub(crate) function: Ident,
     pub(crate) name: String,
     pub(crate) shared: bool,
+    /// Its retry policy, a constant expression.
+    pub(crate) retry: Option<Expr>,
     /// Name and type of the argument, if there is one.
     pub(crate) argument: Option<(Ident, Type)>,
     pub(crate) output: Type,
@@ -144,7 +146,7 @@ fn name_value(meta: &ParseNestedMeta<'_>) -> Result<String> {
 }
 
 fn method(kind: Kind, function: &mut ImplItemFn) -> Result<Method> {
-    let (name, shared) = method_attributes(function)?;
+    let Options { name, shared, retry } = method_attributes(function)?;
     let signature = &function.sig;
     let at = |span: Span, text: String| Err(Error::new(span, text));
     if signature.asyncness.is_none() {
@@ -185,7 +187,7 @@ fn method(kind: Kind, function: &mut ImplItemFn) -> Result<Method> {
     let docs = function.attrs.iter().filter(|a| a.path().is_ident("doc")).cloned().collect();
     let function = signature.ident.clone();
     let name = name.unwrap_or_else(|| function.to_string().trim_start_matches("r#").to_owned());
-    Ok(Method { function, name, shared, argument, output: (**output).clone(), docs })
+    Ok(Method { function, name, shared, retry, argument, output: (**output).clone(), docs })
 }
 
 fn argument(input: &FnArg) -> Result<(Ident, Type)> {
@@ -206,22 +208,34 @@ fn argument(input: &FnArg) -> Result<(Ident, Type)> {
     Ok((name, (*typed.ty).clone()))
 }
 
+/// What `#[kar(…)]` says of a method.
+#[derive(Default)]
+struct Options {
+    name: Option<String>,
+    shared: bool,
+    retry: Option<Expr>,
+}
+
 /// Takes `#[kar(…)]` off a function.
-fn method_attributes(function: &mut ImplItemFn) -> Result<(Option<String>, bool)> {
-    let (mut name, mut shared) = (None, false);
+fn method_attributes(function: &mut ImplItemFn) -> Result<Options> {
+    let mut options = Options::default();
     for attribute in function.attrs.iter().filter(|a| a.path().is_ident("kar")) {
         attribute.parse_nested_meta(|meta| {
             if meta.path.is_ident("name") {
-                name = Some(name_value(&meta)?);
+                options.name = Some(name_value(&meta)?);
                 Ok(())
             } else if meta.path.is_ident("shared") {
-                shared = true;
+                options.shared = true;
+                Ok(())
+            } else if meta.path.is_ident("retry") {
+                options.retry = Some(meta.value()?.parse()?);
                 Ok(())
             } else {
-                Err(meta.error("a method has the options `name = \"…\"` and `shared`"))
+                let known = "`name = \"…\"`, `shared` and `retry = RetryPolicy::attempts(…)`";
+                Err(meta.error(format!("a method has the options {known}")))
             }
         })?;
     }
     function.attrs.retain(|attribute| !attribute.path().is_ident("kar"));
-    Ok((name, shared))
+    Ok(options)
 }

@@ -438,6 +438,7 @@ fn is_repeatable(operation: &Operation) -> bool {
         Operation::ReminderList(list) => list.turn_token.is_empty(),
         Operation::StateSet(set) => !set.request_id.is_empty(),
         Operation::StateDelete(delete) => !delete.request_id.is_empty(),
+        Operation::StateTransact(transact) => !transact.request_id.is_empty(),
         _ => false,
     }
 }

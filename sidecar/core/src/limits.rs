@@ -123,6 +123,10 @@ pub struct Limits {
     /// Longest state of an actor that one read from outside its turns answers with, bytes: a message between peers has
     /// to hold it. The same for a list of its reminders.
     pub state_read_bytes_max: usize,
+    /// Changes of one transaction of the application's state, which goes past the core: checked with its other bounds.
+    pub state_transaction_changes_max: usize,
+    /// Keys and values of one transaction of the application's state, bytes.
+    pub state_transaction_bytes_max: usize,
     /// Records of a log after which a snapshot of its partition is taken: so many, and those of the time that it takes,
     /// are read by whoever takes over. Not before the log has grown by what the last snapshot took.
     pub snapshot_after_records: u64,
@@ -268,6 +272,8 @@ impl Default for Limits {
             deadlock_visits_max: 10_000,
             deadlock_path_max: 64,
             state_read_bytes_max: 16 << 20,
+            state_transaction_changes_max: 1_000,
+            state_transaction_bytes_max: 4 << 20,
             snapshot_after_records: 5_000,
             snapshot_after_bytes: 8 << 20,
             // The hub syncs its store before it trims a log.

@@ -356,6 +356,11 @@ impl Node {
         self.partitions.values().filter(|p| p.serving()).map(Partition::view).collect()
     }
 
+    /// The members, as the node last heard of them.
+    pub fn membership(&self) -> &Members {
+        &self.env.members
+    }
+
     /// The kinds that the node knows, with their partition counts.
     pub fn known_kinds(&self) -> Vec<(Kind, u32)> {
         self.env.members.kinds.iter().map(|(kind, count)| (kind.clone(), *count)).collect()

@@ -309,6 +309,13 @@ fn settled_size((to, _): &(PartitionId, Number)) -> usize {
 }
 
 impl Limits {
+    /// The longest turn on its way to its host, bytes: its argument, what its steps recorded, and names. Steps are
+    /// bounded when they are recorded, by at least what they take on the way.
+    pub fn turn_bytes_max(&self) -> usize {
+        let steps = self.step_bytes_per_invocation_max;
+        self.message_bytes_max.saturating_add(steps).saturating_add(2 * NAMES_BYTES_MAX)
+    }
+
     /// The longest record that can come about, bytes, and the longest write to the store: many small decisions up to
     /// the target, or one that completes a turn with all that it may have buffered and the longest result.
     pub fn record_bytes_max(&self) -> usize {

@@ -136,6 +136,10 @@ bound_flags! {
         deadlock_path_max: usize,
         /// Longest state of an actor that one read from outside its turns answers with, bytes
         state_read_bytes_max: usize,
+        /// Changes of one transaction of the application's state
+        state_transaction_changes_max: usize,
+        /// Keys and values of one transaction of the application's state, bytes
+        state_transaction_bytes_max: usize,
         /// Records of a log after which a snapshot of its partition is taken
         snapshot_after_records: u64,
         /// Bytes of a log after which a snapshot of its partition is taken
@@ -174,6 +178,8 @@ bound_flags! {
         requests_max: usize,
         /// Component streams open at once
         sessions_max: usize,
+        /// Clients that follow the topology at once
+        topology_watchers_max: usize,
         /// Longest message that the transport takes, bytes
         transport_message_bytes_max: usize,
         /// How long a component may take to say hello on a stream that it opened, ms

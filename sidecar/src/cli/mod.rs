@@ -22,6 +22,7 @@ mod rewrite;
 mod run;
 mod state;
 mod up;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -105,7 +106,8 @@ async fn dispatch(command: Command) -> Outcome<u8> {
         Command::State(args) => state::state(args.command).await,
         Command::Reminder(args) => reminder::reminder(args.command).await,
         Command::Get(args) => match args.what {
-            GetCommand::Nodes { list } => get::nodes(list).await,
+            GetCommand::Nodes { list, watch: false } => get::nodes(list).await,
+            GetCommand::Nodes { list, watch: true } => watch::nodes(list).await,
             GetCommand::Actors { list, kind } => get::actors(list, kind).await,
             GetCommand::Invocations { list, kind } => get::invocations(list, kind).await,
             GetCommand::DeadLetters { list, kind } => get::dead_letters(list, kind).await,

@@ -20,7 +20,7 @@ use prost::Message as _;
 use super::policy::{self, attempt_end_from, attempt_end_to};
 use super::reminder::{op_of_reminders_from, op_of_reminders_to, remind_from, remind_to};
 use super::snapshot;
-use super::{Malformed, owned, shared};
+use super::{Malformed, owned, shared, taken_out};
 
 /// A record as it is stored.
 pub fn encode_record(record: &Record) -> Bytes {
@@ -599,7 +599,7 @@ pub fn payload_to(payload: &Payload) -> pb::Payload {
 
 /// A payload from the wire.
 pub fn payload_from(payload: pb::Payload) -> Payload {
-    Payload { data: payload.data, content_type: shared(payload.content_type) }
+    Payload { data: taken_out(payload.data), content_type: shared(payload.content_type) }
 }
 
 /// A UUID for the wire.

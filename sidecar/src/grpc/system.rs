@@ -16,6 +16,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::listing;
+use super::topology::Watchers;
 use crate::config::{ApplicationName, Bounds};
 use crate::convert::error::{not_implemented, status};
 use crate::driver::Driver;
@@ -30,6 +31,8 @@ pub struct System {
     pub facts: Arc<Facts>,
     /// Set to true when somebody asks the sidecar to end.
     pub ended: watch::Sender<bool>,
+    /// Who follows the topology.
+    pub watchers: Watchers,
 }
 
 /// What does not change while the sidecar runs.
@@ -94,7 +97,9 @@ impl SystemService for System {
         &self,
         _: Request<pb::WatchTopologyRequest>,
     ) -> Result<Response<Self::WatchTopologyStream>, Status> {
-        Err(not_implemented("SystemService.WatchTopology"))
+        let watch = self.watchers.watch(self.driver.clone(), &self.facts.bounds)?;
+        let watch: Self::WatchTopologyStream = Box::pin(watch);
+        Ok(Response::new(watch))
     }
 
     async fn remove_actor(
@@ -127,7 +132,7 @@ impl SystemService for System {
     }
 }
 
-fn node_info(card: &NodeCard) -> pb::NodeInfo {
+pub(super) fn node_info(card: &NodeCard) -> pb::NodeInfo {
     let of_class = |class: Class| {
         let kinds = card.kinds.iter().filter(move |kind| kind.class == class);
         kinds.map(|kind| kind.name.to_string()).collect()
@@ -169,6 +174,7 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
         park_after_attempts, retry_attempts_max, retry_initial_ms, retry_max_ms,
         retry_multiplier_percent, deadlock_probe_ms, deadlock_probes_max, deadlock_fanout_max,
         deadlock_visits_max, deadlock_path_max, state_read_bytes_max,
+        state_transaction_changes_max, state_transaction_bytes_max,
         reminders_per_actor_max, reminders_per_partition_max, reminders_bytes_per_partition_max,
         reminder_firings_per_record_max, reminder_lateness_ms,
         snapshot_after_records, snapshot_after_bytes, trim_delay_ms,
@@ -176,6 +182,7 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
     let bounds = named! { bounds, Bounds {
         session_queue_frames_max, session_queue_bytes_max, peer_queue_frames_max,
         peer_queue_bytes_max, frames_per_message_max, request_credits, requests_max, sessions_max,
+        topology_watchers_max,
         transport_message_bytes_max, hello_timeout_ms, start_timeout_ms, backend_timeout_ms,
     } };
     core.into_iter().chain(bounds).map(|(name, value)| (name.to_owned(), value)).collect()

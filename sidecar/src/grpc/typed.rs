@@ -214,6 +214,6 @@ mod tests {
     fn nothing_else_is_touched() {
         assert_eq!(reason(&Status::internal("a defect")), None);
         assert_eq!(reason(&Status::not_found("no such service")), None);
-        assert_eq!(reason(&error::not_implemented("StateService.Transact")), None);
+        assert_eq!(reason(&error::not_implemented("EventService.Publish")), None);
     }
 }

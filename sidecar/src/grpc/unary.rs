@@ -126,11 +126,5 @@ impl StateService for Unary {
     twin!(set, SetRequest, StateSet -> SetResponse);
     twin!(delete, DeleteRequest, StateDelete -> DeleteResponse);
     twin!(list, ListRequest, StateList -> ListResponse);
-
-    async fn transact(
-        &self,
-        _: Request<pb::TransactRequest>,
-    ) -> Result<Response<pb::TransactResponse>, Status> {
-        Err(not_implemented("StateService.Transact"))
-    }
+    twin!(transact, TransactRequest, StateTransact -> TransactResponse);
 }

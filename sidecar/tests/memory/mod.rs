@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use kar::application_state::{
-    ApplicationState, StateAnswer, StateEntry, StateError, StateFuture, StateOperation,
+    ApplicationState, StateAnswer, StateEntry, StateError, StateFuture, StateOperation, StateSet,
 };
 use kar::config::{Bounds, SidecarConfig};
 use kar::convert::snapshot::{decode_snapshot, encode_snapshot};
@@ -19,6 +19,7 @@ use kar::grpc::auth::BearerToken;
 use kar::grpc::connect::Connect;
 use kar::grpc::serve::{self, Services};
 use kar::grpc::system::{Facts, System};
+use kar::grpc::topology::Watchers;
 use kar_core::Event;
 use kar_core::effect::{Append, RefusedKind};
 use kar_core::event::{Cell, Member, Members};
@@ -262,14 +263,16 @@ impl ApplicationState for MemoryBackend {
                     key: key.to_string(),
                     value: value.clone(),
                     etag: version.to_string(),
+                    expires: None,
                 });
                 Ok(StateAnswer::Entry(entry))
             }
-            StateOperation::Set { key, value, etag, .. } => {
+            StateOperation::Set { set: StateSet { key, value, etag, .. }, .. } => {
                 let version = memory.application.get(&key).map_or(0, |(_, version)| *version);
                 match etag {
                     Some(etag) if etag != version.to_string() => {
-                        Err(StateError::ConditionFailed { etag: version.to_string() })
+                        let (key, etag) = (key.to_string(), version.to_string());
+                        Err(StateError::ConditionFailed { key, etag })
                     }
                     _ => {
                         memory.application.insert(key, (value, version + 1));
@@ -277,8 +280,8 @@ impl ApplicationState for MemoryBackend {
                     }
                 }
             }
-            StateOperation::Delete { key, .. } => {
-                let existed = memory.application.remove(&key).is_some();
+            StateOperation::Delete { delete, .. } => {
+                let existed = memory.application.remove(&delete.key).is_some();
                 Ok(StateAnswer::Deleted { existed })
             }
             _ => Err(StateError::Unavailable("not in memory".into())),
@@ -342,6 +345,7 @@ impl TestNode {
                 driver: driver.clone(),
                 facts: Arc::new(facts),
                 ended: watch::Sender::new(false),
+                watchers: Watchers::new(closed.clone()),
             },
             token: BearerToken::new(token),
             message_bytes_max: bounds.transport_message_bytes_max,

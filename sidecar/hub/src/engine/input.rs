@@ -29,6 +29,10 @@ impl Engine {
         let Some(conn) = self.conns.get_mut(&id) else {
             return Err(Status::aborted("struck out"));
         };
+        if conn.is_closed() {
+            // Of an application that is being purged, say: nothing more of it is to be written.
+            return Err(Status::aborted("the connection is closed"));
+        }
         conn.silent_ticks = 0;
         for frame in frames {
             let frame = frame.frame.ok_or_else(|| Status::invalid_argument("an empty frame"))?;

@@ -183,7 +183,8 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<Segment>, HubError> {
         let path = entry.map_err(failed)?.path();
         match path.extension().and_then(|e| e.to_str()) {
             Some("seg") => segments.push(examine(&path)?),
-            Some("new") => {
+            // What a killed hub was writing: compacted files, summaries.
+            Some("new" | "sum-new") => {
                 fs::remove_file(&path).map_err(|e| HubError::io("remove", &path, e))?;
             }
             _ => {}

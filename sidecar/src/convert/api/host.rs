@@ -234,6 +234,8 @@ fn too_long_error(status: &Status) -> ApplicationError {
 #[cfg(test)]
 mod tests {
     use kar_core::ids::{InvocationId, PartitionId, Uuid};
+    use kar_core::limits::Limits;
+    use kar_core::record::RecordedStep;
     use prost::Message as _;
 
     use super::*;
@@ -261,8 +263,18 @@ mod tests {
                 slot: true,
             };
             let counted = turn_size(&turn);
+            // What `Limits::turn_bytes_max` promises to every component, if bounds are just what this turn has.
+            let recorded = turn.recorded_steps.iter().map(|(key, payload)| {
+                RecordedStep { key: key.clone(), payload: payload.clone() }.size()
+            });
+            let limits = Limits {
+                message_bytes_max: turn.payload.data.len(),
+                step_bytes_per_invocation_max: recorded.sum(),
+                ..Limits::default()
+            };
             let encoded = turn_to(turn).encoded_len();
             assert!(encoded <= counted, "{steps} steps: {encoded} > {counted}");
+            assert!(encoded <= limits.turn_bytes_max(), "{steps} steps: {encoded}");
         }
     }
 }
