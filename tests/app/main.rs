@@ -7,7 +7,7 @@
 //! | `teller` | actor type `Teller` and service `teller`: `transfer` by nested calls of two accounts |
 //! | `echo` | service `echo` and actor type `Echo`: `echo`, `fail`, `count` |
 //! | `walker` | actor types `Walker` and `Tally`, service `walk`: half of the round of [`walk`] |
-//! | `ringer` | actor type `Ringer`: `ring{key, milliseconds}` counts the key, and its retries; it counts idle times, too |
+//! | `ringer` | actor type `Ringer`: `ring{key, milliseconds}` counts the key, its retries, and idle times |
 //! | `hopper` | actor type `Hopper`, service `hop`: the other half |
 //! | `vaults` | actor type `Vault`: `open`, `exchange`, `take`, `report` of [`audit`] |
 //! | `auditors` | actor type `Auditor`: `audit` |

@@ -195,8 +195,8 @@ pub enum Message {
         /// The answer.
         result: ControlResult,
     },
-    /// Asks the owner to end calls that have not started, because the attempts that made them are over (rule T2). Not an
-    /// obligation: asked again while their callers wait.
+    /// Asks the owner to end calls that have not started, because the attempts that made them are over (rule T2). Not
+    /// an obligation: asked again while their callers wait.
     Withdraw {
         /// The channel's sender.
         sender: Sender,

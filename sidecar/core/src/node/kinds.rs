@@ -36,7 +36,10 @@ impl Node {
     /// What a turn asked for of that kind fails; what it asked for after it goes on.
     fn refuse_in_turn(&mut self, token: &TurnToken, refused: &RefusedKind) {
         let Some(waiting) = self.waiting_turns.get_mut(token) else { return };
-        let is_refused = |operation: &Operation| matches!(operation, Operation::Invoke { target, .. } if target.kind == refused.kind);
+        let is_refused = |operation: &Operation| {
+            let Operation::Invoke { target, .. } = operation else { return false };
+            target.kind == refused.kind
+        };
         let mut requests = Vec::new();
         waiting.operations.retain(|(request, operation)| {
             let is_refused = is_refused(operation);
@@ -44,7 +47,10 @@ impl Node {
             !is_refused
         });
         self.parked_count -= requests.len();
-        let goes_there = |result: &TurnResult| matches!(result, TurnResult::TailCall(call) if call.target.kind == refused.kind);
+        let goes_there = |result: &TurnResult| {
+            let TurnResult::TailCall(call) = result else { return false };
+            call.target.kind == refused.kind
+        };
         let is_tail = waiting.result.as_ref().is_some_and(goes_there);
         if is_tail {
             // As every step that nobody can take.

@@ -154,9 +154,9 @@ impl Partition {
         true
     }
 
-    /// Without speculation an invocation starts when all that it stands on is committed: a root's acceptance, or that of
-    /// what was sent before, what its actor did before, and with a deadline its start. For nothing else: a slow disk would make it wait twice. True:
-    /// it has to wait.
+    /// Without speculation an invocation starts when all that it stands on is committed: a root's acceptance, or that
+    /// of what was sent before, what its actor did before, and with a deadline its start. For nothing else: a slow
+    /// disk would make it wait twice. True: it has to wait.
     fn must_commit(&mut self, env: &mut Env, uuid: Uuid) -> bool {
         let Some(item) = self.reign.items.get(&uuid) else { return true };
         let has_deadline = item.invocation.deadline.is_some();

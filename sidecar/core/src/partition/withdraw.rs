@@ -1,10 +1,10 @@
 //! Calls that have not started are withdrawn instead of waited for (rule T2).
 //!
-//! A retry starts when every call of earlier attempts has an outcome. One that waits for its actor, or for a host, could
-//! take long, and its caller's actor would wait with it. So the caller's owner asks the callee's to withdraw what has
-//! not started. The callee ends that as `Withdrawn`: its outcome, logged before it is told (rule C5). The retry makes a
-//! call of its own. A call with a step key is not withdrawn: the retry attaches to it. The same goes for calls of a turn
-//! that has stopped because somebody asked for its end.
+//! A retry starts when every call of earlier attempts has an outcome. One that waits for its actor, or for a host,
+//! could take long, and its caller's actor would wait with it. So the caller's owner asks the callee's to withdraw
+//! what has not started. The callee ends that as `Withdrawn`: its outcome, logged before it is told (rule C5). The
+//! retry makes a call of its own. A call with a step key is not withdrawn: the retry attaches to it. The same goes for
+//! calls of a turn that has stopped because somebody asked for its end.
 //!
 //! That an attempt is over never changes, whoever owns it later, so an old question does no harm; but a number that was
 //! never committed may be another call's by then: a question goes when what it asks for is committed, and names the
@@ -149,8 +149,8 @@ impl Item {
         }
     }
 
-    /// Whether it may end instead of starting: no attempt of it has begun, as far as anybody can tell. A later step of a
-    /// chain of tail calls goes on with what has.
+    /// Whether it may end instead of starting: no attempt of it has begun, as far as anybody can tell. A later step of
+    /// a chain of tail calls goes on with what has.
     fn can_be_withdrawn(&self) -> bool {
         let waits = matches!(self.stage, ItemStage::Queued | ItemStage::WaitSlot);
         waits && self.may_expire() && self.invocation.step == 1

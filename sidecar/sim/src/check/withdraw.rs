@@ -5,8 +5,8 @@ use kar_core::ids::{Offset, Sender, Uuid};
 use super::Judge;
 
 impl Judge<'_> {
-    /// A call ends as withdrawn. Code of it may have run ahead of the log in a reign that was lost, as that of a call that
-    /// expires; nothing of it came out.
+    /// A call ends as withdrawn. Code of it may have run ahead of the log in a reign that was lost, as that of a call
+    /// that expires; nothing of it came out.
     pub(super) fn check_withdrawn(&mut self, log: usize, offset: Offset, uuid: Uuid) {
         self.counts.withdrawn += 1;
         let model = &self.logs[log];
