@@ -282,6 +282,7 @@ fn policies() -> Vec<(String, Op)> {
         ("park", Op::Park { uuid }),
         ("resume", Op::Resume { uuid }),
         ("cancelled", complete(Outcome::Cancelled, None)),
+        ("withdrawn", complete(Outcome::Withdrawn, None)),
         ("failed-retryable", complete(Outcome::Failed(error), None)),
         ("accept-retry", accept),
         ("discard", Op::Discard { uuids: vec![uuid, Uuid(7)] }),
@@ -389,6 +390,7 @@ fn about_reminders() -> Vec<Message> {
             number: 4,
             floor: 2,
             asks: false,
+            again: false,
             owed: Owed::Remind(Arc::new(Remind { uuid: uuid(3), actor: "alice".into(), change })),
         })
         .into();
@@ -429,6 +431,7 @@ fn messages() -> Vec<Message> {
         cancel: true,
         ended: Some(Ended { cause: Cause::HostLost, not_before: 7, error: "gone".into() }),
         retry_at: 9,
+        behind: actor.map(|_| uuid(9)),
     };
     let letter = DeadLetterView {
         uuid: uuid(3),
@@ -477,6 +480,7 @@ fn messages() -> Vec<Message> {
             number: 2,
             floor: 1,
             asks: true,
+            again: true,
             owed: owed(invocation(Mode::Call, true)),
         },
         Message::Request {
@@ -487,6 +491,7 @@ fn messages() -> Vec<Message> {
             number: 3,
             floor: 1,
             asks: false,
+            again: false,
             owed: Owed::Outcome(chain_outcome()),
         },
         control(Control::Cancel(uuid(3))),
@@ -504,6 +509,11 @@ fn messages() -> Vec<Message> {
         found(Found::Unfinished(view(None))),
         found(Found::Ended(Outcome::Done(Payload::default()))),
         found(Found::Ended(Outcome::Cancelled)),
+        Message::Withdraw {
+            sender: sender.clone(),
+            to: to.clone(),
+            calls: vec![(3, uuid(7)), (4, uuid(8))],
+        },
         found(Found::Dead(letter)),
         controlled(ControlResult::Done(Controlled::Redriven(uuid(4)))),
         controlled(ControlResult::Done(Controlled::Discarded)),

@@ -7,7 +7,7 @@
 //! | `teller` | actor type `Teller` and service `teller`: `transfer` by nested calls of two accounts |
 //! | `echo` | service `echo` and actor type `Echo`: `echo`, `fail`, `count` |
 //! | `walker` | actor types `Walker` and `Tally`, service `walk`: half of the round of [`walk`] |
-//! | `ringer` | actor type `Ringer`: `ring{key}` counts the key, and its retries; it counts idle times, too |
+//! | `ringer` | actor type `Ringer`: `ring{key, milliseconds}` counts the key, and its retries; it counts idle times, too |
 //! | `hopper` | actor type `Hopper`, service `hop`: the other half |
 //! | `vaults` | actor type `Vault`: `open`, `exchange`, `take`, `report` of [`audit`] |
 //! | `auditors` | actor type `Auditor`: `audit` |
@@ -219,6 +219,7 @@ async fn ring(turn: &Turn) -> Result<Value, kar_proto::v1::ApplicationError> {
         let again = turn.get("again").await.map_err(|e| failed(&e))?.as_i64().unwrap_or(0) + 1;
         changes.push(("again", object!(again)));
     }
+    wait::moment(turn.length()).await;
     turn.set(&changes).await.map_err(|e| failed(&e))?;
     Ok(object!(count))
 }

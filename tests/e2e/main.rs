@@ -32,3 +32,4 @@ mod topology;
 mod transactions;
 mod twins;
 mod unread;
+mod withdraw;

@@ -101,6 +101,7 @@ transitions! {
     EnterQueue = "actor: queued",
     EnterInner = "actor: a call of the flow that holds it passes the queue",
     LetInInner = "actor: a call of the flow is let in",
+    LetInParked = "actor: a call of the flow of a parked one is let in",
     InnerLeft = "actor: calls of a flow that has ended queue up first",
     QueueToInner = "actor: queued calls of a flow that holds it again pass the queue",
     AheadMax = "actor: as far ahead of the log as allowed",
@@ -113,6 +114,11 @@ transitions! {
     ProbeFanout = "probe: of many calls some are followed",
     ProbeFound = "probe: a circle is found",
     ProbeStale = "probe: what was found is no more so",
+    // Calls that nobody waits for any more.
+    WithdrawAsked = "withdraw: the calls of an attempt that is over are asked for",
+    WithdrawnQueued = "withdraw: item: queued → ended",
+    WithdrawnSlot = "withdraw: item: waits for a slot → ended",
+    WithdrawLate = "withdraw: it has started",
     // Turns of shared methods.
     ShareJoin = "shared: a turn joins those that hold the actor",
     ShareInner = "shared: a call of a flow joins those that hold the actor",
@@ -219,6 +225,7 @@ transitions! {
     Trims = "snapshot: the log is trimmed",
     GateSaved = "gate: a snapshot's last record",
     GateNamed = "gate: a snapshot is named",
+    GateNotice = "gate: a notice",
     SnapshotBegins = "recovery: begins with a snapshot",
     SnapshotMissing = "recovery: a listed snapshot is gone",
     SnapshotDamaged = "recovery: a snapshot is damaged",

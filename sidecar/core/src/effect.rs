@@ -288,6 +288,9 @@ pub enum RequestError {
     /// It may or may not have been carried out, and nobody can tell.
     #[error("outcome unknown: {0}")]
     Unknown(&'static str),
+    /// The target's kind is unknown, and the application has no room for one more. Nothing was sent.
+    #[error("{0}")]
+    KindRefused(Box<RefusedKind>),
     /// No host is alive (direct invocations only; all others wait).
     #[error("no host for {0} is alive")]
     NoHost(Kind),
@@ -312,6 +315,19 @@ pub enum RequestError {
     /// Nobody could answer in time; it changes nothing, so it can simply be asked again.
     #[error("{0}")]
     Unavailable(&'static str),
+}
+
+/// A kind that the membership does not register.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "{kind} is not known, and the application has as many services and actor types, or partitions of all of them, as \
+     it may ({hit}): check the name, use fewer names, or fewer partitions (--partitions)"
+)]
+pub struct RefusedKind {
+    /// The kind.
+    pub kind: Kind,
+    /// The bound.
+    pub hit: LimitHit,
 }
 
 /// Something an operator wants to know.
@@ -360,6 +376,8 @@ pub enum Notice {
         losses: u32,
         /// How the last one ended.
         error: Arc<str>,
+        /// Its actor rests with it, because it has flushed: so do those that wait for that.
+        holds: bool,
     },
     /// A tell ended without success: nobody waits for its outcome.
     DeadLetter {
@@ -400,6 +418,9 @@ pub enum Notice {
     },
     /// A bound was hit.
     Limit(LimitHit),
+    /// A service or actor type is not registered, because the application has as many as it may: nobody can call it,
+    /// and if it is hosted here, nobody will.
+    KindRefused(RefusedKind),
     /// Due times of a reminder were missed, because nobody could fire at them, and its policy leaves them out.
     RemindersMissed {
         /// The partition.

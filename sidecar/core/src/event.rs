@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::effect::RefusedKind;
 use crate::ids::{
     Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
     SessionId, TurnToken,
@@ -224,6 +225,9 @@ pub enum Event {
     },
     /// The store was replaced or came back: steps under way are lost, and are to be made again.
     StoreReset,
+    /// A kind that was asked for with `EnsureKind` is not registered: the application has as many as it may. Whoever
+    /// waits for it is told so; it is asked for again when somebody wants it again.
+    KindRefused(RefusedKind),
     /// Leave in order: hand over every partition.
     Drain,
     /// Time has passed.

@@ -112,6 +112,9 @@ pub enum Outcome {
     Expired,
     /// Somebody asked for its end: it had not started, was between two attempts, or stopped when it was told.
     Cancelled,
+    /// The attempt that had called it was over before it started (rule T2): it never runs, and nobody wants to know. The
+    /// next attempt of its caller makes a call of its own.
+    Withdrawn,
 }
 
 /// An error that the application returned.

@@ -215,6 +215,13 @@ pub struct Rules {
     pub removal_in_queue: bool,
     pub removal_cancels: bool,
     pub removal_drops_firings: bool,
+    pub count_started: bool,
+    pub log_resent: bool,
+    pub gate_notices: bool,
+    pub withdraw_unstarted: bool,
+    pub log_withdrawn: bool,
+    pub keep_keyed: bool,
+    pub confirm_circles: bool,
 }
 
 impl Default for Limits {
@@ -341,6 +348,13 @@ impl Default for Rules {
             removal_in_queue: true,
             removal_cancels: true,
             removal_drops_firings: true,
+            count_started: true,
+            log_resent: true,
+            gate_notices: true,
+            withdraw_unstarted: true,
+            log_withdrawn: true,
+            keep_keyed: true,
+            confirm_circles: true,
         }
     }
 }

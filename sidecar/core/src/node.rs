@@ -3,6 +3,7 @@
 mod asks;
 mod component;
 mod ended;
+mod kinds;
 mod peers;
 mod reminders;
 
@@ -181,6 +182,8 @@ pub struct InvocationView {
     pub ended: Option<Ended>,
     /// The next attempt starts at this time at the earliest; 0: as soon as it can.
     pub retry_at: Millis,
+    /// The parked invocation that keeps its actor: it waits until somebody lets that one go on, or ends it.
+    pub behind: Option<Uuid>,
 }
 
 /// A tell that ended without success, for people and tools.
@@ -316,6 +319,7 @@ impl Node {
                 self.with(&partition, |p, env| p.snapshots_listed(env, result));
             }
             Event::StoreReset => self.each(|p, env| p.store_reset(env)),
+            Event::KindRefused(refused) => self.kind_refused(&refused),
             Event::Drain => self.drain(),
             Event::Tick => self.tick(),
         }

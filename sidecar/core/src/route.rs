@@ -64,6 +64,8 @@ pub(crate) struct Route {
     lowest: Option<Number>,
     /// Times that nodes refused in a row.
     refusals: u32,
+    /// Numbers below this may have been sent before, by an earlier reign too.
+    sent: Number,
 }
 
 impl Route {
@@ -91,6 +93,7 @@ impl Route {
             resume_at: None,
             lowest: None,
             refusals: 0,
+            sent: committed,
         }
     }
 
@@ -349,7 +352,7 @@ impl Route {
     }
 
     fn request(
-        &self,
+        &mut self,
         env: &mut Env,
         out: &Outbound,
         (node, epoch): (NodeId, Epoch),
@@ -362,6 +365,8 @@ impl Route {
             self.unsettled.first().copied().filter(|_| env.rules.close_only_committed),
         ];
         let floor = lowest.into_iter().flatten().min().unwrap_or(number);
+        let again = number < self.sent;
+        self.sent = self.sent.max(number + 1);
         env.send(
             node,
             Message::Request {
@@ -372,6 +377,7 @@ impl Route {
                 number,
                 floor,
                 asks,
+                again,
                 owed: obligation.owed.clone(),
             },
         );

@@ -204,7 +204,7 @@ impl Outcome {
                 texts + e.payload.stored_size() + NUMBER
             }
             Self::Deadlock(cycle) => text(cycle),
-            Self::Refused(_) | Self::Expired | Self::Cancelled => NUMBER,
+            Self::Refused(_) | Self::Expired | Self::Cancelled | Self::Withdrawn => NUMBER,
         };
         content + 2 * NESTED
     }

@@ -87,8 +87,8 @@ pub(crate) struct Entry {
     pub(crate) order: u64,
     /// The current attempt of the current step.
     pub(crate) attempt: u32,
-    /// The current attempt is known to have been dispatched, or to be about to be: a reign that ended in order says so,
-    /// and every reign of an invocation that has a deadline.
+    /// The current attempt is known to have been dispatched, or to be about to be: it has flushed, or a reign that ended
+    /// in order says so, or every reign of an invocation that has a deadline.
     pub(crate) ran: bool,
     /// Some attempt has flushed, or the step before kept the lock: it holds its actor until it ends (rule T2).
     pub(crate) holds: bool,
@@ -244,6 +244,7 @@ impl LogState {
                     return false;
                 }
                 entry.holds = true;
+                entry.ran = true;
                 entry.shared = *shared;
                 let actor = entry.invocation.actor.clone();
                 push_state(actor.as_ref(), &segment.state, stored);

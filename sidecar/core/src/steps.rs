@@ -266,6 +266,7 @@ mod tests {
         let again = [
             Outcome::Expired,
             Outcome::Cancelled,
+            Outcome::Withdrawn,
             Outcome::Deadlock("a".into()),
             Outcome::Refused(Refusal::PartitionFull),
         ];

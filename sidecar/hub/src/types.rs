@@ -168,6 +168,15 @@ pub enum HubEvent {
         /// Known kinds with their fixed numbers of partitions, by name.
         kinds: Vec<(String, u32)>,
     },
+    /// A kind that was asked for is not registered: the application has as many as it may.
+    KindRefused {
+        /// Its name.
+        kind: String,
+        /// Name of the bound.
+        bound: String,
+        /// Its value.
+        limit: u64,
+    },
     /// A record of a log that is read.
     Entry {
         /// The log.

@@ -107,7 +107,8 @@ pub struct Profile {
     pub reads_max: u64,
     /// Chance that whoever was told that a call ended reads the actor's state.
     pub read_after: u32,
-    /// Chance that a node which is struck out while it lives does not hear from its logs until it is told.
+    /// Chance that a node which is struck out while it lives hears neither from its logs nor from the membership until
+    /// it is told.
     pub deaf: u32,
     /// How long after the acceptance a started invocation is awaited at most, µs.
     pub await_max: Us,
@@ -119,6 +120,10 @@ pub struct Profile {
     pub fail_snapshot: u32,
     /// Chance that a snapshot is damaged when it is read.
     pub damage_snapshot: u32,
+    /// How often people have something done to an invocation, at most.
+    pub controls_max: u64,
+    /// How long a node that is struck out mostly does not know it, at most, µs.
+    pub learn_max: Us,
     /// How much longer steps at the store of actors' states take at most, µs.
     pub store_lag: Us,
 }
@@ -184,6 +189,8 @@ impl Default for Profile {
             slow_snapshot: 100,
             fail_snapshot: 20,
             damage_snapshot: 30,
+            controls_max: 10,
+            learn_max: 20 * MS,
             store_lag: 0,
         }
     }
@@ -528,7 +535,8 @@ impl Plan {
         bound_bytes(&mut limits, seed, small);
         bound_reminders(&mut limits, seed, small);
         draw_idle(&mut limits, &mut slots, profile, seed);
-        let (policies, controls) = operator::draw(seed, names.kinds.len(), &mut limits);
+        let (policies, controls) =
+            operator::draw(seed, names.kinds.len(), profile.controls_max, &mut limits);
         let mut ops: Vec<_> = (0..rng.range(6, profile.ops_max))
             .map(|_| draw_op(&mut rng, profile, actor_types, &names, slots.len()))
             .collect();
@@ -732,7 +740,7 @@ fn draw_fault(rng: &mut Rng, profile: &Profile, slots: usize, logs: usize) -> Fa
             suspect_us: Some(rng.range(0, 50 * MS)),
             learn_us: span(rng, 5 * MS, 100 * MS),
         },
-        5 => Fault::Suspect { slot, learn_us: span(rng, 20 * MS, 300 * MS) },
+        5 => Fault::Suspect { slot, learn_us: span(rng, profile.learn_max, 300 * MS) },
         6 => Fault::Reset { a: slot, b: other, back_us: span(rng, 20 * MS, 200 * MS) },
         7 => Fault::HubCrash { lease_gap_us: rng.range(MS, 100 * MS) },
         8 => Fault::Drain {

@@ -75,6 +75,7 @@ fn every_schedule_really_happens_in_random_runs() {
         "(cancelled)",
         "(errors retried)",
         "(parked)",
+        "(withdrawn)",
         "(redriven)",
         "(reminders fired)",
         "(reminders late)",

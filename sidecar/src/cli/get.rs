@@ -188,6 +188,7 @@ fn invocation_json(info: &InvocationInfo) -> Value {
         "create_time": info.create_time.as_ref().map(ToString::to_string),
         "cancel_requested": info.cancel_requested,
         "retry_time": info.retry_time.as_ref().map(ToString::to_string),
+        "behind_invocation_id": info.behind_invocation_id,
         "last_attempt_end": info.last_attempt_end.as_ref().map(|end| {
             json!({ "cause": cause(end.cause()), "message": end.message })
         }),
@@ -199,7 +200,13 @@ fn invocation_row(info: InvocationInfo) -> Vec<String> {
         target_text(info.target.as_ref()),
         info.method.clone(),
         mode(info.mode()).into(),
-        if info.cancel_requested { "cancelling" } else { standing(info.state()) }.into(),
+        match () {
+            () if info.cancel_requested => "cancelling",
+            // Somebody has to look at what it waits for: `-o json` names that.
+            () if !info.behind_invocation_id.is_empty() => "behind-parked",
+            () => standing(info.state()),
+        }
+        .into(),
         info.attempt.to_string(),
         age(info.create_time.as_ref()),
         info.node,

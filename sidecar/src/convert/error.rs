@@ -117,6 +117,14 @@ pub fn request_error(error: &RequestError) -> Status {
             status(ErrorReason::TurnEnded, message, [("turn", token.to_string())])
         }
         RequestError::Limit(hit) => limit_reached(*hit),
+        RequestError::KindRefused(refused) => {
+            let metadata = [
+                ("limit", refused.hit.name.to_owned()),
+                ("value", refused.hit.limit.to_string()),
+                ("target", refused.kind.name.to_string()),
+            ];
+            status(ErrorReason::LimitReached, message, metadata)
+        }
         RequestError::Schedule(error) => {
             let field = match error {
                 ScheduleError::Period => "reminder.period",

@@ -494,6 +494,7 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
         Outcome::Deadlock(cycle) => O::Deadlock(cycle.to_string()),
         Outcome::Expired => O::Expired(true),
         Outcome::Cancelled => O::Cancelled(true),
+        Outcome::Withdrawn => O::Withdrawn(true),
     };
     pb::Outcome { outcome: Some(outcome) }
 }
@@ -533,6 +534,8 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
         O::Deadlock(cycle) => Outcome::Deadlock(cycle.into()),
         O::Expired(true) => Outcome::Expired,
         O::Cancelled(true) => Outcome::Cancelled,
+        O::Withdrawn(true) => Outcome::Withdrawn,
+        O::Withdrawn(false) => return Err(Malformed::Field("withdrawn")),
         O::Cancelled(false) => return Err(Malformed::Field("cancelled")),
         O::Expired(false) => return Err(Malformed::Field("expired")),
     })

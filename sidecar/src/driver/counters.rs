@@ -55,6 +55,8 @@ pub struct Counters {
     pub store_rollbacks: u64,
     pub stores_ahead: u64,
     pub channels_closed: u64,
+    /// Kinds that were not registered.
+    pub kinds_refused: u64,
     pub broken_invariants: u64,
     pub resumptions: u64,
     pub evictions: u64,
@@ -111,6 +113,7 @@ impl Counters {
             ("store_rollbacks", self.store_rollbacks),
             ("stores_ahead", self.stores_ahead),
             ("channels_closed", self.channels_closed),
+            ("kinds_refused", self.kinds_refused),
             ("broken_invariants", self.broken_invariants),
             ("resumptions", self.resumptions),
             ("evictions", self.evictions),
@@ -159,12 +162,13 @@ impl Counters {
                     tracing::warn!(%invocation, %cycle, "flows waited for each other; call ended");
                 }
             }
-            Notice::Parked { invocation, losses, error } => {
+            Notice::Parked { invocation, losses, error, holds } => {
                 self.parked += 1;
                 if line {
                     tracing::error!(
-                        %invocation, losses, %error,
-                        "invocation parked: it has lost too many hosts; mend its method, then \
+                        %invocation, losses, %error, holds_actor = holds,
+                        "invocation parked: it has lost too many hosts (holds_actor: what it flushed \
+                         is half done, so calls of its actor wait); mend its method, then \
                          `kar resume`, or `kar cancel`"
                     );
                 }
@@ -285,6 +289,12 @@ impl Counters {
                      until the data directory is as it was; trying again"
                 );
             }
+            Notice::KindRefused(refused) => {
+                self.kinds_refused += 1;
+                if line {
+                    tracing::error!("nobody can call what is not registered: {refused}");
+                }
+            }
             Notice::ChannelClosed { partition } => {
                 self.channels_closed += 1;
                 tracing::error!(
@@ -309,6 +319,7 @@ fn in_short(outcome: &Outcome) -> (&str, &str) {
         Outcome::Deadlock(cycle) => ("deadlock", cycle),
         Outcome::Expired => ("expired", ""),
         Outcome::Cancelled => ("cancelled", ""),
+        Outcome::Withdrawn => ("withdrawn", ""),
     }
 }
 

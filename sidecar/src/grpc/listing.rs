@@ -104,6 +104,7 @@ fn ended(outcome: Option<log::Outcome>) -> pb::InvocationInfo {
         Some(O::Deadlock(_)) => (pb::InvocationEnd::Deadlock, None),
         Some(O::Expired(_)) => (pb::InvocationEnd::Expired, None),
         Some(O::Cancelled(_)) => (pb::InvocationEnd::Cancelled, None),
+        Some(O::Withdrawn(_)) => (pb::InvocationEnd::Withdrawn, None),
     };
     pb::InvocationInfo { end: end.into(), error, ..pb::InvocationInfo::default() }
 }
@@ -297,6 +298,10 @@ fn invocation_info(
         peer::Phase::Moved => pb::InvocationState::Moved,
         peer::Phase::Parked => pb::InvocationState::Parked,
     };
+    let behind = match &view.behind[..] {
+        [] => String::new(),
+        uuid => names(id, uuid_from(uuid).map_err(malformed)?, view.actor.clone())?.0,
+    };
     Ok(pb::InvocationInfo {
         invocation_id,
         target: Some(target),
@@ -309,6 +314,7 @@ fn invocation_info(
         cancel_requested: view.cancel,
         last_attempt_end: view.ended.map(attempt_end),
         retry_time: (view.retry_at_ms > 0).then(|| timestamp(view.retry_at_ms)),
+        behind_invocation_id: behind,
         ..pb::InvocationInfo::default()
     })
 }

@@ -21,11 +21,11 @@ use kar::grpc::serve::{self, Services};
 use kar::grpc::system::{Facts, System};
 use kar::grpc::topology::Watchers;
 use kar_core::Event;
-use kar_core::effect::Append;
+use kar_core::effect::{Append, RefusedKind};
 use kar_core::event::{Cell, Member, Members};
 use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId};
 use kar_core::invocation::{ActorOps, Payload, StateOp};
-use kar_core::limits::Limits;
+use kar_core::limits::{LimitHit, Limits};
 use kar_core::record::Record;
 use kar_core::snapshot::{Snapshot, SnapshotKey, SnapshotProof};
 use kar_proto::v1 as pb;
@@ -37,6 +37,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
+
+/// A name that this backend registers for no service and no actor type.
+pub(crate) const REFUSED: &str = "refused";
 
 /// Nothing in these tests takes longer unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -241,6 +244,10 @@ impl Membership for MemoryBackend {
     }
 
     fn ensure_kind(&self, kind: &Kind, partitions: u32) {
+        if &*kind.name == REFUSED {
+            let hit = LimitHit { name: "kinds_max", limit: 3 };
+            return self.tell(Event::KindRefused(RefusedKind { kind: kind.clone(), hit }));
+        }
         let mut memory = self.memory();
         memory.kinds.entry(kind.clone()).or_insert(partitions);
         self.tell(self.members(&memory));

@@ -24,10 +24,29 @@ impl Node {
                     self.refuse(from, sender, to);
                 }
             }
-            Message::Request { sender, from_epoch, to, epoch, number, floor, asks, owed } => {
+            Message::Request {
+                sender,
+                from_epoch,
+                to,
+                epoch,
+                number,
+                floor,
+                asks,
+                again,
+                owed,
+            } => {
                 if self.partitions.contains_key(&to) {
-                    let incoming =
-                        Incoming { from, sender, from_epoch, epoch, number, floor, asks, owed };
+                    let incoming = Incoming {
+                        from,
+                        sender,
+                        from_epoch,
+                        epoch,
+                        number,
+                        floor,
+                        asks,
+                        again,
+                        owed,
+                    };
                     self.with(&to, |p, env| p.request(env, incoming));
                 } else {
                     self.refuse(from, sender, to);
@@ -68,6 +87,9 @@ impl Node {
                 }
             }
             Message::ReadDone { request, result } => self.read_done(from, request, result),
+            Message::Withdraw { sender, to, calls } => {
+                self.with(&to, |p, env| p.withdraw(env, &sender, &calls));
+            }
             Message::Probe(probe) => {
                 let to = probe.to.clone();
                 self.with(&to, |p, env| p.probe(env, *probe));

@@ -109,6 +109,7 @@ impl Partition {
         if matches!(item.stage, ItemStage::Parked) {
             // It rests no more: it ends when its calls have, and those of its flow may enter its actor.
             item.stage = ItemStage::WaitChildren;
+            self.withdraw_calls(env, uuid);
             self.pump_item(env, uuid);
             return done;
         }

@@ -209,7 +209,11 @@ impl Partition {
     /// The first walk has closed a circle: the second one begins.
     fn cycle_found(&mut self, env: &mut Env, path: Vec<Place>) {
         env.cover(Transition::ProbeFound);
-        if let Some(confirm) = Confirm::new(path) {
+        if let Some(mut confirm) = Confirm::new(path) {
+            if !env.rules.confirm_circles {
+                // A rule switched off: the youngest ends without another look at the others.
+                confirm.at = confirm.places.len() - 1;
+            }
             self.send_confirm(env, confirm);
         }
     }
@@ -228,7 +232,8 @@ impl Partition {
         let Some(item) = self.reign.items.get(&place.uuid).filter(|_| is_here) else { return };
         let waits_for = item.invocation.chain.contains(&before.holder);
         let holders = self.holders(place.uuid).unwrap_or_default();
-        if !waits_for || !holders.contains(&place.holder) {
+        let is_so = waits_for && holders.contains(&place.holder);
+        if !is_so && (env.rules.confirm_circles || holders.is_empty()) {
             return env.cover(Transition::ProbeStale);
         }
         let uuid = place.uuid;
@@ -242,9 +247,9 @@ impl Partition {
         }
         let cycle = confirm.text();
         let invocation = InvocationId { home: self.id.clone(), uuid };
-        env.notice(Notice::Deadlock { invocation, cycle: cycle.clone() });
         let actor = place.actor.clone();
-        self.end_unstarted(env, uuid, Outcome::Deadlock(cycle));
+        self.end_unstarted(env, uuid, Outcome::Deadlock(cycle.clone()));
+        self.gate_notice(env, Notice::Deadlock { invocation, cycle });
         self.forget_waiters(&actor);
     }
 

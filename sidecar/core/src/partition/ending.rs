@@ -36,6 +36,9 @@ impl Partition {
             TurnEnd::Cancelled if cancel && !turn.cancelled => {
                 turn.result = Some(result);
                 self.maybe_end(env, uuid);
+                if self.reign.items.get(&uuid).is_some_and(|item| item.running().is_some()) {
+                    self.withdraw_calls(env, uuid);
+                }
             }
             _ if turn.cancelled => self.fail_attempt(env, uuid, Cause::HandOver),
             _ => self.fail_attempt(env, uuid, Cause::Stopped),
@@ -67,9 +70,7 @@ impl Partition {
         let ItemStage::Running(mut turn) = stage else { return };
         let Some(result) = turn.result.take() else { return };
         env.cover(Transition::RunningEnd);
-        if turn.slot {
-            env.free_slot();
-        }
+        self.give_back_slot(env, uuid);
         if matches!(result, TurnEnd::Outcome(Outcome::Failed(_)) | TurnEnd::Cancelled) {
             self.end_activation(env, uuid);
         }
@@ -117,16 +118,12 @@ impl Partition {
         if self.is_fleeting(uuid) {
             env.cover(Transition::DeactivationLost);
             self.drop_unflushed(turn.unflushed);
-            if turn.slot {
-                env.free_slot();
-            }
+            self.give_back_slot(env, uuid);
             return self.end(env, uuid, Outcome::Cancelled, Unflushed::default());
         }
         let is_parked = self.note_end(env, uuid, cause, cancel);
         self.drop_unflushed(turn.unflushed);
-        if turn.slot {
-            env.free_slot();
-        }
+        self.give_back_slot(env, uuid);
         let invocation = InvocationId { home: self.id.clone(), uuid };
         let token = TurnToken { invocation, step, attempt, epoch };
         for request in turn.calls.into_values() {
@@ -157,6 +154,8 @@ impl Partition {
             self.fail_attempt(env, uuid, Cause::HostLost);
         }
         for item in self.reign.items.values_mut() {
+            // Slots were the host's.
+            item.slot = false;
             if matches!(item.stage, ItemStage::WaitSlot) {
                 env.cover(Transition::WaitSlotLost);
                 item.stage = ItemStage::Queued;
@@ -319,7 +318,7 @@ impl Partition {
         {
             let uuid = item.invocation.uuid;
             let invocation = InvocationId { home: self.id.clone(), uuid };
-            env.notice(Notice::DeadLetter { invocation, outcome: outcome.clone() });
+            self.gate_notice(env, Notice::DeadLetter { invocation, outcome: outcome.clone() });
         }
         self.report_withheld(env, item);
         for (to, request) in &item.awaiters {

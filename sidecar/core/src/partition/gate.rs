@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Partition;
 use crate::cover::Transition;
-use crate::effect::{Append, Effect, RequestError, Response};
+use crate::effect::{Append, Effect, Notice, RequestError, Response};
 use crate::env::Env;
 use crate::ids::{
     Millis, NodeId, Number, Offset, PartitionId, ProposalId, RequestId, Sender, TurnToken, Uuid,
@@ -55,6 +55,8 @@ pub(super) enum Gated {
     Saved(Box<Snapshot>),
     /// A snapshot is named.
     Named(Box<Dispensable>),
+    /// What was decided is told to operators, once: a decision that is dropped is made again.
+    Notice(Box<Notice>),
 }
 
 impl InFlight {
@@ -146,6 +148,7 @@ impl Partition {
             Gated::Out { .. } => !env.rules.gate_calls,
             Gated::Closed { .. } => !env.rules.close_only_committed,
             Gated::Saved(_) => !env.rules.snapshot_committed,
+            Gated::Notice(_) => !env.rules.gate_notices,
             _ => false,
         };
         if open || seq <= self.reign.committed {
@@ -153,6 +156,11 @@ impl Partition {
         } else {
             self.reign.gated.push_back((seq, gated));
         }
+    }
+
+    /// Tells operators of what was decided once it is committed.
+    pub(super) fn gate_notice(&mut self, env: &mut Env, notice: Notice) {
+        self.gate(env, Gated::Notice(Box::new(notice)));
     }
 
     /// The same once a record is committed that is under way.
@@ -237,6 +245,7 @@ impl Partition {
             Gated::Released => Transition::GateReleased,
             Gated::Saved(_) => Transition::GateSaved,
             Gated::Named(_) => Transition::GateNamed,
+            Gated::Notice(_) => Transition::GateNotice,
         });
         match gated {
             Gated::Send { to, message } => env.send(to, message),
@@ -281,6 +290,7 @@ impl Partition {
             Gated::Released => self.released(env),
             Gated::Saved(snapshot) => self.saved(env, *snapshot),
             Gated::Named(goes) => self.named(env, *goes),
+            Gated::Notice(notice) => env.notice(*notice),
         }
     }
 
@@ -324,6 +334,7 @@ impl Partition {
         self.expire(env);
         self.retry_due(env);
         self.probe_due(env);
+        self.withdraw_due(env);
         self.fire_due(env);
         self.passivate_due(env);
         self.tick_routes(env);
@@ -357,6 +368,7 @@ impl Partition {
                 reign.settle_at,
                 reign.fence_at,
                 reign.probes.at,
+                reign.withdrawals.at,
                 some(reign.dispatch_after),
                 reign.deadlines.first().map(|(at, _)| *at),
                 reign.retries.first().map(|(at, _)| *at),

@@ -1,7 +1,7 @@
 //! Requests and channels in (rules C2–C5, C7).
 
 use super::gate::Gated;
-use super::reign::{Item, ItemStage};
+use super::reign::Item;
 use super::{Partition, Stage};
 use crate::cover::Transition;
 use crate::effect::Notice;
@@ -23,6 +23,7 @@ pub(crate) struct Incoming {
     pub(crate) number: Number,
     pub(crate) floor: Number,
     pub(crate) asks: bool,
+    pub(crate) again: bool,
     pub(crate) owed: Owed,
 }
 
@@ -198,7 +199,7 @@ impl Partition {
 
     /// Takes a new obligation in: nobody else has it, and this partition now owes it.
     fn take(&mut self, env: &mut Env, incoming: Incoming) {
-        let Incoming { from, sender, from_epoch, number, owed, .. } = incoming;
+        let Incoming { from, sender, from_epoch, number, again, owed, .. } = incoming;
         let invocation = match owed {
             Owed::Outcome(done) => return self.take_outcome(env, (from, sender, number), done),
             Owed::Remind(remind) => {
@@ -212,7 +213,7 @@ impl Partition {
         };
         let uuid = invocation.uuid;
         if self.is_moved(uuid) {
-            return self.take_back(env, (from, sender, number), invocation);
+            return self.take_back(env, (from, sender, number), (invocation, again));
         }
         if let Some(refusal) = self.refusal(env, &sender, &invocation) {
             let uuid = refused_as(env, &invocation);
@@ -224,23 +225,9 @@ impl Partition {
         let root = matches!(sender, Sender::Node(_));
         let is_awaited = invocation.is_awaited();
         let removes = invocation.work == Work::Remove;
-        let item = Item {
-            invocation,
-            origin: Origin::Channel { sender: sender.clone(), number },
-            logged: false,
-            decided: 0,
-            attempt: 1,
-            started: false,
-            cleared: false,
-            unmarked: false,
-            retry_at: 0,
-            shared: false,
-            ended: None,
-            cancel: false,
-            reply_to: Some((from, from_epoch)),
-            awaiters: Vec::new(),
-            stage: ItemStage::Queued,
-        };
+        let origin = Origin::Channel { sender: sender.clone(), number };
+        let reply_to = Some((from, from_epoch));
+        let item = Item { resent: again, reply_to, ..Item::new(invocation, origin) };
         let is_reported = self.insert_item(env, uuid, item);
         self.reign.held.entry(sender.clone()).or_default().push_back((number, uuid));
         if !is_awaited {

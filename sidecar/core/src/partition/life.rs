@@ -14,7 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Partition;
-use super::reign::{Item, ItemStage, Unflushed};
+use super::reign::{Item, Unflushed};
 use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
@@ -241,23 +241,7 @@ impl Partition {
     fn begin_deactivation(&mut self, env: &mut Env, name: &Arc<str>) {
         env.cover(Transition::Deactivates);
         let uuid = env.uuid();
-        let item = Item {
-            invocation: Arc::new(deactivation(name, uuid)),
-            origin: Origin::Idle,
-            logged: false,
-            decided: 0,
-            attempt: 1,
-            started: false,
-            cleared: false,
-            unmarked: false,
-            retry_at: 0,
-            shared: false,
-            ended: None,
-            cancel: false,
-            reply_to: None,
-            awaiters: Vec::new(),
-            stage: ItemStage::Queued,
-        };
+        let item = Item::new(Arc::new(deactivation(name, uuid)), Origin::Idle);
         self.insert_item(env, uuid, item);
         self.enqueue(env, uuid);
         self.pump_item(env, uuid);

@@ -13,7 +13,7 @@
 //! (roots that are sent again), `lock` (of an actor), `queue` (who is let in), `dispatch` (what holds an invocation
 //! back), `turns` (what turns ask for), `steps` (what retries need not do again), `ending` (how they end), `retry`
 //! (attempts that are followed by others), `cancel` (what people have done to invocations), `dead` (dead letters),
-//! `deadlock` (flows that wait for each other), `tail` (how they go on), `outbound` (channels out, children),
+//! `deadlock` (flows that wait for each other), `withdraw` (calls that nobody waits for any more), `tail` (how they go on), `outbound` (channels out, children),
 //! `storage` and `cached` (caches, materialisation), `reads` and `questions` (from outside turns), `firing` and
 //! `reminders` (due times, and what changes them), `life` (actors that are awake, passive, removed),
 //! `snapshots` (what stands for old records) and `recovery` (how a
@@ -46,6 +46,7 @@ mod succession;
 mod tail;
 mod turns;
 mod view;
+mod withdraw;
 
 use std::collections::{BTreeMap, BTreeSet};
 

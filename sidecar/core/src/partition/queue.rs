@@ -136,6 +136,7 @@ impl Partition {
                     // It was let in and has not started: nested calls must not wait behind it.
                     env.cover(Transition::HandOverRootBack);
                     self.set_stage(top, ItemStage::Queued);
+                    self.give_back_slot(env, top);
                     let Some(actor) = self.reign.actors.get_mut(name) else { return };
                     actor.lock.put_back(top);
                     if !self.let_in_next(env, name) {
@@ -148,16 +149,19 @@ impl Partition {
                 }
                 self.try_start(env, top);
                 let same = self.reign.actors.get(name).and_then(|a| a.lock.top()) == Some(top);
-                let waits = self.reign.items.get(&top).is_some_and(|i| !i.suspended());
+                let waits = self.reign.items.get(&top).is_some_and(|i| !i.lets_in());
                 if same && waits {
                     return;
                 }
                 continue;
             }
-            if !item.suspended() || !self.let_in_inner(env, name, top) {
+            if !item.lets_in() || !self.let_in_inner(env, name, top) {
                 return;
             }
-            env.cover(Transition::LetInInner);
+            env.cover(match self.reign.items.get(&top).map(|item| &item.stage) {
+                Some(ItemStage::Parked) => Transition::LetInParked,
+                _ => Transition::LetInInner,
+            });
         }
     }
 
@@ -265,13 +269,14 @@ impl Partition {
     }
 
     /// No root is to start: those that were let in and have not started leave.
-    fn put_members_back(&mut self, env: &Env, name: &Arc<str>, company: &[Uuid]) {
+    fn put_members_back(&mut self, env: &mut Env, name: &Arc<str>, company: &[Uuid]) {
         let can_leave =
             |uuid: &&Uuid| self.waits_to_start(**uuid) && self.is_unstarted_root(**uuid);
         let leaving: Vec<_> = company.iter().rev().filter(can_leave).copied().collect();
         for uuid in leaving {
             env.cover(Transition::ShareBack);
             self.set_stage(uuid, ItemStage::Queued);
+            self.give_back_slot(env, uuid);
             let Some(actor) = self.reign.actors.get_mut(name) else { return };
             actor.lock.put_back(uuid);
         }

@@ -23,6 +23,7 @@ use super::life::Awake;
 use super::lock::Lock;
 use super::questions::Questions;
 use super::snapshots::Saving;
+use super::withdraw::Withdrawals;
 
 /// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
 pub(super) const AWAITERS_MAX: usize = 1024;
@@ -102,6 +103,8 @@ pub(crate) struct Reign {
     pub(super) questions: Questions,
     /// What is known of probes for flows that wait for each other.
     pub(super) probes: Probes,
+    /// Who waits for calls that may be withdrawn.
+    pub(super) withdrawals: Withdrawals,
     /// Since when the partition is being handed over.
     pub(super) leaving: Option<Millis>,
     /// Running turns were cancelled because the hand-over took too long.
@@ -191,6 +194,11 @@ pub(super) struct Item {
     pub(super) started: bool,
     /// The current attempt is logged and committed, and has not been dispatched.
     pub(super) cleared: bool,
+    /// Its sender had sent it before, to a reign that may have run it ahead of the log and was lost: now it starts when
+    /// it is logged, so that what kills its host at once is seen to come again.
+    pub(super) resent: bool,
+    /// It holds a slot of its host.
+    pub(super) slot: bool,
     /// It counts as started because its host was lost, but the log says nothing of a start: it still expires.
     pub(super) unmarked: bool,
     /// No retry before this.
@@ -240,8 +248,6 @@ pub(super) struct Turn {
     pub(super) returned: bool,
     /// It returned; calls are still under way (rule T1).
     pub(super) result: Option<TurnEnd>,
-    /// It holds a slot.
-    pub(super) slot: bool,
     /// How its errors are retried, by what its host registered: that may be gone when its calls have ended.
     pub(super) retry: RetryPolicy,
     /// It was told to stop.
@@ -310,6 +316,29 @@ impl Reign {
 }
 
 impl Item {
+    /// One that has just come.
+    pub(super) fn new(invocation: Arc<Invocation>, origin: Origin) -> Self {
+        Self {
+            invocation,
+            origin,
+            logged: false,
+            decided: 0,
+            attempt: 1,
+            started: false,
+            cleared: false,
+            resent: false,
+            slot: false,
+            unmarked: false,
+            retry_at: 0,
+            shared: false,
+            ended: None,
+            cancel: false,
+            reply_to: None,
+            awaiters: Vec::new(),
+            stage: ItemStage::Queued,
+        }
+    }
+
     /// Whether the current attempt may have run; not while it is yet to be logged or dispatched.
     pub(super) fn attempt_ran(&self) -> bool {
         self.started
@@ -345,7 +374,13 @@ impl Item {
         }
     }
 
-    /// Whether calls of its flow may enter its actor.
+    /// Whether calls of its flow may enter its actor: while it waits for them, and while it rests. They would never end
+    /// otherwise, and what their callers hold elsewhere would rest with it.
+    pub(super) fn lets_in(&self) -> bool {
+        self.suspended() || matches!(self.stage, ItemStage::Parked)
+    }
+
+    /// Whether it waits for calls that it made.
     pub(super) fn suspended(&self) -> bool {
         match &self.stage {
             ItemStage::Running(turn) => !turn.calls.is_empty(),

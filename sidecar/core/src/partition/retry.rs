@@ -131,10 +131,17 @@ impl Partition {
         }
         let lost_ones = entry.attempt.saturating_sub(entry.trouble.failures);
         let retry_at = lost_pause(lost_ones).map_or(0, |pause| env.now + pause);
+        // Of a first attempt the log tells that it began only where that had to be told, or where it has flushed. What
+        // began untold and took its node along is logged when it begins again; what only waited never counts.
+        let may_have_run = entry.attempt > 1 || entry.ran || !env.rules.count_started;
         let ended = match lost {
-            Some(node) => {
+            Some(node) if may_have_run => {
                 let text = format!("its node {} was lost", node.0);
                 Ended::new(Cause::HostLost, retry_at, &text)
+            }
+            Some(node) => {
+                let text = format!("its node {} was lost before it began, or as it began", node.0);
+                Ended::new(Cause::ReignLost, retry_at, &text)
             }
             None => Ended::new(Cause::ReignLost, retry_at, "its owner dropped the partition"),
         };
@@ -163,6 +170,7 @@ impl Partition {
         self.log_item(env, uuid);
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         let (attempt, ended) = (item.attempt, item.ended.take());
+        let item_actor = item.invocation.actor.is_some();
         let error = ended.as_ref().map(|e| e.error.clone()).unwrap_or_default();
         item.stage = ItemStage::Parked;
         item.retry_at = 0;
@@ -171,7 +179,8 @@ impl Partition {
         self.leave_queues(uuid);
         let losses = self.state.entries.get(&uuid).map_or(0, |entry| entry.trouble.losses);
         let invocation = InvocationId { home: self.id.clone(), uuid };
-        env.notice(Notice::Parked { invocation, losses, error });
+        let holds = item_actor && self.holds(uuid);
+        self.gate_notice(env, Notice::Parked { invocation, losses, error, holds });
     }
 
     /// Takes an invocation that does not hold its actor out of everybody's way.

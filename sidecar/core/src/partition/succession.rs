@@ -80,10 +80,7 @@ impl Partition {
                 (None, 0)
             };
             let item = Item {
-                invocation: entry.invocation.clone(),
-                origin: entry.origin.clone(),
                 logged: true,
-                decided: 0,
                 attempt: entry.attempt,
                 started: ran || entry.attempt > 1,
                 // An attempt that was logged and never ran is the next one.
@@ -93,13 +90,12 @@ impl Partition {
                 retry_at,
                 ended,
                 cancel: entry.cancel,
-                reply_to: None,
-                awaiters: Vec::new(),
                 stage: match () {
                     () if entry.moved => ItemStage::Moved,
                     () if is_parked => ItemStage::Parked,
                     () => ItemStage::Queued,
                 },
+                ..Item::new(entry.invocation.clone(), entry.origin.clone())
             };
             if entry.moved {
                 env.cover(Transition::RestoreMoved);
@@ -172,6 +168,9 @@ impl Partition {
         if matches!(item.stage, ItemStage::WaitSlot) {
             env.leave_queue(uuid);
         }
+        if item.slot {
+            env.free_slot();
+        }
         Some(item)
     }
 
@@ -228,14 +227,14 @@ impl Partition {
             if matches!(item.stage, ItemStage::WaitSlot) {
                 env.leave_queue(*uuid);
             }
+            if item.slot {
+                env.free_slot();
+            }
             let ItemStage::Running(turn) = &item.stage else { continue };
             if !undelivered.contains(&token) {
                 let (session, token) = (turn.session, token.clone());
                 let reason = CancelReason::Superseded;
                 env.emit(Effect::Cancel { session, token, reason });
-            }
-            if turn.slot {
-                env.free_slot();
             }
             for request in turn.calls.values() {
                 let error = RequestError::TurnSuperseded(Box::new(token.clone()));

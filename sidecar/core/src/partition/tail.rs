@@ -170,6 +170,7 @@ impl Partition {
         item.attempt = 1;
         item.started = false;
         item.cleared = false;
+        item.resent = false;
         item.unmarked = false;
         item.retry_at = 0;
         item.shared = false;
@@ -210,7 +211,7 @@ impl Partition {
         &mut self,
         env: &mut Env,
         (from, sender, number): (NodeId, Sender, Number),
-        invocation: Arc<Invocation>,
+        (invocation, again): (Arc<Invocation>, bool),
     ) {
         env.cover(Transition::TailBack);
         let uuid = invocation.uuid;
@@ -220,6 +221,9 @@ impl Partition {
         let Some(entry) = self.state.entries.get(&uuid) else { return };
         let invocation = entry.invocation.clone();
         self.begin_step(uuid, invocation);
+        if let Some(item) = self.reign.items.get_mut(&uuid) {
+            item.resent = again;
+        }
         self.reign.probes.forget(uuid);
         self.enqueue(env, uuid);
         self.pump_item(env, uuid);

@@ -128,10 +128,8 @@ impl Partition {
         let actor = item.invocation.actor.clone();
         if let Some(turn) = item.turn() {
             turn.calls.insert((to, number), request);
-            if std::mem::take(&mut turn.slot) {
-                env.free_slot();
-            }
         }
+        self.give_back_slot(env, uuid);
         if self.reign.leaving.is_some() {
             // Nested calls may start now.
             self.pump_all(env);

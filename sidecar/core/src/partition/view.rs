@@ -89,7 +89,20 @@ impl Partition {
             cancel: item.cancel,
             ended: item.ended.clone().or_else(|| self.last_end(uuid)),
             retry_at: item.retry_at,
+            behind: self.parked_before(*uuid, item),
         }
+    }
+
+    /// The parked invocation that keeps the actor of one that waits for it.
+    fn parked_before(&self, uuid: Uuid, item: &Item) -> Option<Uuid> {
+        let name = item.invocation.actor.as_ref()?;
+        let lock = &self.reign.actors.get(name)?.lock;
+        let holders = lock.holders_before(uuid, &item.invocation.chain)?;
+        let rests = |uuid: &Uuid| {
+            let stage = self.reign.items.get(uuid).map(|item| &item.stage);
+            matches!(stage, Some(ItemStage::Parked))
+        };
+        holders.into_iter().find(rests)
     }
 
     /// What people and tools may see.

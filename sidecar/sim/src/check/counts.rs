@@ -78,6 +78,10 @@ pub(crate) struct Counts {
     pub(crate) redriven: u64,
     /// Invocations parked.
     pub(crate) parked: u64,
+    /// Calls that were withdrawn.
+    pub(crate) withdrawn: u64,
+    /// Those of them whose callers' and callees' owners had both been lost since they were made.
+    pub(crate) both_ends_failing: u64,
     /// Nodes draining, for `drain_with_cross_calls`.
     draining: Vec<NodeId>,
     /// Hosts that died with turns: session, when.
@@ -86,7 +90,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 38] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 40] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -98,6 +102,7 @@ impl Counts {
             ("store-rollback", self.store_rollback),
             ("drain-with-cross-calls", self.drain_with_cross_calls),
             ("cascade", self.cascade),
+            ("both-ends-failing", self.both_ends_failing),
             ("(chains home)", self.chains_home),
             ("(windows asked)", self.windows_asked),
             ("(outcomes cut)", self.outcomes_cut),
@@ -106,6 +111,7 @@ impl Counts {
             ("(expired after a loss)", self.expired_after_loss),
             ("(errors retried)", self.errors_retried),
             ("(parked)", self.parked),
+            ("(withdrawn)", self.withdrawn),
             ("(redriven)", self.redriven),
             ("(reads)", self.reads),
             ("(reads raced)", self.reads_raced),
@@ -127,6 +133,11 @@ impl Counts {
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
         ]
+    }
+
+    /// Whether a host's stream is known to be gone.
+    pub(crate) fn is_down(&self, session: SessionId) -> bool {
+        self.down.iter().any(|(down, _)| *down == session)
     }
 }
 

@@ -181,6 +181,7 @@ impl Judge<'_> {
                     && !held.left
                 {
                     held.attempt = held.attempt.max(*attempt);
+                    held.policy.marked |= *attempt == 1;
                 }
             }
             Op::Cancel { uuid } => self.cancel_landed(log, offset, *uuid),
@@ -443,6 +444,9 @@ impl Judge<'_> {
         self.check_last_error(log, offset, uuid, &closing);
         if matches!(closing, Closing::Outcome(Outcome::Expired)) {
             self.check_expired(log, offset, uuid);
+        }
+        if matches!(closing, Closing::Outcome(Outcome::Withdrawn)) {
+            self.check_withdrawn(log, offset, uuid);
         }
         let own = segment.sends.len() - usize::from(*end == End::Passed);
         let effects = !segment.state.is_empty() || own > 0 || !segment.reminders.is_empty();

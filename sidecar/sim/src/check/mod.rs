@@ -20,6 +20,7 @@ mod snapshots;
 mod state;
 mod steps;
 mod turns;
+mod withdraw;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -82,6 +83,10 @@ pub(crate) struct Judge<'h> {
     /// Tags of the payloads, by invocation and the other way round.
     pub(crate) uuid_of_tag: HashMap<u64, Uuid>,
     pub(crate) tag_of_uuid: HashMap<Uuid, u64>,
+    /// Dead letters that operators were told of.
+    pub(crate) dead_told: BTreeSet<Uuid>,
+    /// The lowest epoch that a step of an invocation was sent to, by the log it was sent to.
+    pub(crate) sent_to_epoch: HashMap<(usize, Uuid, u32), u64>,
     /// Dead letters that were sent again: what each was when it was told first.
     pub(crate) redriven: HashMap<Uuid, Uuid>,
     /// Where a tag was issued by a turn: run and item.
@@ -167,6 +172,8 @@ impl<'h> Judge<'h> {
             targets: HashMap::new(),
             uuid_of_tag: HashMap::new(),
             tag_of_uuid: HashMap::new(),
+            dead_told: BTreeSet::new(),
+            sent_to_epoch: HashMap::new(),
             redriven: HashMap::new(),
             issued,
             // The first one, where it is sent again.

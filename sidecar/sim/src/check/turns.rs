@@ -35,6 +35,7 @@ impl Judge<'_> {
         self.check_attempt(run, record, log, uuid);
         self.check_policy(run, record, log, uuid);
         self.check_source(run, record, log, uuid);
+        self.check_resent(run, record, log, uuid);
         self.check_recorded(run, record, log);
     }
 
@@ -104,6 +105,24 @@ impl Judge<'_> {
             .next();
         if let Some(child) = open {
             self.wrong("P3 retry waits for calls", format!("r{run} {token}: {child} is open"));
+        }
+    }
+
+    /// What was sent to an earlier reign may have run there ahead of the log, and have taken its node along: it starts
+    /// when it is accepted, so that it can be counted.
+    fn check_resent(&mut self, run: usize, record: &Run, log: usize, uuid: Uuid) {
+        let token = &record.token;
+        let first = self.sent_to_epoch.get(&(log, uuid, token.step)).copied();
+        // Under an idempotency key several clients may send it, each for the first time.
+        let asked = self.asked.get(&record.spec.tag);
+        if asked.is_some_and(|req| self.history.reqs[*req].keyed) {
+            return;
+        }
+        let held = self.logs[log].held.get(&uuid);
+        let is_logged = held.is_some_and(|held| held.step >= token.step);
+        if !is_logged && first.is_some_and(|first| first < token.epoch) {
+            let text = format!("r{run} {token} was sent to epoch {first:?}, and is not accepted");
+            self.wrong("L6 never ahead of the log twice", text);
         }
     }
 

@@ -62,7 +62,7 @@ const BASE: Config = Config {
 };
 
 /// All of them.
-pub const CONFIGS: [Config; 12] = [
+pub const CONFIGS: [Config; 13] = [
     Config {
         name: "two-nodes-call",
         about: "two nodes, one call from the one to the other; a crash",
@@ -96,6 +96,16 @@ pub const CONFIGS: [Config; 12] = [
         slots: &["A", "B"],
         scripts: nested,
         faults: &[("crash", 1)],
+        faults_max: 1,
+        ..BASE
+    },
+    Config {
+        name: "withdraw",
+        about: "a call waits behind another one, and its caller's host dies",
+        slots: &["A", "B"],
+        clients: &[(1, Mode::Tell, B), (0, Mode::Tell, A)],
+        scripts: nested,
+        faults: &[("app-death", 1)],
         faults_max: 1,
         ..BASE
     },

@@ -192,6 +192,11 @@ fn ended(
             let message = "somebody asked for the invocation's end; it has ended";
             Err(status(ErrorReason::Cancelled, message, [("invocation", id())]))
         }
+        Outcome::Withdrawn => {
+            let message =
+                "the turn that made this call is over, and the call had not started; it never will";
+            Err(status(ErrorReason::TurnSuperseded, message, [("invocation", id())]))
+        }
         Outcome::Expired => {
             let message = "the deadline passed before the invocation started; it never will";
             Err(status(ErrorReason::Expired, message, [("invocation", id())]))
