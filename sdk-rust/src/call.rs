@@ -208,6 +208,25 @@ impl ActorRef<Root> {
         Reminders::new(self.origin.clone(), &self.actor_type, &self.id)
     }
 
+    /// Removes the actor: its state and its reminders, in one step, behind what was accepted before;
+    /// what comes behind it begins with an empty actor. Returns when that is durable. An actor that
+    /// has nothing is removed, too. In a turn, use [`client`](crate::TurnContext::client); to await
+    /// the removal of the turn's own actor there is to wait for oneself: an actor that is to end
+    /// itself clears its state and cancels its reminders.
+    ///
+    /// # Errors
+    /// [`CallError::Rejected`] with reason `UNKNOWN_TYPE` if nobody has ever used the type;
+    /// [`CallError::Limit`] if the actor's queue is full; [`CallError::Unknown`] if the connection
+    /// broke: whoever does it again may remove what was made since.
+    pub async fn remove(&self) -> Result<(), CallError> {
+        let actor = proto::ActorTarget { r#type: self.actor_type.clone(), id: self.id.clone() };
+        let request = proto::RemoveActorRequest { actor: Some(actor) };
+        match self.origin.0.request(Operation::RemoveActor(request)).await? {
+            Answer::RemoveActor(_) => Ok(()),
+            _ => Err(CallError::mismatch("remove_actor")),
+        }
+    }
+
     /// The committed state of the actor, from outside its turns: every key.
     ///
     /// # Errors

@@ -59,6 +59,8 @@ pub trait Actor: Send + Sync + 'static {
     const NAME: &'static str;
     /// Every method.
     const METHODS: &'static [Method];
+    /// [`deactivate`](Self::deactivate) is there to be called.
+    const DEACTIVATES: bool = false;
 
     /// Runs a method; `None` if there is no such method.
     fn dispatch<'a>(
@@ -67,6 +69,12 @@ pub trait Actor: Send + Sync + 'static {
         method: &'a str,
         argument: Payload,
     ) -> Option<MethodFuture<'a>>;
+
+    /// An instance has been idle, and is about to be passive: lets go of what was kept in memory of
+    /// it. A turn like others, which nothing may depend on: it may be left out.
+    fn deactivate<'a>(&'a self, _context: &'a mut ActorContext) -> MethodFuture<'a> {
+        Box::pin(async { Ok(crate::private::nothing()) })
+    }
 }
 
 /// What a component hosts, by name.
@@ -88,6 +96,10 @@ pub(crate) enum Class {
 /// A service or an actor type, its type forgotten.
 trait Entry: Send + Sync {
     fn methods(&self) -> &'static [Method];
+    /// It wants to know when instances become passive.
+    fn deactivates(&self) -> bool {
+        false
+    }
     fn spawn(&self, turn: Arc<Turn>, argument: Payload) -> AbortHandle;
 }
 
@@ -218,6 +230,7 @@ impl Table {
         let actor_types = self.actors.iter().map(|(name, entry)| proto::HostedActorType {
             name: (*name).to_owned(),
             methods: self.methods(Class::Actor, name, entry.as_ref()),
+            deactivates: entry.deactivates(),
         });
         proto::Hello {
             services: services.collect(),
@@ -297,11 +310,18 @@ impl<A: Actor> Entry for ActorEntry<A> {
         A::METHODS
     }
 
+    fn deactivates(&self) -> bool {
+        A::DEACTIVATES
+    }
+
     fn spawn(&self, turn: Arc<Turn>, argument: Payload) -> AbortHandle {
         let actor = self.0.clone();
         let end = TurnEnd::new(turn.clone());
         let code = async move {
             let mut context = ActorContext::new(turn.clone());
+            if turn.mode == proto::InvocationMode::Deactivate {
+                return actor.deactivate(&mut context).await;
+            }
             match actor.dispatch(&mut context, &turn.method, argument) {
                 Some(method) => method.await,
                 None => Err(no_such_method("actor type", A::NAME, &turn.method, A::METHODS)),

@@ -253,9 +253,10 @@ impl Sidecar {
                 config.application.clone(),
                 closing.clone(),
             ),
-            api,
+            api: api.clone(),
             system: System {
                 driver: self.driver.clone(),
+                api,
                 facts: Arc::new(facts),
                 ended: self.ended.clone(),
                 watchers: Watchers::new(closing),

@@ -12,7 +12,7 @@ use kar::convert::peer::{message_from, message_to};
 use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, Uuid};
 use kar_core::invocation::{
     ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
-    RetryPolicy, StateOp,
+    RetryPolicy, StateOp, Work,
 };
 use kar_core::limits::{LimitHit, Limits};
 use kar_core::message::{
@@ -56,6 +56,7 @@ fn log_sender() -> Sender {
 fn invocation(mode: Mode, is_full: bool) -> Invocation {
     Invocation {
         uuid: uuid(1),
+        work: Work::Method,
         mode,
         actor: is_full.then(|| "alice".into()),
         method: "deposit".into(),
@@ -332,6 +333,18 @@ fn reminders() -> [(&'static str, Op); 7] {
     ]
 }
 
+/// Decisions about actors as a whole.
+fn life() -> [(&'static str, Op); 3] {
+    let of = |work| Arc::new(Invocation { work, ..invocation(Mode::Call, true) });
+    let accept =
+        |work| Op::Accept { sender: Sender::Node(NodeId(5)), number: 9, invocation: of(work) };
+    [
+        ("accept-removal", accept(Work::Remove)),
+        ("accept-deactivation", accept(Work::Deactivate)),
+        ("deactivate", Op::Deactivate { actor: "alice".into(), uuid: uuid(8) }),
+    ]
+}
+
 /// Every record by name; the names are those of the golden file.
 fn records() -> BTreeMap<String, Record> {
     let mut records = BTreeMap::from([
@@ -347,7 +360,8 @@ fn records() -> BTreeMap<String, Record> {
     let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
     let full = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![full] };
     records.insert("refused-partition-bytes".to_owned(), full);
-    for (name, op) in tail_calls().into_iter().chain(steps()).chain(shared()).chain(reminders()) {
+    let named = tail_calls().into_iter().chain(steps()).chain(shared()).chain(reminders());
+    for (name, op) in named.chain(life()) {
         let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
         records.insert(name.to_owned(), record);
     }
@@ -622,6 +636,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
         step_key: Some(long(512)),
         owed: owed(Invocation {
             uuid: Uuid(u128::MAX),
+            work: Work::Deactivate,
             mode: Mode::Call,
             actor: Some(long(512)),
             method: long(256),

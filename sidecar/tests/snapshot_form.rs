@@ -44,13 +44,15 @@ fn what_is_stored_says_the_same_as_what_was_read() {
         let flat = |snapshot: pb::Snapshot| {
             let mut snapshot = snapshot;
             for letter in &mut snapshot.dead {
-                // What a reminder made has no number.
-                if let Some(pb::snapshot_dead_letter::Origin::Reminder(_)) = letter.origin {
+                // What a reminder made has no number, nor what an idle actor is told.
+                use pb::snapshot_dead_letter::Origin;
+                if let Some(Origin::Reminder(_) | Origin::Idle(_)) = letter.origin {
                     letter.number = 0;
                 }
             }
             for entry in &mut snapshot.entries {
-                if let Some(pb::snapshot_entry::Origin::Reminder(_)) = entry.origin {
+                use pb::snapshot_entry::Origin;
+                if let Some(Origin::Reminder(_) | Origin::Idle(_)) = entry.origin {
                     entry.number = 0;
                 }
                 let numbers: Vec<u64> =

@@ -14,6 +14,7 @@ mod grpcurl;
 mod hello;
 mod hosting;
 mod keys;
+mod life;
 mod order;
 mod philosophers;
 mod policies;

@@ -114,7 +114,8 @@ fn a_methods_policy_holds_and_the_pause_survives_the_sidecar() {
         let client = front.client().await;
         let slow = RetryPolicy { initial_backoff: millis(3_000), max_backoff: None, ..policy(2) };
         let method = HostedMethod { name: "m".into(), retry_policy: Some(slow), shared: false };
-        let hosted = HostedActorType { name: "A".into(), methods: vec![method] };
+        let hosted =
+            HostedActorType { name: "A".into(), methods: vec![method], deactivates: false };
         let hello = || Hello {
             protocol_version: 1,
             actor_types: vec![hosted.clone()],

@@ -50,10 +50,25 @@ fn runtime(kind: Kind, block: &Block) -> TokenStream {
             })),
         }
     });
+    let hook = block.deactivate.as_ref().map(|function| {
+        quote! {
+            const DEACTIVATES: bool = true;
+
+            fn deactivate<'a>(
+                &'a self,
+                context: &'a mut ::kar_sdk::#context,
+            ) -> ::kar_sdk::MethodFuture<'a> {
+                ::std::boxed::Box::pin(async move {
+                    ::kar_sdk::private::result(self.#function(context).await)
+                })
+            }
+        }
+    });
     quote! {
         impl ::kar_sdk::#the_trait for #ty {
             const NAME: &'static str = #name;
             const METHODS: &'static [::kar_sdk::Method] = &[#(#listed),*];
+            #hook
 
             fn dispatch<'a>(
                 &'a self,
@@ -157,6 +172,8 @@ mod tests {
                 }
                 #[kar(name = "balance.now", shared, retry = RetryPolicy::attempts(3))]
                 async fn balance(&self, _: &ActorContext) -> Result<i64, Error> { todo() }
+                #[kar(deactivate)]
+                async fn rest(&self, ctx: &mut ActorContext) -> Result<(), Error> { todo() }
             }
         };
         let code = expand(Kind::Actor, quote!(name = "acc"), block).expect("good").to_string();
@@ -167,12 +184,15 @@ mod tests {
             "const NAME : & 'static str = \"acc\"",
             "Method :: exclusive (\"deposit\")",
             "Method :: shared (\"balance.now\") . retry (RetryPolicy :: attempts (3))",
+            "const DEACTIVATES : bool = true",
+            "self . rest (context)",
             "pub struct AccountClient < S >",
             "pub fn deposit (& self , amount : i64)",
         ] {
             assert!(code.contains(part), "{part} not in {code}");
         }
         assert!(!code.contains("# [kar"), "our own attributes are gone");
+        assert!(!code.contains("\"rest\""), "what nobody calls is no method");
     }
 
     #[test]
@@ -220,8 +240,24 @@ mod tests {
             #[kar(read)]
             async fn f(&self, c: &mut C) -> R {}
         ));
-        let known = "`name = \"…\"`, `shared` and `retry = RetryPolicy::attempts(…)`";
+        let known = "`name = \"…\"`, `shared`, `deactivate` and `retry = RetryPolicy::attempts(…)`";
         assert_eq!(text, format!("a method has the options {known}"));
+        let hook = || {
+            quote!(
+                #[kar(deactivate)]
+                async fn f(&self, c: &mut C) -> R {}
+            )
+        };
+        let block = hook();
+        let text = refusal(Kind::Service, quote!(), quote!(impl A { #block }));
+        assert_eq!(text, "only actors are deactivated");
+        let (first, second) = (hook(), hook());
+        assert_eq!(actor(quote!(#first #second)), "there are two methods marked `deactivate`");
+        let text = actor(quote!(
+            #[kar(deactivate)]
+            async fn f(&self, c: &mut C, a: u8) -> R {}
+        ));
+        assert_eq!(text, "a method marked `deactivate` takes no argument, and has no other option");
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub fn service(attribute: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Makes an actor type of an `impl` block: every function in it is a method. As [`macro@service`],
 /// with an `ActorContext`; its client is `AccountClient::new(&caller, id)`.
+///
+/// `#[kar(deactivate)]` marks a function that is no method: it is called, as a turn, when an instance
+/// has been idle and is about to be passive (`actor-idle-ms` of its sidecar).
 #[proc_macro_attribute]
 pub fn actor(attribute: TokenStream, item: TokenStream) -> TokenStream {
     expand(Kind::Actor, attribute, item)

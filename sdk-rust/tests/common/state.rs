@@ -42,6 +42,12 @@ impl World {
                 }
                 Answer::ActorStateApply(proto::ApplyResponse {})
             }
+            Operation::RemoveActor(r) => {
+                self.log.push("remove".to_owned());
+                let removed = r.actor.unwrap();
+                self.actors.remove(&(removed.r#type, removed.id));
+                Answer::RemoveActor(proto::RemoveActorResponse {})
+            }
             Operation::Flush(r) => {
                 self.log.push("flush".to_owned());
                 self.flush(&r.turn_token);

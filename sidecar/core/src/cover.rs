@@ -191,6 +191,16 @@ transitions! {
     FiringDropSlot = "reminder: a firing is dropped (item: waits for a slot → gone)",
     FiringDropCommit = "reminder: a firing is dropped (item: waits for a commit → gone)",
     RemindersInTurn = "reminder: a turn lists what it has changed",
+    // Actor life.
+    Activated = "life: an actor's activation begins",
+    PassiveSilent = "life: an idle actor becomes passive, and its host is not told",
+    PassiveFull = "life: too many actors are awake",
+    Deactivates = "life: an idle actor's host is to be told",
+    Deactivated = "life: an idle actor's host has been told",
+    DeactivationLogged = "life: what a deactivation did is logged",
+    DeactivationLost = "life: a deactivation is lost, and forgotten",
+    DeactivationMoot = "life: a deactivation finds no hook",
+    Removed = "life: an actor is removed",
     // Storage.
     Replayed = "store: committed operations found in the log",
     CellSkips = "store: has part of what is replayed",

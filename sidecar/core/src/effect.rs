@@ -8,7 +8,7 @@ use crate::ids::{
     Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
     SessionId, TurnToken,
 };
-use crate::invocation::{ActorOps, Mode, Outcome, Payload};
+use crate::invocation::{ActorOps, Mode, Outcome, Payload, Work};
 use crate::limits::LimitHit;
 use crate::message::{Controlled, Message};
 use crate::record::Record;
@@ -210,6 +210,11 @@ pub struct Turn {
     pub payload: Payload,
     /// How it was invoked.
     pub mode: Mode,
+    /// What it is to do: a method, or the actor's deactivation.
+    pub work: Work,
+    /// Names the actor's stay at its owner: while it is the same, the host has had every turn of the actor, and all of
+    /// them have taken effect so far. 0 for services.
+    pub activation: u64,
     /// It had to start before this time.
     pub deadline: Option<Millis>,
     /// W3C trace context.
@@ -304,6 +309,9 @@ pub enum RequestError {
     /// A reminder's schedule is wrong.
     #[error("{0}")]
     Schedule(ScheduleError),
+    /// Nobody has ever used the kind: it has no instances.
+    #[error("there is no {0}: check the name; a type is known from its first use on")]
+    UnknownKind(Kind),
     /// Nobody could answer in time; it changes nothing, so it can simply be asked again.
     #[error("{0}")]
     Unavailable(&'static str),
@@ -384,6 +392,29 @@ pub enum Notice {
         partition: PartitionId,
         /// How many.
         count: usize,
+    },
+    /// Actors that have been idle became passive.
+    Passivated {
+        /// The partition.
+        partition: PartitionId,
+        /// How many.
+        count: usize,
+    },
+    /// The hook that tells a host of an idle actor failed: the actor is passive all the same.
+    DeactivationFailed {
+        /// The partition.
+        partition: PartitionId,
+        /// The instance.
+        actor: Arc<str>,
+        /// The error, for people.
+        error: Arc<str>,
+    },
+    /// An actor is removed.
+    Removed {
+        /// The partition.
+        partition: PartitionId,
+        /// The instance.
+        actor: Arc<str>,
     },
     /// A bound was hit.
     Limit(LimitHit),

@@ -277,6 +277,8 @@ pub struct Offer {
     pub retries: BTreeMap<(Kind, Arc<str>), RetryPolicy>,
     /// Methods of actors that only read, by type: they may run beside each other (P4).
     pub shared: BTreeMap<Kind, BTreeSet<Arc<str>>>,
+    /// Actor types that are told by a turn when an actor has been idle.
+    pub deactivates: BTreeSet<Kind>,
 }
 
 /// What a component asks for.
@@ -375,6 +377,13 @@ pub enum Operation {
         actor: Arc<str>,
         /// What to do.
         ask: ReminderAsk,
+    },
+    /// Removes an actor when its turn comes: state, reminders, all of it.
+    RemoveActor {
+        /// The actor type.
+        kind: Kind,
+        /// The instance.
+        actor: Arc<str>,
     },
     /// Lists the reminders of an actor: in a turn those of its own actor as the turn has made them, from outside what
     /// is committed.

@@ -27,11 +27,25 @@ pub enum Mode {
     Start,
 }
 
+/// What an invocation asks of its target.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Work {
+    /// A method runs in a host.
+    #[default]
+    Method,
+    /// The actor is removed: its owner carries that out when its turn comes, and no host is needed.
+    Remove,
+    /// The actor has been idle, and its host is told so by a turn of its own.
+    Deactivate,
+}
+
 /// An invocation as it travels and as it is stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Invocation {
     /// Unique part of its id; the home partition is where it was sent.
     pub uuid: Uuid,
+    /// What is to be done.
+    pub work: Work,
     /// Call, tell or start.
     pub mode: Mode,
     /// The instance, for actors; `None` for services.

@@ -96,8 +96,13 @@ pub struct Limits {
     pub unstored_bytes_per_partition_max: usize,
     /// Longest state of one actor, bytes: all of it can be loaded, and read in one message.
     pub state_bytes_per_actor_max: usize,
-    /// Passive actors whose state stays cached per partition.
+    /// Actors of a partition that are awake, with their states in memory; beyond it those become passive that have been
+    /// idle for the longest time.
     pub cached_actors_max: usize,
+    /// How long an actor is idle before it becomes passive: its state leaves memory, and its host is told, ms.
+    pub actor_idle_ms: Millis,
+    /// Turns of one partition at once that tell hosts of idle actors; more actors wait for it.
+    pub deactivations_max: usize,
     /// Attempts of an invocation that may be lost with their hosts, one after the other, before it is parked.
     pub park_after_attempts: u32,
     /// Attempts that end with an error that the application marks retryable; the last one's is the outcome. For methods
@@ -206,6 +211,10 @@ pub struct Rules {
     pub cancel_drops_firings: bool,
     pub firing_after_commit: bool,
     pub mark_starts: bool,
+    pub fresh_activations: bool,
+    pub removal_in_queue: bool,
+    pub removal_cancels: bool,
+    pub removal_drops_firings: bool,
     pub count_started: bool,
     pub log_resent: bool,
     pub gate_notices: bool,
@@ -261,6 +270,8 @@ impl Default for Limits {
             // More than a segment, so that one turn may fill an actor; less than a message to a component.
             state_bytes_per_actor_max: 7 << 20,
             cached_actors_max: 10_000,
+            actor_idle_ms: 600_000,
+            deactivations_max: 64,
             park_after_attempts: 20,
             retry_attempts_max: 1,
             retry_initial_ms: 100,
@@ -333,6 +344,10 @@ impl Default for Rules {
             cancel_drops_firings: true,
             firing_after_commit: true,
             mark_starts: true,
+            fresh_activations: true,
+            removal_in_queue: true,
+            removal_cancels: true,
+            removal_drops_firings: true,
             count_started: true,
             log_resent: true,
             gate_notices: true,

@@ -143,6 +143,8 @@ pub struct Held {
     pub reminders: usize,
     /// Their bytes.
     pub reminders_bytes: usize,
+    /// Actors that have had turns and are not passive, with what is in memory of them.
+    pub awake: usize,
     /// Results of `start` kept.
     pub results: usize,
     /// Their bytes.
@@ -381,6 +383,7 @@ impl Node {
             sum.dead += held.dead;
             sum.dead_bytes += held.dead_bytes;
             sum.unstored_bytes += held.unstored_bytes;
+            sum.awake += held.awake;
             sum.reminders += held.reminders;
             sum.reminders_bytes += held.reminders_bytes;
         }

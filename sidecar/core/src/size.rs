@@ -101,7 +101,7 @@ impl Invocation {
             + text(&self.trace)
             + self.home.as_ref().map_or(0, |home| home.stored_size() + NESTED)
             + self.retry.map_or(0, |_| 4 * NUMBER + NESTED)
-            + 3 * NUMBER
+            + 4 * NUMBER
             + NESTED
     }
 }
@@ -279,6 +279,7 @@ impl Op {
                 uuids.len() * UUID
             }
             Self::Redrive { .. } => 2 * UUID,
+            Self::Deactivate { actor, .. } => text(actor) + UUID,
             Self::Fire { actor, id, .. } => text(actor) + text(id) + UUID + 2 * NUMBER,
         };
         content + 2 * NESTED

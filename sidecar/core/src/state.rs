@@ -16,7 +16,9 @@ use std::sync::Arc;
 use crate::agenda::{Agenda, Key};
 use crate::dead::{DeadLetter, DeadLetters};
 use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
-use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Owed, Payload, StateOp};
+use crate::invocation::{
+    ActorOps, Invocation, Mode, Obligation, Outcome, Owed, Payload, StateOp, Work,
+};
 use crate::keys::Keys;
 use crate::limits::Rules;
 use crate::record::{End, Op, Record, ReminderOp, Segment, Send};
@@ -115,6 +117,8 @@ pub(crate) enum Origin {
     Channel { sender: Sender, number: Number },
     /// A reminder of this partition fired: nobody else knows of it.
     Reminder(Key),
+    /// Its actor has been idle: nobody else knows of it, nor the log, unless it did something.
+    Idle,
 }
 
 /// The receiving end of a channel (rule C4). Numbers below `next` are known; those of them that are not live are
@@ -151,7 +155,7 @@ impl Origin {
     pub(crate) fn channel(&self) -> Option<(&Sender, Number)> {
         match self {
             Self::Channel { sender, number } => Some((sender, *number)),
-            Self::Reminder(_) => None,
+            Self::Reminder(_) | Self::Idle => None,
         }
     }
 
@@ -379,6 +383,10 @@ impl LogState {
             Op::Fire { actor, id, due, uuid, next } => {
                 self.fire(&(actor.clone(), id.clone()), *due, *uuid, *next)
             }
+            Op::Deactivate { actor, uuid } => {
+                self.insert_entry(Arc::new(deactivation(actor, *uuid)), Origin::Idle);
+                true
+            }
         }
     }
 
@@ -529,6 +537,8 @@ impl LogState {
         let is_asked_for = mode == Mode::Start;
         let has_key = self.keys.end(uuid, Some(outcome).filter(|_| is_asked_for), time);
         match mode {
+            // Who has been idle long enough to be told so is not told again.
+            Mode::Tell if entry.origin == Origin::Idle => {}
             Mode::Tell if DeadLetter::is_one(outcome) => self.dead.insert(DeadLetter {
                 invocation: entry.invocation,
                 origin: entry.origin,
@@ -614,12 +624,24 @@ impl LogState {
 
 /// The invocation that a due time of a reminder makes.
 pub(crate) fn firing(actor: &Arc<str>, reminder: &Reminder, uuid: Uuid) -> Invocation {
+    let (method, payload) = (reminder.method.clone(), reminder.payload.clone());
+    Invocation { method, payload, ..own_tell(actor, uuid) }
+}
+
+/// The invocation that tells an actor's host that it has been idle.
+pub(crate) fn deactivation(actor: &Arc<str>, uuid: Uuid) -> Invocation {
+    Invocation { work: Work::Deactivate, ..own_tell(actor, uuid) }
+}
+
+/// A tell that a partition makes itself, to an actor of its own.
+fn own_tell(actor: &Arc<str>, uuid: Uuid) -> Invocation {
     Invocation {
         uuid,
+        work: Work::Method,
         mode: Mode::Tell,
         actor: Some(actor.clone()),
-        method: reminder.method.clone(),
-        payload: reminder.payload.clone(),
+        method: Arc::default(),
+        payload: Payload::default(),
         chain: [].into(),
         deadline: None,
         trace: Arc::default(),

@@ -6,7 +6,7 @@ use kar_core::Event;
 use kar_core::effect::{RequestError, Response};
 use kar_core::event::{Member, Operation};
 use kar_core::ids::{Kind, NodeId, Sender};
-use kar_core::invocation::{Invocation, Mode, Owed, Target};
+use kar_core::invocation::{Invocation, Mode, Owed, Target, Work};
 use kar_core::limits::Limits;
 use kar_core::message::Message;
 use kar_core::record::{Op, Record};
@@ -120,6 +120,7 @@ fn ask_as(script: &mut Script, from: NodeId, number: u64, again: bool) {
     let epoch = served.iter().find(|p| p.id == to).expect("it is served").epoch;
     let invocation = Invocation {
         uuid,
+        work: Work::Method,
         mode: Mode::Call,
         actor: target.actor,
         method: "ask".into(),
@@ -333,6 +334,7 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
     let sender = Sender::Log { partition, log: kar_core::ids::Uuid(7) };
     let invocation = Invocation {
         uuid,
+        work: Work::Method,
         mode: Mode::Call,
         actor: Some(actor.into()),
         method: "nested".into(),

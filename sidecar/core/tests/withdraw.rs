@@ -6,7 +6,7 @@ use kar_core::Event;
 use kar_core::effect::Turn;
 use kar_core::event::{Offer, Operation, TurnResult};
 use kar_core::ids::{InvocationId, Kind, NodeId, PartitionId, RequestId, Sender, SessionId, Uuid};
-use kar_core::invocation::{Invocation, Mode, Outcome, Owed, Target};
+use kar_core::invocation::{Invocation, Mode, Outcome, Owed, Target, Work};
 use kar_core::message::{Control, Message};
 use kar_core::record::{End, Op, Record};
 
@@ -220,6 +220,7 @@ fn only_the_call_that_is_named_is_withdrawn() {
         home: None,
         retry: None,
         key: None,
+        work: Work::Method,
     };
     let epoch = script.epoch(&to);
     let message = Message::Request {

@@ -7,7 +7,7 @@ use std::fmt;
 
 use kar_core::cover::TRANSITIONS;
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::invocation::{Outcome, Refusal};
+use kar_core::invocation::{Outcome, Refusal, Work};
 use kar_core::message::{
     AwaitResult, Control, ControlResult, Controlled, DirectResult, Message, ReadResult,
 };
@@ -41,6 +41,7 @@ names! { RECORDS, record_place, Record,
 }
 
 names! { OPS, op_place, Op,
+    Op::Accept { invocation, .. } if invocation.work == Work::Remove => "accept a removal",
     Op::Accept { .. } => "accept",
     Op::Progress { steps, .. } if !steps.is_empty() => "progress with recorded steps",
     Op::Progress { .. } => "progress",
@@ -68,6 +69,7 @@ names! { OPS, op_place, Op,
     Op::ForgetKeys { .. } => "forget keys",
     Op::Forget { .. } => "forget",
     Op::Snapshot { .. } => "snapshot",
+    Op::Deactivate { .. } => "deactivate",
     Op::Fire { uuid: Some(_), next: Some(_), .. } => "fire, and again later",
     Op::Fire { uuid: Some(_), next: None, .. } => "fire for the last time",
     Op::Fire { uuid: None, next: Some(_), .. } => "skip due times",
@@ -149,6 +151,9 @@ names! { NOTICES, notice_place, Notice,
     Notice::RemindersMissed { next: None, .. } => "reminders missed, the last ones",
     Notice::RemindersWait { actor: Some(_), .. } => "reminders wait for an actor",
     Notice::RemindersWait { actor: None, .. } => "reminders wait for the partition",
+    Notice::Passivated { .. } => "passivated",
+    Notice::DeactivationFailed { .. } => "deactivation failed",
+    Notice::Removed { .. } => "removed",
     Notice::Limit(_) => "limit",
     Notice::RecordTooLong { .. } => "record too long",
     Notice::StoreRolledBack { .. } => "store rolled back",
@@ -216,6 +221,7 @@ names! { ANSWERS, answer_place, Answer,
     Err(RequestError::NoHost(_)) => "no host",
     Err(RequestError::UnknownInvocation(_)) => "unknown invocation",
     Err(RequestError::Draining) => "draining",
+    Err(RequestError::UnknownKind(_)) => "unknown kind",
     Err(RequestError::Unavailable(_)) => "unavailable",
 }
 
@@ -235,6 +241,7 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("answer: invalid", "a program that asks for what makes no sense"),
     ("answer: limit: state read", READS),
     ("answer: unavailable", READS),
+    ("answer: unknown kind", "a typing mistake: core/tests/life.rs"),
     ("sent: read: too long", READS),
     ("arrived: read: too long", READS),
     ("channel: a request after a gap", GAP),

@@ -99,6 +99,17 @@ pub(crate) fn lagging(profile: &mut Profile) {
     profile.ops_max = 80;
 }
 
+/// Actors are removed, used again, and passive all the time.
+pub(crate) fn mortal(profile: &mut Profile) {
+    profile.removals_max = 40;
+    profile.idle = 1_000;
+    profile.remind_max = 20;
+    profile.hot = 500;
+    profile.ops_max = 60;
+    profile.faults_max = 14;
+    profile.fault_weights = [10, 10, 4, 0, 2, 10, 0, 1, 6, 2, 8, 2, 0, 0];
+}
+
 /// Stores go back, and actors are not kept in memory.
 pub(crate) fn forgetful(profile: &mut Profile) {
     profile.faults_max = 14;
@@ -171,7 +182,7 @@ impl Profile {
         let mut profile = Self::default();
         let moods = [
             losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful,
-            outdated, direct, crossing, orphaned,
+            outdated, direct, crossing, mortal, orphaned,
         ];
         let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
         if rng.chance(500) {

@@ -5,7 +5,7 @@ use kar_core::limits::Rules;
 use crate::Report;
 use crate::moods::{
     awaited, boomerangs, contended, crossing, dissolving, forgetful, hasty, lagging, losing,
-    orphaned, outdated, restless, unheeding, usual,
+    mortal, orphaned, outdated, restless, unheeding, usual,
 };
 use crate::plan::Profile;
 
@@ -23,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 50] = [
+pub const MUTATIONS: [Mutation; 54] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -67,6 +67,10 @@ pub const MUTATIONS: [Mutation; 50] = [
     one("cancel-drops-firings", |r| r.cancel_drops_firings = false, usual),
     one("firing-after-commit", |r| r.firing_after_commit = false, usual),
     one("mark-starts", |r| r.mark_starts = false, hasty),
+    one("fresh-activations", |r| r.fresh_activations = false, mortal),
+    one("removal-in-queue", |r| r.removal_in_queue = false, mortal),
+    one("removal-cancels", |r| r.removal_cancels = false, mortal),
+    one("removal-drops-firings", |r| r.removal_drops_firings = false, mortal),
     one("count-started", |r| r.count_started = false, contended),
     one("log-resent", |r| r.log_resent = false, contended),
     one("gate-notices", |r| r.gate_notices = false, losing),

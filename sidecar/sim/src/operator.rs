@@ -164,6 +164,7 @@ impl World {
             slot,
             mode: None,
             remind: None,
+            removes: false,
             kind: 0,
             actor: None,
             fuel: 0,

@@ -136,6 +136,7 @@ impl Stage {
             slot,
             mode: Some(mode),
             remind: None,
+            removes: false,
             kind,
             actor: Some(actor),
             fuel: 0,

@@ -1,5 +1,6 @@
 //! The command line as types: what starts and keeps things; [`client`] has what asks for things.
 
+mod actor;
 mod client;
 mod reminder;
 
@@ -12,6 +13,7 @@ use kar_hub::HubLimits;
 
 use super::exit;
 use super::limits::{BoundArgs, LimitArgs};
+pub(crate) use actor::{ActorCommand, ActorCommandArgs};
 pub(crate) use client::{
     AwaitArgs, CallArgs, DrainArgs, GetArgs, GetCommand, InvocationArgs, InvocationIdArgs,
     InvokeArgs, ListArgs, OptionArgs, ReachArgs, StateArgs, StateCommand, TellArgs,
@@ -83,6 +85,8 @@ pub(crate) enum Command {
     Discard(InvocationIdArgs),
     /// Read and write the application's state; show an actor's
     State(StateArgs),
+    /// Remove an actor
+    Actor(ActorCommandArgs),
     /// Have an actor called at due times, list and cancel that
     Reminder(ReminderArgs),
     /// List nodes, actors, unfinished invocations or dead letters

@@ -229,6 +229,7 @@ fn mode(mode: InvocationMode) -> &'static str {
         InvocationMode::Tell => "tell",
         InvocationMode::Start => "start",
         InvocationMode::Direct => "direct",
+        InvocationMode::Deactivate => "deactivate",
     }
 }
 

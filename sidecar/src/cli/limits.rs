@@ -112,8 +112,12 @@ bound_flags! {
         unstored_bytes_per_partition_max: usize,
         /// Longest state of one actor, bytes
         state_bytes_per_actor_max: usize,
-        /// Passive actors whose state stays cached per partition
+        /// Actors of a partition that stay awake, with their states in memory, when they have nothing to do
         cached_actors_max: usize,
+        /// How long an actor is idle before it becomes passive, ms
+        actor_idle_ms: u64,
+        /// Turns of one partition at once that tell hosts of idle actors
+        deactivations_max: usize,
         /// Attempts lost with their hosts, one after the other, before an invocation is parked
         park_after_attempts: u32,
         /// Attempts that end with a retryable error, where no method or call says; 1: no retries

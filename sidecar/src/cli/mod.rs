@@ -1,6 +1,7 @@
 //! The command line: parses it, does what it says, and ends with an exit code that says how it went
 //! (see [`exit`]).
 
+mod actor;
 mod admin;
 mod args;
 mod call;
@@ -104,6 +105,7 @@ async fn dispatch(command: Command) -> Outcome<u8> {
         Command::Redrive(args) => control::redrive(args).await,
         Command::Discard(args) => control::discard(args).await,
         Command::State(args) => state::state(args.command).await,
+        Command::Actor(args) => actor::actor(args.command).await,
         Command::Reminder(args) => reminder::reminder(args.command).await,
         Command::Get(args) => match args.what {
             GetCommand::Nodes { list, watch: false } => get::nodes(list).await,

@@ -38,7 +38,9 @@ fn code_of(reason: ErrorReason) -> Code {
         ErrorReason::NoHost | ErrorReason::Draining | ErrorReason::BackendUnavailable => {
             Code::Unavailable
         }
-        ErrorReason::UnknownInvocation | ErrorReason::UnknownMethod => Code::NotFound,
+        ErrorReason::UnknownInvocation | ErrorReason::UnknownMethod | ErrorReason::UnknownType => {
+            Code::NotFound
+        }
         ErrorReason::WrongApiToken => Code::Unauthenticated,
         ErrorReason::AlreadyHosting => Code::AlreadyExists,
         ErrorReason::NotImplemented => Code::Unimplemented,
@@ -140,6 +142,9 @@ pub fn request_error(error: &RequestError) -> Status {
         RequestError::UnknownInvocation(id) => {
             status(ErrorReason::UnknownInvocation, message, [("invocation", id.to_string())])
         }
+        RequestError::UnknownKind(kind) => {
+            status(ErrorReason::UnknownType, message, [("type", kind.name.to_string())])
+        }
         RequestError::SharedTurn => status(ErrorReason::SharedTurn, message, []),
         RequestError::StepKeyReused(key) => {
             status(ErrorReason::StepKeyReused, message, [("key", key.to_string())])
@@ -182,6 +187,9 @@ mod tests {
             assert_eq!(info.metadata["key"], "value");
         }
         assert!(ErrorReason::try_from(24).is_err(), "extend the loop");
+        for reason in [ErrorReason::Deadlock, ErrorReason::UnknownType] {
+            assert_ne!(status(reason, "m", []).code(), Code::Internal, "{reason:?} has no code");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kar_core::ids::{Class, Kind, NodeId, Number, PartitionId, Sender, Uuid};
 use kar_core::invocation::{
     ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
-    StateOp,
+    StateOp, Work,
 };
 use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Send};
 use kar_proto::log::v1 as pb;
@@ -159,6 +159,9 @@ fn op_to(op: &Op) -> pb::Op {
             uuid: uuid.map(uuid_to).unwrap_or_default(),
             next_ms: next.unwrap_or_default(),
         }),
+        Op::Deactivate { actor, uuid } => {
+            O::Deactivate(pb::Deactivate { actor: actor.to_string(), uuid: uuid_to(*uuid) })
+        }
     };
     pb::Op { op: Some(op) }
 }
@@ -242,6 +245,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             uuid: if f.uuid.is_empty() { None } else { Some(uuid_from(&f.uuid)?) },
             next: (f.next_ms != 0).then_some(f.next_ms),
         },
+        O::Deactivate(d) => Op::Deactivate { actor: d.actor.into(), uuid: uuid_from(&d.uuid)? },
     })
 }
 
@@ -386,6 +390,12 @@ pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
         home: invocation.home.as_ref().map(partition_to),
         retry: invocation.retry.map(policy::to),
         key_digest: invocation.key.map(digest_to).unwrap_or_default(),
+        work: match invocation.work {
+            Work::Method => pb::Work::Unspecified,
+            Work::Remove => pb::Work::Remove,
+            Work::Deactivate => pb::Work::Deactivate,
+        }
+        .into(),
     }
 }
 
@@ -402,11 +412,18 @@ pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation,
         pb::Mode::Start => Mode::Start,
         pb::Mode::Unspecified => return Err(Malformed::Field("mode")),
     };
+    let work = match pb::Work::try_from(i.work) {
+        Ok(pb::Work::Unspecified) => Work::Method,
+        Ok(pb::Work::Remove) => Work::Remove,
+        Ok(pb::Work::Deactivate) => Work::Deactivate,
+        Err(_) => return Err(Malformed::Field("work")),
+    };
     if i.chain.len() % UUID_BYTES != 0 {
         return Err(Malformed::Field("chain"));
     }
     Ok(Invocation {
         uuid: uuid_from(&i.uuid)?,
+        work,
         mode,
         actor: text_from(&i.actor),
         method: i.method.into(),

@@ -225,6 +225,7 @@ fn entry_to(entry: &SavedEntry) -> pb::SnapshotEntry {
     let (origin, number) = match origin {
         SavedOrigin::Channel { sender, number } => (O::Sender(sender_to(sender)), *number),
         SavedOrigin::Reminder(name) => (O::Reminder(reminder_name_to(name)), 0),
+        SavedOrigin::Idle => (O::Idle(true), 0),
     };
     pb::SnapshotEntry {
         invocation: Some(invocation_to(invocation)),
@@ -279,6 +280,7 @@ fn entry_from(entry: pb::SnapshotEntry) -> Result<SavedEntry, Malformed> {
     let origin = match origin.ok_or(Malformed::Field("origin"))? {
         O::Sender(sender) => SavedOrigin::Channel { sender: sender_from(Some(sender))?, number },
         O::Reminder(name) => SavedOrigin::Reminder(reminder_name_from(name)),
+        O::Idle(_) => SavedOrigin::Idle,
     };
     Ok(SavedEntry {
         invocation: Arc::new(invocation_from(invocation)?),
@@ -373,6 +375,7 @@ fn dead_to(letter: &SavedDeadLetter) -> pb::SnapshotDeadLetter {
     let (origin, number) = match origin {
         SavedOrigin::Channel { sender, number } => (O::Sender(sender_to(sender)), *number),
         SavedOrigin::Reminder(name) => (O::Reminder(reminder_name_to(name)), 0),
+        SavedOrigin::Idle => (O::Idle(true), 0),
     };
     pb::SnapshotDeadLetter {
         invocation: Some(invocation_to(invocation)),
@@ -390,6 +393,7 @@ fn dead_from(letter: pb::SnapshotDeadLetter) -> Result<SavedDeadLetter, Malforme
     let origin = match origin.ok_or(Malformed::Field("origin"))? {
         O::Sender(sender) => SavedOrigin::Channel { sender: sender_from(Some(sender))?, number },
         O::Reminder(name) => SavedOrigin::Reminder(reminder_name_from(name)),
+        O::Idle(_) => SavedOrigin::Idle,
     };
     Ok(SavedDeadLetter {
         invocation: Arc::new(invocation_from(invocation)?),

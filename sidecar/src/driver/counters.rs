@@ -34,6 +34,10 @@ pub struct Counters {
     pub deadlocks: u64,
     pub dead_letters: u64,
     pub dead_letters_dropped: u64,
+    /// Actors that became passive after they had been idle.
+    pub actors_passivated: u64,
+    pub actors_removed: u64,
+    pub deactivations_failed: u64,
     pub reminders_missed: u64,
     pub reminders_waited: u64,
     pub limits_hit: u64,
@@ -91,6 +95,9 @@ impl Counters {
             ("deadlocks", self.deadlocks),
             ("dead_letters", self.dead_letters),
             ("dead_letters_dropped", self.dead_letters_dropped),
+            ("actors_passivated", self.actors_passivated),
+            ("actors_removed", self.actors_removed),
+            ("deactivations_failed", self.deactivations_failed),
             ("reminders_missed", self.reminders_missed),
             ("reminders_waited", self.reminders_waited),
             ("limits_hit", self.limits_hit),
@@ -181,6 +188,23 @@ impl Counters {
                         "dead letters dropped: too many or too old; see `kar get dead-letters`"
                     );
                 }
+            }
+            Notice::Passivated { partition, count } => {
+                self.actors_passivated += count as u64;
+                tracing::debug!(%partition, count, "idle actors became passive");
+            }
+            Notice::DeactivationFailed { partition, actor, error } => {
+                self.deactivations_failed += 1;
+                if line {
+                    tracing::warn!(
+                        %partition, %actor, %error,
+                        "an actor's deactivation failed; it is passive all the same"
+                    );
+                }
+            }
+            Notice::Removed { partition, actor } => {
+                self.actors_removed += 1;
+                tracing::debug!(%partition, %actor, "actor removed");
             }
             Notice::Limit(hit) => {
                 self.limits_hit += 1;

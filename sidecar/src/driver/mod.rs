@@ -268,6 +268,7 @@ impl Driver {
             ("kept_now", held.kept),
             ("kept_bytes_now", held.kept_bytes),
             ("results_now", held.results),
+            ("actors_awake_now", held.awake),
             ("reminders_now", held.reminders),
             ("reminders_bytes_now", held.reminders_bytes),
             ("results_bytes_now", held.results_bytes),

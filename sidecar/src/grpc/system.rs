@@ -10,15 +10,18 @@ use kar_core::ids::Class;
 use kar_core::limits::Limits;
 use kar_proto::v1 as pb;
 use pb::ErrorReason;
+use pb::request::Operation as Ask;
+use pb::response::Result as Reply;
 use pb::system_service_server::SystemService;
 use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
+use super::api::Api;
 use super::listing;
 use super::topology::Watchers;
 use crate::config::{ApplicationName, Bounds};
-use crate::convert::error::{not_implemented, status};
+use crate::convert::error::status;
 use crate::driver::Driver;
 use crate::driver::outlets::NodeCard;
 
@@ -27,6 +30,8 @@ use crate::driver::outlets::NodeCard;
 pub struct System {
     /// Decides.
     pub driver: Arc<Driver>,
+    /// The way in.
+    pub api: Api,
     /// What does not change while the sidecar runs.
     pub facts: Arc<Facts>,
     /// Set to true when somebody asks the sidecar to end.
@@ -104,9 +109,12 @@ impl SystemService for System {
 
     async fn remove_actor(
         &self,
-        _: Request<pb::RemoveActorRequest>,
+        request: Request<pb::RemoveActorRequest>,
     ) -> Result<Response<pb::RemoveActorResponse>, Status> {
-        Err(not_implemented("SystemService.RemoveActor"))
+        match self.api.ask(Ask::RemoveActor(request.into_inner())).await? {
+            Reply::RemoveActor(response) => Ok(Response::new(response)),
+            _ => Err(Status::internal("the answer does not fit the request")),
+        }
     }
 
     async fn drain(
@@ -171,6 +179,7 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
         host_return_ms, accept_timeout_ms, append_timeout_ms, channel_timer_ms, settle_delay_ms,
         departed_grace_ms, closed_channels_max, drain_timeout_ms, store_batch_bytes,
         unstored_bytes_per_partition_max, state_bytes_per_actor_max, cached_actors_max,
+        actor_idle_ms, deactivations_max,
         park_after_attempts, retry_attempts_max, retry_initial_ms, retry_max_ms,
         retry_multiplier_percent, deadlock_probe_ms, deadlock_probes_max, deadlock_fanout_max,
         deadlock_visits_max, deadlock_path_max, state_read_bytes_max,

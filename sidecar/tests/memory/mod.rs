@@ -340,9 +340,10 @@ impl TestNode {
                 application,
                 closed.clone(),
             ),
-            api,
+            api: api.clone(),
             system: System {
                 driver: driver.clone(),
+                api,
                 facts: Arc::new(facts),
                 ended: watch::Sender::new(false),
                 watchers: Watchers::new(closed.clone()),
@@ -407,7 +408,7 @@ pub(crate) fn hello() -> pb::Hello {
         protocol_version: 1,
         sdk: "test".into(),
         services: vec![pb::HostedService { name: "greeter".into(), methods: vec![] }],
-        actor_types: vec![pb::HostedActorType { name: "Account".into(), methods: vec![] }],
+        actor_types: vec![pb::HostedActorType { name: "Account".into(), ..Default::default() }],
         ..pb::Hello::default()
     }
 }

@@ -7,7 +7,7 @@ use crate::cover::Transition;
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, SessionId, TurnToken, Uuid};
-use crate::invocation::{Outcome, RetryPolicy};
+use crate::invocation::{Outcome, Payload, RetryPolicy, Work};
 use crate::record::Op;
 use crate::state::Origin;
 
@@ -44,13 +44,26 @@ impl Partition {
             || (!fresh && self.leaves_nested(env))
             || self.reign.leaving_cancelled
             || self.store_is_behind(env);
-        let Some(session) = env.session_for(&self.id.kind) else { return };
+        // No code runs for a removal.
+        let removes = item.invocation.work == Work::Remove;
+        let session = env.session_for(&self.id.kind);
+        if session.is_none() && !removes {
+            return;
+        }
         if wait {
             self.give_back_slot(env, uuid);
             if !root && self.leaves_nested(env) {
                 env.cover(Transition::HandOverLeft);
             }
             return;
+        }
+        if removes {
+            return self.remove_actor(env, uuid);
+        }
+        let Some(session) = session else { return };
+        if self.has_no_hook(env, uuid) {
+            env.cover(Transition::DeactivationMoot);
+            return self.end_unstarted(env, uuid, Outcome::Done(Payload::default()));
         }
         // An attempt is logged when nothing but its commit is in its way (rule T3): what waits for a slot has not run.
         if root && !self.take_slot(env, uuid) {
@@ -103,6 +116,9 @@ impl Partition {
         if item.is_some_and(|item| matches!(item.origin, Origin::Reminder(_)))
             && env.rules.firing_after_commit
         {
+            return false;
+        }
+        if item.is_some_and(|item| item.origin == Origin::Idle) {
             return false;
         }
         let actor = item.and_then(|item| item.invocation.actor.as_ref());
@@ -190,6 +206,8 @@ impl Partition {
         let recorded_steps = self.recorded_steps(env, uuid);
         let Some(item) = self.reign.items.get(&uuid) else { return };
         let retry = self.policy(env, item);
+        let actor = item.invocation.actor.clone();
+        let activation = actor.map_or(0, |actor| self.activation(env, &actor, session));
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         env.cover(Transition::QueuedRunning);
         item.started = true;
@@ -215,6 +233,8 @@ impl Partition {
             method: invocation.method.clone(),
             payload: invocation.payload.clone(),
             mode: invocation.mode,
+            work: invocation.work,
+            activation,
             deadline: invocation.deadline,
             trace: invocation.trace.clone(),
             recorded_steps,

@@ -71,6 +71,9 @@ impl Partition {
         let Some(result) = turn.result.take() else { return };
         env.cover(Transition::RunningEnd);
         self.give_back_slot(env, uuid);
+        if matches!(result, TurnEnd::Outcome(Outcome::Failed(_)) | TurnEnd::Cancelled) {
+            self.end_activation(env, uuid);
+        }
         match result {
             TurnEnd::Outcome(outcome @ Outcome::Done(_)) => {
                 self.end(env, uuid, outcome, turn.unflushed);
@@ -111,6 +114,13 @@ impl Partition {
             self.reign.idle.insert(uuid);
         }
         let cancel = item.cancel;
+        self.end_activation(env, uuid);
+        if self.is_fleeting(uuid) {
+            env.cover(Transition::DeactivationLost);
+            self.drop_unflushed(turn.unflushed);
+            self.give_back_slot(env, uuid);
+            return self.end(env, uuid, Outcome::Cancelled, Unflushed::default());
+        }
         let is_parked = self.note_end(env, uuid, cause, cancel);
         self.drop_unflushed(turn.unflushed);
         self.give_back_slot(env, uuid);
@@ -236,7 +246,10 @@ impl Partition {
         if let Some(deadline) = item.invocation.deadline {
             self.reign.deadlines.remove(&(deadline, uuid));
         }
-        match item.invocation.home.clone() {
+        let home = item.invocation.home.clone();
+        let leaves_nothing = self.end_deactivation(env, uuid, &outcome, &unflushed);
+        match home {
+            _ if leaves_nothing => {}
             Some(home) => self.send_home(env, uuid, (home, outcome.clone()), unflushed),
             None => self.complete(env, uuid, End::Outcome(outcome.clone()), unflushed),
         }
@@ -300,6 +313,7 @@ impl Partition {
     /// Tells whoever waits, once the end is committed.
     pub(super) fn tell_outcome(&mut self, env: &mut Env, item: &Item, outcome: Outcome) {
         if item.invocation.mode == Mode::Tell
+            && item.origin != Origin::Idle
             && !matches!(outcome, Outcome::Done(_) | Outcome::Cancelled)
         {
             let uuid = item.invocation.uuid;

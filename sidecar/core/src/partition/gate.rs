@@ -336,6 +336,7 @@ impl Partition {
         self.probe_due(env);
         self.withdraw_due(env);
         self.fire_due(env);
+        self.passivate_due(env);
         self.tick_routes(env);
         if self.reign.dispatch_after > 0 && self.reign.dispatch_after <= now {
             self.reign.dispatch_after = 0;
@@ -372,6 +373,7 @@ impl Partition {
                 reign.deadlines.first().map(|(at, _)| *at),
                 reign.retries.first().map(|(at, _)| *at),
                 self.next_firing(env),
+                self.next_passive(env),
                 departed.map(|since| since + env.limits.departed_grace_ms),
                 oldest.map(|(at, _)| at + env.limits.result_retention_ms),
                 self.state.keys.oldest().map(|at| at + env.limits.key_retention_ms),

@@ -7,7 +7,7 @@ use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{Epoch, Millis, NodeId, Number, Sender, Uuid};
-use crate::invocation::{Invocation, Outcome, Owed, Refusal};
+use crate::invocation::{Invocation, Outcome, Owed, Refusal, Work};
 use crate::message::Message;
 use crate::record::{AcceptInBrief, End, Op, Segment};
 use crate::size::Tally;
@@ -224,6 +224,7 @@ impl Partition {
         }
         let root = matches!(sender, Sender::Node(_));
         let is_awaited = invocation.is_awaited();
+        let removes = invocation.work == Work::Remove;
         let origin = Origin::Channel { sender: sender.clone(), number };
         let reply_to = Some((from, from_epoch));
         let item = Item { resent: again, reply_to, ..Item::new(invocation, origin) };
@@ -238,6 +239,9 @@ impl Partition {
         } else if root {
             let at = env.now + self.accept_delay(env, uuid);
             self.reign.accept_at = Some(self.reign.accept_at.map_or(at, |t| t.min(at)));
+        }
+        if removes && !env.rules.removal_in_queue {
+            return self.remove_actor(env, uuid);
         }
         self.enqueue(env, uuid);
         self.pump_item(env, uuid);

@@ -15,7 +15,8 @@
 //! (attempts that are followed by others), `cancel` (what people have done to invocations), `dead` (dead letters),
 //! `deadlock` (flows that wait for each other), `withdraw` (calls that nobody waits for any more), `tail` (how they go on), `outbound` (channels out, children),
 //! `storage` and `cached` (caches, materialisation), `reads` and `questions` (from outside turns), `firing` and
-//! `reminders` (due times, and what changes them), `snapshots` (what stands for old records) and `recovery` (how a
+//! `reminders` (due times, and what changes them), `life` (actors that are awake, passive, removed),
+//! `snapshots` (what stands for old records) and `recovery` (how a
 //! reading begins with it), `gate` (proposals and what waits for them), `view` (for people).
 
 mod cached;
@@ -28,6 +29,7 @@ mod firing;
 mod gate;
 mod inbound;
 mod keyed;
+mod life;
 mod lock;
 mod outbound;
 mod questions;

@@ -8,7 +8,7 @@ use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{TurnToken, Uuid};
-use crate::invocation::{Outcome, Refusal};
+use crate::invocation::{Outcome, Refusal, Work};
 use crate::work;
 
 impl Partition {
@@ -195,7 +195,10 @@ impl Partition {
         let host = env.host.as_ref();
         let methods = host.and_then(|host| host.offer.shared.get(&self.id.kind));
         let item = self.reign.items.get(&uuid);
-        methods.zip(item).is_some_and(|(methods, item)| methods.contains(&item.invocation.method))
+        methods.zip(item).is_some_and(|(methods, item)| {
+            let invocation = &item.invocation;
+            invocation.work == Work::Method && methods.contains(&invocation.method)
+        })
     }
 
     /// Gives an invocation the actor.
@@ -383,9 +386,7 @@ impl Partition {
         }
         if is_idle {
             self.reign.actors.remove(name);
-            if self.reign.cache.len() > env.limits.cached_actors_max {
-                self.reign.cache.remove(name);
-            }
+            self.rests(env, name);
         }
         false
     }

@@ -19,6 +19,7 @@ use crate::trouble::Ended;
 use super::cached::ActorState;
 use super::deadlock::Probes;
 use super::gate::{Gated, InFlight};
+use super::life::Awake;
 use super::lock::Lock;
 use super::questions::Questions;
 use super::snapshots::Saving;
@@ -113,6 +114,8 @@ pub(crate) struct Reign {
     /// Senders whose node is gone, since when (rule C6).
     pub(super) departed: BTreeMap<NodeId, Millis>,
     // Storage.
+    /// Actors that have had turns.
+    pub(super) awake: Awake,
     /// Actors' state, with everything decided so far.
     pub(super) cache: BTreeMap<Arc<str>, ActorState>,
     /// Reads that wait for a load.
@@ -346,6 +349,11 @@ impl Item {
     /// Whether its deadline counts: as far as the log says, it has not started.
     pub(super) fn may_expire(&self) -> bool {
         !self.started || self.unmarked
+    }
+
+    /// It has lost too many hosts.
+    pub(super) fn is_parked(&self) -> bool {
+        matches!(self.stage, ItemStage::Parked)
     }
 
     pub(super) fn is_root(&self) -> bool {

@@ -9,7 +9,7 @@ use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{InvocationId, Millis, NodeId, Uuid};
-use crate::invocation::{ApplicationError, RetryPolicy};
+use crate::invocation::{ApplicationError, RetryPolicy, Work};
 use crate::record::Op;
 use crate::state::{Entry, Origin};
 use crate::trouble::{Cause, Ended, lost_pause};
@@ -22,7 +22,10 @@ impl Partition {
         uuid: Uuid,
         (turn, error): (&Turn, &ApplicationError),
     ) -> Option<Millis> {
-        self.reign.items.get(&uuid).filter(|item| error.retryable && !item.cancel)?;
+        let item = self.reign.items.get(&uuid)?;
+        if !error.retryable || item.cancel || item.invocation.work != Work::Method {
+            return None;
+        }
         let failures = self.state.entries.get(&uuid).map_or(0, |entry| entry.trouble.failures);
         let failures = if env.rules.retry_bound { failures + 1 } else { 1 };
         turn.retry.pause(failures)
@@ -73,11 +76,12 @@ impl Partition {
 
     /// Logs an invocation that was taken and not logged yet.
     pub(super) fn log_item(&mut self, env: &mut Env, uuid: Uuid) {
-        if let Some(item) = self.reign.items.get(&uuid)
-            && !item.logged
-            && let Origin::Channel { sender, number } = item.origin.clone()
-        {
-            self.log_held(env, &sender, number);
+        let Some(item) = self.reign.items.get(&uuid).filter(|item| !item.logged) else { return };
+        match item.origin.clone() {
+            Origin::Channel { sender, number } => self.log_held(env, &sender, number),
+            Origin::Idle => self.log_deactivation(env, uuid),
+            // A firing is logged from the start.
+            Origin::Reminder(_) => {}
         }
     }
 

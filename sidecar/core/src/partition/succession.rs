@@ -7,7 +7,7 @@ use crate::cover::Transition;
 use crate::effect::{CancelReason, Effect, Notice, RequestError};
 use crate::env::Env;
 use crate::ids::{NodeId, Number, Sender, Uuid};
-use crate::invocation::Refusal;
+use crate::invocation::{Refusal, Work};
 use crate::record::{Op, Record};
 
 use super::gate::{Gated, InFlight};
@@ -68,7 +68,8 @@ impl Partition {
         let (mut items, mut later) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries {
             let uuid = entry.invocation.uuid;
-            let ran = unclean.is_some() || entry.ran;
+            // No code runs for a removal.
+            let ran = (unclean.is_some() || entry.ran) && entry.invocation.work != Work::Remove;
             let is_parked = entry.parked && env.rules.keep_parked;
             // Nothing of an attempt is in the log, not even that it began (see `mark_start`).
             let unmarked = ran && !entry.ran && entry.attempt == 1 && !entry.holds;
@@ -152,6 +153,7 @@ impl Partition {
             env.cover(Transition::Withheld);
             self.reign.withheld.insert((sender.clone(), number), uuid);
         }
+        self.deactivation_held(&item);
         self.reign.items_bytes += bytes;
         self.reign.items.insert(uuid, Box::new(item));
         !withheld
@@ -162,6 +164,7 @@ impl Partition {
         let item = self.reign.items.remove(&uuid)?;
         self.reign.items_bytes -= item.invocation.size();
         self.reign.probes.forget(uuid);
+        self.deactivation_gone(&item);
         if matches!(item.stage, ItemStage::WaitSlot) {
             env.leave_queue(uuid);
         }

@@ -214,6 +214,7 @@ impl Origin {
                 SavedOrigin::Channel { sender: sender.clone(), number: *number }
             }
             Self::Reminder(key) => SavedOrigin::Reminder(name(key)),
+            Self::Idle => SavedOrigin::Idle,
         }
     }
 
@@ -221,6 +222,7 @@ impl Origin {
         match saved {
             SavedOrigin::Channel { sender, number } => Self::Channel { sender, number },
             SavedOrigin::Reminder(SavedReminderName { actor, id }) => Self::Reminder((actor, id)),
+            SavedOrigin::Idle => Self::Idle,
         }
     }
 }
@@ -350,7 +352,7 @@ mod tests {
     use crate::ids::{Kind, NodeId};
     use crate::invocation::{
         ActorOps, ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Owed, Payload,
-        StateOp,
+        StateOp, Work,
     };
     use crate::limits::Rules;
     use crate::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment};
@@ -370,6 +372,7 @@ mod tests {
     fn invocation(uuid: u128, mode: Mode) -> Arc<Invocation> {
         Arc::new(Invocation {
             uuid: Uuid(uuid),
+            work: Work::Method,
             mode,
             actor: Some("x".into()),
             method: "m".into(),

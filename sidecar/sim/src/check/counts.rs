@@ -53,6 +53,15 @@ pub(crate) struct Counts {
     pub(crate) reminders_late: u64,
     /// Firings that a change dropped before they started.
     pub(crate) firings_dropped: u64,
+    /// Actors removed, those of them that had state, and those that had reminders.
+    pub(crate) removals: u64,
+    pub(crate) removed_states: u64,
+    pub(crate) removed_reminders: u64,
+    /// Turns that told of idle actors, and those of them that did something.
+    pub(crate) deactivations: u64,
+    pub(crate) deactivations_logged: u64,
+    /// Turns that found what was remembered of their actor to be good.
+    pub(crate) activations_kept: u64,
     /// Overlaps of code that a lagging node excuses.
     pub(crate) overlap_excused: u64,
     /// What was seen of which transitions.
@@ -81,7 +90,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 34] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 40] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -115,6 +124,12 @@ impl Counts {
             ("(reminders fired)", self.reminders_fired),
             ("(reminders late)", self.reminders_late),
             ("(firings dropped)", self.firings_dropped),
+            ("(actors removed)", self.removals),
+            ("(removed with state)", self.removed_states),
+            ("(removed with reminders)", self.removed_reminders),
+            ("(deactivations)", self.deactivations),
+            ("(deactivations logged)", self.deactivations_logged),
+            ("(activations kept)", self.activations_kept),
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
         ]

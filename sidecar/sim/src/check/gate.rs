@@ -1,7 +1,7 @@
 //! P5, rule L5: nothing that others can see depends on a record that is not valid in its log.
 
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::ids::{InvocationId, NodeId, Number, PartitionId, Sender, Uuid};
+use kar_core::ids::{InvocationId, Kind, NodeId, Number, PartitionId, Sender, Uuid};
 use kar_core::invocation::{Mode, Outcome, Owed, Refusal};
 use kar_core::message::{AwaitResult, Message};
 use kar_core::node::DIRECT_CONCURRENCY;
@@ -226,7 +226,11 @@ impl Judge<'_> {
                 let ended = self.logs[self.log_of(&id.home)].outcome(id.uuid);
                 let same = uuid.is_none_or(|u| u == id.uuid)
                     && request.awaits.as_ref().is_none_or(|a| a == id);
+                // One that was cancelled before its node had logged it shows nothing of what it was.
+                let is_over = *outcome == Outcome::Cancelled && self.asked_to_cancel(id.uuid);
+                let removes = request.removes && (self.is_removal(id.uuid) || is_over);
                 let mode = request.mode == Some(Mode::Call)
+                    || removes
                     || request.awaits.is_some()
                     || matches!(outcome, Outcome::Refused(_));
                 // It has not ended: it may be sent again.
@@ -270,8 +274,10 @@ impl Judge<'_> {
 
     fn check_client_error(&mut self, node: NodeId, req: usize, error: &RequestError) {
         let request = &self.history.reqs[req];
-        let is_direct =
-            request.mode.is_none() && request.awaits.is_none() && request.remind.is_none();
+        let is_direct = request.mode.is_none()
+            && request.awaits.is_none()
+            && request.remind.is_none()
+            && !request.removes;
         let fine = match error {
             // A direct call's fate is unknown when its host dies: that is what at-most-once means.
             RequestError::Unknown(_) if is_direct => true,
@@ -281,6 +287,7 @@ impl Judge<'_> {
             }
             RequestError::Draining => self.nodes.get(&node).is_some_and(|n| n.drain_told),
             RequestError::NoHost(_) => is_direct,
+            RequestError::UnknownKind(kind) => request.removes && !self.was_used(kind, req),
             // Direct calls are bounded by what the host runs at once.
             RequestError::Limit(hit) if hit.name == DIRECT_CONCURRENCY => request.mode.is_none(),
             RequestError::Limit(_) => self.history.small_limits,
@@ -295,6 +302,13 @@ impl Judge<'_> {
         if !fine {
             self.wrong("P9 errors", format!("{node:?} answers q{req}: {error:?}"));
         }
+    }
+
+    /// Whether a kind was in use before a request came.
+    fn was_used(&self, kind: &Kind, req: usize) -> bool {
+        let Some(arrived) = self.history.reqs[req].arrived else { return false };
+        let logs = self.logs.iter().filter(|log| log.id.kind == *kind);
+        logs.flat_map(|log| log.reigns.first()).any(|reign| reign.from < arrived)
     }
 
     /// "Unknown" is said only when it is: the node was struck out, or is leaving.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use kar_core::invocation::{
-    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, Refusal, StateOp,
+    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, Refusal, StateOp, Work,
 };
 use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
@@ -126,6 +126,9 @@ impl Judge<'_> {
 
     /// An invocation is seen for the first time, or again.
     pub(crate) fn meet(&mut self, invocation: &Arc<Invocation>) {
+        if self.met_other_work(invocation) {
+            return;
+        }
         let tag = Spec::read(&invocation.payload).tag;
         if let Some(known) = self.uuid_of_tag.insert(tag, invocation.uuid)
             && self.original(known) != self.original(invocation.uuid)
@@ -210,6 +213,7 @@ impl Judge<'_> {
                     self.wrong("C6 closed channel", text);
                 }
             }
+            Op::Deactivate { actor, uuid } => self.deactivates(log, actor, *uuid),
             Op::Fire { actor, id, due, uuid, next } => {
                 self.fired(log, offset, (actor, id), (*due, *uuid, *next));
             }
@@ -239,13 +243,14 @@ impl Judge<'_> {
         number: Number,
         invocation: &Arc<Invocation>,
     ) {
+        let is_method = invocation.work == Work::Method;
         let held = Held {
             sent: Some((sender.clone(), number)),
             queued_by: QueuedBy::Number(sender.clone(), number),
             actor: invocation.actor.clone(),
             since: self.now,
             step: invocation.step,
-            tag: Spec::read(&invocation.payload).tag,
+            tag: if is_method { Spec::read(&invocation.payload).tag } else { 0 },
             attempt: 1,
             home: invocation.home.clone(),
             left: false,
@@ -284,6 +289,9 @@ impl Judge<'_> {
             Some(_) => self.wrong("P2 accepted once", format!("{id} accepts {uuid} again")),
             None => {
                 model.held.insert(uuid, held);
+                if self.is_removal(uuid) {
+                    self.removal_accepted();
+                }
             }
         }
     }
@@ -341,7 +349,7 @@ impl Judge<'_> {
         }
     }
 
-    fn settle(&mut self, log: usize, to: usize, number: Number) {
+    pub(super) fn settle(&mut self, log: usize, to: usize, number: Number) {
         let Some(owed) = self.logs[log].owed.get_mut(&(to, number)) else {
             let text = format!("{} settles unknown number {number}", self.logs[log].id);
             return self.wrong("log", text);
@@ -368,6 +376,7 @@ impl Judge<'_> {
 
     fn completed(&mut self, log: usize, offset: Offset, done: Completion<'_>) {
         let Completion { uuid, attempt, accept, end, segment } = done;
+        self.meet_removal(log, uuid, accept, segment);
         if let (Some(brief), false) = (accept, self.logs[log].held.contains_key(&uuid)) {
             let held = Held {
                 sent: Some((brief.sender.clone(), brief.number)),
@@ -397,6 +406,12 @@ impl Judge<'_> {
         }
         if held.attempt != attempt {
             return;
+        }
+        if self.is_removal(uuid) {
+            return self.removed(log, offset, uuid, (end, segment));
+        }
+        if self.is_moot(log, uuid, attempt, end) {
+            return self.moot_deactivation(log, offset, uuid, (end, segment));
         }
         if accept.is_some() && self.is_remind(log, uuid, segment) {
             return self.reminded(log, offset, uuid, (end, segment));
@@ -460,6 +475,7 @@ impl Judge<'_> {
             self.owe(log, offset, (uuid, step, attempt), segment);
         }
         let is_tell = self.mode_of(uuid) == Some(Mode::Tell);
+        let is_told = self.is_deactivation(uuid);
         let to_itself = self.logs[log].owed.range((log, 0)..=(log, Number::MAX));
         let last_sent = to_itself.last().map_or(0, |((_, number), _)| *number);
         let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
@@ -468,7 +484,7 @@ impl Judge<'_> {
                 held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset, at: self.now });
                 let is_good = matches!(outcome, Outcome::Done(_) | Outcome::Cancelled);
                 // What was refused was never taken.
-                if is_tell && !is_good && accept.is_none() {
+                if is_tell && !is_good && accept.is_none() && !is_told {
                     self.logs[log].dead.insert(uuid);
                 }
             }
@@ -557,6 +573,11 @@ impl Judge<'_> {
             }
         }
         let actor = model.held.get(&uuid).and_then(|h| h.actor.clone());
+        if let Some(actor) = &actor {
+            let run = self.dispatched.get(&(log, uuid, step, attempt, epoch)).copied();
+            self.note_activation(log, actor, run);
+        }
+        let model = &mut self.logs[log];
         let record = TurnRecord {
             offset,
             state: state.clone(),
@@ -626,8 +647,11 @@ impl Judge<'_> {
 
     /// How an invocation was made, from whoever made it.
     pub(crate) fn mode_of(&self, uuid: Uuid) -> Option<Mode> {
-        if self.is_firing(uuid) {
+        if self.is_firing(uuid) || self.is_deactivation(uuid) {
             return Some(Mode::Tell);
+        }
+        if self.is_removal(uuid) {
+            return Some(Mode::Call);
         }
         let tag = self.tag_of_uuid.get(&uuid)?;
         match self.asked.get(tag) {

@@ -6,6 +6,7 @@ mod deadlock;
 mod end;
 mod expiry;
 mod gate;
+mod life;
 mod lists;
 mod logs;
 mod model;
@@ -103,6 +104,7 @@ pub(crate) struct Judge<'h> {
     pub(crate) read_floors: HashMap<usize, usize>,
     /// Tags of reminders, and who scheduled them: all their firings carry them.
     pub(crate) reminder_tags: HashMap<u64, reminders::Asked>,
+    pub(crate) life: life::LifeModel,
 }
 
 /// Judges a run; also counts what really happened in it.
@@ -155,7 +157,7 @@ impl<'h> Judge<'h> {
             }
         }
         let own = |r: &crate::history::Req| {
-            r.awaits.is_none() && r.control.is_none() && r.reads.is_none()
+            r.awaits.is_none() && r.control.is_none() && r.reads.is_none() && !r.removes
         };
         let clients = history.reqs.iter().enumerate().filter(|(_, r)| own(r));
         Self {
@@ -182,6 +184,7 @@ impl<'h> Judge<'h> {
             snapshots: snapshots::SnapshotsModel::of(history),
             read_floors: HashMap::new(),
             reminder_tags: reminders::asked(history),
+            life: life::LifeModel::default(),
         }
     }
 

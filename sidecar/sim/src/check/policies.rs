@@ -19,6 +19,8 @@ pub(crate) struct Standing {
     cancel: Option<Epoch>,
     /// It rests: the reign that logged it.
     parked: Option<Epoch>,
+    /// It has rested before.
+    resumed: bool,
     failures: u32,
     losses: u32,
     /// The log says that its first attempt begins.
@@ -30,6 +32,16 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
+    /// It rests.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.parked.is_some()
+    }
+
+    /// It has rested, and goes on: behind others that it was in front of.
+    pub(crate) fn was_resumed(&self) -> bool {
+        self.resumed
+    }
+
     /// A tail call: the next step begins anew, but for the request to end.
     pub(crate) fn next_step(&mut self) {
         *self = Self { cancel: self.cancel, untold: self.untold, ..Self::default() };
@@ -166,6 +178,10 @@ impl Judge<'_> {
         closing: &Closing,
     ) {
         let Closing::Outcome(Outcome::Failed(error)) = closing else { return };
+        if self.is_deactivation(uuid) {
+            // Nobody asked for it, so nobody asked for its retries.
+            return;
+        }
         let policy = self.policy_of(log, uuid);
         let standing = self.logs[log].held.get(&uuid).map(|held| held.policy.clone());
         let Some(Standing { failures, cancel, .. }) = standing else { return };
@@ -223,6 +239,7 @@ impl Judge<'_> {
         }
         if let Some(held) = self.logs[log].held.get_mut(&uuid) {
             held.policy.parked = None;
+            held.policy.resumed = true;
             held.policy.losses = 0;
         }
     }

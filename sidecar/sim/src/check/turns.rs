@@ -15,6 +15,7 @@ impl Judge<'_> {
         let log = self.log_of(&token.invocation.home);
         let tag = record.spec.tag;
         self.tag_of_uuid.entry(uuid).or_insert(tag);
+        self.check_activation(run, record, log);
         if self.reminder_tags.contains_key(&tag) {
             self.check_rings(run, record, log);
         } else {
@@ -134,7 +135,7 @@ impl Judge<'_> {
         let held = self.logs[log].held.contains_key(&uuid);
         let token = &record.token;
         match self.issued.get(&record.spec.tag) {
-            None if self.reminder_tags.contains_key(&record.spec.tag) => {}
+            None if record.is_told || self.reminder_tags.contains_key(&record.spec.tag) => {}
             None => {
                 if strict && !held {
                     self.wrong("strict", format!("r{run} {token} is not accepted yet"));
@@ -171,6 +172,8 @@ impl Judge<'_> {
         let uncommitted = self.history.runs[..run].iter().rposition(|before| {
             (before.kind, before.actor) == (record.kind, Some(actor))
                 && before.token.epoch == record.token.epoch
+                // A deactivation that has done nothing leaves nothing.
+                && !before.is_told
                 // A shared turn does not stand on another one: neither changes anything.
                 && !(self.is_shared_run(before) && self.is_shared_run(record))
                 // Its result waited behind an operation of it, and was lost with its host: this is the retry.

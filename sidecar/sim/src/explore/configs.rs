@@ -252,6 +252,7 @@ impl Config {
             slot: *slot,
             mode: Some(*mode),
             remind: None,
+            removes: false,
             kind: *kind,
             actor: Some(0),
             fuel: 0,

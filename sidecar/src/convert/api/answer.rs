@@ -99,6 +99,11 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
             let reminders = all.iter().map(|r| reminder::reminder_to(r, &actor)).collect();
             Reply::ReminderList(pb::ReminderServiceListResponse { reminders })
         }
+        (Shape::RemoveActor, Response::Outcome { invocation, outcome }) => {
+            // Its outcome is no method's: there is nothing in it.
+            ended(outcome, &invocation)?.map_err(|_| unfit(&Shape::RemoveActor))?;
+            Reply::RemoveActor(pb::RemoveActorResponse {})
+        }
         // Only a refusal comes as an outcome.
         (
             shape @ (Shape::ReminderSchedule | Shape::ReminderCancel),

@@ -55,6 +55,7 @@ pub enum Shape {
     ReminderSchedule,
     ReminderCancel,
     ReminderList { actor: Box<pb::ActorTarget> },
+    RemoveActor,
 }
 
 /// Parses a request at the time `now`.
@@ -124,6 +125,11 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
         Ask::ReminderList(r) => {
             let operation = reminder::list(&r)?;
             (operation, Shape::ReminderList { actor: Box::new(r.actor.unwrap_or_default()) })
+        }
+        Ask::RemoveActor(r) => {
+            let target = actor_target("actor", r.actor.as_ref())?;
+            let actor = target.actor.ok_or_else(|| invalid_field("actor.id", "is missing"))?;
+            (Operation::RemoveActor { kind: target.kind, actor }, Shape::RemoveActor)
         }
         Ask::StateGet(_)
         | Ask::StateSet(_)
