@@ -228,8 +228,5 @@ fn what_is_not_implemented_says_so() {
         not(answer.expect_err("not yet"), "ActorStateService.ListSubMap");
         let answer = client.actor_state().get_sub_map_size(GetSubMapSizeRequest::default()).await;
         not(answer.expect_err("not yet"), "ActorStateService.GetSubMapSize");
-        let answer =
-            client.system().remove_actor(kar_proto::v1::RemoveActorRequest::default()).await;
-        not(answer.expect_err("not yet"), "SystemService.RemoveActor");
     });
 }
