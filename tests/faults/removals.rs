@@ -23,8 +23,8 @@ const ACTORS: u64 = 6;
 /// Calls of each life.
 const CALLS: i64 = 3;
 
-/// Period of each life's reminder.
-const PERIOD: Duration = Duration::from_millis(30);
+/// Period of each life's reminder; long enough that actors are idle between two of its due times.
+const PERIOD: Duration = Duration::from_millis(100);
 
 /// Longest pause before a kill, ms.
 const PAUSE_MAX_MS: u64 = 300;

@@ -99,7 +99,7 @@ async fn errors_come_back_typed() {
         ApplicationError::new(
             "unknown_method",
             "actor type Counter has no method `sub`; it has: add, scribble, refuse, \
-             write_then_call, go_on, tail_of_nonsense, nested_forever, superseded"
+             write_then_call, go_on, tail_of_nonsense, activation, nested_forever, superseded"
         )
     );
     // The error of a nested call passes on, with its payload; what the turn wrote is dropped.

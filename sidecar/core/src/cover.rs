@@ -117,7 +117,6 @@ transitions! {
     // Calls that nobody waits for any more.
     WithdrawAsked = "withdraw: the calls of an attempt that is over are asked for",
     WithdrawnQueued = "withdraw: item: queued → ended",
-    WithdrawnSlot = "withdraw: item: waits for a slot → ended",
     WithdrawLate = "withdraw: it has started",
     // Turns of shared methods.
     ShareJoin = "shared: a turn joins those that hold the actor",

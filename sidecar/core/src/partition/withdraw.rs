@@ -104,10 +104,7 @@ impl Partition {
                 env.cover(Transition::WithdrawLate);
                 continue;
             }
-            env.cover(match item.stage {
-                ItemStage::WaitSlot => Transition::WithdrawnSlot,
-                _ => Transition::WithdrawnQueued,
-            });
+            env.cover(Transition::WithdrawnQueued);
             actors.extend(item.invocation.actor.clone());
             if env.rules.log_withdrawn {
                 self.end_unstarted(env, *uuid, Outcome::Withdrawn);
@@ -152,7 +149,8 @@ impl Item {
     /// Whether it may end instead of starting: no attempt of it has begun, as far as anybody can tell. A later step of
     /// a chain of tail calls goes on with what has.
     fn can_be_withdrawn(&self) -> bool {
-        let waits = matches!(self.stage, ItemStage::Queued | ItemStage::WaitSlot);
+        // Nested calls need no slot.
+        let waits = matches!(self.stage, ItemStage::Queued);
         waits && self.may_expire() && self.invocation.step == 1
     }
 }
