@@ -31,7 +31,7 @@ pub(crate) fn owned(text: &str) -> String {
 /// A decoded payload is a slice of that message's buffer. One that stays (a kept result, a value in an actor's state,
 /// a call in a long queue) would keep the whole buffer, which is often a hundred times larger than itself. Longer ones
 /// are a good part of their buffer; copying them would cost more than it saves.
-const COPIED_BYTES_MAX: usize = 4 << 10;
+const COPIED_BYTES_MAX: usize = 512;
 
 /// The bytes of a payload, in memory of their own where they are few.
 pub(crate) fn taken_out(data: Bytes) -> Bytes {
