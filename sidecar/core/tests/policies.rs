@@ -1,4 +1,6 @@
 //! Retry policies, parking of what keeps killing hosts, cancelling (design section 6, item 9).
+//!
+//! Longer than most: the three meet in each other's tests, and share the hosts that fail, die and are told to stop.
 
 mod script;
 

@@ -1,6 +1,7 @@
 //! The schedules of DESIGN section 17, directed: each forces what its name says, runs on to rest,
-//! and is judged like every run. Those about tails, inboxes and keyed children wait for their
-//! issues.
+//! and is judged like every run. Those about inboxes (6 and 7) wait for the inbox route.
+//!
+//! Longer than most: one function for each schedule, and the words they are all written in.
 
 use std::cell::Cell;
 use std::rc::Rc;
