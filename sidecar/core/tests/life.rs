@@ -459,3 +459,106 @@ fn passive_actors_cost_nothing() {
     assert!(snapshot_many < snapshot + 500, "snapshots: {snapshot} and {snapshot_many}");
     assert!(read_many < read + 200, "records read by a take-over: {read} and {read_many}");
 }
+
+/// A process keeps nothing of what came to nothing: a tail call that is refused drops its turn's segment, too.
+#[test]
+fn a_refused_tail_call_ends_its_activation() {
+    let mut script = script(false);
+    let first = visit(&mut script, "alice");
+    let call = script.invoke(None, Mode::Call, "alice", "visit");
+    let turn = script.turn("visit");
+    script.set(&turn, "balance", "lost");
+    let next = TailCall {
+        target: Target { kind: kind(), actor: Some("bob".into()), affinity: None },
+        method: "more".into(),
+        payload: text(""),
+        keeps_lock: true,
+    };
+    let token = turn.token.clone();
+    script.event(Event::TurnResult { token, result: TurnResult::TailCall(next) });
+    assert!(matches!(script.outcome(call), Outcome::Failed(_)));
+    assert_ne!(visit(&mut script, "alice"), first, "its memory is of what never was");
+}
+
+/// A turn that waits for calls, one of which re-enters its actor and fails, goes on with what it remembers itself: what
+/// it does then is not in the memory of an activation that began above it.
+#[test]
+fn an_activation_above_an_older_turn_is_good_for_one_turn() {
+    let mut script = script(false);
+    let call = script.invoke(None, Mode::Call, "alice", "outer");
+    let outer = script.turn("outer");
+    let mut seen = vec![outer.activation];
+    for fails in [true, false, false] {
+        let inner = script.invoke(Some(&outer), Mode::Call, "alice", "inner");
+        let turn = script.turn("inner");
+        assert_eq!(seen.contains(&turn.activation), fails, "the first one is the outer one's");
+        seen.push(turn.activation);
+        let failed = Outcome::Failed(ApplicationError::default());
+        script.finish(&turn, if fails { failed } else { done("ok") });
+        script.outcome(inner);
+    }
+    script.set(&outer, "balance", "9");
+    script.finish(&outer, done("ok"));
+    script.outcome(call);
+    let after = visit(&mut script, "alice");
+    assert!(!seen.contains(&after), "nobody else's memory has the balance");
+    assert_eq!(visit(&mut script, "alice"), after, "from here on it is one activation again");
+}
+
+/// A removal needs no host, whatever is in front of it.
+#[test]
+fn a_removal_does_not_wait_for_somebody_to_be_told_that_its_actor_is_idle() {
+    let mut script = Script::with(&[], Limits { actor_idle_ms: IDLE_MS, ..Limits::default() });
+    script.offer = Some(Offer { concurrency: 1, ..offer(true) });
+    script.replace(&[kind()]);
+    script.deposit("alice", "7");
+    script.invoke(None, Mode::Call, "bob", "long");
+    script.turn("long");
+    // The host is to be told, and has no slot.
+    script.advance(IDLE_MS + 1);
+    assert!(script.turns.is_empty());
+    let session = script.next_session();
+    let old = kar_core::ids::SessionId(session.0 - 1);
+    script.event(Event::HostDown { session: old, dead: true });
+    let request = remove(&mut script, "alice");
+    script.advance(RECOVERED_MS);
+    removed(&mut script, request);
+    assert!(script.store.values().all(|state| state.is_empty()));
+}
+
+/// People are told of a removal once, when it is committed: one that is dropped with its reign is made again.
+#[test]
+fn a_removal_is_told_when_it_is_committed() {
+    let mut script = script(false);
+    script.deposit("alice", "7");
+    script.hold = true;
+    let request = remove(&mut script, "alice");
+    let told = |script: &Script| {
+        script.notices.iter().filter(|n| matches!(n, Notice::Removed { .. })).count()
+    };
+    assert_eq!(told(&script), 0);
+    script.let_go();
+    assert_eq!(told(&script), 1);
+    removed(&mut script, request);
+}
+
+/// Too many actors are awake, and all but one of them are busy: the one goes at once, whatever their names.
+#[test]
+fn busy_actors_are_not_in_the_way_of_idle_ones() {
+    let limits = Limits { cached_actors_max: 0, actor_idle_ms: 60_000, ..Limits::default() };
+    for busy in ["a", "b", "c", "d"] {
+        for idle in ["a", "b", "c", "d"].iter().filter(|idle| **idle != busy) {
+            let mut script = with(false, limits.clone());
+            let call = script.invoke(None, Mode::Call, busy, "long");
+            let turn = script.turn("long");
+            script.advance(1);
+            visit(&mut script, idle);
+            script.event(Event::Tick);
+            assert_eq!(awake(&script), 1, "{idle} beside {busy}");
+            script.finish(&turn, done("ok"));
+            script.outcome(call);
+            script.advance(2);
+            assert_eq!(awake(&script), 0);
+        }
+    }
+}

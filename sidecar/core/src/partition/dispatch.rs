@@ -47,6 +47,11 @@ impl Partition {
         // No code runs for a removal.
         let removes = item.invocation.work == Work::Remove;
         let session = env.session_for(&self.id.kind);
+        if session.is_none() && self.is_fleeting(uuid) && self.has_no_hook(env, uuid) {
+            // Nobody is left to be told, and a removal behind it needs no host.
+            env.cover(Transition::DeactivationMoot);
+            return self.end_unstarted(env, uuid, Outcome::Done(Payload::default()));
+        }
         if session.is_none() && !removes {
             return;
         }
@@ -261,6 +266,7 @@ impl Turn {
         Self {
             session,
             unflushed: Unflushed::default(),
+            reminders: None,
             calls: Default::default(),
             received: Vec::new(),
             returned: false,

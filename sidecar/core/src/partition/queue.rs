@@ -31,6 +31,7 @@ impl Partition {
         if !self.serving() {
             return;
         }
+        self.release_reminders(env);
         let actors: Vec<_> = self.reign.actors.keys().cloned().collect();
         for actor in actors {
             let company = self.reign.actors.get(&actor).map(|a| a.lock.company().to_vec());
