@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 use kar_core::Event;
 use kar_core::effect::{Notice, RequestError, Response, Turn};
 use kar_core::event::{Offer, Operation, ReminderAsk, ReminderSpec, TailCall, TurnResult};
-use kar_core::ids::{Kind, RequestId};
+use kar_core::ids::{InvocationId, Kind, RequestId};
 use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload, Target, Work};
 use kar_core::limits::Limits;
+use kar_core::message::{Control, Controlled};
 use kar_core::record::{Op, Record};
 use kar_core::reminder::CatchUp;
 use kar_core::schedule::Schedule;
@@ -561,4 +562,58 @@ fn busy_actors_are_not_in_the_way_of_idle_ones() {
             assert_eq!(awake(&script), 0);
         }
     }
+}
+
+/// What somebody has taken up again is not dropped, though it waits behind the removal: it has started once.
+#[test]
+fn a_firing_that_was_parked_is_not_dropped_with_its_actor() {
+    let limits = Limits { park_after_attempts: 1, ..Limits::default() };
+    let mut script = with(false, limits);
+    remind(&mut script, "alice", 5);
+    script.advance(10);
+    let firing = script.turn("pour");
+    let session = script.next_session();
+    let old = kar_core::ids::SessionId(session.0 - 1);
+    script.event(Event::HostDown { session: old, dead: true });
+    script.event(Event::HostUp { session, offer: offer(false) });
+    script.invoke(None, Mode::Tell, "alice", "long");
+    let long = script.turn("long");
+    let request = remove(&mut script, "alice");
+    let InvocationId { home, uuid } = firing.token.invocation;
+    let control = Control::Resume(uuid);
+    let resumed = script.request(Operation::Control { home, control });
+    assert_eq!(
+        script.answers.remove(&resumed),
+        Some(Ok(Response::Controlled(Controlled::Resumed)))
+    );
+    script.finish(&long, done("ok"));
+    removed(&mut script, request);
+    let again = script.turn("pour");
+    assert_eq!((again.token.attempt, again.token.invocation.uuid), (2, uuid));
+    script.finish(&again, done("ok"));
+    script.advance(600_000);
+    assert!(script.turns.is_empty(), "the reminder is gone");
+    script.assert_idle();
+}
+
+/// A host is told of actors that it knows: another process, or the same one with another stream, knows none of them.
+#[test]
+fn nobody_is_told_of_an_actor_that_another_host_knew() {
+    let mut script = Script::with(&[], Limits { actor_idle_ms: IDLE_MS, ..Limits::default() });
+    script.offer = Some(Offer { concurrency: 1, ..offer(true) });
+    script.replace(&[kind()]);
+    visit(&mut script, "alice");
+    script.invoke(None, Mode::Call, "bob", "long");
+    script.turn("long");
+    script.advance(IDLE_MS + 1);
+    assert!(script.turns.is_empty(), "the host is to be told, and has no slot");
+    let session = script.next_session();
+    let old = kar_core::ids::SessionId(session.0 - 1);
+    script.event(Event::HostDown { session: old, dead: true });
+    script.event(Event::HostUp { session, offer: offer(true) });
+    script.advance(1);
+    let long = script.turn("long");
+    assert!(script.turns.is_empty(), "{:?}", script.turns);
+    assert_eq!(awake(&script), 1);
+    script.finish(&long, done("ok"));
 }

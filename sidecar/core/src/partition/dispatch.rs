@@ -46,12 +46,12 @@ impl Partition {
             || self.store_is_behind(env);
         // No code runs for a removal.
         let removes = item.invocation.work == Work::Remove;
-        let session = env.session_for(&self.id.kind);
-        if session.is_none() && self.is_fleeting(uuid) && self.has_no_hook(env, uuid) {
-            // Nobody is left to be told, and a removal behind it needs no host.
+        if self.has_lost_host(env, uuid) {
+            // A removal behind it needs no host.
             env.cover(Transition::DeactivationMoot);
             return self.end_unstarted(env, uuid, Outcome::Done(Payload::default()));
         }
+        let session = env.session_for(&self.id.kind);
         if session.is_none() && !removes {
             return;
         }

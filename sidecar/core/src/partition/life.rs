@@ -270,6 +270,16 @@ impl Partition {
         deactivates && !self.is_deactivated_by_turn(env)
     }
 
+    /// Whether a deactivation that has done nothing has lost its host: nobody who knows of the actor is left to be told.
+    pub(super) fn has_lost_host(&self, env: &Env, uuid: Uuid) -> bool {
+        if !self.is_fleeting(uuid) {
+            return false;
+        }
+        let actor = self.reign.items.get(&uuid).and_then(|item| item.invocation.actor.as_ref());
+        let stay = actor.and_then(|actor| self.reign.awake.actors.get(actor));
+        stay.map(|stay| stay.session) != env.host.as_ref().map(|host| host.session)
+    }
+
     /// A deactivation ends, whatever became of it: the actor is passive. Only what it did is logged. True: nothing of
     /// it is.
     pub(super) fn end_deactivation(

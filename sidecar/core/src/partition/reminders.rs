@@ -19,6 +19,7 @@ use crate::message::{Message, ReadResult};
 use crate::node::OTHERS;
 use crate::record::{AcceptInBrief, End, Op, ReminderOp, Segment};
 use crate::reminder::{Remind, Reminder, ReminderChange};
+use crate::trouble::Cause;
 use crate::work;
 
 /// Reminders of an actor.
@@ -254,9 +255,17 @@ impl Partition {
                 ReminderChange::CancelAll => agenda.firings_of(actor).collect(),
             };
             // A later step of a chain of tail calls goes on with what has started. Where the actor is removed, nothing
-            // that waits has: all of them count as started after an owner was lost. What is parked has.
+            // that waits has: all of them count as started after an owner was lost. What was parked has, also if
+            // somebody has taken it up again.
             let removed = env.rules.removal_drops_firings && self.is_being_removed(actor);
-            let waits = |item: &Item| !item.started || (removed && !item.is_parked());
+            let entries = &self.state.entries;
+            let was_parked = |item: &Item| {
+                let entry = entries.get(&item.invocation.uuid);
+                let last = entry.and_then(|entry| entry.trouble.last.as_ref());
+                last.is_some_and(|(_, ended)| ended.cause == Cause::HostLost)
+            };
+            let waits =
+                |item: &Item| !item.started || (removed && !item.is_parked() && !was_parked(item));
             let has_not_started = |item: &Item| waits(item) && item.invocation.step == 1;
             let items = &self.reign.items;
             let dropped: Vec<Uuid> = firings

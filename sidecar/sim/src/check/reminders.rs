@@ -194,7 +194,11 @@ impl Judge<'_> {
             let held = model.held.get_mut(uuid);
             match (firing, held) {
                 (Some(firing), Some(held))
-                    if firing.key.0 == *actor && !held.is_over() && !held.left && !holds =>
+                    if firing.key.0 == *actor
+                        && !held.is_over()
+                        && !held.left
+                        && !holds
+                        && !held.policy.was_resumed() =>
                 {
                     firing.dropped = Some(epoch);
                     held.gone = true;
