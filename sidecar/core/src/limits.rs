@@ -1,4 +1,6 @@
 //! Every bound of the core (design section 13), and the rules that a simulator may switch off.
+//!
+//! Longer than most: two tables, with their defaults.
 
 use std::fmt;
 
@@ -63,8 +65,8 @@ pub struct Limits {
     pub result_retention_ms: Millis,
     /// Idempotency keys remembered per partition; beyond it root invocations with new ones are refused.
     pub keys_per_partition_max: usize,
-    /// The same with the outcomes that are kept under them, bytes. Outcomes of what was accepted before go beyond it: then
-    /// the oldest ones are no longer known, but their keys are.
+    /// The same with the outcomes that are kept under them, bytes. Outcomes of what was accepted before go beyond it:
+    /// then the oldest ones are no longer known, but their keys are.
     pub keys_bytes_per_partition_max: usize,
     /// How long a key is remembered after its invocation has ended, ms.
     pub key_retention_ms: Millis,

@@ -268,7 +268,8 @@ impl Partition {
         deactivates && !self.is_deactivated_by_turn(env)
     }
 
-    /// Whether a deactivation that has done nothing has lost its host: nobody who knows of the actor is left to be told.
+    /// Whether a deactivation that has done nothing has lost its host: nobody who knows of the actor is left to be
+    /// told.
     pub(super) fn has_lost_host(&self, env: &Env, uuid: Uuid) -> bool {
         if !self.is_fleeting(uuid) {
             return false;

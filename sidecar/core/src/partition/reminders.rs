@@ -110,8 +110,8 @@ impl Partition {
         Err(RequestError::Invalid(OTHERS))
     }
 
-    /// Finds the reminders of an actor after what its topmost turn has buffered, if they are not known: once for all that
-    /// the turn changes.
+    /// Finds the reminders of an actor after what its topmost turn has buffered, if they are not known: once for all
+    /// that the turn changes.
     fn look_ahead(&mut self, uuid: Uuid, actor: &Arc<str>) {
         let of_actor = || self.state.agenda.of(actor).map(|r| (r.id.clone(), r.clone())).collect();
         let item = self.reign.items.get(&uuid);
