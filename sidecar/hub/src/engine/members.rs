@@ -12,7 +12,7 @@ use super::{Engine, Member, Then};
 use crate::options::NAME_BYTES_MAX;
 
 /// Version of the protocol.
-const PROTOCOL_VERSION: u32 = 4;
+pub(super) const PROTOCOL_VERSION: u32 = 4;
 /// Kinds that one member may offer.
 const OFFERED_MAX: usize = 1_024;
 

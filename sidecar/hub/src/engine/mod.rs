@@ -8,6 +8,8 @@ mod members;
 mod purge;
 mod replay;
 mod space;
+#[cfg(test)]
+mod tests;
 mod trim;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
