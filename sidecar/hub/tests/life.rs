@@ -307,3 +307,40 @@ async fn the_data_directory_is_for_its_owner_only() {
     assert_eq!(mode & 0o777, 0o700);
     kill(hub_pid(&inner)).await;
 }
+
+/// Removed, moved or replaced under everybody: nobody goes on as if nothing was, and nobody begins another directory.
+#[tokio::test]
+async fn a_data_directory_that_is_lost_ends_hub_and_clients() {
+    for hub_is_killed in [false, true] {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, moved) = (root.path().join("data"), root.path().join("moved"));
+        let mut a = attach(config(&dir, "a", &["idle-ms=100"])).await.expect("a hub");
+        a.client.append(log(1), 1, Bytes::from_static(b"x"));
+        a.read(&log(1), 1).await;
+        let pid = hub_pid(&dir);
+        std::fs::rename(&dir, &moved).unwrap();
+        if hub_is_killed {
+            // Nobody tells the client: it finds the hub of another directory.
+            kill(pid).await;
+        }
+        let message = a
+            .find(|event| match event {
+                HubEvent::DirectoryLost { message } => Some(message.clone()),
+                _ => None,
+            })
+            .await;
+        assert!(message.contains("was removed, moved or replaced"), "{message}");
+        let refused = a.client.state_get("k").await;
+        assert!(matches!(refused, Err(HubError::Closed)), "{refused:?}");
+        common::wait_for("the hub to end", || !common::alive(pid)).await;
+        assert!(hub_is_killed || !dir.exists(), "another one was begun");
+        // Put back, it is the same one.
+        if hub_is_killed {
+            wait_for_end(&dir).await;
+            std::fs::remove_dir_all(&dir).unwrap();
+        }
+        std::fs::rename(&moved, &dir).unwrap();
+        let mut b = node(&dir, "b").await;
+        assert_eq!(b.read(&log(1), 1).await.len(), 1);
+    }
+}

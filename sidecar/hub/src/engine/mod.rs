@@ -59,6 +59,8 @@ pub(crate) struct Hub {
 /// See the module.
 pub(crate) struct Engine {
     limits: HubLimits,
+    /// Of the data directory: clients that belong to another one are refused.
+    directory_id: String,
     writer: Writer,
     /// Records whose commit is not done, in the order of the log.
     in_flight: VecDeque<InFlight>,
@@ -127,6 +129,8 @@ struct App {
     /// Everything of it is being deleted, which the write-ahead log says or is about to; nobody may
     /// join.
     purging: bool,
+    /// … and it also says, or is about to, that all is gone: what repeats the log's contents must not begin it again.
+    purged: bool,
 }
 
 /// A member; without a connection it is one of before the hub's start that may come back.
@@ -344,7 +348,7 @@ impl Engine {
                 let application = name.to_string();
                 metas.push(Meta::MemberJoined(wire::MemberJoined { application, member }));
             }
-            if app.purging {
+            if app.purging && !app.purged {
                 metas.push(Meta::ApplicationPurging(name.to_string()));
             }
         }
@@ -432,6 +436,7 @@ impl Engine {
         let reason = match &error {
             HubError::DiskFull { .. } => wire::FaultReason::DiskFull,
             HubError::Corrupt { .. } => wire::FaultReason::Corrupt,
+            HubError::DirectoryLost { .. } => wire::FaultReason::DirectoryLost,
             _ => wire::FaultReason::Io,
         };
         tracing::error!(%error, "the hub ends");

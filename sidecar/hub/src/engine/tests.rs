@@ -49,7 +49,7 @@ impl Bare {
             Committer::new(dir.path(), Durability::Os, mark, segments, first, SEGMENT, sealed);
         let (threads, receivers) = threads();
         let writer = Writer::new(first, first.data(), SEGMENT);
-        let mut engine = Replay::new().engine(limits(), writer, &[first], None, threads);
+        let mut engine = Replay::new().engine(limits(), "id".into(), writer, &[first], None, threads);
         engine.begin_first_file();
         let mut bare = Self { dir, engine, committer: committer.unwrap(), _threads: receivers };
         bare.commit();
@@ -72,7 +72,8 @@ impl Bare {
         assert_eq!(replay.missing(), None);
         let last = end.segments[end.segments.len() - 1];
         let writer = Writer::new(last, end.address, SEGMENT);
-        replay.engine(limits(), writer, &end.segments, end.holding_from, threads().0)
+        let (threads, _) = threads();
+        replay.engine(limits(), "id".into(), writer, &end.segments, end.holding_from, threads)
     }
 
     fn client(&mut self, app: &str, observer: bool) -> ConnId {
