@@ -97,7 +97,7 @@ async fn requests_survive_the_hub_and_take_effect_once() {
         let set = put(&a.client, &key, "x", Some("*"), None);
         let pid = common::hub_pid(dir.path());
         // The request and the kill race; the client repeats what got no answer.
-        let (etag, ()) = tokio::join!(set, async { common::signal("-KILL", pid) });
+        let (etag, ()) = tokio::join!(set, async { common::signal(common::Signal::KILL, pid) });
         let etag: u64 = etag.expect("only absent keys are set").parse().unwrap();
         assert!(etag > last);
         last = etag;
@@ -127,7 +127,7 @@ async fn transactions_survive_the_hub_and_take_effect_once_and_whole() {
                 for _ in 0..round {
                     tokio::task::yield_now().await;
                 }
-                common::signal("-KILL", pid);
+                common::signal(common::Signal::KILL, pid);
             });
         let entries = page.expect("listed").entries;
         assert!(entries.iter().all(|entry| entry.value == entries[0].value), "{entries:?}");
