@@ -184,6 +184,29 @@ fn a_client_that_takes_nothing_is_struck_out() {
     assert_eq!(alive, [slow]);
 }
 
+/// All that holds is at the beginning of each file, however much there is of it: else the hub would end there, and the
+/// next one at the same place.
+#[test]
+fn a_file_is_as_long_as_what_holds_and_the_record_that_needed_it() {
+    let mut bare = Bare::new();
+    let client = bare.client("app", false);
+    let logs: u32 = 300;
+    for log in 1..=logs {
+        let name = format!("a.{}/{log}", "k".repeat(400));
+        bare.say(client, ClientFrame::OpenLog(wire::OpenLog { log, name })).unwrap();
+        let record = Bytes::from_static(b"x");
+        bare.say(client, ClientFrame::Append(wire::Append { log, id: 1, record })).unwrap();
+        bare.commit();
+    }
+    let record = Bytes::from(vec![1; 100_000]);
+    bare.say(client, ClientFrame::Append(wire::Append { log: 1, id: 2, record })).unwrap();
+    bare.commit();
+    assert!(bare.engine.writer.segment().size > 2 * SEGMENT);
+    let next = bare.replayed();
+    assert_eq!(next.logs.len(), logs as usize);
+    assert_eq!(next.logs.values().map(|log| log.index.last()).sum::<u64>(), u64::from(logs) + 1);
+}
+
 /// Whoever looks at an application that there is not leaves nothing behind.
 #[test]
 fn names_that_were_only_looked_at_are_forgotten() {
