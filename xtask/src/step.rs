@@ -89,7 +89,10 @@ impl Runner {
     pub(crate) fn finish(self) -> ExitCode {
         if self.results.is_empty() {
             // A word that was mistyped would pass.
-            println!("\nno step has a name with {}; without --only all steps are shown", self.only.join(" or "));
+            println!(
+                "\nno step has a name with {}; without --only all steps are shown",
+                self.only.join(" or ")
+            );
             println!("0 passed, 1 failed");
             return ExitCode::FAILURE;
         }

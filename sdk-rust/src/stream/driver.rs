@@ -45,7 +45,8 @@ pub(crate) async fn connect(
 ) -> Result<Connected, ConnectError> {
     let sidecar = Sidecar { dialer: settings.dialer()?, patience: settings.reconnect_timeout };
     let sidecar = Arc::new(sidecar);
-    let first = dial(&sidecar.dialer, &hello, settings.connect_timeout, PREDECESSOR_TIMEOUT).await?;
+    let first =
+        dial(&sidecar.dialer, &hello, settings.connect_timeout, PREDECESSOR_TIMEOUT).await?;
     let node =
         Node { name: first.welcome.node.clone(), application: first.welcome.application.clone() };
     let (handle, commands) = Handle::new(settings.requests_max, sidecar.clone());

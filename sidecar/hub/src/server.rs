@@ -82,7 +82,8 @@ pub fn run_hub(options: HubOptions) -> Result<HubExit, HubError> {
     let exit = runtime.block_on(async {
         let listener = listen(&socket).map_err(|e| HubError::io("listen on", &socket, e))?;
         tracing::info!(dir = %paths.dir.display(), "the hub serves");
-        let lost = || paths.is_lost(&lock).then(|| HubError::DirectoryLost { dir: paths.dir.clone() });
+        let lost =
+            || paths.is_lost(&lock).then(|| HubError::DirectoryLost { dir: paths.dir.clone() });
         let exit = running.serve(&options, listener, signals, lost).await;
         // From here on clients start another hub instead of waiting for this one. If the directory was removed under
         // this hub, what is there now is another one's.

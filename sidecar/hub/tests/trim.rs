@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
-use common::{Choices, Mounted, Node, Signal, attach, bytes_below, config, hub_pid, kill, log, node, signal};
+use common::{
+    Choices, Mounted, Node, Signal, attach, bytes_below, config, hub_pid, kill, log, node, signal,
+};
 use kar_hub::{HubEvent, HubStats, SEGMENT_BYTES_MIN};
 
 /// Appends records and waits until they are durable.

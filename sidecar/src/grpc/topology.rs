@@ -4,8 +4,8 @@
 //! costs no more than a quick one, and is told the newest. Each is computed once for all of them: there may be many
 //! partitions, and the computing holds up everything else here.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};

@@ -148,12 +148,10 @@ where
         Box::pin(async move {
             let mut response = match limit {
                 None => response.await?,
-                Some(limit) => {
-                    match tokio::time::timeout(told_after(limit), response).await {
-                        Ok(response) => response?,
-                        Err(_) => return Ok(late(uri.path(), limit).into_http()),
-                    }
-                }
+                Some(limit) => match tokio::time::timeout(told_after(limit), response).await {
+                    Ok(response) => response?,
+                    Err(_) => return Ok(late(uri.path(), limit).into_http()),
+                },
             };
             // Only a refusal has its status among the headers: answers have it behind them.
             let status = Status::from_header_map(response.headers());

@@ -13,8 +13,8 @@ use serde::Serialize;
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::fire::{Fire, Kills, Load, PROGRESS_LIMIT, nothing_left};
-use crate::soak::measure::{Sample, Trend};
 pub use crate::soak::measure::Verdict;
+use crate::soak::measure::{Sample, Trend};
 use crate::{Client, Random, World, wait};
 
 /// P3: code of a cut-off attempt may run on for so long.

@@ -120,7 +120,8 @@ mod tests {
         requests.answer(number, Some(Response::Got(wire::GotState { entry: None })));
         requests.add(get(1_000)).expect("there is room again");
         let mut requests = Requests::new(usize::MAX);
-        let answers: Vec<_> = (0..REQUESTS_MAX).map(|_| requests.add(get(1)).expect("room")).collect();
+        let answers: Vec<_> =
+            (0..REQUESTS_MAX).map(|_| requests.add(get(1)).expect("room")).collect();
         assert!(matches!(requests.add(get(1)), Err(HubError::Busy(_))));
         drop(answers);
         requests.add(get(1)).expect("nobody waits for the others");

@@ -49,7 +49,8 @@ impl Bare {
             Committer::new(dir.path(), Durability::Os, mark, segments, first, SEGMENT, sealed);
         let (threads, receivers) = threads();
         let writer = Writer::new(first, first.data(), SEGMENT);
-        let mut engine = Replay::new().engine(limits(), "id".into(), writer, &[first], None, threads);
+        let mut engine =
+            Replay::new().engine(limits(), "id".into(), writer, &[first], None, threads);
         engine.begin_first_file();
         let mut bare = Self { dir, engine, committer: committer.unwrap(), _threads: receivers };
         bare.commit();

@@ -345,9 +345,8 @@ fn transactions_are_all_or_none_and_remembered() {
 #[test]
 fn a_request_id_is_for_one_request() {
     let mut world = World::new();
-    let by_id = |key: &str| {
-        Request::Set(wire::SetState { request_id: "r".into(), ..set(key, 1, "", 0) })
-    };
+    let by_id =
+        |key: &str| Request::Set(wire::SetState { request_id: "r".into(), ..set(key, 1, "", 0) });
     let first = world.ask(by_id("a"));
     assert!(matches!(first, Response::Wrote(_)), "{first:?}");
     let answer = world.ask(by_id("b"));
