@@ -87,6 +87,21 @@ fn the_wheel_is_complete_without_the_source_tree() {
     });
 }
 
+/// Has a node hand over everything.
+async fn drain(world: &World, node: &str) {
+    let drained = world.kar_here("drain", &[node]).await;
+    assert_eq!(drained.code, 0, "{drained:?}");
+}
+
+/// What a program prints until it ends by itself.
+async fn wait_for(child: Child) -> String {
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output());
+    let output = tokio::time::timeout(END_LIMIT, output).await.expect("it ends");
+    let output = output.expect("no panic").expect("it can be waited for");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// A greeter that its sidecar did not start, so that it lives longer than it.
 struct Greeter(Child);
 
@@ -140,6 +155,42 @@ fn a_host_outlives_its_sidecar_and_registers_at_the_next() {
         process::signal(greeter.0.id(), Signal::TERM);
         assert_eq!(greeter.ended().await, 0);
         assert!(node.alive());
+    });
+}
+
+#[test]
+fn the_topology_is_followed() {
+    test(async {
+        let world = World::new("pywatch");
+        let a = world.app("a", &["echo"]).await;
+        a.hosts("Echo").await;
+        // Says who owns something of the actors, until the first one is not among them any more.
+        let program = "
+import asyncio, contextlib, kar
+
+async def main():
+    async with kar.connect() as client, contextlib.aclosing(client.watch_topology()) as told:
+        async for topology in told:
+            owners = {topology.node(owner) for owner in topology.actor_types.get('Echo', ())}
+            names = sorted(node.name for node in owners if node)
+            print(*names, flush=True)
+            if names == ['b']:
+                break
+
+asyncio.run(main())
+";
+        let mut command = Command::new(interpreter(Install::Source));
+        command.args(["-c", program]).env("KAR_SOCKET", &a.socket).stdin(Stdio::null());
+        command.env_remove("KAR_GRPC_PORT").env_remove("KAR_API_TOKEN").stdout(Stdio::piped());
+        let follower = command.spawn().expect("Python can be started");
+        let mut b = world.app("b", &["echo"]).await;
+        b.hosts("Echo").await;
+        drain(&world, "a").await;
+        let output = wait_for(follower).await;
+        let lines: Vec<&str> = output.lines().collect();
+        assert_eq!((lines.first(), lines.last()), (Some(&"a"), Some(&"b")), "{output}");
+        assert!(lines.contains(&"a b"), "{output}");
+        assert!(b.alive());
     });
 }
 
