@@ -9,6 +9,7 @@ use kar_tests::world::{READY_LIMIT, capture};
 use kar_tests::{Node, NodeOptions, World, process, wait};
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 /// Longest time for a component to leave in order, or to give up.
 const END_LIMIT: Duration = Duration::from_secs(20);
@@ -85,21 +86,6 @@ fn the_wheel_is_complete_without_the_source_tree() {
         assert!(lines[0].contains("site-packages"), "{output:?}");
         assert_eq!(lines[1], "True", "{output:?}");
     });
-}
-
-/// Has a node hand over everything.
-async fn drain(world: &World, node: &str) {
-    let drained = world.kar_here("drain", &[node]).await;
-    assert_eq!(drained.code, 0, "{drained:?}");
-}
-
-/// What a program prints until it ends by itself.
-async fn wait_for(child: Child) -> String {
-    let output = tokio::task::spawn_blocking(move || child.wait_with_output());
-    let output = tokio::time::timeout(END_LIMIT, output).await.expect("it ends");
-    let output = output.expect("no panic").expect("it can be waited for");
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A greeter that its sidecar did not start, so that it lives longer than it.
@@ -182,15 +168,25 @@ asyncio.run(main())
         let mut command = Command::new(interpreter(Install::Source));
         command.args(["-c", program]).env("KAR_SOCKET", &a.socket).stdin(Stdio::null());
         command.env_remove("KAR_GRPC_PORT").env_remove("KAR_API_TOKEN").stdout(Stdio::piped());
-        let follower = command.spawn().expect("Python can be started");
-        let mut b = world.app("b", &["echo"]).await;
+        let mut follower = tokio::process::Command::from(command);
+        let mut follower = follower.kill_on_drop(true).spawn().expect("Python can be started");
+        let mut lines = BufReader::new(follower.stdout.take().expect("it is piped")).lines();
+        let mut until = async |owners: &str| {
+            let told = async {
+                while lines.next_line().await.expect("read").expect("it goes on") != owners {}
+            };
+            let told = tokio::time::timeout(READY_LIMIT, told).await;
+            told.unwrap_or_else(|_| panic!("not told: {owners}"));
+        };
+        until("a").await;
+        let b = world.app("b", &["echo"]).await;
         b.hosts("Echo").await;
-        drain(&world, "a").await;
-        let output = wait_for(follower).await;
-        let lines: Vec<&str> = output.lines().collect();
-        assert_eq!((lines.first(), lines.last()), (Some(&"a"), Some(&"b")), "{output}");
-        assert!(lines.contains(&"a b"), "{output}");
-        assert!(b.alive());
+        until("a b").await;
+        let drained = world.kar_here("drain", &["a"]).await;
+        assert_eq!(drained.code, 0, "{drained:?}");
+        until("b").await;
+        let ended = tokio::time::timeout(END_LIMIT, follower.wait()).await.expect("it ends");
+        assert!(ended.expect("it can be waited for").success());
     });
 }
 

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use kar_sdk::{
-    ActorContext, CallError, Error, Host, Kar, RetryPolicy, ServiceContext, Topology, Write, Written,
+    ActorContext, CallError, Error, Host, Kar, RetryPolicy, ServiceContext, Topology, Write,
+    Written,
 };
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{World, test, wait};
