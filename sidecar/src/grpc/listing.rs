@@ -274,7 +274,7 @@ fn page<T: Message>(
     rows.retain(|(key, _)| key.as_str() > after || after.is_empty());
     rows.sort_by(|a, b| a.0.cmp(&b.0));
     let mut bytes = 0;
-    let fits = |(_, row): &(String, T)| {
+    let mut fits = |(_, row): &(String, T)| {
         let is_first = bytes == 0;
         bytes += row.encoded_len();
         is_first || bytes <= PAGE_BYTES_MAX
