@@ -45,8 +45,10 @@ async fn application_state_has_conditions_and_remembers_requests() {
     let first = put(&a, "k", "1", Some("*"), Some("r1")).await.unwrap();
     let error = put(&a, "k", "2", Some("*"), None).await.unwrap_err();
     assert!(matches!(error, HubError::ConditionFailed { etag, .. } if etag == first));
-    let again = put(&a, "k", "other", Some("*"), Some("r1")).await.unwrap();
+    let again = put(&a, "k", "1", Some("*"), Some("r1")).await.unwrap();
     assert_eq!(again, first, "the answer of the first");
+    let another = put(&a, "k", "other", Some("*"), Some("r1")).await.unwrap_err();
+    assert!(matches!(&another, HubError::Invalid(text) if text.contains("'r1'")), "{another}");
     let second = put(&a, "k", "2", Some(&first), None).await.unwrap();
     assert_ne!(second, first);
     assert!(put(&a, "k", "3", Some(&first), None).await.is_err());
