@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use prost::Message as _;
 use tokio::sync::oneshot;
 
 use kar_proto::hub::v1 as wire;
