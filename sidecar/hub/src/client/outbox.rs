@@ -475,3 +475,38 @@ impl Stream for Outgoing {
         Poll::Ready(Some(wire::AttachRequest { frames }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kinds that a new connection asks for.
+    fn asked_again(shared: &Arc<Shared>) -> Vec<String> {
+        drop(shared.begin(wire::Hello::default()));
+        shared.welcomed("id");
+        let state = shared.lock();
+        let frames = state.queue.iter().filter_map(|(frame, _)| match frame {
+            Frame::EnsureKind(ensure) => ensure.kind.as_ref().map(|kind| kind.name.clone()),
+            _ => None,
+        });
+        frames.collect()
+    }
+
+    /// There is no end of names that clients may call; those of a host are few, and another hub may have room.
+    #[test]
+    fn kinds_that_were_refused_are_asked_for_again_only_if_they_are_offered() {
+        let shared = Arc::new(Shared::new(1 << 20));
+        shared.offer(wire::Offer { kinds: vec!["a.Offered".into()], leaving: false });
+        for name in ["a.Offered", "a.Called", "a.Unanswered"] {
+            shared.ensure_kind(wire::Kind { name: name.into(), partitions: 1 });
+        }
+        let refused = |kind: &str| wire::HubFrame {
+            frame: Some(HubFrame::KindRefused(wire::KindRefused {
+                kind: kind.into(),
+                ..Default::default()
+            })),
+        };
+        assert_eq!(shared.events(vec![refused("a.Offered"), refused("a.Called")]).len(), 2);
+        assert_eq!(asked_again(&shared), ["a.Offered", "a.Unanswered"]);
+    }
+}
