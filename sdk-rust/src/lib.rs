@@ -99,8 +99,8 @@
 //!
 //! [`Kar`], [`Client`]: connecting and asking · [`Host`]: hosting · [`Caller`], [`InTurn`], [`ReadsState`],
 //! [`WritesState`]: capabilities of contexts · [`Call`]: calls on their way · [`StateWriter`], [`ApplicationState`]:
-//! state, [`Write`]: changes of it · [`RetryPolicy`]: of methods and calls · [`Reminders`]: invocations at due times · [`TopologyWatch`]: who is there ·
-//! [`CallError`], [`Error`]: errors · [`limits`]: every bound.
+//! state, [`Write`]: changes of it · [`RetryPolicy`]: of methods and calls · [`Reminders`]: invocations at due times ·
+//! [`TopologyWatch`]: who is there · [`CallError`], [`Error`]: errors · [`limits`]: every bound.
 
 // The macros' code names this crate as its users do; the samples are such users in here.
 #[cfg(feature = "samples")]
