@@ -80,7 +80,7 @@ fn started() -> InvocationId {
 }
 
 fn driver() -> Arc<Driver> {
-    let driver = Driver::new(DriverConfig { limits: Limits::default(), partitions: 2 });
+    let driver = Driver::new(DriverConfig { limits: Limits::default(), partitions: 2, no_peer: false });
     driver.attach(Box::new(Silent));
     driver
 }

@@ -14,6 +14,7 @@ mod grpcurl;
 mod hello;
 mod hosting;
 mod keys;
+mod no_peer;
 mod order;
 mod philosophers;
 mod policies;

@@ -8,6 +8,7 @@ use crate::ids::{
     Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
     SessionId, TurnToken,
 };
+use crate::inbox::{InboxEntry, InboxId};
 use crate::invocation::{ActorOps, Mode, Outcome, Payload};
 use crate::limits::LimitHit;
 use crate::message::{Controlled, Message};
@@ -135,6 +136,36 @@ pub enum Effect {
         /// The log.
         partition: PartitionId,
         /// The first record that stays.
+        below: Offset,
+    },
+    /// Append to an inbox, after what was appended to it before. What becomes of it comes as
+    /// [`Event::InboxOwn`](crate::Event::InboxOwn) if this node reads the inbox, or as
+    /// [`Event::InboxLost`](crate::Event::InboxLost) if it may not have arrived.
+    AppendInbox {
+        /// The inbox.
+        inbox: InboxId,
+        /// Comes back in `InboxOwn`.
+        proposal: ProposalId,
+        /// What to append.
+        entry: Arc<InboxEntry>,
+    },
+    /// Read an inbox from `from` and follow it; reading under way for it ends first.
+    ReadInbox {
+        /// The inbox.
+        inbox: InboxId,
+        /// First offset wanted.
+        from: Offset,
+    },
+    /// Stop following an inbox.
+    StopInbox {
+        /// The inbox.
+        inbox: InboxId,
+    },
+    /// Let the entries of an inbox below an offset go, for good.
+    TrimInbox {
+        /// The inbox.
+        inbox: InboxId,
+        /// The first entry that stays.
         below: Offset,
     },
     /// Store a snapshot of a partition under a key of its own, for ever unchanged, off the critical path; answered with

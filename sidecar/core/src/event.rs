@@ -7,6 +7,7 @@ use crate::ids::{
     Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
     SessionId, TurnToken,
 };
+use crate::inbox::{InboxEntry, InboxId};
 use crate::invocation::{Outcome, Payload, RetryPolicy, StateOp, Target};
 use crate::keys::RequestKey;
 use crate::message::{Control, Message};
@@ -222,6 +223,37 @@ pub enum Event {
         /// The keys, in any order.
         result: Result<Vec<SnapshotKey>, SnapshotFault>,
     },
+    /// An entry was read from an inbox, somebody else's or one appended before the reading began.
+    InboxRead {
+        /// The inbox.
+        inbox: InboxId,
+        /// Its place.
+        offset: Offset,
+        /// The entry.
+        entry: Arc<InboxEntry>,
+    },
+    /// An append of this node was read back at a place in an inbox, in order with everything else that is read.
+    InboxOwn {
+        /// The inbox.
+        inbox: InboxId,
+        /// Its place.
+        offset: Offset,
+        /// Which append.
+        proposal: ProposalId,
+    },
+    /// Reading an inbox broke off, or appending to one: what was under way may be lost, or come late. Events of the old
+    /// reading no longer come.
+    InboxLost {
+        /// The inbox.
+        inbox: InboxId,
+    },
+    /// What a reading of an inbox wants next was trimmed: the reading ended, and skipped nothing.
+    InboxTrimmed {
+        /// The inbox.
+        inbox: InboxId,
+        /// Offset of the first entry that is kept.
+        start: Offset,
+    },
     /// The store was replaced or came back: steps under way are lost, and are to be made again.
     StoreReset,
     /// Leave in order: hand over every partition.
@@ -258,6 +290,8 @@ pub struct Member {
     pub leaving: bool,
     /// It joined for a short while only, as a command that makes one call: it should own only what nobody else can.
     pub transient: bool,
+    /// It has no peer plane: it is reached by its inbox alone.
+    pub no_peer: bool,
 }
 
 /// What a host registers.

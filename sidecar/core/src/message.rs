@@ -29,6 +29,8 @@ pub enum Message {
         open: Vec<Number>,
         /// Those of them whose answer is here, ascending: they are not answered again.
         answered: Vec<Number>,
+        /// Counts the statements of that reign on this channel: they come by several ways, and an older one says less.
+        serial: u64,
     },
     /// The receiver serves the partition, and expects number `next` (rule C4).
     Opened {
@@ -71,6 +73,9 @@ pub enum Message {
         floor: Number,
         /// To be answered with `Known`: the sender's window needs it.
         asks: bool,
+        /// Whoever asked for it was told that it is accepted, because it is durable in the partition's inbox: it is not
+        /// refused.
+        promised: bool,
         /// What is owed.
         owed: Owed,
     },

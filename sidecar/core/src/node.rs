@@ -3,6 +3,7 @@
 mod asks;
 mod component;
 mod ended;
+mod inbox;
 mod peers;
 mod reminders;
 
@@ -35,6 +36,8 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// Rules switched off, for the simulator only.
     pub rules: Rules,
+    /// There is no peer plane: everything goes through inboxes.
+    pub no_peer: bool,
 }
 
 /// All decisions of one sidecar. See the crate's documentation for how to drive it.
@@ -219,7 +222,7 @@ impl Node {
     /// A node that knows nothing yet; the first event should be [`Event::Members`].
     pub fn new(config: NodeConfig) -> Self {
         Self {
-            env: Env::new(config.id, config.seed, config.limits, config.rules),
+            env: Env::new(config),
             partitions: BTreeMap::new(),
             roots: Roots::default(),
             parked: BTreeMap::new(),
@@ -269,10 +272,12 @@ impl Node {
             Event::LogLost { partition } => self.with(&partition, |p, env| p.log_lost(env)),
             Event::PeerUp { node } => {
                 self.env.peers.insert(node);
+                self.env.review_reach();
                 self.routes(None);
             }
             Event::PeerDown { node } => {
                 self.env.peers.remove(&node);
+                self.env.review_reach();
                 self.routes(Some(node));
             }
             Event::Peer { from, message } => self.message(from, message),
@@ -313,6 +318,10 @@ impl Node {
             Event::SnapshotsListed { partition, result } => {
                 self.with(&partition, |p, env| p.snapshots_listed(env, result));
             }
+            Event::InboxRead { inbox, offset, entry } => self.inbox_read(inbox, offset, entry),
+            Event::InboxOwn { inbox, offset, proposal } => self.inbox_own(inbox, offset, proposal),
+            Event::InboxLost { inbox } => self.inbox_lost(inbox),
+            Event::InboxTrimmed { inbox, start } => self.inbox_trimmed(inbox, start),
             Event::StoreReset => self.each(|p, env| p.store_reset(env)),
             Event::Drain => self.drain(),
             Event::Tick => self.tick(),
@@ -486,6 +495,8 @@ impl Node {
 
     fn members(&mut self, members: Members) {
         self.env.members = members;
+        self.env.review_reach();
+        self.follow_own_inbox();
         self.asks.members_seen(self.env.now);
         let kinds: Vec<_> = self.known_kinds();
         for (kind, count) in &kinds {
@@ -497,7 +508,7 @@ impl Node {
         self.each(|p, env| p.review(env));
         self.roots.review(&mut self.env, None);
         self.review_asks(None);
-        self.lose_direct();
+        self.lose_direct(None);
         self.send_waiting_direct();
         for (kind, _) in kinds {
             let queue = self.parked.remove(&kind).unwrap_or_default();
@@ -520,7 +531,7 @@ impl Node {
         });
         self.roots.review(&mut self.env, lost);
         self.review_asks(lost);
-        self.lose_direct();
+        self.lose_direct(lost);
         self.send_waiting_direct();
     }
 

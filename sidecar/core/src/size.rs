@@ -279,6 +279,7 @@ impl Op {
                 uuids.len() * UUID
             }
             Self::Redrive { .. } => 2 * UUID,
+            Self::Inbox { .. } => NUMBER,
             Self::Fire { actor, id, .. } => text(actor) + text(id) + UUID + 2 * NUMBER,
         };
         content + 2 * NESTED

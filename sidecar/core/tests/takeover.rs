@@ -135,6 +135,7 @@ fn ask(script: &mut Script, from: NodeId, number: u64) {
         highest: number,
         open: Vec::from_iter((number > 0).then_some(number)),
         answered: Vec::new(),
+        serial: 1,
     };
     script.event(Event::Peer { from, message: open });
     if number == 0 {
@@ -148,6 +149,7 @@ fn ask(script: &mut Script, from: NodeId, number: u64) {
         number,
         floor: 0,
         asks: false,
+        promised: false,
         owed: Owed::Invocation(invocation.into()),
     };
     script.event(Event::Peer { from, message });
@@ -330,6 +332,7 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
         floor: number,
         owed: Owed::Invocation(invocation),
         asks: false,
+        promised: false,
     };
     script.event(Event::Peer { from, message });
 }

@@ -4,8 +4,8 @@ use kar_core::limits::Rules;
 
 use crate::Report;
 use crate::moods::{
-    awaited, boomerangs, contended, crossing, forgetful, hasty, lagging, losing, outdated,
-    restless, unheeding, usual,
+    apart, awaited, boomerangs, contended, crossing, forgetful, hasty, lagging, losing, outdated,
+    restless, told, unheeding, usual,
 };
 use crate::plan::Profile;
 
@@ -23,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 43] = [
+pub const MUTATIONS: [Mutation; 49] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -67,6 +67,12 @@ pub const MUTATIONS: [Mutation; 43] = [
     one("cancel-drops-firings", |r| r.cancel_drops_firings = false, usual),
     one("firing-after-commit", |r| r.firing_after_commit = false, usual),
     one("mark-starts", |r| r.mark_starts = false, hasty),
+    one("inbox-offset", |r| r.inbox_offset = false, told),
+    one("inbox-run", |r| r.inbox_run = false, apart),
+    one("inbox-mark", |r| r.inbox_mark = false, told),
+    one("inbox-read-back", |r| r.inbox_read_back = false, told),
+    one("inbox-order", |r| r.inbox_order = false, told),
+    one("inbox-promise", |r| r.inbox_promise = false, told),
 ];
 
 /// Seeds within which every mutation must be found.

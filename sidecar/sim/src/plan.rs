@@ -115,12 +115,14 @@ pub struct Profile {
     pub fail_snapshot: u32,
     /// Chance that a snapshot is damaged when it is read.
     pub damage_snapshot: u32,
+    /// Chance that a node has no peer plane.
+    pub no_peer: u32,
     /// How much longer steps at the store of actors' states take at most, µs.
     pub store_lag: Us,
 }
 
 /// Names of the faults, in the order of [`Profile::fault_weights`].
-pub const FAULTS: [&str; 14] = [
+pub const FAULTS: [&str; 15] = [
     "crash",
     "app-death",
     "stream-break",
@@ -135,14 +137,15 @@ pub const FAULTS: [&str; 14] = [
     "read-stall",
     "net-stall",
     "store-rollback",
+    "apart",
 ];
 
 impl Default for Profile {
     fn default() -> Self {
         Self {
             faults_max: 8,
-            //               cr ap st pa ps su re hu dr go lo rs ns rb
-            fault_weights: [10, 8, 4, 6, 6, 6, 8, 2, 4, 2, 4, 4, 4, 4],
+            //               cr ap st pa ps su re hu dr go lo rs ns rb aa
+            fault_weights: [10, 8, 4, 6, 6, 6, 8, 2, 4, 2, 4, 4, 4, 4, 4],
             lose_append: 3,
             late_append: 2,
             stall_message: 2,
@@ -178,6 +181,7 @@ impl Default for Profile {
             slow_snapshot: 100,
             fail_snapshot: 20,
             damage_snapshot: 30,
+            no_peer: 60,
             store_lag: 0,
         }
     }
@@ -210,6 +214,8 @@ pub(crate) enum Fault {
     ReadStall { slot: usize, log: usize, us: Us },
     /// A direction of a connection stands still.
     NetStall { from: usize, to: usize, us: Us },
+    /// Two nodes do not reach each other; or only `deaf` does not reach the other one.
+    Apart { a: usize, b: usize, deaf: Option<usize>, us: Us },
     /// The store of a partition goes back to what it was.
     Rollback { log: usize, back_us: Us },
 }
@@ -250,6 +256,8 @@ pub(crate) struct SlotPlan {
     pub(crate) kinds: Vec<usize>,
     pub(crate) concurrency: u32,
     pub(crate) strict: bool,
+    /// It has no peer plane.
+    pub(crate) no_peer: bool,
 }
 
 impl SlotPlan {
@@ -456,7 +464,7 @@ impl Plan {
         let profile =
             Profile { lose_append: 0, late_append: 0, stall_message: 0, ..Profile::default() };
         let names = Rc::new(Names::new(2, 1, vec![1, 1, 1]));
-        let slot = SlotPlan { joins_at: 0, kinds: vec![0, 1, 2], concurrency: 16, strict: false };
+        let slot = SlotPlan { joins_at: 0, kinds: vec![0, 1, 2], concurrency: 16, strict: false, no_peer: false };
         Self {
             seed,
             profile,
@@ -483,7 +491,7 @@ impl Plan {
         let mut names = Names::new(actor_types, services, counts);
         names.shared = profile.shared;
         let names = Rc::new(names);
-        let slots = draw_slots(&mut rng, profile, names.kinds.len());
+        let mut slots = draw_slots(&mut rng, profile, names.kinds.len());
         let small = rng.chance(profile.small_limits);
         let mut limits = limits(&mut rng, small);
         if rng.chance(profile.uncached) {
@@ -491,6 +499,7 @@ impl Plan {
         }
         bound_bytes(&mut limits, seed, small);
         bound_reminders(&mut limits, seed, small);
+        draw_inboxes(&mut limits, &mut slots, profile, seed);
         let (policies, controls) = operator::draw(seed, names.kinds.len(), &mut limits);
         let mut ops: Vec<_> = (0..rng.range(6, profile.ops_max))
             .map(|_| draw_op(&mut rng, profile, actor_types, &names, slots.len()))
@@ -528,6 +537,19 @@ impl Plan {
     }
 }
 
+/// Who has no peer plane, and when inboxes are taken; drawn apart.
+fn draw_inboxes(limits: &mut Limits, slots: &mut [SlotPlan], profile: &Profile, seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x696e_626f_78);
+    limits.inbox_after_ms = rng.range(30, 500);
+    limits.inbox_trim_entries = rng.range(3, 60);
+    if rng.chance(300) {
+        limits.inbox_trim_bytes = rng.range(200, 4_000) as usize;
+    }
+    for slot in slots {
+        slot.no_peer = rng.chance(profile.no_peer);
+    }
+}
+
 fn draw_slots(rng: &mut Rng, profile: &Profile, kinds: usize) -> Vec<SlotPlan> {
     let nodes = rng.range(profile.nodes.0, profile.nodes.1);
     let mut slots: Vec<SlotPlan> = (0..nodes)
@@ -540,6 +562,7 @@ fn draw_slots(rng: &mut Rng, profile: &Profile, kinds: usize) -> Vec<SlotPlan> {
             kinds: (0..kinds).filter(|_| rng.chance(700)).collect(),
             concurrency: rng.range(1, 6) as u32,
             strict: rng.chance(profile.strict),
+            no_peer: false,
         })
         .collect();
     for kind in 0..kinds {
@@ -678,6 +701,12 @@ fn draw_fault(rng: &mut Rng, profile: &Profile, slots: usize, logs: usize) -> Fa
         9 => Fault::Goodbye { slot, back_us: rng.range(50 * MS, 600 * MS) },
         10 => Fault::LogLost { slot, log },
         11 => Fault::ReadStall { slot, log, us: rng.range(20 * MS, 400 * MS) },
+        14 => Fault::Apart {
+            a: slot,
+            b: other,
+            deaf: rng.chance(400).then_some(if rng.chance(500) { slot } else { other }),
+            us: span(rng, 300 * MS, 1_500 * MS),
+        },
         12 => Fault::NetStall { from: slot, to: other, us: rng.range(20 * MS, 500 * MS) },
         _ => Fault::Rollback { log, back_us: rng.range(10 * MS, ROLLBACK_MAX) },
     }

@@ -22,7 +22,7 @@ use super::{Malformed, owned, policy, probe, shared};
 /// A message for the wire.
 pub fn message_to(message: &Message) -> pb::PeerFrame {
     let frame = match message {
-        Message::Open { sender, from_epoch, to, highest, open, answered } => {
+        Message::Open { sender, from_epoch, to, highest, open, answered, serial } => {
             Frame::Open(pb::Open {
                 sender: Some(sender_to(sender)),
                 from_epoch: *from_epoch,
@@ -30,6 +30,7 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
                 highest: *highest,
                 open: open.clone(),
                 answered: answered.clone(),
+                serial: *serial,
             })
         }
         Message::Opened { sender, to, epoch, next, resume_at } => Frame::Opened(pb::Opened {
@@ -45,7 +46,17 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
             epoch: *epoch,
             next: *next,
         }),
-        Message::Request { sender, from_epoch, to, epoch, number, floor, asks, owed } => {
+        Message::Request {
+            sender,
+            from_epoch,
+            to,
+            epoch,
+            number,
+            floor,
+            asks,
+            promised,
+            owed,
+        } => {
             Frame::Request(pb::Request {
                 sender: Some(sender_to(sender)),
                 from_epoch: *from_epoch,
@@ -59,6 +70,7 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
                     Owed::Remind(remind) => pb::request::Owed::Remind(remind_to(remind)),
                 }),
                 asks: *asks,
+                promised: *promised,
             })
         }
         Message::Reply { sender, from, number, outcome } => Frame::Reply(pb::Reply {
@@ -151,6 +163,7 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             highest: m.highest,
             open: m.open,
             answered: m.answered,
+            serial: m.serial,
         },
         Frame::Opened(m) => Message::Opened {
             sender: sender_from(m.sender)?,
@@ -174,6 +187,7 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             number: m.number,
             floor: m.floor,
             asks: m.asks,
+            promised: m.promised,
             owed: match m.owed.ok_or(Malformed::Field("owed"))? {
                 pb::request::Owed::Invocation(i) => {
                     Owed::Invocation(Arc::new(invocation_from(Some(i))?))

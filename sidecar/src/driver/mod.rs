@@ -47,6 +47,8 @@ pub struct DriverConfig {
     pub limits: Limits,
     /// Partitions of kinds that this node is the first to use.
     pub partitions: u32,
+    /// There is no peer plane: everything goes through inboxes.
+    pub no_peer: bool,
 }
 
 /// There is a host stream already.
@@ -129,6 +131,7 @@ impl Driver {
             seed: uuid::Uuid::new_v4().as_u128(),
             limits: state.config.limits.clone(),
             rules: Rules::default(),
+            no_peer: state.config.no_peer,
         };
         let Some(mut old) = state.node.replace(Node::new(config)) else { return };
         state.counters.evictions += 1;
@@ -296,6 +299,9 @@ impl Batch<'_> {
         match &event {
             Event::LogRead { .. } | Event::LogOwn { .. } => self.state.counters.records_read += 1,
             Event::Peer { .. } => self.state.counters.messages_received += 1,
+            Event::InboxRead { .. } | Event::InboxOwn { .. } => {
+                self.state.counters.inbox_entries_read += 1;
+            }
             Event::LogLost { .. } => self.state.counters.logs_lost += 1,
             Event::LogTrimmed { .. } => self.state.counters.logs_trimmed_unread += 1,
             _ => {}
@@ -557,6 +563,13 @@ impl State {
                 self.counters.log_trims += 1;
                 backend.trim(&partition, below);
             }
+            Effect::AppendInbox { inbox, proposal, entry } => {
+                self.counters.inbox_appends += 1;
+                backend.append_inbox(&inbox, proposal, &entry);
+            }
+            Effect::ReadInbox { inbox, from } => backend.read_inbox(&inbox, from),
+            Effect::StopInbox { inbox } => backend.stop_inbox(&inbox),
+            Effect::TrimInbox { inbox, below } => backend.trim_inbox(&inbox, below),
             Effect::PutSnapshot { partition, key, snapshot } => {
                 backend.put_snapshot(&partition, key, snapshot);
             }

@@ -55,6 +55,14 @@ pub async fn all(driver: &Arc<Driver>) -> Result<Vec<(NodeCard, pb::InspectRespo
         if Some(card.id) == own {
             return Ok((card, serve::inspect(driver)));
         }
+        if card.address.is_empty() {
+            let what = format!(
+                "node {} has no peer plane, so it cannot be asked what it serves: ask it by its own socket, or \
+                 for single invocations by their ids",
+                card.name
+            );
+            return Err(status(ErrorReason::NotImplemented, what, []));
+        }
         let view = tokio::time::timeout(INSPECT_TIMEOUT, one(&card.address)).await;
         let view = view.unwrap_or_else(|_| Err(Status::unavailable("no answer in time")));
         match view {

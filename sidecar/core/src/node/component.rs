@@ -434,12 +434,12 @@ impl Node {
     }
 
     /// Direct calls to nodes that are gone are lost.
-    pub(super) fn lose_direct(&mut self) {
+    pub(super) fn lose_direct(&mut self, lost: Option<NodeId>) {
         let env = &self.env;
         let lost: Vec<_> = self
             .direct
             .iter()
-            .filter(|(_, (node, _))| !env.reachable(*node))
+            .filter(|(_, (node, _))| lost == Some(*node) || !env.reachable(*node))
             .map(|(request, _)| *request)
             .collect();
         for request in lost {

@@ -16,18 +16,38 @@ use super::{DIRECT_CONCURRENCY, Node};
 impl Node {
     pub(super) fn message(&mut self, from: NodeId, message: Message) {
         match message {
-            Message::Open { sender, from_epoch, to, highest, open, answered } => {
+            Message::Open { sender, from_epoch, to, highest, open, answered, serial } => {
                 if self.partitions.contains_key(&to) {
-                    let stated = Stated { from_epoch, highest, open, answered };
+                    let stated = Stated { from_epoch, highest, open, answered, serial };
                     self.with(&to, |p, env| p.open(env, from, sender, stated));
                 } else {
                     self.refuse(from, sender, to);
                 }
             }
-            Message::Request { sender, from_epoch, to, epoch, number, floor, asks, owed } => {
+            Message::Request {
+                sender,
+                from_epoch,
+                to,
+                epoch,
+                number,
+                floor,
+                asks,
+                promised,
+                owed,
+            } => {
                 if self.partitions.contains_key(&to) {
-                    let incoming =
-                        Incoming { from, sender, from_epoch, epoch, number, floor, asks, owed };
+                    let incoming = Incoming {
+                        from,
+                        sender,
+                        from_epoch,
+                        epoch,
+                        number,
+                        floor,
+                        asks,
+                        promised,
+                        closed_from: None,
+                        owed,
+                    };
                     self.with(&to, |p, env| p.request(env, incoming));
                 } else {
                     self.refuse(from, sender, to);

@@ -51,6 +51,8 @@ pub(super) enum Gated {
     Caught { actor: Arc<str> },
     /// The reign has ended in order.
     Released,
+    /// The log says that the inbox was taken up to here.
+    Taken { below: Offset },
     /// A snapshot's last record is committed.
     Saved(Box<Snapshot>),
     /// A snapshot is named.
@@ -98,6 +100,7 @@ impl Partition {
         }
         if self.reign.inflight.len() < env.limits.records_in_flight_max {
             self.log_floors(env);
+            self.log_taken(env);
             if !env.may_speculate() {
                 // They cannot start before they are logged: a record that goes anyway takes them along, so that no
                 // record of their own stands between an actor's turns.
@@ -235,6 +238,7 @@ impl Partition {
             Gated::Start { .. } => Transition::GateStart,
             Gated::Caught { .. } => Transition::GateCaught,
             Gated::Released => Transition::GateReleased,
+            Gated::Taken { .. } => Transition::GateTaken,
             Gated::Saved(_) => Transition::GateSaved,
             Gated::Named(_) => Transition::GateNamed,
         });
@@ -279,6 +283,7 @@ impl Partition {
                 }
             }
             Gated::Released => self.released(env),
+            Gated::Taken { below } => self.trim_inbox(env, below),
             Gated::Saved(snapshot) => self.saved(env, *snapshot),
             Gated::Named(goes) => self.named(env, *goes),
         }
@@ -315,6 +320,9 @@ impl Partition {
         }
         if self.reign.settle_at.is_some_and(|at| at <= now) {
             self.log_settled(env);
+        }
+        if self.reign.taking.at.is_some_and(|at| at <= now) {
+            self.log_taken(env);
         }
         self.fence_due(env);
         self.close_departed(env);
@@ -354,6 +362,7 @@ impl Partition {
                 reign.accept_at,
                 reign.close_at,
                 reign.settle_at,
+                reign.taking.at,
                 reign.fence_at,
                 reign.probes.at,
                 some(reign.dispatch_after),

@@ -9,7 +9,8 @@
 //! Serving  --(foreign Claim | record void, lost or too late | log lost with records in flight)--> Reading | Off
 //! ```
 //!
-//! The parts of a reign: `succession` (how it begins and ends), `inbound` (requests and channels in), `keyed`
+//! The parts of a reign: `succession` (how it begins and ends), `inbound` (requests and channels in), `inbox` (what senders put
+//! there), `keyed`
 //! (roots that are sent again), `lock` (of an actor), `queue` (who is let in), `dispatch` (what holds an invocation
 //! back), `turns` (what turns ask for), `steps` (what retries need not do again), `ending` (how they end), `retry`
 //! (attempts that are followed by others), `cancel` (what people have done to invocations), `dead` (dead letters),
@@ -27,6 +28,7 @@ mod ending;
 mod firing;
 mod gate;
 mod inbound;
+mod inbox;
 mod keyed;
 mod lock;
 mod outbound;

@@ -231,8 +231,11 @@ impl Judge<'_> {
                 !mode || !same || (!turned_away && ended.is_none_or(|e| e.outcome != *outcome))
             }
             Ok(Response::Accepted { invocation: id }) => {
-                let held = self.logs[self.log_of(&id.home)].held.contains_key(&id.uuid);
-                let mode = matches!(request.mode, Some(Mode::Tell | Mode::Start));
+                let log = self.log_of(&id.home);
+                let is_tell = request.mode == Some(Mode::Tell);
+                let held = self.logs[log].held.contains_key(&id.uuid)
+                    || (is_tell && self.is_promised(log, id.uuid));
+                let mode = is_tell || request.mode == Some(Mode::Start);
                 !mode || uuid != Some(id.uuid) || !held
             }
             Ok(_) => true,

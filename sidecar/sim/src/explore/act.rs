@@ -201,6 +201,7 @@ impl World {
             Due::Land(l) => return loose(self.slots[l.slot].inst == l.inst && self.hub == l.hub),
             Due::Store { slot, inst, hub, .. }
             | Due::Snapshot { slot, inst, hub, .. }
+            | Due::InboxTrim { slot, inst, hub, .. }
             | Due::Trim { slot, inst, hub, .. } => {
                 return loose(self.slots[*slot].inst == *inst && self.hub == *hub);
             }
@@ -209,6 +210,9 @@ impl World {
                     && match input {
                         Input::Log { log, generation, .. } => {
                             self.logs[*log].readers[*slot].generation == *generation
+                        }
+                        Input::Inbox { inbox, generation, .. } => {
+                            self.inbox_counts(*slot, inbox, *generation)
                         }
                         Input::PeerUp { other, generation, .. }
                         | Input::Peer { other, generation, .. } => {

@@ -129,7 +129,7 @@ impl Pending {
         let soon = at <= now + MS;
         let lane = match due {
             // A step of code takes no time; what thinks in between is chosen.
-            Due::App { .. } => return Place::AtOnce,
+            Due::App { .. } | Due::InboxTrim { .. } => return Place::AtOnce,
             Due::Step { .. } | Due::Connect { .. } | Due::AppUp { .. } if soon => {
                 return Place::AtOnce;
             }
@@ -159,6 +159,8 @@ impl Pending {
         Place::On(match input {
             // Nodes say themselves when they want to look at the clock.
             Input::Tick => return Place::Nowhere,
+            // Inboxes carry nothing here but marks.
+            Input::Inbox { .. } => return Place::AtOnce,
             Input::Log { log, .. } => Lane::Read { slot, log: *log },
             Input::PeerUp { other, .. } | Input::Peer { other, .. } => {
                 Lane::Net { from: *other, to: slot }

@@ -1,0 +1,259 @@
+//! Sidecars without a peer plane (`--no-peer`): everything goes through inboxes, and nobody notices.
+
+use std::sync::{Arc, Mutex};
+
+use kar_proto::v1::{
+    AwaitRequest, CancelRequest, InvocationOptions, InvokeRequest, StartRequest, TellRequest,
+    await_response, invoke_response,
+};
+use kar_tests::component::{Component, Turn, actor, hello, service, tail_call};
+use kar_tests::grpc::{json as bytes, value};
+use kar_tests::world::READY_LIMIT;
+use kar_tests::{Client, Node, NodeOptions, World, test, wait};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+type Answer = Result<Result<Value, kar_proto::v1::ApplicationError>, tonic::Status>;
+
+const NO_PEER: &[&str] = &["--no-peer"];
+
+/// A bare sidecar with or without a peer plane.
+async fn bare(world: &World, name: &str, args: &[&str]) -> Node {
+    let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+    world.start(NodeOptions { name: name.into(), args, ..NodeOptions::default() }).await
+}
+
+async fn host(node: &Node, services: &[&str], actors: &[&str]) -> Component {
+    Component::connect(&node.client().await, hello(services, actors)).await.expect("welcome")
+}
+
+fn call(client: &Client, kind: &'static str, method: &'static str) -> JoinHandle<Answer> {
+    let client = client.clone();
+    tokio::spawn(async move { client.call((kind, "x"), method, &json!(null)).await })
+}
+
+async fn answer(call: JoinHandle<Answer>) -> Value {
+    call.await.expect("no panic").expect("answered").expect("no error")
+}
+
+async fn tell(client: &Client, kind: &str, argument: &Value) {
+    let request = TellRequest {
+        target: Some(actor(kind, "x")),
+        method: "m".into(),
+        payload: Some(bytes(argument)),
+        ..TellRequest::default()
+    };
+    client.invocation().tell(request).await.expect("accepted");
+}
+
+/// Nothing listens, and nobody is told of an address.
+fn assert_no_peer_plane(world: &World) {
+    let folder = world.data_dir().join("run");
+    let names = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+    let sockets: Vec<_> = names.map(|entry| entry.file_name()).collect();
+    let peers = sockets.iter().filter(|name| name.to_string_lossy().ends_with(".peer"));
+    assert_eq!(peers.count(), 0, "{sockets:?}");
+}
+
+#[test]
+fn calls_tells_tail_calls_and_starts_need_no_peers() {
+    test(async {
+        let world = World::new("nopeer");
+        let (left, right) =
+            (bare(&world, "left", NO_PEER).await, bare(&world, "right", NO_PEER).await);
+        let front = bare(&world, "front", NO_PEER).await;
+        assert_no_peer_plane(&world);
+        let (mut a, mut b) = (host(&left, &[], &["A"]).await, host(&right, &["s"], &["B"]).await);
+        let client = front.client().await;
+
+        // A call, with a nested one and a tell of its turn, which comes when it has ended.
+        let outer_call = call(&client, "A", "outer");
+        let outer = a.next_turn().await;
+        let nested = tokio::spawn({
+            let outer = outer.clone();
+            async move { outer.call(("B", "y"), "inner", &json!(null)).await }
+        });
+        b.next_turn().await.finish(&json!("in")).await;
+        assert_eq!(nested.await.expect("no panic").expect("answered"), Ok(json!("in")));
+        outer.tell(actor("B", "y"), "told", &json!(1)).await.expect("buffered");
+        outer.finish(&json!("out")).await;
+        assert_eq!(answer(outer_call).await, json!("out"));
+        let told = b.next_turn().await;
+        assert_eq!((told.method(), told.argument()), ("told", json!(1)));
+        told.finish(&json!(null)).await;
+
+        // A chain of tail calls that comes home.
+        let chain = call(&client, "A", "first");
+        let first = a.next_turn().await;
+        first.tail(tail_call(actor("B", "y"), "second", &json!(2))).await;
+        let second = b.next_turn().await;
+        assert_eq!(second.argument(), json!(2));
+        second.finish(&json!("end")).await;
+        assert_eq!(answer(chain).await, json!("end"));
+
+        // A start, asked for elsewhere.
+        let start = StartRequest {
+            target: Some(service("s")),
+            method: "m".into(),
+            payload: Some(bytes(&json!(3))),
+            options: None,
+        };
+        let id = client.invocation().start(start).await.expect("accepted").into_inner();
+        let await_ = AwaitRequest { invocation_id: id.invocation_id };
+        let waiting = tokio::spawn({
+            let mut client = left.client().await.invocation();
+            async move { client.r#await(await_).await }
+        });
+        b.next_turn().await.finish(&json!("started")).await;
+        let ended = waiting.await.expect("no panic").expect("answered").into_inner();
+        let Some(await_response::Result::Payload(payload)) = ended.result else { panic!() };
+        assert_eq!(value(&payload), json!("started"));
+        let read = front.client().await.figure("inbox_appends").await.expect("figures");
+        assert!(read.is_some_and(|count| count > 0), "{read:?}");
+    });
+}
+
+#[test]
+fn keys_and_cancelling_need_no_peers() {
+    test(async {
+        let world = World::new("nopeer2");
+        let (node, front) =
+            (bare(&world, "host", NO_PEER).await, bare(&world, "front", NO_PEER).await);
+        let mut host = host(&node, &["pay"], &["A"]).await;
+        let client = front.client().await;
+        let charge = || {
+            let options = InvocationOptions { idempotency_key: "k".into(), ..Default::default() };
+            let request = InvokeRequest {
+                service: "pay".into(),
+                method: "charge".into(),
+                payload: Some(bytes(&json!(10))),
+                options: Some(options),
+                ..InvokeRequest::default()
+            };
+            let client = client.clone();
+            tokio::spawn(async move { client.invocation().invoke(request).await })
+        };
+        let first = charge();
+        host.next_turn().await.finish(&json!("receipt")).await;
+        for call in [first, charge()] {
+            let paid = call.await.expect("no panic").expect("answered").into_inner();
+            let Some(invoke_response::Result::Payload(paid)) = paid.result else { panic!() };
+            assert_eq!(value(&paid), json!("receipt"));
+        }
+        // The one that runs is asked to stop, the one behind it never runs.
+        tell(&client, "A", &json!(1)).await;
+        let running = host.next_turn().await;
+        let start = StartRequest {
+            target: Some(actor("A", "x")),
+            method: "m".into(),
+            payload: Some(bytes(&json!(2))),
+            options: None,
+        };
+        let id = client.invocation().start(start).await.expect("accepted").into_inner();
+        let cancel = CancelRequest { invocation_id: id.invocation_id.clone() };
+        client.invocation().cancel(cancel).await.expect("done");
+        running.finish(&json!(null)).await;
+        let ended = AwaitRequest { invocation_id: id.invocation_id };
+        let ended = client.invocation().r#await(ended).await;
+        assert!(ended.is_err(), "it was cancelled: {ended:?}");
+    });
+}
+
+#[test]
+fn an_owner_killed_in_mid_call_is_followed_by_another_one() {
+    test(async {
+        let world = World::new("nopeer3");
+        let one = bare(&world, "one", NO_PEER).await;
+        let front = bare(&world, "front", NO_PEER).await;
+        let mut first = host(&one, &[], &["A", "B"]).await;
+        let client = front.client().await;
+        let outer_call = call(&client, "A", "outer");
+        let outer = first.next_turn().await;
+        outer.set(&[("x", json!(1))]).await.expect("buffered");
+        outer.flush().await.expect("flushed");
+        let two = bare(&world, "two", NO_PEER).await;
+        one.kill_sidecar();
+        let mut second = host(&two, &[], &["A", "B"]).await;
+        let again = second.next_turn().await;
+        assert_eq!((again.method(), again.frame.attempt), ("outer", 2));
+        assert_eq!(again.get("x").await.expect("read"), json!(1));
+        again.finish(&json!("done")).await;
+        assert_eq!(answer(outer_call).await, json!("done"));
+    });
+}
+
+#[test]
+fn one_with_and_one_without_a_peer_plane_work_together() {
+    test(async {
+        let world = World::new("mixed");
+        let (left, right) = (bare(&world, "left", &[]).await, bare(&world, "right", NO_PEER).await);
+        let (mut a, mut b) = (host(&left, &[], &["A"]).await, host(&right, &[], &["B"]).await);
+        for client in [left.client().await, right.client().await] {
+            let outer_call = call(&client, "A", "outer");
+            let outer = a.next_turn().await;
+            let nested = tokio::spawn({
+                let outer = outer.clone();
+                async move { outer.call(("B", "x"), "inner", &json!(null)).await }
+            });
+            b.next_turn().await.finish(&json!("in")).await;
+            assert_eq!(nested.await.expect("no panic").expect("answered"), Ok(json!("in")));
+            outer.finish(&json!("out")).await;
+            assert_eq!(answer(outer_call).await, json!("out"));
+            let back = call(&client, "B", "back");
+            b.next_turn().await.finish(&json!("back")).await;
+            assert_eq!(answer(back).await, json!("back"));
+        }
+    });
+}
+
+/// Notes what it is told, in order.
+fn noting(host: Component, seen: &Arc<Mutex<Vec<i64>>>) -> JoinHandle<()> {
+    let seen = seen.clone();
+    tokio::spawn(async move {
+        host.serve(move |turn: Turn| {
+            let seen = seen.clone();
+            async move {
+                let number = turn.argument().as_i64().expect("a number");
+                seen.lock().expect("no panic").push(number);
+                Ok::<_, kar_proto::v1::ApplicationError>(json!(null))
+            }
+        })
+        .await;
+    })
+}
+
+#[test]
+fn what_one_sender_tells_stays_in_order_though_owners_and_ways_change() {
+    const EACH: i64 = 30;
+    test(async {
+        let world = World::new("ways");
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let front = bare(&world, "front", &[]).await;
+        let client = front.client().await;
+        let mut number = 0;
+        // By peers, through the inbox, by peers again: each owner is killed while it is told.
+        for (round, args) in [&[][..], NO_PEER, &[]].into_iter().enumerate() {
+            let node = bare(&world, &format!("host-{round}"), args).await;
+            let notes = noting(host(&node, &[], &["A"]).await, &seen);
+            for _ in 0..EACH {
+                number += 1;
+                tell(&client, "A", &json!(number)).await;
+            }
+            if round == 2 {
+                let last = || seen.lock().expect("no panic").last().copied();
+                wait::until_true("the last one", READY_LIMIT, async || last() == Some(number)).await;
+            }
+            node.kill_sidecar();
+            notes.abort();
+        }
+        // Turns that were under way, or ran ahead of the log, when their owner was killed are tried again.
+        let mut firsts = Vec::new();
+        for number in seen.lock().expect("no panic").iter() {
+            if firsts.last().is_none_or(|last| number > last) {
+                firsts.push(*number);
+            }
+        }
+        let expected: Vec<_> = (1..=number).collect();
+        assert_eq!(firsts, expected);
+    });
+}
