@@ -73,7 +73,7 @@ impl Roots {
         self.unaccepted.extend(until.map(|at| (at, request)));
         channel.out.open.insert(number, obligation);
         channel.requests.insert(number, request);
-        self.by_request.insert(request, Waiting { to, number, until, awaits });
+        self.by_request.insert(request, Waiting { to: to.clone(), number, until, awaits });
         self.open += 1;
         channel.route.send(env, &channel.out, number);
         if channel.route.by_inbox() && !env.rules.inbox_read_back {

@@ -72,7 +72,7 @@ pub(crate) enum Seen {
     /// A snapshot was stored.
     Saved { log: usize, key: SnapshotKey, snapshot: Arc<Snapshot> },
     /// A node puts something into an inbox.
-    Put { node: NodeId, inbox: InboxId, entry: Arc<InboxEntry> },
+    Put { node: NodeId, entry: Arc<InboxEntry> },
     /// It is there.
     InInbox { inbox: InboxId, offset: u64, entry: Arc<InboxEntry> },
     /// Lower entries of an inbox are gone.

@@ -78,7 +78,7 @@ impl World {
         let fate = if fate == Fate::Chance { self.draw_fate() } else { fate };
         self.say(|| format!("n{slot} puts into {inbox:?} {entry:?} {fate:?}"));
         let node = self.slots[slot].id;
-        self.note(Seen::Put { node, inbox: inbox.clone(), entry: entry.clone() });
+        self.note(Seen::Put { node, entry: entry.clone() });
         let (inst, hub) = (self.slots[slot].inst, self.hub);
         let shared = matches!(inbox, InboxId::Nodes(_));
         let landing =

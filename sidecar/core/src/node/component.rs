@@ -8,7 +8,7 @@ use crate::cover::Transition;
 use crate::effect::{Effect, RequestError};
 use crate::env::{DirectTurn, Env, Host, SlotQueue};
 use crate::event::{Offer, Operation, TurnResult};
-use crate::ids::{PartitionId, RequestId, SessionId, TurnToken};
+use crate::ids::{NodeId, PartitionId, RequestId, SessionId, TurnToken};
 use crate::invocation::{ApplicationError, Invocation, Mode, Obligation, Outcome, Owed};
 use crate::message::{DirectResult, Message};
 use crate::partition::{Partition, TurnEnd, TurnInvoke};

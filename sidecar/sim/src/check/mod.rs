@@ -237,7 +237,7 @@ impl<'h> Judge<'h> {
             }
             Seen::Drained { node } => self.check_drained(*node),
             Seen::RolledBack => self.counts.store_rollback += 1,
-            Seen::Put { node, entry, .. } => self.put(*node, entry),
+            Seen::Put { node, entry } => self.put(*node, entry),
             Seen::InInbox { inbox, offset, entry } => self.in_inbox(inbox, *offset, entry),
             Seen::InboxTrimmed { inbox, below } => self.inbox_trimmed(inbox, *below),
             Seen::Saved { log, key, snapshot } => self.snapshot_saved(*log, *key, snapshot),
