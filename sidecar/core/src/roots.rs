@@ -9,7 +9,7 @@ use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, Millis, NodeId, Number, PartitionId, RequestId, Sender};
 use crate::invocation::{Obligation, Outcome, Owed};
 use crate::partition::answer_of;
-use crate::route::{Opened, ReadBack, Route, is_promised};
+use crate::route::{Opened, ReadBack, Route, Said, is_promised};
 use crate::state::Outbound;
 
 /// All roots of a node, by the partition they go to.
@@ -85,8 +85,9 @@ impl Roots {
     pub(crate) fn read_back(&mut self, env: &mut Env, to: &PartitionId, what: ReadBack) {
         if let Some(channel) = self.channels.get_mut(to)
             && channel.route.read_back(env, &channel.out, what)
+            && let Said::Request(number) = what.said
         {
-            self.promise(env, to, what.number);
+            self.promise(env, to, number);
         }
     }
 

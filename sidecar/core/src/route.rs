@@ -25,7 +25,7 @@ use crate::message::Message;
 use crate::state::Outbound;
 use crate::window::Window;
 
-pub(crate) use inbox::{ReadBack, is_promised};
+pub(crate) use inbox::{ReadBack, Said, is_promised};
 use inbox::Run;
 
 /// Where a channel stands.
@@ -310,6 +310,8 @@ impl Route {
             Phase::Open { node, epoch: known } if node == from && known == epoch => self.stated,
             Phase::Inbox if env.connected(from) => {
                 env.cover(Transition::RouteBack);
+                // Not all that was closed may have been heard on the other way.
+                self.dirty |= self.committed > 1;
                 self.leave_inbox(env);
                 self.committed
             }
@@ -427,7 +429,7 @@ impl Route {
             }
         }
         self.lowest = lowest;
-        let busy = self.dirty || lowest.is_some();
+        let busy = self.dirty || lowest.is_some() || self.awaits_inbox();
         self.timer = busy.then_some(env.now + env.limits.channel_timer_ms);
     }
 

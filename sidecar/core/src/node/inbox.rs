@@ -9,7 +9,7 @@ use crate::ids::{NodeId, Offset, PartitionId, ProposalId, Sender};
 use crate::inbox::{InboxBody, InboxEntry, InboxId};
 use crate::inboxes::Read;
 use crate::message::Message;
-use crate::route::ReadBack;
+use crate::route::{ReadBack, Said};
 
 impl Node {
     /// An entry was read.
@@ -61,12 +61,18 @@ impl Node {
                 self.env.cover(Transition::InboxMarked);
                 self.roots.channel_closed(&mut self.env, partition);
             }
-            InboxBody::Channel {
-                message: Message::Request { sender, from_epoch, number, .. },
-                run,
-                ..
-            } if entry.from == own => {
-                let what = ReadBack { from_epoch: *from_epoch, run: *run, number: *number };
+            InboxBody::Channel { message, run, .. } if entry.from == own => {
+                let (sender, from_epoch, said) = match message {
+                    Message::Request { sender, from_epoch, number, .. } => {
+                        (sender, *from_epoch, Said::Request(*number))
+                    }
+                    Message::Open { sender, from_epoch, serial, .. } => {
+                        (sender, *from_epoch, Said::Statement(*serial))
+                    }
+                    // No partition's inbox has anything else.
+                    _ => return,
+                };
+                let what = ReadBack { from_epoch, run: *run, said };
                 match sender {
                     Sender::Node(_) => self.roots.read_back(&mut self.env, partition, what),
                     Sender::Log { partition: from, .. } => {

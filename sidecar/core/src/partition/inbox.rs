@@ -162,6 +162,8 @@ impl Partition {
         let taken = self.reign.taking.taken + more;
         if self.reign.taking.taken > 0 && taken > self.state.inbox {
             env.cover(Transition::InboxTaken);
+            // Who begins behind it does not hear what was closed before it.
+            self.log_closings(env);
             self.push(env, Op::Inbox { taken });
         }
     }

@@ -38,21 +38,30 @@ pub(super) struct Run {
     /// Numbers from here on have not been appended.
     next: Number,
     /// What was appended and not read back, in order, and when the first of it was.
-    unread: VecDeque<Number>,
+    unread: VecDeque<Said>,
     unread_since: Millis,
     /// Something of it was lost, or comes late.
     is_broken: bool,
 }
 
-/// A request that was read back from an inbox.
+/// What was said in an inbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Said {
+    /// A statement, by its serial number.
+    Statement(u64),
+    /// A request, by its number.
+    Request(Number),
+}
+
+/// What was read back from an inbox.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadBack {
-    /// Epoch of the reign that sent it.
+    /// Epoch of the reign that said it.
     pub(crate) from_epoch: Epoch,
     /// Its run.
     pub(crate) run: u64,
-    /// Its number.
-    pub(crate) number: Number,
+    /// What it is.
+    pub(crate) said: Said,
 }
 
 impl Route {
@@ -86,6 +95,11 @@ impl Route {
         }
     }
 
+    /// Whether something that was said there was not read back.
+    pub(super) fn awaits_inbox(&self) -> bool {
+        self.phase == Phase::Inbox && !self.run.unread.is_empty()
+    }
+
     /// The reign that speaks here is over.
     pub(crate) fn end(&mut self, env: &mut Env) {
         if self.phase == Phase::Inbox {
@@ -97,10 +111,14 @@ impl Route {
         self.run.owner = env.desired_owner(&self.to);
         self.run.stated_at = env.now;
         let message = self.statement(env, out);
-        self.append(env, message, 0);
+        self.append(env, message, 0, Said::Statement(self.serial));
     }
 
-    fn append(&mut self, env: &mut Env, message: Message, closed_from: Number) {
+    fn append(&mut self, env: &mut Env, message: Message, closed_from: Number, said: Said) {
+        if self.run.unread.is_empty() {
+            self.run.unread_since = env.now;
+        }
+        self.run.unread.push_back(said);
         let inbox = InboxId::Partition(self.to.clone());
         let body = InboxBody::Channel { message, closed_from, run: self.run.serial };
         env.append_inbox(inbox, body);
@@ -132,31 +150,28 @@ impl Route {
                 return env.cover(Transition::RouteFull);
             }
             let Some(message) = self.request_of(env, out, 0, (number, false)) else { return };
-            if self.run.unread.is_empty() {
-                self.run.unread_since = env.now;
-            }
-            self.run.unread.push_back(number);
             let closed_from = self.run.next;
             self.run.next = number + 1;
-            self.append(env, message, closed_from);
+            self.append(env, message, closed_from, Said::Request(number));
         }
     }
 
-    /// A request was read back from the inbox. Tells whether it is durable there for whoever owns the partition: taken
-    /// in any case, and not known to have been sent in any other way.
+    /// Something was read back from the inbox. Tells whether it is a request that is durable there for whoever owns the
+    /// partition: taken in any case, and not known to have been sent in any other way.
     pub(crate) fn read_back(&mut self, env: &mut Env, out: &Outbound, what: ReadBack) -> bool {
-        let ReadBack { from_epoch, run, number } = what;
+        let ReadBack { from_epoch, run, said } = what;
         let is_own = (from_epoch, run) == (self.from_epoch, self.run.serial);
         if self.phase != Phase::Inbox || !is_own || self.run.is_broken {
             return false;
         }
-        if self.run.unread.front() != Some(&number) && env.rules.inbox_order {
+        if self.run.unread.front() != Some(&said) && env.rules.inbox_order {
             // What was appended before it is not in the inbox: whoever takes the entries takes none from there on.
             self.break_run(env);
             return false;
         }
-        self.run.unread.retain(|n| *n != number);
+        self.run.unread.retain(|other| *other != said);
         self.run.unread_since = env.now;
+        let Said::Request(number) = said else { return false };
         self.window.arrived(number + 1);
         let is_durable = number >= self.by_peer;
         if is_durable && out.open.get(&number).is_some_and(|o| is_promised(&o.owed)) {
@@ -204,7 +219,8 @@ impl Route {
         out: &Outbound,
         lowest: Option<Number>,
     ) -> bool {
-        if out.open.is_empty() && !self.dirty && self.unsettled.is_empty() {
+        let is_heard = self.run.unread.is_empty() && !self.run.is_broken;
+        if out.open.is_empty() && !self.dirty && self.unsettled.is_empty() && is_heard {
             self.leave_inbox(env);
             self.phase = Phase::Idle;
             self.silent_since = None;

@@ -18,6 +18,8 @@ pub(crate) struct InboxesModel {
     entries: BTreeMap<usize, Vec<Arc<InboxEntry>>>,
     /// By log: how far it was taken.
     taken: BTreeMap<usize, Offset>,
+    /// By log: the lowest number of each sender that was not known when that was said.
+    next: HashMap<(usize, Sender), Number>,
     /// Tells that are in an inbox, with no mark of their node before them.
     durable: HashSet<(usize, Uuid)>,
     /// Those of them that were told to be accepted before the log had them.
@@ -104,6 +106,10 @@ impl Judge<'_> {
         if let Some(text) = self.left_out(log, before, taken, None) {
             self.wrong("L1 taken once", format!("{}@{offset}: {text}", self.logs[log].id));
         }
+        for (sender, number) in self.logs[log].numbers.keys() {
+            let next = self.inboxes.next.entry((log, sender.clone())).or_insert(1);
+            *next = (*next).max(number + 1);
+        }
     }
 
     /// An entry that had to be taken, and that the log does not know.
@@ -115,11 +121,8 @@ impl Judge<'_> {
         of: Option<NodeId>,
     ) -> Option<String> {
         let entries = self.inboxes.entries.get(&log)?;
-        let mut next: HashMap<Sender, Number> = HashMap::new();
-        for (sender, number) in self.logs[log].numbers.keys() {
-            let next = next.entry(sender.clone()).or_insert(1);
-            *next = (*next).max(number + 1);
-        }
+        // Where an entry is missing, none behind it is taken.
+        let mut in_order: HashMap<&Sender, Number> = HashMap::new();
         let part = entries.iter().enumerate().take(upto as usize).skip(after as usize);
         for (at, entry) in part {
             let (InboxBody::Channel { closed_from, .. }, Some((sender, number, _))) =
@@ -129,8 +132,13 @@ impl Judge<'_> {
             };
             let node = if let Sender::Node(node) = sender { Some(*node) } else { None };
             let is_closed = node.is_some_and(|n| self.is_marked(log, n, at as Offset + 1));
-            let next = next.get(sender).copied().unwrap_or(1);
-            if !is_closed && *closed_from <= next && number >= next && of.is_none_or(|n| node == Some(n)) {
+            let before = || self.inboxes.next.get(&(log, sender.clone())).copied().unwrap_or(1);
+            let next = in_order.entry(sender).or_insert_with(before);
+            if is_closed || closed_from > next || of.is_some_and(|of| node != Some(of)) {
+                continue;
+            }
+            *next = (*next).max(number + 1);
+            if !self.logs[log].numbers.contains_key(&(sender.clone(), number)) {
                 return Some(format!("{sender:?}/{number} at {} is not known", at + 1));
             }
         }
