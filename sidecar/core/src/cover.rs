@@ -183,6 +183,7 @@ transitions! {
     // Inboxes.
     InboxOpen = "inbox: a statement is taken",
     InboxRequest = "inbox: a request is taken",
+    InboxDeparted = "inbox: an entry of a node that is gone",
     InboxMark = "inbox: a mark closes a channel",
     InboxMarked = "inbox: a mark closes the own channel",
     InboxTaken = "inbox: what was taken is logged",

@@ -99,7 +99,7 @@ fn client_config(config: &SidecarConfig, node_name: &str, peer_address: &str) ->
 /// Logs that the core follows: they are lost together when the hub is.
 type Followed = Arc<Mutex<BTreeSet<PartitionId>>>;
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while one of this module's locks is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -52,6 +52,7 @@ impl Partition {
         match &entry.body {
             InboxBody::Channel { message, closed_from, .. } => {
                 self.take_said(env, from, message.clone(), *closed_from);
+                self.note_sender(env, message);
             }
             InboxBody::Mark(mark) => may_trim = self.take_mark(env, mark),
             InboxBody::Node { .. } => {}
@@ -105,6 +106,20 @@ impl Partition {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Its sender may be gone already: nobody else tells that its channel is to be closed.
+    fn note_sender(&mut self, env: &Env, message: &Message) {
+        let (Message::Open { sender, .. } | Message::Request { sender, .. }) = message else {
+            return;
+        };
+        if let Sender::Node(node) = sender
+            && !env.members.nodes.contains_key(node)
+            && !self.state.closed_nodes.contains(*node)
+        {
+            env.cover(Transition::InboxDeparted);
+            self.reign.departed.entry(*node).or_insert(env.now);
         }
     }
 

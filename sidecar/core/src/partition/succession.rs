@@ -357,7 +357,7 @@ impl Partition {
             .filter(|(_, since)| **since + grace <= env.now)
             .map(|(node, _)| *node)
             .collect();
-        for node in due {
+        for (marked, node) in due.into_iter().enumerate() {
             let sender = Sender::Node(node);
             self.log_held(env, &sender, Number::MAX);
             if !self.state.inbound.contains_key(&sender) {
@@ -367,7 +367,7 @@ impl Partition {
                 self.reign.senders.remove(&sender);
                 continue;
             }
-            let many = self.state.closed_nodes.above() >= env.limits.closed_channels_max;
+            let many = self.state.closed_nodes.above() + marked >= env.limits.closed_channels_max;
             // It was gone for the grace, so lower incarnations that are not here came and went long ago.
             let floor = if many { NodeId(node.0 + 1) } else { NodeId(0) };
             // The channel closes when the mark comes; if it does not it is made again.
