@@ -13,6 +13,9 @@ use crate::convert::inbox::{decode_entry, encode_entry};
 /// Inboxes that the core follows: they are lost together when the hub is.
 pub(super) type FollowedInboxes = Arc<Mutex<BTreeSet<InboxId>>>;
 
+/// What names of inboxes end with.
+const SUFFIX: &str = ".inbox";
+
 /// What the log of an inbox is called.
 pub(super) fn name(inbox: &InboxId) -> LogName {
     LogName::from(inbox.to_string())
@@ -38,13 +41,14 @@ pub(super) fn append(
 
 /// What happened to an inbox, for the core; gives back what is not about inboxes, `None` if nobody needs to know.
 pub(super) fn translate(event: HubEvent) -> Result<Event, Option<HubEvent>> {
-    let inbox = match &event {
+    let inbox: Option<InboxId> = match &event {
         HubEvent::Entry { log, .. }
         | HubEvent::Own { log, .. }
         | HubEvent::LogTrimmed { log, .. }
         | HubEvent::LogLost { log }
         | HubEvent::LogStart { log, .. }
-        | HubEvent::End { log } => log.as_str().parse::<InboxId>().ok(),
+        // Most are records of partitions' logs: looked at first, so that nothing is made for them.
+        | HubEvent::End { log } if log.as_str().ends_with(SUFFIX) => log.as_str().parse().ok(),
         _ => None,
     };
     let Some(inbox) = inbox else { return Err(Some(event)) };
