@@ -215,7 +215,7 @@ fn noting(host: Component, seen: &Arc<Mutex<Vec<i64>>>) -> JoinHandle<()> {
             async move {
                 let number = turn.argument().as_i64().expect("a number");
                 seen.lock().expect("no panic").push(number);
-                Ok::<_, kar_proto::v1::ApplicationError>(json!(null))
+                Ok::<_, kar_proto::v1::ApplicationError>(bytes(&json!(null)))
             }
         })
         .await;

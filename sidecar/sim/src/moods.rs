@@ -158,6 +158,7 @@ pub(crate) fn told(profile: &mut Profile) {
     profile.modes = [3, 20, 2, 0];
     profile.fault_weights = [20, 0, 0, 2, 8, 16, 2, 2, 2, 0, 2, 2, 0, 0, 10];
     profile.no_peer = 800;
+    profile.short_grace = 700;
     profile.lose_append = 15;
     profile.late_append = 15;
 }

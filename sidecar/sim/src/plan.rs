@@ -117,6 +117,8 @@ pub struct Profile {
     pub damage_snapshot: u32,
     /// Chance that a node has no peer plane.
     pub no_peer: u32,
+    /// Chance that a run has a short grace for departed nodes: their channels are closed while they live.
+    pub short_grace: u32,
     /// How much longer steps at the store of actors' states take at most, µs.
     pub store_lag: Us,
 }
@@ -182,6 +184,7 @@ impl Default for Profile {
             fail_snapshot: 20,
             damage_snapshot: 30,
             no_peer: 60,
+            short_grace: 60,
             store_lag: 0,
         }
     }
@@ -544,6 +547,9 @@ fn draw_inboxes(limits: &mut Limits, slots: &mut [SlotPlan], profile: &Profile, 
     limits.inbox_trim_entries = rng.range(3, 60);
     if rng.chance(300) {
         limits.inbox_trim_bytes = rng.range(200, 4_000) as usize;
+    }
+    if rng.chance(profile.short_grace) {
+        limits.departed_grace_ms = rng.range(5, 60);
     }
     for slot in slots {
         slot.no_peer = rng.chance(profile.no_peer);
