@@ -733,7 +733,8 @@ fn entries_of_inboxes_survive_a_round_trip() {
         let entry = InboxEntry { from: NodeId(5), body };
         assert_eq!(decode_entry(encode_entry(&entry)), Ok(entry));
     }
-    let (message, run) = (Message::Gone { sender: log_sender(), from: actor_partition(), number: 1 }, 1);
+    let (message, run) =
+        (Message::Gone { sender: log_sender(), from: actor_partition(), number: 1 }, 1);
     let body = InboxBody::Channel { message, closed_from: 0, run };
     let refused = decode_entry(encode_entry(&InboxEntry { from: NodeId(5), body }));
     assert!(refused.is_err(), "only statements and requests go to a partition: {refused:?}");

@@ -8,9 +8,7 @@ use kar::driver::{Driver, DriverConfig};
 use kar_core::Event;
 use kar_core::effect::{Append, RequestError};
 use kar_core::event::{Cell, Member, Members, Operation};
-use kar_core::ids::{
-    Epoch, InvocationId, Kind, NodeId, Offset, PartitionId, ProposalId, Uuid,
-};
+use kar_core::ids::{Epoch, InvocationId, Kind, NodeId, Offset, PartitionId, ProposalId, Uuid};
 use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{ActorOps, Mode, Payload, Target};
 use kar_core::limits::Limits;
@@ -90,7 +88,8 @@ fn started() -> InvocationId {
 }
 
 fn driver() -> Arc<Driver> {
-    let driver = Driver::new(DriverConfig { limits: Limits::default(), partitions: 2, no_peer: false });
+    let driver =
+        Driver::new(DriverConfig { limits: Limits::default(), partitions: 2, no_peer: false });
     driver.attach(Box::new(Silent));
     driver
 }

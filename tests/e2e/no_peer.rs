@@ -241,7 +241,8 @@ fn what_one_sender_tells_stays_in_order_though_owners_and_ways_change() {
             }
             if round == 2 {
                 let last = || seen.lock().expect("no panic").last().copied();
-                wait::until_true("the last one", READY_LIMIT, async || last() == Some(number)).await;
+                wait::until_true("the last one", READY_LIMIT, async || last() == Some(number))
+                    .await;
             }
             node.kill_sidecar();
             notes.abort();

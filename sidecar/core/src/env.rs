@@ -8,8 +8,8 @@ use crate::cover::{Covered, Transition};
 use crate::effect::{Append, Effect, Notice, RequestError, Response};
 use crate::event::{Member, Members, Offer};
 use crate::ids::{
-    InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId, SessionId, TurnToken,
-    Uuid,
+    InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId, SessionId,
+    TurnToken, Uuid,
 };
 use crate::inbox::{InboxBody, InboxEntry, InboxId};
 use crate::inboxes::Inboxes;

@@ -116,12 +116,7 @@ impl Inboxes {
     }
 
     /// Something that was appended was read back.
-    pub(crate) fn read_own(
-        &mut self,
-        inbox: &PartitionId,
-        offset: Offset,
-        id: ProposalId,
-    ) -> Read {
+    pub(crate) fn read_own(&mut self, inbox: &PartitionId, offset: Offset, id: ProposalId) -> Read {
         let Some(tail) = self.tails.get_mut(inbox).filter(|tail| tail.next == offset) else {
             return Read::Old;
         };

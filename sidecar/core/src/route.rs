@@ -15,25 +15,30 @@
 //! known by its number.
 
 mod inbox;
+mod said;
 
 use std::collections::BTreeSet;
 
 use crate::cover::Transition;
 use crate::env::Env;
 use crate::ids::{Epoch, Millis, NodeId, Number, PartitionId, Sender};
-use crate::message::Message;
 use crate::state::Outbound;
 use crate::window::Window;
 
-pub(crate) use inbox::{ReadBack, Said, is_promised};
 use inbox::Run;
+pub(crate) use inbox::{ReadBack, Said, is_promised};
 
 /// Where a channel stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Idle,
-    Opening { node: NodeId },
-    Open { node: NodeId, epoch: Epoch },
+    Opening {
+        node: NodeId,
+    },
+    Open {
+        node: NodeId,
+        epoch: Epoch,
+    },
     /// Through the partition's inbox.
     Inbox,
 }
@@ -270,36 +275,6 @@ impl Route {
         self.resume_at = None;
     }
 
-    /// States the committed numbers that are open (rule C3).
-    fn state(&mut self, env: &mut Env, out: &Outbound, node: NodeId) {
-        self.stated = self.window.cursor();
-        let statement = self.statement(env, out);
-        env.send(node, statement);
-    }
-
-    /// What is open; what is closed is told with it.
-    fn statement(&mut self, env: &Env, out: &Outbound) -> Message {
-        self.dirty = false;
-        self.serial += 1;
-        let closing = env.rules.close_only_committed;
-        let mut open: Vec<_> = out.open.range(..self.committed).map(|(n, _)| *n).collect();
-        let unsettled = self.unsettled.iter().filter(|n| closing && **n < self.committed);
-        open.extend(unsettled.clone());
-        open.sort_unstable();
-        let mut answered: Vec<_> = self.heard.range(..self.committed).copied().collect();
-        answered.extend(unsettled);
-        answered.sort_unstable();
-        Message::Open {
-            sender: self.sender.clone(),
-            from_epoch: self.from_epoch,
-            to: self.to.clone(),
-            highest: self.committed - 1,
-            open,
-            answered,
-            serial: self.serial,
-        }
-    }
-
     /// The owner answered: everything that it does not know is sent again, in order, before anything new.
     pub(crate) fn opened(&mut self, env: &mut Env, out: &Outbound, from: NodeId, opened: Opened) {
         let Opened { epoch, next, resume_at } = opened;
@@ -431,45 +406,5 @@ impl Route {
         self.lowest = lowest;
         let busy = self.dirty || lowest.is_some() || self.awaits_inbox();
         self.timer = busy.then_some(env.now + env.limits.channel_timer_ms);
-    }
-
-    fn request(
-        &mut self,
-        env: &mut Env,
-        out: &Outbound,
-        (node, epoch): (NodeId, Epoch),
-        number: Number,
-        asks: bool,
-    ) {
-        self.by_peer = self.by_peer.max(number + 1);
-        if let Some(message) = self.request_of(env, out, epoch, (number, asks)) {
-            env.send(node, message);
-        }
-    }
-
-    fn request_of(
-        &self,
-        env: &Env,
-        out: &Outbound,
-        epoch: Epoch,
-        (number, asks): (Number, bool),
-    ) -> Option<Message> {
-        let obligation = out.open.get(&number)?;
-        let lowest = [
-            out.open.first_key_value().map(|(n, _)| *n),
-            self.unsettled.first().copied().filter(|_| env.rules.close_only_committed),
-        ];
-        let floor = lowest.into_iter().flatten().min().unwrap_or(number);
-        Some(Message::Request {
-            sender: self.sender.clone(),
-            from_epoch: self.from_epoch,
-            to: self.to.clone(),
-            epoch,
-            number,
-            floor,
-            asks,
-            promised: self.promised.contains(&number),
-            owed: obligation.owed.clone(),
-        })
     }
 }

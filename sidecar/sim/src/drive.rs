@@ -248,10 +248,7 @@ impl World {
                 let member = self.member(slot);
                 let wanted = self.now + self.rng.range(100, MS);
                 let at = self.slots[slot].log_lane.arrive(wanted);
-                self.push(
-                    at,
-                    Due::Offered { node, member: Member { kinds, leaving, ..member } },
-                );
+                self.push(at, Due::Offered { node, member: Member { kinds, leaving, ..member } });
             }
             Effect::Drained => self.drained(slot),
             Effect::Notice(notice) => {

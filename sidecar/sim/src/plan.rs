@@ -467,7 +467,13 @@ impl Plan {
         let profile =
             Profile { lose_append: 0, late_append: 0, stall_message: 0, ..Profile::default() };
         let names = Rc::new(Names::new(2, 1, vec![1, 1, 1]));
-        let slot = SlotPlan { joins_at: 0, kinds: vec![0, 1, 2], concurrency: 16, strict: false, no_peer: false };
+        let slot = SlotPlan {
+            joins_at: 0,
+            kinds: vec![0, 1, 2],
+            concurrency: 16,
+            strict: false,
+            no_peer: false,
+        };
         Self {
             seed,
             profile,

@@ -18,8 +18,8 @@ use kar_hub::{
 };
 use tokio::sync::{Semaphore, watch};
 
-use super::hub_snapshots;
 use super::hub_inboxes::{self, FollowedInboxes};
+use super::hub_snapshots;
 use super::hub_state::HubState;
 use crate::config::SidecarConfig;
 use crate::convert::log::{decode_record, encode_record};

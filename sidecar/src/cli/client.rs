@@ -77,7 +77,9 @@ impl Session {
                 }
                 Ok(session)
             }
-            Route::Own { app, data_dir } => Self::with_own_sidecar(&app, &data_dir, reach.no_peer).await,
+            Route::Own { app, data_dir } => {
+                Self::with_own_sidecar(&app, &data_dir, reach.no_peer).await
+            }
         }
     }
 

@@ -46,17 +46,7 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
             epoch: *epoch,
             next: *next,
         }),
-        Message::Request {
-            sender,
-            from_epoch,
-            to,
-            epoch,
-            number,
-            floor,
-            asks,
-            promised,
-            owed,
-        } => {
+        Message::Request { sender, from_epoch, to, epoch, number, floor, asks, promised, owed } => {
             Frame::Request(pb::Request {
                 sender: Some(sender_to(sender)),
                 from_epoch: *from_epoch,

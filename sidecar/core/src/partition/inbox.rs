@@ -86,7 +86,8 @@ impl Partition {
                 if to == self.id =>
             {
                 env.cover(Transition::InboxRequest);
-                let promised = matches!(sender, Sender::Node(_)) && crate::route::is_promised(&owed);
+                let promised =
+                    matches!(sender, Sender::Node(_)) && crate::route::is_promised(&owed);
                 let incoming = Incoming {
                     from,
                     sender: sender.clone(),

@@ -140,7 +140,8 @@ impl Route {
         // Bounded: every round appends one obligation.
         loop {
             let (from, below) = (self.window.cursor(), self.committed);
-            let mut open = (from < below).then(|| out.open.range(from..below)).into_iter().flatten();
+            let mut open =
+                (from < below).then(|| out.open.range(from..below)).into_iter().flatten();
             // Whoever has answered knows it.
             let Some((number, obligation)) = open.find(|(n, _)| !self.heard.contains(n)) else {
                 return;

@@ -508,7 +508,8 @@ mod tests {
     #[test]
     fn the_sample_has_something_in_every_part() {
         let saved = state().save(&partition(0));
-        let Snapshot { partition: _, offset, epoch, seq, clock, order, last_write, inbox, .. } = saved;
+        let Snapshot { partition: _, offset, epoch, seq, clock, order, last_write, inbox, .. } =
+            saved;
         for number in [offset, epoch, seq, clock, order, last_write, inbox] {
             assert!(number > 0);
         }

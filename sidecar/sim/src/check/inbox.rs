@@ -148,9 +148,9 @@ impl Judge<'_> {
     /// A channel is closed (rule C6).
     pub(super) fn closed_by_mark(&mut self, log: usize, offset: Offset, node: NodeId) {
         let entries = self.inboxes.entries.get(&log).into_iter().flatten();
-        let marked = entries.enumerate().find(|(_, entry)| {
-            matches!(&entry.body, InboxBody::Mark(mark) if mark.nodes.contains(&node))
-        });
+        let marked = entries.enumerate().find(
+            |(_, entry)| matches!(&entry.body, InboxBody::Mark(mark) if mark.nodes.contains(&node)),
+        );
         let wrong = match marked {
             None => Some("without a mark in the inbox".into()),
             Some((at, _)) => self.left_out(log, 0, at as Offset, Some(node)),
