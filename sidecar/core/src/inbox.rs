@@ -3,8 +3,8 @@
 //!
 //! A **partition's** inbox takes what senders say on their channels to it, whoever owns it and also while nobody does.
 //! Its owner logs how far it has taken it over. **Nodes'** inboxes take everything else that one node says to another;
-//! a few of them are shared by all nodes, each of which reads the one that its incarnation falls to. Nothing in those is
-//! owed: as with a connection, what is lost there is asked for again.
+//! a few of them are shared by all nodes, each of which reads the one that its incarnation falls to. Nothing in those
+//! is owed: as with a connection, what is lost there is asked for again.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,8 +1,8 @@
 //! A channel that goes through the inbox of its partition (rules L1, C3, C6).
 //!
-//! Entries come in **runs**: a statement, then all that is open in order, then what is new. Each request names where the
-//! one before it in its run ends, so that whoever takes the entries in order needs nothing else, however often owners
-//! change and whatever of the inbox is gone. When something may have been lost a new run begins.
+//! Entries come in **runs**: a statement, then all that is open in order, then what is new. Each request names where
+//! the one before it in its run ends, so that whoever takes the entries in order needs nothing else, however often
+//! owners change and whatever of the inbox is gone. When something may have been lost a new run begins.
 
 use std::collections::VecDeque;
 
