@@ -46,13 +46,19 @@ async fn tell(client: &Client, kind: &str, argument: &Value) {
     client.invocation().tell(request).await.expect("accepted");
 }
 
-/// Nothing listens, and nobody is told of an address.
-fn assert_no_peer_plane(world: &World) {
-    let folder = world.data_dir().join("run");
-    let names = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-    let sockets: Vec<_> = names.map(|entry| entry.file_name()).collect();
-    let peers = sockets.iter().filter(|name| name.to_string_lossy().ends_with(".peer"));
-    assert_eq!(peers.count(), 0, "{sockets:?}");
+/// Nobody is told of an address but of the node's that has one.
+async fn assert_reachable(world: &World, reachable: &[&str]) {
+    let listed = world.kar_here("get nodes", &["-o", "json"]).await;
+    let nodes: Vec<Value> = serde_json::from_str(&listed.stdout).expect("JSON");
+    let named = nodes.iter().filter(|node| node["address"] != json!(""));
+    let names: Vec<_> = named.filter_map(|node| node["name"].as_str()).collect();
+    // The command has a node of its own.
+    let mut found: Vec<_> = names.into_iter().filter(|name| !name.starts_with("cli-")).collect();
+    found.sort_unstable();
+    assert_eq!(found, reachable, "{}", listed.stdout);
+    // What a node without a peer plane serves cannot be listed, and is not left out quietly.
+    let refused = world.kar_here("get invocations", &[]).await;
+    assert!(refused.code != 0 && refused.stderr.contains("no peer plane"), "{refused:?}");
 }
 
 #[test]
@@ -62,7 +68,7 @@ fn calls_tells_tail_calls_and_starts_need_no_peers() {
         let (left, right) =
             (bare(&world, "left", NO_PEER).await, bare(&world, "right", NO_PEER).await);
         let front = bare(&world, "front", NO_PEER).await;
-        assert_no_peer_plane(&world);
+        assert_reachable(&world, &[]).await;
         let (mut a, mut b) = (host(&left, &[], &["A"]).await, host(&right, &["s"], &["B"]).await);
         let client = front.client().await;
 
@@ -187,6 +193,7 @@ fn one_with_and_one_without_a_peer_plane_work_together() {
     test(async {
         let world = World::new("mixed");
         let (left, right) = (bare(&world, "left", &[]).await, bare(&world, "right", NO_PEER).await);
+        assert_reachable(&world, &["left"]).await;
         let (mut a, mut b) = (host(&left, &[], &["A"]).await, host(&right, &[], &["B"]).await);
         for client in [left.client().await, right.client().await] {
             let outer_call = call(&client, "A", "outer");
