@@ -209,7 +209,7 @@ impl Engine {
         }
         let partitions: usize = kinds.values().map(|count| *count as usize).sum();
         if kinds.len() >= self.limits.kinds_max
-            || partitions + kind.partitions as usize > self.limits.logs_max
+            || partitions + kind.partitions as usize > self.limits.partitions_max()
         {
             // Not an end of the connection: the client would ask again on the next one. What is for this kind waits.
             tracing::error!(
