@@ -27,6 +27,9 @@ pub(crate) struct Taking {
 impl Partition {
     /// The reign begins: the inbox goes on where the log says that it was taken.
     pub(super) fn begin_inbox(&mut self, env: &mut Env) {
+        // What earlier reigns have taken and not trimmed counts: short ones would leave more and more.
+        let most = env.limits.inbox_trim_entries.saturating_sub(1);
+        self.reign.taking.entries = self.state.inbox.min(most);
         env.inboxes.own(&self.id, self.state.inbox);
         env.read_inbox(&self.id, self.state.inbox + 1);
     }
