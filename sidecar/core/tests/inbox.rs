@@ -326,3 +326,33 @@ fn an_inbox_is_trimmed_behind_a_mark_that_repeats_what_is_closed() {
     assert!(base.is_base && base.closes(NodeId(5)) && !base.closes(OTHER));
     assert_eq!(taken(&script), 5);
 }
+
+#[test]
+fn who_loses_its_place_in_its_own_inbox_states_anew() {
+    let mut script = beside_a_host(Limits::default());
+    let call = script.invoke(None, Mode::Call, "alice", "m");
+    let inbox = InboxId::of_node(script.id);
+    let message = Message::ChannelClosed { sender: Sender::Node(NodeId(7)), from: home() };
+    let body = InboxBody::Node { to: NodeId(7), message };
+    let entry = Arc::new(InboxEntry { from: OTHER, body });
+    script.event(Event::InboxRead { inbox: inbox.clone(), offset: 1, entry });
+    let statements = |script: &Script| {
+        let all = entries(script);
+        let stated = |e: &&Arc<InboxEntry>| {
+            matches!(&e.body, InboxBody::Channel { message: Message::Open { .. }, .. })
+        };
+        all.iter().filter(stated).count()
+    };
+    assert_eq!(statements(&script), 1);
+    // What was said to it meanwhile is gone: the owner is asked again what became of the call.
+    script.event(Event::InboxTrimmed { inbox: inbox.clone(), start: 5 });
+    assert_eq!(statements(&script), 2);
+    let (sender, outcome) = (Sender::Node(script.id), done("ok"));
+    let message = Message::Reply { sender, from: home(), number: 1, outcome };
+    let body = InboxBody::Node { to: script.id, message };
+    let entry = Arc::new(InboxEntry { from: OTHER, body });
+    script.event(Event::InboxRead { inbox: inbox.clone(), offset: 4, entry: entry.clone() });
+    assert_eq!(script.answers.get(&call), None, "it is of a reading that has ended");
+    script.event(Event::InboxRead { inbox, offset: 5, entry });
+    assert!(script.answers.contains_key(&call));
+}

@@ -247,6 +247,10 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("tail: keeps a lock that it does not have", "a program that asks for what makes no sense"),
     ("tail: an outcome comes home to nobody", "its home ends only by it: not brought about yet"),
     ("notice: unreadable", "an alarm: trimmed, and no snapshot is left: core/tests/snapshots.rs"),
+    (
+        "inbox: the own one was trimmed while it was read",
+        "nodes that share one, sixteen incarnations apart: core/tests/inbox.rs",
+    ),
     ("void: forget keys", "keys are forgotten when faults are over"),
     ("gone: an open call, the log is asked", DOUBT),
     ("gone: the log has settled it", DOUBT),
