@@ -193,6 +193,7 @@ transitions! {
     NodeInbox = "inbox: a message to a node",
     NodeInboxLost = "inbox: the way to a node broke off",
     NodeInboxTrimmed = "inbox: the own one was trimmed while it was read",
+    DirectUnanswered = "direct: no answer through an inbox",
     GateTaken = "gate: the inbox was taken",
     // Reminders.
     RemindersPaused = "reminder: due, and its actor's queue is full",

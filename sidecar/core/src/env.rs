@@ -29,6 +29,8 @@ pub(crate) struct Env {
     pub(crate) peers: BTreeSet<NodeId>,
     /// There is no peer plane here.
     no_peer: bool,
+    /// The newest member that was ever seen: who is newer may be one, and not be known here yet.
+    newest: NodeId,
     /// Members that are not connected, since when.
     unreached: BTreeMap<NodeId, Millis>,
     pub(crate) inboxes: Inboxes,
@@ -124,6 +126,7 @@ impl Env {
             members: Members::default(),
             peers: BTreeSet::new(),
             no_peer,
+            newest: NodeId::default(),
             unreached: BTreeMap::new(),
             inboxes: Inboxes::default(),
             lease_valid: true,
@@ -211,12 +214,19 @@ impl Env {
 
     /// Who is connected, or a member, has changed.
     pub(crate) fn review_reach(&mut self) {
+        let seen = self.members.nodes.keys().next_back().copied().unwrap_or_default();
+        self.newest = self.newest.max(seen);
         let (own, peers, members) = (self.id, &self.peers, &self.members.nodes);
         let lacks = |node: &NodeId| *node != own && !peers.contains(node);
         self.unreached.retain(|node, _| members.contains_key(node) && lacks(node));
         for node in members.keys().filter(|node| lacks(node)) {
             self.unreached.entry(*node).or_insert(self.now);
         }
+    }
+
+    /// Whether a node was a member, and is none any more.
+    pub(crate) fn has_departed(&self, node: NodeId) -> bool {
+        node <= self.newest && !self.members.nodes.contains_key(&node)
     }
 
     /// Appends to an inbox.

@@ -548,7 +548,7 @@ impl Plan {
 
 /// Who has no peer plane, and when inboxes are taken; drawn apart.
 fn draw_inboxes(limits: &mut Limits, slots: &mut [SlotPlan], profile: &Profile, seed: u64) {
-    let mut rng = Rng::new(seed ^ 0x696e_626f_78);
+    let mut rng = Rng::new(seed ^ 0x0069_6e62_6f78);
     limits.inbox_after_ms = rng.range(30, 500);
     limits.inbox_trim_entries = rng.range(3, 60);
     if rng.chance(300) {

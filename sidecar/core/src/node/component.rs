@@ -399,6 +399,11 @@ impl Node {
             let DirectCall { kind, method, payload, trace } = call;
             self.next_direct += 1;
             self.direct.insert(request, (node, kind.clone()));
+            if self.env.by_inbox(node) {
+                // Nobody tells whether the answer was lost on its way.
+                let until = self.env.now + self.env.limits.accept_timeout_ms;
+                self.direct_timers.set(&request, Some(until));
+            }
             self.env.send(node, Message::Direct { request, kind, method, payload, trace });
         } else if hosts().next().is_some()
             && self.direct_waiting.len() < env.limits.roots_per_node_max
@@ -423,12 +428,17 @@ impl Node {
         }
     }
 
-    /// Gives up direct calls that have waited for a connection for too long.
+    /// Gives up direct calls that have waited for a connection, or for an answer through an inbox, for too long.
     pub(super) fn give_up_direct(&mut self) {
         for request in self.direct_timers.due(self.env.now) {
             self.direct_timers.set(&request, None);
             if let Some((_, call)) = self.direct_waiting.remove(&request) {
                 self.env.respond(request, Err(RequestError::NoHost(call.kind)));
+            }
+            if self.direct.remove(&request).is_some() {
+                self.env.cover(Transition::DirectUnanswered);
+                let error = RequestError::Unknown("no answer came through the inbox in time");
+                self.env.respond(request, Err(error));
             }
         }
     }
@@ -444,6 +454,7 @@ impl Node {
             .collect();
         for request in lost {
             self.direct.remove(&request);
+            self.direct_timers.set(&request, None);
             let error = RequestError::Unknown("the connection to the host broke");
             self.env.respond(request, Err(error));
         }

@@ -218,6 +218,7 @@ impl Node {
 
     pub(super) fn direct_reply(&mut self, request: RequestId, result: DirectResult) {
         let Some((_, kind)) = self.direct.remove(&request) else { return };
+        self.direct_timers.set(&request, None);
         let response = match result {
             DirectResult::Ended(outcome) => Ok(Response::Outcome { invocation: None, outcome }),
             DirectResult::Lost => Err(RequestError::Unknown("the host went away")),

@@ -119,7 +119,7 @@ impl Partition {
             return;
         };
         if let Sender::Node(node) = sender
-            && !env.members.nodes.contains_key(node)
+            && env.has_departed(*node)
             && !self.state.closed_nodes.contains(*node)
         {
             env.cover(Transition::InboxDeparted);

@@ -339,7 +339,7 @@ impl Partition {
         let spoke = self.reign.senders.keys().chain(self.reign.statements.keys());
         for sender in channels.chain(spoke) {
             if let Sender::Node(node) = sender
-                && !env.members.nodes.contains_key(node)
+                && env.has_departed(*node)
             {
                 self.reign.departed.entry(*node).or_insert(env.now);
             }

@@ -132,7 +132,8 @@ impl Judge<'_> {
             };
             let node = if let Sender::Node(node) = sender { Some(*node) } else { None };
             let is_closed = node.is_some_and(|n| self.is_marked(log, n, at as Offset + 1));
-            let before = || self.inboxes.next.get(&(log, sender.clone())).copied().unwrap_or(1);
+            let known = self.inboxes.next.get(&(log, sender.clone())).filter(|_| of.is_none());
+            let before = || known.copied().unwrap_or(1);
             let next = in_order.entry(sender).or_insert_with(before);
             if is_closed || closed_from > next || of.is_some_and(|of| node != Some(of)) {
                 continue;
