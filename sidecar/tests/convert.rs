@@ -223,7 +223,7 @@ fn steps() -> [(&'static str, Op); 2] {
 }
 
 /// Decisions about shared methods, deadlocks and idempotency keys.
-fn shared() -> [(&'static str, Op); 8] {
+fn shared() -> [(&'static str, Op); 9] {
     let (segment, settled, steps) = (Segment::default(), vec![], vec![]);
     let progress =
         Op::Progress { uuid: uuid(1), attempt: 1, segment, settled, steps, shared: true };
@@ -234,15 +234,16 @@ fn shared() -> [(&'static str, Op); 8] {
     let keyed = Invocation { key: Some(u128::MAX - 1), ..invocation(Mode::Start, true) };
     let accept =
         Op::Accept { sender: Sender::Node(NodeId(5)), number: 7, invocation: Arc::new(keyed) };
-    let refusals = [Refusal::KeyReused, Refusal::KeysFull]
+    let refusals = [Refusal::KeyReused, Refusal::KeysFull, Refusal::KeysBytesFull]
         .map(|r| complete(Outcome::Refused(r), Some(brief())));
-    let [reused, full] = refusals;
+    let [reused, full, bytes_full] = refusals;
     [
         ("accept-with-key", accept),
         ("key-again", again),
         ("keys-forgotten", forget),
         ("refused-key-reused", reused),
         ("refused-keys-full", full),
+        ("refused-keys-bytes-full", bytes_full),
         ("progress-shared", progress),
         ("refused-shared-to-exclusive", refused),
         ("ended-deadlocked", deadlock),

@@ -14,6 +14,8 @@
 //! | `errands` | actor types `Errand`, `Poison`: durable steps, errors, death, of [`errands`] |
 //! | `shops` | actor type `Shop`: `buy` |
 //! | `chain` | actor type `ChainRust`: `link` of [`chain`] |
+//! | `dancers` | actor type `Dancer`: `dance`, `follow` of [`dance`] |
+//! | `tills` | actor type `Till`: `charge` |
 //! | `relay` | actor type `Relay`: `pass` of [`relay`] |
 //!
 //! Method `pid` of any of them answers with the process id.
@@ -21,6 +23,7 @@
 mod audit;
 mod bank;
 mod chain;
+mod dance;
 mod errands;
 mod relay;
 mod walk;
@@ -102,6 +105,8 @@ async fn run(roles: &[String]) -> Result<()> {
             "errands" => (&[], &["Errand", "Poison"]),
             "shops" => (&[], &["Shop"]),
             "chain" => (&[], &["ChainRust"]),
+            "dancers" => (&[], &["Dancer"]),
+            "tills" => (&[], &["Till"]),
             "relay" => (&[], &["Relay"]),
             "ringer" => (&[], &["Ringer"]),
             other => anyhow::bail!("no such role: {other}"),
@@ -163,6 +168,8 @@ async fn handle(app: &App, turn: Turn) -> Ending {
         ("Errand", "run") => errands::run(app, &turn).await,
         ("Shop", "buy") => errands::buy(&turn).await,
         ("Poison", "swallow") => errands::swallow(app, &turn).await,
+        ("Dancer", _) => dance::dancer(app, &turn).await,
+        ("Till", "charge") => dance::charge(app, &turn).await,
         ("ChainRust", "link") => chain::link(app, &turn).await,
         (kind, method) => Err(error("UnknownMethod", &format!("{kind} has no method {method}"))),
     };

@@ -10,7 +10,8 @@ use kar_proto::v1::{
 use kar_tests::component::{Component, Incoming, hello};
 use kar_tests::errors::{assert_error, metadata, reason};
 use kar_tests::grpc::{raw_stream, raw_unary};
-use kar_tests::{Client, World, test};
+use kar_tests::world::READY_LIMIT;
+use kar_tests::{Client, World, test, wait};
 use prost::Message as _;
 use serde_json::json;
 use tonic::Code;
@@ -270,6 +271,31 @@ fn a_second_host_stream_is_refused() {
         let third = Component::connect(&client, hello(&[], &[])).await.expect("welcome");
         assert_well(&client).await;
         drop(third);
+    });
+}
+
+#[test]
+fn streams_beyond_the_bound_are_refused_by_its_name_until_one_ends() {
+    test(async {
+        let world = World::new("streams");
+        world.add_run_args(&["--sessions-max", "2"]);
+        let node = world.bare("node").await;
+        let client = node.client().await;
+        let mut first = Component::connect(&client, hello(&["echo"], &[])).await.expect("welcome");
+        let second = Component::connect(&client, hello(&[], &[])).await.expect("welcome");
+        let third = Component::connect(&client, hello(&[], &[])).await;
+        let status = assert_error(third, Code::ResourceExhausted, "LIMIT_REACHED");
+        assert_eq!(metadata(&status, "limit"), "sessions_max");
+        // Those that are there go on.
+        let caller = client.clone();
+        let call = tokio::spawn(async move { caller.invoke("echo", "echo", &json!(7)).await });
+        first.next_turn().await.finish(&json!(7)).await;
+        assert_eq!(call.await.expect("no panic").expect("answered"), Ok(json!(7)));
+        drop(second);
+        wait::until_true("a stream to be let in again", READY_LIMIT, async || {
+            Component::connect(&client, hello(&[], &[])).await.is_ok()
+        })
+        .await;
     });
 }
 

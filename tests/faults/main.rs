@@ -2,12 +2,14 @@
 
 mod audit;
 mod bank;
+mod circles;
 mod errands;
 mod failover;
 mod frozen;
 mod full_disk;
 mod hot_actor;
 mod python_bank;
+mod receipts;
 mod reminder_storm;
 mod rollback;
 mod sdk_bank;

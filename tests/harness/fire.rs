@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use crate::world::READY_LIMIT;
-use crate::{Node, NodeOptions, Random, World, process, wait};
+use crate::{Client, Node, NodeOptions, Random, World, process, wait};
 
 /// Longest time from a kill to the next thing that the load finishes, on a machine that does much else.
 pub const PROGRESS_LIMIT: Duration = Duration::from_secs(40);
@@ -48,7 +48,7 @@ pub struct Kills {
 struct Host {
     node: Node,
     options: NodeOptions,
-    /// What it hosts: a service or actor type that says that it is there.
+    /// What it hosts: a service or actor type that says that it is there; empty: nothing.
     kind: String,
 }
 
@@ -86,6 +86,15 @@ impl Fire {
         self.hosts.push(Host { node, options, kind: kind.into() });
     }
 
+    /// Starts a node without a component, which clients use; they must expect that it dies.
+    pub async fn front(&mut self, name: &str) -> Client {
+        let options = NodeOptions { name: name.into(), ..NodeOptions::default() };
+        let node = self.world.start(options.clone()).await;
+        let client = node.client().await;
+        self.hosts.push(Host { node, options, kind: String::new() });
+        client
+    }
+
     /// The hosts.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.hosts.iter().map(|host| &host.node)
@@ -118,7 +127,9 @@ impl Fire {
                 host.node = self.world.start(host.options.clone()).await;
             }
         }
-        host.node.hosts(&host.kind).await;
+        if !host.kind.is_empty() {
+            host.node.hosts(&host.kind).await;
+        }
     }
 
     /// Kills at random moments, so often, each time after the load went on; then lets the clients end.

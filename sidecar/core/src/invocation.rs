@@ -128,8 +128,10 @@ pub enum Refusal {
     TooDeep,
     /// The idempotency key stands for another method or argument.
     KeyReused,
-    /// The partition remembers too many idempotency keys (`Limits::keys_per_partition_max`, or their bytes).
+    /// The partition remembers too many idempotency keys (`Limits::keys_per_partition_max`).
     KeysFull,
+    /// What the partition remembers under idempotency keys is too long (`Limits::keys_bytes_per_partition_max`).
+    KeysBytesFull,
     /// An exclusive method of an actor was called by a flow that holds it by a shared one: it would wait for itself.
     SharedToExclusive,
     /// The actor has too many reminders (`Limits::reminders_per_actor_max`).

@@ -359,6 +359,9 @@ impl Limits {
                 ("unfinished_bytes_per_partition_max", self.unfinished_bytes_per_partition_max)
             }
             Refusal::KeysFull => ("keys_per_partition_max", self.keys_per_partition_max),
+            Refusal::KeysBytesFull => {
+                ("keys_bytes_per_partition_max", self.keys_bytes_per_partition_max)
+            }
             Refusal::TooDeep => ("depth_max", self.depth_max),
             Refusal::ActorRemindersFull => {
                 ("reminders_per_actor_max", self.reminders_per_actor_max)

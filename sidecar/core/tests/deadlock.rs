@@ -7,7 +7,7 @@ use kar_core::effect::{Notice, Response, Turn};
 use kar_core::event::{Operation, TailCall, TurnResult};
 use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Uuid};
 use kar_core::invocation::{Mode, Outcome, Target};
-use kar_core::limits::Limits;
+use kar_core::limits::{LimitHit, Limits};
 use kar_core::message::Message;
 use kar_core::probe::{Confirm, Place};
 
@@ -130,6 +130,52 @@ fn a_circle_is_found_through_chains_of_tail_calls() {
     script.finish(&x, done("x"));
     assert_eq!(script.outcome(to_dave), done("x"));
     finish_all(&mut script, &[c, a]);
+    script.assert_idle();
+}
+
+#[test]
+fn a_circle_beyond_the_bound_of_a_path_is_not_found_and_the_bound_shows() {
+    for (bound, found) in [(3, false), (4, true)] {
+        let limits = Limits { deadlock_path_max: bound, ..Limits::default() };
+        let mut script = Script::with(&kinds(), limits);
+        let names = ["alice", "bob", "carol", "dave"];
+        let turns: Vec<_> = names.iter().map(|name| root(&mut script, name, name)).collect();
+        let calls: Vec<_> = turns
+            .iter()
+            .enumerate()
+            .map(|(at, turn)| {
+                script.advance(1);
+                call(&mut script, turn, names[(at + 1) % 4], "next")
+            })
+            .collect();
+        script.advance(PROBED_MS);
+        assert_eq!(script.answers.contains_key(&calls[3]), found, "{bound}");
+        let hit = Notice::Limit(LimitHit { name: "deadlock_path_max", limit: bound as u64 });
+        assert_eq!(script.notices.contains(&hit), !found, "{bound}");
+    }
+}
+
+#[test]
+fn a_circle_among_more_calls_than_are_followed_at_once_is_found_in_turn() {
+    let limits = Limits { deadlock_fanout_max: 2, ..Limits::default() };
+    let mut script = Script::with(&kinds(), limits);
+    let (a, b) = (root(&mut script, "alice", "a"), root(&mut script, "bob", "b"));
+    for free in 0..9 {
+        call(&mut script, &a, &format!("free{free}"), "free");
+    }
+    let to_bob = call(&mut script, &a, "bob", "x");
+    let free: Vec<_> = script.turns.drain(..).collect();
+    script.advance(1);
+    let to_alice = call(&mut script, &b, "alice", "y");
+    // Two of ten calls are followed in each period.
+    script.advance(7 * PROBED_MS);
+    circle_of(&mut script, to_alice);
+    finish_all(&mut script, &free);
+    script.finish(&b, done(""));
+    let x = script.turn("x");
+    script.finish(&x, done("x"));
+    assert_eq!(script.outcome(to_bob), done("x"));
+    script.finish(&a, done(""));
     script.assert_idle();
 }
 

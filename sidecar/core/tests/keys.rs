@@ -2,12 +2,12 @@
 
 mod script;
 
-use kar_core::effect::{RequestError, Response};
+use kar_core::effect::{Notice, RequestError, Response};
 use kar_core::event::Operation;
 use kar_core::ids::{InvocationId, Kind, RequestId, Uuid};
 use kar_core::invocation::{Mode, Outcome, Refusal, Target};
 use kar_core::keys::RequestKey;
-use kar_core::limits::Limits;
+use kar_core::limits::{LimitHit, Limits};
 
 use script::{Script, done, text};
 
@@ -127,6 +127,32 @@ fn what_cannot_be_remembered_is_refused_and_may_be_sent_again() {
     // Known ones are answered all the same.
     let again = send(&mut script, Mode::Call, "m", (1, 1));
     assert_eq!(script.outcome(again), done("m"));
+    script.advance(25 * HOUR_MS);
+    let other = send(&mut script, Mode::Call, "n", (2, 2));
+    let turn = script.turn("n");
+    script.finish(&turn, done("n"));
+    assert_eq!(script.outcome(other), done("n"));
+    script.assert_idle();
+}
+
+#[test]
+fn long_outcomes_under_keys_are_bounded_and_hold_up_nothing_without_one() {
+    let limits = Limits { keys_bytes_per_partition_max: 300, ..Limits::default() };
+    let mut script = Script::with(&kinds(), limits);
+    let first = send(&mut script, Mode::Call, "m", (1, 1));
+    let turn = script.turn("m");
+    let long = done(&"o".repeat(400));
+    script.finish(&turn, long.clone());
+    assert_eq!(script.outcome(first), long);
+    let other = send(&mut script, Mode::Call, "n", (2, 2));
+    assert_eq!(script.outcome(other), Outcome::Refused(Refusal::KeysBytesFull));
+    let hit = Notice::Limit(LimitHit { name: "keys_bytes_per_partition_max", limit: 300 });
+    assert!(script.notices.contains(&hit), "{:?}", script.notices);
+    let keyless = script.invoke(None, Mode::Call, "alice", "k");
+    let turn = script.turn("k");
+    script.finish(&turn, done("k"));
+    assert_eq!(script.outcome(keyless), done("k"));
+    // Its time frees what it took.
     script.advance(25 * HOUR_MS);
     let other = send(&mut script, Mode::Call, "n", (2, 2));
     let turn = script.turn("n");

@@ -82,6 +82,19 @@ fn who_takes_over_reads_what_came_after_the_newest_snapshot() {
 }
 
 #[test]
+fn long_records_call_for_a_snapshot_sooner() {
+    let limits = Limits { snapshot_after_bytes: 40_000, ..Limits::default() };
+    let mut script = Script::with(&kinds(), limits);
+    let taken = |script: &Script| count(script, |n| matches!(n, Notice::SnapshotTaken { .. }));
+    write_many(&mut script, 20);
+    assert_eq!(taken(&script), 0);
+    for _ in 0..60 {
+        write(&mut script, "n", &"n".repeat(2_000));
+    }
+    assert!((3..=10).contains(&taken(&script)), "{}", taken(&script));
+}
+
+#[test]
 fn a_lost_or_damaged_snapshot_is_made_good_by_the_one_before() {
     for damage in [false, true] {
         let mut script = saving();

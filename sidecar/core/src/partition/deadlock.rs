@@ -113,7 +113,12 @@ impl Partition {
 
     /// Follows a probe (the first walk).
     pub(crate) fn probe(&mut self, env: &mut Env, mut probe: Probe) {
-        if !self.serving() || probe.path.len() >= env.limits.deadlock_path_max {
+        if !self.serving() {
+            return;
+        }
+        let longest = env.limits.deadlock_path_max;
+        if probe.path.len() >= longest {
+            env.limit("deadlock_path_max", longest);
             return;
         }
         if !self.is_first_visit(env, &probe) {

@@ -20,6 +20,7 @@ impl Partition {
         invocation: Arc<Invocation>,
     ) -> Option<Arc<Invocation>> {
         let Some(digest) = invocation.key else { return Some(invocation) };
+        let keys = self.state.keys.tally();
         let refusal = match self.state.keys.get(&invocation.uuid) {
             Some(known) if known.digest == digest => {
                 env.cover(Transition::KeyAgain);
@@ -30,7 +31,8 @@ impl Partition {
                 return None;
             }
             Some(_) => Refusal::KeyReused,
-            None if !self.has_room_for_keys(env) => Refusal::KeysFull,
+            None if keys.count >= env.limits.keys_per_partition_max => Refusal::KeysFull,
+            None if keys.bytes >= env.limits.keys_bytes_per_partition_max => Refusal::KeysBytesFull,
             None if !env.rules.remember_keys => {
                 let invocation = Invocation { key: None, ..(*invocation).clone() };
                 return Some(Arc::new(invocation));
@@ -40,12 +42,6 @@ impl Partition {
         let uuid = refused_as(env, &invocation);
         self.turn_away(env, from, sender.clone(), number, uuid, refusal);
         None
-    }
-
-    fn has_room_for_keys(&self, env: &Env) -> bool {
-        let (keys, limits) = (self.state.keys.tally(), &env.limits);
-        keys.count < limits.keys_per_partition_max
-            && keys.bytes < limits.keys_bytes_per_partition_max
     }
 
     /// Drops keys whose time is over.

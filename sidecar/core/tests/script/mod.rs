@@ -397,10 +397,11 @@ impl Script {
     }
 
     pub(crate) fn let_go(&mut self) {
-        self.hold = false;
+        // What is appended meanwhile is read after what was appended before.
         while let Some(event) = self.held.pop_front() {
             self.event(event);
         }
+        self.hold = false;
     }
 
     pub(crate) fn turn(&mut self, method: &str) -> Turn {
