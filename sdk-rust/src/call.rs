@@ -208,6 +208,25 @@ impl ActorRef<Root> {
         Reminders::new(self.origin.clone(), &self.actor_type, &self.id)
     }
 
+    /// Removes the actor: its state and its reminders, in one step, behind what was accepted before;
+    /// what comes behind it begins with an empty actor. Returns when that is durable. An actor that
+    /// has nothing is removed, too. In a turn, use [`client`](crate::TurnContext::client); to await
+    /// the removal of the turn's own actor there is to wait for oneself: an actor that is to end
+    /// itself clears its state and cancels its reminders.
+    ///
+    /// # Errors
+    /// [`CallError::Rejected`] with reason `UNKNOWN_TYPE` if nobody has ever used the type;
+    /// [`CallError::Limit`] if the actor's queue is full; [`CallError::Unknown`] if the connection
+    /// broke: whoever does it again may remove what was made since.
+    pub async fn remove(&self) -> Result<(), CallError> {
+        let actor = proto::ActorTarget { r#type: self.actor_type.clone(), id: self.id.clone() };
+        let request = proto::RemoveActorRequest { actor: Some(actor) };
+        match self.origin.0.request(Operation::RemoveActor(request)).await? {
+            Answer::RemoveActor(_) => Ok(()),
+            _ => Err(CallError::mismatch("remove_actor")),
+        }
+    }
+
     /// The committed state of the actor, from outside its turns: every key.
     ///
     /// # Errors
@@ -410,19 +429,19 @@ impl<R, S> fmt::Debug for Call<R, S> {
 impl RetryPolicy {
     /// So many attempts, the first one included; pauses as the sidecar makes them by default.
     #[must_use]
-    pub fn attempts(max: u32) -> Self {
+    pub const fn attempts(max: u32) -> Self {
         Self { max_attempts: max, initial_backoff: None, max_backoff: None, multiplier: 0.0 }
     }
 
     /// Pause before the second attempt, and the longest one; each is `multiplier` times (1 to 100) as
     /// long as the one before.
     #[must_use]
-    pub fn backoff(self, initial: Duration, max: Duration, multiplier: f64) -> Self {
+    pub const fn backoff(self, initial: Duration, max: Duration, multiplier: f64) -> Self {
         let (initial_backoff, max_backoff) = (Some(initial), Some(max));
         Self { initial_backoff, max_backoff, multiplier, ..self }
     }
 
-    fn into_proto(self) -> proto::RetryPolicy {
+    pub(crate) fn into_proto(self) -> proto::RetryPolicy {
         // The longest time that protobuf has is longer than any that this could mean.
         let wire = |time: Option<Duration>| time.and_then(|time| time.try_into().ok());
         proto::RetryPolicy {

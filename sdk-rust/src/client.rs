@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use kar_proto::v1::{self as proto, Hello};
 
+use crate::application_state::ApplicationState;
 use crate::call::{ActorRef, InvocationId, ServiceRef, Started};
 use crate::codec::Decode;
 use crate::context::sealed::{Origin, Sealed};
 use crate::context::{Caller, Root, Source};
 use crate::error::{CallError, ConnectError};
-use crate::state::ApplicationState;
 use crate::stream::driver::{self, Node};
 use crate::stream::{Answer, Command, Handle, Operation};
 use crate::transport::{Address, Settings};

@@ -309,6 +309,14 @@ impl ActorContext {
         &self.inner.turn.kind
     }
 
+    /// Names the instance's activation: while it is the same, this process has had every turn of the
+    /// instance, and all of them have taken effect. So what a program keeps in memory of an instance
+    /// may be used in a turn of the activation that it was kept in, and in no other: compare before.
+    #[must_use]
+    pub fn activation(&self) -> u64 {
+        self.inner.turn.activation
+    }
+
     /// The state of this actor.
     #[must_use]
     pub fn state(&self) -> StateWriter<'_> {

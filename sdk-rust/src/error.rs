@@ -9,6 +9,7 @@ use kar_proto::google::rpc::Status;
 use kar_proto::v1 as proto;
 use prost::Message as _;
 
+use crate::application_state::Etag;
 use crate::codec::{CodecError, Encode, Payload};
 
 /// Domain of KAR's typed error details.
@@ -73,8 +74,8 @@ pub enum CallError {
     #[error("step key reused: {0}")]
     StepKeyReused(String),
     /// A condition (etag) did not hold; nothing was written.
-    #[error("condition failed: {0}")]
-    ConditionFailed(String),
+    #[error("condition failed: {}", .0.message)]
+    ConditionFailed(Box<Conflict>),
     /// The sidecar or something behind it is away or leaving; nothing was done. Worth trying again
     /// later.
     #[error("unavailable ({}): {}", .0.reason, .0.message)]
@@ -88,6 +89,18 @@ pub enum CallError {
     /// The client is closed: it was shut down, or its sidecar went away for good. Nothing was done.
     #[error("closed: {0}")]
     Closed(String),
+}
+
+/// The condition that did not hold.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Conflict {
+    /// The key that it was on; of a transaction the first one.
+    pub key: String,
+    /// The key's version now; `None`: there is no such key.
+    pub etag: Option<Etag>,
+    /// For people.
+    pub message: String,
 }
 
 /// A refusal of the sidecar.
@@ -162,6 +175,9 @@ pub enum HostError {
     /// Two services, or two actor types, of the same name.
     #[error("{0} is hosted twice")]
     Duplicate(String),
+    /// A retry policy is for a method that is not hosted.
+    #[error("there is a retry policy for {0}")]
+    RetryPolicy(String),
     /// The connection broke and could not be made again in time.
     #[error("the sidecar went away for good: {0}")]
     Lost(String),
@@ -245,7 +261,11 @@ impl CallError {
             "OUTCOME_UNKNOWN" => Self::Unknown(message),
             "NO_HOST" => Self::NoHost(message),
             "UNKNOWN_INVOCATION" => Self::UnknownInvocation(message),
-            "CONDITION_FAILED" => Self::ConditionFailed(message),
+            "CONDITION_FAILED" => Self::ConditionFailed(Box::new(Conflict {
+                key: rejection.metadata.get("key").cloned().unwrap_or_default(),
+                etag: rejection.metadata.get("etag").filter(|e| !e.is_empty()).cloned().map(Etag),
+                message,
+            })),
             "STEP_KEY_REUSED" => Self::StepKeyReused(message),
             "LIMIT_REACHED" | "MESSAGE_TOO_LARGE" => Self::Limit {
                 name: rejection.metadata.get("limit").cloned().unwrap_or(rejection.reason),

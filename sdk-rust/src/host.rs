@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
+use crate::call::RetryPolicy;
 use crate::client::Client;
 use crate::error::HostError;
-use crate::hosted::{Actor, Service, Table};
+use crate::hosted::{Actor, Class, Service, Table};
 use crate::stream::driver;
 use crate::stream::{Command, Handle};
 use crate::transport::{Address, Settings};
@@ -137,6 +138,23 @@ impl HostBuilder {
         self
     }
 
+    /// How errors of a service's method are retried that it marks retryable, unless a call says otherwise; instead of
+    /// the policy that the method has itself (`#[kar(retry = …)]`), for what is only known when the program runs.
+    pub fn service_retry<S: Service>(
+        mut self,
+        method: impl Into<String>,
+        policy: RetryPolicy,
+    ) -> Self {
+        self.table.set_retry(Class::Service, S::NAME, method.into(), policy);
+        self
+    }
+
+    /// The same for a method of an actor type.
+    pub fn actor_retry<A: Actor>(mut self, method: impl Into<String>, policy: RetryPolicy) -> Self {
+        self.table.set_retry(Class::Actor, A::NAME, method.into(), policy);
+        self
+    }
+
     /// Greatest number of root turns at once, 1,000 if not said. Turns that wait for a call do not
     /// count.
     pub fn concurrency(mut self, turns: u32) -> Self {
@@ -195,11 +213,13 @@ impl HostBuilder {
     /// Connects, registers, and hosts in the background, on the runtime that this is called on.
     ///
     /// # Errors
-    /// The sidecar cannot be reached or refuses, or something is hosted twice.
+    /// The sidecar cannot be reached or refuses, something is hosted twice, or there is a retry policy for what is not
+    /// hosted.
     pub async fn start(self) -> Result<Host, HostError> {
         if let Some(mistake) = self.mistake {
             return Err(mistake);
         }
+        self.table.check()?;
         let mut hello = self.table.hello();
         hello.concurrency = self.concurrency;
         hello.strict = self.strict;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use kar_proto::v1 as proto;
 use tokio::task::AbortHandle;
 
+use crate::call::RetryPolicy;
 use crate::codec::Payload;
 use crate::context::{ActorContext, ServiceContext};
 use crate::error::{ApplicationError, Error, HostError};
@@ -19,7 +20,7 @@ use crate::turn::{self, Turn, TurnEnd};
 pub type MethodFuture<'a> = Pin<Box<dyn Future<Output = Result<Payload, Error>> + Send + 'a>>;
 
 /// A method of a service or an actor type, as the sidecar is told of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 #[non_exhaustive]
 pub struct Method {
     /// Name.
@@ -28,6 +29,9 @@ pub struct Method {
     /// instance. A change of state is refused (`SHARED_TURN`), and so is a call of an exclusive method
     /// of an actor that the flow holds by a shared one (`SHARED_TO_EXCLUSIVE`).
     pub shared: bool,
+    /// How its errors are retried that it marks retryable, unless a call says otherwise; `None`: as
+    /// the sidecar does.
+    pub retry: Option<RetryPolicy>,
 }
 
 /// A service: any host may take any call, several at once. Usually implemented by
@@ -55,6 +59,8 @@ pub trait Actor: Send + Sync + 'static {
     const NAME: &'static str;
     /// Every method.
     const METHODS: &'static [Method];
+    /// [`deactivate`](Self::deactivate) is there to be called.
+    const DEACTIVATES: bool = false;
 
     /// Runs a method; `None` if there is no such method.
     fn dispatch<'a>(
@@ -63,6 +69,12 @@ pub trait Actor: Send + Sync + 'static {
         method: &'a str,
         argument: Payload,
     ) -> Option<MethodFuture<'a>>;
+
+    /// An instance has been idle, and is about to be passive: lets go of what was kept in memory of
+    /// it. A turn like others, which nothing may depend on: it may be left out.
+    fn deactivate<'a>(&'a self, _context: &'a mut ActorContext) -> MethodFuture<'a> {
+        Box::pin(async { Ok(crate::private::nothing()) })
+    }
 }
 
 /// What a component hosts, by name.
@@ -70,11 +82,24 @@ pub trait Actor: Send + Sync + 'static {
 pub(crate) struct Table {
     services: BTreeMap<&'static str, Box<dyn Entry>>,
     actors: BTreeMap<&'static str, Box<dyn Entry>>,
+    /// Retry policies given when the host was built, by class, name and method.
+    policies: BTreeMap<(Class, &'static str, String), RetryPolicy>,
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Class {
+    Service,
+    Actor,
 }
 
 /// A service or an actor type, its type forgotten.
 trait Entry: Send + Sync {
     fn methods(&self) -> &'static [Method];
+    /// It wants to know when instances become passive.
+    fn deactivates(&self) -> bool {
+        false
+    }
     fn spawn(&self, turn: Arc<Turn>, argument: Payload) -> AbortHandle;
 }
 
@@ -93,13 +118,20 @@ impl Method {
     /// A method that is alone in its instance while it runs.
     #[must_use]
     pub const fn exclusive(name: &'static str) -> Self {
-        Self { name, shared: false }
+        Self { name, shared: false, retry: None }
     }
 
     /// A method that only reads.
     #[must_use]
     pub const fn shared(name: &'static str) -> Self {
-        Self { name, shared: true }
+        Self { name, shared: true, retry: None }
+    }
+
+    /// The same with a retry policy: for errors of it that are
+    /// [retryable](crate::Error::retryable), unless a call says otherwise.
+    #[must_use]
+    pub const fn retry(self, policy: RetryPolicy) -> Self {
+        Self { retry: Some(policy), ..self }
     }
 }
 
@@ -140,15 +172,65 @@ impl Table {
         }
     }
 
+    /// Gives a method a retry policy, instead of its own.
+    pub(crate) fn set_retry(
+        &mut self,
+        class: Class,
+        name: &'static str,
+        method: String,
+        policy: RetryPolicy,
+    ) {
+        self.policies.insert((class, name, method), policy);
+    }
+
+    /// A policy for something that is not hosted is a mistake.
+    pub(crate) fn check(&self) -> Result<(), HostError> {
+        for (class, name, method) in self.policies.keys() {
+            let (what, entries) = match class {
+                Class::Service => ("service", &self.services),
+                Class::Actor => ("actor type", &self.actors),
+            };
+            let Some(entry) = entries.get(name) else {
+                let text = format!("{what} {name}, which is not hosted");
+                return Err(HostError::RetryPolicy(text));
+            };
+            if !entry.methods().iter().any(|known| known.name == method) {
+                let known = list(entry.methods().iter().map(|known| known.name));
+                let text = format!("`{method}` of {what} {name}, which has: {known}");
+                return Err(HostError::RetryPolicy(text));
+            }
+        }
+        Ok(())
+    }
+
+    fn methods(
+        &self,
+        class: Class,
+        name: &'static str,
+        entry: &dyn Entry,
+    ) -> Vec<proto::HostedMethod> {
+        let hosted = |method: &Method| {
+            let given = self.policies.get(&(class, name, method.name.to_owned()));
+            let policy = given.copied().or(method.retry);
+            proto::HostedMethod {
+                name: method.name.to_owned(),
+                shared: method.shared,
+                retry_policy: policy.map(RetryPolicy::into_proto),
+            }
+        };
+        entry.methods().iter().map(hosted).collect()
+    }
+
     /// As the sidecar is told of it.
     pub(crate) fn hello(&self) -> proto::Hello {
         let services = self.services.iter().map(|(name, entry)| proto::HostedService {
             name: (*name).to_owned(),
-            methods: methods(entry.as_ref()),
+            methods: self.methods(Class::Service, name, entry.as_ref()),
         });
         let actor_types = self.actors.iter().map(|(name, entry)| proto::HostedActorType {
             name: (*name).to_owned(),
-            methods: methods(entry.as_ref()),
+            methods: self.methods(Class::Actor, name, entry.as_ref()),
+            deactivates: entry.deactivates(),
         });
         proto::Hello {
             services: services.collect(),
@@ -175,15 +257,6 @@ impl Table {
         let task = entry.spawn(turn.clone(), argument);
         Ok(Running { turn, task })
     }
-}
-
-fn methods(entry: &dyn Entry) -> Vec<proto::HostedMethod> {
-    let hosted = |m: &Method| proto::HostedMethod {
-        name: m.name.to_owned(),
-        shared: m.shared,
-        retry_policy: None,
-    };
-    entry.methods().iter().map(hosted).collect()
 }
 
 fn find<'a>(
@@ -237,11 +310,18 @@ impl<A: Actor> Entry for ActorEntry<A> {
         A::METHODS
     }
 
+    fn deactivates(&self) -> bool {
+        A::DEACTIVATES
+    }
+
     fn spawn(&self, turn: Arc<Turn>, argument: Payload) -> AbortHandle {
         let actor = self.0.clone();
         let end = TurnEnd::new(turn.clone());
         let code = async move {
             let mut context = ActorContext::new(turn.clone());
+            if turn.mode == proto::InvocationMode::Deactivate {
+                return actor.deactivate(&mut context).await;
+            }
             match actor.dispatch(&mut context, &turn.method, argument) {
                 Some(method) => method.await,
                 None => Err(no_such_method("actor type", A::NAME, &turn.method, A::METHODS)),

@@ -99,12 +99,14 @@
 //!
 //! [`Kar`], [`Client`]: connecting and asking · [`Host`]: hosting · [`Caller`], [`InTurn`], [`ReadsState`],
 //! [`WritesState`]: capabilities of contexts · [`Call`]: calls on their way · [`StateWriter`], [`ApplicationState`]:
-//! state · [`Reminders`]: invocations at due times · [`CallError`], [`Error`]: errors · [`limits`]: every bound.
+//! state, [`Write`]: changes of it · [`RetryPolicy`]: of methods and calls · [`Reminders`]: invocations at due times ·
+//! [`CallError`], [`Error`]: errors · [`limits`]: every bound.
 
 // The macros' code names this crate as its users do; the samples are such users in here.
 #[cfg(feature = "samples")]
 extern crate self as kar_sdk;
 
+mod application_state;
 mod call;
 mod client;
 mod codec;
@@ -123,6 +125,7 @@ mod stream;
 mod transport;
 mod turn;
 
+pub use application_state::{ApplicationState, Etag, Page, Versioned, Write, Written};
 pub use call::{ActorRef, Call, InvocationId, RetryPolicy, ServiceRef, Started};
 pub use client::{Cancelling, Client, Kar, KarBuilder};
 pub use codec::{CodecError, Decode, Encode, JSON, PROTOBUF, Payload, Prost};
@@ -130,10 +133,10 @@ pub use context::{
     ActorContext, Caller, InTurn, Nested, ReadsState, Root, ServiceContext, TurnContext,
     WritesState,
 };
-pub use error::{ApplicationError, CallError, ConnectError, Error, HostError, Rejection};
+pub use error::{ApplicationError, CallError, Conflict, ConnectError, Error, HostError, Rejection};
 pub use host::{Host, HostBuilder, ShutdownHandle};
 pub use hosted::{Actor, Method, MethodFuture, Service};
 pub use kar_sdk_macros::{actor, service};
 pub use reminder::{CatchUp, Recurs, Reminder, Reminders, Scheduled};
-pub use state::{ApplicationState, Etag, Page, StateReader, StateWriter, Versioned};
+pub use state::{StateReader, StateWriter};
 pub use transport::{ENV_PORT, ENV_SOCKET, ENV_TOKEN};

@@ -10,8 +10,9 @@ pub const FRAMES_PER_MESSAGE_MAX: usize = 16;
 /// alone.
 pub const MESSAGE_BYTES_TARGET: usize = 256 << 10;
 
-/// Longest stream message accepted from the sidecar, bytes: [`FRAMES_PER_MESSAGE_MAX`] frames of 4
-/// MiB.
+/// Longest stream message accepted from the sidecar, bytes: no sidecar starts with bounds that make longer ones, and
+/// it tells its own in its welcome. The longest turn has an argument and what its steps recorded, 8 MiB together by
+/// default.
 pub const MESSAGE_BYTES_DECODE_MAX: usize = 64 << 20;
 
 /// Requests outside turns that may wait or be under way on one connection, unless the builder says

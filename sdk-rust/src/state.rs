@@ -1,5 +1,4 @@
-//! State: of the turn's actor ([`StateReader`], [`StateWriter`]), and of the application as a whole
-//! ([`ApplicationState`]).
+//! State of the turn's actor ([`StateReader`], [`StateWriter`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -12,7 +11,7 @@ use kar_proto::v1::state_change::Change;
 use crate::codec::{Decode, Encode, Payload};
 use crate::error::{CallError, Rejection};
 use crate::limits::STATE_KEY_BYTES_MAX;
-use crate::stream::{Answer, Handle, Operation};
+use crate::stream::{Answer, Operation};
 use crate::turn::Turn;
 
 /// The state of the turn's actor, for reading. Reads see the turn's own writes.
@@ -29,36 +28,6 @@ pub struct StateReader<'a> {
 #[derive(Clone, Copy)]
 pub struct StateWriter<'a> {
     reader: StateReader<'a>,
-}
-
-/// State of the application as a whole: a key-value store for components without actors. It is not
-/// part of turns: a write is durable when it is answered. Reads and writes survive the loss of the
-/// connection.
-#[derive(Clone, Debug)]
-pub struct ApplicationState {
-    handle: Handle,
-}
-
-/// A value with its version.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Versioned<T> {
-    /// The value.
-    pub value: T,
-    /// Changes with every write; for conditions.
-    pub etag: Etag,
-}
-
-/// A version of a value.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Etag(pub String);
-
-/// Some keys of the application's state, in byte order.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Page {
-    /// Keys with their values.
-    pub entries: Vec<(String, Payload)>,
-    /// Token of the next page; `None` if there is none.
-    pub next: Option<String>,
 }
 
 // === impl StateReader ===
@@ -195,147 +164,11 @@ impl fmt::Debug for StateWriter<'_> {
     }
 }
 
-// === impl ApplicationState ===
-
-impl ApplicationState {
-    pub(crate) fn new(handle: Handle) -> Self {
-        Self { handle }
-    }
-
-    /// Reads a key; `None` if it is absent.
-    ///
-    /// # Errors
-    /// The sidecar's, or [`CallError::Codec`] if the value is none of `T`.
-    pub async fn get<T: Decode>(&self, key: &str) -> Result<Option<T>, CallError> {
-        Ok(self.get_versioned(key).await?.map(|versioned| versioned.value))
-    }
-
-    /// Reads a key with its version.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
-    pub async fn get_versioned<T: Decode>(
-        &self,
-        key: &str,
-    ) -> Result<Option<Versioned<T>>, CallError> {
-        let request = proto::StateServiceGetRequest { key: checked(key)? };
-        let Answer::StateGet(answer) = self.handle.request(Operation::StateGet(request)).await?
-        else {
-            return Err(CallError::mismatch("state_get"));
-        };
-        let Some(value) = answer.value else { return Ok(None) };
-        let value = T::decode(Payload::from_proto(Some(value)))?;
-        Ok(Some(Versioned { value, etag: Etag(answer.etag) }))
-    }
-
-    /// Sets a key, whatever it was.
-    ///
-    /// # Errors
-    /// The sidecar's.
-    pub async fn set<T: Encode + ?Sized>(&self, key: &str, value: &T) -> Result<Etag, CallError> {
-        self.set_with(key, value, String::new()).await
-    }
-
-    /// Sets a key only if its version is still this one.
-    ///
-    /// # Errors
-    /// [`CallError::ConditionFailed`] if it is not.
-    pub async fn set_if<T: Encode + ?Sized>(
-        &self,
-        key: &str,
-        value: &T,
-        etag: &Etag,
-    ) -> Result<Etag, CallError> {
-        self.set_with(key, value, etag.0.clone()).await
-    }
-
-    /// Sets a key only if it is absent.
-    ///
-    /// # Errors
-    /// [`CallError::ConditionFailed`] if it exists.
-    pub async fn create<T: Encode + ?Sized>(
-        &self,
-        key: &str,
-        value: &T,
-    ) -> Result<Etag, CallError> {
-        self.set_with(key, value, "*".to_owned()).await
-    }
-
-    /// Deletes a key; returns whether it existed.
-    ///
-    /// # Errors
-    /// The sidecar's.
-    pub async fn delete(&self, key: &str) -> Result<bool, CallError> {
-        self.delete_with(key, String::new()).await
-    }
-
-    /// Deletes a key only if its version is still this one.
-    ///
-    /// # Errors
-    /// [`CallError::ConditionFailed`] if it is not.
-    pub async fn delete_if(&self, key: &str, etag: &Etag) -> Result<bool, CallError> {
-        self.delete_with(key, etag.0.clone()).await
-    }
-
-    /// Lists keys that start with `prefix`, in byte order: at most `page_size` (0 means 100, at
-    /// most 1,000), after the page that ended with the token `after` (empty: from the start).
-    ///
-    /// # Errors
-    /// The sidecar's.
-    pub async fn list(&self, prefix: &str, page_size: u32, after: &str) -> Result<Page, CallError> {
-        let request = proto::ListRequest {
-            prefix: prefix.to_owned(),
-            page_size: i32::try_from(page_size).unwrap_or(i32::MAX),
-            page_token: after.to_owned(),
-        };
-        let Answer::StateList(answer) = self.handle.request(Operation::StateList(request)).await?
-        else {
-            return Err(CallError::mismatch("state_list"));
-        };
-        let entries = answer.entries.into_iter();
-        let entries = entries.map(|e| (e.key, Payload::from_proto(e.value))).collect();
-        let next = Some(answer.next_page_token).filter(|token| !token.is_empty());
-        Ok(Page { entries, next })
-    }
-
-    async fn set_with<T: Encode + ?Sized>(
-        &self,
-        key: &str,
-        value: &T,
-        etag: String,
-    ) -> Result<Etag, CallError> {
-        let request = proto::SetRequest {
-            key: checked(key)?,
-            value: Some(value.encode()?.into_proto()),
-            etag,
-            request_id: request_id(),
-            time_to_live: None,
-        };
-        match self.handle.request(Operation::StateSet(request)).await? {
-            Answer::StateSet(answer) => Ok(Etag(answer.etag)),
-            _ => Err(CallError::mismatch("state_set")),
-        }
-    }
-
-    async fn delete_with(&self, key: &str, etag: String) -> Result<bool, CallError> {
-        let request = proto::DeleteRequest { key: checked(key)?, etag, request_id: request_id() };
-        match self.handle.request(Operation::StateDelete(request)).await? {
-            Answer::StateDelete(answer) => Ok(answer.existed),
-            _ => Err(CallError::mismatch("state_delete")),
-        }
-    }
-}
-
 pub(crate) fn payloads(entries: HashMap<String, proto::Payload>) -> BTreeMap<String, Payload> {
     entries.into_iter().map(|(key, value)| (key, Payload::from_proto(Some(value)))).collect()
 }
 
-/// Makes it safe to send a write again after the connection broke.
-fn request_id() -> String {
-    uuid::Uuid::now_v7().to_string()
-}
-
-fn checked(key: &str) -> Result<String, CallError> {
+pub(crate) fn checked(key: &str) -> Result<String, CallError> {
     if key.is_empty() || key.len() > STATE_KEY_BYTES_MAX {
         return Err(CallError::Rejected(Box::new(Rejection {
             code: tonic::Code::InvalidArgument as i32,

@@ -163,6 +163,14 @@ impl Dialer {
             if welcome.request_credits < 1 || welcome.message_bytes_max < 1 {
                 return Err(ConnectError::Protocol("the welcome allows no requests".into()));
             }
+            if welcome.stream_message_bytes_max > MESSAGE_BYTES_DECODE_MAX as i64 {
+                let theirs = welcome.stream_message_bytes_max;
+                let text = format!(
+                    "the sidecar's messages may have {theirs} bytes, and this SDK takes \
+                     {MESSAGE_BYTES_DECODE_MAX}: lower step-bytes-per-invocation-max or message-bytes-max"
+                );
+                return Err(ConnectError::Protocol(text));
+            }
             let first = frames.collect();
             return Ok(Session { welcome, first, inbound, outbox, _client: client });
         }

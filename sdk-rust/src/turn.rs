@@ -32,6 +32,7 @@ pub(crate) struct Turn {
     pub(crate) mode: proto::InvocationMode,
     pub(crate) attempt: u32,
     pub(crate) step: u32,
+    pub(crate) activation: u64,
     pub(crate) trace_parent: String,
     /// Durable steps: recorded by earlier attempts, and by this one.
     steps: Mutex<HashMap<String, proto::Payload>>,
@@ -89,6 +90,7 @@ impl Turn {
             mode,
             attempt: u32::try_from(frame.attempt).unwrap_or(1),
             step: u32::try_from(frame.step).unwrap_or(1),
+            activation: frame.activation,
             trace_parent: frame.trace_parent,
             steps: Mutex::new(frame.recorded_steps),
             requests: AtomicUsize::new(0),

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use kar_core::ids::Millis;
 use kar_core::invocation::Payload;
 
 /// State of the application: keys outside of all actors.
@@ -25,21 +26,24 @@ pub enum StateOperation {
     },
     /// Sets a key.
     Set {
-        /// The key.
-        key: Arc<str>,
-        /// Its new value.
-        value: Payload,
-        /// Condition: the key's etag, or `*` for an absent key.
-        etag: Option<String>,
+        /// What to set.
+        set: StateSet,
         /// Makes a retry safe.
         request_id: Option<String>,
     },
     /// Deletes a key.
     Delete {
-        /// The key.
-        key: Arc<str>,
-        /// Condition: the key's etag.
-        etag: Option<String>,
+        /// What to delete.
+        delete: StateDelete,
+        /// Makes a retry safe.
+        request_id: Option<String>,
+    },
+    /// Makes several changes, all or none. No key is named twice.
+    Transact {
+        /// What to set.
+        sets: Vec<StateSet>,
+        /// What to delete.
+        deletes: Vec<StateDelete>,
         /// Makes a retry safe.
         request_id: Option<String>,
     },
@@ -52,6 +56,28 @@ pub enum StateOperation {
         /// From the page before; empty: from the start.
         page_token: String,
     },
+}
+
+/// A key to be set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateSet {
+    /// The key.
+    pub key: Arc<str>,
+    /// Its new value.
+    pub value: Payload,
+    /// Condition: the key's etag, or `*` for an absent key.
+    pub etag: Option<String>,
+    /// The key is absent after this time; `None`: it stays.
+    pub time_to_live: Option<Millis>,
+}
+
+/// A key to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDelete {
+    /// The key.
+    pub key: Arc<str>,
+    /// Condition: the key's etag.
+    pub etag: Option<String>,
 }
 
 /// A good answer.
@@ -68,6 +94,13 @@ pub enum StateAnswer {
     Deleted {
         /// Whether it existed.
         existed: bool,
+    },
+    /// All changes were made.
+    Transacted {
+        /// New etags of what was set, in order.
+        etags: Vec<String>,
+        /// Whether what was deleted existed, in order.
+        existed: Vec<bool>,
     },
     /// A page of keys.
     Page {
@@ -87,6 +120,8 @@ pub struct StateEntry {
     pub value: Payload,
     /// Changes with every write.
     pub etag: String,
+    /// From when on it is absent, by the store's clock; `None`: it stays.
+    pub expires: Option<Millis>,
 }
 
 /// Why an operation on the application's state failed.
@@ -94,8 +129,10 @@ pub struct StateEntry {
 #[non_exhaustive]
 pub enum StateError {
     /// The condition did not hold; nothing was done.
-    #[error("the condition does not hold: the etag is '{etag}'")]
+    #[error("the condition on '{key}' does not hold: the etag is '{etag}'")]
     ConditionFailed {
+        /// The key.
+        key: String,
         /// Etag that the key has; empty if there is no such key.
         etag: String,
     },

@@ -9,6 +9,8 @@ use kar_core::ids::is_name;
 use kar_core::limits::Limits;
 use kar_hub::{MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
 
+use crate::outbox::MESSAGE_BYTES_TARGET;
+
 /// Folder in which local mode keeps everything, unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = ".kar";
 
@@ -88,6 +90,8 @@ pub struct Bounds {
     pub requests_max: usize,
     /// Component streams open at once.
     pub sessions_max: usize,
+    /// Clients that follow the topology at once (`SystemService.WatchTopology`); beyond it they are refused.
+    pub topology_watchers_max: usize,
     /// Longest message that the transport takes, bytes; above [`Limits::message_bytes_max`], so that a payload that
     /// is a little too long is refused by name.
     pub transport_message_bytes_max: usize,
@@ -142,6 +146,23 @@ pub enum ConfigError {
         /// Room for what goes with it.
         room: usize,
     },
+    /// A component's transport would not take the longest message of its stream.
+    #[error(
+        "messages to components could have {bytes} bytes with these bounds, and clients take {max}: lower \
+         message-bytes-max ({message}), step-bytes-per-invocation-max ({steps}) or state-read-bytes-max ({state})"
+    )]
+    Stream {
+        /// The longest message.
+        bytes: usize,
+        /// What clients take.
+        max: usize,
+        /// Longest argument.
+        message: usize,
+        /// What an invocation's steps keep.
+        steps: usize,
+        /// Longest answer to a read.
+        state: usize,
+    },
     /// The transport would not carry the longest payload.
     #[error(
         "transport-message-bytes-max ({transport}) must be above message-bytes-max ({message}) by {room} at least"
@@ -158,6 +179,17 @@ pub enum ConfigError {
 
 /// Bytes of a message besides its payload, at most.
 const MESSAGE_ROOM_BYTES: usize = 64 << 10;
+
+/// Longest message of a component's stream that every client takes, bytes. The SDKs have the same number.
+pub const STREAM_MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// The longest message that a component gets on its stream with these bounds, bytes: what is packed into one, and the
+/// longest frame after it, which is a turn with its recorded steps or the answer to a read.
+pub fn stream_message_bytes_max(limits: &Limits) -> usize {
+    let read = limits.state_read_bytes_max.max(limits.state_bytes_per_actor_max);
+    let frame = limits.turn_bytes_max().max(read);
+    frame.saturating_add(MESSAGE_BYTES_TARGET + MESSAGE_ROOM_BYTES)
+}
 
 // === impl SidecarConfig ===
 
@@ -198,6 +230,12 @@ impl SidecarConfig {
         let (segment, message) = (self.limits.segment_bytes_max, self.limits.message_bytes_max);
         if bytes > max {
             return Err(ConfigError::Records { bytes, max, segment, message });
+        }
+        let (bytes, max) = (stream_message_bytes_max(&self.limits), STREAM_MESSAGE_BYTES_MAX);
+        if bytes > max {
+            let (steps, state) =
+                (self.limits.step_bytes_per_invocation_max, self.limits.state_read_bytes_max);
+            return Err(ConfigError::Stream { bytes, max, message, steps, state });
         }
         let (transport, room) = (self.bounds.transport_message_bytes_max, MESSAGE_ROOM_BYTES);
         if transport < message + room {
@@ -279,6 +317,7 @@ impl Default for Bounds {
             request_credits: 4_096,
             requests_max: 65_536,
             sessions_max: 1_024,
+            topology_watchers_max: 100,
             transport_message_bytes_max: 8 << 20,
             hello_timeout_ms: 10_000,
             start_timeout_ms: 10_000,
@@ -313,6 +352,15 @@ mod tests {
         config.bounds.transport_message_bytes_max = config.limits.message_bytes_max;
         let error = config.check().unwrap_err();
         assert!(matches!(error, ConfigError::Transport { .. }), "{error}");
+        for raise in [
+            |limits: &mut Limits| limits.step_bytes_per_invocation_max = 60 << 20,
+            |limits: &mut Limits| limits.state_read_bytes_max = 64 << 20,
+        ] {
+            let mut config = SidecarConfig::new("shop").unwrap();
+            raise(&mut config.limits);
+            let error = config.check().unwrap_err();
+            assert!(matches!(error, ConfigError::Stream { .. }), "{error}");
+        }
         let mut config = SidecarConfig::new("shop").unwrap();
         config.limits.state_bytes_per_actor_max = config.bounds.transport_message_bytes_max;
         let error = config.check().unwrap_err();

@@ -117,9 +117,15 @@ impl FromStr for PeerAddress {
 ///
 /// # Errors
 ///
-/// If it cannot be made, or belongs to somebody else.
+/// If it cannot be made, is no folder, or belongs to somebody else.
 pub fn private_folder(path: &Path) -> io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        // "File exists" would be true, and help nobody.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        other => other?,
+    }
     let metadata = std::fs::metadata(path)?;
     if metadata.uid() != rustix::process::geteuid().as_raw() {
         return Err(io::Error::new(

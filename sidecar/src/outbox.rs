@@ -18,8 +18,8 @@ use tonic::Status;
 
 use crate::convert::error::status;
 
-/// Bytes of frames after which a message is closed.
-const MESSAGE_BYTES_TARGET: usize = 256 << 10;
+/// Bytes of frames after which a message is closed: none is longer than this and its last frame.
+pub const MESSAGE_BYTES_TARGET: usize = 256 << 10;
 
 /// Bounds of an outbox.
 #[derive(Clone, Copy, Debug)]

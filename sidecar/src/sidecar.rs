@@ -21,6 +21,7 @@ use crate::grpc::auth::BearerToken;
 use crate::grpc::connect::Connect;
 use crate::grpc::serve::{self, Services, closed};
 use crate::grpc::system::{Facts, System};
+use crate::grpc::topology::Watchers;
 use crate::net;
 use crate::peer::dial::Dialler;
 use crate::peer::serve::PeerServer;
@@ -59,6 +60,14 @@ pub enum StartError {
         /// What was tried.
         what: &'static str,
         /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The component's socket cannot be where it was asked for: it is in use, say; choose another path.
+    #[error("cannot listen on {}: {source}", path.display())]
+    Socket {
+        /// Its path.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -248,13 +257,15 @@ impl Sidecar {
                 config.bounds.clone(),
                 self.node_name.clone(),
                 config.application.clone(),
-                closing,
+                closing.clone(),
             ),
-            api,
+            api: api.clone(),
             system: System {
                 driver: self.driver.clone(),
+                api,
                 facts: Arc::new(facts),
                 ended: self.ended.clone(),
+                watchers: Watchers::new(closing),
             },
             token: BearerToken::new(config.api_token.as_deref()),
             message_bytes_max: config.bounds.transport_message_bytes_max,
@@ -360,10 +371,14 @@ impl Sockets {
             Some(listener) => Some(net::PeerAddress::Tcp(listener.local_addr().map_err(no_port)?)),
             None => Some(net::PeerAddress::Unix(peer_path.clone())),
         };
-        let peer = if config.no_peer { None } else { Some(bind_unix(&peer_path)?) };
+        let own: fn(_, _) -> _ =
+            |path, source| StartError::File { what: "cannot listen on", path, source };
+        let chosen: fn(_, _) -> _ = |path, source| StartError::Socket { path, source };
+        let component_error = if config.socket.is_some() { chosen } else { own };
+        let peer = if config.no_peer { None } else { Some(bind_unix(&peer_path, own)?) };
         let peer_path = peer.is_some().then_some(peer_path);
         Ok(Self {
-            component: bind_unix(&socket)?,
+            component: bind_unix(&socket, component_error)?,
             component_tcp,
             peer,
             peer_tcp,
@@ -375,14 +390,15 @@ impl Sockets {
     }
 }
 
-fn bind_unix(path: &Path) -> Result<UnixListener, StartError> {
+fn bind_unix(
+    path: &Path,
+    error: fn(PathBuf, std::io::Error) -> StartError,
+) -> Result<UnixListener, StartError> {
     if !net::is_socket_path(path) {
         return Err(StartError::PathTooLong(path.to_owned()));
     }
     net::clear_if_dead(path, Duration::ZERO);
-    let fail =
-        |source| StartError::File { what: "cannot listen on", path: path.to_owned(), source };
-    UnixListener::bind(path).map_err(fail)
+    UnixListener::bind(path).map_err(|source| error(path.to_owned(), source))
 }
 
 async fn bind_tcp(address: std::net::SocketAddr) -> Result<TcpListener, StartError> {

@@ -14,7 +14,7 @@ use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, Uuid};
 use kar_core::inbox::{InboxBody, InboxEntry, Mark};
 use kar_core::invocation::{
     ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
-    RetryPolicy, StateOp,
+    RetryPolicy, StateOp, Work,
 };
 use kar_core::limits::{LimitHit, Limits};
 use kar_core::message::{
@@ -58,6 +58,7 @@ fn log_sender() -> Sender {
 fn invocation(mode: Mode, is_full: bool) -> Invocation {
     Invocation {
         uuid: uuid(1),
+        work: Work::Method,
         mode,
         actor: is_full.then(|| "alice".into()),
         method: "deposit".into(),
@@ -283,6 +284,7 @@ fn policies() -> Vec<(String, Op)> {
         ("park", Op::Park { uuid }),
         ("resume", Op::Resume { uuid }),
         ("cancelled", complete(Outcome::Cancelled, None)),
+        ("withdrawn", complete(Outcome::Withdrawn, None)),
         ("failed-retryable", complete(Outcome::Failed(error), None)),
         ("accept-retry", accept),
         ("discard", Op::Discard { uuids: vec![uuid, Uuid(7)] }),
@@ -333,6 +335,18 @@ fn reminders() -> [(&'static str, Op); 7] {
     ]
 }
 
+/// Decisions about actors as a whole.
+fn life() -> [(&'static str, Op); 3] {
+    let of = |work| Arc::new(Invocation { work, ..invocation(Mode::Call, true) });
+    let accept =
+        |work| Op::Accept { sender: Sender::Node(NodeId(5)), number: 9, invocation: of(work) };
+    [
+        ("accept-removal", accept(Work::Remove)),
+        ("accept-deactivation", accept(Work::Deactivate)),
+        ("deactivate", Op::Deactivate { actor: "alice".into(), uuid: uuid(8) }),
+    ]
+}
+
 /// Every record by name; the names are those of the golden file.
 fn records() -> BTreeMap<String, Record> {
     let mut records = BTreeMap::from([
@@ -350,7 +364,8 @@ fn records() -> BTreeMap<String, Record> {
     let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
     let full = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![full] };
     records.insert("refused-partition-bytes".to_owned(), full);
-    for (name, op) in tail_calls().into_iter().chain(steps()).chain(shared()).chain(reminders()) {
+    let named = tail_calls().into_iter().chain(steps()).chain(shared()).chain(reminders());
+    for (name, op) in named.chain(life()) {
         let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
         records.insert(name.to_owned(), record);
     }
@@ -380,6 +395,7 @@ fn about_reminders() -> Vec<Message> {
             floor: 2,
             asks: false,
             promised: false,
+            again: false,
             owed: Owed::Remind(Arc::new(Remind { uuid: uuid(3), actor: "alice".into(), change })),
         })
         .into();
@@ -420,6 +436,7 @@ fn messages() -> Vec<Message> {
         cancel: true,
         ended: Some(Ended { cause: Cause::HostLost, not_before: 7, error: "gone".into() }),
         retry_at: 9,
+        behind: actor.map(|_| uuid(9)),
     };
     let letter = DeadLetterView {
         uuid: uuid(3),
@@ -470,6 +487,7 @@ fn messages() -> Vec<Message> {
             floor: 1,
             asks: true,
             promised: true,
+            again: true,
             owed: owed(invocation(Mode::Call, true)),
         },
         Message::Request {
@@ -481,6 +499,7 @@ fn messages() -> Vec<Message> {
             floor: 1,
             asks: false,
             promised: false,
+            again: false,
             owed: Owed::Outcome(chain_outcome()),
         },
         control(Control::Cancel(uuid(3))),
@@ -498,6 +517,11 @@ fn messages() -> Vec<Message> {
         found(Found::Unfinished(view(None))),
         found(Found::Ended(Outcome::Done(Payload::default()))),
         found(Found::Ended(Outcome::Cancelled)),
+        Message::Withdraw {
+            sender: sender.clone(),
+            to: to.clone(),
+            calls: vec![(3, uuid(7)), (4, uuid(8))],
+        },
         found(Found::Dead(letter)),
         controlled(ControlResult::Done(Controlled::Redriven(uuid(4)))),
         controlled(ControlResult::Done(Controlled::Discarded)),
@@ -620,6 +644,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
         step_key: Some(long(512)),
         owed: owed(Invocation {
             uuid: Uuid(u128::MAX),
+            work: Work::Deactivate,
             mode: Mode::Call,
             actor: Some(long(512)),
             method: long(256),

@@ -72,7 +72,7 @@ async fn host(sidecar: &Sidecar, name: &'static str) -> tokio::task::AbortHandle
             drop(frames.send(pb::ConnectRequest { frames: frames_of }).await);
         }
     };
-    let actor_types = vec![pb::HostedActorType { name: "Account".into(), methods: vec![] }];
+    let actor_types = vec![pb::HostedActorType { name: "Account".into(), ..Default::default() }];
     let hello = pb::Hello { protocol_version: 1, actor_types, ..pb::Hello::default() };
     send(Out::Hello(hello)).await;
     let mut client = ComponentServiceClient::new(channel(sidecar).await);

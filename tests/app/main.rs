@@ -7,7 +7,7 @@
 //! | `teller` | actor type `Teller` and service `teller`: `transfer` by nested calls of two accounts |
 //! | `echo` | service `echo` and actor type `Echo`: `echo`, `fail`, `count` |
 //! | `walker` | actor types `Walker` and `Tally`, service `walk`: half of the round of [`walk`] |
-//! | `ringer` | actor type `Ringer`: `ring{key}` counts the key, and how often it was tried again |
+//! | `ringer` | actor type `Ringer`: `ring{key, milliseconds}` counts the key, its retries, and idle times |
 //! | `hopper` | actor type `Hopper`, service `hop`: the other half |
 //! | `vaults` | actor type `Vault`: `open`, `exchange`, `take`, `report` of [`audit`] |
 //! | `auditors` | actor type `Auditor`: `audit` |
@@ -137,7 +137,11 @@ async fn run(roles: &[String]) -> Result<()> {
 async fn join(client: &Client, services: &[&str], actor_types: &[&str]) -> Result<Component> {
     let deadline = Instant::now() + RECONNECT_LIMIT;
     loop {
-        match Component::connect(client, hello(services, actor_types)).await {
+        let mut greeting = hello(services, actor_types);
+        for hosted in &mut greeting.actor_types {
+            hosted.deactivates = hosted.name == "Ringer";
+        }
+        match Component::connect(client, greeting).await {
             Ok(component) => return Ok(component),
             Err(status) if Instant::now() > deadline => return Err(status.into()),
             Err(_) => wait::moment(TICK).await,
@@ -154,6 +158,7 @@ async fn handle(app: &App, turn: Turn) -> Ending {
         return relay::pass(&turn).await.unwrap_or_else(|error| Err(error).into());
     }
     let result = match (kind, turn.method()) {
+        ("Ringer", "") => add(&turn, "rested").await,
         (_, "pid") => Ok(object!(std::process::id())),
         ("slow" | "Slow", "work") => work(app, &turn).await,
         ("Account", _) => bank::account(&turn, id).await,
@@ -195,8 +200,13 @@ async fn work(app: &App, turn: &Turn) -> Result<Value, kar_proto::v1::Applicatio
 }
 
 async fn count(turn: &Turn) -> Result<Value, kar_proto::v1::ApplicationError> {
-    let count = turn.get("count").await.map_err(|e| failed(&e))?.as_i64().unwrap_or(0) + 1;
-    turn.set(&[("count", object!(count))]).await.map_err(|e| failed(&e))?;
+    add(turn, "count").await
+}
+
+/// One more under a key.
+async fn add(turn: &Turn, key: &str) -> Result<Value, kar_proto::v1::ApplicationError> {
+    let count = turn.get(key).await.map_err(|e| failed(&e))?.as_i64().unwrap_or(0) + 1;
+    turn.set(&[(key, object!(count))]).await.map_err(|e| failed(&e))?;
     Ok(object!(count))
 }
 
@@ -209,6 +219,7 @@ async fn ring(turn: &Turn) -> Result<Value, kar_proto::v1::ApplicationError> {
         let again = turn.get("again").await.map_err(|e| failed(&e))?.as_i64().unwrap_or(0) + 1;
         changes.push(("again", object!(again)));
     }
+    wait::moment(turn.length()).await;
     turn.set(&changes).await.map_err(|e| failed(&e))?;
     Ok(object!(count))
 }

@@ -56,7 +56,7 @@ impl ComponentService for Echo {
 fn answer(frame: ComponentFrame) -> Option<SidecarFrame> {
     let Some(component_frame::Frame::Request(request)) = frame.frame else { return None };
     let Some(request::Operation::StateSet(set)) = request.operation else { return None };
-    let got = StateServiceGetResponse { value: set.value, etag: String::new() };
+    let got = StateServiceGetResponse { value: set.value, ..Default::default() };
     let response = Response { id: request.id, result: Some(response::Result::StateGet(got)) };
     Some(SidecarFrame { frame: Some(sidecar_frame::Frame::Response(response)) })
 }

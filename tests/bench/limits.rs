@@ -27,6 +27,8 @@ pub(crate) struct Limits {
     pub(crate) chain_us: f64,
     /// Round trips per second with 64 under way.
     pub(crate) echo_per_second: f64,
+    /// The same through two relays to a third process.
+    pub(crate) chain_per_second: f64,
     /// One write of 1 KiB and `fdatasync`, median, µs.
     pub(crate) append_us: f64,
     /// The same, 99th percentile, µs.
@@ -39,6 +41,16 @@ impl Limits {
     /// have to wake each other across cores.
     pub(crate) fn direct_us(self) -> f64 {
         self.chain_us
+    }
+
+    /// What many clients can get at once, calls per second: the chain of a direct call, since appends are shared. Where
+    /// one turn has to be committed before the next begins, that is a round trip to the component, one to the hub
+    /// and an append.
+    pub(crate) fn per_second(self, one_by_one: bool) -> f64 {
+        match one_by_one {
+            true => 1e6 / (2.0 * self.echo_us + self.append_us).max(f64::MIN_POSITIVE),
+            false => self.chain_per_second,
+        }
     }
 
     /// Three stream round trips and an append through the hub, which is one more round trip and one write.
@@ -57,12 +69,13 @@ pub(crate) async fn measure(folder: &Path, seconds: f64) -> Result<Limits> {
     let mut relays =
         [echo_process(&relay, Some(&socket)).await?, echo_process(&front, Some(&relay)).await?];
     let (chain_us, _) = echo::measure(&front, 1, length).await?;
+    let (_, chain_per_second) = echo::measure(&front, 64, length).await?;
     for relay in &mut relays {
         relay.kill().await?;
     }
     server.kill().await?;
     let (append_us, append_p99_us) = append(&folder.join("append"), length)?;
-    Ok(Limits { echo_us, chain_us, echo_per_second, append_us, append_p99_us })
+    Ok(Limits { echo_us, chain_us, echo_per_second, chain_per_second, append_us, append_p99_us })
 }
 
 /// An echo, or a relay to `next`, that listens.

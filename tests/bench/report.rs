@@ -89,6 +89,14 @@ impl Row {
         }
     }
 
+    /// How many times worse it is than its physical limit: its latency with one client, its throughput with more.
+    fn times_limit(&self, limits: Limits) -> f64 {
+        if self.scenario.clients == 1 {
+            return self.p50_us / self.limit_us(limits).max(f64::MIN_POSITIVE);
+        }
+        limits.per_second(self.scenario.strict) / self.calls_per_second.max(f64::MIN_POSITIVE)
+    }
+
     /// Each promise with the figure, and how many times better (above 1) or worse (below 1) it is.
     fn judged(&self, limits: Limits) -> Vec<(String, f64)> {
         let at_most = |what: &str, bound: f64, is: f64| {
@@ -147,7 +155,7 @@ impl Report {
     }
 
     fn write_table(&self, out: &mut String) -> std::fmt::Result {
-        let Limits { echo_us, chain_us: _, echo_per_second, append_us, append_p99_us } =
+        let Limits { echo_us, echo_per_second, chain_per_second, append_us, append_p99_us, .. } =
             self.limits;
         let load = self.load_average;
         if load > LOAD_NOTED {
@@ -168,7 +176,12 @@ impl Report {
         let (direct, durable) = (self.limits.direct_us(), self.limits.durable_us());
         writeln!(
             out,
-            "  direct: 3 in a chain     {direct:>9.0} µs   durable: 1 more + append {durable:.0} µs\n"
+            "  direct: 3 in a chain     {direct:>9.0} µs   {chain_per_second:>9.0}/s with 64 under way"
+        )?;
+        writeln!(out, "  durable: 1 more + append {durable:>9.0} µs")?;
+        writeln!(
+            out,
+            "  ×limit: how many times slower a row is, by its p50 (1 client) or its calls/s (64)\n"
         )?;
         writeln!(
             out,
@@ -176,11 +189,10 @@ impl Report {
             "scenario", "calls/s", "p50 µs", "p99 µs", "×limit", "CPU µs", "rec/sync", "call/sync"
         )?;
         for row in &self.rows {
-            let times = row.p50_us / row.limit_us(self.limits);
-            let times = if row.scenario.clients == 1 { format!("{times:.2}") } else { "".into() };
+            let times = row.times_limit(self.limits);
             writeln!(
                 out,
-                "{:<36}{:>9.0}{:>9.0}{:>9.0}{times:>8}{:>9.1}{:>10}{:>11}",
+                "{:<36}{:>9.0}{:>9.0}{:>9.0}{times:>8.2}{:>9.1}{:>10}{:>11}",
                 row.name,
                 row.calls_per_second,
                 row.p50_us,

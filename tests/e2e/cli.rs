@@ -90,6 +90,23 @@ fn application_state_is_read_and_written() {
         assert!(listed.code == 0 && parsed(&listed.stdout).to_string().contains("\"k\""));
         let conflict = world.kar_here("state set", &["k", "2", "--etag", "wrong"]).await;
         assert_eq!(conflict.code, 8, "{conflict:?}");
+        let args = [
+            "--set", "a", "1", "--set", "b", "-2", "--delete", "k", "--etag", "a", "*", "-o",
+            "json",
+        ];
+        let done = world.kar_here("state transact", &args).await;
+        let rows = parsed(&done.stdout);
+        assert_eq!(
+            (done.code, &rows[2]["key"], &rows[2]["existed"]),
+            (0, &json!("k"), &json!(true))
+        );
+        let conflict =
+            world.kar_here("state transact", &["--set", "a", "3", "--etag", "a", "*"]).await;
+        assert!(conflict.code == 8 && conflict.stderr.contains("'a'"), "{conflict:?}");
+        let set = world.kar_here("state set", &["k", "1", "--ttl", "1h"]).await;
+        assert_eq!(set.code, 0, "{set:?}");
+        let got = parsed(&world.kar_here("state get", &["k", "-o", "json"]).await.stdout);
+        assert!(got["expire_time"].is_string(), "{got}");
         let deleted = world.kar_here("state delete", &["k"]).await;
         assert_eq!(deleted.code, 0, "{deleted:?}");
         let missing = world.kar_here("state get", &["k"]).await;

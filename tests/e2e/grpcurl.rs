@@ -41,7 +41,6 @@ fn services_are_listed_and_called_by_reflection_only() {
             for service in ["kar.v1.InvocationService", "grpc.health.v1.Health"] {
                 assert!(listed.stdout.lines().any(|line| line == service), "{listed:?}");
             }
-            // The comments of the contract are not served, but its types are.
             let described = curl(&program, &[], &way, &["describe", "kar.v1.InvokeRequest"]).await;
             assert!(described.stdout.contains("string service = 1"), "{described:?}");
             let request = r#"{"service":"echo","method":"echo","payload":{"json":{"name":"Alan","n":[1,null]}}}"#;

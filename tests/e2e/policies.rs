@@ -114,7 +114,8 @@ fn a_methods_policy_holds_and_the_pause_survives_the_sidecar() {
         let client = front.client().await;
         let slow = RetryPolicy { initial_backoff: millis(3_000), max_backoff: None, ..policy(2) };
         let method = HostedMethod { name: "m".into(), retry_policy: Some(slow), shared: false };
-        let hosted = HostedActorType { name: "A".into(), methods: vec![method] };
+        let hosted =
+            HostedActorType { name: "A".into(), methods: vec![method], deactivates: false };
         let hello = || Hello {
             protocol_version: 1,
             actor_types: vec![hosted.clone()],
@@ -174,7 +175,11 @@ fn what_keeps_killing_its_host_is_parked_until_somebody_resumes_it() {
         assert_eq!(info.invocation_id, id.invocation_id);
         let end = info.last_attempt_end.expect("it ended");
         assert_eq!(end.cause(), AttemptEndCause::HostLost);
-        assert_eq!(own.figure("parked").await.expect("answered"), Some(1));
+        // It is counted once it is durable (rule L5).
+        wait::until_true("the parked one to be counted", PATIENCE, async || {
+            own.figure("parked").await.expect("answered") == Some(1)
+        })
+        .await;
         // Others pass it.
         let mut host = Component::connect(&own, hello(&[], &["A"])).await.expect("welcome");
         let behind = call(&client, "x", "behind", None);

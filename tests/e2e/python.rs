@@ -4,9 +4,9 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use kar_tests::python::{INSTALLS, Install, interpreter, sample};
+use kar_tests::python::{INSTALLS, Install, interpreter, sample, test};
 use kar_tests::world::{READY_LIMIT, capture};
-use kar_tests::{Node, NodeOptions, World, process, test, wait};
+use kar_tests::{Node, NodeOptions, World, process, wait};
 use rustix::process::Signal;
 use serde_json::json;
 

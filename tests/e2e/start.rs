@@ -55,8 +55,9 @@ fn a_socket_that_is_taken_is_refused() {
         let socket = first.socket.to_str().expect("UTF-8");
         let args = ["run", "--app", "taken", "--data-dir", "data", "--socket", socket];
         let output = world.kar(&args).await;
-        assert!([2, 3].contains(&output.code), "{output:?}");
+        assert_eq!(output.code, 2, "{output:?}");
         assert!(output.stderr.contains(socket), "it names the socket: {output:?}");
+        assert!(output.stderr.contains("--socket"), "it says what to do: {output:?}");
         first.info().await;
         // One that a dead sidecar left behind is not in the way.
         first.kill_sidecar();

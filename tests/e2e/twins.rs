@@ -5,9 +5,10 @@ use kar_proto::v1::response::Result as Answer;
 use kar_proto::v1::{
     ActorStateServiceGetRequest, ActorTarget, ApplyRequest, AwaitRequest, CallActorRequest,
     CancelRequest, CancelResult, ContainsRequest, DeleteRequest, DeliveryMode,
-    DiscardDeadLetterRequest, FlushRequest, GetAllRequest, InvokeRequest, ListRequest,
-    RedriveDeadLetterRequest, ResumeRequest, SetRequest, StartRequest, StateChange, StateEntry,
-    StateServiceGetRequest, TellRequest, state_change,
+    DiscardDeadLetterRequest, FlushRequest, GetAllRequest, GetSubMapSizeRequest, InvokeRequest,
+    ListRequest, ListSubMapRequest, RedriveDeadLetterRequest, ResumeRequest, SetRequest,
+    StartRequest, StateChange, StateEntry, StateServiceGetRequest, TellRequest, TransactRequest,
+    state_change,
 };
 use kar_tests::component::{Component, hello, service};
 use kar_tests::errors::assert_error;
@@ -140,6 +141,10 @@ fn application_state_is_the_same_on_both_ways() {
         let unary = client.state().list(list.clone()).await.expect("listed").into_inner();
         let answer = stream.handle().request(Operation::StateList(list)).await.expect("listed");
         assert_eq!(answer, Answer::StateList(unary));
+        let transact = TransactRequest::default();
+        let unary = client.state().transact(transact.clone()).await.expect("done").into_inner();
+        let answer = stream.handle().request(Operation::StateTransact(transact)).await;
+        assert_eq!(answer.expect("done"), Answer::StateTransact(unary));
         let delete = DeleteRequest { key: "k".into(), ..Default::default() };
         let answer =
             stream.handle().request(Operation::StateDelete(delete)).await.expect("deleted");
@@ -219,7 +224,9 @@ fn what_is_not_implemented_says_so() {
         };
         let answer = client.event().publish(kar_proto::v1::PublishRequest::default()).await;
         not(answer.expect_err("not yet"), "EventService.Publish");
-        let answer = client.state().transact(kar_proto::v1::TransactRequest::default()).await;
-        not(answer.expect_err("not yet"), "StateService.Transact");
+        let answer = client.actor_state().list_sub_map(ListSubMapRequest::default()).await;
+        not(answer.expect_err("not yet"), "ActorStateService.ListSubMap");
+        let answer = client.actor_state().get_sub_map_size(GetSubMapSizeRequest::default()).await;
+        not(answer.expect_err("not yet"), "ActorStateService.GetSubMapSize");
     });
 }

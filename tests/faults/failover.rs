@@ -11,8 +11,11 @@ use kar_tests::{Client, Node, Random, World, process, test_within, wait};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-/// Times that each kind of death is tried; the task asks for at least 20.
+/// Times that each kind of death is tried …
 const ROUNDS: u64 = 24;
+
+/// … and in which it must have come in the middle of the call's code.
+const IN_MID_CALL_MIN: u64 = 20;
 
 /// Applications in which the rounds run side by side.
 const WORLDS: u64 = 4;
@@ -64,25 +67,29 @@ fn rounds(victim: Victim) {
             let random = random.fork();
             worlds.spawn_local_on(in_one_world(victim, number, random), &local);
         }
+        let mut in_mid_call = 0;
         local
             .run_until(async {
                 while let Some(done) = worlds.join_next().await {
-                    if let Err(error) = done {
-                        std::panic::resume_unwind(error.into_panic());
+                    match done {
+                        Ok(count) => in_mid_call += count,
+                        Err(error) => std::panic::resume_unwind(error.into_panic()),
                     }
                 }
             })
             .await;
+        println!("{victim:?}: killed {ROUNDS} times, {in_mid_call} of them in mid-call");
+        assert!(in_mid_call >= IN_MID_CALL_MIN, "only {in_mid_call} of {ROUNDS} came in mid-call");
     });
 }
 
-/// Two hosts and a client's sidecar, through several rounds.
-async fn in_one_world(victim: Victim, number: u64, mut random: Random) {
+/// Two hosts and a client's sidecar, through several rounds. Returns how often somebody died in mid-call.
+async fn in_one_world(victim: Victim, number: u64, mut random: Random) -> u64 {
     let world = World::new(&format!("fail{number}"));
     let front = world.bare("front").await;
     let client = front.client().await;
     let mut hosts = [host(&world, "a").await, host(&world, "b").await];
-    let mut retried = 0;
+    let mut in_mid_call = 0;
     for round in 0..ROUNDS / WORLDS {
         let (key, actor) = (format!("{victim:?}-{number}-{round}"), random.below(2) == 0);
         let call = tokio::spawn(work(client.clone(), key.clone(), actor));
@@ -90,19 +97,18 @@ async fn in_one_world(victim: Victim, number: u64, mut random: Random) {
         wait::until_true("the code to start", ANSWER_LIMIT, async || !journal.of(&key).is_empty())
             .await;
         wait::moment(Duration::from_millis(random.below(WORK_MS * 2 / 3))).await;
-        strike(victim, &world, &mut hosts, &journal.of(&key)).await;
+        let struck = strike(victim, &world, &mut hosts, &journal.of(&key)).await;
         // The dead write no more: if its code had not ended, somebody has to run it again.
-        let cut_off = journal.of(&key).last().is_some_and(|attempt| !attempt.ended);
+        let cut_off = struck && journal.of(&key).last().is_some_and(|attempt| !attempt.ended);
         let answer = tokio::time::timeout(ANSWER_LIMIT, call).await;
         let answer = answer.expect("answered in time").expect("no panic");
         judge(&journal.of(&key), &answer, actor);
         if cut_off && !matches!(victim, Victim::Hub) {
             assert!(journal.of(&key).len() > 1, "{:?}", journal.of(&key));
-            retried += 1;
         }
+        in_mid_call += u64::from(cut_off);
         revive(&world, &mut hosts).await;
     }
-    assert!(retried > 0 || matches!(victim, Victim::Hub), "no kill landed in mid-call");
     // P2: what completed is not run again, by whoever took over since.
     let settled = world.journal().attempts();
     for host in &mut hosts {
@@ -117,6 +123,7 @@ async fn in_one_world(victim: Victim, number: u64, mut random: Random) {
         assert_eq!(attempts.len(), before, "{key} ran again after it completed");
     }
     world.journal().assert_no_overlap(GRACE);
+    in_mid_call
 }
 
 async fn host(world: &Rc<World>, name: &str) -> Node {
@@ -139,12 +146,12 @@ async fn work(client: Client, key: String, actor: bool) -> Value {
     }
 }
 
-/// Kills whoever runs the call, or the hub.
-async fn strike(victim: Victim, world: &World, hosts: &mut [Node], attempts: &[Attempt]) {
+/// Kills whoever runs the call, or the hub. Returns false if nobody runs it any more.
+async fn strike(victim: Victim, world: &World, hosts: &mut [Node], attempts: &[Attempt]) -> bool {
     let last = attempts.last().expect("it has started");
     let pid: u32 = last.id.split('-').next().and_then(|p| p.parse().ok()).expect("a process id");
     let server = hosts.iter().find(|host| host.component_now() == Some(pid));
-    let Some(server) = server else { return };
+    let Some(server) = server else { return false };
     match victim {
         Victim::Sidecar => server.kill_sidecar(),
         Victim::Component => process::kill(pid),
@@ -157,6 +164,7 @@ async fn strike(victim: Victim, world: &World, hosts: &mut [Node], attempts: &[A
     if !matches!(victim, Victim::Hub) {
         process::gone(pid, GRACE * 20).await;
     }
+    true
 }
 
 /// Starts again what has died.

@@ -11,6 +11,7 @@ mod hot_actor;
 mod python_bank;
 mod receipts;
 mod reminder_storm;
+mod removals;
 mod rollback;
 mod sdk_bank;
 mod soak;

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use kar_tests::python::{Install, sample};
+use kar_tests::python::{Install, sample, test_within};
 use kar_tests::world::READY_LIMIT;
-use kar_tests::{Client, Node, NodeOptions, Random, World, binaries, process, test_within, wait};
+use kar_tests::{Client, Node, NodeOptions, Random, World, binaries, process, wait};
 use serde_json::{Value, json};
 use tokio::task::LocalSet;
 

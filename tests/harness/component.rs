@@ -73,7 +73,8 @@ pub(crate) struct Shared {
 /// A `hello` for these services and actor types; both may be empty.
 pub fn hello(services: &[&str], actor_types: &[&str]) -> Hello {
     let service = |name: &&str| HostedService { name: (*name).into(), methods: Vec::new() };
-    let actor_type = |name: &&str| HostedActorType { name: (*name).into(), methods: Vec::new() };
+    let actor_type =
+        |name: &&str| HostedActorType { name: (*name).into(), ..HostedActorType::default() };
     Hello {
         protocol_version: 1,
         sdk: "kar-tests".into(),

@@ -13,6 +13,7 @@
 //!
 //! The rule of all tests here: never wait for time, always for a condition, always with a bound.
 
+mod actors;
 pub mod binaries;
 pub mod component;
 pub mod errors;

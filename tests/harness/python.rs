@@ -1,8 +1,12 @@
 //! Python: the interpreters that `cargo xtask python` has prepared, and the samples of the SDK.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::binaries;
+
+/// Set by `cargo xtask test` where Python is not there.
+const ABSENT: &str = "KAR_TESTS_WITHOUT_PYTHON";
 
 /// How the SDK was installed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,6 +19,19 @@ pub enum Install {
 
 /// Both.
 pub const INSTALLS: [Install; 2] = [Install::Wheel, Install::Source];
+
+/// As [`crate::test`], for what needs Python: visibly skipped where that is not there.
+pub fn test(body: impl Future<Output = ()>) {
+    test_within(crate::TEST_LIMIT, body);
+}
+
+/// As [`crate::test_within`], for what needs Python: visibly skipped where that is not there.
+pub fn test_within(limit: Duration, body: impl Future<Output = ()>) {
+    if std::env::var_os(ABSENT).is_some() {
+        return crate::skip("Python is not there; see `cargo xtask test`");
+    }
+    crate::test_within(limit, body);
+}
 
 /// An interpreter that has the SDK.
 ///

@@ -25,7 +25,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Installs what the tests need, and runs everything: format, lints, unit tests, simulator, end-to-end tests.
+    /// Installs what the tests need, and runs everything: format, lints, unit tests, simulator, end-to-end tests. What
+    /// a missing tool is needed for is skipped, and says so.
     Test {
         /// Run only steps whose name contains this (may be given several times).
         #[arg(long)]
@@ -33,9 +34,10 @@ enum Task {
         /// Random schedules that the simulator runs.
         #[arg(long, default_value_t = plan::SEEDS)]
         seeds: u32,
+        /// Fails at once where a language's tools are missing, instead of skipping its tests.
+        #[arg(long)]
+        every_language: bool,
     },
-    /// The same as `test` without options; what `.ci/run` calls is `test` itself.
-    Ci,
     /// Format, clippy and the house rules, without tests.
     Lint,
     /// Builds the Python SDK into `target/python`, and checks it: types, unit tests. Its end-to-end tests need this.
@@ -67,8 +69,7 @@ fn main() -> Result<ExitCode> {
     let task = Args::parse().task;
     std::env::set_current_dir(root()?).context("enter the workspace")?;
     match task {
-        Task::Test { only, seeds } => plan::test(&only, seeds),
-        Task::Ci => plan::test(&[], plan::SEEDS),
+        Task::Test { only, seeds, every_language } => plan::test(&only, seeds, every_language),
         Task::Lint => plan::lint(),
         Task::Python => Ok(python::task()),
         Task::Bench { args } => plan::bench(&args),

@@ -23,7 +23,18 @@ struct Tool {
     oldest: u32,
     needed_for: &'static str,
     how: &'static str,
-    optional: bool,
+    need: Need,
+}
+
+/// What it means that a tool is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Nothing can be tested.
+    Always,
+    /// Everything of this language is skipped.
+    Language(&'static str),
+    /// As `needed_for` says.
+    Optional,
 }
 
 const TOOLS_WANTED: &[Tool] = &[
@@ -33,7 +44,7 @@ const TOOLS_WANTED: &[Tool] = &[
         oldest: 0,
         needed_for: "everything",
         how: "install Rust with rustup",
-        optional: false,
+        need: Need::Always,
     },
     Tool {
         name: "rustfmt",
@@ -41,7 +52,7 @@ const TOOLS_WANTED: &[Tool] = &[
         oldest: 0,
         needed_for: "the format check",
         how: "rustup component add rustfmt",
-        optional: false,
+        need: Need::Always,
     },
     Tool {
         name: "clippy",
@@ -49,7 +60,7 @@ const TOOLS_WANTED: &[Tool] = &[
         oldest: 0,
         needed_for: "the lints",
         how: "rustup component add clippy",
-        optional: false,
+        need: Need::Always,
     },
     Tool {
         name: "C compiler",
@@ -57,7 +68,7 @@ const TOOLS_WANTED: &[Tool] = &[
         oldest: 0,
         needed_for: "linking",
         how: "apt-get install gcc libc6-dev (or your system's like)",
-        optional: false,
+        need: Need::Always,
     },
     Tool {
         name: "git",
@@ -65,7 +76,7 @@ const TOOLS_WANTED: &[Tool] = &[
         oldest: 0,
         needed_for: "the house rules (list of files)",
         how: "apt-get install git",
-        optional: false,
+        need: Need::Always,
     },
     Tool {
         name: "python",
@@ -73,7 +84,7 @@ const TOOLS_WANTED: &[Tool] = &[
         oldest: 3,
         needed_for: "building sdk-clients/python, its samples and tests",
         how: "install Python 3.11 or later with venv and pip (apt-get install python3-venv)",
-        optional: false,
+        need: Need::Language("python"),
     },
     Tool {
         name: "node",
@@ -81,7 +92,7 @@ const TOOLS_WANTED: &[Tool] = &[
         oldest: 20,
         needed_for: "JavaScript samples and tests",
         how: "install Node.js 20 or later",
-        optional: false,
+        need: Need::Language("js"),
     },
     Tool {
         name: "npm",
@@ -89,7 +100,7 @@ const TOOLS_WANTED: &[Tool] = &[
         oldest: 9,
         needed_for: "building sdk-clients/js",
         how: "it comes with Node.js",
-        optional: false,
+        need: Need::Language("js"),
     },
     Tool {
         name: "JDK",
@@ -97,7 +108,7 @@ const TOOLS_WANTED: &[Tool] = &[
         oldest: 17,
         needed_for: "building sdk-clients/java",
         how: "apt-get install openjdk-17-jdk-headless (or your system's like)",
-        optional: false,
+        need: Need::Language("java"),
     },
     Tool {
         name: "java",
@@ -105,7 +116,7 @@ const TOOLS_WANTED: &[Tool] = &[
         oldest: 17,
         needed_for: "Java samples and tests",
         how: "it comes with the JDK",
-        optional: false,
+        need: Need::Language("java"),
     },
     Tool {
         name: "maven",
@@ -113,7 +124,7 @@ const TOOLS_WANTED: &[Tool] = &[
         oldest: 3,
         needed_for: "building sdk-clients/java",
         how: "apt-get install maven (3.8 or later)",
-        optional: false,
+        need: Need::Language("java"),
     },
     Tool {
         name: "nextest",
@@ -121,7 +132,7 @@ const TOOLS_WANTED: &[Tool] = &[
         oldest: 0,
         needed_for: "nothing; tests run by it if it is there, by cargo test otherwise",
         how: "cargo install --locked cargo-nextest",
-        optional: true,
+        need: Need::Optional,
     },
     Tool {
         name: "cargo-deny",
@@ -129,7 +140,7 @@ const TOOLS_WANTED: &[Tool] = &[
         oldest: 0,
         needed_for: "the rules of deny.toml on dependencies, SKIPPED otherwise",
         how: "cargo install --locked cargo-deny",
-        optional: true,
+        need: Need::Optional,
     },
     Tool {
         name: "go",
@@ -137,7 +148,7 @@ const TOOLS_WANTED: &[Tool] = &[
         oldest: 0,
         needed_for: "building grpcurl",
         how: "install Go, or put grpcurl 1.9 on the PATH yourself",
-        optional: true,
+        need: Need::Optional,
     },
 ];
 
@@ -147,25 +158,35 @@ pub(crate) struct Found {
     pub(crate) nextest: bool,
     /// Where grpcurl is, if it is anywhere.
     pub(crate) grpcurl: Option<PathBuf>,
-    /// Nothing that is needed is missing.
+    /// Nothing that is always needed is missing.
     pub(crate) complete: bool,
+    /// Languages of which a tool is missing: `python`, `js`, `java`.
+    pub(crate) absent_languages: Vec<&'static str>,
 }
 
 /// Looks for everything and says what is missing; installs grpcurl if Go is there.
 pub(crate) fn find() -> Found {
     println!("── tools ───────────────────────────────────────────────");
     let mut complete = true;
+    let mut absent_languages = Vec::new();
     for tool in TOOLS_WANTED {
         let version = probe(tool.probe);
         if let Some(version) = version.as_ref().filter(|v| major(v) >= tool.oldest) {
             println!("found    {:<11} {version}", tool.name);
-        } else if tool.optional {
-            println!("absent   {:<11} used for {}: {}", tool.name, tool.needed_for, tool.how);
-        } else {
-            let found = version.map(|v| format!(", {v} is too old")).unwrap_or_default();
-            let Tool { name, needed_for, how, .. } = tool;
-            println!("MISSING  {name:<11} needed for {needed_for}{found}: {how}");
-            complete = false;
+            continue;
+        }
+        let found = version.map(|v| format!(", {v} is too old")).unwrap_or_default();
+        let Tool { name, needed_for, how, .. } = tool;
+        match tool.need {
+            Need::Optional => println!("absent   {name:<11} used for {needed_for}{found}: {how}"),
+            Need::Language(language) => {
+                println!("absent   {name:<11} {needed_for} will be SKIPPED{found}: {how}");
+                absent_languages.push(language);
+            }
+            Need::Always => {
+                println!("MISSING  {name:<11} needed for {needed_for}{found}: {how}");
+                complete = false;
+            }
         }
     }
     let grpcurl = grpcurl();
@@ -173,7 +194,9 @@ pub(crate) fn find() -> Found {
         Some(path) => println!("found    grpcurl     {}", path.display()),
         None => println!("absent   grpcurl     its tests will be SKIPPED: go install {GRPCURL}"),
     }
-    Found { nextest: probe(&["cargo", "nextest", "--version"]).is_some(), grpcurl, complete }
+    absent_languages.dedup();
+    let nextest = probe(&["cargo", "nextest", "--version"]).is_some();
+    Found { nextest, grpcurl, complete, absent_languages }
 }
 
 /// Whether cargo-deny is there.

@@ -99,6 +99,10 @@ async def test_proxies_check_what_they_are_given(tmp_path: Path) -> None:
             proxy.alias(1, 2)  # type: ignore[call-arg, unused-coroutine]
         with pytest.raises(TypeError, match="takes no argument"):
             proxy.inherited(1)  # type: ignore[call-arg, unused-coroutine]
+        with pytest.raises(TypeError, match="an actor has no option 'direct': start_within, "):
+            client.actor("A", "a", direct=True)  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="a service has no option 'nothing'"):
+            client.service(Good, nothing=1)  # type: ignore[call-overload]
         with pytest.raises(TypeError, match="is not a method of"):
             await kar.tell(Good().alias, 1)
         call = asyncio.create_task(proxy.alias(x=4))

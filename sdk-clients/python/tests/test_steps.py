@@ -30,6 +30,14 @@ class Till(kar.Actor):
         return first
 
     @kar.method
+    async def hoard(self, argument: str) -> int:
+        """Has recorded as much as an invocation may keep."""
+        count = len(argument)
+        for n in range(4):
+            count += len(await kar.turn().once(f"k{n}", self._fail, str))
+        return count
+
+    @kar.method
     async def stumble(self) -> str:
         """Its step fails at first."""
         with pytest.raises(ValueError, match="no"):
@@ -114,3 +122,17 @@ async def test_calls_carry_their_keys(tmp_path: Path) -> None:
         request = await peer.request("call_actor")
         await peer.refuse(request, grpc.StatusCode.FAILED_PRECONDITION, "STEP_KEY_REUSED")
         assert (await peer.outcome()).error.code == "step_key_reused"
+
+
+@asynchronous
+async def test_the_longest_turn_is_taken(tmp_path: Path) -> None:
+    """The longest argument, and all that its steps may have recorded, behind other frames of its message."""
+    async with hosted(tmp_path) as peer:
+        steps = {f"k{n}": json('"' + "v" * (1 << 20) + '"') for n in range(4)}
+        argument = "a" * ((4 << 20) - 1_000)
+        actor = ("Till", "a")
+        await peer.invoke(
+            "t1", "hoard", f'"{argument}"', actor=actor, attempt=2, recorded_steps=steps
+        )
+        outcome = await peer.outcome()
+        assert outcome.payload.data == str((4 << 20) + len(argument)).encode()

@@ -257,6 +257,23 @@ async def test_application_state(tmp_path: Path) -> None:
         request = await peer.request("state_delete")
         await peer.answer(request, state_delete=state_pb2.DeleteResponse(existed=True))
         assert await deleting
+        changing = asyncio.create_task(
+            client.state.transact(
+                kar.Delete("a", if_etag="1"),
+                kar.Set("b", 5, if_etag="*", time_to_live=1.5),
+                kar.Delete("c"),
+            )
+        )
+        request = await peer.request("state_transact")
+        asked = request.state_transact
+        assert [(one.key, one.etag) for one in asked.deletes] == [("a", "1"), ("c", "")]
+        assert (asked.sets[0].key, asked.sets[0].value.data, asked.sets[0].etag) == ("b", b"5", "*")
+        assert asked.sets[0].time_to_live.ToMilliseconds() == 1500
+        assert asked.request_id
+        done = state_pb2.TransactResponse(etags=["7"], existed=[True, False])
+        await peer.answer(request, state_transact=done)
+        assert await changing == [True, "7", False]
+        assert await client.state.transact() == []
         listing = asyncio.create_task(client.state.list("p", page_size=2))
         request = await peer.request("state_list")
         entry = state_pb2.StateEntry(key="p1")

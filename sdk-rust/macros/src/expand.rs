@@ -25,7 +25,11 @@ fn runtime(kind: Kind, block: &Block) -> TokenStream {
     let listed = block.methods.iter().map(|method| {
         let name = &method.name;
         let how = if method.shared { quote!(shared) } else { quote!(exclusive) };
-        quote!(::kar_sdk::Method::#how(#name))
+        let retry = method.retry.as_ref().map(|policy| {
+            // Spanned, so that what is no policy is what the compiler points at.
+            quote_spanned!(policy.span()=> .retry(#policy))
+        });
+        quote!(::kar_sdk::Method::#how(#name) #retry)
     });
     let arms = block.methods.iter().map(|method| {
         let (name, function) = (&method.name, &method.function);
@@ -46,10 +50,25 @@ fn runtime(kind: Kind, block: &Block) -> TokenStream {
             })),
         }
     });
+    let hook = block.deactivate.as_ref().map(|function| {
+        quote! {
+            const DEACTIVATES: bool = true;
+
+            fn deactivate<'a>(
+                &'a self,
+                context: &'a mut ::kar_sdk::#context,
+            ) -> ::kar_sdk::MethodFuture<'a> {
+                ::std::boxed::Box::pin(async move {
+                    ::kar_sdk::private::result(self.#function(context).await)
+                })
+            }
+        }
+    });
     quote! {
         impl ::kar_sdk::#the_trait for #ty {
             const NAME: &'static str = #name;
             const METHODS: &'static [::kar_sdk::Method] = &[#(#listed),*];
+            #hook
 
             fn dispatch<'a>(
                 &'a self,
@@ -151,8 +170,10 @@ mod tests {
                 async fn deposit(&self, ctx: &mut ActorContext, amount: i64) -> Result<i64, Error> {
                     todo()
                 }
-                #[kar(name = "balance.now", shared)]
+                #[kar(name = "balance.now", shared, retry = RetryPolicy::attempts(3))]
                 async fn balance(&self, _: &ActorContext) -> Result<i64, Error> { todo() }
+                #[kar(deactivate)]
+                async fn rest(&self, ctx: &mut ActorContext) -> Result<(), Error> { todo() }
             }
         };
         let code = expand(Kind::Actor, quote!(name = "acc"), block).expect("good").to_string();
@@ -162,13 +183,16 @@ mod tests {
             "impl :: kar_sdk :: Actor for Account",
             "const NAME : & 'static str = \"acc\"",
             "Method :: exclusive (\"deposit\")",
-            "Method :: shared (\"balance.now\")",
+            "Method :: shared (\"balance.now\") . retry (RetryPolicy :: attempts (3))",
+            "const DEACTIVATES : bool = true",
+            "self . rest (context)",
             "pub struct AccountClient < S >",
             "pub fn deposit (& self , amount : i64)",
         ] {
             assert!(code.contains(part), "{part} not in {code}");
         }
         assert!(!code.contains("# [kar"), "our own attributes are gone");
+        assert!(!code.contains("\"rest\""), "what nobody calls is no method");
     }
 
     #[test]
@@ -216,7 +240,24 @@ mod tests {
             #[kar(read)]
             async fn f(&self, c: &mut C) -> R {}
         ));
-        assert_eq!(text, "a method has the options `name = \"…\"` and `shared`");
+        let known = "`name = \"…\"`, `shared`, `deactivate` and `retry = RetryPolicy::attempts(…)`";
+        assert_eq!(text, format!("a method has the options {known}"));
+        let hook = || {
+            quote!(
+                #[kar(deactivate)]
+                async fn f(&self, c: &mut C) -> R {}
+            )
+        };
+        let block = hook();
+        let text = refusal(Kind::Service, quote!(), quote!(impl A { #block }));
+        assert_eq!(text, "only actors are deactivated");
+        let (first, second) = (hook(), hook());
+        assert_eq!(actor(quote!(#first #second)), "there are two methods marked `deactivate`");
+        let text = actor(quote!(
+            #[kar(deactivate)]
+            async fn f(&self, c: &mut C, a: u8) -> R {}
+        ));
+        assert_eq!(text, "a method marked `deactivate` takes no argument, and has no other option");
     }
 
     #[test]

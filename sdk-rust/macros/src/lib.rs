@@ -20,8 +20,9 @@ use crate::parse::Kind;
 ///
 /// A method is `async`, takes `&self`, a context (`&mut ServiceContext` or `&ServiceContext`), and
 /// at most one argument of an owned type that serde can read; it returns a `Result`. `#[kar(name =
-/// "…")]` on a method gives it another name, `#[kar(shared)]` says that it only reads. Helper
-/// functions belong into another `impl` block.
+/// "…")]` on a method gives it another name, `#[kar(shared)]` says that it only reads, and
+/// `#[kar(retry = RetryPolicy::attempts(5))]` (any constant expression) how its errors are retried that
+/// it marks retryable, unless a call says otherwise. Helper functions belong into another `impl` block.
 ///
 /// Besides implementing `kar_sdk::Service`, this makes a typed client:
 /// `GreeterClient::new(&caller)`, where the caller is a `kar_sdk::Client` or a turn's context.
@@ -32,6 +33,9 @@ pub fn service(attribute: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Makes an actor type of an `impl` block: every function in it is a method. As [`macro@service`],
 /// with an `ActorContext`; its client is `AccountClient::new(&caller, id)`.
+///
+/// `#[kar(deactivate)]` marks a function that is no method: it is called, as a turn, when an instance
+/// has been idle and is about to be passive (`actor-idle-ms` of its sidecar).
 #[proc_macro_attribute]
 pub fn actor(attribute: TokenStream, item: TokenStream) -> TokenStream {
     expand(Kind::Actor, attribute, item)

@@ -5,7 +5,7 @@ use syn::meta::ParseNestedMeta;
 use syn::parse::Parser as _;
 use syn::spanned::Spanned as _;
 use syn::{
-    Attribute, Error, FnArg, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Pat, Result,
+    Attribute, Error, Expr, FnArg, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Pat, Result,
     ReturnType, Type,
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct Block {
     /// The name that it is hosted under.
     pub(crate) name: String,
     pub(crate) methods: Vec<Method>,
+    /// What is called when an instance is about to be passive.
+    pub(crate) deactivate: Option<Ident>,
 }
 
 /// A method.
@@ -35,6 +37,10 @@ pub(crate) struct Method {
     pub(crate) function: Ident,
     pub(crate) name: String,
     pub(crate) shared: bool,
+    /// It is no method: the instance is about to be passive.
+    pub(crate) deactivate: bool,
+    /// Its retry policy, a constant expression.
+    pub(crate) retry: Option<Expr>,
     /// Name and type of the argument, if there is one.
     pub(crate) argument: Option<(Ident, Type)>,
     pub(crate) output: Type,
@@ -76,12 +82,18 @@ pub(crate) fn parse(kind: Kind, attribute: TokenStream, item: TokenStream) -> Re
     let type_name = type_name(&item.self_ty)?;
     let name = block_name(kind, attribute)?.unwrap_or_else(|| type_name.to_string());
     let mut methods: Vec<Method> = Vec::new();
+    let mut deactivate = None;
     for member in &mut item.items {
         let ImplItem::Fn(function) = member else {
             let text = format!("only methods belong into this block; {HELPERS}");
             return Err(Error::new(member.span(), text));
         };
         let method = method(kind, function)?;
+        if method.deactivate {
+            check_hook(kind, &method, deactivate.is_some())?;
+            deactivate = Some(method.function);
+            continue;
+        }
         if methods.iter().any(|other| other.name == method.name) {
             let text = format!("there are two methods called `{}`", method.name);
             return Err(Error::new(function.sig.ident.span(), text));
@@ -91,7 +103,21 @@ pub(crate) fn parse(kind: Kind, attribute: TokenStream, item: TokenStream) -> Re
     if methods.is_empty() {
         return Err(Error::new(item.self_ty.span(), "this block has no methods to host"));
     }
-    Ok(Block { item, type_name, name, methods })
+    Ok(Block { item, type_name, name, methods, deactivate })
+}
+
+/// What is called when an instance is about to be passive: by nobody else, so it takes no argument.
+fn check_hook(kind: Kind, method: &Method, is_second: bool) -> Result<()> {
+    let text = if kind != Kind::Actor {
+        "only actors are deactivated"
+    } else if is_second {
+        "there are two methods marked `deactivate`"
+    } else if method.argument.is_some() || method.shared || method.retry.is_some() {
+        "a method marked `deactivate` takes no argument, and has no other option"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(method.function.span(), text))
 }
 
 const HELPERS: &str = "put helpers into another `impl` block";
@@ -144,7 +170,7 @@ fn name_value(meta: &ParseNestedMeta<'_>) -> Result<String> {
 }
 
 fn method(kind: Kind, function: &mut ImplItemFn) -> Result<Method> {
-    let (name, shared) = method_attributes(function)?;
+    let Options { name, shared, deactivate, retry } = method_attributes(function)?;
     let signature = &function.sig;
     let at = |span: Span, text: String| Err(Error::new(span, text));
     if signature.asyncness.is_none() {
@@ -185,7 +211,8 @@ fn method(kind: Kind, function: &mut ImplItemFn) -> Result<Method> {
     let docs = function.attrs.iter().filter(|a| a.path().is_ident("doc")).cloned().collect();
     let function = signature.ident.clone();
     let name = name.unwrap_or_else(|| function.to_string().trim_start_matches("r#").to_owned());
-    Ok(Method { function, name, shared, argument, output: (**output).clone(), docs })
+    let output = (**output).clone();
+    Ok(Method { function, name, shared, deactivate, retry, argument, output, docs })
 }
 
 fn argument(input: &FnArg) -> Result<(Ident, Type)> {
@@ -206,22 +233,39 @@ fn argument(input: &FnArg) -> Result<(Ident, Type)> {
     Ok((name, (*typed.ty).clone()))
 }
 
+/// What `#[kar(…)]` says of a method.
+#[derive(Default)]
+struct Options {
+    name: Option<String>,
+    shared: bool,
+    deactivate: bool,
+    retry: Option<Expr>,
+}
+
 /// Takes `#[kar(…)]` off a function.
-fn method_attributes(function: &mut ImplItemFn) -> Result<(Option<String>, bool)> {
-    let (mut name, mut shared) = (None, false);
+fn method_attributes(function: &mut ImplItemFn) -> Result<Options> {
+    let mut options = Options::default();
     for attribute in function.attrs.iter().filter(|a| a.path().is_ident("kar")) {
         attribute.parse_nested_meta(|meta| {
             if meta.path.is_ident("name") {
-                name = Some(name_value(&meta)?);
+                options.name = Some(name_value(&meta)?);
                 Ok(())
             } else if meta.path.is_ident("shared") {
-                shared = true;
+                options.shared = true;
+                Ok(())
+            } else if meta.path.is_ident("deactivate") {
+                options.deactivate = true;
+                Ok(())
+            } else if meta.path.is_ident("retry") {
+                options.retry = Some(meta.value()?.parse()?);
                 Ok(())
             } else {
-                Err(meta.error("a method has the options `name = \"…\"` and `shared`"))
+                let known =
+                    "`name = \"…\"`, `shared`, `deactivate` and `retry = RetryPolicy::attempts(…)`";
+                Err(meta.error(format!("a method has the options {known}")))
             }
         })?;
     }
     function.attrs.retain(|attribute| !attribute.path().is_ident("kar"));
-    Ok((name, shared))
+    Ok(options)
 }

@@ -423,7 +423,13 @@ fn shares(credits: usize, hosts: bool) -> (usize, usize) {
 
 /// Whether the answer may depend on turns, and take any time.
 fn is_call(operation: &Operation) -> bool {
-    matches!(operation, Operation::Invoke(_) | Operation::CallActor(_) | Operation::AwaitOutcome(_))
+    matches!(
+        operation,
+        Operation::Invoke(_)
+            | Operation::CallActor(_)
+            | Operation::AwaitOutcome(_)
+            | Operation::RemoveActor(_)
+    )
 }
 
 /// Whether carrying it out twice is as good as once: reads, and writes with a request id.
@@ -438,6 +444,7 @@ fn is_repeatable(operation: &Operation) -> bool {
         Operation::ReminderList(list) => list.turn_token.is_empty(),
         Operation::StateSet(set) => !set.request_id.is_empty(),
         Operation::StateDelete(delete) => !delete.request_id.is_empty(),
+        Operation::StateTransact(transact) => !transact.request_id.is_empty(),
         _ => false,
     }
 }

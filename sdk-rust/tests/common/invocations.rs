@@ -85,7 +85,7 @@ impl World {
         }
     }
 
-    fn invoke(
+    pub(super) fn invoke(
         &mut self,
         origin: Option<Origin>,
         target: Kind,
@@ -143,6 +143,7 @@ impl World {
             trace_parent: invocation.trace_parent.clone(),
             step: invocation.step,
             recorded_steps: self.recorded_of(&invocation.method),
+            activation: self.next,
         };
         let turn = TurnState { stream, invocation, overlay: BTreeMap::new(), cancelled: false };
         self.turns.insert(turn_token, turn);

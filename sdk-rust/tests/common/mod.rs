@@ -119,6 +119,14 @@ impl Fake {
         }
     }
 
+    /// Tells the host of an actor that it has been idle.
+    pub(crate) fn deactivate(&self, actor_type: &str, id: &str) {
+        let actor = proto::ActorTarget { r#type: actor_type.to_owned(), id: id.to_owned() };
+        let (target, mode) = (proto::target::Kind::Actor(actor), proto::InvocationMode::Deactivate);
+        self.lock().invoke(None, target, String::new(), None, mode, None);
+        self.notify();
+    }
+
     /// Makes requests of every running turn of the method superseded, without telling.
     pub(crate) fn supersede(&self, method: &str) {
         for turn in self.lock().turns.values_mut().filter(|t| t.invocation.method == method) {

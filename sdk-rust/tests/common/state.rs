@@ -42,6 +42,12 @@ impl World {
                 }
                 Answer::ActorStateApply(proto::ApplyResponse {})
             }
+            Operation::RemoveActor(r) => {
+                self.log.push("remove".to_owned());
+                let removed = r.actor.unwrap();
+                self.actors.remove(&(removed.r#type, removed.id));
+                Answer::RemoveActor(proto::RemoveActorResponse {})
+            }
             Operation::Flush(r) => {
                 self.log.push("flush".to_owned());
                 self.flush(&r.turn_token);
@@ -50,7 +56,7 @@ impl World {
             Operation::StateGet(r) => {
                 let value = self.state.get(&r.key).cloned();
                 let etag = value.as_ref().map_or(String::new(), etag);
-                Answer::StateGet(proto::StateServiceGetResponse { value, etag })
+                Answer::StateGet(proto::StateServiceGetResponse { value, etag, expire_time: None })
             }
             Operation::StateSet(r) => {
                 assert!(!r.request_id.is_empty());
@@ -71,6 +77,21 @@ impl World {
             Operation::StateDelete(r) => {
                 let existed = self.state.remove(&r.key).is_some();
                 Answer::StateDelete(proto::DeleteResponse { existed })
+            }
+            Operation::StateTransact(r) => {
+                assert!(!r.request_id.is_empty());
+                let sets = r.sets.iter().map(|s| format!("set {} for {:?}", s.key, s.time_to_live));
+                self.log.extend(sets);
+                let etags = r.sets.into_iter().map(|set| {
+                    let (value, key) = (set.value.unwrap(), set.key);
+                    let etag = etag(&value);
+                    self.state.insert(key, value);
+                    etag
+                });
+                let etags = etags.collect();
+                let gone = r.deletes.iter().map(|d| self.state.remove(&d.key).is_some());
+                let existed = gone.collect();
+                Answer::StateTransact(proto::TransactResponse { etags, existed })
             }
             Operation::StateList(r) => {
                 let size = if r.page_size == 0 { 100 } else { r.page_size as usize };
@@ -117,6 +138,7 @@ impl World {
             Change::Set(entry) => drop(overlay.insert(entry.key, entry.value)),
             Change::Remove(key) => drop(overlay.insert(key, None)),
             Change::Clear(_) => overlay.extend(keys.into_iter().map(|key| (key, None))),
+            other => panic!("the SDK does not send {other:?}"),
         }
     }
 

@@ -164,6 +164,7 @@ impl World {
             sidecar_version: "0".to_owned(),
             message_bytes_max: self.message_bytes_max,
             request_credits: self.credits,
+            stream_message_bytes_max: 64 << 20,
         };
         send(&state, ToComponent::Welcome(welcome));
         self.streams.insert(stream, state);

@@ -1,6 +1,8 @@
 //! What is called arrives, and what is returned comes back.
 
-use kar_sdk::{ApplicationError, CallError, Host, Kar, Payload, Prost};
+use std::time::Duration;
+
+use kar_sdk::{ApplicationError, CallError, Host, Kar, Payload, Prost, Write, Written};
 
 use crate::common::{Fake, PATIENCE};
 use crate::{CounterClient, Greeter, GreeterClient, Person, Point, bounded, host};
@@ -97,7 +99,7 @@ async fn errors_come_back_typed() {
         ApplicationError::new(
             "unknown_method",
             "actor type Counter has no method `sub`; it has: add, scribble, refuse, \
-             write_then_call, go_on, tail_of_nonsense, nested_forever, superseded"
+             write_then_call, go_on, tail_of_nonsense, activation, nested_forever, superseded"
         )
     );
     // The error of a nested call passes on, with its payload; what the turn wrote is dropped.
@@ -130,6 +132,20 @@ async fn application_state() {
     let page = state.list("k", 1, "k1").await.unwrap();
     assert_eq!((page.entries[0].0.as_str(), page.next), ("k2", None));
     assert!(state.delete("k2").await.unwrap() && !state.delete("k2").await.unwrap());
+    let writes = [
+        Write::delete("k1"),
+        Write::set("k3", &3).time_to_live(Duration::from_millis(1_500)),
+        Write::delete("nothing"),
+    ];
+    let written = state.transact(writes).await.unwrap();
+    let [Written::Deleted { existed: true }, Written::Set(_), Written::Deleted { existed: false }] =
+        &written[..]
+    else {
+        panic!("in the order of the changes: {written:?}")
+    };
+    assert!(fake.log().iter().any(|l| l.contains("set k3 for Some(Duration { seconds: 1,")));
+    assert_eq!(state.transact([]).await.unwrap(), []);
+    assert!(state.transact([Write::set("", &1)]).await.is_err());
     let error = state.get::<i32>("").await.unwrap_err();
     assert_eq!(error.to_string(), "INVALID_FIELD: a key has 1 to 512 bytes, this has 0");
 }

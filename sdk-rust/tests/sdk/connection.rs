@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use kar_sdk::{ConnectError, Host, HostError, Kar};
+use kar_sdk::{ConnectError, Error, Host, HostError, Kar, RetryPolicy, ServiceContext};
 
 use crate::common::Fake;
 use crate::{Counter, Greeter, GreeterClient, Person, bounded, host};
@@ -152,4 +152,42 @@ async fn leaving_is_bounded() {
     let host = builder.drain_timeout(Duration::from_millis(50)).start().await.unwrap();
     host.shutdown_handle().shutdown();
     bounded(host.wait()).await.unwrap();
+}
+
+struct Flaky;
+
+#[kar_sdk::service]
+impl Flaky {
+    #[kar(retry = RetryPolicy::attempts(5).backoff(MOMENT, MINUTE, 3.0))]
+    async fn work(&self, _ctx: &mut ServiceContext) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn plain(&self, _ctx: &mut ServiceContext) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+const MOMENT: Duration = Duration::from_millis(10);
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn hosts_register_the_policies_of_their_methods() {
+    let fake = Fake::start().await;
+    let host = Host::builder().service(Flaky).socket(&fake.socket);
+    let host = host.start().await.unwrap();
+    let methods = fake.hellos()[0].services[0].methods.clone();
+    let policy = methods[0].retry_policy.as_ref().unwrap();
+    assert_eq!((policy.max_attempts, policy.multiplier), (5, 3.0));
+    assert_eq!(policy.initial_backoff.unwrap().nanos, 10_000_000);
+    assert_eq!(policy.max_backoff.unwrap().seconds, 60);
+    assert_eq!(methods[1].retry_policy, None);
+    drop(host);
+    fake.until("it has left", |f| f.streams() == 0).await;
+    let host = Host::builder().service(Flaky).socket(&fake.socket);
+    let host = host.service_retry::<Flaky>("plain", RetryPolicy::attempts(2)).start().await;
+    let _host = host.unwrap();
+    let hello = fake.hellos().into_iter().find(|hello| !hello.services.is_empty()).unwrap();
+    let policy = hello.services[0].methods[1].retry_policy.as_ref().unwrap();
+    assert_eq!((policy.max_attempts, policy.initial_backoff), (2, None));
 }

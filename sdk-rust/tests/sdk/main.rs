@@ -7,6 +7,7 @@ mod common;
 
 mod calls;
 mod connection;
+mod life;
 mod steps;
 mod turns;
 
@@ -191,6 +192,15 @@ impl Counter {
         ctx.state().set("value", &-1)?;
         let keys_are_no_text = std::collections::BTreeMap::from([(vec![1], 1)]);
         ctx.actor("Counter", "other").call("add", &keys_are_no_text).tail()
+    }
+
+    async fn activation(&self, ctx: &mut ActorContext) -> Result<u64, Error> {
+        Ok(ctx.activation())
+    }
+
+    #[kar(deactivate)]
+    async fn rests(&self, ctx: &mut ActorContext) -> Result<(), Error> {
+        Ok(ctx.state().set("asleep", &ctx.activation())?)
     }
 
     async fn nested_forever(&self, ctx: &mut ActorContext) -> Result<(), Error> {

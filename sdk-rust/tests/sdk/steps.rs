@@ -26,6 +26,17 @@ impl Till {
         Ok((first, ctx.once("pay", pay).await?))
     }
 
+    /// Records as much as an invocation may keep.
+    async fn hoard(&self, ctx: &mut ActorContext, argument: String) -> Result<usize, Error> {
+        let mut bytes = argument.len();
+        for n in 0..4 {
+            let value = async || Ok::<_, Error>("v".repeat(1 << 20));
+            let value: String = ctx.once(&format!("k{n}"), value).await?;
+            bytes += value.len();
+        }
+        Ok(bytes)
+    }
+
     async fn stumble(&self, ctx: &mut ActorContext) -> Result<u32, Error> {
         let failed = ctx.once("try", async || "x".parse::<u32>()).await;
         assert!(failed.is_err());
@@ -99,4 +110,21 @@ async fn a_direct_invocation_just_runs_it() {
     let service = host.client().service("Once");
     assert_eq!(service.call_direct::<u32>("direct", &()).await.unwrap(), 5);
     assert!(!fake.log().iter().any(|word| word.starts_with("record")));
+}
+
+/// The longest turn there is: the longest argument, and all that its steps may have recorded.
+#[tokio::test]
+async fn the_longest_turn_is_taken() {
+    let fake = Fake::start().await;
+    fake.set_message_bytes_max(4 << 20);
+    let host = host(&fake, Till::default()).await;
+    let client = host.client();
+    let till = TillClient::new(&client, "t");
+    assert_eq!(till.hoard("a".into()).await.unwrap(), (4 << 20) + 1);
+    let argument = "a".repeat((4 << 20) - 1_000);
+    let bytes = till.hoard(argument.clone()).await.unwrap();
+    assert_eq!(bytes, (4 << 20) + argument.len(), "a retry that has everything with it");
+    let recorded = fake.log().iter().filter(|word| word.starts_with("record k")).count();
+    assert_eq!(recorded, 4, "nothing was recorded again");
+    assert_eq!(fake.violations(), [""; 0]);
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::ids::{Millis, Uuid};
 use crate::reminder::{Reminder, ReminderChange};
 use crate::size::Tally;
+use crate::work;
 
 /// A reminder's name in its partition: the actor and the id.
 pub(crate) type Key = (Arc<str>, Arc<str>);
@@ -31,19 +32,20 @@ impl Agenda {
 
     /// All of them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<Reminder>)> {
-        self.reminders.iter()
+        self.reminders.iter().inspect(|_| work::look())
     }
 
     /// All firings that have not ended.
     pub(crate) fn all_firings(&self) -> impl Iterator<Item = (&Key, Uuid)> {
-        self.firings.iter().flat_map(|(key, uuids)| uuids.iter().map(move |uuid| (key, *uuid)))
+        let all = self.firings.iter().inspect(|_| work::look());
+        all.flat_map(|(key, uuids)| uuids.iter().map(move |uuid| (key, *uuid)))
     }
 
     /// The reminders of an actor, by id.
     pub(crate) fn of(&self, actor: &Arc<str>) -> impl Iterator<Item = &Arc<Reminder>> {
         let first = (actor.clone(), Arc::default());
         let own = self.reminders.range(first..).take_while(move |((a, _), _)| a == actor);
-        own.map(|(_, reminder)| reminder)
+        own.inspect(|_| work::look()).map(|(_, reminder)| reminder)
     }
 
     /// How many there are, and how many bytes they have.
@@ -125,7 +127,7 @@ impl Agenda {
     pub(crate) fn firings_of(&self, actor: &Arc<str>) -> impl Iterator<Item = Uuid> {
         let first = (actor.clone(), Arc::default());
         let own = self.firings.range(first..).take_while(move |((a, _), _)| a == actor);
-        own.flat_map(|(_, firings)| firings.iter().copied())
+        own.inspect(|_| work::look()).flat_map(|(_, firings)| firings.iter().copied())
     }
 
     /// An actor takes no more firings for now.
@@ -152,5 +154,51 @@ impl Agenda {
 
     fn dues(&self, actor: &Arc<str>) -> Vec<(Millis, Key)> {
         self.of(actor).map(|r| (r.due, (actor.clone(), r.id.clone()))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Event;
+    use crate::event::{Operation, ReminderAsk, ReminderSpec};
+    use crate::ids::Kind;
+    use crate::limits::Limits;
+    use crate::reminder::CatchUp;
+    use crate::schedule::Schedule;
+    use crate::script::{Script, done, text};
+    use crate::work;
+
+    /// Neither its timer nor a firing makes a partition look at reminders that are not due.
+    #[test]
+    fn many_reminders_are_not_scanned() {
+        let many = 20_000;
+        let (snapshot_after_records, snapshot_after_bytes) = (u64::MAX, u64::MAX);
+        let limits = Limits { snapshot_after_records, snapshot_after_bytes, ..Limits::default() };
+        let kind = Kind::actor("Account");
+        let mut script = Script::with(std::slice::from_ref(&kind), limits);
+        for n in 0..many {
+            let ask = ReminderAsk::Schedule(ReminderSpec {
+                id: "tea".into(),
+                method: "ring".into(),
+                payload: text("tea"),
+                due: Some(1_000_000 + n * 1_000),
+                schedule: Schedule::Once,
+                catch_up: CatchUp::Once,
+            });
+            let (kind, actor) = (kind.clone(), format!("x{n}").into());
+            script.request(Operation::Remind { turn: None, kind, actor, ask });
+        }
+        let (mut fired, before) = (0, work::looks());
+        for _ in 0..500 {
+            script.now = script.node.poll_timeout().expect("something is due").max(script.now);
+            script.event(Event::Tick);
+            while let Some(turn) = script.turns.pop_front() {
+                fired += 1;
+                script.finish(&turn, done("rung"));
+            }
+        }
+        assert!(fired > 100, "{fired} fired");
+        let looks = work::looks() - before;
+        assert!(looks <= 10 * fired, "{looks} looks for {fired} that fired");
     }
 }

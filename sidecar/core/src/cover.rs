@@ -101,6 +101,7 @@ transitions! {
     EnterQueue = "actor: queued",
     EnterInner = "actor: a call of the flow that holds it passes the queue",
     LetInInner = "actor: a call of the flow is let in",
+    LetInParked = "actor: a call of the flow of a parked one is let in",
     InnerLeft = "actor: calls of a flow that has ended queue up first",
     QueueToInner = "actor: queued calls of a flow that holds it again pass the queue",
     AheadMax = "actor: as far ahead of the log as allowed",
@@ -113,6 +114,10 @@ transitions! {
     ProbeFanout = "probe: of many calls some are followed",
     ProbeFound = "probe: a circle is found",
     ProbeStale = "probe: what was found is no more so",
+    // Calls that nobody waits for any more.
+    WithdrawAsked = "withdraw: the calls of an attempt that is over are asked for",
+    WithdrawnQueued = "withdraw: item: queued → ended",
+    WithdrawLate = "withdraw: it has started",
     // Turns of shared methods.
     ShareJoin = "shared: a turn joins those that hold the actor",
     ShareInner = "shared: a call of a flow joins those that hold the actor",
@@ -205,6 +210,16 @@ transitions! {
     FiringDropSlot = "reminder: a firing is dropped (item: waits for a slot → gone)",
     FiringDropCommit = "reminder: a firing is dropped (item: waits for a commit → gone)",
     RemindersInTurn = "reminder: a turn lists what it has changed",
+    // Actor life.
+    Activated = "life: an actor's activation begins",
+    PassiveSilent = "life: an idle actor becomes passive, and its host is not told",
+    PassiveFull = "life: too many actors are awake",
+    Deactivates = "life: an idle actor's host is to be told",
+    Deactivated = "life: an idle actor's host has been told",
+    DeactivationLogged = "life: what a deactivation did is logged",
+    DeactivationLost = "life: a deactivation is lost, and forgotten",
+    DeactivationMoot = "life: a deactivation finds no hook",
+    Removed = "life: an actor is removed",
     // Storage.
     Replayed = "store: committed operations found in the log",
     CellSkips = "store: has part of what is replayed",
@@ -229,6 +244,7 @@ transitions! {
     Trims = "snapshot: the log is trimmed",
     GateSaved = "gate: a snapshot's last record",
     GateNamed = "gate: a snapshot is named",
+    GateNotice = "gate: a notice",
     SnapshotBegins = "recovery: begins with a snapshot",
     SnapshotMissing = "recovery: a listed snapshot is gone",
     SnapshotDamaged = "recovery: a snapshot is damaged",
@@ -251,17 +267,16 @@ transitions! {
 
 /// How often each transition was taken.
 #[derive(Clone)]
+#[cfg_attr(not(feature = "coverage"), derive(Default))]
 pub(crate) struct Covered {
     #[cfg(feature = "coverage")]
     counts: [std::cell::Cell<u32>; TRANSITIONS.len()],
 }
 
+#[cfg(feature = "coverage")]
 impl Default for Covered {
     fn default() -> Self {
-        Self {
-            #[cfg(feature = "coverage")]
-            counts: std::array::from_fn(|_| std::cell::Cell::new(0)),
-        }
+        Self { counts: std::array::from_fn(|_| std::cell::Cell::new(0)) }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::ids::{
     SessionId, TurnToken,
 };
 use crate::inbox::{InboxEntry, InboxId};
-use crate::invocation::{ActorOps, Mode, Outcome, Payload};
+use crate::invocation::{ActorOps, Mode, Outcome, Payload, Work};
 use crate::limits::LimitHit;
 use crate::message::{Controlled, Message};
 use crate::record::Record;
@@ -241,6 +241,11 @@ pub struct Turn {
     pub payload: Payload,
     /// How it was invoked.
     pub mode: Mode,
+    /// What it is to do: a method, or the actor's deactivation.
+    pub work: Work,
+    /// Names the actor's stay at its owner: while it is the same, the host has had every turn of the actor, and all of
+    /// them have taken effect so far. 0 for services.
+    pub activation: u64,
     /// It had to start before this time.
     pub deadline: Option<Millis>,
     /// W3C trace context.
@@ -314,6 +319,9 @@ pub enum RequestError {
     /// It may or may not have been carried out, and nobody can tell.
     #[error("outcome unknown: {0}")]
     Unknown(&'static str),
+    /// The target's kind is unknown, and the application has no room for one more. Nothing was sent.
+    #[error("{0}")]
+    KindRefused(Box<RefusedKind>),
     /// No host is alive (direct invocations only; all others wait).
     #[error("no host for {0} is alive")]
     NoHost(Kind),
@@ -332,9 +340,25 @@ pub enum RequestError {
     /// A reminder's schedule is wrong.
     #[error("{0}")]
     Schedule(ScheduleError),
+    /// Nobody has ever used the kind: it has no instances.
+    #[error("there is no {0}: check the name; a type is known from its first use on")]
+    UnknownKind(Kind),
     /// Nobody could answer in time; it changes nothing, so it can simply be asked again.
     #[error("{0}")]
     Unavailable(&'static str),
+}
+
+/// A kind that the membership does not register.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "{kind} is not known, and the application has as many services and actor types, or partitions of all of them, as \
+     it may ({hit}): check the name, use fewer names, or fewer partitions (--partitions)"
+)]
+pub struct RefusedKind {
+    /// The kind.
+    pub kind: Kind,
+    /// The bound.
+    pub hit: LimitHit,
 }
 
 /// Something an operator wants to know.
@@ -383,6 +407,8 @@ pub enum Notice {
         losses: u32,
         /// How the last one ended.
         error: Arc<str>,
+        /// Its actor rests with it, because it has flushed: so do those that wait for that.
+        holds: bool,
     },
     /// A tell ended without success: nobody waits for its outcome.
     DeadLetter {
@@ -398,8 +424,34 @@ pub enum Notice {
         /// How many.
         count: usize,
     },
+    /// Actors that have been idle became passive.
+    Passivated {
+        /// The partition.
+        partition: PartitionId,
+        /// How many.
+        count: usize,
+    },
+    /// The hook that tells a host of an idle actor failed: the actor is passive all the same.
+    DeactivationFailed {
+        /// The partition.
+        partition: PartitionId,
+        /// The instance.
+        actor: Arc<str>,
+        /// The error, for people.
+        error: Arc<str>,
+    },
+    /// An actor is removed.
+    Removed {
+        /// The partition.
+        partition: PartitionId,
+        /// The instance.
+        actor: Arc<str>,
+    },
     /// A bound was hit.
     Limit(LimitHit),
+    /// A service or actor type is not registered, because the application has as many as it may: nobody can call it,
+    /// and if it is hosted here, nobody will.
+    KindRefused(RefusedKind),
     /// Due times of a reminder were missed, because nobody could fire at them, and its policy leaves them out.
     RemindersMissed {
         /// The partition.

@@ -1,6 +1,7 @@
 //! What every part of a node's machine shares: time, bounds, the membership, the host, and the queues of effects.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
 use crate::assign;
@@ -52,7 +53,19 @@ pub(crate) struct Env {
     pub(crate) granted: VecDeque<(PartitionId, Uuid)>,
     random: u128,
     next_proposal: u64,
+    activations: Activations,
     pub(crate) covered: Covered,
+}
+
+/// How many activations there were: names that are to be different, and decide nothing.
+#[derive(Clone, Copy, Default)]
+struct Activations(u64);
+
+impl fmt::Debug for Activations {
+    /// Worlds that differ in names only are the same to whoever compares them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("_")
+    }
 }
 
 /// The component that hosts.
@@ -141,6 +154,7 @@ impl Env {
             granted: VecDeque::new(),
             random: seed ^ 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834,
             next_proposal: 0,
+            activations: Activations::default(),
             covered: Covered::default(),
         }
     }
@@ -159,6 +173,12 @@ impl Env {
     pub(crate) fn proposal(&mut self) -> ProposalId {
         self.next_proposal += 1;
         ProposalId(self.next_proposal)
+    }
+
+    /// A number that no activation of any node had before: incarnations grow, and are below 2^32.
+    pub(crate) fn activation(&mut self) -> u64 {
+        self.activations.0 += 1;
+        (self.id.0 << 32).wrapping_add(self.activations.0)
     }
 
     /// A transition was taken: the simulator counts them.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::effect::RefusedKind;
 use crate::ids::{
     Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
     SessionId, TurnToken,
@@ -256,6 +257,9 @@ pub enum Event {
     },
     /// The store was replaced or came back: steps under way are lost, and are to be made again.
     StoreReset,
+    /// A kind that was asked for with `EnsureKind` is not registered: the application has as many as it may. Whoever
+    /// waits for it is told so; it is asked for again when somebody wants it again.
+    KindRefused(RefusedKind),
     /// Leave in order: hand over every partition.
     Drain,
     /// Time has passed.
@@ -307,6 +311,8 @@ pub struct Offer {
     pub retries: BTreeMap<(Kind, Arc<str>), RetryPolicy>,
     /// Methods of actors that only read, by type: they may run beside each other (P4).
     pub shared: BTreeMap<Kind, BTreeSet<Arc<str>>>,
+    /// Actor types that are told by a turn when an actor has been idle.
+    pub deactivates: BTreeSet<Kind>,
 }
 
 /// What a component asks for.
@@ -405,6 +411,13 @@ pub enum Operation {
         actor: Arc<str>,
         /// What to do.
         ask: ReminderAsk,
+    },
+    /// Removes an actor when its turn comes: state, reminders, all of it.
+    RemoveActor {
+        /// The actor type.
+        kind: Kind,
+        /// The instance.
+        actor: Arc<str>,
     },
     /// Lists the reminders of an actor: in a turn those of its own actor as the turn has made them, from outside what
     /// is committed.

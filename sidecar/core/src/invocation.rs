@@ -27,11 +27,25 @@ pub enum Mode {
     Start,
 }
 
+/// What an invocation asks of its target.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Work {
+    /// A method runs in a host.
+    #[default]
+    Method,
+    /// The actor is removed: its owner carries that out when its turn comes, and no host is needed.
+    Remove,
+    /// The actor has been idle, and its host is told so by a turn of its own.
+    Deactivate,
+}
+
 /// An invocation as it travels and as it is stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Invocation {
     /// Unique part of its id; the home partition is where it was sent.
     pub uuid: Uuid,
+    /// What is to be done.
+    pub work: Work,
     /// Call, tell or start.
     pub mode: Mode,
     /// The instance, for actors; `None` for services.
@@ -98,6 +112,9 @@ pub enum Outcome {
     Expired,
     /// Somebody asked for its end: it had not started, was between two attempts, or stopped when it was told.
     Cancelled,
+    /// The attempt that had called it was over before it started (rule T2): it never runs, and nobody wants to know.
+    /// The next attempt of its caller makes a call of its own.
+    Withdrawn,
 }
 
 /// An error that the application returned.

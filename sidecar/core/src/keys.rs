@@ -25,7 +25,7 @@ pub struct RequestKey {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Keys {
     by_uuid: BTreeMap<Uuid, Known>,
-    /// Those that have ended, in that order.
+    /// Those whose time has begun, in that order.
     by_age: VecDeque<(Millis, Uuid)>,
     tally: Tally,
 }
@@ -37,6 +37,8 @@ pub(crate) struct Known {
     pub(crate) digest: u128,
     /// How it ended, if it did and may be asked for.
     pub(crate) outcome: Option<Outcome>,
+    /// Its time has begun.
+    has_ended: bool,
 }
 
 impl Known {
@@ -48,20 +50,23 @@ impl Known {
 impl Keys {
     /// An invocation with a key was accepted.
     pub(crate) fn accept(&mut self, uuid: Uuid, digest: u128) {
-        let known = Known { digest, outcome: None };
+        let known = Known { digest, outcome: None, has_ended: false };
         self.tally.add(known.size());
         if let Some(old) = self.by_uuid.insert(uuid, known) {
             self.tally.remove(old.size());
         }
     }
 
-    /// An invocation ended, with an outcome that may be asked for. Tells whether it has a key.
+    /// An invocation ended, with an outcome that may be asked for, or has left for good. Tells whether it has a key.
     pub(crate) fn end(&mut self, uuid: Uuid, outcome: Option<&Outcome>, time: Millis) -> bool {
         let Some(known) = self.by_uuid.get_mut(&uuid) else { return false };
         self.tally.remove(known.size());
         known.outcome = outcome.cloned();
         self.tally.add(known.size());
-        self.by_age.push_back((time, uuid));
+        // A chain of tail calls that had left may have come back, and end here.
+        if !std::mem::replace(&mut known.has_ended, true) {
+            self.by_age.push_back((time, uuid));
+        }
         true
     }
 
@@ -78,7 +83,7 @@ impl Keys {
     /// All of them, for a snapshot.
     pub(crate) fn save(&self) -> Vec<SavedKey> {
         let saved = |(uuid, known): (&Uuid, &Known)| {
-            let Known { digest, outcome } = known;
+            let Known { digest, outcome, has_ended: _ } = known;
             SavedKey { uuid: *uuid, digest: *digest, outcome: outcome.clone() }
         };
         self.by_uuid.iter().map(saved).collect()
@@ -93,9 +98,14 @@ impl Keys {
     pub(crate) fn restore(saved: Vec<SavedKey>, by_age: Vec<(Millis, Uuid)>) -> Self {
         let mut keys = Self { by_age: by_age.into(), ..Self::default() };
         for SavedKey { uuid, digest, outcome } in saved {
-            let known = Known { digest, outcome };
+            let known = Known { digest, outcome, has_ended: false };
             keys.tally.add(known.size());
             keys.by_uuid.insert(uuid, known);
+        }
+        for (_, uuid) in &keys.by_age {
+            if let Some(known) = keys.by_uuid.get_mut(uuid) {
+                known.has_ended = true;
+            }
         }
         keys
     }

@@ -50,7 +50,15 @@ mod state;
 mod steps;
 mod timers;
 mod window;
+mod work;
 
 pub use effect::Effect;
 pub use event::Event;
 pub use node::{Node, NodeConfig};
+
+// The scripts of the integration tests, for those that count inside.
+#[cfg(test)]
+extern crate self as kar_core;
+#[cfg(test)]
+#[path = "../tests/script/mod.rs"]
+mod script;

@@ -96,8 +96,13 @@ pub struct Limits {
     pub unstored_bytes_per_partition_max: usize,
     /// Longest state of one actor, bytes: all of it can be loaded, and read in one message.
     pub state_bytes_per_actor_max: usize,
-    /// Passive actors whose state stays cached per partition.
+    /// Actors of a partition that are awake, with their states in memory; beyond it those become passive that have been
+    /// idle for the longest time.
     pub cached_actors_max: usize,
+    /// How long an actor is idle before it becomes passive: its state leaves memory, and its host is told, ms.
+    pub actor_idle_ms: Millis,
+    /// Turns of one partition at once that tell hosts of idle actors; more actors wait for it.
+    pub deactivations_max: usize,
     /// Attempts of an invocation that may be lost with their hosts, one after the other, before it is parked.
     pub park_after_attempts: u32,
     /// Attempts that end with an error that the application marks retryable; the last one's is the outcome. For methods
@@ -123,6 +128,10 @@ pub struct Limits {
     /// Longest state of an actor that one read from outside its turns answers with, bytes: a message between peers has
     /// to hold it. The same for a list of its reminders.
     pub state_read_bytes_max: usize,
+    /// Changes of one transaction of the application's state, which goes past the core: checked with its other bounds.
+    pub state_transaction_changes_max: usize,
+    /// Keys and values of one transaction of the application's state, bytes.
+    pub state_transaction_bytes_max: usize,
     /// Records of a log after which a snapshot of its partition is taken: so many, and those of the time that it takes,
     /// are read by whoever takes over. Not before the log has grown by what the last snapshot took.
     pub snapshot_after_records: u64,
@@ -216,6 +225,17 @@ pub struct Rules {
     pub inbox_read_back: bool,
     pub inbox_order: bool,
     pub inbox_promise: bool,
+    pub fresh_activations: bool,
+    pub removal_in_queue: bool,
+    pub removal_cancels: bool,
+    pub removal_drops_firings: bool,
+    pub count_started: bool,
+    pub log_resent: bool,
+    pub gate_notices: bool,
+    pub withdraw_unstarted: bool,
+    pub log_withdrawn: bool,
+    pub keep_keyed: bool,
+    pub confirm_circles: bool,
 }
 
 impl Default for Limits {
@@ -264,6 +284,8 @@ impl Default for Limits {
             // More than a segment, so that one turn may fill an actor; less than a message to a component.
             state_bytes_per_actor_max: 7 << 20,
             cached_actors_max: 10_000,
+            actor_idle_ms: 600_000,
+            deactivations_max: 64,
             park_after_attempts: 20,
             retry_attempts_max: 1,
             retry_initial_ms: 100,
@@ -275,6 +297,8 @@ impl Default for Limits {
             deadlock_visits_max: 10_000,
             deadlock_path_max: 64,
             state_read_bytes_max: 16 << 20,
+            state_transaction_changes_max: 1_000,
+            state_transaction_bytes_max: 4 << 20,
             snapshot_after_records: 5_000,
             snapshot_after_bytes: 8 << 20,
             // The hub syncs its store before it trims a log.
@@ -343,6 +367,17 @@ impl Default for Rules {
             inbox_read_back: true,
             inbox_order: true,
             inbox_promise: true,
+            fresh_activations: true,
+            removal_in_queue: true,
+            removal_cancels: true,
+            removal_drops_firings: true,
+            count_started: true,
+            log_resent: true,
+            gate_notices: true,
+            withdraw_unstarted: true,
+            log_withdrawn: true,
+            keep_keyed: true,
+            confirm_circles: true,
         }
     }
 }

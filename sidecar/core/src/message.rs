@@ -76,6 +76,8 @@ pub enum Message {
         /// Whoever asked for it was told that it is accepted, because it is durable in the partition's inbox: it is not
         /// refused.
         promised: bool,
+        /// It may have been sent before: a reign that was lost may have run it ahead of its log.
+        again: bool,
         /// What is owed.
         owed: Owed,
     },
@@ -197,6 +199,16 @@ pub enum Message {
         request: RequestId,
         /// The answer.
         result: ControlResult,
+    },
+    /// Asks the owner to end calls that have not started, because the attempts that made them are over (rule T2). Not
+    /// an obligation: asked again while their callers wait.
+    Withdraw {
+        /// The channel's sender.
+        sender: Sender,
+        /// The receiving partition.
+        to: PartitionId,
+        /// The calls: their numbers, and which invocations they are.
+        calls: Vec<(Number, Uuid)>,
     },
     /// Follows who waits for whom.
     Probe(Box<Probe>),

@@ -4,6 +4,7 @@ mod asks;
 mod component;
 mod ended;
 mod inbox;
+mod kinds;
 mod peers;
 mod reminders;
 
@@ -145,6 +146,8 @@ pub struct Held {
     pub reminders: usize,
     /// Their bytes.
     pub reminders_bytes: usize,
+    /// Actors that have had turns and are not passive, with what is in memory of them.
+    pub awake: usize,
     /// Results of `start` kept.
     pub results: usize,
     /// Their bytes.
@@ -182,6 +185,8 @@ pub struct InvocationView {
     pub ended: Option<Ended>,
     /// The next attempt starts at this time at the earliest; 0: as soon as it can.
     pub retry_at: Millis,
+    /// The parked invocation that keeps its actor: it waits until somebody lets that one go on, or ends it.
+    pub behind: Option<Uuid>,
 }
 
 /// A tell that ended without success, for people and tools.
@@ -323,6 +328,7 @@ impl Node {
             Event::InboxLost { inbox } => self.inbox_lost(inbox),
             Event::InboxTrimmed { inbox, start } => self.inbox_trimmed(inbox, start),
             Event::StoreReset => self.each(|p, env| p.store_reset(env)),
+            Event::KindRefused(refused) => self.kind_refused(&refused),
             Event::Drain => self.drain(),
             Event::Tick => self.tick(),
         }
@@ -361,6 +367,11 @@ impl Node {
         self.partitions.values().filter(|p| p.serving()).map(Partition::view).collect()
     }
 
+    /// The members, as the node last heard of them.
+    pub fn membership(&self) -> &Members {
+        &self.env.members
+    }
+
     /// The kinds that the node knows, with their partition counts.
     pub fn known_kinds(&self) -> Vec<(Kind, u32)> {
         self.env.members.kinds.iter().map(|(kind, count)| (kind.clone(), *count)).collect()
@@ -381,6 +392,7 @@ impl Node {
             sum.dead += held.dead;
             sum.dead_bytes += held.dead_bytes;
             sum.unstored_bytes += held.unstored_bytes;
+            sum.awake += held.awake;
             sum.reminders += held.reminders;
             sum.reminders_bytes += held.reminders_bytes;
         }

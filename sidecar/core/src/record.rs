@@ -211,6 +211,13 @@ pub enum Op {
         /// The next due time; `None`: the reminder ends.
         next: Option<Millis>,
     },
+    /// An idle actor's host is told so by a turn that does something: the turn is owed from here on.
+    Deactivate {
+        /// The instance.
+        actor: Arc<str>,
+        /// Unique part of the invocation's id.
+        uuid: Uuid,
+    },
 }
 
 /// What a turn did between two flushes; it takes effect as a whole (P5).

@@ -93,6 +93,8 @@ pub(crate) struct Route {
     by_peer: Number,
     /// Open numbers that are accepted, as their requesters were told: they are durable in the inbox.
     promised: BTreeSet<Number>,
+    /// Numbers below this may have been sent before, by an earlier reign too.
+    sent: Number,
 }
 
 impl Route {
@@ -125,6 +127,7 @@ impl Route {
             run: Run::default(),
             by_peer: 0,
             promised: BTreeSet::new(),
+            sent: committed,
         }
     }
 

@@ -101,7 +101,7 @@ impl Invocation {
             + text(&self.trace)
             + self.home.as_ref().map_or(0, |home| home.stored_size() + NESTED)
             + self.retry.map_or(0, |_| 4 * NUMBER + NESTED)
-            + 3 * NUMBER
+            + 4 * NUMBER
             + NESTED
     }
 }
@@ -204,7 +204,7 @@ impl Outcome {
                 texts + e.payload.stored_size() + NUMBER
             }
             Self::Deadlock(cycle) => text(cycle),
-            Self::Refused(_) | Self::Expired | Self::Cancelled => NUMBER,
+            Self::Refused(_) | Self::Expired | Self::Cancelled | Self::Withdrawn => NUMBER,
         };
         content + 2 * NESTED
     }
@@ -280,6 +280,7 @@ impl Op {
             }
             Self::Redrive { .. } => 2 * UUID,
             Self::Inbox { .. } => NUMBER,
+            Self::Deactivate { actor, .. } => text(actor) + UUID,
             Self::Fire { actor, id, .. } => text(actor) + text(id) + UUID + 2 * NUMBER,
         };
         content + 2 * NESTED
@@ -310,6 +311,13 @@ fn settled_size((to, _): &(PartitionId, Number)) -> usize {
 }
 
 impl Limits {
+    /// The longest turn on its way to its host, bytes: its argument, what its steps recorded, and names. Steps are
+    /// bounded when they are recorded, by at least what they take on the way.
+    pub fn turn_bytes_max(&self) -> usize {
+        let steps = self.step_bytes_per_invocation_max;
+        self.message_bytes_max.saturating_add(steps).saturating_add(2 * NAMES_BYTES_MAX)
+    }
+
     /// The longest record that can come about, bytes, and the longest write to the store: many small decisions up to
     /// the target, or one that completes a turn with all that it may have buffered and the longest result.
     pub fn record_bytes_max(&self) -> usize {

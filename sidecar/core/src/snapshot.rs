@@ -171,6 +171,8 @@ pub enum SavedOrigin {
     },
     /// A reminder of the partition fired.
     Reminder(SavedReminderName),
+    /// Its actor has been idle, and its host is told so.
+    Idle,
 }
 
 /// Names a reminder in its partition.

@@ -16,7 +16,9 @@ use std::sync::Arc;
 use crate::agenda::{Agenda, Key};
 use crate::dead::{DeadLetter, DeadLetters};
 use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
-use crate::invocation::{ActorOps, Invocation, Mode, Obligation, Outcome, Owed, Payload, StateOp};
+use crate::invocation::{
+    ActorOps, Invocation, Mode, Obligation, Outcome, Owed, Payload, StateOp, Work,
+};
 use crate::keys::Keys;
 use crate::limits::Rules;
 use crate::record::{End, Op, Record, ReminderOp, Segment, Send};
@@ -87,8 +89,8 @@ pub(crate) struct Entry {
     pub(crate) order: u64,
     /// The current attempt of the current step.
     pub(crate) attempt: u32,
-    /// The current attempt is known to have been dispatched, or to be about to be: a reign that ended in order says so,
-    /// and every reign of an invocation that has a deadline.
+    /// The current attempt is known to have been dispatched, or to be about to be: it has flushed, or a reign that
+    /// ended in order says so, or every reign of an invocation that has a deadline.
     pub(crate) ran: bool,
     /// Some attempt has flushed, or the step before kept the lock: it holds its actor until it ends (rule T2).
     pub(crate) holds: bool,
@@ -117,6 +119,8 @@ pub(crate) enum Origin {
     Channel { sender: Sender, number: Number },
     /// A reminder of this partition fired: nobody else knows of it.
     Reminder(Key),
+    /// Its actor has been idle: nobody else knows of it, nor the log, unless it did something.
+    Idle,
 }
 
 /// The receiving end of a channel (rule C4). Numbers below `next` are known; those of them that are not live are
@@ -153,7 +157,7 @@ impl Origin {
     pub(crate) fn channel(&self) -> Option<(&Sender, Number)> {
         match self {
             Self::Channel { sender, number } => Some((sender, *number)),
-            Self::Reminder(_) => None,
+            Self::Reminder(_) | Self::Idle => None,
         }
     }
 
@@ -242,6 +246,7 @@ impl LogState {
                     return false;
                 }
                 entry.holds = true;
+                entry.ran = true;
                 entry.shared = *shared;
                 let actor = entry.invocation.actor.clone();
                 push_state(actor.as_ref(), &segment.state, stored);
@@ -289,7 +294,7 @@ impl LogState {
                         End::Next { invocation, keeps_lock } => {
                             self.next_step(*uuid, invocation, *keeps_lock);
                         }
-                        End::Passed => self.pass_on(rules, *uuid),
+                        End::Passed => self.pass_on(rules, *uuid, *time),
                     }
                 }
                 self.owe(&segment.sends);
@@ -383,6 +388,10 @@ impl LogState {
             }
             Op::Fire { actor, id, due, uuid, next } => {
                 self.fire(&(actor.clone(), id.clone()), *due, *uuid, *next)
+            }
+            Op::Deactivate { actor, uuid } => {
+                self.insert_entry(Arc::new(deactivation(actor, *uuid)), Origin::Idle);
+                true
             }
         }
     }
@@ -509,9 +518,11 @@ impl LogState {
     }
 
     /// A chain of tail calls goes on, or has ended, somewhere else: its home stays.
-    fn pass_on(&mut self, rules: &Rules, uuid: Uuid) {
+    fn pass_on(&mut self, rules: &Rules, uuid: Uuid, time: Millis) {
         let Some(entry) = self.entries.get_mut(&uuid) else { return };
         if !entry.invocation.is_home() || !rules.tail_home {
+            // Nobody here will know when it ends: a key's time begins now.
+            self.keys.end(uuid, None, time);
             self.remove_entry(uuid);
             return;
         }
@@ -532,6 +543,8 @@ impl LogState {
         let is_asked_for = mode == Mode::Start;
         let has_key = self.keys.end(uuid, Some(outcome).filter(|_| is_asked_for), time);
         match mode {
+            // Who has been idle long enough to be told so is not told again.
+            Mode::Tell if entry.origin == Origin::Idle => {}
             Mode::Tell if DeadLetter::is_one(outcome) => self.dead.insert(DeadLetter {
                 invocation: entry.invocation,
                 origin: entry.origin,
@@ -617,12 +630,24 @@ impl LogState {
 
 /// The invocation that a due time of a reminder makes.
 pub(crate) fn firing(actor: &Arc<str>, reminder: &Reminder, uuid: Uuid) -> Invocation {
+    let (method, payload) = (reminder.method.clone(), reminder.payload.clone());
+    Invocation { method, payload, ..own_tell(actor, uuid) }
+}
+
+/// The invocation that tells an actor's host that it has been idle.
+pub(crate) fn deactivation(actor: &Arc<str>, uuid: Uuid) -> Invocation {
+    Invocation { work: Work::Deactivate, ..own_tell(actor, uuid) }
+}
+
+/// A tell that a partition makes itself, to an actor of its own.
+fn own_tell(actor: &Arc<str>, uuid: Uuid) -> Invocation {
     Invocation {
         uuid,
+        work: Work::Method,
         mode: Mode::Tell,
         actor: Some(actor.clone()),
-        method: reminder.method.clone(),
-        payload: reminder.payload.clone(),
+        method: Arc::default(),
+        payload: Payload::default(),
         chain: [].into(),
         deadline: None,
         trace: Arc::default(),

@@ -199,7 +199,7 @@ pub(crate) fn is_kept(outcome: &Outcome) -> bool {
 mod tests {
     use super::*;
     use crate::ids::{Kind, Uuid};
-    use crate::invocation::{ApplicationError, Mode, Refusal};
+    use crate::invocation::{ApplicationError, Mode, Refusal, Work};
 
     fn payload(text: &'static str) -> Payload {
         Payload { data: text.into(), content_type: "".into() }
@@ -212,6 +212,7 @@ mod tests {
     fn invocation(method: &str) -> Invocation {
         Invocation {
             uuid: Uuid(7),
+            work: Work::Method,
             mode: Mode::Call,
             actor: None,
             method: method.into(),
@@ -265,6 +266,7 @@ mod tests {
         let again = [
             Outcome::Expired,
             Outcome::Cancelled,
+            Outcome::Withdrawn,
             Outcome::Deadlock("a".into()),
             Outcome::Refused(Refusal::PartitionFull),
         ];

@@ -14,7 +14,8 @@ pub const LAST_ERROR_BYTES_MAX: usize = 512;
 pub enum Cause {
     /// The host's process or stream, or its whole node, was lost. Only these count for parking.
     HostLost,
-    /// The reign ended in disorder, and its host may well have lived.
+    /// The reign ended in disorder, and its host may well have lived; or its node was lost, and nothing tells that it
+    /// had begun.
     ReignLost,
     /// It was told to stop because its partition is handed over.
     HandOver,

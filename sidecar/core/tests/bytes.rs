@@ -9,6 +9,7 @@ use kar_core::ids::{Kind, NodeId, RequestId, SessionId, Uuid};
 use kar_core::invocation::{Mode, Outcome, Refusal, StateOp, Target};
 use kar_core::limits::Limits;
 use kar_core::message::{DirectResult, Message};
+use kar_core::node::Held;
 use kar_core::record::Record;
 use script::{Script, done, filled, text};
 
@@ -47,6 +48,13 @@ fn assert_limit(script: &mut Script, request: RequestId, name: &str) {
     }
     let told = script.notices.iter().any(|n| matches!(n, Notice::Limit(hit) if hit.name == name));
     assert!(told, "nobody was told of {name}");
+}
+
+/// Actors may be awake; that costs what the bound of cached actors says.
+#[track_caller]
+fn assert_nothing_held(script: &Script) {
+    let held = Held { awake: 0, ..script.node.held() };
+    assert_eq!(held, Held::default());
 }
 
 #[test]
@@ -167,7 +175,7 @@ fn turns_that_send_more_than_the_outbox_holds_are_told_so() {
         script.finish(&note, done(""));
     }
     script.assert_idle();
-    assert_eq!(script.node.held(), Default::default());
+    assert_nothing_held(&script);
 }
 
 #[test]
@@ -183,7 +191,7 @@ fn turns_that_send_more_bytes_than_the_outbox_holds_are_told_so() {
     script.finish(&turn, Outcome::Failed(Default::default()));
     script.outcome(call);
     script.assert_idle();
-    assert_eq!(script.node.held(), Default::default());
+    assert_nothing_held(&script);
 }
 
 #[test]
@@ -239,7 +247,7 @@ fn what_is_withheld_at_a_take_over_stays_withheld_until_it_has_ended() {
     // The outcome of the call is kept until its node has been gone for the grace.
     script.advance(script.limits.departed_grace_ms);
     script.assert_idle();
-    assert_eq!(script.node.held(), Default::default());
+    assert_nothing_held(&script);
 }
 
 #[test]

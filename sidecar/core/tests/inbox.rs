@@ -9,7 +9,7 @@ use kar_core::effect::{RequestError, Response};
 use kar_core::event::{Member, Operation};
 use kar_core::ids::{Kind, NodeId, Number, PartitionId, RequestId, Sender, Uuid};
 use kar_core::inbox::{InboxBody, InboxEntry, InboxId, Mark};
-use kar_core::invocation::{Invocation, Mode, Owed, Target};
+use kar_core::invocation::{Invocation, Mode, Owed, Target, Work};
 use kar_core::keys::RequestKey;
 use kar_core::limits::Limits;
 use kar_core::message::Message;
@@ -100,6 +100,7 @@ fn request(number: Number, closed_from: Number, mode: Mode) -> InboxBody {
         home: None,
         retry: None,
         key: None,
+        work: Work::Method,
     };
     let message = Message::Request {
         sender: Sender::Node(OTHER),
@@ -110,6 +111,7 @@ fn request(number: Number, closed_from: Number, mode: Mode) -> InboxBody {
         floor: 0,
         asks: false,
         promised: false,
+        again: false,
         owed: Owed::Invocation(invocation.into()),
     };
     InboxBody::Channel { message, closed_from, run: 1 }

@@ -2,8 +2,9 @@
 
 mod script;
 
-use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::event::Operation;
+use kar_core::Event;
+use kar_core::effect::{Notice, RequestError, Response, Turn};
+use kar_core::event::{Operation, TailCall, TurnResult};
 use kar_core::ids::{InvocationId, Kind, RequestId, Uuid};
 use kar_core::invocation::{Mode, Outcome, Refusal, Target};
 use kar_core::keys::RequestKey;
@@ -186,4 +187,48 @@ fn keys_are_for_clients() {
     assert!(matches!(answer, Some(Err(RequestError::Invalid(_)))), "{answer:?}");
     script.finish(&turn, done(""));
     script.assert_idle();
+}
+
+/// Nobody knows when a tell's chain ends that has left: its key's time begins when it leaves.
+#[test]
+fn a_key_whose_chain_of_steps_has_left_is_forgotten_too() {
+    let limits = Limits { keys_per_partition_max: 1, ..Limits::default() };
+    for comes_back in [false, true] {
+        let mut script = Script::with(&both_kinds(), limits.clone());
+        let first = send(&mut script, Mode::Tell, "m", (1, 1));
+        accepted(&mut script, first);
+        let turn = script.turn("m");
+        tail(&mut script, &turn, None);
+        let mut last = script.turn("next");
+        if comes_back {
+            tail(&mut script, &last, Some("alice"));
+            last = script.turn("next");
+        }
+        script.advance(HOUR_MS);
+        script.finish(&last, done(""));
+        let again = send(&mut script, Mode::Tell, "m", (1, 1));
+        accepted(&mut script, again);
+        assert!(script.turns.is_empty(), "it is known");
+        script.replace(&both_kinds());
+        script.advance(24 * HOUR_MS);
+        let other = send(&mut script, Mode::Tell, "n", (2, 2));
+        accepted(&mut script, other);
+        let turn = script.turn("n");
+        script.finish(&turn, done(""));
+        script.assert_idle();
+    }
+}
+
+fn both_kinds() -> [Kind; 2] {
+    [Kind::actor("Account"), Kind::service("ledger")]
+}
+
+/// Ends a turn with a tail call to an account, or to the service.
+fn tail(script: &mut Script, turn: &Turn, actor: Option<&str>) {
+    let kind = if actor.is_some() { Kind::actor("Account") } else { Kind::service("ledger") };
+    let target = Target { kind, actor: actor.map(Into::into), affinity: None };
+    let (method, payload) = ("next".into(), text("next"));
+    let call = TailCall { target, method, payload, keeps_lock: false };
+    let (token, result) = (turn.token.clone(), TurnResult::TailCall(call));
+    script.event(Event::TurnResult { token, result });
 }

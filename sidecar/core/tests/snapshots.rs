@@ -161,3 +161,19 @@ fn with_a_delay_the_log_heals_a_store_that_went_back() {
     assert_eq!(read(&mut script), "49");
     assert_eq!(count(&script, is_unreadable), 0);
 }
+
+/// Each one is a copy of the whole state: what is refused is not tried again and again.
+#[test]
+fn what_cannot_be_stored_is_tried_less_and_less_often() {
+    let mut script = saving();
+    script.refuse_snapshots = true;
+    write_many(&mut script, 600);
+    let tried = script.snapshots_put;
+    assert!((4..20).contains(&tried), "{tried} times");
+    assert_eq!(count(&script, |n| matches!(n, Notice::SnapshotFailed { .. })), tried);
+    script.refuse_snapshots = false;
+    write_many(&mut script, 100);
+    assert!(script.snapshots_put > tried + 4, "as often as before");
+    script.replace(&kinds());
+    assert_eq!(read(&mut script), "99");
+}

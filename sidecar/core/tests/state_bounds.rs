@@ -180,8 +180,10 @@ fn what_an_actor_holds_in_the_store_counts_before_it_is_in_memory() {
         Limits { state_bytes_per_actor_max: 1_000, cached_actors_max: 0, ..Limits::default() };
     let mut script = host(limits);
     write(&mut script, "alice", "a", 700);
-    let (call, turn) = begin(&mut script, "alice");
+    // More are awake than may be: it becomes passive.
+    script.advance(1);
     script.hold_loads = true;
+    let (call, turn) = begin(&mut script, "alice");
     let over = apply(&mut script, &turn, vec![set("b", 700)]);
     let fits = apply(&mut script, &turn, vec![set("c", 10)]);
     let tell = script.invoke(Some(&turn), Mode::Tell, "bob", "later");

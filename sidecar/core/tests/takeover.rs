@@ -6,7 +6,7 @@ use kar_core::Event;
 use kar_core::effect::{RequestError, Response};
 use kar_core::event::{Member, Operation};
 use kar_core::ids::{Kind, NodeId, Sender};
-use kar_core::invocation::{Invocation, Mode, Owed, Target};
+use kar_core::invocation::{Invocation, Mode, Owed, Target, Work};
 use kar_core::limits::Limits;
 use kar_core::message::Message;
 use kar_core::record::{Op, Record};
@@ -103,6 +103,11 @@ fn channels_of_departed_nodes_are_remembered_in_bounded_space() {
 
 /// A call of another node arrives, to the partition that `alice` is in; number 0: it only opens its channel.
 fn ask(script: &mut Script, from: NodeId, number: u64) {
+    ask_as(script, from, number, false);
+}
+
+/// The same; `again`: it may have been sent to an earlier reign.
+fn ask_as(script: &mut Script, from: NodeId, number: u64, again: bool) {
     script.members.nodes.entry(from).or_default();
     script.event(Event::Members(script.members.clone()));
     script.event(Event::PeerUp { node: from });
@@ -115,6 +120,7 @@ fn ask(script: &mut Script, from: NodeId, number: u64) {
     let epoch = served.iter().find(|p| p.id == to).expect("it is served").epoch;
     let invocation = Invocation {
         uuid,
+        work: Work::Method,
         mode: Mode::Call,
         actor: target.actor,
         method: "ask".into(),
@@ -150,6 +156,7 @@ fn ask(script: &mut Script, from: NodeId, number: u64) {
         floor: 0,
         asks: false,
         promised: false,
+        again,
         owed: Owed::Invocation(invocation.into()),
     };
     script.event(Event::Peer { from, message });
@@ -298,6 +305,25 @@ fn nested_calls_start_in_a_hand_over_while_a_turn_waits_for_calls() {
     assert!(script.node.partitions().is_empty() && script.drained);
 }
 
+/// What kills its host before its acceptance is in the log comes again with the next owner, and would again be gone
+/// without a trace: so it is logged first.
+#[test]
+fn what_was_sent_before_starts_when_its_acceptance_is_committed() {
+    let mut script = Script::new(&[Kind::actor("Account")]);
+    ask(&mut script, NodeId(7), 0);
+    script.hold = true;
+    ask_as(&mut script, NodeId(7), 1, false);
+    let first = script.turn("ask");
+    script.finish(&first, done(""));
+    script.let_go();
+    script.hold = true;
+    ask_as(&mut script, NodeId(7), 2, true);
+    assert!(script.turns.is_empty(), "its acceptance is not committed");
+    script.let_go();
+    let turn = script.turn("ask");
+    script.finish(&turn, done(""));
+}
+
 /// A nested call of a partition that another node owns arrives.
 fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
     let target = Target { kind: Kind::actor("Account"), actor: Some(actor.into()), affinity: None };
@@ -310,6 +336,7 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
     let sender = Sender::Log { partition, log: kar_core::ids::Uuid(7) };
     let invocation = Invocation {
         uuid,
+        work: Work::Method,
         mode: Mode::Call,
         actor: Some(actor.into()),
         method: "nested".into(),
@@ -333,6 +360,7 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
         owed: Owed::Invocation(invocation),
         asks: false,
         promised: false,
+        again: false,
     };
     script.event(Event::Peer { from, message });
 }

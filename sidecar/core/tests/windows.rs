@@ -5,7 +5,7 @@ mod script;
 use kar_core::Event;
 use kar_core::event::{Member, Members, Operation};
 use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, Uuid};
-use kar_core::invocation::{Invocation, Mode, Outcome, Owed, Target};
+use kar_core::invocation::{Invocation, Mode, Outcome, Owed, Target, Work};
 use kar_core::limits::Limits;
 use kar_core::message::Message;
 use script::{Script, done, filled, text};
@@ -121,6 +121,31 @@ fn what_is_sent_again_goes_by_the_window_in_order_and_before_anything_new() {
     assert_eq!(requests(&mut sending.script), [(11, true)]);
 }
 
+/// A reign that was lost may have run what it was sent: whoever gets it next is told.
+#[test]
+fn what_was_sent_before_says_so() {
+    let again = |sending: &mut Sending| {
+        let sent = sending.script.sent.drain(..).filter_map(|(_, message)| match message {
+            Message::Request { number, again, .. } => Some((number, again)),
+            _ => None,
+        });
+        sent.collect::<Vec<_>>()
+    };
+    let limits = Limits { window_requests_max: 2, ..Limits::default() };
+    let mut sending = Sending::new(limits);
+    for _ in 0..3 {
+        sending.call(1);
+    }
+    sending.opened(5, 1, None);
+    assert_eq!(again(&mut sending), [(1, false), (2, false)]);
+    sending.script.event(Event::PeerDown { node: OTHER });
+    sending.script.event(Event::PeerUp { node: OTHER });
+    sending.opened(6, 1, None);
+    assert_eq!(again(&mut sending), [(1, true), (2, true)]);
+    sending.known(6, 3);
+    assert_eq!(again(&mut sending), [(3, false)], "the window had no room for it");
+}
+
 #[test]
 fn the_window_counts_bytes_and_lets_the_longest_go_alone() {
     let limits = Limits { window_bytes_max: 10_000, ..Limits::default() };
@@ -181,6 +206,7 @@ fn ask(script: &mut Script, to: &PartitionId, number: u64, asks: bool) {
     let epoch = script.node.partitions().iter().find(|p| p.id == *to).expect("served").epoch;
     let invocation = Invocation {
         uuid: Uuid(u128::from(number) + 1_000),
+        work: Work::Method,
         mode: Mode::Call,
         actor: Some(format!("a{number}").as_str().into()),
         method: "m".into(),
@@ -202,6 +228,7 @@ fn ask(script: &mut Script, to: &PartitionId, number: u64, asks: bool) {
         floor: 1,
         asks,
         promised: false,
+        again: false,
         owed: Owed::Invocation(invocation.into()),
     };
     script.event(Event::Peer { from: OTHER, message });

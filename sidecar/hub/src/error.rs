@@ -89,8 +89,10 @@ pub enum HubError {
         reason: String,
     },
     /// A state request's condition did not hold; nothing was done.
-    #[error("the condition does not hold: the current etag is '{etag}'")]
+    #[error("the condition on '{key}' does not hold: the current etag is '{etag}'")]
     ConditionFailed {
+        /// The key.
+        key: String,
         /// Etag that the key has; empty if there is no such key.
         etag: String,
     },

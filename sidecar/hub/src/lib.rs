@@ -29,11 +29,11 @@ pub use error::{HubError, exit_code};
 pub use options::{
     Durability, FRAMES_PER_MESSAGE_MAX, HubLimits, HubOptions, MESSAGE_BYTES_MAX,
     MESSAGE_BYTES_TARGET, NAME_BYTES_MAX, PAGE_SIZE_MAX, PARTITIONS_MAX, RECORD_BYTES_MAX,
-    REQUESTS_REMEMBERED, SEGMENT_BYTES_MIN, SNAPSHOT_PART_BYTES_MAX,
+    REQUESTS_REMEMBERED, SEGMENT_BYTES_MIN, SNAPSHOT_PART_BYTES_MAX, TRANSACTION_CHANGES_MAX,
 };
 pub use probe::bare_append_probe;
 pub use server::{HubExit, run_hub};
 pub use types::{
-    ActorOps, FenceCell, HubEvent, LogName, MemberInfo, SnapshotInfo, SnapshotPage, StateEntry,
-    StatePage, StoreOp, Value,
+    ActorOps, FenceCell, HubEvent, LogName, MemberInfo, SnapshotInfo, SnapshotPage, StateDelete,
+    StateEntry, StatePage, StateSet, StoreOp, Transacted, Value,
 };

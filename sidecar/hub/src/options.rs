@@ -85,6 +85,8 @@ pub const SNAPSHOT_PART_BYTES_MAX: usize = 1 << 20;
 pub const NAME_BYTES_MAX: usize = 1024;
 /// Requests about application state whose answers are remembered, per application.
 pub const REQUESTS_REMEMBERED: u64 = 10_000;
+/// Changes of one transaction of application state.
+pub const TRANSACTION_CHANGES_MAX: usize = 10_000;
 /// Most keys on a page of a listing.
 pub const PAGE_SIZE_MAX: u32 = 1_000;
 /// Most partitions of a kind.

@@ -56,9 +56,16 @@ impl Paths {
     pub(crate) fn prepare(dir: &Path) -> Result<Self, HubError> {
         let unusable = |source| HubError::DataDir { dir: dir.to_owned(), source };
         let dir = std::path::absolute(dir).map_err(unusable)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(unusable)?;
-        if !fs::metadata(&dir).map_err(unusable)?.is_dir() {
-            return Err(unusable(io::ErrorKind::NotADirectory.into()));
+        match DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
+            // "File exists" would be true, and help nobody.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(unusable(io::ErrorKind::NotADirectory.into()));
+            }
+            other => other.map_err(unusable)?,
+        }
+        // Root may write everywhere, and would leave files that the owner cannot.
+        if fs::metadata(&dir).map_err(unusable)?.uid() != rustix::process::geteuid().as_raw() {
+            return Err(unusable(io::Error::other("it belongs to another user")));
         }
         let access = rustix::fs::Access::READ_OK
             | rustix::fs::Access::WRITE_OK
@@ -234,4 +241,28 @@ fn start_time(pid: u32) -> Option<u64> {
         return None;
     }
     fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn somebody_elses_folder_is_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        Paths::prepare(dir.path()).expect("an own folder");
+        let theirs = std::os::unix::fs::chown(dir.path(), Some(65_534), None).is_ok();
+        // Without the right to give it away, the system's own folder is somebody else's.
+        let path = if theirs { dir.path() } else { Path::new("/usr") };
+        let error = Paths::prepare(path).expect_err("refused");
+        assert!(error.to_string().contains("another user"), "{error}");
+    }
+
+    #[test]
+    fn a_file_in_its_place_is_no_folder() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let error = Paths::prepare(file.path()).expect_err("refused");
+        assert!(error.to_string().contains("directory"), "{error}");
+        assert!(!error.to_string().contains("exists"), "{error}");
+    }
 }

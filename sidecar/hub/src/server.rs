@@ -26,7 +26,7 @@ use crate::error::HubError;
 use crate::options::{HubOptions, MESSAGE_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::paths::Paths;
 use crate::snapshots::{SnapshotJob, Snapshots};
-use crate::store::{Store, StoreJob};
+use crate::store::{Store, StoreJob, system_time};
 use crate::tidy::{Ending, Tidier, TidyJob};
 use crate::wal::commit::Committer;
 use crate::wal::mark::MarkFile;
@@ -199,7 +199,7 @@ impl Running {
         let (segment, tail) = (end.segments[end.segments.len() - 1], end.address);
         // Killed before the first commit, a hub leaves a file without a beginning.
         let fresh = tail == segment.data();
-        let store = Store::open(&paths.store_file(), options.durability)?;
+        let store = Store::open(&paths.store_file(), options.durability, system_time())?;
         let (tidy_jobs, tidy_queue) = queue();
         let sealed = tidy_jobs.clone();
         let mut committer = Committer::new(
@@ -267,6 +267,7 @@ impl Running {
             disk: disk_jobs,
             ending,
         };
+        hub.with(|engine| engine.resume_purges());
         // In the order in which they are waited for: who gives work to others comes first.
         let threads = vec![committer, store_thread, snapshots, tidy, disk];
         Ok(Self { hub, stop, threads })

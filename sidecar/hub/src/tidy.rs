@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::engine::{DiskJob, Hub};
 use crate::error::HubError;
 use crate::options::Durability;
-use crate::wal::compact::{self, Plan};
+use crate::wal::compact::{self, Draft};
 use crate::wal::read::Segments;
 use crate::wal::segment::Segment;
 use crate::wal::summary;
@@ -22,7 +22,7 @@ pub(crate) enum TidyJob {
     /// Nothing lives in the files that end at or before this address.
     Remove { below: u64 },
     /// Little lives in some files.
-    Compact(Plan),
+    Compact(Draft),
     /// Ends the thread.
     Stop,
 }
@@ -113,10 +113,10 @@ impl Tidier {
                         let _ = self.disk.send(DiskJob::Remove { below });
                     })
                 }
-                Some(TidyJob::Compact(plan)) => {
+                Some(TidyJob::Compact(draft)) => {
                     // A summary must not be made while its file is exchanged.
-                    full.retain(|segment| !plan.run.contains(segment));
-                    self.compact(plan)
+                    full.retain(|segment| !draft.run.contains(segment));
+                    self.compact(draft, hub)
                 }
             };
             if let Err(error) = done {
@@ -136,7 +136,16 @@ impl Tidier {
         }
     }
 
-    fn compact(&self, plan: Plan) -> Result<(), HubError> {
+    fn compact(&self, mut draft: Draft, hub: &Hub) -> Result<(), HubError> {
+        loop {
+            match hub.with(|engine| engine.gather(&mut draft)) {
+                Some(true) => break,
+                // Whoever waits for the lock gets it in between.
+                Some(false) => std::thread::yield_now(),
+                None => return Ok(()),
+            }
+        }
+        let plan = draft.plan();
         let run = plan.run.clone();
         let end = run.last().map_or(0, Segment::end);
         let bytes_per_second = if plan.hurry { u64::MAX } else { self.bytes_per_second.max(1) };

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -84,6 +85,40 @@ pub struct StateEntry {
     pub value: Value,
     /// Changes with every write of the key.
     pub etag: String,
+    /// From when on it is absent, by the hub's clock, milliseconds since the Unix epoch; `None`: it
+    /// stays.
+    pub expires_ms: Option<u64>,
+}
+
+/// A key of the application's state to be set.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StateSet {
+    /// The key.
+    pub key: String,
+    /// Its new value.
+    pub value: Value,
+    /// Only if the key has this etag; `*`: only if it is absent.
+    pub etag: Option<String>,
+    /// The key is absent after this time, which begins when it is set; `None`: it stays.
+    pub time_to_live: Option<Duration>,
+}
+
+/// A key of the application's state to be deleted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StateDelete {
+    /// The key.
+    pub key: String,
+    /// Only if the key has this etag.
+    pub etag: Option<String>,
+}
+
+/// What a transaction of the application's state has done.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Transacted {
+    /// Etags of what was set, in order.
+    pub etags: Vec<String>,
+    /// Whether what was deleted existed, in order.
+    pub existed: Vec<bool>,
 }
 
 /// A page of a listing.
@@ -132,6 +167,15 @@ pub enum HubEvent {
         nodes: Vec<MemberInfo>,
         /// Known kinds with their fixed numbers of partitions, by name.
         kinds: Vec<(String, u32)>,
+    },
+    /// A kind that was asked for is not registered: the application has as many as it may.
+    KindRefused {
+        /// Its name.
+        kind: String,
+        /// Name of the bound.
+        bound: String,
+        /// Its value.
+        limit: u64,
     },
     /// A record of a log that is read.
     Entry {

@@ -56,13 +56,27 @@ async fn kinds_beyond_the_bounds_are_not_registered_and_end_no_connection() {
     for n in 0..1_100 {
         a.client.ensure_kind(format!("a.Narrow{n}"), 1);
     }
+    let mut refused = Vec::new();
     let kinds = a
         .find(|event| match event {
             HubEvent::Members { kinds, .. } => (kinds.len() == 1_024).then(|| kinds.clone()),
+            HubEvent::KindRefused { kind, bound, limit } => {
+                refused.push((kind.clone(), bound.clone(), *limit));
+                None
+            }
             HubEvent::Disconnected => panic!("the hub ended the connection"),
             _ => None,
         })
         .await;
+    // Whoever asked is told, and what was hit.
+    assert_eq!(refused.first(), Some(&("a.Wide1".to_owned(), "logs_max".to_owned(), 65_536)));
+    a.client.ensure_kind("a.Late".into(), 1);
+    a.wait(HubEvent::KindRefused {
+        kind: "a.Late".into(),
+        bound: "kinds_max".into(),
+        limit: 1_024,
+    })
+    .await;
     let is_wide = |(name, _): &&(String, u32)| name.starts_with("a.Wide");
     assert_eq!(kinds.iter().filter(is_wide).count(), 1);
     assert!(a.read(&log(1), 1).await.is_empty(), "the connection goes on");

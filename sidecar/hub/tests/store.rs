@@ -1,10 +1,10 @@
-//! The store: fence cells, actor state, application state, purging.
+//! The store: fence cells, actor state, purging.
 
 mod common;
 
 use bytes::Bytes;
 use common::{Node, attach, config, log, node};
-use kar_hub::{ActorOps, FenceCell, HubError, HubEvent, StoreOp, Value};
+use kar_hub::{ActorOps, FenceCell, HubError, HubEvent, StateSet, StoreOp, Value};
 
 fn value(text: &str) -> Value {
     Value { data: Bytes::from(text.to_owned()), content_type: "text/plain".into() }
@@ -114,75 +114,6 @@ async fn operations_apply_in_order_and_survive_the_hub() {
 }
 
 #[tokio::test]
-async fn application_state_has_conditions_and_remembers_requests() {
-    let dir = tempfile::tempdir().unwrap();
-    let a = node(dir.path(), "a").await.client;
-    assert_eq!(a.state_get("k").await.unwrap(), None);
-    let first = a.state_set("k", value("1"), Some("*"), Some("r1")).await.unwrap();
-    let error = a.state_set("k", value("2"), Some("*"), None).await.unwrap_err();
-    assert!(matches!(error, HubError::ConditionFailed { etag } if etag == first));
-    let again = a.state_set("k", value("other"), Some("*"), Some("r1")).await.unwrap();
-    assert_eq!(again, first, "the answer of the first");
-    let second = a.state_set("k", value("2"), Some(&first), None).await.unwrap();
-    assert_ne!(second, first);
-    assert!(a.state_set("k", value("3"), Some(&first), None).await.is_err());
-    let entry = a.state_get("k").await.unwrap().unwrap();
-    assert_eq!((entry.value, entry.etag), (value("2"), second.clone()));
-    assert!(a.state_delete("k", Some(&first), None).await.is_err());
-    assert!(a.state_delete("k", Some(&second), Some("r2")).await.unwrap());
-    assert!(a.state_delete("k", Some(&second), Some("r2")).await.unwrap(), "remembered");
-    assert!(!a.state_delete("k", None, None).await.unwrap());
-    let third = a.state_set("k", value("1"), None, None).await.unwrap();
-    assert!(third != first && third != second, "etags do not come back");
-    let error = a.state_set("", value("1"), None, None).await.unwrap_err();
-    assert!(matches!(error, HubError::Invalid(_)), "{error}");
-}
-
-#[tokio::test]
-async fn application_state_is_listed_by_prefix_in_pages() {
-    let dir = tempfile::tempdir().unwrap();
-    let a = node(dir.path(), "a").await.client;
-    for n in 0..25 {
-        a.state_set(&format!("p/{n:02}"), value("x"), None, None).await.unwrap();
-    }
-    a.state_set("o", value("x"), None, None).await.unwrap();
-    a.state_set("q", value("x"), None, None).await.unwrap();
-    let mut keys = Vec::new();
-    let mut token = String::new();
-    let mut pages = 0;
-    loop {
-        let page = a.state_list("p/", 10, &token).await.unwrap();
-        keys.extend(page.entries.into_iter().map(|entry| entry.key));
-        token = page.next_page_token;
-        pages += 1;
-        if token.is_empty() {
-            break;
-        }
-    }
-    assert_eq!(keys, (0..25).map(|n| format!("p/{n:02}")).collect::<Vec<_>>());
-    assert_eq!(pages, 3);
-}
-
-#[tokio::test]
-async fn requests_survive_the_hub_and_take_effect_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut a = node(dir.path(), "a").await;
-    let mut last = 0;
-    for round in 0..10 {
-        let key = format!("k{round}");
-        let set = a.client.state_set(&key, value("x"), Some("*"), None);
-        let pid = common::hub_pid(dir.path());
-        // The request and the kill race; the client repeats what got no answer.
-        let (etag, ()) = tokio::join!(set, async { common::signal("-KILL", pid) });
-        let etag: u64 = etag.expect("only absent keys are set").parse().unwrap();
-        assert!(etag > last);
-        last = etag;
-        a.wait(HubEvent::Reconnected).await;
-    }
-    assert_eq!(a.client.state_list("k", 100, "").await.unwrap().entries.len(), 10);
-}
-
-#[tokio::test]
 async fn an_application_is_purged_when_nobody_lives() {
     let dir = tempfile::tempdir().unwrap();
     let mut a = node(dir.path(), "a").await;
@@ -192,7 +123,8 @@ async fn an_application_is_purged_when_nobody_lives() {
     a.client.fence_store(log(1), 3);
     a.client.write_store(log(1), cell(3, 0), 1, vec![set("x", "k", "v")]);
     a.wait(HubEvent::StoreWritten { log: log(1), epoch: 3, upto: 1 }).await;
-    a.client.state_set("k", value("v"), None, None).await.unwrap();
+    let state = StateSet { key: "k".into(), value: value("v"), ..Default::default() };
+    a.client.state_set(state, None).await.unwrap();
     let mut config = config(dir.path(), "tool", &[]);
     config.observer = true;
     let mut tool = attach(config).await.unwrap();

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use kar_core::effect::{CancelReason, RequestError, Turn};
 use kar_core::event::{Event, Offer, Operation, TailCall, TurnResult};
 use kar_core::ids::{Millis, SessionId, TurnToken};
-use kar_core::invocation::{ApplicationError, Mode, Outcome};
+use kar_core::invocation::{ApplicationError, Mode, Outcome, Work};
 use kar_core::record::RecordedStep;
 
 use crate::history::{Answer, End, Item, ItemKind, Run, Seen, Waiter};
-use crate::plan::MS;
+use crate::plan::{HORIZON, MS};
 use crate::rng::join;
 use crate::script::{self, Spec, Step, number_payload};
 use crate::world::{Due, Input, World};
@@ -57,6 +57,7 @@ impl World {
             concurrency: plan.concurrency,
             strict: plan.strict,
             shared: plan.shared(&self.plan.names),
+            deactivates: plan.deactivates(&self.plan.names),
             retries: self.plan.policies.offered(&self.plan.names, &plan.kinds),
         };
         let app = &mut self.slots[slot].app;
@@ -156,16 +157,21 @@ impl World {
     /// A node dispatches a turn: it gets its place in the history and its script.
     pub(crate) fn dispatch(&mut self, slot: usize, session: SessionId, turn: Turn) {
         let names = &self.plan.names;
-        let spec = Spec::read(&turn.payload);
+        let is_told = turn.work == Work::Deactivate;
+        let spec = if is_told { self.deactivation(&turn.token) } else { Spec::read(&turn.payload) };
         let kind = names.kind(&turn.kind);
         let actor = turn.actor.as_ref().map(|a| names.actor(a));
         let own = actor.map(|a| (kind, a));
-        let script = match self.hooks.script.as_ref().and_then(|h| h(&spec, &turn.token)) {
+        let mut script = match self.hooks.script.as_ref().and_then(|h| h(&spec, &turn.token)) {
             Some(script) => script,
             None => {
                 script::write(names, &self.plan.profile, self.plan.seed, spec, &turn.token, own)
             }
         };
+        if is_told {
+            // It has no next step.
+            script.tail = None;
+        }
         let run = self.history.runs.len();
         let unheeding = self.rng.chance(400);
         self.say(|| {
@@ -177,6 +183,8 @@ impl World {
             node: self.slots[slot].id,
             session,
             token: turn.token,
+            is_told,
+            activation: turn.activation,
             spec,
             kind,
             actor,
@@ -196,6 +204,15 @@ impl World {
         });
         self.note(Seen::Dispatched { run });
         self.tell_app(slot, session, ToApp::Run(run));
+    }
+
+    /// What a turn does that deactivates an actor. Seldom something that wakes others, which are deactivated, too:
+    /// there would be no end; and in the end never, so that the run comes to rest.
+    fn deactivation(&self, token: &TurnToken) -> Spec {
+        let uuid = token.invocation.uuid.0;
+        let tag = join(uuid as u64, join((uuid >> 64) as u64, 0x6465_6163));
+        let fuel = u8::from(self.now < HORIZON && tag & 7 == 0);
+        Spec { tag, fuel, steady: tag & 8 != 0, ..Spec::default() }
     }
 
     /// A node cancels a turn.

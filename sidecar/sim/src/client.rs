@@ -86,6 +86,10 @@ impl World {
                 let now = self.millis(self.now);
                 remind.with_tag(tag).operation(names, now, None, (kind, actor))
             }
+            None if let (true, Some(actor)) = (op.removes, op.actor) => {
+                let (kind, actor) = (names.kinds[op.kind].clone(), names.actors[actor].clone());
+                Operation::RemoveActor { kind, actor }
+            }
             None => {
                 let kind = names.kinds[op.kind].clone();
                 Operation::InvokeDirect { kind, method, payload, trace }
@@ -119,6 +123,7 @@ impl World {
             control: None,
             reads: None,
             remind: op.remind.as_ref().map(|remind| remind.with_tag(tag)),
+            removes: op.removes,
             tag,
             kind: op.kind,
             actor: op.actor,
@@ -186,6 +191,7 @@ impl World {
             slot,
             mode: None,
             remind: None,
+            removes: false,
             kind: request.kind,
             actor: request.actor,
             fuel: 0,
@@ -211,6 +217,7 @@ impl World {
             slot,
             mode: None,
             remind: None,
+            removes: false,
             kind,
             actor: Some(actor),
             fuel: 0,

@@ -7,7 +7,7 @@ use std::fmt;
 
 use kar_core::cover::TRANSITIONS;
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::invocation::{Outcome, Refusal};
+use kar_core::invocation::{Outcome, Refusal, Work};
 use kar_core::message::{
     AwaitResult, Control, ControlResult, Controlled, DirectResult, Message, ReadResult,
 };
@@ -41,9 +41,12 @@ names! { RECORDS, record_place, Record,
 }
 
 names! { OPS, op_place, Op,
+    Op::Accept { invocation, .. } if invocation.work == Work::Remove => "accept a removal",
     Op::Accept { .. } => "accept",
     Op::Progress { steps, .. } if !steps.is_empty() => "progress with recorded steps",
     Op::Progress { .. } => "progress",
+    Op::Complete { end: End::Outcome(Outcome::Withdrawn), accept: None, .. } => "withdrawn",
+    Op::Complete { end: End::Outcome(Outcome::Withdrawn), .. } => "withdrawn with accept",
     Op::Complete { accept: None, end: End::Outcome(_), .. } => "complete",
     Op::Complete { accept: Some(_), end: End::Outcome(_), .. } => "complete with accept",
     Op::Complete { end: End::Next { keeps_lock: true, .. }, .. } => "next step, lock kept",
@@ -67,6 +70,7 @@ names! { OPS, op_place, Op,
     Op::ForgetKeys { .. } => "forget keys",
     Op::Forget { .. } => "forget",
     Op::Snapshot { .. } => "snapshot",
+    Op::Deactivate { .. } => "deactivate",
     Op::Fire { uuid: Some(_), next: Some(_), .. } => "fire, and again later",
     Op::Fire { uuid: Some(_), next: None, .. } => "fire for the last time",
     Op::Fire { uuid: None, next: Some(_), .. } => "skip due times",
@@ -104,6 +108,7 @@ names! { MESSAGES, message_place, Message,
     Message::ControlDone { result: ControlResult::Done(_), .. } => "control: done",
     Message::ControlDone { result: ControlResult::Unknown, .. } => "control: unknown",
     Message::ControlDone { result: ControlResult::NotOwner(_), .. } => "control: not owner",
+    Message::Withdraw { .. } => "withdraw",
     Message::Probe { .. } => "probe",
     Message::Confirm { .. } => "confirm",
     Message::Climb { .. } => "climb",
@@ -139,6 +144,7 @@ names! { NOTICES, notice_place, Notice,
     Notice::Parked { .. } => "parked",
     Notice::DeadLettersDropped { .. } => "dead letters dropped",
     Notice::ChannelClosed { .. } => "channel closed",
+    Notice::KindRefused(_) => "kind refused",
     Notice::Retried { .. } => "retried",
     Notice::DeadLetter { outcome: Outcome::Failed(_), .. } => "dead letter: failed",
     Notice::DeadLetter { outcome: Outcome::Expired, .. } => "dead letter: expired",
@@ -146,6 +152,9 @@ names! { NOTICES, notice_place, Notice,
     Notice::RemindersMissed { next: None, .. } => "reminders missed, the last ones",
     Notice::RemindersWait { actor: Some(_), .. } => "reminders wait for an actor",
     Notice::RemindersWait { actor: None, .. } => "reminders wait for the partition",
+    Notice::Passivated { .. } => "passivated",
+    Notice::DeactivationFailed { .. } => "deactivation failed",
+    Notice::Removed { .. } => "removed",
     Notice::Limit(_) => "limit",
     Notice::RecordTooLong { .. } => "record too long",
     Notice::StoreRolledBack { .. } => "store rolled back",
@@ -168,6 +177,7 @@ names! { ANSWERS, answer_place, Answer,
     Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::RemindersFull), .. }) => "refused: reminders",
     Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::RemindersBytesFull), .. }) => "refused: reminder bytes",
     Ok(Response::Outcome { outcome: Outcome::Cancelled, .. }) => "cancelled",
+    Ok(Response::Outcome { outcome: Outcome::Withdrawn, .. }) => "withdrawn",
     Ok(Response::Step(_)) => "step",
     Ok(Response::Controlled(Controlled::Cancelled)) => "controlled: cancelled",
     Ok(Response::Controlled(Controlled::CancelRequested)) => "controlled: cancel requested",
@@ -208,15 +218,19 @@ names! { ANSWERS, answer_place, Answer,
     Err(RequestError::Invalid(_)) => "invalid",
     Err(RequestError::Unknown(_)) => "unknown",
     Err(RequestError::ChannelClosed(_)) => "channel closed",
+    Err(RequestError::KindRefused(_)) => "kind refused",
     Err(RequestError::NoHost(_)) => "no host",
     Err(RequestError::UnknownInvocation(_)) => "unknown invocation",
     Err(RequestError::Draining) => "draining",
+    Err(RequestError::UnknownKind(_)) => "unknown kind",
     Err(RequestError::Unavailable(_)) => "unavailable",
 }
 
 /// What random runs never come to, and why.
 pub const ELSEWHERE: &[(&str, &str)] = &[
     ("notice: broken invariant", ALARM),
+    ("notice: kind refused", KINDS),
+    ("answer: kind refused", KINDS),
     ("notice: dropped: a call retired", ALARM),
     ("notice: record too long", BYTES),
     ("notice: dropped: too long a record", BYTES),
@@ -228,6 +242,7 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("answer: invalid", "a program that asks for what makes no sense"),
     ("answer: limit: state read", READS),
     ("answer: unavailable", READS),
+    ("answer: unknown kind", "a typing mistake: core/tests/life.rs"),
     ("sent: read: too long", READS),
     ("arrived: read: too long", READS),
     ("channel: a request after a gap", GAP),
@@ -258,6 +273,7 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
 
 const ALARM: &str = "an alarm: every run that has one is a violation";
 const BYTES: &str = "an alarm of bounds that do not go together: core/tests/bytes.rs";
+const KINDS: &str = "no run has more kinds than the membership takes: core/tests/kinds.rs";
 const READS: &str = "bounds and times of reads that no run comes near: core/tests/single_node.rs";
 const GAP: &str = "routes are FIFO: the hunt of channel-gap loses requests";
 const READING: &str = "a new reading shows what was appended before it as everybody's";

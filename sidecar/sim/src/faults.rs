@@ -125,6 +125,8 @@ impl World {
             for log in &mut self.logs {
                 log.readers[slot].lane.arrive(at);
             }
+            // Nor from the membership: it goes by what it knew.
+            self.slots[slot].members_lane.arrive(at);
         }
         if self.rng.chance(500) {
             for other in 0..self.slots.len() {

@@ -143,6 +143,9 @@ pub(crate) struct Run {
     pub(crate) node: NodeId,
     pub(crate) session: SessionId,
     pub(crate) token: TurnToken,
+    /// It tells that its actor has been idle.
+    pub(crate) is_told: bool,
+    pub(crate) activation: u64,
     pub(crate) spec: Spec,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
@@ -181,6 +184,8 @@ pub(crate) struct Req {
     pub(crate) reads: Option<Option<usize>>,
     /// A change to reminders.
     pub(crate) remind: Option<Remind>,
+    /// The removal of an actor.
+    pub(crate) removes: bool,
     pub(crate) tag: u64,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
@@ -201,6 +206,8 @@ pub(crate) struct Finish {
     pub(crate) quiet: bool,
     /// What the nodes that live served.
     pub(crate) views: Vec<(NodeId, Vec<PartitionView>, usize)>,
+    /// How many actors are awake at each.
+    pub(crate) awake: Vec<(NodeId, usize)>,
     /// The stores.
     pub(crate) stores: Vec<StorePartition>,
     /// The reign that has fenced each store since it last went back.
@@ -223,6 +230,8 @@ pub(crate) struct History {
     pub(crate) state_bytes_max: usize,
     /// The nodes' bounds of reminders: of an actor, of a partition, and of that in bytes.
     pub(crate) reminders_max: (usize, usize, usize),
+    /// How long actors stay awake that have nothing to do, ms.
+    pub(crate) actor_idle: u64,
     /// How long nodes ask for a state before they give up.
     pub(crate) accept_timeout: Us,
     /// Apps stop the code of cut-off attempts within the grace.

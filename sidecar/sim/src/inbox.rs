@@ -35,10 +35,10 @@ pub(crate) struct SimInbox {
 /// An append under way.
 #[derive(Clone, Debug)]
 pub(crate) struct InboxLanding {
-    slot: usize,
-    inst: u64,
-    hub: u64,
-    inbox: InboxId,
+    pub(crate) slot: usize,
+    pub(crate) inst: u64,
+    pub(crate) hub: u64,
+    pub(crate) inbox: InboxId,
     issue: u64,
     proposal: ProposalId,
     entry: Arc<InboxEntry>,
@@ -55,6 +55,11 @@ impl SimInbox {
 }
 
 impl World {
+    /// Whether this is an explored world that does not explore inboxes.
+    fn quick_inboxes(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.quick_inboxes)
+    }
+
     fn inbox(&mut self, inbox: &InboxId) -> &mut SimInbox {
         let slots = self.slots.len();
         let new = || SimInbox { readers: vec![Reader::default(); slots], ..SimInbox::default() };
@@ -83,7 +88,7 @@ impl World {
         let shared = matches!(inbox, InboxId::Nodes(_));
         let landing =
             InboxLanding { slot, inst, hub, inbox: inbox.clone(), issue, proposal, entry };
-        if self.pending.is_some() {
+        if self.quick_inboxes() {
             // Explored worlds have one kind of choice less.
             return self.inbox_lands(landing);
         }
@@ -159,7 +164,7 @@ impl World {
         reader.active = false;
         reader.since = since;
         let generation = reader.generation;
-        if self.pending.is_some() {
+        if self.quick_inboxes() {
             return self.serve_inbox(slot, &inbox, generation, from);
         }
         let wanted = self.now + self.rng.range(50, 400);

@@ -40,6 +40,18 @@ pub(crate) fn contended(profile: &mut Profile) {
     profile.think_max = 20_000;
 }
 
+/// Hosts die while calls of their turns wait behind others.
+pub(crate) fn orphaned(profile: &mut Profile) {
+    profile.faults_max = 16;
+    profile.fault_weights = [12, 20, 10, 0, 0, 4, 2, 0, 2, 0, 0, 0, 2, 0, 2];
+    profile.no_peer = 150;
+    profile.hot = 400;
+    profile.ops_max = 50;
+    profile.nested = 700;
+    profile.keyed = 400;
+    profile.think_max = 20_000;
+}
+
 /// Most calls have deadlines, and hosts that run only what is committed are lost with their nodes.
 pub(crate) fn hasty(profile: &mut Profile) {
     profile.faults_max = 12;
@@ -88,6 +100,17 @@ pub(crate) fn lagging(profile: &mut Profile) {
     profile.ops_max = 80;
 }
 
+/// Actors are removed, used again, and passive all the time.
+pub(crate) fn mortal(profile: &mut Profile) {
+    profile.removals_max = 40;
+    profile.idle = 1_000;
+    profile.remind_max = 20;
+    profile.hot = 500;
+    profile.ops_max = 60;
+    profile.faults_max = 14;
+    profile.fault_weights = [10, 10, 4, 0, 2, 10, 0, 1, 6, 2, 8, 2, 0, 0, 2];
+}
+
 /// Stores go back, and actors are not kept in memory.
 pub(crate) fn forgetful(profile: &mut Profile) {
     profile.faults_max = 14;
@@ -115,6 +138,17 @@ pub(crate) fn crossing(profile: &mut Profile) {
     profile.faults_max = 6;
 }
 
+/// Flows wait for each other, and what waits is ended by deadlines and by people while that is looked into.
+pub(crate) fn dissolving(profile: &mut Profile) {
+    crossing(profile);
+    profile.stall_message = 60;
+    profile.deadlines = 300;
+    profile.controls_max = 40;
+    profile.fault_weights = [2, 20, 6, 0, 0, 0, 6, 0, 0, 0, 0, 0, 12, 0, 0];
+    profile.faults_max = 12;
+    profile.nodes = (3, 4);
+}
+
 /// Owners are given up while they live or sleep, and are asked when they do not know it yet.
 pub(crate) fn outdated(profile: &mut Profile) {
     profile.faults_max = 16;
@@ -140,6 +174,7 @@ pub(crate) fn awaited(profile: &mut Profile) {
     profile.once = 0;
     profile.shared = 0;
     profile.await_max = 2_000;
+    profile.learn_max = 250_000;
 }
 
 /// Nodes without a peer plane, or that do not reach each other for a while.
@@ -169,7 +204,7 @@ impl Profile {
         let mut profile = Self::default();
         let moods = [
             losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful,
-            outdated, direct, crossing, apart, told,
+            outdated, direct, crossing, mortal, orphaned, apart, told,
         ];
         let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
         if rng.chance(500) {

@@ -4,8 +4,8 @@ use kar_core::limits::Rules;
 
 use crate::Report;
 use crate::moods::{
-    apart, awaited, boomerangs, contended, crossing, forgetful, hasty, lagging, losing, outdated,
-    restless, told, unheeding, usual,
+    apart, awaited, boomerangs, contended, crossing, dissolving, forgetful, hasty, lagging, losing,
+    mortal, orphaned, outdated, restless, told, unheeding, usual,
 };
 use crate::plan::Profile;
 
@@ -23,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 49] = [
+pub const MUTATIONS: [Mutation; 60] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -73,6 +73,17 @@ pub const MUTATIONS: [Mutation; 49] = [
     one("inbox-read-back", |r| r.inbox_read_back = false, told),
     one("inbox-order", |r| r.inbox_order = false, told),
     one("inbox-promise", |r| r.inbox_promise = false, told),
+    one("fresh-activations", |r| r.fresh_activations = false, mortal),
+    one("removal-in-queue", |r| r.removal_in_queue = false, mortal),
+    one("removal-cancels", |r| r.removal_cancels = false, mortal),
+    one("removal-drops-firings", |r| r.removal_drops_firings = false, mortal),
+    one("count-started", |r| r.count_started = false, contended),
+    one("log-resent", |r| r.log_resent = false, contended),
+    one("gate-notices", |r| r.gate_notices = false, losing),
+    one("withdraw-unstarted", |r| r.withdraw_unstarted = false, orphaned),
+    one("log-withdrawn", |r| r.log_withdrawn = false, orphaned),
+    one("confirm-circles", |r| r.confirm_circles = false, dissolving),
+    one("keep-keyed", |r| r.keep_keyed = false, orphaned),
 ];
 
 /// Seeds within which every mutation must be found.

@@ -67,7 +67,12 @@ fn policy(rng: &mut Rng) -> RetryPolicy {
 }
 
 /// Draws policies, bounds, and what people do when; true: to what waits, where there is something that does.
-pub(crate) fn draw(seed: u64, kinds: usize, limits: &mut Limits) -> (Policies, Vec<(Us, bool)>) {
+pub(crate) fn draw(
+    seed: u64,
+    kinds: usize,
+    most: u64,
+    limits: &mut Limits,
+) -> (Policies, Vec<(Us, bool)>) {
     let mut rng = Rng::new(seed ^ 0x706f_6c69_6379);
     let by_kind = (0..kinds).map(|_| rng.chance(500).then(|| policy(&mut rng))).collect();
     if rng.chance(600) {
@@ -76,7 +81,7 @@ pub(crate) fn draw(seed: u64, kinds: usize, limits: &mut Limits) -> (Policies, V
     if rng.chance(200) {
         limits.dead_letters_per_partition_max = rng.range(0, 2) as usize;
     }
-    let count = if rng.chance(700) { rng.range(1, 10) } else { 0 };
+    let count = if rng.chance(700) { rng.range(1, most) } else { 0 };
     let controls = (0..count).map(|_| (rng.range(20 * MS, HORIZON), rng.chance(400))).collect();
     (Policies { seed: seed + 1, by_kind }, controls)
 }
@@ -159,6 +164,7 @@ impl World {
             slot,
             mode: None,
             remind: None,
+            removes: false,
             kind: 0,
             actor: None,
             fuel: 0,

@@ -66,6 +66,10 @@ pub struct Profile {
     pub reminders: u32,
     /// Greatest number of changes to reminders that clients make.
     pub remind_max: u64,
+    /// Greatest number of actors that clients remove.
+    pub removals_max: u64,
+    /// Chance that a run's actors become passive soon.
+    pub idle: u32,
     /// Chance that a turn that may go on ends with a tail call.
     pub tails: u32,
     /// How many of the clients' invocations have idempotency keys.
@@ -103,7 +107,8 @@ pub struct Profile {
     pub reads_max: u64,
     /// Chance that whoever was told that a call ended reads the actor's state.
     pub read_after: u32,
-    /// Chance that a node which is struck out while it lives does not hear from its logs until it is told.
+    /// Chance that a node which is struck out while it lives hears neither from its logs nor from the membership until
+    /// it is told.
     pub deaf: u32,
     /// How long after the acceptance a started invocation is awaited at most, µs.
     pub await_max: Us,
@@ -119,6 +124,10 @@ pub struct Profile {
     pub no_peer: u32,
     /// Chance that a run has a short grace for departed nodes: their channels are closed while they live.
     pub short_grace: u32,
+    /// How often people have something done to an invocation, at most.
+    pub controls_max: u64,
+    /// How long a node that is struck out mostly does not know it, at most, µs.
+    pub learn_max: Us,
     /// How much longer steps at the store of actors' states take at most, µs.
     pub store_lag: Us,
 }
@@ -159,6 +168,8 @@ impl Default for Profile {
             nested: 350,
             reminders: 200,
             remind_max: 6,
+            removals_max: 5,
+            idle: 500,
             tails: 250,
             keyed_roots: 120,
             keyed: 250,
@@ -185,6 +196,8 @@ impl Default for Profile {
             damage_snapshot: 30,
             no_peer: 60,
             short_grace: 60,
+            controls_max: 10,
+            learn_max: 20 * MS,
             store_lag: 0,
         }
     }
@@ -232,6 +245,8 @@ pub(crate) struct ClientOp {
     pub(crate) mode: Option<Mode>,
     /// A change to reminders; `mode` is none then.
     pub(crate) remind: Option<Remind>,
+    /// The actor's removal; `mode` is none then.
+    pub(crate) removes: bool,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,
     pub(crate) fuel: u8,
@@ -261,9 +276,17 @@ pub(crate) struct SlotPlan {
     pub(crate) strict: bool,
     /// It has no peer plane.
     pub(crate) no_peer: bool,
+    /// Its component is told when actors become passive.
+    pub(crate) hooks: bool,
 }
 
 impl SlotPlan {
+    /// The actor types that its component has a hook for.
+    pub(crate) fn deactivates(&self, names: &Names) -> BTreeSet<Kind> {
+        let kinds = self.kinds.iter().map(|kind| names.kinds[*kind].clone());
+        kinds.filter(|kind| self.hooks && kind.class == Class::Actor).collect()
+    }
+
     /// What its component registers as shared.
     pub(crate) fn shared(&self, names: &Names) -> BTreeMap<Kind, BTreeSet<Arc<str>>> {
         let kinds = self.kinds.iter().map(|kind| names.kinds[*kind].clone());
@@ -381,6 +404,8 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         snapshot_after_records: u64::MAX,
         snapshot_after_bytes: u64::MAX,
         reminder_lateness_ms: 100,
+        // See `draw_idle`.
+        actor_idle_ms: u64::MAX,
         ..Limits::default()
     };
     if small {
@@ -443,6 +468,18 @@ fn bound_reminders(limits: &mut Limits, seed: u64, small: bool) {
     }
 }
 
+/// How soon actors become passive, and who is told of it; drawn apart, too.
+fn draw_idle(limits: &mut Limits, slots: &mut [SlotPlan], profile: &Profile, seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x6964_6c65);
+    for slot in slots {
+        slot.hooks = rng.chance(700);
+    }
+    if rng.chance(profile.idle) {
+        limits.actor_idle_ms = if rng.chance(500) { rng.range(1, 20) } else { rng.range(20, 300) };
+        limits.deactivations_max = rng.range(1, 3) as usize;
+    }
+}
+
 /// How often snapshots are taken, and how far a store may go back: drawn apart, too.
 fn draw_snapshots(limits: &mut Limits, profile: &Profile, seed: u64, goes_back: bool) {
     let mut rng = Rng::new(seed ^ 0x736e_6170);
@@ -473,6 +510,7 @@ impl Plan {
             concurrency: 16,
             strict: false,
             no_peer: false,
+            hooks: false,
         };
         Self {
             seed,
@@ -509,11 +547,14 @@ impl Plan {
         bound_bytes(&mut limits, seed, small);
         bound_reminders(&mut limits, seed, small);
         draw_inboxes(&mut limits, &mut slots, profile, seed);
-        let (policies, controls) = operator::draw(seed, names.kinds.len(), &mut limits);
+        draw_idle(&mut limits, &mut slots, profile, seed);
+        let (policies, controls) =
+            operator::draw(seed, names.kinds.len(), profile.controls_max, &mut limits);
         let mut ops: Vec<_> = (0..rng.range(6, profile.ops_max))
             .map(|_| draw_op(&mut rng, profile, actor_types, &names, slots.len()))
             .collect();
         ops.extend(draw_reminds(seed, profile, actor_types, slots.len()));
+        ops.extend(draw_removals(seed, profile, actor_types, slots.len()));
         let reads = draw_reads(seed, profile, actor_types, slots.len());
         let logs = names.counts.iter().sum::<u32>() as usize;
         let faults: Vec<(Us, Fault)> = (0..rng.range(0, profile.faults_max))
@@ -575,6 +616,8 @@ fn draw_slots(rng: &mut Rng, profile: &Profile, kinds: usize) -> Vec<SlotPlan> {
             concurrency: rng.range(1, 6) as u32,
             strict: rng.chance(profile.strict),
             no_peer: false,
+            // Drawn apart, see `draw_idle`.
+            hooks: false,
         })
         .collect();
     for kind in 0..kinds {
@@ -614,6 +657,7 @@ fn draw_op(
         slot: rng.index(slots),
         mode,
         remind: None,
+        removes: false,
         kind,
         actor,
         fuel: rng.range(0, 5) as u8,
@@ -660,12 +704,36 @@ fn draw_reminds(seed: u64, profile: &Profile, actor_types: usize, slots: usize) 
         mode: None,
         // The tag is the request's.
         remind: Some(Remind::draw(&mut rng, 0)),
+        removes: false,
         kind: rng.index(actor_types),
         actor: Some(rng.index(ACTORS)),
         fuel: 0,
         deadline_us: None,
         abandon_us: rng.chance(60).then(|| rng.range(0, 200 * MS)),
         await_by: (0, 0),
+    };
+    (0..count).map(|_| draw()).collect()
+}
+
+/// Actors that clients remove; drawn apart, too.
+fn draw_removals(seed: u64, profile: &Profile, actor_types: usize, slots: usize) -> Vec<ClientOp> {
+    let mut rng = Rng::new(seed ^ 0x7265_6d6f_7665);
+    let count = rng.range(0, profile.removals_max);
+    let mut draw = || {
+        let hot = rng.chance(profile.hot);
+        ClientOp {
+            at: rng.range(20 * MS, HORIZON),
+            slot: rng.index(slots),
+            mode: None,
+            remind: None,
+            removes: true,
+            kind: if hot { 0 } else { rng.index(actor_types) },
+            actor: Some(if hot { 0 } else { rng.index(ACTORS) }),
+            fuel: 0,
+            deadline_us: None,
+            abandon_us: rng.chance(60).then(|| rng.range(0, 200 * MS)),
+            await_by: (0, 0),
+        }
     };
     (0..count).map(|_| draw()).collect()
 }
@@ -702,7 +770,7 @@ fn draw_fault(rng: &mut Rng, profile: &Profile, slots: usize, logs: usize) -> Fa
             suspect_us: Some(rng.range(0, 50 * MS)),
             learn_us: span(rng, 5 * MS, 100 * MS),
         },
-        5 => Fault::Suspect { slot, learn_us: span(rng, 20 * MS, 300 * MS) },
+        5 => Fault::Suspect { slot, learn_us: span(rng, profile.learn_max, 300 * MS) },
         6 => Fault::Reset { a: slot, b: other, back_us: span(rng, 20 * MS, 200 * MS) },
         7 => Fault::HubCrash { lease_gap_us: rng.range(MS, 100 * MS) },
         8 => Fault::Drain {

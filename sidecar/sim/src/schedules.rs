@@ -1,15 +1,17 @@
 //! The schedules of DESIGN section 17, directed: each forces what its name says, runs on to rest,
 //! and is judged like every run.
+//!
+//! Longer than most: one function for each schedule, and the words they are all written in.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use kar_core::ids::{Offset, PartitionId};
 use kar_core::inbox::{InboxBody, InboxEntry, InboxId};
-use kar_core::invocation::{Mode, StateOp};
+use kar_core::invocation::{Mode, Outcome, StateOp};
 use kar_core::limits::Rules;
 use kar_core::message::Message;
-use kar_core::record::{Op, Record};
+use kar_core::record::{End, Op, Record};
 
 use crate::Report;
 use crate::log::Fate;
@@ -28,7 +30,7 @@ pub struct Schedule {
 }
 
 /// All of them.
-pub const SCHEDULES: [Schedule; 12] = [
+pub const SCHEDULES: [Schedule; 13] = [
     Schedule { name: "twin-claim", stage: twin_claim, nodes: 3 },
     Schedule { name: "gap-then-late", stage: gap_then_late, nodes: 2 },
     Schedule { name: "sandwiched-claim", stage: sandwiched_claim, nodes: 3 },
@@ -41,11 +43,15 @@ pub const SCHEDULES: [Schedule; 12] = [
     Schedule { name: "store-rollback", stage: store_rollback, nodes: 3 },
     Schedule { name: "drain-with-cross-calls", stage: drain_with_cross_calls, nodes: 3 },
     Schedule { name: "cascade", stage: cascade, nodes: 2 },
+    Schedule { name: "both-ends-failing", stage: both_ends_failing, nodes: 5 },
 ];
 
 /// Actor type `A`, its only log; `B` and the service are 1 and 2.
 const A: usize = 0;
 const B: usize = 1;
+
+/// How a call ends that its caller's owner has had withdrawn.
+const WITHDRAWN: End = End::Outcome(Outcome::Withdrawn);
 
 /// Seed of the directed runs: it decides delays only.
 const SEED: u64 = 17;
@@ -135,6 +141,7 @@ impl Stage {
             slot,
             mode: Some(mode),
             remind: None,
+            removes: false,
             kind,
             actor: Some(actor),
             fuel: 0,
@@ -623,4 +630,42 @@ fn cascade(stage: &mut Stage) {
         stage.ask(slot, Mode::Call, A, 0);
     }
     stage.pass(300 * MS);
+}
+
+/// A call waits behind a turn that takes long, and the owners of its caller and of its callee die together: the retry
+/// does not wait for that turn, which begins anew.
+fn both_ends_failing(stage: &mut Stage) {
+    // The client's node hosts nothing, and lives.
+    let from = 4;
+    stage.host(&[vec![A], vec![A], vec![B, 2], vec![B, 2], Vec::new()]);
+    stage.until_ready();
+    let (long, caller) = (stage.next_tag(), join(stage.world.plan.seed, 2));
+    let steps = vec![stage.call(B, 0, 3001)];
+    stage.world.hooks.script = Some(Rc::new(move |spec, token| {
+        let mut steps = match spec.tag {
+            tag if tag == long => vec![Step::Think(600 * MS)],
+            tag if tag == caller => steps.clone(),
+            _ => Vec::new(),
+        };
+        if let Some(Step::Calls(calls, _)) = steps.first_mut() {
+            calls[0].1.tag = join(spec.tag, join(token.epoch, u64::from(token.attempt)));
+        }
+        Some(Script { steps, ..Script::default() })
+    }));
+    stage.ask(from, Mode::Tell, B, 0);
+    stage.pass(20 * MS);
+    let sent = stage.world.logs[A].last();
+    let req = stage.ask(from, Mode::Call, A, 0);
+    stage.until("a call", move |w| holds_from(w, A, sent, is_progress));
+    stage.pass(10 * MS);
+    let taken = stage.world.logs[B].last();
+    for slot in [stage.owner(A), stage.owner(B)] {
+        let down_us = 300 * MS;
+        stage.world.inject(Fault::Crash { slot, app_us: 0, down_us, lease_us: 2 * MS });
+    }
+    let is_withdrawn = |op: &Op| matches!(op, Op::Complete { end, .. } if *end == WITHDRAWN);
+    stage.until("a withdrawal", move |w| holds_from(w, B, taken, is_withdrawn));
+    let again = stage.world.logs[A].last();
+    stage.until("the retry's call", move |w| holds_from(w, A, again, is_progress));
+    stage.until("the answer", answered(req));
 }

@@ -196,6 +196,7 @@ impl World {
                 plan.limits.reminders_per_partition_max,
                 plan.limits.reminders_bytes_per_partition_max,
             ),
+            actor_idle: plan.limits.actor_idle_ms,
             accept_timeout: plan.limits.accept_timeout_ms * MS,
             heeding: plan.profile.run_on_max <= crate::plan::RUN_ON_MAX,
             strict: plan.slots.iter().map(|s| s.strict).collect(),
@@ -351,6 +352,8 @@ impl World {
         let livelock = self.steps >= EVENTS_MAX;
         let views = |s: &Slot| s.node.as_ref().map(|n| (s.id, n.partitions(), n.roots_open()));
         self.history.finish.views = self.slots.iter().filter_map(views).collect();
+        let awake = |s: &Slot| s.node.as_ref().map(|n| (s.id, n.held().awake));
+        self.history.finish.awake = self.slots.iter().filter_map(awake).collect();
         self.history.finish.stores = self.stores.iter().map(|s| s.now.clone()).collect();
         self.history.finish.stores_known_to = self.stores.iter().map(|s| s.known_to).collect();
         self.history.finish.livelock = livelock;

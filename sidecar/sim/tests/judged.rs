@@ -75,6 +75,7 @@ fn every_schedule_really_happens_in_random_runs() {
         "(cancelled)",
         "(errors retried)",
         "(parked)",
+        "(withdrawn)",
         "(redriven)",
         "(reminders fired)",
         "(reminders late)",
@@ -106,6 +107,14 @@ fn without_any_rule_a_promise_is_broken() {
         let found = mutation.hunt(SEEDS_MAX);
         assert!(found.is_some(), "{} off: nothing found in {SEEDS_MAX} seeds", mutation.name);
     }
+}
+
+#[test]
+fn the_table_of_the_readme_has_a_row_for_every_rule() {
+    let readme = include_str!("../README.md");
+    let row = |rule: &&Mutation| !readme.contains(&format!("\n| {} | ", rule.name));
+    let missing: Vec<_> = MUTATIONS.iter().filter(row).map(|rule| rule.name).collect();
+    assert!(missing.is_empty(), "print the table with `cargo sim -- --mutations`: {missing:?}");
 }
 
 #[test]

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use kar_core::Event;
-use kar_core::effect::Append;
+use kar_core::effect::{Append, RefusedKind};
 use kar_core::event::{Cell, Member, Members};
 use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, ProposalId};
 use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{ActorOps, Payload, StateOp};
+use kar_core::limits::LimitHit;
 use kar_core::snapshot::{Snapshot, SnapshotKey};
 use kar_hub::{
     ClientConfig, FenceCell, HubClient, HubError, HubEvent, LogName, MemberInfo, RECORD_BYTES_MAX,
@@ -340,6 +341,16 @@ impl Translator {
             HubEvent::Reconnected => self.reconnected(batch),
             HubEvent::Evicted => {
                 tracing::warn!("this node was struck out; it begins anew");
+            }
+            HubEvent::KindRefused { kind: name, bound, limit } => {
+                let name_of_bound = match &*bound {
+                    "kinds_max" => "kinds_max",
+                    _ => "logs_max",
+                };
+                let hit = LimitHit { name: name_of_bound, limit };
+                if let Some(kind) = kind(&name) {
+                    batch.event(Event::KindRefused(RefusedKind { kind, hit }));
+                }
             }
             HubEvent::Fault { message } => tracing::error!(%message, "the hub is about to end"),
             HubEvent::Unavailable { message } => tracing::error!(%message, "no hub to be had"),

@@ -77,7 +77,7 @@ async fn get(client: &HubClient, key: &str) -> Got {
     let Some(data) = client.get_snapshot(key).await.map_err(fault)? else { return Ok(None) };
     aside(move || {
         let proof = proof_of(&data);
-        let snapshot = decode_snapshot(data);
+        let snapshot = decode_snapshot(&data);
         let snapshot =
             snapshot.map_err(|error| SnapshotFault::Damaged(error.to_string().into()))?;
         Ok(Some((Box::new(snapshot), proof)))
@@ -145,7 +145,7 @@ mod tests {
         let partition = Some(crate::convert::log::partition_to(partition));
         let log = vec![7; 16].into();
         let stored = pb::Snapshot { version: 1, partition, offset, log, ..Default::default() };
-        Arc::new(decode_snapshot(stored.encode_to_vec().into()).expect("a snapshot"))
+        Arc::new(decode_snapshot(&stored.encode_to_vec()).expect("a snapshot"))
     }
 
     fn key(position: u64) -> SnapshotKey {

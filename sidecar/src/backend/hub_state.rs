@@ -1,11 +1,15 @@
 //! State of the application in the hub.
 
+use std::time::Duration;
+
 use kar_hub::{HubClient, HubError};
 
 use super::hub::{value_from, value_to};
 use crate::application_state::{
-    ApplicationState, StateAnswer, StateEntry, StateError, StateFuture, StateOperation,
+    ApplicationState, StateAnswer, StateDelete, StateEntry, StateError, StateFuture,
+    StateOperation, StateSet,
 };
+use crate::convert::owned;
 
 /// The application's state in the hub. Cheap to clone.
 #[derive(Clone)]
@@ -27,15 +31,20 @@ impl HubState {
                 let entry = self.client.state_get(&key).await.map_err(read_error)?;
                 Ok(StateAnswer::Entry(entry.map(entry_from)))
             }
-            StateOperation::Set { key, value, etag, request_id } => {
-                let value = value_to(value);
-                let set =
-                    self.client.state_set(&key, value, etag.as_deref(), request_id.as_deref());
+            StateOperation::Set { set, request_id } => {
+                let set = self.client.state_set(set_to(set), request_id.as_deref());
                 Ok(StateAnswer::Written { etag: set.await.map_err(write_error)? })
             }
-            StateOperation::Delete { key, etag, request_id } => {
-                let delete = self.client.state_delete(&key, etag.as_deref(), request_id.as_deref());
+            StateOperation::Delete { delete, request_id } => {
+                let delete = self.client.state_delete(delete_to(delete), request_id.as_deref());
                 Ok(StateAnswer::Deleted { existed: delete.await.map_err(write_error)? })
+            }
+            StateOperation::Transact { sets, deletes, request_id } => {
+                let sets = sets.into_iter().map(set_to).collect();
+                let deletes = deletes.into_iter().map(delete_to).collect();
+                let done = self.client.state_transact(sets, deletes, request_id.as_deref());
+                let done = done.await.map_err(write_error)?;
+                Ok(StateAnswer::Transacted { etags: done.etags, existed: done.existed })
             }
             StateOperation::List { prefix, page_size, page_token } => {
                 let page = self.client.state_list(&prefix, page_size, &page_token);
@@ -55,14 +64,32 @@ impl ApplicationState for HubState {
     }
 }
 
+fn set_to(set: StateSet) -> kar_hub::StateSet {
+    kar_hub::StateSet {
+        key: owned(&set.key),
+        value: value_to(set.value),
+        etag: set.etag,
+        time_to_live: set.time_to_live.map(Duration::from_millis),
+    }
+}
+
+fn delete_to(delete: StateDelete) -> kar_hub::StateDelete {
+    kar_hub::StateDelete { key: owned(&delete.key), etag: delete.etag }
+}
+
 fn entry_from(entry: kar_hub::StateEntry) -> StateEntry {
-    StateEntry { key: entry.key, value: value_from(entry.value), etag: entry.etag }
+    StateEntry {
+        key: entry.key,
+        value: value_from(entry.value),
+        etag: entry.etag,
+        expires: entry.expires_ms,
+    }
 }
 
 /// A read that failed can simply be asked for again.
 fn read_error(error: HubError) -> StateError {
     match error {
-        HubError::ConditionFailed { etag } => StateError::ConditionFailed { etag },
+        HubError::ConditionFailed { key, etag } => StateError::ConditionFailed { key, etag },
         HubError::Invalid(what) => StateError::Invalid(what),
         other => StateError::Unavailable(other.to_string()),
     }

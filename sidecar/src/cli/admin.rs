@@ -112,11 +112,17 @@ fn listening_sockets(process: i32) -> Vec<PathBuf> {
 /// The path in a line of `/proc/net/unix` (`Num: RefCount Protocol Flags Type St Inode Path`) if it
 /// is a listening socket with one of these inodes.
 fn listening_path(line: &str, inodes: &[String]) -> Option<PathBuf> {
-    let mut fields = line.split_ascii_whitespace();
-    let listens = fields.nth(3)? == LISTENING;
-    let inode = fields.nth(2)?;
-    let path = fields.next()?;
-    (listens && inodes.iter().any(|known| known == inode)).then(|| path.into())
+    let mut rest = line;
+    // Before the path, which may have spaces of its own, the inode is the last field.
+    let mut field = || {
+        let (field, behind) = rest.trim_start_matches(' ').split_once(' ')?;
+        rest = behind;
+        Some(field)
+    };
+    let [.., flags, _, _, inode] =
+        [field()?, field()?, field()?, field()?, field()?, field()?, field()?];
+    let listens = flags == LISTENING;
+    (listens && inodes.iter().any(|known| known == inode)).then(|| rest.into())
 }
 
 /// `kar purge`.
@@ -215,7 +221,7 @@ mod tests {
     #[test]
     fn the_sockets_of_a_process_are_found() {
         let dir = tempfile::tempdir().expect("a folder");
-        let path = dir.path().join("a.sock");
+        let path = dir.path().join("a b.sock");
         let _listener = std::os::unix::net::UnixListener::bind(&path).expect("listens");
         let process = i32::try_from(std::process::id()).expect("a process id");
         assert!(listening_sockets(process).contains(&path));

@@ -1,5 +1,6 @@
 //! The command line as types: what starts and keeps things; [`client`] has what asks for things.
 
+mod actor;
 mod client;
 mod reminder;
 
@@ -12,6 +13,7 @@ use kar_hub::HubLimits;
 
 use super::exit;
 use super::limits::{BoundArgs, LimitArgs};
+pub(crate) use actor::{ActorCommand, ActorCommandArgs};
 pub(crate) use client::{
     AwaitArgs, CallArgs, DrainArgs, GetArgs, GetCommand, InvocationArgs, InvocationIdArgs,
     InvokeArgs, ListArgs, OptionArgs, ReachArgs, StateArgs, StateCommand, TellArgs,
@@ -83,6 +85,8 @@ pub(crate) enum Command {
     Discard(InvocationIdArgs),
     /// Read and write the application's state; show an actor's
     State(StateArgs),
+    /// Remove an actor
+    Actor(ActorCommandArgs),
     /// Have an actor called at due times, list and cancel that
     Reminder(ReminderArgs),
     /// List nodes, actors, unfinished invocations or dead letters
@@ -128,7 +132,7 @@ pub(crate) struct RunArgs {
     pub(crate) actors: Vec<String>,
     /// Name of this node and of its output lines [default: made from the process id; lines: the
     /// application's name]
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
     /// Where and how data is kept.
     #[command(flatten)]
@@ -318,6 +322,14 @@ pub(crate) struct ChildArgs {
     pub(crate) command: Vec<OsString>,
 }
 
+/// Parses how many, at least one.
+pub(crate) fn count(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| format!("'{text}' is no count above 0"))
+}
+
 /// Parses `250ms`, `10s`, `5m`, `1h`; a bare number means seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -353,6 +365,12 @@ mod tests {
         assert!(duration("ten").is_err());
         assert!(duration("1d").is_err());
         assert!(duration("99999999999999999999h").is_err());
+    }
+
+    #[test]
+    fn counts_are_above_zero() {
+        assert_eq!(count("7"), Ok(7));
+        assert!(count("0").is_err() && count("-1").is_err() && count("many").is_err());
     }
 
     #[test]

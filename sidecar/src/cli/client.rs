@@ -263,8 +263,10 @@ pub(crate) fn start_failure(error: &StartError) -> Failure {
     let message = error.to_string();
     match error {
         StartError::File { .. } => Failure::new(Code::Unavailable, message)
-            .advise("make the folder writable, or choose another one with --data-dir"),
-        StartError::PathTooLong(_) => Failure::usage(message),
+            .advise("choose a folder of your own that is writable, with --data-dir"),
+        StartError::Socket { .. } | StartError::PathTooLong(_) => {
+            Failure::usage(message).advise("choose another --socket, or leave it out for a new one")
+        }
         StartError::Port { .. } => Failure::usage(message)
             .advise("choose another --grpc-port, or leave it out for any free one"),
         _ => Failure::new(Code::Unavailable, message)

@@ -1,7 +1,7 @@
 //! `kar doctor`: looks at everything that local mode stands on and says what to mend.
 
 use std::io;
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -21,10 +21,8 @@ const FSYNC_WARN: Duration = Duration::from_millis(10);
 /// Writes measured, and their size, bytes.
 const FSYNC_WRITES: usize = 20;
 const FSYNC_WRITE_BYTES: usize = 4096;
-/// Longest path of a Unix socket, bytes.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
-/// What a sidecar adds to the data directory's path for its sockets, bytes.
-const SOCKET_NAME_BYTES: usize = 40;
+/// Length of a name that a sidecar gives its sockets, bytes: `0123abcd.sock`.
+const SOCKET_NAME_BYTES: usize = 13;
 /// Application name of the doctor's own look at the hub.
 const OBSERVED_APP: &str = "kar-doctor";
 
@@ -64,7 +62,7 @@ pub(crate) async fn doctor(args: DoctorArgs) -> Outcome<u8> {
     if exists {
         findings.extend([file_system(&dir), free_space(&dir), fsync(&dir)]);
     }
-    findings.push(socket_path(&dir));
+    findings.push(sockets(&dir));
     if exists {
         findings.push(hub(&dir).await);
     }
@@ -93,14 +91,17 @@ fn data_dir(dir: &Path) -> Finding {
     let metadata = match std::fs::metadata(dir) {
         Ok(metadata) => metadata,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let text =
-                format!("{} does not exist yet; the first `kar run` makes it", dir.display());
-            return finding(Verdict::Ok, text);
+            let (verdict, text) = absent(dir);
+            return finding(verdict, text);
         }
         Err(e) => return finding(Verdict::Fail, format!("{}: {e}", dir.display())),
     };
     if !metadata.is_dir() {
         return finding(Verdict::Fail, format!("{} is not a folder", dir.display()));
+    }
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        let text = format!("{} belongs to another user: use --data-dir", dir.display());
+        return finding(Verdict::Fail, text);
     }
     if let Err(e) = tempfile::tempfile_in(dir) {
         let text =
@@ -113,6 +114,21 @@ fn data_dir(dir: &Path) -> Finding {
         return finding(Verdict::Warn, text);
     }
     finding(Verdict::Ok, format!("{} is writable, mode {mode:o}", dir.display()))
+}
+
+/// A folder that is not there is made by who needs it, if its parent lets them.
+fn absent(dir: &Path) -> (Verdict, String) {
+    let parent = dir.ancestors().find(|folder| folder.exists()).unwrap_or(dir);
+    match tempfile::tempfile_in(parent) {
+        Ok(_) => (
+            Verdict::Ok,
+            format!("{} does not exist yet; the first `kar run` makes it", dir.display()),
+        ),
+        Err(e) => {
+            let (dir, parent) = (dir.display(), parent.display());
+            (Verdict::Fail, format!("{dir} cannot be made in {parent} ({e}): use --data-dir"))
+        }
+    }
 }
 
 fn file_system(dir: &Path) -> Finding {
@@ -188,19 +204,14 @@ fn measure_fsync(dir: &Path) -> io::Result<[Duration; FSYNC_WRITES]> {
     Ok(times)
 }
 
-fn socket_path(dir: &Path) -> Finding {
-    let length = dir.as_os_str().len() + SOCKET_NAME_BYTES;
-    let (verdict, text) = match length > SOCKET_PATH_BYTES_MAX {
-        false => (Verdict::Ok, format!("fits ({length} of {SOCKET_PATH_BYTES_MAX} bytes)")),
-        true => (
-            Verdict::Warn,
-            format!(
-                "may be too long ({length} of {SOCKET_PATH_BYTES_MAX} bytes): use a shorter \
-                 --data-dir"
-            ),
-        ),
+/// Where sockets are, which surprises where the data directory's path is too long for them.
+fn sockets(dir: &Path) -> Finding {
+    let folder = kar::net::socket_folder(dir, SOCKET_NAME_BYTES);
+    let text = match folder.starts_with(dir) {
+        true => format!("in {}", folder.display()),
+        false => format!("in {}: paths in the data directory are too long", folder.display()),
     };
-    Finding { check: "socket path", verdict, text }
+    Finding { check: "sockets", verdict: Verdict::Ok, text }
 }
 
 async fn hub(dir: &Path) -> Finding {
@@ -277,6 +288,33 @@ mod tests {
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(dir.path(), open).expect("changed");
         assert_eq!(data_dir(dir.path()).verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn a_folder_that_could_not_be_made_fails() {
+        let dir = tempfile::tempdir().expect("a folder");
+        assert_eq!(data_dir(&dir.path().join("a/b")).verdict, Verdict::Ok);
+        // Nobody makes folders there, not even root.
+        assert_eq!(data_dir(Path::new("/proc/kar")).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn somebody_elses_folder_fails() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let theirs = std::os::unix::fs::chown(dir.path(), Some(65_534), None).is_ok();
+        // Without the right to give it away, the system's own folder is somebody else's.
+        let path = if theirs { dir.path() } else { Path::new("/usr") };
+        let found = data_dir(path);
+        assert_eq!(found.verdict, Verdict::Fail);
+        assert!(found.text.contains("another user"), "{}", found.text);
+    }
+
+    #[test]
+    fn sockets_of_a_long_path_are_elsewhere() {
+        let near = sockets(Path::new("/data"));
+        assert_eq!((near.verdict, near.text.as_str()), (Verdict::Ok, "in /data/run"));
+        let far = sockets(Path::new(&format!("/{}", "x".repeat(120))));
+        assert!(far.verdict == Verdict::Ok && far.text.contains("too long"), "{}", far.text);
     }
 
     #[test]

@@ -180,7 +180,10 @@ fn by_reason(reason: &str) -> (Code, Option<&'static str>) {
         ),
         "MESSAGE_TOO_LARGE" => (
             Code::Limit,
-            Some("send a smaller payload, or raise `--message-bytes-max` on every node"),
+            Some(
+                "send a smaller payload, or raise `--message-bytes-max` on every node and go \
+                 through one of them (`--socket`)",
+            ),
         ),
         "EXPIRED" => (
             Code::Expired,
@@ -210,6 +213,10 @@ fn by_reason(reason: &str) -> (Code, Option<&'static str>) {
                           which are kept for a time";
             (Code::NotFound, Some(advice))
         }
+        "UNKNOWN_TYPE" => (
+            Code::NotFound,
+            Some("is the type spelt right? it has no instances: no host and no call has used it"),
+        ),
         "UNKNOWN_METHOD" => (
             Code::NotFound,
             Some("does the component that offers it have this method by this name?"),
@@ -272,6 +279,7 @@ mod tests {
             (ErrorReason::NoHost, Code::Unavailable),
             (ErrorReason::UnknownInvocation, Code::NotFound),
             (ErrorReason::UnknownMethod, Code::NotFound),
+            (ErrorReason::UnknownType, Code::NotFound),
             (ErrorReason::WrongApiToken, Code::Refused),
             (ErrorReason::Draining, Code::Unavailable),
             (ErrorReason::BackendUnavailable, Code::Unavailable),

@@ -1,21 +1,23 @@
 //! `kar get`: who is there, and what is under way.
 
 use kar_proto::v1::{
-    AttemptEndCause, DeadLetter, InvocationInfo, InvocationMode, InvocationState,
+    AttemptEndCause, DeadLetter, InvocationInfo, InvocationMode, InvocationState, LeftOut,
     ListActorsRequest, ListDeadLettersRequest, ListInvocationsRequest, ListNodesRequest, NodeInfo,
-    Target, target,
+    SilentNode, Target, target,
 };
 use serde_json::{Value, json};
 
-use super::args::ListArgs;
+use super::args::{Format, ListArgs};
 use super::client::with_session;
 use super::exit::{Effect, Failure, Outcome};
 use super::output::{self, Table, age};
 
 /// Entries asked for at a time.
 const PAGE_SIZE: usize = 1_000;
+/// Partitions whose names are shown of those that a listing leaves out.
+const PARTITIONS_SHOWN: usize = 10;
 /// What Ctrl-C means.
-const NOTHING: &str = "nothing was changed";
+pub(super) const NOTHING: &str = "nothing was changed";
 
 /// `kar get nodes`.
 pub(crate) async fn nodes(args: ListArgs) -> Outcome {
@@ -23,6 +25,7 @@ pub(crate) async fn nodes(args: ListArgs) -> Outcome {
         let answer = session.system().list_nodes(ListNodesRequest {}).await.map_err(read)?;
         let mut nodes = answer.into_inner().nodes;
         nodes.retain(|node| session.own_node() != Some(&node.name));
+        let omitted = Omitted::beyond(args.limit, nodes.len());
         nodes.truncate(args.limit);
         let mut table =
             Table::new(&["NODE", "INCARNATION", "PID", "SERVICES", "ACTOR TYPES", "STATE"]);
@@ -36,7 +39,7 @@ pub(crate) async fn nodes(args: ListArgs) -> Outcome {
                 if node.leaving { "leaving" } else { "live" }.into(),
             ]);
         }
-        output::print(args.output, &table, &nodes.iter().map(node_json).collect())
+        omitted.print(args.output, &table, nodes.iter().map(node_json).collect())
     })
     .await
 }
@@ -45,7 +48,7 @@ pub(crate) async fn nodes(args: ListArgs) -> Outcome {
 pub(crate) async fn actors(args: ListArgs, kind: Option<String>) -> Outcome {
     with_session(&args.reach, NOTHING, async |session| {
         let mut table = Table::new(&["TYPE", "ID", "NODE", "QUEUED", "STATE"]);
-        let mut listed = Vec::new();
+        let (mut listed, mut omitted) = (Vec::new(), Omitted::default());
         let mut request = ListActorsRequest {
             r#type: kind.unwrap_or_default(),
             page_size: page_size(args.limit),
@@ -69,11 +72,13 @@ pub(crate) async fn actors(args: ListArgs, kind: Option<String>) -> Outcome {
                     state.into(),
                 ]);
             }
-            let Some(left) = left(args.limit, listed.len(), &page.next_page_token) else { break };
+            omitted.note(page.left_out);
+            let next = &page.next_page_token;
+            let Some(left) = omitted.left(args.limit, listed.len(), next) else { break };
             request.page_size = page_size(left);
             request.page_token = page.next_page_token;
         }
-        output::print(args.output, &table, &Value::Array(listed))
+        omitted.print(args.output, &table, listed)
     })
     .await
 }
@@ -91,7 +96,7 @@ pub(crate) async fn invocations(args: ListArgs, kind: Option<String>) -> Outcome
             "NODE",
             "INVOCATION",
         ]);
-        let mut listed = Vec::new();
+        let (mut listed, mut omitted) = (Vec::new(), Omitted::default());
         let mut request = ListInvocationsRequest {
             kind: kind.unwrap_or_default(),
             page_size: page_size(args.limit),
@@ -104,11 +109,13 @@ pub(crate) async fn invocations(args: ListArgs, kind: Option<String>) -> Outcome
                 listed.push(invocation_json(&info));
                 table.row(invocation_row(info));
             }
-            let Some(left) = left(args.limit, listed.len(), &page.next_page_token) else { break };
+            omitted.note(page.left_out);
+            let next = &page.next_page_token;
+            let Some(left) = omitted.left(args.limit, listed.len(), next) else { break };
             request.page_size = page_size(left);
             request.page_token = page.next_page_token;
         }
-        output::print(args.output, &table, &Value::Array(listed))
+        omitted.print(args.output, &table, listed)
     })
     .await
 }
@@ -118,7 +125,7 @@ pub(crate) async fn dead_letters(args: ListArgs, kind: Option<String>) -> Outcom
     with_session(&args.reach, NOTHING, async |session| {
         let mut table =
             Table::new(&["TARGET", "METHOD", "ERROR", "ATTEMPTS", "ENDED", "INVOCATION"]);
-        let mut listed = Vec::new();
+        let (mut listed, mut omitted) = (Vec::new(), Omitted::default());
         let mut request = ListDeadLettersRequest {
             kind: kind.unwrap_or_default(),
             page_size: page_size(args.limit),
@@ -131,11 +138,13 @@ pub(crate) async fn dead_letters(args: ListArgs, kind: Option<String>) -> Outcom
                 listed.push(dead_letter_json(&letter));
                 table.row(dead_letter_row(letter));
             }
-            let Some(left) = left(args.limit, listed.len(), &page.next_page_token) else { break };
+            omitted.note(page.left_out);
+            let next = &page.next_page_token;
+            let Some(left) = omitted.left(args.limit, listed.len(), next) else { break };
             request.page_size = page_size(left);
             request.page_token = page.next_page_token;
         }
-        output::print(args.output, &table, &Value::Array(listed))
+        omitted.print(args.output, &table, listed)
     })
     .await
 }
@@ -163,7 +172,7 @@ fn dead_letter_row(letter: DeadLetter) -> Vec<String> {
     ]
 }
 
-fn node_json(node: &NodeInfo) -> Value {
+pub(super) fn node_json(node: &NodeInfo) -> Value {
     json!({
         "name": node.name, "incarnation": node.incarnation, "process_id": node.process_id,
         "services": node.services, "actor_types": node.actor_types, "address": node.address,
@@ -179,6 +188,7 @@ fn invocation_json(info: &InvocationInfo) -> Value {
         "create_time": info.create_time.as_ref().map(ToString::to_string),
         "cancel_requested": info.cancel_requested,
         "retry_time": info.retry_time.as_ref().map(ToString::to_string),
+        "behind_invocation_id": info.behind_invocation_id,
         "last_attempt_end": info.last_attempt_end.as_ref().map(|end| {
             json!({ "cause": cause(end.cause()), "message": end.message })
         }),
@@ -190,7 +200,13 @@ fn invocation_row(info: InvocationInfo) -> Vec<String> {
         target_text(info.target.as_ref()),
         info.method.clone(),
         mode(info.mode()).into(),
-        if info.cancel_requested { "cancelling" } else { standing(info.state()) }.into(),
+        match () {
+            () if info.cancel_requested => "cancelling",
+            // Somebody has to look at what it waits for: `-o json` names that.
+            () if !info.behind_invocation_id.is_empty() => "behind-parked",
+            () => standing(info.state()),
+        }
+        .into(),
         info.attempt.to_string(),
         age(info.create_time.as_ref()),
         info.node,
@@ -213,6 +229,7 @@ fn mode(mode: InvocationMode) -> &'static str {
         InvocationMode::Tell => "tell",
         InvocationMode::Start => "start",
         InvocationMode::Direct => "direct",
+        InvocationMode::Deactivate => "deactivate",
     }
 }
 
@@ -240,22 +257,119 @@ fn cause(cause: AttemptEndCause) -> &'static str {
     }
 }
 
-/// How many more are wanted, if there are any. That there are more than are wanted is told.
-fn left(limit: usize, listed: usize, next_page_token: &str) -> Option<usize> {
-    if next_page_token.is_empty() {
-        return None;
+/// What a listing does not show.
+#[derive(Default)]
+struct Omitted {
+    left_out: Option<LeftOut>,
+    /// There are more than this, which is what was asked for.
+    limit: Option<usize>,
+}
+
+// === impl Omitted ===
+
+impl Omitted {
+    fn beyond(limit: usize, found: usize) -> Self {
+        Self { left_out: None, limit: (found > limit).then_some(limit) }
     }
-    if listed >= limit {
-        eprintln!("there are more than {limit} (--limit)");
-        return None;
+
+    /// What a page could not tell.
+    fn note(&mut self, left_out: Option<LeftOut>) {
+        self.left_out = left_out.or(self.left_out.take());
     }
-    Some(limit - listed)
+
+    /// How many more are wanted, if there are any. That there are more than are wanted is told.
+    fn left(&mut self, limit: usize, listed: usize, next_page_token: &str) -> Option<usize> {
+        if next_page_token.is_empty() {
+            return None;
+        }
+        if listed >= limit {
+            self.limit = Some(limit);
+            return None;
+        }
+        Some(limit - listed)
+    }
+
+    /// Prints a listing and what it leaves out: below a table, or as the last element of a JSON array, which has no
+    /// other field than `left_out`.
+    fn print(&self, format: Format, table: &Table, mut rows: Vec<Value>) -> Outcome {
+        match format {
+            Format::Json => rows.extend(self.to_json()),
+            Format::Table => {}
+        }
+        output::print(format, table, &Value::Array(rows))?;
+        if format == Format::Table {
+            self.lines().iter().for_each(|line| eprintln!("{line}"));
+        }
+        Ok(())
+    }
+
+    fn to_json(&self) -> Option<Value> {
+        if self.left_out.is_none() && self.limit.is_none() {
+            return None;
+        }
+        let left_out = self.left_out.clone().unwrap_or_default();
+        let node = |node: &SilentNode| json!({ "name": node.name, "cause": node.cause });
+        let nodes: Vec<Value> = left_out.nodes.iter().map(node).collect();
+        Some(json!({ "left_out": {
+            "nodes": nodes, "partitions": left_out.partitions, "rows": left_out.rows,
+            "beyond_limit": self.limit,
+        } }))
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let left_out = self.left_out.clone().unwrap_or_default();
+        let mut lines = Vec::new();
+        for node in &left_out.nodes {
+            lines.push(format!("left out: node {} did not answer ({})", node.name, node.cause));
+        }
+        if !left_out.partitions.is_empty() {
+            let shown = left_out.partitions.iter().take(PARTITIONS_SHOWN);
+            let names = shown.map(String::as_str).collect::<Vec<_>>().join(", ");
+            let count = left_out.partitions.len();
+            let more = if count > PARTITIONS_SHOWN { ", …" } else { "" };
+            lines.push(format!("left out: {count} partitions that nobody tells of: {names}{more}"));
+        }
+        if left_out.rows > 0 {
+            lines.push(format!(
+                "left out: {} rows of partitions that have too many; list a single kind",
+                left_out.rows
+            ));
+        }
+        if let Some(limit) = self.limit {
+            lines.push(format!("left out: there are more than {limit} (--limit)"));
+        }
+        lines
+    }
 }
 
 fn page_size(limit: usize) -> i32 {
     i32::try_from(limit.clamp(1, PAGE_SIZE)).unwrap_or(i32::MAX)
 }
 
-fn read(status: tonic::Status) -> Failure {
+pub(super) fn read(status: tonic::Status) -> Failure {
     Failure::from_status(&status, Effect::Reads)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_told_in_both_forms() {
+        assert!(Omitted::default().to_json().is_none() && Omitted::default().lines().is_empty());
+        let silent = SilentNode { name: "n1".into(), cause: "no answer in time".into() };
+        let partitions: Vec<_> = (0..12).map(|n| format!("a.K/{n}")).collect();
+        let mut omitted = Omitted::default();
+        omitted.note(Some(LeftOut { nodes: vec![silent], partitions, rows: 7 }));
+        omitted.note(None);
+        assert_eq!(omitted.left(5, 5, "more"), None);
+        let lines = omitted.lines();
+        assert_eq!(lines.len(), 4, "{lines:?}");
+        assert!(lines[0].contains("n1") && lines[1].contains("12 partitions"), "{lines:?}");
+        assert!(lines[1].ends_with("a.K/9, …") && lines[2].contains("7 rows"), "{lines:?}");
+        let json = omitted.to_json().expect("something is left out");
+        assert_eq!(json["left_out"]["nodes"][0]["name"], "n1");
+        assert_eq!(json["left_out"]["rows"], 7);
+        assert_eq!(json["left_out"]["beyond_limit"], 5);
+    }
 }

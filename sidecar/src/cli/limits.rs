@@ -112,8 +112,12 @@ bound_flags! {
         unstored_bytes_per_partition_max: usize,
         /// Longest state of one actor, bytes
         state_bytes_per_actor_max: usize,
-        /// Passive actors whose state stays cached per partition
+        /// Actors of a partition that stay awake, with their states in memory, when they have nothing to do
         cached_actors_max: usize,
+        /// How long an actor is idle before it becomes passive, ms
+        actor_idle_ms: u64,
+        /// Turns of one partition at once that tell hosts of idle actors
+        deactivations_max: usize,
         /// Attempts lost with their hosts, one after the other, before an invocation is parked
         park_after_attempts: u32,
         /// Attempts that end with a retryable error, where no method or call says; 1: no retries
@@ -136,6 +140,10 @@ bound_flags! {
         deadlock_path_max: usize,
         /// Longest state of an actor that one read from outside its turns answers with, bytes
         state_read_bytes_max: usize,
+        /// Changes of one transaction of the application's state
+        state_transaction_changes_max: usize,
+        /// Keys and values of one transaction of the application's state, bytes
+        state_transaction_bytes_max: usize,
         /// Records of a log after which a snapshot of its partition is taken
         snapshot_after_records: u64,
         /// Bytes of a log after which a snapshot of its partition is taken
@@ -180,6 +188,8 @@ bound_flags! {
         requests_max: usize,
         /// Component streams open at once
         sessions_max: usize,
+        /// Clients that follow the topology at once
+        topology_watchers_max: usize,
         /// Longest message that the transport takes, bytes
         transport_message_bytes_max: usize,
         /// How long a component may take to say hello on a stream that it opened, ms

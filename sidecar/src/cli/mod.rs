@@ -1,6 +1,7 @@
 //! The command line: parses it, does what it says, and ends with an exit code that says how it went
 //! (see [`exit`]).
 
+mod actor;
 mod admin;
 mod args;
 mod call;
@@ -22,6 +23,7 @@ mod rewrite;
 mod run;
 mod state;
 mod up;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -103,9 +105,11 @@ async fn dispatch(command: Command) -> Outcome<u8> {
         Command::Redrive(args) => control::redrive(args).await,
         Command::Discard(args) => control::discard(args).await,
         Command::State(args) => state::state(args.command).await,
+        Command::Actor(args) => actor::actor(args.command).await,
         Command::Reminder(args) => reminder::reminder(args.command).await,
         Command::Get(args) => match args.what {
-            GetCommand::Nodes { list } => get::nodes(list).await,
+            GetCommand::Nodes { list, watch: false } => get::nodes(list).await,
+            GetCommand::Nodes { list, watch: true } => watch::nodes(list).await,
             GetCommand::Actors { list, kind } => get::actors(list, kind).await,
             GetCommand::Invocations { list, kind } => get::invocations(list, kind).await,
             GetCommand::DeadLetters { list, kind } => get::dead_letters(list, kind).await,

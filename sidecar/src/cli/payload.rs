@@ -34,16 +34,20 @@ pub(crate) fn read(
             Ok(payload(text.as_bytes().to_vec(), JSON))
         }
         (None, Some(path)) => {
-            let bytes = read_file(path)?;
+            let shown = match path.as_os_str() == "-" {
+                true => "standard input".to_owned(),
+                false => path.display().to_string(),
+            };
+            let bytes = read_file(path, &shown)?;
             if content_type == JSON {
-                check_json(&bytes, &path.display().to_string())?;
+                check_json(&bytes, &shown)?;
             }
             Ok(payload(bytes, content_type))
         }
     }
 }
 
-fn read_file(path: &Path) -> Outcome<Vec<u8>> {
+fn read_file(path: &Path, shown: &str) -> Outcome<Vec<u8>> {
     let mut bytes = Vec::new();
     // One byte more shows that there is more than may be sent.
     let max = PAYLOAD_BYTES_MAX + 1;
@@ -52,7 +56,6 @@ fn read_file(path: &Path) -> Outcome<Vec<u8>> {
     } else {
         std::fs::File::open(path).and_then(|file| file.take(max).read_to_end(&mut bytes))
     };
-    let shown = path.display();
     result.map_err(|e| {
         Failure::usage(format!("cannot read {shown}: {e}"))
             .advise("give the path of a file, or - for standard input")

@@ -1,7 +1,11 @@
 //! `kar state`: the application's state, and a look at an actor's.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use kar_proto::v1::{
     ActorTarget, DeleteRequest, GetAllRequest, ListRequest, SetRequest, StateServiceGetRequest,
+    TransactRequest,
 };
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -25,19 +29,28 @@ pub(crate) async fn state(command: StateCommand) -> Outcome {
         StateCommand::Get { reach, key, output } => {
             with_session(&reach, "nothing was changed", async |s| get(s, key, output).await).await
         }
-        StateCommand::Set { reach, key, value, file, content_type, etag } => {
+        StateCommand::Set { reach, key, value, file, content_type, etag, ttl } => {
             let value = payload::read(value.as_deref(), file.as_deref(), &content_type)?;
             let request = SetRequest {
                 key,
                 value: Some(value),
                 etag: etag.unwrap_or_default(),
                 request_id: Uuid::now_v7().to_string(),
-                time_to_live: None,
+                time_to_live: ttl.map(lifetime).transpose()?,
             };
             with_session(&reach, UNKNOWN, async |session| {
                 let answer = session.state().set(request).await.map_err(written)?;
                 payload::line(&answer.into_inner().etag)
             })
+            .await
+        }
+        StateCommand::Transact { reach, set, delete, etag, ttl, output } => {
+            let request = transaction(&set, delete, &etag, ttl)?;
+            with_session(
+                &reach,
+                "whether the changes were made is unknown; read the keys",
+                async |s| transact(s, request, output).await,
+            )
             .await
         }
         StateCommand::Delete { reach, key, etag } => {
@@ -65,11 +78,76 @@ async fn get(session: &Session, key: String, format: Format) -> Outcome {
     match format {
         Format::Table => payload::print(value),
         Format::Json => {
-            let shown =
-                json!({ "key": key, "value": payload::to_json(value), "etag": answer.etag });
+            let shown = json!({
+                "key": key, "value": payload::to_json(value), "etag": answer.etag,
+                "expire_time": answer.expire_time.as_ref().map(ToString::to_string),
+            });
             payload::line(&format!("{shown:#}"))
         }
     }
+}
+
+/// A time to live for the wire.
+fn lifetime(time: Duration) -> Outcome<prost_types::Duration> {
+    let too_long = |_| Failure::usage("the time to live is too long: leave --ttl out");
+    time.try_into().map_err(too_long)
+}
+
+/// What the command line asks for: keys with values, and keys with etags, by twos.
+fn transaction(
+    set: &[String],
+    delete: Vec<String>,
+    etag: &[String],
+    ttl: Option<Duration>,
+) -> Outcome<TransactRequest> {
+    if set.is_empty() && delete.is_empty() {
+        return Err(Failure::usage("nothing to do").advise("give --set KEY JSON or --delete KEY"));
+    }
+    let time_to_live = ttl.map(lifetime).transpose()?;
+    let mut etags = BTreeMap::new();
+    for pair in etag.chunks_exact(2) {
+        if etags.insert(pair[0].as_str(), pair[1].clone()).is_some() {
+            return Err(Failure::usage(format!("--etag is given twice for '{}'", pair[0])));
+        }
+    }
+    let mut sets = Vec::new();
+    for pair in set.chunks_exact(2) {
+        sets.push(SetRequest {
+            key: pair[0].clone(),
+            value: Some(payload::read(Some(&pair[1]), None, "application/json")?),
+            etag: etags.remove(pair[0].as_str()).unwrap_or_default(),
+            time_to_live,
+            ..Default::default()
+        });
+    }
+    let mut deletes = Vec::new();
+    for key in delete {
+        let etag = etags.remove(key.as_str()).unwrap_or_default();
+        deletes.push(DeleteRequest { key, etag, request_id: String::new() });
+    }
+    if let Some(key) = etags.keys().next() {
+        return Err(Failure::usage(format!(
+            "--etag names '{key}', which is neither set nor deleted"
+        ))
+        .advise("a condition is on a key that is changed"));
+    }
+    Ok(TransactRequest { sets, deletes, request_id: Uuid::now_v7().to_string() })
+}
+
+async fn transact(session: &Session, request: TransactRequest, format: Format) -> Outcome {
+    let answer = session.state().transact(request.clone()).await.map_err(written)?.into_inner();
+    let mut table = Table::new(&["KEY", "DONE", "ETAG"]);
+    let mut done = Vec::new();
+    for (set, etag) in request.sets.into_iter().zip(answer.etags) {
+        done.push(json!({ "key": set.key, "done": "set", "etag": etag }));
+        table.row(vec![set.key, "set".into(), etag]);
+    }
+    for (delete, existed) in request.deletes.into_iter().zip(answer.existed) {
+        let what = if existed { "deleted" } else { "was absent" };
+        done.push(json!({ "key": delete.key, "done": "deleted", "existed": existed }));
+        table.row(vec![delete.key, what.into(), String::new()]);
+    }
+    output::print(format, &table, &Value::Array(done))
 }
 
 async fn delete(session: &Session, key: String, etag: Option<String>) -> Outcome {
@@ -139,6 +217,23 @@ fn shorten(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn transactions_are_read_by_twos() {
+        let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        let set = words(&["a", "1", "b", "\"x\""]);
+        let request = transaction(&set, words(&["c"]), &words(&["b", "17", "c", "*"]), None);
+        let request = request.expect("it makes sense");
+        let etags: Vec<_> =
+            request.sets.iter().map(|s| (s.key.as_str(), s.etag.as_str())).collect();
+        assert_eq!(etags, [("a", ""), ("b", "17")]);
+        assert_eq!((request.deletes[0].key.as_str(), request.deletes[0].etag.as_str()), ("c", "*"));
+        for (set, etag) in
+            [(&["a", "1"][..], &["b", "17"][..]), (&["a", "no JSON"], &[]), (&[], &[])]
+        {
+            assert!(transaction(&words(set), vec![], &words(etag), None).is_err(), "{set:?}");
+        }
+    }
 
     #[test]
     fn long_values_are_cut_between_characters() {

@@ -76,7 +76,8 @@ pub(crate) async fn up(args: UpArgs) -> Outcome<u8> {
     let instances = instances(&manifest, &args)?;
     if args.dry_run {
         for instance in &instances {
-            payload::line(&format!("{}: kar {}", instance.label, instance.arguments.join(" ")))?;
+            let words: Vec<_> = instance.arguments.iter().map(|word| quoted(word)).collect();
+            payload::line(&format!("{}: kar {}", instance.label, words.join(" ")))?;
         }
         return Ok(0);
     }
@@ -110,6 +111,15 @@ pub(crate) async fn up(args: UpArgs) -> Outcome<u8> {
         );
         stage.send_replace(next);
     }
+}
+
+/// A word as a shell takes it for one.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./,:=@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn stream(kind: SignalKind) -> Outcome<tokio::signal::unix::Signal> {
@@ -252,4 +262,17 @@ fn start(instance: &Instance) -> io::Result<(Child, [Pump; 2])> {
         Pump::start(stderr, instance.prefix.clone(), Sink::Stderr)?,
     ];
     Ok((child, pumps))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_where_a_shell_would_take_them_apart() {
+        assert_eq!(quoted("--data-dir"), "--data-dir");
+        assert_eq!(quoted("echo hi; exit 3"), "'echo hi; exit 3'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
+    }
 }

@@ -38,7 +38,9 @@ fn code_of(reason: ErrorReason) -> Code {
         ErrorReason::NoHost | ErrorReason::Draining | ErrorReason::BackendUnavailable => {
             Code::Unavailable
         }
-        ErrorReason::UnknownInvocation | ErrorReason::UnknownMethod => Code::NotFound,
+        ErrorReason::UnknownInvocation | ErrorReason::UnknownMethod | ErrorReason::UnknownType => {
+            Code::NotFound
+        }
         ErrorReason::WrongApiToken => Code::Unauthenticated,
         ErrorReason::AlreadyHosting => Code::AlreadyExists,
         ErrorReason::NotImplemented => Code::Unimplemented,
@@ -51,12 +53,22 @@ pub fn status<const N: usize>(
     message: impl Into<String>,
     metadata: [(&str, String); N],
 ) -> Status {
+    status_as(code_of(reason), reason, message, metadata)
+}
+
+/// The same with another gRPC code than the reason's own: where gRPC itself wants one.
+pub fn status_as<const N: usize>(
+    code: Code,
+    reason: ErrorReason,
+    message: impl Into<String>,
+    metadata: [(&str, String); N],
+) -> Status {
     let name = reason.as_str_name();
     let name = name.strip_prefix("ERROR_REASON_").unwrap_or(name);
     let metadata: HashMap<String, String> =
         metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     let details = ErrorDetails::with_error_info(name, DOMAIN, metadata);
-    Status::with_error_details(code_of(reason), message.into(), details)
+    Status::with_error_details(code, message.into(), details)
 }
 
 /// A field is missing or malformed.
@@ -105,6 +117,14 @@ pub fn request_error(error: &RequestError) -> Status {
             status(ErrorReason::TurnEnded, message, [("turn", token.to_string())])
         }
         RequestError::Limit(hit) => limit_reached(*hit),
+        RequestError::KindRefused(refused) => {
+            let metadata = [
+                ("limit", refused.hit.name.to_owned()),
+                ("value", refused.hit.limit.to_string()),
+                ("target", refused.kind.name.to_string()),
+            ];
+            status(ErrorReason::LimitReached, message, metadata)
+        }
         RequestError::Schedule(error) => {
             let field = match error {
                 ScheduleError::Period => "reminder.period",
@@ -121,6 +141,9 @@ pub fn request_error(error: &RequestError) -> Status {
         }
         RequestError::UnknownInvocation(id) => {
             status(ErrorReason::UnknownInvocation, message, [("invocation", id.to_string())])
+        }
+        RequestError::UnknownKind(kind) => {
+            status(ErrorReason::UnknownType, message, [("type", kind.name.to_string())])
         }
         RequestError::SharedTurn => status(ErrorReason::SharedTurn, message, []),
         RequestError::StepKeyReused(key) => {
@@ -164,6 +187,9 @@ mod tests {
             assert_eq!(info.metadata["key"], "value");
         }
         assert!(ErrorReason::try_from(24).is_err(), "extend the loop");
+        for reason in [ErrorReason::Deadlock, ErrorReason::UnknownType] {
+            assert_ne!(status(reason, "m", []).code(), Code::Internal, "{reason:?} has no code");
+        }
     }
 
     #[test]

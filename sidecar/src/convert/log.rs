@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kar_core::ids::{Class, Kind, NodeId, Number, PartitionId, Sender, Uuid};
 use kar_core::invocation::{
     ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
-    StateOp,
+    StateOp, Work,
 };
 use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Send};
 use kar_proto::log::v1 as pb;
@@ -20,7 +20,7 @@ use prost::Message as _;
 use super::policy::{self, attempt_end_from, attempt_end_to};
 use super::reminder::{op_of_reminders_from, op_of_reminders_to, remind_from, remind_to};
 use super::snapshot;
-use super::{Malformed, owned, shared};
+use super::{Malformed, owned, shared, taken_out};
 
 /// A record as it is stored.
 pub fn encode_record(record: &Record) -> Bytes {
@@ -160,6 +160,9 @@ fn op_to(op: &Op) -> pb::Op {
             uuid: uuid.map(uuid_to).unwrap_or_default(),
             next_ms: next.unwrap_or_default(),
         }),
+        Op::Deactivate { actor, uuid } => {
+            O::Deactivate(pb::Deactivate { actor: actor.to_string(), uuid: uuid_to(*uuid) })
+        }
     };
     pb::Op { op: Some(op) }
 }
@@ -244,6 +247,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             uuid: if f.uuid.is_empty() { None } else { Some(uuid_from(&f.uuid)?) },
             next: (f.next_ms != 0).then_some(f.next_ms),
         },
+        O::Deactivate(d) => Op::Deactivate { actor: d.actor.into(), uuid: uuid_from(&d.uuid)? },
     })
 }
 
@@ -388,6 +392,12 @@ pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
         home: invocation.home.as_ref().map(partition_to),
         retry: invocation.retry.map(policy::to),
         key_digest: invocation.key.map(digest_to).unwrap_or_default(),
+        work: match invocation.work {
+            Work::Method => pb::Work::Unspecified,
+            Work::Remove => pb::Work::Remove,
+            Work::Deactivate => pb::Work::Deactivate,
+        }
+        .into(),
     }
 }
 
@@ -404,11 +414,18 @@ pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation,
         pb::Mode::Start => Mode::Start,
         pb::Mode::Unspecified => return Err(Malformed::Field("mode")),
     };
+    let work = match pb::Work::try_from(i.work) {
+        Ok(pb::Work::Unspecified) => Work::Method,
+        Ok(pb::Work::Remove) => Work::Remove,
+        Ok(pb::Work::Deactivate) => Work::Deactivate,
+        Err(_) => return Err(Malformed::Field("work")),
+    };
     if i.chain.len() % UUID_BYTES != 0 {
         return Err(Malformed::Field("chain"));
     }
     Ok(Invocation {
         uuid: uuid_from(&i.uuid)?,
+        work,
         mode,
         actor: text_from(&i.actor),
         method: i.method.into(),
@@ -479,6 +496,7 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
         Outcome::Deadlock(cycle) => O::Deadlock(cycle.to_string()),
         Outcome::Expired => O::Expired(true),
         Outcome::Cancelled => O::Cancelled(true),
+        Outcome::Withdrawn => O::Withdrawn(true),
     };
     pb::Outcome { outcome: Some(outcome) }
 }
@@ -518,6 +536,8 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
         O::Deadlock(cycle) => Outcome::Deadlock(cycle.into()),
         O::Expired(true) => Outcome::Expired,
         O::Cancelled(true) => Outcome::Cancelled,
+        O::Withdrawn(true) => Outcome::Withdrawn,
+        O::Withdrawn(false) => return Err(Malformed::Field("withdrawn")),
         O::Cancelled(false) => return Err(Malformed::Field("cancelled")),
         O::Expired(false) => return Err(Malformed::Field("expired")),
     })
@@ -598,7 +618,7 @@ pub fn payload_to(payload: &Payload) -> pb::Payload {
 
 /// A payload from the wire.
 pub fn payload_from(payload: pb::Payload) -> Payload {
-    Payload { data: payload.data, content_type: shared(payload.content_type) }
+    Payload { data: taken_out(payload.data), content_type: shared(payload.content_type) }
 }
 
 /// A UUID for the wire.

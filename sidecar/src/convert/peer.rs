@@ -46,23 +46,33 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
             epoch: *epoch,
             next: *next,
         }),
-        Message::Request { sender, from_epoch, to, epoch, number, floor, asks, promised, owed } => {
-            Frame::Request(pb::Request {
-                sender: Some(sender_to(sender)),
-                from_epoch: *from_epoch,
-                to: Some(partition_to(to)),
-                epoch: *epoch,
-                number: *number,
-                floor: *floor,
-                owed: Some(match owed {
-                    Owed::Invocation(i) => pb::request::Owed::Invocation(invocation_to(i)),
-                    Owed::Outcome(done) => pb::request::Owed::Outcome(chain_outcome_to(done)),
-                    Owed::Remind(remind) => pb::request::Owed::Remind(remind_to(remind)),
-                }),
-                asks: *asks,
-                promised: *promised,
-            })
-        }
+        Message::Request {
+            sender,
+            from_epoch,
+            to,
+            epoch,
+            number,
+            floor,
+            asks,
+            promised,
+            again,
+            owed,
+        } => Frame::Request(pb::Request {
+            sender: Some(sender_to(sender)),
+            from_epoch: *from_epoch,
+            to: Some(partition_to(to)),
+            epoch: *epoch,
+            number: *number,
+            floor: *floor,
+            owed: Some(match owed {
+                Owed::Invocation(i) => pb::request::Owed::Invocation(invocation_to(i)),
+                Owed::Outcome(done) => pb::request::Owed::Outcome(chain_outcome_to(done)),
+                Owed::Remind(remind) => pb::request::Owed::Remind(remind_to(remind)),
+            }),
+            asks: *asks,
+            promised: *promised,
+            again: *again,
+        }),
         Message::Reply { sender, from, number, outcome } => Frame::Reply(pb::Reply {
             sender: Some(sender_to(sender)),
             from: Some(partition_to(from)),
@@ -122,6 +132,9 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
         Message::ControlDone { request, result } => {
             Frame::ControlDone(policy::control_done_to(*request, result))
         }
+        Message::Withdraw { sender, to, calls } => {
+            Frame::Withdraw(probe::withdraw_to(sender, to, calls))
+        }
         Message::Probe(probe) => Frame::Probe(probe::probe_to(probe)),
         Message::Confirm(confirm) => Frame::Confirm(probe::confirm_to(confirm)),
         Message::Climb(climb) => Frame::Climb(probe::climb_to(climb)),
@@ -178,6 +191,7 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             floor: m.floor,
             asks: m.asks,
             promised: m.promised,
+            again: m.again,
             owed: match m.owed.ok_or(Malformed::Field("owed"))? {
                 pb::request::Owed::Invocation(i) => {
                     Owed::Invocation(Arc::new(invocation_from(Some(i))?))
@@ -241,6 +255,7 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
         Frame::ReadDone(m) => read_done_from(m)?,
         Frame::Control(m) => policy::control_from(m)?,
         Frame::ControlDone(m) => policy::control_done_from(m)?,
+        Frame::Withdraw(m) => probe::withdraw_from(m)?,
         Frame::Probe(m) => Message::Probe(Box::new(probe::probe_from(m)?)),
         Frame::Confirm(m) => Message::Confirm(Box::new(probe::confirm_from(m)?)),
         Frame::Climb(m) => Message::Climb(Box::new(probe::climb_from(m)?)),
@@ -270,6 +285,8 @@ pub fn message_size(message: &Message) -> usize {
         }
         Message::Read { keys: Some(keys), .. } => keys.iter().map(|k| k.len() + 16).sum(),
         Message::DirectReply { result: DirectResult::Ended(outcome), .. } => outcome.size(),
+        // Each with its number and its id.
+        Message::Withdraw { calls, .. } => calls.len() * 40,
         Message::Open { open, answered, .. } => (open.len() + answered.len()) * 8,
         Message::Accepted { numbers, .. } => numbers.len() * 8,
         _ => 0,
@@ -302,6 +319,7 @@ pub fn invocation_view_to(view: &InvocationView) -> pb::InvocationView {
         cancel: view.cancel,
         ended: view.ended.as_ref().map(policy::attempt_end_to),
         retry_at_ms: view.retry_at,
+        behind: view.behind.map(uuid_to).unwrap_or_default(),
     }
 }
 

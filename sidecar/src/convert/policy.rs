@@ -233,5 +233,9 @@ fn invocation_view_from(view: peer::InvocationView) -> Result<InvocationView, Ma
         cancel: view.cancel,
         ended: view.ended.map(attempt_end_from).transpose()?,
         retry_at: view.retry_at_ms,
+        behind: match &view.behind[..] {
+            [] => None,
+            uuid => Some(uuid_from(uuid)?),
+        },
     })
 }

@@ -1,10 +1,12 @@
-//! What follows who waits for whom: the core's to `kar.peer.v1`, and back.
+//! What follows who waits for whom, and what ends calls that nobody waits for: the core's to `kar.peer.v1`, and back.
 
+use kar_core::ids::{Number, PartitionId, Sender, Uuid};
+use kar_core::message::Message;
 use kar_core::probe::{Climb, Confirm, Place, Probe};
 use kar_proto::peer::v1 as pb;
 
 use super::Malformed;
-use super::log::{partition_from, partition_to, uuid_from, uuid_to};
+use super::log::{partition_from, partition_to, sender_from, sender_to, uuid_from, uuid_to};
 
 pub(super) fn probe_to(probe: &Probe) -> pb::Probe {
     pb::Probe {
@@ -51,6 +53,30 @@ pub(super) fn climb_to(climb: &Climb) -> pb::Climb {
 pub(super) fn climb_from(climb: pb::Climb) -> Result<Climb, Malformed> {
     let at = climb.at.map(|at| partition_from(Some(at))).transpose()?;
     Ok(Climb { to: partition_from(climb.to)?, uuid: uuid_from(&climb.uuid)?, at })
+}
+
+pub(super) fn withdraw_to(
+    sender: &Sender,
+    to: &PartitionId,
+    calls: &[(Number, Uuid)],
+) -> pb::Withdraw {
+    let call =
+        |(number, uuid): &(_, _)| pb::WithdrawnCall { number: *number, uuid: uuid_to(*uuid) };
+    pb::Withdraw {
+        sender: Some(sender_to(sender)),
+        to: Some(partition_to(to)),
+        calls: calls.iter().map(call).collect(),
+    }
+}
+
+pub(super) fn withdraw_from(withdraw: pb::Withdraw) -> Result<Message, Malformed> {
+    let call = |call: &pb::WithdrawnCall| Ok((call.number, uuid_from(&call.uuid)?));
+    let calls: Result<_, Malformed> = withdraw.calls.iter().map(call).collect();
+    Ok(Message::Withdraw {
+        sender: sender_from(withdraw.sender)?,
+        to: partition_from(withdraw.to)?,
+        calls: calls?,
+    })
 }
 
 fn place_to(place: &Place) -> pb::Place {

@@ -32,12 +32,12 @@ pub fn encode_snapshot(snapshot: &Snapshot) -> Bytes {
     snapshot_to(snapshot).encode_to_vec().into()
 }
 
-/// A snapshot from what is stored.
+/// A snapshot from what is stored, with memory of its own: a result that is kept for a day must not keep all of it.
 ///
 /// # Errors
 ///
 /// If the bytes are no snapshot that this version understands.
-pub fn decode_snapshot(bytes: Bytes) -> Result<Snapshot, Malformed> {
+pub fn decode_snapshot(bytes: &[u8]) -> Result<Snapshot, Malformed> {
     snapshot_from(pb::Snapshot::decode(bytes)?)
 }
 
@@ -229,6 +229,7 @@ fn entry_to(entry: &SavedEntry) -> pb::SnapshotEntry {
     let (origin, number) = match origin {
         SavedOrigin::Channel { sender, number } => (O::Sender(sender_to(sender)), *number),
         SavedOrigin::Reminder(name) => (O::Reminder(reminder_name_to(name)), 0),
+        SavedOrigin::Idle => (O::Idle(true), 0),
     };
     pb::SnapshotEntry {
         invocation: Some(invocation_to(invocation)),
@@ -283,6 +284,7 @@ fn entry_from(entry: pb::SnapshotEntry) -> Result<SavedEntry, Malformed> {
     let origin = match origin.ok_or(Malformed::Field("origin"))? {
         O::Sender(sender) => SavedOrigin::Channel { sender: sender_from(Some(sender))?, number },
         O::Reminder(name) => SavedOrigin::Reminder(reminder_name_from(name)),
+        O::Idle(_) => SavedOrigin::Idle,
     };
     Ok(SavedEntry {
         invocation: Arc::new(invocation_from(invocation)?),
@@ -377,6 +379,7 @@ fn dead_to(letter: &SavedDeadLetter) -> pb::SnapshotDeadLetter {
     let (origin, number) = match origin {
         SavedOrigin::Channel { sender, number } => (O::Sender(sender_to(sender)), *number),
         SavedOrigin::Reminder(name) => (O::Reminder(reminder_name_to(name)), 0),
+        SavedOrigin::Idle => (O::Idle(true), 0),
     };
     pb::SnapshotDeadLetter {
         invocation: Some(invocation_to(invocation)),
@@ -394,6 +397,7 @@ fn dead_from(letter: pb::SnapshotDeadLetter) -> Result<SavedDeadLetter, Malforme
     let origin = match origin.ok_or(Malformed::Field("origin"))? {
         O::Sender(sender) => SavedOrigin::Channel { sender: sender_from(Some(sender))?, number },
         O::Reminder(name) => SavedOrigin::Reminder(reminder_name_from(name)),
+        O::Idle(_) => SavedOrigin::Idle,
     };
     Ok(SavedDeadLetter {
         invocation: Arc::new(invocation_from(invocation)?),

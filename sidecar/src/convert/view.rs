@@ -26,19 +26,26 @@ pub fn partition_view_to(view: &PartitionView, bytes_max: usize) -> pb::Partitio
         busy: *busy,
     });
     let each = bytes_max / LISTS;
+    let (invocations, invocations_left_out) =
+        rows(view.invocations.iter().map(invocation_view_to), each);
+    let (actors, actors_left_out) = rows(actors, each);
+    let (dead_letters, dead_letters_left_out) = rows(view.dead.iter().map(dead_letter_to), each);
     pb::PartitionView {
         partition: Some(partition_to(&view.id)),
         epoch: view.epoch,
-        invocations: rows(view.invocations.iter().map(invocation_view_to), each),
-        actors: rows(actors, each),
+        invocations,
+        actors,
         owed: view.owed as u64,
         kept: view.kept as u64,
-        dead_letters: rows(view.dead.iter().map(dead_letter_to), each),
+        dead_letters,
+        invocations_left_out,
+        actors_left_out,
+        dead_letters_left_out,
     }
 }
 
-/// The first rows, as many as fit.
-fn rows<T: Message>(rows: impl Iterator<Item = T>, bytes_max: usize) -> Vec<T> {
+/// The first rows, as many as fit, and how many do not.
+fn rows<T: Message>(rows: impl ExactSizeIterator<Item = T>, bytes_max: usize) -> (Vec<T>, u64) {
     let mut left = bytes_max;
     let fits = |row: &T| {
         let bytes = row.encoded_len() + ROW_BYTES;
@@ -46,7 +53,10 @@ fn rows<T: Message>(rows: impl Iterator<Item = T>, bytes_max: usize) -> Vec<T> {
         left -= bytes.min(left);
         fits
     };
-    rows.take(ROWS_MAX).take_while(fits).collect()
+    let all = rows.len();
+    let shown: Vec<T> = rows.take(ROWS_MAX).take_while(fits).collect();
+    let left_out = (all - shown.len()) as u64;
+    (shown, left_out)
 }
 
 #[cfg(test)]
@@ -99,6 +109,11 @@ mod tests {
                 seen.dead_letters.len()
             );
             assert!(shown.contains(&seen.actors.len()), "{} actors", seen.actors.len());
+            let all = |shown: usize, left_out: u64| shown as u64 + left_out;
+            let told = all(seen.dead_letters.len(), seen.dead_letters_left_out);
+            assert_eq!(told, letters as u64, "what is not shown is counted");
+            assert_eq!(all(seen.actors.len(), seen.actors_left_out), letters as u64);
+            assert_eq!(seen.invocations_left_out, 0);
             assert!(seen.encoded_len() <= max + 100, "{} bytes", seen.encoded_len());
         }
     }

@@ -38,6 +38,10 @@ pub struct Counters {
     pub deadlocks: u64,
     pub dead_letters: u64,
     pub dead_letters_dropped: u64,
+    /// Actors that became passive after they had been idle.
+    pub actors_passivated: u64,
+    pub actors_removed: u64,
+    pub deactivations_failed: u64,
     pub reminders_missed: u64,
     pub reminders_waited: u64,
     pub limits_hit: u64,
@@ -55,6 +59,8 @@ pub struct Counters {
     pub store_rollbacks: u64,
     pub stores_ahead: u64,
     pub channels_closed: u64,
+    /// Kinds that were not registered.
+    pub kinds_refused: u64,
     pub broken_invariants: u64,
     pub resumptions: u64,
     pub evictions: u64,
@@ -95,6 +101,9 @@ impl Counters {
             ("deadlocks", self.deadlocks),
             ("dead_letters", self.dead_letters),
             ("dead_letters_dropped", self.dead_letters_dropped),
+            ("actors_passivated", self.actors_passivated),
+            ("actors_removed", self.actors_removed),
+            ("deactivations_failed", self.deactivations_failed),
             ("reminders_missed", self.reminders_missed),
             ("reminders_waited", self.reminders_waited),
             ("limits_hit", self.limits_hit),
@@ -110,11 +119,11 @@ impl Counters {
             ("store_rollbacks", self.store_rollbacks),
             ("stores_ahead", self.stores_ahead),
             ("channels_closed", self.channels_closed),
+            ("kinds_refused", self.kinds_refused),
             ("broken_invariants", self.broken_invariants),
             ("resumptions", self.resumptions),
             ("evictions", self.evictions),
             ("logs_lost", self.logs_lost),
-            ("logs_trimmed_unread", self.logs_trimmed_unread),
             ("notices_not_logged", self.lines.suppressed),
         ]
         .into_iter()
@@ -159,12 +168,13 @@ impl Counters {
                     tracing::warn!(%invocation, %cycle, "flows waited for each other; call ended");
                 }
             }
-            Notice::Parked { invocation, losses, error } => {
+            Notice::Parked { invocation, losses, error, holds } => {
                 self.parked += 1;
                 if line {
                     tracing::error!(
-                        %invocation, losses, %error,
-                        "invocation parked: it has lost too many hosts; mend its method, then \
+                        %invocation, losses, %error, holds_actor = holds,
+                        "invocation parked: it has lost too many hosts (holds_actor: what it flushed \
+                         is half done, so calls of its actor wait); mend its method, then \
                          `kar resume`, or `kar cancel`"
                     );
                 }
@@ -184,6 +194,23 @@ impl Counters {
                         "dead letters dropped: too many or too old; see `kar get dead-letters`"
                     );
                 }
+            }
+            Notice::Passivated { partition, count } => {
+                self.actors_passivated += count as u64;
+                tracing::debug!(%partition, count, "idle actors became passive");
+            }
+            Notice::DeactivationFailed { partition, actor, error } => {
+                self.deactivations_failed += 1;
+                if line {
+                    tracing::warn!(
+                        %partition, %actor, %error,
+                        "an actor's deactivation failed; it is passive all the same"
+                    );
+                }
+            }
+            Notice::Removed { partition, actor } => {
+                self.actors_removed += 1;
+                tracing::debug!(%partition, %actor, "actor removed");
             }
             Notice::Limit(hit) => {
                 self.limits_hit += 1;
@@ -268,6 +295,12 @@ impl Counters {
                      until the data directory is as it was; trying again"
                 );
             }
+            Notice::KindRefused(refused) => {
+                self.kinds_refused += 1;
+                if line {
+                    tracing::error!("nobody can call what is not registered: {refused}");
+                }
+            }
             Notice::ChannelClosed { partition } => {
                 self.channels_closed += 1;
                 tracing::error!(
@@ -292,6 +325,7 @@ fn in_short(outcome: &Outcome) -> (&str, &str) {
         Outcome::Deadlock(cycle) => ("deadlock", cycle),
         Outcome::Expired => ("expired", ""),
         Outcome::Cancelled => ("cancelled", ""),
+        Outcome::Withdrawn => ("withdrawn", ""),
     }
 }
 

@@ -14,12 +14,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kar_core::effect::RequestError;
-use kar_core::event::{Offer, Operation};
-use kar_core::ids::{Millis, NodeId, Offset, PartitionId, RequestId, SessionId};
+use kar_core::event::{Members, Offer, Operation};
+use kar_core::ids::{Kind, Millis, NodeId, Offset, PartitionId, RequestId, SessionId};
 use kar_core::limits::{Limits, Rules};
 use kar_core::node::PartitionView;
 use kar_core::{Effect, Event, Node, NodeConfig};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use self::clock::Clock;
 use self::counters::Counters;
@@ -38,6 +38,8 @@ pub struct Driver {
     sooner: Notify,
     /// Wakes those who wait for the hand-over.
     drained: Notify,
+    /// Grows whenever the membership says something new.
+    topology: watch::Sender<u64>,
 }
 
 /// What a driver is made from.
@@ -111,7 +113,9 @@ impl Driver {
             is_leaving: false,
             is_drained: false,
         };
-        Arc::new(Self { state: Mutex::new(state), sooner: Notify::new(), drained: Notify::new() })
+        let (sooner, drained) = (Notify::new(), Notify::new());
+        let topology = watch::Sender::new(0);
+        Arc::new(Self { state: Mutex::new(state), sooner, drained, topology })
     }
 
     /// Takes what durable effects go to. Events before this are lost.
@@ -229,11 +233,21 @@ impl Driver {
         self.lock().node.as_ref().map(Node::partitions).unwrap_or_default()
     }
 
-    /// How many partitions there are, whoever serves them, as far as this node knows.
-    pub fn partitions_known(&self) -> usize {
+    /// The kinds that this node knows, with their numbers of partitions.
+    pub fn kinds(&self) -> Vec<(Kind, u32)> {
+        self.lock().node.as_ref().map(Node::known_kinds).unwrap_or_default()
+    }
+
+    /// Everybody, as the membership last said: for people, and for computing who owns what.
+    pub fn topology(&self) -> (Arc<Directory>, Members) {
         let state = self.lock();
-        let kinds = state.node.as_ref().map(Node::known_kinds).unwrap_or_default();
-        kinds.iter().map(|(_, count)| *count as usize).sum()
+        let members = state.node.as_ref().map(|node| node.membership().clone()).unwrap_or_default();
+        (state.directory.clone(), members)
+    }
+
+    /// Tells when the membership has said something new.
+    pub fn topology_changes(&self) -> watch::Receiver<u64> {
+        self.topology.subscribe()
     }
 
     /// Counters by name.
@@ -257,6 +271,7 @@ impl Driver {
             ("kept_now", held.kept),
             ("kept_bytes_now", held.kept_bytes),
             ("results_now", held.results),
+            ("actors_awake_now", held.awake),
             ("reminders_now", held.reminders),
             ("reminders_bytes_now", held.reminders_bytes),
             ("results_bytes_now", held.results_bytes),
@@ -396,6 +411,8 @@ impl Batch<'_> {
     /// Everybody, as the membership now says.
     pub fn set_directory(&mut self, directory: Arc<Directory>) {
         self.state.directory = directory;
+        // Whoever wakes waits for the end of this batch, and sees what the membership says in it.
+        self.driver.topology.send_modify(|version| *version += 1);
     }
 
     /// A log record is not understood by this version: the log is not followed any more, so that its partition is not

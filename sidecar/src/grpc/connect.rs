@@ -21,7 +21,7 @@ use super::api::Api;
 use super::serve::closed;
 use super::session::Session;
 use super::typed::TypedErrors;
-use crate::config::{ApplicationName, Bounds};
+use crate::config::{ApplicationName, Bounds, stream_message_bytes_max};
 use crate::convert::api::{TurnRef, offer, turn_outcome, turn_ref};
 use crate::convert::error;
 use crate::driver::{AlreadyHosting, Batch};
@@ -171,6 +171,8 @@ impl Stream {
             sidecar_version: env!("CARGO_PKG_VERSION").to_owned(),
             message_bytes_max: i64::try_from(limits.message_bytes_max).unwrap_or(i64::MAX),
             request_credits: i32::try_from(shared.bounds.request_credits).unwrap_or(i32::MAX),
+            stream_message_bytes_max: i64::try_from(stream_message_bytes_max(limits))
+                .unwrap_or(i64::MAX),
         };
         self.session.send(Out::Welcome(welcome), 256);
     }

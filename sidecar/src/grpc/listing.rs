@@ -27,19 +27,22 @@ const PAGE_MAX: usize = 10_000;
 ///
 /// # Errors
 ///
-/// If a field is wrong, or a node did not answer.
+/// If a field is wrong.
 pub async fn invocations(
     driver: &Arc<Driver>,
     request: pb::ListInvocationsRequest,
 ) -> Result<pb::ListInvocationsResponse, Status> {
     let size = page_size(request.page_size)?;
+    let told = inspect::settled(driver).await;
+    let mut left_out = LeftOut::new(&told, &request.kind);
     let mut rows = Vec::new();
-    for (card, view) in inspect::settled(driver).await? {
+    for (card, view) in told.views {
         for partition in view.partitions {
             let id = partition.partition.unwrap_or_default();
             if !request.kind.is_empty() && id.kind != request.kind {
                 continue;
             }
+            left_out.rows(partition.invocations_left_out);
             for invocation in partition.invocations {
                 rows.push(invocation_info(&id, invocation, &card.name)?);
             }
@@ -48,7 +51,8 @@ pub async fn invocations(
     // The unique part of an id begins with the time it was made at.
     let (invocations, next_page_token) =
         page(rows, size, &request.page_token, |row| unique_part(&row.invocation_id).to_owned());
-    Ok(pb::ListInvocationsResponse { invocations, next_page_token })
+    let left_out = left_out.told();
+    Ok(pb::ListInvocationsResponse { invocations, next_page_token, left_out })
 }
 
 /// What is known of one invocation.
@@ -100,6 +104,7 @@ fn ended(outcome: Option<log::Outcome>) -> pb::InvocationInfo {
         Some(O::Deadlock(_)) => (pb::InvocationEnd::Deadlock, None),
         Some(O::Expired(_)) => (pb::InvocationEnd::Expired, None),
         Some(O::Cancelled(_)) => (pb::InvocationEnd::Cancelled, None),
+        Some(O::Withdrawn(_)) => (pb::InvocationEnd::Withdrawn, None),
     };
     pb::InvocationInfo { end: end.into(), error, ..pb::InvocationInfo::default() }
 }
@@ -118,19 +123,22 @@ fn error_in_short(error: log::Failure) -> pb::ApplicationError {
 ///
 /// # Errors
 ///
-/// If a field is wrong, or a node did not answer.
+/// If a field is wrong.
 pub async fn dead_letters(
     driver: &Arc<Driver>,
     request: pb::ListDeadLettersRequest,
 ) -> Result<pb::ListDeadLettersResponse, Status> {
     let size = page_size(request.page_size)?;
+    let told = inspect::settled(driver).await;
+    let mut left_out = LeftOut::new(&told, &request.kind);
     let mut rows = Vec::new();
-    for (_, view) in inspect::settled(driver).await? {
+    for (_, view) in told.views {
         for partition in view.partitions {
             let id = partition.partition.unwrap_or_default();
             if !request.kind.is_empty() && id.kind != request.kind {
                 continue;
             }
+            left_out.rows(partition.dead_letters_left_out);
             for letter in partition.dead_letters {
                 rows.push(dead_letter(&id, letter)?);
             }
@@ -138,7 +146,8 @@ pub async fn dead_letters(
     }
     let (dead_letters, next_page_token) =
         page(rows, size, &request.page_token, |row| unique_part(&row.invocation_id).to_owned());
-    Ok(pb::ListDeadLettersResponse { dead_letters, next_page_token })
+    let left_out = left_out.told();
+    Ok(pb::ListDeadLettersResponse { dead_letters, next_page_token, left_out })
 }
 
 fn dead_letter(
@@ -182,19 +191,22 @@ fn names(id: &log::PartitionId, uuid: Uuid, actor: String) -> Result<(String, pb
 ///
 /// # Errors
 ///
-/// If a field is wrong, or a node did not answer.
+/// If a field is wrong.
 pub async fn actors(
     driver: &Arc<Driver>,
     request: pb::ListActorsRequest,
 ) -> Result<pb::ListActorsResponse, Status> {
     let size = page_size(request.page_size)?;
+    let told = inspect::settled(driver).await;
+    let mut left_out = LeftOut::new(&told, &request.r#type);
     let mut rows = Vec::new();
-    for (card, view) in inspect::settled(driver).await? {
+    for (card, view) in told.views {
         for partition in view.partitions {
             let id = partition.partition.unwrap_or_default();
             if !request.r#type.is_empty() && id.kind != request.r#type {
                 continue;
             }
+            left_out.rows(partition.actors_left_out);
             rows.extend(partition.actors.into_iter().map(|actor| pb::ActorInfo {
                 actor: Some(pb::ActorTarget { r#type: id.kind.clone(), id: actor.actor }),
                 node: card.name.clone(),
@@ -207,7 +219,37 @@ pub async fn actors(
     let (actors, next_page_token) = page(rows, size, &request.page_token, |row| {
         row.actor.as_ref().map(|a| format!("{}/{}", a.r#type, a.id)).unwrap_or_default()
     });
-    Ok(pb::ListActorsResponse { actors, next_page_token })
+    let left_out = left_out.told();
+    Ok(pb::ListActorsResponse { actors, next_page_token, left_out })
+}
+
+/// What a listing leaves out.
+struct LeftOut(pb::LeftOut);
+
+// === impl LeftOut ===
+
+impl LeftOut {
+    /// What was not told of a kind; of all, if it has no name.
+    fn new(told: &inspect::Told, kind: &str) -> Self {
+        let silent = told.silent.iter();
+        let silent = silent
+            .map(|(card, cause)| pb::SilentNode { name: card.name.clone(), cause: cause.clone() });
+        let missing = told.missing.iter();
+        let missing = missing.filter(|id| kind.is_empty() || *id.kind.name == *kind);
+        let partitions: Vec<String> = missing.map(ToString::to_string).collect();
+        // A node that serves nothing of what is asked for is not missed.
+        let nodes = if partitions.is_empty() { Vec::new() } else { silent.collect() };
+        Self(pb::LeftOut { nodes, partitions, rows: 0 })
+    }
+
+    fn rows(&mut self, count: u64) {
+        self.0.rows = self.0.rows.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// `None`: nothing is left out.
+    fn told(self) -> Option<pb::LeftOut> {
+        Some(self.0).filter(|left_out| *left_out != pb::LeftOut::default())
+    }
 }
 
 fn page_size(asked: i32) -> Result<usize, Status> {
@@ -256,6 +298,10 @@ fn invocation_info(
         peer::Phase::Moved => pb::InvocationState::Moved,
         peer::Phase::Parked => pb::InvocationState::Parked,
     };
+    let behind = match &view.behind[..] {
+        [] => String::new(),
+        uuid => names(id, uuid_from(uuid).map_err(malformed)?, view.actor.clone())?.0,
+    };
     Ok(pb::InvocationInfo {
         invocation_id,
         target: Some(target),
@@ -268,6 +314,7 @@ fn invocation_info(
         cancel_requested: view.cancel,
         last_attempt_end: view.ended.map(attempt_end),
         retry_time: (view.retry_at_ms > 0).then(|| timestamp(view.retry_at_ms)),
+        behind_invocation_id: behind,
         ..pb::InvocationInfo::default()
     })
 }

@@ -9,5 +9,6 @@ pub mod listing;
 pub mod serve;
 pub mod session;
 pub mod system;
+pub mod topology;
 pub mod typed;
 pub mod unary;

@@ -10,14 +10,18 @@ use kar_core::ids::Class;
 use kar_core::limits::Limits;
 use kar_proto::v1 as pb;
 use pb::ErrorReason;
+use pb::request::Operation as Ask;
+use pb::response::Result as Reply;
 use pb::system_service_server::SystemService;
 use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
+use super::api::Api;
 use super::listing;
+use super::topology::Watchers;
 use crate::config::{ApplicationName, Bounds};
-use crate::convert::error::{not_implemented, status};
+use crate::convert::error::status;
 use crate::driver::Driver;
 use crate::driver::outlets::NodeCard;
 
@@ -26,10 +30,14 @@ use crate::driver::outlets::NodeCard;
 pub struct System {
     /// Decides.
     pub driver: Arc<Driver>,
+    /// The way in.
+    pub api: Api,
     /// What does not change while the sidecar runs.
     pub facts: Arc<Facts>,
     /// Set to true when somebody asks the sidecar to end.
     pub ended: watch::Sender<bool>,
+    /// Who follows the topology.
+    pub watchers: Watchers,
 }
 
 /// What does not change while the sidecar runs.
@@ -94,14 +102,19 @@ impl SystemService for System {
         &self,
         _: Request<pb::WatchTopologyRequest>,
     ) -> Result<Response<Self::WatchTopologyStream>, Status> {
-        Err(not_implemented("SystemService.WatchTopology"))
+        let watch = self.watchers.watch(self.driver.clone(), &self.facts.bounds)?;
+        let watch: Self::WatchTopologyStream = Box::pin(watch);
+        Ok(Response::new(watch))
     }
 
     async fn remove_actor(
         &self,
-        _: Request<pb::RemoveActorRequest>,
+        request: Request<pb::RemoveActorRequest>,
     ) -> Result<Response<pb::RemoveActorResponse>, Status> {
-        Err(not_implemented("SystemService.RemoveActor"))
+        match self.api.ask(Ask::RemoveActor(request.into_inner())).await? {
+            Reply::RemoveActor(response) => Ok(Response::new(response)),
+            _ => Err(Status::internal("the answer does not fit the request")),
+        }
     }
 
     async fn drain(
@@ -127,7 +140,7 @@ impl SystemService for System {
     }
 }
 
-fn node_info(card: &NodeCard) -> pb::NodeInfo {
+pub(super) fn node_info(card: &NodeCard) -> pb::NodeInfo {
     let of_class = |class: Class| {
         let kinds = card.kinds.iter().filter(move |kind| kind.class == class);
         kinds.map(|kind| kind.name.to_string()).collect()
@@ -166,9 +179,11 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
         host_return_ms, accept_timeout_ms, append_timeout_ms, channel_timer_ms, settle_delay_ms,
         departed_grace_ms, closed_channels_max, drain_timeout_ms, store_batch_bytes,
         unstored_bytes_per_partition_max, state_bytes_per_actor_max, cached_actors_max,
+        actor_idle_ms, deactivations_max,
         park_after_attempts, retry_attempts_max, retry_initial_ms, retry_max_ms,
         retry_multiplier_percent, deadlock_probe_ms, deadlock_probes_max, deadlock_fanout_max,
         deadlock_visits_max, deadlock_path_max, state_read_bytes_max,
+        state_transaction_changes_max, state_transaction_bytes_max,
         reminders_per_actor_max, reminders_per_partition_max, reminders_bytes_per_partition_max,
         reminder_firings_per_record_max, reminder_lateness_ms,
         snapshot_after_records, snapshot_after_bytes, trim_delay_ms,
@@ -177,6 +192,7 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
     let bounds = named! { bounds, Bounds {
         session_queue_frames_max, session_queue_bytes_max, peer_queue_frames_max,
         peer_queue_bytes_max, frames_per_message_max, request_credits, requests_max, sessions_max,
+        topology_watchers_max,
         transport_message_bytes_max, hello_timeout_ms, start_timeout_ms, backend_timeout_ms,
     } };
     core.into_iter().chain(bounds).map(|(name, value)| (name.to_owned(), value)).collect()

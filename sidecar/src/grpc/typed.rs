@@ -1,9 +1,11 @@
 //! Typed detail for what the transport refuses before KAR sees it: bytes that are no message, messages over the
-//! limit, RPCs that do not exist. The transport answers these with a bare gRPC status.
+//! limit, RPCs that do not exist; and for deadlines of the client's own that pass. The transport answers these with a
+//! bare gRPC status.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use kar_proto::v1::ErrorReason;
 use tonic::codegen::http;
@@ -20,6 +22,13 @@ const MALFORMED: [&str; 4] = [
     "Unexpected EOF decoding stream",
     "protocol error: received message with",
 ];
+
+/// Header with the time for which a client waits.
+const TIMEOUT: &str = "grpc-timeout";
+
+/// The client is told so much before its deadline: an answer takes its time to arrive, and the transport itself has but
+/// a bare status.
+const TOLD_BEFORE: Duration = Duration::from_millis(5);
 
 /// Adds typed detail to bare statuses of a server.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +74,33 @@ impl TypedErrors {
     }
 }
 
+/// The client's own deadline has passed: the RPC is given up, what it asked for is not.
+fn late(method: &str, limit: Duration) -> Status {
+    let ms = limit.as_millis();
+    let message = format!(
+        "{method} was not answered within {ms} ms, the client's own deadline: whether it was carried out is unknown, \
+         and what was accepted goes on (options.start_within is what makes it expire)"
+    );
+    let metadata = [("method", method.to_owned())];
+    error::status_as(Code::DeadlineExceeded, ErrorReason::OutcomeUnknown, message, metadata)
+}
+
+/// Reads `grpc-timeout`: at most eight digits and a unit.
+fn timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u32 = digits.parse().ok()?;
+    let unit = match unit {
+        "H" => Duration::from_secs(3_600),
+        "M" => Duration::from_secs(60),
+        "S" => Duration::from_secs(1),
+        "m" => Duration::from_millis(1),
+        "u" => Duration::from_micros(1),
+        "n" => Duration::from_nanos(1),
+        _ => return None,
+    };
+    unit.checked_mul(count)
+}
+
 fn unknown_rpc(method: &str, text: &str) -> Status {
     let message = if text.is_empty() {
         format!("there is no RPC {method}; reflection lists those that this version has")
@@ -88,6 +124,7 @@ impl<S, A, B> Service<http::Request<A>> for Typed<S>
 where
     S: Service<http::Request<A>, Response = http::Response<B>>,
     S::Future: Send + 'static,
+    B: Default,
 {
     type Response = http::Response<B>;
     type Error = S::Error;
@@ -99,9 +136,19 @@ where
 
     fn call(&mut self, request: http::Request<A>) -> Self::Future {
         let (errors, uri) = (self.errors, request.uri().clone());
+        let limit = request.headers().get(TIMEOUT).and_then(|value| timeout(value.to_str().ok()?));
         let response = self.inner.call(request);
         Box::pin(async move {
-            let mut response = response.await?;
+            let mut response = match limit {
+                None => response.await?,
+                Some(limit) => {
+                    let before = limit.saturating_sub(TOLD_BEFORE);
+                    match tokio::time::timeout(before, response).await {
+                        Ok(response) => response?,
+                        Err(_) => return Ok(late(uri.path(), limit).into_http()),
+                    }
+                }
+            };
             // Only a refusal has its status among the headers: answers have it behind them.
             let status = Status::from_header_map(response.headers());
             if let Some(typed) = status.and_then(|status| errors.typed(&status, uri.path())) {
@@ -115,6 +162,7 @@ where
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
     use tonic_types::StatusExt as _;
 
     use super::*;
@@ -136,9 +184,36 @@ mod tests {
     }
 
     #[test]
+    fn clients_deadlines_are_read() {
+        assert_eq!(timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
+        for wrong in ["", "m", "5", "5x", "-1S", "ü", "1ü"] {
+            assert_eq!(timeout(wrong), None, "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clients_deadline_leaves_the_outcome_unknown() {
+        let never = tower::service_fn(|_: http::Request<()>| {
+            std::future::pending::<Result<http::Response<()>, std::convert::Infallible>>()
+        });
+        let request = http::Request::builder().uri("/kar.v1.S/M").header(TIMEOUT, "10m");
+        let request = request.body(()).expect("sound");
+        let response = ERRORS.layer(never).call(request).await.expect("answered");
+        let status = Status::from_header_map(response.headers()).expect("refused");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        let info = status.get_details_error_info().expect("typed");
+        assert_eq!((info.domain.as_str(), info.reason.as_str()), ("kar", "OUTCOME_UNKNOWN"));
+        assert!(status.message().contains("within 10 ms"), "{status:?}");
+        // Some clients (Go's) take no details that say another code than the status.
+        let details = kar_proto::google::rpc::Status::decode(status.details()).expect("sound");
+        assert_eq!(details.code, Code::DeadlineExceeded as i32);
+    }
+
+    #[test]
     fn nothing_else_is_touched() {
         assert_eq!(reason(&Status::internal("a defect")), None);
         assert_eq!(reason(&Status::not_found("no such service")), None);
-        assert_eq!(reason(&error::not_implemented("StateService.Transact")), None);
+        assert_eq!(reason(&error::not_implemented("EventService.Publish")), None);
     }
 }

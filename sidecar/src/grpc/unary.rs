@@ -97,6 +97,20 @@ impl ActorStateService for Unary {
     twin!(apply, ApplyRequest, ActorStateApply -> ApplyResponse);
     twin!(contains, ContainsRequest, ActorStateContains -> ContainsResponse);
     twin!(flush, FlushRequest, Flush -> FlushResponse);
+
+    async fn list_sub_map(
+        &self,
+        _: Request<pb::ListSubMapRequest>,
+    ) -> Result<Response<pb::ListSubMapResponse>, Status> {
+        Err(not_implemented("ActorStateService.ListSubMap"))
+    }
+
+    async fn get_sub_map_size(
+        &self,
+        _: Request<pb::GetSubMapSizeRequest>,
+    ) -> Result<Response<pb::GetSubMapSizeResponse>, Status> {
+        Err(not_implemented("ActorStateService.GetSubMapSize"))
+    }
 }
 
 #[tonic::async_trait]
@@ -112,11 +126,5 @@ impl StateService for Unary {
     twin!(set, SetRequest, StateSet -> SetResponse);
     twin!(delete, DeleteRequest, StateDelete -> DeleteResponse);
     twin!(list, ListRequest, StateList -> ListResponse);
-
-    async fn transact(
-        &self,
-        _: Request<pb::TransactRequest>,
-    ) -> Result<Response<pb::TransactResponse>, Status> {
-        Err(not_implemented("StateService.Transact"))
-    }
+    twin!(transact, TransactRequest, StateTransact -> TransactResponse);
 }

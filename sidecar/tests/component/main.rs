@@ -7,6 +7,7 @@ mod calls;
 mod hosting;
 mod refusals;
 mod surface;
+mod topology;
 
 use kar_proto::v1 as pb;
 use memory::bytes;

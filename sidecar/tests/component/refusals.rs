@@ -11,7 +11,7 @@ use pb::sidecar_frame::Frame as In;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
-use crate::memory::{PATIENCE, TestNode, hello};
+use crate::memory::{PATIENCE, REFUSED, TestNode, hello};
 use crate::{invoke, reason};
 
 #[tokio::test]
@@ -44,6 +44,23 @@ async fn wrong_fields_are_named() {
         let info = details.error_info().expect("the reason came with it");
         assert_eq!(info.metadata["field"], field);
     }
+}
+
+#[tokio::test]
+async fn what_cannot_be_registered_is_refused_by_name() {
+    let node = TestNode::start().await;
+    let mut client = InvocationServiceClient::new(node.channel().await);
+    let request = pb::InvokeRequest { service: REFUSED.into(), ..invoke("m") };
+    let status = client.invoke(request).await.expect_err("nobody could ever call it");
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::ResourceExhausted, "LIMIT_REACHED")
+    );
+    assert!(status.message().contains("use fewer names"), "{}", status.message());
+    let details = status.get_error_details();
+    let info = details.error_info().expect("the reason came with it");
+    let metadata = |key: &str| info.metadata[key].as_str();
+    assert_eq!((metadata("limit"), metadata("target")), ("kinds_max", REFUSED));
 }
 
 #[tokio::test]

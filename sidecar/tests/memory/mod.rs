@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use kar::application_state::{
-    ApplicationState, StateAnswer, StateEntry, StateError, StateFuture, StateOperation,
+    ApplicationState, StateAnswer, StateEntry, StateError, StateFuture, StateOperation, StateSet,
 };
 use kar::config::{Bounds, SidecarConfig};
 use kar::convert::snapshot::{decode_snapshot, encode_snapshot};
@@ -21,13 +21,14 @@ use kar::grpc::auth::BearerToken;
 use kar::grpc::connect::Connect;
 use kar::grpc::serve::{self, Services};
 use kar::grpc::system::{Facts, System};
+use kar::grpc::topology::Watchers;
 use kar_core::Event;
-use kar_core::effect::Append;
+use kar_core::effect::{Append, RefusedKind};
 use kar_core::event::{Cell, Member, Members};
 use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, ProposalId};
 use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{ActorOps, Payload, StateOp};
-use kar_core::limits::Limits;
+use kar_core::limits::{LimitHit, Limits};
 use kar_core::record::Record;
 use kar_core::snapshot::{Snapshot, SnapshotKey, SnapshotProof};
 use kar_proto::v1 as pb;
@@ -39,6 +40,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
+
+/// A name that this backend registers for no service and no actor type.
+pub(crate) const REFUSED: &str = "refused";
 
 /// Nothing in these tests takes longer unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -231,7 +235,7 @@ impl Store for MemoryBackend {
         let found = self.memory().snapshots.get(&(partition.clone(), key)).cloned();
         let decode = |data: Bytes| {
             let proof = proof(&data);
-            (Box::new(decode_snapshot(data).expect("it is as it was encoded")), proof)
+            (Box::new(decode_snapshot(&data).expect("it is as it was encoded")), proof)
         };
         let result = Ok(found.map(decode));
         self.tell(Event::SnapshotGot { partition: partition.clone(), key, result });
@@ -262,6 +266,10 @@ impl Membership for MemoryBackend {
     }
 
     fn ensure_kind(&self, kind: &Kind, partitions: u32) {
+        if &*kind.name == REFUSED {
+            let hit = LimitHit { name: "kinds_max", limit: 3 };
+            return self.tell(Event::KindRefused(RefusedKind { kind: kind.clone(), hit }));
+        }
         let mut memory = self.memory();
         memory.kinds.entry(kind.clone()).or_insert(partitions);
         self.tell(self.members(&memory));
@@ -277,14 +285,16 @@ impl ApplicationState for MemoryBackend {
                     key: key.to_string(),
                     value: value.clone(),
                     etag: version.to_string(),
+                    expires: None,
                 });
                 Ok(StateAnswer::Entry(entry))
             }
-            StateOperation::Set { key, value, etag, .. } => {
+            StateOperation::Set { set: StateSet { key, value, etag, .. }, .. } => {
                 let version = memory.application.get(&key).map_or(0, |(_, version)| *version);
                 match etag {
                     Some(etag) if etag != version.to_string() => {
-                        Err(StateError::ConditionFailed { etag: version.to_string() })
+                        let (key, etag) = (key.to_string(), version.to_string());
+                        Err(StateError::ConditionFailed { key, etag })
                     }
                     _ => {
                         memory.application.insert(key, (value, version + 1));
@@ -292,8 +302,8 @@ impl ApplicationState for MemoryBackend {
                     }
                 }
             }
-            StateOperation::Delete { key, .. } => {
-                let existed = memory.application.remove(&key).is_some();
+            StateOperation::Delete { delete, .. } => {
+                let existed = memory.application.remove(&delete.key).is_some();
                 Ok(StateAnswer::Deleted { existed })
             }
             _ => Err(StateError::Unavailable("not in memory".into())),
@@ -353,11 +363,13 @@ impl TestNode {
                 application,
                 closed.clone(),
             ),
-            api,
+            api: api.clone(),
             system: System {
                 driver: driver.clone(),
+                api,
                 facts: Arc::new(facts),
                 ended: watch::Sender::new(false),
+                watchers: Watchers::new(closed.clone()),
             },
             token: BearerToken::new(token),
             message_bytes_max: bounds.transport_message_bytes_max,
@@ -419,7 +431,7 @@ pub(crate) fn hello() -> pb::Hello {
         protocol_version: 1,
         sdk: "test".into(),
         services: vec![pb::HostedService { name: "greeter".into(), methods: vec![] }],
-        actor_types: vec![pb::HostedActorType { name: "Account".into(), methods: vec![] }],
+        actor_types: vec![pb::HostedActorType { name: "Account".into(), ..Default::default() }],
         ..pb::Hello::default()
     }
 }

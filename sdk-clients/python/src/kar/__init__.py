@@ -19,7 +19,17 @@ Modules: `hosting` (services and actors as classes), `host` (running them), `cli
 contract with the sidecar, generated.
 """
 
-from kar.calls import ActorRef, Ref, Started, start, tail, tail_keeping_lock, tell
+from kar.calls import (
+    ActorRef,
+    CallOptions,
+    Ref,
+    ServiceOptions,
+    Started,
+    start,
+    tail,
+    tail_keeping_lock,
+    tell,
+)
 from kar.client import Client, connect
 from kar.codec import Payload
 from kar.context import TurnContext, outside_turn, turn
@@ -53,7 +63,7 @@ from kar.host import Host, run
 from kar.hosting import Actor, Service, method
 from kar.reminders import CatchUp, Cron, Reminder, Reminders
 from kar.retry import RetryPolicy
-from kar.state import ActorState, ApplicationState, Page, Versioned
+from kar.state import ActorState, ApplicationState, Delete, Page, Set, Versioned
 
 __all__ = [
     "Actor",
@@ -61,6 +71,7 @@ __all__ = [
     "ActorState",
     "ApplicationError",
     "ApplicationState",
+    "CallOptions",
     "Cancelled",
     "CatchUp",
     "Client",
@@ -69,6 +80,7 @@ __all__ = [
     "ConditionFailed",
     "ConnectError",
     "Cron",
+    "Delete",
     "Error",
     "Expired",
     "Host",
@@ -89,6 +101,8 @@ __all__ = [
     "Reminders",
     "RetryPolicy",
     "Service",
+    "ServiceOptions",
+    "Set",
     "Started",
     "StepKeyReused",
     "TurnContext",

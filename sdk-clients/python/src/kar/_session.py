@@ -64,6 +64,8 @@ class Outgoing:
                 return bool(self.request.state_set.request_id)
             case "state_delete":
                 return bool(self.request.state_delete.request_id)
+            case "state_transact":
+                return bool(self.request.state_transact.request_id)
             case _:
                 return False
 

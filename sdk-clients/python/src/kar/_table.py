@@ -11,6 +11,7 @@ from kar._turn import TailCall, Turn
 from kar.codec import Payload
 from kar.errors import ApplicationError, HostError
 from kar.hosting import Actor, Hosted, MethodSpec, Service
+from kar.v1 import common_pb2
 from kar.v1 import component_pb2 as v1
 
 
@@ -44,7 +45,9 @@ class Table:
         for name, entry in sorted(self._services.items()):
             hello.services.append(v1.HostedService(name=name, methods=entry.hosted_methods()))
         for name, entry in sorted(self._actors.items()):
-            hello.actor_types.append(v1.HostedActorType(name=name, methods=entry.hosted_methods()))
+            hosted = v1.HostedActorType(name=name, methods=entry.hosted_methods())
+            hosted.deactivates = entry.deactivates
+            hello.actor_types.append(hosted)
         return hello
 
     async def run(self, turn: Turn, invocation: v1.InvocationFrame) -> Payload | TailCall:
@@ -55,6 +58,12 @@ class Table:
         if entry is None:
             text = f"this host has no {what} `{turn.kind}`; it has: {_names(entries)}"
             raise ApplicationError("unknown_method", text)
+        if turn.mode == common_pb2.INVOCATION_MODE_DEACTIVATE:
+            actor = copy.copy(entry.prototype)
+            assert isinstance(actor, Actor), "only actors are deactivated"
+            actor._kar_turn = turn
+            await actor.on_deactivate()
+            return codec.encode(None)
         spec = entry.methods.get(turn.method)
         if spec is None:
             known = _names(entry.methods)
@@ -78,6 +87,12 @@ class _Entry:
             raise HostError(f"{what} {prototype.kar_name} has no method: mark some with @kar.method")
         for spec in self.methods.values():
             spec.resolve()
+
+    @property
+    def deactivates(self) -> bool:
+        """Whether it wants to know when instances become passive."""
+        hook = getattr(type(self.prototype), "on_deactivate", Actor.on_deactivate)
+        return hook is not Actor.on_deactivate
 
     def hosted_methods(self) -> list[v1.HostedMethod]:
         return [spec.hosted() for spec in self.methods.values()]

@@ -163,6 +163,12 @@ def check_welcome(frame: v1.SidecarFrame) -> v1.Welcome:
         )
     if welcome.request_credits < 1 or welcome.message_bytes_max < 1:
         raise ProtocolError("the welcome allows no requests")
+    if welcome.stream_message_bytes_max > limits.MESSAGE_BYTES_DECODE_MAX:
+        raise ProtocolError(
+            f"the sidecar's messages may have {welcome.stream_message_bytes_max} bytes, and this SDK "
+            f"takes {limits.MESSAGE_BYTES_DECODE_MAX}: lower step-bytes-per-invocation-max or "
+            "message-bytes-max"
+        )
     return welcome
 
 

@@ -49,6 +49,7 @@ class Turn:
         "_table",
         "_unanswered",
         "_write_error",
+        "activation",
         "attempt",
         "connection",
         "has_ended",
@@ -82,7 +83,7 @@ class Turn:
             self.kind, self.id = target.service.name, ""
         self.method, self.mode = invocation.method, invocation.mode
         self.attempt, self.trace_parent = invocation.attempt, invocation.trace_parent
-        self.step = invocation.step
+        self.step, self.activation = invocation.step, invocation.activation
         self.tail: TailCall | None = None
         """The last tail call that the method made; it is carried out if the method returns it."""
         self._steps = {key: codec.read(value) for key, value in invocation.recorded_steps.items()}

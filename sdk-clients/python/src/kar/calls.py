@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    ParamSpec,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from kar import codec
 from kar._session import Outgoing, request
@@ -26,17 +36,58 @@ S = TypeVar("S", bound=Service)
 A = TypeVar("A", bound=Actor)
 
 
+class CallOptions(TypedDict, total=False):
+    """How an invocation is made; every option may be left out."""
+
+    start_within: float | None
+    """It must start within this time from its acceptance (seconds, at least 0.001), else it never runs and
+    a call fails with `Expired`; without it, it waits for ever."""
+    trace_parent: str
+    """W3C, instead of the turn's own."""
+    retry: RetryPolicy | None
+    """How errors are retried that the method marks retryable, instead of how the method or its sidecar
+    would."""
+    step_key: str
+    """In a turn: the outcome of the call is kept under this key with the running method, so that a retry
+    that makes the same call gets it: the call is made once. Results and application errors are kept;
+    what expired or was refused is called again. Each call needs a key of its own, `StepKeyReused`
+    otherwise; `tell` makes no use of it."""
+    idempotency_key: str
+    """Outside turns: what is sent again to the same target with the same key is one invocation, through
+    whichever sidecar, and each request gets its one outcome; known for 24 hours after its end, unless
+    the nodes say otherwise. Another method or argument under the same key is refused
+    (`IDEMPOTENCY_KEY_REUSED`)."""
+
+
+class ServiceOptions(CallOptions, total=False):
+    """How a service is invoked."""
+
+    affinity_key: str
+    """Calls with the same key are handled by the same owner while it lives."""
+    direct: bool
+    """At most once, past all logs, for reads that can simply be asked again; `NoHost` where no host is
+    alive."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """How an invocation is made."""
+    """The same with what is left out."""
 
     start_within: float | None = None
     trace_parent: str = ""
     retry: RetryPolicy | None = None
-    affinity_key: str = ""
-    direct: bool = False
     step_key: str = ""
     idempotency_key: str = ""
+    affinity_key: str = ""
+    direct: bool = False
+
+    @classmethod
+    def of(cls, what: str, given: CallOptions, known: type[CallOptions]) -> _Options:
+        """Refuses what is no option, as Python does where parameters are written out."""
+        for name in given:
+            if name not in known.__annotations__:
+                raise TypeError(f"{what} has no option {name!r}: {', '.join(known.__annotations__)}")
+        return cls(**given)
 
 
 class Caller:
@@ -45,115 +96,32 @@ class Caller:
     __slots__ = ()
 
     @overload
-    def service(
-        self,
-        target: type[S],
-        *,
-        affinity_key: str = "",
-        direct: bool = False,
-        start_within: float | None = None,
-        trace_parent: str = "",
-        retry: RetryPolicy | None = None,
-        step_key: str = "",
-        idempotency_key: str = "",
-    ) -> S: ...
+    def service(self, target: type[S], **options: Unpack[ServiceOptions]) -> S: ...
 
     @overload
-    def service(
-        self,
-        target: str,
-        *,
-        affinity_key: str = "",
-        direct: bool = False,
-        start_within: float | None = None,
-        trace_parent: str = "",
-        retry: RetryPolicy | None = None,
-        step_key: str = "",
-        idempotency_key: str = "",
-    ) -> Ref: ...
+    def service(self, target: str, **options: Unpack[ServiceOptions]) -> Ref: ...
 
-    def service(
-        self,
-        target: type[S] | str,
-        *,
-        affinity_key: str = "",
-        direct: bool = False,
-        start_within: float | None = None,
-        trace_parent: str = "",
-        retry: RetryPolicy | None = None,
-        step_key: str = "",
-        idempotency_key: str = "",
-    ) -> S | Ref:
-        """A service: by its class, whose methods can then be called, or by its name.
-
-        `affinity_key`: calls with the same key are handled by the same owner while it lives.
-        `direct`: at most once, past all logs, for reads that can simply be asked again; `NoHost`
-        where no host is alive. `start_within` (seconds, at least 0.001): the invocation must start
-        within this time from its acceptance, else it never runs and the call fails with `Expired`;
-        without it, it waits for ever. `trace_parent`: W3C, instead of the turn's own. `retry`: how errors
-        are retried that the method marks retryable, instead of how the method or its sidecar would.
-
-        `step_key`, in a turn: the outcome of the call is kept under this key with the running
-        method, so that a retry that makes the same call gets it: the call is made once. Results and
-        application errors are kept; what expired or was refused is called again. Each call needs
-        a key of its own, `StepKeyReused` otherwise; `tell` makes no use of it.
-
-        `idempotency_key`, outside turns: what is sent again to the same target with the same key is
-        one invocation, through whichever sidecar, and each request gets its one outcome; known for
-        24 hours after its end, unless the nodes say otherwise. Another method or argument under
-        the same key is refused (`IDEMPOTENCY_KEY_REUSED`).
-        """
-        options = _Options(
-            start_within, trace_parent, retry, affinity_key, direct, step_key, idempotency_key
-        )
+    def service(self, target: type[S] | str, **options: Unpack[ServiceOptions]) -> S | Ref:
+        """A service: by its class, whose methods can then be called, or by its name. See `ServiceOptions`
+        for the options."""
         name = target if isinstance(target, str) else target.kar_name
-        ref = Ref(self._connection(), name, None, options)
+        made = _Options.of("a service", options, ServiceOptions)
+        ref = Ref(self._connection(), name, None, made)
         return ref if isinstance(target, str) else cast(S, Proxy(ref, target.kar_methods))
 
     @overload
-    def actor(
-        self,
-        target: type[A],
-        id: str,
-        *,
-        start_within: float | None = None,
-        trace_parent: str = "",
-        retry: RetryPolicy | None = None,
-        step_key: str = "",
-        idempotency_key: str = "",
-    ) -> A: ...
+    def actor(self, target: type[A], id: str, **options: Unpack[CallOptions]) -> A: ...
 
     @overload
-    def actor(
-        self,
-        target: str,
-        id: str,
-        *,
-        start_within: float | None = None,
-        trace_parent: str = "",
-        retry: RetryPolicy | None = None,
-        step_key: str = "",
-        idempotency_key: str = "",
-    ) -> ActorRef: ...
+    def actor(self, target: str, id: str, **options: Unpack[CallOptions]) -> ActorRef: ...
 
     def actor(
-        self,
-        target: type[A] | str,
-        id: str,
-        *,
-        start_within: float | None = None,
-        trace_parent: str = "",
-        retry: RetryPolicy | None = None,
-        step_key: str = "",
-        idempotency_key: str = "",
+        self, target: type[A] | str, id: str, **options: Unpack[CallOptions]
     ) -> A | ActorRef:
         """An actor instance: by its class, whose methods can then be called, or by its name. It exists
-        by being named. Options as in `service`."""
-        options = _Options(
-            start_within, trace_parent, retry, step_key=step_key, idempotency_key=idempotency_key
-        )
+        by being named. See `CallOptions` for the options."""
         name = target if isinstance(target, str) else target.kar_name
-        ref = ActorRef(self._connection(), name, id, options)
+        ref = ActorRef(self._connection(), name, id, _Options.of("an actor", options, CallOptions))
         return ref if isinstance(target, str) else cast(A, Proxy(ref, target.kar_methods))
 
     def _connection(self) -> Connection:

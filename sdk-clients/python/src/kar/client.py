@@ -73,6 +73,20 @@ class Client(Caller):
         name = actor if isinstance(actor, str) else actor.kar_name
         return Reminders(self._kar_connection, None, (name, id))
 
+    async def remove(self, actor: type[Actor] | str, id: str) -> None:
+        """Removes an actor: its state and its reminders, in one step, behind what was accepted before;
+        what comes behind it begins with an empty actor. Returns when that is durable. An actor that has
+        nothing is removed, too. A turn that awaits the removal of its own actor waits for itself.
+
+        `Rejected` with reason `UNKNOWN_TYPE` if nobody has ever used the type; `LimitReached` if the
+        actor's queue is full; `OutcomeUnknown` if the connection broke: whoever does it again may remove
+        what was made since."""
+        outgoing = request("remove_actor")
+        target = outgoing.request.remove_actor.actor
+        target.type = actor if isinstance(actor, str) else actor.kar_name
+        target.id = id
+        await self._kar_connection.request(outgoing)
+
     async def cancel(self, id: str) -> Cancelling:
         """Asks for the end of an invocation. One that does not run ends at once; one that runs is told (in
         Python its code gets a `CancelledError`), and its result counts if it has one; it is not tried

@@ -167,6 +167,16 @@ class ConditionFailed(KarError):
 
     code_name = "condition_failed"
 
+    @property
+    def key(self) -> str:
+        """The key that it was on; of a transaction the first one."""
+        return self.metadata.get("key", "")
+
+    @property
+    def etag(self) -> str:
+        """The key's version now; empty: there is no such key."""
+        return self.metadata.get("etag", "")
+
 
 class Unavailable(KarError):
     """The sidecar or something behind it is away or leaving. Worth trying again later."""

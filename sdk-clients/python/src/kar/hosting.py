@@ -202,6 +202,18 @@ class Actor(Hosted):
 
         return ActorState(_turn(self))
 
+    async def on_deactivate(self) -> None:
+        """The instance has been idle, and is about to be passive (`actor-idle-ms` of its sidecar): to
+        be overridden where something is kept in memory of instances. A turn like others, which nothing
+        may depend on: it may be left out."""
+
+    @property
+    def activation(self) -> int:
+        """Names the instance's activation: while it is the same, this process has had every turn of the
+        instance, and all of them have taken effect. What a program keeps in memory of an instance may be
+        used in a turn of the activation that it was kept in, and in no other: compare before."""
+        return _turn(self).activation
+
     @property
     def reminders(self) -> Reminders:
         """What calls the instance at due times."""

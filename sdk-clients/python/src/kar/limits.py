@@ -10,7 +10,9 @@ MESSAGE_BYTES_TARGET: Final = 256 << 10
 """Bytes after which no further frame is packed into a message. A longer frame travels alone."""
 
 MESSAGE_BYTES_DECODE_MAX: Final = 64 << 20
-"""Longest stream message accepted from the sidecar: its 16 frames of 4 MiB."""
+"""Longest stream message accepted from the sidecar, bytes: no sidecar starts with bounds that make longer
+ones, and it tells its own in its welcome. The longest turn has an argument and what its steps recorded,
+8 MiB together by default."""
 
 CLIENT_REQUESTS_MAX: Final = 20_000
 """Requests outside turns that may wait or be under way on one connection, unless `connect` says

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import builtins
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import grpc
@@ -101,8 +103,41 @@ class Versioned(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class Set:
+    """A key of the application's state to be set, one of the changes of `ApplicationState.transact`."""
+
+    key: str
+    value: Any
+    if_etag: str = ""
+    """Only if that is still its version; `*`: only if it is absent."""
+    time_to_live: float | None = None
+    """It is absent after so many seconds; else it stays."""
+
+    def write(self, target: state_pb2.SetRequest) -> None:
+        """For the wire."""
+        target.key, target.etag = _checked(self.key), self.if_etag
+        codec.write(codec.encode(self.value), target.value)
+        if self.time_to_live is not None:
+            target.time_to_live.FromTimedelta(timedelta(seconds=self.time_to_live))
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """A key of the application's state to be deleted, one of the changes of `ApplicationState.transact`."""
+
+    key: str
+    if_etag: str = ""
+    """Only if that is still its version."""
+
+    def write(self, target: state_pb2.DeleteRequest) -> None:
+        """For the wire."""
+        target.key, target.etag = _checked(self.key), self.if_etag
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
-    """Some keys of the application's state, in byte order."""
+    """Some keys of the application's state, in byte order. There may be fewer than asked for, even none,
+    and still a next page."""
 
     entries: list[tuple[str, Payload]]
     """Keys with their values."""
@@ -140,25 +175,49 @@ class ApplicationState:
             return None
         return Versioned(codec.read(answer.value).decode(of), answer.etag)
 
-    async def set(self, key: str, value: Any, *, if_etag: str = "") -> str:
+    async def set(
+        self, key: str, value: Any, *, if_etag: str = "", time_to_live: float | None = None
+    ) -> str:
         """Sets a key; returns its new version. With `if_etag` only if that is still its version, else
-        `ConditionFailed`."""
+        `ConditionFailed`. With `time_to_live` (seconds, at least 0.001, from when it is carried out)
+        the key is absent after that time, else it stays."""
         outgoing = request("state_set")
         fields = outgoing.request.state_set
-        fields.key, fields.etag, fields.request_id = _checked(key), if_etag, str(uuid.uuid4())
-        codec.write(codec.encode(value), fields.value)
+        Set(key, value, if_etag, time_to_live).write(fields)
+        fields.request_id = _request_id()
         return (await self._connection.request(outgoing)).state_set.etag
 
-    async def create(self, key: str, value: Any) -> str:
+    async def create(self, key: str, value: Any, *, time_to_live: float | None = None) -> str:
         """Sets a key only if it is absent, else `ConditionFailed`; returns its version."""
-        return await self.set(key, value, if_etag="*")
+        return await self.set(key, value, if_etag="*", time_to_live=time_to_live)
 
     async def delete(self, key: str, *, if_etag: str = "") -> bool:
         """Deletes a key; returns whether it existed. `if_etag` as in `set`."""
         outgoing = request("state_delete")
         fields = outgoing.request.state_delete
-        fields.key, fields.etag, fields.request_id = _checked(key), if_etag, str(uuid.uuid4())
+        Delete(key, if_etag).write(fields)
+        fields.request_id = _request_id()
         return (await self._connection.request(outgoing)).state_delete.existed
+
+    async def transact(self, *changes: Set | Delete) -> builtins.list[str | bool]:
+        """Makes several changes, all or none, and nothing comes between them: `await
+        state.transact(kar.Set("a", 1), kar.Delete("b", if_etag=etag))`. Returns what became of each:
+        its new version, or whether it existed. No key may be changed twice. `ConditionFailed` names
+        the key if a condition does not hold, `LimitReached` if they are too many or too large together:
+        nothing was done then."""
+        if not changes:
+            return []
+        outgoing = request("state_transact")
+        fields = outgoing.request.state_transact
+        for change in changes:
+            if isinstance(change, Set):
+                change.write(fields.sets.add())
+            else:
+                change.write(fields.deletes.add())
+        fields.request_id = _request_id()
+        answer = (await self._connection.request(outgoing)).state_transact
+        etags, existed = iter(answer.etags), iter(answer.existed)
+        return [next(etags) if isinstance(one, Set) else next(existed) for one in changes]
 
     async def list(self, prefix: str = "", *, page_size: int = 0, after: str = "") -> Page:
         """Lists keys that start with `prefix`, in byte order: at most `page_size` (0 means 100; at
@@ -169,6 +228,11 @@ class ApplicationState:
         answer = (await self._connection.request(outgoing)).state_list
         entries = [(entry.key, codec.read(entry.value)) for entry in answer.entries]
         return Page(entries, answer.next_page_token)
+
+
+def _request_id() -> str:
+    """Makes it safe to send a write again after the connection broke."""
+    return str(uuid.uuid4())
 
 
 def _checked(key: str) -> str:

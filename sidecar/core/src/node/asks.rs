@@ -10,8 +10,8 @@ use crate::assign;
 use crate::cover::Transition;
 use crate::effect::{RequestError, Response};
 use crate::event::Operation;
-use crate::ids::{InvocationId, Kind, Millis, NodeId, PartitionId, RequestId, Uuid};
-use crate::invocation::Target;
+use crate::ids::{Class, InvocationId, Kind, Millis, NodeId, PartitionId, RequestId, Uuid};
+use crate::invocation::{Invocation, Mode, Obligation, Owed, Payload, Target, Work};
 use crate::limits::{LimitHit, Limits};
 use crate::message::{AwaitResult, Control, ControlResult, Message, ReadResult};
 
@@ -59,6 +59,8 @@ enum Wanted {
     State { kind: Kind, actor: Arc<str>, keys: Option<Vec<Arc<str>>> },
     /// Reminders of an actor.
     Reminders { kind: Kind, actor: Arc<str> },
+    /// The removal of an actor: only its kind is waited for, then it is owed like a call.
+    Remove { kind: Kind, actor: Arc<str> },
 }
 
 impl Ask {
@@ -97,6 +99,7 @@ impl Asks {
             Wanted::Control(home, control) => Operation::Control { home, control },
             Wanted::State { kind, actor, keys } => Operation::StateOf { kind, actor, keys },
             Wanted::Reminders { kind, actor } => Operation::Reminders { turn: None, kind, actor },
+            Wanted::Remove { kind, actor } => Operation::RemoveActor { kind, actor },
         };
         asks.map(|(request, ask)| (request, operation(ask.wanted))).collect()
     }
@@ -145,6 +148,30 @@ impl Node {
             return self.env.respond(request, Err(error));
         }
         self.ask_for(request, Wanted::Control(home, control));
+    }
+
+    /// Removes an actor: as soon as its kind is known its partition is owed a call that the owner carries out itself.
+    pub(super) fn remove_actor(&mut self, request: RequestId, kind: Kind, actor: Arc<str>) {
+        if kind.class != Class::Actor {
+            let error = RequestError::Invalid("only actors can be removed");
+            return self.env.respond(request, Err(error));
+        }
+        if self.env.leaving {
+            return self.env.respond(request, Err(RequestError::Draining));
+        }
+        self.ask_for(request, Wanted::Remove { kind, actor });
+    }
+
+    fn owe_removal(&mut self, request: RequestId, to: PartitionId, actor: Arc<str>) {
+        let (parked, limit) = (self.parked(), self.env.limits.roots_per_node_max);
+        if self.roots.open() + parked >= limit {
+            let hit = self.env.limit("roots_per_node_max", limit);
+            return self.env.respond(request, Err(RequestError::Limit(hit)));
+        }
+        let invocation = removal(self.env.uuid(), actor);
+        let owed = Owed::Invocation(Arc::new(invocation));
+        let obligation = Obligation { to, owed, parent: None, step_key: None };
+        self.roots.add(&mut self.env, request, obligation, false);
     }
 
     fn ask_for(&mut self, request: RequestId, wanted: Wanted) {
@@ -214,9 +241,9 @@ impl Node {
             Wanted::Control(home, _) => {
                 self.env.members.kinds.contains_key(&home.kind).then(|| home.clone())
             }
-            Wanted::State { kind, actor, .. } | Wanted::Reminders { kind, actor } => {
-                self.home_of(kind, actor)
-            }
+            Wanted::State { kind, actor, .. }
+            | Wanted::Reminders { kind, actor }
+            | Wanted::Remove { kind, actor } => self.home_of(kind, actor),
         };
         let Some(home) = home else {
             self.env.cover(Transition::AskKind);
@@ -227,6 +254,7 @@ impl Node {
                 let response = match &ask.wanted {
                     Wanted::State { .. } => Ok(Response::State(BTreeMap::new())),
                     Wanted::Reminders { .. } => Ok(Response::Reminders(Vec::new())),
+                    Wanted::Remove { kind, .. } => Err(RequestError::UnknownKind(kind.clone())),
                     Wanted::Outcome(id) => {
                         Err(RequestError::UnknownInvocation(Box::new(id.clone())))
                     }
@@ -239,6 +267,11 @@ impl Node {
             }
             return self.asks.again_at(request, again_at.min(give_up_at));
         };
+        if let Wanted::Remove { actor, .. } = &ask.wanted {
+            let actor = actor.clone();
+            self.asks.end(request);
+            return self.owe_removal(request, home, actor);
+        }
         self.asks.again_at(request, again_at);
         // What this node has read may be old: whoever was refused starts from the membership's wish.
         let is_first = self.asks.open.get(&request).is_some_and(|ask| ask.refusals == 0);
@@ -266,6 +299,8 @@ impl Node {
             Wanted::Reminders { actor, .. } => {
                 Message::ListReminders { request, partition: home, actor: actor.clone() }
             }
+            // It is owed, not asked for.
+            Wanted::Remove { .. } => return,
         };
         self.env.send(node, message);
     }
@@ -323,7 +358,7 @@ impl Node {
         let fits = |ask: &Ask| match (&ask.wanted, &result) {
             (Wanted::State { .. }, ReadResult::Reminders(_))
             | (Wanted::Reminders { .. }, ReadResult::State(_))
-            | (Wanted::Outcome(_) | Wanted::Control(..), _) => false,
+            | (Wanted::Outcome(_) | Wanted::Control(..) | Wanted::Remove { .. }, _) => false,
             (Wanted::State { .. } | Wanted::Reminders { .. }, _) => true,
         };
         if !ask.is_some_and(fits) {
@@ -367,5 +402,24 @@ impl Node {
     fn answer_ask(&mut self, request: RequestId, response: Result<Response, RequestError>) {
         self.asks.end(request);
         self.env.respond(request, response);
+    }
+}
+
+/// The call that removes an actor.
+fn removal(uuid: Uuid, actor: Arc<str>) -> Invocation {
+    Invocation {
+        uuid,
+        work: Work::Remove,
+        mode: Mode::Call,
+        actor: Some(actor),
+        method: Arc::default(),
+        payload: Payload::default(),
+        chain: [].into(),
+        deadline: None,
+        trace: Arc::default(),
+        step: 1,
+        home: None,
+        retry: None,
+        key: None,
     }
 }

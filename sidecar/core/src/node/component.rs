@@ -9,7 +9,7 @@ use crate::effect::{Effect, RequestError};
 use crate::env::{DirectTurn, Env, Host, SlotQueue};
 use crate::event::{Offer, Operation, TurnResult};
 use crate::ids::{NodeId, PartitionId, RequestId, SessionId, TurnToken};
-use crate::invocation::{ApplicationError, Invocation, Mode, Obligation, Outcome, Owed};
+use crate::invocation::{ApplicationError, Invocation, Mode, Obligation, Outcome, Owed, Work};
 use crate::message::{DirectResult, Message};
 use crate::partition::{Partition, TurnEnd, TurnInvoke};
 
@@ -116,6 +116,7 @@ impl Node {
                 self.in_turn(request, &turn, |p, env| p.record_step(env, request, &turn, step));
             }
             Operation::Remind { .. } => self.remind(request, operation),
+            Operation::RemoveActor { kind, actor } => self.remove_actor(request, kind, actor),
             Operation::Reminders { turn, kind, actor } => {
                 self.reminders(request, turn, kind, actor);
             }
@@ -213,6 +214,7 @@ impl Node {
         let awaits = key.is_some() && mode == Mode::Call;
         let invocation = Invocation {
             uuid,
+            work: Work::Method,
             mode: if awaits { Mode::Start } else { mode },
             actor,
             method,
@@ -488,6 +490,7 @@ fn turn_of(operation: &Operation) -> Option<&TurnToken> {
         Operation::InvokeDirect { .. }
         | Operation::Await { .. }
         | Operation::Control { .. }
+        | Operation::RemoveActor { .. }
         | Operation::StateOf { .. } => None,
     }
 }

@@ -33,6 +33,7 @@ impl Node {
                 floor,
                 asks,
                 promised,
+                again,
                 owed,
             } => {
                 if self.partitions.contains_key(&to) {
@@ -46,6 +47,7 @@ impl Node {
                         asks,
                         promised,
                         closed_from: None,
+                        again,
                         owed,
                     };
                     self.with(&to, |p, env| p.request(env, incoming));
@@ -88,6 +90,9 @@ impl Node {
                 }
             }
             Message::ReadDone { request, result } => self.read_done(from, request, result),
+            Message::Withdraw { sender, to, calls } => {
+                self.with(&to, |p, env| p.withdraw(env, &sender, &calls));
+            }
             Message::Probe(probe) => {
                 let to = probe.to.clone();
                 self.with(&to, |p, env| p.probe(env, *probe));

@@ -82,6 +82,10 @@ impl Partition {
     }
 
     fn cancel(&mut self, env: &mut Env, uuid: Uuid) -> Controlled {
+        if self.is_fleeting(uuid) {
+            // What somebody is answered about is in the log.
+            self.log_item(env, uuid);
+        }
         let waits = self.has_open_children(uuid);
         let epoch = self.reign.epoch;
         let Some(item) = self.reign.items.get_mut(&uuid) else { return Controlled::Ended };
@@ -105,6 +109,7 @@ impl Partition {
         if matches!(item.stage, ItemStage::Parked) {
             // It rests no more: it ends when its calls have, and those of its flow may enter its actor.
             item.stage = ItemStage::WaitChildren;
+            self.withdraw_calls(env, uuid);
             self.pump_item(env, uuid);
             return done;
         }

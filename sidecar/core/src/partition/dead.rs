@@ -20,8 +20,8 @@ impl Partition {
         let uuids = self.state.dead.surplus(before, count, bytes);
         if !uuids.is_empty() {
             let (partition, count) = (self.id.clone(), uuids.len());
-            env.notice(Notice::DeadLettersDropped { partition, count });
             self.push(env, Op::Discard { uuids });
+            self.gate_notice(env, Notice::DeadLettersDropped { partition, count });
         }
     }
 
@@ -58,21 +58,9 @@ impl Partition {
         let entry = self.state.entries.get(&new)?;
         let origin = entry.origin.clone();
         let item = Item {
-            invocation: entry.invocation.clone(),
-            origin: origin.clone(),
             logged: true,
-            decided: 0,
-            attempt: 1,
-            started: false,
-            cleared: false,
-            unmarked: false,
-            retry_at: 0,
-            shared: false,
-            ended: None,
-            cancel: false,
-            reply_to: None,
-            awaiters: Vec::new(),
             stage: ItemStage::WaitCommit,
+            ..Item::new(entry.invocation.clone(), origin.clone())
         };
         self.insert_item(env, new, item);
         if let Origin::Channel { sender, number } = origin {

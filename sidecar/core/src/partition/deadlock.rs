@@ -1,7 +1,8 @@
 //! Flows that wait for each other in a circle (section 6, item 6): found by probing along the wait edges; the youngest
 //! of the calls that wait ends as deadlocked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::Partition;
@@ -13,6 +14,7 @@ use crate::ids::{InvocationId, Millis, PartitionId, Sender, Uuid};
 use crate::invocation::Outcome;
 use crate::message::Message;
 use crate::probe::{Climb, Confirm, Place, Probe};
+use crate::work;
 
 /// What a reign remembers of probes.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +23,8 @@ pub(super) struct Probes {
     pub(super) at: Option<Millis>,
     /// How often they were.
     round: u32,
+    /// Calls that had to wait for their actors; some of them wait no more.
+    waiting: BTreeSet<Uuid>,
     /// The last call probed from: the next ones are its successors, so that everyone has its turn.
     last: Uuid,
     /// What has passed in this round: from which call, about which one. A call that is reached on two ways is followed
@@ -29,13 +33,14 @@ pub(super) struct Probes {
     /// When that is forgotten.
     seen_until: Millis,
     /// Where chains of tail calls are that have left their home here, as far as calls of them wait.
-    whereabouts: std::collections::BTreeMap<Uuid, PartitionId>,
+    whereabouts: BTreeMap<Uuid, PartitionId>,
 }
 
 impl Probes {
     /// An invocation has ended here, or has come back.
     pub(super) fn forget(&mut self, uuid: Uuid) {
         self.whereabouts.remove(&uuid);
+        self.waiting.remove(&uuid);
     }
 }
 
@@ -46,6 +51,7 @@ impl Partition {
         if nested && env.rules.deadlock_probes {
             let at = env.now + env.limits.deadlock_probe_ms;
             self.reign.probes.at.get_or_insert(at);
+            self.reign.probes.waiting.insert(uuid);
         }
     }
 
@@ -59,21 +65,22 @@ impl Partition {
         if self.reign.probes.at.is_none_or(|at| at > env.now) {
             return;
         }
-        let mut waiting: Vec<Uuid> = Vec::new();
-        for actor in self.reign.actors.values() {
-            let nested =
-                |uuid: &Uuid| self.reign.items.get(uuid).is_some_and(|item| Self::is_nested(item));
-            waiting.extend(actor.lock.waiters().filter(nested));
-        }
+        let (items, actors) = (&self.reign.items, &self.reign.actors);
+        let waits = |uuid: &Uuid| {
+            work::look();
+            let item = items.get(uuid).filter(|item| matches!(item.stage, ItemStage::Queued));
+            let actor = item.and_then(|item| actors.get(item.invocation.actor.as_ref()?));
+            actor.is_some_and(|actor| !actor.lock.holds(*uuid))
+        };
         let again = env.now + env.limits.deadlock_probe_ms;
         let probes = &mut self.reign.probes;
-        probes.at = (!waiting.is_empty()).then_some(again);
+        probes.waiting.retain(waits);
+        probes.at = (!probes.waiting.is_empty()).then_some(again);
         probes.round = probes.round.wrapping_add(1);
-        waiting.sort_unstable();
-        let first = waiting.partition_point(|uuid| *uuid <= probes.last);
-        waiting.rotate_left(first);
-        waiting.truncate(env.limits.deadlock_probes_max);
-        for uuid in waiting {
+        let next = probes.waiting.range((Bound::Excluded(probes.last), Bound::Unbounded));
+        let next = next.chain(probes.waiting.range(..=probes.last));
+        let next: Vec<Uuid> = next.take(env.limits.deadlock_probes_max).copied().collect();
+        for uuid in next {
             self.reign.probes.last = uuid;
             self.climb(env, Climb { to: self.id.clone(), uuid, at: None });
             let Some(item) = self.reign.items.get(&uuid) else { continue };
@@ -202,7 +209,11 @@ impl Partition {
     /// The first walk has closed a circle: the second one begins.
     fn cycle_found(&mut self, env: &mut Env, path: Vec<Place>) {
         env.cover(Transition::ProbeFound);
-        if let Some(confirm) = Confirm::new(path) {
+        if let Some(mut confirm) = Confirm::new(path) {
+            if !env.rules.confirm_circles {
+                // A rule switched off: the youngest ends without another look at the others.
+                confirm.at = confirm.places.len() - 1;
+            }
             self.send_confirm(env, confirm);
         }
     }
@@ -221,7 +232,8 @@ impl Partition {
         let Some(item) = self.reign.items.get(&place.uuid).filter(|_| is_here) else { return };
         let waits_for = item.invocation.chain.contains(&before.holder);
         let holders = self.holders(place.uuid).unwrap_or_default();
-        if !waits_for || !holders.contains(&place.holder) {
+        let is_so = waits_for && holders.contains(&place.holder);
+        if !is_so && (env.rules.confirm_circles || holders.is_empty()) {
             return env.cover(Transition::ProbeStale);
         }
         let uuid = place.uuid;
@@ -235,9 +247,9 @@ impl Partition {
         }
         let cycle = confirm.text();
         let invocation = InvocationId { home: self.id.clone(), uuid };
-        env.notice(Notice::Deadlock { invocation, cycle: cycle.clone() });
         let actor = place.actor.clone();
-        self.end_unstarted(env, uuid, Outcome::Deadlock(cycle));
+        self.end_unstarted(env, uuid, Outcome::Deadlock(cycle.clone()));
+        self.gate_notice(env, Notice::Deadlock { invocation, cycle });
         self.forget_waiters(&actor);
     }
 
@@ -256,5 +268,33 @@ impl Partition {
         if let Some(node) = node.or_else(|| env.desired_owner(to)) {
             env.send(node, message);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ids::Kind;
+    use crate::invocation::Mode;
+    use crate::script::Script;
+    use crate::work;
+
+    /// Clients' calls that wait in long queues hold nothing: nobody looks at them.
+    #[test]
+    fn roots_that_wait_are_not_scanned() {
+        let mut script = Script::new(&[Kind::actor("Account")]);
+        for actor in ["alice", "bob"] {
+            script.invoke(None, Mode::Call, actor, "m");
+        }
+        let (_alice, bob) = (script.turn("m"), script.turn("m"));
+        for _ in 0..2_000 {
+            script.invoke(None, Mode::Call, "alice", "m");
+        }
+        script.invoke(Some(&bob), Mode::Call, "alice", "m");
+        assert!(script.turns.is_empty());
+        let before = work::looks();
+        let periods = 5;
+        script.advance(periods * script.limits.deadlock_probe_ms);
+        let looks = work::looks() - before;
+        assert!((4..50).contains(&looks), "{looks} looks in {periods} periods");
     }
 }

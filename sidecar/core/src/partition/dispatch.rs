@@ -7,7 +7,7 @@ use crate::cover::Transition;
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, SessionId, TurnToken, Uuid};
-use crate::invocation::{Outcome, RetryPolicy};
+use crate::invocation::{Outcome, Payload, RetryPolicy, Work};
 use crate::record::Op;
 use crate::state::Origin;
 
@@ -29,7 +29,8 @@ impl Partition {
         // Waits for children first of all: while it does, calls of its flow get in (rule T2).
         if env.rules.child_wait && self.has_open_children(uuid) {
             env.cover(Transition::QueuedWaitChildren);
-            return self.set_stage(uuid, ItemStage::WaitChildren);
+            self.set_stage(uuid, ItemStage::WaitChildren);
+            return self.withdraw_calls(env, uuid);
         }
         let Some(item) = self.reign.items.get(&uuid) else { return };
         if item.cancel && env.rules.heed_cancel {
@@ -43,12 +44,31 @@ impl Partition {
             || (!fresh && self.leaves_nested(env))
             || self.reign.leaving_cancelled
             || self.store_is_behind(env);
-        let Some(session) = env.session_for(&self.id.kind) else { return };
+        // No code runs for a removal.
+        let removes = item.invocation.work == Work::Remove;
+        let session = env.session_for(&self.id.kind);
+        if session.is_none() && !removes {
+            return;
+        }
         if wait {
+            self.give_back_slot(env, uuid);
             if !root && self.leaves_nested(env) {
                 env.cover(Transition::HandOverLeft);
             }
             return;
+        }
+        if removes {
+            return self.remove_actor(env, uuid);
+        }
+        let Some(session) = session else { return };
+        if self.has_no_hook(env, uuid) {
+            env.cover(Transition::DeactivationMoot);
+            return self.end_unstarted(env, uuid, Outcome::Done(Payload::default()));
+        }
+        // An attempt is logged when nothing but its commit is in its way (rule T3): what waits for a slot has not run.
+        if root && !self.take_slot(env, uuid) {
+            env.cover(Transition::QueuedWaitSlot);
+            return self.set_stage(uuid, ItemStage::WaitSlot);
         }
         let Some(item) = self.reign.items.get(&uuid) else { return };
         if item.started && !item.cleared {
@@ -62,11 +82,22 @@ impl Partition {
         {
             return;
         }
-        if root && !env.take_slot(&self.id, uuid) {
-            env.cover(Transition::QueuedWaitSlot);
-            return self.set_stage(uuid, ItemStage::WaitSlot);
+        self.dispatch(env, session, uuid);
+    }
+
+    /// Takes a slot of the host for a root's turn, or queues it for one.
+    fn take_slot(&mut self, env: &mut Env, uuid: Uuid) -> bool {
+        let Some(item) = self.reign.items.get_mut(&uuid) else { return false };
+        item.slot = item.slot || env.take_slot(&self.id, uuid);
+        item.slot
+    }
+
+    /// An invocation needs its slot no longer, if it has one.
+    pub(super) fn give_back_slot(&mut self, env: &mut Env, uuid: Uuid) {
+        let item = self.reign.items.get_mut(&uuid);
+        if item.is_some_and(|item| std::mem::take(&mut item.slot)) {
+            env.free_slot();
         }
-        self.dispatch(env, session, uuid, root);
     }
 
     /// Whether what this partition holds may be running at another node. Without a lease another one may reign already,
@@ -76,12 +107,18 @@ impl Partition {
     }
 
     /// Whether an invocation's first attempt may start before everything decided is committed (rule L6): never a
-    /// reminder's.
+    /// reminder's, nor what was sent to an earlier reign, too.
     fn may_run_ahead(&self, env: &Env, uuid: Uuid) -> bool {
         let item = self.reign.items.get(&uuid);
+        if item.is_some_and(|item| item.resent) && env.rules.log_resent {
+            return false;
+        }
         if item.is_some_and(|item| matches!(item.origin, Origin::Reminder(_)))
             && env.rules.firing_after_commit
         {
+            return false;
+        }
+        if item.is_some_and(|item| item.origin == Origin::Idle) {
             return false;
         }
         let actor = item.and_then(|item| item.invocation.actor.as_ref());
@@ -117,14 +154,14 @@ impl Partition {
         true
     }
 
-    /// Without speculation an invocation starts when all that it stands on is committed: a root's acceptance, what its
-    /// actor did before, and with a deadline its start. For nothing else: a slow disk would make it wait twice. True:
-    /// it has to wait.
+    /// Without speculation an invocation starts when all that it stands on is committed: a root's acceptance, or that
+    /// of what was sent before, what its actor did before, and with a deadline its start. For nothing else: a slow
+    /// disk would make it wait twice. True: it has to wait.
     fn must_commit(&mut self, env: &mut Env, uuid: Uuid) -> bool {
         let Some(item) = self.reign.items.get(&uuid) else { return true };
         let has_deadline = item.invocation.deadline.is_some();
         let is_root = matches!(item.origin.sender(), Some(crate::ids::Sender::Node(_)));
-        if !item.logged && (has_deadline || is_root) {
+        if !item.logged && (has_deadline || is_root || item.resent) {
             self.log_item(env, uuid);
         }
         self.mark_start(env, uuid);
@@ -164,17 +201,19 @@ impl Partition {
         }
     }
 
-    fn dispatch(&mut self, env: &mut Env, session: SessionId, uuid: Uuid, slot: bool) {
+    fn dispatch(&mut self, env: &mut Env, session: SessionId, uuid: Uuid) {
         let epoch = self.reign.epoch;
         let recorded_steps = self.recorded_steps(env, uuid);
         let Some(item) = self.reign.items.get(&uuid) else { return };
         let retry = self.policy(env, item);
+        let actor = item.invocation.actor.clone();
+        let activation = actor.map_or(0, |actor| self.activation(env, &actor, session));
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         env.cover(Transition::QueuedRunning);
         item.started = true;
         item.cleared = false;
-        item.stage = ItemStage::Running(Box::new(Turn::new(session, slot, retry)));
-        let invocation = item.invocation.clone();
+        item.stage = ItemStage::Running(Box::new(Turn::new(session, retry)));
+        let (invocation, slot) = (item.invocation.clone(), item.slot);
         let token = TurnToken {
             invocation: InvocationId { home: self.id.clone(), uuid },
             step: invocation.step,
@@ -182,6 +221,7 @@ impl Partition {
             epoch,
         };
         self.reign.idle.remove(&uuid);
+        self.reign.withdrawals.forget(uuid);
         if let Some(deadline) = invocation.deadline {
             self.reign.deadlines.remove(&(deadline, uuid));
             self.mark_start(env, uuid);
@@ -193,6 +233,8 @@ impl Partition {
             method: invocation.method.clone(),
             payload: invocation.payload.clone(),
             mode: invocation.mode,
+            work: invocation.work,
+            activation,
             deadline: invocation.deadline,
             trace: invocation.trace.clone(),
             recorded_steps,
@@ -215,7 +257,7 @@ impl Partition {
 }
 
 impl Turn {
-    fn new(session: SessionId, slot: bool, retry: RetryPolicy) -> Self {
+    fn new(session: SessionId, retry: RetryPolicy) -> Self {
         Self {
             session,
             unflushed: Unflushed::default(),
@@ -223,7 +265,6 @@ impl Turn {
             received: Vec::new(),
             returned: false,
             result: None,
-            slot,
             retry,
             cancelled: false,
         }

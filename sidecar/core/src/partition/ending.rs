@@ -36,6 +36,9 @@ impl Partition {
             TurnEnd::Cancelled if cancel && !turn.cancelled => {
                 turn.result = Some(result);
                 self.maybe_end(env, uuid);
+                if self.reign.items.get(&uuid).is_some_and(|item| item.running().is_some()) {
+                    self.withdraw_calls(env, uuid);
+                }
             }
             _ if turn.cancelled => self.fail_attempt(env, uuid, Cause::HandOver),
             _ => self.fail_attempt(env, uuid, Cause::Stopped),
@@ -67,8 +70,9 @@ impl Partition {
         let ItemStage::Running(mut turn) = stage else { return };
         let Some(result) = turn.result.take() else { return };
         env.cover(Transition::RunningEnd);
-        if turn.slot {
-            env.free_slot();
+        self.give_back_slot(env, uuid);
+        if matches!(result, TurnEnd::Outcome(Outcome::Failed(_)) | TurnEnd::Cancelled) {
+            self.end_activation(env, uuid);
         }
         match result {
             TurnEnd::Outcome(outcome @ Outcome::Done(_)) => {
@@ -110,11 +114,16 @@ impl Partition {
             self.reign.idle.insert(uuid);
         }
         let cancel = item.cancel;
+        self.end_activation(env, uuid);
+        if self.is_fleeting(uuid) {
+            env.cover(Transition::DeactivationLost);
+            self.drop_unflushed(turn.unflushed);
+            self.give_back_slot(env, uuid);
+            return self.end(env, uuid, Outcome::Cancelled, Unflushed::default());
+        }
         let is_parked = self.note_end(env, uuid, cause, cancel);
         self.drop_unflushed(turn.unflushed);
-        if turn.slot {
-            env.free_slot();
-        }
+        self.give_back_slot(env, uuid);
         let invocation = InvocationId { home: self.id.clone(), uuid };
         let token = TurnToken { invocation, step, attempt, epoch };
         for request in turn.calls.into_values() {
@@ -145,6 +154,8 @@ impl Partition {
             self.fail_attempt(env, uuid, Cause::HostLost);
         }
         for item in self.reign.items.values_mut() {
+            // Slots were the host's.
+            item.slot = false;
             if matches!(item.stage, ItemStage::WaitSlot) {
                 env.cover(Transition::WaitSlotLost);
                 item.stage = ItemStage::Queued;
@@ -235,7 +246,10 @@ impl Partition {
         if let Some(deadline) = item.invocation.deadline {
             self.reign.deadlines.remove(&(deadline, uuid));
         }
-        match item.invocation.home.clone() {
+        let home = item.invocation.home.clone();
+        let leaves_nothing = self.end_deactivation(env, uuid, &outcome, &unflushed);
+        match home {
+            _ if leaves_nothing => {}
             Some(home) => self.send_home(env, uuid, (home, outcome.clone()), unflushed),
             None => self.complete(env, uuid, End::Outcome(outcome.clone()), unflushed),
         }
@@ -299,11 +313,12 @@ impl Partition {
     /// Tells whoever waits, once the end is committed.
     pub(super) fn tell_outcome(&mut self, env: &mut Env, item: &Item, outcome: Outcome) {
         if item.invocation.mode == Mode::Tell
+            && item.origin != Origin::Idle
             && !matches!(outcome, Outcome::Done(_) | Outcome::Cancelled)
         {
             let uuid = item.invocation.uuid;
             let invocation = InvocationId { home: self.id.clone(), uuid };
-            env.notice(Notice::DeadLetter { invocation, outcome: outcome.clone() });
+            self.gate_notice(env, Notice::DeadLetter { invocation, outcome: outcome.clone() });
         }
         self.report_withheld(env, item);
         for (to, request) in &item.awaiters {

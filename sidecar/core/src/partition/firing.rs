@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::Partition;
-use super::reign::{Item, ItemStage};
+use super::reign::Item;
 use crate::agenda::Key;
 use crate::cover::Transition;
 use crate::effect::Notice;
@@ -125,11 +125,7 @@ impl Partition {
     fn fire(&mut self, env: &mut Env, key: Key, reminder: &Reminder) {
         let clock = self.clock(env);
         let Firing { fires, next } = plan(reminder, clock, env.limits.reminder_lateness_ms);
-        if reminder.due + env.limits.reminder_lateness_ms < clock
-            && reminder.catch_up != CatchUp::Each
-        {
-            self.tell_missed(env, &key, reminder, fires, next);
-        }
+        let is_late = reminder.due.saturating_add(env.limits.reminder_lateness_ms) < clock;
         let uuid = fires.then(|| env.uuid());
         let (actor, id) = key.clone();
         let due = reminder.due;
@@ -142,24 +138,15 @@ impl Partition {
             self.cut(env);
             self.push(env, Op::Fire { actor: again.0, id: again.1, due, uuid: None, next });
         }
+        if is_late && reminder.catch_up != CatchUp::Each {
+            self.tell_missed(env, &key, reminder, fires, next);
+        }
         let Some(uuid) = uuid else { return };
         let invocation = Arc::new(firing(&key.0, reminder, uuid));
         let item = Item {
-            invocation,
-            origin: Origin::Reminder(key),
             logged: true,
             decided: self.gate_seq(),
-            attempt: 1,
-            started: false,
-            cleared: false,
-            unmarked: false,
-            retry_at: 0,
-            ended: None,
-            cancel: false,
-            shared: false,
-            reply_to: None,
-            awaiters: Vec::new(),
-            stage: ItemStage::Queued,
+            ..Item::new(invocation, Origin::Reminder(key))
         };
         self.insert_item(env, uuid, item);
         self.enqueue(env, uuid);
@@ -168,7 +155,7 @@ impl Partition {
 
     /// Due times that are left out are told to people (P9).
     fn tell_missed(
-        &self,
+        &mut self,
         env: &mut Env,
         (actor, id): &Key,
         reminder: &Reminder,
@@ -178,7 +165,7 @@ impl Partition {
         let first = if fires { reminder.schedule.after(reminder.due) } else { Some(reminder.due) };
         let Some(due) = first.filter(|due| next.is_none_or(|next| *due < next)) else { return };
         let (partition, actor, id) = (self.id.clone(), actor.clone(), id.clone());
-        env.notice(Notice::RemindersMissed { partition, actor, id, due, next });
+        self.gate_notice(env, Notice::RemindersMissed { partition, actor, id, due, next });
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Partition;
 use crate::cover::Transition;
-use crate::effect::{Append, Effect, RequestError, Response};
+use crate::effect::{Append, Effect, Notice, RequestError, Response};
 use crate::env::Env;
 use crate::ids::{
     Millis, NodeId, Number, Offset, PartitionId, ProposalId, RequestId, Sender, TurnToken, Uuid,
@@ -57,6 +57,8 @@ pub(super) enum Gated {
     Saved(Box<Snapshot>),
     /// A snapshot is named.
     Named(Box<Dispensable>),
+    /// What was decided is told to operators, once: a decision that is dropped is made again.
+    Notice(Box<Notice>),
 }
 
 impl InFlight {
@@ -149,6 +151,7 @@ impl Partition {
             Gated::Out { .. } => !env.rules.gate_calls,
             Gated::Closed { .. } => !env.rules.close_only_committed,
             Gated::Saved(_) => !env.rules.snapshot_committed,
+            Gated::Notice(_) => !env.rules.gate_notices,
             _ => false,
         };
         if open || seq <= self.reign.committed {
@@ -156,6 +159,11 @@ impl Partition {
         } else {
             self.reign.gated.push_back((seq, gated));
         }
+    }
+
+    /// Tells operators of what was decided once it is committed.
+    pub(super) fn gate_notice(&mut self, env: &mut Env, notice: Notice) {
+        self.gate(env, Gated::Notice(Box::new(notice)));
     }
 
     /// The same once a record is committed that is under way.
@@ -241,6 +249,7 @@ impl Partition {
             Gated::Taken { .. } => Transition::GateTaken,
             Gated::Saved(_) => Transition::GateSaved,
             Gated::Named(_) => Transition::GateNamed,
+            Gated::Notice(_) => Transition::GateNotice,
         });
         match gated {
             Gated::Send { to, message } => env.send(to, message),
@@ -286,6 +295,7 @@ impl Partition {
             Gated::Taken { below } => self.trim_inbox(env, below),
             Gated::Saved(snapshot) => self.saved(env, *snapshot),
             Gated::Named(goes) => self.named(env, *goes),
+            Gated::Notice(notice) => env.notice(*notice),
         }
     }
 
@@ -332,7 +342,9 @@ impl Partition {
         self.expire(env);
         self.retry_due(env);
         self.probe_due(env);
+        self.withdraw_due(env);
         self.fire_due(env);
+        self.passivate_due(env);
         self.tick_routes(env);
         if self.reign.dispatch_after > 0 && self.reign.dispatch_after <= now {
             self.reign.dispatch_after = 0;
@@ -365,10 +377,12 @@ impl Partition {
                 reign.taking.at,
                 reign.fence_at,
                 reign.probes.at,
+                reign.withdrawals.at,
                 some(reign.dispatch_after),
                 reign.deadlines.first().map(|(at, _)| *at),
                 reign.retries.first().map(|(at, _)| *at),
                 self.next_firing(env),
+                self.next_passive(env),
                 departed.map(|since| since + env.limits.departed_grace_ms),
                 oldest.map(|(at, _)| at + env.limits.result_retention_ms),
                 self.state.keys.oldest().map(|at| at + env.limits.key_retention_ms),

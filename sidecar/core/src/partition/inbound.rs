@@ -1,13 +1,13 @@
 //! Requests and channels in (rules C2–C5, C7).
 
 use super::gate::Gated;
-use super::reign::{Item, ItemStage};
+use super::reign::Item;
 use super::{Partition, Stage};
 use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{Epoch, Millis, NodeId, Number, Sender, Uuid};
-use crate::invocation::{Invocation, Outcome, Owed, Refusal};
+use crate::invocation::{Invocation, Outcome, Owed, Refusal, Work};
 use crate::message::Message;
 use crate::record::{AcceptInBrief, End, Op, Segment};
 use crate::size::Tally;
@@ -27,6 +27,7 @@ pub(crate) struct Incoming {
     pub(crate) promised: bool,
     /// From an inbox: every number from here up to its own is closed, or known. By peers there is an epoch instead.
     pub(crate) closed_from: Option<Number>,
+    pub(crate) again: bool,
     pub(crate) owed: Owed,
 }
 
@@ -209,7 +210,7 @@ impl Partition {
 
     /// Takes a new obligation in: nobody else has it, and this partition now owes it.
     fn take(&mut self, env: &mut Env, incoming: Incoming) {
-        let Incoming { from, sender, from_epoch, number, promised, owed, .. } = incoming;
+        let Incoming { from, sender, from_epoch, number, promised, again, owed, .. } = incoming;
         let invocation = match owed {
             Owed::Outcome(done) => return self.take_outcome(env, (from, sender, number), done),
             Owed::Remind(remind) => {
@@ -223,7 +224,7 @@ impl Partition {
         };
         let uuid = invocation.uuid;
         if self.is_moved(uuid) {
-            return self.take_back(env, (from, sender, number), invocation);
+            return self.take_back(env, (from, sender, number), (invocation, again));
         }
         if let Some(refusal) = self.refusal(env, &sender, &invocation)
             && !promised
@@ -236,23 +237,10 @@ impl Partition {
         }
         let root = matches!(sender, Sender::Node(_));
         let is_awaited = invocation.is_awaited();
-        let item = Item {
-            invocation,
-            origin: Origin::Channel { sender: sender.clone(), number },
-            logged: false,
-            decided: 0,
-            attempt: 1,
-            started: false,
-            cleared: false,
-            unmarked: false,
-            retry_at: 0,
-            shared: false,
-            ended: None,
-            cancel: false,
-            reply_to: Some((from, from_epoch)),
-            awaiters: Vec::new(),
-            stage: ItemStage::Queued,
-        };
+        let removes = invocation.work == Work::Remove;
+        let origin = Origin::Channel { sender: sender.clone(), number };
+        let reply_to = Some((from, from_epoch));
+        let item = Item { resent: again, reply_to, ..Item::new(invocation, origin) };
         let is_reported = self.insert_item(env, uuid, item);
         self.reign.held.entry(sender.clone()).or_default().push_back((number, uuid));
         if !is_awaited {
@@ -264,6 +252,9 @@ impl Partition {
         } else if root {
             let at = env.now + self.accept_delay(env, uuid);
             self.reign.accept_at = Some(self.reign.accept_at.map_or(at, |t| t.min(at)));
+        }
+        if removes && !env.rules.removal_in_queue {
+            return self.remove_actor(env, uuid);
         }
         self.enqueue(env, uuid);
         self.pump_item(env, uuid);

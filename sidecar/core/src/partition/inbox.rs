@@ -101,6 +101,8 @@ impl Partition {
                     asks: false,
                     promised: promised && env.rules.inbox_promise,
                     closed_from: Some(closed_from),
+                    // Another owner may have taken it before, without telling the log.
+                    again: true,
                     owed,
                 };
                 self.request(env, incoming);

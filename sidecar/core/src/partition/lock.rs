@@ -63,14 +63,14 @@ impl Lock {
         self.queue.len() + self.inner.len()
     }
 
-    /// Those that wait.
-    pub(super) fn waiters(&self) -> impl Iterator<Item = Uuid> + use<'_> {
-        self.inner.iter().chain(&self.queue).copied()
+    /// Whether it is held by this turn, among others perhaps.
+    pub(super) fn holds(&self, uuid: Uuid) -> bool {
+        self.stack.contains(&uuid) || self.company.contains(&uuid)
     }
 
     /// Who has to leave before one that waits, with these callers, can be let in; nothing if it is in.
     pub(super) fn holders_before(&self, uuid: Uuid, chain: &[Uuid]) -> Option<Vec<Uuid>> {
-        if self.stack.contains(&uuid) || self.company.contains(&uuid) {
+        if self.holds(uuid) {
             return None;
         }
         if self.inner.contains(&uuid) {
@@ -264,7 +264,7 @@ mod tests {
             "a branch beside it, not its caller"
         );
         assert_eq!(lock.holders_before(D, &[]), Some(vec![A]));
-        assert_eq!(lock.waiters().collect::<Vec<_>>(), [C, D]);
+        assert!(lock.holds(A) && lock.holds(B) && !lock.holds(C) && !lock.holds(D));
         let mut lock = Lock::default();
         lock.enter(A, true);
         lock.enter(B, true);

@@ -8,7 +8,8 @@ use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{TurnToken, Uuid};
-use crate::invocation::{Outcome, Refusal};
+use crate::invocation::{Outcome, Refusal, Work};
+use crate::work;
 
 impl Partition {
     /// Puts an invocation in its actor's queue; calls of the flow that holds the actor pass it (P7).
@@ -32,6 +33,8 @@ impl Partition {
         }
         let actors: Vec<_> = self.reign.actors.keys().cloned().collect();
         for actor in actors {
+            let company = self.reign.actors.get(&actor).map(|a| a.lock.company().to_vec());
+            self.start_members(env, &actor, &company.unwrap_or_default());
             self.pump_actor(env, &actor);
         }
         for uuid in self.reign.idle.clone() {
@@ -44,9 +47,33 @@ impl Partition {
     pub(crate) fn pump_item(&mut self, env: &mut Env, uuid: Uuid) {
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         match item.invocation.actor.clone() {
-            Some(actor) => self.pump_actor(env, &actor),
+            Some(actor) => {
+                self.start_members(env, &actor, &[uuid]);
+                self.pump_actor(env, &actor);
+            }
             None => self.try_start(env, uuid),
         }
+    }
+
+    /// Starts turns of shared methods that were let in, and waited since for something that may have come: for one of
+    /// them, or for all. Nobody else looks at them: they may be many.
+    fn start_members(&mut self, env: &mut Env, name: &Arc<str>, members: &[Uuid]) {
+        if self.reign.pumping || !self.may_start_members(env) {
+            return;
+        }
+        for uuid in members {
+            work::look();
+            let actor = self.reign.actors.get(name);
+            if self.waits_to_start(*uuid) && actor.is_some_and(|a| a.lock.company().contains(uuid))
+            {
+                self.try_start(env, *uuid);
+            }
+        }
+    }
+
+    /// Without a host nobody knows which methods are shared; what may run elsewhere is neither started nor ended.
+    fn may_start_members(&self, env: &Env) -> bool {
+        env.session_for(&self.id.kind).is_some() && !self.may_run_elsewhere(env)
     }
 
     /// Whether a turn that runs is not its actor's topmost one: only that runs (section 6, item 6), so what a parallel
@@ -109,6 +136,7 @@ impl Partition {
                     // It was let in and has not started: nested calls must not wait behind it.
                     env.cover(Transition::HandOverRootBack);
                     self.set_stage(top, ItemStage::Queued);
+                    self.give_back_slot(env, top);
                     let Some(actor) = self.reign.actors.get_mut(name) else { return };
                     actor.lock.put_back(top);
                     if !self.let_in_next(env, name) {
@@ -121,16 +149,19 @@ impl Partition {
                 }
                 self.try_start(env, top);
                 let same = self.reign.actors.get(name).and_then(|a| a.lock.top()) == Some(top);
-                let waits = self.reign.items.get(&top).is_some_and(|i| !i.suspended());
+                let waits = self.reign.items.get(&top).is_some_and(|i| !i.lets_in());
                 if same && waits {
                     return;
                 }
                 continue;
             }
-            if !item.suspended() || !self.let_in_inner(env, name, top) {
+            if !item.lets_in() || !self.let_in_inner(env, name, top) {
                 return;
             }
-            env.cover(Transition::LetInInner);
+            env.cover(match self.reign.items.get(&top).map(|item| &item.stage) {
+                Some(ItemStage::Parked) => Transition::LetInParked,
+                _ => Transition::LetInInner,
+            });
         }
     }
 
@@ -164,7 +195,10 @@ impl Partition {
         let host = env.host.as_ref();
         let methods = host.and_then(|host| host.offer.shared.get(&self.id.kind));
         let item = self.reign.items.get(&uuid);
-        methods.zip(item).is_some_and(|(methods, item)| methods.contains(&item.invocation.method))
+        methods.zip(item).is_some_and(|(methods, item)| {
+            let invocation = &item.invocation;
+            invocation.work == Work::Method && methods.contains(&invocation.method)
+        })
     }
 
     /// Gives an invocation the actor.
@@ -191,11 +225,10 @@ impl Partition {
         actor.lock.top() != Some(uuid)
     }
 
-    /// Turns of shared methods hold the actor: starts them, and lets more of them in. Tells whether there is more to
+    /// Turns of shared methods hold the actor: lets more of them in, and starts those. Tells whether there is more to
     /// do.
     fn pump_company(&mut self, env: &mut Env, name: &Arc<str>) -> bool {
-        // Without a host nobody knows which methods are shared; what may run elsewhere is neither started nor ended.
-        if env.session_for(&self.id.kind).is_none() || self.may_run_elsewhere(env) {
+        if !self.may_start_members(env) {
             return false;
         }
         let Some(actor) = self.reign.actors.get_mut(name) else { return false };
@@ -209,6 +242,7 @@ impl Partition {
             if self.is_of_shared_method(env, uuid) {
                 env.cover(Transition::ShareInner);
                 self.let_in(name, uuid, true);
+                self.try_start(env, uuid);
             } else {
                 env.cover(Transition::ShareRefused);
                 // An attempt that ran elsewhere has left nothing: it would hold the actor otherwise.
@@ -218,33 +252,34 @@ impl Partition {
         }
         actor.lock.requeue_inner();
         if self.no_roots(env) {
-            let can_leave =
-                |uuid: &&Uuid| self.waits_to_start(**uuid) && self.is_unstarted_root(**uuid);
-            let leaving: Vec<_> = company.iter().rev().filter(can_leave).copied().collect();
-            for uuid in leaving {
-                env.cover(Transition::ShareBack);
-                self.set_stage(uuid, ItemStage::Queued);
-                let Some(actor) = self.reign.actors.get_mut(name) else { return false };
-                actor.lock.put_back(uuid);
-            }
-            if self.reign.actors.get(name).is_none_or(|actor| actor.lock.is_free()) {
-                return true;
-            }
+            self.put_members_back(env, name, &company);
         }
-        let mut waits = false;
-        for uuid in company {
-            let actor = self.reign.actors.get(name);
-            if actor.is_some_and(|actor| actor.lock.company().contains(&uuid)) {
-                self.try_start(env, uuid);
-                waits |= self.waits_to_start(uuid);
-            }
-        }
-        // One that waits to start, for a slot perhaps, shows that more of them would only wait, too.
-        while !waits && let Some(uuid) = self.let_in_company(env, name) {
+        // The one that was let in last shows whether more of them would only wait, too: for a slot, perhaps.
+        let mut last = self.last_member(name);
+        while let Some(uuid) = last {
+            work::look();
             self.try_start(env, uuid);
-            waits = self.waits_to_start(uuid);
+            last = if self.waits_to_start(uuid) { None } else { self.let_in_company(env, name) };
         }
         self.reign.actors.get(name).is_some_and(|actor| actor.lock.is_free())
+    }
+
+    fn last_member(&self, name: &Arc<str>) -> Option<Uuid> {
+        self.reign.actors.get(name)?.lock.company().last().copied()
+    }
+
+    /// No root is to start: those that were let in and have not started leave.
+    fn put_members_back(&mut self, env: &mut Env, name: &Arc<str>, company: &[Uuid]) {
+        let can_leave =
+            |uuid: &&Uuid| self.waits_to_start(**uuid) && self.is_unstarted_root(**uuid);
+        let leaving: Vec<_> = company.iter().rev().filter(can_leave).copied().collect();
+        for uuid in leaving {
+            env.cover(Transition::ShareBack);
+            self.set_stage(uuid, ItemStage::Queued);
+            self.give_back_slot(env, uuid);
+            let Some(actor) = self.reign.actors.get_mut(name) else { return };
+            actor.lock.put_back(uuid);
+        }
     }
 
     fn waits_to_start(&self, uuid: Uuid) -> bool {
@@ -351,10 +386,42 @@ impl Partition {
         }
         if is_idle {
             self.reign.actors.remove(name);
-            if self.reign.cache.len() > env.limits.cached_actors_max {
-                self.reign.cache.remove(name);
-            }
+            self.rests(env, name);
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::event::Offer;
+    use crate::ids::{Kind, SessionId};
+    use crate::invocation::Mode;
+    use crate::script::{Script, done};
+    use crate::{Event, work};
+
+    /// A call of a shared method makes a partition look at few of those that run beside it.
+    #[test]
+    fn many_shared_turns_are_not_scanned() {
+        let (many, kinds) = (500, [Kind::actor("Account")]);
+        let mut script = Script::new(&kinds);
+        let shared = [(kinds[0].clone(), [Arc::from("look")].into())].into();
+        let offer = Offer { kinds: kinds.to_vec(), concurrency: many, shared, ..Offer::default() };
+        script.event(Event::HostUp { session: SessionId(100), offer });
+        for _ in 0..many {
+            script.invoke(None, Mode::Call, "alice", "look");
+        }
+        assert_eq!(script.turns.len(), many as usize);
+        let before = work::looks();
+        for n in 1..=100 {
+            let turn = script.turn("look");
+            script.finish(&turn, done("seen"));
+            script.invoke(None, Mode::Call, "alice", "look");
+            assert_eq!(script.turns.len(), many as usize);
+            let looks = work::looks() - before;
+            assert!(looks <= 10 * n, "{looks} turns were looked at for {n} calls");
+        }
     }
 }

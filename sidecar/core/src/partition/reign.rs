@@ -20,9 +20,11 @@ use super::cached::ActorState;
 use super::deadlock::Probes;
 use super::gate::{Gated, InFlight};
 use super::inbox::Taking;
+use super::life::Awake;
 use super::lock::Lock;
 use super::questions::Questions;
 use super::snapshots::Saving;
+use super::withdraw::Withdrawals;
 
 /// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
 pub(super) const AWAITERS_MAX: usize = 1024;
@@ -102,6 +104,8 @@ pub(crate) struct Reign {
     pub(super) questions: Questions,
     /// What is known of probes for flows that wait for each other.
     pub(super) probes: Probes,
+    /// Who waits for calls that may be withdrawn.
+    pub(super) withdrawals: Withdrawals,
     /// Since when the partition is being handed over.
     pub(super) leaving: Option<Millis>,
     /// Running turns were cancelled because the hand-over took too long.
@@ -113,6 +117,8 @@ pub(crate) struct Reign {
     /// Senders whose node is gone, since when (rule C6).
     pub(super) departed: BTreeMap<NodeId, Millis>,
     // Storage.
+    /// Actors that have had turns.
+    pub(super) awake: Awake,
     /// Actors' state, with everything decided so far.
     pub(super) cache: BTreeMap<Arc<str>, ActorState>,
     /// Reads that wait for a load.
@@ -144,6 +150,8 @@ pub(crate) struct Reign {
     pub(super) writing: Option<Offset>,
     /// The snapshot that is being taken.
     pub(super) saving: Saving,
+    /// Snapshots that were not stored since the last one that was.
+    pub(super) puts_failed: u32,
 }
 
 /// A read that waits for a load.
@@ -189,6 +197,11 @@ pub(super) struct Item {
     pub(super) started: bool,
     /// The current attempt is logged and committed, and has not been dispatched.
     pub(super) cleared: bool,
+    /// Its sender had sent it before, to a reign that may have run it ahead of the log and was lost: now it starts when
+    /// it is logged, so that what kills its host at once is seen to come again.
+    pub(super) resent: bool,
+    /// It holds a slot of its host.
+    pub(super) slot: bool,
     /// It counts as started because its host was lost, but the log says nothing of a start: it still expires.
     pub(super) unmarked: bool,
     /// No retry before this.
@@ -238,8 +251,6 @@ pub(super) struct Turn {
     pub(super) returned: bool,
     /// It returned; calls are still under way (rule T1).
     pub(super) result: Option<TurnEnd>,
-    /// It holds a slot.
-    pub(super) slot: bool,
     /// How its errors are retried, by what its host registered: that may be gone when its calls have ended.
     pub(super) retry: RetryPolicy,
     /// It was told to stop.
@@ -257,6 +268,14 @@ pub(super) struct Unflushed {
     pub(super) reminders: Vec<ReminderChange>,
     /// Their bytes.
     pub(super) bytes: usize,
+}
+
+impl Unflushed {
+    /// Whether there is nothing to flush.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { state, sends, reminders, bytes: _ } = self;
+        state.is_empty() && sends.is_empty() && reminders.is_empty()
+    }
 }
 
 /// How a turn ended in user code.
@@ -302,6 +321,29 @@ impl Reign {
 }
 
 impl Item {
+    /// One that has just come.
+    pub(super) fn new(invocation: Arc<Invocation>, origin: Origin) -> Self {
+        Self {
+            invocation,
+            origin,
+            logged: false,
+            decided: 0,
+            attempt: 1,
+            started: false,
+            cleared: false,
+            resent: false,
+            slot: false,
+            unmarked: false,
+            retry_at: 0,
+            shared: false,
+            ended: None,
+            cancel: false,
+            reply_to: None,
+            awaiters: Vec::new(),
+            stage: ItemStage::Queued,
+        }
+    }
+
     /// Whether the current attempt may have run; not while it is yet to be logged or dispatched.
     pub(super) fn attempt_ran(&self) -> bool {
         self.started
@@ -312,6 +354,11 @@ impl Item {
     /// Whether its deadline counts: as far as the log says, it has not started.
     pub(super) fn may_expire(&self) -> bool {
         !self.started || self.unmarked
+    }
+
+    /// It has lost too many hosts.
+    pub(super) fn is_parked(&self) -> bool {
+        matches!(self.stage, ItemStage::Parked)
     }
 
     pub(super) fn is_root(&self) -> bool {
@@ -332,7 +379,13 @@ impl Item {
         }
     }
 
-    /// Whether calls of its flow may enter its actor.
+    /// Whether calls of its flow may enter its actor: while it waits for them, and while it rests. They would never end
+    /// otherwise, and what their callers hold elsewhere would rest with it.
+    pub(super) fn lets_in(&self) -> bool {
+        self.suspended() || matches!(self.stage, ItemStage::Parked)
+    }
+
+    /// Whether it waits for calls that it made.
     pub(super) fn suspended(&self) -> bool {
         match &self.stage {
             ItemStage::Running(turn) => !turn.calls.is_empty(),

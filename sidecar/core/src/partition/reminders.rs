@@ -202,8 +202,11 @@ impl Partition {
                 ReminderChange::Cancel(id) => agenda.firings(&key(id)).collect(),
                 ReminderChange::CancelAll => agenda.firings_of(actor).collect(),
             };
-            // A later step of a chain of tail calls goes on with what has started.
-            let has_not_started = |item: &Item| !item.started && item.invocation.step == 1;
+            // A later step of a chain of tail calls goes on with what has started. Where the actor is removed, nothing
+            // that waits has: all of them count as started after an owner was lost. What is parked has.
+            let removed = env.rules.removal_drops_firings && self.is_being_removed(actor);
+            let waits = |item: &Item| !item.started || (removed && !item.is_parked());
+            let has_not_started = |item: &Item| waits(item) && item.invocation.step == 1;
             let items = &self.reign.items;
             let dropped: Vec<Uuid> = firings
                 .into_iter()

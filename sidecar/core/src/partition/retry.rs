@@ -9,7 +9,7 @@ use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
 use crate::ids::{InvocationId, Millis, NodeId, Uuid};
-use crate::invocation::{ApplicationError, RetryPolicy};
+use crate::invocation::{ApplicationError, RetryPolicy, Work};
 use crate::record::Op;
 use crate::state::{Entry, Origin};
 use crate::trouble::{Cause, Ended, lost_pause};
@@ -22,7 +22,10 @@ impl Partition {
         uuid: Uuid,
         (turn, error): (&Turn, &ApplicationError),
     ) -> Option<Millis> {
-        self.reign.items.get(&uuid).filter(|item| error.retryable && !item.cancel)?;
+        let item = self.reign.items.get(&uuid)?;
+        if !error.retryable || item.cancel || item.invocation.work != Work::Method {
+            return None;
+        }
         let failures = self.state.entries.get(&uuid).map_or(0, |entry| entry.trouble.failures);
         let failures = if env.rules.retry_bound { failures + 1 } else { 1 };
         turn.retry.pause(failures)
@@ -73,11 +76,12 @@ impl Partition {
 
     /// Logs an invocation that was taken and not logged yet.
     pub(super) fn log_item(&mut self, env: &mut Env, uuid: Uuid) {
-        if let Some(item) = self.reign.items.get(&uuid)
-            && !item.logged
-            && let Origin::Channel { sender, number } = item.origin.clone()
-        {
-            self.log_held(env, &sender, number);
+        let Some(item) = self.reign.items.get(&uuid).filter(|item| !item.logged) else { return };
+        match item.origin.clone() {
+            Origin::Channel { sender, number } => self.log_held(env, &sender, number),
+            Origin::Idle => self.log_deactivation(env, uuid),
+            // A firing is logged from the start.
+            Origin::Reminder(_) => {}
         }
     }
 
@@ -127,10 +131,17 @@ impl Partition {
         }
         let lost_ones = entry.attempt.saturating_sub(entry.trouble.failures);
         let retry_at = lost_pause(lost_ones).map_or(0, |pause| env.now + pause);
+        // Of a first attempt the log tells that it began only where that had to be told, or where it has flushed. What
+        // began untold and took its node along is logged when it begins again; what only waited never counts.
+        let may_have_run = entry.attempt > 1 || entry.ran || !env.rules.count_started;
         let ended = match lost {
-            Some(node) => {
+            Some(node) if may_have_run => {
                 let text = format!("its node {} was lost", node.0);
                 Ended::new(Cause::HostLost, retry_at, &text)
+            }
+            Some(node) => {
+                let text = format!("its node {} was lost before it began, or as it began", node.0);
+                Ended::new(Cause::ReignLost, retry_at, &text)
             }
             None => Ended::new(Cause::ReignLost, retry_at, "its owner dropped the partition"),
         };
@@ -159,6 +170,7 @@ impl Partition {
         self.log_item(env, uuid);
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         let (attempt, ended) = (item.attempt, item.ended.take());
+        let item_actor = item.invocation.actor.is_some();
         let error = ended.as_ref().map(|e| e.error.clone()).unwrap_or_default();
         item.stage = ItemStage::Parked;
         item.retry_at = 0;
@@ -167,7 +179,8 @@ impl Partition {
         self.leave_queues(uuid);
         let losses = self.state.entries.get(&uuid).map_or(0, |entry| entry.trouble.losses);
         let invocation = InvocationId { home: self.id.clone(), uuid };
-        env.notice(Notice::Parked { invocation, losses, error });
+        let holds = item_actor && self.holds(uuid);
+        self.gate_notice(env, Notice::Parked { invocation, losses, error, holds });
     }
 
     /// Takes an invocation that does not hold its actor out of everybody's way.

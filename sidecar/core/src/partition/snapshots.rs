@@ -22,6 +22,10 @@ use crate::ids::{Millis, Offset};
 use crate::record::{Op, Record};
 use crate::snapshot::{NamedSnapshot, Plan, Snapshot, SnapshotFault, SnapshotKey, SnapshotProof};
 
+/// Doublings of what the log grows by between snapshots that were not stored, one after the other: each one is a copy
+/// of the whole state, and what was refused for its length will be refused again.
+const DOUBLINGS_MAX: u32 = 4;
+
 /// What of the log is in no snapshot, as far as it was read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Unsaved {
@@ -106,7 +110,10 @@ impl Partition {
     fn is_snapshot_due(&self, env: &Env) -> bool {
         let Unsaved { records, bytes } = self.unsaved;
         let last = self.state.snapshots.last().map_or(0, |named| named.proof.bytes);
-        (records >= env.limits.snapshot_after_records || bytes >= env.limits.snapshot_after_bytes)
+        let times = 1 << self.reign.puts_failed.min(DOUBLINGS_MAX);
+        let after = |growth: u64| growth.saturating_mul(times);
+        (records >= after(env.limits.snapshot_after_records)
+            || bytes >= after(env.limits.snapshot_after_bytes))
             && bytes >= last
     }
 
@@ -168,9 +175,11 @@ impl Partition {
             Ok(proof) => proof,
             Err(fault) => {
                 env.cover(Transition::SnapshotNotPut);
+                self.reign.puts_failed = self.reign.puts_failed.saturating_add(1);
                 return self.snapshot_failed(env, Some(key), fault);
             }
         };
+        self.reign.puts_failed = 0;
         let check = Check { key, proof, last_write, asked: 0, known: 0 };
         self.reign.saving = Saving::Checking(check);
         self.check_store(env);

@@ -123,10 +123,7 @@ impl Partition {
     /// Logs what the turn has buffered, if anything.
     fn flush_turn(&mut self, env: &mut Env, uuid: Uuid) {
         let turn = self.reign.items.get(&uuid).and_then(|item| item.running());
-        let buffers = turn.is_some_and(|turn| {
-            !turn.unflushed.state.is_empty() || !turn.unflushed.sends.is_empty()
-        });
-        if buffers {
+        if turn.is_some_and(|turn| !turn.unflushed.is_empty()) {
             self.progress(env, uuid, Vec::new());
         }
     }

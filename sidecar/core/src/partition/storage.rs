@@ -258,10 +258,9 @@ impl Partition {
             apply(&mut state, op);
         }
         self.reign.drop_stored(actor);
-        let for_turns = !load.writers.is_empty()
-            || load.waiting.iter().any(|read| matches!(read.reader, Reader::Turn(_)));
-        // Reads from outside must not fill the cache: only an actor that ends its turns is dropped from it.
-        let keeps = for_turns || self.reign.actors.contains_key(actor);
+        // Reads from outside must not fill the cache, nor those of a turn that is over: only an actor that has turns,
+        // and becomes passive, is dropped from it.
+        let keeps = self.reign.awake.contains(actor) || self.reign.actors.contains_key(actor);
         for read in &load.waiting {
             if let Reader::Node(from) = read.reader {
                 self.answer_read(env, from, read.request, &state, read.keys.as_deref());

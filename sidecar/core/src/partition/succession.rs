@@ -7,7 +7,7 @@ use crate::cover::Transition;
 use crate::effect::{CancelReason, Effect, Notice, RequestError};
 use crate::env::Env;
 use crate::ids::{NodeId, Number, Sender, Uuid};
-use crate::invocation::Refusal;
+use crate::invocation::{Refusal, Work};
 use crate::record::{Op, Record};
 
 use super::gate::{Gated, InFlight};
@@ -69,7 +69,8 @@ impl Partition {
         let (mut items, mut later) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries {
             let uuid = entry.invocation.uuid;
-            let ran = unclean.is_some() || entry.ran;
+            // No code runs for a removal.
+            let ran = (unclean.is_some() || entry.ran) && entry.invocation.work != Work::Remove;
             let is_parked = entry.parked && env.rules.keep_parked;
             // Nothing of an attempt is in the log, not even that it began (see `mark_start`).
             let unmarked = ran && !entry.ran && entry.attempt == 1 && !entry.holds;
@@ -80,10 +81,7 @@ impl Partition {
                 (None, 0)
             };
             let item = Item {
-                invocation: entry.invocation.clone(),
-                origin: entry.origin.clone(),
                 logged: true,
-                decided: 0,
                 attempt: entry.attempt,
                 started: ran || entry.attempt > 1,
                 // An attempt that was logged and never ran is the next one.
@@ -93,13 +91,12 @@ impl Partition {
                 retry_at,
                 ended,
                 cancel: entry.cancel,
-                reply_to: None,
-                awaiters: Vec::new(),
                 stage: match () {
                     () if entry.moved => ItemStage::Moved,
                     () if is_parked => ItemStage::Parked,
                     () => ItemStage::Queued,
                 },
+                ..Item::new(entry.invocation.clone(), entry.origin.clone())
             };
             if entry.moved {
                 env.cover(Transition::RestoreMoved);
@@ -157,6 +154,7 @@ impl Partition {
             env.cover(Transition::Withheld);
             self.reign.withheld.insert((sender.clone(), number), uuid);
         }
+        self.deactivation_held(&item);
         self.reign.items_bytes += bytes;
         self.reign.items.insert(uuid, Box::new(item));
         !withheld
@@ -167,8 +165,12 @@ impl Partition {
         let item = self.reign.items.remove(&uuid)?;
         self.reign.items_bytes -= item.invocation.size();
         self.reign.probes.forget(uuid);
+        self.deactivation_gone(&item);
         if matches!(item.stage, ItemStage::WaitSlot) {
             env.leave_queue(uuid);
+        }
+        if item.slot {
+            env.free_slot();
         }
         Some(item)
     }
@@ -228,14 +230,14 @@ impl Partition {
             if matches!(item.stage, ItemStage::WaitSlot) {
                 env.leave_queue(*uuid);
             }
+            if item.slot {
+                env.free_slot();
+            }
             let ItemStage::Running(turn) = &item.stage else { continue };
             if !undelivered.contains(&token) {
                 let (session, token) = (turn.session, token.clone());
                 let reason = CancelReason::Superseded;
                 env.emit(Effect::Cancel { session, token, reason });
-            }
-            if turn.slot {
-                env.free_slot();
             }
             for request in turn.calls.values() {
                 let error = RequestError::TurnSuperseded(Box::new(token.clone()));

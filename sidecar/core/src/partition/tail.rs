@@ -18,7 +18,7 @@ use crate::env::Env;
 use crate::event::TailCall;
 use crate::ids::{NodeId, Number, PartitionId, Sender, Uuid};
 use crate::invocation::{
-    ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed,
+    ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Work,
 };
 use crate::record::{End, Op};
 
@@ -35,12 +35,18 @@ impl Partition {
         let before = item.invocation.clone();
         let is_same = to == self.id && before.actor.is_some() && before.actor == call.target.actor;
         let is_alone = !item.shared;
-        if call.keeps_lock && !(is_same && is_alone) {
-            env.cover(Transition::TailRefused);
-            let error = ApplicationError::of_kar(
-                "kar.INVALID_TAIL_CALL",
+        let wrong = if before.work == Work::Deactivate {
+            Some("the invocation that deactivates an actor has no next step")
+        } else if call.keeps_lock && !(is_same && is_alone) {
+            Some(
                 "a tail call keeps the lock only of an exclusive method, and if it goes to the same actor",
-            );
+            )
+        } else {
+            None
+        };
+        if let Some(wrong) = wrong {
+            env.cover(Transition::TailRefused);
+            let error = ApplicationError::of_kar("kar.INVALID_TAIL_CALL", wrong);
             self.drop_unflushed(unflushed);
             return self.end(env, uuid, Outcome::Failed(error), Unflushed::default());
         }
@@ -60,6 +66,7 @@ impl Partition {
             .or_else(|| (!stays && before.mode != Mode::Tell).then(|| self.id.clone()));
         let next = Arc::new(Invocation {
             uuid,
+            work: Work::Method,
             mode: before.mode,
             actor: call.target.actor,
             method: call.method,
@@ -163,6 +170,7 @@ impl Partition {
         item.attempt = 1;
         item.started = false;
         item.cleared = false;
+        item.resent = false;
         item.unmarked = false;
         item.retry_at = 0;
         item.shared = false;
@@ -203,7 +211,7 @@ impl Partition {
         &mut self,
         env: &mut Env,
         (from, sender, number): (NodeId, Sender, Number),
-        invocation: Arc<Invocation>,
+        (invocation, again): (Arc<Invocation>, bool),
     ) {
         env.cover(Transition::TailBack);
         let uuid = invocation.uuid;
@@ -213,6 +221,9 @@ impl Partition {
         let Some(entry) = self.state.entries.get(&uuid) else { return };
         let invocation = entry.invocation.clone();
         self.begin_step(uuid, invocation);
+        if let Some(item) = self.reign.items.get_mut(&uuid) {
+            item.resent = again;
+        }
         self.reign.probes.forget(uuid);
         self.enqueue(env, uuid);
         self.pump_item(env, uuid);

@@ -7,7 +7,7 @@ use super::reign::Unflushed;
 use crate::effect::{RequestError, Response};
 use crate::env::Env;
 use crate::ids::{InvocationId, Number, PartitionId, RequestId, TurnToken, Uuid};
-use crate::invocation::{Invocation, Mode, Obligation, Owed, RetryPolicy, StateOp};
+use crate::invocation::{Invocation, Mode, Obligation, Owed, RetryPolicy, StateOp, Work};
 use crate::record::{Op, RecordedStep, Segment};
 
 /// A call or tell that a turn makes.
@@ -78,6 +78,7 @@ impl Partition {
             to: invoke.to,
             owed: Owed::Invocation(Arc::new(Invocation {
                 uuid: invoke.uuid,
+                work: Work::Method,
                 mode: invoke.mode,
                 actor: invoke.actor,
                 method: invoke.method,
@@ -127,10 +128,8 @@ impl Partition {
         let actor = item.invocation.actor.clone();
         if let Some(turn) = item.turn() {
             turn.calls.insert((to, number), request);
-            if std::mem::take(&mut turn.slot) {
-                env.free_slot();
-            }
         }
+        self.give_back_slot(env, uuid);
         if self.reign.leaving.is_some() {
             // Nested calls may start now.
             self.pump_all(env);

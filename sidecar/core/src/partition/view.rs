@@ -4,7 +4,7 @@ use super::Partition;
 use super::reign::{Item, ItemStage};
 use crate::dead::DeadLetter;
 use crate::ids::Uuid;
-use crate::invocation::{Outcome, Payload};
+use crate::invocation::{Outcome, Payload, Work};
 use crate::message::Found;
 use crate::node::{DeadLetterView, Held, InvocationView, PartitionView, Phase};
 use crate::trouble::Ended;
@@ -38,6 +38,7 @@ impl Partition {
             dead: self.state.dead.tally().count,
             dead_bytes: self.state.dead.tally().bytes,
             unstored_bytes: self.reign.unstored_bytes,
+            awake: self.reign.awake.len(),
             reminders: self.state.agenda.tally().count,
             reminders_bytes: self.state.agenda.tally().bytes,
             ..Held::default()
@@ -69,7 +70,12 @@ impl Partition {
         InvocationView {
             uuid: *uuid,
             actor: item.invocation.actor.clone(),
-            method: item.invocation.method.clone(),
+            // What has no method is shown as what it is.
+            method: match item.invocation.work {
+                Work::Method => item.invocation.method.clone(),
+                Work::Remove => "(removal)".into(),
+                Work::Deactivate => "(deactivation)".into(),
+            },
             mode: item.invocation.mode,
             phase: match &item.stage {
                 ItemStage::Running(turn) if turn.calls.is_empty() => Phase::Running,
@@ -83,7 +89,20 @@ impl Partition {
             cancel: item.cancel,
             ended: item.ended.clone().or_else(|| self.last_end(uuid)),
             retry_at: item.retry_at,
+            behind: self.parked_before(*uuid, item),
         }
+    }
+
+    /// The parked invocation that keeps the actor of one that waits for it.
+    fn parked_before(&self, uuid: Uuid, item: &Item) -> Option<Uuid> {
+        let name = item.invocation.actor.as_ref()?;
+        let lock = &self.reign.actors.get(name)?.lock;
+        let holders = lock.holders_before(uuid, &item.invocation.chain)?;
+        let rests = |uuid: &Uuid| {
+            let stage = self.reign.items.get(uuid).map(|item| &item.stage);
+            matches!(stage, Some(ItemStage::Parked))
+        };
+        holders.into_iter().find(rests)
     }
 
     /// What people and tools may see.

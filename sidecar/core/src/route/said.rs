@@ -51,8 +51,10 @@ impl Route {
         }
     }
 
+    /// A request, as it goes either way. That it has gone is noted: whatever takes its receiver along in a first
+    /// attempt is seen when it comes again.
     pub(super) fn request_of(
-        &self,
+        &mut self,
         env: &Env,
         out: &Outbound,
         epoch: Epoch,
@@ -64,6 +66,8 @@ impl Route {
             self.unsettled.first().copied().filter(|_| env.rules.close_only_committed),
         ];
         let floor = lowest.into_iter().flatten().min().unwrap_or(number);
+        let again = number < self.sent;
+        self.sent = self.sent.max(number + 1);
         Some(Message::Request {
             sender: self.sender.clone(),
             from_epoch: self.from_epoch,
@@ -73,6 +77,7 @@ impl Route {
             floor,
             asks,
             promised: self.promised.contains(&number),
+            again,
             owed: obligation.owed.clone(),
         })
     }

@@ -218,6 +218,7 @@ impl Origin {
                 SavedOrigin::Channel { sender: sender.clone(), number: *number }
             }
             Self::Reminder(key) => SavedOrigin::Reminder(name(key)),
+            Self::Idle => SavedOrigin::Idle,
         }
     }
 
@@ -225,6 +226,7 @@ impl Origin {
         match saved {
             SavedOrigin::Channel { sender, number } => Self::Channel { sender, number },
             SavedOrigin::Reminder(SavedReminderName { actor, id }) => Self::Reminder((actor, id)),
+            SavedOrigin::Idle => Self::Idle,
         }
     }
 }
@@ -354,7 +356,7 @@ mod tests {
     use crate::ids::{Kind, NodeId};
     use crate::invocation::{
         ActorOps, ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Owed, Payload,
-        StateOp,
+        StateOp, Work,
     };
     use crate::limits::Rules;
     use crate::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment};
@@ -374,6 +376,7 @@ mod tests {
     fn invocation(uuid: u128, mode: Mode) -> Arc<Invocation> {
         Arc::new(Invocation {
             uuid: Uuid(uuid),
+            work: Work::Method,
             mode,
             actor: Some("x".into()),
             method: "m".into(),
@@ -384,7 +387,7 @@ mod tests {
             step: 1,
             home: None,
             retry: None,
-            key: None,
+            key: (10..20).contains(&uuid).then_some(uuid + 500),
         })
     }
 
@@ -434,6 +437,9 @@ mod tests {
             accept(4, Mode::Call),
             accept(5, Mode::Start),
             accept(6, Mode::Call),
+            accept(10, Mode::Start),
+            accept(11, Mode::Tell),
+            accept(12, Mode::Start),
             Op::Progress {
                 uuid: Uuid(1),
                 attempt: 1,
@@ -448,6 +454,8 @@ mod tests {
             complete(3, done()),
             complete(4, done()),
             complete(5, End::Passed),
+            complete(10, done()),
+            complete(11, End::Passed),
             Op::Cancel { uuid: Uuid(6) },
             Op::Park { uuid: Uuid(1) },
             Op::Complete {
@@ -524,12 +532,16 @@ mod tests {
             saved.closed_nodes.open.len(),
             saved.closed_nodes.above.len(),
             saved.dead.len(),
+            saved.keys.len(),
+            saved.keys_by_age.len(),
             saved.snapshots.len(),
             saved.reminders.len(),
             saved.firings.len(),
         ];
         assert!(parts.iter().all(|count| *count > 0), "{parts:?}");
         assert!(saved.inbound.iter().any(|inbound| !inbound.live.is_empty()));
+        assert!(saved.keys.iter().any(|key| key.outcome.is_some()));
+        assert!(saved.keys.len() > saved.keys_by_age.len(), "one has not ended");
         let entries = &saved.entries;
         assert!(entries.iter().any(|e| e.holds && e.shared && e.parked && e.steps.len() == 3));
         assert!(entries.iter().any(|e| e.trouble.last.is_some() && !e.children.is_empty()));

@@ -14,7 +14,7 @@ use kar_core::invocation::{ActorOps, Mode, Outcome, Payload, StateOp, Target};
 use kar_core::limits::{Limits, Rules};
 use kar_core::message::Message;
 use kar_core::record::Record;
-use kar_core::snapshot::{Snapshot, SnapshotKey, SnapshotProof};
+use kar_core::snapshot::{Snapshot, SnapshotFault, SnapshotKey, SnapshotProof};
 use kar_core::{Effect, Event, Node, NodeConfig};
 
 /// A node with logs and a store that answer at once, and whatever came out of it.
@@ -57,6 +57,10 @@ pub(crate) struct Script {
     pub(crate) cancelled: Vec<(TurnToken, CancelReason)>,
     sessions: u64,
     pub(crate) snapshots: BTreeMap<(PartitionId, SnapshotKey), Snapshot>,
+    /// Snapshots are refused while this is set.
+    pub(crate) refuse_snapshots: bool,
+    /// Snapshots that were to be stored.
+    pub(crate) snapshots_put: usize,
     /// Where trimmed logs start.
     pub(crate) starts: BTreeMap<PartitionId, u64>,
     pub(crate) records_read: usize,
@@ -109,6 +113,8 @@ impl Script {
             direct_sent: 0,
             sent: Vec::new(),
             snapshots: BTreeMap::new(),
+            refuse_snapshots: false,
+            snapshots_put: 0,
             starts: BTreeMap::new(),
             records_read: 0,
             inboxes: BTreeMap::new(),
@@ -237,7 +243,13 @@ impl Script {
                 let start = self.starts.entry(partition).or_insert(1);
                 *start = below.max(*start);
             }
+            Effect::PutSnapshot { partition, key, .. } if self.refuse_snapshots => {
+                self.snapshots_put += 1;
+                let result = Err(SnapshotFault::Refused("too long".into()));
+                queue.push_back(Event::SnapshotPut { partition, key, result });
+            }
             Effect::PutSnapshot { partition, key, snapshot } => {
+                self.snapshots_put += 1;
                 self.snapshots.insert((partition.clone(), key), (*snapshot).clone());
                 let result = Ok(proof(&snapshot));
                 queue.push_back(Event::SnapshotPut { partition, key, result });

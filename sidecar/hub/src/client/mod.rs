@@ -21,7 +21,10 @@ use wire::RefusedReason;
 
 use crate::error::HubError;
 use crate::options::{PAGE_SIZE_MAX, RECORD_BYTES_MAX};
-use crate::types::{ActorOps, FenceCell, HubEvent, LogName, StateEntry, StatePage, Value};
+use crate::types::{
+    ActorOps, FenceCell, HubEvent, LogName, StateDelete, StateEntry, StatePage, StateSet,
+    Transacted,
+};
 use outbox::Shared;
 
 /// How a client finds or starts its hub, and who it is.
@@ -238,9 +241,8 @@ impl HubClient {
         }
     }
 
-    /// Sets a key of the application's state; returns its new etag, when it is durable. With an
-    /// `etag`, only if the key has it (`*`: only if it is absent). A second request with the same
-    /// `request_id` does nothing and gets the answer of the first one (the newest
+    /// Sets a key of the application's state; returns its new etag, when it is durable. A second request with
+    /// the same `request_id` does nothing and gets the answer of the first one (the newest
     /// [`REQUESTS_REMEMBERED`](crate::REQUESTS_REMEMBERED) of an application are remembered);
     /// without one the client makes one, so that its own retries are safe.
     ///
@@ -249,17 +251,10 @@ impl HubClient {
     /// hub answered within the configured time: then it is unknown whether it was done.
     pub async fn state_set(
         &self,
-        key: &str,
-        value: Value,
-        etag: Option<&str>,
+        set: StateSet,
         request_id: Option<&str>,
     ) -> Result<String, HubError> {
-        let set = wire::SetState {
-            key: key.to_owned(),
-            value: Some(convert::value(value)),
-            etag: etag.unwrap_or_default().to_owned(),
-            request_id: request_id_or_new(request_id),
-        };
+        let set = convert::state_set(set, request_id_or_new(request_id));
         match self.request(Request::Set(set)).await? {
             Response::Wrote(wrote) => Ok(wrote.etag),
             other => Err(unexpected(&other)),
@@ -272,24 +267,45 @@ impl HubClient {
     /// As [`state_set`](Self::state_set).
     pub async fn state_delete(
         &self,
-        key: &str,
-        etag: Option<&str>,
+        delete: StateDelete,
         request_id: Option<&str>,
     ) -> Result<bool, HubError> {
-        let delete = wire::DeleteState {
-            key: key.to_owned(),
-            etag: etag.unwrap_or_default().to_owned(),
-            request_id: request_id_or_new(request_id),
-        };
+        let delete = convert::state_delete(delete, request_id_or_new(request_id));
         match self.request(Request::Delete(delete)).await? {
             Response::Deleted(deleted) => Ok(deleted.existed),
             other => Err(unexpected(&other)),
         }
     }
 
+    /// Applies changes to the application's state, all or none, when that is durable. No key may be
+    /// named twice, and there may be [`TRANSACTION_CHANGES_MAX`](crate::TRANSACTION_CHANGES_MAX)
+    /// changes of [`RECORD_BYTES_MAX`] bytes together.
+    ///
+    /// # Errors
+    /// As [`state_set`](Self::state_set); [`HubError::ConditionFailed`] names the first key whose
+    /// condition does not hold.
+    pub async fn state_transact(
+        &self,
+        sets: Vec<StateSet>,
+        deletes: Vec<StateDelete>,
+        request_id: Option<&str>,
+    ) -> Result<Transacted, HubError> {
+        let sets = sets.into_iter().map(|set| convert::state_set(set, String::new())).collect();
+        let deletes =
+            deletes.into_iter().map(|d| convert::state_delete(d, String::new())).collect();
+        let request_id = request_id_or_new(request_id);
+        let transact = wire::TransactState { sets, deletes, request_id };
+        match self.request(Request::Transact(transact)).await? {
+            Response::Transacted(done) => {
+                Ok(Transacted { etags: done.etags, existed: done.existed })
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Lists keys that start with `prefix`, in byte order. `page_size` 0 means 100, at most
-    /// [`PAGE_SIZE_MAX`]; a page of large values is shorter. The `page_token` of the first page is
-    /// empty.
+    /// [`PAGE_SIZE_MAX`]; a page is shorter if values are large, or many keys have expired. The `page_token` of
+    /// the first page is empty.
     ///
     /// # Errors
     /// As [`state_get`](Self::state_get).
@@ -304,11 +320,8 @@ impl HubClient {
             wire::ListState { prefix: prefix.to_owned(), page_size, after: page_token.to_owned() };
         match self.request(Request::List(list)).await? {
             Response::List(list) => {
-                let entries: Vec<_> = list.entries.into_iter().map(convert::state_entry).collect();
-                let next_page_token = match entries.last() {
-                    Some(last) if list.more => last.key.clone(),
-                    _ => String::new(),
-                };
+                let entries = list.entries.into_iter().map(convert::state_entry).collect();
+                let next_page_token = if list.more { list.next_after } else { String::new() };
                 Ok(StatePage { entries, next_page_token })
             }
             other => Err(unexpected(&other)),
@@ -350,7 +363,7 @@ impl HubClient {
         };
         match response {
             Response::ConditionFailed(failed) => {
-                Err(HubError::ConditionFailed { etag: failed.etag })
+                Err(HubError::ConditionFailed { key: failed.key, etag: failed.etag })
             }
             Response::Refused(refused) => Err(match refused.reason() {
                 RefusedReason::MembersAlive => HubError::MembersAlive(refused.message),

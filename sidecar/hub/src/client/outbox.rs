@@ -352,6 +352,9 @@ impl State {
                 HubEvent::StoreRefused { log: self.name(f.log)?, epoch, cell }
             }
             HubFrame::Fault(f) => HubEvent::Fault { message: f.message },
+            HubFrame::KindRefused(f) => {
+                HubEvent::KindRefused { kind: f.kind, bound: f.bound, limit: f.limit }
+            }
             HubFrame::State(f) => {
                 if let (Some((_, answer)), Some(response)) =
                     (self.requests.remove(&f.number), f.response)

@@ -29,6 +29,10 @@ impl Engine {
         let Some(conn) = self.conns.get_mut(&id) else {
             return Err(Status::aborted("struck out"));
         };
+        if conn.is_closed() {
+            // Of an application that is being purged, say: nothing more of it is to be written.
+            return Err(Status::aborted("the connection is closed"));
+        }
         conn.silent_ticks = 0;
         for frame in frames {
             let frame = frame.frame.ok_or_else(|| Status::invalid_argument("an empty frame"))?;
@@ -68,7 +72,7 @@ impl Engine {
                 self.stop_reading(id, log);
             }
             ClientFrame::Offer(offer) => self.offer(id, &app, offer)?,
-            ClientFrame::EnsureKind(ensure) => self.ensure_kind(&app, ensure)?,
+            ClientFrame::EnsureKind(ensure) => self.ensure_kind(id, &app, ensure)?,
             ClientFrame::LoadActor(load) => {
                 let step = StoreStep::Load { actor: load.actor, epoch: load.epoch };
                 self.store_step(id, &app, load.log, step)?;
@@ -188,7 +192,12 @@ impl Engine {
         }
     }
 
-    fn ensure_kind(&mut self, app: &Arc<str>, ensure: wire::EnsureKind) -> Result<(), Status> {
+    fn ensure_kind(
+        &mut self,
+        id: ConnId,
+        app: &Arc<str>,
+        ensure: wire::EnsureKind,
+    ) -> Result<(), Status> {
         let kind = ensure.kind.unwrap_or_default();
         let length = kind.name.len();
         if length == 0
@@ -208,16 +217,26 @@ impl Engine {
             return Ok(());
         }
         let partitions: usize = kinds.values().map(|count| *count as usize).sum();
-        if kinds.len() >= self.limits.kinds_max
-            || partitions + kind.partitions as usize > self.limits.partitions_max()
-        {
-            // Not an end of the connection: the client would ask again on the next one. What is for this kind waits.
+        let partitions_max = self.limits.partitions_max();
+        let hit = match &self.limits {
+            limits if kinds.len() >= limits.kinds_max => Some(("kinds_max", limits.kinds_max)),
+            limits if partitions + kind.partitions as usize > partitions_max => {
+                Some(("logs_max", limits.logs_max))
+            }
+            _ => None,
+        };
+        if let Some((bound, limit)) = hit {
+            // Not an end of the connection: the client would ask again on the next one.
             tracing::error!(
                 application = %app, kind = kind.name, partitions = kind.partitions,
                 kinds = kinds.len(), kinds_max = self.limits.kinds_max, logs_max = self.limits.logs_max,
                 "a kind is not registered: the application has as many kinds, or partitions of all kinds, as \
                  it may; use fewer names of services and actor types, or fewer partitions (kar run --partitions)"
             );
+            if let Some(conn) = self.conns.get_mut(&id) {
+                let (bound, limit) = (bound.to_owned(), limit as u64);
+                conn.send(Frame::KindRefused(wire::KindRefused { kind: kind.name, bound, limit }));
+            }
             return Ok(());
         }
         kinds.insert(kind.name.clone(), kind.partitions);

@@ -6,16 +6,13 @@ use kar_proto::hub::v1 as wire;
 use tonic::Status;
 use wire::hub_frame::Frame;
 use wire::meta::Meta;
-use wire::state_response::Response;
 
 use super::conn::ConnId;
 use super::{Engine, Member, Then};
 use crate::options::NAME_BYTES_MAX;
-use crate::snapshots::SnapshotJob;
-use crate::store::StoreJob;
 
 /// Version of the protocol.
-const PROTOCOL_VERSION: u32 = 3;
+const PROTOCOL_VERSION: u32 = 4;
 /// Kinds that one member may offer.
 const OFFERED_MAX: usize = 1_024;
 
@@ -219,77 +216,5 @@ impl Engine {
                 self.leave(&app, incarnation, id);
             }
         }
-    }
-
-    pub(super) fn purge(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
-        let Some(entry) = self.apps.get_mut(app) else { return };
-        if !entry.members.is_empty() {
-            let names: Vec<_> = entry.members.values().map(|m| m.info.name.as_str()).collect();
-            let message = match names[..] {
-                [name] => format!("a member of '{app}' is alive ({name}): stop it first"),
-                _ => format!(
-                    "{} members of '{app}' are alive ({}): stop them first",
-                    names.len(),
-                    names.join(", ")
-                ),
-            };
-            let reason = wire::RefusedReason::MembersAlive.into();
-            self.answer(id, number, Response::Refused(wire::Refused { reason, message }));
-            return;
-        }
-        entry.purging = true;
-        for (&other, conn) in &mut self.conns {
-            if other != id && conn.app.as_ref() == Some(app) {
-                conn.close(Status::unavailable("the application is being purged"));
-            }
-        }
-        self.snapshot_job(id, SnapshotJob::Purge { conn: id, number, app: Arc::clone(app) });
-    }
-
-    /// The snapshots of an application are deleted; its store follows.
-    pub(crate) fn snapshots_purged(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
-        self.stored(id, Vec::new());
-        self.store_job(id, StoreJob::Purge { conn: id, number, app: Arc::clone(app) });
-    }
-
-    /// The store of an application is deleted; its logs follow.
-    pub(crate) fn store_purged(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
-        self.stored(id, Vec::new());
-        let logs = match self.apps.get_mut(app) {
-            Some(entry) => {
-                entry.kinds.clear();
-                std::mem::take(&mut entry.logs)
-            }
-            None => Default::default(),
-        };
-        for log in logs.into_values() {
-            let Some(state) = self.logs.remove(&log) else { continue };
-            self.condemned.push(state.index);
-            for reader in state.readers {
-                let Some(conn) = self.conns.get_mut(&reader) else { continue };
-                if let Some(reading) = conn.readings.remove(&log) {
-                    conn.own -= reading.own();
-                    let (log, reading) = (reading.handle, reading.number);
-                    conn.send(Frame::LogLost(wire::LogLost { log, reading }));
-                }
-            }
-        }
-        let then = Then::Purged { conn: id, number, app: Arc::clone(app) };
-        self.append_meta(Meta::ApplicationPurged(app.to_string()), Some(then));
-    }
-
-    pub(super) fn purged(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
-        if let Some(entry) = self.apps.get_mut(app) {
-            entry.purging = false;
-        }
-        // What other purges have condemned meanwhile goes with the last of them.
-        if !self.apps.values().any(|entry| entry.purging) {
-            for index in std::mem::take(&mut self.condemned) {
-                self.files.die_all(index.places());
-            }
-        }
-        self.tidy();
-        self.show_members(app);
-        self.answer(id, number, Response::Purged(wire::Purged {}));
     }
 }

@@ -5,6 +5,7 @@
 mod conn;
 mod input;
 mod members;
+mod purge;
 mod replay;
 mod space;
 mod trim;
@@ -121,7 +122,8 @@ struct App {
     kinds: BTreeMap<String, u32>,
     members: BTreeMap<u64, Member>,
     logs: HashMap<String, LogId>,
-    /// Its store is being deleted; nobody may join.
+    /// Everything of it is being deleted, which the write-ahead log says or is about to; nobody may
+    /// join.
     purging: bool,
 }
 
@@ -163,6 +165,7 @@ enum InFlight {
 enum Then {
     Joined { conn: ConnId, app: Arc<str>, incarnation: u64 },
     ShowKinds { app: Arc<str> },
+    Purging { conn: ConnId, number: u64, app: Arc<str> },
     Purged { conn: ConnId, number: u64, app: Arc<str> },
     Trimmed { log: LogId, start: u64 },
 }
@@ -339,6 +342,9 @@ impl Engine {
                 let application = name.to_string();
                 metas.push(Meta::MemberJoined(wire::MemberJoined { application, member }));
             }
+            if app.purging {
+                metas.push(Meta::ApplicationPurging(name.to_string()));
+            }
         }
         let start = Meta::SegmentStart(wire::SegmentStart {
             previous_end,
@@ -389,6 +395,7 @@ impl Engine {
         match then {
             Then::Joined { conn, app, incarnation } => self.joined(conn, &app, incarnation),
             Then::ShowKinds { app } => self.show_members(&app),
+            Then::Purging { conn, number, app } => self.purge_snapshots(conn, number, app),
             Then::Purged { conn, number, app } => self.purged(conn, number, &app),
             Then::Trimmed { log, start } => self.trimmed(log, start),
         }

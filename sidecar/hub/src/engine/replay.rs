@@ -223,6 +223,7 @@ impl Held {
                 let kind = defined.kind.clone().unwrap_or_default();
                 self.app(&defined.application).kinds.insert(kind.name, kind.partitions);
             }
+            Meta::ApplicationPurging(app) => self.app(app).purging = true,
             Meta::ApplicationPurged(app) => {
                 if let Some(app) = self.apps.remove(app.as_str()) {
                     for log in app.logs.into_values() {
@@ -270,9 +271,10 @@ mod tests {
         /// Records of a log.
         Records(u32, std::ops::RangeInclusive<u64>),
         Trimmed(u32, u64),
+        Purging,
         Purged,
     }
-    use Step::{Defined, File, OldFile, Purged, Records, Trimmed};
+    use Step::{Defined, File, OldFile, Purged, Purging, Records, Trimmed};
 
     fn defined(&(log, records, start): &(u32, u64, u64)) -> Meta {
         let (application, name) = ("app".to_owned(), format!("log{log}"));
@@ -292,6 +294,7 @@ mod tests {
             Trimmed(log, start) => {
                 vec![Meta::LogTrimmed(wire::LogTrimmedTo { log: *log, start: *start })]
             }
+            Purging => vec![Meta::ApplicationPurging("app".into())],
             Purged => vec![Meta::ApplicationPurged("app".into())],
             Records(..) => Vec::new(),
         }
@@ -376,6 +379,12 @@ mod tests {
             ),
             // A purge, with records that were on their way.
             (vec![File(&[]), Defined(1), Records(1, 1..=3), Purged, Records(1, 4..=5)], vec![]),
+            // One that was begun, and goes on: its logs are there until it is done.
+            (
+                vec![File(&[]), Defined(1), Records(1, 1..=3), Purging],
+                vec![(1, 1, vec![1, 2, 3], 3)],
+            ),
+            (vec![File(&[]), Defined(1), Records(1, 1..=3), Purging, Purged], vec![]),
             // Files of an earlier version add up one by one.
             (
                 vec![

@@ -10,7 +10,7 @@ use super::{Engine, Log, LogId, Then};
 use crate::error::HubError;
 use crate::store::StoreJob;
 use crate::tidy::TidyJob;
-use crate::wal::compact::Plan;
+use crate::wal::compact::Draft;
 use crate::wal::segment::Segment;
 
 /// Ticks (of half a second) before a compaction or removal that failed is tried again.
@@ -144,16 +144,24 @@ impl Engine {
             None => return,
             Some(Chore::Remove { below }) => TidyJob::Remove { below },
             Some(Chore::Compact { run, next, hurry }) => {
-                let (from, to) = (run[0].base, next.base);
-                let places = self.logs.values().flat_map(|log| log.index.places_in(from, to));
-                let mut wanted: Vec<_> = places.collect();
-                wanted.sort_unstable_by_key(|place| place.address);
-                TidyJob::Compact(Plan { run, next, wanted, hurry })
+                TidyJob::Compact(Draft::new(run, next, hurry))
             }
         };
         self.tidying = Tidying::Busy;
         // If the thread is gone the hub is ending.
         let _ = self.threads.tidy.send(job);
+    }
+
+    /// Adds some more to the plan of a compaction; true: it has all. `None`: nothing comes of it, because a log is
+    /// being purged, whose records are needed until that is durable and are not to be found here any more.
+    pub(crate) fn gather(&mut self, draft: &mut Draft) -> Option<bool> {
+        if !self.condemned.is_empty() {
+            // Tried again when the purge is done.
+            self.tidying = Tidying::Idle;
+            return None;
+        }
+        let logs = &self.logs;
+        Some(draft.gather(self.next_log, |log| logs.get(&log).map(|log| &log.index)))
     }
 
     /// Files were removed.

@@ -6,6 +6,7 @@ use wire::hub_frame::Frame;
 use wire::store_op::Op;
 
 use super::StoreStep;
+use super::expiry::Room;
 
 /// Bytes of keys and values after which an actor's state is told in another frame.
 const PART_BYTES: usize = 1 << 20;
@@ -68,11 +69,36 @@ pub(super) fn step(
     })
 }
 
-/// Deletes every log of an application.
-pub(super) fn purge(tx: &Transaction<'_>, app: &str) -> rusqlite::Result<()> {
-    tx.execute("DELETE FROM actor WHERE log IN (SELECT id FROM log WHERE app = ?1)", [app])?;
-    tx.execute("DELETE FROM log WHERE app = ?1", [app])?;
-    Ok(())
+/// Deletes some of an application's logs; true: there are none any more.
+pub(super) fn purge(tx: &Transaction<'_>, app: &str, room: &mut Room) -> rusqlite::Result<bool> {
+    loop {
+        let log: Option<i64> = tx
+            .prepare_cached("SELECT id FROM log WHERE app = ?1 LIMIT 1")?
+            .query_row([app], |row| row.get(0))
+            .optional()?;
+        let Some(log) = log else { return Ok(true) };
+        let mut keys = Vec::new();
+        {
+            let mut select =
+                tx.prepare_cached("SELECT actor, key, length(data) FROM actor WHERE log = ?1")?;
+            let mut rows = select.query([log])?;
+            while room.is_left()
+                && let Some(row) = rows.next()?
+            {
+                keys.push((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
+                room.take(row.get(2)?);
+            }
+        }
+        for (actor, key) in keys {
+            tx.prepare_cached("DELETE FROM actor WHERE log = ?1 AND actor = ?2 AND key = ?3")?
+                .execute(params![log, actor, key])?;
+        }
+        if !room.is_left() {
+            return Ok(false);
+        }
+        room.take(0);
+        tx.prepare_cached("DELETE FROM log WHERE id = ?1")?.execute([log])?;
+    }
 }
 
 fn find(tx: &Transaction<'_>, app: &str, log: &str) -> rusqlite::Result<Option<Row>> {
@@ -169,7 +195,7 @@ fn load(
             }
             bytes += size;
             let value = Some(wire::Value { data: data.into(), content_type: found.get(1)? });
-            part.entries.push(wire::KeyValue { key, value, etag: String::new() });
+            part.entries.push(wire::KeyValue { key, value, ..Default::default() });
         }
     }
     frames.push((Frame::ActorLoaded(part), bytes));

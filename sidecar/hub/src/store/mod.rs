@@ -4,13 +4,23 @@
 //! Steps are gathered into transactions. A transaction with writes of application state is synced
 //! (if the hub's durability asks for it) before it is answered; others only reach the operating
 //! system, since the logs can rebuild what they hold: before a log is trimmed, all is synced.
+//!
+//! Keys of application state that have expired are absent at once, for whoever asks, and are removed
+//! a little later, in rounds between other work; found by an index, never by a scan.
 
 mod actors;
+mod clock;
+mod expiry;
 mod state;
+mod tables;
+#[cfg(test)]
+mod tests;
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use kar_proto::hub::v1 as wire;
 use rusqlite::{Connection, Transaction};
@@ -20,6 +30,9 @@ use wire::state_request::Request;
 use crate::engine::{ConnId, Hub, LogId};
 use crate::error::HubError;
 use crate::options::Durability;
+pub(crate) use clock::system as system_time;
+use clock::{Clock, Source};
+use expiry::Room;
 
 /// Jobs in one transaction.
 const JOBS_MAX: usize = 256;
@@ -27,48 +40,10 @@ const JOBS_MAX: usize = 256;
 const CACHE_KIB: u32 = 1_024;
 /// SQLite writes its log back when it has so many pages of 4 KiB.
 const CHECKPOINT_PAGES: u32 = 4_000;
-/// Version of the tables.
-const VERSION: u32 = 1;
-
-const TABLES: &str = "
-    CREATE TABLE IF NOT EXISTS log (
-        id INTEGER PRIMARY KEY,
-        app TEXT NOT NULL,
-        name TEXT NOT NULL,
-        epoch INTEGER NOT NULL,
-        upto INTEGER NOT NULL,
-        UNIQUE (app, name)
-    );
-    CREATE TABLE IF NOT EXISTS actor (
-        log INTEGER NOT NULL,
-        actor TEXT NOT NULL,
-        key TEXT NOT NULL,
-        type TEXT NOT NULL,
-        data BLOB NOT NULL,
-        PRIMARY KEY (log, actor, key)
-    ) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS state (
-        app TEXT NOT NULL,
-        key TEXT NOT NULL,
-        etag INTEGER NOT NULL,
-        type TEXT NOT NULL,
-        data BLOB NOT NULL,
-        PRIMARY KEY (app, key)
-    ) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS request (
-        app TEXT NOT NULL,
-        id TEXT NOT NULL,
-        number INTEGER NOT NULL,
-        answer BLOB NOT NULL,
-        PRIMARY KEY (app, id)
-    ) WITHOUT ROWID;
-    CREATE UNIQUE INDEX IF NOT EXISTS request_number ON request (app, number);
-    CREATE TABLE IF NOT EXISTS counter (
-        id INTEGER PRIMARY KEY CHECK (id = 1),
-        value INTEGER NOT NULL
-    );
-    INSERT OR IGNORE INTO counter VALUES (1, 0);
-";
+/// Between two rounds of removing what has expired, if the first one did not finish …
+const ROUND_PACE: Duration = Duration::from_millis(20);
+/// … or did: what expires meanwhile goes together.
+const ROUND_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Something for the store to do.
 pub(crate) enum StoreJob {
@@ -94,9 +69,21 @@ pub(crate) enum StoreStep {
 
 /// What is told when the transaction is done.
 enum Answer {
-    Frames { conn: ConnId, frames: Vec<(Frame, usize)> },
-    Purged { conn: ConnId, number: u64, app: Arc<str> },
-    Synced { log: LogId, start: u64 },
+    Frames {
+        conn: ConnId,
+        frames: Vec<(Frame, usize)>,
+    },
+    Purged {
+        conn: ConnId,
+        number: u64,
+        app: Arc<str>,
+    },
+    Synced {
+        log: LogId,
+        start: u64,
+    },
+    /// A round of it is done; others come first.
+    Again(StoreJob),
 }
 
 /// The open store.
@@ -105,15 +92,36 @@ pub(crate) struct Store {
     durability: Durability,
     /// The next commit is synced.
     synced: bool,
+    clock: Clock,
+    /// When the next key expires.
+    next_expiry: Option<u64>,
+    /// There may be pages to be given back.
+    loose: bool,
+    /// When the next round of removing may begin.
+    next_round: Instant,
+    /// What is done in rounds, and goes on.
+    again: Vec<StoreJob>,
+}
+
+/// The time of a transaction, and whether somebody was told that a key has expired by it.
+struct At {
+    now: u64,
+    told: Cell<bool>,
 }
 
 // === impl Store ===
 
 impl Store {
-    pub(crate) fn open(path: &Path, durability: Durability) -> Result<Self, HubError> {
-        let connection = Connection::open(path).map_err(failed)?;
+    pub(crate) fn open(
+        path: &Path,
+        durability: Durability,
+        time: Source,
+    ) -> Result<Self, HubError> {
+        let mut connection = Connection::open(path).map_err(failed)?;
         let pragma =
             |name: &str, value: &str| connection.pragma_update(None, name, value).map_err(failed);
+        // First: it holds for files that have nothing yet. Older ones keep their free pages for themselves.
+        pragma("auto_vacuum", "INCREMENTAL")?;
         // No other process ever opens it: no shared memory, no locks to take again and again.
         pragma("locking_mode", "EXCLUSIVE")?;
         pragma("journal_mode", "WAL")?;
@@ -123,22 +131,32 @@ impl Store {
         let found: u32 = connection
             .pragma_query_value(None, "user_version", |row| row.get(0))
             .map_err(failed)?;
-        if found > VERSION {
+        if found > tables::VERSION {
             return Err(HubError::Version { file: path.to_owned(), found });
         }
-        connection.execute_batch(TABLES).map_err(failed)?;
-        pragma("user_version", &VERSION.to_string())?;
         connection.set_prepared_statement_cache_capacity(32);
-        Ok(Self { connection, durability, synced: false })
+        let (told, next_expiry) = tables::make(&mut connection).map_err(failed)?;
+        Ok(Self {
+            connection,
+            durability,
+            synced: false,
+            clock: Clock::new(time, told),
+            next_expiry,
+            loose: true,
+            next_round: Instant::now(),
+            again: Vec::new(),
+        })
     }
 
     /// The thread's loop.
     pub(crate) fn run(mut self, jobs: &Receiver<StoreJob>, hub: &Hub) {
-        while let Ok(first) = jobs.recv() {
-            let mut batch = vec![first];
-            batch.extend(jobs.try_iter().take(JOBS_MAX - 1));
+        while let Some(batch) = self.next(jobs) {
             let stop = batch.iter().any(|job| matches!(job, StoreJob::Stop));
-            match self.transact(batch) {
+            let done = self.transact(batch).and_then(|answers| {
+                self.round_if_due()?;
+                Ok(answers)
+            });
+            match done {
                 Ok(answers) => hub.with(|engine| {
                     for answer in answers {
                         match answer {
@@ -147,6 +165,7 @@ impl Store {
                             Answer::Purged { conn, number, app } => {
                                 engine.store_purged(conn, number, &app);
                             }
+                            Answer::Again(job) => self.again.push(job),
                         }
                     }
                 }),
@@ -161,43 +180,130 @@ impl Store {
         }
     }
 
+    /// The next jobs, none if a round is due before there are any; `None`: the hub is gone.
+    fn next(&mut self, jobs: &Receiver<StoreJob>) -> Option<Vec<StoreJob>> {
+        if !self.again.is_empty() {
+            let mut batch: Vec<_> = jobs.try_iter().take(JOBS_MAX).collect();
+            batch.append(&mut self.again);
+            return Some(batch);
+        }
+        let first = match self.until_round() {
+            None => jobs.recv().ok()?,
+            Some(wait) => match jobs.recv_timeout(wait) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            },
+        };
+        let mut batch = vec![first];
+        batch.extend(jobs.try_iter().take(JOBS_MAX - 1));
+        Some(batch)
+    }
+
     /// Carries out jobs in one transaction, durable as they need it.
     fn transact(&mut self, jobs: Vec<StoreJob>) -> rusqlite::Result<Vec<Answer>> {
-        let synced = self.durability == Durability::Fsync && jobs.iter().any(StoreJob::needs_sync);
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let synced = jobs.iter().any(StoreJob::needs_sync);
+        let changes = jobs.iter().any(StoreJob::changes_state);
+        self.loose |= jobs.iter().any(|job| matches!(job, StoreJob::Purge { .. }));
+        self.sync_next(synced)?;
+        let at = At { now: self.clock.now(), told: Cell::new(false) };
+        let transaction = self.connection.transaction()?;
+        let mut answers = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            answers.extend(carry_out(&transaction, &at, job)?);
+        }
+        if changes {
+            self.next_expiry = expiry::next(&transaction)?;
+        }
+        let told = at.told.get();
+        if told || (changes && self.next_expiry.is_some()) {
+            expiry::tell_time(&transaction, at.now)?;
+        }
+        transaction.commit()?;
+        if told && !synced && self.durability == Durability::Fsync {
+            // What somebody was told to be absent stays so, also if power is lost and clocks with it.
+            self.sync_next(true)?;
+            let transaction = self.connection.transaction()?;
+            touch(&transaction)?;
+            transaction.commit()?;
+        }
+        Ok(answers)
+    }
+
+    /// Whether the next commit is synced, if the hub's durability asks for any of that.
+    fn sync_next(&mut self, synced: bool) -> rusqlite::Result<()> {
+        let synced = synced && self.durability == Durability::Fsync;
         if synced != self.synced {
             let level = if synced { "FULL" } else { "NORMAL" };
             self.connection.pragma_update(None, "synchronous", level)?;
             self.synced = synced;
         }
+        Ok(())
+    }
+
+    /// How long until a round is to begin; `None`: nothing asks for one.
+    fn until_round(&self) -> Option<Duration> {
+        let due = match self.next_expiry {
+            _ if self.loose => Duration::ZERO,
+            None => return None,
+            Some(expires) => Duration::from_millis(expires.saturating_sub(self.clock.now())),
+        };
+        Some(due.max(self.next_round.saturating_duration_since(Instant::now())))
+    }
+
+    fn round_if_due(&mut self) -> rusqlite::Result<()> {
+        if self.until_round() != Some(Duration::ZERO) {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let due = |next: Option<u64>| next.is_some_and(|expires| expires <= now);
+        self.sync_next(due(self.next_expiry))?;
         let transaction = self.connection.transaction()?;
-        let mut answers = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            answers.extend(carry_out(&transaction, job)?);
+        if due(self.next_expiry) {
+            expiry::tell_time(&transaction, now)?;
+            expiry::remove(&transaction, now)?;
+            self.next_expiry = expiry::next(&transaction)?;
+            self.loose = true;
+        } else {
+            self.loose = expiry::give_back(&transaction)?;
         }
         transaction.commit()?;
-        Ok(answers)
+        let more = due(self.next_expiry) || self.loose;
+        self.next_round = Instant::now() + if more { ROUND_PACE } else { ROUND_INTERVAL };
+        Ok(())
     }
 }
 
-fn carry_out(tx: &Transaction<'_>, job: StoreJob) -> rusqlite::Result<Option<Answer>> {
+/// Only a commit with changes is synced, and all before it with it.
+fn touch(tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    tx.prepare_cached("UPDATE counter SET value = value")?.execute([])?;
+    Ok(())
+}
+
+fn carry_out(tx: &Transaction<'_>, at: &At, job: StoreJob) -> rusqlite::Result<Option<Answer>> {
     Ok(Some(match job {
         StoreJob::Step { conn, handle, app, log, step } => {
             let frames = actors::step(tx, handle, &app, &log, step)?;
             Answer::Frames { conn, frames }
         }
         StoreJob::State { conn, number, app, request } => {
-            let (response, bytes) = state::answer(tx, &app, request)?;
+            let (response, bytes) = state::answer(tx, at, &app, request)?;
             let frame = Frame::State(wire::StateResponse { number, response: Some(response) });
             Answer::Frames { conn, frames: vec![(frame, bytes)] }
         }
         StoreJob::Purge { conn, number, app } => {
-            actors::purge(tx, &app)?;
-            state::purge(tx, &app)?;
-            Answer::Purged { conn, number, app }
+            let mut room = Room::new();
+            if actors::purge(tx, &app, &mut room)? && state::purge(tx, &app, &mut room)? {
+                Answer::Purged { conn, number, app }
+            } else {
+                Answer::Again(StoreJob::Purge { conn, number, app })
+            }
         }
         StoreJob::Sync { log, start } => {
-            // Only a commit with changes is synced, and all before it with it.
-            tx.prepare_cached("UPDATE counter SET value = value")?.execute([])?;
+            touch(tx)?;
             Answer::Synced { log, start }
         }
         StoreJob::Stop => return Ok(None),
@@ -208,12 +314,33 @@ impl StoreJob {
     /// Whether what it does must survive power loss before it is answered.
     fn needs_sync(&self) -> bool {
         match self {
-            Self::State { request, .. } => {
-                matches!(request, Request::Set(_) | Request::Delete(_))
-            }
-            Self::Purge { .. } | Self::Sync { .. } => true,
-            Self::Step { .. } | Self::Stop => false,
+            Self::Sync { .. } => true,
+            _ => self.changes_state(),
         }
+    }
+
+    /// Whether it may change application state.
+    fn changes_state(&self) -> bool {
+        match self {
+            Self::State { request, .. } => {
+                matches!(request, Request::Set(_) | Request::Delete(_) | Request::Transact(_))
+            }
+            Self::Purge { .. } => true,
+            Self::Step { .. } | Self::Sync { .. } | Self::Stop => false,
+        }
+    }
+}
+
+// === impl At ===
+
+impl At {
+    /// Whether a key is there that expires then; that it is not is remembered.
+    fn is_there(&self, expires: Option<i64>) -> bool {
+        let there = expires.is_none_or(|expires| expires as u64 > self.now);
+        if !there {
+            self.told.set(true);
+        }
+        there
     }
 }
 

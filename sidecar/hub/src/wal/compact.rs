@@ -28,7 +28,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::format::{self, ALIGN};
-use super::index::Place;
+use super::index::{LogIndex, Place};
 use super::recover::{self, Raw, Visit};
 use super::segment::{DATA, FILE_HEADER, Kind, Segment};
 use super::summary::{self, Summary};
@@ -54,6 +54,64 @@ pub(crate) struct Plan {
     pub(crate) wanted: Vec<Place>,
     /// The disk holds far more than it should: no holding back.
     pub(crate) hurry: bool,
+}
+
+/// A plan being made. What lives is gathered in pieces, so that nobody waits long for the lock meanwhile.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) run: Vec<Segment>,
+    pub(crate) next: Segment,
+    pub(crate) hurry: bool,
+    /// What was gathered, log by log.
+    wanted: Vec<Place>,
+    /// The log that is next …
+    log: u32,
+    /// … and the address in it.
+    from: u64,
+}
+
+/// Records gathered at a time.
+const GATHERED_MAX: usize = 4_096;
+/// Logs looked at at a time.
+const LOOKED_AT_MAX: u32 = 1_024;
+
+// === impl Draft ===
+
+impl Draft {
+    pub(crate) fn new(run: Vec<Segment>, next: Segment, hurry: bool) -> Self {
+        let from = run[0].base;
+        Self { run, next, hurry, wanted: Vec::new(), log: 0, from }
+    }
+
+    /// Gathers some more from the logs below a number, as `index` finds them; true: that is all. What dies meanwhile is
+    /// copied for nothing, no more; new records go to other files.
+    pub(crate) fn gather<'a>(
+        &mut self,
+        logs: u32,
+        index: impl Fn(u32) -> Option<&'a LogIndex>,
+    ) -> bool {
+        let enough = self.wanted.len() + GATHERED_MAX;
+        let last = logs.min(self.log.saturating_add(LOOKED_AT_MAX));
+        while self.log < last {
+            if let Some(index) = index(self.log) {
+                for place in index.places_in(self.from, self.next.base) {
+                    if self.wanted.len() == enough {
+                        self.from = place.address;
+                        return false;
+                    }
+                    self.wanted.push(place);
+                }
+            }
+            self.log += 1;
+            self.from = self.run[0].base;
+        }
+        self.log >= logs
+    }
+
+    pub(crate) fn plan(mut self) -> Plan {
+        self.wanted.sort_unstable_by_key(|place| place.address);
+        Plan { run: self.run, next: self.next, wanted: self.wanted, hurry: self.hurry }
+    }
 }
 
 /// A compacted file that is whole and has no name yet.

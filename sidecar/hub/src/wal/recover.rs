@@ -75,6 +75,7 @@ pub(crate) fn recover(
     mark: Option<Mark>,
     mut visit: impl FnMut(&Visit<'_>) -> Result<(), String>,
 ) -> Result<Option<End>, HubError> {
+    segment::remove_unfinished(dir)?;
     let segments = segment::list(dir)?;
     if segments.is_empty() {
         return match mark {

@@ -175,18 +175,26 @@ impl Segment {
     }
 }
 
-/// The segment files of a directory, in order. Leftovers of files being made are removed.
+/// Removes what a killed hub was writing: compacted files, files made ahead, summaries. Nobody may be writing now.
+pub(crate) fn remove_unfinished(dir: &Path) -> Result<(), HubError> {
+    let failed = |source| HubError::io("list", dir, source);
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|e| e == "new" || e == "sum-new") {
+            fs::remove_file(&path).map_err(|e| HubError::io("remove", &path, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// The segment files of a directory, in order.
 pub(crate) fn list(dir: &Path) -> Result<Vec<Segment>, HubError> {
     let failed = |source| HubError::io("list", dir, source);
     let mut segments = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("seg") => segments.push(examine(&path)?),
-            Some("new") => {
-                fs::remove_file(&path).map_err(|e| HubError::io("remove", &path, e))?;
-            }
-            _ => {}
+        if path.extension().is_some_and(|e| e == "seg") {
+            segments.push(examine(&path)?);
         }
     }
     segments.sort_by_key(|s| s.number);

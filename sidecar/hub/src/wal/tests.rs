@@ -230,6 +230,17 @@ fn full_files_are_summarised_and_the_summary_is_not_trusted_blindly() {
 }
 
 #[test]
+fn a_start_removes_what_a_killed_hub_was_writing() {
+    let mut log = Log::new();
+    log.add(3, 100);
+    log.commit();
+    let leftovers = ["0000000007.sum-new", "0000000003.new"].map(|name| log.path().join(name));
+    leftovers.iter().for_each(|path| fs::write(path, b"half of it").unwrap());
+    log.expect(3);
+    assert!(leftovers.iter().all(|path| !path.exists()));
+}
+
+#[test]
 fn a_record_is_not_found_in_anothers_place() {
     let mut log = Log::new();
     log.add(3, 100);

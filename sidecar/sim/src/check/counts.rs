@@ -61,6 +61,15 @@ pub(crate) struct Counts {
     pub(crate) reminders_late: u64,
     /// Firings that a change dropped before they started.
     pub(crate) firings_dropped: u64,
+    /// Actors removed, those of them that had state, and those that had reminders.
+    pub(crate) removals: u64,
+    pub(crate) removed_states: u64,
+    pub(crate) removed_reminders: u64,
+    /// Turns that told of idle actors, and those of them that did something.
+    pub(crate) deactivations: u64,
+    pub(crate) deactivations_logged: u64,
+    /// Turns that found what was remembered of their actor to be good.
+    pub(crate) activations_kept: u64,
     /// Overlaps of code that a lagging node excuses.
     pub(crate) overlap_excused: u64,
     /// What was seen of which transitions.
@@ -77,6 +86,10 @@ pub(crate) struct Counts {
     pub(crate) redriven: u64,
     /// Invocations parked.
     pub(crate) parked: u64,
+    /// Calls that were withdrawn.
+    pub(crate) withdrawn: u64,
+    /// Those of them whose callers' and callees' owners had both been lost since they were made.
+    pub(crate) both_ends_failing: u64,
     /// Nodes draining, for `drain_with_cross_calls`.
     draining: Vec<NodeId>,
     /// Hosts that died with turns: session, when.
@@ -85,7 +98,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 36] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 44] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -101,6 +114,7 @@ impl Counts {
             ("accept-after-forget", self.accept_after_forget),
             ("(inbox entries taken)", self.inbox_taken),
             ("(promised by inboxes)", self.inbox_promised),
+            ("both-ends-failing", self.both_ends_failing),
             ("(chains home)", self.chains_home),
             ("(windows asked)", self.windows_asked),
             ("(outcomes cut)", self.outcomes_cut),
@@ -109,6 +123,7 @@ impl Counts {
             ("(expired after a loss)", self.expired_after_loss),
             ("(errors retried)", self.errors_retried),
             ("(parked)", self.parked),
+            ("(withdrawn)", self.withdrawn),
             ("(redriven)", self.redriven),
             ("(reads)", self.reads),
             ("(reads raced)", self.reads_raced),
@@ -121,9 +136,20 @@ impl Counts {
             ("(reminders fired)", self.reminders_fired),
             ("(reminders late)", self.reminders_late),
             ("(firings dropped)", self.firings_dropped),
+            ("(actors removed)", self.removals),
+            ("(removed with state)", self.removed_states),
+            ("(removed with reminders)", self.removed_reminders),
+            ("(deactivations)", self.deactivations),
+            ("(deactivations logged)", self.deactivations_logged),
+            ("(activations kept)", self.activations_kept),
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
         ]
+    }
+
+    /// Whether a host's stream is known to be gone.
+    pub(crate) fn is_down(&self, session: SessionId) -> bool {
+        self.down.iter().any(|(down, _)| *down == session)
     }
 }
 

@@ -24,6 +24,7 @@ impl Judge<'_> {
         self.check_requests_done();
         if finish.quiet {
             self.check_leaks();
+            self.check_passive();
         }
         self.check_stores();
     }

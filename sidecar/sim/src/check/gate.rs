@@ -1,7 +1,7 @@
 //! P5, rule L5: nothing that others can see depends on a record that is not valid in its log.
 
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::ids::{NodeId, Number, PartitionId, Sender, Uuid};
+use kar_core::ids::{InvocationId, Kind, NodeId, Number, PartitionId, Sender, Uuid};
 use kar_core::invocation::{Mode, Outcome, Owed, Refusal};
 use kar_core::message::{AwaitResult, Message};
 use kar_core::node::DIRECT_CONCURRENCY;
@@ -17,9 +17,12 @@ impl Judge<'_> {
             Message::Open { sender, to, highest, open, .. } => {
                 self.check_open(sender, to, *highest, open);
             }
-            Message::Request { sender, to, number, floor, owed, .. } => {
+            Message::Request { sender, to, epoch, number, floor, owed, .. } => {
                 if let Owed::Invocation(invocation) = owed {
                     self.meet(invocation);
+                    let key = (self.log_of(to), invocation.uuid, invocation.step);
+                    let first = self.sent_to_epoch.entry(key).or_insert(*epoch);
+                    *first = (*first).min(*epoch);
                 }
                 self.check_request(from, sender, to, *number, owed.uuid());
                 self.check_floor(sender, to, *floor);
@@ -223,7 +226,11 @@ impl Judge<'_> {
                 let ended = self.logs[self.log_of(&id.home)].outcome(id.uuid);
                 let same = uuid.is_none_or(|u| u == id.uuid)
                     && request.awaits.as_ref().is_none_or(|a| a == id);
+                // One that was cancelled before its node had logged it shows nothing of what it was.
+                let is_over = *outcome == Outcome::Cancelled && self.asked_to_cancel(id.uuid);
+                let removes = request.removes && (self.is_removal(id.uuid) || is_over);
                 let mode = request.mode == Some(Mode::Call)
+                    || removes
                     || request.awaits.is_some()
                     || matches!(outcome, Outcome::Refused(_));
                 // It has not ended: it may be sent again.
@@ -270,8 +277,10 @@ impl Judge<'_> {
 
     fn check_client_error(&mut self, node: NodeId, req: usize, error: &RequestError) {
         let request = &self.history.reqs[req];
-        let is_direct =
-            request.mode.is_none() && request.awaits.is_none() && request.remind.is_none();
+        let is_direct = request.mode.is_none()
+            && request.awaits.is_none()
+            && request.remind.is_none()
+            && !request.removes;
         let fine = match error {
             // A direct call's fate is unknown when its host dies: that is what at-most-once means.
             RequestError::Unknown(_) if is_direct => true,
@@ -281,6 +290,7 @@ impl Judge<'_> {
             }
             RequestError::Draining => self.nodes.get(&node).is_some_and(|n| n.drain_told),
             RequestError::NoHost(_) => is_direct,
+            RequestError::UnknownKind(kind) => request.removes && !self.was_used(kind, req),
             // Direct calls are bounded by what the host runs at once.
             RequestError::Limit(hit) if hit.name == DIRECT_CONCURRENCY => request.mode.is_none(),
             RequestError::Limit(_) => self.history.small_limits,
@@ -295,6 +305,13 @@ impl Judge<'_> {
         if !fine {
             self.wrong("P9 errors", format!("{node:?} answers q{req}: {error:?}"));
         }
+    }
+
+    /// Whether a kind was in use before a request came.
+    fn was_used(&self, kind: &Kind, req: usize) -> bool {
+        let Some(arrived) = self.history.reqs[req].arrived else { return false };
+        let logs = self.logs.iter().filter(|log| log.id.kind == *kind);
+        logs.flat_map(|log| log.reigns.first()).any(|reign| reign.from < arrived)
     }
 
     /// "Unknown" is said only when it is: the node was struck out, or is leaving.
@@ -323,6 +340,14 @@ impl Judge<'_> {
                 let Some(id) = invocation else {
                     return self.wrong("answers", format!("r{run}.{item}: no invocation"));
                 };
+                let InvocationId { home, uuid: parent } = &record.token.invocation;
+                // What runs on in a reign that is over may hear of it: there is a newer attempt.
+                let is_current = self.logs[self.log_of(home)].epoch == record.token.epoch;
+                let is_withdrawn = *outcome == Outcome::Withdrawn && is_current;
+                if is_withdrawn && !self.asked_to_cancel(*parent) {
+                    let text = format!("r{run}.{item} of {} is told of {id}", record.token);
+                    self.wrong("T2 withdrawn has no caller", text);
+                }
                 let own = id.home == record.token.invocation.home;
                 let ended = self.logs[self.log_of(&id.home)].outcome(id.uuid);
                 let known = self.uuid_of_tag.get(tag);
@@ -361,6 +386,24 @@ impl Judge<'_> {
             if let Some(epoch) = epoch.map(|r| r.epoch) {
                 self.node(node).dropped.insert((log, epoch));
             }
+        }
+        match notice {
+            Notice::DeadLetter { invocation, outcome } => {
+                let log = self.log_of(&invocation.home);
+                let ended = self.logs[log].outcome(invocation.uuid);
+                let is_first = self.dead_told.insert(invocation.uuid);
+                if !is_first || ended.is_none_or(|ended| ended.outcome != *outcome) {
+                    self.wrong("P5 gate for notices", format!("{node:?}: {notice:?}"));
+                }
+            }
+            Notice::Parked { invocation, .. } => {
+                let log = self.log_of(&invocation.home);
+                let held = self.logs[log].held.get_mut(&invocation.uuid);
+                if !held.is_some_and(|held| held.policy.tell_parked()) {
+                    self.wrong("P5 gate for notices", format!("{node:?}: {notice:?}"));
+                }
+            }
+            _ => {}
         }
         if let Notice::RecordTooLong { partition, bytes, .. } = notice {
             self.wrong("records", format!("{node:?} {partition}: {bytes} bytes"));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use kar_core::invocation::{
-    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, Refusal, StateOp,
+    ChainOutcome, Invocation, Mode, Outcome, Owed as Obligation, Payload, Refusal, StateOp, Work,
 };
 use kar_core::record::{AcceptInBrief, End, Op, Record, Segment};
 
@@ -126,6 +126,9 @@ impl Judge<'_> {
 
     /// An invocation is seen for the first time, or again.
     pub(crate) fn meet(&mut self, invocation: &Arc<Invocation>) {
+        if self.met_other_work(invocation) {
+            return;
+        }
         let tag = Spec::read(&invocation.payload).tag;
         if let Some(known) = self.uuid_of_tag.insert(tag, invocation.uuid)
             && self.original(known) != self.original(invocation.uuid)
@@ -178,6 +181,7 @@ impl Judge<'_> {
                     && !held.left
                 {
                     held.attempt = held.attempt.max(*attempt);
+                    held.policy.marked |= *attempt == 1;
                 }
             }
             Op::Cancel { uuid } => self.cancel_landed(log, offset, *uuid),
@@ -210,6 +214,7 @@ impl Judge<'_> {
                     self.wrong("C6 closed channel", text);
                 }
             }
+            Op::Deactivate { actor, uuid } => self.deactivates(log, actor, *uuid),
             Op::Fire { actor, id, due, uuid, next } => {
                 self.fired(log, offset, (actor, id), (*due, *uuid, *next));
             }
@@ -240,13 +245,14 @@ impl Judge<'_> {
         number: Number,
         invocation: &Arc<Invocation>,
     ) {
+        let is_method = invocation.work == Work::Method;
         let held = Held {
             sent: Some((sender.clone(), number)),
             queued_by: QueuedBy::Number(sender.clone(), number),
             actor: invocation.actor.clone(),
             since: self.now,
             step: invocation.step,
-            tag: Spec::read(&invocation.payload).tag,
+            tag: if is_method { Spec::read(&invocation.payload).tag } else { 0 },
             attempt: 1,
             home: invocation.home.clone(),
             left: false,
@@ -285,6 +291,9 @@ impl Judge<'_> {
             Some(_) => self.wrong("P2 accepted once", format!("{id} accepts {uuid} again")),
             None => {
                 model.held.insert(uuid, held);
+                if self.is_removal(uuid) {
+                    self.removal_accepted();
+                }
             }
         }
     }
@@ -342,7 +351,7 @@ impl Judge<'_> {
         }
     }
 
-    fn settle(&mut self, log: usize, to: usize, number: Number) {
+    pub(super) fn settle(&mut self, log: usize, to: usize, number: Number) {
         let Some(owed) = self.logs[log].owed.get_mut(&(to, number)) else {
             let text = format!("{} settles unknown number {number}", self.logs[log].id);
             return self.wrong("log", text);
@@ -369,6 +378,7 @@ impl Judge<'_> {
 
     fn completed(&mut self, log: usize, offset: Offset, done: Completion<'_>) {
         let Completion { uuid, attempt, accept, end, segment } = done;
+        self.meet_removal(log, uuid, accept, segment);
         if let (Some(brief), false) = (accept, self.logs[log].held.contains_key(&uuid)) {
             let held = Held {
                 sent: Some((brief.sender.clone(), brief.number)),
@@ -398,6 +408,12 @@ impl Judge<'_> {
         }
         if held.attempt != attempt {
             return;
+        }
+        if self.is_removal(uuid) {
+            return self.removed(log, offset, uuid, (end, segment));
+        }
+        if self.is_moot(log, uuid, attempt, end) {
+            return self.moot_deactivation(log, offset, uuid, (end, segment));
         }
         if accept.is_some() && self.is_remind(log, uuid, segment) {
             return self.reminded(log, offset, uuid, (end, segment));
@@ -431,6 +447,9 @@ impl Judge<'_> {
         if matches!(closing, Closing::Outcome(Outcome::Expired)) {
             self.check_expired(log, offset, uuid);
         }
+        if matches!(closing, Closing::Outcome(Outcome::Withdrawn)) {
+            self.check_withdrawn(log, offset, uuid);
+        }
         let own = segment.sends.len() - usize::from(*end == End::Passed);
         let effects = !segment.state.is_empty() || own > 0 || !segment.reminders.is_empty();
         if effects && matches!(&closing, Closing::Outcome(o) if !matches!(o, Outcome::Done(_))) {
@@ -458,6 +477,7 @@ impl Judge<'_> {
             self.owe(log, offset, (uuid, step, attempt), segment);
         }
         let is_tell = self.mode_of(uuid) == Some(Mode::Tell);
+        let is_told = self.is_deactivation(uuid);
         let to_itself = self.logs[log].owed.range((log, 0)..=(log, Number::MAX));
         let last_sent = to_itself.last().map_or(0, |((_, number), _)| *number);
         let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
@@ -466,7 +486,7 @@ impl Judge<'_> {
                 held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset, at: self.now });
                 let is_good = matches!(outcome, Outcome::Done(_) | Outcome::Cancelled);
                 // What was refused was never taken.
-                if is_tell && !is_good && accept.is_none() {
+                if is_tell && !is_good && accept.is_none() && !is_told {
                     self.logs[log].dead.insert(uuid);
                 }
             }
@@ -555,6 +575,11 @@ impl Judge<'_> {
             }
         }
         let actor = model.held.get(&uuid).and_then(|h| h.actor.clone());
+        if let Some(actor) = &actor {
+            let run = self.dispatched.get(&(log, uuid, step, attempt, epoch)).copied();
+            self.note_activation(log, actor, run);
+        }
+        let model = &mut self.logs[log];
         let record = TurnRecord {
             offset,
             state: state.clone(),
@@ -624,8 +649,11 @@ impl Judge<'_> {
 
     /// How an invocation was made, from whoever made it.
     pub(crate) fn mode_of(&self, uuid: Uuid) -> Option<Mode> {
-        if self.is_firing(uuid) {
+        if self.is_firing(uuid) || self.is_deactivation(uuid) {
             return Some(Mode::Tell);
+        }
+        if self.is_removal(uuid) {
+            return Some(Mode::Call);
         }
         let tag = self.tag_of_uuid.get(&uuid)?;
         match self.asked.get(tag) {

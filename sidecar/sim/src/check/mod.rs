@@ -7,6 +7,7 @@ mod end;
 mod expiry;
 mod gate;
 mod inbox;
+mod life;
 mod lists;
 mod logs;
 mod model;
@@ -20,6 +21,7 @@ mod snapshots;
 mod state;
 mod steps;
 mod turns;
+mod withdraw;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -84,6 +86,10 @@ pub(crate) struct Judge<'h> {
     /// Tags of the payloads, by invocation and the other way round.
     pub(crate) uuid_of_tag: HashMap<u64, Uuid>,
     pub(crate) tag_of_uuid: HashMap<Uuid, u64>,
+    /// Dead letters that operators were told of.
+    pub(crate) dead_told: BTreeSet<Uuid>,
+    /// The lowest epoch that a step of an invocation was sent to, by the log it was sent to.
+    pub(crate) sent_to_epoch: HashMap<(usize, Uuid, u32), u64>,
     /// Dead letters that were sent again: what each was when it was told first.
     pub(crate) redriven: HashMap<Uuid, Uuid>,
     /// Where a tag was issued by a turn: run and item.
@@ -102,6 +108,7 @@ pub(crate) struct Judge<'h> {
     pub(crate) read_floors: HashMap<usize, usize>,
     /// Tags of reminders, and who scheduled them: all their firings carry them.
     pub(crate) reminder_tags: HashMap<u64, reminders::Asked>,
+    pub(crate) life: life::LifeModel,
 }
 
 /// Judges a run; also counts what really happened in it.
@@ -154,7 +161,7 @@ impl<'h> Judge<'h> {
             }
         }
         let own = |r: &crate::history::Req| {
-            r.awaits.is_none() && r.control.is_none() && r.reads.is_none()
+            r.awaits.is_none() && r.control.is_none() && r.reads.is_none() && !r.removes
         };
         let clients = history.reqs.iter().enumerate().filter(|(_, r)| own(r));
         Self {
@@ -169,6 +176,8 @@ impl<'h> Judge<'h> {
             targets: HashMap::new(),
             uuid_of_tag: HashMap::new(),
             tag_of_uuid: HashMap::new(),
+            dead_told: BTreeSet::new(),
+            sent_to_epoch: HashMap::new(),
             redriven: HashMap::new(),
             issued,
             // The first one, where it is sent again.
@@ -180,6 +189,7 @@ impl<'h> Judge<'h> {
             inboxes: inbox::InboxesModel::default(),
             read_floors: HashMap::new(),
             reminder_tags: reminders::asked(history),
+            life: life::LifeModel::default(),
         }
     }
 

@@ -19,16 +19,39 @@ pub(crate) struct Standing {
     cancel: Option<Epoch>,
     /// It rests: the reign that logged it.
     parked: Option<Epoch>,
+    /// It has rested before.
+    resumed: bool,
     failures: u32,
     losses: u32,
+    /// The log says that its first attempt begins.
+    pub(crate) marked: bool,
+    /// How often it was parked since operators were told.
+    untold: u32,
     /// The last attempt that ended without ending it, and when the next one may start.
     last: Option<(u32, Millis)>,
 }
 
 impl Standing {
+    /// It rests.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.parked.is_some()
+    }
+
+    /// It has rested, and goes on: behind others that it was in front of.
+    pub(crate) fn was_resumed(&self) -> bool {
+        self.resumed
+    }
+
     /// A tail call: the next step begins anew, but for the request to end.
     pub(crate) fn next_step(&mut self) {
-        *self = Self { cancel: self.cancel, ..Self::default() };
+        *self = Self { cancel: self.cancel, untold: self.untold, ..Self::default() };
+    }
+
+    /// Operators are told that it is parked; whether it is, and they were not.
+    pub(crate) fn tell_parked(&mut self) -> bool {
+        let was = self.untold > 0;
+        self.untold = self.untold.saturating_sub(1);
+        was
     }
 }
 
@@ -102,7 +125,15 @@ impl Judge<'_> {
         }
         held.policy.last = Some((attempt, 0));
         match ended.cause {
-            Cause::HostLost => held.policy.losses += 1,
+            Cause::HostLost => {
+                held.policy.losses += 1;
+                // A later attempt is in the log before it begins.
+                let told = held.policy.marked || attempt > 1;
+                if !told && !self.ever_dispatched(log, uuid, step) {
+                    let text = format!("{id}@{offset}: {uuid} has never begun");
+                    self.wrong("only what began is lost", text);
+                }
+            }
             Cause::ApplicationError => {
                 held.policy.failures += 1;
                 held.policy.last = Some((attempt, ended.not_before));
@@ -132,6 +163,12 @@ impl Judge<'_> {
         }
     }
 
+    /// Whether some reign has dispatched the first attempt of a step.
+    fn ever_dispatched(&self, log: usize, uuid: Uuid, step: u32) -> bool {
+        let reigns = self.logs[log].reigns.iter();
+        reigns.map(|r| (log, uuid, step, 1, r.epoch)).any(|key| self.dispatched.contains_key(&key))
+    }
+
     /// An error that is the outcome was not to be retried (any more).
     pub(crate) fn check_last_error(
         &mut self,
@@ -141,6 +178,10 @@ impl Judge<'_> {
         closing: &Closing,
     ) {
         let Closing::Outcome(Outcome::Failed(error)) = closing else { return };
+        if self.is_deactivation(uuid) {
+            // Nobody asked for it, so nobody asked for its retries.
+            return;
+        }
         let policy = self.policy_of(log, uuid);
         let standing = self.logs[log].held.get(&uuid).map(|held| held.policy.clone());
         let Some(Standing { failures, cancel, .. }) = standing else { return };
@@ -181,6 +222,7 @@ impl Judge<'_> {
         let (id, epoch) = (model.id.clone(), model.epoch);
         let Some(held) = model.held.get_mut(&uuid) else { return };
         held.policy.parked = Some(epoch);
+        held.policy.untold += 1;
         // Others pass it.
         held.queued_by = QueuedBy::Operator;
         let losses = held.policy.losses;
@@ -197,6 +239,7 @@ impl Judge<'_> {
         }
         if let Some(held) = self.logs[log].held.get_mut(&uuid) {
             held.policy.parked = None;
+            held.policy.resumed = true;
             held.policy.losses = 0;
         }
     }

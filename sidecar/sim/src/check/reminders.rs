@@ -52,6 +52,12 @@ impl ReminderModel {
         own.map(|(_, live)| shown(&live.reminder, live.due)).collect()
     }
 
+    /// Every firing that there ever was of an actor.
+    pub(super) fn firings_of<'a>(&'a self, actor: &'a str) -> impl Iterator<Item = Uuid> + 'a {
+        let own = self.firings.iter().filter(move |(_, firing)| *firing.key.0 == *actor);
+        own.map(|(uuid, _)| *uuid)
+    }
+
     /// All reminders, as snapshots have them.
     pub(super) fn shown(&self) -> Vec<(Arc<str>, Line)> {
         let one =
@@ -182,6 +188,41 @@ impl Judge<'_> {
             }
         }
         if !ops.is_empty() {
+            self.reminders_changed(log, offset, actor);
+        }
+    }
+
+    /// The reminders of an actor that is removed go, and with them their firings that wait: none of those has done
+    /// anything, whatever ran.
+    pub(super) fn drop_with_actor(
+        &mut self,
+        log: usize,
+        offset: Offset,
+        actor: &Arc<str>,
+        ops: &[ReminderOp],
+    ) {
+        let epoch = self.logs[log].epoch;
+        for uuid in ops.iter().flat_map(|op| &op.dropped) {
+            let holds = self.holds(log, *uuid);
+            let model = &mut self.logs[log];
+            let firing = model.reminders.firings.get_mut(uuid);
+            let held = model.held.get_mut(uuid);
+            match (firing, held) {
+                (Some(firing), Some(held))
+                    if firing.key.0 == *actor && !held.is_over() && !held.left && !holds =>
+                {
+                    firing.dropped = Some(epoch);
+                    held.gone = true;
+                    self.counts.firings_dropped += 1;
+                }
+                _ => {
+                    let text = format!("{}@{offset}: {uuid} is dropped with {actor}", model.id);
+                    self.wrong("cancel removes what has not started", text);
+                }
+            }
+        }
+        if !ops.is_empty() {
+            self.logs[log].reminders.live.retain(|key, _| key.0 != *actor);
             self.reminders_changed(log, offset, actor);
         }
     }

@@ -10,13 +10,17 @@ use crate::remind::Remind;
 impl Judge<'_> {
     /// Whether a run is of a shared method.
     pub(super) fn is_shared_run(&self, run: &Run) -> bool {
-        run.actor.is_some() && self.history.names.is_shared(run.spec.tag)
+        run.actor.is_some() && !run.is_told && self.history.names.is_shared(run.spec.tag)
     }
 
     /// Whether the current turn of an invocation is of a shared method.
     pub(super) fn is_shared_turn(&self, log: usize, uuid: Uuid) -> bool {
         let held = self.logs[log].held.get(&uuid);
-        held.is_some_and(|held| held.actor.is_some() && self.history.names.is_shared(held.tag))
+        let is_method = !self.is_removal(uuid) && !self.is_deactivation(uuid);
+        let is_shared = |held: &super::logs::Held| {
+            held.actor.is_some() && self.history.names.is_shared(held.tag)
+        };
+        held.is_some_and(|held| is_method && is_shared(held))
     }
 
     /// An exclusive call was refused because its flow holds the actor by a shared method.

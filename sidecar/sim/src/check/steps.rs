@@ -103,6 +103,11 @@ impl Judge<'_> {
         }
     }
 
+    /// Whether a call that a log has made, and not settled, has a step key.
+    pub(super) fn is_keyed(&self, log: usize, call: (usize, Number)) -> bool {
+        self.logs[log].steps.open.contains_key(&call)
+    }
+
     /// What a turn is dispatched with is what its log holds.
     pub(super) fn check_recorded(&mut self, run: usize, record: &Run, log: usize) {
         let token = &record.token;
@@ -216,6 +221,12 @@ pub(super) fn is_turned_away(item: &Item) -> bool {
 fn is_free_again(outcome: Option<&Outcome>) -> bool {
     matches!(
         outcome,
-        Some(Outcome::Refused(_) | Outcome::Deadlock(_) | Outcome::Expired | Outcome::Cancelled)
+        Some(
+            Outcome::Refused(_)
+                | Outcome::Deadlock(_)
+                | Outcome::Expired
+                | Outcome::Cancelled
+                | Outcome::Withdrawn
+        )
     )
 }

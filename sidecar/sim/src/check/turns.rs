@@ -15,6 +15,7 @@ impl Judge<'_> {
         let log = self.log_of(&token.invocation.home);
         let tag = record.spec.tag;
         self.tag_of_uuid.entry(uuid).or_insert(tag);
+        self.check_activation(run, record, log);
         if self.reminder_tags.contains_key(&tag) {
             self.check_rings(run, record, log);
         } else {
@@ -34,6 +35,7 @@ impl Judge<'_> {
         self.check_attempt(run, record, log, uuid);
         self.check_policy(run, record, log, uuid);
         self.check_source(run, record, log, uuid);
+        self.check_resent(run, record, log, uuid);
         self.check_recorded(run, record, log);
     }
 
@@ -106,6 +108,24 @@ impl Judge<'_> {
         }
     }
 
+    /// What was sent to an earlier reign may have run there ahead of the log, and have taken its node along: it starts
+    /// when it is accepted, so that it can be counted.
+    fn check_resent(&mut self, run: usize, record: &Run, log: usize, uuid: Uuid) {
+        let token = &record.token;
+        let first = self.sent_to_epoch.get(&(log, uuid, token.step)).copied();
+        // Under an idempotency key several clients may send it, each for the first time.
+        let asked = self.asked.get(&record.spec.tag);
+        if asked.is_some_and(|req| self.history.reqs[*req].keyed) {
+            return;
+        }
+        let held = self.logs[log].held.get(&uuid);
+        let is_logged = held.is_some_and(|held| held.step >= token.step);
+        if !is_logged && first.is_some_and(|first| first < token.epoch) {
+            let text = format!("r{run} {token} was sent to epoch {first:?}, and is not accepted");
+            self.wrong("L6 never ahead of the log twice", text);
+        }
+    }
+
     /// Rule L5: what comes from another partition is committed there; with `strict`, everything is.
     fn check_source(&mut self, run: usize, record: &Run, log: usize, uuid: Uuid) {
         let strict = self.history.strict[record.slot];
@@ -115,7 +135,7 @@ impl Judge<'_> {
         let held = self.logs[log].held.contains_key(&uuid);
         let token = &record.token;
         match self.issued.get(&record.spec.tag) {
-            None if self.reminder_tags.contains_key(&record.spec.tag) => {}
+            None if record.is_told || self.reminder_tags.contains_key(&record.spec.tag) => {}
             None => {
                 if strict && !held {
                     self.wrong("strict", format!("r{run} {token} is not accepted yet"));
@@ -152,6 +172,8 @@ impl Judge<'_> {
         let uncommitted = self.history.runs[..run].iter().rposition(|before| {
             (before.kind, before.actor) == (record.kind, Some(actor))
                 && before.token.epoch == record.token.epoch
+                // A deactivation that has done nothing leaves nothing.
+                && !before.is_told
                 // A shared turn does not stand on another one: neither changes anything.
                 && !(self.is_shared_run(before) && self.is_shared_run(record))
                 // Its result waited behind an operation of it, and was lost with its host: this is the retry.

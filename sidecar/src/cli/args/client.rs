@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{Format, duration};
+use super::{Format, count, duration};
 
 /// How client commands reach the application.
 #[derive(Clone, Debug, Args)]
@@ -195,6 +195,32 @@ pub(crate) enum StateCommand {
         /// Only if the key has this etag; `*`: only if it is absent
         #[arg(long)]
         etag: Option<String>,
+        /// The key is absent after this time [default: it stays]
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        ttl: Option<Duration>,
+    },
+    /// Set and delete keys of the application's state, all or none
+    #[command(after_help = "\
+  kar state transact --set from 70 --set to 30 --delete pending --etag from 17 --etag to '*'")]
+    Transact {
+        /// The application.
+        #[command(flatten)]
+        reach: ReachArgs,
+        /// Set a key, its value as JSON; may be given again
+        #[arg(long, num_args = 2, value_names = ["KEY", "JSON"], allow_negative_numbers = true)]
+        set: Vec<String>,
+        /// Delete a key; may be given again
+        #[arg(long, value_name = "KEY")]
+        delete: Vec<String>,
+        /// Only if a key that is set or deleted has this etag (`*`: is absent); may be given again
+        #[arg(long, num_args = 2, value_names = ["KEY", "ETAG"])]
+        etag: Vec<String>,
+        /// The keys set are absent after this time [default: they stay]
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        ttl: Option<Duration>,
+        /// How to print what was done
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Format,
     },
     /// Delete a key of the application's state
     Delete {
@@ -252,6 +278,10 @@ pub(crate) enum GetCommand {
         /// What and how.
         #[command(flatten)]
         list: ListArgs,
+        /// Go on: a line for each node that comes, changes or goes (json: a line with all nodes and
+        /// the owners of all partitions for each change)
+        #[arg(short, long)]
+        watch: bool,
     },
     /// Actors that are busy, or have invocations queued
     #[command(visible_alias = "actor")]
@@ -295,7 +325,7 @@ pub(crate) struct ListArgs {
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Format,
     /// At most so many
-    #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
+    #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count)]
     pub(crate) limit: usize,
 }
 

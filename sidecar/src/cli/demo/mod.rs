@@ -51,10 +51,10 @@ pub(crate) async fn demo(args: DemoArgs) -> Outcome<u8> {
     if !(0.0..=100.0).contains(&args.kills_per_second) {
         return Err(Failure::usage("--kills-per-second must be 0 to 100"));
     }
-    let dir = tempfile::Builder::new()
-        .prefix("kar-demo-")
-        .tempdir()
-        .map_err(|e| Failure::internal(format!("cannot make a temporary folder: {e}")))?;
+    let dir = tempfile::Builder::new().prefix("kar-demo-").tempdir().map_err(|e| {
+        Failure::new(Code::Unavailable, format!("cannot make a temporary folder: {e}"))
+            .advise("name a folder that is writable by the variable TMPDIR")
+    })?;
     let seed = args.seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 32);
     let hosts = Hosts::start(APP, dir.path(), HOSTS)
         .map_err(|e| Failure::internal(format!("cannot start the hosts: {e}")))?;

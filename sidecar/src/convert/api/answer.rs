@@ -99,6 +99,11 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
             let reminders = all.iter().map(|r| reminder::reminder_to(r, &actor)).collect();
             Reply::ReminderList(pb::ReminderServiceListResponse { reminders })
         }
+        (Shape::RemoveActor, Response::Outcome { invocation, outcome }) => {
+            // Its outcome is no method's: there is nothing in it.
+            ended(outcome, &invocation)?.map_err(|_| unfit(&Shape::RemoveActor))?;
+            Reply::RemoveActor(pb::RemoveActorResponse {})
+        }
         // Only a refusal comes as an outcome.
         (
             shape @ (Shape::ReminderSchedule | Shape::ReminderCancel),
@@ -127,14 +132,18 @@ fn unfit(shape: &Shape) -> Status {
 pub fn state_answer(answer: Result<StateAnswer, StateError>) -> Result<Reply, Status> {
     Ok(match answer.map_err(state_error)? {
         StateAnswer::Entry(entry) => {
-            let (value, etag) = match entry {
-                Some(entry) => (Some(payload_to(entry.value, false)), entry.etag),
-                None => (None, String::new()),
-            };
-            Reply::StateGet(pb::StateServiceGetResponse { value, etag })
+            let answer = entry.map(|entry| pb::StateServiceGetResponse {
+                value: Some(payload_to(entry.value, false)),
+                etag: entry.etag,
+                expire_time: entry.expires.map(timestamp),
+            });
+            Reply::StateGet(answer.unwrap_or_default())
         }
         StateAnswer::Written { etag } => Reply::StateSet(pb::SetResponse { etag }),
         StateAnswer::Deleted { existed } => Reply::StateDelete(pb::DeleteResponse { existed }),
+        StateAnswer::Transacted { etags, existed } => {
+            Reply::StateTransact(pb::TransactResponse { etags, existed })
+        }
         StateAnswer::Page { entries, next_page_token } => {
             let entries = entries
                 .into_iter()
@@ -147,9 +156,13 @@ pub fn state_answer(answer: Result<StateAnswer, StateError>) -> Result<Reply, St
 
 fn state_error(error: StateError) -> Status {
     match error {
-        StateError::ConditionFailed { etag } => {
-            let message = format!("the condition does not hold: the key's etag is '{etag}'");
-            status(ErrorReason::ConditionFailed, message, [("etag", etag)])
+        StateError::ConditionFailed { key, etag } => {
+            let message = if etag.is_empty() {
+                format!("the condition on key '{key}' does not hold: there is no such key")
+            } else {
+                format!("the condition on key '{key}' does not hold: its etag is '{etag}'")
+            };
+            status(ErrorReason::ConditionFailed, message, [("key", key), ("etag", etag)])
         }
         StateError::Invalid(what) => status(ErrorReason::InvalidField, what, []),
         StateError::Unavailable(what) => status(ErrorReason::BackendUnavailable, what, []),
@@ -178,6 +191,11 @@ fn ended(
         Outcome::Cancelled => {
             let message = "somebody asked for the invocation's end; it has ended";
             Err(status(ErrorReason::Cancelled, message, [("invocation", id())]))
+        }
+        Outcome::Withdrawn => {
+            let message =
+                "the turn that made this call is over, and the call had not started; it never will";
+            Err(status(ErrorReason::TurnSuperseded, message, [("invocation", id())]))
         }
         Outcome::Expired => {
             let message = "the deadline passed before the invocation started; it never will";
@@ -301,6 +319,7 @@ pub fn reply_size(reply: &Reply) -> usize {
             let entry = |e: &pb::StateEntry| e.key.len() + e.value.as_ref().map_or(0, size);
             r.entries.iter().map(|e| entry(e) + ENTRY_BYTES).sum()
         }
+        Reply::StateTransact(r) => r.etags.iter().map(|e| e.len() + ENTRY_BYTES).sum(),
         Reply::Status(status) => {
             let details = status.details.iter().map(|d| d.type_url.len() + d.value.len());
             status.message.len() + details.sum::<usize>()

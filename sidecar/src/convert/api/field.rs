@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::DIRECT_PREFIX;
 use crate::convert::error::{invalid_field, too_large};
-use crate::convert::{json, shared};
+use crate::convert::{json, shared, taken_out};
 
 /// Longest method name, bytes.
 const METHOD_BYTES_MAX: usize = 256;
@@ -40,6 +40,7 @@ pub(super) fn payload_from(
             (Payload { data, content_type: json::CONTENT_TYPE.into() }, true)
         }
         Some(Body::Data(data)) => {
+            let data = taken_out(data);
             (Payload { data, content_type: shared(payload.content_type) }, false)
         }
         None => {

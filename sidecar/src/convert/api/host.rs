@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kar_core::effect::Turn;
 use kar_core::event::{Offer, TailCall, TurnResult};
 use kar_core::ids::{Kind, TurnToken};
-use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload, RetryPolicy};
+use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload, RetryPolicy, Work};
 use kar_core::limits::{LimitHit, Limits};
 use kar_proto::v1 as pb;
 use tonic::Status;
@@ -39,6 +39,7 @@ pub enum TurnRef {
 /// The status that names the wrong field.
 pub fn offer(hello: &pb::Hello, limits: &Limits) -> Result<Option<Offer>, Status> {
     let (mut kinds, mut shared) = (Vec::new(), BTreeMap::<_, BTreeSet<_>>::new());
+    let mut deactivates = BTreeSet::new();
     for service in &hello.services {
         kinds.push(Kind::service(name("hello.services.name", &service.name)?));
     }
@@ -46,6 +47,9 @@ pub fn offer(hello: &pb::Hello, limits: &Limits) -> Result<Option<Offer>, Status
         let kind = Kind::actor(name("hello.actor_types.name", &actor_type.name)?);
         for hosted in actor_type.methods.iter().filter(|method| method.shared) {
             shared.entry(kind.clone()).or_default().insert(method(hosted.name.clone())?);
+        }
+        if actor_type.deactivates {
+            deactivates.insert(kind.clone());
         }
         kinds.push(kind);
     }
@@ -61,7 +65,8 @@ pub fn offer(hello: &pb::Hello, limits: &Limits) -> Result<Option<Offer>, Status
     kinds.sort();
     kinds.dedup();
     let retries = retries(hello, limits)?;
-    let offer = Offer { kinds, concurrency, strict: hello.strict, shared, retries };
+    let strict = hello.strict;
+    let offer = Offer { kinds, concurrency, strict, shared, retries, deactivates };
     Ok((!offer.kinds.is_empty()).then_some(offer))
 }
 
@@ -85,10 +90,11 @@ fn retries(
 
 /// A turn for the component.
 pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
-    let mode = match turn.mode {
-        Mode::Call => pb::InvocationMode::Call,
-        Mode::Tell => pb::InvocationMode::Tell,
-        Mode::Start => pb::InvocationMode::Start,
+    let mode = match (turn.work, turn.mode) {
+        (Work::Deactivate, _) => pb::InvocationMode::Deactivate,
+        (_, Mode::Call) => pb::InvocationMode::Call,
+        (_, Mode::Tell) => pb::InvocationMode::Tell,
+        (_, Mode::Start) => pb::InvocationMode::Start,
     };
     let recorded = turn.recorded_steps.into_iter();
     let recorded = recorded.map(|(key, value)| (key.to_string(), payload_to(value, false)));
@@ -103,6 +109,7 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
         trace_parent: owned(&turn.trace),
         step: i32::try_from(turn.token.step).unwrap_or(i32::MAX),
         recorded_steps: recorded.collect(),
+        activation: turn.activation,
     }
 }
 
@@ -142,6 +149,7 @@ pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
         trace_parent: owned(&call.trace),
         step: 1,
         recorded_steps: HashMap::new(),
+        activation: 0,
     }
 }
 
@@ -234,6 +242,8 @@ fn too_long_error(status: &Status) -> ApplicationError {
 #[cfg(test)]
 mod tests {
     use kar_core::ids::{InvocationId, PartitionId, Uuid};
+    use kar_core::limits::Limits;
+    use kar_core::record::RecordedStep;
     use prost::Message as _;
 
     use super::*;
@@ -255,14 +265,26 @@ mod tests {
                 method: text.clone(),
                 payload: payload.clone(),
                 mode: Mode::Start,
+                work: Work::Deactivate,
+                activation: u64::MAX,
                 deadline: Some(u64::MAX / 2),
                 trace: text.clone(),
                 recorded_steps: (0..steps).map(step).collect(),
                 slot: true,
             };
             let counted = turn_size(&turn);
+            // What `Limits::turn_bytes_max` promises to every component, if bounds are just what this turn has.
+            let recorded = turn.recorded_steps.iter().map(|(key, payload)| {
+                RecordedStep { key: key.clone(), payload: payload.clone() }.size()
+            });
+            let limits = Limits {
+                message_bytes_max: turn.payload.data.len(),
+                step_bytes_per_invocation_max: recorded.sum(),
+                ..Limits::default()
+            };
             let encoded = turn_to(turn).encoded_len();
             assert!(encoded <= counted, "{steps} steps: {encoded} > {counted}");
+            assert!(encoded <= limits.turn_bytes_max(), "{steps} steps: {encoded}");
         }
     }
 }

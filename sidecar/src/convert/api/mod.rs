@@ -7,6 +7,7 @@ mod key;
 mod reminder;
 mod request;
 mod retry;
+mod state;
 
 use kar_core::ids::{Kind, Millis};
 use kar_core::invocation::Payload;

@@ -14,11 +14,12 @@ use tonic::Status;
 
 use super::field::{
     KEY_BYTES_MAX, SHORT_BYTES_MAX, actor_target, affinity, bounded, core_target, duration,
-    invocation_id, key, method, name, optional, payload_from, required_turn, step_key, turn,
+    invocation_id, key, method, name, payload_from, required_turn, step_key, turn,
 };
 use super::key::request_key;
 use super::reminder;
 use super::retry::retry_policy;
+use super::state;
 use crate::application_state::StateOperation;
 use crate::convert::error::{invalid_field, not_implemented};
 use crate::convert::shared;
@@ -54,6 +55,7 @@ pub enum Shape {
     ReminderSchedule,
     ReminderCancel,
     ReminderList { actor: Box<pb::ActorTarget> },
+    RemoveActor,
 }
 
 /// Parses a request at the time `now`.
@@ -124,9 +126,16 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
             let operation = reminder::list(&r)?;
             (operation, Shape::ReminderList { actor: Box::new(r.actor.unwrap_or_default()) })
         }
-        Ask::StateGet(_) | Ask::StateSet(_) | Ask::StateDelete(_) | Ask::StateList(_) => {
-            return parser.state(ask).map(Prepared::State);
+        Ask::RemoveActor(r) => {
+            let target = actor_target("actor", r.actor.as_ref())?;
+            let actor = target.actor.ok_or_else(|| invalid_field("actor.id", "is missing"))?;
+            (Operation::RemoveActor { kind: target.kind, actor }, Shape::RemoveActor)
         }
+        Ask::StateGet(_)
+        | Ask::StateSet(_)
+        | Ask::StateDelete(_)
+        | Ask::StateTransact(_)
+        | Ask::StateList(_) => return state::operation(ask, limits).map(Prepared::State),
     };
     Ok(Prepared::Core(Box::new(operation), shape))
 }
@@ -285,39 +294,14 @@ impl Parser<'_> {
                 Change::Clear(false) => {
                     return Err(invalid_field("changes.clear", "must be true"));
                 }
+                Change::SetInSubMap(_) => return Err(not_implemented("set_in_sub_map")),
+                Change::RemoveFromSubMap(_) => return Err(not_implemented("remove_from_sub_map")),
+                Change::ClearSubMap(_) => return Err(not_implemented("clear_sub_map")),
+                Change::Require(_) => return Err(not_implemented("require")),
             })
         };
         let ops = r.changes.into_iter().map(op).collect::<Result<_, _>>()?;
         Ok(Operation::StateApply { turn, ops })
-    }
-
-    fn state(&self, ask: Ask) -> Result<StateOperation, Status> {
-        Ok(match ask {
-            Ask::StateGet(r) => StateOperation::Get { key: key("key", &r.key)? },
-            Ask::StateSet(r) => {
-                if r.time_to_live.is_some() {
-                    return Err(not_implemented("time_to_live"));
-                }
-                StateOperation::Set {
-                    key: key("key", &r.key)?,
-                    value: self.payload("value", r.value)?.0,
-                    etag: optional("etag", r.etag)?,
-                    request_id: optional("request_id", r.request_id)?,
-                }
-            }
-            Ask::StateDelete(r) => StateOperation::Delete {
-                key: key("key", &r.key)?,
-                etag: optional("etag", r.etag)?,
-                request_id: optional("request_id", r.request_id)?,
-            },
-            Ask::StateList(r) => StateOperation::List {
-                prefix: bounded("prefix", r.prefix, KEY_BYTES_MAX)?,
-                page_size: u32::try_from(r.page_size)
-                    .map_err(|_| invalid_field("page_size", "must not be negative"))?,
-                page_token: bounded("page_token", r.page_token, KEY_BYTES_MAX)?,
-            },
-            _ => return Err(Status::internal("no request about the application's state")),
-        })
     }
 
     /// The payload, and whether it came in the form for people.

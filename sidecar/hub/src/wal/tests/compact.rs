@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::*;
-use crate::wal::compact::{self, Plan};
-use crate::wal::index::Place;
+use crate::wal::compact::{self, Draft, Plan};
+use crate::wal::index::{LogIndex, Place};
 use crate::wal::segment;
 
 /// A log with two logs in it, and all their records.
@@ -116,6 +116,36 @@ impl Mixed {
             }
         }
     }
+}
+
+#[test]
+fn plans_are_gathered_in_pieces() {
+    const LOGS: u64 = 5_000;
+    let mut indexes: BTreeMap<u32, LogIndex> = BTreeMap::new();
+    let mut places = Vec::new();
+    let mut add = |log: u64, places: &mut Vec<Place>| {
+        let place = Place { address: (places.len() as u64 + 1) * 128, bytes: 64 };
+        indexes.entry(log as u32).or_default().push(place);
+        places.push(place);
+    };
+    for round in 0..4 {
+        (0..LOGS).filter(|log| log % 3 != round % 3).for_each(|log| add(log, &mut places));
+    }
+    (0..20_000).for_each(|_| add(77, &mut places));
+    let size = (places.len() as u64 + 1) * 128;
+    // The first and the last tenth are in other files.
+    let (base, end) = (size / 10 / 4096 * 4096, size / 10 * 9 / 4096 * 4096);
+    let run = vec![Segment::whole(2, base, end - base)];
+    let mut draft = Draft::new(run, Segment::whole(3, end, size), true);
+    let mut holds = 1;
+    while !draft.gather(LOGS as u32 + 1, |log| indexes.get(&log)) {
+        holds += 1;
+    }
+    let wanted: Vec<_> =
+        places.iter().filter(|p| (base..end).contains(&p.address)).map(|p| p.address).collect();
+    let plan = draft.plan();
+    assert_eq!(plan.wanted.iter().map(|p| p.address).collect::<Vec<_>>(), wanted);
+    assert!(holds >= wanted.len() / 4_096 && holds <= 15, "{holds} holds");
 }
 
 #[test]

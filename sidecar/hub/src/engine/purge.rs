@@ -1,0 +1,114 @@
+//! Deleting everything of an application: all of it or nothing, whenever the hub is killed.
+//!
+//! The write-ahead log says first that an application is being purged; from there on nobody joins
+//! it. Then its snapshots go, then its store, and last its logs, with the record that it is purged.
+//! A hub that finds the first record without the last one goes on from the start: each of the steps
+//! may be repeated. Other applications are served meanwhile.
+
+use std::sync::Arc;
+
+use kar_proto::hub::v1 as wire;
+use tonic::Status;
+use wire::hub_frame::Frame;
+use wire::meta::Meta;
+use wire::state_response::Response;
+
+use super::conn::ConnId;
+use super::{Engine, Then};
+use crate::snapshots::SnapshotJob;
+use crate::store::StoreJob;
+
+/// Stands for whoever asked a former hub for a purge: no connection has this number.
+const NOBODY: ConnId = 0;
+
+// === impl Engine ===
+
+impl Engine {
+    pub(super) fn purge(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
+        let Some(entry) = self.apps.get_mut(app) else { return };
+        if !entry.members.is_empty() {
+            let names: Vec<_> = entry.members.values().map(|m| m.info.name.as_str()).collect();
+            let message = match names[..] {
+                [name] => format!("a member of '{app}' is alive ({name}): stop it first"),
+                _ => format!(
+                    "{} members of '{app}' are alive ({}): stop them first",
+                    names.len(),
+                    names.join(", ")
+                ),
+            };
+            let reason = wire::RefusedReason::MembersAlive.into();
+            self.answer(id, number, Response::Refused(wire::Refused { reason, message }));
+            return;
+        }
+        entry.purging = true;
+        for (&other, conn) in &mut self.conns {
+            if other != id && conn.app.as_ref() == Some(app) {
+                conn.close(Status::unavailable("the application is being purged"));
+            }
+        }
+        let then = Then::Purging { conn: id, number, app: Arc::clone(app) };
+        self.append_meta(Meta::ApplicationPurging(app.to_string()), Some(then));
+    }
+
+    /// Goes on with what a former hub had begun.
+    pub(crate) fn resume_purges(&mut self) {
+        let begun = self.apps.iter().filter(|(_, entry)| entry.purging);
+        let begun: Vec<_> = begun.map(|(app, _)| Arc::clone(app)).collect();
+        for app in begun {
+            tracing::info!(application = %app, "the purge of an application goes on");
+            self.purge_snapshots(NOBODY, 0, app);
+        }
+    }
+
+    /// That an application is being purged is durable: its snapshots go first.
+    pub(super) fn purge_snapshots(&mut self, id: ConnId, number: u64, app: Arc<str>) {
+        self.snapshot_job(id, SnapshotJob::Purge { conn: id, number, app });
+    }
+
+    /// The snapshots of an application are deleted; its store follows.
+    pub(crate) fn snapshots_purged(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
+        self.stored(id, Vec::new());
+        self.store_job(id, StoreJob::Purge { conn: id, number, app: Arc::clone(app) });
+    }
+
+    /// The store of an application is deleted; its logs follow.
+    pub(crate) fn store_purged(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
+        self.stored(id, Vec::new());
+        let logs = match self.apps.get_mut(app) {
+            Some(entry) => {
+                entry.kinds.clear();
+                std::mem::take(&mut entry.logs)
+            }
+            None => Default::default(),
+        };
+        for log in logs.into_values() {
+            let Some(state) = self.logs.remove(&log) else { continue };
+            self.condemned.push(state.index);
+            for reader in state.readers {
+                let Some(conn) = self.conns.get_mut(&reader) else { continue };
+                if let Some(reading) = conn.readings.remove(&log) {
+                    conn.own -= reading.own();
+                    let (log, reading) = (reading.handle, reading.number);
+                    conn.send(Frame::LogLost(wire::LogLost { log, reading }));
+                }
+            }
+        }
+        let then = Then::Purged { conn: id, number, app: Arc::clone(app) };
+        self.append_meta(Meta::ApplicationPurged(app.to_string()), Some(then));
+    }
+
+    pub(super) fn purged(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
+        if let Some(entry) = self.apps.get_mut(app) {
+            entry.purging = false;
+        }
+        // What other purges have condemned meanwhile goes with the last of them.
+        if !self.apps.values().any(|entry| entry.purging) {
+            for index in std::mem::take(&mut self.condemned) {
+                self.files.die_all(index.places());
+            }
+        }
+        self.tidy();
+        self.show_members(app);
+        self.answer(id, number, Response::Purged(wire::Purged {}));
+    }
+}
