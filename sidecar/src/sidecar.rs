@@ -127,6 +127,7 @@ impl Sidecar {
             limits: config.limits.clone(),
             partitions: config.partitions.get(),
             no_peer: config.no_peer,
+            describe: crate::convert::view::describe,
         });
         let mut sidecar = Self {
             socket: sockets.socket.clone(),

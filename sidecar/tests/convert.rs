@@ -502,6 +502,8 @@ fn messages() -> Vec<Message> {
             again: false,
             owed: Owed::Outcome(chain_outcome()),
         },
+        Message::Inspect { request: RequestId(6) },
+        Message::Inspected { request: RequestId(6), view: b"view"[..].into() },
         control(Control::Cancel(uuid(3))),
         control(Control::Resume(uuid(3))),
         controlled(ControlResult::Done(Controlled::Cancelled)),

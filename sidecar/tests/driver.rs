@@ -88,8 +88,12 @@ fn started() -> InvocationId {
 }
 
 fn driver() -> Arc<Driver> {
-    let driver =
-        Driver::new(DriverConfig { limits: Limits::default(), partitions: 2, no_peer: false });
+    let driver = Driver::new(DriverConfig {
+        limits: Limits::default(),
+        partitions: 2,
+        no_peer: false,
+        describe: kar::convert::view::describe,
+    });
     driver.attach(Box::new(Silent));
     driver
 }

@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex};
 
 use kar_proto::v1::{
-    AwaitRequest, CancelRequest, InvocationOptions, InvokeRequest, StartRequest, TellRequest,
-    await_response, invoke_response,
+    AwaitRequest, CancelRequest, InvocationOptions, InvokeRequest, ListInvocationsRequest,
+    StartRequest, TellRequest, await_response, invoke_response,
 };
 use kar_tests::component::{Component, Turn, actor, hello, service, tail_call};
 use kar_tests::grpc::{json as bytes, value};
 use kar_tests::world::READY_LIMIT;
-use kar_tests::{Client, Node, NodeOptions, World, test, wait};
+use kar_tests::{Client, Node, NodeOptions, World, process, test, wait};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -56,9 +57,6 @@ async fn assert_reachable(world: &World, reachable: &[&str]) {
     let mut found: Vec<_> = names.into_iter().filter(|name| !name.starts_with("cli-")).collect();
     found.sort_unstable();
     assert_eq!(found, reachable, "{}", listed.stdout);
-    // What a node without a peer plane serves cannot be listed, and is not left out quietly.
-    let refused = world.kar_here("get invocations", &[]).await;
-    assert!(refused.code != 0 && refused.stderr.contains("no peer plane"), "{refused:?}");
 }
 
 #[test]
@@ -162,6 +160,39 @@ fn keys_and_cancelling_need_no_peers() {
         let ended = AwaitRequest { invocation_id: id.invocation_id };
         let ended = client.invocation().r#await(ended).await;
         assert!(ended.is_err(), "it was cancelled: {ended:?}");
+    });
+}
+
+#[test]
+fn what_nodes_without_peers_serve_is_listed_and_who_does_not_answer_is_named() {
+    test(async {
+        let world = World::new("nopeer4");
+        let (node, front) =
+            (bare(&world, "host", NO_PEER).await, bare(&world, "front", NO_PEER).await);
+        let mut host = host(&node, &[], &["A"]).await;
+        let client = front.client().await;
+        let running = call(&client, "A", "outer");
+        let turn = host.next_turn().await;
+        let list = async || {
+            let mut client = client.invocation();
+            let listed = client.list_invocations(ListInvocationsRequest::default()).await;
+            listed.expect("listed").into_inner()
+        };
+        let listed = list().await;
+        assert_eq!(listed.left_out, None);
+        let rows: Vec<_> = listed.invocations.iter().map(|i| (&*i.method, &*i.node)).collect();
+        assert_eq!(rows, [("outer", "host")]);
+        // By a command, too, whose own sidecar has peers.
+        let shown = world.kar_here("get actors", &["-o", "json"]).await;
+        let actors: Value = serde_json::from_str(&shown.stdout).expect("JSON");
+        assert_eq!(actors[0]["node"], json!("host"), "{actors}");
+        process::signal(node.pid(), Signal::STOP);
+        let left_out = list().await.left_out.expect("it is told");
+        process::signal(node.pid(), Signal::CONT);
+        assert_eq!(left_out.nodes[0].name, "host", "{left_out:?}");
+        assert!(left_out.nodes[0].cause.contains("inbox"), "{left_out:?}");
+        turn.finish(&json!("out")).await;
+        assert_eq!(answer(running).await, json!("out"));
     });
 }
 

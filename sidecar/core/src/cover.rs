@@ -199,6 +199,7 @@ transitions! {
     NodeInboxLost = "inbox: the way to a node broke off",
     NodeInboxTrimmed = "inbox: the own one was trimmed while it was read",
     DirectUnanswered = "direct: no answer through an inbox",
+    ViewAgain = "view: a node is asked again",
     GateTaken = "gate: the inbox was taken",
     // Reminders.
     RemindersPaused = "reminder: due, and its actor's queue is full",

@@ -198,6 +198,14 @@ pub enum Effect {
         /// The partition.
         partition: PartitionId,
     },
+    /// Another node asks what this one serves, for people; answered with
+    /// [`Event::Inspected`](crate::Event::Inspected).
+    Inspect {
+        /// Who asks.
+        to: NodeId,
+        /// Its request; comes back with the answer.
+        request: RequestId,
+    },
     /// A kind is used that the membership does not know: register it (with the default number of partitions).
     EnsureKind {
         /// The kind.
@@ -292,6 +300,8 @@ pub enum Response {
     },
     /// The reminders of an actor, by id.
     Reminders(Vec<Arc<Reminder>>),
+    /// What a node serves, in its driver's words.
+    View(Arc<[u8]>),
 }
 
 /// Why a request was not carried out. Nothing was accepted unless the variant says otherwise.

@@ -255,6 +255,15 @@ pub enum Event {
         /// Offset of the first entry that is kept.
         start: Offset,
     },
+    /// What this node serves, as the driver tells it; answers [`Effect::Inspect`](crate::Effect::Inspect).
+    Inspected {
+        /// Who asked.
+        to: NodeId,
+        /// Its request.
+        request: RequestId,
+        /// The driver's words.
+        view: Arc<[u8]>,
+    },
     /// The store was replaced or came back: steps under way are lost, and are to be made again.
     StoreReset,
     /// A kind that was asked for with `EnsureKind` is not registered: the application has as many as it may. Whoever
@@ -352,6 +361,11 @@ pub enum Operation {
         payload: Payload,
         /// W3C trace context.
         trace: Arc<str>,
+    },
+    /// Asks a node what it serves, for people: through its inbox, where peers do not reach it.
+    ViewOf {
+        /// Which node.
+        node: NodeId,
     },
     /// Waits for the outcome of a started invocation.
     Await {

@@ -84,6 +84,7 @@ impl InboxEntry {
                         Message::Request { owed, .. } => owed.size(),
                         Message::Open { open, answered, .. } => numbers(open) + numbers(answered),
                         Message::Reply { outcome, .. } => outcome.size(),
+                        Message::Inspected { view, .. } => view.len(),
                         _ => FRAME,
                     }
                 }

@@ -216,6 +216,18 @@ pub enum Message {
     Confirm(Box<Confirm>),
     /// Tells a call's callers where their chains of tail calls are.
     Climb(Box<Climb>),
+    /// Asks a node what it serves, for people. Not an obligation: asked again for a while.
+    Inspect {
+        /// The asking node's request.
+        request: RequestId,
+    },
+    /// Answers `Inspect`.
+    Inspected {
+        /// The request it answers.
+        request: RequestId,
+        /// The answer, in the words of drivers.
+        view: Arc<[u8]>,
+    },
     /// An at-most-once call that passes all logs by.
     Direct {
         /// The asking node's request.

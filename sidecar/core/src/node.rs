@@ -7,12 +7,14 @@ mod inbox;
 mod kinds;
 mod peers;
 mod reminders;
+mod views;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use asks::Asks;
 pub(crate) use reminders::OTHERS;
+use views::Views;
 
 use crate::cover::Transition;
 use crate::effect::{Append, Effect, Notice};
@@ -56,6 +58,7 @@ pub struct Node {
     /// Those of them that wait for calls above them.
     covered: BTreeSet<TurnToken>,
     asks: Asks,
+    views: Views,
     /// Direct calls under way: whom they were sent to.
     direct: BTreeMap<RequestId, (NodeId, Kind)>,
     next_direct: u64,
@@ -235,6 +238,7 @@ impl Node {
             waiting_turns: BTreeMap::new(),
             covered: BTreeSet::new(),
             asks: Asks::default(),
+            views: Views::default(),
             last_session: None,
             direct: BTreeMap::new(),
             next_direct: 0,
@@ -327,6 +331,7 @@ impl Node {
             Event::InboxOwn { inbox, offset, proposal } => self.inbox_own(inbox, offset, proposal),
             Event::InboxLost { inbox } => self.inbox_lost(inbox),
             Event::InboxTrimmed { inbox, start } => self.inbox_trimmed(inbox, start),
+            Event::Inspected { to, request, view } => self.view_told(to, request, view),
             Event::StoreReset => self.each(|p, env| p.store_reset(env)),
             Event::KindRefused(refused) => self.kind_refused(&refused),
             Event::Drain => self.drain(),
@@ -355,6 +360,7 @@ impl Node {
             self.timeouts.first(),
             self.roots.timeout(),
             self.asks.timeout(),
+            self.views.timeout(),
             self.host_gone_at,
             self.direct_timers.first(),
             (grace > 0).then_some(grace),
@@ -492,6 +498,7 @@ impl Node {
         }
         self.roots.tick(&mut self.env);
         self.ask_due();
+        self.views_due();
         self.give_up_direct();
         if self.host_gone_at.is_some_and(|at| at <= now) {
             self.env.cover(Transition::HostAway);

@@ -1,4 +1,6 @@
 //! Inboxes: what takes this way, who is told what when, what an owner takes, and marks.
+//!
+//! Longer than most: all sides of one thing, and the words that its tests are written in.
 
 mod script;
 
@@ -76,7 +78,16 @@ fn said(script: &Script) -> Vec<Message> {
 
 /// Somebody puts something into the partition's inbox, and the node reads it.
 fn put(script: &mut Script, from: NodeId, body: InboxBody) {
-    let inbox = InboxId::Partition(home());
+    put_into(script, InboxId::Partition(home()), from, body);
+}
+
+/// The same with the node's own inbox.
+fn put_message(script: &mut Script, from: NodeId, message: Message) {
+    let (inbox, to) = (InboxId::of_node(script.id), script.id);
+    put_into(script, inbox, from, InboxBody::Node { to, message });
+}
+
+fn put_into(script: &mut Script, inbox: InboxId, from: NodeId, body: InboxBody) {
     let entry = Arc::new(InboxEntry { from, body });
     let all = script.inboxes.entry(inbox.clone()).or_default();
     all.push(entry.clone());
@@ -357,4 +368,67 @@ fn who_loses_its_place_in_its_own_inbox_states_anew() {
     assert_eq!(script.answers.get(&call), None, "it is of a reading that has ended");
     script.event(Event::InboxRead { inbox, offset: 5, entry });
     assert!(script.answers.contains_key(&call));
+}
+
+#[test]
+fn a_node_without_peers_is_asked_what_it_serves_until_it_answers_or_for_a_while() {
+    let mut script = beside_a_host(Limits::default());
+    let asked = |script: &Script| {
+        said(script).iter().filter(|m| matches!(m, Message::Inspect { .. })).count()
+    };
+    let first = script.request(Operation::ViewOf { node: OTHER });
+    assert_eq!(asked(&script), 1);
+    script.advance(300);
+    assert_eq!(asked(&script), 2, "the first may be lost");
+    let view: Arc<[u8]> = b"accounts"[..].into();
+    let answer = Message::Inspected { request: first, view: view.clone() };
+    put_message(&mut script, NodeId(9), answer.clone());
+    assert_eq!(script.answers.get(&first), None, "somebody else's");
+    put_message(&mut script, OTHER, answer);
+    assert_eq!(script.answers.get(&first), Some(&Ok(Response::View(view))));
+    script.advance(300);
+    assert_eq!(asked(&script), 2);
+    // One that says nothing.
+    let second = script.request(Operation::ViewOf { node: OTHER });
+    script.advance(1_400);
+    assert_eq!(script.answers.get(&second), None);
+    script.advance(400);
+    assert!(matches!(script.answers.get(&second), Some(Err(RequestError::Unavailable(_)))));
+    // The other way round: its driver tells.
+    let request = RequestId(77);
+    put_message(&mut script, OTHER, Message::Inspect { request });
+    let told = Message::Inspected { request, view: b"served"[..].into() };
+    assert_eq!(said(&script).last(), Some(&told));
+}
+
+#[test]
+fn a_call_by_peers_costs_one_record_one_answer_and_no_word_in_an_inbox() {
+    let mut script = host(Limits::default());
+    script.members.nodes.insert(OTHER, Member::default());
+    script.event(Event::Members(script.members.clone()));
+    script.event(Event::PeerUp { node: OTHER });
+    let (sender, epoch) = (Sender::Node(OTHER), script.epoch(&home()));
+    let open = Message::Open {
+        sender,
+        from_epoch: 0,
+        to: home(),
+        highest: 0,
+        open: Vec::new(),
+        answered: Vec::new(),
+        serial: 1,
+    };
+    script.event(Event::Peer { from: OTHER, message: open });
+    let records = |script: &Script| script.logs.get(&home()).map_or(0, Vec::len);
+    let before = records(&script);
+    script.sent.clear();
+    let InboxBody::Channel { message: mut call, .. } = request(1, 1, Mode::Call) else { panic!() };
+    if let Message::Request { epoch: meant, .. } = &mut call {
+        *meant = epoch;
+    }
+    script.event(Event::Peer { from: OTHER, message: call });
+    let turn = script.turn("m");
+    script.finish(&turn, done("out"));
+    assert_eq!(records(&script) - before, 1);
+    assert!(matches!(&script.sent[..], [(OTHER, Message::Reply { number: 1, .. })]));
+    assert!(script.inboxes.values().all(Vec::is_empty), "{:?}", script.inboxes);
 }

@@ -112,6 +112,8 @@ names! { MESSAGES, message_place, Message,
     Message::Probe { .. } => "probe",
     Message::Confirm { .. } => "confirm",
     Message::Climb { .. } => "climb",
+    Message::Inspect { .. } => "inspect",
+    Message::Inspected { .. } => "inspected",
     Message::Direct { .. } => "direct",
     Message::DirectReply { result: DirectResult::Ended(_), .. } => "direct: ended",
     Message::DirectReply { result: DirectResult::Lost, .. } => "direct: lost",
@@ -194,6 +196,7 @@ names! { ANSWERS, answer_place, Answer,
     Ok(Response::Scheduled { .. }) => "scheduled",
     Ok(Response::Cancelled { .. }) => "reminders cancelled",
     Ok(Response::Reminders(_)) => "reminders",
+    Ok(Response::View(_)) => "view",
     Ok(Response::State(_)) => "state",
     Ok(Response::Ok) => "ok",
     Err(RequestError::TurnSuperseded(_)) => "turn superseded",
@@ -242,6 +245,12 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("answer: invalid", "a program that asks for what makes no sense"),
     ("answer: limit: state read", READS),
     ("answer: unavailable", READS),
+    ("sent: inspect", VIEWS),
+    ("arrived: inspect", VIEWS),
+    ("sent: inspected", VIEWS),
+    ("arrived: inspected", VIEWS),
+    ("view: a node is asked again", VIEWS),
+    ("answer: view", VIEWS),
     ("answer: unknown kind", "a typing mistake: core/tests/life.rs"),
     ("sent: read: too long", READS),
     ("arrived: read: too long", READS),
@@ -275,6 +284,7 @@ const ALARM: &str = "an alarm: every run that has one is a violation";
 const BYTES: &str = "an alarm of bounds that do not go together: core/tests/bytes.rs";
 const KINDS: &str = "no run has more kinds than the membership takes: core/tests/kinds.rs";
 const READS: &str = "bounds and times of reads that no run comes near: core/tests/single_node.rs";
+const VIEWS: &str = "listings, which change nothing: core/tests/inbox.rs";
 const GAP: &str = "routes are FIFO: the hunt of channel-gap loses requests";
 const READING: &str = "a new reading shows what was appended before it as everybody's";
 const DOUBT: &str = "a few in 20,000 seeds: a reign that is over learns it by its log first";

@@ -238,6 +238,8 @@ impl World {
             Effect::ListSnapshots { partition } => {
                 self.ask_snapshot(slot, &partition, SnapshotStep::List);
             }
+            // No client asks what nodes serve.
+            Effect::Inspect { .. } => {}
             Effect::EnsureKind { kind } => {
                 let soon = self.now + self.rng.range(200, 3 * MS);
                 let at = soon.max(self.plan.kinds_at[self.plan.names.kind(&kind)]);

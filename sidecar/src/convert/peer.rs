@@ -138,6 +138,10 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
         Message::Probe(probe) => Frame::Probe(probe::probe_to(probe)),
         Message::Confirm(confirm) => Frame::Confirm(probe::confirm_to(confirm)),
         Message::Climb(climb) => Frame::Climb(probe::climb_to(climb)),
+        Message::Inspect { request } => Frame::Inspect(pb::Inspect { request: request.0 }),
+        Message::Inspected { request, view } => {
+            Frame::Inspected(pb::Inspected { request: request.0, view: view.to_vec().into() })
+        }
         Message::Direct { request, kind, method, payload, trace } => Frame::Direct(pb::Direct {
             request: request.0,
             service: owned(&kind.name),
@@ -259,6 +263,10 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
         Frame::Probe(m) => Message::Probe(Box::new(probe::probe_from(m)?)),
         Frame::Confirm(m) => Message::Confirm(Box::new(probe::confirm_from(m)?)),
         Frame::Climb(m) => Message::Climb(Box::new(probe::climb_from(m)?)),
+        Frame::Inspect(m) => Message::Inspect { request: RequestId(m.request) },
+        Frame::Inspected(m) => {
+            Message::Inspected { request: RequestId(m.request), view: m.view.as_ref().into() }
+        }
         Frame::Direct(m) => Message::Direct {
             request: RequestId(m.request),
             kind: Kind::service(&m.service),

@@ -51,6 +51,8 @@ pub struct DriverConfig {
     pub partitions: u32,
     /// There is no peer plane: everything goes through inboxes.
     pub no_peer: bool,
+    /// How what the node serves is told to others through their inboxes.
+    pub describe: fn(NodeId, &[PartitionView]) -> Arc<[u8]>,
 }
 
 /// There is a host stream already.
@@ -226,6 +228,11 @@ impl Driver {
     /// Everybody, as the membership last said.
     pub fn directory(&self) -> Arc<Directory> {
         self.lock().directory.clone()
+    }
+
+    /// Whether peers carry what is said to a node: not if this one or that one has no peer plane.
+    pub fn has_peers(&self) -> bool {
+        !self.lock().config.no_peer
     }
 
     /// What this node serves.
@@ -507,6 +514,11 @@ impl Batch<'_> {
                 if let Some(responder) = state.responders.remove(&request) {
                     responder(response);
                 }
+            }
+            Effect::Inspect { to, request } => {
+                let Some(node) = &state.node else { return };
+                let view = (state.config.describe)(node.id(), &node.partitions());
+                self.event(Event::Inspected { to, request, view });
             }
             Effect::Drained => {
                 state.is_drained = true;

@@ -322,7 +322,12 @@ impl TestNode {
 
     pub(crate) async fn start_with(bounds: Bounds, token: Option<&str>) -> Self {
         let limits = Limits::default();
-        let config = DriverConfig { limits: limits.clone(), partitions: 2, no_peer: false };
+        let config = DriverConfig {
+            limits: limits.clone(),
+            partitions: 2,
+            no_peer: false,
+            describe: kar::convert::view::describe,
+        };
         let driver = Driver::new(config);
         let (said, mut told) = mpsc::channel(EVENTS_MAX);
         let backend = MemoryBackend { memory: Arc::default(), said };

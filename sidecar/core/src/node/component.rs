@@ -95,6 +95,7 @@ impl Node {
             Operation::InvokeDirect { kind, method, payload, trace } => {
                 self.invoke_direct(request, DirectCall { kind, method, payload, trace });
             }
+            Operation::ViewOf { node } => self.ask_view(request, node),
             Operation::Await { invocation } => self.await_outcome(request, invocation),
             Operation::Control { home, control } => self.control(request, home, control),
             Operation::StateOf { kind, actor, keys } => {
@@ -379,6 +380,7 @@ impl Node {
     pub(super) fn abandoned(&mut self, request: RequestId) {
         self.roots.abandon(request);
         self.asks.end(request);
+        self.views.end(request);
         self.direct.remove(&request);
         self.direct_waiting.remove(&request);
         self.direct_timers.set(&request, None);
@@ -489,6 +491,7 @@ fn turn_of(operation: &Operation) -> Option<&TurnToken> {
         | Operation::Flush { turn } => Some(turn),
         Operation::InvokeDirect { .. }
         | Operation::Await { .. }
+        | Operation::ViewOf { .. }
         | Operation::Control { .. }
         | Operation::RemoveActor { .. }
         | Operation::StateOf { .. } => None,

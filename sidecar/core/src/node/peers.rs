@@ -106,6 +106,8 @@ impl Node {
                 let to = climb.to.clone();
                 self.with(&to, |p, env| p.climb(env, *climb));
             }
+            Message::Inspect { request } => self.view_asked(from, request),
+            Message::Inspected { request, view } => self.viewed(from, request, view),
             Message::Direct { request, kind, method, payload, trace } => {
                 self.direct_call(from, request, kind, method, payload, trace);
             }

@@ -292,6 +292,9 @@ impl Script {
                     queue.push_back(Event::InboxRead { inbox, offset, entry });
                 }
             }
+            Effect::Inspect { to, request } => {
+                queue.push_back(Event::Inspected { to, request, view: b"served"[..].into() });
+            }
             Effect::StopInbox { inbox } => drop(self.inboxes_read.remove(&inbox)),
             Effect::TrimInbox { inbox, below } => drop(self.inbox_starts.insert(inbox, below)),
             Effect::Notice(notice) => self.notices.push(notice),
