@@ -23,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 60] = [
+pub const MUTATIONS: [Mutation; 61] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -73,6 +73,7 @@ pub const MUTATIONS: [Mutation; 60] = [
     one("inbox-read-back", |r| r.inbox_read_back = false, told),
     one("inbox-order", |r| r.inbox_order = false, told),
     one("inbox-promise", |r| r.inbox_promise = false, told),
+    one("inbox-again", |r| r.inbox_again = false, apart),
     one("fresh-activations", |r| r.fresh_activations = false, mortal),
     one("removal-in-queue", |r| r.removal_in_queue = false, mortal),
     one("removal-cancels", |r| r.removal_cancels = false, mortal),

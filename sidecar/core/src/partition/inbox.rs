@@ -85,9 +85,9 @@ impl Partition {
                 let stated = Stated { from_epoch, highest, open, answered, serial };
                 self.open(env, from, sender, stated);
             }
-            Message::Request { sender, from_epoch, to, epoch, number, floor, owed, .. }
-                if to == self.id =>
-            {
+            Message::Request {
+                sender, from_epoch, to, epoch, number, floor, again, owed, ..
+            } if to == self.id => {
                 env.cover(Transition::InboxRequest);
                 let promised =
                     matches!(sender, Sender::Node(_)) && crate::route::is_promised(&owed);
@@ -102,7 +102,7 @@ impl Partition {
                     promised: promised && env.rules.inbox_promise,
                     closed_from: Some(closed_from),
                     // Another owner may have taken it before, without telling the log.
-                    again: true,
+                    again: again || env.rules.inbox_again,
                     owed,
                 };
                 self.request(env, incoming);
