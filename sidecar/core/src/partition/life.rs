@@ -9,12 +9,13 @@
 //! all of them have taken effect. So turns carry the number of their actor's *activation*: a new one after the actor
 //! was passive, removed, or had a turn that came to nothing, with another stream of the host, and in another reign.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use super::Partition;
 use super::reign::{Item, Unflushed};
+use crate::by_name::ByName;
 use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
@@ -31,7 +32,7 @@ const PASSIVATED_AT_ONCE_MAX: usize = 256;
 /// Actors that have had turns in this reign, those included that are busy.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Awake {
-    actors: BTreeMap<Arc<str>, Stay>,
+    actors: ByName<Stay>,
     /// Each of them, by a time at which it was in use; its last use may be later.
     by_use: BTreeSet<(Millis, Arc<str>)>,
     /// Turns that deactivate actors and have not ended.
@@ -84,11 +85,10 @@ impl Awake {
         }
     }
 
-    /// An actor is in use.
-    fn touch(&mut self, name: &Arc<str>, now: Millis) {
-        if let Some(stay) = self.actors.get_mut(name) {
-            stay.used = now;
-        }
+    /// An actor is in use. False: it is none of them.
+    fn touch(&mut self, name: &Arc<str>, now: Millis) -> bool {
+        let stay = self.actors.get_mut(name);
+        stay.map(|stay| stay.used = now).is_some()
     }
 
     /// The one that has not been used for the longest time, and since when. `is_busy`: it is in use now.
@@ -142,9 +142,7 @@ impl Partition {
 
     /// An actor has nothing more to do.
     pub(super) fn rests(&mut self, env: &Env, name: &Arc<str>) {
-        if self.reign.awake.contains(name) {
-            self.reign.awake.touch(name, env.now);
-        } else {
+        if !self.reign.awake.touch(name, env.now) {
             self.reign.cache.remove(name);
         }
     }
@@ -339,6 +337,8 @@ fn error_text(error: &ApplicationError) -> Arc<str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     const ACTORS: u64 = 2_000;
@@ -358,7 +358,7 @@ mod tests {
         // Every second one is used again, the last ones first.
         let again = (0..ACTORS).filter(|n| n % 2 == 0).map(|n| (2 * ACTORS - n, n));
         let again: BTreeMap<u64, u64> = again.collect();
-        again.iter().for_each(|(at, n)| awake.touch(&name(*n), *at));
+        assert!(again.iter().all(|(at, n)| awake.touch(&name(*n), *at)));
         let last = (0..ACTORS).filter(|n| n % 2 == 1).chain(again.into_values());
         let before = work::looks();
         for n in last {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use crate::by_name::ByName;
 use crate::event::{Cell, TailCall};
 use crate::ids::{
     Epoch, Millis, NodeId, Number, Offset, PartitionId, RequestId, Sender, SessionId, TurnToken,
@@ -24,6 +25,7 @@ use super::life::Awake;
 use super::lock::Lock;
 use super::questions::Questions;
 use super::snapshots::Saving;
+use super::spares::Spares;
 use super::withdraw::Withdrawals;
 
 /// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
@@ -66,7 +68,8 @@ pub(crate) struct Reign {
     /// `pump_actor` is at work: what ends inside it is seen by its own loop.
     pub(super) pumping: bool,
     /// Busy actors.
-    pub(super) actors: BTreeMap<Arc<str>, Box<Actor>>,
+    pub(super) actors: ByName<Box<Actor>>,
+    pub(super) spare_actors: Spares,
     /// Service invocations that could not start yet, oldest first.
     pub(super) idle: BTreeSet<Uuid>,
     /// Calls taken but not logged yet, by channel, in order.

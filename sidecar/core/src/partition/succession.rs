@@ -127,7 +127,7 @@ impl Partition {
                 }
                 Some(actor) if entry.holds && env.rules.kept_lock => {
                     env.cover(Transition::RestoreHolds);
-                    let actor = self.reign.actors.entry(actor.clone()).or_default();
+                    let actor = self.reign.actors.get_or_insert_with(actor, Box::default);
                     actor.lock.restore(uuid, entry.shared);
                 }
                 Some(_) => later.push(uuid),
