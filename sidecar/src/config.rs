@@ -35,6 +35,8 @@ pub struct SidecarConfig {
     pub grpc_port: u16,
     /// Where other sidecars reach this one besides its Unix socket; `None`: by the Unix socket alone.
     pub peer_listen: Option<SocketAddr>,
+    /// There is no peer plane: it neither listens nor dials, and everything goes through inboxes.
+    pub no_peer: bool,
     /// Bearer token that every request must carry (`authorization: Bearer …`); `None`: the socket's folder, which
     /// only the own user can enter, is protection enough.
     pub api_token: Option<String>,
@@ -110,6 +112,9 @@ pub enum ConfigError {
         "'{0}' is no application name: 1 to 128 of A-Z a-z 0-9 _ - . and not starting with . or -"
     )]
     ApplicationName(String),
+    /// A peer plane is wanted and not wanted.
+    #[error("--peer-listen and --no-peer contradict each other: leave one of them out")]
+    Peer,
     /// The number of partitions is out of range.
     #[error("{0} partitions: it must be 1 to {PARTITIONS_MAX}")]
     Partitions(u32),
@@ -203,6 +208,7 @@ impl SidecarConfig {
             socket: None,
             grpc_port: 0,
             peer_listen: None,
+            no_peer: false,
             api_token: None,
             hub: None,
             transient: false,
@@ -218,6 +224,9 @@ impl SidecarConfig {
     ///
     /// The bounds that do not, with what to change.
     pub fn check(&self) -> Result<(), ConfigError> {
+        if self.no_peer && self.peer_listen.is_some() {
+            return Err(ConfigError::Peer);
+        }
         let (bytes, max) = (self.limits.record_bytes_max(), RECORD_BYTES_MAX);
         let (segment, message) = (self.limits.segment_bytes_max, self.limits.message_bytes_max);
         if bytes > max {

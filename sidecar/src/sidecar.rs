@@ -97,11 +97,12 @@ pub enum StartError {
 struct Sockets {
     component: UnixListener,
     component_tcp: TcpListener,
-    peer: UnixListener,
+    /// Where peers connect; none of it without a peer plane.
+    peer: Option<UnixListener>,
     peer_tcp: Option<TcpListener>,
     socket: PathBuf,
     grpc_port: u16,
-    peer_address: net::PeerAddress,
+    peer_address: Option<net::PeerAddress>,
     files: Vec<PathBuf>,
 }
 
@@ -127,6 +128,8 @@ impl Sidecar {
         let driver = Driver::new(DriverConfig {
             limits: config.limits.clone(),
             partitions: config.partitions.get(),
+            no_peer: config.no_peer,
+            describe: crate::convert::view::describe,
         });
         let mut sidecar = Self {
             socket: sockets.socket.clone(),
@@ -140,7 +143,7 @@ impl Sidecar {
             tasks: JoinSet::new(),
             files: std::mem::take(&mut sockets.files),
         };
-        let address = sockets.peer_address.to_string();
+        let address = sockets.peer_address.as_ref().map(ToString::to_string).unwrap_or_default();
         let joined = hub::join(&sidecar.driver, &config, &sidecar.node_name, &address).await?;
         sidecar.lost = joined.lost.clone();
         sidecar.serve(&config, sockets, &joined);
@@ -229,14 +232,18 @@ impl Sidecar {
                 leave.send_replace(true);
             }
         });
-        let dialler = Dialler::new(self.driver.clone(), application.clone(), peer_bounds);
-        self.until_closed(dialler.run(joined.members.clone()));
+        if !config.no_peer {
+            let dialler = Dialler::new(self.driver.clone(), application.clone(), peer_bounds);
+            self.until_closed(dialler.run(joined.members.clone()));
+        }
 
         let server = Arc::new(PeerServer::new(self.driver.clone(), application, peer_bounds));
-        let unix = kar_unix::incoming(sockets.peer);
-        let peers =
-            peer_router(&server).serve_with_incoming_shutdown(unix, closed(closing.clone()));
-        self.tasks.spawn(async move { log_end("the peer socket", peers.await) });
+        if let Some(unix) = sockets.peer {
+            let unix = kar_unix::incoming(unix);
+            let peers =
+                peer_router(&server).serve_with_incoming_shutdown(unix, closed(closing.clone()));
+            self.tasks.spawn(async move { log_end("the peer socket", peers.await) });
+        }
         if let Some(tcp) = sockets.peer_tcp {
             let tcp = TcpIncoming::from(tcp).with_nodelay(Some(true));
             let peers =
@@ -383,19 +390,22 @@ impl Sockets {
         let no_port = |source| StartError::Port { port: config.grpc_port, source };
         let grpc_port = component_tcp.local_addr().map_err(no_port)?.port();
         let peer_address = match &peer_tcp {
-            Some(listener) => net::PeerAddress::Tcp(listener.local_addr().map_err(no_port)?),
-            None => net::PeerAddress::Unix(peer_path.clone()),
+            _ if config.no_peer => None,
+            Some(listener) => Some(net::PeerAddress::Tcp(listener.local_addr().map_err(no_port)?)),
+            None => Some(net::PeerAddress::Unix(peer_path.clone())),
         };
         let own: fn(_, _) -> _ =
             |path, source| StartError::File { what: "cannot listen on", path, source };
         let chosen: fn(_, _) -> _ = |path, source| StartError::Socket { path, source };
         let component_error = if config.socket.is_some() { chosen } else { own };
+        let peer = if config.no_peer { None } else { Some(bind_unix(&peer_path, own)?) };
+        let peer_path = peer.is_some().then_some(peer_path);
         Ok(Self {
             component: bind_unix(&socket, component_error)?,
             component_tcp,
-            peer: bind_unix(&peer_path, own)?,
+            peer,
             peer_tcp,
-            files: vec![socket.clone(), peer_path],
+            files: [socket.clone()].into_iter().chain(peer_path).collect(),
             socket,
             grpc_port,
             peer_address,

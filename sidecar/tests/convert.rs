@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kar::convert::Malformed;
+use kar::convert::inbox::{decode_entry, encode_entry};
 use kar::convert::log::{decode_record, encode_record};
 use kar::convert::peer::{message_from, message_to};
 use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, Uuid};
+use kar_core::inbox::{InboxBody, InboxEntry, Mark};
 use kar_core::invocation::{
     ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
     RetryPolicy, StateOp, Work,
@@ -357,6 +359,8 @@ fn records() -> BTreeMap<String, Record> {
         Op::CloseChannel { node: NodeId(9), floor: NodeId(10), open: vec![NodeId(3), NodeId(7)] };
     let close = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![close] };
     records.insert("close-channel-floor".to_owned(), close);
+    let taken = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![Op::Inbox { taken: 300 }] };
+    records.insert("inbox-taken".to_owned(), taken);
     let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
     let full = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![full] };
     records.insert("refused-partition-bytes".to_owned(), full);
@@ -390,6 +394,7 @@ fn about_reminders() -> Vec<Message> {
             number: 4,
             floor: 2,
             asks: false,
+            promised: false,
             again: false,
             owed: Owed::Remind(Arc::new(Remind { uuid: uuid(3), actor: "alice".into(), change })),
         })
@@ -468,6 +473,7 @@ fn messages() -> Vec<Message> {
             highest: 9,
             open: vec![1, 9],
             answered: vec![9],
+            serial: 3,
         },
         opened(None),
         opened(Some(9)),
@@ -480,6 +486,7 @@ fn messages() -> Vec<Message> {
             number: 2,
             floor: 1,
             asks: true,
+            promised: true,
             again: true,
             owed: owed(invocation(Mode::Call, true)),
         },
@@ -491,9 +498,12 @@ fn messages() -> Vec<Message> {
             number: 3,
             floor: 1,
             asks: false,
+            promised: false,
             again: false,
             owed: Owed::Outcome(chain_outcome()),
         },
+        Message::Inspect { request: RequestId(6) },
+        Message::Inspected { request: RequestId(6), view: b"view"[..].into() },
         control(Control::Cancel(uuid(3))),
         control(Control::Resume(uuid(3))),
         controlled(ControlResult::Done(Controlled::Cancelled)),
@@ -729,4 +739,31 @@ fn from_hex(text: &str) -> Vec<u8> {
         u8::from_str_radix(pair, 16).expect("golden lines are hex")
     };
     digits.map(byte).collect()
+}
+
+#[test]
+fn entries_of_inboxes_survive_a_round_trip() {
+    let mark = Mark {
+        nodes: vec![NodeId(4), NodeId(6)],
+        floor: NodeId(3),
+        open: vec![NodeId(1)],
+        is_base: true,
+    };
+    let mut bodies = vec![InboxBody::Mark(mark), InboxBody::Mark(Mark::default())];
+    for message in messages() {
+        if matches!(message, Message::Open { .. } | Message::Request { .. }) {
+            let message = message.clone();
+            bodies.push(InboxBody::Channel { message, closed_from: 3, run: 7 });
+        }
+        bodies.push(InboxBody::Node { to: NodeId(9), message });
+    }
+    for body in bodies {
+        let entry = InboxEntry { from: NodeId(5), body };
+        assert_eq!(decode_entry(encode_entry(&entry)), Ok(entry));
+    }
+    let (message, run) =
+        (Message::Gone { sender: log_sender(), from: actor_partition(), number: 1 }, 1);
+    let body = InboxBody::Channel { message, closed_from: 0, run };
+    let refused = decode_entry(encode_entry(&InboxEntry { from: NodeId(5), body }));
+    assert!(refused.is_err(), "only statements and requests go to a partition: {refused:?}");
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use kar::driver::outlets::{Answer, Backend, Log, Membership, RecordTooLong, Store};
+use kar::driver::outlets::{Answer, Backend, Inboxes, Log, Membership, RecordTooLong, Store};
 use kar::driver::{Driver, DriverConfig};
 use kar_core::Event;
 use kar_core::effect::{Append, RequestError};
 use kar_core::event::{Cell, Member, Members, Operation};
-use kar_core::ids::{Epoch, InvocationId, Kind, NodeId, Offset, PartitionId, Uuid};
+use kar_core::ids::{Epoch, InvocationId, Kind, NodeId, Offset, PartitionId, ProposalId, Uuid};
+use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{ActorOps, Mode, Payload, Target};
 use kar_core::limits::Limits;
 use kar_core::snapshot::{Snapshot, SnapshotKey};
@@ -26,6 +27,13 @@ impl Log for Silent {
     fn barrier(&self, _: &PartitionId) {}
     fn stop(&self, _: &PartitionId) {}
     fn trim(&self, _: &PartitionId, _: Offset) {}
+}
+
+impl Inboxes for Silent {
+    fn append_inbox(&self, _: &InboxId, _: ProposalId, _: &InboxEntry) {}
+    fn read_inbox(&self, _: &InboxId, _: Offset) {}
+    fn stop_inbox(&self, _: &InboxId) {}
+    fn trim_inbox(&self, _: &InboxId, _: Offset) {}
 }
 
 impl Store for Silent {
@@ -80,7 +88,12 @@ fn started() -> InvocationId {
 }
 
 fn driver() -> Arc<Driver> {
-    let driver = Driver::new(DriverConfig { limits: Limits::default(), partitions: 2 });
+    let driver = Driver::new(DriverConfig {
+        limits: Limits::default(),
+        partitions: 2,
+        no_peer: false,
+        describe: kar::convert::view::describe,
+    });
     driver.attach(Box::new(Silent));
     driver
 }

@@ -16,6 +16,7 @@ mod hello;
 mod hosting;
 mod keys;
 mod life;
+mod no_peer;
 mod order;
 mod philosophers;
 mod policies;

@@ -32,6 +32,18 @@ fn a_bank_stays_balanced_when_everything_is_killed_at_once_20_times() {
     });
 }
 
+/// Everything goes through inboxes: answers, questions and nested calls, too.
+#[test]
+fn a_bank_without_peers_stays_balanced_under_40_random_kills() {
+    test_within(LIMIT, async {
+        let mut random = Random::seeded("bank, no peers");
+        let world = World::new("bankno");
+        world.add_run_args(&["--no-peer"]);
+        let plan = Plan { transfers: 600, strikes: 40, padding: 0, excuses: &[] };
+        bank::run(&world, plan, &mut random, somebody).await;
+    });
+}
+
 /// Kills one process, and starts again what has died.
 async fn somebody(bank: &mut Bank, random: &mut Random) {
     let two = |random: &mut Random| usize::from(random.below(2) == 1);

@@ -8,6 +8,7 @@ use crate::ids::{
     Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
     SessionId, TurnToken,
 };
+use crate::inbox::{InboxEntry, InboxId};
 use crate::invocation::{ActorOps, Mode, Outcome, Payload, Work};
 use crate::limits::LimitHit;
 use crate::message::{Controlled, Message};
@@ -137,6 +138,36 @@ pub enum Effect {
         /// The first record that stays.
         below: Offset,
     },
+    /// Append to an inbox, after what was appended to it before. What becomes of it comes as
+    /// [`Event::InboxOwn`](crate::Event::InboxOwn) if this node reads the inbox, or as
+    /// [`Event::InboxLost`](crate::Event::InboxLost) if it may not have arrived.
+    AppendInbox {
+        /// The inbox.
+        inbox: InboxId,
+        /// Comes back in `InboxOwn`.
+        proposal: ProposalId,
+        /// What to append.
+        entry: Arc<InboxEntry>,
+    },
+    /// Read an inbox from `from` and follow it; reading under way for it ends first.
+    ReadInbox {
+        /// The inbox.
+        inbox: InboxId,
+        /// First offset wanted.
+        from: Offset,
+    },
+    /// Stop following an inbox.
+    StopInbox {
+        /// The inbox.
+        inbox: InboxId,
+    },
+    /// Let the entries of an inbox below an offset go, for good.
+    TrimInbox {
+        /// The inbox.
+        inbox: InboxId,
+        /// The first entry that stays.
+        below: Offset,
+    },
     /// Store a snapshot of a partition under a key of its own, for ever unchanged, off the critical path; answered with
     /// [`Event::SnapshotPut`](crate::Event::SnapshotPut) when it is durable. The same again is no error.
     PutSnapshot {
@@ -166,6 +197,14 @@ pub enum Effect {
     ListSnapshots {
         /// The partition.
         partition: PartitionId,
+    },
+    /// Another node asks what this one serves, for people; answered with
+    /// [`Event::Inspected`](crate::Event::Inspected).
+    Inspect {
+        /// Who asks.
+        to: NodeId,
+        /// Its request; comes back with the answer.
+        request: RequestId,
     },
     /// A kind is used that the membership does not know: register it (with the default number of partitions).
     EnsureKind {
@@ -261,6 +300,8 @@ pub enum Response {
     },
     /// The reminders of an actor, by id.
     Reminders(Vec<Arc<Reminder>>),
+    /// What a node serves, in its driver's words.
+    View(Arc<[u8]>),
 }
 
 /// Why a request was not carried out. Nothing was accepted unless the variant says otherwise.

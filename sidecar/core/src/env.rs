@@ -2,17 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 
 use crate::assign;
 use crate::cover::{Covered, Transition};
 use crate::effect::{Append, Effect, Notice, RequestError, Response};
-use crate::event::{Members, Offer};
+use crate::event::{Member, Members, Offer};
 use crate::ids::{
-    InvocationId, Kind, Millis, NodeId, PartitionId, ProposalId, RequestId, SessionId, TurnToken,
-    Uuid,
+    InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId, SessionId,
+    TurnToken, Uuid,
 };
+use crate::inbox::{InboxBody, InboxEntry, InboxId};
+use crate::inboxes::Inboxes;
 use crate::limits::{LimitHit, Limits, Rules};
 use crate::message::Message;
+use crate::node::NodeConfig;
 
 /// Shared by a node and its partitions; it decides nothing about them.
 #[derive(Clone, Debug)]
@@ -24,6 +28,13 @@ pub(crate) struct Env {
     pub(crate) members: Members,
     /// Peers that messages can be sent to.
     pub(crate) peers: BTreeSet<NodeId>,
+    /// There is no peer plane here.
+    no_peer: bool,
+    /// The newest member that was ever seen: who is newer may be one, and not be known here yet.
+    newest: NodeId,
+    /// Members that are not connected, since when.
+    unreached: BTreeMap<NodeId, Millis>,
+    pub(crate) inboxes: Inboxes,
     pub(crate) lease_valid: bool,
     pub(crate) host: Option<Host>,
     /// No turn of the host starts before this: code of an earlier stream may still run (P3).
@@ -118,14 +129,19 @@ impl SlotQueue {
 }
 
 impl Env {
-    pub(crate) fn new(id: NodeId, seed: u128, limits: Limits, rules: Rules) -> Self {
+    pub(crate) fn new(config: NodeConfig) -> Self {
+        let NodeConfig { id, seed, limits, rules, no_peer } = config;
         Self {
             id,
             now: 0,
-            limits,
+            limits: limits.within_time(),
             rules,
             members: Members::default(),
             peers: BTreeSet::new(),
+            no_peer,
+            newest: NodeId::default(),
+            unreached: BTreeMap::new(),
+            inboxes: Inboxes::default(),
             lease_valid: true,
             host: None,
             host_grace_until: 0,
@@ -178,18 +194,82 @@ impl Env {
         self.emit(Effect::Notice(notice));
     }
 
-    /// Sends to a node, itself included. Without a connection the message is lost, as connections lose messages.
+    /// Sends to a node, itself included: by peers, else through its inbox. Without a way the message is lost, as
+    /// connections lose messages.
     pub(crate) fn send(&mut self, to: NodeId, message: Message) {
         if to == self.id {
             self.local.push_back(message);
         } else if self.peers.contains(&to) {
             self.emit(Effect::Send { to, message });
+        } else if self.by_inbox(to) {
+            self.cover(Transition::NodeInbox);
+            self.append_inbox(InboxId::of_node(to), InboxBody::Node { to, message });
         }
     }
 
     /// Whether messages to a node have a way now.
     pub(crate) fn reachable(&self, node: NodeId) -> bool {
+        self.connected(node) || self.by_inbox(node)
+    }
+
+    /// Whether peers carry messages to a node.
+    pub(crate) fn connected(&self, node: NodeId) -> bool {
         node == self.id || self.peers.contains(&node)
+    }
+
+    /// Whether one of two nodes has no peer plane.
+    pub(crate) fn apart(&self, node: NodeId) -> bool {
+        let has_none = |member: &Member| self.no_peer || member.no_peer;
+        node != self.id && self.members.nodes.get(&node).is_some_and(has_none)
+    }
+
+    /// Whether messages to a member go through its inbox: nobody waits for a connection (any more).
+    pub(crate) fn by_inbox(&self, node: NodeId) -> bool {
+        let patience = self.limits.inbox_after_ms;
+        let waited = |since: &Millis| since.saturating_add(patience) <= self.now;
+        !self.connected(node)
+            && self.members.nodes.contains_key(&node)
+            && (self.apart(node) || self.unreached.get(&node).is_some_and(waited))
+    }
+
+    /// Who is connected, or a member, has changed.
+    pub(crate) fn review_reach(&mut self) {
+        let seen = self.members.nodes.keys().next_back().copied().unwrap_or_default();
+        self.newest = self.newest.max(seen);
+        let (own, peers, members) = (self.id, &self.peers, &self.members.nodes);
+        let lacks = |node: &NodeId| *node != own && !peers.contains(node);
+        self.unreached.retain(|node, _| members.contains_key(node) && lacks(node));
+        for node in members.keys().filter(|node| lacks(node)) {
+            self.unreached.entry(*node).or_insert(self.now);
+        }
+    }
+
+    /// Whether a node was a member, and is none any more.
+    pub(crate) fn has_departed(&self, node: NodeId) -> bool {
+        node <= self.newest && !self.members.nodes.contains_key(&node)
+    }
+
+    /// Appends to an inbox.
+    pub(crate) fn append_inbox(&mut self, inbox: InboxId, body: InboxBody) -> ProposalId {
+        let proposal = self.proposal();
+        let entry = Arc::new(InboxEntry { from: self.id, body });
+        if let InboxId::Partition(partition) = &inbox {
+            self.inboxes.appended(partition, proposal, &entry);
+        }
+        self.emit(Effect::AppendInbox { inbox, proposal, entry });
+        proposal
+    }
+
+    /// Reads the inbox of a partition.
+    pub(crate) fn read_inbox(&mut self, partition: &PartitionId, from: Offset) {
+        let inbox = InboxId::Partition(partition.clone());
+        self.emit(Effect::ReadInbox { inbox, from });
+    }
+
+    /// Stops reading it.
+    pub(crate) fn stop_inbox(&mut self, partition: &PartitionId) {
+        let inbox = InboxId::Partition(partition.clone());
+        self.emit(Effect::StopInbox { inbox });
     }
 
     pub(crate) fn respond(&mut self, request: RequestId, response: Result<Response, RequestError>) {

@@ -8,6 +8,7 @@ use crate::ids::{
     Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
     SessionId, TurnToken,
 };
+use crate::inbox::{InboxEntry, InboxId};
 use crate::invocation::{Outcome, Payload, RetryPolicy, StateOp, Target};
 use crate::keys::RequestKey;
 use crate::message::{Control, Message};
@@ -223,6 +224,46 @@ pub enum Event {
         /// The keys, in any order.
         result: Result<Vec<SnapshotKey>, SnapshotFault>,
     },
+    /// An entry was read from an inbox, somebody else's or one appended before the reading began.
+    InboxRead {
+        /// The inbox.
+        inbox: InboxId,
+        /// Its place.
+        offset: Offset,
+        /// The entry.
+        entry: Arc<InboxEntry>,
+    },
+    /// An append of this node was read back at a place in an inbox, in order with everything else that is read.
+    InboxOwn {
+        /// The inbox.
+        inbox: InboxId,
+        /// Its place.
+        offset: Offset,
+        /// Which append.
+        proposal: ProposalId,
+    },
+    /// Reading an inbox broke off, or appending to one: what was under way may be lost, or come late. Events of the old
+    /// reading no longer come.
+    InboxLost {
+        /// The inbox.
+        inbox: InboxId,
+    },
+    /// What a reading of an inbox wants next was trimmed: the reading ended, and skipped nothing.
+    InboxTrimmed {
+        /// The inbox.
+        inbox: InboxId,
+        /// Offset of the first entry that is kept.
+        start: Offset,
+    },
+    /// What this node serves, as the driver tells it; answers [`Effect::Inspect`](crate::Effect::Inspect).
+    Inspected {
+        /// Who asked.
+        to: NodeId,
+        /// Its request.
+        request: RequestId,
+        /// The driver's words.
+        view: Arc<[u8]>,
+    },
     /// The store was replaced or came back: steps under way are lost, and are to be made again.
     StoreReset,
     /// A kind that was asked for with `EnsureKind` is not registered: the application has as many as it may. Whoever
@@ -262,6 +303,8 @@ pub struct Member {
     pub leaving: bool,
     /// It joined for a short while only, as a command that makes one call: it should own only what nobody else can.
     pub transient: bool,
+    /// It has no peer plane: it is reached by its inbox alone.
+    pub no_peer: bool,
 }
 
 /// What a host registers.
@@ -318,6 +361,11 @@ pub enum Operation {
         payload: Payload,
         /// W3C trace context.
         trace: Arc<str>,
+    },
+    /// Asks a node what it serves, for people: through its inbox, where peers do not reach it.
+    ViewOf {
+        /// Which node.
+        node: NodeId,
     },
     /// Waits for the outcome of a started invocation.
     Await {

@@ -13,10 +13,10 @@
 //! one partition then travels in one record.
 //!
 //! Map of modules: [`ids`] names; [`invocation`] what is called and how it ended; [`record`] what is stored in a
-//! partition's log; [`snapshot`] what stands for the records before a place in it; [`trouble`] how attempts end that do
-//! not end it; [`reminder`] and [`schedule`] invocations at due times; [`message`] what nodes tell each other;
-//! [`event`] and [`effect`] the driver's interface; [`assign`] which node should own which partition; [`limits`] every
-//! bound; [`cover`] which transitions were taken.
+//! partition's log; [`snapshot`] what stands for the records before a place in it; [`trouble`] how attempts end that
+//! do not end it; [`reminder`] and [`schedule`] invocations at due times; [`message`] what nodes tell each other, and
+//! [`inbox`] where peers do not carry that; [`event`] and [`effect`] the driver's interface; [`assign`] which node
+//! should own which partition; [`limits`] every bound; [`cover`] which transitions were taken.
 //! The machines are private: the log state (what applying a log yields), the partition (reign, turns, channels in and
 //! out), the node (routes, roots, sessions).
 
@@ -25,6 +25,7 @@ pub mod cover;
 pub mod effect;
 pub mod event;
 pub mod ids;
+pub mod inbox;
 pub mod invocation;
 pub mod keys;
 pub mod limits;
@@ -41,6 +42,7 @@ mod agenda;
 mod by_name;
 mod dead;
 mod env;
+mod inboxes;
 mod partition;
 mod roots;
 mod route;

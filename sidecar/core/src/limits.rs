@@ -147,6 +147,14 @@ pub struct Limits {
     /// How far the store of actors' states may go back and is still healed from the log, ms: records are kept for so
     /// long after a snapshot has made them dispensable. 0 where the store is durable when a log is trimmed.
     pub trim_delay_ms: Millis,
+    /// How long a channel has something to say and nobody of the peers to say it to before it takes the inbox of its
+    /// partition, and how long a member is not connected before it is reached by its inbox, ms. Nodes without a peer
+    /// plane are not waited for.
+    pub inbox_after_ms: Millis,
+    /// Entries of an inbox after which what was taken over is trimmed.
+    pub inbox_trim_entries: u64,
+    /// The same, bytes; whichever comes first.
+    pub inbox_trim_bytes: usize,
     /// Reminders of one actor.
     pub reminders_per_actor_max: usize,
     /// Reminders of one partition: they stay in memory.
@@ -218,6 +226,13 @@ pub struct Rules {
     pub cancel_drops_firings: bool,
     pub firing_after_commit: bool,
     pub mark_starts: bool,
+    pub inbox_offset: bool,
+    pub inbox_run: bool,
+    pub inbox_mark: bool,
+    pub inbox_read_back: bool,
+    pub inbox_order: bool,
+    pub inbox_promise: bool,
+    pub inbox_again: bool,
     pub fresh_activations: bool,
     pub lone_activations: bool,
     pub removal_in_queue: bool,
@@ -297,6 +312,9 @@ impl Default for Limits {
             snapshot_after_bytes: 8 << 20,
             // The hub syncs its store before it trims a log.
             trim_delay_ms: 0,
+            inbox_after_ms: 1_000,
+            inbox_trim_entries: 1_000,
+            inbox_trim_bytes: 1 << 20,
             reminders_per_actor_max: 1_000,
             reminders_per_partition_max: 100_000,
             reminders_bytes_per_partition_max: 64 << 20,
@@ -352,6 +370,13 @@ impl Default for Rules {
             cancel_drops_firings: true,
             firing_after_commit: true,
             mark_starts: true,
+            inbox_offset: true,
+            inbox_run: true,
+            inbox_mark: true,
+            inbox_read_back: true,
+            inbox_order: true,
+            inbox_promise: true,
+            inbox_again: true,
             fresh_activations: true,
             lone_activations: true,
             removal_in_queue: true,

@@ -29,6 +29,8 @@ pub enum Message {
         open: Vec<Number>,
         /// Those of them whose answer is here, ascending: they are not answered again.
         answered: Vec<Number>,
+        /// Counts the statements of that reign on this channel: they come by several ways, and an older one says less.
+        serial: u64,
     },
     /// The receiver serves the partition, and expects number `next` (rule C4).
     Opened {
@@ -71,6 +73,9 @@ pub enum Message {
         floor: Number,
         /// To be answered with `Known`: the sender's window needs it.
         asks: bool,
+        /// Whoever asked for it was told that it is accepted, because it is durable in the partition's inbox: it is not
+        /// refused.
+        promised: bool,
         /// It may have been sent before: a reign that was lost may have run it ahead of its log.
         again: bool,
         /// What is owed.
@@ -211,6 +216,18 @@ pub enum Message {
     Confirm(Box<Confirm>),
     /// Tells a call's callers where their chains of tail calls are.
     Climb(Box<Climb>),
+    /// Asks a node what it serves, for people. Not an obligation: asked again for a while.
+    Inspect {
+        /// The asking node's request.
+        request: RequestId,
+    },
+    /// Answers `Inspect`.
+    Inspected {
+        /// The request it answers.
+        request: RequestId,
+        /// The answer, in the words of drivers.
+        view: Arc<[u8]>,
+    },
     /// An at-most-once call that passes all logs by.
     Direct {
         /// The asking node's request.

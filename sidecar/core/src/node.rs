@@ -3,15 +3,18 @@
 mod asks;
 mod component;
 mod ended;
+mod inbox;
 mod kinds;
 mod peers;
 mod reminders;
+mod views;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use asks::Asks;
 pub(crate) use reminders::OTHERS;
+use views::Views;
 
 use crate::cover::Transition;
 use crate::effect::{Append, Effect, Notice};
@@ -36,6 +39,8 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// Rules switched off, for the simulator only.
     pub rules: Rules,
+    /// There is no peer plane: everything goes through inboxes.
+    pub no_peer: bool,
 }
 
 /// All decisions of one sidecar. See the crate's documentation for how to drive it.
@@ -53,6 +58,7 @@ pub struct Node {
     /// Those of them that wait for calls above them.
     covered: BTreeSet<TurnToken>,
     asks: Asks,
+    views: Views,
     /// Direct calls under way: whom they were sent to.
     direct: BTreeMap<RequestId, (NodeId, Kind)>,
     next_direct: u64,
@@ -224,7 +230,7 @@ impl Node {
     /// A node that knows nothing yet; the first event should be [`Event::Members`].
     pub fn new(config: NodeConfig) -> Self {
         Self {
-            env: Env::new(config.id, config.seed, config.limits.within_time(), config.rules),
+            env: Env::new(config),
             partitions: BTreeMap::new(),
             roots: Roots::default(),
             parked: BTreeMap::new(),
@@ -232,6 +238,7 @@ impl Node {
             waiting_turns: BTreeMap::new(),
             covered: BTreeSet::new(),
             asks: Asks::default(),
+            views: Views::default(),
             last_session: None,
             direct: BTreeMap::new(),
             next_direct: 0,
@@ -274,10 +281,12 @@ impl Node {
             Event::LogLost { partition } => self.with(&partition, |p, env| p.log_lost(env)),
             Event::PeerUp { node } => {
                 self.env.peers.insert(node);
+                self.env.review_reach();
                 self.routes(None);
             }
             Event::PeerDown { node } => {
                 self.env.peers.remove(&node);
+                self.env.review_reach();
                 self.routes(Some(node));
             }
             Event::Peer { from, message } => self.message(from, message),
@@ -318,6 +327,11 @@ impl Node {
             Event::SnapshotsListed { partition, result } => {
                 self.with(&partition, |p, env| p.snapshots_listed(env, result));
             }
+            Event::InboxRead { inbox, offset, entry } => self.inbox_read(inbox, offset, entry),
+            Event::InboxOwn { inbox, offset, proposal } => self.inbox_own(inbox, offset, proposal),
+            Event::InboxLost { inbox } => self.inbox_lost(inbox),
+            Event::InboxTrimmed { inbox, start } => self.inbox_trimmed(inbox, start),
+            Event::Inspected { to, request, view } => self.view_told(to, request, view),
             Event::StoreReset => self.each(|p, env| p.store_reset(env)),
             Event::KindRefused(refused) => self.kind_refused(&refused),
             Event::Drain => self.drain(),
@@ -346,6 +360,7 @@ impl Node {
             self.timeouts.first(),
             self.roots.timeout(),
             self.asks.timeout(),
+            self.views.timeout(),
             self.host_gone_at,
             self.direct_timers.first(),
             (grace > 0).then_some(grace),
@@ -483,6 +498,7 @@ impl Node {
         }
         self.roots.tick(&mut self.env);
         self.ask_due();
+        self.views_due();
         self.give_up_direct();
         if self.host_gone_at.is_some_and(|at| at <= now) {
             self.env.cover(Transition::HostAway);
@@ -498,6 +514,8 @@ impl Node {
 
     fn members(&mut self, members: Members) {
         self.env.members = members;
+        self.env.review_reach();
+        self.follow_own_inbox();
         self.asks.members_seen(self.env.now);
         let kinds: Vec<_> = self.known_kinds();
         for (kind, count) in &kinds {
@@ -509,7 +527,7 @@ impl Node {
         self.each(|p, env| p.review(env));
         self.roots.review(&mut self.env, None);
         self.review_asks(None);
-        self.lose_direct();
+        self.lose_direct(None);
         self.send_waiting_direct();
         for (kind, _) in kinds {
             let queue = self.parked.remove(&kind).unwrap_or_default();
@@ -532,7 +550,7 @@ impl Node {
         });
         self.roots.review(&mut self.env, lost);
         self.review_asks(lost);
-        self.lose_direct();
+        self.lose_direct(lost);
         self.send_waiting_direct();
     }
 

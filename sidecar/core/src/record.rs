@@ -166,6 +166,11 @@ pub enum Op {
         /// Those below the floor that are not.
         open: Vec<NodeId>,
     },
+    /// Everything in the partition's inbox up to a place has been taken over by the records up to here (rule L1).
+    Inbox {
+        /// The place.
+        taken: Offset,
+    },
     /// A root with an idempotency key was sent again: its number is used up, and nothing else happens.
     Again {
         /// The channel's sender.

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cover::Transition;
 use crate::effect::{Notice, RequestError, Response};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, Millis, NodeId, Number, PartitionId, RequestId, Sender};
 use crate::invocation::{Obligation, Outcome, Owed};
 use crate::partition::answer_of;
-use crate::route::{Opened, Route};
+use crate::route::{Opened, ReadBack, Route, Said, is_promised};
 use crate::state::Outbound;
 
 /// All roots of a node, by the partition they go to.
@@ -72,9 +73,45 @@ impl Roots {
         self.unaccepted.extend(until.map(|at| (at, request)));
         channel.out.open.insert(number, obligation);
         channel.requests.insert(number, request);
-        self.by_request.insert(request, Waiting { to, number, until, awaits });
+        self.by_request.insert(request, Waiting { to: to.clone(), number, until, awaits });
         self.open += 1;
         channel.route.send(env, &channel.out, number);
+        if channel.route.by_inbox() && !env.rules.inbox_read_back {
+            self.promise(env, &to, number);
+        }
+    }
+
+    /// A request was read back from its partition's inbox.
+    pub(crate) fn read_back(&mut self, env: &mut Env, to: &PartitionId, what: ReadBack) {
+        if let Some(channel) = self.channels.get_mut(to)
+            && channel.route.read_back(env, &channel.out, what)
+            && let Said::Request(number) = what.said
+        {
+            self.promise(env, to, number);
+        }
+    }
+
+    /// It is durable in the inbox, so it will be taken whatever becomes of this node: tells are told to be accepted.
+    /// They stay owed until the owner has accepted them, too.
+    fn promise(&mut self, env: &mut Env, to: &PartitionId, number: Number) {
+        let Some(channel) = self.channels.get_mut(to) else { return };
+        let Some(obligation) = channel.out.open.get(&number) else { return };
+        if !is_promised(&obligation.owed) {
+            return;
+        }
+        let invocation = InvocationId { home: to.clone(), uuid: obligation.owed.uuid() };
+        if let Some(request) = channel.requests.remove(&number) {
+            env.cover(Transition::RootPromised);
+            self.forget(request);
+            env.respond(request, Ok(Response::Accepted { invocation }));
+        }
+    }
+
+    /// What was appended to an inbox may be lost.
+    pub(crate) fn inbox_lost(&mut self, env: &Env, to: &PartitionId) {
+        if let Some(channel) = self.channels.get_mut(to) {
+            channel.route.break_run(env);
+        }
     }
 
     /// Nobody waits for the answer; the invocation goes on.

@@ -5,23 +5,42 @@
 //! Opening --(Opened)--> Open          every open number from `next` on is sent again, in order, by the window
 //! Opening --(NotOwner | peer down | timer)--> Idle
 //! Open    --(NotOwner, not older | Gap | peer down | owner gone)--> Idle
+//! Idle, Opening --(nobody to be reached, for long enough)--> Inbox     a run of entries begins, with all that is open
+//! Inbox   --(Opened by somebody connected)--> Open
+//! Inbox   --(nothing to say)--> Idle
 //! ```
+//!
+//! What goes which way is decided here alone: by the peers if the owner is connected, else through the inbox of the
+//! partition (`inbox`). Both ways state first what is open, so that nothing is lost in between; what comes twice is
+//! known by its number.
+
+mod inbox;
+mod said;
 
 use std::collections::BTreeSet;
 
 use crate::cover::Transition;
 use crate::env::Env;
 use crate::ids::{Epoch, Millis, NodeId, Number, PartitionId, Sender};
-use crate::message::Message;
 use crate::state::Outbound;
 use crate::window::Window;
+
+use inbox::Run;
+pub(crate) use inbox::{ReadBack, Said, is_promised};
 
 /// Where a channel stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Idle,
-    Opening { node: NodeId },
-    Open { node: NodeId, epoch: Epoch },
+    Opening {
+        node: NodeId,
+    },
+    Open {
+        node: NodeId,
+        epoch: Epoch,
+    },
+    /// Through the partition's inbox.
+    Inbox,
 }
 
 /// What the receiver answers to a statement.
@@ -64,6 +83,16 @@ pub(crate) struct Route {
     lowest: Option<Number>,
     /// Times that nodes refused in a row.
     refusals: u32,
+    /// Counts statements.
+    serial: u64,
+    /// Since when there is something to say and nobody to say it to.
+    silent_since: Option<Millis>,
+    /// What goes through the inbox.
+    run: Run,
+    /// Numbers below this were sent by peers: what became of them nobody knows before their receiver has told.
+    by_peer: Number,
+    /// Open numbers that are accepted, as their requesters were told: they are durable in the inbox.
+    promised: BTreeSet<Number>,
     /// Numbers below this may have been sent before, by an earlier reign too.
     sent: Number,
 }
@@ -93,6 +122,11 @@ impl Route {
             resume_at: None,
             lowest: None,
             refusals: 0,
+            serial: 0,
+            silent_since: None,
+            run: Run::default(),
+            by_peer: 0,
+            promised: BTreeSet::new(),
             sent: committed,
         }
     }
@@ -105,6 +139,11 @@ impl Route {
         }
     }
 
+    /// Whether it goes through the inbox.
+    pub(crate) fn by_inbox(&self) -> bool {
+        self.phase == Phase::Inbox
+    }
+
     pub(crate) fn timer(&self) -> Option<Millis> {
         self.timer
     }
@@ -112,6 +151,7 @@ impl Route {
     /// A number was closed by a proposal.
     pub(crate) fn unsettle(&mut self, number: Number) {
         self.heard.remove(&number);
+        self.promised.remove(&number);
         self.unsettled.insert(number);
     }
 
@@ -136,7 +176,7 @@ impl Route {
         epoch: Epoch,
         next: Number,
     ) {
-        if self.phase == (Phase::Open { node: from, epoch }) {
+        if self.phase == (Phase::Open { node: from, epoch }) || self.phase == Phase::Inbox {
             self.window.arrived(next);
             self.pump(env, out);
         }
@@ -145,15 +185,24 @@ impl Route {
     /// Asks for the outcomes that the last statement's answer left out.
     fn resume(&mut self, env: &mut Env, out: &Outbound) {
         self.resume_at = None;
-        if let Phase::Open { node, .. } = self.phase {
-            env.cover(Transition::RouteResumes);
-            self.state(env, out, node);
+        match self.phase {
+            Phase::Open { node, .. } => {
+                env.cover(Transition::RouteResumes);
+                self.state(env, out, node);
+            }
+            Phase::Inbox => self.state_in_inbox(env, out),
+            Phase::Idle | Phase::Opening { .. } => {}
         }
     }
 
     /// Sends what was not sent yet, in order, as far as the window goes.
     fn pump(&mut self, env: &mut Env, out: &Outbound) {
-        let Phase::Open { node, epoch } = self.phase else { return };
+        let Phase::Open { node, epoch } = self.phase else {
+            if self.phase == Phase::Inbox {
+                self.pump_inbox(env, out);
+            }
+            return;
+        };
         // Bounded: every round sends one obligation.
         loop {
             let (from, below) = (self.window.cursor(), self.committed);
@@ -170,6 +219,7 @@ impl Route {
     /// That proposal is committed: the closing may be told.
     pub(crate) fn settled(&mut self, env: &Env, number: Number) {
         self.unsettled.remove(&number);
+        self.promised.remove(&number);
         self.dirty = true;
         let at = env.now + env.limits.channel_timer_ms;
         self.timer = Some(self.timer.map_or(at, |t| t.min(at)));
@@ -179,7 +229,7 @@ impl Route {
     pub(crate) fn send(&mut self, env: &mut Env, out: &Outbound, number: Number) {
         self.committed = self.committed.max(number + 1);
         match self.phase {
-            Phase::Open { .. } => {
+            Phase::Open { .. } | Phase::Inbox => {
                 self.timer.get_or_insert(env.now + env.limits.channel_timer_ms);
                 self.pump(env, out);
             }
@@ -195,16 +245,29 @@ impl Route {
     pub(crate) fn open(&mut self, env: &mut Env, out: &Outbound) {
         if out.open.is_empty() && !self.dirty {
             self.timer = None;
+            self.silent_since = None;
             return;
         }
+        let since = *self.silent_since.get_or_insert(env.now);
         self.timer = Some(env.now + env.limits.channel_timer_ms);
-        let alive = |node: &NodeId| env.members.nodes.contains_key(node) && env.reachable(*node);
+        let patience = since.saturating_add(env.limits.inbox_after_ms);
+        let node = self.whom(env);
+        let apart = node.is_none() && env.desired_owner(&self.to).is_some_and(|n| env.apart(n));
+        match node {
+            _ if apart || patience <= env.now => self.begin_run(env, out),
+            Some(node) => {
+                self.phase = Phase::Opening { node };
+                self.state(env, out, node);
+            }
+            None => self.timer = self.timer.map(|at| at.min(patience)),
+        }
+    }
+
+    /// Whom peers would carry it to.
+    fn whom(&mut self, env: &Env) -> Option<NodeId> {
+        let alive = |node: &NodeId| env.members.nodes.contains_key(node) && env.connected(*node);
         let hinted = self.hint.take().filter(alive);
-        let Some(node) = hinted.or_else(|| env.desired_owner(&self.to).filter(alive)) else {
-            return;
-        };
-        self.phase = Phase::Opening { node };
-        self.state(env, out, node);
+        hinted.or_else(|| env.desired_owner(&self.to).filter(alive))
     }
 
     /// The way is lost. The next owner has to be told what is closed, too.
@@ -215,31 +278,6 @@ impl Route {
         self.resume_at = None;
     }
 
-    /// States the committed numbers that are open (rule C3).
-    fn state(&mut self, env: &mut Env, out: &Outbound, node: NodeId) {
-        self.dirty = false;
-        self.stated = self.window.cursor();
-        let closing = env.rules.close_only_committed;
-        let mut open: Vec<_> = out.open.range(..self.committed).map(|(n, _)| *n).collect();
-        let unsettled = self.unsettled.iter().filter(|n| closing && **n < self.committed);
-        open.extend(unsettled.clone());
-        open.sort_unstable();
-        let mut answered: Vec<_> = self.heard.range(..self.committed).copied().collect();
-        answered.extend(unsettled);
-        answered.sort_unstable();
-        env.send(
-            node,
-            Message::Open {
-                sender: self.sender.clone(),
-                from_epoch: self.from_epoch,
-                to: self.to.clone(),
-                highest: self.committed - 1,
-                open,
-                answered,
-            },
-        );
-    }
-
     /// The owner answered: everything that it does not know is sent again, in order, before anything new.
     pub(crate) fn opened(&mut self, env: &mut Env, out: &Outbound, from: NodeId, opened: Opened) {
         let Opened { epoch, next, resume_at } = opened;
@@ -248,8 +286,17 @@ impl Route {
             Phase::Open { node, epoch: known } if node == from && known < epoch => self.committed,
             // Answers a statement on an open channel: what was sent after it is under way.
             Phase::Open { node, epoch: known } if node == from && known == epoch => self.stated,
+            Phase::Inbox if env.connected(from) => {
+                env.cover(Transition::RouteBack);
+                // Not all that was closed may have been heard on the other way.
+                self.dirty |= self.committed > 1;
+                self.leave_inbox(env);
+                self.committed
+            }
+            Phase::Inbox => return self.opened_by_inbox(env, out, opened),
             _ => return,
         };
+        self.silent_since = None;
         let is_new = self.phase != (Phase::Open { node: from, epoch });
         self.phase = Phase::Open { node: from, epoch };
         self.refusals = 0;
@@ -287,14 +334,19 @@ impl Route {
         match self.phase {
             Phase::Open { node, epoch: known } if node == from && epoch >= known => {}
             Phase::Opening { node } if node == from => {}
+            Phase::Inbox => {
+                self.hint = hint.filter(|node| *node != from);
+                return;
+            }
             _ => return,
         }
         self.lose();
+        self.silent_since.get_or_insert(env.now);
         self.refusals += 1;
         self.hint = hint.filter(|node| *node != from);
         // One more step at once, to whom the refuser named; then in steps of the timer: two nodes that name each other
         // (or one that names itself) must not be asked in a loop.
-        if self.refusals == 1 && self.hint.is_some_and(|node| env.reachable(node)) {
+        if self.refusals == 1 && self.hint.is_some_and(|node| env.connected(node)) {
             env.cover(Transition::RouteHop);
             self.open(env, out);
         } else {
@@ -309,6 +361,8 @@ impl Route {
             env.cover(Transition::RouteGap);
             self.lose();
             self.open(env, out);
+        } else if self.phase == Phase::Inbox {
+            self.break_run(env);
         }
     }
 
@@ -317,7 +371,7 @@ impl Route {
         self.refusals = 0;
         match self.phase {
             Phase::Open { node, .. } | Phase::Opening { node } => {
-                let gone = !env.members.nodes.contains_key(&node) || !env.reachable(node);
+                let gone = !env.members.nodes.contains_key(&node) || !env.connected(node);
                 if lost == Some(node) || gone {
                     env.cover(Transition::RouteLost);
                     self.lose();
@@ -325,6 +379,7 @@ impl Route {
                 }
             }
             Phase::Idle => self.open(env, out),
+            Phase::Inbox => self.review_run(env, out, lost),
         }
     }
 
@@ -345,41 +400,14 @@ impl Route {
                 self.lose();
                 return self.open(env, out);
             }
+            Phase::Inbox => {
+                if !self.tick_run(env, out, lowest) {
+                    return;
+                }
+            }
         }
         self.lowest = lowest;
-        let busy = self.dirty || lowest.is_some();
+        let busy = self.dirty || lowest.is_some() || self.awaits_inbox();
         self.timer = busy.then_some(env.now + env.limits.channel_timer_ms);
-    }
-
-    fn request(
-        &mut self,
-        env: &mut Env,
-        out: &Outbound,
-        (node, epoch): (NodeId, Epoch),
-        number: Number,
-        asks: bool,
-    ) {
-        let Some(obligation) = out.open.get(&number) else { return };
-        let lowest = [
-            out.open.first_key_value().map(|(n, _)| *n),
-            self.unsettled.first().copied().filter(|_| env.rules.close_only_committed),
-        ];
-        let floor = lowest.into_iter().flatten().min().unwrap_or(number);
-        let again = number < self.sent;
-        self.sent = self.sent.max(number + 1);
-        env.send(
-            node,
-            Message::Request {
-                sender: self.sender.clone(),
-                from_epoch: self.from_epoch,
-                to: self.to.clone(),
-                epoch,
-                number,
-                floor,
-                asks,
-                again,
-                owed: obligation.owed.clone(),
-            },
-        );
     }
 }

@@ -279,6 +279,7 @@ impl Op {
                 uuids.len() * UUID
             }
             Self::Redrive { .. } => 2 * UUID,
+            Self::Inbox { .. } => NUMBER,
             Self::Deactivate { actor, .. } => text(actor) + UUID,
             Self::Fire { actor, id, .. } => text(actor) + text(id) + UUID + 2 * NUMBER,
         };

@@ -85,6 +85,8 @@ pub struct Snapshot {
     pub order: u64,
     /// Offset of the last record with state operations: the store has to have come so far.
     pub last_write: Offset,
+    /// Offset in the inbox up to which everything has been taken over.
+    pub inbox: Offset,
     /// Unfinished invocations.
     pub entries: Vec<SavedEntry>,
     /// Outcomes kept for their senders.

@@ -74,6 +74,8 @@ pub(crate) struct LogState {
     pub(crate) clock: Millis,
     /// Offset of the last record with state operations: the store follows up to there.
     pub(crate) last_write: Offset,
+    /// Offset in the inbox up to which everything has been taken over.
+    pub(crate) inbox: Offset,
     /// Snapshots that the log names and that are kept, oldest first.
     pub(crate) snapshots: Vec<NamedSnapshot>,
 }
@@ -363,6 +365,10 @@ impl LogState {
                 self.closed_nodes.close(*node);
                 self.closed_nodes.raise(*floor, open);
                 self.drop_closed();
+                true
+            }
+            Op::Inbox { taken } => {
+                self.inbox = self.inbox.max(*taken);
                 true
             }
             Op::Snapshot { named, keeps } => {

@@ -141,6 +141,7 @@ fn ask_as(script: &mut Script, from: NodeId, number: u64, again: bool) {
         highest: number,
         open: Vec::from_iter((number > 0).then_some(number)),
         answered: Vec::new(),
+        serial: 1,
     };
     script.event(Event::Peer { from, message: open });
     if number == 0 {
@@ -154,6 +155,7 @@ fn ask_as(script: &mut Script, from: NodeId, number: u64, again: bool) {
         number,
         floor: 0,
         asks: false,
+        promised: false,
         again,
         owed: Owed::Invocation(invocation.into()),
     };
@@ -357,6 +359,7 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
         floor: number,
         owed: Owed::Invocation(invocation),
         asks: false,
+        promised: false,
         again: false,
     };
     script.event(Event::Peer { from, message });

@@ -33,7 +33,7 @@ impl Sending {
     fn new(limits: Limits) -> Self {
         let kind = Kind::actor(ACCOUNT);
         let mut script = Script::with(&[], limits);
-        let host = Member { kinds: vec![kind.clone()], leaving: false, transient: false };
+        let host = Member { kinds: vec![kind.clone()], ..Member::default() };
         script.members.nodes.insert(OTHER, host);
         script.members.kinds.insert(kind.clone(), 1);
         script.event(Event::Members(script.members.clone()));
@@ -227,6 +227,7 @@ fn ask(script: &mut Script, to: &PartitionId, number: u64, asks: bool) {
         number,
         floor: 1,
         asks,
+        promised: false,
         again: false,
         owed: Owed::Invocation(invocation.into()),
     };
@@ -250,6 +251,7 @@ fn state(script: &mut Script, to: &PartitionId, open: &[u64], answered: &[u64]) 
         highest: open.last().copied().unwrap_or_default(),
         open: open.to_vec(),
         answered: answered.to_vec(),
+        serial: 1,
     };
     script.event(Event::Peer { from: OTHER, message });
 }

@@ -231,6 +231,7 @@ fn only_the_call_that_is_named_is_withdrawn() {
         number: 1,
         floor: 1,
         asks: false,
+        promised: false,
         again: false,
         owed: Owed::Invocation(invocation.into()),
     };

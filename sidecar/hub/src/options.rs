@@ -46,7 +46,7 @@ pub struct HubLimits {
     pub read_ahead_bytes: usize,
     /// Clients attached.
     pub clients_max: usize,
-    /// Logs in one application.
+    /// Logs in one application: two for each partition, and a few that nodes share.
     pub logs_max: usize,
     /// Kinds in one application.
     pub kinds_max: usize,
@@ -94,6 +94,19 @@ pub const PARTITIONS_MAX: u32 = 65_536;
 
 // === impl HubOptions ===
 
+/// Logs that go with a partition: its own, and its inbox.
+const LOGS_PER_PARTITION: usize = 2;
+
+/// Logs that belong to no partition: inboxes of nodes.
+const LOGS_SHARED_MAX: usize = 64;
+
+impl HubLimits {
+    /// Partitions of all kinds that the bound of logs has room for.
+    pub(crate) fn partitions_max(&self) -> usize {
+        self.logs_max.saturating_sub(LOGS_SHARED_MAX) / LOGS_PER_PARTITION
+    }
+}
+
 impl HubOptions {
     /// The defaults, for a data directory.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
@@ -116,7 +129,7 @@ impl Default for HubLimits {
             store_steps_max: 1_024,
             read_ahead_bytes: 256 << 10,
             clients_max: 1_000,
-            logs_max: 65_536,
+            logs_max: LOGS_PER_PARTITION * 65_536 + LOGS_SHARED_MAX,
             kinds_max: 1_024,
             grace: Duration::from_secs(1),
             silence: Duration::from_secs(3),

@@ -63,6 +63,7 @@ names! { OPS, op_place, Op,
     Op::Attempt { ended: Some(_), .. } => "attempt, the last one ended",
     Op::Settle { .. } => "settle",
     Op::Closed { .. } => "closed",
+    Op::Inbox { .. } => "inbox taken",
     Op::CloseChannel { floor, .. } if floor.0 == 0 => "close channel",
     Op::CloseChannel { .. } => "close channels below a floor",
     Op::Again { .. } => "again",
@@ -111,6 +112,8 @@ names! { MESSAGES, message_place, Message,
     Message::Probe { .. } => "probe",
     Message::Confirm { .. } => "confirm",
     Message::Climb { .. } => "climb",
+    Message::Inspect { .. } => "inspect",
+    Message::Inspected { .. } => "inspected",
     Message::Direct { .. } => "direct",
     Message::DirectReply { result: DirectResult::Ended(_), .. } => "direct: ended",
     Message::DirectReply { result: DirectResult::Lost, .. } => "direct: lost",
@@ -194,6 +197,7 @@ names! { ANSWERS, answer_place, Answer,
     Ok(Response::Scheduled { .. }) => "scheduled",
     Ok(Response::Cancelled { .. }) => "reminders cancelled",
     Ok(Response::Reminders(_)) => "reminders",
+    Ok(Response::View(_)) => "view",
     Ok(Response::State(_)) => "state",
     Ok(Response::Ok) => "ok",
     Err(RequestError::TurnSuperseded(_)) => "turn superseded",
@@ -242,6 +246,12 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("answer: invalid", "a program that asks for what makes no sense"),
     ("answer: limit: state read", READS),
     ("answer: unavailable", READS),
+    ("sent: inspect", VIEWS),
+    ("arrived: inspect", VIEWS),
+    ("sent: inspected", VIEWS),
+    ("arrived: inspected", VIEWS),
+    ("view: a node is asked again", VIEWS),
+    ("answer: view", VIEWS),
     ("answer: unknown kind", "a typing mistake: core/tests/life.rs"),
     ("sent: read: too long", READS),
     ("arrived: read: too long", READS),
@@ -262,6 +272,10 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("tail: keeps a lock that it does not have", "a program that asks for what makes no sense"),
     ("tail: an outcome comes home to nobody", "its home ends only by it: not brought about yet"),
     ("notice: unreadable", "an alarm: trimmed, and no snapshot is left: core/tests/snapshots.rs"),
+    (
+        "inbox: the own one was trimmed while it was read",
+        "nodes that share one, sixteen incarnations apart: core/tests/inbox.rs",
+    ),
     ("void: forget keys", "keys are forgotten when faults are over"),
     ("gone: an open call, the log is asked", DOUBT),
     ("gone: the log has settled it", DOUBT),
@@ -271,6 +285,7 @@ const ALARM: &str = "an alarm: every run that has one is a violation";
 const BYTES: &str = "an alarm of bounds that do not go together: core/tests/bytes.rs";
 const KINDS: &str = "no run has more kinds than the membership takes: core/tests/kinds.rs";
 const READS: &str = "bounds and times of reads that no run comes near: core/tests/single_node.rs";
+const VIEWS: &str = "listings, which change nothing: core/tests/inbox.rs";
 const GAP: &str = "routes are FIFO: the hunt of channel-gap loses requests";
 const READING: &str = "a new reading shows what was appended before it as everybody's";
 const DOUBT: &str = "a few in 20,000 seeds: a reign that is over learns it by its log first";

@@ -87,6 +87,11 @@ impl World {
                 }
                 self.give(slot, event);
             }
+            Input::Inbox { inbox, generation, event } => {
+                if self.inbox_counts(slot, &inbox, generation) {
+                    self.give(slot, event);
+                }
+            }
             Input::PeerUp { other, generation, node } => {
                 if self.peer_input(slot, other, generation, true) {
                     self.give(slot, Event::PeerUp { node });
@@ -211,6 +216,17 @@ impl World {
                 let at = self.slots[slot].log_lane.arrive(wanted);
                 self.push(at, Due::Trim { slot, inst, hub, log, below });
             }
+            Effect::AppendInbox { inbox, proposal, entry } => {
+                self.append_inbox(slot, inbox, proposal, entry);
+            }
+            Effect::ReadInbox { inbox, from } => self.read_inbox(slot, inbox, from),
+            Effect::StopInbox { inbox } => self.stop_inbox(slot, &inbox),
+            Effect::TrimInbox { inbox, below } => {
+                let (hub, inst) = (self.hub, self.slots[slot].inst);
+                let wanted = self.now + self.rng.range(50, 400);
+                let at = self.slots[slot].log_lane.arrive(wanted);
+                self.push(at, Due::InboxTrim { slot, inst, hub, inbox, below });
+            }
             Effect::PutSnapshot { partition, key, snapshot } => {
                 self.ask_snapshot(slot, &partition, SnapshotStep::Put(key, snapshot));
             }
@@ -223,6 +239,8 @@ impl World {
             Effect::ListSnapshots { partition } => {
                 self.ask_snapshot(slot, &partition, SnapshotStep::List);
             }
+            // No client asks what nodes serve.
+            Effect::Inspect { .. } => {}
             Effect::EnsureKind { kind } => {
                 let soon = self.now + self.rng.range(200, 3 * MS);
                 let at = soon.max(self.plan.kinds_at[self.plan.names.kind(&kind)]);
@@ -230,12 +248,10 @@ impl World {
             }
             Effect::Offer { kinds, leaving } => {
                 let node = self.slots[slot].id;
+                let member = self.member(slot);
                 let wanted = self.now + self.rng.range(100, MS);
                 let at = self.slots[slot].log_lane.arrive(wanted);
-                self.push(
-                    at,
-                    Due::Offered { node, member: Member { kinds, leaving, transient: false } },
-                );
+                self.push(at, Due::Offered { node, member: Member { kinds, leaving, ..member } });
             }
             Effect::Drained => self.drained(slot),
             Effect::Notice(notice) => {

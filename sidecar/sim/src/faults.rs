@@ -63,6 +63,7 @@ impl World {
                 self.logs[log].readers[slot].lane.arrive(at);
             }
             Fault::NetStall { from, to, us } => self.stall(from, to, us),
+            Fault::Apart { a, b, deaf, us } => self.part(a, b, deaf, us),
             Fault::Rollback { log, back_us } => self.roll_back(log, back_us),
         }
     }
@@ -163,6 +164,9 @@ impl World {
             self.push(self.now + lease_gap_us, Due::Lease { slot, inst });
             for log in 0..self.logs.len() {
                 self.lose_log(slot, log);
+            }
+            for inbox in self.inboxes_read(slot) {
+                self.lose_inbox(slot, inbox);
             }
             self.input(self.now + 1, slot, Input::Event(Event::StoreReset));
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use kar_core::effect::{Notice, RequestError, Response};
 use kar_core::ids::{Epoch, NodeId, PartitionId, SessionId, TurnToken};
+use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{Mode, Outcome, Payload, StateOp, Target};
 use kar_core::message::{Control, Message};
 use kar_core::node::PartitionView;
@@ -70,6 +71,12 @@ pub(crate) enum Seen {
     RolledBack,
     /// A snapshot was stored.
     Saved { log: usize, key: SnapshotKey, snapshot: Arc<Snapshot> },
+    /// A node puts something into an inbox.
+    Put { node: NodeId, entry: Arc<InboxEntry> },
+    /// It is there.
+    InInbox { inbox: InboxId, offset: u64, entry: Arc<InboxEntry> },
+    /// Lower entries of an inbox are gone.
+    InboxTrimmed { inbox: InboxId, below: u64 },
     /// Lower records of a log are gone; how far its store was, and which snapshots there were.
     Trimmed { log: usize, start: u64, store: u64, snapshots: Snapshots },
 }

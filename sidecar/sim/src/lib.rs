@@ -17,6 +17,7 @@ mod drive;
 mod explore;
 mod faults;
 mod history;
+mod inbox;
 mod keys;
 mod log;
 mod members;

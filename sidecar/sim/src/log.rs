@@ -166,7 +166,7 @@ impl World {
         }
     }
 
-    fn draw_fate(&mut self) -> Fate {
+    pub(crate) fn draw_fate(&mut self) -> Fate {
         if !self.faults_on {
             return Fate::Lands;
         }

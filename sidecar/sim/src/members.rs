@@ -24,11 +24,13 @@ impl World {
             seed = u128::from(join(self.plan.seed, id.0));
         }
         let (limits, rules) = (self.plan.limits.clone(), self.plan.rules);
-        let node = Node::new(NodeConfig { id, seed, limits, rules });
+        let no_peer = self.plan.slots[slot].no_peer;
+        let node = Node::new(NodeConfig { id, seed, limits, rules, no_peer });
         self.slots[slot].occupy(id, node);
         self.say(|| format!("n{slot} boots as {id:?}"));
         self.note(Seen::NodeUp { node: id });
-        self.members.nodes.insert(id, Member::default());
+        let member = self.member(slot);
+        self.members.nodes.insert(id, member);
         let members = Event::Members(self.members.clone());
         self.give(slot, members);
         self.publish();
@@ -42,6 +44,11 @@ impl World {
         self.push(at, Due::AppUp { slot });
     }
 
+    /// The member in a slot, without what it hosts.
+    pub(crate) fn member(&self, slot: usize) -> Member {
+        Member { no_peer: self.plan.slots[slot].no_peer, ..Member::default() }
+    }
+
     /// A node is no more. Its app, its connections and its membership are other matters.
     pub(crate) fn node_gone(&mut self, slot: usize) {
         let id = self.slots[slot].id;
@@ -53,6 +60,9 @@ impl World {
         self.slots[slot].vacate();
         for log in 0..self.logs.len() {
             self.stop_reading(slot, log);
+        }
+        for inbox in self.inboxes_read(slot) {
+            self.stop_inbox(slot, &inbox);
         }
         for other in 0..self.slots.len() {
             if other != slot {

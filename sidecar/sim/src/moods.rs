@@ -15,7 +15,7 @@ pub(crate) fn losing(profile: &mut Profile) {
 /// Connections break and owners change all the time.
 pub(crate) fn restless(profile: &mut Profile) {
     profile.faults_max = 20;
-    profile.fault_weights = [4, 2, 2, 0, 0, 4, 20, 0, 4, 0, 8, 0, 8, 0];
+    profile.fault_weights = [4, 2, 2, 0, 0, 4, 20, 0, 4, 0, 8, 0, 8, 0, 0];
     profile.hot = 600;
     profile.ops_max = 60;
 }
@@ -23,7 +23,7 @@ pub(crate) fn restless(profile: &mut Profile) {
 /// Owners lose partitions and get them back, while messages linger.
 pub(crate) fn boomerangs(profile: &mut Profile) {
     profile.faults_max = 20;
-    profile.fault_weights = [0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 10, 0, 10, 0];
+    profile.fault_weights = [0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 10, 0, 10, 0, 0];
     profile.stall_message = 30;
     profile.lose_append = 10;
     profile.hot = 600;
@@ -33,7 +33,7 @@ pub(crate) fn boomerangs(profile: &mut Profile) {
 /// Many flows on few actors, and hosts that die in the middle of them.
 pub(crate) fn contended(profile: &mut Profile) {
     profile.faults_max = 16;
-    profile.fault_weights = [20, 10, 6, 0, 0, 8, 0, 0, 0, 0, 4, 0, 0, 0];
+    profile.fault_weights = [20, 10, 6, 0, 0, 8, 0, 0, 0, 0, 4, 0, 0, 0, 0];
     profile.hot = 700;
     profile.ops_max = 60;
     profile.nested = 500;
@@ -43,7 +43,8 @@ pub(crate) fn contended(profile: &mut Profile) {
 /// Hosts die while calls of their turns wait behind others.
 pub(crate) fn orphaned(profile: &mut Profile) {
     profile.faults_max = 16;
-    profile.fault_weights = [12, 20, 10, 0, 0, 4, 2, 0, 2, 0, 0, 0, 2, 0];
+    profile.fault_weights = [12, 20, 10, 0, 0, 4, 2, 0, 2, 0, 0, 0, 2, 0, 2];
+    profile.no_peer = 150;
     profile.hot = 400;
     profile.ops_max = 50;
     profile.nested = 700;
@@ -54,7 +55,7 @@ pub(crate) fn orphaned(profile: &mut Profile) {
 /// Most calls have deadlines, and hosts that run only what is committed are lost with their nodes.
 pub(crate) fn hasty(profile: &mut Profile) {
     profile.faults_max = 12;
-    profile.fault_weights = [20, 0, 0, 0, 0, 10, 0, 0, 2, 0, 4, 0, 0, 0];
+    profile.fault_weights = [20, 0, 0, 0, 0, 10, 0, 0, 2, 0, 4, 0, 0, 0, 0];
     profile.strict = 900;
     profile.deadlines = 700;
     profile.hot = 500;
@@ -65,7 +66,7 @@ pub(crate) fn hasty(profile: &mut Profile) {
 /// Code of cut-off attempts runs on for longer than the grace.
 pub(crate) fn unheeding(profile: &mut Profile) {
     profile.run_on_max = 600_000;
-    profile.fault_weights = [2, 2, 8, 0, 0, 10, 0, 2, 4, 0, 20, 0, 0, 0];
+    profile.fault_weights = [2, 2, 8, 0, 0, 10, 0, 2, 4, 0, 20, 0, 0, 0, 0];
     profile.lose_append = 15;
     profile.hot = 500;
     profile.think_max = 20_000;
@@ -74,7 +75,7 @@ pub(crate) fn unheeding(profile: &mut Profile) {
 /// Nodes fall asleep, are given up, and wake.
 pub(crate) fn sleepy(profile: &mut Profile) {
     profile.faults_max = 8;
-    profile.fault_weights = [2, 2, 1, 4, 10, 2, 0, 0, 0, 2, 8, 2, 2, 0];
+    profile.fault_weights = [2, 2, 1, 4, 10, 2, 0, 0, 0, 2, 8, 2, 2, 0, 0];
     profile.pause_max = 1_800_000;
     profile.resumed = 200;
     profile.sleep_on_outcall = 60;
@@ -86,7 +87,7 @@ pub(crate) fn sleepy(profile: &mut Profile) {
 /// Nodes and hosts leave in order.
 pub(crate) fn leaving(profile: &mut Profile) {
     profile.faults_max = 12;
-    profile.fault_weights = [1, 1, 1, 0, 0, 1, 2, 0, 20, 10, 1, 1, 1, 0];
+    profile.fault_weights = [1, 1, 1, 0, 0, 1, 2, 0, 20, 10, 1, 1, 1, 0, 0];
     profile.nested = 500;
     profile.think_max = 20_000;
 }
@@ -107,13 +108,13 @@ pub(crate) fn mortal(profile: &mut Profile) {
     profile.hot = 500;
     profile.ops_max = 60;
     profile.faults_max = 14;
-    profile.fault_weights = [10, 10, 4, 0, 2, 10, 0, 1, 6, 2, 8, 2, 0, 0];
+    profile.fault_weights = [10, 10, 4, 0, 2, 10, 0, 1, 6, 2, 8, 2, 0, 0, 2];
 }
 
 /// Stores go back, and actors are not kept in memory.
 pub(crate) fn forgetful(profile: &mut Profile) {
     profile.faults_max = 14;
-    profile.fault_weights = [4, 2, 2, 2, 4, 12, 2, 2, 2, 2, 6, 12, 2, 30];
+    profile.fault_weights = [4, 2, 2, 2, 4, 12, 2, 2, 2, 2, 6, 12, 2, 30, 0];
     profile.uncached = 1_000;
     profile.hot = 500;
     profile.ops_max = 60;
@@ -124,7 +125,7 @@ pub(crate) fn direct(profile: &mut Profile) {
     profile.modes = [4, 2, 2, 16];
     profile.ops_max = 100;
     profile.faults_max = 20;
-    profile.fault_weights = [6, 20, 20, 2, 2, 2, 2, 1, 2, 2, 2, 2, 2, 0];
+    profile.fault_weights = [6, 20, 20, 2, 2, 2, 2, 1, 2, 2, 2, 2, 2, 0, 0];
 }
 
 /// Flows wait for each other in circles.
@@ -143,7 +144,7 @@ pub(crate) fn dissolving(profile: &mut Profile) {
     profile.stall_message = 60;
     profile.deadlines = 300;
     profile.controls_max = 40;
-    profile.fault_weights = [2, 20, 6, 0, 0, 0, 6, 0, 0, 0, 0, 0, 12, 0];
+    profile.fault_weights = [2, 20, 6, 0, 0, 0, 6, 0, 0, 0, 0, 0, 12, 0, 0];
     profile.faults_max = 12;
     profile.nodes = (3, 4);
 }
@@ -151,7 +152,7 @@ pub(crate) fn dissolving(profile: &mut Profile) {
 /// Owners are given up while they live or sleep, and are asked when they do not know it yet.
 pub(crate) fn outdated(profile: &mut Profile) {
     profile.faults_max = 16;
-    profile.fault_weights = [0, 0, 0, 4, 20, 20, 0, 0, 0, 0, 0, 20, 0, 0];
+    profile.fault_weights = [0, 0, 0, 4, 20, 20, 0, 0, 0, 0, 0, 20, 0, 0, 0];
     profile.resumed = 100;
     profile.hot = 700;
     profile.ops_max = 80;
@@ -176,13 +177,34 @@ pub(crate) fn awaited(profile: &mut Profile) {
     profile.learn_max = 250_000;
 }
 
+/// Nodes without a peer plane, or that do not reach each other for a while.
+pub(crate) fn apart(profile: &mut Profile) {
+    profile.faults_max = 14;
+    profile.fault_weights = [10, 3, 2, 3, 4, 8, 4, 2, 3, 1, 2, 2, 2, 0, 24];
+    profile.no_peer = 400;
+    profile.hot = 500;
+    profile.ops_max = 60;
+    profile.nested = 500;
+}
+
+/// The same, where much is told and its senders are given up.
+pub(crate) fn told(profile: &mut Profile) {
+    apart(profile);
+    profile.modes = [3, 20, 2, 0];
+    profile.fault_weights = [20, 0, 0, 2, 8, 16, 2, 2, 2, 0, 2, 2, 0, 0, 10];
+    profile.no_peer = 800;
+    profile.short_grace = 700;
+    profile.lose_append = 15;
+    profile.late_append = 15;
+}
+
 impl Profile {
     /// The mood of a seed: the usual one half of the time.
     pub fn of_seed(seed: u64) -> Self {
         let mut profile = Self::default();
         let moods = [
             losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful,
-            outdated, direct, crossing, mortal, orphaned,
+            outdated, direct, crossing, mortal, orphaned, apart, told,
         ];
         let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
         if rng.chance(500) {

@@ -4,8 +4,8 @@ use kar_core::limits::Rules;
 
 use crate::Report;
 use crate::moods::{
-    awaited, boomerangs, contended, crossing, dissolving, forgetful, hasty, lagging, losing,
-    mortal, orphaned, outdated, restless, unheeding, usual,
+    apart, awaited, boomerangs, contended, crossing, dissolving, forgetful, hasty, lagging, losing,
+    mortal, orphaned, outdated, restless, told, unheeding, usual,
 };
 use crate::plan::Profile;
 
@@ -23,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 55] = [
+pub const MUTATIONS: [Mutation; 62] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -67,6 +67,13 @@ pub const MUTATIONS: [Mutation; 55] = [
     one("cancel-drops-firings", |r| r.cancel_drops_firings = false, usual),
     one("firing-after-commit", |r| r.firing_after_commit = false, usual),
     one("mark-starts", |r| r.mark_starts = false, hasty),
+    one("inbox-offset", |r| r.inbox_offset = false, told),
+    one("inbox-run", |r| r.inbox_run = false, apart),
+    one("inbox-mark", |r| r.inbox_mark = false, told),
+    one("inbox-read-back", |r| r.inbox_read_back = false, told),
+    one("inbox-order", |r| r.inbox_order = false, told),
+    one("inbox-promise", |r| r.inbox_promise = false, told),
+    one("inbox-again", |r| r.inbox_again = false, apart),
     one("fresh-activations", |r| r.fresh_activations = false, mortal),
     one("lone-activations", |r| r.lone_activations = false, mortal),
     one("removal-in-queue", |r| r.removal_in_queue = false, mortal),

@@ -17,6 +17,10 @@ pub(crate) struct Conn {
     pub(crate) alive: bool,
     /// Which sides know that it is open: the lower slot's, the higher slot's.
     pub(crate) known: [bool; 2],
+    /// No connection comes about before this.
+    apart: Us,
+    /// Or one that this slot does not know of.
+    deaf: Option<usize>,
     /// Towards the lower slot, towards the higher slot.
     lanes: [Lane; 2],
 }
@@ -63,8 +67,17 @@ impl World {
         if self.slots[a].node.is_none() || self.slots[b].node.is_none() {
             return;
         }
+        if self.plan.slots[a].no_peer || self.plan.slots[b].no_peer {
+            return;
+        }
+        let now = self.now;
         let conn = self.net.conn(a, b);
         if conn.alive {
+            return;
+        }
+        let deaf = conn.deaf.filter(|_| now < conn.apart);
+        if now < conn.apart && deaf.is_none() {
+            // Who parted them connects them again.
             return;
         }
         conn.generation += 1;
@@ -72,6 +85,9 @@ impl World {
         conn.known = [false; 2];
         let generation = conn.generation;
         for (own, other) in [(a, b), (b, a)] {
+            if deaf == Some(own) {
+                continue;
+            }
             let node = self.slots[other].id;
             let wanted = self.now + self.rng.range(200, 2000);
             let at = self.net.conn(a, b).lanes[side(own, other)].arrive(wanted);
@@ -97,6 +113,27 @@ impl World {
             // Later than both sides' `PeerDown`, so that no side sees two connections at once.
             self.push(self.now + back.max(20 * MS), Due::Connect { a, b });
         }
+    }
+
+    /// Two nodes do not reach each other for a while; or only one of them the other.
+    pub(crate) fn part(&mut self, a: usize, b: usize, deaf: Option<usize>, us: Us) {
+        let until = self.now + us.max(30 * MS);
+        let conn = self.net.conn(a, b);
+        (conn.apart, conn.deaf) = (until, deaf);
+        self.disconnect(a, b, Some(20 * MS));
+        self.push(until, Due::Hears { a, b });
+    }
+
+    /// Nothing keeps two nodes apart any more.
+    pub(crate) fn hears(&mut self, a: usize, b: usize) {
+        let now = self.now;
+        let conn = self.net.conn(a, b);
+        if now < conn.apart {
+            return;
+        }
+        conn.deaf = None;
+        // A side that does not know of the connection gets to know the next one.
+        self.disconnect(a, b, Some(20 * MS));
     }
 
     /// Whether an input of a connection still counts; a `PeerUp` makes the side know.

@@ -123,6 +123,10 @@ pub struct Profile {
     pub fail_snapshot: u32,
     /// Chance that a snapshot is damaged when it is read.
     pub damage_snapshot: u32,
+    /// Chance that a node has no peer plane.
+    pub no_peer: u32,
+    /// Chance that a run has a short grace for departed nodes: their channels are closed while they live.
+    pub short_grace: u32,
     /// How often people have something done to an invocation, at most.
     pub controls_max: u64,
     /// How long a node that is struck out mostly does not know it, at most, µs.
@@ -132,7 +136,7 @@ pub struct Profile {
 }
 
 /// Names of the faults, in the order of [`Profile::fault_weights`].
-pub const FAULTS: [&str; 14] = [
+pub const FAULTS: [&str; 15] = [
     "crash",
     "app-death",
     "stream-break",
@@ -147,14 +151,15 @@ pub const FAULTS: [&str; 14] = [
     "read-stall",
     "net-stall",
     "store-rollback",
+    "apart",
 ];
 
 impl Default for Profile {
     fn default() -> Self {
         Self {
             faults_max: 8,
-            //               cr ap st pa ps su re hu dr go lo rs ns rb
-            fault_weights: [10, 8, 4, 6, 6, 6, 8, 2, 4, 2, 4, 4, 4, 4],
+            //               cr ap st pa ps su re hu dr go lo rs ns rb aa
+            fault_weights: [10, 8, 4, 6, 6, 6, 8, 2, 4, 2, 4, 4, 4, 4, 4],
             lose_append: 3,
             late_append: 2,
             stall_message: 2,
@@ -192,6 +197,8 @@ impl Default for Profile {
             slow_snapshot: 100,
             fail_snapshot: 20,
             damage_snapshot: 30,
+            no_peer: 60,
+            short_grace: 60,
             controls_max: 10,
             learn_max: 20 * MS,
             store_lag: 0,
@@ -226,6 +233,8 @@ pub(crate) enum Fault {
     ReadStall { slot: usize, log: usize, us: Us },
     /// A direction of a connection stands still.
     NetStall { from: usize, to: usize, us: Us },
+    /// Two nodes do not reach each other; or only `deaf` does not reach the other one.
+    Apart { a: usize, b: usize, deaf: Option<usize>, us: Us },
     /// The store of a partition goes back to what it was.
     Rollback { log: usize, back_us: Us },
 }
@@ -268,6 +277,8 @@ pub(crate) struct SlotPlan {
     pub(crate) kinds: Vec<usize>,
     pub(crate) concurrency: u32,
     pub(crate) strict: bool,
+    /// It has no peer plane.
+    pub(crate) no_peer: bool,
     /// Its component is told when actors become passive.
     pub(crate) hooks: bool,
     /// How far its clock is ahead of what clients and components go by, ms.
@@ -522,6 +533,7 @@ impl Plan {
             kinds: vec![0, 1, 2],
             concurrency: 16,
             strict: false,
+            no_peer: false,
             hooks: false,
             skew_ms: 0,
         };
@@ -567,6 +579,7 @@ impl Plan {
         bound_bytes(&mut limits, seed, small);
         bound_reminders(&mut limits, seed, small);
         bound_keys(&mut limits, seed, small);
+        draw_inboxes(&mut limits, &mut slots, profile, seed);
         draw_idle(&mut limits, &mut slots, profile, seed);
         draw_skew(&mut slots, seed);
         let (policies, controls) =
@@ -608,6 +621,22 @@ impl Plan {
     }
 }
 
+/// Who has no peer plane, and when inboxes are taken; drawn apart.
+fn draw_inboxes(limits: &mut Limits, slots: &mut [SlotPlan], profile: &Profile, seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x0069_6e62_6f78);
+    limits.inbox_after_ms = rng.range(30, 500);
+    limits.inbox_trim_entries = rng.range(3, 60);
+    if rng.chance(300) {
+        limits.inbox_trim_bytes = rng.range(200, 4_000) as usize;
+    }
+    if rng.chance(profile.short_grace) {
+        limits.departed_grace_ms = rng.range(5, 60);
+    }
+    for slot in slots {
+        slot.no_peer = rng.chance(profile.no_peer);
+    }
+}
+
 fn draw_slots(rng: &mut Rng, profile: &Profile, kinds: usize) -> Vec<SlotPlan> {
     let nodes = rng.range(profile.nodes.0, profile.nodes.1);
     let mut slots: Vec<SlotPlan> = (0..nodes)
@@ -620,6 +649,7 @@ fn draw_slots(rng: &mut Rng, profile: &Profile, kinds: usize) -> Vec<SlotPlan> {
             kinds: (0..kinds).filter(|_| rng.chance(700)).collect(),
             concurrency: rng.range(1, 6) as u32,
             strict: rng.chance(profile.strict),
+            no_peer: false,
             // Drawn apart, see `draw_idle` and `draw_skew`.
             hooks: false,
             skew_ms: 0,
@@ -786,6 +816,12 @@ fn draw_fault(rng: &mut Rng, profile: &Profile, slots: usize, logs: usize) -> Fa
         9 => Fault::Goodbye { slot, back_us: rng.range(50 * MS, 600 * MS) },
         10 => Fault::LogLost { slot, log },
         11 => Fault::ReadStall { slot, log, us: rng.range(20 * MS, 400 * MS) },
+        14 => Fault::Apart {
+            a: slot,
+            b: other,
+            deaf: rng.chance(400).then_some(if rng.chance(500) { slot } else { other }),
+            us: span(rng, 300 * MS, 1_500 * MS),
+        },
         12 => Fault::NetStall { from: slot, to: other, us: rng.range(20 * MS, 500 * MS) },
         _ => Fault::Rollback { log, back_us: rng.range(10 * MS, ROLLBACK_MAX) },
     }

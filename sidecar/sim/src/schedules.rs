@@ -1,12 +1,13 @@
 //! The schedules of DESIGN section 17, directed: each forces what its name says, runs on to rest,
-//! and is judged like every run. Those about inboxes (6 and 7) wait for the inbox route.
+//! and is judged like every run.
 //!
 //! Longer than most: one function for each schedule, and the words they are all written in.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-use kar_core::ids::Offset;
+use kar_core::ids::{Offset, PartitionId};
+use kar_core::inbox::{InboxBody, InboxEntry, InboxId};
 use kar_core::invocation::{Mode, Outcome, StateOp};
 use kar_core::limits::Rules;
 use kar_core::message::Message;
@@ -29,12 +30,14 @@ pub struct Schedule {
 }
 
 /// All of them.
-pub const SCHEDULES: [Schedule; 11] = [
+pub const SCHEDULES: [Schedule; 13] = [
     Schedule { name: "twin-claim", stage: twin_claim, nodes: 3 },
     Schedule { name: "gap-then-late", stage: gap_then_late, nodes: 2 },
     Schedule { name: "sandwiched-claim", stage: sandwiched_claim, nodes: 3 },
     Schedule { name: "sleeping-outcall", stage: sleeping_outcall, nodes: 3 },
     Schedule { name: "boomerang-owner", stage: boomerang_owner, nodes: 3 },
+    Schedule { name: "accept-after-forget", stage: accept_after_forget, nodes: 3 },
+    Schedule { name: "route-flip", stage: route_flip, nodes: 3 },
     Schedule { name: "pingpong-tail", stage: pingpong_tail, nodes: 4 },
     Schedule { name: "dead-attempt-progress", stage: dead_attempt_progress, nodes: 2 },
     Schedule { name: "store-rollback", stage: store_rollback, nodes: 3 },
@@ -78,6 +81,7 @@ impl Schedule {
             }
             // The sleeper must not look at its clock before it has read that its outcall is committed.
             "sleeping-outcall" => plan.limits.accept_delay_ms = 50,
+            "accept-after-forget" | "route-flip" => plan.limits.inbox_after_ms = 40,
             _ => {}
         }
         let mut stage = Stage { world: World::new(plan, trace), asked: 0, missed: None };
@@ -205,6 +209,10 @@ fn is_complete(op: &Op) -> bool {
 
 fn is_accept(op: &Op) -> bool {
     matches!(op, Op::Accept { .. })
+}
+
+fn is_inbox(op: &Op) -> bool {
+    matches!(op, Op::Inbox { .. })
 }
 
 fn is_progress(op: &Op) -> bool {
@@ -367,6 +375,67 @@ fn boomerang_owner(stage: &mut Stage) {
     stage.until("another owner", move |w| owner(w, B).is_some_and(|o| o != node));
     stage.until("the old owner", move |w| owner(w, B) == Some(node));
     stage.pass(900 * MS);
+}
+
+/// Whether an entry is a request to a log.
+fn requests(inbox: &InboxId, entry: &InboxEntry, of: &PartitionId) -> bool {
+    let InboxBody::Channel { message: Message::Request { .. }, .. } = entry.body else {
+        return false;
+    };
+    *inbox == InboxId::Partition(of.clone())
+}
+
+/// Two nodes do not reach each other; a call goes into the inbox, and arrives there only when they do again, and it has
+/// been carried out and closed.
+fn accept_after_forget(stage: &mut Stage) {
+    stage.until_ready();
+    stage.scripts(Vec::new());
+    let owner = stage.owner(A);
+    let from = stage.other(&[owner]);
+    let id = stage.world.log_ids[A].clone();
+    let late = Rc::new(Cell::new(false));
+    let seen = late.clone();
+    stage.world.hooks.inbox = Some(Box::new(move |_, inbox, entry| {
+        if requests(inbox, entry, &id) && !seen.replace(true) {
+            return Fate::Late(900 * MS);
+        }
+        Fate::Lands
+    }));
+    stage.world.inject(Fault::Apart { a: from, b: owner, deaf: None, us: 200 * MS });
+    stage.pass(20 * MS);
+    let req = stage.ask(from, Mode::Call, A, 0);
+    stage.until("an entry", move |_| late.get());
+    stage.until("the answer", answered(req));
+    stage.pass(1_200 * MS);
+}
+
+/// Requests are in a socket when that breaks; they go into the inbox with others, whose owner dies when it has taken
+/// some of them; the next one takes the rest from there, and from a socket again.
+fn route_flip(stage: &mut Stage) {
+    stage.until_ready();
+    stage.scripts(Vec::new());
+    let owner = stage.owner(A);
+    let from = stage.other(&[owner]);
+    for _ in 0..2 {
+        let req = stage.ask(from, Mode::Call, A, 0);
+        stage.until("a call", answered(req));
+    }
+    stage.world.hooks.message = Some(Box::new(move |sender, to, message| {
+        let request = matches!(message, Message::Request { .. });
+        if request && (sender, to) == (from, owner) { 500 * MS } else { 0 }
+    }));
+    let mut tells: Vec<usize> = (0..3).map(|_| stage.ask(from, Mode::Tell, A, 0)).collect();
+    stage.pass(5 * MS);
+    stage.world.inject(Fault::Apart { a: from, b: owner, deaf: None, us: 400 * MS });
+    stage.pass(60 * MS);
+    tells.extend((0..3).map(|_| stage.ask(from, Mode::Tell, A, 0)));
+    stage.until("a request from the inbox", |w| holds_from(w, A, 0, is_inbox));
+    let down = Fault::Crash { slot: owner, app_us: 0, down_us: 300 * MS, lease_us: 2 * MS };
+    stage.world.inject(down);
+    for tell in tells {
+        stage.until("an acceptance", answered(tell));
+    }
+    stage.pass(600 * MS);
 }
 
 /// The app dies while its turn's `Progress` is under way, and comes back at once.

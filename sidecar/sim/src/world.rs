@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use kar_core::event::{Event, Member, Members, Operation, TurnResult};
 use kar_core::ids::{Kind, Millis, NodeId, Offset, PartitionId, SessionId, TurnToken};
+use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::message::Message;
 use kar_core::record::Record;
 
@@ -13,6 +14,7 @@ use crate::app::ToApp;
 use crate::coverage::Coverage;
 use crate::explore::Pending;
 use crate::history::{Finish, History, Seen, Waiter};
+use crate::inbox::{InboxLanding, SimInbox};
 use crate::log::{Fate, Landing, SimLog};
 use crate::net::Net;
 use crate::plan::{Fault, HORIZON, MS, Plan, ReadOp, Us};
@@ -54,6 +56,10 @@ pub(crate) enum Due {
     DirectDone { slot: usize, session: SessionId, turn: u64 },
     Trim { slot: usize, inst: u64, hub: u64, log: usize, below: Offset },
     Snapshot { slot: usize, inst: u64, hub: u64, log: usize, step: SnapshotStep },
+    InboxLand(InboxLanding),
+    InboxServe { slot: usize, inst: u64, inbox: InboxId, generation: u64, from: Offset },
+    InboxTrim { slot: usize, inst: u64, hub: u64, inbox: InboxId, below: Offset },
+    InboxLost { slot: usize, inst: u64, inbox: InboxId },
     Client(usize),
     Control(usize),
     Abandon { req: usize },
@@ -62,6 +68,8 @@ pub(crate) enum Due {
     Again { index: usize, slot: usize },
     Read(ReadOp),
     Connect { a: usize, b: usize },
+    // A side that was not told of a connection is told of the next one.
+    Hears { a: usize, b: usize },
     Unregister { node: NodeId },
     Register { kind: Kind },
     Offered { node: NodeId, member: Member },
@@ -79,6 +87,7 @@ pub(crate) enum Due {
 pub(crate) enum Input {
     Event(Event),
     Log { log: usize, generation: u64, event: Event },
+    Inbox { inbox: InboxId, generation: u64, event: Event },
     PeerUp { other: usize, generation: u64, node: NodeId },
     Peer { other: usize, generation: u64, sent: usize, from: NodeId, message: Message },
     Ask { waiter: Waiter, operation: Operation },
@@ -87,6 +96,7 @@ pub(crate) enum Input {
 }
 
 type AppendHook = Box<dyn FnMut(usize, usize, &Record) -> Fate>;
+type InboxHook = Box<dyn FnMut(usize, &InboxId, &InboxEntry) -> Fate>;
 type MessageHook = Box<dyn FnMut(usize, usize, &Message) -> Us>;
 type ScriptHook = Rc<dyn Fn(&Spec, &TurnToken) -> Option<Script>>;
 
@@ -95,6 +105,8 @@ type ScriptHook = Rc<dyn Fn(&Spec, &TurnToken) -> Option<Script>>;
 pub(crate) struct Hooks {
     /// The fate of an append: slot, log, record.
     pub(crate) append: Option<AppendHook>,
+    /// The fate of what is put into an inbox: slot, inbox, entry.
+    pub(crate) inbox: Option<InboxHook>,
     /// Extra delay of a message: from, to, message.
     pub(crate) message: Option<MessageHook>,
     /// The script of a turn.
@@ -104,8 +116,9 @@ pub(crate) struct Hooks {
 impl Clone for Hooks {
     /// Worlds that the explorer branches off share scripts; other hooks have states of their own.
     fn clone(&self) -> Self {
-        assert!(self.append.is_none() && self.message.is_none(), "directed worlds do not branch");
-        Self { append: None, message: None, script: self.script.clone() }
+        let directed = self.append.is_some() || self.message.is_some() || self.inbox.is_some();
+        assert!(!directed, "directed worlds do not branch");
+        Self { append: None, inbox: None, message: None, script: self.script.clone() }
     }
 }
 
@@ -121,6 +134,7 @@ pub(crate) struct World {
     pub(crate) slots: Vec<Slot>,
     pub(crate) net: Net,
     pub(crate) logs: Vec<SimLog>,
+    pub(crate) inboxes: BTreeMap<InboxId, SimInbox>,
     pub(crate) log_ids: Vec<PartitionId>,
     log_numbers: BTreeMap<PartitionId, usize>,
     pub(crate) stores: Vec<SimStore>,
@@ -206,6 +220,7 @@ impl World {
             slots: (0..slots).map(|_| Slot::empty()).collect(),
             net: Net::new(slots),
             logs: vec![log; log_ids.len()],
+            inboxes: BTreeMap::new(),
             log_numbers: log_ids.iter().cloned().enumerate().map(|(i, p)| (p, i)).collect(),
             stores: vec![store; log_ids.len()],
             log_ids,
@@ -408,6 +423,20 @@ impl World {
                     self.trim(log, below);
                 }
             }
+            Due::InboxLand(landing) => self.inbox_lands(landing),
+            Due::InboxServe { slot, inst, inbox, generation, from } if self.is(slot, inst) => {
+                self.serve_inbox(slot, &inbox, generation, from);
+            }
+            Due::InboxTrim { slot, inst, hub, inbox, below } => {
+                let orphan = self.slots[slot].inst != inst || self.hub != hub;
+                if !orphan || self.rng.chance(500) {
+                    self.trim_inbox(&inbox, below);
+                }
+            }
+            Due::InboxLost { slot, inst, inbox } if self.is(slot, inst) => {
+                self.lose_inbox(slot, inbox);
+            }
+            Due::Hears { a, b } => self.hears(a, b),
             Due::Snapshot { slot, inst, hub, log, step } => {
                 self.snapshot(slot, inst, hub, log, step);
             }
@@ -448,6 +477,8 @@ impl World {
             Due::Stop { slot, inst } if self.is(slot, inst) => self.stopped(slot),
             Due::GoodbyeOver { slot, session, back } => self.goodbye_over(slot, session, back),
             Due::LogLost { .. }
+            | Due::InboxServe { .. }
+            | Due::InboxLost { .. }
             | Due::Serve { .. }
             | Due::Sleep { .. }
             | Due::Wake { .. }

@@ -9,6 +9,7 @@ use kar_core::Event;
 use kar_core::effect::{Append, RefusedKind};
 use kar_core::event::{Cell, Member, Members};
 use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, ProposalId};
+use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{ActorOps, Payload, StateOp};
 use kar_core::limits::LimitHit;
 use kar_core::snapshot::{Snapshot, SnapshotKey};
@@ -18,12 +19,15 @@ use kar_hub::{
 };
 use tokio::sync::{Semaphore, watch};
 
+use super::hub_inboxes::{self, FollowedInboxes};
 use super::hub_snapshots;
 use super::hub_state::HubState;
 use crate::config::SidecarConfig;
 use crate::convert::log::{decode_record, encode_record};
 use crate::convert::shared;
-use crate::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, RecordTooLong, Store};
+use crate::driver::outlets::{
+    Backend, Directory, Inboxes, Log, Membership, NodeCard, RecordTooLong, Store,
+};
 use crate::driver::{Batch, Driver};
 
 /// A joined hub.
@@ -50,13 +54,14 @@ pub async fn join(
     peer_address: &str,
 ) -> Result<Joined, HubError> {
     let client_config = client_config(config, node_name, peer_address);
-    let followed = Followed::default();
+    let (followed, inboxes) = (Followed::default(), FollowedInboxes::default());
     let (members_sender, members) = watch::channel(Arc::default());
     let (connected_sender, connected) = watch::channel(true);
     let (lost_sender, lost) = watch::channel(None);
     let translator = Arc::new(Mutex::new(Translator {
         driver: driver.clone(),
         followed: followed.clone(),
+        inboxes: inboxes.clone(),
         members: members_sender,
         connected: connected_sender,
         lost: lost_sender,
@@ -72,6 +77,7 @@ pub async fn join(
         client: client.clone(),
         names: RefCell::default(),
         followed,
+        inboxes,
         driver: Arc::downgrade(driver),
         saving: Arc::new(Semaphore::new(SNAPSHOTS_SAVED_MAX)),
         reading: Arc::new(Semaphore::new(SNAPSHOTS_READ_MAX)),
@@ -121,6 +127,7 @@ struct HubBackend {
     /// Names of logs: made once for each partition.
     names: RefCell<HashMap<PartitionId, LogName>>,
     followed: Followed,
+    inboxes: FollowedInboxes,
 }
 
 impl HubBackend {
@@ -178,6 +185,26 @@ impl Log for HubBackend {
 
     fn trim(&self, log: &PartitionId, below: Offset) {
         self.client.trim_log(self.name(log), below);
+    }
+}
+
+impl Inboxes for HubBackend {
+    fn append_inbox(&self, inbox: &InboxId, proposal: ProposalId, entry: &InboxEntry) {
+        hub_inboxes::append(&self.client, inbox, proposal, entry);
+    }
+
+    fn read_inbox(&self, inbox: &InboxId, from: Offset) {
+        lock(&self.inboxes).insert(inbox.clone());
+        self.client.read_log(hub_inboxes::name(inbox), from);
+    }
+
+    fn stop_inbox(&self, inbox: &InboxId) {
+        lock(&self.inboxes).remove(inbox);
+        self.client.stop_log(hub_inboxes::name(inbox));
+    }
+
+    fn trim_inbox(&self, inbox: &InboxId, below: Offset) {
+        self.client.trim_log(hub_inboxes::name(inbox), below);
     }
 }
 
@@ -258,6 +285,7 @@ pub(super) fn value_from(value: Value) -> Payload {
 struct Translator {
     driver: Arc<Driver>,
     followed: Followed,
+    inboxes: FollowedInboxes,
     members: watch::Sender<Arc<Directory>>,
     connected: watch::Sender<bool>,
     lost: watch::Sender<Option<String>>,
@@ -302,10 +330,12 @@ impl Translator {
         }
         tracing::info!(incarnation = incarnation.0, resumed, "joined");
         lock(&self.followed).clear();
+        lock(&self.inboxes).clear();
         self.driver.join(incarnation);
     }
 
     fn translate(&mut self, batch: &mut Batch<'_>, event: HubEvent) {
+        let Some(event) = self.inbox(batch, event) else { return };
         match event {
             HubEvent::Members { nodes, kinds } => self.members(batch, nodes, kinds),
             HubEvent::Disconnected => {
@@ -353,6 +383,24 @@ impl Translator {
         }
     }
 
+    /// Takes what is about an inbox; gives back what is not.
+    fn inbox(&mut self, batch: &mut Batch<'_>, event: HubEvent) -> Option<HubEvent> {
+        let is_connected = *self.connected.borrow();
+        match hub_inboxes::translate(event) {
+            Ok(Event::InboxLost { .. }) if !is_connected => {
+                // Told to the core when there is somebody to read from again.
+            }
+            Ok(event) => {
+                if let Event::InboxLost { inbox } | Event::InboxTrimmed { inbox, .. } = &event {
+                    lock(&self.inboxes).remove(inbox);
+                }
+                batch.event(event);
+            }
+            Err(other) => return other,
+        }
+        None
+    }
+
     /// Readings, appends and store steps of the old connection are lost.
     fn reconnected(&mut self, batch: &mut Batch<'_>) {
         tracing::info!("connected to the hub again");
@@ -361,6 +409,11 @@ impl Translator {
         let lost = std::mem::take(&mut *lock(&self.followed));
         for partition in lost {
             batch.event(Event::LogLost { partition });
+        }
+        // What was appended and not read back may be lost as well.
+        let lost = std::mem::take(&mut *lock(&self.inboxes));
+        for inbox in lost {
+            batch.event(Event::InboxLost { inbox });
         }
         batch.event(Event::StoreReset);
     }
@@ -463,7 +516,12 @@ fn card(member: MemberInfo) -> NodeCard {
 }
 
 fn member(card: &NodeCard) -> Member {
-    Member { kinds: card.kinds.clone(), leaving: card.leaving, transient: card.transient }
+    Member {
+        kinds: card.kinds.clone(),
+        leaving: card.leaving,
+        transient: card.transient,
+        no_peer: card.address.is_empty(),
+    }
 }
 
 fn kind(name: &str) -> Option<Kind> {

@@ -5,6 +5,7 @@
 //! [`ApplicationState`]: crate::application_state::ApplicationState
 
 pub mod hub;
+mod hub_inboxes;
 mod hub_snapshots;
 mod hub_state;
 

@@ -149,6 +149,11 @@ pub(crate) struct RunArgs {
     /// Address where other sidecars reach this one by TCP, besides its Unix socket
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) peer_listen: Option<std::net::SocketAddr>,
+    /// Have no peer plane: neither listen for other sidecars nor dial them; everything goes through
+    /// inboxes in the log
+    #[arg(long, env = "KAR_NO_PEER", conflicts_with = "peer_listen")]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new(), action = clap::ArgAction::SetTrue)]
+    pub(crate) no_peer: bool,
     /// Partitions of kinds that this node is the first to use; fixed from then on
     #[arg(long, value_name = "COUNT", default_value_t = kar::config::DEFAULT_PARTITIONS)]
     pub(crate) partitions: u32,

@@ -77,7 +77,9 @@ impl Session {
                 }
                 Ok(session)
             }
-            Route::Own { app, data_dir } => Self::with_own_sidecar(&app, &data_dir).await,
+            Route::Own { app, data_dir } => {
+                Self::with_own_sidecar(&app, &data_dir, reach.no_peer).await
+            }
         }
     }
 
@@ -88,11 +90,12 @@ impl Session {
     }
 
     /// Starts a sidecar that hosts nothing.
-    async fn with_own_sidecar(app: &str, data_dir: &Path) -> Outcome<Self> {
+    async fn with_own_sidecar(app: &str, data_dir: &Path, no_peer: bool) -> Outcome<Self> {
         let data = DataArgs { data_dir: data_dir.to_owned(), durability: Durability::Fsync };
         let mut config = SidecarConfig::new(app).map_err(|e| Failure::usage(e.to_string()))?;
         config.node_name = Some(format!("cli-{}", std::process::id()));
         config.transient = true;
+        config.no_peer = no_peer;
         locate(&mut config, &data)?;
         let is_new = !data_dir.exists();
         let sidecar = Sidecar::start(config).await.map_err(|e| start_failure(&e))?;
@@ -327,6 +330,7 @@ mod tests {
 
     fn reach(app: Option<&str>, socket: Option<&str>, data_dir: Option<&str>) -> ReachArgs {
         ReachArgs {
+            no_peer: false,
             app: app.map(Into::into),
             socket: socket.map(Into::into),
             data_dir: data_dir.map(Into::into),

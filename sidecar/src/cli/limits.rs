@@ -150,6 +150,12 @@ bound_flags! {
         snapshot_after_bytes: u64,
         /// How far the store of actors' states may go back and is healed from the log, ms
         trim_delay_ms: u64,
+        /// How long peers are waited for before an inbox is taken, ms
+        inbox_after_ms: u64,
+        /// Entries of an inbox after which what was taken over is trimmed
+        inbox_trim_entries: u64,
+        /// Bytes of an inbox after which what was taken over is trimmed
+        inbox_trim_bytes: usize,
         /// Reminders of one actor
         reminders_per_actor_max: usize,
         /// Reminders of one partition

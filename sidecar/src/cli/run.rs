@@ -89,6 +89,7 @@ fn configuration(args: &RunArgs) -> Outcome<SidecarConfig> {
     config.socket.clone_from(&args.socket);
     config.grpc_port = args.grpc_port;
     config.peer_listen = args.peer_listen;
+    config.no_peer = args.no_peer;
     config.api_token = args.api_token.clone().filter(|token| !token.is_empty());
     config.partitions = PartitionCount::try_from(args.partitions).map_err(wrong)?;
     args.limits.apply(&mut config.limits);

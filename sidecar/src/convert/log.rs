@@ -116,6 +116,7 @@ fn op_to(op: &Op) -> pb::Op {
         Op::Discard { uuids } => {
             O::Discard(pb::Discard { uuids: uuids.iter().map(|u| uuid_to(*u)).collect() })
         }
+        Op::Inbox { taken } => O::InboxTaken(pb::InboxTaken { offset: *taken }),
         Op::Redrive { uuid, new } => {
             O::Redrive(pb::Redrive { uuid: uuid_to(*uuid), new: uuid_to(*new) })
         }
@@ -216,6 +217,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             outcome: outcome_from(s.outcome)?,
         },
         O::Closed(c) => Op::Closed { sender: sender_from(c.sender)?, below: c.below, open: c.open },
+        O::InboxTaken(t) => Op::Inbox { taken: t.offset },
         O::CloseChannel(c) => Op::CloseChannel {
             node: NodeId(c.node),
             floor: NodeId(c.floor),

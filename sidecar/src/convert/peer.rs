@@ -22,7 +22,7 @@ use super::{Malformed, owned, policy, probe, shared};
 /// A message for the wire.
 pub fn message_to(message: &Message) -> pb::PeerFrame {
     let frame = match message {
-        Message::Open { sender, from_epoch, to, highest, open, answered } => {
+        Message::Open { sender, from_epoch, to, highest, open, answered, serial } => {
             Frame::Open(pb::Open {
                 sender: Some(sender_to(sender)),
                 from_epoch: *from_epoch,
@@ -30,6 +30,7 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
                 highest: *highest,
                 open: open.clone(),
                 answered: answered.clone(),
+                serial: *serial,
             })
         }
         Message::Opened { sender, to, epoch, next, resume_at } => Frame::Opened(pb::Opened {
@@ -45,23 +46,33 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
             epoch: *epoch,
             next: *next,
         }),
-        Message::Request { sender, from_epoch, to, epoch, number, floor, asks, again, owed } => {
-            Frame::Request(pb::Request {
-                sender: Some(sender_to(sender)),
-                from_epoch: *from_epoch,
-                to: Some(partition_to(to)),
-                epoch: *epoch,
-                number: *number,
-                floor: *floor,
-                owed: Some(match owed {
-                    Owed::Invocation(i) => pb::request::Owed::Invocation(invocation_to(i)),
-                    Owed::Outcome(done) => pb::request::Owed::Outcome(chain_outcome_to(done)),
-                    Owed::Remind(remind) => pb::request::Owed::Remind(remind_to(remind)),
-                }),
-                asks: *asks,
-                again: *again,
-            })
-        }
+        Message::Request {
+            sender,
+            from_epoch,
+            to,
+            epoch,
+            number,
+            floor,
+            asks,
+            promised,
+            again,
+            owed,
+        } => Frame::Request(pb::Request {
+            sender: Some(sender_to(sender)),
+            from_epoch: *from_epoch,
+            to: Some(partition_to(to)),
+            epoch: *epoch,
+            number: *number,
+            floor: *floor,
+            owed: Some(match owed {
+                Owed::Invocation(i) => pb::request::Owed::Invocation(invocation_to(i)),
+                Owed::Outcome(done) => pb::request::Owed::Outcome(chain_outcome_to(done)),
+                Owed::Remind(remind) => pb::request::Owed::Remind(remind_to(remind)),
+            }),
+            asks: *asks,
+            promised: *promised,
+            again: *again,
+        }),
         Message::Reply { sender, from, number, outcome } => Frame::Reply(pb::Reply {
             sender: Some(sender_to(sender)),
             from: Some(partition_to(from)),
@@ -127,6 +138,10 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
         Message::Probe(probe) => Frame::Probe(probe::probe_to(probe)),
         Message::Confirm(confirm) => Frame::Confirm(probe::confirm_to(confirm)),
         Message::Climb(climb) => Frame::Climb(probe::climb_to(climb)),
+        Message::Inspect { request } => Frame::Inspect(pb::Inspect { request: request.0 }),
+        Message::Inspected { request, view } => {
+            Frame::Inspected(pb::Inspected { request: request.0, view: view.to_vec().into() })
+        }
         Message::Direct { request, kind, method, payload, trace } => Frame::Direct(pb::Direct {
             request: request.0,
             service: owned(&kind.name),
@@ -155,6 +170,7 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             highest: m.highest,
             open: m.open,
             answered: m.answered,
+            serial: m.serial,
         },
         Frame::Opened(m) => Message::Opened {
             sender: sender_from(m.sender)?,
@@ -178,6 +194,7 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             number: m.number,
             floor: m.floor,
             asks: m.asks,
+            promised: m.promised,
             again: m.again,
             owed: match m.owed.ok_or(Malformed::Field("owed"))? {
                 pb::request::Owed::Invocation(i) => {
@@ -246,6 +263,10 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
         Frame::Probe(m) => Message::Probe(Box::new(probe::probe_from(m)?)),
         Frame::Confirm(m) => Message::Confirm(Box::new(probe::confirm_from(m)?)),
         Frame::Climb(m) => Message::Climb(Box::new(probe::climb_from(m)?)),
+        Frame::Inspect(m) => Message::Inspect { request: RequestId(m.request) },
+        Frame::Inspected(m) => {
+            Message::Inspected { request: RequestId(m.request), view: m.view.as_ref().into() }
+        }
         Frame::Direct(m) => Message::Direct {
             request: RequestId(m.request),
             kind: Kind::service(&m.service),

@@ -1,9 +1,13 @@
 //! What a node serves, for people and tools: the core's views to `kar.peer.v1`, within bounds.
 
+use std::sync::Arc;
+
+use kar_core::ids::NodeId;
 use kar_core::node::PartitionView;
 use kar_proto::peer::v1 as pb;
 use prost::Message;
 
+use super::Malformed;
 use super::log::partition_to;
 use super::owned;
 use super::peer::invocation_view_to;
@@ -17,6 +21,36 @@ const ROW_BYTES: usize = 8;
 
 /// Invocations, actors, dead letters.
 const LISTS: usize = 3;
+
+/// Bytes of rows that are told through an inbox: others read the same one.
+const INBOX_BYTES_MAX: usize = 1024 * 1024;
+
+/// What a node serves: of each partition as many rows as its part of so many bytes takes.
+pub fn node_view_to(
+    node: NodeId,
+    views: &[PartitionView],
+    bytes_max: usize,
+) -> pb::InspectResponse {
+    let each = bytes_max / views.len().max(1);
+    pb::InspectResponse {
+        incarnation: node.0,
+        partitions: views.iter().map(|view| partition_view_to(view, each)).collect(),
+    }
+}
+
+/// What a node serves, as it goes through an inbox.
+pub fn describe(node: NodeId, views: &[PartitionView]) -> Arc<[u8]> {
+    node_view_to(node, views, INBOX_BYTES_MAX).encode_to_vec().into()
+}
+
+/// What a node serves, as it came through an inbox.
+///
+/// # Errors
+///
+/// If this version does not understand it.
+pub fn view_from(bytes: &[u8]) -> Result<pb::InspectResponse, Malformed> {
+    Ok(pb::InspectResponse::decode(bytes)?)
+}
 
 /// What a node serves in a partition: of each kind as many rows as fit into so many bytes, all together.
 pub fn partition_view_to(view: &PartitionView, bytes_max: usize) -> pb::PartitionView {

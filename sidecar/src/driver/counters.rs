@@ -23,6 +23,10 @@ pub struct Counters {
     pub records_read: u64,
     pub messages_sent: u64,
     pub messages_received: u64,
+    /// Entries put into inboxes.
+    pub inbox_appends: u64,
+    /// Entries read from inboxes.
+    pub inbox_entries_read: u64,
     pub store_loads: u64,
     pub store_writes: u64,
     pub reigns_begun: u64,
@@ -85,6 +89,8 @@ impl Counters {
             ("records_read", self.records_read),
             ("messages_sent", self.messages_sent),
             ("messages_received", self.messages_received),
+            ("inbox_appends", self.inbox_appends),
+            ("inbox_entries_read", self.inbox_entries_read),
             ("store_loads", self.store_loads),
             ("store_writes", self.store_writes),
             ("reigns_begun", self.reigns_begun),

@@ -49,6 +49,10 @@ pub struct DriverConfig {
     pub limits: Limits,
     /// Partitions of kinds that this node is the first to use.
     pub partitions: u32,
+    /// There is no peer plane: everything goes through inboxes.
+    pub no_peer: bool,
+    /// How what the node serves is told to others through their inboxes.
+    pub describe: fn(NodeId, &[PartitionView]) -> Arc<[u8]>,
 }
 
 /// There is a host stream already.
@@ -133,6 +137,7 @@ impl Driver {
             seed: uuid::Uuid::new_v4().as_u128(),
             limits: state.config.limits.clone(),
             rules: Rules::default(),
+            no_peer: state.config.no_peer,
         };
         let Some(mut old) = state.node.replace(Node::new(config)) else { return };
         state.counters.evictions += 1;
@@ -225,6 +230,11 @@ impl Driver {
         self.lock().directory.clone()
     }
 
+    /// Whether peers carry what is said to a node: not if this one or that one has no peer plane.
+    pub fn has_peers(&self) -> bool {
+        !self.lock().config.no_peer
+    }
+
     /// What this node serves.
     pub fn partitions(&self) -> Vec<PartitionView> {
         self.lock().node.as_ref().map(Node::partitions).unwrap_or_default()
@@ -312,6 +322,9 @@ impl Batch<'_> {
         match &event {
             Event::LogRead { .. } | Event::LogOwn { .. } => self.state.counters.records_read += 1,
             Event::Peer { .. } => self.state.counters.messages_received += 1,
+            Event::InboxRead { .. } | Event::InboxOwn { .. } => {
+                self.state.counters.inbox_entries_read += 1;
+            }
             Event::LogLost { .. } => self.state.counters.logs_lost += 1,
             Event::LogTrimmed { .. } => self.state.counters.logs_trimmed_unread += 1,
             _ => {}
@@ -503,6 +516,11 @@ impl Batch<'_> {
                     responder(response);
                 }
             }
+            Effect::Inspect { to, request } => {
+                let Some(node) = &state.node else { return };
+                let view = (state.config.describe)(node.id(), &node.partitions());
+                self.event(Event::Inspected { to, request, view });
+            }
             Effect::Drained => {
                 state.is_drained = true;
                 if let Some((_, host)) = &state.host {
@@ -575,6 +593,13 @@ impl State {
                 self.counters.log_trims += 1;
                 backend.trim(&partition, below);
             }
+            Effect::AppendInbox { inbox, proposal, entry } => {
+                self.counters.inbox_appends += 1;
+                backend.append_inbox(&inbox, proposal, &entry);
+            }
+            Effect::ReadInbox { inbox, from } => backend.read_inbox(&inbox, from),
+            Effect::StopInbox { inbox } => backend.stop_inbox(&inbox),
+            Effect::TrimInbox { inbox, below } => backend.trim_inbox(&inbox, below),
             Effect::PutSnapshot { partition, key, snapshot } => {
                 backend.put_snapshot(&partition, key, snapshot);
             }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use kar_core::effect::{Append, CancelReason, RequestError, Response, Turn};
 use kar_core::event::Cell;
-use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, TurnToken};
+use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, ProposalId, TurnToken};
+use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{ActorOps, Payload};
 use kar_core::message::Message;
 use kar_core::snapshot::{Snapshot, SnapshotKey};
@@ -81,6 +82,19 @@ pub trait Log: Send {
     fn trim(&self, log: &PartitionId, below: Offset);
 }
 
+/// Logs that everybody may append to. Results come back as events.
+pub trait Inboxes: Send {
+    /// Appends an entry, after those that this node has appended to the inbox before. That it may not have arrived is
+    /// told as [`InboxLost`](kar_core::Event::InboxLost), unless this node has ended.
+    fn append_inbox(&self, inbox: &InboxId, proposal: ProposalId, entry: &InboxEntry);
+    /// Reads from an offset and follows; reading under way for the inbox ends first.
+    fn read_inbox(&self, inbox: &InboxId, from: Offset);
+    /// Stops following.
+    fn stop_inbox(&self, inbox: &InboxId);
+    /// Lets the entries below an offset go, for good. Idempotent.
+    fn trim_inbox(&self, inbox: &InboxId, below: Offset);
+}
+
 /// Materialised state with a fence cell for each partition. Results come back as events.
 pub trait Store: Send {
     /// Reads a partition's cell.
@@ -111,7 +125,7 @@ pub trait Membership: Send {
 }
 
 /// Everything durable, of one implementation.
-pub trait Backend: Log + Store + Membership {}
+pub trait Backend: Log + Inboxes + Store + Membership {}
 
 /// A node as the membership describes it, for people and for dialling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +134,7 @@ pub struct NodeCard {
     pub id: NodeId,
     /// Name.
     pub name: String,
-    /// Where its peer plane listens.
+    /// Where its peer plane listens; empty: it has none.
     pub address: String,
     /// Process id of the sidecar; 0 if unknown.
     pub process_id: u32,

@@ -187,6 +187,7 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
         reminders_per_actor_max, reminders_per_partition_max, reminders_bytes_per_partition_max,
         reminder_firings_per_record_max, reminder_lateness_ms,
         snapshot_after_records, snapshot_after_bytes, trim_delay_ms,
+        inbox_after_ms, inbox_trim_entries, inbox_trim_bytes,
     } };
     let bounds = named! { bounds, Bounds {
         session_queue_frames_max, session_queue_bytes_max, peer_queue_frames_max,

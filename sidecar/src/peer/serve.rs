@@ -9,7 +9,7 @@ use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{PEER_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, link};
-use crate::convert::view::partition_view_to;
+use crate::convert::view::node_view_to;
 use crate::driver::Driver;
 use crate::outbox::{Outbox, OutboxBounds, OutboxStream};
 
@@ -99,10 +99,6 @@ impl PeerService for PeerServer {
 
 /// What this node serves: of each partition as many rows as its part of a message takes.
 pub fn inspect(driver: &Driver) -> pb::InspectResponse {
-    let views = driver.partitions();
-    let each = INSPECT_BYTES_MAX / views.len().max(1);
-    pb::InspectResponse {
-        incarnation: driver.incarnation().unwrap_or_default().0,
-        partitions: views.iter().map(|view| partition_view_to(view, each)).collect(),
-    }
+    let own = driver.incarnation().unwrap_or_default();
+    node_view_to(own, &driver.partitions(), INSPECT_BYTES_MAX)
 }

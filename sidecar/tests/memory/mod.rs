@@ -12,7 +12,9 @@ use kar::application_state::{
 };
 use kar::config::{Bounds, SidecarConfig};
 use kar::convert::snapshot::{decode_snapshot, encode_snapshot};
-use kar::driver::outlets::{Backend, Directory, Log, Membership, NodeCard, RecordTooLong, Store};
+use kar::driver::outlets::{
+    Backend, Directory, Inboxes, Log, Membership, NodeCard, RecordTooLong, Store,
+};
 use kar::driver::{Driver, DriverConfig, timer};
 use kar::grpc::api::Api;
 use kar::grpc::auth::BearerToken;
@@ -23,7 +25,8 @@ use kar::grpc::topology::Watchers;
 use kar_core::Event;
 use kar_core::effect::{Append, RefusedKind};
 use kar_core::event::{Cell, Member, Members};
-use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId};
+use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, ProposalId};
+use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{ActorOps, Payload, StateOp};
 use kar_core::limits::{LimitHit, Limits};
 use kar_core::record::Record;
@@ -59,6 +62,8 @@ struct Memory {
     kinds: BTreeMap<Kind, u32>,
     member: Member,
     application: BTreeMap<Arc<str>, (Payload, u64)>,
+    /// How much is in each.
+    inboxes: BTreeMap<InboxId, Offset>,
 }
 
 /// Records from offset `trimmed + 1` on.
@@ -155,6 +160,23 @@ impl Log for MemoryBackend {
     }
 }
 
+/// With one node there is nobody to put anything there but itself: marks of nodes that are gone.
+impl Inboxes for MemoryBackend {
+    fn append_inbox(&self, inbox: &InboxId, proposal: ProposalId, _: &InboxEntry) {
+        let mut memory = self.memory();
+        let offset = memory.inboxes.entry(inbox.clone()).or_default();
+        *offset += 1;
+        let (inbox, offset) = (inbox.clone(), *offset);
+        self.tell(Event::InboxOwn { inbox, offset, proposal });
+    }
+
+    fn read_inbox(&self, _: &InboxId, _: Offset) {}
+
+    fn stop_inbox(&self, _: &InboxId) {}
+
+    fn trim_inbox(&self, _: &InboxId, _: Offset) {}
+}
+
 impl Store for MemoryBackend {
     fn read_cell(&self, partition: &PartitionId) {
         let cell = self.memory().cells.get(partition).copied().unwrap_or_default();
@@ -239,7 +261,7 @@ fn proof(data: &Bytes) -> SnapshotProof {
 impl Membership for MemoryBackend {
     fn offer(&self, kinds: &[Kind], leaving: bool) {
         let mut memory = self.memory();
-        memory.member = Member { kinds: kinds.to_vec(), leaving, transient: false };
+        memory.member = Member { kinds: kinds.to_vec(), leaving, ..Member::default() };
         self.tell(self.members(&memory));
     }
 
@@ -300,7 +322,13 @@ impl TestNode {
 
     pub(crate) async fn start_with(bounds: Bounds, token: Option<&str>) -> Self {
         let limits = Limits::default();
-        let driver = Driver::new(DriverConfig { limits: limits.clone(), partitions: 2 });
+        let config = DriverConfig {
+            limits: limits.clone(),
+            partitions: 2,
+            no_peer: false,
+            describe: kar::convert::view::describe,
+        };
+        let driver = Driver::new(config);
         let (said, mut told) = mpsc::channel(EVENTS_MAX);
         let backend = MemoryBackend { memory: Arc::default(), said };
         driver.attach(Box::new(backend.clone()));

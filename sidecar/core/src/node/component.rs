@@ -8,7 +8,7 @@ use crate::cover::Transition;
 use crate::effect::{Effect, RequestError};
 use crate::env::{DirectTurn, Env, Host, SlotQueue};
 use crate::event::{Offer, Operation, TurnResult};
-use crate::ids::{PartitionId, RequestId, SessionId, TurnToken};
+use crate::ids::{NodeId, PartitionId, RequestId, SessionId, TurnToken};
 use crate::invocation::{ApplicationError, Invocation, Mode, Obligation, Outcome, Owed, Work};
 use crate::message::{DirectResult, Message};
 use crate::partition::{Partition, TurnEnd, TurnInvoke};
@@ -95,6 +95,7 @@ impl Node {
             Operation::InvokeDirect { kind, method, payload, trace } => {
                 self.invoke_direct(request, DirectCall { kind, method, payload, trace });
             }
+            Operation::ViewOf { node } => self.ask_view(request, node),
             Operation::Await { invocation } => self.await_outcome(request, invocation),
             Operation::Control { home, control } => self.control(request, home, control),
             Operation::StateOf { kind, actor, keys } => {
@@ -379,6 +380,7 @@ impl Node {
     pub(super) fn abandoned(&mut self, request: RequestId) {
         self.roots.abandon(request);
         self.asks.end(request);
+        self.views.end(request);
         self.direct.remove(&request);
         self.direct_waiting.remove(&request);
         self.direct_timers.set(&request, None);
@@ -401,6 +403,11 @@ impl Node {
             let DirectCall { kind, method, payload, trace } = call;
             self.next_direct += 1;
             self.direct.insert(request, (node, kind.clone()));
+            if self.env.by_inbox(node) {
+                // Nobody tells whether the answer was lost on its way.
+                let until = self.env.now + self.env.limits.accept_timeout_ms;
+                self.direct_timers.set(&request, Some(until));
+            }
             self.env.send(node, Message::Direct { request, kind, method, payload, trace });
         } else if hosts().next().is_some()
             && self.direct_waiting.len() < env.limits.roots_per_node_max
@@ -425,27 +432,33 @@ impl Node {
         }
     }
 
-    /// Gives up direct calls that have waited for a connection for too long.
+    /// Gives up direct calls that have waited for a connection, or for an answer through an inbox, for too long.
     pub(super) fn give_up_direct(&mut self) {
         for request in self.direct_timers.due(self.env.now) {
             self.direct_timers.set(&request, None);
             if let Some((_, call)) = self.direct_waiting.remove(&request) {
                 self.env.respond(request, Err(RequestError::NoHost(call.kind)));
             }
+            if self.direct.remove(&request).is_some() {
+                self.env.cover(Transition::DirectUnanswered);
+                let error = RequestError::Unknown("no answer came through the inbox in time");
+                self.env.respond(request, Err(error));
+            }
         }
     }
 
     /// Direct calls to nodes that are gone are lost.
-    pub(super) fn lose_direct(&mut self) {
+    pub(super) fn lose_direct(&mut self, lost: Option<NodeId>) {
         let env = &self.env;
         let lost: Vec<_> = self
             .direct
             .iter()
-            .filter(|(_, (node, _))| !env.reachable(*node))
+            .filter(|(_, (node, _))| lost == Some(*node) || !env.reachable(*node))
             .map(|(request, _)| *request)
             .collect();
         for request in lost {
             self.direct.remove(&request);
+            self.direct_timers.set(&request, None);
             let error = RequestError::Unknown("the connection to the host broke");
             self.env.respond(request, Err(error));
         }
@@ -478,6 +491,7 @@ fn turn_of(operation: &Operation) -> Option<&TurnToken> {
         | Operation::Flush { turn } => Some(turn),
         Operation::InvokeDirect { .. }
         | Operation::Await { .. }
+        | Operation::ViewOf { .. }
         | Operation::Control { .. }
         | Operation::RemoveActor { .. }
         | Operation::StateOf { .. } => None,

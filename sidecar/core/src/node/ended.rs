@@ -34,6 +34,7 @@ impl Node {
             (request, Operation::InvokeDirect { kind, method, payload, trace })
         });
         let mut again = self.asks.end_all();
+        again.extend(self.views.end_all());
         again.extend(std::mem::take(&mut self.parked).into_values().flatten());
         again.extend(direct);
         // Requests are numbered in the order in which they were made.

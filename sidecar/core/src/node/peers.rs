@@ -16,9 +16,9 @@ use super::{DIRECT_CONCURRENCY, Node};
 impl Node {
     pub(super) fn message(&mut self, from: NodeId, message: Message) {
         match message {
-            Message::Open { sender, from_epoch, to, highest, open, answered } => {
+            Message::Open { sender, from_epoch, to, highest, open, answered, serial } => {
                 if self.partitions.contains_key(&to) {
-                    let stated = Stated { from_epoch, highest, open, answered };
+                    let stated = Stated { from_epoch, highest, open, answered, serial };
                     self.with(&to, |p, env| p.open(env, from, sender, stated));
                 } else {
                     self.refuse(from, sender, to);
@@ -32,6 +32,7 @@ impl Node {
                 number,
                 floor,
                 asks,
+                promised,
                 again,
                 owed,
             } => {
@@ -44,6 +45,8 @@ impl Node {
                         number,
                         floor,
                         asks,
+                        promised,
+                        closed_from: None,
                         again,
                         owed,
                     };
@@ -103,6 +106,8 @@ impl Node {
                 let to = climb.to.clone();
                 self.with(&to, |p, env| p.climb(env, *climb));
             }
+            Message::Inspect { request } => self.view_asked(from, request),
+            Message::Inspected { request, view } => self.viewed(from, request, view),
             Message::Direct { request, kind, method, payload, trace } => {
                 self.direct_call(from, request, kind, method, payload, trace);
             }
@@ -220,6 +225,7 @@ impl Node {
 
     pub(super) fn direct_reply(&mut self, request: RequestId, result: DirectResult) {
         let Some((_, kind)) = self.direct.remove(&request) else { return };
+        self.direct_timers.set(&request, None);
         let response = match result {
             DirectResult::Ended(outcome) => Ok(Response::Outcome { invocation: None, outcome }),
             DirectResult::Lost => Err(RequestError::Unknown("the host went away")),

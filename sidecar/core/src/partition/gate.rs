@@ -52,6 +52,8 @@ pub(super) enum Gated {
     Caught { actor: Arc<str> },
     /// The reign has ended in order.
     Released,
+    /// The log says that the inbox was taken up to here.
+    Taken { below: Offset },
     /// A snapshot's last record is committed.
     Saved(Box<Snapshot>),
     /// A snapshot is named.
@@ -101,6 +103,7 @@ impl Partition {
         }
         if self.reign.inflight.len() < env.limits.records_in_flight_max {
             self.log_floors(env);
+            self.log_taken(env);
             if !env.may_speculate() {
                 // They cannot start before they are logged: a record that goes anyway takes them along, so that no
                 // record of their own stands between an actor's turns.
@@ -244,6 +247,7 @@ impl Partition {
             Gated::Start { .. } => Transition::GateStart,
             Gated::Caught { .. } => Transition::GateCaught,
             Gated::Released => Transition::GateReleased,
+            Gated::Taken { .. } => Transition::GateTaken,
             Gated::Saved(_) => Transition::GateSaved,
             Gated::Named(_) => Transition::GateNamed,
             Gated::Notice(_) => Transition::GateNotice,
@@ -289,6 +293,7 @@ impl Partition {
                 }
             }
             Gated::Released => self.released(env),
+            Gated::Taken { below } => self.trim_inbox(env, below),
             Gated::Saved(snapshot) => self.saved(env, *snapshot),
             Gated::Named(goes) => self.named(env, *goes),
             Gated::Notice(notice) => env.notice(*notice),
@@ -327,6 +332,9 @@ impl Partition {
         if self.reign.settle_at.is_some_and(|at| at <= now) {
             self.log_settled(env);
         }
+        if self.reign.taking.at.is_some_and(|at| at <= now) {
+            self.log_taken(env);
+        }
         self.fence_due(env);
         self.close_departed(env);
         self.forget_results(env);
@@ -362,6 +370,7 @@ impl Partition {
             due(reign.accept_at);
             due(reign.close_at);
             due(reign.settle_at);
+            due(reign.taking.at);
             due(reign.fence_at);
             due(reign.probes.at);
             due(reign.withdrawals.at);

@@ -23,6 +23,10 @@ pub(crate) struct Incoming {
     pub(crate) number: Number,
     pub(crate) floor: Number,
     pub(crate) asks: bool,
+    /// Its acceptance was told: it is not refused.
+    pub(crate) promised: bool,
+    /// From an inbox: every number from here up to its own is closed, or known. By peers there is an epoch instead.
+    pub(crate) closed_from: Option<Number>,
     pub(crate) again: bool,
     pub(crate) owed: Owed,
 }
@@ -35,6 +39,8 @@ pub(crate) struct Stated {
     pub(crate) open: Vec<Number>,
     /// Those of the open ones whose answer the sender has.
     pub(crate) answered: Vec<Number>,
+    /// Its place among the statements of that reign.
+    pub(crate) serial: u64,
 }
 
 /// What attaching to a known number came to.
@@ -70,7 +76,7 @@ impl Partition {
             let message = Message::ChannelClosed { sender, from: self.id.clone() };
             return self.gate(env, Gated::Send { to: from, message });
         }
-        let Stated { from_epoch, highest, mut open, answered } = stated;
+        let Stated { from_epoch, highest, mut open, answered, serial } = stated;
         open.sort_unstable();
         let spoke = self.reign.senders.entry(sender.clone()).or_insert((from, from_epoch));
         if spoke.1 <= from_epoch {
@@ -78,10 +84,11 @@ impl Partition {
         }
         let resume_at = self.attach_open(env, from, &sender, from_epoch, (&open, &answered));
         let statement = self.reign.statements.entry(sender.clone()).or_default();
-        // An older reign's statement may come later, by another connection: it names numbers open that are closed by
-        // now.
-        if (from_epoch, highest) >= (statement.from_epoch, statement.highest) {
+        // An older statement may come later, by another connection or from the inbox: it names numbers open that are
+        // closed by now.
+        if (from_epoch, serial) >= (statement.from_epoch, statement.serial) {
             statement.from_epoch = from_epoch;
+            statement.serial = serial;
             statement.highest = highest;
             statement.open = open;
         } else {
@@ -154,7 +161,8 @@ impl Partition {
             self.refuse_epoch(env, from, sender.clone(), epoch);
             return false;
         }
-        if env.rules.request_epoch && incoming.epoch != self.state.epoch {
+        let is_ours = incoming.closed_from.is_some() || incoming.epoch == self.state.epoch;
+        if env.rules.request_epoch && !is_ours {
             env.cover(Transition::RequestEpoch);
             let message = Message::NotOwner {
                 sender: sender.clone(),
@@ -180,7 +188,10 @@ impl Partition {
                 self.attach(env, from, sender, incoming.from_epoch, number, true);
                 return true;
             }
-        } else if !self.closed_between(sender, next, number) && env.rules.channel_gap {
+        } else if incoming.closed_from.is_none_or(|from| from > next)
+            && !self.closed_between(sender, next, number)
+            && env.rules.channel_gap
+        {
             env.cover(Transition::RequestGap);
             let message = Message::Gap {
                 sender: sender.clone(),
@@ -199,7 +210,7 @@ impl Partition {
 
     /// Takes a new obligation in: nobody else has it, and this partition now owes it.
     fn take(&mut self, env: &mut Env, incoming: Incoming) {
-        let Incoming { from, sender, from_epoch, number, again, owed, .. } = incoming;
+        let Incoming { from, sender, from_epoch, number, promised, again, owed, .. } = incoming;
         let invocation = match owed {
             Owed::Outcome(done) => return self.take_outcome(env, (from, sender, number), done),
             Owed::Remind(remind) => {
@@ -215,7 +226,9 @@ impl Partition {
         if self.is_moved(uuid) {
             return self.take_back(env, (from, sender, number), (invocation, again));
         }
-        if let Some(refusal) = self.refusal(env, &sender, &invocation) {
+        if let Some(refusal) = self.refusal(env, &sender, &invocation)
+            && !promised
+        {
             let uuid = refused_as(env, &invocation);
             return self.turn_away(env, from, sender, number, uuid, refusal);
         }

@@ -9,15 +9,15 @@
 //! Serving  --(foreign Claim | record void, lost or too late | log lost with records in flight)--> Reading | Off
 //! ```
 //!
-//! The parts of a reign: `succession` (how it begins and ends), `inbound` (requests and channels in), `keyed` (roots
-//! that are sent again), `lock` (of an actor), `queue` (who is let in), `dispatch` (what holds an invocation back),
-//! `turns` (what turns ask for), `steps` (what retries need not do again), `ending` (how they end), `retry` (attempts
-//! that are followed by others), `cancel` (what people have done to invocations), `dead` (dead letters), `deadlock`
-//! (flows that wait for each other), `withdraw` (calls that nobody waits for any more), `tail` (how they go on),
-//! `outbound` (channels out, children), `storage` and `cached` (caches, materialisation), `reads` and `questions`
-//! (from outside turns), `firing` and `reminders` (due times, and what changes them), `life` (actors that are awake,
-//! passive, removed), `snapshots` (what stands for old records) and `recovery` (how a reading begins with it), `gate`
-//! (proposals and what waits for them), `view` (for people).
+//! The parts of a reign: `succession` (how it begins and ends), `inbound` (requests and channels in), `inbox` (what
+//! senders put there), `keyed` (roots that are sent again), `lock` (of an actor), `queue` (who is let in), `dispatch`
+//! (what holds an invocation back), `turns` (what turns ask for), `steps` (what retries need not do again), `ending`
+//! (how they end), `retry` (attempts that are followed by others), `cancel` (what people have done to invocations),
+//! `dead` (dead letters), `deadlock` (flows that wait for each other), `withdraw` (calls that nobody waits for any
+//! more), `tail` (how they go on), `outbound` (channels out, children), `storage` and `cached` (caches,
+//! materialisation), `reads` and `questions` (from outside turns), `firing` and `reminders` (due times, and what
+//! changes them), `life` (actors that are awake, passive, removed), `snapshots` (what stands for old records) and
+//! `recovery` (how a reading begins with it), `gate` (proposals and what waits for them), `view` (for people).
 
 mod cached;
 mod cancel;
@@ -28,6 +28,7 @@ mod ending;
 mod firing;
 mod gate;
 mod inbound;
+mod inbox;
 mod keyed;
 mod life;
 mod lock;

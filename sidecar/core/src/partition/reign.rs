@@ -20,6 +20,7 @@ use crate::trouble::Ended;
 use super::cached::ActorState;
 use super::deadlock::Probes;
 use super::gate::{Gated, InFlight};
+use super::inbox::Taking;
 use super::life::Awake;
 use super::lock::Lock;
 use super::questions::Questions;
@@ -114,6 +115,8 @@ pub(crate) struct Reign {
     pub(super) leaving_cancelled: bool,
     /// `Release` is proposed: nothing is decided any more.
     pub(super) released: bool,
+    /// How far it has come with the inbox.
+    pub(super) taking: Taking,
     /// Senders whose node is gone, since when (rule C6).
     pub(super) departed: BTreeMap<NodeId, Millis>,
     // Storage.
@@ -308,6 +311,8 @@ pub(super) struct Actor {
 pub(super) struct Statement {
     /// Epoch of the sending partition's reign that made it; 0 for nodes.
     pub(super) from_epoch: Epoch,
+    /// Its place among those of that reign.
+    pub(super) serial: u64,
     pub(super) highest: Number,
     pub(super) open: Vec<Number>,
     /// Numbers below this are closed, by what came with requests.

@@ -51,6 +51,7 @@ impl Partition {
             unfinished: self.state.entries.len(),
         });
         env.emit(Effect::FenceStore { partition: self.id.clone(), epoch: self.state.epoch });
+        self.begin_inbox(env);
         for (sender, (node, stated)) in std::mem::take(&mut self.opens) {
             self.open(env, node, sender, stated);
         }
@@ -204,6 +205,8 @@ impl Partition {
     pub(crate) fn abandon(&mut self, env: &mut Env) {
         let mut reign = std::mem::take(&mut self.reign);
         self.refuse_questions(env, &mut reign);
+        reign.routes.values_mut().for_each(|route| route.end(env));
+        self.end_inbox(env);
         let attached =
             reign.items.values().filter_map(|i| Some((i.origin.sender()?, i.reply_to?.0)));
         let spoke = reign.senders.iter().map(|(sender, (node, _))| (sender, *node));
@@ -309,6 +312,7 @@ impl Partition {
             // The same number again: it may have run. The next one is counted when it starts.
             self.push(env, Op::Attempt { uuid, attempt, ended });
         }
+        self.log_taken(env);
         self.cut(env);
         self.state.seq += 1;
         let seq = self.state.seq;
@@ -339,7 +343,7 @@ impl Partition {
         let spoke = self.reign.senders.keys().chain(self.reign.statements.keys());
         for sender in channels.chain(spoke) {
             if let Sender::Node(node) = sender
-                && !env.members.nodes.contains_key(node)
+                && env.has_departed(*node)
             {
                 self.reign.departed.entry(*node).or_insert(env.now);
             }
@@ -357,26 +361,28 @@ impl Partition {
             .filter(|(_, since)| **since + grace <= env.now)
             .map(|(node, _)| *node)
             .collect();
-        for node in due {
-            self.reign.departed.remove(&node);
+        for (marked, node) in due.into_iter().enumerate() {
             let sender = Sender::Node(node);
             self.log_held(env, &sender, Number::MAX);
-            self.reign.statements.remove(&sender);
-            self.reign.senders.remove(&sender);
             if !self.state.inbound.contains_key(&sender) {
                 // It has never sent anything.
+                self.reign.departed.remove(&node);
+                self.reign.statements.remove(&sender);
+                self.reign.senders.remove(&sender);
                 continue;
             }
-            let many = self.state.closed_nodes.above() >= env.limits.closed_channels_max;
+            let many = self.state.closed_nodes.above() + marked >= env.limits.closed_channels_max;
             // It was gone for the grace, so lower incarnations that are not here came and went long ago.
             let floor = if many { NodeId(node.0 + 1) } else { NodeId(0) };
-            let open = if many { self.open_below(env, floor) } else { Vec::new() };
-            self.push(env, Op::CloseChannel { node, floor, open });
+            // The channel closes when the mark comes; if it does not it is made again.
+            let again = env.now + env.limits.append_timeout_ms;
+            self.reign.departed.insert(node, again.saturating_sub(grace));
+            self.mark_departed(env, node, floor);
         }
     }
 
     /// Incarnations below `floor` whose channels may be in use: members, and those whose grace is not over.
-    fn open_below(&self, env: &Env, floor: NodeId) -> Vec<NodeId> {
+    pub(super) fn open_below(&self, env: &Env, floor: NodeId) -> Vec<NodeId> {
         let members = env.members.nodes.keys();
         let here = self.state.inbound.keys().chain(self.reign.held.keys());
         let here = here.filter_map(|sender| match sender {

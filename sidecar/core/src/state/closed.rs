@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::ids::NodeId;
+use crate::inbox::Mark;
 
 /// Nodes whose channels are closed (rule C6). Incarnations grow, so that old ones compress to a floor.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +30,16 @@ impl ClosedNodes {
     /// Closed ones that are not below the floor.
     pub(crate) fn above(&self) -> usize {
         self.above.len()
+    }
+
+    /// All of it, as a mark that repeats it.
+    pub(crate) fn as_mark(&self) -> Mark {
+        Mark {
+            nodes: self.above.iter().copied().collect(),
+            floor: self.floor,
+            open: self.open.iter().copied().collect(),
+            is_base: true,
+        }
     }
 
     pub(super) fn close(&mut self, node: NodeId) {

@@ -44,6 +44,7 @@ impl LogState {
             order,
             clock,
             last_write,
+            inbox: taken,
             snapshots,
             agenda,
         } = self;
@@ -58,6 +59,7 @@ impl LogState {
             clock: *clock,
             order: *order,
             last_write: *last_write,
+            inbox: *taken,
             entries: entries.values().map(|entry| entry.save()).collect(),
             kept: kept.save(),
             results: results.save(),
@@ -87,6 +89,7 @@ impl LogState {
             clock,
             order,
             last_write,
+            inbox,
             entries,
             kept,
             results,
@@ -129,6 +132,7 @@ impl LogState {
             order,
             clock,
             last_write,
+            inbox,
             snapshots,
             agenda: Agenda::restore(reminders, firings),
         }
@@ -464,6 +468,7 @@ mod tests {
             },
             Op::CloseChannel { node: NodeId(3), floor: NodeId(3), open: vec![NodeId(1)] },
             Op::CloseChannel { node: NodeId(8), floor: NodeId(0), open: Vec::new() },
+            Op::Inbox { taken: 12 },
             Op::Snapshot { named, keeps: Vec::new() },
             fire("often", 30, 200, Some(90)),
             fire("once", 20, 201, None),
@@ -511,8 +516,9 @@ mod tests {
     #[test]
     fn the_sample_has_something_in_every_part() {
         let saved = state().save(&partition(0));
-        let Snapshot { partition: _, offset, epoch, seq, clock, order, last_write, .. } = saved;
-        for number in [offset, epoch, seq, clock, order, last_write] {
+        let Snapshot { partition: _, offset, epoch, seq, clock, order, last_write, inbox, .. } =
+            saved;
+        for number in [offset, epoch, seq, clock, order, last_write, inbox] {
             assert!(number > 0);
         }
         assert!(saved.owner.is_some() && saved.log.is_some() && saved.released);

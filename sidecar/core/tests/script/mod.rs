@@ -2,13 +2,14 @@
 
 #![allow(dead_code)] // Each test binary uses a part of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use kar_core::effect::{CancelReason, Notice, RequestError, Response, Turn};
 use kar_core::event::{Cell, Member, Members, Offer, Operation, TurnResult};
 use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, SessionId, TurnToken};
+use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{ActorOps, Mode, Outcome, Payload, StateOp, Target};
 use kar_core::limits::{Limits, Rules};
 use kar_core::message::Message;
@@ -63,6 +64,13 @@ pub(crate) struct Script {
     /// Where trimmed logs start.
     pub(crate) starts: BTreeMap<PartitionId, u64>,
     pub(crate) records_read: usize,
+    /// What was ever put into inboxes, and which of them are read.
+    pub(crate) inboxes: BTreeMap<InboxId, Vec<Arc<InboxEntry>>>,
+    pub(crate) inboxes_read: BTreeSet<InboxId>,
+    /// Entries below these are gone.
+    pub(crate) inbox_starts: BTreeMap<InboxId, u64>,
+    /// What is put into inboxes does not arrive while this is set.
+    pub(crate) lose_entries: bool,
 }
 
 impl Script {
@@ -109,6 +117,10 @@ impl Script {
             snapshots_put: 0,
             starts: BTreeMap::new(),
             records_read: 0,
+            inboxes: BTreeMap::new(),
+            inboxes_read: BTreeSet::new(),
+            inbox_starts: BTreeMap::new(),
+            lose_entries: false,
             cancelled: Vec::new(),
             sessions: 1,
         }
@@ -119,6 +131,7 @@ impl Script {
         self.members.nodes.remove(&self.id);
         self.id = NodeId(self.id.0 + 1);
         self.node = node(self.id.0, self.limits.clone());
+        self.inboxes_read.clear();
         self.turns.clear();
         self.drained = false;
         self.begin(kinds);
@@ -182,7 +195,7 @@ impl Script {
                 queue.push_back(Event::Members(self.members.clone()));
             }
             Effect::Offer { kinds, leaving } => {
-                self.members.nodes.insert(self.id, Member { kinds, leaving, transient: false });
+                self.members.nodes.insert(self.id, Member { kinds, leaving, ..Member::default() });
                 queue.push_back(Event::Members(self.members.clone()));
             }
             Effect::Dispatch { turn, .. } => self.turns.push_back(turn),
@@ -258,6 +271,32 @@ impl Script {
                 let result = Ok(here.map(|(_, key)| *key).collect());
                 queue.push_back(Event::SnapshotsListed { partition, result });
             }
+            Effect::AppendInbox { .. } if self.lose_entries => {}
+            Effect::AppendInbox { inbox, entry, proposal } => {
+                let entries = self.inboxes.entry(inbox.clone()).or_default();
+                entries.push(entry);
+                let offset = entries.len() as u64;
+                if self.inboxes_read.contains(&inbox) {
+                    queue.push_back(Event::InboxOwn { inbox, offset, proposal });
+                }
+            }
+            Effect::ReadInbox { inbox, from } => {
+                let start = self.inbox_starts.get(&inbox).copied().unwrap_or(1);
+                if from < start {
+                    return queue.push_back(Event::InboxTrimmed { inbox, start });
+                }
+                self.inboxes_read.insert(inbox.clone());
+                let entries = self.inboxes.entry(inbox.clone()).or_default();
+                for (at, entry) in entries.iter().enumerate().skip(from as usize - 1) {
+                    let (inbox, entry, offset) = (inbox.clone(), entry.clone(), at as u64 + 1);
+                    queue.push_back(Event::InboxRead { inbox, offset, entry });
+                }
+            }
+            Effect::Inspect { to, request } => {
+                queue.push_back(Event::Inspected { to, request, view: b"served"[..].into() });
+            }
+            Effect::StopInbox { inbox } => drop(self.inboxes_read.remove(&inbox)),
+            Effect::TrimInbox { inbox, below } => drop(self.inbox_starts.insert(inbox, below)),
             Effect::Notice(notice) => self.notices.push(notice),
             Effect::Cancel { token, reason, .. } => self.cancelled.push((token, reason)),
             Effect::StopLog { .. } | Effect::DispatchDirect { .. } => {}
@@ -442,7 +481,7 @@ impl Script {
 
 fn node(id: u64, limits: Limits) -> Node {
     let seed = u128::from(id) + 6;
-    Node::new(NodeConfig { id: NodeId(id), seed, limits, rules: Rules::default() })
+    Node::new(NodeConfig { id: NodeId(id), seed, limits, rules: Rules::default(), no_peer: false })
 }
 
 pub(crate) fn text(text: &str) -> Payload {

@@ -217,9 +217,10 @@ impl Engine {
             return Ok(());
         }
         let partitions: usize = kinds.values().map(|count| *count as usize).sum();
+        let partitions_max = self.limits.partitions_max();
         let hit = match &self.limits {
             limits if kinds.len() >= limits.kinds_max => Some(("kinds_max", limits.kinds_max)),
-            limits if partitions + kind.partitions as usize > limits.logs_max => {
+            limits if partitions + kind.partitions as usize > partitions_max => {
                 Some(("logs_max", limits.logs_max))
             }
             _ => None,

@@ -26,6 +26,14 @@ pub(crate) struct Counts {
     pub(crate) store_rollback: u64,
     pub(crate) drain_with_cross_calls: u64,
     pub(crate) cascade: u64,
+    /// Numbers that were sent by peers and through the inbox.
+    pub(crate) route_flip: u64,
+    /// Entries that came to an inbox when what they ask for had been done.
+    pub(crate) accept_after_forget: u64,
+    /// Entries of inboxes that were taken.
+    pub(crate) inbox_taken: u64,
+    /// Tells that were told to be accepted because they were in the inbox.
+    pub(crate) inbox_promised: u64,
     /// Requests that asked what had arrived: a channel's window was half used.
     pub(crate) windows_asked: u64,
     /// Statements that were answered with a part of the outcomes kept.
@@ -90,7 +98,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 40] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 44] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -102,6 +110,10 @@ impl Counts {
             ("store-rollback", self.store_rollback),
             ("drain-with-cross-calls", self.drain_with_cross_calls),
             ("cascade", self.cascade),
+            ("route-flip", self.route_flip),
+            ("accept-after-forget", self.accept_after_forget),
+            ("(inbox entries taken)", self.inbox_taken),
+            ("(promised by inboxes)", self.inbox_promised),
             ("both-ends-failing", self.both_ends_failing),
             ("(chains home)", self.chains_home),
             ("(windows asked)", self.windows_asked),

@@ -20,6 +20,7 @@ impl Judge<'_> {
             self.wrong("P1 rest", self.unrest());
         }
         self.check_logs_done();
+        self.check_promised();
         self.check_requests_done();
         if finish.quiet {
             self.check_leaks();

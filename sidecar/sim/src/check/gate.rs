@@ -1,8 +1,8 @@
 //! P5, rule L5: nothing that others can see depends on a record that is not valid in its log.
 
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::ids::{InvocationId, Kind, NodeId, Number, PartitionId, Sender, Uuid};
-use kar_core::invocation::{Mode, Outcome, Owed, Refusal};
+use kar_core::ids::{Epoch, InvocationId, Kind, NodeId, Number, PartitionId, Sender, Uuid};
+use kar_core::invocation::{Invocation, Mode, Outcome, Owed, Refusal};
 use kar_core::message::{AwaitResult, Message};
 use kar_core::node::DIRECT_CONCURRENCY;
 
@@ -11,18 +11,34 @@ use crate::history::{Answer, ItemKind, Waiter};
 use crate::remind::Remind;
 
 impl Judge<'_> {
+    /// To which reign a request was sent first. Inboxes are for all (epoch 0): what was sent nowhere before runs
+    /// ahead of no reign's log; what was, perhaps within one node, may still do so where it came first.
+    fn note_request(
+        &mut self,
+        to: &PartitionId,
+        epoch: Epoch,
+        again: bool,
+        invocation: &Invocation,
+    ) {
+        let key = (self.log_of(to), invocation.uuid, invocation.step);
+        if epoch > 0 {
+            let first = self.sent_to_epoch.entry(key).or_insert(epoch);
+            *first = (*first).min(epoch);
+        } else if !again {
+            self.sent_to_epoch.entry(key).or_insert(0);
+        }
+    }
+
     /// A node gives a message to the network.
     pub(crate) fn check_sent(&mut self, from: NodeId, message: &Message) {
         match message {
             Message::Open { sender, to, highest, open, .. } => {
                 self.check_open(sender, to, *highest, open);
             }
-            Message::Request { sender, to, epoch, number, floor, owed, .. } => {
+            Message::Request { sender, to, epoch, number, floor, again, owed, .. } => {
                 if let Owed::Invocation(invocation) = owed {
                     self.meet(invocation);
-                    let key = (self.log_of(to), invocation.uuid, invocation.step);
-                    let first = self.sent_to_epoch.entry(key).or_insert(*epoch);
-                    *first = (*first).min(*epoch);
+                    self.note_request(to, *epoch, *again, invocation);
                 }
                 self.check_request(from, sender, to, *number, owed.uuid());
                 self.check_floor(sender, to, *floor);
@@ -238,8 +254,11 @@ impl Judge<'_> {
                 !mode || !same || (!turned_away && ended.is_none_or(|e| e.outcome != *outcome))
             }
             Ok(Response::Accepted { invocation: id }) => {
-                let held = self.logs[self.log_of(&id.home)].held.contains_key(&id.uuid);
-                let mode = matches!(request.mode, Some(Mode::Tell | Mode::Start));
+                let log = self.log_of(&id.home);
+                let is_tell = request.mode == Some(Mode::Tell);
+                let held = self.logs[log].held.contains_key(&id.uuid)
+                    || (is_tell && self.is_promised(log, id.uuid));
+                let mode = is_tell || request.mode == Some(Mode::Start);
                 !mode || uuid != Some(id.uuid) || !held
             }
             Ok(_) => true,

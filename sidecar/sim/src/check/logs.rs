@@ -202,6 +202,7 @@ impl Judge<'_> {
             }
             Op::Closed { sender, below, open } => self.closed(log, sender, *below, open),
             Op::CloseChannel { node, floor, open } => {
+                self.closed_by_mark(log, offset, *node);
                 let below = self.nodes.range(..floor).filter(|(n, _)| !open.contains(n));
                 let mut closed = below
                     .map(|(n, m)| (*n, m))
@@ -216,6 +217,7 @@ impl Judge<'_> {
             Op::Fire { actor, id, due, uuid, next } => {
                 self.fired(log, offset, (actor, id), (*due, *uuid, *next));
             }
+            Op::Inbox { taken } => self.taken(log, offset, *taken),
             Op::Snapshot { named, .. } => self.snapshot_named(log, offset, named),
             Op::Again { sender, number, uuid } => {
                 self.counts.keys_again += 1;

@@ -6,6 +6,7 @@ mod deadlock;
 mod end;
 mod expiry;
 mod gate;
+mod inbox;
 mod life;
 mod lists;
 mod logs;
@@ -29,6 +30,8 @@ use kar_core::ids::{NodeId, Number, PartitionId, Sender, Uuid};
 
 pub(crate) use counts::Counts;
 pub(crate) use logs::LogModel;
+
+use kar_core::message::Message;
 
 use crate::history::{History, Seen};
 use crate::plan::Us;
@@ -100,6 +103,7 @@ pub(crate) struct Judge<'h> {
     /// Numbers of node senders and what they stand for, as requested or accepted.
     pub(crate) node_numbers: HashMap<(Sender, usize, Number), Uuid>,
     pub(crate) snapshots: snapshots::SnapshotsModel,
+    pub(crate) inboxes: inbox::InboxesModel,
     /// How many writes to its actor were durable when a read was asked for.
     pub(crate) read_floors: HashMap<usize, usize>,
     /// Tags of reminders, and who scheduled them: all their firings carry them.
@@ -182,6 +186,7 @@ impl<'h> Judge<'h> {
             dispatched: HashMap::new(),
             node_numbers: HashMap::new(),
             snapshots: snapshots::SnapshotsModel::of(history),
+            inboxes: inbox::InboxesModel::default(),
             read_floors: HashMap::new(),
             reminder_tags: reminders::asked(history),
             life: life::LifeModel::default(),
@@ -207,6 +212,9 @@ impl<'h> Judge<'h> {
             Seen::Sent { from, message, .. } => {
                 self.counts.coverage.sent(message);
                 self.check_sent(*from, message);
+                if let Message::Request { sender, to, number, .. } = message {
+                    self.way(sender, self.log_of(to), *number, 1);
+                }
             }
             Seen::Arrived { to, sent } => self.count_arrival(*to, *sent),
             Seen::Dispatched { run } => self.check_dispatch(*run),
@@ -239,6 +247,9 @@ impl<'h> Judge<'h> {
             }
             Seen::Drained { node } => self.check_drained(*node),
             Seen::RolledBack => self.counts.store_rollback += 1,
+            Seen::Put { node, entry } => self.put(*node, entry),
+            Seen::InInbox { inbox, offset, entry } => self.in_inbox(inbox, *offset, entry),
+            Seen::InboxTrimmed { inbox, below } => self.inbox_trimmed(inbox, *below),
             Seen::Saved { log, key, snapshot } => self.snapshot_saved(*log, *key, snapshot),
             Seen::Trimmed { log, start, store, snapshots } => {
                 self.trimmed((*log, *start), *store, snapshots);

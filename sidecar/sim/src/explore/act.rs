@@ -110,7 +110,8 @@ pub(crate) const FAULTS: [FaultKind; 8] = [
         name: "late-append",
         targets: |w| {
             let lanes = w.pending.iter().flat_map(|p| p.lanes.keys());
-            let appends = lanes.filter(|l| matches!(l, Lane::Append { .. }));
+            let is_append = |l: &&Lane| matches!(l, Lane::Append { .. } | Lane::InboxAppend { .. });
+            let appends = lanes.filter(is_append);
             appends.map(|l| Where::Lane(*l)).collect()
         },
         carry_out: |w, at| {
@@ -199,8 +200,12 @@ impl World {
     fn fate(&self, due: &Due) -> Fate {
         let counts = match due {
             Due::Land(l) => return loose(self.slots[l.slot].inst == l.inst && self.hub == l.hub),
+            Due::InboxLand(l) => {
+                return loose(self.slots[l.slot].inst == l.inst && self.hub == l.hub);
+            }
             Due::Store { slot, inst, hub, .. }
             | Due::Snapshot { slot, inst, hub, .. }
+            | Due::InboxTrim { slot, inst, hub, .. }
             | Due::Trim { slot, inst, hub, .. } => {
                 return loose(self.slots[*slot].inst == *inst && self.hub == *hub);
             }
@@ -209,6 +214,9 @@ impl World {
                     && match input {
                         Input::Log { log, generation, .. } => {
                             self.logs[*log].readers[*slot].generation == *generation
+                        }
+                        Input::Inbox { inbox, generation, .. } => {
+                            self.inbox_counts(*slot, inbox, *generation)
                         }
                         Input::PeerUp { other, generation, .. }
                         | Input::Peer { other, generation, .. } => {
@@ -221,6 +229,9 @@ impl World {
             Due::Serve { slot, inst, log, generation, .. } => {
                 let reader = &self.logs[*log].readers[*slot];
                 self.is(*slot, *inst) && reader.generation == *generation && reader.wanted
+            }
+            Due::InboxServe { slot, inst, inbox, generation, .. } => {
+                self.is(*slot, *inst) && self.inbox_counts(*slot, inbox, *generation)
             }
             Due::App { slot, session, .. } => self.slots[*slot].app.session == Some(*session),
             Due::Step { run } | Due::Beside { run, .. } | Due::StopRun { run } => {

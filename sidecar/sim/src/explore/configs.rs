@@ -33,6 +33,8 @@ pub struct Config {
     cold: bool,
     /// The store is explored, too.
     store: bool,
+    /// No node has a peer plane; inboxes are explored, too.
+    no_peer: bool,
     /// Records after which a snapshot is taken; storing, finding and trimming are explored, too.
     snapshots: Option<u64>,
     /// It takes long: not in the test run.
@@ -57,12 +59,13 @@ const BASE: Config = Config {
     faults_max: 0,
     cold: false,
     store: false,
+    no_peer: false,
     snapshots: None,
     nightly: false,
 };
 
 /// All of them.
-pub const CONFIGS: [Config; 14] = [
+pub const CONFIGS: [Config; 15] = [
     Config {
         name: "two-nodes-call",
         about: "two nodes, one call from the one to the other; a crash",
@@ -147,6 +150,24 @@ pub const CONFIGS: [Config; 14] = [
         faults: &[("crash", 1)],
         faults_max: 1,
         snapshots: Some(1),
+        ..BASE
+    },
+    Config {
+        name: "inbox",
+        about: "two nodes without peers, one tell through the partition's inbox; a crash",
+        clients: &[(1, Mode::Tell, A)],
+        faults: &[("crash", 1)],
+        faults_max: 1,
+        no_peer: true,
+        ..BASE
+    },
+    Config {
+        name: "inbox-call",
+        about: "two nodes without peers, one call and its answer; an append is late or lost",
+        faults: &[("late-append", 1)],
+        faults_max: 1,
+        no_peer: true,
+        nightly: true,
         ..BASE
     },
     Config {
@@ -268,6 +289,7 @@ impl Config {
         plan.names = Rc::new(Names::new(types, 0, vec![1; types]));
         for (slot, hosted) in plan.slots.iter_mut().zip(self.slots) {
             slot.kinds = (0..LETTERS.len()).filter(|k| hosted.contains(LETTERS[*k])).collect();
+            slot.no_peer = self.no_peer;
         }
         let (names, scripts) = (plan.names.clone(), self.scripts);
         let op = |(slot, mode, kind): &(usize, Mode, usize)| ClientOp {
@@ -286,11 +308,14 @@ impl Config {
         if let Some(records) = self.snapshots {
             plan.limits.snapshot_after_records = records;
         }
+        // Time does not pass here as it does elsewhere: peers are waited for, where there are any.
+        plan.limits.inbox_after_ms = u64::MAX;
         plan.ops = self.clients.iter().map(op).collect();
         let mut world = World::new(plan, false);
         world.hooks.script = Some(Rc::new(move |spec, token| Some(scripts(&names, spec, token))));
+        let quick_inboxes = !self.no_peer;
         let (quick_store, quick_snapshots) = (!self.store, self.snapshots.is_none());
-        world.open(Pending { quick_store, quick_snapshots, ..Pending::default() });
+        world.open(Pending { quick_store, quick_snapshots, quick_inboxes, ..Pending::default() });
         for slot in 0..self.slots.len() {
             world.boot(slot);
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use kar_core::event::Event;
 
+use crate::explore::print::Print;
 use crate::plan::{MS, Us};
 use crate::world::{Due, Input};
 
@@ -42,6 +43,10 @@ pub(crate) enum Lane {
     Snapshots { slot: usize },
     /// What it trims.
     Trim { slot: usize, inst: u64 },
+    /// Appends of one node to one inbox, by a hash of its name.
+    InboxAppend { slot: usize, inst: u64, inbox: u64 },
+    /// What a node reads of an inbox.
+    InboxRead { slot: usize, inbox: u64 },
     /// An append that is later than those that followed it.
     Late { number: u8 },
 }
@@ -70,6 +75,8 @@ pub(crate) struct Pending {
     pub(crate) quick_store: bool,
     /// Snapshots are stored and found at once.
     pub(crate) quick_snapshots: bool,
+    /// What is put into inboxes is there at once, and read at once.
+    pub(crate) quick_inboxes: bool,
     /// Appends that were made late so far.
     pub(crate) late: u8,
 }
@@ -129,7 +136,7 @@ impl Pending {
         let soon = at <= now + MS;
         let lane = match due {
             // A step of code takes no time; what thinks in between is chosen.
-            Due::App { .. } => return Place::AtOnce,
+            Due::App { .. } | Due::InboxTrim { .. } => return Place::AtOnce,
             Due::Step { .. } | Due::Connect { .. } | Due::AppUp { .. } if soon => {
                 return Place::AtOnce;
             }
@@ -137,12 +144,18 @@ impl Pending {
             Due::Snapshot { .. } | Due::Trim { .. } if self.quick_snapshots => {
                 return Place::AtOnce;
             }
+            Due::InboxLand(_) | Due::InboxServe { .. } if self.quick_inboxes => {
+                return Place::AtOnce;
+            }
             Due::Input { slot, input, .. } => return self.input(*slot, input),
             Due::Step { run } => Lane::Run { run: *run, what: 0 },
             Due::Beside { run, .. } => Lane::Run { run: *run, what: 1 },
             Due::StopRun { run } => Lane::Run { run: *run, what: 2 },
             Due::Land(l) => Lane::Append { slot: l.slot, inst: l.inst, log: l.log },
-            Due::Serve { slot, .. } => Lane::AskLogs { slot: *slot },
+            Due::InboxLand(l) => {
+                Lane::InboxAppend { slot: l.slot, inst: l.inst, inbox: Print::of(&l.inbox) }
+            }
+            Due::Serve { slot, .. } | Due::InboxServe { slot, .. } => Lane::AskLogs { slot: *slot },
             Due::Offered { node, .. } => Lane::Offer { node: node.0 },
             Due::Store { slot, inst, .. } => Lane::AskStore { slot: *slot, inst: *inst },
             Due::Snapshot { slot, inst, .. } => Lane::AskSnapshots { slot: *slot, inst: *inst },
@@ -159,6 +172,8 @@ impl Pending {
         Place::On(match input {
             // Nodes say themselves when they want to look at the clock.
             Input::Tick => return Place::Nowhere,
+            Input::Inbox { .. } if self.quick_inboxes => return Place::AtOnce,
+            Input::Inbox { inbox, .. } => Lane::InboxRead { slot, inbox: Print::of(inbox) },
             Input::Log { log, .. } => Lane::Read { slot, log: *log },
             Input::PeerUp { other, .. } | Input::Peer { other, .. } => {
                 Lane::Net { from: *other, to: slot }

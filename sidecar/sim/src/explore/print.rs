@@ -75,6 +75,7 @@ impl World {
             }
             print.add(&(&store.now, store.known_to));
         }
+        print.add(&self.inboxes);
         self.add_pending(&mut print);
         let mut others: Vec<u64> = self.history.runs.iter().map(|r| self.run_print(r)).collect();
         others.sort_unstable();

@@ -20,6 +20,10 @@ pub(crate) struct ReachArgs {
     /// Folder of local mode that the application runs in [default: KAR_DATA_DIR, or .kar]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Have no peer plane, if a sidecar is started for this command
+    #[arg(long, env = "KAR_NO_PEER")]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new(), action = clap::ArgAction::SetTrue)]
+    pub(crate) no_peer: bool,
     /// Token of the sidecar
     #[arg(long, value_name = "TOKEN", env = "KAR_API_TOKEN", hide_env_values = true)]
     pub(crate) api_token: Option<String>,

@@ -88,6 +88,7 @@ async fn perform(
 ) -> Outcome<Figures> {
     introduce(args, seed, dir)?;
     let reach = ReachArgs {
+        no_peer: false,
         app: Some(APP.into()),
         socket: None,
         data_dir: Some(dir.into()),

@@ -50,6 +50,9 @@ pub(crate) struct Component {
     pub(crate) restart: Restart,
     #[serde(default, alias = "stop_timeout")]
     stop_timeout: Option<String>,
+    /// Its sidecar has no peer plane.
+    #[serde(default, alias = "no_peer")]
+    no_peer: bool,
 }
 
 /// When a component that ended is started again.
@@ -168,6 +171,9 @@ impl Component {
         for kind in self.actors.all() {
             flag("--actors", kind);
         }
+        if self.no_peer {
+            words.push("--no-peer".into());
+        }
         words.push("--no-prefix".into());
         if self.restart != Restart::Never {
             // The sidecar stays and keeps what it owns; it is started anew only if it fails itself.
@@ -235,6 +241,21 @@ mod tests {
         assert_eq!(web.restart, Restart::Always);
         let words = web.arguments(&manifest, "web", Path::new("/d")).expect("UTF-8");
         assert_eq!(words[words.len() - 3..], ["sh", "-c", "python3 web.py"]);
+    }
+
+    #[test]
+    fn a_component_may_do_without_peers() {
+        let text = "app: a\ncomponents:\n  x: {command: y, no-peer: true}\n  z: {command: y}\n";
+        let manifest = Manifest::parse(text).expect("accepted");
+        let words = |name: &str| {
+            let component = &manifest.components[name];
+            component.arguments(&manifest, name, Path::new("/d")).expect("UTF-8")
+        };
+        let at = |words: &[String]| words.iter().position(|word| word == "--no-peer");
+        let command = words("x").iter().position(|word| word == "--").expect("a command");
+        // An argument of the sidecar, not of the command.
+        assert!(at(&words("x")).is_some_and(|at| at < command));
+        assert_eq!(at(&words("z")), None);
     }
 
     #[test]
