@@ -65,7 +65,7 @@ const BASE: Config = Config {
 };
 
 /// All of them.
-pub const CONFIGS: [Config; 15] = [
+pub const CONFIGS: [Config; 16] = [
     Config {
         name: "two-nodes-call",
         about: "two nodes, one call from the one to the other; a crash",
