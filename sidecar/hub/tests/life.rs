@@ -68,8 +68,9 @@ async fn kinds_beyond_the_bounds_are_not_registered_and_end_no_connection() {
             _ => None,
         })
         .await;
-    // Whoever asked is told, and what was hit.
-    assert_eq!(refused.first(), Some(&("a.Wide1".to_owned(), "logs_max".to_owned(), 65_536)));
+    // Whoever asked is told, and what was hit: a partition has two logs, and nodes share a few.
+    let most = 2 * 65_536 + 64;
+    assert_eq!(refused.first(), Some(&("a.Wide1".to_owned(), "logs_max".to_owned(), most)));
     a.client.ensure_kind("a.Late".into(), 1);
     a.wait(HubEvent::KindRefused {
         kind: "a.Late".into(),

@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_component_may_do_without_peers() {
-        let text = "app: a\ncomponents:\n  x: {command: y, no-peer: true}\n  z: {command: y}\n";
+        let text = "app: a\ncomponents:\n  x:\n    command: serve\n    no-peer: true\n  z:\n    command: serve\n";
         let manifest = Manifest::parse(text).expect("accepted");
         let words = |name: &str| {
             let component = &manifest.components[name];
