@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use futures_util::Stream;
 use kar_proto::hub::v1 as wire;
@@ -49,10 +50,17 @@ struct State {
     offer: Option<wire::Offer>,
     /// Kinds asked for that no view has shown yet.
     kinds: BTreeMap<String, u32>,
-    requests: BTreeMap<u64, (Request, oneshot::Sender<Response>)>,
+    requests: BTreeMap<u64, Asked>,
     next_request: u64,
     /// Actor states of which not every part has come, by log and actor.
     parts: HashMap<(u32, String), Vec<(String, Value)>>,
+}
+
+/// A request that waits for its answer.
+struct Asked {
+    request: Request,
+    answer: oneshot::Sender<Response>,
+    since: Instant,
 }
 
 struct Log {
@@ -148,7 +156,7 @@ impl Shared {
             return Err(HubError::Closed);
         }
         if state.requests.len() >= REQUESTS_MAX {
-            state.requests.retain(|_, (_, answer)| !answer.is_closed());
+            state.requests.retain(|_, asked| !asked.answer.is_closed());
             if state.requests.len() >= REQUESTS_MAX {
                 let text = format!("{REQUESTS_MAX} requests are waiting for the hub already");
                 return Err(HubError::Invalid(text));
@@ -156,7 +164,8 @@ impl Shared {
         }
         state.next_request += 1;
         let number = state.next_request;
-        state.requests.insert(number, (request.clone(), answer));
+        let asked = Asked { request: request.clone(), answer, since: Instant::now() };
+        state.requests.insert(number, asked);
         if state.online {
             let bytes = request.encoded_len();
             self.push(&mut state, request_frame(number, request), bytes);
@@ -240,12 +249,9 @@ impl Shared {
         for (name, partitions) in state.kinds.clone() {
             self.push(&mut state, ensure_frame(wire::Kind { name, partitions }), 0);
         }
-        state.requests.retain(|_, (_, answer)| !answer.is_closed());
-        let requests: Vec<_> = state
-            .requests
-            .iter()
-            .map(|(&number, (request, _))| (number, request.clone()))
-            .collect();
+        state.requests.retain(|_, asked| !asked.answer.is_closed());
+        let requests: Vec<_> =
+            state.requests.iter().map(|(&number, asked)| (number, asked.again())).collect();
         for (number, request) in requests {
             let bytes = request.encoded_len();
             self.push(&mut state, request_frame(number, request), bytes);
@@ -256,6 +262,20 @@ impl Shared {
     pub(crate) fn events(&self, frames: Vec<wire::HubFrame>) -> Vec<HubEvent> {
         let mut state = self.lock();
         frames.into_iter().filter_map(|f| f.frame).filter_map(|f| state.event(f)).collect()
+    }
+}
+
+// === impl Asked ===
+
+impl Asked {
+    /// The request as it is repeated on a later connection.
+    fn again(&self) -> Request {
+        let mut request = self.request.clone();
+        if let Request::PublishEvents(publish) = &mut request {
+            let ago = self.since.elapsed().as_millis();
+            publish.sent_ms_ago = u64::try_from(ago).unwrap_or(u64::MAX).max(1);
+        }
+        request
     }
 }
 
@@ -356,11 +376,11 @@ impl State {
                 HubEvent::KindRefused { kind: f.kind, bound: f.bound, limit: f.limit }
             }
             HubFrame::State(f) => {
-                if let (Some((_, answer)), Some(response)) =
+                if let (Some(asked), Some(response)) =
                     (self.requests.remove(&f.number), f.response)
                 {
                     // Whoever asked may have stopped waiting; that is their right.
-                    let _ = answer.send(response);
+                    let _ = asked.answer.send(response);
                 }
                 return None;
             }

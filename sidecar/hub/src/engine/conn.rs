@@ -408,7 +408,7 @@ impl Engine {
 
     pub(super) fn paused(&self, id: ConnId) -> bool {
         self.conns.get(&id).is_some_and(|conn| {
-            self.in_flight_bytes > self.limits.uncommitted_bytes_max
+            self.in_flight_bytes + self.topics.held_bytes > self.limits.uncommitted_bytes_max
                 || conn.outbox_bytes > self.limits.outbox_bytes_max
                 || conn.store_steps > self.limits.store_steps_max
                 || conn.own > OWN_MAX

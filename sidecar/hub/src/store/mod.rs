@@ -30,7 +30,7 @@ use wire::state_request::Request;
 use crate::engine::{ConnId, Hub, LogId};
 use crate::error::HubError;
 use crate::options::Durability;
-pub(crate) use clock::system as system_time;
+pub(crate) use clock::{Source as TimeSource, system as system_time};
 use clock::{Clock, Source};
 use expiry::Room;
 

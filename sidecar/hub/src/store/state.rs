@@ -85,7 +85,7 @@ pub(super) fn purge(tx: &Transaction<'_>, app: &str, room: &mut Room) -> rusqlit
 
 fn refused(message: String) -> Response {
     let reason = wire::RefusedReason::Invalid.into();
-    Response::Refused(wire::Refused { reason, message })
+    Response::Refused(wire::Refused { reason, message, ..Default::default() })
 }
 
 fn check(request: &Request) -> Result<(), String> {
