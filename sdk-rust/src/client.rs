@@ -1,6 +1,7 @@
 //! Connecting, and everything that can be asked outside turns.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kar_proto::v1::{self as proto, Hello};
@@ -11,9 +12,10 @@ use crate::codec::Decode;
 use crate::context::sealed::{Origin, Sealed};
 use crate::context::{Caller, Root, Source};
 use crate::error::{CallError, ConnectError};
+use crate::event::Topic;
 use crate::stream::driver::{self, Node};
 use crate::stream::{Answer, Command, Handle, Operation};
-use crate::transport::{Address, Settings};
+use crate::transport::{Address, Dialer, Settings};
 
 /// Entry to everything: `Kar::connect()` for a client, [`Host::builder`](crate::Host::builder) for
 /// a host.
@@ -36,6 +38,7 @@ pub struct KarBuilder {
 pub struct Client {
     handle: Handle,
     node: Option<Node>,
+    dialer: Option<Arc<Dialer>>,
 }
 
 /// What a request for an invocation's end came to.
@@ -118,18 +121,18 @@ impl KarBuilder {
     /// There is no sidecar to connect to, it cannot be reached, or it refuses.
     pub async fn connect(self) -> Result<Client, ConnectError> {
         let connected = driver::connect(self.settings, None, Hello::default()).await?;
-        Ok(Client::new(connected.handle, connected.node))
+        Ok(Client::new(connected.handle, connected.node, connected.dialer))
     }
 }
 
 impl Client {
-    pub(crate) fn new(handle: Handle, node: Node) -> Self {
-        Self { handle, node: Some(node) }
+    pub(crate) fn new(handle: Handle, node: Node, dialer: Arc<Dialer>) -> Self {
+        Self { handle, node: Some(node), dialer: Some(dialer) }
     }
 
     /// A client on a turn's connection.
     pub(crate) fn detached(handle: Handle) -> Self {
-        Self { handle, node: None }
+        Self { handle, node: None, dialer: None }
     }
 
     /// A service by its name.
@@ -191,6 +194,12 @@ impl Client {
     #[must_use]
     pub fn state(&self) -> ApplicationState {
         ApplicationState::new(self.handle.clone())
+    }
+
+    /// A topic by its name: to publish to it, and to follow it.
+    #[must_use]
+    pub fn topic(&self, name: impl Into<String>) -> Topic {
+        Topic::new(self.handle.clone(), self.dialer.clone(), name.into())
     }
 
     /// Name of the sidecar's node, as it was when the component connected first. Empty in a turn's

@@ -280,6 +280,13 @@ impl CallError {
         }
     }
 
+    /// A status of an RPC of its own.
+    pub(crate) fn from_grpc(status: &tonic::Status) -> Self {
+        let details = Status::decode(status.details()).map(|s| s.details).unwrap_or_default();
+        let (code, message) = (status.code() as i32, status.message().to_owned());
+        Self::from_status(Status { code, message, details })
+    }
+
     /// Short name of the cause, for an application error made of it.
     fn code(&self) -> &'static str {
         match self {

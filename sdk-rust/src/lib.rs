@@ -100,6 +100,7 @@
 //! [`Kar`], [`Client`]: connecting and asking · [`Host`]: hosting · [`Caller`], [`InTurn`], [`ReadsState`],
 //! [`WritesState`]: capabilities of contexts · [`Call`]: calls on their way · [`StateWriter`], [`ApplicationState`]:
 //! state, [`Write`]: changes of it · [`RetryPolicy`]: of methods and calls · [`Reminders`]: invocations at due times ·
+//! [`Topic`], [`NewEvent`], [`Consumer`]: events ·
 //! [`CallError`], [`Error`]: errors · [`limits`]: every bound.
 
 // The macros' code names this crate as its users do; the samples are such users in here.
@@ -112,6 +113,7 @@ mod client;
 mod codec;
 mod context;
 mod error;
+mod event;
 mod host;
 mod hosted;
 pub mod limits;
@@ -134,6 +136,9 @@ pub use context::{
     WritesState,
 };
 pub use error::{ApplicationError, CallError, Conflict, ConnectError, Error, HostError, Rejection};
+pub use event::{
+    Consume, Consumer, Event, EventFilter, NewEvent, Published, Received, Start, Topic,
+};
 pub use host::{Host, HostBuilder, ShutdownHandle};
 pub use hosted::{Actor, Method, MethodFuture, Service};
 pub use kar_sdk_macros::{actor, service};

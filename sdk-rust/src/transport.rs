@@ -118,6 +118,13 @@ impl Settings {
 
 // === impl Dialer ===
 
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the token.
+        f.debug_struct("Dialer").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
 impl Dialer {
     /// Connects and registers; one attempt.
     pub(crate) async fn open(&self, hello: Hello) -> Result<Session, ConnectError> {
@@ -140,9 +147,7 @@ impl Dialer {
         });
         outbox.push(&mut vec![ComponentFrame { frame: Some(hello) }]);
         let mut request = Request::new(Messages(outbox.clone()));
-        if let Some(value) = &self.authorization {
-            request.metadata_mut().insert("authorization", value.clone());
-        }
+        self.authorize(&mut request);
         let refused =
             |status: tonic::Status| ConnectError::Refused(Box::new(Rejection::from_grpc(&status)));
         let mut inbound = client.connect(request).await.map_err(refused)?.into_inner();
@@ -176,7 +181,8 @@ impl Dialer {
         }
     }
 
-    async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
+    /// A connection; one attempt.
+    pub(crate) async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
         match &self.address {
             Address::Socket(path) => {
                 let path = path.clone();
@@ -196,6 +202,13 @@ impl Dialer {
                     .connect()
                     .await
             }
+        }
+    }
+
+    /// Puts the token on a request.
+    pub(crate) fn authorize<T>(&self, request: &mut Request<T>) {
+        if let Some(value) = &self.authorization {
+            request.metadata_mut().insert("authorization", value.clone());
         }
     }
 

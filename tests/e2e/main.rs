@@ -9,6 +9,7 @@ mod cli_errors;
 mod deadlock;
 mod demo;
 mod disk;
+mod events;
 mod flows;
 mod grpcurl;
 mod hello;

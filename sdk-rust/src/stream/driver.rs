@@ -33,6 +33,8 @@ pub(crate) struct Node {
 pub(crate) struct Connected {
     pub(crate) handle: Handle,
     pub(crate) node: Node,
+    /// For connections beside this one.
+    pub(crate) dialer: Arc<Dialer>,
     /// Ends with the connection; an error says why it was given up.
     pub(crate) task: JoinHandle<Result<(), String>>,
 }
@@ -43,7 +45,7 @@ pub(crate) async fn connect(
     table: Option<Table>,
     hello: Hello,
 ) -> Result<Connected, ConnectError> {
-    let dialer = settings.dialer()?;
+    let dialer = Arc::new(settings.dialer()?);
     let first = dial(&dialer, &hello, settings.connect_timeout, PREDECESSOR_TIMEOUT).await?;
     let node =
         Node { name: first.welcome.node.clone(), application: first.welcome.application.clone() };
@@ -57,13 +59,13 @@ pub(crate) async fn connect(
         number: 0,
         leaving: false,
     };
-    let task = tokio::spawn(run(lasting, dialer, hello, first));
-    Ok(Connected { handle, node, task })
+    let task = tokio::spawn(run(lasting, dialer.clone(), hello, first));
+    Ok(Connected { handle, node, dialer, task })
 }
 
 async fn run(
     mut lasting: Lasting,
-    dialer: Dialer,
+    dialer: Arc<Dialer>,
     hello: Hello,
     first: Session,
 ) -> Result<(), String> {
