@@ -97,7 +97,12 @@ fn parse(line: &str) -> Golden {
 fn stored_records_still_mean_what_they_meant() {
     for stored in STORED {
         let golden = stored.golden();
-        assert!(golden.len() >= stored.records_min, "{}: only {} records", stored.file, golden.len());
+        assert!(
+            golden.len() >= stored.records_min,
+            "{}: only {} records",
+            stored.file,
+            golden.len()
+        );
         for Golden { name, bytes, text } in golden {
             let now = stored.text_of(&bytes);
             assert_eq!(now, text, "{name}: a field was renamed, renumbered or retyped");

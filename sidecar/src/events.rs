@@ -73,6 +73,9 @@ struct Checked {
     topic: String,
 }
 
+/// The event's id, the event, and how it is kept.
+type Piece = (String, Checked, Bytes);
+
 // === impl Events ===
 
 impl Events {
@@ -270,7 +273,7 @@ impl Events {
     async fn publish_piece(
         &self,
         topic: &str,
-        piece: Vec<(String, Checked, Bytes)>,
+        piece: Vec<Piece>,
     ) -> Result<Vec<pb::PublishResponse>, Status> {
         let known = self.known(topic).await?;
         let mut result = self.append(&known, &piece).await;
@@ -283,7 +286,8 @@ impl Events {
         }
         let places = result.map_err(|error| bus_error(&error, topic, ""))?;
         let counters = &self.shared.counters;
-        let answer = |((event_id, ..), (partition, place)): (_, (u32, EventPlace))| {
+        let answer = |(piece, (partition, place)): (Piece, (u32, EventPlace))| {
+            let event_id = piece.0;
             let counter = if place.again { &counters.repeated } else { &counters.published };
             counter.fetch_add(1, Ordering::Relaxed);
             let position = EventPosition { partition, offset: place.offset };
@@ -293,14 +297,13 @@ impl Events {
                 repeated_request: place.again,
             }
         };
-        let piece: Vec<(String, Checked, Bytes)> = piece;
         Ok(piece.into_iter().zip(places).map(answer).collect())
     }
 
     async fn append(
         &self,
         topic: &KnownTopic,
-        piece: &[(String, Checked, Bytes)],
+        piece: &[Piece],
     ) -> Result<Vec<(u32, EventPlace)>, BusError> {
         let place = |checked: &Checked| match checked.event.partition_key() {
             Some(key) => partition_of(key.as_bytes(), topic.partitions),

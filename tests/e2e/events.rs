@@ -29,7 +29,8 @@ fn what_one_node_publishes_another_one_consumes() {
         assert_eq!(consumer.opened.positions, ["0/1", "1/1"]);
         let mut published = Vec::new();
         for n in 0..10 {
-            published.push(a.publish(publication("orders", "k", &json!(n))).await.expect("durable"));
+            published
+                .push(a.publish(publication("orders", "k", &json!(n))).await.expect("durable"));
         }
         let got = consumer.events(10).await.expect("they come");
         let wanted: Vec<_> = published.into_iter().zip(0..).map(|(at, n)| (at, json!(n))).collect();
@@ -89,10 +90,8 @@ fn a_request_id_makes_a_retry_safe_from_every_node() {
         let (a, b) = (world.bare("a").await, world.bare("b").await);
         let (a, b) = (a.client().await, b.client().await);
         a.create_topic("t", 4).await.expect("created");
-        let request = |id: &str| PublishRequest {
-            request_id: id.into(),
-            ..publication("t", "", &json!(id))
-        };
+        let request =
+            |id: &str| PublishRequest { request_id: id.into(), ..publication("t", "", &json!(id)) };
         let first = a.publish(request("r1")).await.expect("durable");
         let again = b.event().publish(request("r1")).await.expect("durable").into_inner();
         assert_eq!((again.position, again.repeated_request), (first.clone(), true));
@@ -123,7 +122,8 @@ fn what_is_no_event_is_refused_by_its_field() {
         let node = world.bare("a").await;
         let client = node.client().await;
         client.create_topic("t", 1).await.expect("created");
-        let with = |event: Event| PublishRequest { event: Some(event), ..publication("t", "", &json!(1)) };
+        let with =
+            |event: Event| PublishRequest { event: Some(event), ..publication("t", "", &json!(1)) };
         let attribute = |name: &str, value: &str| {
             with(Event { attributes: [(name.into(), value.into())].into(), ..Event::default() })
         };
@@ -131,16 +131,25 @@ fn what_is_no_event_is_refused_by_its_field() {
         for (request, field) in [
             (with(Event { source: "no uri".into(), ..Event::default() }), "event.source"),
             (with(Event { r#type: "a\nb".into(), ..Event::default() }), "event.type"),
-            (with(Event { data: Some(content_type), ..Event::default() }), "event.data.content_type"),
+            (
+                with(Event { data: Some(content_type), ..Event::default() }),
+                "event.data.content_type",
+            ),
             (with(Event { data_schema: "x".into(), ..Event::default() }), "event.data_schema"),
             (attribute("Not-Lower", "x"), "event.attributes"),
             (attribute("specversion", "1.0"), "event.attributes"),
             (attribute("empty", ""), "event.attributes.empty"),
             (PublishRequest { topic: "-bad-".into(), ..Default::default() }, "topic"),
-            (PublishRequest { request_id: "r".repeat(129), ..with(Event::default()) }, "request_id"),
+            (
+                PublishRequest { request_id: "r".repeat(129), ..with(Event::default()) },
+                "request_id",
+            ),
         ] {
-            let status =
-                assert_error(client.publish(request.clone()).await, Code::InvalidArgument, "INVALID_FIELD");
+            let status = assert_error(
+                client.publish(request.clone()).await,
+                Code::InvalidArgument,
+                "INVALID_FIELD",
+            );
             assert_eq!(metadata(&status, "field"), field, "{status:?}");
             // Nothing of a batch is published if one of it is none.
             let events = vec![publication("t", "", &json!(1)), request];

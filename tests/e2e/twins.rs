@@ -224,7 +224,8 @@ fn what_is_not_implemented_says_so() {
         };
         let answer = client.event().subscribe(kar_proto::v1::SubscribeRequest::default()).await;
         not(answer.expect_err("not yet"), "EventService.Subscribe");
-        let in_turn = kar_proto::v1::PublishRequest { turn_token: "t".into(), ..Default::default() };
+        let in_turn =
+            kar_proto::v1::PublishRequest { turn_token: "t".into(), ..Default::default() };
         let answer = client.event().publish(in_turn).await;
         not(answer.expect_err("not yet"), "EventService.Publish in a turn");
         let answer = client.actor_state().list_sub_map(ListSubMapRequest::default()).await;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use kar_proto::v1::{
-    ConsumeOpened, ConsumeRequest, ConsumeResponse, CreateTopicRequest, DescribeTopicRequest, Event,
-    PublishRequest, Topic, TopicDescription,
+    ConsumeOpened, ConsumeRequest, ConsumeResponse, CreateTopicRequest, DescribeTopicRequest,
+    Event, PublishRequest, Topic, TopicDescription,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -133,7 +133,10 @@ impl TestConsumer {
     /// # Errors
     ///
     /// What ended the stream.
-    pub async fn events(&mut self, count: usize) -> Result<Vec<(String, serde_json::Value)>, Status> {
+    pub async fn events(
+        &mut self,
+        count: usize,
+    ) -> Result<Vec<(String, serde_json::Value)>, Status> {
         let mut events = Vec::with_capacity(count);
         while events.len() < count {
             events.push(self.event().await?);

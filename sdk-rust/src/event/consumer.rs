@@ -248,7 +248,8 @@ impl Consumer {
 
     async fn connect_once(&mut self) -> Result<(), CallError> {
         let Some(dialer) = &self.settings.dialer else {
-            let what = "a turn does not consume: do that beside the host, or subscribe to the topic";
+            let what =
+                "a turn does not consume: do that beside the host, or subscribe to the topic";
             return Err(CallError::Closed(what.into()));
         };
         let unavailable = |cause: String| {

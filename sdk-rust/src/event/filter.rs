@@ -45,12 +45,19 @@ impl EventFilter {
 
     /// This does not match.
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "a filter is no number: `!` would not be looked for")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "a filter is no number: `!` would not be looked for"
+    )]
     pub fn not(self) -> Self {
         Self::is(Dialect::NotMatching(Box::new(self.0)))
     }
 
-    fn compares(dialect: fn(proto::AttributeValues) -> Dialect, name: String, value: String) -> Self {
+    fn compares(
+        dialect: fn(proto::AttributeValues) -> Dialect,
+        name: String,
+        value: String,
+    ) -> Self {
         Self::is(dialect(proto::AttributeValues { attributes: [(name, value)].into() }))
     }
 

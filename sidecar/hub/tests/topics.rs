@@ -65,7 +65,9 @@ async fn a_topic_is_created_once_and_survives_a_kill() {
     assert!(created && first.partitions == 3 && first.created_ms > 0);
     assert_eq!(a.create_topic(settings("orders", 3)).await.unwrap(), (first.clone(), false));
     let error = a.create_topic(settings("orders", 4)).await.unwrap_err();
-    assert!(matches!(&error, HubError::TopicExists { setting, value: 3, .. } if setting == "partitions"));
+    assert!(
+        matches!(&error, HubError::TopicExists { setting, value: 3, .. } if setting == "partitions")
+    );
     assert!(a.create_topic(settings("orders", 0)).await.is_err());
     assert!(a.create_topic(settings("", 1)).await.is_err());
     topic(&a, "other", 1).await;
@@ -93,7 +95,9 @@ async fn a_topic_that_is_created_anew_is_another_one() {
         tokio::spawn(async move { a.fetch(&id, (0, 2), 1, Duration::from_secs(20), None).await })
     };
     // It waits when it is counted.
-    timeout(PATIENCE, async { while a.stats().await.unwrap().fetches_waiting == 0 {} }).await.unwrap();
+    timeout(PATIENCE, async { while a.stats().await.unwrap().fetches_waiting == 0 {} })
+        .await
+        .unwrap();
     assert!(!a.delete_topic("t", Some("another")).await.unwrap());
     assert!(a.delete_topic("t", Some(&old.id)).await.unwrap());
     assert!(matches!(waits.await.unwrap(), Err(HubError::UnknownTopic(_))));
@@ -307,7 +311,9 @@ async fn a_consumer_has_one_session_and_keeps_its_place() {
         let wait = Duration::from_secs(20);
         tokio::spawn(async move { a.fetch(&id, (0, 1), 1, wait, Some(("c", session))).await })
     };
-    timeout(PATIENCE, async { while a.stats().await.unwrap().fetches_waiting == 0 {} }).await.unwrap();
+    timeout(PATIENCE, async { while a.stats().await.unwrap().fetches_waiting == 0 {} })
+        .await
+        .unwrap();
     let second = a.open_consumer(&id, "c", vec![1, 1]).await.unwrap();
     assert!(!second.created && second.session > first.session);
     assert_eq!(second.positions, [committed.clone(), place(1, &[])]);
@@ -366,7 +372,9 @@ async fn topics_outlive_applications_and_their_consumers_do_not() {
     let mut observer = config(dir.path(), "o", &[]);
     observer.observer = true;
     let observer = attach(observer).await.unwrap().client;
-    timeout(PATIENCE, async { while observer.purge_application().await.is_err() {} }).await.unwrap();
+    timeout(PATIENCE, async { while observer.purge_application().await.is_err() {} })
+        .await
+        .unwrap();
     for _ in 0..2 {
         let view = other.topic("t").await.unwrap();
         let owners: Vec<_> = view.consumers.iter().map(|c| c.application.as_str()).collect();

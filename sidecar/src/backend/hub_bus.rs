@@ -83,8 +83,10 @@ impl Bus for HubBus {
                     other => other,
                 }
             })?;
-            let place =
-                |place: kar_hub::EventPlace| EventPlace { offset: place.offset, again: place.again };
+            let place = |place: kar_hub::EventPlace| EventPlace {
+                offset: place.offset,
+                again: place.again,
+            };
             Ok(places.into_iter().map(place).collect())
         })
     }
@@ -146,9 +148,9 @@ fn info_from(info: kar_hub::TopicInfo) -> TopicInfo {
         settings: TopicSettings {
             name: info.name,
             partitions: info.partitions,
-            retention: info.retention.map(|time| {
-                Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX)
-            }),
+            retention: info
+                .retention
+                .map(|time| Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX)),
             retention_bytes: info.retention_bytes,
         },
         created: info.created_ms,
@@ -178,9 +180,7 @@ fn error_from(error: HubError) -> BusError {
     match error {
         HubError::UnknownTopic(_) => BusError::UnknownTopic,
         HubError::TopicExists { setting, value, .. } => BusError::TopicExists { setting, value },
-        HubError::TopicLimit { message, bound, limit } => {
-            BusError::Limit { message, bound, limit }
-        }
+        HubError::TopicLimit { message, bound, limit } => BusError::Limit { message, bound, limit },
         HubError::ConsumerSuperseded(what) => BusError::Superseded(what),
         HubError::Forgotten(what) => BusError::Unknown(what),
         HubError::Invalid(what) => BusError::Invalid(what),

@@ -12,9 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
-use super::args::{
-    CreateArgs, Format, ListArgs, PublishArgs, SubscribeArgs, TopicCommand,
-};
+use super::args::{CreateArgs, Format, ListArgs, PublishArgs, SubscribeArgs, TopicCommand};
 use super::client::{Session, with_session};
 use super::exit::{Code, Effect, Failure, Outcome};
 use super::get::{NOTHING, read};
@@ -88,9 +86,7 @@ async fn create(args: CreateArgs) -> Outcome {
 pub(crate) async fn publish(args: PublishArgs) -> Outcome {
     let data = match (&args.data, &args.file) {
         (None, None) => None,
-        (text, file) => {
-            Some(payload::read(text.as_deref(), file.as_deref(), &args.content_type)?)
-        }
+        (text, file) => Some(payload::read(text.as_deref(), file.as_deref(), &args.content_type)?),
     };
     let event = Event {
         id: args.id.unwrap_or_default(),
@@ -112,11 +108,14 @@ pub(crate) async fn publish(args: PublishArgs) -> Outcome {
         let answer = session.events().publish(request).await.map_err(written)?.into_inner();
         match args.output {
             Format::Table => line(&answer.position),
-            Format::Json => line(&format!("{:#}", json!({
-                "id": answer.event_id,
-                "position": answer.position,
-                "repeated_request": answer.repeated_request,
-            }))),
+            Format::Json => line(&format!(
+                "{:#}",
+                json!({
+                    "id": answer.event_id,
+                    "position": answer.position,
+                    "repeated_request": answer.repeated_request,
+                })
+            )),
         }
     })
     .await
@@ -183,8 +182,9 @@ fn start(text: &str) -> Outcome<ConsumeStart> {
         text => {
             let time = text.parse::<prost_types::Timestamp>();
             Start::Time(time.map_err(|_| {
-                Failure::usage(format!("--from: '{text}' is no place to begin"))
-                    .advise("earliest, latest, a time such as 2030-01-31T09:30:00Z, or PARTITION/OFFSET")
+                Failure::usage(format!("--from: '{text}' is no place to begin")).advise(
+                    "earliest, latest, a time such as 2030-01-31T09:30:00Z, or PARTITION/OFFSET",
+                )
             })?)
         }
     };
@@ -217,7 +217,7 @@ fn print(told: &ConsumeResponse, format: Format) -> Outcome {
         Format::Table => {
             let data = event.data.as_ref().map_or(Value::Null, payload::to_json);
             let subject = if event.subject.is_empty() { "-" } else { &event.subject };
-            let head = [&told.position, &event.r#type, &event.source, subject];
+            let head = [&*told.position, &*event.r#type, &*event.source, subject];
             let head = head.map(|text| text.escape_debug().to_string()).join("  ");
             line(&format!("{head}  {data}"))
         }
@@ -358,7 +358,9 @@ mod tests {
         let told = |text| start(text).map(|start| start.start.expect("never empty"));
         assert_eq!(told("earliest").expect("known"), Start::Earliest(true));
         assert_eq!(told("latest").expect("known"), Start::Latest(true));
-        assert!(matches!(told("3/17"), Ok(Start::Positions(places)) if places.positions == ["3/17"]));
+        assert!(
+            matches!(told("3/17"), Ok(Start::Positions(places)) if places.positions == ["3/17"])
+        );
         assert!(matches!(told("2030-01-31T09:30:00Z"), Ok(Start::Time(_))));
         assert_eq!(told("yesterday").expect_err("not understood").code, Code::Usage);
     }

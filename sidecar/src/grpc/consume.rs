@@ -27,9 +27,11 @@ use tonic::{Status, Streaming};
 
 use super::serve::closed;
 use super::typed::TypedErrors;
-use crate::config::CONSUMER_RANGES_MAX;
 use crate::bus::{BusError, Fetch, Fetched, SessionName, TopicId, TopicView};
-use crate::convert::api::{ConsumeOpen, ConsumeStart, acknowledged, bus_error, consume_open, timestamp};
+use crate::config::CONSUMER_RANGES_MAX;
+use crate::convert::api::{
+    ConsumeOpen, ConsumeStart, acknowledged, bus_error, consume_open, timestamp,
+};
 use crate::convert::error::{invalid_field, limit_reached, status};
 use crate::convert::event::{decode_event, event_to};
 use crate::events::Events;
@@ -104,7 +106,8 @@ pub async fn consume(
     let first = match tokio::time::timeout(patience, inbound.message()).await {
         Ok(message) => message?.unwrap_or_default(),
         Err(_) => {
-            let what = format!("the first message did not come within {patience:?} (hello_timeout_ms)");
+            let what =
+                format!("the first message did not come within {patience:?} (hello_timeout_ms)");
             return Err(status(ErrorReason::ProtocolViolation, what, []));
         }
     };
@@ -221,7 +224,11 @@ impl Session {
         // What was acknowledged before the end counts, as far as that is possible.
         self.commit_at_the_end().await;
         if let Err(status) = result {
-            tracing::debug!(topic = self.open.topic, message = status.message(), "a consumer's stream ends");
+            tracing::debug!(
+                topic = self.open.topic,
+                message = status.message(),
+                "a consumer's stream ends"
+            );
             // If the client has gone nobody needs to know.
             let _ = self.answers.send(Err(status)).await;
         }
@@ -290,8 +297,10 @@ impl Session {
         while let Some(place) = self.consumer.begin_reading() {
             self.fetch(place, Duration::ZERO);
         }
-        if !self.committing && self.notices.is_empty() && (due || self.consumer.is_commit_urgent()) {
-            let (positions, told) = (self.consumer.commit(), std::mem::take(&mut self.acknowledged));
+        if !self.committing && self.notices.is_empty() && (due || self.consumer.is_commit_urgent())
+        {
+            let (positions, told) =
+                (self.consumer.commit(), std::mem::take(&mut self.acknowledged));
             if let Some(name) = self.name.clone().filter(|_| !positions.is_empty()) {
                 self.committing = true;
                 let commit = self.events.bus().commit_consumer(self.topic.clone(), name, positions);
@@ -340,9 +349,12 @@ impl Session {
                 }
                 Ok(())
             }
-            Done::Fetched { result: Err(error), .. } | Done::Committed { result: Err(error), .. } => {
-                Err(bus_error(&error, &self.open.topic, self.open.consumer.as_deref().unwrap_or("")))
-            }
+            Done::Fetched { result: Err(error), .. }
+            | Done::Committed { result: Err(error), .. } => Err(bus_error(
+                &error,
+                &self.open.topic,
+                self.open.consumer.as_deref().unwrap_or(""),
+            )),
         }
     }
 
@@ -352,19 +364,29 @@ impl Session {
         let mut passed_over = 0;
         for (published, bytes) in fetched.events {
             let event = decode_event(bytes).map_err(|error| {
-                Status::data_loss(format!("an event of '{}' cannot be read: {error}", self.open.topic))
+                Status::data_loss(format!(
+                    "an event of '{}' cannot be read: {error}",
+                    self.open.topic
+                ))
             })?;
-            let wanted = self.open.filter.as_ref().is_none_or(|filter: &Filter| filter.matches(&event));
+            let wanted =
+                self.open.filter.as_ref().is_none_or(|filter: &Filter| filter.matches(&event));
             passed_over += i64::from(!wanted);
             read.push(wanted.then_some(Read { event, published }));
         }
         let counters = self.events.counters();
         counters.passed_over.fetch_add(passed_over, Ordering::Relaxed);
-        let Some(skipped) = self.consumer.read(partition, fetched.first, read) else { return Ok(()) };
+        let Some(skipped) = self.consumer.read(partition, fetched.first, read) else {
+            return Ok(());
+        };
         let count = i64::try_from(skipped.count).unwrap_or(i64::MAX);
         self.events.counters().skipped.fetch_add(count, Ordering::Relaxed);
         tracing::warn!(
-            topic = self.open.topic, consumer = self.open.consumer, partition, first = skipped.first, count,
+            topic = self.open.topic,
+            consumer = self.open.consumer,
+            partition,
+            first = skipped.first,
+            count,
             "events were let go before a consumer had them: it is too slow, or the topic keeps them too shortly"
         );
         let skipped = pb::SkippedEvents {

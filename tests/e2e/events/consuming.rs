@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use kar_proto::v1::consume_start::Start;
 use kar_proto::v1::event_filter::Dialect;
 use kar_proto::v1::{
-    AttributeValues, ConsumeRequest, ConsumeStart, CreateTopicRequest, DeleteConsumerRequest, Event,
-    EventFilter, EventFilters, PublishRequest, StartPositions,
+    AttributeValues, ConsumeRequest, ConsumeStart, CreateTopicRequest, DeleteConsumerRequest,
+    Event, EventFilter, EventFilters, PublishRequest, StartPositions,
 };
 use kar_tests::errors::{assert_error, metadata};
 use kar_tests::events::{consume, publication};
@@ -39,9 +39,7 @@ fn a_consumer_begins_where_it_wants() {
         for _ in 0..3 {
             third = all.answer().await.expect("it comes").publish_time;
         }
-        let at = |text: &str| {
-            Start::Positions(StartPositions { positions: vec![text.into()] })
-        };
+        let at = |text: &str| Start::Positions(StartPositions { positions: vec![text.into()] });
         let future: prost_types::Timestamp = (SystemTime::now() + READY_LIMIT * 100).into();
         for (start, positions) in [
             (Start::Earliest(true), "0/1"),
@@ -111,7 +109,8 @@ fn only_what_is_wanted_comes() {
             let request = PublishRequest { event, ..publication("t", "", &json!(n)) };
             client.publish(request).await.expect("durable");
         }
-        let values = |value: &str| AttributeValues { attributes: [("type".into(), value.into())].into() };
+        let values =
+            |value: &str| AttributeValues { attributes: [("type".into(), value.into())].into() };
         let of = |dialect| EventFilter { dialect: Some(dialect) };
         let both = |a, b| EventFilters { filters: vec![a, b] };
         let order = || of(Dialect::Prefix(values("order.")));
@@ -140,7 +139,8 @@ fn only_what_is_wanted_comes() {
             (deep, "filter"),
         ] {
             let first = ConsumeRequest { filter: Some(filter), ..consume("t", "") };
-            let status = assert_error(client.consume(first).await, Code::InvalidArgument, "INVALID_FIELD");
+            let status =
+                assert_error(client.consume(first).await, Code::InvalidArgument, "INVALID_FIELD");
             assert_eq!(metadata(&status, "field"), field, "{status:?}");
         }
         // What is passed over is done with.

@@ -69,7 +69,10 @@ async fn publish_all(client: &Client) {
         };
         while let Err(status) = client.publish(request.clone()).await {
             let reason = kar_tests::errors::reason(&status);
-            assert!(["OUTCOME_UNKNOWN", "BACKEND_UNAVAILABLE"].contains(&reason.as_str()), "{status:?}");
+            assert!(
+                ["OUTCOME_UNKNOWN", "BACKEND_UNAVAILABLE"].contains(&reason.as_str()),
+                "{status:?}"
+            );
         }
     }
 }

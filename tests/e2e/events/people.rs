@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use kar_sdk::{CallError, EventFilter, Kar, NewEvent, Start};
-use kar_tests::{World, process, test, wait};
 use kar_tests::world::READY_LIMIT;
+use kar_tests::{World, process, test, wait};
 use serde_json::{Value, json};
 
 /// What a command printed, a JSON document a line.
@@ -21,7 +21,7 @@ fn people_publish_and_subscribe_on_the_terminal() {
         let created = world.kar_here("topic", &["create", "orders", "--partitions", "1"]).await;
         assert_eq!((created.code, created.stdout.trim()), (0, "created"), "{created:?}");
         let again = world.kar_here("topic", &["create", "orders", "--partitions", "2"]).await;
-        assert_eq!(again.code, 7, "{again:?}");
+        assert_eq!(again.code, 8, "{again:?}");
         for (n, kind) in [("1", "order.created"), ("2", "order.deleted"), ("3", "order.created")] {
             let data = format!(r#"{{"id":{n}}}"#);
             let words =
@@ -110,10 +110,16 @@ fn the_rust_sdk_publishes_and_follows() {
                 break error;
             }
         };
-        assert!(matches!(&over, CallError::Rejected(r) if r.reason == "CONSUMER_TAKEN_OVER"), "{over}");
+        assert!(
+            matches!(&over, CallError::Rejected(r) if r.reason == "CONSUMER_TAKEN_OVER"),
+            "{over}"
+        );
         drop(other);
         let unknown = client.topic("none").publish(event(0)).await.expect_err("unknown");
-        assert!(matches!(&unknown, CallError::Rejected(r) if r.reason == "UNKNOWN_TOPIC"), "{unknown}");
+        assert!(
+            matches!(&unknown, CallError::Rejected(r) if r.reason == "UNKNOWN_TOPIC"),
+            "{unknown}"
+        );
     });
 }
 

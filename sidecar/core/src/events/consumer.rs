@@ -293,7 +293,11 @@ mod tests {
         let mut c = consumer(vec![at(1, &[])]);
         c.begin_reading();
         read(&mut c, 0, 1, 8, &[]);
-        assert_eq!(given(&mut c), [(0, 1), (0, 2), (0, 3), (0, 4)], "no more than unacknowledged_max");
+        assert_eq!(
+            given(&mut c),
+            [(0, 1), (0, 2), (0, 3), (0, 4)],
+            "no more than unacknowledged_max"
+        );
         for offset in [2, 4] {
             assert!(c.acknowledge(position(0, offset)));
             assert!(!c.acknowledge(position(0, offset)), "twice");

@@ -61,7 +61,9 @@ impl Filter {
         };
         match self {
             Self::Exact(comparisons) => each(comparisons, |value, wanted| value == wanted),
-            Self::Prefix(comparisons) => each(comparisons, |value, wanted| value.starts_with(wanted)),
+            Self::Prefix(comparisons) => {
+                each(comparisons, |value, wanted| value.starts_with(wanted))
+            }
             Self::Suffix(comparisons) => each(comparisons, |value, wanted| value.ends_with(wanted)),
             Self::All(filters) => filters.iter().all(|filter| filter.matches(event)),
             Self::Any(filters) => filters.iter().any(|filter| filter.matches(event)),
@@ -181,9 +183,8 @@ mod tests {
     #[test]
     fn what_is_no_filter_is_refused() {
         let deep = |levels| (1..levels).fold(exact("a=b"), |filter, _| not(filter));
-        let many = |count: usize| {
-            Filter::Any((0..count).map(|n| exact(&format!("a{n}=b"))).collect())
-        };
+        let many =
+            |count: usize| Filter::Any((0..count).map(|n| exact(&format!("a{n}=b"))).collect());
         assert_eq!(deep(DEPTH_MAX).check(), Ok(()));
         assert_eq!(many(COMPARISONS_MAX).check(), Ok(()));
         for (filter, error) in [

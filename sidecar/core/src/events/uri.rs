@@ -76,7 +76,9 @@ mod tests {
         for yes in ["application/json", "text/plain; charset=utf-8", "application/x.y+json ;q=1"] {
             assert!(is_media_type(yes), "{yes}");
         }
-        for no in ["", "json", "/json", "text/", "text /plain", "a/b/c", "text/plain; x=\u{1}", "é/b"] {
+        for no in
+            ["", "json", "/json", "text/", "text /plain", "a/b/c", "text/plain; x=\u{1}", "é/b"]
+        {
             assert!(!is_media_type(no), "{no}");
         }
     }

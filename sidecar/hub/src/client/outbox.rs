@@ -376,8 +376,7 @@ impl State {
                 HubEvent::KindRefused { kind: f.kind, bound: f.bound, limit: f.limit }
             }
             HubFrame::State(f) => {
-                if let (Some(asked), Some(response)) =
-                    (self.requests.remove(&f.number), f.response)
+                if let (Some(asked), Some(response)) = (self.requests.remove(&f.number), f.response)
                 {
                     // Whoever asked may have stopped waiting; that is their right.
                     let _ = asked.answer.send(response);

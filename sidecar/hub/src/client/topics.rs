@@ -24,7 +24,10 @@ impl HubClient {
     /// # Errors
     /// [`HubError::TopicExists`] (with other settings), [`HubError::TopicLimit`],
     /// [`HubError::Invalid`], or [`HubError::Unavailable`] when no hub answered in time.
-    pub async fn create_topic(&self, settings: TopicSettings) -> Result<(TopicInfo, bool), HubError> {
+    pub async fn create_topic(
+        &self,
+        settings: TopicSettings,
+    ) -> Result<(TopicInfo, bool), HubError> {
         let topic = wire::TopicInfo {
             name: settings.name,
             partitions: settings.partitions,
@@ -161,7 +164,12 @@ impl HubClient {
     /// # Errors
     /// [`HubError::UnknownTopic`], [`HubError::Invalid`]; [`HubError::Unavailable`] when no hub
     /// answered in time.
-    pub async fn seek(&self, topic_id: &str, partition: u32, time_ms: u64) -> Result<u64, HubError> {
+    pub async fn seek(
+        &self,
+        topic_id: &str,
+        partition: u32,
+        time_ms: u64,
+    ) -> Result<u64, HubError> {
         let seek = wire::SeekEvents { topic_id: topic_id.to_owned(), partition, time_ms };
         match self.request(Request::SeekEvents(seek)).await? {
             Response::EventsSought(sought) => Ok(sought.offset),
@@ -278,8 +286,6 @@ fn position_to((partition, position): (u32, ConsumerPosition)) -> wire::Consumer
     wire::ConsumerPosition {
         partition,
         floor: position.floor,
-        acknowledged: ranges
-            .map(|(first, last)| wire::AcknowledgedRange { first, last })
-            .collect(),
+        acknowledged: ranges.map(|(first, last)| wire::AcknowledgedRange { first, last }).collect(),
     }
 }

@@ -37,8 +37,8 @@ use conn::Conn;
 pub(crate) use conn::ConnId;
 pub(crate) use replay::Replay;
 use space::Files;
-pub(crate) use topics::{FetchJob, Probe, RecallJob, Recalled, TopicId};
 use topics::Topics;
+pub(crate) use topics::{FetchJob, Probe, RecallJob, Recalled, TopicId};
 use trim::{Tidying, TrimWaiter};
 
 /// Number of a log in the records.

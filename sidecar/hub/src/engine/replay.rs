@@ -244,7 +244,10 @@ impl Held {
             }
             Meta::TopicDefined(info) => {
                 let held = self.topics.entry(info.id.clone());
-                held.or_insert_with(|| HeldTopic { info: info.clone(), consumers: BTreeMap::new() });
+                held.or_insert_with(|| HeldTopic {
+                    info: info.clone(),
+                    consumers: BTreeMap::new(),
+                });
             }
             Meta::TopicDeleted(id) => self.delete_topic(id),
             Meta::ConsumerMoved(state) => {

@@ -106,7 +106,10 @@ pub(super) fn operation(
             let page_size = u32::try_from(r.page_size)
                 .map_err(|_| invalid_field("page_size", "must not be negative"))?;
             let page_size = if page_size == 0 { PAGE_SIZE.0 } else { page_size.min(PAGE_SIZE.1) };
-            EventOperation::ListTopics { page_size, after: bounded("page_token", r.page_token, 128)? }
+            EventOperation::ListTopics {
+                page_size,
+                after: bounded("page_token", r.page_token, 128)?,
+            }
         }
         Ask::Publish(r) => EventOperation::Publish(Box::new(publication("", r, limits)?)),
         Ask::PublishBatch(r) => publish_batch(r, limits, batch_events_max)?,
@@ -148,7 +151,8 @@ fn settings(r: pb::CreateTopicRequest) -> Result<TopicSettings, Status> {
         Ok(0) => (!r.keep_forever).then_some(RETENTION_BYTES),
         Ok(bytes) if bytes >= RETENTION_BYTES_MIN => Some(bytes),
         _ => {
-            let what = format!("must be at least {RETENTION_BYTES_MIN}, or 0 for {RETENTION_BYTES}");
+            let what =
+                format!("must be at least {RETENTION_BYTES_MIN}, or 0 for {RETENTION_BYTES}");
             return Err(invalid_field("retention_bytes", &what));
         }
     };
@@ -180,11 +184,7 @@ fn publish_batch(
     Ok(EventOperation::PublishBatch { publications })
 }
 
-fn publication(
-    field: &str,
-    r: pb::PublishRequest,
-    limits: &Limits,
-) -> Result<Publication, Status> {
+fn publication(field: &str, r: pb::PublishRequest, limits: &Limits) -> Result<Publication, Status> {
     if !r.turn_token.is_empty() {
         return Err(not_implemented("EventService.Publish in a turn"));
     }
@@ -197,8 +197,9 @@ fn publication(
     let event = r.event.unwrap_or_default();
     let data_field = format!("{field}event.data");
     let time = event.time.map(|time| {
-        let nanos = u32::try_from(time.nanos)
-            .map_err(|_| invalid_field(&format!("{field}event.time"), "nanos must not be negative"));
+        let nanos = u32::try_from(time.nanos).map_err(|_| {
+            invalid_field(&format!("{field}event.time"), "nanos must not be negative")
+        });
         nanos.map(|nanos| EventTime { seconds: time.seconds, nanos })
     });
     let draft = Draft {
@@ -222,13 +223,13 @@ fn publication(
 ///
 /// The status that names the wrong field.
 pub fn consume_open(r: pb::ConsumeRequest) -> Result<ConsumeOpen, Status> {
-    let filter = r.filter.map(|f| {
+    let filter = r.filter.map(|f| -> Result<Filter, Status> {
         let filter = filter("filter", f)?;
         filter.check().map_err(|error| invalid_field("filter", &error.to_string()))?;
         Ok(filter)
     });
-    let credits = u64::try_from(r.credits)
-        .map_err(|_| invalid_field("credits", "must not be negative"))?;
+    let credits =
+        u64::try_from(r.credits).map_err(|_| invalid_field("credits", "must not be negative"))?;
     let consumer = match r.consumer {
         name if name.is_empty() => None,
         name => Some(topic("consumer", name)?),
@@ -404,4 +405,3 @@ fn signed(number: u64) -> i64 {
 fn signed32(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
-

@@ -12,11 +12,11 @@ use kar_proto::v1 as pb;
 use pb::request::Operation as Ask;
 use tonic::Status;
 
+use super::event::{self, EventOperation};
 use super::field::{
     KEY_BYTES_MAX, SHORT_BYTES_MAX, actor_target, affinity, bounded, core_target, duration,
     invocation_id, key, method, name, payload_from, required_turn, step_key, turn,
 };
-use super::event::{self, EventOperation};
 use super::key::request_key;
 use super::reminder;
 use super::retry::retry_policy;

@@ -40,7 +40,10 @@ impl Consumer {
 
 impl Topic {
     /// The refusal of what a session asks for that is over.
-    pub(super) fn superseded(&self, (app, name, session): &(Arc<str>, String, u64)) -> Option<Response> {
+    pub(super) fn superseded(
+        &self,
+        (app, name, session): &(Arc<str>, String, u64),
+    ) -> Option<Response> {
         let current = self.consumers.get(&(Arc::clone(app), name.clone()));
         if current.is_some_and(|consumer| consumer.session == *session) {
             return None;

@@ -58,7 +58,14 @@ impl Engine {
         self.search(topic, seek.partition, log, seek.time_ms, purpose);
     }
 
-    fn search(&mut self, topic: TopicId, partition: u32, log: LogId, time_ms: u64, purpose: Purpose) {
+    fn search(
+        &mut self,
+        topic: TopicId,
+        partition: u32,
+        log: LogId,
+        time_ms: u64,
+        purpose: Purpose,
+    ) {
         let Some(state) = self.logs.get(&log) else { return };
         let (low, high) = (state.index.first(), state.index.last() + 1);
         self.topics.next_search += 1;
@@ -125,7 +132,8 @@ impl Engine {
             }
             Purpose::Expire => {
                 let Some(topic) = self.topics.by_id.get_mut(&search.topic) else { return };
-                let slack = (topic.info.retention_ms / 64).clamp(*SLACK_MS.start(), *SLACK_MS.end());
+                let slack =
+                    (topic.info.retention_ms / 64).clamp(*SLACK_MS.start(), *SLACK_MS.end());
                 let kept_ms = topic.info.retention_ms;
                 if let Some(partition) = topic.partitions.get_mut(search.partition as usize) {
                     partition.expiring = false;

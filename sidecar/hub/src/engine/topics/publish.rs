@@ -228,6 +228,7 @@ impl Engine {
 
     /// Appends a record; tells its offset.
     fn append_event(&mut self, log: LogId, record: Bytes) -> Option<u64> {
+        self.define(log);
         self.make_room(record.len());
         let state = self.logs.get_mut(&log)?;
         state.assigned += 1;
