@@ -236,12 +236,38 @@ fn wrong(field: &str, what: impl Into<String>) -> EventError {
 // === impl EventTime ===
 
 impl EventTime {
-    /// As RFC 3339 writes it, in UTC.
+    /// As RFC 3339 writes it, in UTC; fractions as long as they need to be. For the years 1 to 9999.
     pub fn to_rfc3339(self) -> String {
-        let nanos = i32::try_from(self.nanos).unwrap_or_default();
-        let time = jiff::Timestamp::new(self.seconds, nanos);
-        time.map_or_else(|_| String::new(), |time| time.to_string())
+        let (year, month, day) = civil(self.seconds.div_euclid(SECONDS_PER_DAY));
+        let second = self.seconds.rem_euclid(SECONDS_PER_DAY);
+        let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+        let fraction = match self.nanos {
+            0 => String::new(),
+            nanos => format!(".{nanos:09}").trim_end_matches('0').to_owned(),
+        };
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
     }
+}
+
+const SECONDS_PER_DAY: i64 = 86_400;
+
+/// Year, month and day of a day since the Unix epoch. Years begin in March here, so that the day that not every year has
+/// is the last one.
+fn civil(day: i64) -> (i64, i64, i64) {
+    // Days of 400, 100, 4 years and 1 year.
+    const DAYS: [i64; 4] = [146_097, 36_524, 1_461, 365];
+    // From 0000-03-01.
+    let day = day + 719_468;
+    let era = day.div_euclid(DAYS[0]);
+    let of_era = day.rem_euclid(DAYS[0]);
+    let leap = of_era / (DAYS[2] - 1) - of_era / DAYS[1] + of_era / (DAYS[0] - 1);
+    let year_of_era = (of_era - leap) / DAYS[3];
+    let of_year = of_era - (DAYS[3] * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // Five months from March on, and five again, have 153 days.
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (year_of_era + 400 * era + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]
@@ -281,6 +307,28 @@ mod tests {
         assert_eq!((event.id.as_str(), event.source.as_str()), ("1", "urn:a"));
         assert_eq!(event.partition_key(), Some("k"));
         assert_eq!(event.attribute("time").unwrap(), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn times_are_written_as_rfc_3339_has_it() {
+        for (seconds, nanos, text) in [
+            (0, 0, "1970-01-01T00:00:00Z"),
+            (-1, 1, "1969-12-31T23:59:59.000000001Z"),
+            (951_782_399, 120_000_000, "2000-02-28T23:59:59.12Z"),
+            (951_782_400, 0, "2000-02-29T00:00:00Z"),
+            (4_107_542_400, 0, "2100-03-01T00:00:00Z"),
+            (*SECONDS.start(), 0, "0001-01-01T00:00:00Z"),
+            (*SECONDS.end(), 999_999_999, "9999-12-31T23:59:59.999999999Z"),
+        ] {
+            assert_eq!(EventTime { seconds, nanos }.to_rfc3339(), text);
+        }
+        // Against the calendar that schedules use, for a day in each month of many years.
+        for month in 0..1_900 {
+            let seconds = -62_135_596_800 + month * 4_999 * 86_400 / 31;
+            if let Ok(time) = jiff::Timestamp::from_second(seconds) {
+                assert_eq!(EventTime { seconds, nanos: 0 }.to_rfc3339(), time.to_string());
+            }
+        }
     }
 
     #[test]

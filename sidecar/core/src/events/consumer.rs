@@ -129,14 +129,13 @@ impl<E> Consumer<E> {
 
     /// The next event that it is given, if there is one and it may have one.
     pub fn give(&mut self) -> Option<(EventPosition, E)> {
+        let is_full = self.named && self.unacknowledged >= self.limits.unacknowledged_max;
+        if self.credits == Some(0) || is_full {
+            return None;
+        }
         for _ in 0..self.places.len() {
             let partition = self.turn;
             self.turn = (self.turn + 1) % self.places.len();
-            if self.credits == Some(0)
-                || (self.named && self.unacknowledged >= self.limits.unacknowledged_max)
-            {
-                return None;
-            }
             let place = &mut self.places[partition];
             let Some((offset, event)) = place.give(self.limits.ranges_max) else { continue };
             if self.named {
@@ -347,9 +346,10 @@ mod tests {
         let mut c = Consumer::new(vec![full], true, None, limits);
         c.begin_reading();
         read(&mut c, 0, 2, 12, &[]);
-        for offset in [2, 3, 5, 7] {
-            assert_eq!(given(&mut c), [(0, offset)]);
-            c.acknowledge(position(0, offset));
+        for offsets in [&[2][..], &[3], &[5], &[7, 9]] {
+            let wanted: Vec<_> = offsets.iter().map(|&offset| (0, offset)).collect();
+            assert_eq!(given(&mut c), wanted);
+            offsets.iter().for_each(|&offset| assert!(c.acknowledge(position(0, offset))));
             assert!(c.commit()[0].1.acknowledged.len() <= LIMITS.ranges_max);
         }
     }

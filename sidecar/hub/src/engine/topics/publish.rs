@@ -119,12 +119,14 @@ impl Engine {
     pub(crate) fn recalled(&mut self, job: &RecallJob, records: Vec<Recalled>) {
         let now = self.topics.now();
         let trimmed = self.logs.get(&job.log).is_some_and(|log| log.start > 1);
+        let topic = self.topics.by_id.get(&job.topic);
+        let kept_ms = topic.map_or(0, |topic| topic.info.retention_ms);
         let Some(partition) = self.topics.partition(&job.topic, job.partition) else { return };
         let since = match records.first() {
             // What was before may have been appended in the same millisecond.
             Some(first) if job.first > 1 => first.time_ms,
-            // Whatever there was is gone.
-            None if trimmed => now,
+            // Whatever there was is gone, which only their age does to all of them.
+            None if trimmed => now.saturating_sub(kept_ms),
             _ => 0,
         };
         partition.requests = Requests::since(since);
