@@ -93,26 +93,29 @@ impl Engine {
         let Some(topic) = self.topics.by_id.get(id) else { return };
         let logs: Vec<_> = topic.partitions.iter().map(|partition| partition.log).collect();
         for (partition, log) in (0..).zip(logs) {
-            let Some(state) = self.logs.get(&log) else { continue };
-            let index = &state.index;
-            let first = (index.last() + 1).saturating_sub(EVENTS_MAX as u64).max(index.first());
-            let mut cursor = index.cursor(first);
-            let mut places = VecDeque::new();
-            let mut bytes = 0;
-            while let Some(place) = index.next(&mut cursor) {
-                bytes += place.bytes;
-                places.push_back(place);
-                while bytes > BYTES_MAX && places.len() > 1 {
-                    bytes -= places.pop_front().map_or(0, |place| place.bytes);
-                }
-            }
-            let first = index.last() + 1 - places.len() as u64;
-            let addresses = places.iter().map(|place| place.address).collect();
-            let topic = TopicId::clone(id);
-            let job = RecallJob { topic, partition, log, first, addresses };
-            // If the disk reader is gone the hub is ending.
-            let _ = self.threads.disk.send(DiskJob::Recall(job));
+            self.recall_partition(TopicId::clone(id), partition, log);
         }
+    }
+
+    fn recall_partition(&self, topic: TopicId, partition: u32, log: LogId) {
+        let Some(state) = self.logs.get(&log) else { return };
+        let index = &state.index;
+        let first = (index.last() + 1).saturating_sub(EVENTS_MAX as u64).max(index.first());
+        let mut cursor = index.cursor(first);
+        let mut places = VecDeque::new();
+        let mut bytes = 0;
+        while let Some(place) = index.next(&mut cursor) {
+            bytes += place.bytes;
+            places.push_back(place);
+            while bytes > BYTES_MAX && places.len() > 1 {
+                bytes -= places.pop_front().map_or(0, |place| place.bytes);
+            }
+        }
+        let first = index.last() + 1 - places.len() as u64;
+        let addresses = places.iter().map(|place| place.address).collect();
+        let job = RecallJob { topic, partition, log, first, addresses };
+        // If the disk reader is gone the hub is ending.
+        let _ = self.threads.disk.send(DiskJob::Recall(job));
     }
 
     /// The newest records of a partition have been read.
@@ -147,8 +150,8 @@ impl Engine {
             return;
         }
         // They were trimmed meanwhile: begun anew with what there is. If the topic is gone nobody waits.
-        if log.is_some() && self.topics.by_id.contains_key(&job.topic) {
-            self.recalled(job, Vec::new());
+        if log.is_some() {
+            self.recall_partition(TopicId::clone(&job.topic), job.partition, job.log);
         }
     }
 
