@@ -1,7 +1,6 @@
 //! Connecting, and everything that can be asked outside turns.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kar_proto::v1::{self as proto, Hello};
@@ -15,7 +14,8 @@ use crate::error::{CallError, ConnectError};
 use crate::event::Topic;
 use crate::stream::driver::{self, Node};
 use crate::stream::{Answer, Command, Handle, Operation};
-use crate::transport::{Address, Dialer, Settings};
+use crate::topology::TopologyWatch;
+use crate::transport::{Address, Settings};
 
 /// Entry to everything: `Kar::connect()` for a client, [`Host::builder`](crate::Host::builder) for
 /// a host.
@@ -38,7 +38,6 @@ pub struct KarBuilder {
 pub struct Client {
     handle: Handle,
     node: Option<Node>,
-    dialer: Option<Arc<Dialer>>,
 }
 
 /// What a request for an invocation's end came to.
@@ -121,18 +120,18 @@ impl KarBuilder {
     /// There is no sidecar to connect to, it cannot be reached, or it refuses.
     pub async fn connect(self) -> Result<Client, ConnectError> {
         let connected = driver::connect(self.settings, None, Hello::default()).await?;
-        Ok(Client::new(connected.handle, connected.node, connected.dialer))
+        Ok(Client::new(connected.handle, connected.node))
     }
 }
 
 impl Client {
-    pub(crate) fn new(handle: Handle, node: Node, dialer: Arc<Dialer>) -> Self {
-        Self { handle, node: Some(node), dialer: Some(dialer) }
+    pub(crate) fn new(handle: Handle, node: Node) -> Self {
+        Self { handle, node: Some(node) }
     }
 
     /// A client on a turn's connection.
     pub(crate) fn detached(handle: Handle) -> Self {
-        Self { handle, node: None, dialer: None }
+        Self { handle, node: None }
     }
 
     /// A service by its name.
@@ -190,6 +189,13 @@ impl Client {
         }
     }
 
+    /// Follows who is there, and which node owns which partition, as it changes. Nothing is sent before
+    /// [`TopologyWatch::next`] is called.
+    #[must_use]
+    pub fn watch_topology(&self) -> TopologyWatch {
+        TopologyWatch::new(self.handle.sidecar().clone())
+    }
+
     /// State of the application as a whole.
     #[must_use]
     pub fn state(&self) -> ApplicationState {
@@ -199,7 +205,7 @@ impl Client {
     /// A topic by its name: to publish to it, and to follow it.
     #[must_use]
     pub fn topic(&self, name: impl Into<String>) -> Topic {
-        Topic::new(self.handle.clone(), self.dialer.clone(), name.into())
+        Topic::new(self.handle.clone(), name.into())
     }
 
     /// Name of the sidecar's node, as it was when the component connected first. Empty in a turn's

@@ -250,8 +250,16 @@ impl CallError {
         Self::Unknown(format!("the sidecar's answer does not fit the request ({operation})"))
     }
 
+    /// Of an RPC apart from the component's stream.
+    pub(crate) fn from_grpc(status: &tonic::Status) -> Self {
+        Self::from_rejection(Rejection::from_grpc(status))
+    }
+
     pub(crate) fn from_status(status: Status) -> Self {
-        let rejection = Rejection::from_status(status);
+        Self::from_rejection(Rejection::from_status(status))
+    }
+
+    fn from_rejection(rejection: Rejection) -> Self {
         let message = rejection.message.clone();
         match rejection.reason.as_str() {
             "TURN_SUPERSEDED" => Self::Superseded,
@@ -278,13 +286,6 @@ impl CallError {
             _ if rejection.code == tonic::Code::Unknown as i32 => Self::Unknown(message),
             _ => Self::Rejected(Box::new(rejection)),
         }
-    }
-
-    /// A status of an RPC of its own.
-    pub(crate) fn from_grpc(status: &tonic::Status) -> Self {
-        let details = Status::decode(status.details()).map(|s| s.details).unwrap_or_default();
-        let (code, message) = (status.code() as i32, status.message().to_owned());
-        Self::from_status(Status { code, message, details })
     }
 
     /// Short name of the cause, for an application error made of it.

@@ -4,7 +4,6 @@ mod consumer;
 mod filter;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use kar_proto::v1 as proto;
@@ -13,7 +12,6 @@ use uuid::Uuid;
 use crate::codec::{CodecError, Decode, Encode, Payload};
 use crate::error::CallError;
 use crate::stream::{Answer, Handle, Operation};
-use crate::transport::Dialer;
 pub use consumer::{Consume, Consumer, Received, Start};
 pub use filter::EventFilter;
 
@@ -21,7 +19,6 @@ pub use filter::EventFilter;
 #[derive(Clone, Debug)]
 pub struct Topic {
     handle: Handle,
-    dialer: Option<Arc<Dialer>>,
     name: String,
 }
 
@@ -77,8 +74,8 @@ pub struct Published {
 // === impl Topic ===
 
 impl Topic {
-    pub(crate) fn new(handle: Handle, dialer: Option<Arc<Dialer>>, name: String) -> Self {
-        Self { handle, dialer, name }
+    pub(crate) fn new(handle: Handle, name: String) -> Self {
+        Self { handle, name }
     }
 
     /// Its name.
@@ -124,7 +121,7 @@ impl Topic {
     /// Follows the topic; see [`Consume`].
     #[must_use]
     pub fn consume(&self) -> Consume {
-        Consume::new(self.dialer.clone(), self.name.clone())
+        Consume::new(self.handle.sidecar().clone(), self.name.clone())
     }
 
     fn request(&self, event: NewEvent) -> Result<proto::PublishRequest, CallError> {

@@ -225,7 +225,7 @@ impl HostBuilder {
         hello.strict = self.strict;
         let table = (!self.table.is_empty()).then_some(self.table);
         let connected = driver::connect(self.settings, table, hello).await?;
-        let client = Client::new(connected.handle.clone(), connected.node, connected.dialer);
+        let client = Client::new(connected.handle.clone(), connected.node);
         Ok(Host { client, handle: connected.handle, task: connected.task })
     }
 

@@ -10,20 +10,18 @@ use proto::event_service_client::EventServiceClient;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Streaming};
+use tonic::Streaming;
 
 use super::{Event, EventFilter};
 use crate::error::CallError;
-use crate::limits::{
-    BACKOFF_MAX, BACKOFF_MIN, CONSUMER_EVENTS_AHEAD, MESSAGE_BYTES_DECODE_MAX, RECONNECT_TIMEOUT,
-};
-use crate::transport::Dialer;
+use crate::limits::{BACKOFF_MAX, BACKOFF_MIN, CONSUMER_EVENTS_AHEAD, MESSAGE_BYTES_DECODE_MAX};
+use crate::transport::Sidecar;
 
 /// How a topic is to be followed.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is consumed before `open`"]
 pub struct Consume {
-    dialer: Option<Arc<Dialer>>,
+    sidecar: Arc<Sidecar>,
     topic: String,
     name: String,
     start: Start,
@@ -81,15 +79,16 @@ struct Connection {
 // === impl Consume ===
 
 impl Consume {
-    pub(super) fn new(dialer: Option<Arc<Dialer>>, topic: String) -> Self {
+    pub(super) fn new(sidecar: Arc<Sidecar>, topic: String) -> Self {
+        let reconnect_timeout = sidecar.patience;
         Self {
-            dialer,
+            sidecar,
             topic,
             name: String::new(),
             start: Start::Earliest,
             filter: None,
             ahead: CONSUMER_EVENTS_AHEAD,
-            reconnect_timeout: RECONNECT_TIMEOUT,
+            reconnect_timeout,
         }
     }
 
@@ -118,7 +117,7 @@ impl Consume {
         self
     }
 
-    /// How long a broken connection is tried again; 60 s if not said.
+    /// How long a broken connection is tried again; as long as the client's own if not said.
     pub fn reconnect_timeout(mut self, time: Duration) -> Self {
         self.reconnect_timeout = time;
         self
@@ -247,11 +246,7 @@ impl Consumer {
     }
 
     async fn connect_once(&mut self) -> Result<(), CallError> {
-        let Some(dialer) = &self.settings.dialer else {
-            let what =
-                "a turn does not consume: do that beside the host, or subscribe to the topic";
-            return Err(CallError::Closed(what.into()));
-        };
+        let dialer = &self.settings.sidecar.dialer;
         let unavailable = |cause: String| {
             CallError::from_grpc(&tonic::Status::unavailable(format!("no sidecar: {cause}")))
         };
@@ -264,8 +259,7 @@ impl Consumer {
         let first = self.settings.first(&self.behind, self.began);
         // A new queue has room for one.
         let _ = requests.try_send(first);
-        let mut request = Request::new(ReceiverStream::new(outgoing));
-        dialer.authorize(&mut request);
+        let request = dialer.authorized(ReceiverStream::new(outgoing));
         let refused = |status: tonic::Status| CallError::from_grpc(&status);
         let mut answers = client.consume(request).await.map_err(refused)?.into_inner();
         let opened = answers.message().await.map_err(refused)?.and_then(|answer| answer.opened);

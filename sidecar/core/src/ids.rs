@@ -125,11 +125,12 @@ impl Kind {
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let class = match self.class {
-            Class::Service => 's',
-            Class::Actor => 'a',
-        };
-        write!(f, "{class}.{}", self.name)
+        // Piece by piece, like what holds one: all of them are in every turn token.
+        f.write_str(match self.class {
+            Class::Service => "s.",
+            Class::Actor => "a.",
+        })?;
+        f.write_str(&self.name)
     }
 }
 
@@ -173,7 +174,8 @@ impl PartitionId {
 
 impl fmt::Display for PartitionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.kind, self.index)
+        fmt::Display::fmt(&self.kind, f)?;
+        write!(f, "/{}", self.index)
     }
 }
 
@@ -254,7 +256,9 @@ impl FromStr for Uuid {
 
 impl fmt::Display for InvocationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.home, self.uuid)
+        fmt::Display::fmt(&self.home, f)?;
+        f.write_str("/")?;
+        fmt::Display::fmt(&self.uuid, f)
     }
 }
 
@@ -283,7 +287,8 @@ impl FromStr for InvocationId {
 impl fmt::Display for TurnToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { invocation, step, attempt, epoch } = self;
-        write!(f, "{invocation}/{step}.{attempt}.{epoch}")
+        fmt::Display::fmt(invocation, f)?;
+        write!(f, "/{step}.{attempt}.{epoch}")
     }
 }
 

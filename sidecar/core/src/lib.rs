@@ -39,6 +39,7 @@ pub mod snapshot;
 pub mod trouble;
 
 mod agenda;
+mod by_name;
 mod dead;
 mod env;
 mod partition;

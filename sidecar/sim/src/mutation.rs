@@ -23,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 54] = [
+pub const MUTATIONS: [Mutation; 55] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -68,6 +68,7 @@ pub const MUTATIONS: [Mutation; 54] = [
     one("firing-after-commit", |r| r.firing_after_commit = false, usual),
     one("mark-starts", |r| r.mark_starts = false, hasty),
     one("fresh-activations", |r| r.fresh_activations = false, mortal),
+    one("lone-activations", |r| r.lone_activations = false, mortal),
     one("removal-in-queue", |r| r.removal_in_queue = false, mortal),
     one("removal-cancels", |r| r.removal_cancels = false, mortal),
     one("removal-drops-firings", |r| r.removal_drops_firings = false, mortal),

@@ -37,6 +37,8 @@ pub struct Joined {
     pub members: watch::Receiver<Arc<Directory>>,
     /// Whether the hub can be reached.
     pub connected: watch::Receiver<bool>,
+    /// Why there will be no hub any more, once that is so.
+    pub lost: watch::Receiver<Option<String>>,
 }
 
 /// Joins the application through the hub of the data directory, and feeds the driver from it.
@@ -54,11 +56,13 @@ pub async fn join(
     let followed = Followed::default();
     let (members_sender, members) = watch::channel(Arc::default());
     let (connected_sender, connected) = watch::channel(true);
+    let (lost_sender, lost) = watch::channel(None);
     let translator = Arc::new(Mutex::new(Translator {
         driver: driver.clone(),
         followed: followed.clone(),
         members: members_sender,
         connected: connected_sender,
+        lost: lost_sender,
         partitions: HashMap::new(),
         early: Some(Vec::new()),
     }));
@@ -77,7 +81,7 @@ pub async fn join(
     }));
     lock(&translator).start();
     let (state, bus) = (HubState::new(client.clone()), HubBus::new(client));
-    Ok(Joined { state, bus, members, connected })
+    Ok(Joined { state, bus, members, connected, lost })
 }
 
 fn client_config(config: &SidecarConfig, node_name: &str, peer_address: &str) -> ClientConfig {
@@ -259,6 +263,7 @@ struct Translator {
     followed: Followed,
     members: watch::Sender<Arc<Directory>>,
     connected: watch::Sender<bool>,
+    lost: watch::Sender<Option<String>>,
     /// Partitions by the names of their logs: parsed once.
     partitions: HashMap<LogName, PartitionId>,
     /// What came before the driver could ask the hub for anything; `None` from then on.
@@ -326,6 +331,11 @@ impl Translator {
                 }
             }
             HubEvent::Fault { message } => tracing::error!(%message, "the hub is about to end"),
+            HubEvent::DirectoryLost { message } => {
+                // Nothing that this node does is of any use from now on, and what it knows is of no other directory.
+                batch.event(Event::Lease { valid: false });
+                self.lost.send_replace(Some(message));
+            }
             HubEvent::Unavailable { message } => tracing::error!(%message, "no hub to be had"),
             HubEvent::LogLost { .. } if !*self.connected.borrow() => {
                 // Told to the core when there is somebody to read from again.

@@ -76,13 +76,7 @@ impl Bus for HubBus {
         let events = events.into_iter().map(event).collect();
         let client = self.client.clone();
         Box::pin(async move {
-            let places = client.publish(&topic_id, events).await.map_err(|error| {
-                match error_from(error) {
-                    // What was not answered may have been done.
-                    BusError::Unavailable(what) => BusError::Unknown(what),
-                    other => other,
-                }
-            })?;
+            let places = client.publish(&topic_id, events).await.map_err(published)?;
             let place = |place: kar_hub::EventPlace| EventPlace {
                 offset: place.offset,
                 again: place.again,
@@ -174,6 +168,15 @@ fn view_from(view: kar_hub::TopicView) -> TopicView {
 
 fn position_from(position: kar_hub::ConsumerPosition) -> ConsumerPosition {
     ConsumerPosition { floor: position.floor, acknowledged: position.acknowledged }
+}
+
+/// What was not answered may have been done; what was not even taken has not.
+fn published(error: HubError) -> BusError {
+    let is_taken = !matches!(error, HubError::Busy(_));
+    match error_from(error) {
+        BusError::Unavailable(what) if is_taken => BusError::Unknown(what),
+        other => other,
+    }
 }
 
 fn error_from(error: HubError) -> BusError {

@@ -10,6 +10,7 @@ use crate::ids::{
     Millis, NodeId, Number, Offset, PartitionId, ProposalId, RequestId, Sender, TurnToken, Uuid,
 };
 use crate::invocation::ActorOps;
+use crate::limits::LimitHit;
 use crate::message::Message;
 use crate::record::{Op, Record};
 use crate::size::Tally;
@@ -347,60 +348,62 @@ impl Partition {
     /// When the reign has something to do.
     pub(super) fn reign_timeout(&self, env: &Env) -> Option<Millis> {
         let reign = &self.reign;
-        let some = |at: Millis| (at > 0).then_some(at);
-        let leaving = reign.leaving.filter(|_| !reign.leaving_cancelled);
-        let always = [
-            reign.inflight.front().map(|f| f.since + env.limits.append_timeout_ms),
-            leaving.map(|since| since + env.limits.drain_timeout_ms),
-            reign
-                .leaving
-                .filter(|_| reign.leaving_cancelled && !reign.released)
-                .map(|since| since + env.limits.drain_timeout_ms + env.limits.grace_ms * 5),
-        ];
-        let mut soonest = always.into_iter().flatten().min();
-        if !reign.released {
-            let departed = reign.departed.values().min();
-            let oldest = self.state.results_by_age.front();
-            let working = [
-                soonest,
-                reign.accept_at,
-                reign.close_at,
-                reign.settle_at,
-                reign.fence_at,
-                reign.probes.at,
-                reign.withdrawals.at,
-                some(reign.dispatch_after),
-                reign.deadlines.first().map(|(at, _)| *at),
-                reign.retries.first().map(|(at, _)| *at),
-                self.next_firing(env),
-                self.next_passive(env),
-                departed.map(|since| since + env.limits.departed_grace_ms),
-                oldest.map(|(at, _)| at + env.limits.result_retention_ms),
-                self.state.keys.oldest().map(|at| at + env.limits.key_retention_ms),
-                self.has_surplus_results(env).then_some(env.now),
-                self.dead_timeout(env),
-                reign.routes.values().filter_map(|r| r.timer()).min(),
-            ];
-            soonest = working.into_iter().flatten().min();
+        // One after the other: it is asked for after everything that happens.
+        let mut soonest = Millis::MAX;
+        let mut due = |at: Option<Millis>| soonest = soonest.min(at.unwrap_or(Millis::MAX));
+        due(reign.inflight.front().map(|f| f.since + env.limits.append_timeout_ms));
+        if let Some(since) = reign.leaving {
+            let drained = since + env.limits.drain_timeout_ms;
+            due((!reign.leaving_cancelled).then_some(drained));
+            let cancelled = reign.leaving_cancelled && !reign.released;
+            due(cancelled.then_some(drained + env.limits.grace_ms * 5));
         }
-        soonest
+        if !reign.released {
+            due(reign.accept_at);
+            due(reign.close_at);
+            due(reign.settle_at);
+            due(reign.fence_at);
+            due(reign.probes.at);
+            due(reign.withdrawals.at);
+            due((reign.dispatch_after > 0).then_some(reign.dispatch_after));
+            due(reign.deadlines.first().map(|(at, _)| *at));
+            due(reign.retries.first().map(|(at, _)| *at));
+            due(self.next_firing(env));
+            due(self.next_passive(env));
+            let departed = reign.departed.values().min();
+            due(departed.map(|since| since + env.limits.departed_grace_ms));
+            let oldest = self.state.results_by_age.front();
+            due(oldest.map(|(at, _)| at + env.limits.result_retention_ms));
+            due(self.state.keys.oldest().map(|at| at + env.limits.key_retention_ms));
+            due(self.has_surplus_results(env).then_some(env.now));
+            due(self.dead_timeout(env));
+            due(reign.routes.values().filter_map(|route| route.timer()).min());
+        }
+        (soonest != Millis::MAX).then_some(soonest)
     }
 
     fn has_surplus_results(&self, env: &Env) -> bool {
         let Tally { count, bytes } = self.state.results.tally();
         count > env.limits.results_per_partition_max
             || bytes > env.limits.results_bytes_per_partition_max
+            || self.state.keys.has_surplus(env.limits.keys_bytes_per_partition_max)
     }
 
     /// Drops results of `start` whose time is over, and the oldest ones beyond the bounds.
     fn forget_results(&mut self, env: &mut Env) {
         let limits = &env.limits;
         let Tally { mut count, mut bytes } = self.state.results.tally();
-        let mut uuids = Vec::new();
+        let (mut uuids, mut hit) = (Vec::new(), None);
         for (at, uuid) in &self.state.results_by_age {
-            let is_surplus = count > limits.results_per_partition_max
-                || bytes > limits.results_bytes_per_partition_max;
-            if !is_surplus && at + limits.result_retention_ms > env.now {
+            let surplus = if count > limits.results_per_partition_max {
+                Some(("results_per_partition_max", limits.results_per_partition_max))
+            } else if bytes > limits.results_bytes_per_partition_max {
+                Some(("results_bytes_per_partition_max", limits.results_bytes_per_partition_max))
+            } else {
+                None
+            };
+            hit = hit.or(surplus);
+            if surplus.is_none() && at + limits.result_retention_ms > env.now {
                 break;
             }
             if let Some(outcome) = self.state.results.get(uuid) {
@@ -411,6 +414,23 @@ impl Partition {
         }
         if !uuids.is_empty() {
             self.push(env, Op::Forget { uuids });
+        }
+        if let Some((name, limit)) = hit {
+            self.gate_notice(env, Notice::Limit(LimitHit { name, limit: limit as u64 }));
+        }
+        self.forget_outcomes(env);
+    }
+
+    /// Drops the oldest outcomes under idempotency keys beyond their bound: how many are yet to come was not known when
+    /// the keys were taken. The keys stay, so nothing is done twice.
+    fn forget_outcomes(&mut self, env: &mut Env) {
+        let limit = env.limits.keys_bytes_per_partition_max;
+        let uuids = self.state.keys.surplus_outcomes(limit);
+        if !uuids.is_empty() {
+            env.cover(Transition::KeyOutcomesDropped);
+            self.push(env, Op::Forget { uuids });
+            let name = "keys_bytes_per_partition_max";
+            self.gate_notice(env, Notice::Limit(LimitHit { name, limit: limit as u64 }));
         }
     }
 

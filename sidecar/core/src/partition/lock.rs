@@ -14,6 +14,9 @@ use std::collections::VecDeque;
 
 use crate::ids::Uuid;
 
+/// Invocations that a lock which is used again has room for at most.
+const KEPT_CAPACITY_MAX: usize = 32;
+
 /// Who holds an actor, and who waits.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lock {
@@ -172,6 +175,17 @@ impl Lock {
             self.queue = queue;
         }
         any
+    }
+
+    /// Makes it free, with nobody waiting. False: it has held so many that its memory is not worth keeping.
+    pub(super) fn reset(&mut self) -> bool {
+        let Self { stack, company, inner, queue } = self;
+        stack.clear();
+        company.clear();
+        inner.clear();
+        queue.clear();
+        let capacity = stack.capacity() + company.capacity() + inner.capacity() + queue.capacity();
+        capacity <= KEPT_CAPACITY_MAX
     }
 
     /// Forgets those that wait and are gone.

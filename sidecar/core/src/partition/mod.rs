@@ -40,6 +40,7 @@ mod reign;
 mod reminders;
 mod retry;
 mod snapshots;
+mod spares;
 mod steps;
 mod storage;
 mod succession;

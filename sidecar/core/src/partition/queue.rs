@@ -20,7 +20,8 @@ impl Partition {
             return;
         };
         let chain = item.invocation.chain.clone();
-        let actor = self.reign.actors.entry(actor.clone()).or_default();
+        let new = || self.reign.spare_actors.take();
+        let actor = self.reign.actors.get_or_insert_with(actor, new);
         let is_inner = actor.lock.enqueue(uuid, &chain);
         env.cover(if is_inner { Transition::EnterInner } else { Transition::EnterQueue });
         self.expect_probe(env, uuid);
@@ -31,7 +32,9 @@ impl Partition {
         if !self.serving() {
             return;
         }
-        let actors: Vec<_> = self.reign.actors.keys().cloned().collect();
+        self.release_reminders(env);
+        let mut actors: Vec<_> = self.reign.actors.keys().cloned().collect();
+        actors.sort_unstable();
         for actor in actors {
             let company = self.reign.actors.get(&actor).map(|a| a.lock.company().to_vec());
             self.start_members(env, &actor, &company.unwrap_or_default());
@@ -58,7 +61,9 @@ impl Partition {
     /// Starts turns of shared methods that were let in, and waited since for something that may have come: for one of
     /// them, or for all. Nobody else looks at them: they may be many.
     fn start_members(&mut self, env: &mut Env, name: &Arc<str>, members: &[Uuid]) {
-        if self.reign.pumping || !self.may_start_members(env) {
+        let actor = self.reign.actors.get(name);
+        let is_shared = actor.is_some_and(|actor| !actor.lock.company().is_empty());
+        if !is_shared || self.reign.pumping || !self.may_start_members(env) {
             return;
         }
         for uuid in members {
@@ -385,7 +390,9 @@ impl Partition {
             return true;
         }
         if is_idle {
-            self.reign.actors.remove(name);
+            if let Some(actor) = self.reign.actors.remove(name) {
+                self.reign.spare_actors.put(actor);
+            }
             self.rests(env, name);
         }
         false

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use crate::by_name::ByName;
 use crate::event::{Cell, TailCall};
 use crate::ids::{
     Epoch, Millis, NodeId, Number, Offset, PartitionId, RequestId, Sender, SessionId, TurnToken,
@@ -10,7 +11,7 @@ use crate::ids::{
 };
 use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, RetryPolicy, StateOp};
 use crate::record::Op;
-use crate::reminder::ReminderChange;
+use crate::reminder::{Reminder, ReminderChange};
 use crate::route::Route;
 use crate::size::Tally;
 use crate::state::Origin;
@@ -23,6 +24,7 @@ use super::life::Awake;
 use super::lock::Lock;
 use super::questions::Questions;
 use super::snapshots::Saving;
+use super::spares::Spares;
 use super::withdraw::Withdrawals;
 
 /// Nodes' requests that wait for one started invocation; more are forgotten, and ask again.
@@ -65,7 +67,8 @@ pub(crate) struct Reign {
     /// `pump_actor` is at work: what ends inside it is seen by its own loop.
     pub(super) pumping: bool,
     /// Busy actors.
-    pub(super) actors: BTreeMap<Arc<str>, Box<Actor>>,
+    pub(super) actors: ByName<Box<Actor>>,
+    pub(super) spare_actors: Spares,
     /// Service invocations that could not start yet, oldest first.
     pub(super) idle: BTreeSet<Uuid>,
     /// Calls taken but not logged yet, by channel, in order.
@@ -240,6 +243,9 @@ pub(super) enum ItemStage {
 pub(super) struct Turn {
     pub(super) session: SessionId,
     pub(super) unflushed: Unflushed,
+    /// The reminders of its actor after what it has buffered, by id; absent until they are wanted, and when others have
+    /// changed them.
+    pub(super) reminders: Option<BTreeMap<Arc<str>, Arc<Reminder>>>,
     /// Calls under way.
     pub(super) calls: BTreeMap<(PartitionId, Number), RequestId>,
     /// Outcomes received and not settled yet.

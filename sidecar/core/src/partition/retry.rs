@@ -35,6 +35,9 @@ impl Partition {
     pub(super) fn policy(&self, env: &Env, item: &Item) -> RetryPolicy {
         let of_method = || {
             let offer = &env.host.as_ref()?.offer;
+            if offer.retries.is_empty() {
+                return None;
+            }
             let method = (self.id.kind.clone(), item.invocation.method.clone());
             offer.retries.get(&method).copied()
         };

@@ -126,7 +126,7 @@ impl Partition {
                 }
                 Some(actor) if entry.holds && env.rules.kept_lock => {
                     env.cover(Transition::RestoreHolds);
-                    let actor = self.reign.actors.entry(actor.clone()).or_default();
+                    let actor = self.reign.actors.get_or_insert_with(actor, Box::default);
                     actor.lock.restore(uuid, entry.shared);
                 }
                 Some(_) => later.push(uuid),
@@ -164,6 +164,8 @@ impl Partition {
         let item = self.reign.items.remove(&uuid)?;
         self.reign.items_bytes -= item.invocation.size();
         self.reign.probes.forget(uuid);
+        // A pause is as long as its policy likes.
+        self.reign.retries.remove(&(item.retry_at, uuid));
         self.deactivation_gone(&item);
         if matches!(item.stage, ItemStage::WaitSlot) {
             env.leave_queue(uuid);
