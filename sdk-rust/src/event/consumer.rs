@@ -189,9 +189,9 @@ impl Consumer {
         }
     }
 
-    /// Acknowledges an event: it does not come again. For consumers with a name; with others nothing happens. Events may
-    /// be acknowledged in any order. Returns when it is on its way: what is lost with the connection makes the event come
-    /// again.
+    /// Acknowledges an event: it does not come again. For consumers with a name; with others nothing happens.
+    /// Events may be acknowledged in any order. Returns when it is on its way: what is lost with the connection makes
+    /// the event come again.
     pub async fn acknowledge(&mut self, received: &Received) {
         if self.settings.name.is_empty() {
             return;

@@ -3,8 +3,8 @@
 use kar_proto::v1 as proto;
 use proto::event_filter::Dialect;
 
-/// Which events are wanted, by their attributes (`type`, `source`, `subject`, …, and extensions), compared as text. One
-/// that an event does not have matches nothing.
+/// Which events are wanted, by their attributes (`type`, `source`, `subject`, …, and extensions), compared as text.
+/// One that an event does not have matches nothing.
 ///
 /// ```
 /// # use kar_sdk::EventFilter;

@@ -5,6 +5,8 @@
 //! next one begins; what is given waits in a short queue until the transport takes it. So a slow client costs no more
 //! than that, and its lag shows in the topic's description.
 
+mod begin;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -18,7 +20,6 @@ use kar_core::events::{
     CloudEvent, Consumer, ConsumerLimits, ConsumerPosition, EventPosition, Filter,
 };
 use kar_core::ids::Millis;
-use kar_core::limits::LimitHit;
 use kar_proto::v1 as pb;
 use pb::ErrorReason;
 use tokio::sync::{mpsc, watch};
@@ -27,14 +28,13 @@ use tonic::{Status, Streaming};
 
 use super::serve::closed;
 use super::typed::TypedErrors;
-use crate::bus::{BusError, Fetch, Fetched, SessionName, TopicId, TopicView};
+use crate::bus::{BusError, Fetch, Fetched, SessionName, TopicId};
 use crate::config::CONSUMER_RANGES_MAX;
-use crate::convert::api::{
-    ConsumeOpen, ConsumeStart, acknowledged, bus_error, consume_open, timestamp,
-};
-use crate::convert::error::{invalid_field, limit_reached, status};
+use crate::convert::api::{ConsumeOpen, acknowledged, bus_error, consume_open, timestamp};
+use crate::convert::error::{invalid_field, status};
 use crate::convert::event::{decode_event, event_to};
 use crate::events::Events;
+use begin::{Open, begin};
 
 /// Path of the RPC.
 const METHOD: &str = "/kar.v1.EventService/Consume";
@@ -62,9 +62,6 @@ enum Done {
     Fetched { partition: u32, result: Result<Fetched, BusError> },
     Committed { positions: Vec<EventPosition>, result: Result<(), BusError> },
 }
-
-/// Counts one stream while it is there.
-struct Open(Events);
 
 /// An event as it was read.
 struct Read {
@@ -154,55 +151,6 @@ pub async fn consume(
     };
     tokio::spawn(session.run(inbound, closing, opened));
     Ok(ConsumeStream::new(stream))
-}
-
-/// Where a new consumer begins, by number of the partition.
-async fn begin(events: &Events, open: &ConsumeOpen, view: &TopicView) -> Result<Vec<u64>, Status> {
-    let earliest = || view.partitions.iter().map(|partition| partition.start);
-    match &open.start {
-        ConsumeStart::Earliest => Ok(earliest().collect()),
-        ConsumeStart::Latest => Ok(view.partitions.iter().map(|p| p.end).collect()),
-        ConsumeStart::Time(time) => {
-            let mut begin = Vec::with_capacity(view.partitions.len());
-            for partition in 0..view.topic.settings.partitions {
-                let sought = events.bus().seek(view.topic.id.clone(), partition, *time).await;
-                begin.push(sought.map_err(|error| bus_error(&error, &open.topic, ""))?);
-            }
-            Ok(begin)
-        }
-        ConsumeStart::Positions(positions) => {
-            let mut begin: Vec<_> = earliest().collect();
-            for place in positions {
-                let Some(offset) = begin.get_mut(place.partition as usize) else {
-                    let what = format!("'{place}' is in no partition of the topic");
-                    return Err(invalid_field("start.positions", &what));
-                };
-                *offset = place.offset;
-            }
-            Ok(begin)
-        }
-    }
-}
-
-// === impl Open ===
-
-impl Open {
-    fn count(events: &Events) -> Result<Self, Status> {
-        let limit = events.bounds().consume_streams_max;
-        let before = events.counters().streams.fetch_add(1, Ordering::Relaxed);
-        let open = Self(events.clone());
-        if before >= limit {
-            let name = "consume_streams_max";
-            return Err(limit_reached(LimitHit { name, limit: limit as u64 }));
-        }
-        Ok(open)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.counters().streams.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 // === impl Session ===

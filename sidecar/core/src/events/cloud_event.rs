@@ -251,8 +251,8 @@ impl EventTime {
 
 const SECONDS_PER_DAY: i64 = 86_400;
 
-/// Year, month and day of a day since the Unix epoch. Years begin in March here, so that the day that not every year has
-/// is the last one.
+/// Year, month and day of a day since the Unix epoch. Years begin in March here, so that the day that not every year
+/// has is the last one.
 fn civil(day: i64) -> (i64, i64, i64) {
     // Days of 400, 100, 4 years and 1 year.
     const DAYS: [i64; 4] = [146_097, 36_524, 1_461, 365];

@@ -1,6 +1,6 @@
 //! Events: what a CloudEvent is ([`cloud_event`]), which ones are wanted ([`filter`]), where they go
-//! ([`partition_of`]), and how far a consumer has come ([`consumer`]). All of it is pure, as everything here; nothing of
-//! it is part of a partition's state yet.
+//! ([`partition_of`]), and how far a consumer has come ([`consumer`]). All of it is pure, as everything here; nothing
+//! of it is part of a partition's state yet.
 
 pub mod cloud_event;
 pub mod consumer;
