@@ -203,8 +203,8 @@ impl Sidecar {
         closed(self.ended.subscribe()).await;
     }
 
-    /// Returns when the sidecar cannot go on, with the reason and what to do: its data directory is gone. Everything that
-    /// it offered has ended by itself then; there is nothing to be handed over, and nobody to hand it to.
+    /// Returns when the sidecar cannot go on, with the reason and what to do: its data directory is gone. Everything
+    /// that it offered has ended by itself then; there is nothing to be handed over, and nobody to hand it to.
     pub async fn failed(&self) -> String {
         let mut lost = self.lost.clone();
         let why = lost.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());

@@ -1,8 +1,8 @@
 //! `SystemService.WatchTopology`: the whole topology, again whenever it has changed.
 //!
-//! A watcher holds one topology, the last one told, and asks for the next one when its client takes it: so a slow client
-//! costs no more than a quick one, and is told the newest. Each is computed once for all of them: there may be many
-//! partitions, and the computing holds up everything else here.
+//! A watcher holds one topology, the last one told, and asks for the next one when its client takes it: so a slow
+//! client costs no more than a quick one, and is told the newest. Each is computed once for all of them: there may be
+//! many partitions, and the computing holds up everything else here.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

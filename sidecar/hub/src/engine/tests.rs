@@ -24,8 +24,11 @@ struct Bare {
     dir: tempfile::TempDir,
     engine: Engine,
     committer: Committer,
-    _threads: (Receiver<StoreJob>, Receiver<DiskJob>, Receiver<TidyJob>, Receiver<SnapshotJob>),
+    _threads: Jobs,
 }
+
+/// What is asked of the other threads, and not done.
+type Jobs = (Receiver<StoreJob>, Receiver<DiskJob>, Receiver<TidyJob>, Receiver<SnapshotJob>);
 
 #[expect(clippy::disallowed_methods, reason = "a test sends few")]
 fn queue<T>() -> (Sender<T>, Receiver<T>) {
@@ -122,8 +125,7 @@ impl Bare {
     }
 }
 
-fn threads()
--> (Threads, (Receiver<StoreJob>, Receiver<DiskJob>, Receiver<TidyJob>, Receiver<SnapshotJob>)) {
+fn threads() -> (Threads, Jobs) {
     let ((store, a), (disk, b), (tidy, c), (snapshots, d)) = (queue(), queue(), queue(), queue());
     (Threads { store, disk, tidy, snapshots }, (a, b, c, d))
 }
