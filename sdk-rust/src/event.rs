@@ -119,7 +119,6 @@ impl Topic {
     }
 
     /// Follows the topic; see [`Consume`].
-    #[must_use]
     pub fn consume(&self) -> Consume {
         Consume::new(self.handle.sidecar().clone(), self.name.clone())
     }

@@ -207,7 +207,7 @@ fn filter(args: &SubscribeArgs) -> Option<EventFilter> {
     ]
     .concat();
     (!filters.is_empty())
-        .then(|| EventFilter { dialect: Some(Dialect::All(EventFilters { filters })) })
+        .then_some(EventFilter { dialect: Some(Dialect::All(EventFilters { filters })) })
 }
 
 fn print(told: &ConsumeResponse, format: Format) -> Outcome {

@@ -94,7 +94,7 @@ impl<E> Consumer<E> {
     /// [`read`](Self::read).
     pub fn begin_reading(&mut self) -> Option<EventPosition> {
         let wants = |place: &&mut Place<E>| !place.reading && place.ahead.is_empty();
-        let (partition, place) = (0..).zip(&mut self.places).find(|(_, place)| wants(&place))?;
+        let (partition, place) = (0..).zip(&mut self.places).find(|(_, place)| wants(place))?;
         place.reading = true;
         Some(EventPosition { partition, offset: place.next })
     }
