@@ -11,6 +11,7 @@ use crate::codec::Decode;
 use crate::context::sealed::{Origin, Sealed};
 use crate::context::{Caller, Root, Source};
 use crate::error::{CallError, ConnectError};
+use crate::event::Topic;
 use crate::stream::driver::{self, Node};
 use crate::stream::{Answer, Command, Handle, Operation};
 use crate::topology::TopologyWatch;
@@ -199,6 +200,12 @@ impl Client {
     #[must_use]
     pub fn state(&self) -> ApplicationState {
         ApplicationState::new(self.handle.clone())
+    }
+
+    /// A topic by its name: to publish to it, and to follow it.
+    #[must_use]
+    pub fn topic(&self, name: impl Into<String>) -> Topic {
+        Topic::new(self.handle.clone(), name.into())
     }
 
     /// Name of the sidecar's node, as it was when the component connected first. Empty in a turn's

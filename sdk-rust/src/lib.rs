@@ -100,7 +100,8 @@
 //! [`Kar`], [`Client`]: connecting and asking · [`Host`]: hosting · [`Caller`], [`InTurn`], [`ReadsState`],
 //! [`WritesState`]: capabilities of contexts · [`Call`]: calls on their way · [`StateWriter`], [`ApplicationState`]:
 //! state, [`Write`]: changes of it · [`RetryPolicy`]: of methods and calls · [`Reminders`]: invocations at due times ·
-//! [`TopologyWatch`]: who is there · [`CallError`], [`Error`]: errors · [`limits`]: every bound.
+//! [`Topic`], [`NewEvent`], [`Consumer`]: events · [`TopologyWatch`]: who is there ·
+//! [`CallError`], [`Error`]: errors · [`limits`]: every bound.
 
 // The macros' code names this crate as its users do; the samples are such users in here.
 #[cfg(feature = "samples")]
@@ -112,6 +113,7 @@ mod client;
 mod codec;
 mod context;
 mod error;
+mod event;
 mod host;
 mod hosted;
 pub mod limits;
@@ -135,6 +137,9 @@ pub use context::{
     WritesState,
 };
 pub use error::{ApplicationError, CallError, Conflict, ConnectError, Error, HostError, Rejection};
+pub use event::{
+    Consume, Consumer, Event, EventFilter, NewEvent, Published, Received, Start, Topic,
+};
 pub use host::{Host, HostBuilder, ShutdownHandle};
 pub use hosted::{Actor, Method, MethodFuture, Service};
 pub use kar_sdk_macros::{actor, service};

@@ -20,6 +20,10 @@ pub const MESSAGE_BYTES_DECODE_MAX: usize = 64 << 20;
 /// `client-requests`.
 pub const CLIENT_REQUESTS_MAX: usize = 20_000;
 
+/// Events that may come ahead of [`Consumer::next`](crate::Consumer::next), unless
+/// [`Consume::ahead`](crate::Consume::ahead) says otherwise.
+pub const CONSUMER_EVENTS_AHEAD: u16 = 256;
+
 /// Operations of one turn that may be under way at once; limit `turn-requests`.
 pub const TURN_REQUESTS_MAX: usize = 1_024;
 

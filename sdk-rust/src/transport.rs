@@ -125,6 +125,13 @@ impl Settings {
 
 // === impl Dialer ===
 
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the token.
+        f.debug_struct("Dialer").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
 impl Dialer {
     /// Connects and registers; one attempt.
     pub(crate) async fn open(&self, hello: Hello) -> Result<Session, ConnectError> {

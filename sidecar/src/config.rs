@@ -20,6 +20,10 @@ pub const DEFAULT_PARTITIONS: u32 = 8;
 /// Greatest number of partitions of a kind: each one has a log and a reign of its own.
 pub const PARTITIONS_MAX: u32 = 1024;
 
+/// Ranges of acknowledged events above the first one that is not, and of events that are open, together, in one
+/// partition of a consumer: what is kept of it is bounded.
+pub const CONSUMER_RANGES_MAX: usize = kar_hub::ACKNOWLEDGED_RANGES_MAX;
+
 /// Everything a sidecar is started with. [`SidecarConfig::new`] has defaults for all but the application.
 #[derive(Clone, Debug)]
 pub struct SidecarConfig {
@@ -92,6 +96,14 @@ pub struct Bounds {
     pub sessions_max: usize,
     /// Clients that follow the topology at once (`SystemService.WatchTopology`); beyond it they are refused.
     pub topology_watchers_max: usize,
+    /// Events that are published at once (`EventService.PublishBatch`).
+    pub publish_batch_events_max: usize,
+    /// Consumers' streams open at once (`EventService.Consume`); beyond it they are refused.
+    pub consume_streams_max: usize,
+    /// Events given to a consumer with a name that it has not acknowledged; beyond it no more are given.
+    pub consume_unacknowledged_max: usize,
+    /// Events read ahead for one consumer from one partition, bytes, but for the last one.
+    pub consume_fetch_bytes: u32,
     /// Longest message that the transport takes, bytes; above [`Limits::message_bytes_max`], so that a payload that
     /// is a little too long is refused by name.
     pub transport_message_bytes_max: usize,
@@ -319,6 +331,10 @@ impl Default for Bounds {
             requests_max: 65_536,
             sessions_max: 1_024,
             topology_watchers_max: 100,
+            publish_batch_events_max: 1_000,
+            consume_streams_max: 100,
+            consume_unacknowledged_max: 1_000,
+            consume_fetch_bytes: 64 << 10,
             transport_message_bytes_max: 8 << 20,
             hello_timeout_ms: 10_000,
             start_timeout_ms: 10_000,

@@ -6,9 +6,11 @@
 
 pub mod application_state;
 pub mod backend;
+pub mod bus;
 pub mod config;
 pub mod convert;
 pub mod driver;
+pub mod events;
 pub mod grpc;
 pub mod net;
 pub mod outbox;

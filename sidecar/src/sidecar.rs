@@ -16,12 +16,15 @@ use tonic::transport::server::TcpIncoming;
 use crate::backend::hub::{self, Joined};
 use crate::config::{ConfigError, SidecarConfig};
 use crate::driver::{Driver, DriverConfig, timer};
+use crate::events::Events;
 use crate::grpc::api::Api;
 use crate::grpc::auth::BearerToken;
 use crate::grpc::connect::Connect;
+use crate::grpc::events::EventRpcs;
 use crate::grpc::serve::{self, Services, closed};
 use crate::grpc::system::{Facts, System};
 use crate::grpc::topology::Watchers;
+use crate::grpc::typed::TypedErrors;
 use crate::net;
 use crate::peer::dial::Dialler;
 use crate::peer::serve::PeerServer;
@@ -265,7 +268,13 @@ impl Sidecar {
         closing: watch::Receiver<bool>,
     ) -> Services {
         let state = Arc::new(joined.state.clone());
-        let api = Api::new(self.driver.clone(), state, config.limits.clone(), &config.bounds);
+        let bus = Arc::new(joined.bus.clone());
+        let application = config.application.clone();
+        let events = Events::new(bus, application, &self.node_name, config.bounds.clone());
+        let (driver, limits) = (self.driver.clone(), config.limits.clone());
+        let api = Api::new(driver, state, events, limits, &config.bounds);
+        let message_bytes_max = config.bounds.transport_message_bytes_max;
+        let errors = TypedErrors { message_bytes_max };
         let facts = Facts {
             application: config.application.clone(),
             socket: self.socket.clone(),
@@ -283,6 +292,7 @@ impl Sidecar {
                 closing.clone(),
             ),
             api: api.clone(),
+            events: EventRpcs::new(api.clone(), errors, closing.clone()),
             system: System {
                 driver: self.driver.clone(),
                 api,
@@ -291,7 +301,7 @@ impl Sidecar {
                 watchers: Watchers::new(closing),
             },
             token: BearerToken::new(config.api_token.as_deref()),
-            message_bytes_max: config.bounds.transport_message_bytes_max,
+            message_bytes_max,
         }
     }
 

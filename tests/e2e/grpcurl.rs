@@ -100,3 +100,37 @@ fn errors_come_with_their_typed_detail() {
         }
     });
 }
+
+#[test]
+fn topics_work_by_hand() {
+    test(async {
+        let Some(program) = grpcurl() else { return };
+        let world = World::new("topics");
+        let node = world.bare("node").await;
+        let way = &ways(&node).await[0];
+        let ask = async |method: &str, request: &str| {
+            let method = format!("kar.v1.EventService/{method}");
+            curl(&program, &["-d", request], way, &[&method]).await
+        };
+        let created = ask("CreateTopic", r#"{"topic":"t","partitions":1}"#).await;
+        assert!(created.stdout.contains(r#""created": true"#), "{created:?}");
+        for n in 0..2 {
+            let request = format!(
+                r#"{{"topic":"t","partitionKey":"k","requestId":"r{n}",
+                    "event":{{"type":"order.created","data":{{"json":{{"id":{n}}}}}}}}}"#
+            );
+            let published = ask("Publish", &request).await;
+            assert!(published.stdout.contains(&format!("0/{}", n + 1)), "{published:?}");
+        }
+        // It goes on until somebody ends it, here the time.
+        let request =
+            r#"{"topic":"t","json":true,"filter":{"prefix":{"attributes":{"type":"order."}}}}"#;
+        let words = ["kar.v1.EventService/Consume"];
+        let got = curl(&program, &["-max-time", "2", "-d", request], way, &words).await;
+        for word in [r#""id": 0"#, r#""id": 1"#, r#""position": "0/2""#, r#""topicId""#] {
+            assert!(got.stdout.contains(word), "{word}: {got:?}");
+        }
+        let wrong = ask("Publish", r#"{"topic":"none"}"#).await;
+        assert!(wrong.stderr.contains("UNKNOWN_TOPIC"), "{wrong:?}");
+    });
+}

@@ -10,6 +10,7 @@ mod data_dir;
 mod deadlock;
 mod demo;
 mod disk;
+mod events;
 mod flows;
 mod grpcurl;
 mod hello;

@@ -17,6 +17,7 @@ mod actors;
 pub mod binaries;
 pub mod component;
 pub mod errors;
+pub mod events;
 pub mod fire;
 pub mod grpc;
 pub mod journal;

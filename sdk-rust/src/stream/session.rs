@@ -445,6 +445,10 @@ fn is_repeatable(operation: &Operation) -> bool {
         Operation::StateSet(set) => !set.request_id.is_empty(),
         Operation::StateDelete(delete) => !delete.request_id.is_empty(),
         Operation::StateTransact(transact) => !transact.request_id.is_empty(),
+        Operation::Publish(publish) => !publish.request_id.is_empty(),
+        Operation::PublishBatch(batch) => {
+            batch.events.iter().all(|publish| !publish.request_id.is_empty())
+        }
         _ => false,
     }
 }

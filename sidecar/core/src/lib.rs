@@ -24,6 +24,7 @@ pub mod assign;
 pub mod cover;
 pub mod effect;
 pub mod event;
+pub mod events;
 pub mod ids;
 pub mod inbox;
 pub mod invocation;

@@ -1,5 +1,6 @@
 //! A hub as a process, for the tests of this crate: `hub DATA_DIR [os] [idle-ms=N] [segment=N]
-//! [segments=N] [grace-ms=N] [silence-ms=N] [compaction-rate=N] [snapshot-bytes=N] [snapshots=N]`.
+//! [segments=N] [grace-ms=N] [silence-ms=N] [compaction-rate=N] [snapshot-bytes=N] [snapshots=N]
+//! [topics=N] [topic-partitions=N] [consumers=N]`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,6 +24,9 @@ fn main() -> ExitCode {
             "compaction-rate" => options.limits.compaction_bytes_per_second = number,
             "snapshot-bytes" => options.limits.snapshot_bytes_max = number,
             "snapshots" => options.limits.snapshots_max = number as usize,
+            "topics" => options.limits.topics_max = number as usize,
+            "topic-partitions" => options.limits.topic_partitions_max = number as usize,
+            "consumers" => options.limits.consumers_max = number as usize,
             other => panic!("unknown option {other}"),
         }
     }

@@ -127,6 +127,35 @@ pub enum HubError {
     /// A part of a snapshot did not follow what the hub had; the client begins anew by itself.
     #[error("{0}")]
     SnapshotRestart(String),
+    /// There is no such topic, or it was deleted: create it, or look its id up again.
+    #[error("{0}")]
+    UnknownTopic(String),
+    /// There is a topic of that name with other settings: use those, or another name.
+    #[error("{message}: its {setting} is {value}")]
+    TopicExists {
+        /// What is the matter.
+        message: String,
+        /// The first setting that differs.
+        setting: String,
+        /// Its value there: a number, milliseconds or bytes; 0: no bound.
+        value: u64,
+    },
+    /// A bound on topics or consumers was reached: raise it, or delete some.
+    #[error("{message}")]
+    TopicLimit {
+        /// What is the matter.
+        message: String,
+        /// Name of the bound.
+        bound: String,
+        /// Its value.
+        limit: u64,
+    },
+    /// Another session of the consumer has begun, or it was forgotten.
+    #[error("{0}")]
+    ConsumerSuperseded(String),
+    /// What was repeated may have been done, and the hub cannot tell any more.
+    #[error("{0}")]
+    Forgotten(String),
     /// The request exceeds a bound or is malformed.
     #[error("{0}")]
     Invalid(String),

@@ -1,4 +1,4 @@
-//! The local hub of KAR: durable logs, a fenced store, application state and the membership, for
+//! The local hub of KAR: durable logs, a fenced store, application state, topics and the membership, for
 //! all sidecars on one machine that share a data directory.
 //!
 //! A hub is a process of its own ([`run_hub`]) that serves a Unix socket in its data directory.
@@ -21,18 +21,26 @@ mod server;
 mod snapshots;
 mod store;
 mod tidy;
+mod topic;
+mod topics;
 mod types;
 mod wal;
 
 pub use client::{ClientConfig, HubClient, HubStats, SpawnHub};
 pub use error::{HubError, exit_code};
 pub use options::{
-    Durability, FRAMES_PER_MESSAGE_MAX, HubLimits, HubOptions, MESSAGE_BYTES_MAX,
-    MESSAGE_BYTES_TARGET, NAME_BYTES_MAX, PAGE_SIZE_MAX, PARTITIONS_MAX, RECORD_BYTES_MAX,
-    REQUESTS_REMEMBERED, SEGMENT_BYTES_MIN, SNAPSHOT_PART_BYTES_MAX, TRANSACTION_CHANGES_MAX,
+    ACKNOWLEDGED_RANGES_MAX, Durability, EVENT_BYTES_MAX, FETCH_WAIT_MS_MAX,
+    FRAMES_PER_MESSAGE_MAX, HubLimits, HubOptions, MESSAGE_BYTES_MAX, MESSAGE_BYTES_TARGET,
+    NAME_BYTES_MAX, PAGE_SIZE_MAX, PARTITIONS_MAX, PUBLISH_EVENTS_MAX, RECORD_BYTES_MAX,
+    REQUESTS_REMEMBERED, SEGMENT_BYTES_MIN, SNAPSHOT_PART_BYTES_MAX, TOPIC_NAME_BYTES_MAX,
+    TOPIC_PARTITIONS_MAX, TRANSACTION_CHANGES_MAX,
 };
 pub use probe::bare_append_probe;
 pub use server::{HubExit, run_hub};
+pub use topics::{
+    ConsumerPosition, ConsumerSession, EventPlace, FetchedEvents, NewEvent, TopicConsumer,
+    TopicInfo, TopicPage, TopicPartition, TopicSettings, TopicView,
+};
 pub use types::{
     ActorOps, FenceCell, HubEvent, LogName, MemberInfo, SnapshotInfo, SnapshotPage, StateDelete,
     StateEntry, StatePage, StateSet, StoreOp, Transacted, Value,

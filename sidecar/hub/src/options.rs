@@ -61,6 +61,14 @@ pub struct HubLimits {
     pub snapshot_bytes_max: u64,
     /// Snapshots of all applications; each costs some 200 bytes of memory.
     pub snapshots_max: usize,
+    /// Topics.
+    pub topics_max: usize,
+    /// Partitions of all topics together.
+    pub topic_partitions_max: usize,
+    /// Consumers with a name, of all topics and applications.
+    pub consumers_max: usize,
+    /// Fetches that wait for events; each costs some 200 bytes of memory.
+    pub fetches_max: usize,
 }
 
 /// Smallest size of a segment file after the first one, bytes: one record of
@@ -89,6 +97,19 @@ pub const REQUESTS_REMEMBERED: u64 = 10_000;
 pub const TRANSACTION_CHANGES_MAX: usize = 10_000;
 /// Most keys on a page of a listing.
 pub const PAGE_SIZE_MAX: u32 = 1_000;
+/// Longest name of a topic or of a consumer, bytes.
+pub const TOPIC_NAME_BYTES_MAX: usize = 128;
+/// Most partitions of a topic.
+pub const TOPIC_PARTITIONS_MAX: u32 = 256;
+/// Longest event as a topic keeps it, bytes.
+pub const EVENT_BYTES_MAX: usize = RECORD_BYTES_MAX - 1_024;
+/// Most events appended by one request.
+pub const PUBLISH_EVENTS_MAX: usize = 1_000;
+/// Longest time for which a fetch waits for an event, ms: below the time that a client waits for an answer.
+pub const FETCH_WAIT_MS_MAX: u32 = 20_000;
+/// Ranges of acknowledged events above the first one that is not, in one partition of a consumer: what holds of
+/// consumers is repeated in every file.
+pub const ACKNOWLEDGED_RANGES_MAX: usize = 256;
 /// Most partitions of a kind.
 pub const PARTITIONS_MAX: u32 = 65_536;
 
@@ -136,6 +157,10 @@ impl Default for HubLimits {
             compaction_bytes_per_second: 128 << 20,
             snapshot_bytes_max: 256 << 20,
             snapshots_max: 100_000,
+            topics_max: 1_000,
+            topic_partitions_max: 4_096,
+            consumers_max: 1_000,
+            fetches_max: 10_000,
         }
     }
 }

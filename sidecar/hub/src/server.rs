@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::Stream;
 use kar_proto::hub::v1 as wire;
 use kar_proto::hub::v1::hub_service_server::{HubService, HubServiceServer};
@@ -21,13 +22,14 @@ use tokio::time::MissedTickBehavior;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::engine::{ConnId, DiskJob, Hub, Replay, Threads};
+use crate::engine::{ConnId, DiskJob, FetchJob, Hub, Probe, RecallJob, Recalled, Replay, Threads};
 use crate::error::HubError;
-use crate::options::{HubOptions, MESSAGE_BYTES_MAX, SEGMENT_BYTES_MIN};
+use crate::options::{HubOptions, MESSAGE_BYTES_MAX, MESSAGE_BYTES_TARGET, SEGMENT_BYTES_MIN};
 use crate::paths::Paths;
 use crate::snapshots::{SnapshotJob, Snapshots};
 use crate::store::{Store, StoreJob, system_time};
 use crate::tidy::{Ending, Tidier, TidyJob};
+use crate::topic::EventRecord;
 use crate::wal::commit::Committer;
 use crate::wal::mark::MarkFile;
 use crate::wal::read::{Reader, Segments};
@@ -415,6 +417,26 @@ fn read_loop(mut reader: Reader, jobs: &Receiver<DiskJob>, hub: &Hub) {
                 });
                 continue;
             }
+            DiskJob::Fetch(job) => {
+                fetch(&mut reader, &job, hub);
+                continue;
+            }
+            DiskJob::Recall(job) => {
+                let recalled = recall(&mut reader, &job);
+                hub.with(|engine| match recalled {
+                    Ok(records) => engine.recalled(&job, records),
+                    Err(error) => engine.recall_failed(&job, error),
+                });
+                continue;
+            }
+            DiskJob::Probe(job) => {
+                let time = event_at(&mut reader, &job);
+                hub.with(|engine| match time {
+                    Ok(time_ms) => engine.probed(&job, time_ms),
+                    Err(error) => engine.probe_failed(&job, error),
+                });
+                continue;
+            }
             DiskJob::Stop => return,
         };
         match reader.read(job.log, job.first, &job.addresses, job.bytes_max) {
@@ -426,6 +448,42 @@ fn read_loop(mut reader: Reader, jobs: &Receiver<DiskJob>, hub: &Hub) {
             }
         }
     }
+}
+
+/// Reads events for who asked for them.
+fn fetch(reader: &mut Reader, job: &FetchJob, hub: &Hub) {
+    match reader.read(job.log, job.first, &job.addresses, job.bytes_max) {
+        Ok(records) => hub.with(|engine| engine.fetched(job, &records)),
+        Err(error) => {
+            reader.distrust(&job.addresses);
+            hub.with(|engine| engine.fetch_failed(job, error));
+        }
+    }
+}
+
+/// Reads which requests have appended events, a few at a time.
+fn recall(reader: &mut Reader, job: &RecallJob) -> Result<Vec<Recalled>, HubError> {
+    let mut recalled = Vec::with_capacity(job.addresses.len());
+    while let Some(left) = job.addresses.get(recalled.len()..).filter(|left| !left.is_empty()) {
+        let first = job.first + recalled.len() as u64;
+        for record in reader.read(job.log, first, left, MESSAGE_BYTES_TARGET)? {
+            let bytes = record.len() as u64;
+            let EventRecord { time_ms, request, .. } = event(&record)?;
+            recalled.push(Recalled { request, time_ms, bytes });
+        }
+    }
+    Ok(recalled)
+}
+
+/// Reads when an event was appended.
+fn event_at(reader: &mut Reader, job: &Probe) -> Result<u64, HubError> {
+    let records = reader.read(job.log, job.offset, &[job.address], 1)?;
+    let record = records.first().expect("a reading has at least one record");
+    Ok(event(record)?.time_ms)
+}
+
+fn event(record: &Bytes) -> Result<EventRecord, HubError> {
+    EventRecord::decode(record).map_err(HubError::Store)
 }
 
 /// The gRPC service.

@@ -19,6 +19,7 @@ use kar_hub::{
 };
 use tokio::sync::{Semaphore, watch};
 
+use super::hub_bus::HubBus;
 use super::hub_inboxes::{self, FollowedInboxes};
 use super::hub_snapshots;
 use super::hub_state::HubState;
@@ -34,6 +35,8 @@ use crate::driver::{Batch, Driver};
 pub struct Joined {
     /// The application's state.
     pub state: HubState,
+    /// Topics.
+    pub bus: HubBus,
     /// The members, whenever they change.
     pub members: watch::Receiver<Arc<Directory>>,
     /// Whether the hub can be reached.
@@ -83,8 +86,8 @@ pub async fn join(
         reading: Arc::new(Semaphore::new(SNAPSHOTS_READ_MAX)),
     }));
     lock(&translator).start();
-    let state = HubState::new(client);
-    Ok(Joined { state, members, connected, lost })
+    let (state, bus) = (HubState::new(client.clone()), HubBus::new(client));
+    Ok(Joined { state, bus, members, connected, lost })
 }
 
 fn client_config(config: &SidecarConfig, node_name: &str, peer_address: &str) -> ClientConfig {

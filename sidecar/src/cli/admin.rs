@@ -29,6 +29,10 @@ pub(crate) fn hub(args: HubArgs) -> Outcome<u8> {
     options.limits.compaction_bytes_per_second = args.compaction_bytes_per_second;
     options.limits.snapshot_bytes_max = args.snapshot_bytes_max;
     options.limits.snapshots_max = args.snapshots_max;
+    options.limits.topics_max = args.topics_max;
+    options.limits.topic_partitions_max = args.topic_partitions_max;
+    options.limits.consumers_max = args.consumers_max;
+    options.limits.fetches_max = args.fetches_max;
     options.idle_exit = (!args.idle_exit.is_zero()).then_some(args.idle_exit);
     match run_hub(options) {
         Ok(_) => Ok(0),

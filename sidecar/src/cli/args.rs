@@ -2,6 +2,7 @@
 
 mod actor;
 mod client;
+mod event;
 mod reminder;
 
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ pub(crate) use client::{
     AwaitArgs, CallArgs, DrainArgs, GetArgs, GetCommand, InvocationArgs, InvocationIdArgs,
     InvokeArgs, ListArgs, OptionArgs, ReachArgs, StateArgs, StateCommand, TellArgs,
 };
+pub(crate) use event::{CreateArgs, PublishArgs, SubscribeArgs, TopicArgs, TopicCommand};
 pub(crate) use reminder::{ActorArgs, CatchUp, ReminderArgs, ReminderCommand, SetArgs};
 
 /// KAR: components in separate processes, joined by calls that survive crashes.
@@ -89,7 +91,13 @@ pub(crate) enum Command {
     Actor(ActorCommandArgs),
     /// Have an actor called at due times, list and cancel that
     Reminder(ReminderArgs),
-    /// List nodes, actors, unfinished invocations or dead letters
+    /// Create and delete topics
+    Topic(TopicArgs),
+    /// Publish an event and print where it is
+    Publish(Box<PublishArgs>),
+    /// Follow a topic: print its events, until it is interrupted
+    Subscribe(Box<SubscribeArgs>),
+    /// List nodes, actors, unfinished invocations, dead letters or topics
     Get(GetArgs),
     /// Hand over everything that a node owns, so that it can be stopped without anybody noticing
     Drain(DrainArgs),
@@ -232,6 +240,22 @@ pub(crate) struct HubArgs {
     #[arg(long, value_name = "N", env = "KAR_HUB_SNAPSHOTS_MAX")]
     #[arg(default_value_t = HubLimits::default().snapshots_max)]
     pub(crate) snapshots_max: usize,
+    /// Topics
+    #[arg(long, value_name = "N", env = "KAR_HUB_TOPICS_MAX")]
+    #[arg(default_value_t = HubLimits::default().topics_max)]
+    pub(crate) topics_max: usize,
+    /// Partitions of all topics together
+    #[arg(long, value_name = "N", env = "KAR_HUB_TOPIC_PARTITIONS_MAX")]
+    #[arg(default_value_t = HubLimits::default().topic_partitions_max)]
+    pub(crate) topic_partitions_max: usize,
+    /// Consumers of topics that are remembered, of all applications
+    #[arg(long, value_name = "N", env = "KAR_HUB_CONSUMERS_MAX")]
+    #[arg(default_value_t = HubLimits::default().consumers_max)]
+    pub(crate) consumers_max: usize,
+    /// Readings of topics that wait for events
+    #[arg(long, value_name = "N", env = "KAR_HUB_FETCHES_MAX")]
+    #[arg(default_value_t = HubLimits::default().fetches_max)]
+    pub(crate) fetches_max: usize,
     /// Started by a sidecar, which reads the hub's own exit codes.
     #[arg(long, hide = true)]
     pub(crate) on_demand: bool,

@@ -8,6 +8,7 @@ use hyper_util::rt::TokioIo;
 use kar::config::{DEFAULT_DATA_DIR, HubCommand, SidecarConfig};
 use kar::sidecar::{Sidecar, StartError};
 use kar_proto::v1::actor_state_service_client::ActorStateServiceClient;
+use kar_proto::v1::event_service_client::EventServiceClient;
 use kar_proto::v1::invocation_service_client::InvocationServiceClient;
 use kar_proto::v1::reminder_service_client::ReminderServiceClient;
 use kar_proto::v1::state_service_client::StateServiceClient;
@@ -156,6 +157,13 @@ impl Session {
     /// Reminders of actors.
     pub(crate) fn reminders(&self) -> ReminderServiceClient<Transport> {
         ReminderServiceClient::new(self.transport.clone())
+            .max_decoding_message_size(ANSWER_BYTES_MAX)
+            .max_encoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// Topics.
+    pub(crate) fn events(&self) -> EventServiceClient<Transport> {
+        EventServiceClient::new(self.transport.clone())
             .max_decoding_message_size(ANSWER_BYTES_MAX)
             .max_encoding_message_size(ANSWER_BYTES_MAX)
     }

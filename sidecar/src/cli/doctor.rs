@@ -220,8 +220,19 @@ async fn hub(dir: &Path) -> Finding {
         Ok(hub) => match hub.stats().await {
             Ok(stats) => {
                 let text = format!(
-                    "process {}, clients {}, logs {}, commit median {:.1?}, p99 {:.1?}",
-                    stats.process_id, stats.clients, stats.logs, stats.commit_p50, stats.commit_p99
+                    "process {}, clients {}, logs {}, commit median {:.1?}, p99 {:.1?}; topics {}, \
+                     events published {}, repeated {}, expired {}, consumers {}, fetches waiting {}",
+                    stats.process_id,
+                    stats.clients,
+                    stats.logs,
+                    stats.commit_p50,
+                    stats.commit_p99,
+                    stats.topics,
+                    stats.events_published,
+                    stats.events_repeated,
+                    stats.events_expired,
+                    stats.consumers,
+                    stats.fetches_waiting
                 );
                 finding(Verdict::Ok, text)
             }

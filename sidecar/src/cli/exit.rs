@@ -217,6 +217,17 @@ fn by_reason(reason: &str) -> (Code, Option<&'static str>) {
             Code::NotFound,
             Some("is the type spelt right? it has no instances: no host and no call has used it"),
         ),
+        "UNKNOWN_TOPIC" => (
+            Code::NotFound,
+            Some("`kar get topics` lists the topics, `kar topic create` makes one"),
+        ),
+        "TOPIC_EXISTS" => (
+            Code::Refused,
+            Some("`kar get topics -o json` shows its settings; use those, or another name"),
+        ),
+        "CONSUMER_TAKEN_OVER" => {
+            (Code::Refused, Some("somebody else consumes under this name; choose another one"))
+        }
         "UNKNOWN_METHOD" => (
             Code::NotFound,
             Some("does the component that offers it have this method by this name?"),

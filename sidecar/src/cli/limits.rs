@@ -190,6 +190,14 @@ bound_flags! {
         sessions_max: usize,
         /// Clients that follow the topology at once
         topology_watchers_max: usize,
+        /// Events published at once
+        publish_batch_events_max: usize,
+        /// Consumers' streams open at once
+        consume_streams_max: usize,
+        /// Events given to a consumer that it has not acknowledged
+        consume_unacknowledged_max: usize,
+        /// Events read ahead for one consumer from one partition, bytes
+        consume_fetch_bytes: u32,
         /// Longest message that the transport takes, bytes
         transport_message_bytes_max: usize,
         /// How long a component may take to say hello on a stream that it opened, ms

@@ -10,6 +10,7 @@ mod client;
 mod control;
 mod demo;
 mod doctor;
+mod event;
 mod exit;
 mod get;
 mod limits;
@@ -107,11 +108,15 @@ async fn dispatch(command: Command) -> Outcome<u8> {
         Command::State(args) => state::state(args.command).await,
         Command::Actor(args) => actor::actor(args.command).await,
         Command::Reminder(args) => reminder::reminder(args.command).await,
+        Command::Topic(args) => event::topic(args.command).await,
+        Command::Publish(args) => event::publish(*args).await,
+        Command::Subscribe(args) => event::subscribe(*args).await,
         Command::Get(args) => match args.what {
             GetCommand::Nodes { list, watch: false } => get::nodes(list).await,
             GetCommand::Nodes { list, watch: true } => watch::nodes(list).await,
             GetCommand::Actors { list, kind } => get::actors(list, kind).await,
             GetCommand::Invocations { list, kind } => get::invocations(list, kind).await,
+            GetCommand::Topics { list } => event::topics(list).await,
             GetCommand::DeadLetters { list, kind } => get::dead_letters(list, kind).await,
         },
         Command::Drain(args) => admin::drain(args).await,

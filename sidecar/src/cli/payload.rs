@@ -133,6 +133,18 @@ pub(crate) fn to_json(payload: &Payload) -> Value {
     }
 }
 
+/// A payload as the JSON form of CloudEvents has it, with the name of the member; `None`: there is none.
+pub(crate) fn to_event_data(payload: &Payload) -> Option<(&'static str, Value)> {
+    if let Some(value) = value(payload) {
+        return Some(("data", value));
+    }
+    match std::str::from_utf8(bytes(payload)) {
+        Ok("") => None,
+        Ok(text) => Some(("data", text.into())),
+        Err(_) => Some(("data_base64", STANDARD.encode(bytes(payload)).into())),
+    }
+}
+
 /// The payload's JSON value, if it is JSON by its type, or has no type and looks it.
 fn value(payload: &Payload) -> Option<Value> {
     let json = matches!(payload.content_type.split(';').next(), Some("" | JSON))

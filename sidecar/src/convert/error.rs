@@ -26,7 +26,8 @@ fn code_of(reason: ErrorReason) -> Code {
         ErrorReason::TurnSuperseded
         | ErrorReason::ConditionFailed
         | ErrorReason::Deadlock
-        | ErrorReason::Cancelled => Code::Aborted,
+        | ErrorReason::Cancelled
+        | ErrorReason::ConsumerTakenOver => Code::Aborted,
         ErrorReason::TurnEnded
         | ErrorReason::StepKeyReused
         | ErrorReason::IdempotencyKeyReused
@@ -38,11 +39,12 @@ fn code_of(reason: ErrorReason) -> Code {
         ErrorReason::NoHost | ErrorReason::Draining | ErrorReason::BackendUnavailable => {
             Code::Unavailable
         }
-        ErrorReason::UnknownInvocation | ErrorReason::UnknownMethod | ErrorReason::UnknownType => {
-            Code::NotFound
-        }
+        ErrorReason::UnknownInvocation
+        | ErrorReason::UnknownMethod
+        | ErrorReason::UnknownType
+        | ErrorReason::UnknownTopic => Code::NotFound,
         ErrorReason::WrongApiToken => Code::Unauthenticated,
-        ErrorReason::AlreadyHosting => Code::AlreadyExists,
+        ErrorReason::AlreadyHosting | ErrorReason::TopicExists => Code::AlreadyExists,
         ErrorReason::NotImplemented => Code::Unimplemented,
     }
 }
@@ -187,7 +189,13 @@ mod tests {
             assert_eq!(info.metadata["key"], "value");
         }
         assert!(ErrorReason::try_from(24).is_err(), "extend the loop");
-        for reason in [ErrorReason::Deadlock, ErrorReason::UnknownType] {
+        for reason in [
+            ErrorReason::Deadlock,
+            ErrorReason::UnknownType,
+            ErrorReason::UnknownTopic,
+            ErrorReason::TopicExists,
+            ErrorReason::ConsumerTakenOver,
+        ] {
             assert_ne!(status(reason, "m", []).code(), Code::Internal, "{reason:?} has no code");
         }
     }

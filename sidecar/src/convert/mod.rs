@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod error;
+pub mod event;
 pub mod inbox;
 pub mod json;
 pub mod log;

@@ -19,6 +19,7 @@ use crate::config::Bounds;
 use crate::convert::api::{Prepared, answer, prepare, state_answer};
 use crate::convert::error;
 use crate::driver::{Batch, Driver};
+use crate::events::Events;
 
 /// Takes the answer to one request.
 pub type Done = Box<dyn FnOnce(Result<Reply, Status>) + Send>;
@@ -31,6 +32,8 @@ pub struct Api {
     /// Bounds that requests are checked against.
     pub limits: Arc<Limits>,
     state: Arc<dyn ApplicationState>,
+    /// Topics.
+    pub events: Events,
     requests_max: usize,
     /// Requests under way.
     open: Arc<AtomicUsize>,
@@ -48,15 +51,17 @@ struct Waiting {
 // === impl Api ===
 
 impl Api {
-    /// A way in to a driver and to the application's state.
+    /// A way in to a driver, to the application's state and to topics.
     pub fn new(
         driver: Arc<Driver>,
         state: Arc<dyn ApplicationState>,
+        events: Events,
         limits: Limits,
         bounds: &Bounds,
     ) -> Self {
         let requests_max = bounds.requests_max;
-        Self { driver, limits: Arc::new(limits), state, requests_max, open: Arc::default() }
+        let limits = Arc::new(limits);
+        Self { driver, limits, state, events, requests_max, open: Arc::default() }
     }
 
     /// Parses a request and hands it to the core or to the application's state. `done` gets the answer, at once or
@@ -69,7 +74,8 @@ impl Api {
             done(Err(error::limit_reached(hit)));
             return None;
         }
-        match prepare(ask, batch.now(), &self.limits) {
+        let now = batch.now();
+        match prepare(ask, now, &self.limits, self.events.bounds().publish_batch_events_max) {
             Ok(Prepared::Core(operation, shape)) => {
                 let responder = move |a| {
                     drop(open);
@@ -79,6 +85,15 @@ impl Api {
             }
             Ok(Prepared::State(operation)) => {
                 self.run_state(operation, open, done);
+                None
+            }
+            Ok(Prepared::Event(operation)) => {
+                let answer = self.events.clone().run(operation, now);
+                tokio::spawn(async move {
+                    let answer = answer.await;
+                    drop(open);
+                    done(answer);
+                });
                 None
             }
             Err(status) => {

@@ -4,7 +4,8 @@
 pub mod api;
 pub mod auth;
 pub mod connect;
-pub mod later;
+pub mod consume;
+pub mod events;
 pub mod listing;
 pub mod serve;
 pub mod session;

@@ -24,7 +24,7 @@ use tower::layer::util::{Identity, Stack};
 use super::api::Api;
 use super::auth::BearerToken;
 use super::connect::Connect;
-use super::later::Later;
+use super::events::EventRpcs;
 use super::system::System;
 use super::typed::TypedErrors;
 use super::unary::Unary;
@@ -46,6 +46,8 @@ pub struct Services {
     pub connect: Connect,
     /// Unary operations.
     pub api: Api,
+    /// Topics.
+    pub events: EventRpcs,
     /// The sidecar as a whole.
     pub system: System,
     /// Who may.
@@ -131,7 +133,7 @@ fn public(builder: &mut Server<Layers>, services: &Services) -> Router<Layers> {
         .add_service(guarded!(StateServiceServer, unary.clone()))
         .add_service(guarded!(ReminderServiceServer, unary))
         .add_service(guarded!(SystemServiceServer, Arc::new(services.system.clone())))
-        .add_service(guarded!(EventServiceServer, Arc::new(Later)))
+        .add_service(guarded!(EventServiceServer, Arc::new(services.events.clone())))
 }
 
 /// Returns when the flag turns true, or nobody can turn it any more.

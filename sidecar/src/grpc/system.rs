@@ -71,6 +71,7 @@ impl SystemService for System {
         let mut partitions: Vec<_> =
             self.driver.partitions().iter().map(|view| view.id.to_string()).collect();
         partitions.sort();
+        let counted = self.api.events.counted().map(|(name, count)| (name.to_owned(), count));
         Ok(Response::new(pb::GetInfoResponse {
             application: self.facts.application.to_string(),
             node: directory.get(&own).map(node_info),
@@ -79,7 +80,7 @@ impl SystemService for System {
             grpc_port: self.facts.grpc_port.into(),
             partitions,
             limits: limits(&self.facts.limits, &self.facts.bounds),
-            counters: self.driver.counters().into_iter().collect(),
+            counters: self.driver.counters().into_iter().chain(counted).collect(),
         }))
     }
 
@@ -192,7 +193,8 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
     let bounds = named! { bounds, Bounds {
         session_queue_frames_max, session_queue_bytes_max, peer_queue_frames_max,
         peer_queue_bytes_max, frames_per_message_max, request_credits, requests_max, sessions_max,
-        topology_watchers_max,
+        topology_watchers_max, publish_batch_events_max, consume_streams_max,
+        consume_unacknowledged_max, consume_fetch_bytes,
         transport_message_bytes_max, hello_timeout_ms, start_timeout_ms, backend_timeout_ms,
     } };
     core.into_iter().chain(bounds).map(|(name, value)| (name.to_owned(), value)).collect()

@@ -22,7 +22,7 @@ pub struct Unary(pub Api);
 
 impl Unary {
     /// Asks, and takes the answer out of its shape.
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         ask: Ask,
         take: impl FnOnce(Reply) -> Option<T>,
@@ -53,6 +53,8 @@ macro_rules! twin {
         }
     };
 }
+
+pub(super) use twin;
 
 #[tonic::async_trait]
 impl InvocationService for Unary {

@@ -81,9 +81,9 @@ async fn health_tells_whether_anything_can_be_made_durable() {
 async fn what_is_not_there_yet_says_so() {
     let node = TestNode::start().await;
     let mut client = pb::event_service_client::EventServiceClient::new(node.channel().await);
-    let status = client.publish(pb::PublishRequest::default()).await.expect_err("not yet");
+    let status = client.subscribe(pb::SubscribeRequest::default()).await.expect_err("not yet");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unimplemented, "NOT_IMPLEMENTED"));
     let details = status.get_error_details();
     let info = details.error_info().expect("the reason came with it");
-    assert_eq!(info.metadata["operation"], "EventService.Publish");
+    assert_eq!(info.metadata["operation"], "EventService.Subscribe");
 }

@@ -1,5 +1,7 @@
 //! A node on a backend in memory, with its component's sockets: everything of a sidecar but the hub and the peers.
 
+mod no_bus;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,12 +18,15 @@ use kar::driver::outlets::{
     Backend, Directory, Inboxes, Log, Membership, NodeCard, RecordTooLong, Store,
 };
 use kar::driver::{Driver, DriverConfig, timer};
+use kar::events::Events;
 use kar::grpc::api::Api;
 use kar::grpc::auth::BearerToken;
 use kar::grpc::connect::Connect;
+use kar::grpc::events::EventRpcs;
 use kar::grpc::serve::{self, Services};
 use kar::grpc::system::{Facts, System};
 use kar::grpc::topology::Watchers;
+use kar::grpc::typed::TypedErrors;
 use kar_core::Event;
 use kar_core::effect::{Append, RefusedKind};
 use kar_core::event::{Cell, Member, Members};
@@ -351,7 +356,12 @@ impl TestNode {
         let application = SidecarConfig::new("test").expect("a name").application;
         let (closing, closed) = watch::channel(false);
         let (connected, is_connected) = watch::channel(true);
-        let api = Api::new(driver.clone(), Arc::new(backend), limits.clone(), &bounds);
+        let bus = Arc::new(no_bus::NoBus);
+        let events = Events::new(bus, application.clone(), "test-node", bounds.clone());
+        let state = Arc::new(backend);
+        let api = Api::new(driver.clone(), state, events, limits.clone(), &bounds);
+        let message_bytes_max = bounds.transport_message_bytes_max;
+        let errors = TypedErrors { message_bytes_max };
         let facts = Facts {
             application: application.clone(),
             socket: socket.clone(),
@@ -369,6 +379,7 @@ impl TestNode {
                 closed.clone(),
             ),
             api: api.clone(),
+            events: EventRpcs::new(api.clone(), errors, closed.clone()),
             system: System {
                 driver: driver.clone(),
                 api,
@@ -377,7 +388,7 @@ impl TestNode {
                 watchers: Watchers::new(closed.clone()),
             },
             token: BearerToken::new(token),
-            message_bytes_max: bounds.transport_message_bytes_max,
+            message_bytes_max,
         };
         tokio::spawn(async move {
             serve::run(services, unix, tcp, is_connected, closed).await.expect("it serves");

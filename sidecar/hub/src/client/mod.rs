@@ -6,6 +6,7 @@ mod outbox;
 mod requests;
 mod snapshots;
 mod start;
+mod topics;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -373,6 +374,19 @@ impl HubClient {
                 RefusedReason::SnapshotDamaged => HubError::SnapshotDamaged(refused.message),
                 RefusedReason::SnapshotIo => HubError::SnapshotIo(refused.message),
                 RefusedReason::SnapshotRestart => HubError::SnapshotRestart(refused.message),
+                RefusedReason::UnknownTopic => HubError::UnknownTopic(refused.message),
+                RefusedReason::TopicExists => HubError::TopicExists {
+                    message: refused.message,
+                    setting: refused.bound,
+                    value: refused.limit,
+                },
+                RefusedReason::TopicLimit => HubError::TopicLimit {
+                    message: refused.message,
+                    bound: refused.bound,
+                    limit: refused.limit,
+                },
+                RefusedReason::ConsumerSuperseded => HubError::ConsumerSuperseded(refused.message),
+                RefusedReason::Forgotten => HubError::Forgotten(refused.message),
                 _ => HubError::Invalid(refused.message),
             }),
             other => Ok(other),
@@ -448,4 +462,16 @@ pub struct HubStats {
     pub snapshots: u64,
     /// Bytes of snapshots now.
     pub snapshot_bytes: u64,
+    /// Topics now.
+    pub topics: u64,
+    /// Events appended to topics.
+    pub events_published: u64,
+    /// Events not appended because they had been before.
+    pub events_repeated: u64,
+    /// Events let go because of their topic's retention.
+    pub events_expired: u64,
+    /// Consumers with a name now.
+    pub consumers: u64,
+    /// Fetches that wait for events now.
+    pub fetches_waiting: u64,
 }

@@ -1,6 +1,7 @@
 //! Requests that wait for their answers. They outlive connections: each one sends again what waits.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -28,6 +29,7 @@ struct Waiting {
     request: Request,
     bytes: usize,
     answer: oneshot::Sender<Response>,
+    since: Instant,
 }
 
 // === impl Requests ===
@@ -58,7 +60,8 @@ impl Requests {
         self.next += 1;
         self.bytes += bytes;
         let (answer, answered) = oneshot::channel();
-        self.waiting.insert(self.next, Waiting { request, bytes, answer });
+        let since = Instant::now();
+        self.waiting.insert(self.next, Waiting { request, bytes, answer, since });
         Ok((self.next, bytes, answered))
     }
 
@@ -88,13 +91,27 @@ impl Requests {
     pub(super) fn again(&mut self) -> Vec<(u64, Request, usize)> {
         self.forget_unwanted();
         let all = self.waiting.iter();
-        all.map(|(&number, waiting)| (number, waiting.request.clone(), waiting.bytes)).collect()
+        all.map(|(&number, waiting)| (number, waiting.again(), waiting.bytes)).collect()
     }
 
     /// There will be no answers.
     pub(super) fn abandon(&mut self) {
         self.waiting.clear();
         self.bytes = 0;
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// The request as it is repeated on a later connection.
+    fn again(&self) -> Request {
+        let mut request = self.request.clone();
+        if let Request::PublishEvents(publish) = &mut request {
+            let ago = self.since.elapsed().as_millis();
+            publish.sent_ms_ago = u64::try_from(ago).unwrap_or(u64::MAX).max(1);
+        }
+        request
     }
 }
 

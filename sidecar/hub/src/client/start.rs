@@ -265,6 +265,12 @@ pub(crate) async fn stats(data_dir: &Path) -> Result<HubStats, HubError> {
         compaction_failures: answer.compaction_failures,
         snapshots: answer.snapshots,
         snapshot_bytes: answer.snapshot_bytes,
+        topics: answer.topics,
+        events_published: answer.events_published,
+        events_repeated: answer.events_repeated,
+        events_expired: answer.events_expired,
+        consumers: answer.consumers,
+        fetches_waiting: answer.fetches_waiting,
     })
 }
 

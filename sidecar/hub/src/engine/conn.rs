@@ -423,7 +423,7 @@ impl Engine {
 
     /// A client is not heard because the hub has too much to do …
     pub(super) fn is_behind(&self, conn: &Conn) -> bool {
-        self.in_flight_bytes > self.limits.uncommitted_bytes_max
+        self.in_flight_bytes + self.topics.held_bytes > self.limits.uncommitted_bytes_max
             || conn.store_steps > self.limits.store_steps_max
     }
 

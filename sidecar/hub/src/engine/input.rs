@@ -309,7 +309,9 @@ impl Engine {
             self.snapshot_job(id, SnapshotJob::Request { conn: id, number, app, request });
             return Ok(());
         }
-        match asked.ok_or_else(|| Status::invalid_argument("an empty request"))? {
+        let request = asked.ok_or_else(|| Status::invalid_argument("an empty request"))?;
+        let Some(request) = self.topic_request(id, number, &app, request) else { return Ok(()) };
+        match request {
             Request::Purge(_) => self.purge(id, number, &app),
             request => self.store_job(id, StoreJob::State { conn: id, number, app, request }),
         }
@@ -340,6 +342,8 @@ impl Log {
             defined: false,
             readers: Vec::new(),
             recent: Default::default(),
+            bytes: 0,
+            awaited: false,
         }
     }
 }

@@ -8,11 +8,12 @@ use wire::hub_frame::Frame;
 use wire::meta::Meta;
 
 use super::conn::ConnId;
+use super::topics::TOPICS_APP;
 use super::{Engine, Member, Then};
 use crate::options::NAME_BYTES_MAX;
 
 /// Version of the protocol.
-pub(super) const PROTOCOL_VERSION: u32 = 4;
+pub(super) const PROTOCOL_VERSION: u32 = 5;
 /// Kinds that one member may offer.
 const OFFERED_MAX: usize = 1_024;
 
@@ -36,6 +37,9 @@ impl Engine {
         if hello.application.is_empty() || names.iter().any(|n| n.len() > NAME_BYTES_MAX) {
             let text = format!("names have at most {NAME_BYTES_MAX} bytes, an application's some");
             return Err(Status::invalid_argument(text));
+        }
+        if hello.application == TOPICS_APP {
+            return Err(Status::invalid_argument("no application has this name"));
         }
         let app: Arc<str> = hello.application.as_str().into();
         if self.apps.entry(Arc::clone(&app)).or_default().purging {
@@ -205,6 +209,7 @@ impl Engine {
             log.recent.clear();
         }
         self.tick_tidy();
+        self.tick_topics();
         let mut silent = Vec::new();
         let ids: Vec<_> = self.conns.keys().copied().collect();
         for id in ids {

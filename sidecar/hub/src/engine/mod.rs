@@ -10,6 +10,7 @@ mod replay;
 mod space;
 #[cfg(test)]
 mod tests;
+mod topics;
 mod trim;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -22,6 +23,7 @@ use kar_proto::hub::v1 as wire;
 use prost::Message as _;
 use tokio::sync::Notify;
 use wire::hub_frame::Frame;
+use wire::state_response::Response;
 
 use crate::error::HubError;
 use crate::histogram::Histogram;
@@ -37,6 +39,8 @@ use conn::Conn;
 pub(crate) use conn::ConnId;
 pub(crate) use replay::Replay;
 use space::Files;
+use topics::Topics;
+pub(crate) use topics::{FetchJob, Probe, RecallJob, Recalled, TopicId};
 use trim::{Tidying, TrimWaiter};
 
 /// Number of a log in the records.
@@ -44,6 +48,8 @@ pub(crate) type LogId = u32;
 
 /// Records of one log that are kept in memory for its other readers.
 const RECENT_RECORDS_MAX: usize = 32;
+/// Stands for whoever has gone, or never was: no connection has this number.
+const NOBODY: ConnId = 0;
 /// Longest record that is kept so, bytes; longer ones are read from disk.
 const RECENT_RECORD_BYTES_MAX: usize = 64 << 10;
 
@@ -71,6 +77,7 @@ pub(crate) struct Engine {
     next_incarnation: u64,
     conns: BTreeMap<ConnId, Conn>,
     next_conn: ConnId,
+    topics: Topics,
     /// The log's files and what lives in them.
     files: Files,
     /// Base of the file that the last commit wrote to: older ones are full and durable.
@@ -99,6 +106,12 @@ pub(crate) struct Threads {
 /// Something for the disk reader to do.
 pub(crate) enum DiskJob {
     Read(ReadJob),
+    /// Events of a topic for who asked for them.
+    Fetch(FetchJob),
+    /// Requests that have appended the newest events of a partition.
+    Recall(RecallJob),
+    /// When an event was appended.
+    Probe(Probe),
     /// Remove the log's files that end at or before this address.
     Remove {
         below: u64,
@@ -159,11 +172,16 @@ struct Log {
     readers: Vec<ConnId>,
     /// The newest durable records, for readers that did not append them.
     recent: VecDeque<Bytes>,
+    /// What its records take that are durable and not trimmed, bytes.
+    bytes: u64,
+    /// Somebody waits for its next record; of topics only.
+    awaited: bool,
 }
 
 /// A record whose commit is not done.
 enum InFlight {
     Record { log: LogId, conn: ConnId, id: u64, address: u64, record: Bytes },
+    Event { log: LogId, address: u64, record: Bytes, then: Option<Box<Then>> },
     Meta(Option<Then>),
 }
 
@@ -174,6 +192,9 @@ enum Then {
     Purging { conn: ConnId, number: u64, app: Arc<str> },
     Purged { conn: ConnId, number: u64, app: Arc<str> },
     Trimmed { log: LogId, start: u64 },
+    TopicCreated { conn: ConnId, number: u64, topic: TopicId, response: wire::TopicCreated },
+    TopicDeleted { conn: ConnId, number: u64 },
+    Answer { conn: ConnId, number: u64, response: Box<Response> },
 }
 
 /// What the commit thread is doing.
@@ -373,6 +394,7 @@ impl Engine {
                 metas.push(Meta::ApplicationPurging(name.to_string()));
             }
         }
+        self.topic_metas(&mut metas);
         metas.into_iter().map(|meta| wire::Meta { meta: Some(meta) }.encode_to_vec()).collect()
     }
 
@@ -389,6 +411,13 @@ impl Engine {
                     self.in_flight_bytes -= record.len();
                     self.show(log, conn, id, address, record);
                 }
+                InFlight::Event { log, address, record, then } => {
+                    self.in_flight_bytes -= record.len();
+                    self.show(log, NOBODY, 0, address, record);
+                    if let Some(then) = then {
+                        self.carry_on(*then);
+                    }
+                }
                 InFlight::Meta(then) => {
                     if let Some(then) = then {
                         self.carry_on(then);
@@ -396,6 +425,7 @@ impl Engine {
                 }
             }
         }
+        self.feed();
         if self.in_flight.is_empty() {
             // Lengths of the hub's own records are not kept one by one.
             self.in_flight_bytes = 0;
@@ -415,6 +445,11 @@ impl Engine {
             Then::Purging { conn, number, app } => self.purge_snapshots(conn, number, app),
             Then::Purged { conn, number, app } => self.purged(conn, number, &app),
             Then::Trimmed { log, start } => self.trimmed(log, start),
+            Then::TopicCreated { conn, number, topic, response } => {
+                self.topic_created(conn, number, &topic, response);
+            }
+            Then::TopicDeleted { conn, number } => self.topic_deleted(conn, number),
+            Then::Answer { conn, number, response } => self.answer(conn, number, *response),
         }
     }
 
@@ -424,7 +459,11 @@ impl Engine {
         let Some(state) = self.logs.get_mut(&log) else { return };
         let place = Place { address, bytes: record_bytes(record.len()) };
         state.index.push(place);
+        state.bytes += place.bytes;
         self.files.lives(place.address, place.bytes);
+        if std::mem::take(&mut state.awaited) {
+            self.topics.due.push(log);
+        }
         let offset = state.index.last();
         let mut foreign = false;
         for reader in &state.readers {
@@ -507,6 +546,12 @@ impl Engine {
             compaction_failures: self.stats.compaction_failures,
             snapshots: self.stats.snapshots.0,
             snapshot_bytes: self.stats.snapshots.1,
+            topics: self.topics() as u64,
+            events_published: self.topics.stats.published,
+            events_repeated: self.topics.stats.repeated,
+            events_expired: self.topics.stats.expired,
+            consumers: self.consumers() as u64,
+            fetches_waiting: self.topics.stats.waiting,
         }
     }
 }

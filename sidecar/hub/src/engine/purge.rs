@@ -14,12 +14,9 @@ use wire::meta::Meta;
 use wire::state_response::Response;
 
 use super::conn::ConnId;
-use super::{Engine, Then};
+use super::{Engine, NOBODY, Then};
 use crate::snapshots::SnapshotJob;
 use crate::store::StoreJob;
-
-/// Stands for whoever asked a former hub for a purge: no connection has this number.
-const NOBODY: ConnId = 0;
 
 // === impl Engine ===
 
@@ -30,7 +27,8 @@ impl Engine {
             // Its end might come when others have joined after the end of the first one.
             let message = format!("'{app}' is being purged already: wait for the answer to that");
             let reason = wire::RefusedReason::Invalid.into();
-            self.answer(id, number, Response::Refused(wire::Refused { reason, message }));
+            let refused = wire::Refused { reason, message, ..Default::default() };
+            self.answer(id, number, Response::Refused(refused));
             return;
         }
         if !entry.members.is_empty() {
@@ -44,7 +42,8 @@ impl Engine {
                 ),
             };
             let reason = wire::RefusedReason::MembersAlive.into();
-            self.answer(id, number, Response::Refused(wire::Refused { reason, message }));
+            let refused = wire::Refused { reason, message, ..Default::default() };
+            self.answer(id, number, Response::Refused(refused));
             return;
         }
         entry.purging = true;
@@ -100,6 +99,7 @@ impl Engine {
                 }
             }
         }
+        self.purge_consumers(app);
         let then = Then::Purged { conn: id, number, app: Arc::clone(app) };
         self.append_meta(Meta::ApplicationPurged(app.to_string()), Some(then));
         if let Some(entry) = self.apps.get_mut(app) {
@@ -111,14 +111,19 @@ impl Engine {
         if let Some(entry) = self.apps.get_mut(app) {
             (entry.purging, entry.purged) = (false, false);
         }
-        // What other purges have condemned meanwhile goes with the last of them.
-        if !self.apps.values().any(|entry| entry.purging) {
+        self.bury();
+        self.show_members(app);
+        self.answer(id, number, Response::Purged(wire::Purged {}));
+    }
+
+    /// Records of logs that are gone are not needed any more. What others have condemned meanwhile goes with the last
+    /// of them.
+    pub(super) fn bury(&mut self) {
+        if !self.deletes_topics() && !self.apps.values().any(|entry| entry.purging) {
             for index in std::mem::take(&mut self.condemned) {
                 self.files.die_all(index.places());
             }
         }
         self.tidy();
-        self.show_members(app);
-        self.answer(id, number, Response::Purged(wire::Purged {}));
     }
 }

@@ -9,6 +9,7 @@ use prost::Message as _;
 use wire::meta::Meta;
 
 use super::space::Files;
+use super::topics::{HeldTopic, TOPICS_APP, Topics, log_name};
 use super::trim::Tidying;
 use super::{App, CommitterState, Engine, Log, LogId, Member, Stats, Threads};
 use crate::options::HubLimits;
@@ -34,6 +35,8 @@ pub(crate) struct Replay {
 struct Held {
     apps: BTreeMap<Arc<str>, App>,
     logs: HashMap<LogId, Log>,
+    /// By id.
+    topics: BTreeMap<String, HeldTopic>,
 }
 
 // === impl Replay ===
@@ -146,6 +149,9 @@ impl Replay {
         threads: Threads,
     ) -> Engine {
         let mut files = Files::new(segments, limits.segment_bytes);
+        let app = self.held.apps.remove(TOPICS_APP);
+        let (held, next_log) = (std::mem::take(&mut self.held.topics), &mut self.next_log);
+        let topics = Topics::restore(held, app, &mut self.held.logs, next_log);
         for (id, log) in &mut self.held.logs {
             let end = log.assigned + 1;
             log.index = self.indexes.remove(id).unwrap_or_else(|| LogIndex::starting(end));
@@ -154,6 +160,7 @@ impl Replay {
                 log.index = LogIndex::starting(end);
             }
             log.index.trim(log.start);
+            log.bytes = log.index.places().map(|place| place.bytes).sum();
             files.live_all(log.index.places());
         }
         Engine {
@@ -169,6 +176,7 @@ impl Replay {
             next_incarnation: self.next_incarnation,
             conns: BTreeMap::new(),
             next_conn: 0,
+            topics,
             files,
             holding_from,
             tidying: Tidying::Idle,
@@ -227,11 +235,45 @@ impl Held {
             }
             Meta::ApplicationPurging(app) => self.app(app).purging = true,
             Meta::ApplicationPurged(app) => {
-                if let Some(app) = self.apps.remove(app.as_str()) {
-                    for log in app.logs.into_values() {
+                if let Some(entry) = self.apps.remove(app.as_str()) {
+                    for log in entry.logs.into_values() {
                         self.logs.remove(&log);
                     }
                 }
+                for topic in self.topics.values_mut() {
+                    topic.consumers.retain(|(owner, _), _| owner != app);
+                }
+            }
+            Meta::TopicDefined(info) => {
+                let held = self.topics.entry(info.id.clone());
+                held.or_insert_with(|| HeldTopic {
+                    info: info.clone(),
+                    consumers: BTreeMap::new(),
+                });
+            }
+            Meta::TopicDeleted(id) => self.delete_topic(id),
+            Meta::ConsumerMoved(state) => {
+                *next_incarnation = (*next_incarnation).max(state.session + 1);
+                // The topic may have been deleted meanwhile.
+                if let Some(topic) = self.topics.get_mut(&state.topic_id) {
+                    let key = (state.application.clone(), state.name.clone());
+                    topic.consumers.insert(key, state.clone());
+                }
+            }
+            Meta::ConsumerDeleted(name) => {
+                if let Some(topic) = self.topics.get_mut(&name.topic_id) {
+                    topic.consumers.remove(&(name.application.clone(), name.name.clone()));
+                }
+            }
+        }
+    }
+
+    fn delete_topic(&mut self, id: &str) {
+        let Some(topic) = self.topics.remove(id) else { return };
+        let Some(app) = self.apps.get_mut(TOPICS_APP) else { return };
+        for partition in 0..topic.info.partitions {
+            if let Some(log) = app.logs.remove(&log_name(id, partition)) {
+                self.logs.remove(&log);
             }
         }
     }

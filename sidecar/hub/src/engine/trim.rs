@@ -95,6 +95,7 @@ impl Engine {
         let Some(state) = self.logs.get_mut(&log) else { return };
         state.start = start;
         self.files.die_all(state.index.places_below(start));
+        state.bytes -= state.index.places_below(start).map(|place| place.bytes).sum::<u64>();
         state.index.trim(start);
         let kept = state.index.last() + 1 - start;
         state.recent.drain(..state.recent.len().saturating_sub(kept as usize));

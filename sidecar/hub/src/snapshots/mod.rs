@@ -223,7 +223,14 @@ impl Snapshots {
             }
         };
         answered.unwrap_or_else(|Refusal(reason, message)| {
-            (Response::Refused(wire::Refused { reason: reason.into(), message }), 0)
+            (
+                Response::Refused(wire::Refused {
+                    reason: reason.into(),
+                    message,
+                    ..Default::default()
+                }),
+                0,
+            )
         })
     }
 

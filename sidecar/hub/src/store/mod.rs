@@ -30,8 +30,8 @@ use wire::state_request::Request;
 use crate::engine::{ConnId, Hub, LogId};
 use crate::error::HubError;
 use crate::options::Durability;
-pub(crate) use clock::system as system_time;
 use clock::{Clock, Source};
+pub(crate) use clock::{Source as TimeSource, system as system_time};
 use expiry::Room;
 
 /// Jobs in one transaction.

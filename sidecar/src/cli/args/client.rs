@@ -303,6 +303,13 @@ pub(crate) enum GetCommand {
         #[arg(long, value_name = "KIND")]
         kind: Option<String>,
     },
+    /// Topics of the data directory, with what is in them
+    #[command(visible_alias = "topic")]
+    Topics {
+        /// What and how.
+        #[command(flatten)]
+        list: ListArgs,
+    },
     /// Tells that ended without success, oldest first
     #[command(visible_alias = "dead-letter")]
     DeadLetters {

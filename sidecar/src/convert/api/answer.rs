@@ -319,6 +319,11 @@ pub fn reply_size(reply: &Reply) -> usize {
             let entry = |e: &pb::StateEntry| e.key.len() + e.value.as_ref().map_or(0, size);
             r.entries.iter().map(|e| entry(e) + ENTRY_BYTES).sum()
         }
+        Reply::DescribeTopic(r) => prost::Message::encoded_len(r),
+        Reply::ListTopics(r) => prost::Message::encoded_len(r),
+        Reply::CreateTopic(r) => prost::Message::encoded_len(r),
+        Reply::Publish(r) => r.event_id.len(),
+        Reply::PublishBatch(r) => r.events.iter().map(|e| e.event_id.len() + ENTRY_BYTES * 2).sum(),
         Reply::StateTransact(r) => r.etags.iter().map(|e| e.len() + ENTRY_BYTES).sum(),
         Reply::Status(status) => {
             let details = status.details.iter().map(|d| d.type_url.len() + d.value.len());

@@ -1,6 +1,7 @@
 //! The public API (`kar.v1`) to the core's operations and back: parses every field once, names the wrong one.
 
 mod answer;
+mod event;
 mod field;
 mod host;
 mod key;
@@ -14,6 +15,10 @@ use kar_core::invocation::Payload;
 use kar_proto::v1 as pb;
 
 pub use answer::{answer, reply_size, state_answer};
+pub use event::{
+    ConsumeOpen, ConsumeStart, EventOperation, Publication, acknowledged, bus_error, consume_open,
+    description_to, event_error, topic_to,
+};
 pub use field::invocation_id;
 pub use host::{
     TurnRef, direct_size, direct_to, offer, turn_outcome, turn_ref, turn_size, turn_to,
@@ -50,7 +55,7 @@ pub fn timestamp(time: Millis) -> prost_types::Timestamp {
 }
 
 /// A payload for a component; with `json` in the form for people if it is JSON.
-pub(super) fn payload_to(payload: Payload, json: bool) -> pb::Payload {
+pub(in crate::convert) fn payload_to(payload: Payload, json: bool) -> pb::Payload {
     use pb::payload::Body;
     let content_type = owned(&payload.content_type);
     let value =

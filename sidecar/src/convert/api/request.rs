@@ -12,6 +12,7 @@ use kar_proto::v1 as pb;
 use pb::request::Operation as Ask;
 use tonic::Status;
 
+use super::event::{self, EventOperation};
 use super::field::{
     KEY_BYTES_MAX, SHORT_BYTES_MAX, actor_target, affinity, bounded, core_target, duration,
     invocation_id, key, method, name, payload_from, required_turn, step_key, turn,
@@ -31,6 +32,8 @@ pub enum Prepared {
     Core(Box<Operation>, Shape),
     /// For the application's state.
     State(StateOperation),
+    /// For topics.
+    Event(EventOperation),
 }
 
 /// What the answer to a request looks like.
@@ -58,12 +61,17 @@ pub enum Shape {
     RemoveActor,
 }
 
-/// Parses a request at the time `now`.
+/// Parses a request at the time `now`; at most `batch_events_max` events are published at once.
 ///
 /// # Errors
 ///
 /// The status that names the wrong field, the limit or what is not implemented.
-pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Status> {
+pub fn prepare(
+    ask: Ask,
+    now: Millis,
+    limits: &Limits,
+    batch_events_max: usize,
+) -> Result<Prepared, Status> {
     let parser = Parser { now, limits };
     let (operation, shape) = match ask {
         Ask::Invoke(r) => parser.invoke(r)?,
@@ -136,6 +144,16 @@ pub fn prepare(ask: Ask, now: Millis, limits: &Limits) -> Result<Prepared, Statu
         | Ask::StateDelete(_)
         | Ask::StateTransact(_)
         | Ask::StateList(_) => return state::operation(ask, limits).map(Prepared::State),
+        Ask::Publish(_)
+        | Ask::PublishBatch(_)
+        | Ask::CreateTopic(_)
+        | Ask::DeleteTopic(_)
+        | Ask::DescribeTopic(_)
+        | Ask::ListTopics(_)
+        | Ask::DeleteConsumer(_) => {
+            let operation = event::operation(ask, limits, batch_events_max)?;
+            return Ok(Prepared::Event(operation));
+        }
     };
     Ok(Prepared::Core(Box::new(operation), shape))
 }

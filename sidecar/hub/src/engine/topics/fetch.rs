@@ -1,0 +1,210 @@
+//! Reading events: from the disk, or as soon as there are any.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kar_proto::hub::v1 as wire;
+use wire::hub_frame::Frame;
+use wire::state_response::Response;
+
+use super::super::conn::ConnId;
+use super::super::{DiskJob, Engine, LogId};
+use super::{TopicId, invalid, over, unknown_topic};
+use crate::error::HubError;
+use crate::options::{FETCH_WAIT_MS_MAX, MESSAGE_BYTES_TARGET};
+use crate::topic::EventRecord;
+
+/// Events read for one fetch.
+const EVENTS_MAX: usize = 256;
+/// Milliseconds of a tick.
+const TICK_MS: u32 = 500;
+
+/// A fetch that waits for an event.
+pub(super) struct Waiting {
+    pub(super) conn: ConnId,
+    pub(super) number: u64,
+    pub(super) first: u64,
+    bytes_max: usize,
+    /// The consumer and its session.
+    pub(super) consumer: Option<(Arc<str>, String, u64)>,
+    ticks: u32,
+}
+
+/// Events to be read.
+pub(crate) struct FetchJob {
+    pub(crate) conn: ConnId,
+    pub(crate) number: u64,
+    pub(crate) topic: TopicId,
+    pub(crate) log: LogId,
+    pub(crate) first: u64,
+    pub(crate) addresses: Vec<u64>,
+    pub(crate) bytes_max: usize,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    pub(super) fn fetch_events(
+        &mut self,
+        conn: ConnId,
+        number: u64,
+        app: &Arc<str>,
+        fetch: wire::FetchEvents,
+    ) {
+        if fetch.wait_ms > FETCH_WAIT_MS_MAX {
+            let text = format!("a fetch waits for {FETCH_WAIT_MS_MAX} ms at most");
+            return self.answer(conn, number, invalid(text));
+        }
+        let id = self.topics.by_id.get_key_value(fetch.topic_id.as_str());
+        let Some((id, topic)) = id.map(|(id, topic)| (TopicId::clone(id), topic)) else {
+            return self.answer(conn, number, unknown_topic(&fetch.topic_id));
+        };
+        let consumer = (!fetch.consumer.is_empty())
+            .then(|| (Arc::clone(app), fetch.consumer.clone(), fetch.session));
+        if let Some(response) = consumer.as_ref().and_then(|consumer| topic.superseded(consumer)) {
+            return self.answer(conn, number, response);
+        }
+        let Some(partition) = topic.partitions.get(fetch.partition as usize) else {
+            let text = format!("the topic has {} partitions", topic.partitions.len());
+            return self.answer(conn, number, invalid(text));
+        };
+        let log = partition.log;
+        let Some(state) = self.logs.get_mut(&log) else { return };
+        let first = fetch.first.max(1);
+        if first < state.start {
+            let (first, end) = (state.start, state.index.last() + 1);
+            let gone = wire::EventsFetched { first, events: Vec::new(), end };
+            return self.answer(conn, number, Response::EventsFetched(gone));
+        }
+        let bytes_max = (fetch.bytes_max as usize).min(MESSAGE_BYTES_TARGET);
+        let ticks = fetch.wait_ms.div_ceil(TICK_MS);
+        let waiting = Waiting { conn, number, first, bytes_max, consumer, ticks };
+        if first <= state.index.last() {
+            return self.read_events(id, log, waiting);
+        }
+        if self.topics.stats.waiting >= self.limits.fetches_max as u64 {
+            let what = "as many fetches wait for events as may";
+            return self.answer(conn, number, over("fetches_max", self.limits.fetches_max, what));
+        }
+        state.awaited = true;
+        if let Some(partition) = self.topics.partition(&id, fetch.partition) {
+            partition.waiting.push(waiting);
+            self.topics.stats.waiting += 1;
+        }
+    }
+
+    fn read_events(&mut self, topic: TopicId, log: LogId, fetch: Waiting) {
+        let Some(state) = self.logs.get(&log) else { return };
+        let mut cursor = state.index.cursor(fetch.first);
+        let mut addresses = Vec::new();
+        while addresses.len() < EVENTS_MAX
+            && let Some(place) = state.index.next(&mut cursor)
+        {
+            addresses.push(place.address);
+        }
+        let Waiting { conn, number, first, bytes_max, .. } = fetch;
+        let job = FetchJob { conn, number, topic, log, first, addresses, bytes_max };
+        // If the disk reader is gone the hub is ending.
+        let _ = self.threads.disk.send(DiskJob::Fetch(job));
+    }
+
+    /// Events have been read.
+    pub(crate) fn fetched(&mut self, job: &FetchJob, records: &[Bytes]) {
+        let events: Result<Vec<_>, String> = records
+            .iter()
+            .map(|record| {
+                let EventRecord { time_ms, event, .. } = EventRecord::decode(record)?;
+                Ok(wire::FetchedEvent { time_ms, event })
+            })
+            .collect();
+        let Ok(events) = events.map_err(|what| self.answer(job.conn, job.number, invalid(what)))
+        else {
+            return;
+        };
+        let end = self.logs.get(&job.log).map_or(0, |log| log.index.last() + 1);
+        let bytes = records.iter().map(Bytes::len).sum();
+        let fetched = wire::EventsFetched { first: job.first, events, end };
+        if let Some(conn) = self.conns.get_mut(&job.conn) {
+            let response = Some(Response::EventsFetched(fetched));
+            let response = wire::StateResponse { number: job.number, response };
+            conn.send_sized(Frame::State(response), bytes);
+        }
+    }
+
+    /// The events cannot be read.
+    pub(crate) fn fetch_failed(&mut self, job: &FetchJob, error: HubError) {
+        let Some(log) = self.logs.get(&job.log) else {
+            return self.answer(job.conn, job.number, unknown_topic(&job.topic));
+        };
+        if log.start <= job.first {
+            self.fail(error);
+            return;
+        }
+        // They were let go meanwhile.
+        let (first, end) = (log.start, log.index.last() + 1);
+        let gone = wire::EventsFetched { first, events: Vec::new(), end };
+        self.answer(job.conn, job.number, Response::EventsFetched(gone));
+    }
+
+    /// New events are durable: reads them for those who wait.
+    pub(in super::super) fn feed(&mut self) {
+        for log in std::mem::take(&mut self.topics.due) {
+            let Some(state) = self.logs.get_mut(&log) else { continue };
+            let last = state.index.last();
+            let Some((id, n)) = self.topics.by_log.get(&log).cloned() else { continue };
+            let Some(partition) = self.topics.partition(&id, n) else { continue };
+            let ready: Vec<_> = partition.waiting.extract_if(.., |w| w.first <= last).collect();
+            state.awaited = !partition.waiting.is_empty();
+            self.topics.stats.waiting -= ready.len() as u64;
+            for waiting in ready {
+                self.read_events(TopicId::clone(&id), log, waiting);
+            }
+        }
+    }
+
+    /// Ends waiting: by time, or for a consumer whose session is over.
+    pub(super) fn end_waiting(
+        &mut self,
+        topic: &TopicId,
+        mut ends: impl FnMut(&Waiting) -> Option<Response>,
+    ) {
+        let Some(topic) = self.topics.by_id.get_mut(topic) else { return };
+        let mut ended = Vec::new();
+        for partition in &mut topic.partitions {
+            partition.waiting.retain(|waiting| match ends(waiting) {
+                Some(response) => {
+                    ended.push((waiting.conn, waiting.number, response));
+                    false
+                }
+                None => true,
+            });
+        }
+        self.topics.stats.waiting -= ended.len() as u64;
+        for (conn, number, response) in ended {
+            self.answer(conn, number, response);
+        }
+    }
+
+    /// Half a second has passed: answers who has waited for long enough.
+    pub(super) fn tick_fetches(&mut self) {
+        if self.topics.stats.waiting == 0 {
+            return;
+        }
+        let mut ended = Vec::new();
+        for topic in self.topics.by_id.values_mut() {
+            for partition in &mut topic.partitions {
+                let over = |waiting: &mut Waiting| {
+                    let over = waiting.ticks == 0 || !self.conns.contains_key(&waiting.conn);
+                    waiting.ticks = waiting.ticks.saturating_sub(1);
+                    over
+                };
+                ended.extend(partition.waiting.extract_if(.., over));
+            }
+        }
+        self.topics.stats.waiting -= ended.len() as u64;
+        for Waiting { conn, number, first, .. } in ended {
+            let nothing = wire::EventsFetched { first, events: Vec::new(), end: first };
+            self.answer(conn, number, Response::EventsFetched(nothing));
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Topics: logs of events that belong to no application, one for each partition.
+//!
+//! That a topic exists, where its consumers stand, and that it is deleted, are records of the hub's
+//! own, repeated at the start of every file. What requests have appended is read back from the
+//! partitions' newest records when somebody publishes for the first time ([`publish`]).
+
+mod consumers;
+mod expire;
+mod fetch;
+mod life;
+mod publish;
+mod requests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use kar_proto::hub::v1 as wire;
+use wire::meta::Meta;
+use wire::state_request::Request;
+use wire::state_response::Response;
+
+use super::conn::ConnId;
+use super::{App, Engine, Log, LogId};
+use crate::options::PAGE_SIZE_MAX;
+use crate::store::{TimeSource, system_time};
+use consumers::Consumer;
+pub(crate) use expire::Probe;
+use expire::Search;
+pub(crate) use fetch::FetchJob;
+use fetch::Waiting;
+use publish::Memory;
+pub(crate) use publish::{RecallJob, Recalled};
+use requests::Requests;
+
+/// Stands for the application of topics' logs: no application may have this name.
+pub(super) const TOPICS_APP: &str = "$topics";
+
+/// Id of a topic.
+pub(crate) type TopicId = Arc<str>;
+
+/// Every topic.
+pub(super) struct Topics {
+    clock: TimeSource,
+    by_id: BTreeMap<TopicId, Topic>,
+    ids: BTreeMap<String, TopicId>,
+    /// Deletions that are not durable: records of their logs are needed until they are.
+    deleting: usize,
+    /// Logs with new events that somebody waits for.
+    pub(super) due: Vec<LogId>,
+    /// Partitions by their logs.
+    by_log: HashMap<LogId, (TopicId, u32)>,
+    /// Bytes of events that wait until it is known what was appended before.
+    pub(super) held_bytes: usize,
+    searches: BTreeMap<u64, Search>,
+    next_search: u64,
+    ticks: u32,
+    pub(super) stats: TopicStats,
+}
+
+/// Counters since the hub's start.
+#[derive(Default)]
+pub(super) struct TopicStats {
+    pub(super) published: u64,
+    pub(super) repeated: u64,
+    pub(super) expired: u64,
+    /// Fetches that wait, now.
+    pub(super) waiting: u64,
+}
+
+/// A topic.
+pub(super) struct Topic {
+    info: wire::TopicInfo,
+    /// That it exists is durable.
+    durable: bool,
+    partitions: Vec<Partition>,
+    memory: Memory,
+    /// By application and name.
+    consumers: BTreeMap<(Arc<str>, String), Consumer>,
+}
+
+/// A partition of a topic.
+struct Partition {
+    log: LogId,
+    requests: Requests,
+    /// Time of the newest event, so that times never go back.
+    newest_ms: u64,
+    waiting: Vec<Waiting>,
+    /// No event is too old before this time.
+    next_expiry_ms: u64,
+    expiring: bool,
+}
+
+/// A topic as the write-ahead log tells it.
+pub(super) struct HeldTopic {
+    pub(super) info: wire::TopicInfo,
+    pub(super) consumers: BTreeMap<(String, String), wire::ConsumerState>,
+}
+
+/// Name of a partition's log.
+pub(super) fn log_name(id: &str, partition: u32) -> String {
+    format!("{id}/{partition}")
+}
+
+/// Why a request about topics was refused.
+fn refused(reason: wire::RefusedReason, message: impl Into<String>) -> Response {
+    let (reason, message) = (reason.into(), message.into());
+    Response::Refused(wire::Refused { reason, message, ..Default::default() })
+}
+
+fn invalid(message: impl Into<String>) -> Response {
+    refused(wire::RefusedReason::Invalid, message)
+}
+
+fn unknown_topic(what: &str) -> Response {
+    refused(wire::RefusedReason::UnknownTopic, format!("there is no topic '{what}'"))
+}
+
+fn over(bound: &str, limit: usize, what: &str) -> Response {
+    Response::Refused(wire::Refused {
+        reason: wire::RefusedReason::TopicLimit.into(),
+        message: format!("{what} ({bound} is {limit})"),
+        bound: bound.to_owned(),
+        limit: limit as u64,
+    })
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Carries out a request if it is about topics; else gives it back.
+    pub(super) fn topic_request(
+        &mut self,
+        conn: ConnId,
+        number: u64,
+        app: &Arc<str>,
+        request: Request,
+    ) -> Option<Request> {
+        match request {
+            Request::CreateTopic(create) => self.create_topic(conn, number, create),
+            Request::DeleteTopic(delete) => self.delete_topic(conn, number, &delete),
+            Request::ListTopics(list) => {
+                let list = self.list_topics(&list);
+                self.answer(conn, number, Response::TopicList(list));
+            }
+            Request::PublishEvents(publish) => self.publish_events(conn, number, publish),
+            Request::FetchEvents(fetch) => self.fetch_events(conn, number, app, fetch),
+            Request::SeekEvents(seek) => self.seek_events(conn, number, &seek),
+            Request::OpenConsumer(open) => self.open_consumer(conn, number, app, open),
+            Request::CommitConsumer(commit) => self.commit_consumer(conn, number, app, commit),
+            Request::DeleteConsumer(delete) => self.delete_consumer(conn, number, app, delete),
+            other => return Some(other),
+        }
+        None
+    }
+
+    fn list_topics(&self, list: &wire::ListTopics) -> wire::TopicList {
+        let size = match list.page_size {
+            0 => PAGE_SIZE_MAX,
+            size => size.min(PAGE_SIZE_MAX),
+        };
+        let wanted = |name: &str| list.name.is_empty() || list.name == name;
+        let after = |name: &str| list.after.is_empty() || name > list.after.as_str();
+        let mut found = self.topics.ids.iter().filter(|(name, _)| wanted(name) && after(name));
+        let topics = found
+            .by_ref()
+            .take(size as usize)
+            .filter_map(|(_, id)| self.topics.by_id.get(id))
+            .map(|topic| self.topic_view(topic))
+            .collect();
+        wire::TopicList { topics, more: found.next().is_some() }
+    }
+
+    fn topic_view(&self, topic: &Topic) -> wire::TopicView {
+        let partition = |partition: &Partition| {
+            let log = self.logs.get(&partition.log)?;
+            let (start, end, bytes) = (log.start, log.index.last() + 1, log.bytes);
+            Some(wire::TopicPartition { start, end, bytes })
+        };
+        let consumers = topic.consumers.iter();
+        wire::TopicView {
+            topic: Some(topic.info.clone()),
+            partitions: topic.partitions.iter().filter_map(partition).collect(),
+            consumers: consumers
+                .map(|((app, name), consumer)| consumer.state(&topic.info.id, app, name))
+                .collect(),
+        }
+    }
+
+    /// What holds of topics.
+    pub(super) fn topic_metas(&self, metas: &mut Vec<Meta>) {
+        for topic in self.topics.by_id.values() {
+            metas.push(Meta::TopicDefined(topic.info.clone()));
+            for ((app, name), consumer) in &topic.consumers {
+                metas.push(Meta::ConsumerMoved(consumer.state(&topic.info.id, app, name)));
+            }
+        }
+    }
+
+    /// Consumers with a name.
+    pub(super) fn consumers(&self) -> usize {
+        self.topics.by_id.values().map(|topic| topic.consumers.len()).sum()
+    }
+
+    pub(super) fn topics(&self) -> usize {
+        self.topics.by_id.len()
+    }
+
+    /// Half a second has passed.
+    pub(super) fn tick_topics(&mut self) {
+        self.topics.ticks = self.topics.ticks.wrapping_add(1);
+        self.tick_fetches();
+        if self.topics.ticks.is_multiple_of(4) {
+            let now = self.topics.now();
+            for topic in self.topics.by_id.values_mut() {
+                topic.partitions.iter_mut().for_each(|partition| partition.requests.age(now));
+            }
+            self.expire(now);
+        }
+    }
+}
+
+// === impl Topics ===
+
+impl Topics {
+    fn new() -> Self {
+        Self {
+            clock: system_time(),
+            by_id: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            deleting: 0,
+            due: Vec::new(),
+            by_log: HashMap::new(),
+            held_bytes: 0,
+            searches: BTreeMap::new(),
+            next_search: 0,
+            ticks: 0,
+            stats: TopicStats::default(),
+        }
+    }
+
+    /// The time, milliseconds since the Unix epoch.
+    fn now(&self) -> u64 {
+        (self.clock)()
+    }
+
+    /// Topics as the write-ahead log tells them. Takes their logs' ids from the application that stands for
+    /// theirs; a log that no topic has is left over from a creation that came to nothing.
+    pub(super) fn restore(
+        held: BTreeMap<String, HeldTopic>,
+        app: Option<App>,
+        logs: &mut HashMap<LogId, Log>,
+        next_log: &mut LogId,
+    ) -> Self {
+        let mut topics = Self::new();
+        let mut ids = app.map(|app| app.logs).unwrap_or_default();
+        for HeldTopic { info, consumers } in held.into_values() {
+            let of = (0..info.partitions).map(|n| {
+                let name = log_name(&info.id, n);
+                ids.remove(&name).unwrap_or_else(|| {
+                    let log = *next_log;
+                    *next_log += 1;
+                    logs.insert(log, Log::new(TOPICS_APP.into(), name));
+                    log
+                })
+            });
+            let of = of.collect();
+            let mut topic = Topic::new(info, of, true);
+            topic.consumers = consumers
+                .into_iter()
+                .map(|((app, name), state)| ((app.into(), name), Consumer::restore(state)))
+                .collect();
+            topics.insert(topic);
+        }
+        for log in ids.into_values() {
+            logs.remove(&log);
+        }
+        topics
+    }
+
+    fn insert(&mut self, topic: Topic) {
+        let id: TopicId = topic.info.id.as_str().into();
+        for (n, partition) in topic.partitions.iter().enumerate() {
+            self.by_log.insert(partition.log, (TopicId::clone(&id), n as u32));
+        }
+        self.ids.insert(topic.info.name.clone(), TopicId::clone(&id));
+        self.by_id.insert(id, topic);
+    }
+
+    fn remove(&mut self, id: &TopicId, name: &str) -> Option<Topic> {
+        let topic = self.by_id.remove(id)?;
+        self.ids.remove(name);
+        for partition in &topic.partitions {
+            self.by_log.remove(&partition.log);
+        }
+        Some(topic)
+    }
+
+    fn partition(&mut self, topic: &str, partition: u32) -> Option<&mut Partition> {
+        self.by_id.get_mut(topic)?.partitions.get_mut(partition as usize)
+    }
+}
+
+// === impl Topic ===
+
+impl Topic {
+    fn new(info: wire::TopicInfo, logs: Vec<LogId>, durable: bool) -> Self {
+        let partition = |log| Partition {
+            log,
+            requests: Requests::since(0),
+            newest_ms: 0,
+            waiting: Vec::new(),
+            next_expiry_ms: 0,
+            expiring: false,
+        };
+        // What is new has nothing to be read back.
+        let memory = if durable { Memory::Cold } else { Memory::Ready };
+        let partitions = logs.into_iter().map(partition).collect();
+        Self { info, durable, partitions, memory, consumers: BTreeMap::new() }
+    }
+}

@@ -1,0 +1,122 @@
+//! Which requests have appended which events, so that one that is repeated appends nothing.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::topic::RequestKey;
+
+/// Events of a partition that are remembered by their requests …
+pub(super) const EVENTS_MAX: usize = 50_000;
+/// … as long as they take no more than so many bytes together (they are read when a hub starts) …
+pub(super) const BYTES_MAX: u64 = 64 << 20;
+/// … and are no older than this, milliseconds.
+pub(super) const AGE_MAX_MS: u64 = 120_000;
+
+/// The newest events of a partition by their requests.
+#[derive(Default)]
+pub(super) struct Requests {
+    offsets: HashMap<RequestKey, u64>,
+    /// Oldest first.
+    order: VecDeque<Remembered>,
+    bytes: u64,
+    /// Of what was appended up to this time not everything is remembered; 0: everything is.
+    forgotten_ms: u64,
+}
+
+struct Remembered {
+    request: RequestKey,
+    offset: u64,
+    time_ms: u64,
+    bytes: u64,
+}
+
+// === impl Requests ===
+
+impl Requests {
+    /// Nothing is known of what was appended up to this time (0: nothing was).
+    pub(super) fn since(forgotten_ms: u64) -> Self {
+        Self { forgotten_ms, ..Self::default() }
+    }
+
+    /// Where the event of a request is, if that is remembered.
+    pub(super) fn offset(&self, request: RequestKey) -> Option<u64> {
+        self.offsets.get(&request).copied()
+    }
+
+    /// Whether everything that was appended since a time is remembered.
+    pub(super) fn reaches_back_to(&self, time_ms: u64) -> bool {
+        time_ms > self.forgotten_ms || self.forgotten_ms == 0
+    }
+
+    /// Time of the newest event that is remembered; 0: there is none.
+    pub(super) fn newest_ms(&self) -> u64 {
+        self.order.back().map_or(0, |event| event.time_ms)
+    }
+
+    /// A request has appended an event of so many bytes.
+    pub(super) fn remember(&mut self, request: RequestKey, offset: u64, time_ms: u64, bytes: u64) {
+        self.offsets.insert(request, offset);
+        self.order.push_back(Remembered { request, offset, time_ms, bytes });
+        self.bytes += bytes;
+        while self.order.len() > EVENTS_MAX || (self.bytes > BYTES_MAX && self.order.len() > 1) {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets what is too old.
+    pub(super) fn age(&mut self, now_ms: u64) {
+        let oldest = now_ms.saturating_sub(AGE_MAX_MS);
+        while self.order.front().is_some_and(|event| event.time_ms < oldest) {
+            self.forget_oldest();
+        }
+        if self.order.is_empty() && self.offsets.capacity() > 0 {
+            self.offsets = HashMap::new();
+            self.order = VecDeque::new();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some(event) = self.order.pop_front() else { return };
+        self.bytes -= event.bytes;
+        self.forgotten_ms = event.time_ms;
+        // The same request may have appended another event when this one was forgotten already.
+        if self.offsets.get(&event.request) == Some(&event.offset) {
+            self.offsets.remove(&event.request);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_requests_are_remembered_by_number_bytes_and_age() {
+        let mut requests = Requests::since(0);
+        for n in 0..EVENTS_MAX as u64 + 10 {
+            requests.remember(n.into(), n + 1, 1_000 + n, 1);
+        }
+        assert_eq!(requests.offset(9), None);
+        assert_eq!(requests.offset(10), Some(11));
+        assert!(!requests.reaches_back_to(1_009) && requests.reaches_back_to(1_010));
+        requests.age(1_020 + AGE_MAX_MS);
+        assert_eq!((requests.offset(19), requests.offset(20)), (None, Some(21)));
+        requests.age(10_000_000);
+        assert_eq!(requests.offset(50_000), None);
+        let mut requests = Requests::since(0);
+        for n in 0..5 {
+            requests.remember(n, n as u64, n as u64, BYTES_MAX / 4);
+        }
+        assert_eq!((requests.offset(0), requests.offset(1)), (None, Some(1)));
+    }
+
+    #[test]
+    fn a_request_that_was_forgotten_and_came_again_is_remembered_by_its_newer_event() {
+        let mut requests = Requests::since(7);
+        assert!(!requests.reaches_back_to(7) && requests.reaches_back_to(8));
+        requests.remember(1, 10, 100, 1);
+        requests.remember(1, 20, AGE_MAX_MS, 1);
+        requests.age(AGE_MAX_MS + 101);
+        assert_eq!(requests.offset(1), Some(20));
+        assert_eq!(requests.newest_ms(), AGE_MAX_MS);
+    }
+}

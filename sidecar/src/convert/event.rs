@@ -1,0 +1,94 @@
+//! Events: as components have them, as topics keep them, as the core knows them.
+
+use bytes::Bytes;
+use kar_core::events::{CloudEvent, EventTime};
+use kar_core::invocation::Payload;
+use kar_proto::log::v1 as stored;
+use kar_proto::v1 as pb;
+use prost::Message as _;
+
+use super::api::payload_to;
+use super::{Malformed, owned, shared};
+
+/// An event as a topic keeps it.
+pub fn encode_event(event: &CloudEvent) -> Bytes {
+    let attribute = |(name, value): (&String, &String)| stored::EventAttribute {
+        name: name.clone(),
+        value: value.clone(),
+    };
+    let event = stored::StoredEvent {
+        id: event.id.clone(),
+        source: event.source.clone(),
+        r#type: event.kind.clone(),
+        subject: event.subject.clone(),
+        time_seconds: event.time.seconds,
+        time_nanos: event.time.nanos,
+        data_schema: event.data_schema.clone(),
+        content_type: owned(&event.data.content_type),
+        data: event.data.data.clone(),
+        attributes: event.attributes.iter().map(attribute).collect(),
+    };
+    event.encode_to_vec().into()
+}
+
+/// An event that a topic has kept.
+///
+/// # Errors
+///
+/// If it is none.
+pub fn decode_event(bytes: Bytes) -> Result<CloudEvent, Malformed> {
+    let event = stored::StoredEvent::decode(bytes)?;
+    let content_type = shared(event.content_type);
+    Ok(CloudEvent {
+        id: event.id,
+        source: event.source,
+        kind: event.r#type,
+        subject: event.subject,
+        time: EventTime { seconds: event.time_seconds, nanos: event.time_nanos },
+        data_schema: event.data_schema,
+        data: Payload { data: event.data, content_type },
+        attributes: event.attributes.into_iter().map(|a| (a.name, a.value)).collect(),
+    })
+}
+
+/// An event for a component; with `json` its data in the form for people if it is JSON.
+pub fn event_to(event: CloudEvent, json: bool) -> pb::Event {
+    pb::Event {
+        id: event.id,
+        source: event.source,
+        r#type: event.kind,
+        subject: event.subject,
+        time: Some(prost_types::Timestamp {
+            seconds: event.time.seconds,
+            nanos: i32::try_from(event.time.nanos).unwrap_or_default(),
+        }),
+        data: Some(payload_to(event.data, json)),
+        attributes: event.attributes.into_iter().collect(),
+        data_schema: event.data_schema,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kar_core::events::Draft;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_the_same_when_it_was_kept() {
+        let draft = Draft {
+            id: "1".into(),
+            source: "/s".into(),
+            kind: "t".into(),
+            subject: "u".into(),
+            time: Some(EventTime { seconds: -5, nanos: 7 }),
+            data_schema: "urn:x".into(),
+            data: Payload { data: "d".into(), content_type: "text/plain".into() },
+            attributes: [("a".to_owned(), "b".to_owned())].into(),
+            partition_key: "k".into(),
+        };
+        let event = draft.complete(String::new, "", EventTime::default()).expect("an event");
+        assert_eq!(decode_event(encode_event(&event)), Ok(event));
+        assert!(decode_event(Bytes::from_static(&[0xff])).is_err());
+    }
+}
