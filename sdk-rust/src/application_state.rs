@@ -5,7 +5,7 @@ use std::time::Duration;
 use kar_proto::v1 as proto;
 
 use crate::codec::{CodecError, Decode, Encode, Payload};
-use crate::error::CallError;
+use crate::error::{CallError, Rejection};
 use crate::state::checked;
 use crate::stream::{Answer, Handle, Operation};
 
@@ -38,7 +38,8 @@ pub struct Write {
     key: String,
     /// `None`: the key is deleted.
     value: Option<Result<Payload, CodecError>>,
-    etag: String,
+    /// `None`: whatever it is.
+    etag: Option<String>,
     time_to_live: Option<Duration>,
 }
 
@@ -242,23 +243,23 @@ impl Write {
     /// Sets a key.
     pub fn set<T: Encode + ?Sized>(key: impl Into<String>, value: &T) -> Self {
         let value = Some(value.encode());
-        Self { key: key.into(), value, etag: String::new(), time_to_live: None }
+        Self { key: key.into(), value, etag: None, time_to_live: None }
     }
 
     /// Deletes a key, if it is there.
     pub fn delete(key: impl Into<String>) -> Self {
-        Self { key: key.into(), value: None, etag: String::new(), time_to_live: None }
+        Self { key: key.into(), value: None, etag: None, time_to_live: None }
     }
 
     /// Only if the key's version is still this one.
     pub fn if_version(mut self, etag: &Etag) -> Self {
-        self.etag.clone_from(&etag.0);
+        self.etag = Some(etag.0.clone());
         self
     }
 
     /// Only if the key is absent.
     pub fn if_absent(mut self) -> Self {
-        "*".clone_into(&mut self.etag);
+        self.etag = Some("*".to_owned());
         self
     }
 
@@ -273,12 +274,26 @@ impl Write {
         let value = self.value.transpose()?.map(Payload::into_proto);
         // Longer than protobuf can say is for ever.
         let time_to_live = self.time_to_live.and_then(|time| time.try_into().ok());
-        let key = checked(&self.key)?;
-        Ok(proto::SetRequest { key, value, etag: self.etag, request_id, time_to_live })
+        let (key, etag) = (checked(&self.key)?, condition(self.etag)?);
+        Ok(proto::SetRequest { key, value, etag, request_id, time_to_live })
     }
 
     fn into_delete(self, request_id: String) -> Result<proto::DeleteRequest, CallError> {
-        Ok(proto::DeleteRequest { key: checked(&self.key)?, etag: self.etag, request_id })
+        let (key, etag) = (checked(&self.key)?, condition(self.etag)?);
+        Ok(proto::DeleteRequest { key, etag, request_id })
+    }
+}
+
+/// For the wire, which takes an empty version for no condition at all: that is not what was asked for.
+fn condition(etag: Option<String>) -> Result<String, CallError> {
+    match etag {
+        Some(etag) if etag.is_empty() => Err(CallError::Rejected(Box::new(Rejection {
+            code: tonic::Code::InvalidArgument as i32,
+            reason: "INVALID_FIELD".to_owned(),
+            message: "an empty version is none: use `if_absent`, or no condition".to_owned(),
+            ..Rejection::default()
+        }))),
+        etag => Ok(etag.unwrap_or_default()),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::context::{Caller, Root, Source};
 use crate::error::{CallError, ConnectError};
 use crate::stream::driver::{self, Node};
 use crate::stream::{Answer, Command, Handle, Operation};
+use crate::topology::TopologyWatch;
 use crate::transport::{Address, Settings};
 
 /// Entry to everything: `Kar::connect()` for a client, [`Host::builder`](crate::Host::builder) for
@@ -185,6 +186,13 @@ impl Client {
             Answer::Resume(_) => Ok(()),
             _ => Err(CallError::mismatch("resume")),
         }
+    }
+
+    /// Follows who is there, and which node owns which partition, as it changes. Nothing is sent before
+    /// [`TopologyWatch::next`] is called.
+    #[must_use]
+    pub fn watch_topology(&self) -> TopologyWatch {
+        TopologyWatch::new(self.handle.sidecar().clone())
     }
 
     /// State of the application as a whole.

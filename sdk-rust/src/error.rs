@@ -250,8 +250,16 @@ impl CallError {
         Self::Unknown(format!("the sidecar's answer does not fit the request ({operation})"))
     }
 
+    /// Of an RPC apart from the component's stream.
+    pub(crate) fn from_grpc(status: &tonic::Status) -> Self {
+        Self::from_rejection(Rejection::from_grpc(status))
+    }
+
     pub(crate) fn from_status(status: Status) -> Self {
-        let rejection = Rejection::from_status(status);
+        Self::from_rejection(Rejection::from_status(status))
+    }
+
+    fn from_rejection(rejection: Rejection) -> Self {
         let message = rejection.message.clone();
         match rejection.reason.as_str() {
             "TURN_SUPERSEDED" => Self::Superseded,

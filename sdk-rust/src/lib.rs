@@ -100,7 +100,7 @@
 //! [`Kar`], [`Client`]: connecting and asking · [`Host`]: hosting · [`Caller`], [`InTurn`], [`ReadsState`],
 //! [`WritesState`]: capabilities of contexts · [`Call`]: calls on their way · [`StateWriter`], [`ApplicationState`]:
 //! state, [`Write`]: changes of it · [`RetryPolicy`]: of methods and calls · [`Reminders`]: invocations at due times ·
-//! [`CallError`], [`Error`]: errors · [`limits`]: every bound.
+//! [`TopologyWatch`]: who is there · [`CallError`], [`Error`]: errors · [`limits`]: every bound.
 
 // The macros' code names this crate as its users do; the samples are such users in here.
 #[cfg(feature = "samples")]
@@ -122,6 +122,7 @@ mod reminder;
 pub mod samples;
 mod state;
 mod stream;
+mod topology;
 mod transport;
 mod turn;
 
@@ -139,4 +140,5 @@ pub use hosted::{Actor, Method, MethodFuture, Service};
 pub use kar_sdk_macros::{actor, service};
 pub use reminder::{CatchUp, Recurs, Reminder, Reminders, Scheduled};
 pub use state::{StateReader, StateWriter};
+pub use topology::{Topology, TopologyNode, TopologyWatch};
 pub use transport::{ENV_PORT, ENV_SOCKET, ENV_TOKEN};

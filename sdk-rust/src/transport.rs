@@ -60,6 +60,13 @@ pub(crate) struct Dialer {
     authorization: Option<MetadataValue<Ascii>>,
 }
 
+/// A sidecar, for what has a connection of its own.
+pub(crate) struct Sidecar {
+    pub(crate) dialer: Dialer,
+    /// How long it is tried to reach it again.
+    pub(crate) patience: Duration,
+}
+
 /// A stream on which the component was welcomed.
 pub(crate) struct Session {
     pub(crate) welcome: Welcome,
@@ -139,10 +146,7 @@ impl Dialer {
             ..hello
         });
         outbox.push(&mut vec![ComponentFrame { frame: Some(hello) }]);
-        let mut request = Request::new(Messages(outbox.clone()));
-        if let Some(value) = &self.authorization {
-            request.metadata_mut().insert("authorization", value.clone());
-        }
+        let request = self.authorized(Messages(outbox.clone()));
         let refused =
             |status: tonic::Status| ConnectError::Refused(Box::new(Rejection::from_grpc(&status)));
         let mut inbound = client.connect(request).await.map_err(refused)?.into_inner();
@@ -176,7 +180,17 @@ impl Dialer {
         }
     }
 
-    async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
+    /// A request with the token.
+    pub(crate) fn authorized<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(value) = &self.authorization {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        request
+    }
+
+    /// Connects; one attempt.
+    pub(crate) async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
         match &self.address {
             Address::Socket(path) => {
                 let path = path.clone();
@@ -205,6 +219,13 @@ impl Dialer {
             Address::Port(port) => format!("127.0.0.1:{port}"),
         };
         ConnectError::Unreachable { address, cause: cause.to_owned() }
+    }
+}
+
+impl std::fmt::Debug for Sidecar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Without the token.
+        f.debug_struct("Sidecar").field("address", &self.dialer.address).finish_non_exhaustive()
     }
 }
 

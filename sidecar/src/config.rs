@@ -184,10 +184,11 @@ const MESSAGE_ROOM_BYTES: usize = 64 << 10;
 pub const STREAM_MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// The longest message that a component gets on its stream with these bounds, bytes: what is packed into one, and the
-/// longest frame after it, which is a turn with its recorded steps or the answer to a read.
+/// longest frame after it, which is a turn with its recorded steps or the answer to a read; of the application's state
+/// that is one value at least, however long those are that other nodes let in.
 pub fn stream_message_bytes_max(limits: &Limits) -> usize {
     let read = limits.state_read_bytes_max.max(limits.state_bytes_per_actor_max);
-    let frame = limits.turn_bytes_max().max(read);
+    let frame = limits.turn_bytes_max().max(read).max(RECORD_BYTES_MAX);
     frame.saturating_add(MESSAGE_BYTES_TARGET + MESSAGE_ROOM_BYTES)
 }
 

@@ -42,6 +42,8 @@ pub struct Sidecar {
     closing: watch::Sender<bool>,
     /// Turns true when somebody asks the sidecar to end.
     ended: watch::Sender<bool>,
+    /// Why it cannot go on, once that is so.
+    lost: watch::Receiver<Option<String>>,
     tasks: JoinSet<()>,
     /// Files to remove at the end.
     files: Vec<PathBuf>,
@@ -137,11 +139,13 @@ impl Sidecar {
             driver,
             closing: watch::Sender::new(false),
             ended: watch::Sender::new(false),
+            lost: watch::channel(None).1,
             tasks: JoinSet::new(),
             files: std::mem::take(&mut sockets.files),
         };
         let address = sockets.peer_address.as_ref().map(ToString::to_string).unwrap_or_default();
         let joined = hub::join(&sidecar.driver, &config, &sidecar.node_name, &address).await?;
+        sidecar.lost = joined.lost.clone();
         sidecar.serve(&config, sockets, &joined);
         let patience = Duration::from_millis(config.bounds.start_timeout_ms);
         sidecar.listed(joined.members, patience).await?;
@@ -199,6 +203,18 @@ impl Sidecar {
         closed(self.ended.subscribe()).await;
     }
 
+    /// Returns when the sidecar cannot go on, with the reason and what to do: its data directory is gone. Everything
+    /// that it offered has ended by itself then; there is nothing to be handed over, and nobody to hand it to.
+    pub async fn failed(&self) -> String {
+        let mut lost = self.lost.clone();
+        let why = lost.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        match why {
+            Some(why) => why,
+            // The hub's client has ended without a word: with the sidecar.
+            None => std::future::pending().await,
+        }
+    }
+
     /// Counters since the start, by name, as `SystemService.GetInfo` shows them.
     pub fn counters(&self) -> BTreeMap<String, i64> {
         self.driver.counters()
@@ -210,6 +226,12 @@ impl Sidecar {
         let application = config.application.to_string();
         let peer_bounds = outbox_bounds(&config.bounds);
         self.until_closed(timer::run(self.driver.clone()));
+        let (mut lost, leave) = (joined.lost.clone(), self.closing.clone());
+        self.until_closed(async move {
+            if lost.wait_for(Option::is_some).await.is_ok() {
+                leave.send_replace(true);
+            }
+        });
         if !config.no_peer {
             let dialler = Dialler::new(self.driver.clone(), application.clone(), peer_bounds);
             self.until_closed(dialler.run(joined.members.clone()));

@@ -6,6 +6,7 @@ mod calls;
 mod caretakers;
 mod cli;
 mod cli_errors;
+mod data_dir;
 mod deadlock;
 mod demo;
 mod disk;

@@ -9,6 +9,7 @@ use kar_tests::world::{READY_LIMIT, capture};
 use kar_tests::{Node, NodeOptions, World, process, wait};
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 /// Longest time for a component to leave in order, or to give up.
 const END_LIMIT: Duration = Duration::from_secs(20);
@@ -140,6 +141,52 @@ fn a_host_outlives_its_sidecar_and_registers_at_the_next() {
         process::signal(greeter.0.id(), Signal::TERM);
         assert_eq!(greeter.ended().await, 0);
         assert!(node.alive());
+    });
+}
+
+#[test]
+fn the_topology_is_followed() {
+    test(async {
+        let world = World::new("pywatch");
+        let a = world.app("a", &["echo"]).await;
+        a.hosts("Echo").await;
+        // Says who owns something of the actors, until the first one is not among them any more.
+        let program = "
+import asyncio, contextlib, kar
+
+async def main():
+    async with kar.connect() as client, contextlib.aclosing(client.watch_topology()) as told:
+        async for topology in told:
+            owners = {topology.node(owner) for owner in topology.actor_types.get('Echo', ())}
+            names = sorted(node.name for node in owners if node)
+            print(*names, flush=True)
+            if names == ['b']:
+                break
+
+asyncio.run(main())
+";
+        let mut command = Command::new(interpreter(Install::Source));
+        command.args(["-c", program]).env("KAR_SOCKET", &a.socket).stdin(Stdio::null());
+        command.env_remove("KAR_GRPC_PORT").env_remove("KAR_API_TOKEN").stdout(Stdio::piped());
+        let mut follower = tokio::process::Command::from(command);
+        let mut follower = follower.kill_on_drop(true).spawn().expect("Python can be started");
+        let mut lines = BufReader::new(follower.stdout.take().expect("it is piped")).lines();
+        let mut until = async |owners: &str| {
+            let told = async {
+                while lines.next_line().await.expect("read").expect("it goes on") != owners {}
+            };
+            let told = tokio::time::timeout(READY_LIMIT, told).await;
+            told.unwrap_or_else(|_| panic!("not told: {owners}"));
+        };
+        until("a").await;
+        let b = world.app("b", &["echo"]).await;
+        b.hosts("Echo").await;
+        until("a b").await;
+        let drained = world.kar_here("drain", &["a"]).await;
+        assert_eq!(drained.code, 0, "{drained:?}");
+        until("b").await;
+        let ended = tokio::time::timeout(END_LIMIT, follower.wait()).await.expect("it ends");
+        assert!(ended.expect("it can be waited for").success());
     });
 }
 

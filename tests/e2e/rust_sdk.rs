@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use kar_sdk::{
-    ActorContext, CallError, Error, Host, Kar, RetryPolicy, ServiceContext, Write, Written,
+    ActorContext, CallError, Error, Host, Kar, RetryPolicy, ServiceContext, Topology, Write,
+    Written,
 };
+use kar_tests::world::READY_LIMIT;
 use kar_tests::{World, test, wait};
 
 const QUICK: RetryPolicy =
@@ -113,6 +115,46 @@ fn application_state_is_written_together_and_for_a_time() {
         };
         assert_eq!(conflict.key, "a");
         assert_eq!(state.get::<i32>("b").await.expect("read"), None, "nothing of it was done");
+    });
+}
+
+#[test]
+fn the_topology_is_followed_also_while_the_sidecar_is_another_one() {
+    test(async {
+        let world = World::new("sdkwatch");
+        let mut a = world.app("a", &["echo"]).await;
+        a.hosts("Echo").await;
+        let client = Kar::builder().socket(&a.socket).connect().await.expect("connected");
+        let mut watch = client.watch_topology();
+        let mut until = async |what: &str, wanted: &dyn Fn(&Topology) -> bool| {
+            let found = async {
+                loop {
+                    let topology = watch.next().await.expect("it goes on");
+                    if wanted(&topology) {
+                        return topology;
+                    }
+                }
+            };
+            let found = tokio::time::timeout(READY_LIMIT, found).await;
+            found.unwrap_or_else(|_| panic!("not told: {what}"))
+        };
+        let owned = |topology: &Topology, name: &str| {
+            let node = topology.nodes.iter().find(|node| node.name == name);
+            let incarnation = node.map(|node| node.incarnation);
+            let owners = topology.actor_types.get("Echo").into_iter().flatten();
+            owners.filter(|owner| owner.is_some() && **owner == incarnation).count()
+        };
+        let alone = until("a owns all", &|topology| owned(topology, "a") > 0).await;
+        assert_eq!(owned(&alone, "a"), alone.actor_types["Echo"].len());
+        assert!(alone.services.contains_key("echo"), "{alone:?}");
+        let _b = world.app("b", &["echo"]).await;
+        until("b owns some", &|topology| owned(topology, "b") > 0).await;
+        let former = alone.nodes[0].incarnation;
+        a.kill_sidecar();
+        a.ended(READY_LIMIT).await;
+        let _again = world.app("a", &["echo"]).await;
+        let later = until("another a", &|topology| owned(topology, "a") > 0).await;
+        assert_eq!(later.node(former), None, "{later:?}");
     });
 }
 

@@ -11,6 +11,8 @@ fn a_mixed_load_for_a_moment_under_kills() {
             length: Duration::from_secs(15),
             kill_every: Duration::from_secs(1),
             sample_every: Duration::from_secs(2),
+            // Far longer than a start waits to be awaited, also while everything is killed.
+            retention: Duration::from_secs(60),
             verbose: false,
         })
         .await;

@@ -87,6 +87,15 @@ impl Runner {
 
     /// Prints all steps with their times, and the totals as the last line.
     pub(crate) fn finish(self) -> ExitCode {
+        if self.results.is_empty() {
+            // A word that was mistyped would pass.
+            println!(
+                "\nno step has a name with {}; without --only all steps are shown",
+                self.only.join(" or ")
+            );
+            println!("0 passed, 1 failed");
+            return ExitCode::FAILURE;
+        }
         let mut total = Count::default();
         println!("\n── summary ─────────────────────────────────────────────");
         for done in &self.results {
@@ -219,6 +228,13 @@ mod tests {
         assert_eq!(runner.results[1].count, Count { passed: 0, failed: 1, skipped: 0 });
         assert!(runner.run("fine", Duration::from_secs(60), &mut Command::new("true")));
         assert_eq!(runner.results[2].count, Count { passed: 1, failed: 0, skipped: 0 });
+    }
+
+    #[test]
+    fn a_word_that_names_no_step_is_no_success() {
+        let mut runner = Runner::new(&["pyhton".to_owned()]);
+        assert!(runner.check("python: types", || Ok(())), "it is not wanted");
+        assert_eq!(format!("{:?}", runner.finish()), format!("{:?}", ExitCode::FAILURE));
     }
 
     #[test]

@@ -18,6 +18,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 import kar
 from kar.v1 import common_pb2
 from kar.v1 import component_pb2 as v1
+from kar.v1 import system_pb2
 
 LIMIT = 20.0
 """Longest time that a test may take, seconds."""
@@ -45,6 +46,8 @@ class FakeSidecar:
     def __init__(self, server: grpc.aio.Server, socket: Path, port: int) -> None:
         self._server, self.socket, self.port = server, socket, port
         self.streams: asyncio.Queue[Peer] = asyncio.Queue()
+        self.watchers: asyncio.Queue[Watcher] = asyncio.Queue()
+        """Those who follow the topology."""
 
     async def accept(self, **welcome: Any) -> Peer:
         """The next stream, whose component is welcomed."""
@@ -195,6 +198,40 @@ class Peer:
         self._frames.put_nowait(None)
 
 
+class Watcher:
+    """Somebody who follows the topology, as the sidecar sees them."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self.metadata = dict(context.invocation_metadata())
+        loop = asyncio.get_running_loop()
+        self._end: asyncio.Future[tuple[grpc.StatusCode, tuple[Any, ...]]] = loop.create_future()
+        self._ended = asyncio.Event()
+
+    async def tell(self, topology: system_pb2.WatchTopologyResponse) -> None:
+        """The topology is this now."""
+        await self._context.write(topology)
+
+    def end(self, code: grpc.StatusCode, reason: str = "", **metadata: str) -> None:
+        """Ends the stream with a status."""
+        details = status(code, reason, **metadata).SerializeToString() if reason else b""
+        trailers = (("grpc-status-details-bin", details),) if details else ()
+        self._end.set_result((code, trailers))
+
+    async def ended(self) -> None:
+        """Waits until they do not follow any more."""
+        await self._ended.wait()
+
+    async def serve(self) -> None:
+        """Goes on until either side ends it."""
+        try:
+            code, trailers = await self._end
+            if code is not grpc.StatusCode.OK:
+                await self._context.abort(code, "end", trailers)
+        finally:
+            self._ended.set()
+
+
 @asynccontextmanager
 async def sidecar(folder: Path) -> AsyncIterator[FakeSidecar]:
     """A fake sidecar that listens in a folder."""
@@ -220,12 +257,27 @@ async def listen(socket: Path) -> FakeSidecar:
         fake.streams.put_nowait(peer)
         await peer.serve()
 
+    async def watch(_: system_pb2.WatchTopologyRequest, context: Any) -> None:
+        watcher = Watcher(context)
+        fake.watchers.put_nowait(watcher)
+        await watcher.serve()
+
     handler = grpc.stream_stream_rpc_method_handler(
         connect, v1.ConnectRequest.FromString, v1.ConnectResponse.SerializeToString
     )
     service = "kar.v1.ComponentService"
+    watching = grpc.unary_stream_rpc_method_handler(
+        watch,
+        system_pb2.WatchTopologyRequest.FromString,
+        system_pb2.WatchTopologyResponse.SerializeToString,
+    )
     server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler(service, {"Connect": handler})]
+        [
+            grpc.method_handlers_generic_handler(service, {"Connect": handler}),
+            grpc.method_handlers_generic_handler(
+                "kar.v1.SystemService", {"WatchTopology": watching}
+            ),
+        ]
     )
     await server.start()
     return fake

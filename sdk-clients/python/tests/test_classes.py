@@ -60,6 +60,12 @@ def test_what_makes_no_sense_is_refused_when_the_class_is_made() -> None:
             @kar.method(name="m")
             async def n(self) -> None: ...
 
+    with pytest.raises(TypeError, match="Hook.on_deactivate: the hook is an `async def`"):
+
+        class Hook(kar.Actor):
+            def on_deactivate(self) -> None:  # type: ignore[override]
+                ...
+
     with pytest.raises(TypeError, match="the SDK needs this name"):
 
         class Clash(kar.Actor):

@@ -158,6 +158,9 @@ async def test_each_reason_is_an_error_of_its_own(tmp_path: Path) -> None:
             assert (error.value.reason, error.value.status) == (reason, code.value[0])
             assert error.value.metadata == {"limit": "queue", "value": "7"}
             assert str(error.value) == f"{reason}: because"
+            if isinstance(error.value, kar.ConditionFailed):
+                # As a condition, what it says of a key that is not there must mean just that, and not nothing.
+                assert error.value.etag == "*"
         await client.close()
 
 

@@ -253,11 +253,23 @@ mod tests {
         assert_eq!(text, "only actors are deactivated");
         let (first, second) = (hook(), hook());
         assert_eq!(actor(quote!(#first #second)), "there are two methods marked `deactivate`");
-        let text = actor(quote!(
-            #[kar(deactivate)]
-            async fn f(&self, c: &mut C, a: u8) -> R {}
-        ));
-        assert_eq!(text, "a method marked `deactivate` takes no argument, and has no other option");
+        for hook in [
+            quote!(
+                #[kar(deactivate)]
+                async fn f(&self, c: &mut C, a: u8) -> R {}
+            ),
+            quote!(
+                #[kar(deactivate, name = "g")]
+                async fn f(&self, c: &mut C) -> R {}
+            ),
+            quote!(
+                #[kar(deactivate, shared)]
+                async fn f(&self, c: &mut C) -> R {}
+            ),
+        ] {
+            let text = "a method marked `deactivate` takes no argument, and has no other option";
+            assert_eq!(actor(hook), text);
+        }
     }
 
     #[test]

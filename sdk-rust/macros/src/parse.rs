@@ -113,13 +113,14 @@ fn check_hook(kind: Kind, method: &Method, is_second: bool) -> Result<()> {
     } else if is_second {
         "there are two methods marked `deactivate`"
     } else if method.argument.is_some() || method.shared || method.retry.is_some() {
-        "a method marked `deactivate` takes no argument, and has no other option"
+        HOOK
     } else {
         return Ok(());
     };
     Err(Error::new(method.function.span(), text))
 }
 
+const HOOK: &str = "a method marked `deactivate` takes no argument, and has no other option";
 const HELPERS: &str = "put helpers into another `impl` block";
 
 /// Takes our own attributes off the functions of a block that cannot be expanded.
@@ -172,6 +173,9 @@ fn name_value(meta: &ParseNestedMeta<'_>) -> Result<String> {
 fn method(kind: Kind, function: &mut ImplItemFn) -> Result<Method> {
     let Options { name, shared, deactivate, retry } = method_attributes(function)?;
     let signature = &function.sig;
+    if deactivate && name.is_some() {
+        return Err(Error::new(signature.ident.span(), HOOK));
+    }
     let at = |span: Span, text: String| Err(Error::new(span, text));
     if signature.asyncness.is_none() {
         return at(signature.span(), format!("a method must be `async`; {HELPERS}"));

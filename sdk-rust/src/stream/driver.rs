@@ -16,7 +16,7 @@ use super::{Command, Handle};
 use crate::error::ConnectError;
 use crate::hosted::Table;
 use crate::limits::{BACKOFF_MAX, BACKOFF_MIN};
-use crate::transport::{Dialer, Session, Settings};
+use crate::transport::{Dialer, Session, Settings, Sidecar};
 
 /// How long the first connection waits for an earlier host stream of the same sidecar to go away:
 /// the one of this component's predecessor, which has just died.
@@ -43,11 +43,13 @@ pub(crate) async fn connect(
     table: Option<Table>,
     hello: Hello,
 ) -> Result<Connected, ConnectError> {
-    let dialer = settings.dialer()?;
-    let first = dial(&dialer, &hello, settings.connect_timeout, PREDECESSOR_TIMEOUT).await?;
+    let sidecar = Sidecar { dialer: settings.dialer()?, patience: settings.reconnect_timeout };
+    let sidecar = Arc::new(sidecar);
+    let first =
+        dial(&sidecar.dialer, &hello, settings.connect_timeout, PREDECESSOR_TIMEOUT).await?;
     let node =
         Node { name: first.welcome.node.clone(), application: first.welcome.application.clone() };
-    let (handle, commands) = Handle::new(settings.requests_max);
+    let (handle, commands) = Handle::new(settings.requests_max, sidecar.clone());
     let lasting = Lasting {
         settings,
         commands,
@@ -57,13 +59,13 @@ pub(crate) async fn connect(
         number: 0,
         leaving: false,
     };
-    let task = tokio::spawn(run(lasting, dialer, hello, first));
+    let task = tokio::spawn(run(lasting, sidecar, hello, first));
     Ok(Connected { handle, node, task })
 }
 
 async fn run(
     mut lasting: Lasting,
-    dialer: Dialer,
+    sidecar: Arc<Sidecar>,
     hello: Hello,
     first: Session,
 ) -> Result<(), String> {
@@ -81,7 +83,7 @@ async fn run(
             End::Closed => break Ok(()),
             End::Broken(reason) => tracing::warn!(%reason, "lost the sidecar, connecting again"),
         }
-        match redial(&mut lasting, &dialer, &hello).await {
+        match redial(&mut lasting, &sidecar.dialer, &hello).await {
             Some(Ok(session)) => next = session,
             Some(Err(error)) => break Err(error.to_string()),
             None => break Ok(()),
@@ -178,7 +180,7 @@ impl ConnectError {
 }
 
 /// Between a half and the whole of `pause`, so that many components do not come back at once.
-fn jittered(pause: Duration) -> Duration {
+pub(crate) fn jittered(pause: Duration) -> Duration {
     let random = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
     pause.mul_f64(0.5 + random / 2.0)
 }

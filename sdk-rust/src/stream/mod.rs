@@ -19,6 +19,7 @@ pub(crate) use kar_proto::v1::{request::Operation, response::Result as Answer};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::CallError;
+use crate::transport::Sidecar;
 use crate::turn::Turn;
 
 /// What a request comes to.
@@ -84,6 +85,7 @@ pub(crate) struct Shared {
     roots_max: usize,
     /// Why the connection ended for good.
     closed: OnceLock<String>,
+    sidecar: Arc<Sidecar>,
 }
 
 /// One request outside turns, until it is dropped.
@@ -95,14 +97,23 @@ impl Handle {
     /// A handle and the driver's end of it. The channel has no bound of its own: requests are
     /// counted ([`Counted`], and per turn), turns are bounded by what the sidecar lets in.
     #[allow(clippy::disallowed_methods)] // Bounded as just said; a turn's end must never wait or get lost.
-    pub(crate) fn new(roots_max: usize) -> (Self, mpsc::UnboundedReceiver<Command>) {
+    pub(crate) fn new(
+        roots_max: usize,
+        sidecar: Arc<Sidecar>,
+    ) -> (Self, mpsc::UnboundedReceiver<Command>) {
         let (commands, receiver) = mpsc::unbounded_channel();
-        let shared = Shared { roots: AtomicUsize::new(0), roots_max, closed: OnceLock::new() };
+        let (roots, closed) = (AtomicUsize::new(0), OnceLock::new());
+        let shared = Shared { roots, roots_max, closed, sidecar };
         (Self { commands, shared: Arc::new(shared) }, receiver)
     }
 
     pub(crate) fn downgrade(&self) -> WeakHandle {
         WeakHandle { commands: self.commands.downgrade(), shared: self.shared.clone() }
+    }
+
+    /// The sidecar, for what does not go through the stream.
+    pub(crate) fn sidecar(&self) -> &Arc<Sidecar> {
+        &self.shared.sidecar
     }
 
     /// Makes a request outside turns.

@@ -6,6 +6,7 @@
 
 mod invocations;
 mod state;
+mod system;
 mod world;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use kar_proto::v1 as proto;
 use kar_proto::v1::component_service_server::{ComponentService, ComponentServiceServer};
 use kar_proto::v1::sidecar_frame::Frame as ToComponent;
+use kar_proto::v1::system_service_server::SystemServiceServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream, UnixListenerStream};
@@ -54,7 +56,11 @@ impl Fake {
         let service = ComponentServiceServer::new(fake.clone())
             .max_decoding_message_size(64 << 20)
             .max_encoding_message_size(64 << 20);
-        let server = || tonic::transport::Server::builder().add_service(service.clone());
+        let system = SystemServiceServer::new(fake.clone());
+        let server = || {
+            let server = tonic::transport::Server::builder().add_service(service.clone());
+            server.add_service(system.clone())
+        };
         tokio::spawn(server().serve_with_incoming(UnixListenerStream::new(listener)));
         tokio::spawn(server().serve_with_incoming(TcpListenerStream::new(tcp)));
         fake
@@ -176,6 +182,16 @@ impl Fake {
         }
     }
 
+    fn check_token<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let given = request.metadata().get("authorization").map(|v| v.to_str().unwrap());
+        match &self.lock().token {
+            Some(token) if given != Some(&format!("Bearer {token}")) => {
+                Err(Status::unauthenticated("wrong API token"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap()
     }
@@ -201,12 +217,7 @@ impl ComponentService for Fake {
         &self,
         request: Request<Streaming<proto::ConnectRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        if let Some(token) = &self.lock().token {
-            let given = request.metadata().get("authorization").map(|v| v.to_str().unwrap());
-            if given != Some(&format!("Bearer {token}")) {
-                return Err(Status::unauthenticated("wrong API token"));
-            }
-        }
+        self.check_token(&request)?;
         #[allow(clippy::disallowed_methods)] // A test's load is its bound.
         let (responses, receiver) = mpsc::unbounded_channel();
         let (fake, mut inbound) = (self.clone(), request.into_inner());

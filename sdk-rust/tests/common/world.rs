@@ -13,6 +13,8 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use super::system::Watchers;
+
 pub(super) type Responses = mpsc::UnboundedSender<Result<proto::ConnectResponse, Status>>;
 pub(super) type Actor = (String, String);
 
@@ -38,6 +40,7 @@ pub(super) struct World {
     pub(super) log: Vec<String>,
     pub(super) violations: Vec<String>,
     pub(super) messages: usize,
+    pub(super) watchers: Watchers,
 }
 
 pub(super) struct StreamState {

@@ -125,6 +125,16 @@ async fn application_state() {
     assert!(matches!(state.create("k1", &2).await, Err(CallError::ConditionFailed(_))));
     state.set_if("k1", &2, &etag).await.unwrap();
     assert!(state.set_if("k1", &3, &etag).await.is_err());
+    // For the wire an empty version is no condition: it must not become one by mistake.
+    let none = kar_sdk::Etag(String::new());
+    for refused in [
+        state.set_if("k1", &3, &none).await.map(drop),
+        state.delete_if("k1", &none).await.map(drop),
+        state.transact([Write::set("k1", &3).if_version(&none)]).await.map(drop),
+    ] {
+        let refused = refused.unwrap_err();
+        assert!(matches!(&refused, CallError::Rejected(r) if r.reason == "INVALID_FIELD"));
+    }
     assert_eq!(state.get_versioned::<i32>("k1").await.unwrap().unwrap().value, 2);
     state.set("k2", "x").await.unwrap();
     let page = state.list("k", 1, "").await.unwrap();

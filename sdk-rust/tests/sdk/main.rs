@@ -9,6 +9,7 @@ mod calls;
 mod connection;
 mod life;
 mod steps;
+mod topology;
 mod turns;
 
 use std::future::Future;

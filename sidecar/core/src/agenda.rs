@@ -15,10 +15,12 @@ pub(crate) type Key = (Arc<str>, Arc<str>);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Agenda {
     reminders: BTreeMap<Key, Arc<Reminder>>,
-    /// By due time, those of paused actors left out.
+    /// By due time, those left out that are held back or of paused actors.
     due: BTreeSet<(Millis, Key)>,
     /// Actors that take no more firings now: only an owner pauses any.
     paused: BTreeSet<Arc<str>>,
+    /// Those that are due and wait until the firing before has started, or is over: only an owner holds any back.
+    held: BTreeSet<Key>,
     /// Firings that have not ended.
     firings: BTreeMap<Key, BTreeSet<Uuid>>,
     tally: Tally,
@@ -82,6 +84,7 @@ impl Agenda {
     fn remove(&mut self, key: &Key) -> Option<Arc<Reminder>> {
         let reminder = self.reminders.remove(key)?;
         self.due.remove(&(reminder.due, key.clone()));
+        self.held.remove(key);
         self.tally.remove(reminder.size());
         Some(reminder)
     }
@@ -114,8 +117,33 @@ impl Agenda {
             firings.remove(&uuid);
             if firings.is_empty() {
                 self.firings.remove(key);
+                self.release(key);
             }
         }
+    }
+
+    /// A reminder that is due waits.
+    pub(crate) fn hold(&mut self, key: &Key) {
+        if let Some(reminder) = self.reminders.get(key) {
+            self.due.remove(&(reminder.due, key.clone()));
+            self.held.insert(key.clone());
+        }
+    }
+
+    fn release(&mut self, key: &Key) {
+        if self.held.remove(key)
+            && let Some(reminder) = self.reminders.get(key)
+            && !self.paused.contains(&key.0)
+        {
+            self.due.insert((reminder.due, key.clone()));
+        }
+    }
+
+    /// All that wait need not any more; tells whether there are any.
+    pub(crate) fn release_all(&mut self) -> bool {
+        let held = self.held.clone();
+        held.iter().for_each(|key| self.release(key));
+        !held.is_empty()
     }
 
     /// Firings of one reminder that have not ended.
@@ -153,7 +181,8 @@ impl Agenda {
     }
 
     fn dues(&self, actor: &Arc<str>) -> Vec<(Millis, Key)> {
-        self.of(actor).map(|r| (r.due, (actor.clone(), r.id.clone()))).collect()
+        let all = self.of(actor).map(|r| (r.due, (actor.clone(), r.id.clone())));
+        all.filter(|(_, key)| !self.held.contains(key)).collect()
     }
 }
 
@@ -162,6 +191,7 @@ mod tests {
     use crate::Event;
     use crate::event::{Operation, ReminderAsk, ReminderSpec};
     use crate::ids::Kind;
+    use crate::invocation::Mode;
     use crate::limits::Limits;
     use crate::reminder::CatchUp;
     use crate::schedule::Schedule;
@@ -200,5 +230,36 @@ mod tests {
         assert!(fired > 100, "{fired} fired");
         let looks = work::looks() - before;
         assert!(looks <= 10 * fired, "{looks} looks for {fired} that fired");
+    }
+
+    /// A turn that changes many reminders makes a partition look at few things for each of them.
+    #[test]
+    fn many_changes_of_one_segment_are_not_gone_through_again_and_again() {
+        let (many, kind) = (2_000, Kind::actor("Account"));
+        let mut script = Script::new(std::slice::from_ref(&kind));
+        script.invoke(None, Mode::Call, "alice", "m");
+        let turn = script.turn("m");
+        let spec = |n: u64| ReminderSpec {
+            id: format!("r{}", n % 100).into(),
+            method: "ring".into(),
+            payload: text("tea"),
+            due: Some(1_000_000 + n),
+            schedule: Schedule::Once,
+            catch_up: CatchUp::Once,
+        };
+        let before = work::looks();
+        for n in 0..many {
+            let ask = match n % 10 {
+                8 => ReminderAsk::Cancel(spec(n - 1).id),
+                9 => ReminderAsk::CancelAll,
+                _ => ReminderAsk::Schedule(spec(n)),
+            };
+            let turn = Some(turn.token.clone());
+            let (kind, actor) = (kind.clone(), "alice".into());
+            script.request(Operation::Remind { turn, kind, actor, ask });
+        }
+        script.finish(&turn, done("ok"));
+        let looks = (work::looks() - before) as u64;
+        assert!(looks <= 10 * many, "{looks} looks for {many} changes");
     }
 }

@@ -108,6 +108,7 @@ transitions! {
     // Idempotency keys.
     KeyAgain = "key: a root is sent again",
     KeysForgotten = "key: its time is over",
+    KeyOutcomesDropped = "key: outcomes are dropped beyond their bound",
     // Flows that wait for each other.
     ProbeBegins = "probe: from a call that waits",
     ProbeMoved = "probe: follows a chain of tail calls",
@@ -210,9 +211,12 @@ transitions! {
     FiringDropQueued = "reminder: a firing is dropped (item: queued → gone)",
     FiringDropSlot = "reminder: a firing is dropped (item: waits for a slot → gone)",
     FiringDropCommit = "reminder: a firing is dropped (item: waits for a commit → gone)",
+    RemindersHeld = "reminder: due, and without a host its last firing waits",
+    RemindersReleased = "reminder: due times that waited for a host go on",
     RemindersInTurn = "reminder: a turn lists what it has changed",
     // Actor life.
     Activated = "life: an actor's activation begins",
+    ActivatedAbove = "life: an activation begins above a turn of an earlier one",
     PassiveSilent = "life: an idle actor becomes passive, and its host is not told",
     PassiveFull = "life: too many actors are awake",
     Deactivates = "life: an idle actor's host is to be told",

@@ -288,6 +288,11 @@ impl Env {
             .then_some(host.session)
     }
 
+    /// Whether a kind has a host here.
+    pub(crate) fn hosts(&self, kind: &Kind) -> bool {
+        self.host.as_ref().is_some_and(|host| host.offer.kinds.contains(kind))
+    }
+
     /// Whether the host said goodbye for a kind, and the membership does not show it yet.
     pub(crate) fn host_leaves(&self, kind: &Kind) -> bool {
         let shown = self.members.nodes.get(&self.id).is_some_and(|m| m.kinds.contains(kind));

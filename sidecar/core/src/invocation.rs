@@ -231,6 +231,25 @@ impl ApplicationError {
 }
 
 impl Invocation {
+    /// What the system itself asks of an actor: nobody's argument, chain, deadline or policy.
+    pub(crate) fn system(work: Work, mode: Mode, actor: Arc<str>, uuid: Uuid) -> Self {
+        Self {
+            uuid,
+            work,
+            mode,
+            actor: Some(actor),
+            method: Arc::default(),
+            payload: Payload::default(),
+            chain: [].into(),
+            deadline: None,
+            trace: Arc::default(),
+            step: 1,
+            home: None,
+            retry: None,
+            key: None,
+        }
+    }
+
     /// The uuid of the flow's root.
     pub fn flow(&self) -> Uuid {
         self.chain.first().copied().unwrap_or(self.uuid)

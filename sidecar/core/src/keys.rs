@@ -27,6 +27,8 @@ pub(crate) struct Keys {
     by_uuid: BTreeMap<Uuid, Known>,
     /// Those whose time has begun, in that order.
     by_age: VecDeque<(Millis, Uuid)>,
+    /// Those of them that have outcomes, in the same order.
+    with_outcome: VecDeque<Uuid>,
     tally: Tally,
 }
 
@@ -67,7 +69,51 @@ impl Keys {
         if !std::mem::replace(&mut known.has_ended, true) {
             self.by_age.push_back((time, uuid));
         }
+        if outcome.is_some() {
+            self.with_outcome.push_back(uuid);
+        }
         true
+    }
+
+    /// An outcome is kept no longer; its key is.
+    pub(crate) fn drop_outcome(&mut self, uuid: Uuid) {
+        if let Some(known) = self.by_uuid.get_mut(&uuid) {
+            self.tally.remove(known.size());
+            known.outcome = None;
+            self.tally.add(known.size());
+        }
+        self.tidy();
+    }
+
+    fn tidy(&mut self) {
+        let by_uuid = &self.by_uuid;
+        while self.by_age.front().is_some_and(|(_, uuid)| !by_uuid.contains_key(uuid)) {
+            self.by_age.pop_front();
+        }
+        let has_outcome = |uuid: &Uuid| by_uuid.get(uuid).is_some_and(|k| k.outcome.is_some());
+        while self.with_outcome.front().is_some_and(|uuid| !has_outcome(uuid)) {
+            self.with_outcome.pop_front();
+        }
+    }
+
+    /// The oldest outcomes, so many that without them the rest takes no more than `bytes_max`, as far as outcomes go.
+    /// The last one stays, however long: whoever made it may be about to ask for it.
+    pub(crate) fn surplus_outcomes(&self, bytes_max: usize) -> Vec<Uuid> {
+        let mut bytes = self.tally.bytes;
+        let mut surplus = Vec::new();
+        for uuid in self.with_outcome.iter().take(self.with_outcome.len().saturating_sub(1)) {
+            if bytes <= bytes_max {
+                break;
+            }
+            bytes = bytes.saturating_sub(self.outcome(uuid).map_or(0, Outcome::size));
+            surplus.push(*uuid);
+        }
+        surplus
+    }
+
+    /// Whether there is something to be dropped beyond so many bytes.
+    pub(crate) fn has_surplus(&self, bytes_max: usize) -> bool {
+        self.tally.bytes > bytes_max && self.with_outcome.len() > 1
     }
 
     /// A key's time is over.
@@ -75,9 +121,7 @@ impl Keys {
         if let Some(known) = self.by_uuid.remove(&uuid) {
             self.tally.remove(known.size());
         }
-        while self.by_age.front().is_some_and(|(_, uuid)| !self.by_uuid.contains_key(uuid)) {
-            self.by_age.pop_front();
-        }
+        self.tidy();
     }
 
     /// All of them, for a snapshot.
@@ -105,6 +149,7 @@ impl Keys {
         for (_, uuid) in &keys.by_age {
             if let Some(known) = keys.by_uuid.get_mut(uuid) {
                 known.has_ended = true;
+                keys.with_outcome.extend(known.outcome.is_some().then_some(*uuid));
             }
         }
         keys

@@ -1,9 +1,15 @@
 //! Every bound of the core (design section 13), and the rules that a simulator may switch off.
+//!
+//! Longer than most: two tables, with their defaults.
 
 use std::fmt;
 
 use crate::ids::Millis;
 use crate::invocation::Refusal;
+
+/// The longest time that anything is waited for, ms: 35,000 years. Longer ones mean as much, and added to a clock they
+/// would be no time at all.
+pub(crate) const TIME_MAX_MS: Millis = 1 << 50;
 
 /// Bounds and times. Each has a flag of the same name in the sidecar.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,7 +65,8 @@ pub struct Limits {
     pub result_retention_ms: Millis,
     /// Idempotency keys remembered per partition; beyond it root invocations with new ones are refused.
     pub keys_per_partition_max: usize,
-    /// The same with the outcomes that are kept under them, bytes.
+    /// The same with the outcomes that are kept under them, bytes. Outcomes of what was accepted before go beyond it:
+    /// then the oldest ones are no longer known, but their keys are.
     pub keys_bytes_per_partition_max: usize,
     /// How long a key is remembered after its invocation has ended, ms.
     pub key_retention_ms: Millis,
@@ -227,6 +234,7 @@ pub struct Rules {
     pub inbox_promise: bool,
     pub inbox_again: bool,
     pub fresh_activations: bool,
+    pub lone_activations: bool,
     pub removal_in_queue: bool,
     pub removal_cancels: bool,
     pub removal_drops_firings: bool,
@@ -370,6 +378,7 @@ impl Default for Rules {
             inbox_promise: true,
             inbox_again: true,
             fresh_activations: true,
+            lone_activations: true,
             removal_in_queue: true,
             removal_cancels: true,
             removal_drops_firings: true,
@@ -385,6 +394,34 @@ impl Default for Rules {
 }
 
 impl Limits {
+    /// The same with times that can be added to any clock.
+    pub(crate) fn within_time(mut self) -> Self {
+        let times = [
+            &mut self.result_retention_ms,
+            &mut self.key_retention_ms,
+            &mut self.dead_letter_retention_ms,
+            &mut self.accept_delay_ms,
+            &mut self.grace_ms,
+            &mut self.host_return_ms,
+            &mut self.accept_timeout_ms,
+            &mut self.append_timeout_ms,
+            &mut self.channel_timer_ms,
+            &mut self.settle_delay_ms,
+            &mut self.departed_grace_ms,
+            &mut self.drain_timeout_ms,
+            &mut self.retry_initial_ms,
+            &mut self.retry_max_ms,
+            &mut self.deadlock_probe_ms,
+            &mut self.trim_delay_ms,
+            &mut self.reminder_lateness_ms,
+            &mut self.inbox_after_ms,
+        ];
+        for time in times {
+            *time = (*time).min(TIME_MAX_MS);
+        }
+        self
+    }
+
     /// The bound that made an owner refuse, if it was one.
     pub fn behind(&self, refusal: Refusal) -> Option<LimitHit> {
         let (name, limit) = match refusal {

@@ -230,7 +230,7 @@ impl Node {
     /// A node that knows nothing yet; the first event should be [`Event::Members`].
     pub fn new(config: NodeConfig) -> Self {
         Self {
-            env: Env::new(config),
+            env: Env::new(NodeConfig { limits: config.limits.within_time(), ..config }),
             partitions: BTreeMap::new(),
             roots: Roots::default(),
             parked: BTreeMap::new(),
@@ -455,8 +455,8 @@ impl Node {
         // Every message to itself answers or forwards a finite piece of work; a mistake there must not take the
         // process.
         let limits = &self.env.limits;
-        let mut steps =
-            SETTLE_STEPS_EACH * (limits.unfinished_per_partition_max + limits.roots_per_node_max);
+        let steps = limits.unfinished_per_partition_max.saturating_add(limits.roots_per_node_max);
+        let mut steps = steps.saturating_mul(SETTLE_STEPS_EACH);
         loop {
             steps = steps.saturating_sub(1);
             if steps == 0 {

@@ -193,7 +193,8 @@ pub enum Op {
         /// Positions of the earlier ones that stay; the others may be deleted.
         keeps: Vec<Offset>,
     },
-    /// Kept results of `start` that are dropped because their time is over or there are too many.
+    /// Kept results of `start` that are dropped because their time is over or there are too many. Those of ones with
+    /// idempotency keys go without the keys, which are remembered for their time.
     Forget {
         /// The invocations.
         uuids: Vec<Uuid>,

@@ -24,7 +24,7 @@ pub struct Reminder {
 }
 
 /// What to do about due times that nobody could fire at: those that passed longer than `Limits::reminder_lateness_ms`
-/// ago.
+/// ago. Without a host of its kind a reminder has one firing that waits, and the next due time waits with it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum CatchUp {
     /// Fire once for all of them.

@@ -321,18 +321,23 @@ impl Limits {
     /// The longest record that can come about, bytes, and the longest write to the store: many small decisions up to
     /// the target, or one that completes a turn with all that it may have buffered and the longest result.
     pub fn record_bytes_max(&self) -> usize {
+        // Whoever raises a bound beyond all reason is to be told, not to find it gone.
+        let times = |count: usize, bytes: usize| count.saturating_mul(bytes);
+        let sum = |parts: &[usize]| parts.iter().fold(0, |a: usize, b| a.saturating_add(*b));
         let names = 2 * NAMES_BYTES_MAX;
-        let settled = self.calls_per_turn_max * (KIND_BYTES_MAX + 3 * NUMBER + 3 * NESTED);
+        let settled = times(self.calls_per_turn_max, KIND_BYTES_MAX + 3 * NUMBER + 3 * NESTED);
         // A turn may drop every firing that waits for its actor, each once.
-        let dropped = self.queue_per_actor_max * UUID;
-        let turn = self.segment_bytes_max + self.message_bytes_max + settled + dropped + names;
+        let dropped = times(self.queue_per_actor_max, UUID);
+        let turn = sum(&[self.segment_bytes_max, self.message_bytes_max, settled, dropped, names]);
         // Lists of numbers and of what is forgotten are bounded by what may be there at once.
         let forgotten = self
             .results_per_partition_max
             .max(self.keys_per_partition_max)
             .max(self.dead_letters_per_partition_max);
-        let open = self.unfinished_per_partition_max + self.outbox_per_partition_max;
-        let lists = open.max(self.roots_per_node_max) * NUMBER + forgotten * UUID + names;
-        RECORD + turn.max(lists).max(self.record_bytes_target).max(self.store_batch_bytes)
+        let open = sum(&[self.unfinished_per_partition_max, self.outbox_per_partition_max]);
+        let open = times(open.max(self.roots_per_node_max), NUMBER);
+        let lists = sum(&[open, times(forgotten, UUID), names]);
+        let longest = turn.max(lists).max(self.record_bytes_target).max(self.store_batch_bytes);
+        sum(&[RECORD, longest])
     }
 }

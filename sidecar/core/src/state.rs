@@ -379,6 +379,7 @@ impl LogState {
             Op::Forget { uuids } => {
                 for uuid in uuids {
                     self.results.remove(uuid);
+                    self.keys.drop_outcome(*uuid);
                 }
                 let results = &self.results;
                 while self.results_by_age.front().is_some_and(|(_, u)| results.get(u).is_none()) {
@@ -631,31 +632,13 @@ impl LogState {
 /// The invocation that a due time of a reminder makes.
 pub(crate) fn firing(actor: &Arc<str>, reminder: &Reminder, uuid: Uuid) -> Invocation {
     let (method, payload) = (reminder.method.clone(), reminder.payload.clone());
-    Invocation { method, payload, ..own_tell(actor, uuid) }
+    let tell = Invocation::system(Work::Method, Mode::Tell, actor.clone(), uuid);
+    Invocation { method, payload, ..tell }
 }
 
 /// The invocation that tells an actor's host that it has been idle.
 pub(crate) fn deactivation(actor: &Arc<str>, uuid: Uuid) -> Invocation {
-    Invocation { work: Work::Deactivate, ..own_tell(actor, uuid) }
-}
-
-/// A tell that a partition makes itself, to an actor of its own.
-fn own_tell(actor: &Arc<str>, uuid: Uuid) -> Invocation {
-    Invocation {
-        uuid,
-        work: Work::Method,
-        mode: Mode::Tell,
-        actor: Some(actor.clone()),
-        method: Arc::default(),
-        payload: Payload::default(),
-        chain: [].into(),
-        deadline: None,
-        trace: Arc::default(),
-        step: 1,
-        home: None,
-        retry: None,
-        key: None,
-    }
+    Invocation::system(Work::Deactivate, Mode::Tell, actor.clone(), uuid)
 }
 
 fn push_state(actor: Option<&Arc<str>>, state: &[StateOp], stored: &mut Vec<ActorOps>) {

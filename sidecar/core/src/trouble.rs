@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::ids::Millis;
 use crate::invocation::{ApplicationError, RetryPolicy};
+use crate::limits::TIME_MAX_MS;
 
 /// Longest text of an error that is stored with an attempt, bytes: enough for a name and a line.
 pub const LAST_ERROR_BYTES_MAX: usize = 512;
@@ -105,7 +106,8 @@ impl RetryPolicy {
             }
             pause = next.min(self.max_ms);
         }
-        Some(pause)
+        // Whoever calls chooses it.
+        Some(pause.min(TIME_MAX_MS))
     }
 }
 

@@ -232,3 +232,36 @@ fn tail(script: &mut Script, turn: &Turn, actor: Option<&str>) {
     let (token, result) = (turn.token.clone(), TurnResult::TailCall(call));
     script.event(Event::TurnResult { token, result });
 }
+
+/// How long the outcomes will be of what was accepted is not known then: the oldest go, and their keys stay.
+#[test]
+fn outcomes_under_keys_are_bounded_whenever_they_come() {
+    let limits = Limits { keys_bytes_per_partition_max: 1_000, ..Limits::default() };
+    let mut script = Script::with(&kinds(), limits);
+    let requests: Vec<_> = (1..=8).map(|n| send(&mut script, Mode::Call, "m", (n, n))).collect();
+    let long = done(&"o".repeat(400));
+    for request in requests {
+        let turn = script.turn("m");
+        script.finish(&turn, long.clone());
+        assert_eq!(script.outcome(request), long, "whoever waits is told");
+        script.advance(1);
+    }
+    let hit = Notice::Limit(LimitHit { name: "keys_bytes_per_partition_max", limit: 1_000 });
+    assert!(script.notices.contains(&hit), "{:?}", script.notices);
+    for restored in [false, true] {
+        if restored {
+            script.replace(&kinds());
+            script.advance(1_000);
+        }
+        let first = send(&mut script, Mode::Call, "m", (1, 1));
+        let last = send(&mut script, Mode::Call, "m", (8, 8));
+        assert_eq!(script.outcome(last), long);
+        let unknown = script.answers.remove(&first);
+        assert!(
+            matches!(unknown, Some(Err(RequestError::UnknownInvocation(_)))),
+            "its outcome is gone: {unknown:?}"
+        );
+        assert!(script.turns.is_empty(), "it does not run again");
+    }
+    script.assert_idle();
+}

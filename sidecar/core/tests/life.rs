@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 use kar_core::Event;
 use kar_core::effect::{Notice, RequestError, Response, Turn};
 use kar_core::event::{Offer, Operation, ReminderAsk, ReminderSpec, TailCall, TurnResult};
-use kar_core::ids::{Kind, RequestId};
+use kar_core::ids::{InvocationId, Kind, RequestId};
 use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload, Target, Work};
 use kar_core::limits::Limits;
+use kar_core::message::{Control, Controlled};
 use kar_core::record::{Op, Record};
 use kar_core::reminder::CatchUp;
 use kar_core::schedule::Schedule;
@@ -458,4 +459,161 @@ fn passive_actors_cost_nothing() {
     assert_eq!(held, held_many, "nothing is held for them");
     assert!(snapshot_many < snapshot + 500, "snapshots: {snapshot} and {snapshot_many}");
     assert!(read_many < read + 200, "records read by a take-over: {read} and {read_many}");
+}
+
+/// A process keeps nothing of what came to nothing: a tail call that is refused drops its turn's segment, too.
+#[test]
+fn a_refused_tail_call_ends_its_activation() {
+    let mut script = script(false);
+    let first = visit(&mut script, "alice");
+    let call = script.invoke(None, Mode::Call, "alice", "visit");
+    let turn = script.turn("visit");
+    script.set(&turn, "balance", "lost");
+    let next = TailCall {
+        target: Target { kind: kind(), actor: Some("bob".into()), affinity: None },
+        method: "more".into(),
+        payload: text(""),
+        keeps_lock: true,
+    };
+    let token = turn.token.clone();
+    script.event(Event::TurnResult { token, result: TurnResult::TailCall(next) });
+    assert!(matches!(script.outcome(call), Outcome::Failed(_)));
+    assert_ne!(visit(&mut script, "alice"), first, "its memory is of what never was");
+}
+
+/// A turn that waits for calls, one of which re-enters its actor and fails, goes on with what it remembers itself: what
+/// it does then is not in the memory of an activation that began above it.
+#[test]
+fn an_activation_above_an_older_turn_is_good_for_one_turn() {
+    let mut script = script(false);
+    let call = script.invoke(None, Mode::Call, "alice", "outer");
+    let outer = script.turn("outer");
+    let mut seen = vec![outer.activation];
+    for fails in [true, false, false] {
+        let inner = script.invoke(Some(&outer), Mode::Call, "alice", "inner");
+        let turn = script.turn("inner");
+        assert_eq!(seen.contains(&turn.activation), fails, "the first one is the outer one's");
+        seen.push(turn.activation);
+        let failed = Outcome::Failed(ApplicationError::default());
+        script.finish(&turn, if fails { failed } else { done("ok") });
+        script.outcome(inner);
+    }
+    script.set(&outer, "balance", "9");
+    script.finish(&outer, done("ok"));
+    script.outcome(call);
+    let after = visit(&mut script, "alice");
+    assert!(!seen.contains(&after), "nobody else's memory has the balance");
+    assert_eq!(visit(&mut script, "alice"), after, "from here on it is one activation again");
+}
+
+/// A removal needs no host, whatever is in front of it.
+#[test]
+fn a_removal_does_not_wait_for_somebody_to_be_told_that_its_actor_is_idle() {
+    let mut script = Script::with(&[], Limits { actor_idle_ms: IDLE_MS, ..Limits::default() });
+    script.offer = Some(Offer { concurrency: 1, ..offer(true) });
+    script.replace(&[kind()]);
+    script.deposit("alice", "7");
+    script.invoke(None, Mode::Call, "bob", "long");
+    script.turn("long");
+    // The host is to be told, and has no slot.
+    script.advance(IDLE_MS + 1);
+    assert!(script.turns.is_empty());
+    let session = script.next_session();
+    let old = kar_core::ids::SessionId(session.0 - 1);
+    script.event(Event::HostDown { session: old, dead: true });
+    let request = remove(&mut script, "alice");
+    script.advance(RECOVERED_MS);
+    removed(&mut script, request);
+    assert!(script.store.values().all(|state| state.is_empty()));
+}
+
+/// People are told of a removal once, when it is committed: one that is dropped with its reign is made again.
+#[test]
+fn a_removal_is_told_when_it_is_committed() {
+    let mut script = script(false);
+    script.deposit("alice", "7");
+    script.hold = true;
+    let request = remove(&mut script, "alice");
+    let told = |script: &Script| {
+        script.notices.iter().filter(|n| matches!(n, Notice::Removed { .. })).count()
+    };
+    assert_eq!(told(&script), 0);
+    script.let_go();
+    assert_eq!(told(&script), 1);
+    removed(&mut script, request);
+}
+
+/// Too many actors are awake, and all but one of them are busy: the one goes at once, whatever their names.
+#[test]
+fn busy_actors_are_not_in_the_way_of_idle_ones() {
+    let limits = Limits { cached_actors_max: 0, actor_idle_ms: 60_000, ..Limits::default() };
+    for busy in ["a", "b", "c", "d"] {
+        for idle in ["a", "b", "c", "d"].iter().filter(|idle| **idle != busy) {
+            let mut script = with(false, limits.clone());
+            let call = script.invoke(None, Mode::Call, busy, "long");
+            let turn = script.turn("long");
+            script.advance(1);
+            visit(&mut script, idle);
+            script.event(Event::Tick);
+            assert_eq!(awake(&script), 1, "{idle} beside {busy}");
+            script.finish(&turn, done("ok"));
+            script.outcome(call);
+            script.advance(2);
+            assert_eq!(awake(&script), 0);
+        }
+    }
+}
+
+/// What somebody has taken up again is not dropped, though it waits behind the removal: it has started once.
+#[test]
+fn a_firing_that_was_parked_is_not_dropped_with_its_actor() {
+    let limits = Limits { park_after_attempts: 1, ..Limits::default() };
+    let mut script = with(false, limits);
+    remind(&mut script, "alice", 5);
+    script.advance(10);
+    let firing = script.turn("pour");
+    let session = script.next_session();
+    let old = kar_core::ids::SessionId(session.0 - 1);
+    script.event(Event::HostDown { session: old, dead: true });
+    script.event(Event::HostUp { session, offer: offer(false) });
+    script.invoke(None, Mode::Tell, "alice", "long");
+    let long = script.turn("long");
+    let request = remove(&mut script, "alice");
+    let InvocationId { home, uuid } = firing.token.invocation;
+    let control = Control::Resume(uuid);
+    let resumed = script.request(Operation::Control { home, control });
+    assert_eq!(
+        script.answers.remove(&resumed),
+        Some(Ok(Response::Controlled(Controlled::Resumed)))
+    );
+    script.finish(&long, done("ok"));
+    removed(&mut script, request);
+    let again = script.turn("pour");
+    assert_eq!((again.token.attempt, again.token.invocation.uuid), (2, uuid));
+    script.finish(&again, done("ok"));
+    script.advance(600_000);
+    assert!(script.turns.is_empty(), "the reminder is gone");
+    script.assert_idle();
+}
+
+/// A host is told of actors that it knows: another process, or the same one with another stream, knows none of them.
+#[test]
+fn nobody_is_told_of_an_actor_that_another_host_knew() {
+    let mut script = Script::with(&[], Limits { actor_idle_ms: IDLE_MS, ..Limits::default() });
+    script.offer = Some(Offer { concurrency: 1, ..offer(true) });
+    script.replace(&[kind()]);
+    visit(&mut script, "alice");
+    script.invoke(None, Mode::Call, "bob", "long");
+    script.turn("long");
+    script.advance(IDLE_MS + 1);
+    assert!(script.turns.is_empty(), "the host is to be told, and has no slot");
+    let session = script.next_session();
+    let old = kar_core::ids::SessionId(session.0 - 1);
+    script.event(Event::HostDown { session: old, dead: true });
+    script.event(Event::HostUp { session, offer: offer(true) });
+    script.advance(1);
+    let long = script.turn("long");
+    assert!(script.turns.is_empty(), "{:?}", script.turns);
+    assert_eq!(awake(&script), 1);
+    script.finish(&long, done("ok"));
 }

@@ -574,3 +574,121 @@ fn next_attempt(script: &mut Script, method: &str) -> Turn {
     script.event(Event::HostUp { session, offer });
     script.turn(method)
 }
+
+fn host_up(script: &mut Script) {
+    let session = script.next_session();
+    let offer = Offer { kinds: kinds().to_vec(), concurrency: 4, ..Offer::default() };
+    script.event(Event::HostUp { session, offer });
+}
+
+fn unfinished(script: &Script) -> usize {
+    script.node.partitions().iter().map(|view| view.invocations.len()).sum()
+}
+
+/// Due times of a kind without hosts do not fill its partition: one firing of each reminder waits, and what came after
+/// it is made up for by the reminder's policy when there is a host, and told (P9).
+#[test]
+fn without_a_host_one_firing_of_each_reminder_waits() {
+    for catch_up in [CatchUp::Once, CatchUp::Each, CatchUp::Skip] {
+        let mut script = Script::new(&kinds());
+        let first = every(&mut script, "alice", "tea", 2_000, catch_up);
+        every(&mut script, "alice", "far", 1_000_000, catch_up);
+        script.replace(&[]);
+        script.advance(40_000);
+        assert_eq!(firings(&script, "tea"), [(first, true)], "{catch_up:?}");
+        assert_eq!(unfinished(&script), 1);
+        let missed = (script.now - first) / 2_000;
+        script.notices.clear();
+        host_up(&mut script);
+        script.advance(1);
+        let rung = ring(&mut script);
+        let told = script.notices.iter().filter(|n| matches!(n, Notice::RemindersMissed { .. }));
+        let told = told.count();
+        match catch_up {
+            // The one that waited, and all that were missed; the last one may have been in time.
+            CatchUp::Each => assert_eq!((rung.len() as u64, told), (1 + missed, 0)),
+            CatchUp::Once => assert!((2..=3).contains(&rung.len()) && told == 1, "{rung:?}"),
+            CatchUp::Skip => assert!((1..=2).contains(&rung.len()) && told == 1, "{rung:?}"),
+        }
+        let before = firings(&script, "tea").len();
+        script.advance(10_000);
+        ring(&mut script);
+        assert_eq!(firings(&script, "tea").len() - before, 5, "each in its time again");
+    }
+}
+
+/// What waits because its last firing does goes on when that is over, whoever ends it.
+#[test]
+fn a_reminder_that_waits_for_a_host_can_be_changed() {
+    let mut script = Script::new(&kinds());
+    every(&mut script, "alice", "tea", 2_000, CatchUp::Once);
+    script.replace(&[]);
+    script.advance(20_000);
+    assert_eq!(unfinished(&script), 1);
+    // It is replaced: the firing that waits goes with it, and the new one fires in its time.
+    let due = script.now + 500;
+    once(&mut script, "alice", "tea", due);
+    assert_eq!(unfinished(&script), 0);
+    script.advance(1_000);
+    assert_eq!(unfinished(&script), 1);
+    every(&mut script, "bob", "tea", 2_000, CatchUp::Skip);
+    script.advance(10_000);
+    assert_eq!((unfinished(&script), cancel(&mut script, None, "bob", "tea")), (2, 1));
+    assert_eq!(unfinished(&script), 1, "the firing that waited is dropped");
+    // Somebody ends the firing that waits.
+    every(&mut script, "carol", "tea", 2_000, CatchUp::Once);
+    script.advance(10_000);
+    let fired = firings(&script, "tea").len();
+    let views = script.node.partitions();
+    let of_carol = views.iter().flat_map(|view| view.invocations.iter().map(move |i| (view, i)));
+    let mut of_carol = of_carol.filter(|(_, i)| i.actor.as_deref() == Some("carol"));
+    let (home, uuid) = of_carol.next().map(|(view, i)| (view.id.clone(), i.uuid)).expect("one");
+    let control = kar_core::message::Control::Cancel(uuid);
+    script.request(Operation::Control { home, control });
+    script.advance(1);
+    assert!(firings(&script, "tea").len() > fired, "the next due time is as good as the first");
+    assert_eq!(unfinished(&script), 2);
+    host_up(&mut script);
+    script.advance(1);
+    ring(&mut script);
+    cancel(&mut script, None, "carol", "tea");
+    script.advance(1);
+    ring(&mut script);
+    no_more(&mut script);
+}
+
+/// What a turn finds of its actor's reminders is what there is, whoever changes them meanwhile.
+#[test]
+fn a_turn_sees_what_others_change_of_reminders() {
+    let limits = Limits { reminders_per_actor_max: 3, ..Limits::default() };
+    let mut script = Script::with(&kinds(), limits);
+    script.invoke(None, Mode::Call, "alice", "m");
+    let turn = script.turn("m");
+    let far = script.now + 1_000_000;
+    let set = |id: &str| spec(id, Some(far), Schedule::Once, CatchUp::Once);
+    schedule(&mut script, Some(&turn), "alice", set("own"));
+    let near = script.now + 1_000;
+    once(&mut script, "alice", "outside", near);
+    let names = |script: &mut Script| {
+        let listed = list(script, Some(&turn), "alice").into_iter();
+        listed.map(|(id, _)| id).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&mut script), ["outside", "own"]);
+    schedule(&mut script, Some(&turn), "alice", set("third"));
+    let full = |script: &mut Script, turn: Option<&Turn>, id: &str| {
+        let request = remind(script, turn, "alice", ReminderAsk::Schedule(set(id)));
+        !matches!(script.answers.remove(&request), Some(Ok(Response::Scheduled { .. })))
+    };
+    assert!(full(&mut script, Some(&turn), "fourth"));
+    assert!(full(&mut script, None, "fourth"), "with what the turn has buffered there is no room");
+    assert!(!full(&mut script, Some(&turn), "third"), "it replaces one");
+    // One fires, and is no more.
+    script.advance(1_000);
+    assert_eq!(names(&mut script), ["own", "third"]);
+    assert!(!full(&mut script, Some(&turn), "fourth"));
+    cancel(&mut script, Some(&turn), "alice", "own");
+    assert_eq!(names(&mut script), ["fourth", "third"]);
+    script.finish(&turn, done("ok"));
+    assert_eq!(ring(&mut script), ["outside"]);
+    assert_eq!(list(&mut script, None, "alice").len(), 2);
+}

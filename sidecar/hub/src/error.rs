@@ -88,6 +88,17 @@ pub enum HubError {
         /// What was tried and how it ended.
         reason: String,
     },
+    /// The data directory was removed, moved or replaced while a hub and its clients lived on it. What
+    /// they know of it is worth nothing in another one: end the nodes and start them again.
+    #[error(
+        "the data directory '{}' was removed, moved or replaced while it was in use: what the \
+         application had accepted is gone with it; start its nodes again, in an empty directory or \
+         in one that was put back", dir.display()
+    )]
+    DirectoryLost {
+        /// The data directory.
+        dir: PathBuf,
+    },
     /// A state request's condition did not hold; nothing was done.
     #[error("the condition on '{key}' does not hold: the current etag is '{etag}'")]
     ConditionFailed {
@@ -119,6 +130,9 @@ pub enum HubError {
     /// The request exceeds a bound or is malformed.
     #[error("{0}")]
     Invalid(String),
+    /// So much waits for the hub that nothing more is taken; nothing was done. Try again later.
+    #[error("{0}; try again later")]
+    Busy(String),
     /// The client was closed.
     #[error("the hub's client is closed")]
     Closed,
@@ -149,7 +163,9 @@ impl HubError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::AlreadyRunning { .. } => exit_code::ALREADY_RUNNING,
-            Self::DataDir { .. } | Self::NetworkFileSystem { .. } => exit_code::DATA_DIR,
+            Self::DataDir { .. } | Self::NetworkFileSystem { .. } | Self::DirectoryLost { .. } => {
+                exit_code::DATA_DIR
+            }
             Self::Corrupt { .. } | Self::Version { .. } => exit_code::CORRUPT,
             Self::DiskFull { .. } => exit_code::DISK_FULL,
             Self::Io { .. } | Self::Store(_) => exit_code::IO,

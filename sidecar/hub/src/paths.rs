@@ -102,6 +102,11 @@ impl Paths {
         self.dir.join("hub.pid")
     }
 
+    /// Names the directory, so that one that takes its place is not mistaken for it.
+    fn id_file(&self) -> PathBuf {
+        self.dir.join("hub.id")
+    }
+
     /// Says where the socket is when it could not be in the data directory.
     fn socket_record(&self) -> PathBuf {
         self.dir.join("hub.socket")
@@ -181,6 +186,37 @@ impl Paths {
         }
     }
 
+    /// Whether the directory was removed, moved or replaced under the lock's holder. What cannot be told just now is
+    /// not lost.
+    pub(crate) fn is_lost(&self, lock: &File) -> bool {
+        match fs::metadata(self.lock_file()) {
+            Ok(_) => !self.is_lock(lock),
+            Err(e) => matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        }
+    }
+
+    /// Id of the directory, made if it has none; only for the holder of the lock.
+    pub(crate) fn id(&self) -> Result<String, HubError> {
+        let path = self.id_file();
+        match fs::read_to_string(&path) {
+            // Power may have been lost before anybody was told.
+            Ok(id) if !id.is_empty() => return Ok(id),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(HubError::io("read", &path, e));
+            }
+            _ => {}
+        }
+        let id = uuid::Uuid::new_v4().to_string();
+        // Clients remember it: it must not be another one after power was lost.
+        let write = || -> io::Result<()> {
+            self.replace(&path, id.as_bytes())?;
+            File::open(&path)?.sync_all()?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().map_err(|e| HubError::io("write", &path, e))?;
+        Ok(id)
+    }
+
     /// Records this process as the hub; only for the holder of the lock.
     pub(crate) fn record_hub(&self) -> Result<(), HubError> {
         let unusable = |source| HubError::DataDir { dir: self.dir.clone(), source };
@@ -256,6 +292,24 @@ mod tests {
         let path = if theirs { dir.path() } else { Path::new("/usr") };
         let error = Paths::prepare(path).expect_err("refused");
         assert!(error.to_string().contains("another user"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_in_anothers_place_is_not_mistaken_for_it() {
+        let root = tempfile::tempdir().expect("a folder");
+        let dir = root.path().join("data");
+        let paths = Paths::prepare(&dir).expect("an own folder");
+        let lock = paths.lock().expect("nobody has it");
+        let id = paths.id().expect("made");
+        assert_eq!(paths.id().expect("read"), id);
+        assert!(!paths.is_lost(&lock));
+        fs::rename(&dir, root.path().join("moved")).expect("moved");
+        assert!(paths.is_lost(&lock));
+        let paths = Paths::prepare(&dir).expect("another one");
+        assert!(paths.is_lost(&lock));
+        let _another = paths.lock().expect("nobody has it");
+        assert!(paths.is_lost(&lock));
+        assert_ne!(paths.id().expect("made"), id);
     }
 
     #[test]

@@ -82,13 +82,13 @@ pub fn run_hub(options: HubOptions) -> Result<HubExit, HubError> {
     let exit = runtime.block_on(async {
         let listener = listen(&socket).map_err(|e| HubError::io("listen on", &socket, e))?;
         tracing::info!(dir = %paths.dir.display(), "the hub serves");
-        let exit = running.serve(&options, listener, signals).await;
+        let lost =
+            || paths.is_lost(&lock).then(|| HubError::DirectoryLost { dir: paths.dir.clone() });
+        let exit = running.serve(&options, listener, signals, lost).await;
         // From here on clients start another hub instead of waiting for this one. If the directory was removed under
         // this hub, what is there now is another one's.
         if paths.is_lock(&lock) {
             let _ = fs::remove_file(&socket);
-        } else {
-            tracing::error!("the data directory was removed or replaced while its hub ran");
         }
         exit
     });
@@ -224,8 +224,9 @@ impl Running {
             snapshots: snapshot_jobs.clone(),
         };
         let writer = Writer::new(segment, tail, limits.segment_bytes);
+        let id = paths.id()?;
         let mut engine =
-            replay.engine(limits.clone(), writer, &end.segments, end.holding_from, threads);
+            replay.engine(limits.clone(), id, writer, &end.segments, end.holding_from, threads);
         if fresh {
             engine.begin_first_file();
         }
@@ -278,6 +279,7 @@ impl Running {
         options: &HubOptions,
         listener: UnixListener,
         mut signals: Signals,
+        lost: impl Fn() -> Option<HubError>,
     ) -> Result<HubExit, HubError> {
         let service = HubServiceServer::new(Service { hub: Arc::clone(&self.hub) })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -292,7 +294,7 @@ impl Running {
                 let _ = stopped.await;
             });
         let server = tokio::spawn(server);
-        let exit = self.watch(options, &mut signals).await;
+        let exit = self.watch(options, &mut signals, lost).await;
         // The listener closes first, so that clients that come now start the next hub.
         drop(stop);
         self.hub.with(|engine| engine.stop());
@@ -312,6 +314,7 @@ impl Running {
         &self,
         options: &HubOptions,
         signals: &mut Signals,
+        lost: impl Fn() -> Option<HubError>,
     ) -> Result<HubExit, HubError> {
         let silent_max = options.limits.silence.as_millis().div_ceil(TICK.as_millis()).max(2);
         let silent_max = u32::try_from(silent_max).unwrap_or(u32::MAX);
@@ -342,7 +345,11 @@ impl Running {
             tokio::select! {
                 () = self.hub.changed.notified() => {}
                 () = idle_end => {}
-                _ = ticks.tick() => self.hub.with(|engine| engine.tick(silent_max)),
+                _ = ticks.tick() => self.hub.with(|engine| match lost() {
+                    // What it goes on writing is nowhere: nobody is to be told that it is durable.
+                    Some(error) => engine.fail(error),
+                    None => engine.tick(silent_max),
+                }),
                 () = &mut grace, if in_grace => {
                     in_grace = false;
                     self.hub.with(|engine| engine.end_grace());

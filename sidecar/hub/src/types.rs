@@ -279,6 +279,12 @@ pub enum HubEvent {
         /// What happened and what to do.
         message: String,
     },
+    /// The data directory was removed, moved or replaced. The client has closed: it would find another
+    /// one, without anything of what was told. Its owner ends, too.
+    DirectoryLost {
+        /// What happened and what to do.
+        message: String,
+    },
     /// The connection broke. Appends not told of have an unknown fate, every reading is lost
     /// ([`HubEvent::LogLost`] comes for each), every store step not answered is lost. A new
     /// connection is being made; until [`HubEvent::Reconnected`] what is asked for is dropped, but

@@ -6,7 +6,7 @@ use std::io::BufRead as _;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{attach, config, hub_pid, kill, log, node, signal, wait_for_end};
+use common::{Signal, attach, config, hub_pid, kill, log, node, signal, wait_for_end};
 use kar_hub::{HubError, HubEvent, exit_code};
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn a_killed_hub_is_replaced_and_nothing_acknowledged_is_lost() {
             owned += 1;
         }
         let begun = Instant::now();
-        signal("-KILL", hub_pid(dir.path()));
+        signal(Signal::KILL, hub_pid(dir.path()));
         loop {
             match a.next().await {
                 HubEvent::Own { log, offset, id } => acknowledged.push((log, offset, id)),
@@ -161,7 +161,7 @@ async fn a_member_that_does_not_come_back_is_dropped_after_the_grace() {
     let mut a = node(dir.path(), "a").await;
     let b = node(dir.path(), "b").await;
     a.members(&["a", "b"]).await;
-    signal("-STOP", hub_pid(dir.path()));
+    signal(Signal::STOP, hub_pid(dir.path()));
     // The hub cannot see b leave.
     drop(b);
     kill(hub_pid(dir.path())).await;
@@ -177,7 +177,7 @@ async fn a_hub_that_hangs_is_killed_and_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let mut a = node(dir.path(), "a").await;
     let first = hub_pid(dir.path());
-    signal("-STOP", first);
+    signal(Signal::STOP, first);
     a.wait(HubEvent::Disconnected).await;
     a.wait(HubEvent::Reconnected).await;
     assert_ne!(hub_pid(dir.path()), first);
@@ -195,9 +195,9 @@ async fn a_silent_client_is_struck_out_and_gets_a_new_incarnation() {
         .spawn()
         .unwrap();
     a.members(&["a", "member"]).await;
-    signal("-STOP", b.id());
+    signal(Signal::STOP, b.id());
     a.members(&["a"]).await;
-    signal("-CONT", b.id());
+    signal(Signal::CONT, b.id());
     a.members(&["a", "member"]).await;
     let words = std::io::BufReader::new(b.stdout.take().unwrap());
     let mut words = words.lines().map_while(Result::ok);
@@ -247,7 +247,7 @@ async fn a_terminated_hub_ends_in_order_and_is_replaced() {
     let mut hub = common::serving_hub(dir.path()).await;
     let mut a = node(dir.path(), "a").await;
     assert_eq!(a.client.hub_process_id(), hub.id());
-    signal("-TERM", hub.id());
+    signal(Signal::TERM, hub.id());
     a.wait(HubEvent::Reconnected).await;
     assert!(hub.wait().unwrap().success());
     assert_ne!(hub_pid(dir.path()), hub.id());
@@ -264,7 +264,7 @@ async fn a_hub_whose_directory_was_removed_leaves_the_next_ones_socket_alone() {
     let mut b = node(&data, "b").await;
     let second = b.client.hub_process_id();
     assert_ne!(second, first.id(), "the old hub cannot be found any more");
-    signal("-TERM", first.id());
+    signal(Signal::TERM, first.id());
     assert!(first.wait().unwrap().success());
     // Whoever comes next finds the second one.
     let c = node(&data, "c").await;
@@ -307,4 +307,41 @@ async fn the_data_directory_is_for_its_owner_only() {
     let mode = std::fs::metadata(&inner).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
     kill(hub_pid(&inner)).await;
+}
+
+/// Removed, moved or replaced under everybody: nobody goes on as if nothing was, and nobody begins another directory.
+#[tokio::test]
+async fn a_data_directory_that_is_lost_ends_hub_and_clients() {
+    for hub_is_killed in [false, true] {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, moved) = (root.path().join("data"), root.path().join("moved"));
+        let mut a = attach(config(&dir, "a", &["idle-ms=100"])).await.expect("a hub");
+        a.client.append(log(1), 1, Bytes::from_static(b"x"));
+        a.read(&log(1), 1).await;
+        let pid = hub_pid(&dir);
+        std::fs::rename(&dir, &moved).unwrap();
+        if hub_is_killed {
+            // Nobody tells the client: it finds the hub of another directory.
+            kill(pid).await;
+        }
+        let message = a
+            .find(|event| match event {
+                HubEvent::DirectoryLost { message } => Some(message.clone()),
+                _ => None,
+            })
+            .await;
+        assert!(message.contains("was removed, moved or replaced"), "{message}");
+        let refused = a.client.state_get("k").await;
+        assert!(matches!(refused, Err(HubError::Closed)), "{refused:?}");
+        common::wait_for("the hub to end", || !common::alive(pid)).await;
+        assert!(hub_is_killed || !dir.exists(), "another one was begun");
+        // Put back, it is the same one.
+        if hub_is_killed {
+            wait_for_end(&dir).await;
+            std::fs::remove_dir_all(&dir).unwrap();
+        }
+        std::fs::rename(&moved, &dir).unwrap();
+        let mut b = node(&dir, "b").await;
+        assert_eq!(b.read(&log(1), 1).await.len(), 1);
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use common::{Choices, Mounted, attach, config, hub_pid, kill, log, node, signal};
+use common::{Choices, Mounted, Signal, attach, config, hub_pid, kill, log, node, signal};
 use kar_hub::{HubClient, HubError, HubEvent};
 
 fn blob(seed: u64, length: usize) -> Bytes {
@@ -145,7 +145,7 @@ async fn kills_lose_nothing_that_was_acknowledged() {
             let delete = known.len() > 3 && choices.below(3) == 0;
             if step == killer {
                 // While the next step is under way: its client asks again.
-                signal("-KILL", hub_pid(dir.path()));
+                signal(Signal::KILL, hub_pid(dir.path()));
             }
             if delete {
                 let nth = choices.below(known.len() as u64) as usize;

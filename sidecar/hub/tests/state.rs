@@ -45,8 +45,10 @@ async fn application_state_has_conditions_and_remembers_requests() {
     let first = put(&a, "k", "1", Some("*"), Some("r1")).await.unwrap();
     let error = put(&a, "k", "2", Some("*"), None).await.unwrap_err();
     assert!(matches!(error, HubError::ConditionFailed { etag, .. } if etag == first));
-    let again = put(&a, "k", "other", Some("*"), Some("r1")).await.unwrap();
+    let again = put(&a, "k", "1", Some("*"), Some("r1")).await.unwrap();
     assert_eq!(again, first, "the answer of the first");
+    let another = put(&a, "k", "other", Some("*"), Some("r1")).await.unwrap_err();
+    assert!(matches!(&another, HubError::Invalid(text) if text.contains("'r1'")), "{another}");
     let second = put(&a, "k", "2", Some(&first), None).await.unwrap();
     assert_ne!(second, first);
     assert!(put(&a, "k", "3", Some(&first), None).await.is_err());
@@ -97,7 +99,7 @@ async fn requests_survive_the_hub_and_take_effect_once() {
         let set = put(&a.client, &key, "x", Some("*"), None);
         let pid = common::hub_pid(dir.path());
         // The request and the kill race; the client repeats what got no answer.
-        let (etag, ()) = tokio::join!(set, async { common::signal("-KILL", pid) });
+        let (etag, ()) = tokio::join!(set, async { common::signal(common::Signal::KILL, pid) });
         let etag: u64 = etag.expect("only absent keys are set").parse().unwrap();
         assert!(etag > last);
         last = etag;
@@ -127,7 +129,7 @@ async fn transactions_survive_the_hub_and_take_effect_once_and_whole() {
                 for _ in 0..round {
                     tokio::task::yield_now().await;
                 }
-                common::signal("-KILL", pid);
+                common::signal(common::Signal::KILL, pid);
             });
         let entries = page.expect("listed").entries;
         assert!(entries.iter().all(|entry| entry.value == entries[0].value), "{entries:?}");

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use common::{
-    Choices, Mounted, Node, attach, bytes_below, config, hub_pid, kill, log, node, signal,
+    Choices, Mounted, Node, Signal, attach, bytes_below, config, hub_pid, kill, log, node, signal,
 };
 use kar_hub::{HubEvent, HubStats, SEGMENT_BYTES_MIN};
 
@@ -212,7 +212,7 @@ async fn survives_kills(dir: &Path, durability: &[&str], rounds: usize, chores: 
         let stats = a.client.stats().await.expect("a hub");
         compactions += stats.compactions + stats.files_removed;
         assert_eq!(stats.compaction_failures, 0, "round {round}");
-        signal("-KILL", hub_pid(dir));
+        signal(Signal::KILL, hub_pid(dir));
         loop {
             match a.next().await {
                 HubEvent::Reconnected => break,

@@ -45,7 +45,7 @@ impl World {
     }
 
     pub(crate) fn give(&mut self, slot: usize, event: Event) {
-        let now = self.millis(self.now);
+        let now = self.clock(slot);
         self.say(|| format!("n{slot} <- {event:?}"));
         self.slots[slot].print = None;
         if let Some(node) = self.slots[slot].node.as_mut() {
@@ -166,7 +166,8 @@ impl World {
         for (log, offset) in std::mem::take(&mut self.slots[slot].claims_read) {
             self.note(Seen::ClaimRead { node, log, offset });
         }
-        let at = timeout.map(|t| (t.saturating_sub(BASE_MS) * MS).max(self.now + 1));
+        let begin = BASE_MS + self.plan.slots[slot].skew_ms;
+        let at = timeout.map(|t| (t.saturating_sub(begin) * MS).max(self.now + 1));
         if at != self.slots[slot].tick_at {
             self.slots[slot].tick_at = at;
             if let Some(at) = at {

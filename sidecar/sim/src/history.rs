@@ -245,6 +245,8 @@ pub(crate) struct History {
     /// The nodes' bounds of these names.
     pub(crate) park_after: u32,
     pub(crate) dead_letters_max: usize,
+    /// No bound on results of what was started is near.
+    pub(crate) keeps_results: bool,
     /// Stores go back, and snapshots with them.
     pub(crate) goes_back: bool,
     pub(crate) events: Vec<(Us, Seen)>,

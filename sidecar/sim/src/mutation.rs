@@ -23,7 +23,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 61] = [
+pub const MUTATIONS: [Mutation; 62] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -75,6 +75,7 @@ pub const MUTATIONS: [Mutation; 61] = [
     one("inbox-promise", |r| r.inbox_promise = false, told),
     one("inbox-again", |r| r.inbox_again = false, apart),
     one("fresh-activations", |r| r.fresh_activations = false, mortal),
+    one("lone-activations", |r| r.lone_activations = false, mortal),
     one("removal-in-queue", |r| r.removal_in_queue = false, mortal),
     one("removal-cancels", |r| r.removal_cancels = false, mortal),
     one("removal-drops-firings", |r| r.removal_drops_firings = false, mortal),

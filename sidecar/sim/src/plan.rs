@@ -30,6 +30,9 @@ pub(crate) const ACTORS: usize = 3;
 /// Clients' operations and faults happen before this time.
 pub(crate) const HORIZON: Us = 2_500 * MS;
 
+/// Nodes' clocks are ahead by no more than this, ms.
+pub(crate) const SKEW_MAX_MS: u64 = 60;
+
 /// A store goes back by no more than this.
 pub(crate) const ROLLBACK_MAX: Us = 1_000 * MS;
 
@@ -278,6 +281,8 @@ pub(crate) struct SlotPlan {
     pub(crate) no_peer: bool,
     /// Its component is told when actors become passive.
     pub(crate) hooks: bool,
+    /// How far its clock is ahead of what clients and components go by, ms.
+    pub(crate) skew_ms: u64,
 }
 
 impl SlotPlan {
@@ -468,15 +473,34 @@ fn bound_reminders(limits: &mut Limits, seed: u64, small: bool) {
     }
 }
 
+/// Some runs with small bounds remember few bytes under idempotency keys. Drawn apart, too.
+fn bound_keys(limits: &mut Limits, seed: u64, small: bool) {
+    let mut rng = Rng::new(seed ^ 0x6b65_7973_6d61_7800);
+    if small && rng.chance(500) {
+        limits.keys_bytes_per_partition_max = rng.range(64, 300) as usize;
+    }
+}
+
 /// How soon actors become passive, and who is told of it; drawn apart, too.
 fn draw_idle(limits: &mut Limits, slots: &mut [SlotPlan], profile: &Profile, seed: u64) {
     let mut rng = Rng::new(seed ^ 0x6964_6c65);
     for slot in slots {
         slot.hooks = rng.chance(700);
     }
+    if limits.cached_actors_max == 0 {
+        limits.cached_actors_max = rng.range(0, 2) as usize;
+    }
     if rng.chance(profile.idle) {
         limits.actor_idle_ms = if rng.chance(500) { rng.range(1, 20) } else { rng.range(20, 300) };
         limits.deactivations_max = rng.range(1, 3) as usize;
+    }
+}
+
+/// In half of the runs no two nodes' clocks show the same; drawn apart, too.
+fn draw_skew(slots: &mut [SlotPlan], seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x736b_6577);
+    if rng.chance(500) {
+        slots.iter_mut().for_each(|slot| slot.skew_ms = rng.range(0, SKEW_MAX_MS));
     }
 }
 
@@ -511,6 +535,7 @@ impl Plan {
             strict: false,
             no_peer: false,
             hooks: false,
+            skew_ms: 0,
         };
         Self {
             seed,
@@ -530,6 +555,13 @@ impl Plan {
         }
     }
 
+    /// Whether bounds and times of what is kept for whoever asks are those of real life.
+    pub(crate) fn keeps_results(&self) -> bool {
+        let (limits, usual) = (&self.limits, Limits::default());
+        (limits.results_per_partition_max, limits.keys_bytes_per_partition_max)
+            == (usual.results_per_partition_max, usual.keys_bytes_per_partition_max)
+    }
+
     /// Draws a run from a seed.
     pub(crate) fn draw(seed: u64, profile: &Profile, rules: Rules) -> Self {
         let mut rng = Rng::new(seed);
@@ -546,8 +578,10 @@ impl Plan {
         }
         bound_bytes(&mut limits, seed, small);
         bound_reminders(&mut limits, seed, small);
+        bound_keys(&mut limits, seed, small);
         draw_inboxes(&mut limits, &mut slots, profile, seed);
         draw_idle(&mut limits, &mut slots, profile, seed);
+        draw_skew(&mut slots, seed);
         let (policies, controls) =
             operator::draw(seed, names.kinds.len(), profile.controls_max, &mut limits);
         let mut ops: Vec<_> = (0..rng.range(6, profile.ops_max))
@@ -616,8 +650,9 @@ fn draw_slots(rng: &mut Rng, profile: &Profile, kinds: usize) -> Vec<SlotPlan> {
             concurrency: rng.range(1, 6) as u32,
             strict: rng.chance(profile.strict),
             no_peer: false,
-            // Drawn apart, see `draw_idle`.
+            // Drawn apart, see `draw_idle` and `draw_skew`.
             hooks: false,
+            skew_ms: 0,
         })
         .collect();
     for kind in 0..kinds {

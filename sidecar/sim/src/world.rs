@@ -204,6 +204,7 @@ impl World {
             policies: plan.policies.clone(),
             park_after: plan.limits.park_after_attempts,
             dead_letters_max: plan.limits.dead_letters_per_partition_max,
+            keeps_results: plan.keeps_results(),
             goes_back: keep_past,
             events: Vec::new(),
             runs: Vec::new(),
@@ -274,6 +275,11 @@ impl World {
     /// The time that nodes know for a time of the world.
     pub(crate) fn millis(&self, at: Us) -> Millis {
         BASE_MS + at / MS
+    }
+
+    /// What a slot's clock shows.
+    pub(crate) fn clock(&self, slot: usize) -> Millis {
+        self.millis(self.now) + self.plan.slots[slot].skew_ms
     }
 
     /// Now and then something takes some milliseconds longer.

@@ -15,7 +15,7 @@ const SMOKE_SEEDS: u64 = 300;
 const HAPPEN_SEEDS: u64 = 2_000;
 
 /// Rules whose absence a small configuration shows, without chance.
-const EXPLORED_MUTATIONS: [(&str, &str); 7] = [
+const EXPLORED_MUTATIONS: [(&str, &str); 10] = [
     ("two-nodes-call", "gate-replies"),
     ("tell", "gate-acceptances"),
     ("nested", "gate-calls"),
@@ -23,6 +23,9 @@ const EXPLORED_MUTATIONS: [(&str, &str); 7] = [
     ("claim-race", "compare-claim"),
     ("nested", "retire-only-closed"),
     ("nested", "settled-proposals"),
+    ("withdraw", "withdraw-unstarted"),
+    ("withdraw", "log-withdrawn"),
+    ("withdraw-keyed", "keep-keyed"),
 ];
 
 fn clean(report: &Report) {

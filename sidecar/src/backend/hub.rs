@@ -38,6 +38,8 @@ pub struct Joined {
     pub members: watch::Receiver<Arc<Directory>>,
     /// Whether the hub can be reached.
     pub connected: watch::Receiver<bool>,
+    /// Why there will be no hub any more, once that is so.
+    pub lost: watch::Receiver<Option<String>>,
 }
 
 /// Joins the application through the hub of the data directory, and feeds the driver from it.
@@ -55,12 +57,14 @@ pub async fn join(
     let (followed, inboxes) = (Followed::default(), FollowedInboxes::default());
     let (members_sender, members) = watch::channel(Arc::default());
     let (connected_sender, connected) = watch::channel(true);
+    let (lost_sender, lost) = watch::channel(None);
     let translator = Arc::new(Mutex::new(Translator {
         driver: driver.clone(),
         followed: followed.clone(),
         inboxes: inboxes.clone(),
         members: members_sender,
         connected: connected_sender,
+        lost: lost_sender,
         partitions: HashMap::new(),
         early: Some(Vec::new()),
     }));
@@ -80,7 +84,7 @@ pub async fn join(
     }));
     lock(&translator).start();
     let state = HubState::new(client);
-    Ok(Joined { state, members, connected })
+    Ok(Joined { state, members, connected, lost })
 }
 
 fn client_config(config: &SidecarConfig, node_name: &str, peer_address: &str) -> ClientConfig {
@@ -284,6 +288,7 @@ struct Translator {
     inboxes: FollowedInboxes,
     members: watch::Sender<Arc<Directory>>,
     connected: watch::Sender<bool>,
+    lost: watch::Sender<Option<String>>,
     /// Partitions by the names of their logs: parsed once.
     partitions: HashMap<LogName, PartitionId>,
     /// What came before the driver could ask the hub for anything; `None` from then on.
@@ -353,6 +358,11 @@ impl Translator {
                 }
             }
             HubEvent::Fault { message } => tracing::error!(%message, "the hub is about to end"),
+            HubEvent::DirectoryLost { message } => {
+                // Nothing that this node does is of any use from now on, and what it knows is of no other directory.
+                batch.event(Event::Lease { valid: false });
+                self.lost.send_replace(Some(message));
+            }
             HubEvent::Unavailable { message } => tracing::error!(%message, "no hub to be had"),
             HubEvent::LogLost { .. } if !*self.connected.borrow() => {
                 // Told to the core when there is somebody to read from again.

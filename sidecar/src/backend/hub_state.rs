@@ -95,8 +95,11 @@ fn read_error(error: HubError) -> StateError {
     }
 }
 
-/// A write that was not answered may have been done.
+/// A write that was not answered may have been done; one that was not even taken has not.
 fn write_error(error: HubError) -> StateError {
+    if matches!(error, HubError::Busy(_)) {
+        return read_error(error);
+    }
     match read_error(error) {
         StateError::Unavailable(what) => StateError::Unknown(what),
         other => other,

@@ -18,6 +18,9 @@ const LISTENING: &str = "00010000";
 /// `kar hub`: serves the data directory until a signal comes (or nobody has used it for a while).
 /// Makes a runtime of its own.
 pub(crate) fn hub(args: HubArgs) -> Outcome<u8> {
+    if args.on_demand {
+        inherit_nothing();
+    }
     let mut options = HubOptions::new(args.data.data_dir);
     options.durability = match args.data.durability {
         Durability::Fsync => kar_hub::Durability::Fsync,
@@ -39,6 +42,19 @@ pub(crate) fn hub(args: HubArgs) -> Outcome<u8> {
                 .advise("nothing has to be done: sidecars find that one"))
         }
         Err(error) => Err(Failure::new(Code::Unavailable, error.to_string())),
+    }
+}
+
+/// Closes all but standard input, output and error. Whoever needs a hub first starts it, and it outlives that: a pipe
+/// that somebody reads to its end, or the lock of a wrapping `flock`, would stay open as long as the hub lives.
+///
+/// Call it before anything is opened.
+fn inherit_nothing() {
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    // The one that reads the list is among them; closed by then, closing it again does nothing.
+    for inherited in numbers.filter(|number| *number > 2).collect::<Vec<_>>() {
+        let _ = nix::unistd::close(inherited);
     }
 }
 

@@ -115,6 +115,14 @@ impl Session {
         }
     }
 
+    /// Returns when this command's own sidecar cannot go on, with the reason; never, if it has none.
+    async fn failed(&self) -> String {
+        match &self.own {
+            Some(sidecar) => sidecar.failed().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Name of the node that lives only as long as this command, if there is one.
     pub(crate) fn own_node(&self) -> Option<&str> {
         self.own.as_ref().map(Sidecar::node_name)
@@ -191,6 +199,7 @@ pub(crate) async fn with_session(
     };
     let outcome = tokio::select! {
         outcome = work(&session) => outcome,
+        why = session.failed() => return Err(Failure::new(Code::Unavailable, why)),
         _ = ctrl_c() => Err(Failure::new(Code::Interrupted, format!("interrupted; {meaning}"))),
     };
     tokio::select! {

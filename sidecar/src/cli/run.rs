@@ -52,7 +52,7 @@ pub(crate) async fn run(args: RunArgs) -> Outcome<u8> {
     );
     watch_registration(&args, &sidecar);
     if args.command.is_empty() {
-        return Ok(bare(sidecar, &mut signals).await);
+        return bare(sidecar, &mut signals).await;
     }
     let launch = launch(&args, data_dir, &sidecar);
     with_component(sidecar, launch, &mut signals, &args).await
@@ -129,6 +129,14 @@ struct Ended {
     code: u8,
     /// Because somebody wanted it to.
     asked: bool,
+    /// Because the sidecar cannot go on.
+    failed: Option<String>,
+}
+
+impl Ended {
+    fn with(code: u8, asked: bool) -> Self {
+        Self { code, asked, failed: None }
+    }
 }
 
 /// Runs the component, again and again if that is wanted, until it is over; then leaves.
@@ -145,9 +153,12 @@ async fn with_component(
         let mut component =
             Component::start(&launch).map_err(|e| failed("start the component", e))?;
         let ended = one_life(&sidecar, &mut component, signals, args.stop_timeout).await;
-        let Ended { code, asked } = ended.map_err(|e| failed("wait for the component", e))?;
+        let ended = ended.map_err(|e| failed("wait for the component", e))?;
         sidecar.component_died();
         component.flush().await;
+        let Ended { code, asked, failed: None } = ended else {
+            return Err(given_up(ended.failed.unwrap_or_default()));
+        };
         if asked || code == 0 || !args.restart {
             tracing::info!(code, "component ended");
             leave(sidecar).await;
@@ -161,6 +172,7 @@ async fn with_component(
             () = sleep(pause) => false,
             _ = signals.next() => true,
             () = sidecar.ended() => true,
+            why = sidecar.failed() => return Err(given_up(why)),
         };
         if over {
             leave(sidecar).await;
@@ -179,7 +191,13 @@ async fn one_life(
 ) -> io::Result<Ended> {
     let asked = loop {
         tokio::select! {
-            code = component.wait() => return Ok(Ended { code: code?, asked: false }),
+            code = component.wait() => return Ok(Ended::with(code?, false)),
+            why = sidecar.failed() => {
+                tracing::error!("{why}");
+                let grace = HURRIED_STOP_TIMEOUT.min(stop_timeout);
+                let code = component.stop(Signal::TERM, grace).await?;
+                return Ok(Ended { code, asked: false, failed: Some(why) });
+            }
             // A hang-up is the component's affair: many reload their settings.
             asked = signals.next() => match asked {
                 Signal::HUP => component.signal(Signal::HUP),
@@ -189,7 +207,12 @@ async fn one_life(
         }
     };
     let code = hand_over_and_stop(sidecar, component, signals, asked, stop_timeout).await?;
-    Ok(Ended { code, asked: true })
+    Ok(Ended::with(code, true))
+}
+
+/// What the command ends with when its sidecar cannot go on.
+fn given_up(why: String) -> Failure {
+    Failure::new(Code::Unavailable, why)
 }
 
 /// Hands the partitions over while the component goes on, then asks it to end. A second signal
@@ -220,7 +243,7 @@ async fn hand_over_and_stop(
 }
 
 /// A sidecar without a component of its own: runs until asked to end.
-async fn bare(sidecar: Sidecar, signals: &mut Signals) -> u8 {
+async fn bare(sidecar: Sidecar, signals: &mut Signals) -> Outcome<u8> {
     loop {
         tokio::select! {
             asked = signals.next() => match asked {
@@ -229,14 +252,14 @@ async fn bare(sidecar: Sidecar, signals: &mut Signals) -> u8 {
                 _ => break,
             },
             () = sidecar.ended() => break,
+            why = sidecar.failed() => return Err(given_up(why)),
         }
     }
     tracing::info!("handing over; a second signal hurries");
     tokio::select! {
-        () = sidecar.shutdown() => {}
-        asked = signals.next() => return exit_code_of(asked),
+        () = sidecar.shutdown() => Ok(0),
+        asked = signals.next() => Ok(exit_code_of(asked)),
     }
-    0
 }
 
 async fn leave(sidecar: Sidecar) {

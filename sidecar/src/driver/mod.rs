@@ -287,6 +287,7 @@ impl Driver {
             ("unstored_bytes_now", held.unstored_bytes),
             ("direct_bytes_now", held.direct_bytes),
             ("slots_waited_for_now", held.slots_waited_for),
+            ("topology_watchers_now", self.topology.receiver_count()),
         ] {
             counters.insert(name.into(), i64::try_from(value).unwrap_or(i64::MAX));
         }

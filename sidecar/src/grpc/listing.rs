@@ -7,6 +7,7 @@ use kar_core::message::Found;
 use kar_proto::log::v1 as log;
 use kar_proto::peer::v1 as peer;
 use kar_proto::v1 as pb;
+use prost::Message;
 use tonic::Status;
 
 use super::api::Api;
@@ -22,6 +23,8 @@ use crate::peer::inspect;
 const PAGE_DEFAULT: usize = 100;
 /// Most rows of a page.
 const PAGE_MAX: usize = 10_000;
+/// A page ends when its rows have so many bytes: clients of other makers take messages of 4 MiB, and no longer ones.
+const PAGE_BYTES_MAX: usize = 2 << 20;
 
 /// Unfinished invocations of the application, oldest first.
 ///
@@ -48,9 +51,8 @@ pub async fn invocations(
             }
         }
     }
-    // The unique part of an id begins with the time it was made at.
     let (invocations, next_page_token) =
-        page(rows, size, &request.page_token, |row| unique_part(&row.invocation_id).to_owned());
+        page(rows, size, &request.page_token, |row| by_age(&row.invocation_id));
     let left_out = left_out.told();
     Ok(pb::ListInvocationsResponse { invocations, next_page_token, left_out })
 }
@@ -71,7 +73,7 @@ pub async fn invocation(
         Found::Ended(outcome) => pb::InvocationInfo {
             invocation_id: id.to_string(),
             state: pb::InvocationState::Completed.into(),
-            create_time: Some(timestamp(made_at(id.uuid))),
+            create_time: made_at(id.uuid),
             ..ended(Some(outcome_to(&outcome)))
         },
         Found::Dead(view) => {
@@ -84,7 +86,7 @@ pub async fn invocation(
                 mode: pb::InvocationMode::Tell.into(),
                 state: pb::InvocationState::Completed.into(),
                 attempt: i32::try_from(view.attempts).unwrap_or(i32::MAX),
-                create_time: Some(timestamp(made_at(id.uuid))),
+                create_time: made_at(id.uuid),
                 end_time: Some(timestamp(view.time_ms)),
                 ..ended(view.outcome)
             }
@@ -145,7 +147,7 @@ pub async fn dead_letters(
         }
     }
     let (dead_letters, next_page_token) =
-        page(rows, size, &request.page_token, |row| unique_part(&row.invocation_id).to_owned());
+        page(rows, size, &request.page_token, |row| by_age(&row.invocation_id));
     let left_out = left_out.told();
     Ok(pb::ListDeadLettersResponse { dead_letters, next_page_token, left_out })
 }
@@ -167,7 +169,7 @@ fn dead_letter(
         method: view.method,
         error,
         attempts: i32::try_from(view.attempts).unwrap_or(i32::MAX),
-        create_time: Some(timestamp(made_at(uuid))),
+        create_time: made_at(uuid),
         end_time: Some(timestamp(view.time_ms)),
     })
 }
@@ -260,19 +262,35 @@ fn page_size(asked: i32) -> Result<usize, Status> {
     }
 }
 
-/// The rows after the one with the key `after`, in the order of their keys, and the token of the next page.
-fn page<T>(rows: Vec<T>, size: usize, after: &str, key: impl Fn(&T) -> String) -> (Vec<T>, String) {
+/// The rows after the one with the key `after`, in the order of their keys, and the token of the next page. No two rows
+/// have the same key.
+fn page<T: Message>(
+    rows: Vec<T>,
+    size: usize,
+    after: &str,
+    key: impl Fn(&T) -> String,
+) -> (Vec<T>, String) {
     let mut rows: Vec<(String, T)> = rows.into_iter().map(|row| (key(&row), row)).collect();
     rows.retain(|(key, _)| key.as_str() > after || after.is_empty());
     rows.sort_by(|a, b| a.0.cmp(&b.0));
-    let more = rows.len() > size;
-    rows.truncate(size);
+    let mut bytes = 0;
+    let mut fits = |(_, row): &(String, T)| {
+        let is_first = bytes == 0;
+        bytes += row.encoded_len();
+        is_first || bytes <= PAGE_BYTES_MAX
+    };
+    let shown = rows.iter().take(size).take_while(|row| fits(row)).count();
+    let more = rows.len() > shown;
+    rows.truncate(shown);
     let token = rows.last().filter(|_| more).map(|(key, _)| key.clone()).unwrap_or_default();
     (rows.into_iter().map(|(_, row)| row).collect(), token)
 }
 
-fn unique_part(invocation_id: &str) -> &str {
-    invocation_id.rsplit('/').next().unwrap_or_default()
+/// Orders invocations by age. The unique part of an id begins with the time it was made at; a chain of tail calls has
+/// it twice, at its home and where it runs.
+fn by_age(invocation_id: &str) -> String {
+    let unique = invocation_id.rsplit('/').next().unwrap_or_default();
+    format!("{unique} {invocation_id}")
 }
 
 fn invocation_info(
@@ -309,7 +327,7 @@ fn invocation_info(
         mode: mode.into(),
         state: state.into(),
         attempt: i32::try_from(view.attempt).unwrap_or(i32::MAX),
-        create_time: Some(timestamp(made_at(uuid))),
+        create_time: made_at(uuid),
         node: node.to_owned(),
         cancel_requested: view.cancel,
         last_attempt_end: view.ended.map(attempt_end),
@@ -332,9 +350,10 @@ fn attempt_end(ended: log::AttemptEnd) -> pb::AttemptEnd {
     pb::AttemptEnd { cause: cause.into(), message: ended.error }
 }
 
-/// When a version 7 UUID was made.
-fn made_at(uuid: Uuid) -> u64 {
-    (uuid.0 >> 80) as u64
+/// When an invocation was made, if its id says so: one that was derived from an idempotency key does not.
+fn made_at(uuid: Uuid) -> Option<prost_types::Timestamp> {
+    let version = (uuid.0 >> 76) & 0xf;
+    (version == 7).then(|| timestamp((uuid.0 >> 80) as u64))
 }
 
 #[cfg(test)]
@@ -354,7 +373,46 @@ mod tests {
     }
 
     #[test]
+    fn both_entries_of_a_chain_are_listed_wherever_a_page_ends() {
+        let ids = ["a.Home/1/0199-1", "a.Other/7/0199-1", "a.Other/7/0199-2"];
+        let row = |id: &str| pb::InvocationInfo { invocation_id: id.into(), ..Default::default() };
+        let rows: Vec<_> = ids.into_iter().map(row).collect();
+        let (mut listed, mut token) = (Vec::new(), String::new());
+        loop {
+            let rows = rows.clone();
+            let (next, after) = page(rows, 1, &token, |row| by_age(&row.invocation_id));
+            listed.extend(next.into_iter().map(|row| row.invocation_id));
+            if after.is_empty() {
+                break;
+            }
+            token = after;
+        }
+        assert_eq!(listed, ids);
+    }
+
+    #[test]
+    fn pages_are_as_short_as_every_client_takes_them() {
+        let rows: Vec<String> = (0..30).map(|n| format!("{n:02}{}", "x".repeat(300_000))).collect();
+        let (mut listed, mut token) = (0, String::new());
+        while listed < rows.len() {
+            let (next, after) = page(rows.clone(), 100, &token, |row| row[..2].to_owned());
+            let bytes: usize = next.iter().map(Message::encoded_len).sum();
+            assert!(!next.is_empty() && bytes <= PAGE_BYTES_MAX, "{bytes} bytes");
+            assert_eq!(next[0], rows[listed]);
+            listed += next.len();
+            token = after;
+        }
+        assert_eq!(token, "");
+        let long = vec!["x".repeat(2 * PAGE_BYTES_MAX)];
+        assert_eq!(page(long, 1, "", |_| "k".into()).0.len(), 1, "one is told in any case");
+    }
+
+    #[test]
     fn the_time_is_in_the_id() {
-        assert_eq!(made_at(Uuid::v7(1_700_000_000_123, 77)), 1_700_000_000_123);
+        let made = made_at(Uuid::v7(1_700_000_000_123, 77));
+        assert_eq!(made, Some(timestamp(1_700_000_000_123)));
+        // As those of idempotency keys are.
+        let derived = Uuid(!(0xf << 76) | (8 << 76));
+        assert_eq!(made_at(derived), None);
     }
 }

@@ -1,10 +1,11 @@
 //! `SystemService.WatchTopology`: the whole topology, again whenever it has changed.
 //!
-//! A watcher holds one topology, the last one told, and makes the next one when its client takes it: so a slow client
-//! costs no more than a quick one, and is told the newest.
+//! A watcher holds one topology, the last one told, and asks for the next one when its client takes it: so a slow
+//! client costs no more than a quick one, and is told the newest. Each is computed once for all of them: there may be
+//! many partitions, and the computing holds up everything else here.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
@@ -28,8 +29,13 @@ const GATHER: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub struct Watchers {
     open: Arc<AtomicUsize>,
+    newest: Arc<Newest<pb::WatchTopologyResponse>>,
     closing: watch::Receiver<bool>,
 }
+
+/// The newest of something that has versions.
+#[derive(Debug)]
+struct Newest<T>(Mutex<Option<(u64, Arc<T>)>>);
 
 /// Counts one watcher while it is there.
 struct Open(Arc<AtomicUsize>);
@@ -38,8 +44,9 @@ struct Open(Arc<AtomicUsize>);
 struct Watcher {
     driver: Arc<Driver>,
     changes: watch::Receiver<u64>,
+    newest: Arc<Newest<pb::WatchTopologyResponse>>,
     closing: watch::Receiver<bool>,
-    told: Option<pb::WatchTopologyResponse>,
+    told: Option<Arc<pb::WatchTopologyResponse>>,
     ended: bool,
     _open: Open,
 }
@@ -49,7 +56,7 @@ struct Watcher {
 impl Watchers {
     /// Nobody yet; all end when `closing` turns true.
     pub fn new(closing: watch::Receiver<bool>) -> Self {
-        Self { open: Arc::default(), closing }
+        Self { open: Arc::default(), newest: Arc::default(), closing }
     }
 
     /// Follows the topology.
@@ -72,6 +79,7 @@ impl Watchers {
         let watcher = Watcher {
             changes: driver.topology_changes(),
             driver,
+            newest: self.newest.clone(),
             closing: self.closing.clone(),
             told: None,
             ended: false,
@@ -84,6 +92,29 @@ impl Watchers {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === impl Newest ===
+
+impl<T> Default for Newest<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> Newest<T> {
+    /// That of a version: as it was made for it, or made now.
+    fn of(&self, version: u64, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, made)) = &*newest
+            && *known == version
+        {
+            return made.clone();
+        }
+        let made = Arc::new(make());
+        *newest = Some((version, made.clone()));
+        made
     }
 }
 
@@ -100,11 +131,12 @@ impl Watcher {
                 let what = "the sidecar leaves: follow the topology through another one";
                 return Some((Err(status(pb::ErrorReason::Draining, what, [])), self));
             }
-            self.changes.mark_unchanged();
-            let topology = topology(&self.driver);
+            // What changes from here on is a later version, and told again if it is computed with this one.
+            let version = *self.changes.borrow_and_update();
+            let topology = self.newest.of(version, || topology(&self.driver));
             if self.told.as_ref() != Some(&topology) {
                 self.told = Some(topology.clone());
-                return Some((Ok(topology), self));
+                return Some((Ok(topology.as_ref().clone()), self));
             }
         }
     }
@@ -137,5 +169,19 @@ fn topology(driver: &Driver) -> pb::WatchTopologyResponse {
     pb::WatchTopologyResponse {
         nodes: directory.values().map(node_info).collect(),
         kinds: members.kinds.iter().map(owners).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_many_want_is_made_once() {
+        let (newest, mut made) = (Newest::default(), 0);
+        for version in [1, 1, 1, 2, 2] {
+            newest.of(version, || made += 1);
+        }
+        assert_eq!(made, 2);
     }
 }

@@ -29,6 +29,8 @@ const TIMEOUT: &str = "grpc-timeout";
 /// The client is told so much before its deadline: an answer takes its time to arrive, and the transport itself has but
 /// a bare status.
 const TOLD_BEFORE: Duration = Duration::from_millis(5);
+/// … or by one over this part of it, if that is less: a short one leaves time to do what was asked for.
+const TOLD_BEFORE_PART: u32 = 4;
 
 /// Adds typed detail to bare statuses of a server.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +85,11 @@ fn late(method: &str, limit: Duration) -> Status {
     );
     let metadata = [("method", method.to_owned())];
     error::status_as(Code::DeadlineExceeded, ErrorReason::OutcomeUnknown, message, metadata)
+}
+
+/// When the client is told that its deadline passes.
+fn told_after(limit: Duration) -> Duration {
+    limit.saturating_sub(TOLD_BEFORE.min(limit / TOLD_BEFORE_PART))
 }
 
 /// Reads `grpc-timeout`: at most eight digits and a unit.
@@ -141,13 +148,10 @@ where
         Box::pin(async move {
             let mut response = match limit {
                 None => response.await?,
-                Some(limit) => {
-                    let before = limit.saturating_sub(TOLD_BEFORE);
-                    match tokio::time::timeout(before, response).await {
-                        Ok(response) => response?,
-                        Err(_) => return Ok(late(uri.path(), limit).into_http()),
-                    }
-                }
+                Some(limit) => match tokio::time::timeout(told_after(limit), response).await {
+                    Ok(response) => response?,
+                    Err(_) => return Ok(late(uri.path(), limit).into_http()),
+                },
             };
             // Only a refusal has its status among the headers: answers have it behind them.
             let status = Status::from_header_map(response.headers());
@@ -189,6 +193,13 @@ mod tests {
         assert_eq!(timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
         for wrong in ["", "m", "5", "5x", "-1S", "ü", "1ü"] {
             assert_eq!(timeout(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn short_deadlines_leave_time_to_answer() {
+        for (limit, told) in [(1_000, 995), (20, 15), (8, 6), (4, 3)] {
+            assert_eq!(told_after(Duration::from_millis(limit)), Duration::from_millis(told));
         }
     }
 

@@ -9,10 +9,17 @@ use serde::Serialize;
 
 use crate::{World, process};
 
-/// The last third of a run may need so much more than the first one and still count as flat, percent; and so much
-/// anyway, KiB: a segment of the hub's log, caches that fill.
-const GROWTH_MAX_PERCENT: u64 = 25;
-const GROWTH_KIB: u64 = 4 << 10;
+/// Flat is what needs, in the mean of a run's last third, no more than so much more than in that of its second third,
+/// percent …
+const GROWTH_MAX_PERCENT: u64 = 10;
+/// … and so much for what an allocator keeps, KiB …
+const GROWTH_MEMORY_KIB: u64 = 8 << 10;
+/// … or for two files of the hub's log, one that is being written and one that is being compacted, KiB.
+const GROWTH_DISK_KIB: u64 = 64 << 10;
+
+/// What is kept for a time gathers at first. From the second third of a run on nothing more may: so the first one is at
+/// least so many times as long as anything is kept.
+const RETENTIONS: u32 = 2;
 
 /// What processes and files need at one moment.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -38,12 +45,25 @@ pub struct Sample {
 pub struct Trend {
     /// What.
     pub name: &'static str,
-    /// Median of the first third, KiB.
-    pub first_kib: u64,
-    /// Median of the last third, KiB.
+    /// Mean of the second third, KiB.
+    pub second_kib: u64,
+    /// Mean of the last third, KiB.
     pub last_kib: u64,
-    /// It does not grow.
-    pub flat: bool,
+    /// What that may be, KiB.
+    pub allowed_kib: u64,
+    /// What it means.
+    pub verdict: Verdict,
+}
+
+/// Whether something grows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub enum Verdict {
+    /// It does not.
+    Flat,
+    /// It does.
+    Grows,
+    /// The run was too short to tell: what is kept for a time still gathered.
+    TooShort,
 }
 
 impl Sample {
@@ -89,9 +109,18 @@ impl fmt::Display for Sample {
 impl fmt::Display for Trend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |kib: u64| kib as f64 / 1024.0;
-        let verdict = if self.flat { "flat" } else { "GROWS" };
-        let (name, first, last) = (self.name, mib(self.first_kib), mib(self.last_kib));
-        write!(f, "{name:24} {first:8.1} MiB in the first third, {last:8.1} in the last: {verdict}")
+        let verdict = match self.verdict {
+            Verdict::Flat => "flat",
+            Verdict::Grows => "GROWS",
+            Verdict::TooShort => "too short a run to tell",
+        };
+        let (name, second, last) = (self.name, mib(self.second_kib), mib(self.last_kib));
+        let allowed = mib(self.allowed_kib);
+        write!(
+            f,
+            "{name:24} {second:8.1} MiB in the second third, {last:8.1} in the last \
+             (at most {allowed:.1}): {verdict}"
+        )
     }
 }
 
@@ -110,29 +139,31 @@ fn size_kib(folder: &Path) -> u64 {
     blocks / 2
 }
 
-/// Compares the first third of a run with the last one. Nothing can be said of less than six samples.
-pub(super) fn trends(samples: &[Sample]) -> Vec<Trend> {
+/// Compares the second third of a run with the last one. Nothing can be said of less than six samples.
+pub(super) fn trends(samples: &[Sample], retention: Duration) -> Vec<Trend> {
     let third = samples.len() / 3;
     if third < 2 {
         return Vec::new();
     }
-    let trend = |name, of: fn(&Sample) -> u64| {
-        let median = |some: &[Sample]| {
-            let mut values: Vec<u64> = some.iter().map(of).collect();
-            values.sort_unstable();
-            values[values.len() / 2]
+    let (second, last) = (&samples[third..2 * third], &samples[samples.len() - third..]);
+    let is_settled = second[0].second >= (retention * RETENTIONS).as_secs_f64();
+    let trend = |name, of: fn(&Sample) -> u64, more: u64| {
+        let mean = |some: &[Sample]| some.iter().map(of).sum::<u64>() / some.len() as u64;
+        let (second_kib, last_kib) = (mean(second), mean(last));
+        let allowed_kib = second_kib + second_kib * GROWTH_MAX_PERCENT / 100 + more;
+        let verdict = match last_kib <= allowed_kib {
+            _ if !is_settled => Verdict::TooShort,
+            true => Verdict::Flat,
+            false => Verdict::Grows,
         };
-        let first_kib = median(&samples[..third]);
-        let last_kib = median(&samples[samples.len() - third..]);
-        let allowed = first_kib + first_kib * GROWTH_MAX_PERCENT / 100 + GROWTH_KIB;
-        Trend { name, first_kib, last_kib, flat: last_kib <= allowed }
+        Trend { name, second_kib, last_kib, allowed_kib, verdict }
     };
     vec![
-        trend("RSS, clients' sidecar", |s| s.front_kib),
-        trend("RSS, largest host", |s| s.host_kib),
-        trend("RSS, hub", |s| s.hub_kib),
-        trend("disk, all of the hub's", |s| s.disk_kib),
-        trend("disk, the hub's log", |s| s.log_kib),
+        trend("RSS, clients' sidecar", |s| s.front_kib, GROWTH_MEMORY_KIB),
+        trend("RSS, largest host", |s| s.host_kib, GROWTH_MEMORY_KIB),
+        trend("RSS, hub", |s| s.hub_kib, GROWTH_MEMORY_KIB),
+        trend("disk, all of the hub's", |s| s.disk_kib, GROWTH_DISK_KIB),
+        trend("disk, the hub's log", |s| s.log_kib, GROWTH_DISK_KIB),
     ]
 }
 
@@ -140,20 +171,48 @@ pub(super) fn trends(samples: &[Sample]) -> Vec<Trend> {
 mod tests {
     use super::*;
 
-    fn sample(front_kib: u64) -> Sample {
-        let (host_kib, hub_kib, disk_kib, log_kib) = (1, 1, 1, 1);
-        Sample { second: 0.0, front_kib, host_kib, hub_kib, disk_kib, log_kib, finished: 0 }
+    const RETENTION: Duration = Duration::from_secs(60);
+
+    /// Samples each ten seconds.
+    fn samples(front: &[u64]) -> Vec<Sample> {
+        let sample = |(number, front_kib): (usize, &u64)| Sample {
+            second: number as f64 * 10.0,
+            front_kib: *front_kib,
+            host_kib: 1,
+            hub_kib: 1,
+            disk_kib: 1,
+            log_kib: 1,
+            finished: 0,
+        };
+        front.iter().enumerate().map(sample).collect()
+    }
+
+    fn verdict(front: &[u64]) -> Verdict {
+        let trends = trends(&samples(front), RETENTION);
+        assert!(trends[1..].iter().all(|trend| trend.verdict != Verdict::Grows));
+        trends[0].verdict
     }
 
     #[test]
-    fn growth_is_told_from_noise() {
-        let noise = [40_000, 90_000, 41_000, 5_000, 42_000, 40_500, 10_000, 41_000, 43_000];
-        let flat = |values: &[u64]| {
-            trends(&values.iter().map(|kib| sample(*kib)).collect::<Vec<_>>())[0].flat
-        };
-        assert!(flat(&noise));
-        let growth: Vec<u64> = (0..30).map(|n| 40_000 + 1_000 * n).collect();
-        assert!(!flat(&growth));
-        assert!(trends(&[sample(1); 5]).is_empty());
+    fn growth_is_told_from_noise_and_from_what_gathers_at_first() {
+        let gathers = (0..12).map(|n| 5_000 * n);
+        let noise = (0..48).map(|n| if n % 4 == 0 { 70_000 } else { 55_000 });
+        assert_eq!(verdict(&gathers.chain(noise).collect::<Vec<_>>()), Verdict::Flat);
+        // 1 MiB in each ten seconds, of 40: 20 MiB between the middles of the two thirds.
+        let growth: Vec<u64> = (0..60).map(|n| 40_000 + 1_000 * n).collect();
+        assert_eq!(verdict(&growth), Verdict::Grows);
+        assert_eq!(verdict(&growth[..30]), Verdict::TooShort);
+        assert!(trends(&samples(&[1; 5]), RETENTION).is_empty());
+    }
+
+    #[test]
+    fn disks_may_hold_two_files_more() {
+        let mut samples = samples(&[1; 60]);
+        for sample in &mut samples[40..] {
+            sample.log_kib += 60 << 10;
+            sample.disk_kib += 70 << 10;
+        }
+        let trends = trends(&samples, RETENTION);
+        assert_eq!((trends[3].verdict, trends[4].verdict), (Verdict::Grows, Verdict::Flat));
     }
 }

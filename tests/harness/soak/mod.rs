@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::fire::{Fire, Kills, Load, PROGRESS_LIMIT, nothing_left};
+pub use crate::soak::measure::Verdict;
 use crate::soak::measure::{Sample, Trend};
 use crate::{Client, Random, World, wait};
 
@@ -37,6 +38,9 @@ pub struct Options {
     pub kill_every: Duration,
     /// Time between two samples of memory and disk.
     pub sample_every: Duration,
+    /// How long nodes keep results, idempotency keys and dead letters. What is kept for longer than a run would seem
+    /// to grow without end.
+    pub retention: Duration,
     /// Samples are printed as they are taken.
     pub verbose: bool,
 }
@@ -88,6 +92,10 @@ struct Soak {
 pub async fn run(options: Options) -> Report {
     let mut random = Random::seeded("soak");
     let world = World::new("soak");
+    let retention = options.retention.as_millis().to_string();
+    for kept in ["--result-retention-ms", "--key-retention-ms", "--dead-letter-retention-ms"] {
+        world.add_run_args(&[kept, &retention]);
+    }
     let front = world.bare("front").await;
     let mut fire = Fire::new(&world, random.fork());
     for number in 1..=2 {
@@ -119,7 +127,7 @@ pub async fn run(options: Options) -> Report {
             samples
         })
         .await;
-    soak.report(start.elapsed(), fire.kills, &world, samples)
+    soak.report(start.elapsed(), fire.kills, &world, (samples, options.retention))
 }
 
 /// Kills and samples until the time is over.
@@ -207,7 +215,13 @@ impl Soak {
         self.note(format!("{what}: {found} instead of {expected}"));
     }
 
-    fn report(&self, took: Duration, kills: Kills, world: &World, samples: Vec<Sample>) -> Report {
+    fn report(
+        &self,
+        took: Duration,
+        kills: Kills,
+        world: &World,
+        (samples, retention): (Vec<Sample>, Duration),
+    ) -> Report {
         let overlaps = world.journal().overlaps(GRACE, &[]);
         let overlapping = overlaps.len();
         overlaps.into_iter().for_each(|overlap| self.note(overlap));
@@ -223,7 +237,7 @@ impl Soak {
             overlapping,
             errors: self.errors.get(),
             wrong: self.wrong.borrow().clone(),
-            trends: measure::trends(&samples),
+            trends: measure::trends(&samples, retention),
             samples,
         }
     }
@@ -236,5 +250,10 @@ impl Report {
     pub fn right(&self) -> bool {
         let found = self.lost + self.repeated + self.errors;
         found == 0 && self.overlapping == 0 && self.wrong.is_empty()
+    }
+
+    /// Whether memory or disk grow, as far as the run was long enough to tell.
+    pub fn grows(&self) -> bool {
+        self.trends.iter().any(|trend| trend.verdict == Verdict::Grows)
     }
 }

@@ -64,6 +64,7 @@ from kar.hosting import Actor, Service, method
 from kar.reminders import CatchUp, Cron, Reminder, Reminders
 from kar.retry import RetryPolicy
 from kar.state import ActorState, ApplicationState, Delete, Page, Set, Versioned
+from kar.topology import Topology, TopologyNode
 
 __all__ = [
     "Actor",
@@ -105,6 +106,8 @@ __all__ = [
     "Set",
     "Started",
     "StepKeyReused",
+    "Topology",
+    "TopologyNode",
     "TurnContext",
     "TurnEnded",
     "TurnSuperseded",

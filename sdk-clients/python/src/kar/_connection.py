@@ -69,6 +69,11 @@ class Connection:
         """How the sidecar welcomed this component last."""
         return self._welcome
 
+    @property
+    def dialer(self) -> Dialer:
+        """The sidecar, for what does not go through the stream."""
+        return self._dialer
+
     async def request(self, outgoing: Outgoing) -> v1.Response:
         """Makes a request outside turns."""
         if self._closed:

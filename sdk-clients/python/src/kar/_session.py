@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kar")
 
-CALLS = frozenset(("invoke", "call_actor", "await_outcome"))
+CALLS = frozenset(("invoke", "call_actor", "await_outcome", "remove_actor"))
 """Operations whose answer may depend on turns, and take any time."""
 
 

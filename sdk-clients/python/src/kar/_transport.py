@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from kar._status import error_of_rpc
 from kar._version import SDK
 from kar.errors import ConnectError, NotConfigured, ProtocolError, Refused, Unreachable
 from kar.v1 import component_pb2 as v1
+from kar.v1 import system_pb2
 
 ENV_SOCKET = "KAR_SOCKET"
 """Path of the sidecar's Unix socket."""
@@ -28,6 +29,7 @@ PROTOCOL_VERSION = 1
 """Newest version of the stream's protocol that is spoken here."""
 
 _CONNECT = "/kar.v1.ComponentService/Connect"
+_WATCH_TOPOLOGY = "/kar.v1.SystemService/WatchTopology"
 
 # What the gRPC library raises where a stream is over already.
 BROKEN = (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError)
@@ -116,12 +118,11 @@ class Dialer:
             raise
 
     async def _welcomed(self, channel: grpc.aio.Channel, hello: v1.Hello) -> Wire:
-        metadata = (("authorization", f"Bearer {self.token}"),) if self.token else ()
         # No serialiser: frames are encoded one by one, when they are made, and joined.
         connect: Any = channel.stream_stream(
             _CONNECT, None, v1.ConnectResponse.FromString
         )
-        call = connect(metadata=metadata)
+        call = connect(metadata=self._metadata())
         hello.protocol_version = PROTOCOL_VERSION
         hello.sdk = SDK
         first = v1.ConnectRequest(frames=[v1.ComponentFrame(hello=hello)])
@@ -139,6 +140,24 @@ class Dialer:
                 raise ProtocolError("the stream ended before a welcome")
             frames.extend(message.frames)
         return Wire(channel, call, check_welcome(frames[0]), frames[1:])
+
+    async def watch_topology(self) -> AsyncGenerator[system_pb2.WatchTopologyResponse, None]:
+        """Follows the topology, on a channel of its own."""
+        channel = grpc.aio.insecure_channel(self.target, options=self.options)
+        try:
+            watch: Any = channel.unary_stream(
+                _WATCH_TOPOLOGY,
+                system_pb2.WatchTopologyRequest.SerializeToString,
+                system_pb2.WatchTopologyResponse.FromString,
+            )
+            request = system_pb2.WatchTopologyRequest()
+            async for message in watch(request, metadata=self._metadata()):
+                yield message
+        finally:
+            await channel.close(None)
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
     def _refused(self, error: grpc.aio.AioRpcError) -> ConnectError:
         refusal = error_of_rpc(error)

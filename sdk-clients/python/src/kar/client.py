@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from kar import codec, limits
@@ -14,6 +14,7 @@ from kar.calls import Caller, Started
 from kar.hosting import Actor
 from kar.reminders import Reminders
 from kar.state import ApplicationState
+from kar.topology import Topology, follow
 from kar.v1 import component_pb2 as v1
 from kar.v1 import invocation_pb2
 
@@ -86,6 +87,19 @@ class Client(Caller):
         target.type = actor if isinstance(actor, str) else actor.kar_name
         target.id = id
         await self._kar_connection.request(outgoing)
+
+    def watch_topology(self) -> AsyncGenerator[Topology, None]:
+        """Follows who is there, and which node owns which partition: `async for topology in
+        client.watch_topology()`. The topology comes at once, and again when it has changed; changes that come
+        close together, or while nobody asks, are told as one, the newest. It has a connection of its own, made
+        again when it breaks; whoever leaves the loop early closes it: `async with
+        contextlib.aclosing(client.watch_topology()) as topologies`.
+
+        Raises `LimitReached` if as many follow it already as the sidecar lets, `Unavailable` or `OutcomeUnknown`
+        if the sidecar cannot be reached for as long as the client's `reconnect_timeout`, and what it refuses;
+        it is over then."""
+        connection = self._kar_connection
+        return follow(connection.dialer, connection.settings.reconnect_timeout)
 
     async def cancel(self, id: str) -> Cancelling:
         """Asks for the end of an invocation. One that does not run ends at once; one that runs is told (in

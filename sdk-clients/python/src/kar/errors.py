@@ -174,8 +174,8 @@ class ConditionFailed(KarError):
 
     @property
     def etag(self) -> str:
-        """The key's version now; empty: there is no such key."""
-        return self.metadata.get("etag", "")
+        """The key's version now; `*`: there is no such key, which is just what `if_etag="*"` asks for."""
+        return self.metadata.get("etag") or "*"
 
 
 class Unavailable(KarError):

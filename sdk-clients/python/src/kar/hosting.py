@@ -190,6 +190,11 @@ class Actor(Hosted):
     host was given: what an instance is to remember goes into its `state`.
     """
 
+    def __init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(name, **kwargs)
+        if not inspect.iscoroutinefunction(cls.on_deactivate):
+            raise TypeError(f"{cls.__name__}.on_deactivate: the hook is an `async def`")
+
     @property
     def id(self) -> str:
         """Which instance this is."""

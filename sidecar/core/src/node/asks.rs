@@ -11,7 +11,7 @@ use crate::cover::Transition;
 use crate::effect::{RequestError, Response};
 use crate::event::Operation;
 use crate::ids::{Class, InvocationId, Kind, Millis, NodeId, PartitionId, RequestId, Uuid};
-use crate::invocation::{Invocation, Mode, Obligation, Owed, Payload, Target, Work};
+use crate::invocation::{Invocation, Mode, Obligation, Owed, Target, Work};
 use crate::limits::{LimitHit, Limits};
 use crate::message::{AwaitResult, Control, ControlResult, Message, ReadResult};
 
@@ -168,7 +168,7 @@ impl Node {
             let hit = self.env.limit("roots_per_node_max", limit);
             return self.env.respond(request, Err(RequestError::Limit(hit)));
         }
-        let invocation = removal(self.env.uuid(), actor);
+        let invocation = Invocation::system(Work::Remove, Mode::Call, actor, self.env.uuid());
         let owed = Owed::Invocation(Arc::new(invocation));
         let obligation = Obligation { to, owed, parent: None, step_key: None };
         self.roots.add(&mut self.env, request, obligation, false);
@@ -402,24 +402,5 @@ impl Node {
     fn answer_ask(&mut self, request: RequestId, response: Result<Response, RequestError>) {
         self.asks.end(request);
         self.env.respond(request, response);
-    }
-}
-
-/// The call that removes an actor.
-fn removal(uuid: Uuid, actor: Arc<str>) -> Invocation {
-    Invocation {
-        uuid,
-        work: Work::Remove,
-        mode: Mode::Call,
-        actor: Some(actor),
-        method: Arc::default(),
-        payload: Payload::default(),
-        chain: [].into(),
-        deadline: None,
-        trace: Arc::default(),
-        step: 1,
-        home: None,
-        retry: None,
-        key: None,
     }
 }

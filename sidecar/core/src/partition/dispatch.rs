@@ -46,6 +46,11 @@ impl Partition {
             || self.store_is_behind(env);
         // No code runs for a removal.
         let removes = item.invocation.work == Work::Remove;
+        if self.has_lost_host(env, uuid) {
+            // A removal behind it needs no host.
+            env.cover(Transition::DeactivationMoot);
+            return self.end_unstarted(env, uuid, Outcome::Done(Payload::default()));
+        }
         let session = env.session_for(&self.id.kind);
         if session.is_none() && !removes {
             return;
@@ -261,6 +266,7 @@ impl Turn {
         Self {
             session,
             unflushed: Unflushed::default(),
+            reminders: None,
             calls: Default::default(),
             received: Vec::new(),
             returned: false,

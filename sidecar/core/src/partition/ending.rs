@@ -247,7 +247,7 @@ impl Partition {
             self.reign.deadlines.remove(&(deadline, uuid));
         }
         let home = item.invocation.home.clone();
-        let leaves_nothing = self.end_deactivation(env, uuid, &outcome, &unflushed);
+        let leaves_nothing = self.end_deactivation(env, uuid, &unflushed);
         match home {
             _ if leaves_nothing => {}
             Some(home) => self.send_home(env, uuid, (home, outcome.clone()), unflushed),
@@ -320,6 +320,7 @@ impl Partition {
             let invocation = InvocationId { home: self.id.clone(), uuid };
             self.gate_notice(env, Notice::DeadLetter { invocation, outcome: outcome.clone() });
         }
+        self.tell_life(env, item, &outcome);
         self.report_withheld(env, item);
         for (to, request) in &item.awaiters {
             let result = AwaitResult::Done(outcome.clone());

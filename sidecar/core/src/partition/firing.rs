@@ -58,6 +58,11 @@ impl Partition {
                 return env.cover(Transition::RemindersFlight);
             }
             let Some(reminder) = self.state.agenda.get(&key).cloned() else { return };
+            if self.waits_for_host(env, &key) {
+                env.cover(Transition::RemindersHeld);
+                self.state.agenda.hold(&key);
+                continue;
+            }
             if let Some(hit) = self.no_room_to_fire(env, &reminder) {
                 return self.wait_to_fire(env, hit);
             }
@@ -70,6 +75,19 @@ impl Partition {
         }
         if self.state.agenda.first().is_some_and(|(due, _)| *due <= clock) {
             env.cover(Transition::RemindersMore);
+        }
+    }
+
+    /// Without a host nothing starts, so one firing of each reminder is as good as many: the next due time waits with
+    /// it, and is subject to the reminder's policy when there is a host. Otherwise they would fill the partition.
+    fn waits_for_host(&self, env: &Env, key: &Key) -> bool {
+        !env.hosts(&self.id.kind) && self.state.agenda.firings(key).next().is_some()
+    }
+
+    /// Due times that waited for a host need not any more, if there is one.
+    pub(super) fn release_reminders(&mut self, env: &Env) {
+        if env.hosts(&self.id.kind) && self.state.agenda.release_all() {
+            env.cover(Transition::RemindersReleased);
         }
     }
 
@@ -138,6 +156,7 @@ impl Partition {
             self.cut(env);
             self.push(env, Op::Fire { actor: again.0, id: again.1, due, uuid: None, next });
         }
+        self.reminders_moved(&key.0);
         if is_late && reminder.catch_up != CatchUp::Each {
             self.tell_missed(env, &key, reminder, fires, next);
         }

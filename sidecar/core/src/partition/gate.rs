@@ -10,6 +10,7 @@ use crate::ids::{
     Millis, NodeId, Number, Offset, PartitionId, ProposalId, RequestId, Sender, TurnToken, Uuid,
 };
 use crate::invocation::ActorOps;
+use crate::limits::LimitHit;
 use crate::message::Message;
 use crate::record::{Op, Record};
 use crate::size::Tally;
@@ -394,17 +395,24 @@ impl Partition {
         let Tally { count, bytes } = self.state.results.tally();
         count > env.limits.results_per_partition_max
             || bytes > env.limits.results_bytes_per_partition_max
+            || self.state.keys.has_surplus(env.limits.keys_bytes_per_partition_max)
     }
 
     /// Drops results of `start` whose time is over, and the oldest ones beyond the bounds.
     fn forget_results(&mut self, env: &mut Env) {
         let limits = &env.limits;
         let Tally { mut count, mut bytes } = self.state.results.tally();
-        let mut uuids = Vec::new();
+        let (mut uuids, mut hit) = (Vec::new(), None);
         for (at, uuid) in &self.state.results_by_age {
-            let is_surplus = count > limits.results_per_partition_max
-                || bytes > limits.results_bytes_per_partition_max;
-            if !is_surplus && at + limits.result_retention_ms > env.now {
+            let surplus = if count > limits.results_per_partition_max {
+                Some(("results_per_partition_max", limits.results_per_partition_max))
+            } else if bytes > limits.results_bytes_per_partition_max {
+                Some(("results_bytes_per_partition_max", limits.results_bytes_per_partition_max))
+            } else {
+                None
+            };
+            hit = hit.or(surplus);
+            if surplus.is_none() && at + limits.result_retention_ms > env.now {
                 break;
             }
             if let Some(outcome) = self.state.results.get(uuid) {
@@ -415,6 +423,23 @@ impl Partition {
         }
         if !uuids.is_empty() {
             self.push(env, Op::Forget { uuids });
+        }
+        if let Some((name, limit)) = hit {
+            self.gate_notice(env, Notice::Limit(LimitHit { name, limit: limit as u64 }));
+        }
+        self.forget_outcomes(env);
+    }
+
+    /// Drops the oldest outcomes under idempotency keys beyond their bound: how many are yet to come was not known when
+    /// the keys were taken. The keys stay, so nothing is done twice.
+    fn forget_outcomes(&mut self, env: &mut Env) {
+        let limit = env.limits.keys_bytes_per_partition_max;
+        let uuids = self.state.keys.surplus_outcomes(limit);
+        if !uuids.is_empty() {
+            env.cover(Transition::KeyOutcomesDropped);
+            self.push(env, Op::Forget { uuids });
+            let name = "keys_bytes_per_partition_max";
+            self.gate_notice(env, Notice::Limit(LimitHit { name, limit: limit as u64 }));
         }
     }
 

@@ -102,7 +102,8 @@ impl Awake {
             work::look();
             let (listed, name) = self.by_use.first().cloned()?;
             let stay = self.actors.get_mut(&name)?;
-            let used = if is_busy(&name) { now } else { stay.used };
+            // Behind those that were in use until now, and are not any more.
+            let used = if is_busy(&name) { now + 1 } else { stay.used };
             if used <= listed {
                 return Some((listed, name));
             }
@@ -125,8 +126,17 @@ impl Partition {
         }
         env.cover(Transition::Activated);
         let activation = env.activation();
+        // A turn that waits below this one is of an earlier activation, and will go on: what it does then is in nobody
+        // else's memory.
+        let actor = self.reign.actors.get(name);
+        let is_lone = actor.is_none_or(|actor| actor.lock.stack().len() <= 1);
+        if !is_lone {
+            env.cover(Transition::ActivatedAbove);
+        }
+        let is_good = is_lone || !env.rules.lone_activations;
         let now = env.now;
-        let stay = Stay { session, activation: Some(activation), used: now, listed: now };
+        let stay =
+            Stay { session, activation: is_good.then_some(activation), used: now, listed: now };
         self.reign.awake.insert(name, stay);
         activation
     }
@@ -258,13 +268,23 @@ impl Partition {
         deactivates && !self.is_deactivated_by_turn(env)
     }
 
+    /// Whether a deactivation that has done nothing has lost its host: nobody who knows of the actor is left to be
+    /// told.
+    pub(super) fn has_lost_host(&self, env: &Env, uuid: Uuid) -> bool {
+        if !self.is_fleeting(uuid) {
+            return false;
+        }
+        let actor = self.reign.items.get(&uuid).and_then(|item| item.invocation.actor.as_ref());
+        let stay = actor.and_then(|actor| self.reign.awake.actors.get(actor));
+        stay.map(|stay| stay.session) != env.host.as_ref().map(|host| host.session)
+    }
+
     /// A deactivation ends, whatever became of it: the actor is passive. Only what it did is logged. True: nothing of
     /// it is.
     pub(super) fn end_deactivation(
         &mut self,
         env: &mut Env,
         uuid: Uuid,
-        outcome: &Outcome,
         unflushed: &Unflushed,
     ) -> bool {
         let Some(item) = self.reign.items.get(&uuid) else { return false };
@@ -275,15 +295,30 @@ impl Partition {
         env.cover(Transition::Deactivated);
         self.forget_actor(&name);
         self.tell_passive(env);
-        if let Outcome::Failed(error) = outcome {
-            let (partition, error) = (self.id.clone(), error_text(error));
-            env.notice(Notice::DeactivationFailed { partition, actor: name, error });
-        }
         if self.is_fleeting(uuid) && !unflushed.is_empty() {
             env.cover(Transition::DeactivationLogged);
             self.log_item(env, uuid);
         }
         self.is_fleeting(uuid)
+    }
+
+    /// What has become of an invocation that is none of a method is told to people.
+    pub(super) fn tell_life(&mut self, env: &mut Env, item: &Item, outcome: &Outcome) {
+        let Some(actor) = item.invocation.actor.clone() else { return };
+        let partition = self.id.clone();
+        let notice = match (item.invocation.work, outcome) {
+            (Work::Remove, Outcome::Done(_)) => Notice::Removed { partition, actor },
+            (Work::Deactivate, Outcome::Failed(error)) => {
+                Notice::DeactivationFailed { partition, actor, error: error_text(error) }
+            }
+            _ => return,
+        };
+        // Of a deactivation that did nothing there is nothing to be made again.
+        if item.origin == Origin::Idle && !item.logged {
+            env.notice(notice);
+        } else {
+            self.gate_notice(env, notice);
+        }
     }
 
     /// A deactivation is to be in the log from here on: it does something.
@@ -314,7 +349,6 @@ impl Partition {
         let Some(item) = self.reign.items.get(&uuid) else { return };
         let Some(actor) = item.invocation.actor.clone() else { return };
         env.cover(Transition::Removed);
-        env.notice(Notice::Removed { partition: self.id.clone(), actor: actor.clone() });
         self.reign.awake.remove(&actor);
         let mut unflushed = Unflushed { state: vec![StateOp::Clear], ..Unflushed::default() };
         if env.rules.removal_cancels {

@@ -32,6 +32,7 @@ impl Partition {
         if !self.serving() {
             return;
         }
+        self.release_reminders(env);
         let mut actors: Vec<_> = self.reign.actors.keys().cloned().collect();
         actors.sort_unstable();
         for actor in actors {

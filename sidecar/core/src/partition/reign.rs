@@ -11,7 +11,7 @@ use crate::ids::{
 };
 use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, RetryPolicy, StateOp};
 use crate::record::Op;
-use crate::reminder::ReminderChange;
+use crate::reminder::{Reminder, ReminderChange};
 use crate::route::Route;
 use crate::size::Tally;
 use crate::state::Origin;
@@ -246,6 +246,9 @@ pub(super) enum ItemStage {
 pub(super) struct Turn {
     pub(super) session: SessionId,
     pub(super) unflushed: Unflushed,
+    /// The reminders of its actor after what it has buffered, by id; absent until they are wanted, and when others have
+    /// changed them.
+    pub(super) reminders: Option<BTreeMap<Arc<str>, Arc<Reminder>>>,
     /// Calls under way.
     pub(super) calls: BTreeMap<(PartitionId, Number), RequestId>,
     /// Outcomes received and not settled yet.

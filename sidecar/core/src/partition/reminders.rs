@@ -3,6 +3,7 @@
 //! What a turn changes is part of its segment. A change from outside comes on its sender's channel as an invocation
 //! that the owner carries out at once, so that asking again repeats nothing.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Partition;
@@ -18,6 +19,11 @@ use crate::message::{Message, ReadResult};
 use crate::node::OTHERS;
 use crate::record::{AcceptInBrief, End, Op, ReminderOp, Segment};
 use crate::reminder::{Remind, Reminder, ReminderChange};
+use crate::trouble::Cause;
+use crate::work;
+
+/// Reminders of an actor.
+type ById = BTreeMap<Arc<str>, Arc<Reminder>>;
 
 impl Partition {
     /// A turn changes reminders of its actor: buffered with its segment (P5).
@@ -36,9 +42,13 @@ impl Partition {
         if self.reign.items.get(&uuid).is_some_and(|item| item.shared) {
             return env.respond(request, Err(RequestError::SharedTurn));
         }
-        let known = self.reminders_in_turn(uuid, actor);
-        let response = response_to(&change, &known);
-        let refusal = self.refuses_change(env, &change, &known);
+        self.look_ahead(uuid, actor);
+        let known = self.ahead(uuid);
+        let response = response_to(&change, known.len(), |id| known.contains_key(id));
+        let refusal = match &change {
+            ReminderChange::Set(set) => self.refuses(env, set, known.get(&set.id), known.len()),
+            ReminderChange::Cancel(_) | ReminderChange::CancelAll => None,
+        };
         let bytes = change.size();
         let Some(turn) = self.reign.items.get_mut(&uuid).and_then(|item| item.turn()) else {
             return;
@@ -55,6 +65,9 @@ impl Partition {
                 self.reign.buffered_reminders.add(reminder.size());
             }
             turn.unflushed.bytes += bytes;
+            if let Some(known) = &mut turn.reminders {
+                carry_out(known, &change);
+            }
             turn.unflushed.reminders.push(change);
             return env.respond(request, Ok(response));
         };
@@ -70,15 +83,16 @@ impl Partition {
         token: &TurnToken,
         actor: &Arc<str>,
     ) {
-        let listed = self.check_turn_of(env, token, actor);
-        if let Ok(uuid) = &listed
-            && let Some(turn) = self.reign.items.get(uuid).and_then(|item| item.running())
-            && !turn.unflushed.reminders.is_empty()
-        {
+        let listed = self.check_turn_of(env, token, actor).map(|uuid| {
+            let turn = self.reign.items.get(&uuid).and_then(|item| item.running());
+            if turn.is_none_or(|turn| turn.unflushed.reminders.is_empty()) {
+                return self.state.agenda.of(actor).cloned().collect();
+            }
             env.cover(Transition::RemindersInTurn);
-        }
-        let listed = listed.map(|uuid| Response::Reminders(self.reminders_in_turn(uuid, actor)));
-        env.respond(request, listed);
+            self.look_ahead(uuid, actor);
+            self.ahead(uuid).values().cloned().collect()
+        });
+        env.respond(request, listed.map(Response::Reminders));
     }
 
     /// Whether a turn runs now, and on this actor.
@@ -96,44 +110,53 @@ impl Partition {
         Err(RequestError::Invalid(OTHERS))
     }
 
-    /// The reminders of an actor after what a turn of it has buffered.
-    fn reminders_in_turn(&self, uuid: Uuid, actor: &Arc<str>) -> Vec<Arc<Reminder>> {
-        let mut all: Vec<_> = self.state.agenda.of(actor).cloned().collect();
-        let turn = self.reign.items.get(&uuid).and_then(|item| item.running());
-        for change in turn.into_iter().flat_map(|turn| &turn.unflushed.reminders) {
-            match change {
-                ReminderChange::Set(reminder) => {
-                    match all.binary_search_by(|known| known.id.cmp(&reminder.id)) {
-                        Ok(at) => all[at] = reminder.clone(),
-                        Err(at) => all.insert(at, reminder.clone()),
-                    }
-                }
-                ReminderChange::Cancel(id) => all.retain(|known| known.id != *id),
-                ReminderChange::CancelAll => all.clear(),
-            }
+    /// Finds the reminders of an actor after what its topmost turn has buffered, if they are not known: once for all
+    /// that the turn changes.
+    fn look_ahead(&mut self, uuid: Uuid, actor: &Arc<str>) {
+        let of_actor = || self.state.agenda.of(actor).map(|r| (r.id.clone(), r.clone())).collect();
+        let item = self.reign.items.get(&uuid);
+        let Some(turn) = item.and_then(|item| item.running()).filter(|t| t.reminders.is_none())
+        else {
+            return;
+        };
+        let mut known: ById = of_actor();
+        turn.unflushed.reminders.iter().for_each(|change| carry_out(&mut known, change));
+        if let Some(turn) = self.reign.items.get_mut(&uuid).and_then(|item| item.turn()) {
+            turn.reminders = Some(known);
         }
-        all
     }
 
-    /// The reminders of an actor after what its topmost turn has buffered; those below it have nothing.
-    fn reminders_ahead(&self, actor: &Arc<str>) -> Vec<Arc<Reminder>> {
+    /// What `look_ahead` has found.
+    fn ahead(&self, uuid: Uuid) -> &ById {
+        static NONE: ById = ById::new();
+        let turn = self.reign.items.get(&uuid).and_then(|item| item.running());
+        turn.and_then(|turn| turn.reminders.as_ref()).unwrap_or(&NONE)
+    }
+
+    /// Reminders of an actor have changed otherwise than by its turn that runs: what that has found counts no more.
+    /// Those below it have nothing buffered.
+    pub(super) fn reminders_moved(&mut self, actor: &Arc<str>) {
         let top = self.reign.actors.get(actor).and_then(|actor| actor.lock.top());
-        self.reminders_in_turn(top.unwrap_or_default(), actor)
+        let item = top.and_then(|top| self.reign.items.get_mut(&top));
+        if let Some(turn) = item.and_then(|item| item.turn()) {
+            turn.reminders = None;
+        }
     }
 
-    /// The bound that a change would break: refusal, name, value. `known`: reminders that the actor has by now.
-    fn refuses_change(
+    /// The bound that a reminder would break: refusal, name, value. `old`: the one that it replaces; `count`: how many
+    /// the actor has.
+    fn refuses(
         &self,
         env: &Env,
-        change: &ReminderChange,
-        known: &[Arc<Reminder>],
+        reminder: &Reminder,
+        old: Option<&Arc<Reminder>>,
+        count: usize,
     ) -> Option<(Refusal, &'static str, usize)> {
-        let ReminderChange::Set(reminder) = change else { return None };
         let limits = &env.limits;
         let mut held = self.state.agenda.tally().plus(self.reign.buffered_reminders);
-        if let Some(old) = known.iter().find(|known| known.id == reminder.id) {
+        if let Some(old) = old {
             held.remove(old.size());
-        } else if known.len() >= limits.reminders_per_actor_max {
+        } else if count >= limits.reminders_per_actor_max {
             let limit = limits.reminders_per_actor_max;
             return Some((Refusal::ActorRemindersFull, "reminders_per_actor_max", limit));
         }
@@ -148,6 +171,27 @@ impl Partition {
         None
     }
 
+    /// Whether there is no room for a reminder from outside, with or without what a turn of its actor has buffered.
+    fn refuses_outside(
+        &mut self,
+        env: &Env,
+        actor: &Arc<str>,
+        reminder: &Reminder,
+    ) -> Option<Refusal> {
+        let old = self.state.agenda.get(&(actor.clone(), reminder.id.clone()));
+        let count = self.state.agenda.of(actor).count();
+        let mut refused = self.refuses(env, reminder, old, count);
+        let top = self.reign.actors.get(actor).and_then(|actor| actor.lock.top());
+        if let Some(top) = top.filter(|_| refused.is_none()) {
+            self.look_ahead(top, actor);
+            if self.reign.items.get(&top).is_some_and(|item| item.running().is_some()) {
+                let ahead = self.ahead(top);
+                refused = self.refuses(env, reminder, ahead.get(&reminder.id), ahead.len());
+            }
+        }
+        refused.map(|(refusal, ..)| refusal)
+    }
+
     /// A change from outside: decided, and answered when it is committed.
     pub(super) fn take_remind(
         &mut self,
@@ -156,15 +200,15 @@ impl Partition {
         remind: &Remind,
     ) {
         let Remind { uuid, actor, change } = remind;
-        let known: Vec<_> = self.state.agenda.of(actor).cloned().collect();
-        // With or without what a turn of the actor has buffered, there must be room.
-        let ahead = self.reminders_ahead(actor);
-        let refused = [&known, &ahead].map(|known| self.refuses_change(env, change, known));
-        if let Some((refusal, ..)) = refused.into_iter().flatten().next() {
+        if let ReminderChange::Set(reminder) = change
+            && let Some(refusal) = self.refuses_outside(env, actor, reminder)
+        {
             return self.turn_away(env, from, sender, number, *uuid, refusal);
         }
         self.log_held(env, &sender, number);
-        let count = match response_to(change, &known) {
+        let agenda = &self.state.agenda;
+        let has = |id: &Arc<str>| agenda.get(&(actor.clone(), id.clone())).is_some();
+        let count = match response_to(change, agenda.of(actor).count(), has) {
             Response::Cancelled { count } => count,
             _ => 0,
         };
@@ -180,6 +224,7 @@ impl Partition {
             time: env.now,
         };
         self.push(env, op);
+        self.reminders_moved(actor);
         let message = Message::Reply { sender, from: self.id.clone(), number, outcome };
         self.gate(env, Gated::Send { to: from, message });
         self.pump_actor(env, actor);
@@ -194,18 +239,33 @@ impl Partition {
     ) -> Vec<ReminderOp> {
         let Some(actor) = actor else { return Vec::new() };
         let mut ops = Vec::with_capacity(changes.len());
+        // Nothing fires meanwhile: what is dropped of a reminder goes with the first change of it.
+        let (mut looked_at, mut all) = (BTreeSet::new(), false);
         for change in changes {
             let key = |id: &Arc<str>| (actor.clone(), id.clone());
             let agenda = &self.state.agenda;
+            let mut of_one = |id: &Arc<str>| {
+                let is_first = !all && looked_at.insert(id.clone());
+                if is_first { agenda.firings(&key(id)).collect() } else { Vec::new() }
+            };
             let firings: Vec<Uuid> = match &change {
-                ReminderChange::Set(reminder) => agenda.firings(&key(&reminder.id)).collect(),
-                ReminderChange::Cancel(id) => agenda.firings(&key(id)).collect(),
+                ReminderChange::Set(reminder) => of_one(&reminder.id),
+                ReminderChange::Cancel(id) => of_one(id),
+                ReminderChange::CancelAll if std::mem::replace(&mut all, true) => Vec::new(),
                 ReminderChange::CancelAll => agenda.firings_of(actor).collect(),
             };
             // A later step of a chain of tail calls goes on with what has started. Where the actor is removed, nothing
-            // that waits has: all of them count as started after an owner was lost. What is parked has.
+            // that waits has: all of them count as started after an owner was lost. What was parked has, also if
+            // somebody has taken it up again.
             let removed = env.rules.removal_drops_firings && self.is_being_removed(actor);
-            let waits = |item: &Item| !item.started || (removed && !item.is_parked());
+            let entries = &self.state.entries;
+            let was_parked = |item: &Item| {
+                let entry = entries.get(&item.invocation.uuid);
+                let last = entry.and_then(|entry| entry.trouble.last.as_ref());
+                last.is_some_and(|(_, ended)| ended.cause == Cause::HostLost)
+            };
+            let waits =
+                |item: &Item| !item.started || (removed && !item.is_parked() && !was_parked(item));
             let has_not_started = |item: &Item| waits(item) && item.invocation.step == 1;
             let items = &self.reign.items;
             let dropped: Vec<Uuid> = firings
@@ -281,15 +341,30 @@ impl Partition {
     }
 }
 
-/// What whoever changes reminders is answered, by what the actor has.
-fn response_to(change: &ReminderChange, known: &[Arc<Reminder>]) -> Response {
+/// What whoever changes reminders is answered, by how many the actor has, and which.
+fn response_to(
+    change: &ReminderChange,
+    count: usize,
+    has: impl FnOnce(&Arc<str>) -> bool,
+) -> Response {
     match change {
         ReminderChange::Set(reminder) => Response::Scheduled { due: reminder.due },
-        ReminderChange::Cancel(id) => {
-            let count = known.iter().filter(|reminder| reminder.id == *id).count();
-            Response::Cancelled { count }
+        ReminderChange::Cancel(id) => Response::Cancelled { count: usize::from(has(id)) },
+        ReminderChange::CancelAll => Response::Cancelled { count },
+    }
+}
+
+/// What a change makes of an actor's reminders.
+fn carry_out(known: &mut ById, change: &ReminderChange) {
+    work::look();
+    match change {
+        ReminderChange::Set(reminder) => {
+            known.insert(reminder.id.clone(), reminder.clone());
         }
-        ReminderChange::CancelAll => Response::Cancelled { count: known.len() },
+        ReminderChange::Cancel(id) => {
+            known.remove(id);
+        }
+        ReminderChange::CancelAll => known.clear(),
     }
 }
 

@@ -165,6 +165,8 @@ impl Partition {
         let item = self.reign.items.remove(&uuid)?;
         self.reign.items_bytes -= item.invocation.size();
         self.reign.probes.forget(uuid);
+        // A pause is as long as its policy likes.
+        self.reign.retries.remove(&(item.retry_at, uuid));
         self.deactivation_gone(&item);
         if matches!(item.stage, ItemStage::WaitSlot) {
             env.leave_queue(uuid);

@@ -47,6 +47,7 @@ impl Partition {
         if let Some(wrong) = wrong {
             env.cover(Transition::TailRefused);
             let error = ApplicationError::of_kar("kar.INVALID_TAIL_CALL", wrong);
+            self.end_activation(env, uuid);
             self.drop_unflushed(unflushed);
             return self.end(env, uuid, Outcome::Failed(error), Unflushed::default());
         }

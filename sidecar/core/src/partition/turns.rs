@@ -151,6 +151,7 @@ impl Partition {
         self.log_item(env, uuid);
         let turn = self.reign.items.get_mut(&uuid)?.turn()?;
         let unflushed = std::mem::take(&mut turn.unflushed);
+        turn.reminders = None;
         let mut settled = std::mem::take(&mut turn.received);
         // The partition may have been quicker.
         let owed = &self.state.outbound;

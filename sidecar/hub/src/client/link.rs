@@ -53,7 +53,7 @@ pub(crate) async fn run(
     let mut stream = match link.attach(deadline).await {
         Ok((stream, welcome, rest)) => {
             link.incarnation = welcome.incarnation;
-            link.shared.welcomed();
+            link.shared.welcomed(&welcome.directory_id);
             handler(vec![HubEvent::Welcome { incarnation: welcome.incarnation, resumed: false }]);
             if ready.send(Ok((welcome.incarnation, welcome.hub_process_id))).is_err() {
                 return;
@@ -76,6 +76,10 @@ pub(crate) async fn run(
         let lost = link.shared.broken();
         if !lost.is_empty() {
             handler(lost);
+        }
+        if link.shared.is_directory_lost() {
+            // The handler was told. Another hub would begin another directory in its place.
+            return link.shared.abandon();
         }
         match link.again(&mut handler).await {
             Some(next) => stream = next,
@@ -105,6 +109,7 @@ impl Link {
             incarnation: self.incarnation,
             observer: self.config.observer,
             transient: self.config.transient,
+            directory_id: self.shared.directory_id(),
         };
         let shared = &self.shared;
         self.starter.attach(|| shared.begin(hello.clone()), deadline).await
@@ -126,6 +131,11 @@ impl Link {
                     self.deliver(rest, handler);
                     return Some(stream);
                 }
+                Err(error @ HubError::DirectoryLost { .. }) => {
+                    self.shared.abandon();
+                    handler(vec![HubEvent::DirectoryLost { message: error.to_string() }]);
+                    return None;
+                }
                 Err(error) => {
                     tracing::error!(%error, "no hub can be had");
                     handler(vec![HubEvent::Unavailable { message: error.to_string() }]);
@@ -145,7 +155,7 @@ impl Link {
             events.push(HubEvent::Evicted);
         }
         self.incarnation = welcome.incarnation;
-        self.shared.welcomed();
+        self.shared.welcomed(&welcome.directory_id);
         events
             .push(HubEvent::Welcome { incarnation: welcome.incarnation, resumed: welcome.resumed });
         events.push(HubEvent::Reconnected);

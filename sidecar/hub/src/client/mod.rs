@@ -3,6 +3,7 @@
 mod convert;
 mod link;
 mod outbox;
+mod requests;
 mod snapshots;
 mod start;
 

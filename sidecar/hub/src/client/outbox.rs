@@ -15,12 +15,13 @@ use wire::state_request::Request;
 use wire::state_response::Response;
 
 use super::convert;
+use super::requests::Requests;
 use crate::error::HubError;
 use crate::options::{FRAMES_PER_MESSAGE_MAX, MESSAGE_BYTES_TARGET};
 use crate::types::{HubEvent, LogName, Value};
 
-/// Requests about application state that wait for their answers, per client.
-const REQUESTS_MAX: usize = 10_000;
+/// One over the part of the queue that requests may take which wait for their answers.
+const REQUESTS_PART: usize = 2;
 /// What a frame costs in the queue besides its bytes, bytes.
 const FRAME_BYTES: usize = 64;
 
@@ -31,7 +32,6 @@ pub(crate) struct Shared {
     queue_bytes_max: usize,
 }
 
-#[derive(Default)]
 struct State {
     /// There is a connection and its `Welcome` has come.
     online: bool,
@@ -47,10 +47,11 @@ struct State {
     logs: Vec<Log>,
     next_reading: u32,
     offer: Option<wire::Offer>,
-    /// Kinds asked for that no view has shown yet.
+    /// Kinds asked for that no view has shown yet, and that were not refused, unless they are offered.
     kinds: BTreeMap<String, u32>,
-    requests: BTreeMap<u64, (Request, oneshot::Sender<Response>)>,
-    next_request: u64,
+    requests: Requests,
+    /// The data directory that this client belongs to, once it is known.
+    directory: Directory,
     /// Actor states of which not every part has come, by log and actor.
     parts: HashMap<(u32, String), Vec<(String, Value)>>,
 }
@@ -58,6 +59,15 @@ struct State {
 struct Log {
     name: LogName,
     reading: Option<u32>,
+}
+
+/// A data directory, as hubs name it.
+#[derive(Default)]
+struct Directory {
+    /// Empty until the first welcome.
+    id: String,
+    /// It is gone: no other one will do.
+    lost: bool,
 }
 
 /// The frames of one connection, as the request stream of the call.
@@ -70,7 +80,8 @@ pub(crate) struct Outgoing {
 
 impl Shared {
     pub(crate) fn new(queue_bytes_max: usize) -> Self {
-        Self { state: Mutex::default(), closed: Notify::new(), queue_bytes_max }
+        let state = State::new(Requests::new(queue_bytes_max / REQUESTS_PART));
+        Self { state: Mutex::new(state), closed: Notify::new(), queue_bytes_max }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -142,23 +153,12 @@ impl Shared {
         &self,
         request: Request,
     ) -> Result<oneshot::Receiver<Response>, HubError> {
-        let (answer, answered) = oneshot::channel();
         let mut state = self.lock();
         if state.closed {
             return Err(HubError::Closed);
         }
-        if state.requests.len() >= REQUESTS_MAX {
-            state.requests.retain(|_, (_, answer)| !answer.is_closed());
-            if state.requests.len() >= REQUESTS_MAX {
-                let text = format!("{REQUESTS_MAX} requests are waiting for the hub already");
-                return Err(HubError::Invalid(text));
-            }
-        }
-        state.next_request += 1;
-        let number = state.next_request;
-        state.requests.insert(number, (request.clone(), answer));
+        let (number, bytes, answered) = state.requests.add(request.clone())?;
         if state.online {
-            let bytes = request.encoded_len();
             self.push(&mut state, request_frame(number, request), bytes);
         }
         Ok(answered)
@@ -196,6 +196,24 @@ impl Shared {
         self.closed.notify_one();
     }
 
+    /// There will be no connection any more, and no answers.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.lock();
+        state.go_offline();
+        state.closed = true;
+        state.requests.abandon();
+    }
+
+    /// Whether the data directory was lost, as its hub told.
+    pub(crate) fn is_directory_lost(&self) -> bool {
+        self.lock().directory.lost
+    }
+
+    /// Id of the data directory; empty before the first welcome.
+    pub(crate) fn directory_id(&self) -> String {
+        self.lock().directory.id.clone()
+    }
+
     /// Returns when the client was closed.
     pub(crate) async fn closed(&self) {
         while !self.lock().closed {
@@ -230,24 +248,18 @@ impl Shared {
         events
     }
 
-    /// The connection is attached: repeats what outlives connections.
-    pub(crate) fn welcomed(&self) {
+    /// The connection is attached to a data directory: repeats what outlives connections.
+    pub(crate) fn welcomed(&self, directory_id: &str) {
         let mut state = self.lock();
         state.online = true;
+        directory_id.clone_into(&mut state.directory.id);
         if let Some(offer) = state.offer.clone() {
             self.push(&mut state, Frame::Offer(offer), 0);
         }
         for (name, partitions) in state.kinds.clone() {
             self.push(&mut state, ensure_frame(wire::Kind { name, partitions }), 0);
         }
-        state.requests.retain(|_, (_, answer)| !answer.is_closed());
-        let requests: Vec<_> = state
-            .requests
-            .iter()
-            .map(|(&number, (request, _))| (number, request.clone()))
-            .collect();
-        for (number, request) in requests {
-            let bytes = request.encoded_len();
+        for (number, request, bytes) in state.requests.again() {
             self.push(&mut state, request_frame(number, request), bytes);
         }
     }
@@ -262,6 +274,26 @@ impl Shared {
 // === impl State ===
 
 impl State {
+    fn new(requests: Requests) -> Self {
+        Self {
+            online: false,
+            closed: false,
+            overflow: false,
+            generation: 0,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            waker: None,
+            numbers: HashMap::new(),
+            logs: Vec::new(),
+            next_reading: 0,
+            offer: None,
+            kinds: BTreeMap::new(),
+            requests,
+            directory: Directory::default(),
+            parts: HashMap::new(),
+        }
+    }
+
     /// The number of a log, made known to the hub at its first use on the connection.
     fn number(&mut self, log: &LogName) -> u32 {
         if let Some(&number) = self.numbers.get(log) {
@@ -351,17 +383,20 @@ impl State {
                 let (epoch, cell) = (f.epoch, convert::cell(f.cell));
                 HubEvent::StoreRefused { log: self.name(f.log)?, epoch, cell }
             }
+            HubFrame::Fault(f) if f.reason() == wire::FaultReason::DirectoryLost => {
+                self.directory.lost = true;
+                HubEvent::DirectoryLost { message: f.message }
+            }
             HubFrame::Fault(f) => HubEvent::Fault { message: f.message },
             HubFrame::KindRefused(f) => {
+                // Another hub may have room for what is offered. Of others there is no end.
+                if !self.offer.as_ref().is_some_and(|offer| offer.kinds.contains(&f.kind)) {
+                    self.kinds.remove(&f.kind);
+                }
                 HubEvent::KindRefused { kind: f.kind, bound: f.bound, limit: f.limit }
             }
             HubFrame::State(f) => {
-                if let (Some((_, answer)), Some(response)) =
-                    (self.requests.remove(&f.number), f.response)
-                {
-                    // Whoever asked may have stopped waiting; that is their right.
-                    let _ = answer.send(response);
-                }
+                self.requests.answer(f.number, f.response);
                 return None;
             }
             HubFrame::Welcome(_) | HubFrame::Alive(_) => return None,
@@ -438,5 +473,40 @@ impl Stream for Outgoing {
         }
         state.queue_bytes = state.queue_bytes.saturating_sub(bytes);
         Poll::Ready(Some(wire::AttachRequest { frames }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kinds that a new connection asks for.
+    fn asked_again(shared: &Arc<Shared>) -> Vec<String> {
+        drop(shared.begin(wire::Hello::default()));
+        shared.welcomed("id");
+        let state = shared.lock();
+        let frames = state.queue.iter().filter_map(|(frame, _)| match frame {
+            Frame::EnsureKind(ensure) => ensure.kind.as_ref().map(|kind| kind.name.clone()),
+            _ => None,
+        });
+        frames.collect()
+    }
+
+    /// There is no end of names that clients may call; those of a host are few, and another hub may have room.
+    #[test]
+    fn kinds_that_were_refused_are_asked_for_again_only_if_they_are_offered() {
+        let shared = Arc::new(Shared::new(1 << 20));
+        shared.offer(wire::Offer { kinds: vec!["a.Offered".into()], leaving: false });
+        for name in ["a.Offered", "a.Called", "a.Unanswered"] {
+            shared.ensure_kind(wire::Kind { name: name.into(), partitions: 1 });
+        }
+        let refused = |kind: &str| wire::HubFrame {
+            frame: Some(HubFrame::KindRefused(wire::KindRefused {
+                kind: kind.into(),
+                ..Default::default()
+            })),
+        };
+        assert_eq!(shared.events(vec![refused("a.Offered"), refused("a.Called")]).len(), 2);
+        assert_eq!(asked_again(&shared), ["a.Offered", "a.Unanswered"]);
     }
 }

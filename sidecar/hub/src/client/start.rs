@@ -95,6 +95,9 @@ impl Starter {
                 Err(failed) => failed,
             };
             match &failed {
+                Failed::Broken(status) if status.code() == tonic::Code::DataLoss => {
+                    return Err(HubError::DirectoryLost { dir: paths.dir.clone() });
+                }
                 Failed::Broken(status) if is_final(status) => {
                     return Err(HubError::Invalid(status.message().to_owned()));
                 }
@@ -170,6 +173,8 @@ impl Starter {
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(log_too)
+            // It outlives its starter, whose folder may be on a disk that is to be unmounted.
+            .current_dir("/")
             // Ctrl-C in the terminal is for the application, not for what others use, too.
             .process_group(0)
             .spawn()

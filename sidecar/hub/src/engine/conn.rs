@@ -14,7 +14,7 @@ use kar_proto::hub::v1 as wire;
 use tonic::Status;
 use wire::hub_frame::Frame;
 
-use super::{DiskJob, Engine, Log, LogId, ReadJob, Threads};
+use super::{App, DiskJob, Engine, Log, LogId, ReadJob, Threads};
 use crate::error::HubError;
 use crate::options::{FRAMES_PER_MESSAGE_MAX, MESSAGE_BYTES_TARGET};
 use crate::snapshots::SnapshotJob;
@@ -279,12 +279,14 @@ impl Conn {
         self.wake();
     }
 
-    /// Half a second has passed; true: the client has been silent for too long.
-    pub(super) fn tick(&mut self, silent_max: u32, paused: bool) -> bool {
-        if self.welcomed && !std::mem::take(&mut self.sent) {
+    /// Half a second has passed; true: the client has been silent for too long. Who is not heard cannot speak: that
+    /// does not count while the hub is `busy`, nor while the client at least takes what it is told.
+    pub(super) fn tick(&mut self, silent_max: u32, busy: bool, unread: bool) -> bool {
+        let takes = std::mem::take(&mut self.sent);
+        if self.welcomed && !takes {
             self.send(Frame::Alive(wire::Alive {}));
         }
-        if paused {
+        if busy || (unread && takes) {
             self.silent_ticks = 0;
         }
         self.silent_ticks += 1;
@@ -324,9 +326,18 @@ impl Engine {
         }
         if let Some(app) = &conn.app {
             self.leave(app, conn.incarnation, id);
+            self.forget_if_empty(app);
         }
         if self.conns.is_empty() {
             self.idle_since = Some(Instant::now());
+        }
+    }
+
+    /// An application that was only looked at leaves nothing behind.
+    fn forget_if_empty(&mut self, app: &Arc<str>) {
+        let is_used = |conn: &Conn| conn.app.as_ref() == Some(app);
+        if self.apps.get(app).is_some_and(App::is_empty) && !self.conns.values().any(is_used) {
+            self.apps.remove(app);
         }
     }
 
@@ -407,12 +418,18 @@ impl Engine {
     }
 
     pub(super) fn paused(&self, id: ConnId) -> bool {
-        self.conns.get(&id).is_some_and(|conn| {
-            self.in_flight_bytes > self.limits.uncommitted_bytes_max
-                || conn.outbox_bytes > self.limits.outbox_bytes_max
-                || conn.store_steps > self.limits.store_steps_max
-                || conn.own > OWN_MAX
-        })
+        self.conns.get(&id).is_some_and(|conn| self.is_behind(conn) || self.is_unread(conn))
+    }
+
+    /// A client is not heard because the hub has too much to do …
+    pub(super) fn is_behind(&self, conn: &Conn) -> bool {
+        self.in_flight_bytes > self.limits.uncommitted_bytes_max
+            || conn.store_steps > self.limits.store_steps_max
+    }
+
+    /// … or because it does not take what it was told.
+    pub(super) fn is_unread(&self, conn: &Conn) -> bool {
+        conn.outbox_bytes > self.limits.outbox_bytes_max || conn.own > OWN_MAX
     }
 
     pub(super) fn wake_inputs(&mut self) {

@@ -347,6 +347,12 @@ impl Log {
 // === impl App ===
 
 impl App {
+    /// There is nothing of it.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { kinds, members, logs, purging, purged } = self;
+        kinds.is_empty() && members.is_empty() && logs.is_empty() && !purging && !purged
+    }
+
     /// What its members see.
     pub(super) fn view(&self) -> wire::Members {
         wire::Members {

@@ -12,7 +12,7 @@ use super::{Engine, Member, Then};
 use crate::options::NAME_BYTES_MAX;
 
 /// Version of the protocol.
-const PROTOCOL_VERSION: u32 = 4;
+pub(super) const PROTOCOL_VERSION: u32 = 4;
 /// Kinds that one member may offer.
 const OFFERED_MAX: usize = 1_024;
 
@@ -28,6 +28,9 @@ impl Engine {
                 hello.version
             );
             return Err(Status::failed_precondition(text));
+        }
+        if !hello.directory_id.is_empty() && hello.directory_id != self.directory_id {
+            return Err(Status::data_loss("the client belongs to another data directory"));
         }
         let names = [&hello.application, &hello.node_name, &hello.address];
         if hello.application.is_empty() || names.iter().any(|n| n.len() > NAME_BYTES_MAX) {
@@ -113,8 +116,10 @@ impl Engine {
 
     fn welcome(&mut self, id: ConnId, incarnation: u64, resumed: bool) {
         if let Some(conn) = self.conns.get_mut(&id) {
+            let directory_id = self.directory_id.clone();
             let hub_process_id = std::process::id();
-            conn.send(Frame::Welcome(wire::Welcome { incarnation, resumed, hub_process_id }));
+            let welcome = wire::Welcome { incarnation, resumed, hub_process_id, directory_id };
+            conn.send(Frame::Welcome(welcome));
             conn.welcomed = true;
             conn.view_due = true;
         }
@@ -203,9 +208,10 @@ impl Engine {
         let mut silent = Vec::new();
         let ids: Vec<_> = self.conns.keys().copied().collect();
         for id in ids {
-            let paused = self.paused(id);
+            let Some(conn) = self.conns.get(&id) else { continue };
+            let (busy, unread) = (self.is_behind(conn), self.is_unread(conn));
             let Some(conn) = self.conns.get_mut(&id) else { continue };
-            if conn.tick(silent_max, paused) && !conn.is_closed() {
+            if conn.tick(silent_max, busy, unread) && !conn.is_closed() {
                 conn.close(Status::deadline_exceeded("nothing was heard for too long"));
                 silent.push((conn.app.clone(), conn.incarnation, id));
             }

@@ -8,6 +8,8 @@ mod members;
 mod purge;
 mod replay;
 mod space;
+#[cfg(test)]
+mod tests;
 mod trim;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -57,6 +59,8 @@ pub(crate) struct Hub {
 /// See the module.
 pub(crate) struct Engine {
     limits: HubLimits,
+    /// Of the data directory: clients that belong to another one are refused.
+    directory_id: String,
     writer: Writer,
     /// Records whose commit is not done, in the order of the log.
     in_flight: VecDeque<InFlight>,
@@ -125,6 +129,8 @@ struct App {
     /// Everything of it is being deleted, which the write-ahead log says or is about to; nobody may
     /// join.
     purging: bool,
+    /// … and it also says, or is about to, that all is gone: what repeats the log's contents must not begin it again.
+    purged: bool,
 }
 
 /// A member; without a connection it is one of before the hub's start that may come back.
@@ -194,6 +200,9 @@ struct Stats {
     /// Snapshots now, and their bytes.
     snapshots: (u64, u64),
 }
+
+/// Longest record that begins a file, bytes: five numbers.
+const START_BYTES_MAX: usize = 128;
 
 /// After a commit of so many records the next one waits for more…
 const PACED: std::ops::RangeInclusive<usize> = 2..=15;
@@ -306,24 +315,42 @@ impl Engine {
     }
 
     /// Goes over to the next file if the record does not fit; the file begins with all that holds,
-    /// so that older files are needed for their records only.
+    /// so that older files are needed for their records only. It is as long as that takes.
     fn make_room(&mut self, record: usize) {
         if !self.writer.fits(record) {
-            let previous_end = self.writer.roll();
+            let holding = self.holding();
+            let bytes: u64 = holding.iter().map(|record| record_bytes(record.len())).sum();
+            let room = record_bytes(START_BYTES_MAX) + bytes + record_bytes(record);
+            let previous_end = self.writer.roll(room);
             self.files.add(self.writer.segment());
             self.holding_from.get_or_insert(self.writer.segment().base);
-            self.begin_file(previous_end);
+            self.begin_file(previous_end, &holding);
         }
     }
 
     /// Begins the first file there is.
     pub(crate) fn begin_first_file(&mut self) {
         self.holding_from = Some(self.writer.segment().base);
-        self.begin_file(0);
+        let holding = self.holding();
+        self.begin_file(0, &holding);
     }
 
     /// Writes all that holds.
-    fn begin_file(&mut self, previous_end: u64) {
+    fn begin_file(&mut self, previous_end: u64, holding: &[Vec<u8>]) {
+        let start = wire::meta::Meta::SegmentStart(wire::SegmentStart {
+            previous_end,
+            next_incarnation: self.next_incarnation,
+            next_log: self.next_log,
+            holding: 1 + holding.len() as u32,
+        });
+        self.push_meta(&wire::Meta { meta: Some(start) }.encode_to_vec(), None);
+        for record in holding {
+            self.push_meta(record, None);
+        }
+    }
+
+    /// All that holds, in records.
+    fn holding(&self) -> Vec<Vec<u8>> {
         use wire::meta::Meta;
         let mut metas = Vec::new();
         for (&log, state) in &self.logs {
@@ -342,21 +369,11 @@ impl Engine {
                 let application = name.to_string();
                 metas.push(Meta::MemberJoined(wire::MemberJoined { application, member }));
             }
-            if app.purging {
+            if app.purging && !app.purged {
                 metas.push(Meta::ApplicationPurging(name.to_string()));
             }
         }
-        let start = Meta::SegmentStart(wire::SegmentStart {
-            previous_end,
-            next_incarnation: self.next_incarnation,
-            next_log: self.next_log,
-            holding: 1 + metas.len() as u32,
-        });
-        for meta in std::iter::once(start).chain(metas) {
-            let record = wire::Meta { meta: Some(meta) }.encode_to_vec();
-            // What holds is bounded to far less than a file.
-            self.push_meta(&record, None);
-        }
+        metas.into_iter().map(|meta| wire::Meta { meta: Some(meta) }.encode_to_vec()).collect()
     }
 
     /// A batch is durable: shows its records to the readers.
@@ -430,6 +447,7 @@ impl Engine {
         let reason = match &error {
             HubError::DiskFull { .. } => wire::FaultReason::DiskFull,
             HubError::Corrupt { .. } => wire::FaultReason::Corrupt,
+            HubError::DirectoryLost { .. } => wire::FaultReason::DirectoryLost,
             _ => wire::FaultReason::Io,
         };
         tracing::error!(%error, "the hub ends");

@@ -26,6 +26,13 @@ const NOBODY: ConnId = 0;
 impl Engine {
     pub(super) fn purge(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
         let Some(entry) = self.apps.get_mut(app) else { return };
+        if entry.purging {
+            // Its end might come when others have joined after the end of the first one.
+            let message = format!("'{app}' is being purged already: wait for the answer to that");
+            let reason = wire::RefusedReason::Invalid.into();
+            self.answer(id, number, Response::Refused(wire::Refused { reason, message }));
+            return;
+        }
         if !entry.members.is_empty() {
             let names: Vec<_> = entry.members.values().map(|m| m.info.name.as_str()).collect();
             let message = match names[..] {
@@ -95,11 +102,14 @@ impl Engine {
         }
         let then = Then::Purged { conn: id, number, app: Arc::clone(app) };
         self.append_meta(Meta::ApplicationPurged(app.to_string()), Some(then));
+        if let Some(entry) = self.apps.get_mut(app) {
+            entry.purged = true;
+        }
     }
 
     pub(super) fn purged(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
         if let Some(entry) = self.apps.get_mut(app) {
-            entry.purging = false;
+            (entry.purging, entry.purged) = (false, false);
         }
         // What other purges have condemned meanwhile goes with the last of them.
         if !self.apps.values().any(|entry| entry.purging) {

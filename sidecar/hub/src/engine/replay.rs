@@ -139,6 +139,7 @@ impl Replay {
     pub(crate) fn engine(
         mut self,
         limits: HubLimits,
+        directory_id: String,
         writer: Writer,
         segments: &[Segment],
         holding_from: Option<u64>,
@@ -157,6 +158,7 @@ impl Replay {
         }
         Engine {
             limits,
+            directory_id,
             durable_base: writer.segment().base,
             writer,
             in_flight: VecDeque::new(),

@@ -169,18 +169,14 @@ impl Table<'_> {
             .prepare_cached("SELECT answer FROM request WHERE app = ?1 AND id = ?2")?
             .query_row(params![app, id], |row| row.get(0))
             .optional()?;
-        if let Some(former) = former
-            && let Ok(wire::StateResponse { response: Some(response), .. }) =
-                wire::StateResponse::decode(&former[..])
-        {
-            return Ok(if answers(&response, &request) {
-                response
-            } else {
-                refused(format!("the request id '{id}' was used for another kind of request"))
-            });
+        if let Some(former) = former.and_then(|answer| remembered(&answer, &request)) {
+            return Ok(former.unwrap_or_else(|| {
+                refused(format!("the request id '{id}' was used for another request"))
+            }));
         }
+        let number = digest(&request);
         let response = self.change(request)?;
-        let answer = wire::StateResponse { number: 0, response: Some(response.clone()) };
+        let answer = wire::StateResponse { number, response: Some(shortened(response.clone())) };
         let newest: Option<i64> = tx
             .prepare_cached("SELECT max(number) FROM request WHERE app = ?1")?
             .query_row([app], |row| row.get(0))?;
@@ -337,6 +333,39 @@ impl Table<'_> {
             .filter(|(_, expires)| self.at.is_there(*expires))
             .map(|(etag, _)| etag.to_string()))
     }
+}
+
+/// Tells whether a request is the one that was answered: its length and its checksum, in one number, never 0.
+fn digest(request: &Request) -> u64 {
+    let whole = wire::StateRequest { number: 0, request: Some(request.clone()) }.encode_to_vec();
+    (whole.len() as u64) << 32 | u64::from(crc32c::crc32c(&whole))
+}
+
+/// What was answered to a request before, by what is stored of it; the inner `None`: it was another request.
+fn remembered(answer: &[u8], request: &Request) -> Option<Option<Response>> {
+    let answer = wire::StateResponse::decode(answer).ok()?;
+    let response = answer.response?;
+    // Earlier versions did not store of what it was the answer.
+    let is_same = answer.number == 0 || answer.number == digest(request);
+    Some((is_same && answers(&response, request)).then(|| lengthened(response, request)))
+}
+
+/// An answer as it is stored: the etags of a transaction follow each other, so that the first one tells all.
+fn shortened(mut response: Response) -> Response {
+    if let Response::Transacted(done) = &mut response {
+        done.etags.truncate(1);
+    }
+    response
+}
+
+fn lengthened(mut response: Response, request: &Request) -> Response {
+    if let (Response::Transacted(done), Request::Transact(transact)) = (&mut response, request)
+        && let [first] = &done.etags[..]
+        && let Ok(first) = first.parse::<i64>()
+    {
+        done.etags = (first..).take(transact.sets.len()).map(|etag| etag.to_string()).collect();
+    }
+    response
 }
 
 /// Whether an answer is one to such a request.

@@ -334,9 +334,45 @@ fn transactions_are_all_or_none_and_remembered() {
     assert_eq!((transacted.etags.len(), &transacted.existed[..]), (2, &[false][..]));
     world.replace();
     assert_eq!(world.ask(transact(&etag, "r2")), done, "the answer of the first");
-    assert_eq!(world.ask(transact(&etag, "r1")), failed, "that of a refusal, too");
+    assert_eq!(world.ask(transact("999", "r1")), failed, "that of a refusal, too");
+    let answer = world.ask(transact(&etag, "r1"));
+    assert!(matches!(answer, Response::Refused(_)), "another request: {answer:?}");
     let other = wire::SetState { request_id: "r2".into(), ..set("a", 1, "", 0) };
     assert!(matches!(world.ask(Request::Set(other)), Response::Refused(_)), "of another kind");
+}
+
+/// Else whoever uses a request id again by mistake would take a key for written that is not.
+#[test]
+fn a_request_id_is_for_one_request() {
+    let mut world = World::new();
+    let by_id =
+        |key: &str| Request::Set(wire::SetState { request_id: "r".into(), ..set(key, 1, "", 0) });
+    let first = world.ask(by_id("a"));
+    assert!(matches!(first, Response::Wrote(_)), "{first:?}");
+    let answer = world.ask(by_id("b"));
+    assert!(matches!(answer, Response::Refused(_)), "{answer:?}");
+    assert_eq!(world.keys(), ["a"]);
+    assert_eq!(world.ask(by_id("a")), first, "the answer of the first");
+}
+
+/// Ten thousand answers are remembered, and a transaction may have ten thousand changes.
+#[test]
+fn what_is_remembered_of_a_long_transaction_is_short() {
+    let mut world = World::new();
+    let transact = || {
+        let sets = (0..5_000).map(|n| set(&format!("k{n}"), 1, "", 0)).collect();
+        let delete = |n| wire::DeleteState { key: format!("d{n}"), ..Default::default() };
+        let deletes = (0..5_000).map(delete).collect();
+        Request::Transact(wire::TransactState { sets, deletes, request_id: "r".into() })
+    };
+    let done = world.ask(transact());
+    let stored: i64 = world
+        .store
+        .connection
+        .query_row("SELECT sum(length(answer)) FROM request", [], |row| row.get(0))
+        .unwrap();
+    assert!(stored < 6_000, "{stored} bytes");
+    assert_eq!(world.ask(transact()), done, "and it is told in full");
 }
 
 #[test]

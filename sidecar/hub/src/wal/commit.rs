@@ -25,7 +25,8 @@ pub(crate) struct Committer {
     segment: Segment,
     file: File,
     segment_bytes: u64,
-    ahead: Option<JoinHandle<Result<File, HubError>>>,
+    /// A file that is made ahead: as it is expected, mostly.
+    ahead: Option<(Segment, JoinHandle<Result<File, HubError>>)>,
     /// Is told of every file that is full.
     sealed: Box<dyn Fn(Segment) + Send>,
 }
@@ -85,14 +86,15 @@ impl Committer {
 
     /// Goes over to the next file.
     fn begin(&mut self, segment: Segment) -> Result<(), HubError> {
-        let ahead = self.ahead.take().map(|thread| thread.join());
+        // Waited for in any case: it has the name that the file will have.
+        let ahead = self.ahead.take().map(|(made, thread)| (made, thread.join()));
         self.file = match ahead {
-            Some(Ok(Ok(file))) => file,
-            Some(Ok(Err(error))) => {
+            Some((made, Ok(Ok(file)))) if made == segment => file,
+            Some((_, Ok(Err(error)))) => {
                 tracing::warn!(%error, "the next log file could not be made ahead, trying again");
                 segment.create(&self.dir)?
             }
-            Some(Err(_)) | None => segment.create(&self.dir)?,
+            _ => segment.create(&self.dir)?,
         };
         let full = std::mem::replace(&mut self.segment, segment);
         self.segments.insert(segment);
@@ -108,6 +110,7 @@ impl Committer {
         let (dir, next) = (self.dir.clone(), self.segment.next(self.segment_bytes));
         let make = move || next.create(&dir);
         // If there is no thread to be had, the file is made when it is needed.
-        self.ahead = std::thread::Builder::new().name("segment".into()).spawn(make).ok();
+        let thread = std::thread::Builder::new().name("segment".into()).spawn(make).ok();
+        self.ahead = thread.map(|thread| (next, thread));
     }
 }

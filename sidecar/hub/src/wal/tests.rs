@@ -75,7 +75,7 @@ impl Log {
             self.offset += 1;
             let text = format!("{:0length$}", self.offset);
             if !self.writer.fits(text.len()) {
-                let end = self.writer.roll();
+                let end = self.writer.roll(0);
                 self.start(end);
             }
             let address = self.writer.append(1, self.offset, text.as_bytes());

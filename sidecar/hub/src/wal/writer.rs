@@ -1,7 +1,7 @@
 //! Gives records their addresses and gathers them into batches. Memory only.
 
 use super::format;
-use super::segment::Segment;
+use super::segment::{DATA, Segment};
 
 /// A buffer that grew larger is not kept for the next batch, bytes.
 const SPARE_MAX: usize = 256 << 10;
@@ -49,10 +49,12 @@ impl Writer {
         self.tail + format::record_bytes(payload) <= self.segment.end()
     }
 
-    /// Begins the next file; returns the address at which the records of the current one end.
-    pub(crate) fn roll(&mut self) -> u64 {
+    /// Begins the next file, with room for records of so many bytes at least; returns the address at which the records
+    /// of the current one end.
+    pub(crate) fn roll(&mut self, room: u64) -> u64 {
         let end = self.tail;
-        self.segment = self.segment.next(self.segment_bytes);
+        let needed = (DATA + room).next_multiple_of(DATA);
+        self.segment = self.segment.next(self.segment_bytes.max(needed));
         self.tail = self.segment.data();
         end
     }

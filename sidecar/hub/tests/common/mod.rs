@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kar_hub::{ClientConfig, HubClient, HubError, HubEvent, LogName, SpawnHub};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -152,13 +154,13 @@ pub fn log(n: u64) -> LogName {
 
 /// Kills a process and waits until it is gone.
 pub async fn kill(pid: u32) {
-    signal("-KILL", pid);
+    signal(Signal::KILL, pid);
     wait_for("the process to be gone", || !alive(pid)).await;
 }
 
-pub fn signal(signal: &str, pid: u32) {
-    let status = Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill");
-    assert!(status.success());
+pub fn signal(signal: Signal, pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, signal).expect("the process is there");
 }
 
 /// Whether a process runs (the dead whom nobody has waited for do not).

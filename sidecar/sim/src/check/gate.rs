@@ -311,7 +311,7 @@ impl Judge<'_> {
             RequestError::Limit(hit) if hit.name == DIRECT_CONCURRENCY => request.mode.is_none(),
             RequestError::Limit(_) => self.history.small_limits,
             RequestError::UnknownInvocation(id) => {
-                request.awaits.is_some() && {
+                (request.awaits.is_some() || request.keyed) && {
                     let held = self.logs[self.log_of(&id.home)].held.get(&id.uuid);
                     held.is_none_or(|h| h.forgotten)
                 }
@@ -416,6 +416,12 @@ impl Judge<'_> {
                 let log = self.log_of(&invocation.home);
                 let held = self.logs[log].held.get_mut(&invocation.uuid);
                 if !held.is_some_and(|held| held.policy.tell_parked()) {
+                    self.wrong("P5 gate for notices", format!("{node:?}: {notice:?}"));
+                }
+            }
+            Notice::Removed { partition, actor } => {
+                let log = self.log_of(partition);
+                if !self.is_removal_untold(log, actor) {
                     self.wrong("P5 gate for notices", format!("{node:?}: {notice:?}"));
                 }
             }

@@ -12,8 +12,8 @@ use kar_core::reminder::ReminderChange;
 use super::Judge;
 use super::logs::{Ended, Held, QueuedBy};
 use super::order::Lock;
-use super::policies::Standing;
-use crate::history::{End as RunEnd, Run};
+use crate::history::{End as RunEnd, Item, ItemKind, Run};
+use crate::plan::Us;
 
 /// What the judge knows of actors' lives.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +26,8 @@ pub(crate) struct LifeModel {
     deactivations: HashMap<Uuid, Arc<str>>,
     /// Activations by their numbers.
     activations: BTreeMap<u64, Activation>,
+    /// Removals of actors that operators were not told of.
+    untold: HashMap<(usize, Arc<str>), usize>,
     /// The last turn that took effect on each actor.
     last: HashMap<(usize, Arc<str>), usize>,
 }
@@ -39,6 +41,10 @@ struct Activation {
     session: SessionId,
     epoch: u64,
     runs: Vec<usize>,
+    /// When it began.
+    since: Us,
+    /// Turns of earlier ones that had not ended then.
+    older: Vec<usize>,
 }
 
 impl Judge<'_> {
@@ -115,6 +121,7 @@ impl Judge<'_> {
             return self.wrong("log", format!("{at}: removes another actor"));
         }
         self.counts.removals += 1;
+        *self.life.untold.entry((log, actor.clone())).or_default() += 1;
         self.lock(log, offset, uuid, Lock::Frees);
         self.check_removed_in_order(log, uuid, &actor, &at);
         let waits: Vec<Uuid> = self.firings_waiting(log, &actor);
@@ -191,22 +198,8 @@ impl Judge<'_> {
     pub(super) fn deactivates(&mut self, log: usize, actor: &Arc<str>, uuid: Uuid) {
         self.counts.deactivations_logged += 1;
         self.life.deactivations.insert(uuid, actor.clone());
-        let held = Held {
-            sent: None,
-            queued_by: QueuedBy::Reminder,
-            actor: Some(actor.clone()),
-            since: self.now,
-            tag: self.tag_of_uuid.get(&uuid).copied().unwrap_or_default(),
-            step: 1,
-            attempt: 1,
-            home: None,
-            left: false,
-            gone: false,
-            ended: None,
-            closed: false,
-            forgotten: false,
-            policy: Standing::default(),
-        };
+        let tag = self.tag_of_uuid.get(&uuid).copied().unwrap_or_default();
+        let held = Held::new(QueuedBy::Reminder, Some(actor.clone()), self.now, tag);
         self.hold(log, uuid, held);
     }
 
@@ -271,6 +264,7 @@ impl Judge<'_> {
         let Some(actor) = record.actor else { return };
         let name = &self.history.names.actors[actor];
         let (epoch, current) = (record.token.epoch, self.logs[log].epoch);
+        let (since, older) = (self.now, self.older_turns(run, record));
         let known = self.life.activations.entry(record.activation).or_insert_with(|| Activation {
             kind: record.kind,
             actor,
@@ -278,12 +272,15 @@ impl Judge<'_> {
             session: record.session,
             epoch,
             runs: Vec::new(),
+            since,
+            older,
         });
         let of = |a: &Activation| (a.kind, a.actor, a.node, a.session, a.epoch);
         let same = (record.kind, actor, record.node, record.session, epoch);
         let mut wrong = (of(known) != same).then(|| format!("is also of {known:?}"));
         let before = known.runs.clone();
         known.runs.push(run);
+        let (since, older) = (known.since, known.older.clone());
         self.counts.activations_kept += u64::from(!before.is_empty());
         // Runs are in the order of their dispatch. A reign that is over may not know of others' turns.
         let last = self.life.last.get(&(log, name.clone())).copied();
@@ -306,11 +303,50 @@ impl Judge<'_> {
         if let Some(failed) = before.iter().find(failed) {
             wrong = Some(format!("but r{failed} has failed"));
         }
+        let mut older = older.iter().filter(|_| !before.is_empty());
+        if let Some(older) = older.find(|older| self.has_written_since(log, **older, since)) {
+            wrong = Some(format!("but r{older} of an earlier one has written since it began"));
+        }
         if let Some(wrong) = wrong {
             let text =
                 format!("r{run} {} activation {:x} {wrong}", record.token, record.activation);
             self.wrong("activations", text);
         }
+    }
+
+    /// Turns of an actor in the same reign that have not ended, of other activations than a run's.
+    fn older_turns(&self, run: usize, record: &Run) -> Vec<usize> {
+        let of = |r: &Run| (r.kind, r.actor, r.node, r.token.epoch);
+        let runs = self.history.runs[..run].iter().enumerate();
+        let is_older = |other: &Run| {
+            of(other) == of(record)
+                && other.activation != record.activation
+                && other.result_taken.is_none_or(|at| at > self.now)
+        };
+        runs.filter(|(_, other)| is_older(other)).map(|(at, _)| at).collect()
+    }
+
+    /// Whether a turn has written state after a time, and that has taken effect.
+    fn has_written_since(&self, log: usize, run: usize, since: Us) -> bool {
+        let run = &self.history.runs[run];
+        let place = (run.token.invocation.uuid, run.token.step);
+        let done = self.logs[log].done.get(&place);
+        let is_done = done.is_some_and(|(epoch, _)| *epoch == run.token.epoch)
+            && matches!(run.end, RunEnd::Ended(Outcome::Done(_)) | RunEnd::Tail(..));
+        let wrote = |item: &Item| {
+            matches!(item.what, ItemKind::State(_))
+                && item.arrived.is_some_and(|at| at > since)
+                && matches!(item.answer, Some(Ok(_)))
+        };
+        is_done && run.items.iter().any(wrote)
+    }
+
+    /// Operators are told of a removal: it is in the log, and they were not told of it before.
+    pub(super) fn is_removal_untold(&mut self, log: usize, actor: &Arc<str>) -> bool {
+        let untold = self.life.untold.entry((log, actor.clone())).or_default();
+        let was = *untold > 0;
+        *untold = untold.saturating_sub(1);
+        was
     }
 
     /// At rest, with short idle times, nobody is awake.

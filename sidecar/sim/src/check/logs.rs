@@ -15,7 +15,6 @@ use super::Judge;
 use super::model::ended;
 pub(crate) use super::model::{Closing, Ended, Held, LogModel, Owed, QueuedBy, Reign, TurnRecord};
 use super::order::Lock;
-use super::policies::Standing;
 use crate::history::Keys;
 use crate::script::Spec;
 use crate::store::apply;
@@ -229,6 +228,10 @@ impl Judge<'_> {
                 }
             }
             Op::ForgetKeys { uuids } | Op::Forget { uuids } => {
+                if matches!(op, Op::Forget { .. }) && self.history.keeps_results {
+                    let text = format!("{}@{offset}: {uuids:?}", self.logs[log].id);
+                    self.wrong("P9 results are kept", text);
+                }
                 for uuid in uuids {
                     if let Some(held) = self.logs[log].held.get_mut(uuid) {
                         held.forgotten = true;
@@ -246,21 +249,12 @@ impl Judge<'_> {
         invocation: &Arc<Invocation>,
     ) {
         let is_method = invocation.work == Work::Method;
+        let tag = if is_method { Spec::read(&invocation.payload).tag } else { 0 };
+        let queued_by = QueuedBy::Number(sender.clone(), number);
         let held = Held {
-            sent: Some((sender.clone(), number)),
-            queued_by: QueuedBy::Number(sender.clone(), number),
-            actor: invocation.actor.clone(),
-            since: self.now,
             step: invocation.step,
-            tag: if is_method { Spec::read(&invocation.payload).tag } else { 0 },
-            attempt: 1,
             home: invocation.home.clone(),
-            left: false,
-            gone: false,
-            ended: None,
-            closed: false,
-            forgotten: false,
-            policy: Standing::default(),
+            ..Held::new(queued_by, invocation.actor.clone(), self.now, tag)
         };
         self.hold(log, invocation.uuid, held);
     }
@@ -380,22 +374,9 @@ impl Judge<'_> {
         let Completion { uuid, attempt, accept, end, segment } = done;
         self.meet_removal(log, uuid, accept, segment);
         if let (Some(brief), false) = (accept, self.logs[log].held.contains_key(&uuid)) {
-            let held = Held {
-                sent: Some((brief.sender.clone(), brief.number)),
-                queued_by: QueuedBy::Number(brief.sender.clone(), brief.number),
-                actor: brief.actor.clone(),
-                since: self.now,
-                step: 1,
-                tag: self.tag_of_uuid.get(&uuid).copied().unwrap_or_default(),
-                attempt: 1,
-                home: None,
-                left: false,
-                gone: false,
-                ended: None,
-                closed: false,
-                forgotten: false,
-                policy: Standing::default(),
-            };
+            let tag = self.tag_of_uuid.get(&uuid).copied().unwrap_or_default();
+            let queued_by = QueuedBy::Number(brief.sender.clone(), brief.number);
+            let held = Held::new(queued_by, brief.actor.clone(), self.now, tag);
             self.hold(log, uuid, held);
         }
         let id = self.logs[log].id.clone();

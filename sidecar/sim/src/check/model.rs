@@ -161,6 +161,30 @@ pub(crate) struct LogModel {
 }
 
 impl Held {
+    /// One that has just been taken in, at its first step.
+    pub(super) fn new(queued_by: QueuedBy, actor: Option<Arc<str>>, since: Us, tag: u64) -> Self {
+        let sent = match &queued_by {
+            QueuedBy::Number(sender, number) => Some((sender.clone(), *number)),
+            QueuedBy::Step(..) | QueuedBy::Reminder | QueuedBy::Operator => None,
+        };
+        Self {
+            sent,
+            queued_by,
+            actor,
+            since,
+            step: 1,
+            tag,
+            attempt: 1,
+            home: None,
+            gone: false,
+            left: false,
+            ended: None,
+            closed: false,
+            forgotten: false,
+            policy: Standing::default(),
+        }
+    }
+
     /// Nothing more is owed for it here.
     pub(crate) fn is_over(&self) -> bool {
         self.ended.is_some() || self.gone

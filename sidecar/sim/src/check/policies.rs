@@ -9,7 +9,7 @@ use kar_core::trouble::{Cause, Ended};
 use super::Judge;
 use super::logs::{Closing, Held, QueuedBy};
 use crate::history::{Answer, End, Run};
-use crate::plan::MS;
+use crate::plan::{MS, SKEW_MAX_MS};
 use crate::world::BASE_MS;
 
 /// What a log says of an invocation beside its attempts.
@@ -99,7 +99,7 @@ impl Judge<'_> {
         let now = BASE_MS + self.now / MS;
         if let Some((attempt, not_before)) = standing.last
             && record.token.attempt > attempt
-            && now < not_before
+            && now + SKEW_MAX_MS < not_before
         {
             let text = format!("r{run} {} at {now}, not before {not_before}", record.token);
             self.wrong("retries pause", text);

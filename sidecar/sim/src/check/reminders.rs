@@ -12,7 +12,6 @@ use kar_core::schedule::Schedule;
 use super::Judge;
 use super::lists::{Line, Shown, Versions, shown};
 use super::logs::{Ended, Held, QueuedBy};
-use super::policies::Standing;
 use crate::history::{History, ItemKind, Run};
 use crate::remind::Remind;
 use crate::script::Spec;
@@ -142,23 +141,9 @@ impl Judge<'_> {
         if self.logs[log].reminders.firings.insert(uuid, firing).is_some() {
             self.wrong("P2 one firing for each due time", format!("{at}: {uuid} again"));
         }
-        let held = Held {
-            sent: None,
-            queued_by: QueuedBy::Reminder,
-            actor: Some(actor.clone()),
-            since: self.now,
-            tag: Spec::read(&live.reminder.payload).tag,
-            step: 1,
-            attempt: 1,
-            home: None,
-            left: false,
-            gone: false,
-            ended: None,
-            closed: false,
-            forgotten: false,
-            policy: Standing::default(),
-        };
-        self.tag_of_uuid.insert(uuid, Spec::read(&live.reminder.payload).tag);
+        let tag = Spec::read(&live.reminder.payload).tag;
+        let held = Held::new(QueuedBy::Reminder, Some(actor.clone()), self.now, tag);
+        self.tag_of_uuid.insert(uuid, tag);
         self.hold(log, uuid, held);
     }
 
@@ -209,7 +194,11 @@ impl Judge<'_> {
             let held = model.held.get_mut(uuid);
             match (firing, held) {
                 (Some(firing), Some(held))
-                    if firing.key.0 == *actor && !held.is_over() && !held.left && !holds =>
+                    if firing.key.0 == *actor
+                        && !held.is_over()
+                        && !held.left
+                        && !holds
+                        && !held.policy.was_resumed() =>
                 {
                     firing.dropped = Some(epoch);
                     held.gone = true;

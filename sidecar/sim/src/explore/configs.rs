@@ -65,7 +65,7 @@ const BASE: Config = Config {
 };
 
 /// All of them.
-pub const CONFIGS: [Config; 15] = [
+pub const CONFIGS: [Config; 16] = [
     Config {
         name: "two-nodes-call",
         about: "two nodes, one call from the one to the other; a crash",
@@ -108,6 +108,16 @@ pub const CONFIGS: [Config; 15] = [
         slots: &["A", "B"],
         clients: &[(1, Mode::Tell, B), (0, Mode::Tell, A)],
         scripts: nested,
+        faults: &[("app-death", 1)],
+        faults_max: 1,
+        ..BASE
+    },
+    Config {
+        name: "withdraw-keyed",
+        about: "a call with a step key waits behind another one, and its caller's host dies",
+        slots: &["A", "B"],
+        clients: &[(1, Mode::Tell, B), (0, Mode::Tell, A)],
+        scripts: keyed,
         faults: &[("app-death", 1)],
         faults_max: 1,
         ..BASE
@@ -229,6 +239,19 @@ fn nested(names: &Names, spec: &Spec, token: &TurnToken) -> Script {
         return Script::default();
     }
     steps(vec![call(names, spec, token, B)])
+}
+
+/// The same with a step key: a retry attaches to the call.
+fn keyed(names: &Names, spec: &Spec, token: &TurnToken) -> Script {
+    let Script { steps: calls, .. } = nested(names, spec, token);
+    let keyed = calls.into_iter().map(|step| match step {
+        Step::Calls(calls, _) => {
+            let with_key = calls.into_iter().map(|(target, spec)| (target, spec, "key".into()));
+            Step::Keyed(with_key.collect())
+        }
+        other => other,
+    });
+    steps(keyed.collect())
 }
 
 /// An actor hands its invocation on to one of the other type.

@@ -280,7 +280,7 @@ pub(crate) enum GetCommand {
         list: ListArgs,
         /// Go on: a line for each node that comes, changes or goes (json: a line with all nodes and
         /// the owners of all partitions for each change)
-        #[arg(short, long)]
+        #[arg(short, long, conflicts_with = "limit")]
         watch: bool,
     },
     /// Actors that are busy, or have invocations queued

@@ -37,10 +37,14 @@ pub fn target_to(kind: &Kind, actor: Option<&str>) -> pb::Target {
     pb::Target { kind: Some(kind) }
 }
 
-/// A time for people and components.
+/// The last time that protobuf has, and most languages: the end of the year 9999, ms since the Unix epoch.
+const TIME_MAX: Millis = 253_402_300_799_999;
+
+/// A time for people and components; the last there is, if it is later.
 pub fn timestamp(time: Millis) -> prost_types::Timestamp {
+    let time = time.min(TIME_MAX);
     prost_types::Timestamp {
-        seconds: i64::try_from(time / 1_000).unwrap_or(i64::MAX),
+        seconds: (time / 1_000) as i64,
         nanos: (time % 1_000) as i32 * 1_000_000,
     }
 }
@@ -56,4 +60,16 @@ pub(super) fn payload_to(payload: Payload, json: bool) -> pb::Payload {
         None => Body::Data(payload.data),
     };
     pb::Payload { body: Some(body), content_type }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_that_protobuf_has() {
+        let last = timestamp(Millis::MAX);
+        assert_eq!(last.to_string(), "9999-12-31T23:59:59.999Z");
+        assert_eq!(timestamp(1_500), prost_types::Timestamp { seconds: 1, nanos: 500_000_000 });
+    }
 }

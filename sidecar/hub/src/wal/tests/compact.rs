@@ -29,7 +29,7 @@ impl Mixed {
                 let offset = last[id as usize];
                 let text = format!("{id}:{offset:0length$}");
                 if !log.writer.fits(text.len()) {
-                    let end = log.writer.roll();
+                    let end = log.writer.roll(0);
                     log.start(end);
                 }
                 let address = log.writer.append(id, offset, text.as_bytes());
@@ -322,7 +322,7 @@ fn a_file_whose_beginning_was_cut_short_was_never_used() {
         let mut log = Log::new();
         log.add(5, 300);
         log.commit();
-        let end = log.writer.roll();
+        let end = log.writer.roll(0);
         let start = wire::SegmentStart { previous_end: end, holding: 3, ..Default::default() };
         let meta = wire::Meta { meta: Some(wire::meta::Meta::SegmentStart(start)) };
         log.writer.append(0, 0, &meta.encode_to_vec());
