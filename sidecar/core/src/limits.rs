@@ -415,6 +415,7 @@ impl Limits {
             &mut self.deadlock_probe_ms,
             &mut self.trim_delay_ms,
             &mut self.reminder_lateness_ms,
+            &mut self.inbox_after_ms,
         ];
         for time in times {
             *time = (*time).min(TIME_MAX_MS);
