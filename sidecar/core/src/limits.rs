@@ -408,7 +408,6 @@ impl Limits {
             &mut self.channel_timer_ms,
             &mut self.settle_delay_ms,
             &mut self.departed_grace_ms,
-            &mut self.inbox_after_ms,
             &mut self.drain_timeout_ms,
             &mut self.retry_initial_ms,
             &mut self.retry_max_ms,
