@@ -225,7 +225,8 @@ fn what_was_missed_is_caught_up_as_asked() {
         };
         let rows = listed().await;
         assert_eq!(["each", "once", "skip"].map(|id| count(&rows, id)), [1, 1, 1]);
-        // A host does not end them: what comes then is behind what waited. Every due time leads to one, in its own time.
+        // A host does not end them: what comes then is behind what waited. Every due time leads to one, in its own
+        // time.
         let _host = Component::connect(&client, hello(&[], &["Clock"])).await.expect("welcome");
         let rows = wait::until("all to be fired", READY_LIMIT, async || {
             let rows = listed().await;
