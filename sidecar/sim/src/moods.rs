@@ -199,6 +199,17 @@ pub(crate) fn told(profile: &mut Profile) {
 }
 
 impl Profile {
+    /// Long chains of tail calls among few actors, whose owners are lost again and again.
+    pub fn wandering() -> Self {
+        let mut profile = Self::default();
+        profile.faults_max = 16;
+        profile.fault_weights = [12, 0, 0, 0, 6, 20, 0, 0, 6, 0, 4, 0, 0, 0, 0];
+        profile.hot = 700;
+        profile.ops_max = 60;
+        profile.tails = 700;
+        profile
+    }
+
     /// The mood of a seed: the usual one half of the time.
     pub fn of_seed(seed: u64) -> Self {
         let mut profile = Self::default();

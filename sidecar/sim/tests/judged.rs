@@ -1,7 +1,7 @@
 //! The core under the simulator: random seeds, directed schedules, and proof that the checkers
 //! bite.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use kar_core::limits::Rules;
 use kar_sim::{
@@ -86,11 +86,19 @@ fn every_schedule_really_happens_in_random_runs() {
         "(inbox entries taken)",
         "(promised by inboxes)",
     ];
-    let rare = rare.into_iter().map(|name| (name, ()));
-    let schedules = SCHEDULES.iter().map(|s| (s.name, ()));
-    let mut missing: BTreeMap<&str, ()> = schedules.chain(rare).collect();
+    let schedules = SCHEDULES.iter().map(|schedule| schedule.name);
+    // Too rare by chance: searched for where chains of tail calls are long.
+    let wandering = ["pingpong-tail"];
+    let usual = schedules.chain(rare).filter(|name| !wandering.contains(name));
+    happen(usual, Profile::of_seed);
+    happen(wandering, |_| Profile::wandering());
+}
+
+/// Runs seeds until all that is named has happened.
+fn happen(names: impl IntoIterator<Item = &'static str>, profile: impl Fn(u64) -> Profile) {
+    let mut missing: BTreeSet<_> = names.into_iter().collect();
     for seed in 0..HAPPEN_SEEDS {
-        let report = kar_sim::run(seed, &Profile::of_seed(seed), Rules::default(), false);
+        let report = kar_sim::run(seed, &profile(seed), Rules::default(), false);
         clean(&report);
         for (name, count) in report.counts {
             if count > 0 {
@@ -101,7 +109,7 @@ fn every_schedule_really_happens_in_random_runs() {
             return;
         }
     }
-    panic!("never happened within {HAPPEN_SEEDS} seeds: {:?}", missing.keys());
+    panic!("never happened within {HAPPEN_SEEDS} seeds: {missing:?}");
 }
 
 #[test]
