@@ -159,6 +159,7 @@ pub const CONFIGS: [Config; 16] = [
         faults: &[("crash", 1)],
         faults_max: 1,
         no_peer: true,
+        nightly: true,
         ..BASE
     },
     Config {
@@ -167,7 +168,6 @@ pub const CONFIGS: [Config; 16] = [
         faults: &[("late-append", 1)],
         faults_max: 1,
         no_peer: true,
-        nightly: true,
         ..BASE
     },
     Config {
