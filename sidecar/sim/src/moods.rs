@@ -201,13 +201,14 @@ pub(crate) fn told(profile: &mut Profile) {
 impl Profile {
     /// Long chains of tail calls among few actors, whose owners are lost again and again.
     pub fn wandering() -> Self {
-        let mut profile = Self::default();
-        profile.faults_max = 16;
-        profile.fault_weights = [12, 0, 0, 0, 6, 20, 0, 0, 6, 0, 4, 0, 0, 0, 0];
-        profile.hot = 700;
-        profile.ops_max = 60;
-        profile.tails = 700;
-        profile
+        Self {
+            faults_max: 16,
+            fault_weights: [12, 0, 0, 0, 6, 20, 0, 0, 6, 0, 4, 0, 0, 0, 0],
+            hot: 700,
+            ops_max: 60,
+            tails: 700,
+            ..Self::default()
+        }
     }
 
     /// The mood of a seed: the usual one half of the time.
