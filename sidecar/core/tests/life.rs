@@ -1,5 +1,7 @@
 //! Actor life (section 6, item 11): idle actors become passive and cost nothing; removal takes all of an actor when its
 //! turn comes, and nothing of it comes back.
+//!
+//! Longer than most: what becomes passive, is removed and comes back meet in each other's tests.
 
 mod script;
 

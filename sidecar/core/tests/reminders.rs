@@ -1,4 +1,6 @@
 //! Reminders: each due time of a live one leads to one accepted invocation, whoever fails (section 6, item 10).
+//!
+//! Longer than most: catch-up, cancelling and hosts that are missing meet in each other's tests, and share one clock.
 
 mod script;
 

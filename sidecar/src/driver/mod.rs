@@ -4,6 +4,8 @@
 //! message brought ([`Driver::batch`]), so that all of it travels in one record. The lock is never held across an
 //! `await`, and on the single-threaded runtime nobody ever waits for it. Effects go to the [`outlets`]: queues, never
 //! sockets.
+//!
+//! Longer than most: one `match` carries out every effect, beside the state that they change under its one lock.
 
 pub mod clock;
 pub mod counters;
