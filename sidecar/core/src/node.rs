@@ -332,6 +332,9 @@ impl Node {
             Event::InboxLost { inbox } => self.inbox_lost(inbox),
             Event::InboxTrimmed { inbox, start } => self.inbox_trimmed(inbox, start),
             Event::Inspected { to, request, view } => self.view_told(to, request, view),
+            Event::Published { partition, to, serial, result } => {
+                self.with(&partition, |p, env| p.published(env, &to, serial, result));
+            }
             Event::StoreReset => self.each(|p, env| p.store_reset(env)),
             Event::KindRefused(refused) => self.kind_refused(&refused),
             Event::Drain => self.drain(),

@@ -266,6 +266,7 @@ impl Partition {
     /// Logs what no turn has settled meanwhile: tells that were accepted, outcomes of calls.
     pub(super) fn log_settled(&mut self, env: &mut Env) {
         self.reign.settle_at = None;
+        self.log_published(env);
         for (to, numbers) in std::mem::take(&mut self.reign.settling) {
             let Some(out) = self.state.outbound.get(&to) else { continue };
             let numbers: Vec<_> =
