@@ -171,9 +171,7 @@ fn op_to(op: &Op) -> pb::Op {
             upto: *upto,
             offset: *offset,
         }),
-        Op::TopicGone { to } => {
-            O::TopicGone(pb::TopicGone { to: Some(topic_partition_to(to)) })
-        }
+        Op::TopicGone { to } => O::TopicGone(pb::TopicGone { to: Some(topic_partition_to(to)) }),
         Op::Deactivate { actor, uuid } => {
             O::Deactivate(pb::Deactivate { actor: actor.to_string(), uuid: uuid_to(*uuid) })
         }
