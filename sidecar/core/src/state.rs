@@ -62,10 +62,10 @@ pub(crate) struct LogState {
     pub(crate) inbound: BTreeMap<Sender, Inbound>,
     /// Channels out.
     pub(crate) outbound: BTreeMap<PartitionId, Outbound>,
+    /// What is open in them.
+    pub(crate) owed: Tally,
     /// Channels into topics.
     pub(crate) topics: Topics,
-    /// What is open in both.
-    pub(crate) owed: Tally,
     /// Channels of departed nodes, closed for ever.
     pub(crate) closed_nodes: ClosedNodes,
     /// Tells that ended without success.
@@ -272,7 +272,7 @@ impl LogState {
                     self.close_out(to, *number, None);
                 }
                 self.owe(&segment.sends);
-                self.topics.owe(&segment.publishes, &mut self.owed);
+                self.topics.owe(&segment.publishes);
                 self.remind(rules, actor.as_ref(), &segment.reminders);
                 true
             }
@@ -303,7 +303,7 @@ impl LogState {
                     }
                 }
                 self.owe(&segment.sends);
-                self.topics.owe(&segment.publishes, &mut self.owed);
+                self.topics.owe(&segment.publishes);
                 true
             }
             Op::Outcome { sender, number, done, time } => {
@@ -397,11 +397,11 @@ impl LogState {
                 self.fire(&(actor.clone(), id.clone()), *due, *uuid, *next)
             }
             Op::Published { to, upto, offset } => {
-                self.topics.settle(to, *upto, *offset, &mut self.owed);
+                self.topics.settle(to, *upto, *offset);
                 true
             }
             Op::TopicGone { to } => {
-                self.topics.forget(to, &mut self.owed);
+                self.topics.forget(to);
                 true
             }
             Op::Deactivate { actor, uuid } => {

@@ -116,7 +116,6 @@ impl LogState {
         }
         let mut topics = Topics::default();
         for (to, channel) in saved_topics.into_iter().map(TopicChannel::restore) {
-            channel.open.values().for_each(|event| owed.add(to.publication_size(event)));
             topics.insert(to, channel);
         }
         let mut letters = DeadLetters::default();
