@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kar_core::effect::RequestError;
 use kar_core::event::{Members, Offer, Operation};
+use kar_core::events::PublishResult;
 use kar_core::ids::{Kind, Millis, NodeId, Offset, PartitionId, RequestId, SessionId};
 use kar_core::limits::{Limits, Rules};
 use kar_core::node::PartitionView;
