@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kar_core::effect::RequestError;
 use kar_core::event::{Members, Offer, Operation};
-use kar_core::events::PublishResult;
 use kar_core::ids::{Kind, Millis, NodeId, Offset, PartitionId, RequestId, SessionId};
 use kar_core::limits::{Limits, Rules};
 use kar_core::node::PartitionView;
@@ -534,7 +533,7 @@ impl Batch<'_> {
             Effect::Publish { partition, to, serial, .. }
             | Effect::LearnPublished { partition, to, serial, .. } => {
                 // No bus is asked yet: what is owed stays owed.
-                let result = PublishResult::Unavailable;
+                let result = kar_core::events::PublishResult::Unavailable;
                 self.event(Event::Published { partition, to, serial, result });
             }
             Effect::Notice(notice) => state.counters.notice(self.now, notice),
