@@ -34,6 +34,7 @@ mod life;
 mod lock;
 mod outbound;
 mod publish;
+mod publisher;
 mod questions;
 mod queue;
 mod reads;
