@@ -7,6 +7,7 @@ mod inbox;
 mod kinds;
 mod peers;
 mod reminders;
+mod subscriptions;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -331,6 +332,10 @@ impl Node {
             Event::InboxOwn { inbox, offset, proposal } => self.inbox_own(inbox, offset, proposal),
             Event::InboxLost { inbox } => self.inbox_lost(inbox),
             Event::InboxTrimmed { inbox, start } => self.inbox_trimmed(inbox, start),
+            Event::Fetched { id, result } => {
+                let partition = id.partition.clone();
+                self.with(&partition, |p, env| p.fetched(env, &id, result));
+            }
             Event::Inspected { to, request, view } => self.view_told(to, request, view),
             Event::StoreReset => self.each(|p, env| p.store_reset(env)),
             Event::KindRefused(refused) => self.kind_refused(&refused),

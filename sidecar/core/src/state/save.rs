@@ -18,6 +18,7 @@ use crate::snapshot::{
     SavedReminderName, SavedTrouble, Snapshot,
 };
 use crate::steps::Steps;
+use crate::subscriptions::{Fences, Subscriptions};
 use crate::trouble::Trouble;
 
 impl LogState {
@@ -47,6 +48,8 @@ impl LogState {
             inbox: taken,
             snapshots,
             agenda,
+            subscriptions,
+            fences,
         } = self;
         Snapshot {
             partition: partition.clone(),
@@ -73,6 +76,9 @@ impl LogState {
             snapshots: snapshots.clone(),
             reminders: agenda.save(),
             firings: agenda.save_firings(),
+            subscriptions: subscriptions.save(),
+            newest_subscription: subscriptions.newest(),
+            fences: fences.save(),
         }
     }
 
@@ -103,6 +109,9 @@ impl LogState {
             snapshots,
             reminders,
             firings,
+            subscriptions,
+            newest_subscription,
+            fences,
         } = snapshot;
         let entries = entries.into_iter().map(|e| (e.invocation.uuid, Box::new(Entry::restore(e))));
         let outbound: BTreeMap<_, _> = outbound.into_iter().map(Outbound::restore).collect();
@@ -135,6 +144,8 @@ impl LogState {
             inbox,
             snapshots,
             agenda: Agenda::restore(reminders, firings),
+            subscriptions: Subscriptions::restore(subscriptions, newest_subscription),
+            fences: Fences::restore(fences),
         }
     }
 }
