@@ -22,6 +22,27 @@ macro_rules! transitions {
 }
 
 transitions! {
+    // Events on their way into topics.
+    GatePublish = "gate: events may be sent to their topic",
+    PublishLearns = "publishing: asks a topic what has landed",
+    PublishSends = "publishing: events are sent",
+    PublishWindow = "publishing: more events than a window takes",
+    PublishMore = "publishing: events have waited for the answer of others",
+    PublishLanded = "publishing: a topic has learned of nothing new",
+    PublishFound = "publishing: a new reign finds events of an old one in the topic",
+    PublishShort = "publishing: a topic has taken nothing of what was sent",
+    PublishStale = "publishing: an answer comes too late",
+    PublishUnanswered = "publishing: nobody answers",
+    PublishUnavailable = "publishing: nobody can answer",
+    PublishReleased = "publishing: an answer comes after the release",
+    PublishSettled = "publishing: events are settled",
+    PublishGone = "publishing: the topic is gone, and what is owed is lost",
+    PublishGoneWaits = "publishing: the topic is gone, and something of it is not committed",
+    PublishRefused = "publishing: a turn publishes to a topic that is gone",
+    PublishRestored = "publishing: a reign begins with events that are owed",
+    DeadLetterTopic = "publishing: an event goes to its dead-letter topic",
+    DeadLetterStep = "publishing: the event of a chain's later step goes there",
+    EventCarried = "publishing: a tail call carries its event along",
     // Stages of a partition.
     OffReading = "stage: off → reading",
     ReadingOff = "stage: reading → off",

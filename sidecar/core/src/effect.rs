@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::event::Cell;
+use crate::events::EventOrigin;
 use crate::ids::{
-    Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
-    SessionId, TurnToken, Uuid,
+    Epoch, InvocationId, Kind, Millis, NodeId, Number, Offset, PartitionId, ProposalId, RequestId,
+    SessionId, TopicPartition, TurnToken, Uuid,
 };
 use crate::inbox::{InboxEntry, InboxId};
 use crate::invocation::{ActorOps, Mode, Outcome, Payload, Work};
@@ -169,6 +172,41 @@ pub enum Effect {
         /// The first entry that stays.
         below: Offset,
     },
+    /// Append events to a topic, in order, with their numbers, which have no gaps; a number that the topic has is
+    /// passed over, where the bus can tell. Answered with [`Event::Published`](crate::Event::Published).
+    Publish {
+        /// Whose obligations they are.
+        partition: PartitionId,
+        /// Where to.
+        to: TopicPartition,
+        /// Names the channel with `to`: the UUID of the partition's log.
+        channel: Uuid,
+        /// The reign that sends.
+        epoch: Epoch,
+        /// Comes back with the answer; unique within the node.
+        serial: u64,
+        /// The events, as the topic keeps them.
+        events: Vec<(Number, Bytes)>,
+    },
+    /// Find out which number of a channel is the highest that has landed in a topic. Whatever was to be appended for
+    /// the channel before, by whomever, is in the topic by then or comes to nothing. Answered with
+    /// [`Event::Published`](crate::Event::Published).
+    LearnPublished {
+        /// Whose obligations they are.
+        partition: PartitionId,
+        /// The topic's partition.
+        to: TopicPartition,
+        /// Names the channel with `to`: the UUID of the partition's log.
+        channel: Uuid,
+        /// The reign that asks.
+        epoch: Epoch,
+        /// Comes back with the answer; unique within the node.
+        serial: u64,
+        /// Numbers up to this have landed …
+        upto: Number,
+        /// … and all higher ones come after this offset: there is no need to look further back.
+        since: Offset,
+    },
     /// Store a snapshot of a partition under a key of its own, for ever unchanged, off the critical path; answered with
     /// [`Event::SnapshotPut`](crate::Event::SnapshotPut) when it is durable. The same again is no error.
     PutSnapshot {
@@ -272,6 +310,8 @@ pub struct Turn {
     pub activation: u64,
     /// It had to start before this time.
     pub deadline: Option<Millis>,
+    /// It delivers an event: its payload is that event as topics keep it.
+    pub event: Option<Arc<EventOrigin>>,
     /// W3C trace context.
     pub trace: Arc<str>,
     /// Values of durable steps that earlier attempts recorded, by key.
@@ -394,6 +434,9 @@ pub enum RequestError {
     /// Nobody has ever used the kind: it has no instances.
     #[error("there is no {0}: check the name; a type is known from its first use on")]
     UnknownKind(Kind),
+    /// There is no topic with this id any more: the event was not taken. Publish by the topic's name again.
+    #[error("topic {0} does not exist any more: it was deleted; publish to a topic that exists")]
+    TopicGone(TopicPartition),
     /// Nobody could answer in time; it changes nothing, so it can simply be asked again.
     #[error("{0}")]
     Unavailable(&'static str),
@@ -638,6 +681,24 @@ pub enum Notice {
     ChannelClosed {
         /// The partition.
         partition: PartitionId,
+    },
+    /// Events wait because their topic cannot be reached; they are sent when it can.
+    PublishWaits {
+        /// The partition that owes them.
+        partition: PartitionId,
+        /// Where they go.
+        to: TopicPartition,
+        /// How many there are by now.
+        waiting: usize,
+    },
+    /// Events are lost: turns have published them, and their topic was deleted before they were in it.
+    EventsLost {
+        /// The partition that owed them.
+        partition: PartitionId,
+        /// Where they were to go.
+        to: TopicPartition,
+        /// How many.
+        count: usize,
     },
     /// Something that cannot happen if the design holds.
     BrokenInvariant {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::effect::RefusedKind;
+use crate::events::{EventOrigin, Publication, PublishResult};
 use crate::ids::{
     Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
-    SessionId, TurnToken,
+    SessionId, TopicPartition, TurnToken,
 };
 use crate::inbox::{InboxEntry, InboxId};
 use crate::invocation::{Outcome, Payload, RetryPolicy, StateOp, Target};
@@ -272,6 +273,19 @@ pub enum Event {
         /// The driver's words.
         view: Arc<[u8]>,
     },
+    /// What of a channel has landed in a topic; answers [`Effect::Publish`](crate::Effect::Publish) and
+    /// [`Effect::LearnPublished`](crate::Effect::LearnPublished). No answer is [`PublishResult::Unavailable`], after a
+    /// time.
+    Published {
+        /// Whose obligations they are.
+        partition: PartitionId,
+        /// The topic's partition.
+        to: TopicPartition,
+        /// What is answered.
+        serial: u64,
+        /// The answer.
+        result: PublishResult,
+    },
     /// The store was replaced or came back: steps under way are lost, and are to be made again.
     StoreReset,
     /// A kind that was asked for with `EnsureKind` is not registered: the application has as many as it may. Whoever
@@ -359,6 +373,22 @@ pub enum Operation {
         /// Roots only: it may be sent again under this key.
         key: Option<Box<RequestKey>>,
     },
+    /// Tells a method of an event, once more: what subscriptions do by themselves. The payload is the event as topics
+    /// keep it.
+    Deliver {
+        /// Where to.
+        target: Target,
+        /// Which method.
+        method: Arc<str>,
+        /// The event.
+        payload: Payload,
+        /// Must start before this time.
+        deadline: Option<Millis>,
+        /// How retryable errors are retried, where the subscription says so.
+        retry: Option<RetryPolicy>,
+        /// Where the event is from, and where it goes without success.
+        origin: Arc<EventOrigin>,
+    },
     /// At most once, past all logs.
     InvokeDirect {
         /// The service.
@@ -409,6 +439,13 @@ pub enum Operation {
         turn: TurnToken,
         /// In order.
         ops: Vec<StateOp>,
+    },
+    /// Publishes events with the turn's segment (P5), all of them or, if a bound is hit, none.
+    Publish {
+        /// The turn.
+        turn: TurnToken,
+        /// In order.
+        events: Vec<Publication>,
     },
     /// Makes everything so far durable.
     Flush {

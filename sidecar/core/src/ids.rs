@@ -53,6 +53,15 @@ pub struct PartitionId {
     pub kind: Kind,
 }
 
+/// A partition of a topic, by the topic's id: one that is created anew under its name is another topic.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicPartition {
+    /// The topic's id; never given again.
+    pub id: Arc<str>,
+    /// Which partition, from 0.
+    pub partition: u32,
+}
+
 /// Name of an invocation; it says where the invocation lives.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InvocationId {
@@ -212,6 +221,20 @@ impl FromStr for PartitionId {
         let (kind, index) = text.rsplit_once('/').ok_or_else(wrong)?;
         let kind = kind.parse().map_err(|_| wrong())?;
         Ok(Self { kind, index: index.parse().map_err(|_| wrong())? })
+    }
+}
+
+// === impl TopicPartition ===
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.id, self.partition)
+    }
+}
+
+impl fmt::Debug for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::events::EventOrigin;
 use crate::ids::{Kind, Millis, PartitionId, Uuid};
 use crate::reminder::Remind;
 use crate::subscription::{SubscriptionCommand, SubscriptionFence};
@@ -72,6 +73,8 @@ pub struct Invocation {
     pub retry: Option<RetryPolicy>,
     /// It has an idempotency key: the digest of what was asked. Its uuid is derived from the key.
     pub key: Option<u128>,
+    /// Tells only: it delivers an event.
+    pub event: Option<Arc<EventOrigin>>,
 }
 
 /// How errors that the application marks retryable are retried.
@@ -270,6 +273,7 @@ impl Invocation {
             home: None,
             retry: None,
             key: None,
+            event: None,
         }
     }
 
@@ -282,6 +286,11 @@ impl Invocation {
     /// nobody else keeps it for them.
     pub fn is_home(&self) -> bool {
         self.mode != Mode::Tell && self.home.is_none()
+    }
+
+    /// Whether the event that it delivers goes to a topic if it ends without success.
+    pub fn goes_to_topic(&self) -> bool {
+        self.event.as_ref().is_some_and(|event| event.dead_letter.is_some())
     }
 
     /// Whether its sender waits for the outcome on the channel. Everything else retires when it is accepted (rule C4).

@@ -90,6 +90,16 @@ pub struct Limits {
     pub channel_timer_ms: Millis,
     /// How long settled tells are gathered before they are logged, ms.
     pub settle_delay_ms: Millis,
+    /// Topic partitions that a partition has a channel into; those that its turns publish to first use one up.
+    pub topic_channels_per_partition_max: usize,
+    /// Events of one channel into a topic that are on their way and not answered.
+    pub publish_window_events_max: usize,
+    /// The same, bytes; a longer event goes alone.
+    pub publish_window_bytes_max: usize,
+    /// Pause before a topic that could not be reached is tried again, ms; twice as long each time.
+    pub publish_retry_ms: Millis,
+    /// Longest pause between such tries, ms.
+    pub publish_retry_max_ms: Millis,
     /// How long a departed node's channel stays open (rule C6), ms.
     pub departed_grace_ms: Millis,
     /// Closed channels of departed nodes that a partition remembers one by one; more are compressed (rule C6).
@@ -260,6 +270,9 @@ pub struct Rules {
     pub deliver_by_offset: bool,
     pub filter_closes: bool,
     pub topic_by_id: bool,
+    pub gate_publishes: bool,
+    pub learn_published: bool,
+    pub bury_with_end: bool,
 }
 
 impl Default for Limits {
@@ -300,6 +313,11 @@ impl Default for Limits {
             append_timeout_ms: 10_000,
             channel_timer_ms: 500,
             settle_delay_ms: 20,
+            topic_channels_per_partition_max: 4_096,
+            publish_window_events_max: 512,
+            publish_window_bytes_max: 1 << 20,
+            publish_retry_ms: 100,
+            publish_retry_max_ms: 5_000,
             departed_grace_ms: 30_000,
             closed_channels_max: 64,
             drain_timeout_ms: 10_000,
@@ -413,6 +431,9 @@ impl Default for Rules {
             deliver_by_offset: true,
             filter_closes: true,
             topic_by_id: true,
+            gate_publishes: true,
+            learn_published: true,
+            bury_with_end: true,
         }
     }
 }
@@ -431,6 +452,8 @@ impl Limits {
             &mut self.append_timeout_ms,
             &mut self.channel_timer_ms,
             &mut self.settle_delay_ms,
+            &mut self.publish_retry_ms,
+            &mut self.publish_retry_max_ms,
             &mut self.departed_grace_ms,
             &mut self.drain_timeout_ms,
             &mut self.retry_initial_ms,

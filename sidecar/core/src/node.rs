@@ -337,6 +337,9 @@ impl Node {
                 self.with(&partition, |p, env| p.fetched(env, &id, result));
             }
             Event::Inspected { to, request, view } => self.view_told(to, request, view),
+            Event::Published { partition, to, serial, result } => {
+                self.with(&partition, |p, env| p.published(env, &to, serial, result));
+            }
             Event::StoreReset => self.each(|p, env| p.store_reset(env)),
             Event::KindRefused(refused) => self.kind_refused(&refused),
             Event::Drain => self.drain(),

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
+use crate::events::Publication;
+use crate::ids::{
+    Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, TopicPartition, Uuid,
+};
 use crate::invocation::{ChainOutcome, Invocation, Obligation, Outcome, Payload, StateOp};
 use crate::reminder::ReminderChange;
 use crate::snapshot::NamedSnapshot;
@@ -236,6 +239,8 @@ pub enum Op {
         topic_partition: u32,
         /// The first offset that is not done with.
         floor: Offset,
+        /// Those of them that could not be delivered, on their way to the topic of dead letters.
+        publishes: Vec<Publish>,
     },
     /// Channels of subscriptions of the sender's partition are closed for ever.
     Fence {
@@ -245,6 +250,20 @@ pub enum Op {
         number: Number,
         /// What is closed.
         fence: SubscriptionFence,
+    },
+    /// Events that this partition owed to a topic are in it.
+    Published {
+        /// The topic's partition.
+        to: TopicPartition,
+        /// The last one's number in the channel: everything up to it is.
+        upto: Number,
+        /// An offset there that everything above the number comes after.
+        offset: Offset,
+    },
+    /// A topic does not exist any more: what this partition owes it is lost, and its channel is forgotten.
+    TopicGone {
+        /// The topic's partition.
+        to: TopicPartition,
     },
     /// An idle actor's host is told so by a turn that does something: the turn is owed from here on.
     Deactivate {
@@ -285,6 +304,8 @@ pub struct Segment {
     pub sends: Vec<Send>,
     /// Changes to the reminders of the invocation's actor, in order.
     pub reminders: Vec<ReminderOp>,
+    /// Events published, in order.
+    pub publishes: Vec<Publish>,
 }
 
 /// A change to reminders, and what it undoes.
@@ -331,6 +352,15 @@ pub struct AcceptInBrief {
     pub number: Number,
     /// The instance it ran on, for actors: the state operations are that actor's.
     pub actor: Option<Arc<str>>,
+}
+
+/// An event that a turn publishes, with its place in the channel to its topic's partition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Publish {
+    /// Number in the channel from this partition's log; without gaps.
+    pub number: Number,
+    /// The event, and where it goes.
+    pub publication: Publication,
 }
 
 /// An obligation created by a turn, with its place in the channel.

@@ -3,8 +3,10 @@
 //! A turn's effects are counted when they are buffered (design section 13), with these numbers; what is counted here is
 //! therefore at least what the stored form takes (a test of the sidecar encodes everything and compares).
 
-use crate::events::Filter;
-use crate::ids::{Number, PartitionId, Sender};
+use bytes::Bytes;
+
+use crate::events::{EventOrigin, Filter, Publication};
+use crate::ids::{Number, PartitionId, Sender, TopicPartition};
 use crate::invocation::{
     ActorOps, ChainOutcome, Invocation, Obligation, Outcome, Owed, Payload, StateOp,
 };
@@ -111,6 +113,7 @@ impl Invocation {
             + text(&self.trace)
             + self.home.as_ref().map_or(0, |home| home.stored_size() + NESTED)
             + self.retry.map_or(0, |_| 4 * NUMBER + NESTED)
+            + self.event.as_ref().map_or(0, |event| event.stored_size())
             + 4 * NUMBER
             + NESTED
     }
@@ -258,11 +261,40 @@ impl ReminderOp {
     }
 }
 
+impl TopicPartition {
+    fn stored_size(&self) -> usize {
+        text(&self.id) + NUMBER + NESTED
+    }
+
+    /// Size in bytes of an event that is to go there, at least what is stored.
+    pub(crate) fn publication_size(&self, event: &Bytes) -> usize {
+        event.len() + self.stored_size() + NUMBER + 2 * NESTED
+    }
+}
+
+impl Publication {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        self.to.publication_size(&self.event)
+    }
+}
+
+impl EventOrigin {
+    /// Size in bytes, at least what is stored.
+    fn stored_size(&self) -> usize {
+        let event = self.event.as_ref().map_or(0, |event| event.len() + NESTED);
+        let dead_letter = self.dead_letter.as_ref().map_or(0, TopicPartition::stored_size);
+        let names = text(&self.subscription) + text(&self.topic);
+        names + self.place.stored_size() + dead_letter + event + NUMBER + NESTED
+    }
+}
+
 impl Segment {
     fn stored_size(&self) -> usize {
         let sends = self.sends.iter().map(|send| send.obligation.size()).sum::<usize>();
         let reminders = self.reminders.iter().map(ReminderOp::stored_size).sum::<usize>();
-        state_of_actor(&self.state) + sends + reminders
+        let publishes = self.publishes.iter().map(|p| p.publication.size()).sum::<usize>();
+        state_of_actor(&self.state) + sends + reminders + publishes
     }
 }
 
@@ -377,13 +409,19 @@ impl Op {
             }
             Self::Redrive { .. } => 2 * UUID,
             Self::Inbox { .. } => NUMBER,
+            Self::Published { to, .. } => to.stored_size() + 2 * NUMBER,
+            Self::TopicGone { to } => to.stored_size(),
             Self::Deactivate { actor, .. } => text(actor) + UUID,
             Self::Subscription { sender, change, outcome, sends, .. } => {
                 let sends = sends.iter().map(|send| send.obligation.size()).sum::<usize>();
                 let outcome = outcome.as_ref().map_or(0, Outcome::size);
                 sender.stored_size() + NUMBER + UUID + change.stored_size() + outcome + sends
             }
-            Self::Delivered { .. } => UUID + 2 * NUMBER,
+            Self::Delivered { publishes, .. } => {
+                let bytes =
+                    publishes.iter().map(|publish| publish.publication.size()).sum::<usize>();
+                UUID + 2 * NUMBER + bytes
+            }
             Self::Fence { sender, fence, .. } => {
                 sender.stored_size() + NUMBER + fence.stored_size()
             }

@@ -11,8 +11,11 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::ids::{
-    Epoch, InvocationId, Millis, NodeId, Number, Offset, ParseError, PartitionId, Sender, Uuid,
+    Epoch, InvocationId, Millis, NodeId, Number, Offset, ParseError, PartitionId, Sender,
+    TopicPartition, Uuid,
 };
 use crate::invocation::{Invocation, Outcome};
 use crate::record::{RecordedStep, Send};
@@ -100,6 +103,8 @@ pub struct Snapshot {
     pub inbound: Vec<SavedInbound>,
     /// Channels out.
     pub outbound: Vec<SavedOutbound>,
+    /// Channels into topics.
+    pub topics: Vec<SavedTopicChannel>,
     /// Channels of departed nodes.
     pub closed_nodes: SavedClosedNodes,
     /// Tells that ended without success.
@@ -255,6 +260,21 @@ pub struct SavedOutbound {
     pub next: Number,
     /// What is owed.
     pub open: Vec<Send>,
+}
+
+/// The sending end of a channel into a topic.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedTopicChannel {
+    /// The topic's partition.
+    pub to: TopicPartition,
+    /// The next number.
+    pub next: Number,
+    /// Numbers up to this are in the topic …
+    pub landed: Number,
+    /// … and all higher ones come after this offset.
+    pub since: Offset,
+    /// What is owed.
+    pub open: Vec<(Number, Bytes)>,
 }
 
 /// Nodes whose channels are closed.

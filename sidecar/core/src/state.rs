@@ -9,6 +9,7 @@
 mod closed;
 mod outcomes;
 mod save;
+mod topics;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::trouble::Trouble;
 
 use closed::ClosedNodes;
 use outcomes::Outcomes;
+use topics::Topics;
 
 /// State of a partition as its log tells it.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +63,9 @@ pub(crate) struct LogState {
     pub(crate) inbound: BTreeMap<Sender, Inbound>,
     /// Channels out.
     pub(crate) outbound: BTreeMap<PartitionId, Outbound>,
-    /// What is open in them.
+    /// Channels into topics.
+    pub(crate) topics: Topics,
+    /// What is open in both.
     pub(crate) owed: Tally,
     /// Channels of departed nodes, closed for ever.
     pub(crate) closed_nodes: ClosedNodes,
@@ -273,6 +277,7 @@ impl LogState {
                     self.close_out(to, *number, None);
                 }
                 self.owe(&segment.sends);
+                self.topics.owe(&segment.publishes, &mut self.owed);
                 self.remind(rules, actor.as_ref(), &segment.reminders);
                 true
             }
@@ -303,6 +308,7 @@ impl LogState {
                     }
                 }
                 self.owe(&segment.sends);
+                self.topics.owe(&segment.publishes, &mut self.owed);
                 true
             }
             Op::Outcome { sender, number, done, time } => {
@@ -408,7 +414,8 @@ impl LogState {
                 self.owe(sends);
                 true
             }
-            Op::Delivered { subscription, topic_partition, floor } => {
+            Op::Delivered { subscription, topic_partition, floor, publishes } => {
+                self.topics.owe(publishes, &mut self.owed);
                 self.subscriptions.move_floor(*subscription, *topic_partition, *floor)
             }
             Op::Fence { sender, number, fence } => {
@@ -419,6 +426,14 @@ impl LogState {
                     let fences = &self.fences;
                     self.inbound.retain(|sender, _| !fences.close(sender));
                 }
+                true
+            }
+            Op::Published { to, upto, offset } => {
+                self.topics.settle(to, *upto, *offset, &mut self.owed);
+                true
+            }
+            Op::TopicGone { to } => {
+                self.topics.forget(to, &mut self.owed);
                 true
             }
             Op::Deactivate { actor, uuid } => {
@@ -577,6 +592,8 @@ impl LogState {
         match mode {
             // Who has been idle long enough to be told so is not told again.
             Mode::Tell if entry.origin == Origin::Idle => {}
+            // What has a topic for its dead letters is in that, or on its way.
+            Mode::Tell if entry.invocation.goes_to_topic() => {}
             Mode::Tell if DeadLetter::is_one(outcome) => self.dead.insert(DeadLetter {
                 invocation: entry.invocation,
                 origin: entry.origin,

@@ -13,6 +13,7 @@ use crate::history::{Answer, Seen, Waiter};
 use crate::plan::MS;
 use crate::remind::Remind;
 use crate::store::{SnapshotStep, StoreSays, StoreStep, proof};
+use crate::topic::ToTopic;
 use crate::world::{BASE_MS, Due, EFFECTS_MAX, Input, World};
 
 impl World {
@@ -226,6 +227,13 @@ impl World {
                 let wanted = self.now + self.rng.range(50, 400);
                 let at = self.slots[slot].log_lane.arrive(wanted);
                 self.push(at, Due::InboxTrim { slot, inst, hub, inbox, below });
+            }
+            Effect::Publish { partition, to, channel, serial, events, .. } => {
+                self.ask_topic(slot, ToTopic { partition, to, channel, serial, events });
+            }
+            Effect::LearnPublished { partition, to, channel, serial, .. } => {
+                let events = Vec::new();
+                self.ask_topic(slot, ToTopic { partition, to, channel, serial, events });
             }
             Effect::PutSnapshot { partition, key, snapshot } => {
                 self.ask_snapshot(slot, &partition, SnapshotStep::Put(key, snapshot));

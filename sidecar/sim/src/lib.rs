@@ -33,6 +33,7 @@ mod schedules;
 mod script;
 mod slot;
 mod store;
+mod topic;
 mod world;
 
 use std::any::Any;

@@ -198,6 +198,31 @@ pub(crate) fn told(profile: &mut Profile) {
     profile.late_append = 15;
 }
 
+/// Turns publish all the time, into topics that go away and come back, and owners are lost in the middle of it.
+pub(crate) fn publishing(profile: &mut Profile) {
+    profile.publishes = 700;
+    profile.topic_trouble = 250;
+    profile.topic_faults_max = 8;
+    profile.deliveries = 800;
+    profile.modes = [8, 12, 2, 0];
+    profile.hot = 400;
+    profile.faults_max = 14;
+    profile.fault_weights = [16, 6, 2, 2, 8, 14, 0, 3, 4, 0, 6, 2, 0, 0, 0];
+    profile.lose_append = 10;
+    profile.late_append = 10;
+}
+
+/// The same, and deliveries fail all the time, on hosts that die.
+pub(crate) fn burying(profile: &mut Profile) {
+    publishing(profile);
+    profile.modes = [2, 20, 1, 0];
+    profile.deliveries = 1_000;
+    profile.controls_max = 30;
+    profile.deadlines = 300;
+    profile.tails = 500;
+    profile.topic_trouble = 30;
+}
+
 impl Profile {
     /// Long chains of tail calls among few actors, whose owners are lost again and again.
     pub fn wandering() -> Self {
@@ -216,7 +241,7 @@ impl Profile {
         let mut profile = Self::default();
         let moods = [
             losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful,
-            outdated, direct, crossing, mortal, orphaned, apart, told,
+            outdated, direct, crossing, mortal, orphaned, apart, told, publishing, burying,
         ];
         let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
         if rng.chance(500) {

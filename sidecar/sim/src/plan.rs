@@ -14,6 +14,7 @@ use kar_core::limits::{Limits, Rules};
 use crate::operator::{self, Policies};
 use crate::remind::Remind;
 use crate::rng::{Rng, mix};
+use crate::topic::{self, TopicFault};
 
 /// Virtual time, microseconds since the start of the run.
 pub(crate) type Us = u64;
@@ -133,6 +134,16 @@ pub struct Profile {
     pub learn_max: Us,
     /// How much longer steps at the store of actors' states take at most, µs.
     pub store_lag: Us,
+    /// Chance that a turn publishes; twice.
+    pub publishes: u32,
+    /// Chance that what is asked of a topic is lost, late, or not answered.
+    pub topic_trouble: u32,
+    /// Greatest number of topics that go away for a while, or for good.
+    pub topic_faults_max: u64,
+    /// Chance that a topic does not tell numbers apart.
+    pub blind_topics: u32,
+    /// Chance that a client's tell delivers an event.
+    pub deliveries: u32,
 }
 
 /// Names of the faults, in the order of [`Profile::fault_weights`].
@@ -202,6 +213,11 @@ impl Default for Profile {
             controls_max: 10,
             learn_max: 20 * MS,
             store_lag: 0,
+            publishes: 120,
+            topic_trouble: 60,
+            topic_faults_max: 3,
+            blind_topics: 500,
+            deliveries: 400,
         }
     }
 }
@@ -321,6 +337,10 @@ pub(crate) struct Plan {
     pub(crate) policies: Policies,
     /// When somebody has something done to an invocation, and what.
     pub(crate) controls: Vec<(Us, bool)>,
+    /// What happens to topics when.
+    pub(crate) topic_faults: Vec<(Us, TopicFault)>,
+    /// Topics tell numbers apart.
+    pub(crate) topics_tell_numbers: bool,
 }
 
 /// Shared names, so that nothing is allocated per message.
@@ -409,6 +429,8 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         snapshot_after_records: u64::MAX,
         snapshot_after_bytes: u64::MAX,
         reminder_lateness_ms: 100,
+        publish_retry_ms: 20,
+        publish_retry_max_ms: 150,
         // See `draw_idle`.
         actor_idle_ms: u64::MAX,
         ..Limits::default()
@@ -479,6 +501,19 @@ fn bound_keys(limits: &mut Limits, seed: u64, small: bool) {
     if small && rng.chance(500) {
         limits.keys_bytes_per_partition_max = rng.range(64, 300) as usize;
     }
+}
+
+/// Some runs have small windows into topics, or few channels. Tells whether topics tell numbers apart. Drawn apart, too.
+fn bound_topics(limits: &mut Limits, profile: &Profile, seed: u64, small: bool) -> bool {
+    let mut rng = Rng::new(seed ^ 0x0077_696e_646f_7773);
+    if rng.chance(500) {
+        limits.publish_window_events_max = rng.range(1, 3) as usize;
+        limits.publish_window_bytes_max = rng.range(1, 40) as usize;
+    }
+    if small {
+        limits.topic_channels_per_partition_max = rng.range(1, 2) as usize;
+    }
+    !rng.chance(profile.blind_topics)
 }
 
 /// How soon actors become passive, and who is told of it; drawn apart, too.
@@ -552,6 +587,8 @@ impl Plan {
             kinds_at: vec![0; 3],
             policies: Policies::default(),
             controls: Vec::new(),
+            topic_faults: Vec::new(),
+            topics_tell_numbers: true,
         }
     }
 
@@ -581,6 +618,8 @@ impl Plan {
         bound_keys(&mut limits, seed, small);
         draw_inboxes(&mut limits, &mut slots, profile, seed);
         draw_idle(&mut limits, &mut slots, profile, seed);
+        let topics_tell_numbers = bound_topics(&mut limits, profile, seed, small);
+        let topic_faults = topic::draw_faults(seed, profile);
         draw_skew(&mut slots, seed);
         let (policies, controls) =
             operator::draw(seed, names.kinds.len(), profile.controls_max, &mut limits);
@@ -617,6 +656,8 @@ impl Plan {
             kinds_at,
             policies,
             controls,
+            topic_faults,
+            topics_tell_numbers,
         }
     }
 }

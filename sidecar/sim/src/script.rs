@@ -14,6 +14,7 @@ use crate::keys;
 use crate::plan::{ACTORS, MS, Names, Profile, Us};
 use crate::remind::Remind;
 use crate::rng::{Rng, join};
+use crate::topic;
 
 /// What a payload says: which invocation of the script tree it is, and what its turn may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -102,6 +103,8 @@ pub(crate) enum Step {
     Keyed(Vec<(Target, Spec, Arc<str>)>),
     /// A change to the actor's reminders.
     Remind(Remind),
+    /// Publishes events: to these topics' partitions, by number.
+    Publish(Vec<(usize, u32)>),
 }
 
 /// The script of a turn.
@@ -181,6 +184,7 @@ pub(crate) fn write(
     let mut script = writer.script(own.is_some());
     let seed = if spec.steady { same } else { join(same, attempt) };
     keys::add(&mut script.steps, seed, names, profile);
+    topic::add(&mut script, seed, profile);
     if own.is_some() && names.is_shared(spec.tag) {
         only_read(&mut script, seed);
     }

@@ -17,6 +17,10 @@ use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Se
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
+use super::event::{
+    event_origin_from, event_origin_to, publish_from, publish_to, topic_partition_from,
+    topic_partition_to,
+};
 use super::policy::{self, attempt_end_from, attempt_end_to};
 use super::reminder::{op_of_reminders_from, op_of_reminders_to, remind_from, remind_to};
 use super::snapshot;
@@ -88,6 +92,7 @@ fn op_to(op: &Op) -> pb::Op {
                 steps: steps.iter().map(step_to).collect(),
                 shared: *shared,
                 reminders: segment.reminders.iter().map(op_of_reminders_to).collect(),
+                publishes: segment.publishes.iter().map(publish_to).collect(),
             })
         }
         Op::Complete { uuid, attempt, accept, end, segment, time } => O::Complete(pb::Complete {
@@ -99,6 +104,7 @@ fn op_to(op: &Op) -> pb::Op {
             sends: segment.sends.iter().map(send_to).collect(),
             time_ms: *time,
             reminders: segment.reminders.iter().map(op_of_reminders_to).collect(),
+            publishes: segment.publishes.iter().map(publish_to).collect(),
         }),
         Op::Outcome { sender, number, done, time } => O::Outcome(pb::HomeOutcome {
             sender: Some(sender_to(sender)),
@@ -161,6 +167,12 @@ fn op_to(op: &Op) -> pb::Op {
             uuid: uuid.map(uuid_to).unwrap_or_default(),
             next_ms: next.unwrap_or_default(),
         }),
+        Op::Published { to, upto, offset } => O::Published(pb::Published {
+            to: Some(topic_partition_to(to)),
+            upto: *upto,
+            offset: *offset,
+        }),
+        Op::TopicGone { to } => O::TopicGone(pb::TopicGone { to: Some(topic_partition_to(to)) }),
         Op::Deactivate { actor, uuid } => {
             O::Deactivate(pb::Deactivate { actor: actor.to_string(), uuid: uuid_to(*uuid) })
         }
@@ -182,7 +194,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
         O::Progress(p) => Op::Progress {
             uuid: uuid_from(&p.uuid)?,
             attempt: p.attempt,
-            segment: segment_from(p.state, p.sends, p.reminders)?,
+            segment: segment_from(p.state, p.sends, p.reminders, p.publishes)?,
             settled: settled_from(p.settled)?,
             steps: p.steps.into_iter().map(step_from).collect(),
             shared: p.shared,
@@ -192,7 +204,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             attempt: c.attempt,
             accept: c.accept.map(brief_from).transpose()?,
             end: end_from(c.end)?,
-            segment: segment_from(c.state, c.sends, c.reminders)?,
+            segment: segment_from(c.state, c.sends, c.reminders, c.publishes)?,
             time: c.time_ms,
         },
         O::Outcome(h) => Op::Outcome {
@@ -254,6 +266,10 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
         O::Subscription(done) => subscription::done_from(done)?,
         O::Delivered(delivered) => subscription::delivered_from(delivered)?,
         O::Fence(taken) => subscription::fence_taken_from(taken)?,
+        O::Published(p) => {
+            Op::Published { to: topic_partition_from(p.to)?, upto: p.upto, offset: p.offset }
+        }
+        O::TopicGone(g) => Op::TopicGone { to: topic_partition_from(g.to)? },
         O::Deactivate(d) => Op::Deactivate { actor: d.actor.into(), uuid: uuid_from(&d.uuid)? },
     })
 }
@@ -262,11 +278,13 @@ fn segment_from(
     state: Vec<pb::StateOp>,
     sends: Vec<pb::Send>,
     reminders: Vec<pb::ReminderOp>,
+    publishes: Vec<pb::Publish>,
 ) -> Result<Segment, Malformed> {
     Ok(Segment {
         state: state.into_iter().map(state_op_from).collect::<Result<_, _>>()?,
         sends: sends.into_iter().map(send_from).collect::<Result<_, _>>()?,
         reminders: reminders.into_iter().map(op_of_reminders_from).collect::<Result<_, _>>()?,
+        publishes: publishes.into_iter().map(publish_from).collect::<Result<_, _>>()?,
     })
 }
 
@@ -409,6 +427,7 @@ pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
             Work::Deactivate => pb::Work::Deactivate,
         }
         .into(),
+        event: invocation.event.as_deref().map(event_origin_to),
     }
 }
 
@@ -448,6 +467,7 @@ pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation,
         home: i.home.map(|home| partition_from(Some(home))).transpose()?,
         retry: i.retry.map(policy::from),
         key: (!i.key_digest.is_empty()).then(|| digest_from(&i.key_digest)).transpose()?,
+        event: i.event.map(event_origin_from).transpose()?.map(Arc::new),
     })
 }
 

@@ -13,8 +13,8 @@ use pb::peer_frame::Frame;
 
 use super::log::{
     chain_outcome_from, chain_outcome_to, invocation_from, invocation_to, outcome_from, outcome_to,
-    partition_from, partition_to, payload_from, payload_to, sender_from, sender_to, text_from, text_to, uuid_from,
-    uuid_to,
+    partition_from, partition_to, payload_from, payload_to, sender_from, sender_to, text_from,
+    text_to, uuid_from, uuid_to,
 };
 use super::reminder::{remind_from, remind_to, reminder_from, reminder_to};
 use super::{Malformed, owned, policy, probe, shared, subscription};

@@ -9,14 +9,16 @@ use kar_core::invocation::Fence;
 use kar_core::record::{Op, SubscriptionOp};
 use kar_core::snapshot::SavedSubscription;
 use kar_core::subscription::{
-    Instance, Subscription, SubscriptionAsk, SubscriptionChange, SubscriptionCommand, SubscriptionFence,
-    SubscriptionProgress, SubscriptionSpec, SubscriptionStart, SubscriptionTarget, SubscriptionView, TopicRef,
+    Instance, Subscription, SubscriptionAsk, SubscriptionChange, SubscriptionCommand,
+    SubscriptionFence, SubscriptionProgress, SubscriptionSpec, SubscriptionStart,
+    SubscriptionTarget, SubscriptionView, TopicRef,
 };
 use kar_proto::log::v1 as pb;
 use kar_proto::peer::v1 as peer;
 
 use super::log::{
-    outcome_from, outcome_to, send_from, send_to, sender_from, sender_to, text_from, text_to, uuid_from, uuid_to,
+    outcome_from, outcome_to, publish_from, publish_to, send_from, send_to, sender_from, sender_to,
+    text_from, text_to, uuid_from, uuid_to,
 };
 use super::{Malformed, policy};
 
@@ -24,7 +26,11 @@ use super::{Malformed, policy};
 const FILTER_DEPTH_MAX: usize = 64;
 
 fn topic_to(topic: &TopicRef) -> pb::TopicRef {
-    pb::TopicRef { name: topic.name.to_string(), id: topic.id.to_string(), partitions: topic.partitions }
+    pb::TopicRef {
+        name: topic.name.to_string(),
+        id: topic.id.to_string(),
+        partitions: topic.partitions,
+    }
 }
 
 fn topic_from(topic: pb::TopicRef) -> TopicRef {
@@ -39,7 +45,8 @@ fn filter_to(filter: &Filter) -> pb::EventFilter {
             .map(|(name, value)| pb::EventComparison { name: name.clone(), value: value.clone() })
             .collect(),
     };
-    let all = |filters: &[Filter]| pb::EventFilters { filters: filters.iter().map(filter_to).collect() };
+    let all =
+        |filters: &[Filter]| pb::EventFilters { filters: filters.iter().map(filter_to).collect() };
     let filter = match filter {
         Filter::Exact(compared) => F::Exact(comparisons(compared)),
         Filter::Prefix(compared) => F::Prefix(comparisons(compared)),
@@ -56,10 +63,15 @@ fn filter_from(filter: pb::EventFilter, depth: usize) -> Result<Filter, Malforme
     if depth > FILTER_DEPTH_MAX {
         return Err(Malformed::Field("filter"));
     }
-    let comparisons =
-        |compared: pb::EventComparisons| compared.comparisons.into_iter().map(|c| (c.name, c.value)).collect();
+    let comparisons = |compared: pb::EventComparisons| {
+        compared.comparisons.into_iter().map(|c| (c.name, c.value)).collect()
+    };
     let all = |filters: pb::EventFilters| {
-        filters.filters.into_iter().map(|filter| filter_from(filter, depth + 1)).collect::<Result<_, _>>()
+        filters
+            .filters
+            .into_iter()
+            .map(|filter| filter_from(filter, depth + 1))
+            .collect::<Result<_, _>>()
     };
     Ok(match filter.filter.ok_or(Malformed::Field("filter"))? {
         F::Exact(compared) => Filter::Exact(comparisons(compared)),
@@ -74,9 +86,10 @@ fn filter_from(filter: pb::EventFilter, depth: usize) -> Result<Filter, Malforme
 fn spec_to(spec: &SubscriptionSpec) -> pb::SubscriptionSpec {
     use pb::subscription_spec::{Start, Target};
     let target = match &spec.target {
-        SubscriptionTarget::Service { name, affinity } => {
-            Target::Service(pb::ServiceTarget { name: name.to_string(), affinity: text_to(affinity) })
-        }
+        SubscriptionTarget::Service { name, affinity } => Target::Service(pb::ServiceTarget {
+            name: name.to_string(),
+            affinity: text_to(affinity),
+        }),
         SubscriptionTarget::Actor { name, instance } => {
             use pb::actor_target::Instance as I;
             let instance = match instance {
@@ -109,9 +122,10 @@ fn spec_from(spec: Option<pb::SubscriptionSpec>) -> Result<SubscriptionSpec, Mal
     use pb::subscription_spec::{Start, Target};
     let spec = spec.ok_or(Malformed::Field("spec"))?;
     let target = match spec.target.ok_or(Malformed::Field("target"))? {
-        Target::Service(service) => {
-            SubscriptionTarget::Service { name: service.name.into(), affinity: text_from(&service.affinity) }
-        }
+        Target::Service(service) => SubscriptionTarget::Service {
+            name: service.name.into(),
+            affinity: text_from(&service.affinity),
+        },
         Target::Actor(actor) => {
             use pb::actor_target::Instance as I;
             let instance = match actor.instance.ok_or(Malformed::Field("instance"))? {
@@ -149,7 +163,9 @@ fn subscription_to(subscription: &Subscription) -> pb::Subscription {
     }
 }
 
-fn subscription_from(subscription: Option<pb::Subscription>) -> Result<Arc<Subscription>, Malformed> {
+fn subscription_from(
+    subscription: Option<pb::Subscription>,
+) -> Result<Arc<Subscription>, Malformed> {
     let subscription = subscription.ok_or(Malformed::Field("subscription"))?;
     Ok(Arc::new(Subscription {
         uuid: uuid_from(&subscription.uuid)?,
@@ -163,9 +179,10 @@ fn subscription_from(subscription: Option<pb::Subscription>) -> Result<Arc<Subsc
 pub fn command_to(command: &SubscriptionCommand) -> pb::SubscriptionCommand {
     use pb::subscription_command::Ask as A;
     let ask = match &command.ask {
-        SubscriptionAsk::Subscribe { spec, target_partitions } => {
-            A::Subscribe(pb::Subscribe { spec: Some(spec_to(spec)), target_partitions: *target_partitions })
-        }
+        SubscriptionAsk::Subscribe { spec, target_partitions } => A::Subscribe(pb::Subscribe {
+            spec: Some(spec_to(spec)),
+            target_partitions: *target_partitions,
+        }),
         SubscriptionAsk::Change { name, change } => match change {
             SubscriptionChange::Unsubscribe => A::Unsubscribe(name.to_string()),
             SubscriptionChange::Pause => A::Pause(name.to_string()),
@@ -185,7 +202,9 @@ pub fn command_to(command: &SubscriptionCommand) -> pb::SubscriptionCommand {
 /// # Errors
 ///
 /// If a part of it is not understood.
-pub fn command_from(command: pb::SubscriptionCommand) -> Result<Arc<SubscriptionCommand>, Malformed> {
+pub fn command_from(
+    command: pb::SubscriptionCommand,
+) -> Result<Arc<SubscriptionCommand>, Malformed> {
     use pb::subscription_command::Ask as A;
     let change = |name: String, change| SubscriptionAsk::Change { name: name.into(), change };
     let ask = match command.ask.ok_or(Malformed::Field("ask"))? {
@@ -242,7 +261,9 @@ pub(super) fn op_to(op: &Op) -> Option<pb::op::Op> {
         Op::Subscription { sender, number, uuid, change, outcome, sends } => {
             let change = match change {
                 SubscriptionOp::Nothing => None,
-                SubscriptionOp::Create(subscription) => Some(C::Create(subscription_to(subscription))),
+                SubscriptionOp::Create(subscription) => {
+                    Some(C::Create(subscription_to(subscription)))
+                }
                 SubscriptionOp::End { names } => {
                     let names = names.iter().map(ToString::to_string).collect();
                     Some(C::End(pb::SubscriptionNames { names }))
@@ -259,11 +280,14 @@ pub(super) fn op_to(op: &Op) -> Option<pb::op::Op> {
                 sends: sends.iter().map(send_to).collect(),
             })
         }
-        Op::Delivered { subscription, topic_partition, floor } => O::Delivered(pb::Delivered {
-            subscription: uuid_to(*subscription),
-            topic_partition: *topic_partition,
-            floor: *floor,
-        }),
+        Op::Delivered { subscription, topic_partition, floor, publishes } => {
+            O::Delivered(pb::Delivered {
+                subscription: uuid_to(*subscription),
+                topic_partition: *topic_partition,
+                floor: *floor,
+                publishes: publishes.iter().map(publish_to).collect(),
+            })
+        }
         Op::Fence { sender, number, fence } => O::Fence(pb::FenceTaken {
             sender: Some(sender_to(sender)),
             number: *number,
@@ -278,8 +302,12 @@ pub(super) fn done_from(done: pb::SubscriptionDone) -> Result<Op, Malformed> {
     use pb::subscription_done::Change as C;
     let change = match done.change {
         None => SubscriptionOp::Nothing,
-        Some(C::Create(subscription)) => SubscriptionOp::Create(subscription_from(Some(subscription))?),
-        Some(C::End(ends)) => SubscriptionOp::End { names: ends.names.into_iter().map(Into::into).collect() },
+        Some(C::Create(subscription)) => {
+            SubscriptionOp::Create(subscription_from(Some(subscription))?)
+        }
+        Some(C::End(ends)) => {
+            SubscriptionOp::End { names: ends.names.into_iter().map(Into::into).collect() }
+        }
         Some(C::Pause(name)) => SubscriptionOp::Pause { name: name.into(), paused: true },
         Some(C::Resume(name)) => SubscriptionOp::Pause { name: name.into(), paused: false },
     };
@@ -299,6 +327,7 @@ pub(super) fn delivered_from(delivered: pb::Delivered) -> Result<Op, Malformed> 
         subscription: uuid_from(&delivered.subscription)?,
         topic_partition: delivered.topic_partition,
         floor: delivered.floor,
+        publishes: delivered.publishes.into_iter().map(publish_from).collect::<Result<_, _>>()?,
     })
 }
 
@@ -341,7 +370,10 @@ pub(super) fn newest_from(newest: &[u8]) -> Result<Uuid, Malformed> {
 pub(super) fn saved_fence_to(
     (partition, fence): &(kar_core::ids::PartitionId, SubscriptionFence),
 ) -> pb::SnapshotFence {
-    pb::SnapshotFence { partition: Some(super::log::partition_to(partition)), fence: Some(fence_to(fence)) }
+    pb::SnapshotFence {
+        partition: Some(super::log::partition_to(partition)),
+        fence: Some(fence_to(fence)),
+    }
 }
 
 /// Closed channels from a snapshot.

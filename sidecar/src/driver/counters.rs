@@ -44,6 +44,10 @@ pub struct Counters {
     pub deactivations_failed: u64,
     pub reminders_missed: u64,
     pub reminders_waited: u64,
+    /// Times that events of turns have begun to wait for a topic that could not be reached.
+    pub publish_waits: u64,
+    /// Events of turns that were lost with their topic.
+    pub events_lost: u64,
     pub limits_hit: u64,
     pub records_too_long: u64,
     pub logs_trimmed_unread: u64,
@@ -106,6 +110,8 @@ impl Counters {
             ("deactivations_failed", self.deactivations_failed),
             ("reminders_missed", self.reminders_missed),
             ("reminders_waited", self.reminders_waited),
+            ("publish_waits", self.publish_waits),
+            ("events_lost", self.events_lost),
             ("limits_hit", self.limits_hit),
             ("records_too_long", self.records_too_long),
             ("logs_trimmed_unread", self.logs_trimmed_unread),
@@ -239,6 +245,22 @@ impl Counters {
                         "due reminders wait for room"
                     );
                 }
+            }
+            Notice::PublishWaits { partition, to, waiting } => {
+                self.publish_waits += 1;
+                if line {
+                    tracing::warn!(
+                        %partition, topic = %to, waiting,
+                        "events wait for a topic that cannot be reached"
+                    );
+                }
+            }
+            Notice::EventsLost { partition, to, count } => {
+                self.events_lost += count as u64;
+                tracing::error!(
+                    %partition, topic = %to, count,
+                    "events are lost: their topic was deleted before they were in it"
+                );
             }
             Notice::RecordTooLong { partition, bytes, bytes_max } => {
                 self.records_too_long += 1;

@@ -530,6 +530,12 @@ impl Batch<'_> {
                 }
                 self.driver.drained.notify_waiters();
             }
+            Effect::Publish { partition, to, serial, .. }
+            | Effect::LearnPublished { partition, to, serial, .. } => {
+                // No bus is asked yet: what is owed stays owed.
+                let result = PublishResult::Unavailable;
+                self.event(Event::Published { partition, to, serial, result });
+            }
             Effect::Notice(notice) => state.counters.notice(self.now, notice),
             durable => state.ask_backend(durable),
         }

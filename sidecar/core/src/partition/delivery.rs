@@ -17,10 +17,13 @@ use super::Partition;
 use crate::cover::Transition;
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
-use crate::ids::{Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
-use crate::invocation::{Invocation, Mode, Obligation, Owed, Payload, Work};
+use crate::events::{CloudEvent, EventOrigin, Publication, dead_letter, partition_of};
+use crate::ids::{Millis, NodeId, Number, Offset, PartitionId, Sender, TopicPartition, Uuid};
+use crate::invocation::{
+    ApplicationError, Invocation, Mode, Obligation, Outcome, Owed, Payload, Work,
+};
 use crate::message::Message;
-use crate::record::{Op, SubscriptionOp};
+use crate::record::{Op, Segment, SubscriptionOp};
 use crate::route::{Opened, ReadBack, Route};
 use crate::state::Outbound;
 use crate::subscription::{
@@ -76,8 +79,8 @@ struct Reading {
 enum UnderWay {
     /// It is delivered: so many bytes.
     Delivery(usize),
-    /// It cannot be delivered.
-    Undeliverable(&'static str, bytes::Bytes),
+    /// It cannot be delivered: why, and where it goes instead.
+    Undeliverable(&'static str, Option<Publication>),
 }
 
 #[derive(Clone, Debug)]
@@ -90,7 +93,7 @@ impl UnderWay {
     fn bytes(&self) -> usize {
         match self {
             Self::Delivery(bytes) => *bytes,
-            Self::Undeliverable(_, event) => event.len(),
+            Self::Undeliverable(_, letter) => letter.as_ref().map_or(0, Publication::size),
         }
     }
 }
@@ -310,16 +313,17 @@ impl Partition {
                 env.cover(Transition::EventPassed);
                 continue;
             }
-            match subscription.destination(branch.1, offset, &event) {
-                Ok(destination) => {
-                    let trace = event.attribute(TRACE).map(|trace| Arc::from(&*trace));
-                    let what = (offset, stored, trace.unwrap_or_default());
-                    let tell = delivery(&subscription, branch.1, &destination, what);
-                    new.send(env, reading, (destination.to, offset), tell);
+            let destination = subscription.destination(branch.1, offset, &event);
+            let tell = delivery(&subscription, (branch.1, offset), (&event, stored));
+            match destination {
+                Ok(Destination { to, actor }) => {
+                    new.send(env, reading, (to, offset), Invocation { actor, ..tell });
                 }
                 Err(why) => {
                     env.cover(Transition::EventUndeliverable);
-                    reading.insert(offset, UnderWay::Undeliverable(why, stored));
+                    let error = ApplicationError::of_kar(UNDELIVERABLE, why);
+                    let letter = dead_letter(&tell, &Outcome::Failed(error), 0);
+                    reading.insert(offset, UnderWay::Undeliverable(why, letter));
                 }
             }
         }
@@ -352,14 +356,15 @@ impl Partition {
             let Some(logged) = one.floors.get(topic_partition as usize).copied() else { continue };
             let name = one.subscription.spec.name.clone();
             let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { continue };
-            let mut notices = Vec::new();
-            // What cannot be delivered is done with when all before it is.
-            while let Some((offset, UnderWay::Undeliverable(why, _))) =
+            let (mut notices, mut letters) = (Vec::new(), Vec::new());
+            // What cannot be delivered is done with when all before it is: in the decision that says so.
+            while let Some((offset, UnderWay::Undeliverable(why, letter))) =
                 reading.open.first_key_value()
             {
                 let (offset, why) = (*offset, *why);
                 let (partition, name) = (self.id.clone(), name.clone());
-                let dead_letter = false;
+                let dead_letter = letter.is_some();
+                letters.extend(letter.clone());
                 let notice = Notice::Undeliverable {
                     partition,
                     name,
@@ -374,7 +379,12 @@ impl Partition {
             let floor = if env.rules.floor_after_accept { reading.floor() } else { reading.next };
             if floor > logged {
                 env.cover(Transition::FloorLogged);
-                self.push(env, Op::Delivered { subscription, topic_partition, floor });
+                let segment =
+                    Segment { publishes: self.number_published(letters), ..Segment::default() };
+                let published = Self::last_published(&segment);
+                let publishes = segment.publishes;
+                self.push(env, Op::Delivered { subscription, topic_partition, floor, publishes });
+                self.gate_published(env, published);
             }
             let freed = !notices.is_empty();
             for notice in notices {
@@ -428,27 +438,47 @@ impl Partition {
 /// Attribute with the trace context that an event was published in.
 const TRACE: &str = "traceparent";
 
-/// The tell that delivers an event.
+/// Code of the error that an event comes to that names no instance.
+const UNDELIVERABLE: &str = "kar.UNDELIVERABLE";
+
+/// The tell that delivers an event, but for its instance.
 fn delivery(
     subscription: &Subscription,
-    topic_partition: u32,
-    destination: &Destination,
-    (offset, stored, trace): (Offset, bytes::Bytes, Arc<str>),
+    (topic_partition, offset): (u32, Offset),
+    (event, stored): (&CloudEvent, bytes::Bytes),
 ) -> Invocation {
+    let spec = &subscription.spec;
+    let uuid = subscription.delivery(topic_partition, offset);
+    let dead_letter = spec.dead_letter.as_ref().map(|topic| {
+        // Dead letters keep their order by key, as the events had it.
+        let by_id = uuid.0.to_be_bytes();
+        let key = event.partition_key().map_or(&by_id[..], str::as_bytes);
+        TopicPartition { id: topic.id.clone(), partition: partition_of(key, topic.partitions) }
+    });
+    let origin = EventOrigin {
+        subscription: spec.name.clone(),
+        topic: spec.topic.name.clone(),
+        place: TopicPartition { id: spec.topic.id.clone(), partition: topic_partition },
+        offset,
+        dead_letter,
+        event: None,
+    };
+    let trace = event.attribute(TRACE).map(|trace| Arc::from(&*trace));
     Invocation {
-        uuid: subscription.delivery(topic_partition, offset),
+        uuid,
         work: Work::Method,
         mode: Mode::Tell,
-        actor: destination.actor.clone(),
-        method: subscription.spec.method.clone(),
+        actor: None,
+        method: spec.method.clone(),
         payload: Payload { data: stored, content_type: Arc::default() },
         chain: [].into(),
         deadline: None,
-        trace,
+        trace: trace.unwrap_or_default(),
         step: 1,
         home: None,
-        retry: subscription.spec.retry,
+        retry: spec.retry,
         key: None,
+        event: Some(Arc::new(origin)),
     }
 }
 

@@ -7,7 +7,8 @@ use crate::cover::Transition;
 use crate::effect::{Append, Effect, Notice, RequestError, Response};
 use crate::env::Env;
 use crate::ids::{
-    Millis, NodeId, Number, Offset, PartitionId, ProposalId, RequestId, Sender, TurnToken, Uuid,
+    Millis, NodeId, Number, Offset, PartitionId, ProposalId, RequestId, Sender, TopicPartition,
+    TurnToken, Uuid,
 };
 use crate::invocation::ActorOps;
 use crate::limits::LimitHit;
@@ -42,6 +43,8 @@ pub(super) enum Gated {
     Accepted { to: NodeId, sender: Sender, number: Number },
     /// An obligation may be sent.
     Out { to: PartitionId, number: Number },
+    /// Events up to a number may be sent to their topic.
+    Publish { to: TopicPartition, upto: Number },
     /// An obligation's closing may be told.
     Closed { to: PartitionId, number: Number },
     /// A flush is done: what it is answered with.
@@ -152,6 +155,7 @@ impl Partition {
             Gated::Send { .. } => !env.rules.gate_replies,
             Gated::Accepted { .. } => !env.rules.gate_acceptances,
             Gated::Out { .. } => !env.rules.gate_calls,
+            Gated::Publish { .. } => !env.rules.gate_publishes,
             Gated::Closed { .. } => !env.rules.close_only_committed,
             Gated::Saved(_) => !env.rules.snapshot_committed,
             Gated::Notice(_) => !env.rules.gate_notices,
@@ -244,6 +248,7 @@ impl Partition {
             Gated::Send { .. } => Transition::GateSend,
             Gated::Accepted { .. } => Transition::GateAccepted,
             Gated::Out { .. } => Transition::GateOut,
+            Gated::Publish { .. } => Transition::GatePublish,
             Gated::Closed { .. } => Transition::GateClosed,
             Gated::Flushed { .. } => Transition::GateFlushed,
             Gated::Start { .. } => Transition::GateStart,
@@ -276,6 +281,7 @@ impl Partition {
                 let (route, out) = self.route_parts(&to);
                 route.send(env, out, number);
             }
+            Gated::Publish { to, upto } => self.may_publish(env, &to, upto),
             Gated::Closed { to, number } => {
                 let (route, _) = self.route_parts(&to);
                 route.settled(env, number);
@@ -352,6 +358,7 @@ impl Partition {
         self.passivate_due(env);
         self.tick_routes(env);
         self.tick_deliveries(env);
+        self.publish_due(env);
         if self.reign.dispatch_after > 0 && self.reign.dispatch_after <= now {
             self.reign.dispatch_after = 0;
             self.pump_all(env);
@@ -391,6 +398,7 @@ impl Partition {
             due(self.state.keys.oldest().map(|at| at + env.limits.key_retention_ms));
             due(self.has_surplus_results(env).then_some(env.now));
             due(self.dead_timeout(env));
+            due(reign.publishing.timeout());
             due(reign.routes.values().filter_map(|route| route.timer()).min());
             due(reign.deliveries.timeout());
         }

@@ -34,6 +34,7 @@ mod keyed;
 mod life;
 mod lock;
 mod outbound;
+mod publish;
 mod questions;
 mod queue;
 mod reads;

@@ -267,6 +267,7 @@ impl Partition {
     pub(super) fn log_settled(&mut self, env: &mut Env) {
         self.reign.settle_at = None;
         self.log_delivered(env);
+        self.log_published(env);
         for (to, numbers) in std::mem::take(&mut self.reign.settling) {
             let Some(out) = self.state.outbound.get(&to) else { continue };
             let numbers: Vec<_> =

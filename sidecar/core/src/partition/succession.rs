@@ -44,6 +44,7 @@ impl Partition {
         }
         self.restore_items(env, unclean);
         self.restore_routes(env);
+        self.restore_publishing(env);
         self.park_lost(env);
         env.notice(Notice::Owned {
             partition: self.id.clone(),

@@ -41,6 +41,10 @@ impl Partition {
             Some(
                 "a tail call keeps the lock only of an exclusive method, and if it goes to the same actor",
             )
+        } else if self.is_too_long_to_carry(env, &before) {
+            Some(
+                "the event that is delivered is too long to be carried to a next step (segment-bytes-max)",
+            )
         } else {
             None
         };
@@ -79,6 +83,7 @@ impl Partition {
             home,
             retry: before.retry,
             key: None,
+            event: before.event.as_ref().map(|event| event.carried(&before)),
         });
         if stays && !call.keeps_lock {
             // As with whatever is logged of a channel (rule C2): what came before it stays before it, also where the

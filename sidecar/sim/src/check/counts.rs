@@ -90,6 +90,14 @@ pub(crate) struct Counts {
     pub(crate) withdrawn: u64,
     /// Those of them whose callers' and callees' owners had both been lost since they were made.
     pub(crate) both_ends_failing: u64,
+    /// Events that came into topics.
+    pub(crate) published: u64,
+    /// Those that a new reign found there.
+    pub(crate) publisher_dies_after_append: u64,
+    /// Topics that were deleted while something was owed to them.
+    pub(crate) recreated_topic: u64,
+    /// Events that went to a topic for dead letters.
+    pub(crate) dead_lettered: u64,
     /// Nodes draining, for `drain_with_cross_calls`.
     draining: Vec<NodeId>,
     /// Hosts that died with turns: session, when.
@@ -98,7 +106,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 44] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 48] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -144,6 +152,10 @@ impl Counts {
             ("(activations kept)", self.activations_kept),
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
+            ("publisher-dies-after-append", self.publisher_dies_after_append),
+            ("recreated-topic", self.recreated_topic),
+            ("(events published)", self.published),
+            ("(dead-lettered)", self.dead_lettered),
         ]
     }
 

@@ -381,6 +381,9 @@ impl Judge<'_> {
             Ok(Response::Step(value)) => self.check_step_answer(run, item, value),
             Err(error @ RequestError::SharedTurn) => self.check_shared_error(run, item, error),
             Err(RequestError::StepKeyReused(_)) => self.check_reused(run, item),
+            Err(RequestError::TopicGone(to)) if !self.is_gone(to) => {
+                self.wrong("P9 errors", format!("r{run}.{item}: {to} exists"));
+            }
             Err(RequestError::Invalid(why)) => {
                 self.wrong("P9 errors", format!("r{run}.{item} is invalid: {why}"));
             }
@@ -418,6 +421,9 @@ impl Judge<'_> {
                 if !held.is_some_and(|held| held.policy.tell_parked()) {
                     self.wrong("P5 gate for notices", format!("{node:?}: {notice:?}"));
                 }
+            }
+            Notice::EventsLost { partition, to, count } => {
+                self.told_lost(node, self.log_of(partition), to, *count);
             }
             Notice::Removed { partition, actor } => {
                 let log = self.log_of(partition);

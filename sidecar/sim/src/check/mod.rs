@@ -20,6 +20,7 @@ mod shared;
 mod snapshots;
 mod state;
 mod steps;
+mod topics;
 mod turns;
 mod withdraw;
 
@@ -109,6 +110,7 @@ pub(crate) struct Judge<'h> {
     /// Tags of reminders, and who scheduled them: all their firings carry them.
     pub(crate) reminder_tags: HashMap<u64, reminders::Asked>,
     pub(crate) life: life::LifeModel,
+    pub(crate) topics: topics::TopicsModel,
 }
 
 /// Judges a run; also counts what really happened in it.
@@ -190,6 +192,7 @@ impl<'h> Judge<'h> {
             read_floors: HashMap::new(),
             reminder_tags: reminders::asked(history),
             life: life::LifeModel::default(),
+            topics: topics::TopicsModel::default(),
         }
     }
 
@@ -250,6 +253,10 @@ impl<'h> Judge<'h> {
             Seen::Put { node, entry } => self.put(*node, entry),
             Seen::InInbox { inbox, offset, entry } => self.in_inbox(inbox, *offset, entry),
             Seen::InboxTrimmed { inbox, below } => self.inbox_trimmed(inbox, *below),
+            Seen::InTopic { to, offset, channel, number, event } => {
+                self.in_topic((to, *offset), (*channel, *number), event);
+            }
+            Seen::TopicGone { id } => self.topic_gone(id),
             Seen::Saved { log, key, snapshot } => self.snapshot_saved(*log, *key, snapshot),
             Seen::Trimmed { log, start, store, snapshots } => {
                 self.trimmed((*log, *start), *store, snapshots);
