@@ -26,6 +26,7 @@ use crate::invocation::{Mode, Outcome, Payload};
 use crate::limits::{Limits, Rules};
 use crate::partition::{Partition, Stage};
 use crate::roots::Roots;
+use crate::subscription::SubscriptionView;
 use crate::timers::Timers;
 use crate::trouble::Ended;
 
@@ -379,6 +380,12 @@ impl Node {
     /// The partitions that the node serves, for people and tools.
     pub fn partitions(&self) -> Vec<PartitionView> {
         self.partitions.values().filter(|p| p.serving()).map(Partition::view).collect()
+    }
+
+    /// The subscriptions that the node serves, with how far they have come, for people and tools.
+    pub fn subscriptions(&self) -> Vec<SubscriptionView> {
+        let serving = self.partitions.values().filter(|p| p.serving());
+        serving.flat_map(Partition::subscriptions).collect()
     }
 
     /// The members, as the node last heard of them.

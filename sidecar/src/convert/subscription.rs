@@ -16,9 +16,10 @@ use kar_core::subscription::{
 use kar_proto::log::v1 as pb;
 use kar_proto::peer::v1 as peer;
 
+use super::event::{publish_from, publish_to};
 use super::log::{
-    outcome_from, outcome_to, publish_from, publish_to, send_from, send_to, sender_from, sender_to,
-    text_from, text_to, uuid_from, uuid_to,
+    outcome_from, outcome_to, send_from, send_to, sender_from, sender_to, text_from, text_to,
+    uuid_from, uuid_to,
 };
 use super::{Malformed, policy};
 

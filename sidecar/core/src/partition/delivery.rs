@@ -414,6 +414,11 @@ impl Partition {
         }
     }
 
+    /// All subscriptions, for people and tools.
+    pub(crate) fn subscriptions(&self) -> impl Iterator<Item = SubscriptionView> {
+        self.state.subscriptions.iter().map(|one| self.progress_of(one))
+    }
+
     /// A subscription, for people and tools.
     pub(super) fn progress_of(&self, one: &Subscribed) -> SubscriptionView {
         let uuid = one.subscription.uuid;
