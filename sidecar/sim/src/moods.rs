@@ -237,6 +237,12 @@ pub(crate) fn subscribing(profile: &mut Profile) {
     profile.late_append = 10;
 }
 
+/// The same, and actors that have subscriptions of their own are removed.
+pub(crate) fn removing(profile: &mut Profile) {
+    subscribing(profile);
+    profile.removals_max = 40;
+}
+
 impl Profile {
     /// Long chains of tail calls among few actors, whose owners are lost again and again.
     pub fn wandering() -> Self {

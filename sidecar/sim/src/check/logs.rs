@@ -649,7 +649,11 @@ impl Judge<'_> {
                 }
                 Obligation::Outcome(done) => Some(done.outcome.clone()),
                 // No turn makes one.
-                Obligation::Remind(_) | Obligation::Subscription(_) | Obligation::Fence(_) => None,
+                Obligation::Remind(_) | Obligation::Fence(_) => None,
+                Obligation::Subscription(command) => {
+                    self.removal_told(command);
+                    None
+                }
             };
             let attempt = (step, attempt);
             let owed = Owed {
