@@ -181,7 +181,7 @@ pub struct Limits {
     pub subscriptions_bytes_per_partition_max: usize,
     /// Events of one topic partition that a subscription may have under way: the most that may be asked for.
     pub subscription_in_flight_max: usize,
-    /// The same, bytes: an event more is under way only if it is the only one.
+    /// The same, bytes; one event may go beyond it.
     pub subscription_in_flight_bytes_max: usize,
     /// Events of one topic partition that wait in one partition of their target: the acceptance of those beyond it is
     /// told when they have ended, so that a slow subscriber has a lag instead of a long queue.
