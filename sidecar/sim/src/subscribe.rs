@@ -184,9 +184,13 @@ pub(crate) fn name_of(name: usize) -> Arc<str> {
     format!("u{name}").into()
 }
 
-/// The tag of an event's delivery for a subscription: no two have the same.
-pub(crate) fn delivery_tag(event: u64, subscription: u128) -> u64 {
-    join(event, subscription as u64 ^ (subscription >> 64) as u64)
+/// The tag of an event's delivery for a subscription: no two have the same, and none stands for a shared method.
+pub(crate) fn delivery_tag(names: &Names, event: u64, subscription: u128) -> u64 {
+    let mut tag = join(event, subscription as u64 ^ (subscription >> 64) as u64);
+    while names.is_shared(tag) {
+        tag = join(tag, 1);
+    }
+    tag
 }
 
 /// The tag that an event carries as its id.
@@ -304,7 +308,7 @@ impl World {
                 .take(events_max)
                 .map(|offset| {
                     let (plan, event) = &partition.events[offset as usize - 1];
-                    let tag = delivery_tag(plan.tag, id.subscription.0);
+                    let tag = delivery_tag(&self.plan.names, plan.tag, id.subscription.0);
                     let spec = Spec { tag, fuel: plan.fuel, steady: true, ..Spec::default() };
                     let stored: Bytes = spec.payload(&self.plan.names).data;
                     FetchedEvent { offset, event: event.clone(), stored }

@@ -18,6 +18,7 @@ use crate::ids::{Millis, Number, Offset, RequestId, TopicPartition, TurnToken, U
 use crate::invocation::{Invocation, Outcome};
 use crate::limits::{LimitHit, Limits};
 use crate::record::{Op, Publish, Segment};
+use crate::size::Tally;
 use crate::timers::Timers;
 
 /// Tries without an answer, one after the other, after which people are told that events wait.
@@ -119,7 +120,7 @@ impl Partition {
         events: &[Publication],
     ) -> Option<LimitHit> {
         let turn = self.reign.items.get(&uuid)?.running()?;
-        let owed = self.state.owed.plus(self.reign.buffered);
+        let owed = self.outbox();
         let bytes = events.iter().map(Publication::size).sum::<usize>();
         let is_new = |event: &Publication| self.state.topics.get(&event.to).is_none();
         let new: BTreeSet<_> = events.iter().filter(|e| is_new(e)).map(|e| &e.to).collect();
@@ -151,9 +152,6 @@ impl Partition {
         unflushed: &mut Unflushed,
     ) {
         let Some(item) = self.reign.items.get(&uuid) else { return };
-        if item.invocation.event.is_none() {
-            return;
-        }
         let has_run = item.attempt_ran() || item.is_parked();
         let attempts = if has_run { item.attempt } else { item.attempt - 1 };
         let Some(event) = dead_letter(&item.invocation, outcome, attempts) else { return };
@@ -178,6 +176,26 @@ impl Partition {
         self.push(env, Op::Progress { uuid, attempt, segment, settled, steps, shared: false });
         self.gate_published(env, published);
         self.cut(env);
+    }
+
+    /// Whether a delivery that may end in a topic waits, because too much is on its way there already: topics that are
+    /// away must not fill the memory. Only what is owed to topics counts, which settles whatever partitions do: they do
+    /// not wait for each other in a circle.
+    pub(super) fn waits_to_bury(&mut self, env: &mut Env, uuid: Uuid) -> bool {
+        let Tally { count, bytes } = self.state.topics.owed();
+        let limits = &env.limits;
+        if count < limits.outbox_per_partition_max && bytes < limits.outbox_bytes_per_partition_max
+        {
+            return false;
+        }
+        let Some(item) = self.reign.items.get_mut(&uuid) else { return false };
+        if !item.invocation.goes_to_topic() || item.retry_at > env.now {
+            return false;
+        }
+        env.cover(Transition::BuryWaits);
+        item.retry_at = env.now + limits.channel_timer_ms;
+        self.reign.retries.insert((item.retry_at, uuid));
+        true
     }
 
     /// Whether a tail call cannot take the event along that its chain delivers.

@@ -125,7 +125,6 @@ impl LogState {
         }
         let mut topics = Topics::default();
         for (to, channel) in saved_topics.into_iter().map(TopicChannel::restore) {
-            channel.open.values().for_each(|event| owed.add(to.publication_size(event)));
             topics.insert(to, channel);
         }
         let mut letters = DeadLetters::default();
@@ -387,16 +386,23 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::events::Publication;
     use crate::ids::{Kind, NodeId};
     use crate::invocation::{
         ActorOps, ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Owed, Payload,
         StateOp, Work,
     };
     use crate::limits::Rules;
-    use crate::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment};
+    use crate::record::{
+        AcceptInBrief, End, Op, Publish, Record, RecordedStep, ReminderOp, Segment, SubscriptionOp,
+    };
     use crate::reminder::CatchUp;
     use crate::schedule::Schedule;
     use crate::snapshot::{NamedSnapshot, SnapshotKey, SnapshotProof};
+    use crate::subscription::{
+        Subscription, SubscriptionFence, SubscriptionSpec, SubscriptionStart, SubscriptionTarget,
+        TopicRef,
+    };
     use crate::trouble::{Cause, Ended};
 
     fn partition(index: u32) -> PartitionId {
@@ -448,6 +454,15 @@ mod tests {
         Send { number, obligation: Obligation { to: partition(3), owed, parent, step_key } }
     }
 
+    fn topic(id: &str) -> TopicPartition {
+        TopicPartition { id: id.into(), partition: 3 }
+    }
+
+    fn publish(number: u64, id: &str) -> Publish {
+        let publication = Publication { to: topic(id), event: "event".into() };
+        Publish { number, publication }
+    }
+
     /// Decisions that leave something in every part of the state.
     fn ops() -> Vec<Op> {
         let failed = Outcome::Failed(ApplicationError::default());
@@ -478,11 +493,23 @@ mod tests {
             Op::Progress {
                 uuid: Uuid(1),
                 attempt: 1,
-                segment: Segment { state: vec![StateOp::Clear], sends, reminders: reminders() },
+                segment: Segment {
+                    state: vec![StateOp::Clear],
+                    sends,
+                    reminders: reminders(),
+                    publishes: vec![
+                        publish(1, "t"),
+                        publish(2, "t"),
+                        publish(1, "u"),
+                        publish(3, "t"),
+                    ],
+                },
                 settled: Vec::new(),
                 steps: vec![RecordedStep { key: "k3".into(), payload: payload("value") }],
                 shared: true,
             },
+            Op::Published { to: topic("t"), upto: 2, offset: 9 },
+            Op::TopicGone { to: topic("u") },
             Op::StepDone { to: partition(3), number: 1, outcome: Outcome::Done(payload("r")) },
             Op::Attempt { uuid: Uuid(1), attempt: 2, ended: Some(ended) },
             complete(2, End::Outcome(failed)),
@@ -508,7 +535,45 @@ mod tests {
             fire("often", 30, 200, Some(90)),
             fire("once", 20, 201, None),
             complete(201, End::Outcome(Outcome::Expired)),
+            subscribed(20, SubscriptionOp::Create(Arc::new(subscription(300, "kept")))),
+            subscribed(21, SubscriptionOp::Create(Arc::new(subscription(301, "over")))),
+            subscribed(22, SubscriptionOp::End { names: vec!["over".into()] }),
+            subscribed(23, SubscriptionOp::Pause { name: "kept".into(), paused: true }),
+            Op::Delivered {
+                subscription: Uuid(300),
+                topic_partition: 1,
+                floor: 9,
+                publishes: Vec::new(),
+            },
+            Op::Fence {
+                sender: Sender::Log { partition: partition(2), log: Uuid(80) },
+                number: 9,
+                fence: SubscriptionFence { floor: Uuid(5), open: vec![Uuid(3)] },
+            },
         ]
+    }
+
+    fn subscribed(number: u64, change: SubscriptionOp) -> Op {
+        let (sender, uuid) = (Sender::Node(NodeId(5)), Uuid(u128::from(number) + 400));
+        let outcome = Some(Outcome::Done(payload("done")));
+        Op::Subscription { sender, number, uuid, change, outcome, sends: Vec::new() }
+    }
+
+    fn subscription(uuid: u128, name: &str) -> Subscription {
+        let topic = TopicRef { name: "t".into(), id: "t1".into(), partitions: 2 };
+        let spec = SubscriptionSpec {
+            name: name.into(),
+            topic,
+            target: SubscriptionTarget::Service { name: "s".into(), affinity: None },
+            method: "m".into(),
+            filter: None,
+            start: SubscriptionStart::Earliest,
+            offsets: vec![1, 4],
+            in_flight: 3,
+            retry: None,
+            dead_letter: None,
+        };
+        Subscription { uuid: Uuid(uuid), target_partitions: 2, created: 8, spec }
     }
 
     /// One that comes again, one that does not.
@@ -564,6 +629,7 @@ mod tests {
             saved.results_by_age.len(),
             saved.inbound.len(),
             saved.outbound.len(),
+            saved.topics.len(),
             saved.closed_nodes.open.len(),
             saved.closed_nodes.above.len(),
             saved.dead.len(),
@@ -571,10 +637,14 @@ mod tests {
             saved.keys_by_age.len(),
             saved.snapshots.len(),
             saved.reminders.len(),
+            saved.subscriptions.len(),
+            saved.fences.len(),
             saved.firings.len(),
         ];
         assert!(parts.iter().all(|count| *count > 0), "{parts:?}");
         assert!(saved.inbound.iter().any(|inbound| !inbound.live.is_empty()));
+        let [channel] = saved.topics.as_slice() else { panic!("{:?}", saved.topics) };
+        assert_eq!((channel.next, channel.landed, channel.since, channel.open.len()), (4, 2, 9, 1));
         assert!(saved.keys.iter().any(|key| key.outcome.is_some()));
         assert!(saved.keys.len() > saved.keys_by_age.len(), "one has not ended");
         let entries = &saved.entries;

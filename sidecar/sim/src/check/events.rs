@@ -187,7 +187,7 @@ impl Judge<'_> {
         let Some(model) = self.events.subscriptions.get_mut(&uuid) else { return };
         self.events.policies.insert(invocation.uuid, model.subscription.spec.retry);
         let tag = Spec::read(&invocation.payload).tag;
-        let is_its = tag == delivery_tag(tag_of(&event), uuid.0);
+        let is_its = tag == delivery_tag(&self.history.names, tag_of(&event), uuid.0);
         let spec = &model.subscription.spec;
         let affinity = match &spec.target {
             SubscriptionTarget::Service { affinity, .. } => affinity.clone(),
@@ -317,7 +317,7 @@ impl Judge<'_> {
                 continue;
             }
             if model.instance(&event).is_err() {
-                let tag = delivery_tag(tag_of(&event), uuid.0);
+                let tag = delivery_tag(&self.history.names, tag_of(&event), uuid.0);
                 match letters.next() {
                     Some(letter) if letter.publication.event.starts_with(&tag.to_le_bytes()) => {
                         let delivery = model.subscription.delivery(index, offset);
