@@ -398,7 +398,7 @@ impl Names {
     }
 
     /// Subscriptions are used.
-    fn subscribe(&mut self, seed: u64) {
+    pub(crate) fn subscribe(&mut self, seed: u64) {
         self.kinds.push(Kind::subscriptions());
         self.counts.push(Rng::new(seed ^ 0x6b69_6e64).range(1, 2) as u32);
     }

@@ -265,7 +265,7 @@ impl Judge<'_> {
         number: Number,
         invocation: &Arc<Invocation>,
     ) {
-        self.event_accepted(log, (sender, number), invocation);
+        self.event_accepted(log, sender, invocation);
         let is_method = invocation.work == Work::Method;
         let tag = if is_method { Spec::read(&invocation.payload).tag } else { 0 };
         let queued_by = QueuedBy::Number(sender.clone(), number);
