@@ -751,6 +751,8 @@ fn subscribed(stage: &mut Stage) -> usize {
 /// A reader stands still when its deliveries are on their way, and is given up; another one delivers the same; then the
 /// first ones come.
 fn two_readers(stage: &mut Stage) {
+    // The reader and the target live apart.
+    stage.host(&[vec![A, B, 2], vec![], vec![]]);
     let reader = subscribed(stage);
     let is_slow = Rc::new(Cell::new(0));
     let seen = is_slow.clone();
