@@ -529,7 +529,7 @@ fn bound_keys(limits: &mut Limits, seed: u64, small: bool) {
     }
 }
 
-/// Some runs have small windows into topics, or few channels. Tells whether topics tell numbers apart. Drawn apart, too.
+/// Some runs have small windows into topics, or few channels. Tells whether topics tell numbers apart. Drawn apart.
 fn bound_topics(limits: &mut Limits, profile: &Profile, seed: u64, small: bool) -> bool {
     let mut rng = Rng::new(seed ^ 0x0077_696e_646f_7773);
     if rng.chance(500) {
