@@ -39,67 +39,48 @@ fn topic_from(topic: pb::TopicRef) -> TopicRef {
 }
 
 fn filter_to(filter: &Filter) -> pb::EventFilter {
-    let mut parts = Vec::new();
-    put_parts(filter, &mut parts);
-    pb::EventFilter { parts }
-}
-
-/// Each part before those below it.
-fn put_parts(filter: &Filter, parts: &mut Vec<pb::EventFilterPart>) {
-    use pb::event_filter_part::Part as P;
+    use pb::event_filter::Filter as F;
     let comparisons = |compared: &Comparisons| pb::EventComparisons {
         comparisons: compared
             .iter()
             .map(|(name, value)| pb::EventComparison { name: name.clone(), value: value.clone() })
             .collect(),
     };
-    // Filters have few parts: as many as are stored.
-    let count = |filters: &[Filter]| u32::try_from(filters.len()).unwrap_or(u32::MAX);
-    let (part, below) = match filter {
-        Filter::Exact(compared) => (P::Exact(comparisons(compared)), &[][..]),
-        Filter::Prefix(compared) => (P::Prefix(comparisons(compared)), &[][..]),
-        Filter::Suffix(compared) => (P::Suffix(comparisons(compared)), &[][..]),
-        Filter::All(filters) => (P::All(count(filters)), filters.as_slice()),
-        Filter::Any(filters) => (P::Any(count(filters)), filters.as_slice()),
-        Filter::Not(filter) => (P::NotMatching(true), std::slice::from_ref(&**filter)),
+    let all =
+        |filters: &[Filter]| pb::EventFilters { filters: filters.iter().map(filter_to).collect() };
+    let filter = match filter {
+        Filter::Exact(compared) => F::Exact(comparisons(compared)),
+        Filter::Prefix(compared) => F::Prefix(comparisons(compared)),
+        Filter::Suffix(compared) => F::Suffix(comparisons(compared)),
+        Filter::All(filters) => F::All(all(filters)),
+        Filter::Any(filters) => F::Any(all(filters)),
+        Filter::Not(filter) => F::NotMatching(Box::new(filter_to(filter))),
     };
-    parts.push(pb::EventFilterPart { part: Some(part) });
-    below.iter().for_each(|filter| put_parts(filter, parts));
+    pb::EventFilter { filter: Some(filter) }
 }
 
-fn filter_from(filter: pb::EventFilter) -> Result<Filter, Malformed> {
-    let mut parts = filter.parts.into_iter();
-    let filter = take_parts(&mut parts, 0)?;
-    if parts.next().is_some() {
-        return Err(Malformed::Field("filter"));
-    }
-    Ok(filter)
-}
-
-fn take_parts(
-    parts: &mut impl Iterator<Item = pb::EventFilterPart>,
-    depth: usize,
-) -> Result<Filter, Malformed> {
-    use pb::event_filter_part::Part as P;
-    let absent = || Malformed::Field("filter");
+fn filter_from(filter: pb::EventFilter, depth: usize) -> Result<Filter, Malformed> {
+    use pb::event_filter::Filter as F;
     if depth > FILTER_DEPTH_MAX {
-        return Err(absent());
+        return Err(Malformed::Field("filter"));
     }
     let comparisons = |compared: pb::EventComparisons| {
         compared.comparisons.into_iter().map(|c| (c.name, c.value)).collect()
     };
-    let part = parts.next().and_then(|part| part.part).ok_or_else(absent)?;
-    let mut below = |count: u32| {
-        (0..count).map(|_| take_parts(parts, depth + 1)).collect::<Result<Vec<_>, Malformed>>()
+    let all = |filters: pb::EventFilters| {
+        filters
+            .filters
+            .into_iter()
+            .map(|filter| filter_from(filter, depth + 1))
+            .collect::<Result<_, _>>()
     };
-    Ok(match part {
-        P::Exact(compared) => Filter::Exact(comparisons(compared)),
-        P::Prefix(compared) => Filter::Prefix(comparisons(compared)),
-        P::Suffix(compared) => Filter::Suffix(comparisons(compared)),
-        P::All(count) => Filter::All(below(count)?),
-        P::Any(count) => Filter::Any(below(count)?),
-        P::NotMatching(true) => Filter::Not(Box::new(take_parts(parts, depth + 1)?)),
-        P::NotMatching(false) => return Err(absent()),
+    Ok(match filter.filter.ok_or(Malformed::Field("filter"))? {
+        F::Exact(compared) => Filter::Exact(comparisons(compared)),
+        F::Prefix(compared) => Filter::Prefix(comparisons(compared)),
+        F::Suffix(compared) => Filter::Suffix(comparisons(compared)),
+        F::All(filters) => Filter::All(all(filters)?),
+        F::Any(filters) => Filter::Any(all(filters)?),
+        F::NotMatching(filter) => Filter::Not(Box::new(filter_from(*filter, depth + 1)?)),
     })
 }
 
@@ -160,7 +141,7 @@ fn spec_from(spec: Option<pb::SubscriptionSpec>) -> Result<SubscriptionSpec, Mal
         topic: topic_from(spec.topic.ok_or(Malformed::Field("topic"))?),
         target,
         method: spec.method.into(),
-        filter: spec.filter.map(|filter| filter_from(filter)).transpose()?,
+        filter: spec.filter.map(|filter| filter_from(filter, 0)).transpose()?,
         start: match spec.start.ok_or(Malformed::Field("start"))? {
             Start::Earliest(true) => SubscriptionStart::Earliest,
             Start::Latest(true) => SubscriptionStart::Latest,
