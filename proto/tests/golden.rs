@@ -13,7 +13,7 @@ use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value,
 };
 
-/// Deeper messages than this mean that the format became recursive, which the generator does not handle.
+/// Deeper messages than this mean that something is in itself by way of others: the generator handles what is at once.
 const DEPTH_MAX: usize = 20;
 
 /// A type that is stored for ever.
