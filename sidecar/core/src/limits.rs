@@ -354,7 +354,8 @@ impl Default for Limits {
             reminders_bytes_per_partition_max: 64 << 20,
             reminder_firings_per_record_max: 256,
             reminder_lateness_ms: 1_000,
-            subscriptions_per_partition_max: 1_000,
+            // Each end of one tells every partition of its target which ones there still are.
+            subscriptions_per_partition_max: 256,
             subscriptions_bytes_per_partition_max: 8 << 20,
             subscription_in_flight_max: 1_000,
             subscription_in_flight_bytes_max: 2 << 20,

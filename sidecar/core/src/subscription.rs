@@ -347,6 +347,20 @@ impl Subscription {
         Uuid((mixed & !((0xF << 76) | (0b11 << 62))) | (0x8 << 76) | (0b10 << 62))
     }
 
+    /// Every partition that events may go to.
+    pub(crate) fn receivers(&self) -> Vec<PartitionId> {
+        let kind = self.spec.target.kind();
+        if let SubscriptionTarget::Actor { instance: Instance::Fixed(actor), .. } =
+            &self.spec.target
+        {
+            let target = Target { kind, actor: Some(actor.clone()), affinity: None };
+            let index = assign::partition_index(&target, self.uuid, self.target_partitions);
+            return vec![PartitionId::new(target.kind, index)];
+        }
+        let of = |index| PartitionId::new(kind.clone(), index);
+        (0..self.target_partitions).map(of).collect()
+    }
+
     /// Where an event goes.
     ///
     /// # Errors
@@ -448,6 +462,8 @@ mod tests {
         assert!(by_shop.destination(0, 1, &event("alice")).is_err());
         let fixed = subscription(1, actor(Instance::Fixed("all".into())));
         let to = fixed.destination(1, 9, &event("alice")).unwrap();
+        assert_eq!(fixed.receivers(), [to.to.clone()]);
+        assert_eq!(by_customer.receivers().len(), 4);
         assert_eq!((to.actor.as_deref(), to.to.kind), (Some("all"), Kind::actor("Customer")));
     }
 

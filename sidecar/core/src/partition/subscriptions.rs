@@ -169,14 +169,8 @@ impl Partition {
         let ended: Vec<_> = names.iter().filter_map(|name| all.get(name)).collect();
         let ids: Vec<_> = ended.iter().map(|one| one.subscription.uuid).collect();
         let fence = all.fence(&ids);
-        let mut to: Vec<PartitionId> = ended
-            .iter()
-            .flat_map(|one| {
-                let kind = one.subscription.spec.target.kind();
-                let count = one.subscription.target_partitions;
-                (0..count).map(move |index| PartitionId::new(kind.clone(), index))
-            })
-            .collect();
+        let mut to: Vec<PartitionId> =
+            ended.iter().flat_map(|one| one.subscription.receivers()).collect();
         to.sort_unstable();
         to.dedup();
         let obligations = to.into_iter().map(|to| {
