@@ -1,8 +1,8 @@
 //! Subscriptions: which events of a topic are delivered to whom, and how (design section 10; `docs/adr/0009`).
 //!
-//! A subscription lives in a partition of the system kind [`Kind::subscriptions`] of its application, by the hash of its
-//! name. Its owner reads the topic, and delivers each event that is wanted as a tell, over a channel whose numbers are
-//! the offsets.
+//! A subscription lives in a partition of the system kind [`Kind::subscriptions`] of its application, by the hash of
+//! its name. Its owner reads the topic, and delivers each event that is wanted as a tell, over a channel whose numbers
+//! are the offsets.
 
 use std::sync::Arc;
 
