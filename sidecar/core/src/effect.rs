@@ -19,6 +19,7 @@ use crate::record::Record;
 use crate::reminder::Reminder;
 use crate::schedule::ScheduleError;
 use crate::snapshot::{Snapshot, SnapshotFault, SnapshotKey};
+use crate::subscription::{FetchId, SubscriptionError, SubscriptionView};
 
 /// A durable effect: a record to append. Appends of one partition must reach its log in the order given, or not at all
 /// (a gap is harmless, rule L3).
@@ -236,6 +237,21 @@ pub enum Effect {
         /// The partition.
         partition: PartitionId,
     },
+    /// Read events of a topic partition, or wait for some (as long as the driver likes, some seconds); answered with
+    /// [`Event::Fetched`](crate::Event::Fetched), always. At most one is under way for each partition of a
+    /// subscription's topic and reign.
+    Fetch {
+        /// Comes back with the answer.
+        id: FetchId,
+        /// The topic's id.
+        topic_id: Arc<str>,
+        /// Offset of the first event wanted.
+        from: Offset,
+        /// Most events, at least 1.
+        events_max: usize,
+        /// About so many bytes, at least one event.
+        bytes_max: usize,
+    },
     /// Another node asks what this one serves, for people; answered with
     /// [`Event::Inspected`](crate::Event::Inspected).
     Inspect {
@@ -340,6 +356,20 @@ pub enum Response {
     },
     /// The reminders of an actor, by id.
     Reminders(Vec<Arc<Reminder>>),
+    /// There is a subscription as asked for.
+    Subscribed {
+        /// Its id.
+        subscription: Uuid,
+        /// It is new.
+        created: bool,
+    },
+    /// A subscription is as asked for.
+    SubscriptionChanged {
+        /// It was not before: it existed, or was paused, or was not.
+        changed: bool,
+    },
+    /// Subscriptions, by name.
+    Subscriptions(Vec<SubscriptionView>),
     /// What a node serves, in its driver's words.
     View(Arc<[u8]>),
 }
@@ -390,6 +420,17 @@ pub enum RequestError {
     /// A reminder's schedule is wrong.
     #[error("{0}")]
     Schedule(ScheduleError),
+    /// What is asked for is no subscription.
+    #[error("{0}")]
+    Subscription(SubscriptionError),
+    /// There is a subscription with the name, and it has other settings (another topic of the same name is one).
+    #[error(
+        "there is a subscription '{0}' with other settings: choose another name, or unsubscribe it first"
+    )]
+    SubscriptionDiffers(Arc<str>),
+    /// There is no subscription with the name.
+    #[error("there is no subscription '{0}': check the name")]
+    UnknownSubscription(Arc<str>),
     /// Nobody has ever used the kind: it has no instances.
     #[error("there is no {0}: check the name; a type is known from its first use on")]
     UnknownKind(Kind),
@@ -526,6 +567,43 @@ pub enum Notice {
         actor: Option<Arc<str>>,
         /// The bound.
         hit: LimitHit,
+    },
+    /// Events that a subscription has not delivered are gone: their topic kept them no longer.
+    EventsSkipped {
+        /// The subscription's partition.
+        partition: PartitionId,
+        /// The subscription.
+        name: Arc<str>,
+        /// The partition of its topic.
+        topic_partition: u32,
+        /// Offset of the first event that is gone.
+        from: Offset,
+        /// Offset of the first event that is not.
+        to: Offset,
+    },
+    /// An event cannot be delivered: it names no instance.
+    Undeliverable {
+        /// The subscription's partition.
+        partition: PartitionId,
+        /// The subscription.
+        name: Arc<str>,
+        /// The partition of its topic.
+        topic_partition: u32,
+        /// The event's offset.
+        offset: Offset,
+        /// What is wrong with it.
+        why: &'static str,
+        /// It goes to the subscription's dead-letter topic; otherwise it is passed over.
+        dead_letter: bool,
+    },
+    /// The topic of a subscription is deleted: it delivers nothing any more.
+    TopicGone {
+        /// The subscription's partition.
+        partition: PartitionId,
+        /// The subscription.
+        name: Arc<str>,
+        /// The topic.
+        topic: Arc<str>,
     },
     /// A record was not written, because its log takes none of that length: the bounds of this node do not go together.
     /// The reign ends, and what the record decided is tried again.

@@ -17,6 +17,7 @@ use crate::record::{Record, RecordedStep};
 use crate::reminder::CatchUp;
 use crate::schedule::Schedule;
 use crate::snapshot::{Snapshot, SnapshotFault, SnapshotKey, SnapshotProof};
+use crate::subscription::{FetchId, FetchResult, SubscriptionChange, SubscriptionSpec};
 
 /// Something that happened outside.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -256,6 +257,13 @@ pub enum Event {
         /// Offset of the first entry that is kept.
         start: Offset,
     },
+    /// Events of a topic partition; answers [`Effect::Fetch`](crate::Effect::Fetch).
+    Fetched {
+        /// As it came.
+        id: FetchId,
+        /// What there is.
+        result: FetchResult,
+    },
     /// What this node serves, as the driver tells it; answers [`Effect::Inspect`](crate::Effect::Inspect).
     Inspected {
         /// Who asked.
@@ -463,6 +471,26 @@ pub enum Operation {
         /// What to do.
         ask: ReminderAsk,
     },
+    /// Subscribes to a topic, unless there is the same subscription. Answered with
+    /// [`Response::Subscribed`](crate::effect::Response::Subscribed) when it is durable.
+    Subscribe {
+        /// What is wanted.
+        spec: Arc<SubscriptionSpec>,
+    },
+    /// Ends a subscription, pauses it, or lets it go on. Answered with
+    /// [`Response::SubscriptionChanged`](crate::effect::Response::SubscriptionChanged) when it is durable. That there
+    /// is none is an error, unless it is to end.
+    ChangeSubscription {
+        /// Its name.
+        name: Arc<str>,
+        /// How.
+        change: SubscriptionChange,
+    },
+    /// Lists subscriptions, as committed.
+    Subscriptions {
+        /// Which ones.
+        of: SubscriptionsOf,
+    },
     /// Removes an actor when its turn comes: state, reminders, all of it.
     RemoveActor {
         /// The actor type.
@@ -480,6 +508,16 @@ pub enum Operation {
         /// The instance.
         actor: Arc<str>,
     },
+}
+
+/// Which subscriptions are listed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SubscriptionsOf {
+    /// The one with this name, if there is one.
+    Name(Arc<str>),
+    /// All of one partition of [`Kind::subscriptions`]: whoever wants all of them asks for each of its partitions, as
+    /// [`Node::known_kinds`](crate::Node::known_kinds) has them. If it does not have the kind there are none.
+    Partition(u32),
 }
 
 /// What is asked for about reminders.

@@ -31,6 +31,8 @@ pub enum Class {
     Service,
     /// An actor type: calls go to one instance, one at a time.
     Actor,
+    /// Something of the system's own, which nobody hosts: its owners carry out what they are asked for themselves.
+    System,
 }
 
 /// A target kind: a service name or an actor type.
@@ -81,6 +83,16 @@ pub enum Sender {
         /// The UUID of its log.
         log: Uuid,
     },
+    /// A subscription, for one partition of its topic: numbers are offsets there. Those that go to other receivers, or
+    /// to nobody, are closed.
+    Subscription {
+        /// The subscription's partition.
+        partition: PartitionId,
+        /// The subscription.
+        subscription: Uuid,
+        /// The partition of its topic.
+        topic_partition: u32,
+    },
 }
 
 /// Proof that a request comes from a turn that is still the current attempt (design section 6, item 5).
@@ -130,6 +142,11 @@ impl Kind {
     pub fn actor(name: &str) -> Self {
         Self { class: Class::Actor, name: name.into() }
     }
+
+    /// Where subscriptions live, by the hashes of their names.
+    pub fn subscriptions() -> Self {
+        Self { class: Class::System, name: "subscriptions".into() }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -138,6 +155,7 @@ impl fmt::Display for Kind {
         f.write_str(match self.class {
             Class::Service => "s.",
             Class::Actor => "a.",
+            Class::System => "k.",
         })?;
         f.write_str(&self.name)
     }
@@ -159,6 +177,7 @@ impl FromStr for Kind {
         match class {
             "s" if is_name(name) => Ok(Self::service(name)),
             "a" if is_name(name) => Ok(Self::actor(name)),
+            "k" if name == "subscriptions" => Ok(Self::subscriptions()),
             _ => Err(wrong()),
         }
     }
@@ -364,7 +383,7 @@ mod tests {
 
     #[test]
     fn malformed_names_are_refused() {
-        for text in ["", "/", "a.x", "x.y/0", "a.x/0/123/1.1", "s./0", "a.x/-1"] {
+        for text in ["", "/", "a.x", "x.y/0", "k.x/0", "a.x/0/123/1.1", "s./0", "a.x/-1"] {
             assert!(text.parse::<TurnToken>().is_err(), "{text}");
             assert!(text.parse::<PartitionId>().is_err(), "{text}");
         }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::events::EventOrigin;
 use crate::ids::{Kind, Millis, PartitionId, Uuid};
 use crate::reminder::Remind;
+use crate::subscription::{SubscriptionCommand, SubscriptionFence};
 
 /// Application bytes with their content type; the core never looks inside.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -160,6 +161,15 @@ pub enum Refusal {
     RemindersFull,
     /// The partition's reminders have too many bytes (`Limits::reminders_bytes_per_partition_max`).
     RemindersBytesFull,
+    /// There is a subscription with that name and other settings.
+    SubscriptionDiffers,
+    /// There is no subscription with that name.
+    SubscriptionUnknown,
+    /// The partition has too many subscriptions (`Limits::subscriptions_per_partition_max`).
+    SubscriptionsFull,
+    /// The settings of the partition's subscriptions have too many bytes
+    /// (`Limits::subscriptions_bytes_per_partition_max`).
+    SubscriptionsBytesFull,
     /// The sender's channel was closed because its node was gone for too long (rule C6). No owner makes it: that is an
     /// answer of its own.
     ChannelClosed,
@@ -215,6 +225,19 @@ pub enum Owed {
     Outcome(Arc<ChainOutcome>),
     /// A change to an actor's reminders, from outside its turns: its owner carries it out.
     Remind(Arc<Remind>),
+    /// Something to be done to subscriptions: their owner carries it out.
+    Subscription(Arc<SubscriptionCommand>),
+    /// Subscriptions of the sender are over: their channels are closed for ever.
+    Fence(Arc<Fence>),
+}
+
+/// What a partition says of its subscriptions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fence {
+    /// Unique part of its id.
+    pub uuid: Uuid,
+    /// What is over.
+    pub fence: SubscriptionFence,
 }
 
 /// The outcome of a chain of tail calls, on its way home.
@@ -283,6 +306,8 @@ impl Owed {
             Self::Invocation(invocation) => invocation.uuid,
             Self::Outcome(done) => done.uuid,
             Self::Remind(remind) => remind.uuid,
+            Self::Subscription(command) => command.uuid,
+            Self::Fence(fence) => fence.uuid,
         }
     }
 
@@ -290,8 +315,9 @@ impl Owed {
     pub fn is_awaited(&self) -> bool {
         match self {
             Self::Invocation(invocation) => invocation.is_awaited(),
-            Self::Outcome(_) => false,
+            Self::Outcome(_) | Self::Fence(_) => false,
             Self::Remind(_) => true,
+            Self::Subscription(command) => command.is_awaited(),
         }
     }
 }

@@ -175,6 +175,17 @@ pub struct Limits {
     pub reminder_firings_per_record_max: usize,
     /// A due time that passed longer ago counts as missed, and is subject to the reminder's policy, ms.
     pub reminder_lateness_ms: Millis,
+    /// Subscriptions of one partition.
+    pub subscriptions_per_partition_max: usize,
+    /// Their settings, bytes; half of it is the most that one may have.
+    pub subscriptions_bytes_per_partition_max: usize,
+    /// Events of one topic partition that a subscription may have under way: the most that may be asked for.
+    pub subscription_in_flight_max: usize,
+    /// The same, bytes; one event may go beyond it.
+    pub subscription_in_flight_bytes_max: usize,
+    /// Events of one topic partition that wait in one partition of their target: the acceptance of those beyond it is
+    /// told when they have ended, so that a slow subscriber has a lag instead of a long queue.
+    pub deliveries_waiting_max: usize,
 }
 
 /// A bound that was hit, by name, so that people know what to raise or send less of.
@@ -255,6 +266,11 @@ pub struct Rules {
     pub log_withdrawn: bool,
     pub keep_keyed: bool,
     pub confirm_circles: bool,
+    pub floor_after_accept: bool,
+    pub deliver_by_offset: bool,
+    pub filter_closes: bool,
+    pub topic_by_id: bool,
+    pub removal_ends_subscriptions: bool,
     pub gate_publishes: bool,
     pub learn_published: bool,
     pub bury_with_end: bool,
@@ -338,6 +354,12 @@ impl Default for Limits {
             reminders_bytes_per_partition_max: 64 << 20,
             reminder_firings_per_record_max: 256,
             reminder_lateness_ms: 1_000,
+            // Each end of one tells every partition of its target which ones there still are.
+            subscriptions_per_partition_max: 256,
+            subscriptions_bytes_per_partition_max: 8 << 20,
+            subscription_in_flight_max: 1_000,
+            subscription_in_flight_bytes_max: 2 << 20,
+            deliveries_waiting_max: 1_000,
         }
     }
 }
@@ -407,6 +429,11 @@ impl Default for Rules {
             log_withdrawn: true,
             keep_keyed: true,
             confirm_circles: true,
+            floor_after_accept: true,
+            deliver_by_offset: true,
+            filter_closes: true,
+            topic_by_id: true,
+            removal_ends_subscriptions: true,
             gate_publishes: true,
             learn_published: true,
             bury_with_end: true,
@@ -469,9 +496,18 @@ impl Limits {
             Refusal::RemindersBytesFull => {
                 ("reminders_bytes_per_partition_max", self.reminders_bytes_per_partition_max)
             }
-            Refusal::ChannelClosed | Refusal::SharedToExclusive | Refusal::KeyReused => {
-                return None;
+            Refusal::SubscriptionsFull => {
+                ("subscriptions_per_partition_max", self.subscriptions_per_partition_max)
             }
+            Refusal::SubscriptionsBytesFull => (
+                "subscriptions_bytes_per_partition_max",
+                self.subscriptions_bytes_per_partition_max,
+            ),
+            Refusal::ChannelClosed
+            | Refusal::SharedToExclusive
+            | Refusal::KeyReused
+            | Refusal::SubscriptionDiffers
+            | Refusal::SubscriptionUnknown => return None,
         };
         Some(LimitHit { name, limit: limit as u64 })
     }

@@ -5,15 +5,21 @@
 
 use bytes::Bytes;
 
-use crate::events::{DEAD_LETTER_BYTES_MAX, EventOrigin, Publication};
+use crate::events::{DEAD_LETTER_BYTES_MAX, EventOrigin, Filter, Publication};
 use crate::ids::{Number, PartitionId, Sender, TopicPartition};
 use crate::invocation::{
     ActorOps, ChainOutcome, Invocation, Obligation, Outcome, Owed, Payload, StateOp,
 };
 use crate::limits::Limits;
-use crate::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment};
+use crate::record::{
+    AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment, SubscriptionOp,
+};
 use crate::reminder::{Remind, Reminder, ReminderChange};
 use crate::schedule::Schedule;
+use crate::subscription::{
+    Instance, Subscription, SubscriptionAsk, SubscriptionCommand, SubscriptionFence,
+    SubscriptionSpec, SubscriptionTarget, TopicRef,
+};
 
 /// What a message in a message takes at most besides its content: two tags and lengths.
 const NESTED: usize = 12;
@@ -28,6 +34,9 @@ const ACTOR_BYTES_MAX: usize = 512;
 
 /// Longest name of a kind that is counted on (the API's bound).
 const KIND_BYTES_MAX: usize = 128;
+
+/// Most partitions of a kind (the API's bound).
+const TARGET_PARTITIONS_MAX: usize = 1_024;
 
 /// What a record takes besides its decisions.
 const RECORD: usize = 64;
@@ -84,6 +93,9 @@ impl Sender {
         match self {
             Self::Node(_) => NESTED + NUMBER,
             Self::Log { partition, .. } => partition.stored_size() + 2 * NESTED + UUID,
+            Self::Subscription { partition, .. } => {
+                partition.stored_size() + 2 * NESTED + UUID + NUMBER
+            }
         }
     }
 }
@@ -124,6 +136,8 @@ impl Owed {
             Self::Invocation(invocation) => invocation.size(),
             Self::Outcome(done) => done.size(),
             Self::Remind(remind) => remind.size(),
+            Self::Subscription(command) => command.size(),
+            Self::Fence(fence) => fence.fence.stored_size() + UUID + NESTED,
         }
     }
 }
@@ -156,6 +170,91 @@ impl Remind {
     /// Size in bytes, at least what is stored.
     pub fn size(&self) -> usize {
         UUID + text(&self.actor) + self.change.size() + NESTED
+    }
+}
+
+impl TopicRef {
+    fn stored_size(&self) -> usize {
+        text(&self.name) + text(&self.id) + NUMBER + NESTED
+    }
+}
+
+impl Filter {
+    fn stored_size(&self) -> usize {
+        let content = match self {
+            Self::Exact(compared) | Self::Prefix(compared) | Self::Suffix(compared) => {
+                compared.iter().map(|(name, value)| text(name) + text(value) + NESTED).sum()
+            }
+            Self::All(filters) | Self::Any(filters) => {
+                filters.iter().map(Self::stored_size).sum::<usize>()
+            }
+            Self::Not(filter) => filter.stored_size(),
+        };
+        content + 2 * NESTED
+    }
+}
+
+impl SubscriptionSpec {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        let topics = [Some(&self.topic), self.dead_letter.as_ref()];
+        let target = match &self.target {
+            SubscriptionTarget::Service { name, affinity } => {
+                text(name) + affinity.as_ref().map_or(0, |name| text(name))
+            }
+            SubscriptionTarget::Actor { name, instance } => match instance {
+                Instance::Fixed(id) | Instance::Attribute(id) => text(name) + text(id),
+            },
+        };
+        text(&self.name)
+            + topics.into_iter().flatten().map(TopicRef::stored_size).sum::<usize>()
+            + target
+            + text(&self.method)
+            + self.filter.as_ref().map_or(0, Filter::stored_size)
+            + self.offsets.len() * NUMBER
+            + 8 * NUMBER
+            + 6 * NESTED
+    }
+}
+
+impl Subscription {
+    /// Size in bytes, at least what is stored; with how far it has come.
+    pub fn size(&self) -> usize {
+        // A place for each partition of the topic, with its number.
+        let floors = self.spec.offsets.len() * (2 * NUMBER + NESTED);
+        self.spec.size() + floors + UUID + 3 * NUMBER + NESTED
+    }
+}
+
+impl SubscriptionCommand {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        let ask = match &self.ask {
+            SubscriptionAsk::Subscribe { spec, .. } => spec.size() + NUMBER,
+            SubscriptionAsk::Change { name, .. } => text(name) + NUMBER,
+            SubscriptionAsk::ActorRemoved { kind, actor, .. } => {
+                text(&kind.name) + text(actor) + 2 * NUMBER
+            }
+        };
+        UUID + ask + 2 * NESTED
+    }
+}
+
+impl SubscriptionFence {
+    fn stored_size(&self) -> usize {
+        (self.open.len() + 1) * UUID + NESTED
+    }
+}
+
+impl SubscriptionOp {
+    fn stored_size(&self) -> usize {
+        let content = match self {
+            Self::Nothing => 0,
+            Self::Create(subscription) => subscription.size(),
+            Self::End { names } => names.iter().map(|name| text(name)).sum(),
+            Self::Pause { name, .. } => text(name) + NUMBER,
+        };
+        content + 2 * NESTED
     }
 }
 
@@ -316,6 +415,19 @@ impl Op {
             Self::Published { to, .. } => to.stored_size() + 2 * NUMBER,
             Self::TopicGone { to } => to.stored_size(),
             Self::Deactivate { actor, .. } => text(actor) + UUID,
+            Self::Subscription { sender, change, outcome, sends, .. } => {
+                let sends = sends.iter().map(|send| send.obligation.size()).sum::<usize>();
+                let outcome = outcome.as_ref().map_or(0, Outcome::size);
+                sender.stored_size() + NUMBER + UUID + change.stored_size() + outcome + sends
+            }
+            Self::Delivered { publishes, .. } => {
+                let bytes =
+                    publishes.iter().map(|publish| publish.publication.size()).sum::<usize>();
+                UUID + 2 * NUMBER + bytes
+            }
+            Self::Fence { sender, fence, .. } => {
+                sender.stored_size() + NUMBER + fence.stored_size()
+            }
             Self::Fire { actor, id, .. } => text(actor) + text(id) + UUID + 2 * NUMBER,
         };
         content + 2 * NESTED
@@ -375,7 +487,18 @@ impl Limits {
         let open = sum(&[self.unfinished_per_partition_max, self.outbox_per_partition_max]);
         let open = times(open.max(self.roots_per_node_max), NUMBER);
         let lists = sum(&[open, times(forgotten, UUID), names]);
-        let longest = turn.max(lists).max(self.record_bytes_target).max(self.store_batch_bytes);
+        // The end of a subscription tells every partition of its target's kind which ones there still are.
+        let fence = times(self.subscriptions_per_partition_max, UUID);
+        let fences = times(TARGET_PARTITIONS_MAX, sum(&[fence, KIND_BYTES_MAX, 12 * NESTED]));
+        let letters = times(self.subscription_in_flight_max, DEAD_LETTER_BYTES_MAX + 2 * UUID);
+        let buried = sum(&[self.subscription_in_flight_bytes_max, self.message_bytes_max, letters]);
+        let settings = self.subscriptions_bytes_per_partition_max / 2;
+        let subscribing = sum(&[fences.max(buried).max(settings), names]);
+        let longest = turn
+            .max(lists)
+            .max(subscribing)
+            .max(self.record_bytes_target)
+            .max(self.store_batch_bytes);
         sum(&[RECORD, longest])
     }
 }

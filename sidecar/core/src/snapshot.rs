@@ -20,6 +20,7 @@ use crate::ids::{
 use crate::invocation::{Invocation, Outcome};
 use crate::record::{RecordedStep, Send};
 use crate::reminder::Reminder;
+use crate::subscription::{Subscription, SubscriptionFence};
 use crate::trouble::Ended;
 
 /// Names a snapshot within its partition: no two reigns ever have the same one, and one reign has the same state at one
@@ -118,6 +119,23 @@ pub struct Snapshot {
     pub reminders: Vec<(Arc<str>, Arc<Reminder>)>,
     /// Firings that have not ended, and are dropped with their reminders if they have not started.
     pub firings: Vec<(SavedReminderName, Uuid)>,
+    /// Subscriptions, by name.
+    pub subscriptions: Vec<SavedSubscription>,
+    /// The subscription that was created last, also if it is over.
+    pub newest_subscription: Uuid,
+    /// Channels of subscriptions that are closed, by the partitions that sent them.
+    pub fences: Vec<(PartitionId, SubscriptionFence)>,
+}
+
+/// A subscription.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedSubscription {
+    /// The subscription.
+    pub subscription: Arc<Subscription>,
+    /// It reads nothing.
+    pub paused: bool,
+    /// By partition of its topic: every lower offset is done with.
+    pub floors: Vec<Offset>,
 }
 
 /// An idempotency key.

@@ -27,6 +27,7 @@ use crate::reminder::Reminder;
 use crate::size::Tally;
 use crate::snapshot::NamedSnapshot;
 use crate::steps::Steps;
+use crate::subscriptions::{Fences, Subscriptions};
 use crate::trouble::Trouble;
 
 use closed::ClosedNodes;
@@ -82,6 +83,10 @@ pub(crate) struct LogState {
     pub(crate) inbox: Offset,
     /// Snapshots that the log names and that are kept, oldest first.
     pub(crate) snapshots: Vec<NamedSnapshot>,
+    /// Subscriptions.
+    pub(crate) subscriptions: Subscriptions,
+    /// Channels of subscriptions that are closed for ever.
+    pub(crate) fences: Fences,
 }
 
 /// An unfinished invocation.
@@ -395,6 +400,33 @@ impl LogState {
             }
             Op::Fire { actor, id, due, uuid, next } => {
                 self.fire(&(actor.clone(), id.clone()), *due, *uuid, *next)
+            }
+            Op::Subscription { sender, number, uuid, change, outcome, sends } => {
+                let inbound = self.inbound.entry(sender.clone()).or_default();
+                inbound.next = inbound.next.max(number + 1);
+                if let Some(outcome) = outcome
+                    && rules.retire_only_closed
+                {
+                    inbound.live.insert(*number, *uuid);
+                    self.kept.insert(*uuid, outcome.clone());
+                }
+                self.subscriptions.change(change);
+                self.owe(sends);
+                true
+            }
+            Op::Delivered { subscription, topic_partition, floor, publishes } => {
+                self.topics.owe(publishes);
+                self.subscriptions.move_floor(*subscription, *topic_partition, *floor)
+            }
+            Op::Fence { sender, number, fence } => {
+                let inbound = self.inbound.entry(sender.clone()).or_default();
+                inbound.next = inbound.next.max(number + 1);
+                if let Sender::Log { partition, .. } = sender {
+                    self.fences.raise(partition, fence);
+                    let fences = &self.fences;
+                    self.inbound.retain(|sender, _| !fences.close(sender));
+                }
+                true
             }
             Op::Published { to, upto, offset } => {
                 self.topics.settle(to, *upto, *offset);

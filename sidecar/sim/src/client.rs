@@ -136,6 +136,7 @@ impl World {
             reads: None,
             remind: op.remind.as_ref().map(|remind| remind.with_tag(tag)),
             removes: op.removes,
+            subscription: None,
             tag,
             kind: op.kind,
             actor: op.actor,

@@ -247,6 +247,9 @@ impl World {
             Effect::ListSnapshots { partition } => {
                 self.ask_snapshot(slot, &partition, SnapshotStep::List);
             }
+            Effect::Fetch { id, topic_id, from, events_max, .. } => {
+                self.fetch(slot, id, topic_id, from, events_max);
+            }
             // No client asks what nodes serve.
             Effect::Inspect { .. } => {}
             Effect::EnsureKind { kind } => {

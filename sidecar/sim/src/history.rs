@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kar_core::effect::{Notice, RequestError, Response};
+use kar_core::events::CloudEvent;
 use kar_core::ids::{
     Epoch, NodeId, Number, PartitionId, SessionId, TopicPartition, TurnToken, Uuid,
 };
@@ -22,6 +23,7 @@ use crate::plan::{Names, Us};
 use crate::remind::Remind;
 use crate::script::{Script, Spec};
 use crate::store::{Snapshots, StorePartition};
+use crate::subscribe::SubOp;
 
 /// An answer to a request.
 pub(crate) type Answer = Result<Response, RequestError>;
@@ -84,6 +86,10 @@ pub(crate) enum Seen {
     InTopic { to: TopicPartition, offset: u64, channel: Uuid, number: Number, event: Bytes },
     /// A topic exists no more.
     TopicGone { id: Arc<str> },
+    /// Somebody has published an event in the topic that is subscribed to.
+    SourceEvent { id: Arc<str>, partition: u32, event: CloudEvent },
+    /// Lower events there are gone.
+    SourceTrimmed { id: Arc<str>, partition: u32, start: u64 },
     /// Lower records of a log are gone; how far its store was, and which snapshots there were.
     Trimmed { log: usize, start: u64, store: u64, snapshots: Snapshots },
 }
@@ -196,6 +202,8 @@ pub(crate) struct Req {
     pub(crate) remind: Option<Remind>,
     /// The removal of an actor.
     pub(crate) removes: bool,
+    /// Something about a subscription.
+    pub(crate) subscription: Option<SubOp>,
     pub(crate) tag: u64,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,

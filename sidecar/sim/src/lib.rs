@@ -33,6 +33,7 @@ mod schedules;
 mod script;
 mod slot;
 mod store;
+mod subscribe;
 mod topic;
 mod world;
 

@@ -224,6 +224,26 @@ pub(crate) fn burying(profile: &mut Profile) {
     profile.topic_faults_max = 14;
 }
 
+/// Events are delivered while owners of subscriptions and of their targets are lost and given up.
+pub(crate) fn subscribing(profile: &mut Profile) {
+    profile.subscribes = 1_000;
+    profile.events_max = 60;
+    profile.sub_ops_max = 16;
+    profile.source_faults_max = 5;
+    profile.topic_trouble = 150;
+    profile.ops_max = 20;
+    profile.faults_max = 14;
+    profile.fault_weights = [14, 4, 2, 4, 8, 14, 4, 2, 4, 2, 8, 4, 2, 0, 4];
+    profile.lose_append = 10;
+    profile.late_append = 10;
+}
+
+/// The same, and actors that have subscriptions of their own are removed.
+pub(crate) fn removing(profile: &mut Profile) {
+    subscribing(profile);
+    profile.removals_max = 40;
+}
+
 impl Profile {
     /// Long chains of tail calls among few actors, whose owners are lost again and again.
     pub fn wandering() -> Self {
@@ -241,8 +261,24 @@ impl Profile {
     pub fn of_seed(seed: u64) -> Self {
         let mut profile = Self::default();
         let moods = [
-            losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful,
-            outdated, direct, crossing, mortal, orphaned, apart, told, publishing, burying,
+            losing,
+            restless,
+            boomerangs,
+            contended,
+            unheeding,
+            sleepy,
+            leaving,
+            forgetful,
+            outdated,
+            direct,
+            crossing,
+            mortal,
+            orphaned,
+            apart,
+            told,
+            publishing,
+            burying,
+            subscribing,
         ];
         let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
         if rng.chance(500) {

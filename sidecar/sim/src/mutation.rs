@@ -5,7 +5,8 @@ use kar_core::limits::Rules;
 use crate::Report;
 use crate::moods::{
     apart, awaited, boomerangs, burying, contended, crossing, dissolving, forgetful, hasty,
-    lagging, losing, mortal, orphaned, outdated, publishing, restless, told, unheeding, usual,
+    lagging, losing, mortal, orphaned, outdated, publishing, removing, restless, subscribing, told,
+    unheeding, usual,
 };
 use crate::plan::Profile;
 
@@ -23,7 +24,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 65] = [
+pub const MUTATIONS: [Mutation; 70] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -88,6 +89,11 @@ pub const MUTATIONS: [Mutation; 65] = [
     one("keep-keyed", |r| r.keep_keyed = false, orphaned),
     one("publish-before-commit", |r| r.gate_publishes = false, publishing),
     one("publish-without-learning", |r| r.learn_published = false, publishing),
+    one("commit-before-accept", |r| r.floor_after_accept = false, subscribing),
+    one("deliver-unnumbered", |r| r.deliver_by_offset = false, subscribing),
+    one("filter-without-closing", |r| r.filter_closes = false, subscribing),
+    one("topic-by-name", |r| r.topic_by_id = false, subscribing),
+    one("removal-ends-subscriptions", |r| r.removal_ends_subscriptions = false, removing),
     one("dead-letter-apart", |r| r.bury_with_end = false, burying),
 ];
 

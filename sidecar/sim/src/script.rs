@@ -164,7 +164,7 @@ pub(crate) fn write(
     let rng = Rng::new(if spec.steady { same } else { join(same, attempt) });
     let bit = own.map_or(0, |(kind, actor)| 1 << rank(kind, actor));
     let confined = spec.confined || spec.mask & bit != 0;
-    let actor_types = names.kinds.len() - services(names);
+    let actor_types = names.targets() - services(names);
     let mut writer = Writer {
         rng,
         names,
@@ -260,7 +260,7 @@ impl Writer<'_> {
         let above = std::mem::replace(&mut self.mask, held_above);
         let next = if self.spec.joined { None } else { self.callee() };
         self.mask = above;
-        let service = self.actor_types + self.rng.index(self.names.kinds.len() - self.actor_types);
+        let service = self.actor_types + self.rng.index(self.names.targets() - self.actor_types);
         let (kind, actor) = next.unwrap_or((service, None));
         Some((self.target(kind, actor), spec, false))
     }
@@ -343,7 +343,7 @@ impl Writer<'_> {
     }
 
     fn anything(&mut self) -> (usize, Option<usize>) {
-        let kind = self.rng.index(self.names.kinds.len());
+        let kind = self.rng.index(self.names.targets());
         (kind, (kind < self.actor_types).then(|| self.rng.index(ACTORS)))
     }
 
@@ -378,7 +378,7 @@ impl Writer<'_> {
             return Some(actor(inside[self.rng.index(inside.len())]));
         }
         if self.confined || self.rng.chance(250) {
-            let kind = self.actor_types + self.rng.index(self.names.kinds.len() - self.actor_types);
+            let kind = self.actor_types + self.rng.index(self.names.targets() - self.actor_types);
             return Some((kind, None));
         }
         let lowest = (64 - self.mask.leading_zeros()) as usize;

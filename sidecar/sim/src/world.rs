@@ -23,6 +23,7 @@ use crate::rng::Rng;
 use crate::script::{Script, Spec, Step};
 use crate::slot::Slot;
 use crate::store::{SimStore, SnapshotStep, StoreStep};
+use crate::subscribe::{Fetching, Source};
 use crate::topic::{SimTopics, ToTopic, TopicFate, TopicLanding};
 
 /// The virtual epoch, so that times look like times.
@@ -63,6 +64,11 @@ pub(crate) enum Due {
     InboxLost { slot: usize, inst: u64, inbox: InboxId },
     Topic { landing: TopicLanding, is_answered: bool },
     TopicFault(usize),
+    SourceEvent(usize),
+    SourceFault(usize),
+    SubOp(usize),
+    Fetch { fetch: Fetching, fails: bool },
+    FetchOver { number: u64 },
     Client(usize),
     Control(usize),
     Abandon { req: usize },
@@ -144,6 +150,7 @@ pub(crate) struct World {
     pub(crate) logs: Vec<SimLog>,
     pub(crate) inboxes: BTreeMap<InboxId, SimInbox>,
     pub(crate) topics: SimTopics,
+    pub(crate) source: Source,
     pub(crate) log_ids: Vec<PartitionId>,
     log_numbers: BTreeMap<PartitionId, usize>,
     pub(crate) stores: Vec<SimStore>,
@@ -192,6 +199,16 @@ impl World {
         for (index, (at, _)) in plan.topic_faults.iter().enumerate() {
             queue.push(&mut rng, *at, Due::TopicFault(index));
         }
+        let subscribing = &plan.subscribing;
+        for (index, (at, _)) in subscribing.events.iter().enumerate() {
+            queue.push(&mut rng, *at, Due::SourceEvent(index));
+        }
+        for (index, (at, _)) in subscribing.ops.iter().enumerate() {
+            queue.push(&mut rng, *at, Due::SubOp(index));
+        }
+        for (index, (at, _)) in subscribing.faults.iter().enumerate() {
+            queue.push(&mut rng, *at, Due::SourceFault(index));
+        }
         for read in &plan.reads {
             queue.push(&mut rng, read.at, Due::Read(*read));
         }
@@ -234,6 +251,7 @@ impl World {
             logs: vec![log; log_ids.len()],
             inboxes: BTreeMap::new(),
             topics: SimTopics::default(),
+            source: Source::default(),
             log_numbers: log_ids.iter().cloned().enumerate().map(|(i, p)| (p, i)).collect(),
             stores: vec![store; log_ids.len()],
             log_ids,
@@ -390,7 +408,7 @@ impl World {
         if !self.slots.iter().all(up) || !self.history.reqs.iter().all(answered) {
             return false;
         }
-        if self.members.nodes.len() != self.slots.len() {
+        if self.members.nodes.len() != self.slots.len() || !self.has_delivered() {
             return false;
         }
         let mut served = 0;
@@ -451,6 +469,11 @@ impl World {
             }
             Due::Topic { landing, is_answered } => self.at_topic(landing, is_answered),
             Due::TopicFault(index) => self.topic_fault(index),
+            Due::SourceEvent(index) => self.source_event(index),
+            Due::SourceFault(index) => self.source_fault(index),
+            Due::SubOp(index) => self.sub_op(index),
+            Due::Fetch { fetch, fails } => self.at_source(fetch, fails),
+            Due::FetchOver { number } => self.fetch_over(number),
             Due::Hears { a, b } => self.hears(a, b),
             Due::Snapshot { slot, inst, hub, log, step } => {
                 self.snapshot(slot, inst, hub, log, step);

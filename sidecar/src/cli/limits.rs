@@ -110,6 +110,16 @@ bound_flags! {
         publish_retry_ms: u64,
         /// Longest such pause, ms
         publish_retry_max_ms: u64,
+        /// Subscriptions of one partition
+        subscriptions_per_partition_max: usize,
+        /// Their settings, bytes; half of it is the most that one may have
+        subscriptions_bytes_per_partition_max: usize,
+        /// Events of one topic partition that a subscription may have under way
+        subscription_in_flight_max: usize,
+        /// The same, bytes
+        subscription_in_flight_bytes_max: usize,
+        /// Events of one topic partition that wait in one partition of a slow subscriber
+        deliveries_waiting_max: usize,
         /// How long a departed node's channel stays open, ms
         departed_grace_ms: u64,
         /// How long a hand-over waits for running turns before it cancels them, ms

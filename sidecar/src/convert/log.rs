@@ -24,6 +24,7 @@ use super::event::{
 use super::policy::{self, attempt_end_from, attempt_end_to};
 use super::reminder::{op_of_reminders_from, op_of_reminders_to, remind_from, remind_to};
 use super::snapshot;
+use super::subscription;
 use super::{Malformed, owned, shared, taken_out};
 
 /// A record as it is stored.
@@ -175,6 +176,9 @@ fn op_to(op: &Op) -> pb::Op {
         Op::Deactivate { actor, uuid } => {
             O::Deactivate(pb::Deactivate { actor: actor.to_string(), uuid: uuid_to(*uuid) })
         }
+        Op::Subscription { .. } | Op::Delivered { .. } | Op::Fence { .. } => {
+            return pb::Op { op: subscription::op_to(op) };
+        }
     };
     pb::Op { op: Some(op) }
 }
@@ -259,6 +263,9 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             uuid: if f.uuid.is_empty() { None } else { Some(uuid_from(&f.uuid)?) },
             next: (f.next_ms != 0).then_some(f.next_ms),
         },
+        O::Subscription(done) => subscription::done_from(done)?,
+        O::Delivered(delivered) => subscription::delivered_from(delivered)?,
+        O::Fence(taken) => subscription::fence_taken_from(taken)?,
         O::Published(p) => {
             Op::Published { to: topic_partition_from(p.to)?, upto: p.upto, offset: p.offset }
         }
@@ -353,6 +360,8 @@ pub(super) fn send_to(send: &Send) -> pb::Send {
             Owed::Invocation(invocation) => O::Invocation(invocation_to(invocation)),
             Owed::Outcome(done) => O::Outcome(chain_outcome_to(done)),
             Owed::Remind(remind) => O::Remind(remind_to(remind)),
+            Owed::Subscription(command) => O::Subscription(subscription::command_to(command)),
+            Owed::Fence(over) => O::Fence(subscription::over_to(over)),
         }),
         parent: parent.map(uuid_to).unwrap_or_default(),
         step_key: text_to(step_key),
@@ -368,6 +377,8 @@ pub(super) fn send_from(send: pb::Send) -> Result<Send, Malformed> {
             O::Invocation(i) => Owed::Invocation(Arc::new(invocation_from(Some(i))?)),
             O::Outcome(done) => Owed::Outcome(Arc::new(chain_outcome_from(Some(done))?)),
             O::Remind(remind) => Owed::Remind(Arc::new(remind_from(Some(remind))?)),
+            O::Subscription(command) => Owed::Subscription(subscription::command_from(command)?),
+            O::Fence(over) => Owed::Fence(subscription::over_from(over)?),
         },
         parent,
         step_key: text_from(&send.step_key),
@@ -510,6 +521,10 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
                 Refusal::ActorRemindersFull => pb::Refusal::ActorRemindersFull,
                 Refusal::RemindersFull => pb::Refusal::RemindersFull,
                 Refusal::RemindersBytesFull => pb::Refusal::RemindersBytesFull,
+                Refusal::SubscriptionsBytesFull => pb::Refusal::SubscriptionsBytesFull,
+                Refusal::SubscriptionsFull => pb::Refusal::SubscriptionsFull,
+                Refusal::SubscriptionUnknown => pb::Refusal::SubscriptionUnknown,
+                Refusal::SubscriptionDiffers => pb::Refusal::SubscriptionDiffers,
             }
             .into(),
         ),
@@ -551,6 +566,10 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             Ok(pb::Refusal::ActorRemindersFull) => Refusal::ActorRemindersFull,
             Ok(pb::Refusal::RemindersFull) => Refusal::RemindersFull,
             Ok(pb::Refusal::RemindersBytesFull) => Refusal::RemindersBytesFull,
+            Ok(pb::Refusal::SubscriptionsBytesFull) => Refusal::SubscriptionsBytesFull,
+            Ok(pb::Refusal::SubscriptionsFull) => Refusal::SubscriptionsFull,
+            Ok(pb::Refusal::SubscriptionUnknown) => Refusal::SubscriptionUnknown,
+            Ok(pb::Refusal::SubscriptionDiffers) => Refusal::SubscriptionDiffers,
             Ok(pb::Refusal::Unspecified) | Err(_) => return Err(Malformed::Field("refused")),
         }),
         O::Deadlock(cycle) => Outcome::Deadlock(cycle.into()),
@@ -571,6 +590,13 @@ pub fn sender_to(sender: &Sender) -> pb::Sender {
         Sender::Log { partition, log } => {
             S::Log(pb::LogSender { partition: Some(partition_to(partition)), log: uuid_to(*log) })
         }
+        Sender::Subscription { partition, subscription, topic_partition } => {
+            S::Subscription(pb::SubscriptionSender {
+                partition: Some(partition_to(partition)),
+                subscription: uuid_to(*subscription),
+                topic_partition: *topic_partition,
+            })
+        }
     };
     pb::Sender { sender: Some(sender) }
 }
@@ -587,6 +613,11 @@ pub fn sender_from(sender: Option<pb::Sender>) -> Result<Sender, Malformed> {
         S::Log(l) => {
             Sender::Log { partition: partition_from(l.partition)?, log: uuid_from(&l.log)? }
         }
+        S::Subscription(s) => Sender::Subscription {
+            partition: partition_from(s.partition)?,
+            subscription: uuid_from(&s.subscription)?,
+            topic_partition: s.topic_partition,
+        },
     })
 }
 
@@ -615,6 +646,7 @@ pub fn class_to(class: Class) -> pb::Class {
     match class {
         Class::Service => pb::Class::Service,
         Class::Actor => pb::Class::Actor,
+        Class::System => pb::Class::System,
     }
 }
 
@@ -627,6 +659,7 @@ pub fn class_from(class: i32) -> Result<Class, Malformed> {
     match pb::Class::try_from(class) {
         Ok(pb::Class::Service) => Ok(Class::Service),
         Ok(pb::Class::Actor) => Ok(Class::Actor),
+        Ok(pb::Class::System) => Ok(Class::System),
         Ok(pb::Class::Unspecified) | Err(_) => Err(Malformed::Field("class")),
     }
 }

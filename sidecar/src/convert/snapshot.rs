@@ -24,6 +24,7 @@ use super::log::{
 };
 use super::policy::{attempt_end_from, attempt_end_to};
 use super::reminder::{reminder_from, reminder_to};
+use super::subscription;
 
 /// The form that this version writes.
 const VERSION: u32 = 1;
@@ -84,6 +85,9 @@ fn snapshot_to(snapshot: &Snapshot) -> pb::Snapshot {
         snapshots,
         reminders,
         firings,
+        subscriptions,
+        newest_subscription,
+        fences,
     } = snapshot;
     let numbers = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     pb::Snapshot {
@@ -115,6 +119,9 @@ fn snapshot_to(snapshot: &Snapshot) -> pb::Snapshot {
         snapshots: snapshots.iter().map(name_to).collect(),
         reminders: reminders.iter().map(saved_reminder_to).collect(),
         firings: firings.iter().map(firing_to).collect(),
+        subscriptions: subscriptions.iter().map(subscription::saved_to).collect(),
+        newest_subscription: subscription::newest_to(*newest_subscription),
+        fences: fences.iter().map(subscription::saved_fence_to).collect(),
     }
 }
 
@@ -147,6 +154,9 @@ fn snapshot_from(snapshot: pb::Snapshot) -> Result<Snapshot, Malformed> {
         snapshots,
         reminders,
         firings,
+        subscriptions,
+        newest_subscription,
+        fences,
         topics,
     } = snapshot;
     if version != VERSION {
@@ -187,6 +197,9 @@ fn snapshot_from(snapshot: pb::Snapshot) -> Result<Snapshot, Malformed> {
         snapshots: snapshots.into_iter().map(name_from).collect(),
         reminders: all(reminders, saved_reminder_from)?,
         firings: all(firings, firing_from)?,
+        subscriptions: all(subscriptions, subscription::saved_from)?,
+        newest_subscription: subscription::newest_from(&newest_subscription)?,
+        fences: all(fences, subscription::saved_fence_from)?,
     })
 }
 

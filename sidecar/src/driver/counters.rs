@@ -48,6 +48,12 @@ pub struct Counters {
     pub publish_waits: u64,
     /// Events of turns that were lost with their topic.
     pub events_lost: u64,
+    /// Events that subscriptions found gone.
+    pub events_skipped: u64,
+    /// Events that named nobody whom they could be delivered to.
+    pub events_undeliverable: u64,
+    /// Subscriptions that found their topics deleted, at each take-over.
+    pub subscriptions_without_topic: u64,
     pub limits_hit: u64,
     pub records_too_long: u64,
     pub logs_trimmed_unread: u64,
@@ -112,6 +118,9 @@ impl Counters {
             ("reminders_waited", self.reminders_waited),
             ("publish_waits", self.publish_waits),
             ("events_lost", self.events_lost),
+            ("events_skipped", self.events_skipped),
+            ("events_undeliverable", self.events_undeliverable),
+            ("subscriptions_without_topic", self.subscriptions_without_topic),
             ("limits_hit", self.limits_hit),
             ("records_too_long", self.records_too_long),
             ("logs_trimmed_unread", self.logs_trimmed_unread),
@@ -261,6 +270,40 @@ impl Counters {
                     %partition, topic = %to, count,
                     "events are lost: their topic was deleted before they were in it"
                 );
+            }
+            Notice::EventsSkipped { partition, name, topic_partition, from, to } => {
+                self.events_skipped += to - from;
+                if line {
+                    tracing::warn!(
+                        %partition, subscription = %name, topic_partition, from, to,
+                        "events are gone by retention before they were delivered"
+                    );
+                }
+            }
+            Notice::Undeliverable {
+                partition,
+                name,
+                topic_partition,
+                offset,
+                why,
+                dead_letter,
+            } => {
+                self.events_undeliverable += 1;
+                if line {
+                    tracing::warn!(
+                        %partition, subscription = %name, topic_partition, offset, why, dead_letter,
+                        "an event cannot be delivered"
+                    );
+                }
+            }
+            Notice::TopicGone { partition, name, topic } => {
+                self.subscriptions_without_topic += 1;
+                if line {
+                    tracing::error!(
+                        %partition, subscription = %name, %topic,
+                        "the topic of a subscription is deleted: unsubscribe it, and subscribe to one that exists"
+                    );
+                }
             }
             Notice::RecordTooLong { partition, bytes, bytes_max } => {
                 self.records_too_long += 1;

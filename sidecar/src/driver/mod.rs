@@ -536,6 +536,11 @@ impl Batch<'_> {
                 let result = kar_core::events::PublishResult::Unavailable;
                 self.event(Event::Published { partition, to, serial, result });
             }
+            Effect::Fetch { id, .. } => {
+                // No bus is read yet: it is asked again.
+                let result = kar_core::subscription::FetchResult::Unavailable;
+                self.event(Event::Fetched { id, result });
+            }
             Effect::Notice(notice) => state.counters.notice(self.now, notice),
             durable => state.ask_backend(durable),
         }

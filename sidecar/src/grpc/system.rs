@@ -180,6 +180,8 @@ fn limits(core: &Limits, bounds: &Bounds) -> HashMap<String, i64> {
         host_return_ms, accept_timeout_ms, append_timeout_ms, channel_timer_ms, settle_delay_ms,
         topic_channels_per_partition_max, publish_window_events_max, publish_window_bytes_max,
         publish_retry_ms, publish_retry_max_ms,
+        subscriptions_per_partition_max, subscriptions_bytes_per_partition_max,
+        subscription_in_flight_max, subscription_in_flight_bytes_max, deliveries_waiting_max,
         departed_grace_ms, closed_channels_max, drain_timeout_ms, store_batch_bytes,
         unstored_bytes_per_partition_max, state_bytes_per_actor_max, cached_actors_max,
         actor_idle_ms, deactivations_max,

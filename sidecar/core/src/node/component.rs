@@ -8,7 +8,7 @@ use crate::cover::Transition;
 use crate::effect::{Effect, RequestError};
 use crate::env::{DirectTurn, Env, Host, SlotQueue};
 use crate::event::{Offer, Operation, TurnResult};
-use crate::ids::{NodeId, PartitionId, RequestId, SessionId, TurnToken};
+use crate::ids::{Kind, NodeId, PartitionId, RequestId, SessionId, TurnToken};
 use crate::invocation::{ApplicationError, Invocation, Mode, Obligation, Outcome, Owed, Work};
 use crate::message::{DirectResult, Message};
 use crate::partition::{Partition, TurnEnd, TurnInvoke};
@@ -121,6 +121,10 @@ impl Node {
                 self.in_turn(request, &turn, |p, env| p.record_step(env, request, &turn, step));
             }
             Operation::Remind { .. } => self.remind(request, operation),
+            Operation::Subscribe { .. } | Operation::ChangeSubscription { .. } => {
+                self.subscription(request, operation);
+            }
+            Operation::Subscriptions { of } => self.list_subscriptions(request, of),
             Operation::RemoveActor { kind, actor } => self.remove_actor(request, kind, actor),
             Operation::Reminders { turn, kind, actor } => {
                 self.reminders(request, turn, kind, actor);
@@ -297,6 +301,14 @@ impl Node {
                 target.kind.clone()
             }
             Operation::Remind { kind, .. } => kind.clone(),
+            Operation::Subscribe { spec } => {
+                // It needs two kinds: the one after the other.
+                let known = |kind: &Kind| self.env.members.kinds.contains_key(kind);
+                Some(Kind::subscriptions())
+                    .filter(|kind| !known(kind))
+                    .unwrap_or_else(|| spec.target.kind())
+            }
+            Operation::ChangeSubscription { .. } => Kind::subscriptions(),
             _ => return,
         };
         if turn_of(&operation).is_some() {
@@ -545,6 +557,9 @@ fn turn_of(operation: &Operation) -> Option<&TurnToken> {
         | Operation::ViewOf { .. }
         | Operation::Control { .. }
         | Operation::RemoveActor { .. }
+        | Operation::Subscribe { .. }
+        | Operation::ChangeSubscription { .. }
+        | Operation::Subscriptions { .. }
         | Operation::StateOf { .. } => None,
     }
 }

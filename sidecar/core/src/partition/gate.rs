@@ -53,6 +53,8 @@ pub(super) enum Gated {
     Start { uuid: Uuid },
     /// A completion of the actor is committed.
     Caught { actor: Arc<str> },
+    /// A subscription is committed, or goes on: its topic is read.
+    Deliver { subscription: Uuid },
     /// The reign has ended in order.
     Released,
     /// The log says that the inbox was taken up to here.
@@ -251,6 +253,7 @@ impl Partition {
             Gated::Flushed { .. } => Transition::GateFlushed,
             Gated::Start { .. } => Transition::GateStart,
             Gated::Caught { .. } => Transition::GateCaught,
+            Gated::Deliver { .. } => Transition::GateDeliver,
             Gated::Released => Transition::GateReleased,
             Gated::Taken { .. } => Transition::GateTaken,
             Gated::Saved(_) => Transition::GateSaved,
@@ -298,6 +301,7 @@ impl Partition {
                     self.pump_actor(env, &actor);
                 }
             }
+            Gated::Deliver { subscription } => self.deliver(env, subscription),
             Gated::Released => self.released(env),
             Gated::Taken { below } => self.trim_inbox(env, below),
             Gated::Saved(snapshot) => self.saved(env, *snapshot),
@@ -353,6 +357,7 @@ impl Partition {
         self.fire_due(env);
         self.passivate_due(env);
         self.tick_routes(env);
+        self.tick_deliveries(env);
         self.publish_due(env);
         if self.reign.dispatch_after > 0 && self.reign.dispatch_after <= now {
             self.reign.dispatch_after = 0;
@@ -395,6 +400,7 @@ impl Partition {
             due(self.dead_timeout(env));
             due(reign.publishing.timeout());
             due(reign.routes.values().filter_map(|route| route.timer()).min());
+            due(reign.deliveries.timeout());
         }
         (soonest != Millis::MAX).then_some(soonest)
     }

@@ -20,6 +20,7 @@ use crate::trouble::Ended;
 
 use super::cached::ActorState;
 use super::deadlock::Probes;
+use super::delivery::Deliveries;
 use super::gate::{Gated, InFlight};
 use super::inbox::Taking;
 use super::life::Awake;
@@ -99,6 +100,10 @@ pub(crate) struct Reign {
     /// Obligations whose durable outcome is here, to be settled if no turn does it first.
     pub(super) settling: BTreeMap<PartitionId, BTreeSet<Number>>,
     pub(super) settle_at: Option<Millis>,
+    /// What is read of topics and delivered.
+    pub(super) deliveries: Deliveries,
+    /// Events that were delivered here and have not ended, by channel.
+    pub(super) waiting_events: BTreeMap<Sender, usize>,
     /// Channels into topics.
     pub(super) publishing: Publishing,
     /// Nothing is dispatched before this (P3).

@@ -120,7 +120,7 @@ impl Partition {
     fn is_behind(&self, actor: Option<&Arc<str>>, unflushed: &Unflushed) -> bool {
         let goes_there = |obligation: &Obligation| match &obligation.owed {
             Owed::Invocation(sent) => obligation.to == self.id && sent.actor.as_ref() == actor,
-            Owed::Outcome(_) | Owed::Remind(_) => false,
+            Owed::Outcome(_) | Owed::Remind(_) | Owed::Subscription(_) | Owed::Fence(_) => false,
         };
         let known = self.next_known(&self.as_sender());
         let out = self.state.outbound.get(&self.id);

@@ -22,6 +22,7 @@ impl Judge<'_> {
         self.check_logs_done();
         self.check_promised();
         self.check_published();
+        self.check_delivered();
         self.check_requests_done();
         if finish.quiet {
             self.check_leaks();

@@ -219,6 +219,17 @@ impl Judge<'_> {
                 self.published((log, offset), to, (*upto, *at));
             }
             Op::TopicGone { to } => self.forgets(log, offset, to),
+            Op::Subscription { sender, number, uuid, change, outcome, sends } => {
+                let done = (change, outcome.as_ref());
+                self.subscription_done((log, offset), (sender, *number, *uuid), done, sends);
+            }
+            Op::Delivered { subscription, topic_partition, floor, publishes } => {
+                let branch = (*subscription, *topic_partition);
+                self.floor_moved((log, offset), branch, *floor, publishes);
+            }
+            Op::Fence { sender, number, fence } => {
+                self.fence_taken((log, offset), (sender, *number), fence);
+            }
             Op::Deactivate { actor, uuid } => self.deactivates(log, actor, *uuid),
             Op::Fire { actor, id, due, uuid, next } => {
                 self.fired(log, offset, (actor, id), (*due, *uuid, *next));
@@ -254,6 +265,7 @@ impl Judge<'_> {
         number: Number,
         invocation: &Arc<Invocation>,
     ) {
+        self.event_accepted(log, sender, invocation);
         let is_method = invocation.work == Work::Method;
         let tag = if is_method { Spec::read(&invocation.payload).tag } else { 0 };
         let queued_by = QueuedBy::Number(sender.clone(), number);
@@ -299,7 +311,12 @@ impl Judge<'_> {
     }
 
     /// A number of a channel in is used up, once only.
-    fn number_used(&mut self, log: usize, (sender, number): (&Sender, Number), uuid: Uuid) {
+    pub(super) fn number_used(
+        &mut self,
+        log: usize,
+        (sender, number): (&Sender, Number),
+        uuid: Uuid,
+    ) {
         let id = self.logs[log].id.clone();
         self.check_origin(log, uuid, sender, number);
         let before = self.logs[log].numbers.insert((sender.clone(), number), uuid);
@@ -540,7 +557,9 @@ impl Judge<'_> {
                         (!fine, Closing::Tail(Spec::read(&next.payload).tag, false))
                     }
                     // It carries nothing on.
-                    Obligation::Remind(_) => return None,
+                    Obligation::Remind(_) | Obligation::Subscription(_) | Obligation::Fence(_) => {
+                        return None;
+                    }
                     Obligation::Outcome(done) => {
                         let fine = done.uuid == uuid && home == Some(&last.obligation.to);
                         (!fine, ended(&done.outcome, segment, 1, 0))
@@ -608,7 +627,7 @@ impl Judge<'_> {
     }
 
     /// A record creates obligations: gives the tags of what its turn sent.
-    fn owe(
+    pub(super) fn owe(
         &mut self,
         log: usize,
         offset: Offset,
@@ -633,7 +652,11 @@ impl Judge<'_> {
                 }
                 Obligation::Outcome(done) => Some(done.outcome.clone()),
                 // No turn makes one.
-                Obligation::Remind(_) => None,
+                Obligation::Remind(_) | Obligation::Fence(_) => None,
+                Obligation::Subscription(command) => {
+                    self.removal_told(command);
+                    None
+                }
             };
             let attempt = (step, attempt);
             let owed = Owed {
@@ -658,7 +681,7 @@ impl Judge<'_> {
 
     /// How an invocation was made, from whoever made it.
     pub(crate) fn mode_of(&self, uuid: Uuid) -> Option<Mode> {
-        if self.is_firing(uuid) || self.is_deactivation(uuid) {
+        if self.is_firing(uuid) || self.is_deactivation(uuid) || self.is_delivery(uuid) {
             return Some(Mode::Tell);
         }
         if self.is_removal(uuid) {

@@ -5,12 +5,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kar_core::events::Publication;
 use kar_core::ids::{Epoch, NodeId, Number, Offset, TopicPartition, Uuid};
 use kar_core::invocation::{Invocation, Outcome};
 use kar_core::record::{Publish, Segment};
 use kar_core::snapshot::Snapshot;
 
 use super::Judge;
+
+/// Length of what an event that is delivered consists of.
+const SPEC_BYTES: usize = 18;
 
 /// Topics, and what logs owe them.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +45,7 @@ impl Judge<'_> {
     /// What an invocation delivers is known from its first step.
     pub(super) fn meet_event(&mut self, invocation: &Invocation) {
         let Some(event) = &invocation.event else { return };
+        self.meet_delivery(invocation.uuid);
         let data = event.event.as_ref().unwrap_or(&invocation.payload.data);
         let known = self.topics.delivered.entry(invocation.uuid);
         let known = known.or_insert_with(|| (event.dead_letter.clone(), data.clone()));
@@ -79,6 +84,8 @@ impl Judge<'_> {
             return self.wrong("dead-lettered", text);
         }
         self.counts.dead_lettered += 1;
+        let is_poison = matches!(outcome, Outcome::Failed(error) if error.retryable);
+        self.counts.poison_event += u64::from(is_poison && self.subscribed_policy(uuid).is_some());
         if !self.topics.gone.contains(&to.id) {
             *self.topics.buried.entry(event).or_default() += 1;
         }
@@ -193,6 +200,22 @@ impl Judge<'_> {
                 self.wrong("P5 gate for notices", text);
             }
         }
+    }
+
+    /// A log owes a topic an event that could not be delivered.
+    pub(super) fn letter_owed(&mut self, delivery: Uuid, publication: &Publication) {
+        let event = publication.event.slice(..SPEC_BYTES);
+        self.counts.dead_lettered += 1;
+        let known = (Some(publication.to.clone()), event.clone());
+        self.topics.delivered.insert(delivery, known);
+        if !self.topics.gone.contains(&publication.to.id) {
+            *self.topics.buried.entry(event).or_default() += 1;
+        }
+    }
+
+    /// Whether a topic with this id exists no more.
+    pub(super) fn topic_is_gone(&self, id: &Arc<str>) -> bool {
+        self.topics.gone.contains(id)
     }
 
     /// Whether a topic exists no more.
