@@ -343,3 +343,17 @@ impl Topic {
         Self { info, durable, partitions, memory, consumers: BTreeMap::new() }
     }
 }
+
+#[cfg(test)]
+impl Topics {
+    /// The id of the only topic.
+    pub(super) fn only_id(&self) -> String {
+        self.by_id.keys().next().expect("a topic").to_string()
+    }
+
+    /// How far a channel has come in the first partition of the only topic.
+    pub(super) fn only_mark(&self, channel: crate::topic::ChannelKey) -> Option<u64> {
+        let topic = self.by_id.values().next().expect("a topic");
+        topic.partitions[0].channels.mark(channel).map(|mark| mark.number)
+    }
+}
