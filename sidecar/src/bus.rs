@@ -29,9 +29,9 @@ pub trait Bus: Send + Sync {
     /// appended it before is not appended again, as long as that is remembered.
     fn publish(&self, topic_id: TopicId, events: Vec<NewEvent>) -> BusFuture<Vec<EventPlace>>;
 
-    /// Appends events of a channel to a partition, by their numbers, which ascend; answers when all are durable. One whose
-    /// number is not above the highest one that the channel has appended is not appended again, however long ago that
-    /// was. So this may be repeated; but of two of one channel none may overtake the other.
+    /// Appends events of a channel to a partition, by their numbers, which ascend; answers when all are durable. One
+    /// whose number is not above the highest one that the channel has appended is not appended again, however long ago
+    /// that was. So this may be repeated; but of two of one channel none may overtake the other.
     fn append(
         &self,
         topic_id: TopicId,
@@ -40,8 +40,8 @@ pub trait Bus: Send + Sync {
         events: Vec<(u64, Bytes)>,
     ) -> BusFuture<Landed>;
 
-    /// How far a channel has come in a partition, when that is durable. A bus that has to look for it begins at the offset
-    /// `since`: everything below is known to the asker.
+    /// How far a channel has come in a partition, when that is durable. A bus that has to look for it begins at the
+    /// offset `since`: everything below is known to the asker.
     fn learn(
         &self,
         topic_id: TopicId,
