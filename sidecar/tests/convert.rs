@@ -70,6 +70,7 @@ fn invocation(mode: Mode, is_full: bool) -> Invocation {
         home: None,
         retry: None,
         key: None,
+        event: None,
     }
 }
 
@@ -658,6 +659,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
             home: Some(to.clone()),
             retry: Some(RETRY),
             key: None,
+            event: None,
         }),
         parent: Some(Uuid(u128::MAX)),
     };

@@ -1,14 +1,16 @@
 //! Events: as components have them, as topics keep them, as the core knows them.
 
 use bytes::Bytes;
-use kar_core::events::{CloudEvent, EventTime};
+use kar_core::events::{CloudEvent, EventOrigin, EventTime, Publication};
+use kar_core::ids::TopicPartition;
 use kar_core::invocation::Payload;
+use kar_core::record::Publish;
 use kar_proto::log::v1 as stored;
 use kar_proto::v1 as pb;
 use prost::Message as _;
 
 use super::api::payload_to;
-use super::{Malformed, owned, shared};
+use super::{Malformed, owned, shared, taken_out};
 
 /// An event as a topic keeps it.
 pub fn encode_event(event: &CloudEvent) -> Bytes {
@@ -49,6 +51,62 @@ pub fn decode_event(bytes: Bytes) -> Result<CloudEvent, Malformed> {
         data: Payload { data: event.data, content_type },
         attributes: event.attributes.into_iter().map(|a| (a.name, a.value)).collect(),
     })
+}
+
+/// Where an event is from that is delivered, for the wire.
+pub(super) fn event_origin_to(origin: &EventOrigin) -> stored::EventOrigin {
+    let EventOrigin { subscription, topic, place, offset, dead_letter, event } = origin;
+    stored::EventOrigin {
+        subscription: owned(subscription),
+        topic: owned(topic),
+        place: Some(topic_partition_to(place)),
+        offset: *offset,
+        dead_letter: dead_letter.as_ref().map(topic_partition_to),
+        event: event.clone(),
+    }
+}
+
+/// Where an event is from that is delivered, from the wire.
+pub(super) fn event_origin_from(origin: stored::EventOrigin) -> Result<EventOrigin, Malformed> {
+    let stored::EventOrigin { subscription, topic, place, offset, dead_letter, event } = origin;
+    Ok(EventOrigin {
+        subscription: shared(subscription),
+        topic: shared(topic),
+        place: topic_partition_from(place)?,
+        offset,
+        dead_letter: dead_letter.map(|to| topic_partition_from(Some(to))).transpose()?,
+        event: event.map(taken_out),
+    })
+}
+
+/// An event that is published, as it is stored.
+pub(super) fn publish_to(publish: &Publish) -> stored::Publish {
+    let Publish { number, publication: Publication { to, event } } = publish;
+    let to = Some(topic_partition_to(to));
+    stored::Publish { number: *number, to, event: event.clone() }
+}
+
+/// An event that is published, from what is stored.
+pub(super) fn publish_from(publish: stored::Publish) -> Result<Publish, Malformed> {
+    let stored::Publish { number, to, event } = publish;
+    let publication = Publication { to: topic_partition_from(to)?, event: taken_out(event) };
+    Ok(Publish { number, publication })
+}
+
+/// A topic's partition for the wire.
+pub(super) fn topic_partition_to(to: &TopicPartition) -> stored::TopicPartition {
+    stored::TopicPartition { topic_id: owned(&to.id), partition: to.partition }
+}
+
+/// A topic's partition from the wire.
+pub(super) fn topic_partition_from(
+    to: Option<stored::TopicPartition>,
+) -> Result<TopicPartition, Malformed> {
+    let to = to.ok_or(Malformed::Field("topic partition"))?;
+    if to.topic_id.is_empty() {
+        return Err(Malformed::Field("topic_id"));
+    }
+    Ok(TopicPartition { id: to.topic_id.into(), partition: to.partition })
 }
 
 /// An event for a component; with `json` its data in the form for people if it is JSON.

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{ClosedNodes, Entry, Inbound, LogState, Origin, Outbound, Outcomes};
+use super::topics::TopicChannel;
+use super::{ClosedNodes, Entry, Inbound, LogState, Origin, Outbound, Outcomes, Topics};
 use crate::agenda::{Agenda, Key};
 use crate::dead::{DeadLetter, DeadLetters};
-use crate::ids::{PartitionId, Sender, Uuid};
+use crate::ids::{PartitionId, Sender, TopicPartition, Uuid};
 use crate::invocation::Outcome;
 use crate::keys::Keys;
 use crate::record::Send;
@@ -15,9 +16,10 @@ use crate::reminder::{Reminder, ReminderChange};
 use crate::size::Tally;
 use crate::snapshot::{
     SavedClosedNodes, SavedDeadLetter, SavedEntry, SavedInbound, SavedOrigin, SavedOutbound,
-    SavedReminderName, SavedTrouble, Snapshot,
+    SavedReminderName, SavedTopicChannel, SavedTrouble, Snapshot,
 };
 use crate::steps::Steps;
+use crate::subscriptions::{Fences, Subscriptions};
 use crate::trouble::Trouble;
 
 impl LogState {
@@ -37,6 +39,7 @@ impl LogState {
             keys,
             inbound,
             outbound,
+            topics,
             // Counted anew.
             owed: _,
             closed_nodes,
@@ -47,6 +50,8 @@ impl LogState {
             inbox: taken,
             snapshots,
             agenda,
+            subscriptions,
+            fences,
         } = self;
         Snapshot {
             partition: partition.clone(),
@@ -66,6 +71,7 @@ impl LogState {
             results_by_age: results_by_age.iter().copied().collect(),
             inbound: inbound.iter().map(|(sender, inbound)| inbound.save(sender)).collect(),
             outbound: outbound.iter().map(|(to, outbound)| outbound.save(to)).collect(),
+            topics: topics.iter().map(|(to, channel)| channel.save(to)).collect(),
             closed_nodes: closed_nodes.save(),
             dead: dead.iter().map(DeadLetter::save).collect(),
             keys: keys.save(),
@@ -73,6 +79,9 @@ impl LogState {
             snapshots: snapshots.clone(),
             reminders: agenda.save(),
             firings: agenda.save_firings(),
+            subscriptions: subscriptions.save(),
+            newest_subscription: subscriptions.newest(),
+            fences: fences.save(),
         }
     }
 
@@ -96,6 +105,7 @@ impl LogState {
             results_by_age,
             inbound,
             outbound,
+            topics: saved_topics,
             closed_nodes,
             dead,
             keys,
@@ -103,12 +113,20 @@ impl LogState {
             snapshots,
             reminders,
             firings,
+            subscriptions,
+            newest_subscription,
+            fences,
         } = snapshot;
         let entries = entries.into_iter().map(|e| (e.invocation.uuid, Box::new(Entry::restore(e))));
         let outbound: BTreeMap<_, _> = outbound.into_iter().map(Outbound::restore).collect();
         let mut owed = Tally::default();
         for obligation in outbound.values().flat_map(|outbound| outbound.open.values()) {
             owed.add(obligation.size());
+        }
+        let mut topics = Topics::default();
+        for (to, channel) in saved_topics.into_iter().map(TopicChannel::restore) {
+            channel.open.values().for_each(|event| owed.add(to.publication_size(event)));
+            topics.insert(to, channel);
         }
         let mut letters = DeadLetters::default();
         dead.into_iter().for_each(|letter| letters.insert(DeadLetter::restore(letter)));
@@ -126,6 +144,7 @@ impl LogState {
             keys: Keys::restore(keys, keys_by_age),
             inbound: inbound.into_iter().map(Inbound::restore).collect(),
             outbound,
+            topics,
             owed,
             closed_nodes: ClosedNodes::restore(closed_nodes),
             dead: letters,
@@ -135,6 +154,8 @@ impl LogState {
             inbox,
             snapshots,
             agenda: Agenda::restore(reminders, firings),
+            subscriptions: Subscriptions::restore(subscriptions, newest_subscription),
+            fences: Fences::restore(fences),
         }
     }
 }
@@ -314,6 +335,19 @@ impl Outbound {
     }
 }
 
+impl TopicChannel {
+    fn save(&self, to: &TopicPartition) -> SavedTopicChannel {
+        let Self { next, landed, since, open } = self;
+        let open = open.iter().map(|(number, event)| (*number, event.clone())).collect();
+        SavedTopicChannel { to: to.clone(), next: *next, landed: *landed, since: *since, open }
+    }
+
+    fn restore(saved: SavedTopicChannel) -> (TopicPartition, Self) {
+        let SavedTopicChannel { to, next, landed, since, open } = saved;
+        (to, Self { next, landed, since, open: open.into_iter().collect() })
+    }
+}
+
 impl ClosedNodes {
     fn save(&self) -> SavedClosedNodes {
         let Self { floor, open, above } = self;
@@ -388,6 +422,7 @@ mod tests {
             home: None,
             retry: None,
             key: (10..20).contains(&uuid).then_some(uuid + 500),
+            event: None,
         })
     }
 

@@ -114,6 +114,10 @@ impl Judge<'_> {
                 below || nodes.above.contains(node)
             }
             Sender::Log { .. } => false,
+            Sender::Subscription { partition, subscription, .. } => {
+                let fence = s.fences.iter().find(|(from, _)| from == partition);
+                fence.is_some_and(|(_, fence)| fence.closes(*subscription))
+            }
         };
         let forgotten = |(sender, number): &&(Sender, Number)| {
             next.get(sender).is_none_or(|next| next <= number) && !closed(sender)
