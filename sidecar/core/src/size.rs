@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use crate::events::{EventOrigin, Filter, Publication};
+use crate::events::{DEAD_LETTER_BYTES_MAX, EventOrigin, Filter, Publication};
 use crate::ids::{Number, PartitionId, Sender, TopicPartition};
 use crate::invocation::{
     ActorOps, ChainOutcome, Invocation, Obligation, Outcome, Owed, Payload, StateOp,
@@ -472,7 +472,10 @@ impl Limits {
         let settled = times(self.calls_per_turn_max, KIND_BYTES_MAX + 3 * NUMBER + 3 * NESTED);
         // A turn may drop every firing that waits for its actor, each once.
         let dropped = times(self.queue_per_actor_max, UUID);
-        let turn = sum(&[self.segment_bytes_max, self.message_bytes_max, settled, dropped, names]);
+        // An event goes to its dead-letter topic whatever a turn may buffer.
+        let segment = self.segment_bytes_max.max(self.message_bytes_max);
+        let segment = sum(&[segment, DEAD_LETTER_BYTES_MAX]);
+        let turn = sum(&[segment, self.message_bytes_max, settled, dropped, names]);
         // Lists of numbers and of what is forgotten are bounded by what may be there at once.
         let forgotten = self
             .results_per_partition_max

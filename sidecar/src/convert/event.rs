@@ -128,7 +128,8 @@ pub fn event_to(event: CloudEvent, json: bool) -> pb::Event {
 
 #[cfg(test)]
 mod tests {
-    use kar_core::events::Draft;
+    use kar_core::events::{DEAD_LETTER_BYTES_MAX, Draft, dead_letter, origin};
+    use kar_core::invocation::{ApplicationError, Invocation, Mode, Outcome, Work};
 
     use super::*;
 
@@ -148,5 +149,76 @@ mod tests {
         let event = draft.complete(String::new, "", EventTime::default()).expect("an event");
         assert_eq!(decode_event(encode_event(&event)), Ok(event));
         assert!(decode_event(Bytes::from_static(&[0xff])).is_err());
+    }
+
+    /// The core puts attributes behind the stored form without knowing it.
+    #[test]
+    fn a_dead_letter_is_the_event_with_what_became_of_it() {
+        let draft = Draft {
+            data: Payload { data: "d".into(), content_type: "text/plain".into() },
+            attributes: [("a".to_owned(), "b".to_owned())].into(),
+            ..Draft::default()
+        };
+        let event = draft.complete(|| "1".into(), "/s", EventTime::default()).expect("an event");
+        let error = ApplicationError {
+            code: "Overdrawn".into(),
+            // Longer than there is room for, with what no attribute may have.
+            message: format!("not\nenough{}", "ö".repeat(1_000)).into(),
+            ..ApplicationError::default()
+        };
+        let bury = |event: &CloudEvent| {
+            let invocation = delivery(encode_event(event));
+            let outcome = Outcome::Failed(error.clone());
+            dead_letter(&invocation, &outcome, u32::MAX).expect("it has a topic").event
+        };
+        let once = bury(&event);
+        assert!(once.len() <= encode_event(&event).len() + DEAD_LETTER_BYTES_MAX);
+        let mut letter = decode_event(once).expect("it is an event");
+        let reason = letter.attributes.remove(origin::REASON).expect("it has a reason");
+        assert!(reason.starts_with("failed: Overdrawn: not enoughö") && reason.len() <= 512);
+        let told = [
+            (origin::ATTEMPTS, "4294967295"),
+            (origin::SUBSCRIPTION, "billing"),
+            (origin::TOPIC, "orders"),
+            (origin::POSITION, "3/42"),
+        ];
+        for (name, value) in told {
+            assert_eq!(letter.attributes.remove(name).as_deref(), Some(value), "{name}");
+        }
+        assert_eq!(letter, event, "all else is as it was");
+        // One that was a dead letter before says what has become of it last; and everybody may publish it.
+        letter.attributes.insert(origin::REASON.into(), "expired".into());
+        let draft = Draft { attributes: letter.attributes.clone(), ..Draft::default() };
+        assert!(draft.complete(String::new, "/s", EventTime::default()).is_ok());
+        let again = decode_event(bury(&letter)).expect("it is an event");
+        assert_eq!(again.attributes.get(origin::REASON), Some(&reason));
+    }
+
+    fn delivery(event: Bytes) -> Invocation {
+        let place = |partition| TopicPartition { id: "id".into(), partition };
+        let origin = EventOrigin {
+            subscription: "billing".into(),
+            topic: "orders".into(),
+            place: place(3),
+            offset: 42,
+            dead_letter: Some(place(0)),
+            event: None,
+        };
+        Invocation {
+            uuid: kar_core::ids::Uuid(1),
+            work: Work::Method,
+            mode: Mode::Tell,
+            actor: None,
+            method: "m".into(),
+            payload: Payload { data: event, content_type: "".into() },
+            chain: [].into(),
+            deadline: None,
+            trace: "".into(),
+            step: 1,
+            home: None,
+            retry: None,
+            key: None,
+            event: Some(origin.into()),
+        }
     }
 }

@@ -4,10 +4,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kar_core::events::Publication;
 use kar_core::ids::{InvocationId, Millis, NodeId, Number, Uuid};
 use kar_core::invocation::Outcome;
-use kar_core::record::Publish;
 use kar_core::reminder::Reminder;
 use kar_core::snapshot::{
     NamedSnapshot, SavedClosedNodes, SavedDeadLetter, SavedEntry, SavedInbound, SavedKey,
@@ -18,7 +16,7 @@ use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
 use super::Malformed;
-use super::event::{publish_from, publish_to, topic_partition_from, topic_partition_to};
+use super::event::{topic_partition_from, topic_partition_to};
 use super::log::{
     digest_from, digest_to, invocation_from, invocation_to, outcome_from, outcome_to,
     partition_from, partition_to, send_from, send_to, sender_from, sender_to, settled_from,
@@ -395,28 +393,27 @@ fn outbound_from(outbound: pb::SnapshotOutbound) -> Result<SavedOutbound, Malfor
 
 fn topic_channel_to(channel: &SavedTopicChannel) -> pb::SnapshotTopicChannel {
     let SavedTopicChannel { to, next, landed, since, open } = channel;
-    let publish = |(number, event): &(Number, Bytes)| {
-        let publication = Publication { to: to.clone(), event: event.clone() };
-        publish_to(&Publish { number: *number, publication })
+    let owed = |(number, event): &(Number, Bytes)| pb::SnapshotOwedEvent {
+        number: *number,
+        event: event.clone(),
     };
     pb::SnapshotTopicChannel {
         to: Some(topic_partition_to(to)),
         next: *next,
         landed: *landed,
         since_offset: *since,
-        open: open.iter().map(publish).collect(),
+        open: open.iter().map(owed).collect(),
     }
 }
 
 fn topic_channel_from(channel: pb::SnapshotTopicChannel) -> Result<SavedTopicChannel, Malformed> {
     let pb::SnapshotTopicChannel { to, next, landed, since_offset, open } = channel;
-    let open = all(open, publish_from)?;
     Ok(SavedTopicChannel {
         to: topic_partition_from(to)?,
         next,
         landed,
         since: since_offset,
-        open: open.into_iter().map(|p| (p.number, p.publication.event)).collect(),
+        open: open.into_iter().map(|owed| (owed.number, owed.event)).collect(),
     })
 }
 

@@ -387,13 +387,16 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::events::Publication;
     use crate::ids::{Kind, NodeId};
     use crate::invocation::{
         ActorOps, ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Owed, Payload,
         StateOp, Work,
     };
     use crate::limits::Rules;
-    use crate::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment};
+    use crate::record::{
+        AcceptInBrief, End, Op, Publish, Record, RecordedStep, ReminderOp, Segment,
+    };
     use crate::reminder::CatchUp;
     use crate::schedule::Schedule;
     use crate::snapshot::{NamedSnapshot, SnapshotKey, SnapshotProof};
@@ -448,6 +451,15 @@ mod tests {
         Send { number, obligation: Obligation { to: partition(3), owed, parent, step_key } }
     }
 
+    fn topic(id: &str) -> TopicPartition {
+        TopicPartition { id: id.into(), partition: 3 }
+    }
+
+    fn publish(number: u64, id: &str) -> Publish {
+        let publication = Publication { to: topic(id), event: "event".into() };
+        Publish { number, publication }
+    }
+
     /// Decisions that leave something in every part of the state.
     fn ops() -> Vec<Op> {
         let failed = Outcome::Failed(ApplicationError::default());
@@ -478,11 +490,23 @@ mod tests {
             Op::Progress {
                 uuid: Uuid(1),
                 attempt: 1,
-                segment: Segment { state: vec![StateOp::Clear], sends, reminders: reminders() },
+                segment: Segment {
+                    state: vec![StateOp::Clear],
+                    sends,
+                    reminders: reminders(),
+                    publishes: vec![
+                        publish(1, "t"),
+                        publish(2, "t"),
+                        publish(1, "u"),
+                        publish(3, "t"),
+                    ],
+                },
                 settled: Vec::new(),
                 steps: vec![RecordedStep { key: "k3".into(), payload: payload("value") }],
                 shared: true,
             },
+            Op::Published { to: topic("t"), upto: 2, offset: 9 },
+            Op::TopicGone { to: topic("u") },
             Op::StepDone { to: partition(3), number: 1, outcome: Outcome::Done(payload("r")) },
             Op::Attempt { uuid: Uuid(1), attempt: 2, ended: Some(ended) },
             complete(2, End::Outcome(failed)),
@@ -564,6 +588,7 @@ mod tests {
             saved.results_by_age.len(),
             saved.inbound.len(),
             saved.outbound.len(),
+            saved.topics.len(),
             saved.closed_nodes.open.len(),
             saved.closed_nodes.above.len(),
             saved.dead.len(),
@@ -575,6 +600,8 @@ mod tests {
         ];
         assert!(parts.iter().all(|count| *count > 0), "{parts:?}");
         assert!(saved.inbound.iter().any(|inbound| !inbound.live.is_empty()));
+        let [channel] = saved.topics.as_slice() else { panic!("{:?}", saved.topics) };
+        assert_eq!((channel.next, channel.landed, channel.since, channel.open.len()), (4, 2, 9, 1));
         assert!(saved.keys.iter().any(|key| key.outcome.is_some()));
         assert!(saved.keys.len() > saved.keys_by_age.len(), "one has not ended");
         let entries = &saved.entries;

@@ -105,6 +105,7 @@ impl Judge<'_> {
         if out != owed {
             return Err(format!("owes {out:?}, not {owed:?}"));
         }
+        self.same_topics(log, s)?;
         let next: HashMap<&Sender, Number> =
             s.inbound.iter().map(|inbound| (&inbound.sender, inbound.next)).collect();
         let closed = |sender: &Sender| match sender {

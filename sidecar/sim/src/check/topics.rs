@@ -9,6 +9,7 @@ use kar_core::events::Publication;
 use kar_core::ids::{Epoch, NodeId, Number, Offset, TopicPartition, Uuid};
 use kar_core::invocation::{Invocation, Outcome};
 use kar_core::record::{Publish, Segment};
+use kar_core::snapshot::Snapshot;
 
 use super::Judge;
 
@@ -218,6 +219,28 @@ impl Judge<'_> {
     /// Whether a topic exists no more.
     pub(super) fn is_gone(&self, to: &TopicPartition) -> bool {
         self.topics.gone.contains(&to.id)
+    }
+
+    /// What a snapshot holds of channels into topics is what its log comes to.
+    pub(super) fn same_topics(&self, log: usize, snapshot: &Snapshot) -> Result<(), String> {
+        let channels = self.topics.channels.iter();
+        let own = channels.filter(|((from, _), channel)| *from == log && !channel.owed.is_empty());
+        let wanted: BTreeMap<_, _> = own
+            .map(|((_, to), channel)| {
+                let next = channel.owed.last_key_value().map_or(1, |(number, _)| number + 1);
+                let open: Vec<_> = channel.owed.range(channel.settled + 1..).collect();
+                (to, (next, channel.settled, open))
+            })
+            .collect();
+        let saved: BTreeMap<_, _> = snapshot
+            .topics
+            .iter()
+            .map(|saved| {
+                let open = saved.open.iter().map(|(number, event)| (number, event)).collect();
+                (&saved.to, (saved.next, saved.landed, open))
+            })
+            .collect();
+        if saved == wanted { Ok(()) } else { Err(format!("topics {saved:?}, not {wanted:?}")) }
     }
 
     /// At the end: what was published is in its topic, and so are dead letters.
