@@ -1,16 +1,18 @@
-//! Publishing outside of turns, and topics: past the core's partitions, which have no part in it. What an event is, and
+//! Publishing outside of turns, what turns publish before the core has it, and topics: past the core's partitions, which have no part in it. What an event is, and
 //! where it goes, the core's pure part decides ([`kar_core::events`]); a [`Bus`] keeps it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kar_core::events::{CloudEvent, EventPosition, EventTime, partition_of};
-use kar_core::ids::Millis;
+use kar_core::ids::{Millis, TopicPartition};
 use kar_proto::v1 as pb;
 use pb::response::Result as Reply;
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 use tonic::Status;
 use uuid::Uuid;
 
@@ -19,12 +21,17 @@ use crate::config::{ApplicationName, Bounds};
 use crate::convert::api::{
     EventOperation, Publication, bus_error, description_to, event_error, topic_to,
 };
+use crate::convert::error::too_large;
 use crate::convert::event::encode_event;
 
 /// Topics whose ids and partitions are kept in memory.
 const TOPICS_CACHED_MAX: usize = 1_000;
 /// Events that are handed to the bus at once, bytes and number: a longer batch goes in pieces.
 const PIECE: (usize, usize) = (4 << 20, 1_000);
+
+/// What a turn publishes is not refused any more when it is sent. So its topic is looked up again when that was so long
+/// ago: who publishes to a topic that was created anew longer ago than this publishes to the new one.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// The way to topics. Cheap to clone.
 #[derive(Clone)]
@@ -43,10 +50,19 @@ struct Shared {
 }
 
 /// What is known of a topic; it may have been deleted since.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct KnownTopic {
     id: TopicId,
     partitions: u32,
+    /// When it was looked up.
+    seen: Instant,
+}
+
+/// An event of a turn, complete.
+#[derive(Clone, Debug)]
+pub struct TurnEvent {
+    checked: Checked,
+    stored: Bytes,
 }
 
 /// Counters since the start, and gauges.
@@ -67,6 +83,7 @@ pub struct EventCounters {
 }
 
 /// An event that was checked, with what names its request.
+#[derive(Clone, Debug)]
 struct Checked {
     event: CloudEvent,
     request: u128,
@@ -191,6 +208,7 @@ impl Events {
         let known = KnownTopic {
             id: view.topic.id.clone(),
             partitions: view.topic.settings.partitions.max(1),
+            seen: Instant::now(),
         };
         let mut topics = self.topics();
         if topics.len() >= TOPICS_CACHED_MAX && !topics.contains_key(topic) {
@@ -213,6 +231,54 @@ impl Events {
         self.shared.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Completes and checks events of a turn.
+    ///
+    /// # Errors
+    ///
+    /// The status that names the wrong field.
+    pub fn completed(
+        &self,
+        publications: &[Publication],
+        now: Millis,
+    ) -> Result<Vec<TurnEvent>, Status> {
+        let complete = |publication: &Publication| {
+            let (checked, stored) = self.checked(publication.clone(), now)?;
+            Ok(TurnEvent { checked, stored })
+        };
+        publications.iter().map(complete).collect()
+    }
+
+    /// Where events of a turn go; `None`: a topic has to be looked up first.
+    pub fn placed(&self, events: &[TurnEvent]) -> Option<Vec<kar_core::events::Publication>> {
+        let topics = self.topics();
+        let place = |event: &TurnEvent| {
+            let known = topics.get(&event.checked.topic)?;
+            if known.seen.elapsed() >= FRESH {
+                return None;
+            }
+            let partition = place(&event.checked, known);
+            let to = TopicPartition { id: known.id.clone(), partition };
+            Some(kar_core::events::Publication { to, event: event.stored.clone() })
+        };
+        events.iter().map(place).collect()
+    }
+
+    /// Looks up the topics of events.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such topic, or nobody can tell.
+    pub async fn look_up(&self, events: &[TurnEvent]) -> Result<(), Status> {
+        let mut topics: Vec<_> = events.iter().map(TurnEvent::topic).collect();
+        topics.sort_unstable();
+        topics.dedup();
+        for topic in topics {
+            self.topics().remove(topic);
+            self.view(topic).await?;
+        }
+        Ok(())
+    }
+
     /// Publishes events; all are checked, and their topics looked up, before any is.
     async fn publish(
         &self,
@@ -221,20 +287,19 @@ impl Events {
     ) -> Result<Vec<pb::PublishResponse>, Status> {
         let events: Vec<_> =
             publications.into_iter().map(|p| self.checked(p, now)).collect::<Result<_, _>>()?;
-        for event in &events {
+        for (event, _) in &events {
             self.known(&event.topic).await?;
         }
         let mut published = Vec::with_capacity(events.len());
         let mut piece = Vec::new();
         let mut bytes = 0;
         let mut events = events.into_iter().peekable();
-        while let Some(event) = events.next() {
+        while let Some((event, stored)) = events.next() {
             let topic = event.topic.clone();
             let id = event.event.id.clone();
-            let stored = encode_event(&event.event);
             bytes += stored.len();
             piece.push((id, event, stored));
-            let ends = events.peek().is_none_or(|next| next.topic != topic);
+            let ends = events.peek().is_none_or(|(next, _)| next.topic != topic);
             if ends || bytes >= PIECE.0 || piece.len() >= PIECE.1 {
                 bytes = 0;
                 published.extend(self.publish_piece(&topic, std::mem::take(&mut piece)).await?);
@@ -243,18 +308,23 @@ impl Events {
         Ok(published)
     }
 
-    fn checked(&self, publication: Publication, now: Millis) -> Result<Checked, Status> {
-        let Publication { topic, draft, request, field } = publication;
+    /// The event, complete, and as it is kept.
+    fn checked(&self, publication: Publication, now: Millis) -> Result<(Checked, Bytes), Status> {
+        let Publication { topic, draft, request, field, bytes_max } = publication;
         let seconds = i64::try_from(now / 1_000).unwrap_or(i64::MAX);
         let now = EventTime { seconds, nanos: (now % 1_000) as u32 * 1_000_000 };
         let id = || Uuid::now_v7().to_string();
         let event = draft.complete(id, &self.shared.source, now);
         let event = event.map_err(|error| event_error(&field, &error))?;
+        let stored = encode_event(&event);
+        if stored.len() > bytes_max {
+            return Err(too_large(&format!("{field}event"), stored.len(), bytes_max));
+        }
         let request = match request {
             Some(request) => self.request_key(&request),
             None => Uuid::new_v4().as_u128(),
         };
-        Ok(Checked { event, request, topic })
+        Ok((Checked { event, request, topic }, stored))
     }
 
     /// The same for the same id of a request of the same application, on every node.
@@ -280,7 +350,7 @@ impl Events {
         if result == Err(BusError::UnknownTopic) {
             self.topics().remove(topic);
             let now = self.known(topic).await?;
-            if now != known {
+            if now.id != known.id {
                 result = self.append(&now, &piece).await;
             }
         }
@@ -305,15 +375,10 @@ impl Events {
         topic: &KnownTopic,
         piece: &[Piece],
     ) -> Result<Vec<(u32, EventPlace)>, BusError> {
-        let place = |checked: &Checked| match checked.event.partition_key() {
-            Some(key) => partition_of(key.as_bytes(), topic.partitions),
-            // A request that comes again goes to the same one.
-            None => partition_of(&checked.request.to_le_bytes(), topic.partitions),
-        };
         let events: Vec<_> = piece
             .iter()
             .map(|(_, checked, stored)| NewEvent {
-                partition: place(checked),
+                partition: place(checked, topic),
                 request: checked.request,
                 event: stored.clone(),
             })
@@ -324,6 +389,29 @@ impl Events {
             return Err(BusError::Unknown("the bus answered for other events".into()));
         }
         Ok(partitions.into_iter().zip(places).collect())
+    }
+}
+
+/// The partition that an event goes to.
+fn place(checked: &Checked, topic: &KnownTopic) -> u32 {
+    match checked.event.partition_key() {
+        Some(key) => partition_of(key.as_bytes(), topic.partitions),
+        // A request that comes again goes to the same one.
+        None => partition_of(&checked.request.to_le_bytes(), topic.partitions),
+    }
+}
+
+// === impl TurnEvent ===
+
+impl TurnEvent {
+    /// Name of its topic.
+    pub fn topic(&self) -> &str {
+        &self.checked.topic
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.checked.event.id
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kar_core::effect::Turn;
 use kar_core::event::{Offer, TailCall, TurnResult};
+use kar_core::events::{EventOrigin, EventPosition};
 use kar_core::ids::{Kind, TurnToken};
 use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload, RetryPolicy, Work};
 use kar_core::limits::{LimitHit, Limits};
@@ -15,6 +16,7 @@ use super::field::{core_target, method, name, payload_from, required_turn};
 use super::retry::retry_policy;
 use super::{DIRECT_PREFIX, payload_to, target_to, timestamp};
 use crate::convert::error::{invalid_field, limit_reached, too_large};
+use crate::convert::event::{decode_event, event_to};
 use crate::convert::{owned, written};
 use crate::driver::outlets::DirectCall;
 
@@ -96,13 +98,18 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
         (_, Mode::Tell) => pb::InvocationMode::Tell,
         (_, Mode::Start) => pb::InvocationMode::Start,
     };
+    let (payload, event) = match turn.event {
+        Some(origin) => delivered(turn.payload, &origin),
+        None => (turn.payload, None),
+    };
     let recorded = turn.recorded_steps.into_iter();
     let recorded = recorded.map(|(key, value)| (key.to_string(), payload_to(value, false)));
     pb::InvocationFrame {
         turn_token: written(&turn.token),
         target: Some(target_to(&turn.kind, turn.actor.as_deref())),
         method: owned(&turn.method),
-        payload: Some(payload_to(turn.payload, false)),
+        payload: Some(payload_to(payload, false)),
+        event,
         mode: mode.into(),
         attempt: i32::try_from(turn.token.attempt).unwrap_or(i32::MAX),
         start_before_time: turn.deadline.map(timestamp),
@@ -113,12 +120,36 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
     }
 }
 
+/// An event that is delivered, taken apart: its data are the payload. What is no event, which no topic has, goes as it is.
+fn delivered(payload: Payload, origin: &EventOrigin) -> (Payload, Option<pb::EventDelivery>) {
+    let mut event = match decode_event(payload.data.clone()) {
+        Ok(event) => event,
+        Err(error) => {
+            tracing::error!(%error, "an event that is delivered cannot be read by this version");
+            return (payload, None);
+        }
+    };
+    let data = std::mem::take(&mut event.data);
+    let position = EventPosition { partition: origin.place.partition, offset: origin.offset };
+    let delivery = pb::EventDelivery {
+        event: Some(pb::Event { data: None, ..event_to(event, false) }),
+        subscription: origin.subscription.to_string(),
+        topic: origin.topic.to_string(),
+        position: position.to_string(),
+    };
+    (data, Some(delivery))
+}
+
 /// What a turn takes on its way to the component at most, bytes: for what goes into one message.
 pub fn turn_size(turn: &Turn) -> usize {
     let steps = turn.recorded_steps.iter();
     let steps: usize = steps.map(|(key, value)| key.len() + payload_size(value)).sum();
     let actor = turn.actor.as_ref().map_or(0, |actor| actor.len());
-    let names = actor + turn.method.len() + turn.trace.len();
+    let event = turn
+        .event
+        .as_ref()
+        .map_or(0, |origin| origin.subscription.len() + origin.topic.len() + EVENT_BYTES);
+    let names = actor + turn.method.len() + turn.trace.len() + event;
     payload_size(&turn.payload) + names + steps + TURN_BYTES
 }
 
@@ -133,6 +164,9 @@ fn payload_size(payload: &Payload) -> usize {
 
 /// What a turn takes besides: its token, the name of its kind, tags and lengths.
 const TURN_BYTES: usize = 512;
+/// What an event takes besides its names and what is stored of it: where it is from, tags and lengths, which grow a
+/// little, as each attribute becomes an entry of a map.
+const EVENT_BYTES: usize = 1_024;
 /// What a payload takes besides: tags and lengths.
 const PAYLOAD_BYTES: usize = 32;
 
@@ -150,6 +184,7 @@ pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
         step: 1,
         recorded_steps: HashMap::new(),
         activation: 0,
+        event: None,
     }
 }
 
@@ -241,12 +276,14 @@ fn too_long_error(status: &Status) -> ApplicationError {
 
 #[cfg(test)]
 mod tests {
-    use kar_core::ids::{InvocationId, PartitionId, Uuid};
+    use kar_core::events::{Draft, EventTime};
+    use kar_core::ids::{InvocationId, PartitionId, TopicPartition, Uuid};
     use kar_core::limits::Limits;
     use kar_core::record::RecordedStep;
     use prost::Message as _;
 
     use super::*;
+    use crate::convert::event::encode_event;
 
     /// Messages are packed by these sizes, and components take no longer ones.
     #[test]
@@ -271,6 +308,7 @@ mod tests {
                 event: None,
                 trace: text.clone(),
                 recorded_steps: (0..steps).map(step).collect(),
+                event: None,
                 slot: true,
             };
             let counted = turn_size(&turn);
@@ -287,5 +325,62 @@ mod tests {
             assert!(encoded <= counted, "{steps} steps: {encoded} > {counted}");
             assert!(encoded <= limits.turn_bytes_max(), "{steps} steps: {encoded}");
         }
+    }
+
+    /// The same of turns that deliver events, whose data are the argument and the rest goes beside it.
+    #[test]
+    fn events_are_no_longer_than_they_are_counted() {
+        let long: Arc<str> = "t".repeat(128).into();
+        let attributes = (0..64).map(|n| (format!("a{n}"), "v".repeat(1_024)));
+        let draft = Draft {
+            kind: "k".repeat(1_024),
+            subject: "s".repeat(1_024),
+            time: Some(EventTime { seconds: -1, nanos: 999_999_999 }),
+            data: Payload { data: vec![7; 5_000].into(), content_type: "text/plain".into() },
+            attributes: attributes.collect(),
+            ..Draft::default()
+        };
+        let event = draft.complete(|| "1".into(), "/s", EventTime::default()).expect("an event");
+        let origin = EventOrigin {
+            subscription: long.clone(),
+            topic: long,
+            place: TopicPartition { id: "i".into(), partition: 255 },
+            offset: u64::MAX,
+            dead_letter: None,
+            event: None,
+        };
+        let home = PartitionId::new(Kind::actor("A"), 0);
+        let invocation = InvocationId { home, uuid: Uuid(u128::MAX) };
+        let turn = Turn {
+            token: TurnToken { invocation, step: 1, attempt: 1, epoch: 1 },
+            kind: Kind::actor("A"),
+            actor: Some("1".into()),
+            method: "m".into(),
+            payload: Payload { data: encode_event(&event), content_type: Arc::default() },
+            mode: Mode::Tell,
+            work: Work::Method,
+            activation: 1,
+            deadline: None,
+            trace: Arc::default(),
+            recorded_steps: BTreeMap::new(),
+            event: Some(origin.into()),
+            slot: true,
+        };
+        let counted = turn_size(&turn);
+        let limits = Limits {
+            message_bytes_max: turn.payload.data.len(),
+            step_bytes_per_invocation_max: 0,
+            ..Limits::default()
+        };
+        let frame = turn_to(turn);
+        let encoded = frame.encoded_len();
+        assert!(encoded <= counted && encoded <= limits.turn_bytes_max(), "{encoded} > {counted}");
+        let payload = frame.payload.expect("its data");
+        assert_eq!(payload.content_type, "text/plain");
+        assert_eq!(payload.body, Some(pb::payload::Body::Data(vec![7; 5_000].into())));
+        let delivery = frame.event.expect("it delivers one");
+        assert_eq!(delivery.position, format!("255/{}", u64::MAX));
+        let told = delivery.event.expect("told");
+        assert_eq!((told.attributes.len(), told.data), (64, None));
     }
 }
