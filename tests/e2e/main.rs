@@ -22,6 +22,7 @@ mod order;
 mod philosophers;
 mod policies;
 mod python;
+mod python_events;
 mod reminders;
 mod rust_sdk;
 mod shared;
