@@ -61,7 +61,7 @@ async def main():
 
         async with orders.consume("audit", ahead=2) as events:
             got = [await anext(events) for _ in range(4)]
-            assert [one.event.data(Order).id for one in got] == [0, 1, 2, 3], got
+            assert [one.event.data.decode(Order).id for one in got] == [0, 1, 2, 3], got
             assert got[0].position == first.position and got[0].event.id == first.id, got
             assert got[0].event.attributes == {"country": "ch", "partitionkey": "alice"}, got
             assert got[0].event.time >= began and got[0].published >= began.replace(microsecond=0), got
@@ -70,7 +70,7 @@ async def main():
             [consumer] = (await orders.describe()).consumers
             assert consumer.lag == 4, consumer
         async with orders.consume("audit") as events:
-            left = [(await anext(events)).event.data(Order).id for _ in range(4)]
+            left = [(await anext(events)).event.data.decode(Order).id for _ in range(4)]
             assert left == [1, 3, 4, 5], left
             async with orders.consume("audit") as later:
                 await fails(kar.ConsumerTakenOver, anext(events))
@@ -127,7 +127,7 @@ async def main():
     async with kar.connect() as client, client.topic("numbers").consume(sys.argv[1], ahead=8) as events:
         print("begun", flush=True)
         async for received in events:
-            number = received.event.data(int)
+            number = received.event.data.decode(int)
             print(number, flush=True)
             if sys.argv[1]:
                 events.acknowledge(received)

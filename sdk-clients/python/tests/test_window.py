@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 import pytest
 
 from kar._window import Received, Window, place
+from kar.codec import Payload
 from kar.events import Event
 from kar.v1 import event_pb2
 
@@ -14,7 +15,7 @@ from kar.v1 import event_pb2
 def came(window: Window, *positions: str) -> None:
     """These events have come."""
     for position in positions:
-        event = Event.read(event_pb2.Event(id=position))
+        event = Event.read(event_pb2.Event(id=position), Payload())
         window.came(Received(event, position, datetime.now(timezone.utc)))
 
 

@@ -26,7 +26,7 @@ async def follow(client: kar.Client, topic: str, name: str, count: int) -> None:
     async with client.topic(topic).consume(name, filter=only) as events:
         for _ in range(count):
             received = await anext(events)
-            print(received.position, received.event.data(int))
+            print(received.position, received.event.data.decode(int))
             events.acknowledge(received)
         # Until this is through, what was printed may be printed again by the next one.
         await events.flush()

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from kar.codec import Payload
 from kar.events import Event
 from kar.v1 import event_pb2
 
@@ -27,7 +28,7 @@ Place = tuple[int, int]
 class Received:
     """An event that has come."""
 
-    event: Event
+    event: Event[Payload]
     position: str
     """Its place: `PARTITION/OFFSET`."""
     published: datetime

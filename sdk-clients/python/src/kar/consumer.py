@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from kar import limits
+from kar import codec, limits
 from kar._status import error_of_rpc
 from kar._transport import BROKEN, Dialer
 from kar._window import Received, Window
@@ -38,7 +38,7 @@ class Consumer:
 
         async with client.topic("orders").consume("audit") as events:
             async for received in events:
-                book(received.event.data(Order))
+                book(received.event.data.decode(Order))
                 events.acknowledge(received)
 
     From its opening on every event is given that is published, by partition in order, each once. With a name it is
@@ -238,8 +238,9 @@ class Consumer:
         if answer.acknowledged:
             self._window.confirmed(answer.acknowledged)
         if answer.HasField("event"):
+            event = Event.read(answer.event, codec.read(answer.event.data))
             published = answer.publish_time.ToDatetime(timezone.utc)
-            self._window.came(Received(Event.read(answer.event), answer.position, published))
+            self._window.came(Received(event, answer.position, published))
 
 
 def _passes(error: KarError) -> bool:

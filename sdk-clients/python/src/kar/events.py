@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kar import codec
-from kar.codec import Payload
 from kar.v1 import event_pb2
 
 if TYPE_CHECKING:
@@ -60,8 +58,8 @@ class NewEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """An event of a topic."""
+class Event(Generic[T]):
+    """An event of a topic. What a consumer is given has its data as they are: `received.event.data.decode(Order)`."""
 
     id: str
     """Unique with the source."""
@@ -77,23 +75,13 @@ class Event:
     """Schema of the data; empty: none."""
     attributes: dict[str, str]
     """Extension attributes."""
-    payload: Payload
-    """Its data as they are."""
+    data: T
+    """Its data."""
 
-    @overload
-    def data(self) -> Any: ...
-
-    @overload
-    def data(self, of: builtins.type[T]) -> T: ...
-
-    def data(self, of: Any = Any) -> Any:
-        """Its data, read as a type. Raises `CodecError`."""
-        return self.payload.decode(of)
-
-    @classmethod
-    def read(cls, source: event_pb2.Event) -> Event:
-        """From the wire."""
-        return cls(
+    @staticmethod
+    def read(source: event_pb2.Event, data: Any) -> Event[Any]:
+        """From the wire, with these data."""
+        return Event(
             id=source.id,
             source=source.source,
             type=source.type,
@@ -101,7 +89,7 @@ class Event:
             time=source.time.ToDatetime(timezone.utc) if source.HasField("time") else None,
             data_schema=source.data_schema,
             attributes=dict(source.attributes),
-            payload=codec.read(source.data),
+            data=data,
         )
 
 
