@@ -15,8 +15,8 @@ and elsewhere
         print(await client.service(Greeter).hello("Alan"))
 
 Modules: `hosting` (services and actors as classes), `host` (running them), `client` and `calls`
-(calling them), `context` (the turn), `state`, `reminders`, `topics`, `events` and `consumer` (publishing and
-following), `codec` (payloads), `errors`, `limits`. `v1` is the contract with the sidecar, generated.
+(calling them), `context` (the turn), `state`, `reminders`, `topics`, `events`, `consumer` and
+`subscriptions` (publishing, following and being told), `codec` (payloads), `errors`, `limits`. `v1` is the contract with the sidecar, generated.
 """
 
 from kar.calls import (
@@ -55,11 +55,13 @@ from kar.errors import (
     Refused,
     Rejected,
     StepKeyReused,
+    SubscriptionExists,
     TopicExists,
     TurnEnded,
     TurnSuperseded,
     Unavailable,
     UnknownInvocation,
+    UnknownSubscription,
     UnknownTopic,
     Unreachable,
 )
@@ -69,6 +71,17 @@ from kar.hosting import Actor, Service, method
 from kar.reminders import CatchUp, Cron, Reminder, Reminders
 from kar.retry import RetryPolicy
 from kar.state import ActorState, ApplicationState, Delete, Page, Set, Versioned
+from kar.subscriptions import (
+    Delivery,
+    Subscribed,
+    Subscription,
+    SubscriptionProgress,
+    Subscriptions,
+    SubscriptionState,
+    ToActor,
+    ToActors,
+    ToService,
+)
 from kar.topics import Topic, TopicConsumer, TopicDescription, TopicPartition, TopicSettings
 from kar.topology import Topology, TopologyNode
 
@@ -90,6 +103,7 @@ __all__ = [
     "ConsumerTakenOver",
     "Cron",
     "Delete",
+    "Delivery",
     "Error",
     "Event",
     "EventFilter",
@@ -119,6 +133,15 @@ __all__ = [
     "Set",
     "Started",
     "StepKeyReused",
+    "Subscribed",
+    "Subscription",
+    "SubscriptionExists",
+    "SubscriptionProgress",
+    "SubscriptionState",
+    "Subscriptions",
+    "ToActor",
+    "ToActors",
+    "ToService",
     "Topic",
     "TopicConsumer",
     "TopicDescription",
@@ -132,6 +155,7 @@ __all__ = [
     "TurnSuperseded",
     "Unavailable",
     "UnknownInvocation",
+    "UnknownSubscription",
     "UnknownTopic",
     "Unreachable",
     "Versioned",

@@ -58,6 +58,10 @@ class Outgoing:
                 return True
             case "create_topic" | "describe_topic" | "list_topics":
                 return True
+            case "subscribe" | "unsubscribe" | "pause_subscription" | "resume_subscription":
+                return True
+            case "list_subscriptions":
+                return True
             case "actor_state_get_all":
                 return not self.request.actor_state_get_all.turn_token
             case "reminder_list":

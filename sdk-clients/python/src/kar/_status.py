@@ -24,6 +24,8 @@ _BY_REASON: dict[str, type[KarError]] = {
     "UNKNOWN_TOPIC": errors.UnknownTopic,
     "TOPIC_EXISTS": errors.TopicExists,
     "CONSUMER_TAKEN_OVER": errors.ConsumerTakenOver,
+    "SUBSCRIPTION_EXISTS": errors.SubscriptionExists,
+    "UNKNOWN_SUBSCRIPTION": errors.UnknownSubscription,
     "NO_HOST": errors.NoHost,
     "UNKNOWN_INVOCATION": errors.UnknownInvocation,
     "STEP_KEY_REUSED": errors.StepKeyReused,

@@ -14,6 +14,7 @@ from kar.calls import Caller, Started
 from kar.hosting import Actor
 from kar.reminders import Reminders
 from kar.state import ApplicationState
+from kar.subscriptions import Subscriptions
 from kar.topics import TopicDescription, every_topic
 from kar.topology import Topology, follow
 from kar.v1 import component_pb2 as v1
@@ -54,6 +55,11 @@ class Client(Caller):
     def application(self) -> str:
         """Name of the application."""
         return self._kar_connection.welcome.application
+
+    @property
+    def subscriptions(self) -> Subscriptions:
+        """What of topics is delivered to methods of the application."""
+        return Subscriptions(self._kar_connection)
 
     @property
     def state(self) -> ApplicationState:

@@ -207,6 +207,18 @@ class ConsumerTakenOver(KarError):
     code_name = "consumer_taken_over"
 
 
+class SubscriptionExists(KarError):
+    """There is a subscription of that name with other settings: use another name, or unsubscribe it first."""
+
+    code_name = "subscription_exists"
+
+
+class UnknownSubscription(KarError):
+    """There is no subscription of that name."""
+
+    code_name = "unknown_subscription"
+
+
 class Unavailable(KarError):
     """The sidecar or something behind it is away or leaving. Worth trying again later."""
 
