@@ -43,8 +43,10 @@ fn every_language_follows_what_every_language_has_published() {
         let numbers = NUMBERS.map(|number| number.to_string());
         let mut published = Vec::new();
         for ((name, program), transport) in programs().into_iter().zip(TRANSPORTS.iter().cycle()) {
-            let words: Vec<&str> =
-                ["publish", "numbers", "k"].into_iter().chain(numbers.iter().map(|n| &**n)).collect();
+            let words: Vec<&str> = ["publish", "numbers", "k"]
+                .into_iter()
+                .chain(numbers.iter().map(|n| &**n))
+                .collect();
             let output = run(&program, &words, &a, *transport).await;
             assert_eq!(output.code, 0, "{name}: {output:?}");
             let positions = output.stdout.lines().map(str::to_owned);
@@ -62,7 +64,8 @@ fn every_language_follows_what_every_language_has_published() {
             let (first, second) = lines.split_at(5);
             for lines in [first, second] {
                 let count = lines.len().to_string();
-                let output = run(&program, &["follow", "numbers", name, &count], &b, *transport).await;
+                let output =
+                    run(&program, &["follow", "numbers", name, &count], &b, *transport).await;
                 assert_eq!(output.code, 0, "{name}: {output:?}");
                 assert_eq!(output.stdout.lines().collect::<Vec<_>>(), lines, "{name}");
             }
@@ -72,7 +75,10 @@ fn every_language_follows_what_every_language_has_published() {
         lags.sort_unstable();
         // The last event is passed over, maybe not yet durably.
         assert!(lags.iter().all(|(_, lag)| *lag <= 1), "{lags:?}");
-        assert_eq!(lags.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), ["java", "js", "python"]);
+        assert_eq!(
+            lags.into_iter().map(|(name, _)| name).collect::<Vec<_>>(),
+            ["java", "js", "python"]
+        );
     });
 }
 
