@@ -516,7 +516,7 @@ impl Source {
         }
     }
 
-    fn handle(&self) -> &crate::stream::Handle {
+    pub(crate) fn handle(&self) -> &crate::stream::Handle {
         match self {
             Self::Root(handle) => handle,
             Self::Turn(turn) => &turn.handle,

@@ -11,7 +11,7 @@ use crate::codec::Decode;
 use crate::context::sealed::{Origin, Sealed};
 use crate::context::{Caller, Root, Source};
 use crate::error::{CallError, ConnectError};
-use crate::event::Topic;
+use crate::event::{Subscribed, Subscription, Topic, subscription};
 use crate::stream::driver::{self, Node};
 use crate::stream::{Answer, Command, Handle, Operation};
 use crate::topology::TopologyWatch;
@@ -205,7 +205,50 @@ impl Client {
     /// A topic by its name: to publish to it, and to follow it.
     #[must_use]
     pub fn topic(&self, name: impl Into<String>) -> Topic {
-        Topic::new(self.handle.clone(), name.into())
+        Caller::topic(self, name)
+    }
+
+    /// Subscribes a method of an actor or a service to a topic; tells whether that is new, when it is
+    /// durable. A subscription outlives this process; one of the same name and settings is left as it
+    /// is.
+    ///
+    /// # Errors
+    /// [`CallError::Rejected`] with reason `SUBSCRIPTION_EXISTS` (with other settings), `UNKNOWN_TOPIC`
+    /// or `INVALID_FIELD`, say.
+    pub async fn subscribe(&self, subscription: Subscription) -> Result<bool, CallError> {
+        subscription::subscribe(&self.handle, subscription).await
+    }
+
+    /// Ends a subscription; whether it existed. Events that were accepted are carried through.
+    ///
+    /// # Errors
+    /// The sidecar's.
+    pub async fn unsubscribe(&self, name: impl Into<String>) -> Result<bool, CallError> {
+        subscription::unsubscribe(&self.handle, name.into()).await
+    }
+
+    /// Pauses a subscription, which keeps its place; whether it was active.
+    ///
+    /// # Errors
+    /// [`CallError::Rejected`] with reason `UNKNOWN_SUBSCRIPTION`, say.
+    pub async fn pause_subscription(&self, name: impl Into<String>) -> Result<bool, CallError> {
+        subscription::pause(&self.handle, name.into()).await
+    }
+
+    /// Lets a paused subscription go on where it was; whether it was paused.
+    ///
+    /// # Errors
+    /// [`CallError::Rejected`] with reason `UNKNOWN_SUBSCRIPTION`, say.
+    pub async fn resume_subscription(&self, name: impl Into<String>) -> Result<bool, CallError> {
+        subscription::resume(&self.handle, name.into()).await
+    }
+
+    /// The subscriptions of the application by name, with how far they have come.
+    ///
+    /// # Errors
+    /// The sidecar's.
+    pub async fn subscriptions(&self) -> Result<Vec<Subscribed>, CallError> {
+        subscription::list(&self.handle).await
     }
 
     /// Name of the sidecar's node, as it was when the component connected first. Empty in a turn's

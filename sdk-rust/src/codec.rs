@@ -52,6 +52,15 @@ pub trait Decode: Sized {
     /// # Errors
     /// The bytes are of another content type, or not a value of this type.
     fn decode(payload: Payload) -> Result<Self, CodecError>;
+
+    /// Reads a method's argument, which may be an event with its data in the payload.
+    #[doc(hidden)]
+    fn decode_argument(
+        payload: Payload,
+        _event: Option<&proto::EventDelivery>,
+    ) -> Result<Self, CodecError> {
+        Self::decode(payload)
+    }
 }
 
 /// A payload could not be written or read.
@@ -177,7 +186,7 @@ impl Decode for Payload {
 }
 
 impl CodecError {
-    fn new(message: String) -> Self {
+    pub(crate) fn new(message: String) -> Self {
         Self { message }
     }
 }

@@ -5,6 +5,7 @@
 //! |---|---|---|---|---|
 //! | [`Caller`] | calls and tells | yes | yes | yes |
 //! | [`InTurn`] | knowing the turn, `flush`, `once` | | yes | yes |
+//! | [`Caller::topic`] | publishing events | yes | with the turn | with the turn |
 //! | [`ReadsState`] | reading the actor's state | | | yes |
 //! | [`WritesState`] | changing it | | | yes |
 
@@ -19,6 +20,7 @@ use crate::call::{ActorRef, ServiceRef};
 use crate::client::Client;
 use crate::codec::{Decode, Encode};
 use crate::error::{CallError, Error};
+use crate::event::{Delivery, Topic};
 use crate::reminder::Reminders;
 use crate::state::{StateReader, StateWriter};
 use crate::stream::{Answer, Operation};
@@ -46,6 +48,12 @@ pub trait Caller: sealed::Sealed {
     /// An actor by its type and id. It exists by being named.
     fn actor(&self, actor_type: &str, id: impl Into<String>) -> ActorRef<Self::Scope> {
         ActorRef::new(self.origin(), actor_type, id.into())
+    }
+
+    /// A topic by its name. In a turn what is published belongs to it: it is there once, when the
+    /// turn's segment is durable, or never.
+    fn topic(&self, name: impl Into<String>) -> Topic<Self::Scope> {
+        Topic::new(self.origin(), name.into())
     }
 }
 
@@ -175,6 +183,17 @@ impl TurnContext {
         &self.turn.trace_parent
     }
 
+    /// Where the event is from that this turn delivers; `None`: it delivers none. A method that wants
+    /// the event itself takes it as its argument: see [`Event`](crate::Event).
+    #[must_use]
+    pub fn delivery(&self) -> Option<Delivery> {
+        self.turn.event.as_ref().map(Delivery::from_proto)
+    }
+
+    pub(crate) fn event(&self) -> Option<&proto::EventDelivery> {
+        self.turn.event.as_ref()
+    }
+
     /// Makes everything that the turn did so far durable; returns when it is. Do this before IO of
     /// your own: code may run on state that is never committed. In a direct invocation there is
     /// nothing to flush.
@@ -262,6 +281,21 @@ impl ServiceContext {
     pub fn actor(&self, actor_type: &str, id: impl Into<String>) -> ActorRef<Nested> {
         Caller::actor(self, actor_type, id)
     }
+
+    /// A topic by its name, to publish to it with the turn.
+    ///
+    /// ```no_run
+    /// # use kar_sdk::{Error, NewEvent};
+    /// # async fn method(ctx: &mut kar_sdk::ServiceContext) -> Result<(), Error> {
+    /// let paid = NewEvent::new("order.paid", &30).key("alice");
+    /// ctx.topic("orders").publish(paid).await?;
+    /// // From here on it is as good as published: with the method's success, or not at all.
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn topic(&self, name: impl Into<String>) -> Topic<Nested> {
+        Caller::topic(self, name)
+    }
 }
 
 impl Deref for ServiceContext {
@@ -339,6 +373,21 @@ impl ActorContext {
     #[must_use]
     pub fn actor(&self, actor_type: &str, id: impl Into<String>) -> ActorRef<Nested> {
         Caller::actor(self, actor_type, id)
+    }
+
+    /// A topic by its name, to publish to it with the turn.
+    ///
+    /// ```no_run
+    /// # use kar_sdk::{Error, NewEvent};
+    /// # async fn method(ctx: &mut kar_sdk::ActorContext) -> Result<(), Error> {
+    /// let paid = NewEvent::new("order.paid", &30).key("alice");
+    /// ctx.topic("orders").publish(paid).await?;
+    /// // From here on it is as good as published: with the method's success, or not at all.
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn topic(&self, name: impl Into<String>) -> Topic<Nested> {
+        Caller::topic(self, name)
     }
 }
 

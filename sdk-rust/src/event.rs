@@ -1,25 +1,34 @@
-//! Topics: publishing events ([`Topic`], [`NewEvent`]), and following them ([`Consumer`]).
+//! Topics: publishing events ([`Topic`], [`NewEvent`]), having them delivered ([`Subscription`]), and following them
+//! ([`Consumer`]).
 
 mod consumer;
 mod filter;
+pub(crate) mod subscription;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::SystemTime;
 
 use kar_proto::v1 as proto;
 use uuid::Uuid;
 
-use crate::codec::{CodecError, Decode, Encode, Payload};
+use crate::codec::{CodecError, Decode, Encode, Payload, name};
+use crate::context::sealed::Origin;
+use crate::context::{Root, Source};
 use crate::error::CallError;
-use crate::stream::{Answer, Handle, Operation};
+use crate::stream::{Answer, Operation};
 pub use consumer::{Consume, Consumer, Received, Start};
 pub use filter::EventFilter;
+pub use subscription::{Subscribed, Subscription, SubscriptionState};
 
-/// A topic, by its name. All applications of a hub use the same topics.
-#[derive(Clone, Debug)]
-pub struct Topic {
-    handle: Handle,
+/// A topic, by its name. All applications of a hub use the same topics. `S` is [`Root`] for a client,
+/// [`Nested`](crate::Nested) in a turn.
+#[derive(Clone)]
+pub struct Topic<S = Root> {
+    origin: Origin,
     name: String,
+    scope: PhantomData<fn() -> S>,
 }
 
 /// An event to be published, a CloudEvent: what is not said is filled in.
@@ -38,10 +47,29 @@ pub struct NewEvent {
     request_id: String,
 }
 
-/// An event of a topic.
+/// An event of a topic, with data of a type: as they are ([`Payload`]) when a topic is followed, and of the type that it
+/// wants where a method takes it as its argument, because it is [subscribed](crate::Client::subscribe) to a topic. A
+/// method that wants nothing but the data takes `T` itself.
+///
+/// ```
+/// # use kar_sdk::{ActorContext, Error, Event};
+/// # #[derive(serde::Serialize, serde::Deserialize)]
+/// # struct Order { amount: i64 }
+/// struct Customer;
+///
+/// #[kar_sdk::actor]
+/// impl Customer {
+///     async fn ordered(&self, ctx: &mut ActorContext, order: Event<Order>) -> Result<(), Error> {
+///         let total: i64 = ctx.state().get("total").await?.unwrap_or(0);
+///         ctx.state().set("total", &(total + order.data.amount))?;
+///         println!("{} of {}", order.id, order.source);
+///         Ok(())
+///     }
+/// }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
-pub struct Event {
+pub struct Event<T = Payload> {
     /// Unique with the source.
     pub id: String,
     /// Who has published it.
@@ -56,7 +84,20 @@ pub struct Event {
     pub data_schema: Option<String>,
     /// Extension attributes.
     pub attributes: BTreeMap<String, String>,
-    data: Payload,
+    /// Data.
+    pub data: T,
+}
+
+/// Where an event is from that a turn delivers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Delivery {
+    /// Name of the subscription.
+    pub subscription: String,
+    /// Name of the topic.
+    pub topic: String,
+    /// The event's place there: `PARTITION/OFFSET`.
+    pub position: String,
 }
 
 /// Where an event is.
@@ -65,7 +106,7 @@ pub struct Event {
 pub struct Published {
     /// Id of the event.
     pub id: String,
-    /// Its place: `PARTITION/OFFSET`.
+    /// Its place: `PARTITION/OFFSET`; empty in a turn, whose events get their places later.
     pub position: String,
     /// An earlier request with the same id had published it.
     pub again: bool,
@@ -73,9 +114,9 @@ pub struct Published {
 
 // === impl Topic ===
 
-impl Topic {
-    pub(crate) fn new(handle: Handle, name: String) -> Self {
-        Self { handle, name }
+impl<S> Topic<S> {
+    pub(crate) fn new(origin: Origin, name: String) -> Self {
+        Self { origin, name, scope: PhantomData }
     }
 
     /// Its name.
@@ -84,21 +125,21 @@ impl Topic {
         &self.name
     }
 
-    /// Publishes an event; returns when it is durable. Survives the loss of the connection. It is not part of a turn,
-    /// whoever asks.
+    /// Publishes an event. Outside turns returns when it is durable, and survives the loss of the connection. In a turn
+    /// returns at once: the event is published with the turn's segment, once, or never.
     ///
     /// # Errors
     /// The sidecar's ([`CallError::Rejected`] with reason `UNKNOWN_TOPIC` or `INVALID_FIELD`, say), or
     /// [`CallError::Codec`] if the data cannot be written.
     pub async fn publish(&self, event: NewEvent) -> Result<Published, CallError> {
         let request = self.request(event)?;
-        match self.handle.request(Operation::Publish(request)).await? {
+        match self.origin.0.request(Operation::Publish(request)).await? {
             Answer::Publish(answer) => Ok(Published::from_proto(answer)),
             _ => Err(CallError::mismatch("publish")),
         }
     }
 
-    /// Publishes several events; returns when all are durable. Those of one key are in this order.
+    /// Publishes several events; as [`publish`](Self::publish). Those of one key are in this order.
     ///
     /// # Errors
     /// As [`publish`](Self::publish). All are checked before any is published; when the outcome is unknown some may
@@ -110,7 +151,7 @@ impl Topic {
         let events = events.into_iter().map(|event| self.request(event));
         let events = events.collect::<Result<Vec<_>, _>>()?;
         let request = proto::PublishBatchRequest { events, ..Default::default() };
-        match self.handle.request(Operation::PublishBatch(request)).await? {
+        match self.origin.0.request(Operation::PublishBatch(request)).await? {
             Answer::PublishBatch(answer) => {
                 Ok(answer.events.into_iter().map(Published::from_proto).collect())
             }
@@ -118,15 +159,14 @@ impl Topic {
         }
     }
 
-    /// Follows the topic; see [`Consume`].
-    pub fn consume(&self) -> Consume {
-        Consume::new(self.handle.sidecar().clone(), self.name.clone())
-    }
-
     fn request(&self, event: NewEvent) -> Result<proto::PublishRequest, CallError> {
         let NewEvent { mut event, data, key, mut request_id } = event;
         event.data = Some(data?.into_proto());
-        if request_id.is_empty() {
+        let turn_token = match &self.origin.0 {
+            Source::Root(_) => String::new(),
+            Source::Turn(turn) => turn.request_token(),
+        };
+        if request_id.is_empty() && turn_token.is_empty() {
             // The connection's own retries need one.
             request_id = Uuid::new_v4().to_string();
         }
@@ -139,8 +179,21 @@ impl Topic {
             event: Some(event),
             partition_key: key,
             request_id,
-            turn_token: String::new(),
+            turn_token,
         })
+    }
+}
+
+impl Topic {
+    /// Follows the topic; see [`Consume`].
+    pub fn consume(&self) -> Consume {
+        Consume::new(self.origin.0.handle().sidecar().clone(), self.name.clone())
+    }
+}
+
+impl<S> fmt::Debug for Topic<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Topic").field(&self.name).finish()
     }
 }
 
@@ -209,7 +262,7 @@ impl NewEvent {
 // === impl Event ===
 
 impl Event {
-    /// Its data.
+    /// Its data, read.
     ///
     /// # Errors
     /// They are none of `T`.
@@ -224,6 +277,13 @@ impl Event {
     }
 
     fn from_proto(event: proto::Event) -> Self {
+        let data = Payload::from_proto(event.data.clone());
+        Self::with_data(event, data)
+    }
+}
+
+impl<T> Event<T> {
+    fn with_data(event: proto::Event, data: T) -> Self {
         let some = |text: String| (!text.is_empty()).then_some(text);
         Self {
             id: event.id,
@@ -234,7 +294,45 @@ impl Event {
             time: event.time.and_then(|time| SystemTime::try_from(time).ok()),
             data_schema: some(event.data_schema),
             attributes: event.attributes.into_iter().collect(),
-            data: Payload::from_proto(event.data),
+            data,
+        }
+    }
+}
+
+impl<T: Decode> Decode for Event<T> {
+    fn decode(_: Payload) -> Result<Self, CodecError> {
+        Err(CodecError::new(format!(
+            "expected an event of a topic with data of {}: subscribe the method, or publish an event",
+            name::<T>()
+        )))
+    }
+
+    fn decode_argument(
+        payload: Payload,
+        event: Option<&proto::EventDelivery>,
+    ) -> Result<Self, CodecError> {
+        match event.and_then(|delivery| delivery.event.clone()) {
+            Some(event) => Ok(Self::with_data(event, T::decode(payload)?)),
+            None => Self::decode(payload),
+        }
+    }
+}
+
+/// Its data only: what is not delivered has no attributes.
+impl<T: Encode> Encode for Event<T> {
+    fn encode(&self) -> Result<Payload, CodecError> {
+        self.data.encode()
+    }
+}
+
+// === impl Delivery ===
+
+impl Delivery {
+    pub(crate) fn from_proto(delivery: &proto::EventDelivery) -> Self {
+        Self {
+            subscription: delivery.subscription.clone(),
+            topic: delivery.topic.clone(),
+            position: delivery.position.clone(),
         }
     }
 }

@@ -100,7 +100,7 @@
 //! [`Kar`], [`Client`]: connecting and asking · [`Host`]: hosting · [`Caller`], [`InTurn`], [`ReadsState`],
 //! [`WritesState`]: capabilities of contexts · [`Call`]: calls on their way · [`StateWriter`], [`ApplicationState`]:
 //! state, [`Write`]: changes of it · [`RetryPolicy`]: of methods and calls · [`Reminders`]: invocations at due times ·
-//! [`Topic`], [`NewEvent`], [`Consumer`]: events · [`TopologyWatch`]: who is there ·
+//! [`Topic`], [`NewEvent`], [`Subscription`], [`Event`], [`Consumer`]: events · [`TopologyWatch`]: who is there ·
 //! [`CallError`], [`Error`]: errors · [`limits`]: every bound.
 
 // The macros' code names this crate as its users do; the samples are such users in here.
@@ -138,7 +138,8 @@ pub use context::{
 };
 pub use error::{ApplicationError, CallError, Conflict, ConnectError, Error, HostError, Rejection};
 pub use event::{
-    Consume, Consumer, Event, EventFilter, NewEvent, Published, Received, Start, Topic,
+    Consume, Consumer, Delivery, Event, EventFilter, NewEvent, Published, Received, Start,
+    Subscribed, Subscription, SubscriptionState, Topic,
 };
 pub use host::{Host, HostBuilder, ShutdownHandle};
 pub use hosted::{Actor, Method, MethodFuture, Service};

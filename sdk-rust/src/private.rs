@@ -1,6 +1,7 @@
 //! What the macros' code needs. Not part of the API.
 
 use crate::codec::{Decode, Payload};
+use crate::context::TurnContext;
 use crate::error::{ApplicationError, Error};
 
 /// What a method may return.
@@ -23,8 +24,8 @@ impl<T, E: Into<Error>> MethodResult for Result<T, E> {
 }
 
 /// Reads a method's argument.
-pub fn argument<T: Decode>(payload: Payload) -> Result<T, Error> {
-    T::decode(payload)
+pub fn argument<T: Decode>(context: &TurnContext, payload: Payload) -> Result<T, Error> {
+    T::decode_argument(payload, context.event())
         .map_err(|error| ApplicationError::new("invalid_argument", error.to_string()).into())
 }
 

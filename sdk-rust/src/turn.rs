@@ -34,6 +34,8 @@ pub(crate) struct Turn {
     pub(crate) step: u32,
     pub(crate) activation: u64,
     pub(crate) trace_parent: String,
+    /// The event that it delivers.
+    pub(crate) event: Option<proto::EventDelivery>,
     /// Durable steps: recorded by earlier attempts, and by this one.
     steps: Mutex<HashMap<String, proto::Payload>>,
     requests: AtomicUsize,
@@ -92,6 +94,7 @@ impl Turn {
             step: u32::try_from(frame.step).unwrap_or(1),
             activation: frame.activation,
             trace_parent: frame.trace_parent,
+            event: frame.event,
             steps: Mutex::new(frame.recorded_steps),
             requests: AtomicUsize::new(0),
             writes: Mutex::default(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kar_core::events::ConsumerPosition;
-use kar_core::ids::Millis;
+use kar_core::ids::{Millis, Uuid};
 
 /// Topics and what is in them.
 pub trait Bus: Send + Sync {
@@ -28,6 +28,27 @@ pub trait Bus: Send + Sync {
     /// Appends events, those of one partition in this order; answers when all are durable. One whose request has
     /// appended it before is not appended again, as long as that is remembered.
     fn publish(&self, topic_id: TopicId, events: Vec<NewEvent>) -> BusFuture<Vec<EventPlace>>;
+
+    /// Appends events of a channel to a partition, by their numbers, which ascend; answers when all are durable. One
+    /// whose number is not above the highest one that the channel has appended is not appended again, however long ago
+    /// that was. So this may be repeated; but of two of one channel none may overtake the other.
+    fn append(
+        &self,
+        topic_id: TopicId,
+        partition: u32,
+        channel: Uuid,
+        events: Vec<(u64, Bytes)>,
+    ) -> BusFuture<Landed>;
+
+    /// How far a channel has come in a partition, when that is durable. A bus that has to look for it begins at the
+    /// offset `since`: everything below is known to the asker.
+    fn learn(
+        &self,
+        topic_id: TopicId,
+        partition: u32,
+        channel: Uuid,
+        since: u64,
+    ) -> BusFuture<Landed>;
 
     /// Reads events of a partition, or waits for some.
     fn fetch(&self, topic_id: TopicId, fetch: Fetch) -> BusFuture<Fetched>;
@@ -170,6 +191,17 @@ pub struct Fetched {
     pub first: u64,
     /// With the times at which they were appended.
     pub events: Vec<(Millis, Bytes)>,
+    /// Offset that the next event of the partition will have, as far as is known.
+    pub end: u64,
+}
+
+/// How far a channel has come in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Landed {
+    /// The highest number that was appended; 0: none.
+    pub number: u64,
+    /// Offset of its event; 0: none.
+    pub offset: u64,
 }
 
 /// Names a session of a consumer of this application.

@@ -10,7 +10,8 @@ use kar::convert::Malformed;
 use kar::convert::inbox::{decode_entry, encode_entry};
 use kar::convert::log::{decode_record, encode_record};
 use kar::convert::peer::{message_from, message_to};
-use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, Uuid};
+use kar_core::events::{DEAD_LETTER_BYTES_MAX, EventOrigin, Publication};
+use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, TopicPartition, Uuid};
 use kar_core::inbox::{InboxBody, InboxEntry, Mark};
 use kar_core::invocation::{
     ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
@@ -22,7 +23,9 @@ use kar_core::message::{
 };
 use kar_core::node::{DIRECT_CONCURRENCY, DeadLetterView, InvocationView, Phase};
 use kar_core::probe::{Climb, Confirm, Place, Probe};
-use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment, Send};
+use kar_core::record::{
+    AcceptInBrief, End, Op, Publish, Record, RecordedStep, ReminderOp, Segment, Send,
+};
 use kar_core::reminder::{CatchUp, Remind, Reminder, ReminderChange};
 use kar_core::schedule::Schedule;
 use kar_core::snapshot::{NamedSnapshot, SnapshotKey, SnapshotProof};
@@ -70,6 +73,7 @@ fn invocation(mode: Mode, is_full: bool) -> Invocation {
         home: None,
         retry: None,
         key: None,
+        event: None,
     }
 }
 
@@ -134,7 +138,8 @@ fn brief() -> AcceptInBrief {
 }
 
 fn complete(outcome: Outcome, accept: Option<AcceptInBrief>) -> Op {
-    let segment = Segment { state: state_ops(), sends: sends(), reminders: vec![] };
+    let segment =
+        Segment { state: state_ops(), sends: sends(), reminders: vec![], publishes: vec![] };
     let (end, time) = (End::Outcome(outcome), 1_700_000_000_001);
     Op::Complete { uuid: uuid(1), attempt: 2, accept, end, segment, time }
 }
@@ -153,7 +158,12 @@ fn ops() -> Vec<Op> {
         Op::Progress {
             uuid: uuid(1),
             attempt: 1,
-            segment: Segment { state: state_ops(), sends: sends(), reminders: vec![] },
+            segment: Segment {
+                state: state_ops(),
+                sends: sends(),
+                reminders: vec![],
+                publishes: vec![],
+            },
             settled: vec![(a.clone(), 1), (a.clone(), 4), (b, 2), (a.clone(), 3)],
             steps: vec![],
             shared: false,
@@ -180,7 +190,7 @@ fn tail_calls() -> [(&'static str, Op); 4] {
         attempt: 1,
         accept: None,
         end,
-        segment: Segment { state: state_ops(), sends, reminders: vec![] },
+        segment: Segment { state: state_ops(), sends, reminders: vec![], publishes: vec![] },
         time: 1_700_000_000_001,
     };
     let send = |owed| {
@@ -347,6 +357,56 @@ fn life() -> [(&'static str, Op); 3] {
     ]
 }
 
+fn topic_partition(partition: u32) -> TopicPartition {
+    TopicPartition { id: "0198c0de".into(), partition }
+}
+
+fn publish(number: u64, partition: u32, event: &'static str) -> Publish {
+    let publication = Publication { to: topic_partition(partition), event: event.into() };
+    Publish { number, publication }
+}
+
+/// Where an event is from that is delivered; every field set, or every optional one empty.
+fn event_origin(is_full: bool) -> EventOrigin {
+    EventOrigin {
+        subscription: "billing".into(),
+        topic: "orders".into(),
+        place: topic_partition(3),
+        offset: 42,
+        dead_letter: is_full.then(|| topic_partition(0)),
+        event: is_full.then(|| "event".into()),
+    }
+}
+
+/// Decisions about events.
+fn events() -> [(&'static str, Op); 6] {
+    let segment =
+        || Segment { publishes: vec![publish(1, 0, "a"), publish(2, 0, "")], ..Segment::default() };
+    let accept = |is_full| {
+        let event = Some(Arc::new(event_origin(is_full)));
+        let invocation = Arc::new(Invocation { event, ..invocation(Mode::Tell, true) });
+        Op::Accept { sender: log_sender(), number: 42, invocation }
+    };
+    let (attempt, settled, steps) = (1, vec![], vec![]);
+    let (uuid, accepts, time) = (uuid(1), None, 1_700_000_000_001);
+    let end = End::Outcome(Outcome::Failed(application_error()));
+    let segment_of = segment();
+    [
+        (
+            "events-flushed",
+            Op::Progress { uuid, attempt, segment: segment(), settled, steps, shared: false },
+        ),
+        (
+            "event-buried",
+            Op::Complete { uuid, attempt, accept: accepts, end, segment: segment_of, time },
+        ),
+        ("accept-event", accept(true)),
+        ("accept-event-plain", accept(false)),
+        ("published", Op::Published { to: topic_partition(7), upto: 300, offset: 301 }),
+        ("topic-gone", Op::TopicGone { to: topic_partition(7) }),
+    ]
+}
+
 /// Every record by name; the names are those of the golden file.
 fn records() -> BTreeMap<String, Record> {
     let mut records = BTreeMap::from([
@@ -365,7 +425,7 @@ fn records() -> BTreeMap<String, Record> {
     let full = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![full] };
     records.insert("refused-partition-bytes".to_owned(), full);
     let named = tail_calls().into_iter().chain(steps()).chain(shared()).chain(reminders());
-    for (name, op) in named.chain(life()) {
+    for (name, op) in named.chain(life()).chain(events()) {
         let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
         records.insert(name.to_owned(), record);
     }
@@ -658,6 +718,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
             home: Some(to.clone()),
             retry: Some(RETRY),
             key: None,
+            event: None,
         }),
         parent: Some(Uuid(u128::MAX)),
     };
@@ -695,7 +756,7 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
         .map(|state| (state, vec![]))
         .chain(sends.into_iter().map(|sends| (vec![], sends)))
     {
-        let segment = Segment { state, sends, reminders: vec![] };
+        let segment = Segment { state, sends, reminders: vec![], publishes: vec![] };
         for end in &ends {
             let (accept, end, segment) = (accept.clone(), end.clone(), segment.clone());
             ops.push(Op::Complete { uuid, attempt, accept, end, segment, time });
@@ -704,6 +765,15 @@ fn the_longest_record_fits_into_the_log_and_into_a_message_of_the_hub() {
         let (settled, steps) = (settled.clone(), vec![step]);
         ops.push(Op::Progress { uuid, attempt, segment, settled, steps, shared: true });
     }
+    // A delivery that fails with the longest error, and its event, which goes to its dead-letter topic.
+    let event = vec![7; limits.message_bytes_max + DEAD_LETTER_BYTES_MAX].into();
+    let buried = TopicPartition { id: long(64), partition: u32::MAX };
+    let publication = Publication { to: buried, event };
+    let publishes = vec![Publish { number: u64::MAX, publication }];
+    let segment = Segment { publishes, ..Segment::default() };
+    let payload = value(limits.message_bytes_max);
+    let end = End::Outcome(Outcome::Failed(ApplicationError { payload, ..application_error() }));
+    ops.push(Op::Complete { uuid, attempt, accept, end, segment, time });
     let mut longest = 0;
     for op in ops {
         let counted = op.size() + RECORD_BYTES;

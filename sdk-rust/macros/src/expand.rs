@@ -38,7 +38,7 @@ fn runtime(kind: Kind, block: &Block) -> TokenStream {
             Some((_, ty)) => (
                 // Spanned, so that a type that cannot travel is what the compiler points at.
                 quote_spanned!(ty.span()=>
-                    let argument = ::kar_sdk::private::argument::<#ty>(argument)?;
+                    let argument = ::kar_sdk::private::argument::<#ty>(context, argument)?;
                 ),
                 quote!(, argument),
             ),

@@ -439,7 +439,12 @@ fn is_repeatable(operation: &Operation) -> bool {
         | Operation::StateGet(_)
         | Operation::StateList(_)
         | Operation::Cancel(_)
-        | Operation::Resume(_) => true,
+        | Operation::Resume(_)
+        | Operation::Subscribe(_)
+        | Operation::Unsubscribe(_)
+        | Operation::PauseSubscription(_)
+        | Operation::ResumeSubscription(_)
+        | Operation::ListSubscriptions(_) => true,
         Operation::ActorStateGetAll(read) => read.turn_token.is_empty(),
         Operation::ReminderList(list) => list.turn_token.is_empty(),
         Operation::StateSet(set) => !set.request_id.is_empty(),

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::event::Cell;
+use crate::events::EventOrigin;
 use crate::ids::{
-    Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
-    SessionId, TurnToken,
+    Epoch, InvocationId, Kind, Millis, NodeId, Number, Offset, PartitionId, ProposalId, RequestId,
+    SessionId, TopicPartition, TurnToken, Uuid,
 };
 use crate::inbox::{InboxEntry, InboxId};
 use crate::invocation::{ActorOps, Mode, Outcome, Payload, Work};
@@ -16,6 +19,7 @@ use crate::record::Record;
 use crate::reminder::Reminder;
 use crate::schedule::ScheduleError;
 use crate::snapshot::{Snapshot, SnapshotFault, SnapshotKey};
+use crate::subscription::{FetchId, SubscriptionError, SubscriptionView};
 
 /// A durable effect: a record to append. Appends of one partition must reach its log in the order given, or not at all
 /// (a gap is harmless, rule L3).
@@ -168,6 +172,41 @@ pub enum Effect {
         /// The first entry that stays.
         below: Offset,
     },
+    /// Append events to a topic, in order, with their numbers, which have no gaps; a number that the topic has is
+    /// passed over, where the bus can tell. Answered with [`Event::Published`](crate::Event::Published).
+    Publish {
+        /// Whose obligations they are.
+        partition: PartitionId,
+        /// Where to.
+        to: TopicPartition,
+        /// Names the channel with `to`: the UUID of the partition's log.
+        channel: Uuid,
+        /// The reign that sends.
+        epoch: Epoch,
+        /// Comes back with the answer; unique within the node.
+        serial: u64,
+        /// The events, as the topic keeps them.
+        events: Vec<(Number, Bytes)>,
+    },
+    /// Find out which number of a channel is the highest that has landed in a topic. Whatever was to be appended for
+    /// the channel before, by whomever, is in the topic by then or comes to nothing. Answered with
+    /// [`Event::Published`](crate::Event::Published).
+    LearnPublished {
+        /// Whose obligations they are.
+        partition: PartitionId,
+        /// The topic's partition.
+        to: TopicPartition,
+        /// Names the channel with `to`: the UUID of the partition's log.
+        channel: Uuid,
+        /// The reign that asks.
+        epoch: Epoch,
+        /// Comes back with the answer; unique within the node.
+        serial: u64,
+        /// Numbers up to this have landed …
+        upto: Number,
+        /// … and all higher ones come after this offset: there is no need to look further back.
+        since: Offset,
+    },
     /// Store a snapshot of a partition under a key of its own, for ever unchanged, off the critical path; answered with
     /// [`Event::SnapshotPut`](crate::Event::SnapshotPut) when it is durable. The same again is no error.
     PutSnapshot {
@@ -197,6 +236,21 @@ pub enum Effect {
     ListSnapshots {
         /// The partition.
         partition: PartitionId,
+    },
+    /// Read events of a topic partition, or wait for some (as long as the driver likes, some seconds); answered with
+    /// [`Event::Fetched`](crate::Event::Fetched), always. At most one is under way for each partition of a
+    /// subscription's topic and reign.
+    Fetch {
+        /// Comes back with the answer.
+        id: FetchId,
+        /// The topic's id.
+        topic_id: Arc<str>,
+        /// Offset of the first event wanted.
+        from: Offset,
+        /// Most events, at least 1.
+        events_max: usize,
+        /// About so many bytes, at least one event.
+        bytes_max: usize,
     },
     /// Another node asks what this one serves, for people; answered with
     /// [`Event::Inspected`](crate::Event::Inspected).
@@ -256,6 +310,8 @@ pub struct Turn {
     pub activation: u64,
     /// It had to start before this time.
     pub deadline: Option<Millis>,
+    /// It delivers an event: its payload is that event as topics keep it.
+    pub event: Option<Arc<EventOrigin>>,
     /// W3C trace context.
     pub trace: Arc<str>,
     /// Values of durable steps that earlier attempts recorded, by key.
@@ -300,6 +356,20 @@ pub enum Response {
     },
     /// The reminders of an actor, by id.
     Reminders(Vec<Arc<Reminder>>),
+    /// There is a subscription as asked for.
+    Subscribed {
+        /// Its id.
+        subscription: Uuid,
+        /// It is new.
+        created: bool,
+    },
+    /// A subscription is as asked for.
+    SubscriptionChanged {
+        /// It was not before: it existed, or was paused, or was not.
+        changed: bool,
+    },
+    /// Subscriptions, by name.
+    Subscriptions(Vec<SubscriptionView>),
     /// What a node serves, in its driver's words.
     View(Arc<[u8]>),
 }
@@ -350,9 +420,23 @@ pub enum RequestError {
     /// A reminder's schedule is wrong.
     #[error("{0}")]
     Schedule(ScheduleError),
+    /// What is asked for is no subscription.
+    #[error("{0}")]
+    Subscription(SubscriptionError),
+    /// There is a subscription with the name, and it has other settings (another topic of the same name is one).
+    #[error(
+        "there is a subscription '{0}' with other settings: choose another name, or unsubscribe it first"
+    )]
+    SubscriptionDiffers(Arc<str>),
+    /// There is no subscription with the name.
+    #[error("there is no subscription '{0}': check the name")]
+    UnknownSubscription(Arc<str>),
     /// Nobody has ever used the kind: it has no instances.
     #[error("there is no {0}: check the name; a type is known from its first use on")]
     UnknownKind(Kind),
+    /// There is no topic with this id any more: the event was not taken. Publish by the topic's name again.
+    #[error("topic {0} does not exist any more: it was deleted; publish to a topic that exists")]
+    TopicGone(TopicPartition),
     /// Nobody could answer in time; it changes nothing, so it can simply be asked again.
     #[error("{0}")]
     Unavailable(&'static str),
@@ -484,6 +568,43 @@ pub enum Notice {
         /// The bound.
         hit: LimitHit,
     },
+    /// Events that a subscription has not delivered are gone: their topic kept them no longer.
+    EventsSkipped {
+        /// The subscription's partition.
+        partition: PartitionId,
+        /// The subscription.
+        name: Arc<str>,
+        /// The partition of its topic.
+        topic_partition: u32,
+        /// Offset of the first event that is gone.
+        from: Offset,
+        /// Offset of the first event that is not.
+        to: Offset,
+    },
+    /// An event cannot be delivered: it names no instance.
+    Undeliverable {
+        /// The subscription's partition.
+        partition: PartitionId,
+        /// The subscription.
+        name: Arc<str>,
+        /// The partition of its topic.
+        topic_partition: u32,
+        /// The event's offset.
+        offset: Offset,
+        /// What is wrong with it.
+        why: &'static str,
+        /// It goes to the subscription's dead-letter topic; otherwise it is passed over.
+        dead_letter: bool,
+    },
+    /// The topic of a subscription is deleted: it delivers nothing any more.
+    TopicGone {
+        /// The subscription's partition.
+        partition: PartitionId,
+        /// The subscription.
+        name: Arc<str>,
+        /// The topic.
+        topic: Arc<str>,
+    },
     /// A record was not written, because its log takes none of that length: the bounds of this node do not go together.
     /// The reign ends, and what the record decided is tried again.
     RecordTooLong {
@@ -560,6 +681,24 @@ pub enum Notice {
     ChannelClosed {
         /// The partition.
         partition: PartitionId,
+    },
+    /// Events wait because their topic cannot be reached; they are sent when it can.
+    PublishWaits {
+        /// The partition that owes them.
+        partition: PartitionId,
+        /// Where they go.
+        to: TopicPartition,
+        /// How many there are by now.
+        waiting: usize,
+    },
+    /// Events are lost: turns have published them, and their topic was deleted before they were in it.
+    EventsLost {
+        /// The partition that owed them.
+        partition: PartitionId,
+        /// Where they were to go.
+        to: TopicPartition,
+        /// How many.
+        count: usize,
     },
     /// Something that cannot happen if the design holds.
     BrokenInvariant {

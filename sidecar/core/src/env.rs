@@ -53,6 +53,7 @@ pub(crate) struct Env {
     pub(crate) granted: VecDeque<(PartitionId, Uuid)>,
     random: u128,
     next_proposal: u64,
+    next_fetch: u64,
     activations: Activations,
     pub(crate) covered: Covered,
 }
@@ -154,6 +155,7 @@ impl Env {
             granted: VecDeque::new(),
             random: seed ^ 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834,
             next_proposal: 0,
+            next_fetch: 0,
             activations: Activations::default(),
             covered: Covered::default(),
         }
@@ -173,6 +175,12 @@ impl Env {
     pub(crate) fn proposal(&mut self) -> ProposalId {
         self.next_proposal += 1;
         ProposalId(self.next_proposal)
+    }
+
+    /// Names a read of a topic.
+    pub(crate) fn fetch_serial(&mut self) -> u64 {
+        self.next_fetch += 1;
+        self.next_fetch
     }
 
     /// A number that no activation of any node had before: incarnations grow, and are below 2^32.

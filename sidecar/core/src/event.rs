@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::effect::RefusedKind;
+use crate::events::{EventOrigin, Publication, PublishResult};
 use crate::ids::{
     Epoch, InvocationId, Kind, Millis, NodeId, Offset, PartitionId, ProposalId, RequestId,
-    SessionId, TurnToken,
+    SessionId, TopicPartition, TurnToken,
 };
 use crate::inbox::{InboxEntry, InboxId};
 use crate::invocation::{Outcome, Payload, RetryPolicy, StateOp, Target};
@@ -16,6 +17,7 @@ use crate::record::{Record, RecordedStep};
 use crate::reminder::CatchUp;
 use crate::schedule::Schedule;
 use crate::snapshot::{Snapshot, SnapshotFault, SnapshotKey, SnapshotProof};
+use crate::subscription::{FetchId, FetchResult, SubscriptionChange, SubscriptionSpec};
 
 /// Something that happened outside.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -255,6 +257,13 @@ pub enum Event {
         /// Offset of the first entry that is kept.
         start: Offset,
     },
+    /// Events of a topic partition; answers [`Effect::Fetch`](crate::Effect::Fetch).
+    Fetched {
+        /// As it came.
+        id: FetchId,
+        /// What there is.
+        result: FetchResult,
+    },
     /// What this node serves, as the driver tells it; answers [`Effect::Inspect`](crate::Effect::Inspect).
     Inspected {
         /// Who asked.
@@ -263,6 +272,19 @@ pub enum Event {
         request: RequestId,
         /// The driver's words.
         view: Arc<[u8]>,
+    },
+    /// What of a channel has landed in a topic; answers [`Effect::Publish`](crate::Effect::Publish) and
+    /// [`Effect::LearnPublished`](crate::Effect::LearnPublished). No answer is [`PublishResult::Unavailable`], after a
+    /// time.
+    Published {
+        /// Whose obligations they are.
+        partition: PartitionId,
+        /// The topic's partition.
+        to: TopicPartition,
+        /// What is answered.
+        serial: u64,
+        /// The answer.
+        result: PublishResult,
     },
     /// The store was replaced or came back: steps under way are lost, and are to be made again.
     StoreReset,
@@ -351,6 +373,22 @@ pub enum Operation {
         /// Roots only: it may be sent again under this key.
         key: Option<Box<RequestKey>>,
     },
+    /// Tells a method of an event, once more: what subscriptions do by themselves. The payload is the event as topics
+    /// keep it.
+    Deliver {
+        /// Where to.
+        target: Target,
+        /// Which method.
+        method: Arc<str>,
+        /// The event.
+        payload: Payload,
+        /// Must start before this time.
+        deadline: Option<Millis>,
+        /// How retryable errors are retried, where the subscription says so.
+        retry: Option<RetryPolicy>,
+        /// Where the event is from, and where it goes without success.
+        origin: Arc<EventOrigin>,
+    },
     /// At most once, past all logs.
     InvokeDirect {
         /// The service.
@@ -402,6 +440,13 @@ pub enum Operation {
         /// In order.
         ops: Vec<StateOp>,
     },
+    /// Publishes events with the turn's segment (P5), all of them or, if a bound is hit, none.
+    Publish {
+        /// The turn.
+        turn: TurnToken,
+        /// In order.
+        events: Vec<Publication>,
+    },
     /// Makes everything so far durable.
     Flush {
         /// The turn.
@@ -426,6 +471,26 @@ pub enum Operation {
         /// What to do.
         ask: ReminderAsk,
     },
+    /// Subscribes to a topic, unless there is the same subscription. Answered with
+    /// [`Response::Subscribed`](crate::effect::Response::Subscribed) when it is durable.
+    Subscribe {
+        /// What is wanted.
+        spec: Arc<SubscriptionSpec>,
+    },
+    /// Ends a subscription, pauses it, or lets it go on. Answered with
+    /// [`Response::SubscriptionChanged`](crate::effect::Response::SubscriptionChanged) when it is durable. That there
+    /// is none is an error, unless it is to end.
+    ChangeSubscription {
+        /// Its name.
+        name: Arc<str>,
+        /// How.
+        change: SubscriptionChange,
+    },
+    /// Lists subscriptions, as committed.
+    Subscriptions {
+        /// Which ones.
+        of: SubscriptionsOf,
+    },
     /// Removes an actor when its turn comes: state, reminders, all of it.
     RemoveActor {
         /// The actor type.
@@ -443,6 +508,16 @@ pub enum Operation {
         /// The instance.
         actor: Arc<str>,
     },
+}
+
+/// Which subscriptions are listed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SubscriptionsOf {
+    /// The one with this name, if there is one.
+    Name(Arc<str>),
+    /// All of one partition of [`Kind::subscriptions`]: whoever wants all of them asks for each of its partitions, as
+    /// [`Node::known_kinds`](crate::Node::known_kinds) has them. If it does not have the kind there are none.
+    Partition(u32),
 }
 
 /// What is asked for about reminders.

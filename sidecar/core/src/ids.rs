@@ -31,6 +31,8 @@ pub enum Class {
     Service,
     /// An actor type: calls go to one instance, one at a time.
     Actor,
+    /// Something of the system's own, which nobody hosts: its owners carry out what they are asked for themselves.
+    System,
 }
 
 /// A target kind: a service name or an actor type.
@@ -49,6 +51,15 @@ pub struct PartitionId {
     pub index: u32,
     /// The kind that is sharded.
     pub kind: Kind,
+}
+
+/// A partition of a topic, by the topic's id: one that is created anew under its name is another topic.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicPartition {
+    /// The topic's id; never given again.
+    pub id: Arc<str>,
+    /// Which partition, from 0.
+    pub partition: u32,
 }
 
 /// Name of an invocation; it says where the invocation lives.
@@ -71,6 +82,16 @@ pub enum Sender {
         partition: PartitionId,
         /// The UUID of its log.
         log: Uuid,
+    },
+    /// A subscription, for one partition of its topic: numbers are offsets there. Those that go to other receivers, or
+    /// to nobody, are closed.
+    Subscription {
+        /// The subscription's partition.
+        partition: PartitionId,
+        /// The subscription.
+        subscription: Uuid,
+        /// The partition of its topic.
+        topic_partition: u32,
     },
 }
 
@@ -121,6 +142,11 @@ impl Kind {
     pub fn actor(name: &str) -> Self {
         Self { class: Class::Actor, name: name.into() }
     }
+
+    /// Where subscriptions live, by the hashes of their names.
+    pub fn subscriptions() -> Self {
+        Self { class: Class::System, name: "subscriptions".into() }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -129,6 +155,7 @@ impl fmt::Display for Kind {
         f.write_str(match self.class {
             Class::Service => "s.",
             Class::Actor => "a.",
+            Class::System => "k.",
         })?;
         f.write_str(&self.name)
     }
@@ -150,6 +177,7 @@ impl FromStr for Kind {
         match class {
             "s" if is_name(name) => Ok(Self::service(name)),
             "a" if is_name(name) => Ok(Self::actor(name)),
+            "k" if name == "subscriptions" => Ok(Self::subscriptions()),
             _ => Err(wrong()),
         }
     }
@@ -193,6 +221,20 @@ impl FromStr for PartitionId {
         let (kind, index) = text.rsplit_once('/').ok_or_else(wrong)?;
         let kind = kind.parse().map_err(|_| wrong())?;
         Ok(Self { kind, index: index.parse().map_err(|_| wrong())? })
+    }
+}
+
+// === impl TopicPartition ===
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.id, self.partition)
+    }
+}
+
+impl fmt::Debug for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -341,7 +383,7 @@ mod tests {
 
     #[test]
     fn malformed_names_are_refused() {
-        for text in ["", "/", "a.x", "x.y/0", "a.x/0/123/1.1", "s./0", "a.x/-1"] {
+        for text in ["", "/", "a.x", "x.y/0", "k.x/0", "a.x/0/123/1.1", "s./0", "a.x/-1"] {
             assert!(text.parse::<TurnToken>().is_err(), "{text}");
             assert!(text.parse::<PartitionId>().is_err(), "{text}");
         }

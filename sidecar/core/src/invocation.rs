@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::events::EventOrigin;
 use crate::ids::{Kind, Millis, PartitionId, Uuid};
 use crate::reminder::Remind;
+use crate::subscription::{SubscriptionCommand, SubscriptionFence};
 
 /// Application bytes with their content type; the core never looks inside.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -71,6 +73,8 @@ pub struct Invocation {
     pub retry: Option<RetryPolicy>,
     /// It has an idempotency key: the digest of what was asked. Its uuid is derived from the key.
     pub key: Option<u128>,
+    /// Tells only: it delivers an event.
+    pub event: Option<Arc<EventOrigin>>,
 }
 
 /// How errors that the application marks retryable are retried.
@@ -157,6 +161,15 @@ pub enum Refusal {
     RemindersFull,
     /// The partition's reminders have too many bytes (`Limits::reminders_bytes_per_partition_max`).
     RemindersBytesFull,
+    /// There is a subscription with that name and other settings.
+    SubscriptionDiffers,
+    /// There is no subscription with that name.
+    SubscriptionUnknown,
+    /// The partition has too many subscriptions (`Limits::subscriptions_per_partition_max`).
+    SubscriptionsFull,
+    /// The settings of the partition's subscriptions have too many bytes
+    /// (`Limits::subscriptions_bytes_per_partition_max`).
+    SubscriptionsBytesFull,
     /// The sender's channel was closed because its node was gone for too long (rule C6). No owner makes it: that is an
     /// answer of its own.
     ChannelClosed,
@@ -212,6 +225,19 @@ pub enum Owed {
     Outcome(Arc<ChainOutcome>),
     /// A change to an actor's reminders, from outside its turns: its owner carries it out.
     Remind(Arc<Remind>),
+    /// Something to be done to subscriptions: their owner carries it out.
+    Subscription(Arc<SubscriptionCommand>),
+    /// Subscriptions of the sender are over: their channels are closed for ever.
+    Fence(Arc<Fence>),
+}
+
+/// What a partition says of its subscriptions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fence {
+    /// Unique part of its id.
+    pub uuid: Uuid,
+    /// What is over.
+    pub fence: SubscriptionFence,
 }
 
 /// The outcome of a chain of tail calls, on its way home.
@@ -247,6 +273,7 @@ impl Invocation {
             home: None,
             retry: None,
             key: None,
+            event: None,
         }
     }
 
@@ -259,6 +286,11 @@ impl Invocation {
     /// nobody else keeps it for them.
     pub fn is_home(&self) -> bool {
         self.mode != Mode::Tell && self.home.is_none()
+    }
+
+    /// Whether the event that it delivers goes to a topic if it ends without success.
+    pub fn goes_to_topic(&self) -> bool {
+        self.event.as_ref().is_some_and(|event| event.dead_letter.is_some())
     }
 
     /// Whether its sender waits for the outcome on the channel. Everything else retires when it is accepted (rule C4).
@@ -274,6 +306,8 @@ impl Owed {
             Self::Invocation(invocation) => invocation.uuid,
             Self::Outcome(done) => done.uuid,
             Self::Remind(remind) => remind.uuid,
+            Self::Subscription(command) => command.uuid,
+            Self::Fence(fence) => fence.uuid,
         }
     }
 
@@ -281,8 +315,9 @@ impl Owed {
     pub fn is_awaited(&self) -> bool {
         match self {
             Self::Invocation(invocation) => invocation.is_awaited(),
-            Self::Outcome(_) => false,
+            Self::Outcome(_) | Self::Fence(_) => false,
             Self::Remind(_) => true,
+            Self::Subscription(command) => command.is_awaited(),
         }
     }
 }

@@ -14,7 +14,8 @@
 //!
 //! Map of modules: [`ids`] names; [`invocation`] what is called and how it ended; [`record`] what is stored in a
 //! partition's log; [`snapshot`] what stands for the records before a place in it; [`trouble`] how attempts end that
-//! do not end it; [`reminder`] and [`schedule`] invocations at due times; [`message`] what nodes tell each other, and
+//! do not end it; [`reminder`] and [`schedule`] invocations at due times; [`subscription`] those that events make;
+//! [`message`] what nodes tell each other, and
 //! [`inbox`] where peers do not carry that; [`event`] and [`effect`] the driver's interface; [`assign`] which node
 //! should own which partition; [`limits`] every bound; [`cover`] which transitions were taken.
 //! The machines are private: the log state (what applying a log yields), the partition (reign, turns, channels in and
@@ -37,6 +38,7 @@ pub mod record;
 pub mod reminder;
 pub mod schedule;
 pub mod snapshot;
+pub mod subscription;
 pub mod trouble;
 
 mod agenda;
@@ -50,6 +52,7 @@ mod route;
 mod size;
 mod state;
 mod steps;
+mod subscriptions;
 mod timers;
 mod window;
 mod work;

@@ -90,6 +90,16 @@ pub struct Limits {
     pub channel_timer_ms: Millis,
     /// How long settled tells are gathered before they are logged, ms.
     pub settle_delay_ms: Millis,
+    /// Topic partitions that a partition has a channel into; those that its turns publish to first use one up.
+    pub topic_channels_per_partition_max: usize,
+    /// Events of one channel into a topic that are on their way and not answered.
+    pub publish_window_events_max: usize,
+    /// The same, bytes; a longer event goes alone.
+    pub publish_window_bytes_max: usize,
+    /// Pause before a topic that could not be reached is tried again, ms; twice as long each time.
+    pub publish_retry_ms: Millis,
+    /// Longest pause between such tries, ms.
+    pub publish_retry_max_ms: Millis,
     /// How long a departed node's channel stays open (rule C6), ms.
     pub departed_grace_ms: Millis,
     /// Closed channels of departed nodes that a partition remembers one by one; more are compressed (rule C6).
@@ -165,6 +175,17 @@ pub struct Limits {
     pub reminder_firings_per_record_max: usize,
     /// A due time that passed longer ago counts as missed, and is subject to the reminder's policy, ms.
     pub reminder_lateness_ms: Millis,
+    /// Subscriptions of one partition.
+    pub subscriptions_per_partition_max: usize,
+    /// Their settings, bytes; half of it is the most that one may have.
+    pub subscriptions_bytes_per_partition_max: usize,
+    /// Events of one topic partition that a subscription may have under way: the most that may be asked for.
+    pub subscription_in_flight_max: usize,
+    /// The same, bytes: an event more is under way only if it is the only one.
+    pub subscription_in_flight_bytes_max: usize,
+    /// Events of one topic partition that wait in one partition of their target: the acceptance of those beyond it is
+    /// told when they have ended, so that a slow subscriber has a lag instead of a long queue.
+    pub deliveries_waiting_max: usize,
 }
 
 /// A bound that was hit, by name, so that people know what to raise or send less of.
@@ -245,6 +266,13 @@ pub struct Rules {
     pub log_withdrawn: bool,
     pub keep_keyed: bool,
     pub confirm_circles: bool,
+    pub floor_after_accept: bool,
+    pub deliver_by_offset: bool,
+    pub filter_closes: bool,
+    pub topic_by_id: bool,
+    pub gate_publishes: bool,
+    pub learn_published: bool,
+    pub bury_with_end: bool,
 }
 
 impl Default for Limits {
@@ -285,6 +313,11 @@ impl Default for Limits {
             append_timeout_ms: 10_000,
             channel_timer_ms: 500,
             settle_delay_ms: 20,
+            topic_channels_per_partition_max: 4_096,
+            publish_window_events_max: 512,
+            publish_window_bytes_max: 1 << 20,
+            publish_retry_ms: 100,
+            publish_retry_max_ms: 5_000,
             departed_grace_ms: 30_000,
             closed_channels_max: 64,
             drain_timeout_ms: 10_000,
@@ -320,6 +353,11 @@ impl Default for Limits {
             reminders_bytes_per_partition_max: 64 << 20,
             reminder_firings_per_record_max: 256,
             reminder_lateness_ms: 1_000,
+            subscriptions_per_partition_max: 1_000,
+            subscriptions_bytes_per_partition_max: 8 << 20,
+            subscription_in_flight_max: 1_000,
+            subscription_in_flight_bytes_max: 2 << 20,
+            deliveries_waiting_max: 1_000,
         }
     }
 }
@@ -389,6 +427,13 @@ impl Default for Rules {
             log_withdrawn: true,
             keep_keyed: true,
             confirm_circles: true,
+            floor_after_accept: true,
+            deliver_by_offset: true,
+            filter_closes: true,
+            topic_by_id: true,
+            gate_publishes: true,
+            learn_published: true,
+            bury_with_end: true,
         }
     }
 }
@@ -407,6 +452,8 @@ impl Limits {
             &mut self.append_timeout_ms,
             &mut self.channel_timer_ms,
             &mut self.settle_delay_ms,
+            &mut self.publish_retry_ms,
+            &mut self.publish_retry_max_ms,
             &mut self.departed_grace_ms,
             &mut self.drain_timeout_ms,
             &mut self.retry_initial_ms,
@@ -446,9 +493,18 @@ impl Limits {
             Refusal::RemindersBytesFull => {
                 ("reminders_bytes_per_partition_max", self.reminders_bytes_per_partition_max)
             }
-            Refusal::ChannelClosed | Refusal::SharedToExclusive | Refusal::KeyReused => {
-                return None;
+            Refusal::SubscriptionsFull => {
+                ("subscriptions_per_partition_max", self.subscriptions_per_partition_max)
             }
+            Refusal::SubscriptionsBytesFull => (
+                "subscriptions_bytes_per_partition_max",
+                self.subscriptions_bytes_per_partition_max,
+            ),
+            Refusal::ChannelClosed
+            | Refusal::SharedToExclusive
+            | Refusal::KeyReused
+            | Refusal::SubscriptionDiffers
+            | Refusal::SubscriptionUnknown => return None,
         };
         Some(LimitHit { name, limit: limit as u64 })
     }

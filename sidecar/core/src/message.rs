@@ -10,6 +10,7 @@ use crate::limits::LimitHit;
 use crate::node::{DeadLetterView, InvocationView};
 use crate::probe::{Climb, Confirm, Probe};
 use crate::reminder::Reminder;
+use crate::subscription::SubscriptionView;
 
 /// A message from one node to another.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,6 +72,8 @@ pub enum Message {
         number: Number,
         /// Every call number below this is closed.
         floor: Number,
+        /// Subscriptions only, whose numbers are those of many channels: every number from here up to its own is closed.
+        closed_from: Option<Number>,
         /// To be answered with `Known`: the sender's window needs it.
         asks: bool,
         /// Whoever asked for it was told that it is accepted, because it is durable in the partition's inbox: it is not
@@ -177,7 +180,16 @@ pub enum Message {
         /// The instance.
         actor: Arc<str>,
     },
-    /// Answers `Read` or `ListReminders`.
+    /// Asks the owner for its committed subscriptions. Not an obligation: asked again until answered, by `ReadDone`.
+    ListSubscriptions {
+        /// The asking node's request.
+        request: RequestId,
+        /// The subscriptions' partition.
+        partition: PartitionId,
+        /// Only the one with this name.
+        name: Option<Arc<str>>,
+    },
+    /// Answers `Read`, `ListReminders` or `ListSubscriptions`.
     ReadDone {
         /// The request it answers.
         request: RequestId,
@@ -347,13 +359,15 @@ pub enum AwaitResult {
     NotOwner(Option<NodeId>),
 }
 
-/// What an owner says of an actor's state or reminders.
+/// What an owner says of an actor's state or reminders, or of subscriptions.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReadResult {
     /// The keys that exist, as committed.
     State(BTreeMap<Arc<str>, Payload>),
     /// Its reminders, as committed, by id.
     Reminders(Vec<Arc<Reminder>>),
+    /// Subscriptions, as committed, by name.
+    Subscriptions(Vec<SubscriptionView>),
     /// It is longer than what fits into one answer, bytes: fewer keys are to be asked for at once.
     TooLong(u64),
     /// This node does not own the partition, or cannot be sure of it now; ask the hinted one.

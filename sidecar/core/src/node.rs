@@ -7,6 +7,7 @@ mod inbox;
 mod kinds;
 mod peers;
 mod reminders;
+mod subscriptions;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -25,6 +26,7 @@ use crate::invocation::{Mode, Outcome, Payload};
 use crate::limits::{Limits, Rules};
 use crate::partition::{Partition, Stage};
 use crate::roots::Roots;
+use crate::subscription::SubscriptionView;
 use crate::timers::Timers;
 use crate::trouble::Ended;
 
@@ -331,7 +333,14 @@ impl Node {
             Event::InboxOwn { inbox, offset, proposal } => self.inbox_own(inbox, offset, proposal),
             Event::InboxLost { inbox } => self.inbox_lost(inbox),
             Event::InboxTrimmed { inbox, start } => self.inbox_trimmed(inbox, start),
+            Event::Fetched { id, result } => {
+                let partition = id.partition.clone();
+                self.with(&partition, |p, env| p.fetched(env, &id, result));
+            }
             Event::Inspected { to, request, view } => self.view_told(to, request, view),
+            Event::Published { partition, to, serial, result } => {
+                self.with(&partition, |p, env| p.published(env, &to, serial, result));
+            }
             Event::StoreReset => self.each(|p, env| p.store_reset(env)),
             Event::KindRefused(refused) => self.kind_refused(&refused),
             Event::Drain => self.drain(),
@@ -371,6 +380,12 @@ impl Node {
     /// The partitions that the node serves, for people and tools.
     pub fn partitions(&self) -> Vec<PartitionView> {
         self.partitions.values().filter(|p| p.serving()).map(Partition::view).collect()
+    }
+
+    /// The subscriptions that the node serves, with how far they have come, for people and tools.
+    pub fn subscriptions(&self) -> Vec<SubscriptionView> {
+        let serving = self.partitions.values().filter(|p| p.serving());
+        serving.flat_map(Partition::subscriptions).collect()
     }
 
     /// The members, as the node last heard of them.

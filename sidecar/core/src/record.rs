@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::ids::{Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
+use crate::events::Publication;
+use crate::ids::{
+    Epoch, Millis, NodeId, Number, Offset, PartitionId, Sender, TopicPartition, Uuid,
+};
 use crate::invocation::{ChainOutcome, Invocation, Obligation, Outcome, Payload, StateOp};
 use crate::reminder::ReminderChange;
 use crate::snapshot::NamedSnapshot;
+use crate::subscription::{Subscription, SubscriptionFence};
 use crate::trouble::Ended;
 
 /// One entry of a partition's log.
@@ -212,12 +216,82 @@ pub enum Op {
         /// The next due time; `None`: the reminder ends.
         next: Option<Millis>,
     },
+    /// A command about subscriptions from outside, and what came of it: it retires as a call does.
+    Subscription {
+        /// The channel it came on.
+        sender: Sender,
+        /// Its number there. Every lower number is known, too.
+        number: Number,
+        /// Unique part of its id.
+        uuid: Uuid,
+        /// What changes.
+        change: SubscriptionOp,
+        /// What came of it, if its sender waits for that.
+        outcome: Option<Outcome>,
+        /// Receivers that are told that channels are over.
+        sends: Vec<Send>,
+    },
+    /// Events of a topic partition below an offset are done with: accepted by their receivers, or nobody's.
+    Delivered {
+        /// The subscription; ignored if there is none with this name (any more).
+        subscription: Uuid,
+        /// The partition of its topic.
+        topic_partition: u32,
+        /// The first offset that is not done with.
+        floor: Offset,
+        /// Those of them that could not be delivered, on their way to the topic of dead letters.
+        publishes: Vec<Publish>,
+    },
+    /// Channels of subscriptions of the sender's partition are closed for ever.
+    Fence {
+        /// The channel it came on: its partition's subscriptions are meant.
+        sender: Sender,
+        /// Its number there. Every lower number is known, too.
+        number: Number,
+        /// What is closed.
+        fence: SubscriptionFence,
+    },
+    /// Events that this partition owed to a topic are in it.
+    Published {
+        /// The topic's partition.
+        to: TopicPartition,
+        /// The last one's number in the channel: everything up to it is.
+        upto: Number,
+        /// An offset there that everything above the number comes after.
+        offset: Offset,
+    },
+    /// A topic does not exist any more: what this partition owes it is lost, and its channel is forgotten.
+    TopicGone {
+        /// The topic's partition.
+        to: TopicPartition,
+    },
     /// An idle actor's host is told so by a turn that does something: the turn is owed from here on.
     Deactivate {
         /// The instance.
         actor: Arc<str>,
         /// Unique part of the invocation's id.
         uuid: Uuid,
+    },
+}
+
+/// What a command does to subscriptions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SubscriptionOp {
+    /// Nothing: what was asked for is so already, or refused.
+    Nothing,
+    /// Creates one.
+    Create(Arc<Subscription>),
+    /// Ends some.
+    End {
+        /// Their names.
+        names: Vec<Arc<str>>,
+    },
+    /// Pauses one, or lets it go on.
+    Pause {
+        /// Its name.
+        name: Arc<str>,
+        /// It is to read nothing.
+        paused: bool,
     },
 }
 
@@ -230,6 +304,8 @@ pub struct Segment {
     pub sends: Vec<Send>,
     /// Changes to the reminders of the invocation's actor, in order.
     pub reminders: Vec<ReminderOp>,
+    /// Events published, in order.
+    pub publishes: Vec<Publish>,
 }
 
 /// A change to reminders, and what it undoes.
@@ -276,6 +352,15 @@ pub struct AcceptInBrief {
     pub number: Number,
     /// The instance it ran on, for actors: the state operations are that actor's.
     pub actor: Option<Arc<str>>,
+}
+
+/// An event that a turn publishes, with its place in the channel to its topic's partition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Publish {
+    /// Number in the channel from this partition's log; without gaps.
+    pub number: Number,
+    /// The event, and where it goes.
+    pub publication: Publication,
 }
 
 /// An obligation created by a turn, with its place in the channel.

@@ -8,7 +8,7 @@ use crate::effect::{Notice, RequestError, Response};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, Millis, NodeId, Number, PartitionId, RequestId, Sender};
 use crate::invocation::{Obligation, Outcome, Owed};
-use crate::partition::answer_of;
+use crate::partition::{answer_of, answer_to_command};
 use crate::route::{Opened, ReadBack, Route, Said, is_promised};
 use crate::state::Outbound;
 
@@ -135,6 +135,9 @@ impl Roots {
         let Some(request) = request else { return };
         if let Owed::Remind(remind) = &obligation.owed {
             return env.respond(request, answer_of(&remind.change, outcome));
+        }
+        if let Owed::Subscription(command) = &obligation.owed {
+            return env.respond(request, answer_to_command(command, outcome));
         }
         let invocation = InvocationId { home: from.clone(), uuid: obligation.owed.uuid() };
         env.respond(request, Ok(Response::Outcome { invocation: Some(invocation), outcome }));

@@ -155,6 +155,12 @@ impl Route {
         self.unsettled.insert(number);
     }
 
+    /// An obligation is no longer owed, and nobody else has to be told.
+    pub(crate) fn forget(&mut self, number: Number) {
+        self.heard.remove(&number);
+        self.promised.remove(&number);
+    }
+
     /// A number was answered, with its outcome or its acceptance: everything up to it has arrived.
     pub(crate) fn answered(&mut self, env: &mut Env, out: &Outbound, number: Number) {
         self.window.arrived(number + 1);
@@ -229,6 +235,12 @@ impl Route {
     pub(crate) fn send(&mut self, env: &mut Env, out: &Outbound, number: Number) {
         self.committed = self.committed.max(number + 1);
         match self.phase {
+            Phase::Open { node, epoch } if number < self.window.cursor() => {
+                // The receiver knows it already, and is asked what became of it: an earlier reign has sent it.
+                env.cover(Transition::RouteKnown);
+                self.timer.get_or_insert(env.now + env.limits.channel_timer_ms);
+                self.request(env, out, (node, epoch), number, false);
+            }
             Phase::Open { .. } | Phase::Inbox => {
                 self.timer.get_or_insert(env.now + env.limits.channel_timer_ms);
                 self.pump(env, out);

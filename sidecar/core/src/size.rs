@@ -3,14 +3,23 @@
 //! A turn's effects are counted when they are buffered (design section 13), with these numbers; what is counted here is
 //! therefore at least what the stored form takes (a test of the sidecar encodes everything and compares).
 
-use crate::ids::{Number, PartitionId, Sender};
+use bytes::Bytes;
+
+use crate::events::{DEAD_LETTER_BYTES_MAX, EventOrigin, Filter, Publication};
+use crate::ids::{Number, PartitionId, Sender, TopicPartition};
 use crate::invocation::{
     ActorOps, ChainOutcome, Invocation, Obligation, Outcome, Owed, Payload, StateOp,
 };
 use crate::limits::Limits;
-use crate::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment};
+use crate::record::{
+    AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment, SubscriptionOp,
+};
 use crate::reminder::{Remind, Reminder, ReminderChange};
 use crate::schedule::Schedule;
+use crate::subscription::{
+    Instance, Subscription, SubscriptionAsk, SubscriptionCommand, SubscriptionFence,
+    SubscriptionSpec, SubscriptionTarget, TopicRef,
+};
 
 /// What a message in a message takes at most besides its content: two tags and lengths.
 const NESTED: usize = 12;
@@ -81,6 +90,9 @@ impl Sender {
         match self {
             Self::Node(_) => NESTED + NUMBER,
             Self::Log { partition, .. } => partition.stored_size() + 2 * NESTED + UUID,
+            Self::Subscription { partition, .. } => {
+                partition.stored_size() + 2 * NESTED + UUID + NUMBER
+            }
         }
     }
 }
@@ -101,6 +113,7 @@ impl Invocation {
             + text(&self.trace)
             + self.home.as_ref().map_or(0, |home| home.stored_size() + NESTED)
             + self.retry.map_or(0, |_| 4 * NUMBER + NESTED)
+            + self.event.as_ref().map_or(0, |event| event.stored_size())
             + 4 * NUMBER
             + NESTED
     }
@@ -120,6 +133,8 @@ impl Owed {
             Self::Invocation(invocation) => invocation.size(),
             Self::Outcome(done) => done.size(),
             Self::Remind(remind) => remind.size(),
+            Self::Subscription(command) => command.size(),
+            Self::Fence(fence) => fence.fence.stored_size() + UUID + NESTED,
         }
     }
 }
@@ -155,9 +170,122 @@ impl Remind {
     }
 }
 
+impl TopicRef {
+    fn stored_size(&self) -> usize {
+        text(&self.name) + text(&self.id) + NUMBER + NESTED
+    }
+}
+
+impl Filter {
+    fn stored_size(&self) -> usize {
+        let content = match self {
+            Self::Exact(compared) | Self::Prefix(compared) | Self::Suffix(compared) => {
+                compared.iter().map(|(name, value)| text(name) + text(value) + NESTED).sum()
+            }
+            Self::All(filters) | Self::Any(filters) => {
+                filters.iter().map(Self::stored_size).sum::<usize>()
+            }
+            Self::Not(filter) => filter.stored_size(),
+        };
+        content + 2 * NESTED
+    }
+}
+
+impl SubscriptionSpec {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        let topics = [Some(&self.topic), self.dead_letter.as_ref()];
+        let target = match &self.target {
+            SubscriptionTarget::Service { name, affinity } => {
+                text(name) + affinity.as_ref().map_or(0, |name| text(name))
+            }
+            SubscriptionTarget::Actor { name, instance } => match instance {
+                Instance::Fixed(id) | Instance::Attribute(id) => text(name) + text(id),
+            },
+        };
+        text(&self.name)
+            + topics.into_iter().flatten().map(TopicRef::stored_size).sum::<usize>()
+            + target
+            + text(&self.method)
+            + self.filter.as_ref().map_or(0, Filter::stored_size)
+            + self.offsets.len() * NUMBER
+            + 8 * NUMBER
+            + 6 * NESTED
+    }
+}
+
+impl Subscription {
+    /// Size in bytes, at least what is stored; with how far it has come.
+    pub fn size(&self) -> usize {
+        // A place for each partition of the topic, with its number.
+        let floors = self.spec.offsets.len() * (2 * NUMBER + NESTED);
+        self.spec.size() + floors + UUID + 3 * NUMBER + NESTED
+    }
+}
+
+impl SubscriptionCommand {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        let ask = match &self.ask {
+            SubscriptionAsk::Subscribe { spec, .. } => spec.size() + NUMBER,
+            SubscriptionAsk::Change { name, .. } => text(name) + NUMBER,
+            SubscriptionAsk::ActorRemoved { kind, actor, .. } => {
+                text(&kind.name) + text(actor) + 2 * NUMBER
+            }
+        };
+        UUID + ask + 2 * NESTED
+    }
+}
+
+impl SubscriptionFence {
+    fn stored_size(&self) -> usize {
+        (self.open.len() + 1) * UUID + NESTED
+    }
+}
+
+impl SubscriptionOp {
+    fn stored_size(&self) -> usize {
+        let content = match self {
+            Self::Nothing => 0,
+            Self::Create(subscription) => subscription.size(),
+            Self::End { names } => names.iter().map(|name| text(name)).sum(),
+            Self::Pause { name, .. } => text(name) + NUMBER,
+        };
+        content + 2 * NESTED
+    }
+}
+
 impl ReminderOp {
     fn stored_size(&self) -> usize {
         self.change.size() + self.dropped.len() * UUID + NESTED
+    }
+}
+
+impl TopicPartition {
+    fn stored_size(&self) -> usize {
+        text(&self.id) + NUMBER + NESTED
+    }
+
+    /// Size in bytes of an event that is to go there, at least what is stored.
+    pub(crate) fn publication_size(&self, event: &Bytes) -> usize {
+        event.len() + self.stored_size() + NUMBER + 2 * NESTED
+    }
+}
+
+impl Publication {
+    /// Size in bytes, at least what is stored.
+    pub fn size(&self) -> usize {
+        self.to.publication_size(&self.event)
+    }
+}
+
+impl EventOrigin {
+    /// Size in bytes, at least what is stored.
+    fn stored_size(&self) -> usize {
+        let event = self.event.as_ref().map_or(0, |event| event.len() + NESTED);
+        let dead_letter = self.dead_letter.as_ref().map_or(0, TopicPartition::stored_size);
+        let names = text(&self.subscription) + text(&self.topic);
+        names + self.place.stored_size() + dead_letter + event + NUMBER + NESTED
     }
 }
 
@@ -165,7 +293,8 @@ impl Segment {
     fn stored_size(&self) -> usize {
         let sends = self.sends.iter().map(|send| send.obligation.size()).sum::<usize>();
         let reminders = self.reminders.iter().map(ReminderOp::stored_size).sum::<usize>();
-        state_of_actor(&self.state) + sends + reminders
+        let publishes = self.publishes.iter().map(|p| p.publication.size()).sum::<usize>();
+        state_of_actor(&self.state) + sends + reminders + publishes
     }
 }
 
@@ -280,7 +409,22 @@ impl Op {
             }
             Self::Redrive { .. } => 2 * UUID,
             Self::Inbox { .. } => NUMBER,
+            Self::Published { to, .. } => to.stored_size() + 2 * NUMBER,
+            Self::TopicGone { to } => to.stored_size(),
             Self::Deactivate { actor, .. } => text(actor) + UUID,
+            Self::Subscription { sender, change, outcome, sends, .. } => {
+                let sends = sends.iter().map(|send| send.obligation.size()).sum::<usize>();
+                let outcome = outcome.as_ref().map_or(0, Outcome::size);
+                sender.stored_size() + NUMBER + UUID + change.stored_size() + outcome + sends
+            }
+            Self::Delivered { publishes, .. } => {
+                let bytes =
+                    publishes.iter().map(|publish| publish.publication.size()).sum::<usize>();
+                UUID + 2 * NUMBER + bytes
+            }
+            Self::Fence { sender, fence, .. } => {
+                sender.stored_size() + NUMBER + fence.stored_size()
+            }
             Self::Fire { actor, id, .. } => text(actor) + text(id) + UUID + 2 * NUMBER,
         };
         content + 2 * NESTED
@@ -328,7 +472,10 @@ impl Limits {
         let settled = times(self.calls_per_turn_max, KIND_BYTES_MAX + 3 * NUMBER + 3 * NESTED);
         // A turn may drop every firing that waits for its actor, each once.
         let dropped = times(self.queue_per_actor_max, UUID);
-        let turn = sum(&[self.segment_bytes_max, self.message_bytes_max, settled, dropped, names]);
+        // An event goes to its dead-letter topic whatever a turn may buffer.
+        let segment = self.segment_bytes_max.max(self.message_bytes_max);
+        let segment = sum(&[segment, DEAD_LETTER_BYTES_MAX]);
+        let turn = sum(&[segment, self.message_bytes_max, settled, dropped, names]);
         // Lists of numbers and of what is forgotten are bounded by what may be there at once.
         let forgotten = self
             .results_per_partition_max

@@ -11,12 +11,16 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::ids::{
-    Epoch, InvocationId, Millis, NodeId, Number, Offset, ParseError, PartitionId, Sender, Uuid,
+    Epoch, InvocationId, Millis, NodeId, Number, Offset, ParseError, PartitionId, Sender,
+    TopicPartition, Uuid,
 };
 use crate::invocation::{Invocation, Outcome};
 use crate::record::{RecordedStep, Send};
 use crate::reminder::Reminder;
+use crate::subscription::{Subscription, SubscriptionFence};
 use crate::trouble::Ended;
 
 /// Names a snapshot within its partition: no two reigns ever have the same one, and one reign has the same state at one
@@ -99,6 +103,8 @@ pub struct Snapshot {
     pub inbound: Vec<SavedInbound>,
     /// Channels out.
     pub outbound: Vec<SavedOutbound>,
+    /// Channels into topics.
+    pub topics: Vec<SavedTopicChannel>,
     /// Channels of departed nodes.
     pub closed_nodes: SavedClosedNodes,
     /// Tells that ended without success.
@@ -113,6 +119,23 @@ pub struct Snapshot {
     pub reminders: Vec<(Arc<str>, Arc<Reminder>)>,
     /// Firings that have not ended, and are dropped with their reminders if they have not started.
     pub firings: Vec<(SavedReminderName, Uuid)>,
+    /// Subscriptions, by name.
+    pub subscriptions: Vec<SavedSubscription>,
+    /// The subscription that was created last, also if it is over.
+    pub newest_subscription: Uuid,
+    /// Channels of subscriptions that are closed, by the partitions that sent them.
+    pub fences: Vec<(PartitionId, SubscriptionFence)>,
+}
+
+/// A subscription.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedSubscription {
+    /// The subscription.
+    pub subscription: Arc<Subscription>,
+    /// It reads nothing.
+    pub paused: bool,
+    /// By partition of its topic: every lower offset is done with.
+    pub floors: Vec<Offset>,
 }
 
 /// An idempotency key.
@@ -237,6 +260,21 @@ pub struct SavedOutbound {
     pub next: Number,
     /// What is owed.
     pub open: Vec<Send>,
+}
+
+/// The sending end of a channel into a topic.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedTopicChannel {
+    /// The topic's partition.
+    pub to: TopicPartition,
+    /// The next number.
+    pub next: Number,
+    /// Numbers up to this are in the topic …
+    pub landed: Number,
+    /// … and all higher ones come after this offset.
+    pub since: Offset,
+    /// What is owed.
+    pub open: Vec<(Number, Bytes)>,
 }
 
 /// Nodes whose channels are closed.

@@ -9,6 +9,7 @@
 mod closed;
 mod outcomes;
 mod save;
+mod topics;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -26,10 +27,12 @@ use crate::reminder::Reminder;
 use crate::size::Tally;
 use crate::snapshot::NamedSnapshot;
 use crate::steps::Steps;
+use crate::subscriptions::{Fences, Subscriptions};
 use crate::trouble::Trouble;
 
 use closed::ClosedNodes;
 use outcomes::Outcomes;
+use topics::Topics;
 
 /// State of a partition as its log tells it.
 #[derive(Clone, Debug, Default)]
@@ -60,7 +63,9 @@ pub(crate) struct LogState {
     pub(crate) inbound: BTreeMap<Sender, Inbound>,
     /// Channels out.
     pub(crate) outbound: BTreeMap<PartitionId, Outbound>,
-    /// What is open in them.
+    /// Channels into topics.
+    pub(crate) topics: Topics,
+    /// What is open in both.
     pub(crate) owed: Tally,
     /// Channels of departed nodes, closed for ever.
     pub(crate) closed_nodes: ClosedNodes,
@@ -78,6 +83,10 @@ pub(crate) struct LogState {
     pub(crate) inbox: Offset,
     /// Snapshots that the log names and that are kept, oldest first.
     pub(crate) snapshots: Vec<NamedSnapshot>,
+    /// Subscriptions.
+    pub(crate) subscriptions: Subscriptions,
+    /// Channels of subscriptions that are closed for ever.
+    pub(crate) fences: Fences,
 }
 
 /// An unfinished invocation.
@@ -268,6 +277,7 @@ impl LogState {
                     self.close_out(to, *number, None);
                 }
                 self.owe(&segment.sends);
+                self.topics.owe(&segment.publishes, &mut self.owed);
                 self.remind(rules, actor.as_ref(), &segment.reminders);
                 true
             }
@@ -298,6 +308,7 @@ impl LogState {
                     }
                 }
                 self.owe(&segment.sends);
+                self.topics.owe(&segment.publishes, &mut self.owed);
                 true
             }
             Op::Outcome { sender, number, done, time } => {
@@ -389,6 +400,41 @@ impl LogState {
             }
             Op::Fire { actor, id, due, uuid, next } => {
                 self.fire(&(actor.clone(), id.clone()), *due, *uuid, *next)
+            }
+            Op::Subscription { sender, number, uuid, change, outcome, sends } => {
+                let inbound = self.inbound.entry(sender.clone()).or_default();
+                inbound.next = inbound.next.max(number + 1);
+                if let Some(outcome) = outcome
+                    && rules.retire_only_closed
+                {
+                    inbound.live.insert(*number, *uuid);
+                    self.kept.insert(*uuid, outcome.clone());
+                }
+                self.subscriptions.change(change);
+                self.owe(sends);
+                true
+            }
+            Op::Delivered { subscription, topic_partition, floor, publishes } => {
+                self.topics.owe(publishes, &mut self.owed);
+                self.subscriptions.move_floor(*subscription, *topic_partition, *floor)
+            }
+            Op::Fence { sender, number, fence } => {
+                let inbound = self.inbound.entry(sender.clone()).or_default();
+                inbound.next = inbound.next.max(number + 1);
+                if let Sender::Log { partition, .. } = sender {
+                    self.fences.raise(partition, fence);
+                    let fences = &self.fences;
+                    self.inbound.retain(|sender, _| !fences.close(sender));
+                }
+                true
+            }
+            Op::Published { to, upto, offset } => {
+                self.topics.settle(to, *upto, *offset, &mut self.owed);
+                true
+            }
+            Op::TopicGone { to } => {
+                self.topics.forget(to, &mut self.owed);
+                true
             }
             Op::Deactivate { actor, uuid } => {
                 self.insert_entry(Arc::new(deactivation(actor, *uuid)), Origin::Idle);
@@ -546,6 +592,8 @@ impl LogState {
         match mode {
             // Who has been idle long enough to be told so is not told again.
             Mode::Tell if entry.origin == Origin::Idle => {}
+            // What has a topic for its dead letters is in that, or on its way.
+            Mode::Tell if entry.invocation.goes_to_topic() => {}
             Mode::Tell if DeadLetter::is_one(outcome) => self.dead.insert(DeadLetter {
                 invocation: entry.invocation,
                 origin: entry.origin,

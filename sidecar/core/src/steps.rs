@@ -224,6 +224,7 @@ mod tests {
             home: None,
             retry: None,
             key: None,
+            event: None,
         }
     }
 

@@ -111,6 +111,7 @@ fn request(number: Number, closed_from: Number, mode: Mode) -> InboxBody {
         home: None,
         retry: None,
         key: None,
+        event: None,
         work: Work::Method,
     };
     let message = Message::Request {

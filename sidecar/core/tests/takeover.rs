@@ -132,6 +132,7 @@ fn ask_as(script: &mut Script, from: NodeId, number: u64, again: bool) {
         home: None,
         retry: None,
         key: None,
+        event: None,
     };
     let sender = Sender::Node(from);
     let open = Message::Open {
@@ -348,6 +349,7 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
         home: None,
         retry: None,
         key: None,
+        event: None,
     };
     let invocation = std::sync::Arc::new(invocation);
     let message = Message::Request {

@@ -218,6 +218,7 @@ fn ask(script: &mut Script, to: &PartitionId, number: u64, asks: bool) {
         home: None,
         retry: None,
         key: None,
+        event: None,
     };
     let message = Message::Request {
         sender: Sender::Node(OTHER),

@@ -220,6 +220,7 @@ fn only_the_call_that_is_named_is_withdrawn() {
         home: None,
         retry: None,
         key: None,
+        event: None,
         work: Work::Method,
     };
     let epoch = script.epoch(&to);

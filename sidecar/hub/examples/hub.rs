@@ -1,6 +1,6 @@
 //! A hub as a process, for the tests of this crate: `hub DATA_DIR [os] [idle-ms=N] [segment=N]
 //! [segments=N] [grace-ms=N] [silence-ms=N] [compaction-rate=N] [snapshot-bytes=N] [snapshots=N]
-//! [topics=N] [topic-partitions=N] [consumers=N]`.
+//! [topics=N] [topic-partitions=N] [consumers=N] [channels=N]`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             "snapshots" => options.limits.snapshots_max = number as usize,
             "topics" => options.limits.topics_max = number as usize,
             "topic-partitions" => options.limits.topic_partitions_max = number as usize,
+            "channels" => options.limits.topic_channels_max = number as usize,
             "consumers" => options.limits.consumers_max = number as usize,
             other => panic!("unknown option {other}"),
         }

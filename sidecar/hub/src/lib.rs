@@ -38,8 +38,8 @@ pub use options::{
 pub use probe::bare_append_probe;
 pub use server::{HubExit, run_hub};
 pub use topics::{
-    ConsumerPosition, ConsumerSession, EventPlace, FetchedEvents, NewEvent, TopicConsumer,
-    TopicInfo, TopicPage, TopicPartition, TopicSettings, TopicView,
+    ChannelMark, ConsumerPosition, ConsumerSession, EventPlace, FetchedEvents, NewEvent,
+    TopicConsumer, TopicInfo, TopicPage, TopicPartition, TopicSettings, TopicView,
 };
 pub use types::{
     ActorOps, FenceCell, HubEvent, LogName, MemberInfo, SnapshotInfo, SnapshotPage, StateDelete,

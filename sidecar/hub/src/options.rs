@@ -67,6 +67,10 @@ pub struct HubLimits {
     pub topic_partitions_max: usize,
     /// Consumers with a name, of all topics and applications.
     pub consumers_max: usize,
+    /// Channels into partitions of topics: one for each partition of an application that publishes in
+    /// its turns, and each partition of a topic that it publishes to. All are repeated in every file
+    /// of the log, some 32 bytes each.
+    pub topic_channels_max: usize,
     /// Fetches that wait for events; each costs some 200 bytes of memory.
     pub fetches_max: usize,
 }
@@ -103,7 +107,7 @@ pub const TOPIC_NAME_BYTES_MAX: usize = 128;
 pub const TOPIC_PARTITIONS_MAX: u32 = 256;
 /// Longest event as a topic keeps it, bytes.
 pub const EVENT_BYTES_MAX: usize = RECORD_BYTES_MAX - 1_024;
-/// Most events appended by one request.
+/// Most events that are published, or appended on a channel, by one request.
 pub const PUBLISH_EVENTS_MAX: usize = 1_000;
 /// Longest time for which a fetch waits for an event, ms: below the time that a client waits for an answer.
 pub const FETCH_WAIT_MS_MAX: u32 = 20_000;
@@ -160,6 +164,7 @@ impl Default for HubLimits {
             topics_max: 1_000,
             topic_partitions_max: 4_096,
             consumers_max: 1_000,
+            topic_channels_max: 100_000,
             fetches_max: 10_000,
         }
     }

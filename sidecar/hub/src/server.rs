@@ -468,8 +468,8 @@ fn recall(reader: &mut Reader, job: &RecallJob) -> Result<Vec<Recalled>, HubErro
         let first = job.first + recalled.len() as u64;
         for record in reader.read(job.log, first, left, MESSAGE_BYTES_TARGET)? {
             let bytes = record.len() as u64;
-            let EventRecord { time_ms, request, .. } = event(&record)?;
-            recalled.push(Recalled { request, time_ms, bytes });
+            let EventRecord { time_ms, origin, .. } = event(&record)?;
+            recalled.push(Recalled { origin, time_ms, bytes });
         }
     }
     Ok(recalled)

@@ -107,6 +107,15 @@ pub struct EventPlace {
     pub again: bool,
 }
 
+/// How far a channel has come in a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ChannelMark {
+    /// The highest number that was appended; 0: none.
+    pub number: u64,
+    /// Offset of its event; 0: none.
+    pub offset: u64,
+}
+
 /// Events that were read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FetchedEvents {

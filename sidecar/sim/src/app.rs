@@ -324,6 +324,9 @@ impl World {
                 Step::Remind(remind) => {
                     self.ask(run, ItemKind::Remind(remind), Mode::Tell, None, !pipelined);
                 }
+                Step::Publish(to) => {
+                    self.ask(run, ItemKind::Publish(to), Mode::Tell, None, !pipelined);
+                }
                 Step::Tell(target, spec) => {
                     let kind = ItemKind::Tell(spec.tag, target);
                     self.ask(run, kind, Mode::Tell, Some(spec), !pipelined);
@@ -444,6 +447,10 @@ impl World {
                 let payload = number_payload(names, number);
                 let step = RecordedStep { key: key.clone(), payload };
                 Operation::RecordStep { turn, step }
+            }
+            ItemKind::Publish(to) => {
+                let events = self.publications((run, record.items.len()), to);
+                Operation::Publish { turn, events }
             }
             // It is how a turn ends.
             ItemKind::Tail(..) => return,

@@ -68,7 +68,19 @@ impl World {
             let uuid = Uuid(u128::from(keyed.next()) << 64 | u128::from(keyed.next()));
             Box::new(RequestKey { uuid, digest: u128::from(tag) })
         });
+        let mut delivered = Rng::new(tag ^ 0x6576_656e_7473);
+        let delivers = op.mode == Some(Mode::Tell)
+            && !has_key
+            && delivered.chance(self.plan.profile.deliveries);
         let operation = match op.mode {
+            Some(_) if delivers => Operation::Deliver {
+                target: names.target(op.kind, op.actor),
+                method,
+                payload,
+                deadline,
+                retry: self.plan.policies.of_tag(tag),
+                origin: self.origin(tag),
+            },
             Some(mode) => Operation::Invoke {
                 turn: None,
                 mode,
@@ -124,6 +136,7 @@ impl World {
             reads: None,
             remind: op.remind.as_ref().map(|remind| remind.with_tag(tag)),
             removes: op.removes,
+            subscription: None,
             tag,
             kind: op.kind,
             actor: op.actor,

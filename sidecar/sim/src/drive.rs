@@ -13,6 +13,7 @@ use crate::history::{Answer, Seen, Waiter};
 use crate::plan::MS;
 use crate::remind::Remind;
 use crate::store::{SnapshotStep, StoreSays, StoreStep, proof};
+use crate::topic::ToTopic;
 use crate::world::{BASE_MS, Due, EFFECTS_MAX, Input, World};
 
 impl World {
@@ -227,6 +228,13 @@ impl World {
                 let at = self.slots[slot].log_lane.arrive(wanted);
                 self.push(at, Due::InboxTrim { slot, inst, hub, inbox, below });
             }
+            Effect::Publish { partition, to, channel, serial, events, .. } => {
+                self.ask_topic(slot, ToTopic { partition, to, channel, serial, events });
+            }
+            Effect::LearnPublished { partition, to, channel, serial, .. } => {
+                let events = Vec::new();
+                self.ask_topic(slot, ToTopic { partition, to, channel, serial, events });
+            }
             Effect::PutSnapshot { partition, key, snapshot } => {
                 self.ask_snapshot(slot, &partition, SnapshotStep::Put(key, snapshot));
             }
@@ -238,6 +246,9 @@ impl World {
             }
             Effect::ListSnapshots { partition } => {
                 self.ask_snapshot(slot, &partition, SnapshotStep::List);
+            }
+            Effect::Fetch { id, topic_id, from, events_max, .. } => {
+                self.fetch(slot, id, topic_id, from, events_max);
             }
             // No client asks what nodes serve.
             Effect::Inspect { .. } => {}

@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::ids::{Epoch, NodeId, PartitionId, SessionId, TurnToken};
+use kar_core::events::CloudEvent;
+use kar_core::ids::{
+    Epoch, NodeId, Number, PartitionId, SessionId, TopicPartition, TurnToken, Uuid,
+};
 use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{Mode, Outcome, Payload, StateOp, Target};
 use kar_core::message::{Control, Message};
@@ -19,6 +23,7 @@ use crate::plan::{Names, Us};
 use crate::remind::Remind;
 use crate::script::{Script, Spec};
 use crate::store::{Snapshots, StorePartition};
+use crate::subscribe::SubOp;
 
 /// An answer to a request.
 pub(crate) type Answer = Result<Response, RequestError>;
@@ -77,6 +82,14 @@ pub(crate) enum Seen {
     InInbox { inbox: InboxId, offset: u64, entry: Arc<InboxEntry> },
     /// Lower entries of an inbox are gone.
     InboxTrimmed { inbox: InboxId, below: u64 },
+    /// An event is in a topic: where, and of which channel.
+    InTopic { to: TopicPartition, offset: u64, channel: Uuid, number: Number, event: Bytes },
+    /// A topic exists no more.
+    TopicGone { id: Arc<str> },
+    /// Somebody has published an event in the topic that is subscribed to.
+    SourceEvent { id: Arc<str>, partition: u32, event: CloudEvent },
+    /// Lower events there are gone.
+    SourceTrimmed { id: Arc<str>, partition: u32, start: u64 },
     /// Lower records of a log are gone; how far its store was, and which snapshots there were.
     Trimmed { log: usize, start: u64, store: u64, snapshots: Snapshots },
 }
@@ -108,6 +121,8 @@ pub(crate) enum ItemKind {
     /// A value is recorded under this key.
     Once(Arc<str>),
     Remind(Remind),
+    /// Events for topics' partitions, by number.
+    Publish(Vec<(usize, u32)>),
     /// The tail call that the turn ended with.
     Tail(u64),
 }
@@ -118,6 +133,7 @@ impl ItemKind {
         match self {
             Self::Tell(tag, _) | Self::Call(tag, _) | Self::Tail(tag) => Some(*tag),
             Self::State(_) | Self::Read(_) | Self::Flush | Self::Once(_) | Self::Remind(_) => None,
+            Self::Publish(_) => None,
         }
     }
 }
@@ -186,6 +202,8 @@ pub(crate) struct Req {
     pub(crate) remind: Option<Remind>,
     /// The removal of an actor.
     pub(crate) removes: bool,
+    /// Something about a subscription.
+    pub(crate) subscription: Option<SubOp>,
     pub(crate) tag: u64,
     pub(crate) kind: usize,
     pub(crate) actor: Option<usize>,

@@ -33,6 +33,8 @@ mod schedules;
 mod script;
 mod slot;
 mod store;
+mod subscribe;
+mod topic;
 mod world;
 
 use std::any::Any;

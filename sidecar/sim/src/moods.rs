@@ -198,6 +198,45 @@ pub(crate) fn told(profile: &mut Profile) {
     profile.late_append = 15;
 }
 
+/// Turns publish all the time, into topics that go away and come back, and owners are lost in the middle of it.
+pub(crate) fn publishing(profile: &mut Profile) {
+    profile.publishes = 700;
+    profile.topic_trouble = 250;
+    profile.topic_faults_max = 8;
+    profile.deliveries = 800;
+    profile.modes = [8, 12, 2, 0];
+    profile.hot = 400;
+    profile.faults_max = 14;
+    profile.fault_weights = [16, 6, 2, 2, 8, 14, 0, 3, 4, 0, 6, 2, 0, 0, 0];
+    profile.lose_append = 10;
+    profile.late_append = 10;
+}
+
+/// The same, and deliveries fail all the time, on hosts that die.
+pub(crate) fn burying(profile: &mut Profile) {
+    publishing(profile);
+    profile.modes = [2, 20, 1, 0];
+    profile.deliveries = 1_000;
+    profile.controls_max = 30;
+    profile.deadlines = 300;
+    profile.tails = 500;
+    profile.topic_trouble = 30;
+}
+
+/// Events are delivered while owners of subscriptions and of their targets are lost and given up.
+pub(crate) fn subscribing(profile: &mut Profile) {
+    profile.subscribes = 1_000;
+    profile.events_max = 60;
+    profile.sub_ops_max = 16;
+    profile.source_faults_max = 5;
+    profile.topic_trouble = 150;
+    profile.ops_max = 20;
+    profile.faults_max = 14;
+    profile.fault_weights = [14, 4, 2, 4, 8, 14, 4, 2, 4, 2, 8, 4, 2, 0, 4];
+    profile.lose_append = 10;
+    profile.late_append = 10;
+}
+
 impl Profile {
     /// Long chains of tail calls among few actors, whose owners are lost again and again.
     pub fn wandering() -> Self {
@@ -215,8 +254,24 @@ impl Profile {
     pub fn of_seed(seed: u64) -> Self {
         let mut profile = Self::default();
         let moods = [
-            losing, restless, boomerangs, contended, unheeding, sleepy, leaving, forgetful,
-            outdated, direct, crossing, mortal, orphaned, apart, told,
+            losing,
+            restless,
+            boomerangs,
+            contended,
+            unheeding,
+            sleepy,
+            leaving,
+            forgetful,
+            outdated,
+            direct,
+            crossing,
+            mortal,
+            orphaned,
+            apart,
+            told,
+            publishing,
+            burying,
+            subscribing,
         ];
         let mut rng = Rng::new(seed ^ 0x6d6f_6f64);
         if rng.chance(500) {

@@ -4,8 +4,9 @@ use kar_core::limits::Rules;
 
 use crate::Report;
 use crate::moods::{
-    apart, awaited, boomerangs, contended, crossing, dissolving, forgetful, hasty, lagging, losing,
-    mortal, orphaned, outdated, restless, told, unheeding, usual,
+    apart, awaited, boomerangs, burying, contended, crossing, dissolving, forgetful, hasty,
+    lagging, losing, mortal, orphaned, outdated, publishing, restless, subscribing, told,
+    unheeding, usual,
 };
 use crate::plan::Profile;
 
@@ -23,7 +24,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 62] = [
+pub const MUTATIONS: [Mutation; 69] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -86,6 +87,13 @@ pub const MUTATIONS: [Mutation; 62] = [
     one("log-withdrawn", |r| r.log_withdrawn = false, orphaned),
     one("confirm-circles", |r| r.confirm_circles = false, dissolving),
     one("keep-keyed", |r| r.keep_keyed = false, orphaned),
+    one("publish-before-commit", |r| r.gate_publishes = false, publishing),
+    one("publish-without-learning", |r| r.learn_published = false, publishing),
+    one("commit-before-accept", |r| r.floor_after_accept = false, subscribing),
+    one("deliver-unnumbered", |r| r.deliver_by_offset = false, subscribing),
+    one("filter-without-closing", |r| r.filter_closes = false, subscribing),
+    one("topic-by-name", |r| r.topic_by_id = false, subscribing),
+    one("dead-letter-apart", |r| r.bury_with_end = false, burying),
 ];
 
 /// Seeds within which every mutation must be found.

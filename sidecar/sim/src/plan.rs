@@ -14,6 +14,8 @@ use kar_core::limits::{Limits, Rules};
 use crate::operator::{self, Policies};
 use crate::remind::Remind;
 use crate::rng::{Rng, mix};
+use crate::subscribe::{self, Subscribing};
+use crate::topic::{self, TopicFault};
 
 /// Virtual time, microseconds since the start of the run.
 pub(crate) type Us = u64;
@@ -133,6 +135,24 @@ pub struct Profile {
     pub learn_max: Us,
     /// How much longer steps at the store of actors' states take at most, µs.
     pub store_lag: Us,
+    /// Chance that a turn publishes; twice.
+    pub publishes: u32,
+    /// Chance that what is asked of a topic is lost, late, or not answered.
+    pub topic_trouble: u32,
+    /// Greatest number of topics that go away for a while, or for good.
+    pub topic_faults_max: u64,
+    /// Chance that a topic does not tell numbers apart.
+    pub blind_topics: u32,
+    /// Chance that a client's tell delivers an event.
+    pub deliveries: u32,
+    /// Chance that clients subscribe.
+    pub subscribes: u32,
+    /// Greatest number of events for them.
+    pub events_max: u64,
+    /// Greatest number of other things that clients do about subscriptions.
+    pub sub_ops_max: u64,
+    /// Greatest number of things that happen to their topic.
+    pub source_faults_max: u64,
 }
 
 /// Names of the faults, in the order of [`Profile::fault_weights`].
@@ -202,6 +222,15 @@ impl Default for Profile {
             controls_max: 10,
             learn_max: 20 * MS,
             store_lag: 0,
+            publishes: 120,
+            topic_trouble: 60,
+            topic_faults_max: 3,
+            blind_topics: 500,
+            deliveries: 400,
+            subscribes: 200,
+            events_max: 20,
+            sub_ops_max: 8,
+            source_faults_max: 2,
         }
     }
 }
@@ -321,6 +350,12 @@ pub(crate) struct Plan {
     pub(crate) policies: Policies,
     /// When somebody has something done to an invocation, and what.
     pub(crate) controls: Vec<(Us, bool)>,
+    /// What happens to topics when.
+    pub(crate) topic_faults: Vec<(Us, TopicFault)>,
+    /// Topics tell numbers apart.
+    pub(crate) topics_tell_numbers: bool,
+    /// What happens about subscriptions.
+    pub(crate) subscribing: Subscribing,
 }
 
 /// Shared names, so that nothing is allocated per message.
@@ -355,6 +390,17 @@ impl Names {
             shared: 0,
             empty: "".into(),
         }
+    }
+
+    /// Kinds that are called: the system's own come behind them.
+    pub(crate) fn targets(&self) -> usize {
+        self.kinds.iter().filter(|kind| kind.class != Class::System).count()
+    }
+
+    /// Subscriptions are used.
+    fn subscribe(&mut self, seed: u64) {
+        self.kinds.push(Kind::subscriptions());
+        self.counts.push(Rng::new(seed ^ 0x6b69_6e64).range(1, 2) as u32);
     }
 
     /// The method that a payload's tag stands for.
@@ -409,6 +455,8 @@ pub(crate) fn limits(rng: &mut Rng, small: bool) -> Limits {
         snapshot_after_records: u64::MAX,
         snapshot_after_bytes: u64::MAX,
         reminder_lateness_ms: 100,
+        publish_retry_ms: 20,
+        publish_retry_max_ms: 150,
         // See `draw_idle`.
         actor_idle_ms: u64::MAX,
         ..Limits::default()
@@ -479,6 +527,19 @@ fn bound_keys(limits: &mut Limits, seed: u64, small: bool) {
     if small && rng.chance(500) {
         limits.keys_bytes_per_partition_max = rng.range(64, 300) as usize;
     }
+}
+
+/// Some runs have small windows into topics, or few channels. Tells whether topics tell numbers apart. Drawn apart, too.
+fn bound_topics(limits: &mut Limits, profile: &Profile, seed: u64, small: bool) -> bool {
+    let mut rng = Rng::new(seed ^ 0x0077_696e_646f_7773);
+    if rng.chance(500) {
+        limits.publish_window_events_max = rng.range(1, 3) as usize;
+        limits.publish_window_bytes_max = rng.range(1, 40) as usize;
+    }
+    if small {
+        limits.topic_channels_per_partition_max = rng.range(1, 2) as usize;
+    }
+    !rng.chance(profile.blind_topics)
 }
 
 /// How soon actors become passive, and who is told of it; drawn apart, too.
@@ -552,6 +613,9 @@ impl Plan {
             kinds_at: vec![0; 3],
             policies: Policies::default(),
             controls: Vec::new(),
+            topic_faults: Vec::new(),
+            topics_tell_numbers: true,
+            subscribing: Subscribing::default(),
         }
     }
 
@@ -569,8 +633,12 @@ impl Plan {
         let counts = (0..actor_types + services).map(|_| rng.range(1, 3) as u32).collect();
         let mut names = Names::new(actor_types, services, counts);
         names.shared = profile.shared;
+        let subscribes = Rng::new(seed ^ 0x7375_6273).chance(profile.subscribes);
+        if subscribes {
+            names.subscribe(seed);
+        }
         let names = Rc::new(names);
-        let mut slots = draw_slots(&mut rng, profile, names.kinds.len());
+        let mut slots = draw_slots(&mut rng, profile, names.targets());
         let small = rng.chance(profile.small_limits);
         let mut limits = limits(&mut rng, small);
         if rng.chance(profile.uncached) {
@@ -581,9 +649,17 @@ impl Plan {
         bound_keys(&mut limits, seed, small);
         draw_inboxes(&mut limits, &mut slots, profile, seed);
         draw_idle(&mut limits, &mut slots, profile, seed);
+        let topics_tell_numbers = bound_topics(&mut limits, profile, seed, small);
+        let topic_faults = topic::draw_faults(seed, profile);
+        let subscribing = if subscribes {
+            bound_deliveries(&mut limits, seed);
+            subscribe::draw(seed, profile, slots.len())
+        } else {
+            Subscribing::default()
+        };
         draw_skew(&mut slots, seed);
         let (policies, controls) =
-            operator::draw(seed, names.kinds.len(), profile.controls_max, &mut limits);
+            operator::draw(seed, names.targets(), profile.controls_max, &mut limits);
         let mut ops: Vec<_> = (0..rng.range(6, profile.ops_max))
             .map(|_| draw_op(&mut rng, profile, actor_types, &names, slots.len()))
             .collect();
@@ -617,7 +693,18 @@ impl Plan {
             kinds_at,
             policies,
             controls,
+            topic_faults,
+            topics_tell_numbers,
+            subscribing,
         }
+    }
+}
+
+/// How many events wait for a slow subscriber; drawn apart, too.
+fn bound_deliveries(limits: &mut Limits, seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x776a_6974);
+    if rng.chance(400) {
+        limits.deliveries_waiting_max = rng.range(1, 3) as usize;
     }
 }
 
@@ -682,9 +769,9 @@ fn draw_op(
     };
     let hot = rng.chance(profile.hot);
     let kind = match (mode, hot) {
-        (None, _) => actor_types + rng.index(names.kinds.len() - actor_types),
+        (None, _) => actor_types + rng.index(names.targets() - actor_types),
         (_, true) => 0,
-        _ => rng.index(names.kinds.len()),
+        _ => rng.index(names.targets()),
     };
     let actor = (kind < actor_types).then(|| if hot { 0 } else { rng.index(ACTORS) });
     ClientOp {

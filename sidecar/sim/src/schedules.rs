@@ -14,10 +14,12 @@ use kar_core::message::Message;
 use kar_core::record::{End, Op, Record};
 
 use crate::Report;
+use crate::history::Seen;
 use crate::log::Fate;
 use crate::plan::{ClientOp, Fault, MS, Plan, ROLLBACK_MAX, Us};
 use crate::rng::join;
 use crate::script::{Script, Spec, Step, number_payload};
+use crate::topic::TopicFate;
 use crate::world::World;
 
 /// A directed schedule.
@@ -30,7 +32,7 @@ pub struct Schedule {
 }
 
 /// All of them.
-pub const SCHEDULES: [Schedule; 13] = [
+pub const SCHEDULES: [Schedule; 15] = [
     Schedule { name: "twin-claim", stage: twin_claim, nodes: 3 },
     Schedule { name: "gap-then-late", stage: gap_then_late, nodes: 2 },
     Schedule { name: "sandwiched-claim", stage: sandwiched_claim, nodes: 3 },
@@ -44,6 +46,8 @@ pub const SCHEDULES: [Schedule; 13] = [
     Schedule { name: "drain-with-cross-calls", stage: drain_with_cross_calls, nodes: 3 },
     Schedule { name: "cascade", stage: cascade, nodes: 2 },
     Schedule { name: "both-ends-failing", stage: both_ends_failing, nodes: 5 },
+    Schedule { name: "publisher-dies-after-append", stage: publisher_dies_after_append, nodes: 3 },
+    Schedule { name: "recreated-topic", stage: recreated_topic, nodes: 3 },
 ];
 
 /// Actor type `A`, its only log; `B` and the service are 1 and 2.
@@ -82,6 +86,7 @@ impl Schedule {
             // The sleeper must not look at its clock before it has read that its outcall is committed.
             "sleeping-outcall" => plan.limits.accept_delay_ms = 50,
             "accept-after-forget" | "route-flip" => plan.limits.inbox_after_ms = 40,
+            "publisher-dies-after-append" => plan.topics_tell_numbers = false,
             _ => {}
         }
         let mut stage = Stage { world: World::new(plan, trace), asked: 0, missed: None };
@@ -668,4 +673,52 @@ fn both_ends_failing(stage: &mut Stage) {
     let again = stage.world.logs[A].last();
     stage.until("the retry's call", move |w| holds_from(w, A, again, is_progress));
     stage.until("the answer", answered(req));
+}
+
+/// A turn's events land in their topic, which does not tell numbers apart; nobody hears of it, and the owner dies.
+fn publisher_dies_after_append(stage: &mut Stage) {
+    stage.until_ready();
+    let (tag, owner) = (stage.next_tag(), stage.owner(A));
+    stage.scripts(vec![(tag, vec![Step::Publish(vec![(0, 0), (0, 0)])])]);
+    let is_sent = Cell::new(false);
+    stage.world.hooks.topic = Some(Box::new(move |_, asked| {
+        let is_first = !asked.events.is_empty() && !is_sent.replace(true);
+        if is_first { TopicFate::Unanswered } else { TopicFate::Arrives }
+    }));
+    stage.ask(stage.other(&[owner]), Mode::Tell, A, 0);
+    stage.until("an append", |w| in_topics(w) == 2);
+    let from = stage.world.logs[A].last();
+    stage.world.crash(owner, 0, 400 * MS, MS);
+    stage.until("a settlement", move |w| holds_from(w, A, from, is_published));
+}
+
+/// A topic that a turn has published to is deleted and created anew before the events are in it; the next turn
+/// publishes to the new one.
+fn recreated_topic(stage: &mut Stage) {
+    stage.until_ready();
+    let (first, second) = (stage.next_tag(), join(stage.world.plan.seed, 2));
+    let publish = || vec![Step::Publish(vec![(0, 0)])];
+    stage.scripts(vec![(first, publish()), (second, publish())]);
+    let is_lost = Rc::new(Cell::new(true));
+    let loses = is_lost.clone();
+    stage.world.hooks.topic =
+        Some(Box::new(move |_, _| if loses.get() { TopicFate::Lost } else { TopicFate::Arrives }));
+    let (owner, from) = (stage.owner(A), stage.world.logs[A].last());
+    let req = stage.ask(owner, Mode::Call, A, 0);
+    stage.until("the answer", answered(req));
+    stage.world.recreate(0);
+    is_lost.set(false);
+    let is_gone = |op: &Op| matches!(op, Op::TopicGone { .. });
+    stage.until("the loss", move |w| holds_from(w, A, from, is_gone));
+    stage.ask(owner, Mode::Tell, A, 0);
+    stage.until("an append", |w| in_topics(w) == 1);
+}
+
+/// How many events are in topics.
+fn in_topics(world: &World) -> usize {
+    world.history.events.iter().filter(|(_, seen)| matches!(seen, Seen::InTopic { .. })).count()
+}
+
+fn is_published(op: &Op) -> bool {
+    matches!(op, Op::Published { .. })
 }

@@ -14,6 +14,7 @@ use crate::keys;
 use crate::plan::{ACTORS, MS, Names, Profile, Us};
 use crate::remind::Remind;
 use crate::rng::{Rng, join};
+use crate::topic;
 
 /// What a payload says: which invocation of the script tree it is, and what its turn may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -102,6 +103,8 @@ pub(crate) enum Step {
     Keyed(Vec<(Target, Spec, Arc<str>)>),
     /// A change to the actor's reminders.
     Remind(Remind),
+    /// Publishes events: to these topics' partitions, by number.
+    Publish(Vec<(usize, u32)>),
 }
 
 /// The script of a turn.
@@ -161,7 +164,7 @@ pub(crate) fn write(
     let rng = Rng::new(if spec.steady { same } else { join(same, attempt) });
     let bit = own.map_or(0, |(kind, actor)| 1 << rank(kind, actor));
     let confined = spec.confined || spec.mask & bit != 0;
-    let actor_types = names.kinds.len() - services(names);
+    let actor_types = names.targets() - services(names);
     let mut writer = Writer {
         rng,
         names,
@@ -181,6 +184,7 @@ pub(crate) fn write(
     let mut script = writer.script(own.is_some());
     let seed = if spec.steady { same } else { join(same, attempt) };
     keys::add(&mut script.steps, seed, names, profile);
+    topic::add(&mut script, seed, profile);
     if own.is_some() && names.is_shared(spec.tag) {
         only_read(&mut script, seed);
     }
@@ -256,7 +260,7 @@ impl Writer<'_> {
         let above = std::mem::replace(&mut self.mask, held_above);
         let next = if self.spec.joined { None } else { self.callee() };
         self.mask = above;
-        let service = self.actor_types + self.rng.index(self.names.kinds.len() - self.actor_types);
+        let service = self.actor_types + self.rng.index(self.names.targets() - self.actor_types);
         let (kind, actor) = next.unwrap_or((service, None));
         Some((self.target(kind, actor), spec, false))
     }
@@ -339,7 +343,7 @@ impl Writer<'_> {
     }
 
     fn anything(&mut self) -> (usize, Option<usize>) {
-        let kind = self.rng.index(self.names.kinds.len());
+        let kind = self.rng.index(self.names.targets());
         (kind, (kind < self.actor_types).then(|| self.rng.index(ACTORS)))
     }
 
@@ -374,7 +378,7 @@ impl Writer<'_> {
             return Some(actor(inside[self.rng.index(inside.len())]));
         }
         if self.confined || self.rng.chance(250) {
-            let kind = self.actor_types + self.rng.index(self.names.kinds.len() - self.actor_types);
+            let kind = self.actor_types + self.rng.index(self.names.targets() - self.actor_types);
             return Some((kind, None));
         }
         let lowest = (64 - self.mask.leading_zeros()) as usize;

@@ -23,6 +23,8 @@ use crate::rng::Rng;
 use crate::script::{Script, Spec, Step};
 use crate::slot::Slot;
 use crate::store::{SimStore, SnapshotStep, StoreStep};
+use crate::subscribe::{Fetching, Source};
+use crate::topic::{SimTopics, ToTopic, TopicFate, TopicLanding};
 
 /// The virtual epoch, so that times look like times.
 pub(crate) const BASE_MS: Millis = 1_700_000_000_000;
@@ -60,6 +62,13 @@ pub(crate) enum Due {
     InboxServe { slot: usize, inst: u64, inbox: InboxId, generation: u64, from: Offset },
     InboxTrim { slot: usize, inst: u64, hub: u64, inbox: InboxId, below: Offset },
     InboxLost { slot: usize, inst: u64, inbox: InboxId },
+    Topic { landing: TopicLanding, is_answered: bool },
+    TopicFault(usize),
+    SourceEvent(usize),
+    SourceFault(usize),
+    SubOp(usize),
+    Fetch { fetch: Fetching, fails: bool },
+    FetchOver { number: u64 },
     Client(usize),
     Control(usize),
     Abandon { req: usize },
@@ -97,6 +106,7 @@ pub(crate) enum Input {
 
 type AppendHook = Box<dyn FnMut(usize, usize, &Record) -> Fate>;
 type InboxHook = Box<dyn FnMut(usize, &InboxId, &InboxEntry) -> Fate>;
+type TopicHook = Box<dyn FnMut(usize, &ToTopic) -> TopicFate>;
 type MessageHook = Box<dyn FnMut(usize, usize, &Message) -> Us>;
 type ScriptHook = Rc<dyn Fn(&Spec, &TurnToken) -> Option<Script>>;
 
@@ -107,6 +117,8 @@ pub(crate) struct Hooks {
     pub(crate) append: Option<AppendHook>,
     /// The fate of what is put into an inbox: slot, inbox, entry.
     pub(crate) inbox: Option<InboxHook>,
+    /// The fate of what a node asks a topic.
+    pub(crate) topic: Option<TopicHook>,
     /// Extra delay of a message: from, to, message.
     pub(crate) message: Option<MessageHook>,
     /// The script of a turn.
@@ -116,9 +128,11 @@ pub(crate) struct Hooks {
 impl Clone for Hooks {
     /// Worlds that the explorer branches off share scripts; other hooks have states of their own.
     fn clone(&self) -> Self {
-        let directed = self.append.is_some() || self.message.is_some() || self.inbox.is_some();
+        let appends = self.append.is_some() || self.inbox.is_some() || self.topic.is_some();
+        let directed = appends || self.message.is_some();
         assert!(!directed, "directed worlds do not branch");
-        Self { append: None, inbox: None, message: None, script: self.script.clone() }
+        let script = self.script.clone();
+        Self { append: None, inbox: None, topic: None, message: None, script }
     }
 }
 
@@ -135,6 +149,8 @@ pub(crate) struct World {
     pub(crate) net: Net,
     pub(crate) logs: Vec<SimLog>,
     pub(crate) inboxes: BTreeMap<InboxId, SimInbox>,
+    pub(crate) topics: SimTopics,
+    pub(crate) source: Source,
     pub(crate) log_ids: Vec<PartitionId>,
     log_numbers: BTreeMap<PartitionId, usize>,
     pub(crate) stores: Vec<SimStore>,
@@ -180,6 +196,19 @@ impl World {
         for (index, (at, _)) in plan.controls.iter().enumerate() {
             queue.push(&mut rng, *at, Due::Control(index));
         }
+        for (index, (at, _)) in plan.topic_faults.iter().enumerate() {
+            queue.push(&mut rng, *at, Due::TopicFault(index));
+        }
+        let subscribing = &plan.subscribing;
+        for (index, (at, _)) in subscribing.events.iter().enumerate() {
+            queue.push(&mut rng, *at, Due::SourceEvent(index));
+        }
+        for (index, (at, _)) in subscribing.ops.iter().enumerate() {
+            queue.push(&mut rng, *at, Due::SubOp(index));
+        }
+        for (index, (at, _)) in subscribing.faults.iter().enumerate() {
+            queue.push(&mut rng, *at, Due::SourceFault(index));
+        }
         for read in &plan.reads {
             queue.push(&mut rng, read.at, Due::Read(*read));
         }
@@ -221,6 +250,8 @@ impl World {
             net: Net::new(slots),
             logs: vec![log; log_ids.len()],
             inboxes: BTreeMap::new(),
+            topics: SimTopics::default(),
+            source: Source::default(),
             log_numbers: log_ids.iter().cloned().enumerate().map(|(i, p)| (p, i)).collect(),
             stores: vec![store; log_ids.len()],
             log_ids,
@@ -377,7 +408,7 @@ impl World {
         if !self.slots.iter().all(up) || !self.history.reqs.iter().all(answered) {
             return false;
         }
-        if self.members.nodes.len() != self.slots.len() {
+        if self.members.nodes.len() != self.slots.len() || !self.has_delivered() {
             return false;
         }
         let mut served = 0;
@@ -436,6 +467,13 @@ impl World {
             Due::InboxLost { slot, inst, inbox } if self.is(slot, inst) => {
                 self.lose_inbox(slot, inbox);
             }
+            Due::Topic { landing, is_answered } => self.at_topic(landing, is_answered),
+            Due::TopicFault(index) => self.topic_fault(index),
+            Due::SourceEvent(index) => self.source_event(index),
+            Due::SourceFault(index) => self.source_fault(index),
+            Due::SubOp(index) => self.sub_op(index),
+            Due::Fetch { fetch, fails } => self.at_source(fetch, fails),
+            Due::FetchOver { number } => self.fetch_over(number),
             Due::Hears { a, b } => self.hears(a, b),
             Due::Snapshot { slot, inst, hub, log, step } => {
                 self.snapshot(slot, inst, hub, log, step);

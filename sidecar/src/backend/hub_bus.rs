@@ -4,13 +4,15 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use kar_core::events::ConsumerPosition;
-use kar_core::ids::Millis;
+use kar_core::ids::{Millis, Uuid};
 use kar_hub::{HubClient, HubError};
 
 use crate::bus::{
-    Bus, BusError, BusFuture, ConsumerSession, EventPlace, Fetch, Fetched, NewEvent, SessionName,
-    TopicConsumer, TopicId, TopicInfo, TopicPage, TopicPartition, TopicSettings, TopicView,
+    Bus, BusError, BusFuture, ConsumerSession, EventPlace, Fetch, Fetched, Landed, NewEvent,
+    SessionName, TopicConsumer, TopicId, TopicInfo, TopicPage, TopicPartition, TopicSettings,
+    TopicView,
 };
 
 /// Topics in the hub. Cheap to clone.
@@ -85,12 +87,38 @@ impl Bus for HubBus {
         })
     }
 
+    fn append(
+        &self,
+        topic_id: TopicId,
+        partition: u32,
+        channel: Uuid,
+        events: Vec<(u64, Bytes)>,
+    ) -> BusFuture<Landed> {
+        self.ask(|client| async move {
+            let mark = client.append_events(&topic_id, partition, channel.0, events).await?;
+            Ok(Landed { number: mark.number, offset: mark.offset })
+        })
+    }
+
+    fn learn(
+        &self,
+        topic_id: TopicId,
+        partition: u32,
+        channel: Uuid,
+        _since: u64,
+    ) -> BusFuture<Landed> {
+        self.ask(|client| async move {
+            let mark = client.learn_channel(&topic_id, partition, channel.0).await?;
+            Ok(Landed { number: mark.number, offset: mark.offset })
+        })
+    }
+
     fn fetch(&self, topic_id: TopicId, fetch: Fetch) -> BusFuture<Fetched> {
         self.ask(|client| async move {
             let at = (fetch.partition, fetch.first);
             let session = fetch.session.as_ref().map(|s| (&*s.consumer, s.session));
             let fetched = client.fetch(&topic_id, at, fetch.bytes_max, fetch.wait, session).await?;
-            Ok(Fetched { first: fetched.first, events: fetched.events })
+            Ok(Fetched { first: fetched.first, events: fetched.events, end: fetched.end })
         })
     }
 

@@ -32,6 +32,7 @@ pub(crate) fn hub(args: HubArgs) -> Outcome<u8> {
     options.limits.topics_max = args.topics_max;
     options.limits.topic_partitions_max = args.topic_partitions_max;
     options.limits.consumers_max = args.consumers_max;
+    options.limits.topic_channels_max = args.topic_channels_max;
     options.limits.fetches_max = args.fetches_max;
     options.idle_exit = (!args.idle_exit.is_zero()).then_some(args.idle_exit);
     match run_hub(options) {

@@ -252,6 +252,11 @@ pub(crate) struct HubArgs {
     #[arg(long, value_name = "N", env = "KAR_HUB_CONSUMERS_MAX")]
     #[arg(default_value_t = HubLimits::default().consumers_max)]
     pub(crate) consumers_max: usize,
+    /// Channels into topics: one for each partition of an application that publishes in its turns, and each partition
+    /// of a topic that it publishes to
+    #[arg(long, value_name = "N", env = "KAR_HUB_TOPIC_CHANNELS_MAX")]
+    #[arg(default_value_t = HubLimits::default().topic_channels_max)]
+    pub(crate) topic_channels_max: usize,
     /// Readings of topics that wait for events
     #[arg(long, value_name = "N", env = "KAR_HUB_FETCHES_MAX")]
     #[arg(default_value_t = HubLimits::default().fetches_max)]

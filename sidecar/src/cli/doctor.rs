@@ -221,7 +221,7 @@ async fn hub(dir: &Path) -> Finding {
             Ok(stats) => {
                 let text = format!(
                     "process {}, clients {}, logs {}, commit median {:.1?}, p99 {:.1?}; topics {}, \
-                     events published {}, repeated {}, expired {}, consumers {}, fetches waiting {}",
+                     events published {}, repeated {}, expired {}, channels {}, consumers {}, fetches waiting {}",
                     stats.process_id,
                     stats.clients,
                     stats.logs,
@@ -231,6 +231,7 @@ async fn hub(dir: &Path) -> Finding {
                     stats.events_published,
                     stats.events_repeated,
                     stats.events_expired,
+                    stats.topic_channels,
                     stats.consumers,
                     stats.fetches_waiting
                 );

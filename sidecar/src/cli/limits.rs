@@ -100,6 +100,26 @@ bound_flags! {
         channel_timer_ms: u64,
         /// How long settled tells are gathered before they are logged, ms
         settle_delay_ms: u64,
+        /// Topic partitions that turns of one partition publish to
+        topic_channels_per_partition_max: usize,
+        /// Events of turns on their way from one partition into one of a topic
+        publish_window_events_max: usize,
+        /// The same, bytes
+        publish_window_bytes_max: usize,
+        /// First pause before a topic that could not be reached is tried again, ms
+        publish_retry_ms: u64,
+        /// Longest such pause, ms
+        publish_retry_max_ms: u64,
+        /// Subscriptions of one partition
+        subscriptions_per_partition_max: usize,
+        /// Their settings, bytes; half of it is the most that one may have
+        subscriptions_bytes_per_partition_max: usize,
+        /// Events of one topic partition that a subscription may have under way
+        subscription_in_flight_max: usize,
+        /// The same, bytes
+        subscription_in_flight_bytes_max: usize,
+        /// Events of one topic partition that wait in one partition of a slow subscriber
+        deliveries_waiting_max: usize,
         /// How long a departed node's channel stays open, ms
         departed_grace_ms: u64,
         /// How long a hand-over waits for running turns before it cancels them, ms

@@ -147,6 +147,9 @@ pub fn request_error(error: &RequestError) -> Status {
         RequestError::UnknownKind(kind) => {
             status(ErrorReason::UnknownType, message, [("type", kind.name.to_string())])
         }
+        RequestError::TopicGone(to) => {
+            status(ErrorReason::UnknownTopic, message, [("topic", to.id.to_string())])
+        }
         RequestError::SharedTurn => status(ErrorReason::SharedTurn, message, []),
         RequestError::StepKeyReused(key) => {
             status(ErrorReason::StepKeyReused, message, [("key", key.to_string())])

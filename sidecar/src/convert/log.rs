@@ -17,9 +17,14 @@ use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Se
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
+use super::event::{
+    event_origin_from, event_origin_to, publish_from, publish_to, topic_partition_from,
+    topic_partition_to,
+};
 use super::policy::{self, attempt_end_from, attempt_end_to};
 use super::reminder::{op_of_reminders_from, op_of_reminders_to, remind_from, remind_to};
 use super::snapshot;
+use super::subscription;
 use super::{Malformed, owned, shared, taken_out};
 
 /// A record as it is stored.
@@ -87,6 +92,7 @@ fn op_to(op: &Op) -> pb::Op {
                 steps: steps.iter().map(step_to).collect(),
                 shared: *shared,
                 reminders: segment.reminders.iter().map(op_of_reminders_to).collect(),
+                publishes: segment.publishes.iter().map(publish_to).collect(),
             })
         }
         Op::Complete { uuid, attempt, accept, end, segment, time } => O::Complete(pb::Complete {
@@ -98,6 +104,7 @@ fn op_to(op: &Op) -> pb::Op {
             sends: segment.sends.iter().map(send_to).collect(),
             time_ms: *time,
             reminders: segment.reminders.iter().map(op_of_reminders_to).collect(),
+            publishes: segment.publishes.iter().map(publish_to).collect(),
         }),
         Op::Outcome { sender, number, done, time } => O::Outcome(pb::HomeOutcome {
             sender: Some(sender_to(sender)),
@@ -160,8 +167,17 @@ fn op_to(op: &Op) -> pb::Op {
             uuid: uuid.map(uuid_to).unwrap_or_default(),
             next_ms: next.unwrap_or_default(),
         }),
+        Op::Published { to, upto, offset } => O::Published(pb::Published {
+            to: Some(topic_partition_to(to)),
+            upto: *upto,
+            offset: *offset,
+        }),
+        Op::TopicGone { to } => O::TopicGone(pb::TopicGone { to: Some(topic_partition_to(to)) }),
         Op::Deactivate { actor, uuid } => {
             O::Deactivate(pb::Deactivate { actor: actor.to_string(), uuid: uuid_to(*uuid) })
+        }
+        Op::Subscription { .. } | Op::Delivered { .. } | Op::Fence { .. } => {
+            return pb::Op { op: subscription::op_to(op) };
         }
     };
     pb::Op { op: Some(op) }
@@ -178,7 +194,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
         O::Progress(p) => Op::Progress {
             uuid: uuid_from(&p.uuid)?,
             attempt: p.attempt,
-            segment: segment_from(p.state, p.sends, p.reminders)?,
+            segment: segment_from(p.state, p.sends, p.reminders, p.publishes)?,
             settled: settled_from(p.settled)?,
             steps: p.steps.into_iter().map(step_from).collect(),
             shared: p.shared,
@@ -188,7 +204,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             attempt: c.attempt,
             accept: c.accept.map(brief_from).transpose()?,
             end: end_from(c.end)?,
-            segment: segment_from(c.state, c.sends, c.reminders)?,
+            segment: segment_from(c.state, c.sends, c.reminders, c.publishes)?,
             time: c.time_ms,
         },
         O::Outcome(h) => Op::Outcome {
@@ -247,6 +263,13 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             uuid: if f.uuid.is_empty() { None } else { Some(uuid_from(&f.uuid)?) },
             next: (f.next_ms != 0).then_some(f.next_ms),
         },
+        O::Subscription(done) => subscription::done_from(done)?,
+        O::Delivered(delivered) => subscription::delivered_from(delivered)?,
+        O::Fence(taken) => subscription::fence_taken_from(taken)?,
+        O::Published(p) => {
+            Op::Published { to: topic_partition_from(p.to)?, upto: p.upto, offset: p.offset }
+        }
+        O::TopicGone(g) => Op::TopicGone { to: topic_partition_from(g.to)? },
         O::Deactivate(d) => Op::Deactivate { actor: d.actor.into(), uuid: uuid_from(&d.uuid)? },
     })
 }
@@ -255,11 +278,13 @@ fn segment_from(
     state: Vec<pb::StateOp>,
     sends: Vec<pb::Send>,
     reminders: Vec<pb::ReminderOp>,
+    publishes: Vec<pb::Publish>,
 ) -> Result<Segment, Malformed> {
     Ok(Segment {
         state: state.into_iter().map(state_op_from).collect::<Result<_, _>>()?,
         sends: sends.into_iter().map(send_from).collect::<Result<_, _>>()?,
         reminders: reminders.into_iter().map(op_of_reminders_from).collect::<Result<_, _>>()?,
+        publishes: publishes.into_iter().map(publish_from).collect::<Result<_, _>>()?,
     })
 }
 
@@ -335,6 +360,8 @@ pub(super) fn send_to(send: &Send) -> pb::Send {
             Owed::Invocation(invocation) => O::Invocation(invocation_to(invocation)),
             Owed::Outcome(done) => O::Outcome(chain_outcome_to(done)),
             Owed::Remind(remind) => O::Remind(remind_to(remind)),
+            Owed::Subscription(command) => O::Subscription(subscription::command_to(command)),
+            Owed::Fence(over) => O::Fence(subscription::over_to(over)),
         }),
         parent: parent.map(uuid_to).unwrap_or_default(),
         step_key: text_to(step_key),
@@ -350,6 +377,8 @@ pub(super) fn send_from(send: pb::Send) -> Result<Send, Malformed> {
             O::Invocation(i) => Owed::Invocation(Arc::new(invocation_from(Some(i))?)),
             O::Outcome(done) => Owed::Outcome(Arc::new(chain_outcome_from(Some(done))?)),
             O::Remind(remind) => Owed::Remind(Arc::new(remind_from(Some(remind))?)),
+            O::Subscription(command) => Owed::Subscription(subscription::command_from(command)?),
+            O::Fence(over) => Owed::Fence(subscription::over_from(over)?),
         },
         parent,
         step_key: text_from(&send.step_key),
@@ -398,6 +427,7 @@ pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
             Work::Deactivate => pb::Work::Deactivate,
         }
         .into(),
+        event: invocation.event.as_deref().map(event_origin_to),
     }
 }
 
@@ -437,6 +467,7 @@ pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation,
         home: i.home.map(|home| partition_from(Some(home))).transpose()?,
         retry: i.retry.map(policy::from),
         key: (!i.key_digest.is_empty()).then(|| digest_from(&i.key_digest)).transpose()?,
+        event: i.event.map(event_origin_from).transpose()?.map(Arc::new),
     })
 }
 
@@ -490,6 +521,10 @@ pub fn outcome_to(outcome: &Outcome) -> pb::Outcome {
                 Refusal::ActorRemindersFull => pb::Refusal::ActorRemindersFull,
                 Refusal::RemindersFull => pb::Refusal::RemindersFull,
                 Refusal::RemindersBytesFull => pb::Refusal::RemindersBytesFull,
+                Refusal::SubscriptionsBytesFull => pb::Refusal::SubscriptionsBytesFull,
+                Refusal::SubscriptionsFull => pb::Refusal::SubscriptionsFull,
+                Refusal::SubscriptionUnknown => pb::Refusal::SubscriptionUnknown,
+                Refusal::SubscriptionDiffers => pb::Refusal::SubscriptionDiffers,
             }
             .into(),
         ),
@@ -531,6 +566,10 @@ pub fn outcome_from(outcome: Option<pb::Outcome>) -> Result<Outcome, Malformed> 
             Ok(pb::Refusal::ActorRemindersFull) => Refusal::ActorRemindersFull,
             Ok(pb::Refusal::RemindersFull) => Refusal::RemindersFull,
             Ok(pb::Refusal::RemindersBytesFull) => Refusal::RemindersBytesFull,
+            Ok(pb::Refusal::SubscriptionsBytesFull) => Refusal::SubscriptionsBytesFull,
+            Ok(pb::Refusal::SubscriptionsFull) => Refusal::SubscriptionsFull,
+            Ok(pb::Refusal::SubscriptionUnknown) => Refusal::SubscriptionUnknown,
+            Ok(pb::Refusal::SubscriptionDiffers) => Refusal::SubscriptionDiffers,
             Ok(pb::Refusal::Unspecified) | Err(_) => return Err(Malformed::Field("refused")),
         }),
         O::Deadlock(cycle) => Outcome::Deadlock(cycle.into()),
@@ -551,6 +590,13 @@ pub fn sender_to(sender: &Sender) -> pb::Sender {
         Sender::Log { partition, log } => {
             S::Log(pb::LogSender { partition: Some(partition_to(partition)), log: uuid_to(*log) })
         }
+        Sender::Subscription { partition, subscription, topic_partition } => {
+            S::Subscription(pb::SubscriptionSender {
+                partition: Some(partition_to(partition)),
+                subscription: uuid_to(*subscription),
+                topic_partition: *topic_partition,
+            })
+        }
     };
     pb::Sender { sender: Some(sender) }
 }
@@ -567,6 +613,11 @@ pub fn sender_from(sender: Option<pb::Sender>) -> Result<Sender, Malformed> {
         S::Log(l) => {
             Sender::Log { partition: partition_from(l.partition)?, log: uuid_from(&l.log)? }
         }
+        S::Subscription(s) => Sender::Subscription {
+            partition: partition_from(s.partition)?,
+            subscription: uuid_from(&s.subscription)?,
+            topic_partition: s.topic_partition,
+        },
     })
 }
 
@@ -595,6 +646,7 @@ pub fn class_to(class: Class) -> pb::Class {
     match class {
         Class::Service => pb::Class::Service,
         Class::Actor => pb::Class::Actor,
+        Class::System => pb::Class::System,
     }
 }
 
@@ -607,6 +659,7 @@ pub fn class_from(class: i32) -> Result<Class, Malformed> {
     match pb::Class::try_from(class) {
         Ok(pb::Class::Service) => Ok(Class::Service),
         Ok(pb::Class::Actor) => Ok(Class::Actor),
+        Ok(pb::Class::System) => Ok(Class::System),
         Ok(pb::Class::Unspecified) | Err(_) => Err(Malformed::Field("class")),
     }
 }

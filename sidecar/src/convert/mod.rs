@@ -11,6 +11,7 @@ pub mod policy;
 mod probe;
 pub mod reminder;
 pub mod snapshot;
+pub mod subscription;
 pub mod view;
 
 use std::fmt::{self, Write as _};

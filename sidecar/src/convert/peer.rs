@@ -13,11 +13,11 @@ use pb::peer_frame::Frame;
 
 use super::log::{
     chain_outcome_from, chain_outcome_to, invocation_from, invocation_to, outcome_from, outcome_to,
-    partition_from, partition_to, payload_from, payload_to, sender_from, sender_to, uuid_from,
-    uuid_to,
+    partition_from, partition_to, payload_from, payload_to, sender_from, sender_to, text_from,
+    text_to, uuid_from, uuid_to,
 };
 use super::reminder::{remind_from, remind_to, reminder_from, reminder_to};
-use super::{Malformed, owned, policy, probe, shared};
+use super::{Malformed, owned, policy, probe, shared, subscription};
 
 /// A message for the wire.
 pub fn message_to(message: &Message) -> pb::PeerFrame {
@@ -53,6 +53,7 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
             epoch,
             number,
             floor,
+            closed_from,
             asks,
             promised,
             again,
@@ -68,7 +69,12 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
                 Owed::Invocation(i) => pb::request::Owed::Invocation(invocation_to(i)),
                 Owed::Outcome(done) => pb::request::Owed::Outcome(chain_outcome_to(done)),
                 Owed::Remind(remind) => pb::request::Owed::Remind(remind_to(remind)),
+                Owed::Subscription(command) => {
+                    pb::request::Owed::Subscription(subscription::command_to(command))
+                }
+                Owed::Fence(over) => pb::request::Owed::Fence(subscription::over_to(over)),
             }),
+            closed_from: closed_from.unwrap_or_default(),
             asks: *asks,
             promised: *promised,
             again: *again,
@@ -123,6 +129,13 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
                 request: request.0,
                 partition: Some(partition_to(partition)),
                 actor: actor.to_string(),
+            })
+        }
+        Message::ListSubscriptions { request, partition, name } => {
+            Frame::ListSubscriptions(pb::ListSubscriptions {
+                request: request.0,
+                partition: Some(partition_to(partition)),
+                name: text_to(name),
             })
         }
         Message::ReadDone { request, result } => Frame::ReadDone(read_done_to(*request, result)),
@@ -206,7 +219,13 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
                 pb::request::Owed::Remind(remind) => {
                     Owed::Remind(Arc::new(remind_from(Some(remind))?))
                 }
+                pb::request::Owed::Subscription(command) => {
+                    Owed::Subscription(subscription::command_from(command)?)
+                }
+                pb::request::Owed::Fence(over) => Owed::Fence(subscription::over_from(over)?),
             },
+            // Numbers begin with 1.
+            closed_from: (m.closed_from != 0).then_some(m.closed_from),
         },
         Frame::Reply(m) => Message::Reply {
             sender: sender_from(m.sender)?,
@@ -255,6 +274,11 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             request: RequestId(m.request),
             partition: partition_from(m.partition)?,
             actor: m.actor.into(),
+        },
+        Frame::ListSubscriptions(m) => Message::ListSubscriptions {
+            request: RequestId(m.request),
+            partition: partition_from(m.partition)?,
+            name: text_from(&m.name),
         },
         Frame::ReadDone(m) => read_done_from(m)?,
         Frame::Control(m) => policy::control_from(m)?,
@@ -365,6 +389,10 @@ fn read_done_to(request: RequestId, result: &ReadResult) -> pb::ReadDone {
             let reminders = all.iter().map(|reminder| reminder_to(reminder)).collect();
             R::Reminders(pb::ReminderList { reminders })
         }
+        ReadResult::Subscriptions(all) => {
+            let subscriptions = all.iter().map(subscription::view_to).collect();
+            R::Subscriptions(pb::SubscriptionList { subscriptions })
+        }
         ReadResult::TooLong(limit) => R::TooLong(*limit),
         ReadResult::NotOwner(hint) => {
             R::OwnedElsewhere(pb::OwnedElsewhere { hint: hint_to(*hint) })
@@ -383,6 +411,10 @@ fn read_done_from(done: pb::ReadDone) -> Result<Message, Malformed> {
         R::Reminders(list) => {
             let all = list.reminders.into_iter().map(|r| reminder_from(r).map(Arc::new));
             ReadResult::Reminders(all.collect::<Result<_, _>>()?)
+        }
+        R::Subscriptions(list) => {
+            let all = list.subscriptions.into_iter().map(subscription::view_from);
+            ReadResult::Subscriptions(all.collect::<Result<_, _>>()?)
         }
         R::TooLong(limit) => ReadResult::TooLong(limit),
         R::OwnedElsewhere(o) => ReadResult::NotOwner(hint_from(o.hint)),

@@ -4,18 +4,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kar_core::ids::{InvocationId, Millis, NodeId, Uuid};
+use kar_core::ids::{InvocationId, Millis, NodeId, Number, Uuid};
 use kar_core::invocation::Outcome;
 use kar_core::reminder::Reminder;
 use kar_core::snapshot::{
     NamedSnapshot, SavedClosedNodes, SavedDeadLetter, SavedEntry, SavedInbound, SavedKey,
-    SavedOrigin, SavedOutbound, SavedReminderName, SavedStep, SavedTrouble, Snapshot, SnapshotKey,
-    SnapshotProof,
+    SavedOrigin, SavedOutbound, SavedReminderName, SavedStep, SavedTopicChannel, SavedTrouble,
+    Snapshot, SnapshotKey, SnapshotProof,
 };
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
 use super::Malformed;
+use super::event::{topic_partition_from, topic_partition_to};
 use super::log::{
     digest_from, digest_to, invocation_from, invocation_to, outcome_from, outcome_to,
     partition_from, partition_to, send_from, send_to, sender_from, sender_to, settled_from,
@@ -23,6 +24,7 @@ use super::log::{
 };
 use super::policy::{attempt_end_from, attempt_end_to};
 use super::reminder::{reminder_from, reminder_to};
+use super::subscription;
 
 /// The form that this version writes.
 const VERSION: u32 = 1;
@@ -75,6 +77,7 @@ fn snapshot_to(snapshot: &Snapshot) -> pb::Snapshot {
         results_by_age,
         inbound,
         outbound,
+        topics,
         closed_nodes: SavedClosedNodes { floor, open, above },
         dead,
         keys,
@@ -82,6 +85,9 @@ fn snapshot_to(snapshot: &Snapshot) -> pb::Snapshot {
         snapshots,
         reminders,
         firings,
+        subscriptions,
+        newest_subscription,
+        fences,
     } = snapshot;
     let numbers = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     pb::Snapshot {
@@ -103,6 +109,7 @@ fn snapshot_to(snapshot: &Snapshot) -> pb::Snapshot {
         results_by_age: results_by_age.iter().map(ended_to).collect(),
         inbound: inbound.iter().map(inbound_to).collect(),
         outbound: outbound.iter().map(outbound_to).collect(),
+        topics: topics.iter().map(topic_channel_to).collect(),
         closed_floor: floor.0,
         closed_open: numbers(open),
         closed_above: numbers(above),
@@ -112,6 +119,9 @@ fn snapshot_to(snapshot: &Snapshot) -> pb::Snapshot {
         snapshots: snapshots.iter().map(name_to).collect(),
         reminders: reminders.iter().map(saved_reminder_to).collect(),
         firings: firings.iter().map(firing_to).collect(),
+        subscriptions: subscriptions.iter().map(subscription::saved_to).collect(),
+        newest_subscription: subscription::newest_to(*newest_subscription),
+        fences: fences.iter().map(subscription::saved_fence_to).collect(),
     }
 }
 
@@ -144,6 +154,10 @@ fn snapshot_from(snapshot: pb::Snapshot) -> Result<Snapshot, Malformed> {
         snapshots,
         reminders,
         firings,
+        subscriptions,
+        newest_subscription,
+        fences,
+        topics,
     } = snapshot;
     if version != VERSION {
         return Err(Malformed::Field("version"));
@@ -171,6 +185,7 @@ fn snapshot_from(snapshot: pb::Snapshot) -> Result<Snapshot, Malformed> {
         results_by_age: all(results_by_age, ended)?,
         inbound: all(inbound, inbound_from)?,
         outbound: all(outbound, outbound_from)?,
+        topics: all(topics, topic_channel_from)?,
         closed_nodes: SavedClosedNodes {
             floor: NodeId(closed_floor),
             open: nodes(closed_open),
@@ -182,6 +197,9 @@ fn snapshot_from(snapshot: pb::Snapshot) -> Result<Snapshot, Malformed> {
         snapshots: snapshots.into_iter().map(name_from).collect(),
         reminders: all(reminders, saved_reminder_from)?,
         firings: all(firings, firing_from)?,
+        subscriptions: all(subscriptions, subscription::saved_from)?,
+        newest_subscription: subscription::newest_from(&newest_subscription)?,
+        fences: all(fences, subscription::saved_fence_from)?,
     })
 }
 
@@ -371,6 +389,32 @@ fn outbound_to(outbound: &SavedOutbound) -> pb::SnapshotOutbound {
 fn outbound_from(outbound: pb::SnapshotOutbound) -> Result<SavedOutbound, Malformed> {
     let pb::SnapshotOutbound { to, next, open } = outbound;
     Ok(SavedOutbound { to: partition_from(to)?, next, open: all(open, send_from)? })
+}
+
+fn topic_channel_to(channel: &SavedTopicChannel) -> pb::SnapshotTopicChannel {
+    let SavedTopicChannel { to, next, landed, since, open } = channel;
+    let owed = |(number, event): &(Number, Bytes)| pb::SnapshotOwedEvent {
+        number: *number,
+        event: event.clone(),
+    };
+    pb::SnapshotTopicChannel {
+        to: Some(topic_partition_to(to)),
+        next: *next,
+        landed: *landed,
+        since_offset: *since,
+        open: open.iter().map(owed).collect(),
+    }
+}
+
+fn topic_channel_from(channel: pb::SnapshotTopicChannel) -> Result<SavedTopicChannel, Malformed> {
+    let pb::SnapshotTopicChannel { to, next, landed, since_offset, open } = channel;
+    Ok(SavedTopicChannel {
+        to: topic_partition_from(to)?,
+        next,
+        landed,
+        since: since_offset,
+        open: open.into_iter().map(|owed| (owed.number, owed.event)).collect(),
+    })
 }
 
 fn dead_to(letter: &SavedDeadLetter) -> pb::SnapshotDeadLetter {

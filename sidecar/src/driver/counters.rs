@@ -44,6 +44,16 @@ pub struct Counters {
     pub deactivations_failed: u64,
     pub reminders_missed: u64,
     pub reminders_waited: u64,
+    /// Times that events of turns have begun to wait for a topic that could not be reached.
+    pub publish_waits: u64,
+    /// Events of turns that were lost with their topic.
+    pub events_lost: u64,
+    /// Events that subscriptions found gone.
+    pub events_skipped: u64,
+    /// Events that named nobody whom they could be delivered to.
+    pub events_undeliverable: u64,
+    /// Subscriptions that found their topics deleted, at each take-over.
+    pub subscriptions_without_topic: u64,
     pub limits_hit: u64,
     pub records_too_long: u64,
     pub logs_trimmed_unread: u64,
@@ -106,6 +116,11 @@ impl Counters {
             ("deactivations_failed", self.deactivations_failed),
             ("reminders_missed", self.reminders_missed),
             ("reminders_waited", self.reminders_waited),
+            ("publish_waits", self.publish_waits),
+            ("events_lost", self.events_lost),
+            ("events_skipped", self.events_skipped),
+            ("events_undeliverable", self.events_undeliverable),
+            ("subscriptions_without_topic", self.subscriptions_without_topic),
             ("limits_hit", self.limits_hit),
             ("records_too_long", self.records_too_long),
             ("logs_trimmed_unread", self.logs_trimmed_unread),
@@ -237,6 +252,56 @@ impl Counters {
                     tracing::warn!(
                         %partition, actor, limit = hit.name, value = hit.limit,
                         "due reminders wait for room"
+                    );
+                }
+            }
+            Notice::PublishWaits { partition, to, waiting } => {
+                self.publish_waits += 1;
+                if line {
+                    tracing::warn!(
+                        %partition, topic = %to, waiting,
+                        "events wait for a topic that cannot be reached"
+                    );
+                }
+            }
+            Notice::EventsLost { partition, to, count } => {
+                self.events_lost += count as u64;
+                tracing::error!(
+                    %partition, topic = %to, count,
+                    "events are lost: their topic was deleted before they were in it"
+                );
+            }
+            Notice::EventsSkipped { partition, name, topic_partition, from, to } => {
+                self.events_skipped += to - from;
+                if line {
+                    tracing::warn!(
+                        %partition, subscription = %name, topic_partition, from, to,
+                        "events are gone by retention before they were delivered"
+                    );
+                }
+            }
+            Notice::Undeliverable {
+                partition,
+                name,
+                topic_partition,
+                offset,
+                why,
+                dead_letter,
+            } => {
+                self.events_undeliverable += 1;
+                if line {
+                    tracing::warn!(
+                        %partition, subscription = %name, topic_partition, offset, why, dead_letter,
+                        "an event cannot be delivered"
+                    );
+                }
+            }
+            Notice::TopicGone { partition, name, topic } => {
+                self.subscriptions_without_topic += 1;
+                if line {
+                    tracing::error!(
+                        %partition, subscription = %name, %topic,
+                        "the topic of a subscription is deleted: unsubscribe it, and subscribe to one that exists"
                     );
                 }
             }

@@ -530,6 +530,17 @@ impl Batch<'_> {
                 }
                 self.driver.drained.notify_waiters();
             }
+            Effect::Publish { partition, to, serial, .. }
+            | Effect::LearnPublished { partition, to, serial, .. } => {
+                // No bus is asked yet: what is owed stays owed.
+                let result = kar_core::events::PublishResult::Unavailable;
+                self.event(Event::Published { partition, to, serial, result });
+            }
+            Effect::Fetch { id, .. } => {
+                // No bus is read yet: it is asked again.
+                let result = kar_core::subscription::FetchResult::Unavailable;
+                self.event(Event::Fetched { id, result });
+            }
             Effect::Notice(notice) => state.counters.notice(self.now, notice),
             durable => state.ask_backend(durable),
         }

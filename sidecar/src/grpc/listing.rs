@@ -184,6 +184,8 @@ fn names(id: &log::PartitionId, uuid: Uuid, actor: String) -> Result<(String, pb
             ('s', K::Service(pb::ServiceTarget { name, affinity_key: String::new() }))
         }
         Class::Actor => ('a', K::Actor(pb::ActorTarget { r#type: id.kind.clone(), id: actor })),
+        // Nothing is invoked there.
+        Class::System => return Err(malformed(crate::convert::Malformed::Field("class"))),
     };
     let text = format!("{prefix}.{}/{}/{uuid}", id.kind, id.index);
     Ok((text, pb::Target { kind: Some(target) }))

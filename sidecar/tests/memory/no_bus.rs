@@ -1,11 +1,12 @@
 //! A bus without topics: what the tests here are about has no part in events, which have tests with a real hub.
 
+use bytes::Bytes;
 use kar::bus::{
-    Bus, BusError, BusFuture, ConsumerSession, EventPlace, Fetch, Fetched, NewEvent, SessionName,
-    TopicId, TopicInfo, TopicPage, TopicSettings, TopicView,
+    Bus, BusError, BusFuture, ConsumerSession, EventPlace, Fetch, Fetched, Landed, NewEvent,
+    SessionName, TopicId, TopicInfo, TopicPage, TopicSettings, TopicView,
 };
 use kar_core::events::ConsumerPosition;
-use kar_core::ids::Millis;
+use kar_core::ids::{Millis, Uuid};
 
 /// See the module.
 pub(crate) struct NoBus;
@@ -32,6 +33,14 @@ impl Bus for NoBus {
     }
 
     fn publish(&self, _: TopicId, _: Vec<NewEvent>) -> BusFuture<Vec<EventPlace>> {
+        none()
+    }
+
+    fn append(&self, _: TopicId, _: u32, _: Uuid, _: Vec<(u64, Bytes)>) -> BusFuture<Landed> {
+        none()
+    }
+
+    fn learn(&self, _: TopicId, _: u32, _: Uuid, _: u64) -> BusFuture<Landed> {
         none()
     }
 

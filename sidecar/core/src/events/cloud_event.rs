@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::origin::DEAD_LETTER_ATTRIBUTES;
 use super::uri::{is_media_type, is_uri, is_uri_reference};
 use crate::invocation::Payload;
 
@@ -207,23 +208,26 @@ impl CloudEvent {
     }
 }
 
+/// Whether texts of CloudEvents may have a character: no controls, and no code points that are no characters.
+pub(super) fn is_text(char: char) -> bool {
+    let code = u32::from(char);
+    let is_none = (0xfdd0..=0xfdef).contains(&code) || code & 0xfffe == 0xfffe;
+    !is_none && !char.is_control()
+}
+
 /// Whether events may have an attribute of this name, or have it anyway.
 pub(super) fn is_attribute_name(name: &str) -> bool {
-    (1..=ATTRIBUTE_NAME_BYTES_MAX).contains(&name.len())
+    let is_own = DEAD_LETTER_ATTRIBUTES.contains(&name);
+    (is_own || (1..=ATTRIBUTE_NAME_BYTES_MAX).contains(&name.len()))
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
         && name != "data"
 }
 
-/// Texts of CloudEvents have no control characters and no code points that are no characters.
 fn check_text(field: &str, text: &str) -> Result<(), EventError> {
     if text.len() > ATTRIBUTE_BYTES_MAX {
         return Err(wrong(field, format!("must have at most {ATTRIBUTE_BYTES_MAX} bytes")));
     }
-    let is_none = |c: char| {
-        let code = u32::from(c);
-        (0xfdd0..=0xfdef).contains(&code) || code & 0xfffe == 0xfffe
-    };
-    if text.chars().any(|c| c.is_control() || is_none(c)) {
+    if !text.chars().all(is_text) {
         return Err(wrong(field, "must have no control characters"));
     }
     Ok(())

@@ -9,7 +9,7 @@ use super::Node;
 use crate::assign;
 use crate::cover::Transition;
 use crate::effect::{RequestError, Response};
-use crate::event::Operation;
+use crate::event::{Operation, SubscriptionsOf};
 use crate::ids::{Class, InvocationId, Kind, Millis, NodeId, PartitionId, RequestId, Uuid};
 use crate::invocation::{Invocation, Mode, Obligation, Owed, Target, Work};
 use crate::limits::{LimitHit, Limits};
@@ -59,6 +59,8 @@ enum Wanted {
     State { kind: Kind, actor: Arc<str>, keys: Option<Vec<Arc<str>>> },
     /// Reminders of an actor.
     Reminders { kind: Kind, actor: Arc<str> },
+    /// Subscriptions of a partition, or one of them.
+    Subscriptions(SubscriptionsOf),
     /// The removal of an actor: only its kind is waited for, then it is owed like a call.
     Remove { kind: Kind, actor: Arc<str> },
 }
@@ -99,6 +101,7 @@ impl Asks {
             Wanted::Control(home, control) => Operation::Control { home, control },
             Wanted::State { kind, actor, keys } => Operation::StateOf { kind, actor, keys },
             Wanted::Reminders { kind, actor } => Operation::Reminders { turn: None, kind, actor },
+            Wanted::Subscriptions(of) => Operation::Subscriptions { of },
             Wanted::Remove { kind, actor } => Operation::RemoveActor { kind, actor },
         };
         asks.map(|(request, ask)| (request, operation(ask.wanted))).collect()
@@ -137,6 +140,18 @@ impl Node {
     /// Lists an actor's reminders at its owner.
     pub(super) fn list_reminders(&mut self, request: RequestId, kind: Kind, actor: Arc<str>) {
         self.ask_for(request, Wanted::Reminders { kind, actor });
+    }
+
+    /// Lists subscriptions at their owner.
+    pub(super) fn list_subscriptions(&mut self, request: RequestId, of: SubscriptionsOf) {
+        let count = self.env.members.kinds.get(&Kind::subscriptions());
+        if let (SubscriptionsOf::Partition(index), Some(count)) = (&of, count)
+            && index >= count
+        {
+            let error = RequestError::Invalid("subscriptions have no such partition");
+            return self.env.respond(request, Err(error));
+        }
+        self.ask_for(request, Wanted::Subscriptions(of));
     }
 
     /// Has something done to an invocation.
@@ -244,6 +259,12 @@ impl Node {
             Wanted::State { kind, actor, .. }
             | Wanted::Reminders { kind, actor }
             | Wanted::Remove { kind, actor } => self.home_of(kind, actor),
+            Wanted::Subscriptions(SubscriptionsOf::Name(name)) => self.home_of_subscription(name),
+            Wanted::Subscriptions(SubscriptionsOf::Partition(index)) => {
+                let kind = Kind::subscriptions();
+                let is_known = self.env.members.kinds.contains_key(&kind);
+                is_known.then(|| PartitionId::new(kind, *index))
+            }
         };
         let Some(home) = home else {
             self.env.cover(Transition::AskKind);
@@ -254,6 +275,7 @@ impl Node {
                 let response = match &ask.wanted {
                     Wanted::State { .. } => Ok(Response::State(BTreeMap::new())),
                     Wanted::Reminders { .. } => Ok(Response::Reminders(Vec::new())),
+                    Wanted::Subscriptions(_) => Ok(Response::Subscriptions(Vec::new())),
                     Wanted::Remove { kind, .. } => Err(RequestError::UnknownKind(kind.clone())),
                     Wanted::Outcome(id) => {
                         Err(RequestError::UnknownInvocation(Box::new(id.clone())))
@@ -298,6 +320,13 @@ impl Node {
             }
             Wanted::Reminders { actor, .. } => {
                 Message::ListReminders { request, partition: home, actor: actor.clone() }
+            }
+            Wanted::Subscriptions(of) => {
+                let name = match of {
+                    SubscriptionsOf::Name(name) => Some(name.clone()),
+                    SubscriptionsOf::Partition(_) => None,
+                };
+                Message::ListSubscriptions { request, partition: home, name }
             }
             // It is owed, not asked for.
             Wanted::Remove { .. } => return,
@@ -356,10 +385,11 @@ impl Node {
     pub(super) fn read_done(&mut self, from: NodeId, request: RequestId, result: ReadResult) {
         let ask = self.asks.open.get(&request);
         let fits = |ask: &Ask| match (&ask.wanted, &result) {
-            (Wanted::State { .. }, ReadResult::Reminders(_))
-            | (Wanted::Reminders { .. }, ReadResult::State(_))
-            | (Wanted::Outcome(_) | Wanted::Control(..) | Wanted::Remove { .. }, _) => false,
-            (Wanted::State { .. } | Wanted::Reminders { .. }, _) => true,
+            (_, ReadResult::State(_)) => matches!(ask.wanted, Wanted::State { .. }),
+            (_, ReadResult::Reminders(_)) => matches!(ask.wanted, Wanted::Reminders { .. }),
+            (_, ReadResult::Subscriptions(_)) => matches!(ask.wanted, Wanted::Subscriptions(_)),
+            (Wanted::Outcome(_) | Wanted::Control(..) | Wanted::Remove { .. }, _) => false,
+            (Wanted::State { .. } | Wanted::Reminders { .. } | Wanted::Subscriptions(_), _) => true,
         };
         if !ask.is_some_and(fits) {
             return;
@@ -369,6 +399,9 @@ impl Node {
             ReadResult::State(state) => self.answer_ask(request, Ok(Response::State(state))),
             ReadResult::Reminders(all) => {
                 self.answer_ask(request, Ok(Response::Reminders(all)));
+            }
+            ReadResult::Subscriptions(all) => {
+                self.answer_ask(request, Ok(Response::Subscriptions(all)));
             }
             ReadResult::TooLong(limit) => {
                 let hit = LimitHit { name: "state_read_bytes_max", limit };

@@ -8,7 +8,7 @@ use crate::cover::Transition;
 use crate::effect::{Effect, RequestError};
 use crate::env::{DirectTurn, Env, Host, SlotQueue};
 use crate::event::{Offer, Operation, TurnResult};
-use crate::ids::{NodeId, PartitionId, RequestId, SessionId, TurnToken};
+use crate::ids::{Kind, NodeId, PartitionId, RequestId, SessionId, TurnToken};
 use crate::invocation::{ApplicationError, Invocation, Mode, Obligation, Outcome, Owed, Work};
 use crate::message::{DirectResult, Message};
 use crate::partition::{Partition, TurnEnd, TurnInvoke};
@@ -92,6 +92,7 @@ impl Node {
         }
         match operation {
             Operation::Invoke { .. } => self.invoke(request, operation),
+            Operation::Deliver { .. } => self.deliver(request, operation),
             Operation::InvokeDirect { kind, method, payload, trace } => {
                 self.invoke_direct(request, DirectCall { kind, method, payload, trace });
             }
@@ -110,6 +111,9 @@ impl Node {
             Operation::StateApply { turn, ops } => {
                 self.in_turn(request, &turn, |p, env| p.state_apply(env, request, &turn, ops));
             }
+            Operation::Publish { turn, events } => {
+                self.in_turn(request, &turn, |p, env| p.turn_publish(env, request, &turn, events));
+            }
             Operation::Flush { turn } => {
                 self.in_turn(request, &turn, |p, env| p.turn_flush(env, request, &turn));
             }
@@ -117,6 +121,10 @@ impl Node {
                 self.in_turn(request, &turn, |p, env| p.record_step(env, request, &turn, step));
             }
             Operation::Remind { .. } => self.remind(request, operation),
+            Operation::Subscribe { .. } | Operation::ChangeSubscription { .. } => {
+                self.subscription(request, operation);
+            }
+            Operation::Subscriptions { of } => self.list_subscriptions(request, of),
             Operation::RemoveActor { kind, actor } => self.remove_actor(request, kind, actor),
             Operation::Reminders { turn, kind, actor } => {
                 self.reminders(request, turn, kind, actor);
@@ -227,10 +235,53 @@ impl Node {
             home: None,
             retry,
             key: key.map(|key| key.digest),
+            event: None,
         };
         let owed = Owed::Invocation(Arc::new(invocation));
         let obligation = Obligation { to, owed, parent: None, step_key: None };
         self.roots.add(&mut self.env, request, obligation, awaits);
+    }
+
+    /// Tells a method of an event: a root like any other tell.
+    fn deliver(&mut self, request: RequestId, operation: Operation) {
+        let Operation::Deliver { target, .. } = &operation else { return };
+        if self.env.leaving {
+            return self.env.respond(request, Err(RequestError::Draining));
+        }
+        let limit = self.env.limits.roots_per_node_max;
+        if self.roots.open() + self.parked() >= limit {
+            let hit = self.env.limit("roots_per_node_max", limit);
+            return self.env.respond(request, Err(RequestError::Limit(hit)));
+        }
+        let Some(count) = self.env.members.kinds.get(&target.kind).copied() else {
+            return self.park(request, operation);
+        };
+        let Operation::Deliver { target, method, payload, deadline, retry, origin } = operation
+        else {
+            return;
+        };
+        let uuid = self.env.uuid();
+        let index = assign::partition_index(&target, uuid, count);
+        let invocation = Invocation {
+            uuid,
+            work: Work::Method,
+            mode: Mode::Tell,
+            actor: target.actor,
+            method,
+            payload,
+            chain: [].into(),
+            deadline,
+            trace: Arc::default(),
+            step: 1,
+            home: None,
+            retry,
+            key: None,
+            event: Some(origin),
+        };
+        let to = PartitionId::new(target.kind, index);
+        let owed = Owed::Invocation(Arc::new(invocation));
+        let obligation = Obligation { to, owed, parent: None, step_key: None };
+        self.roots.add(&mut self.env, request, obligation, false);
     }
 
     /// Requests that wait for a kind, and operations of turns that wait.
@@ -246,8 +297,18 @@ impl Node {
     /// Keeps an invocation until its kind is known.
     pub(super) fn park(&mut self, request: RequestId, operation: Operation) {
         let kind = match &operation {
-            Operation::Invoke { target, .. } => target.kind.clone(),
+            Operation::Invoke { target, .. } | Operation::Deliver { target, .. } => {
+                target.kind.clone()
+            }
             Operation::Remind { kind, .. } => kind.clone(),
+            Operation::Subscribe { spec } => {
+                // It needs two kinds: the one after the other.
+                let known = |kind: &Kind| self.env.members.kinds.contains_key(kind);
+                Some(Kind::subscriptions())
+                    .filter(|kind| !known(kind))
+                    .unwrap_or_else(|| spec.target.kind())
+            }
+            Operation::ChangeSubscription { .. } => Kind::subscriptions(),
             _ => return,
         };
         if turn_of(&operation).is_some() {
@@ -488,12 +549,17 @@ fn turn_of(operation: &Operation) -> Option<&TurnToken> {
         Operation::StateRead { turn, .. }
         | Operation::StateApply { turn, .. }
         | Operation::RecordStep { turn, .. }
+        | Operation::Publish { turn, .. }
         | Operation::Flush { turn } => Some(turn),
         Operation::InvokeDirect { .. }
+        | Operation::Deliver { .. }
         | Operation::Await { .. }
         | Operation::ViewOf { .. }
         | Operation::Control { .. }
         | Operation::RemoveActor { .. }
+        | Operation::Subscribe { .. }
+        | Operation::ChangeSubscription { .. }
+        | Operation::Subscriptions { .. }
         | Operation::StateOf { .. } => None,
     }
 }

@@ -78,6 +78,10 @@ impl Node {
                     Sender::Log { partition: from, .. } => {
                         self.with(from, |p, env| p.read_back(env, partition, what));
                     }
+                    Sender::Subscription { partition: from, subscription, topic_partition } => {
+                        let name = (*subscription, *topic_partition);
+                        self.with(from, |p, env| p.delivery_read_back(env, name, partition, what));
+                    }
                 }
             }
             _ => {}

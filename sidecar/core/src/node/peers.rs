@@ -31,6 +31,7 @@ impl Node {
                 epoch,
                 number,
                 floor,
+                closed_from,
                 asks,
                 promised,
                 again,
@@ -46,7 +47,8 @@ impl Node {
                         floor,
                         asks,
                         promised,
-                        closed_from: None,
+                        by_inbox: false,
+                        closed_from,
                         again,
                         owed,
                     };
@@ -84,6 +86,14 @@ impl Node {
             Message::ListReminders { request, partition, actor } => {
                 if self.partitions.contains_key(&partition) {
                     self.with(&partition, |p, env| p.list_reminders(env, from, request, actor));
+                } else {
+                    let result = ReadResult::NotOwner(None);
+                    self.env.send(from, Message::ReadDone { request, result });
+                }
+            }
+            Message::ListSubscriptions { request, partition, name } => {
+                if self.partitions.contains_key(&partition) {
+                    self.with(&partition, |p, env| p.list_subscriptions(env, from, request, name));
                 } else {
                     let result = ReadResult::NotOwner(None);
                     self.env.send(from, Message::ReadDone { request, result });
@@ -139,6 +149,11 @@ impl Node {
         match sender {
             Sender::Node(id) if id == self.env.id => self.answer_roots(node, message),
             Sender::Node(_) => {}
+            Sender::Subscription { partition, subscription, topic_partition } => {
+                self.with(&partition, |p, env| {
+                    p.delivery_answer(env, node, (subscription, topic_partition), message);
+                });
+            }
             Sender::Log { partition, log } => self.with(&partition, |p, env| {
                 // Another log of the same name has other numbers.
                 if p.state.log == Some(log) {

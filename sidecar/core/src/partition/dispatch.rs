@@ -7,7 +7,7 @@ use crate::cover::Transition;
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
 use crate::ids::{Epoch, InvocationId, SessionId, TurnToken, Uuid};
-use crate::invocation::{Outcome, Payload, RetryPolicy, Work};
+use crate::invocation::{Invocation, Outcome, Payload, RetryPolicy, Work};
 use crate::record::Op;
 use crate::state::Origin;
 
@@ -217,7 +217,7 @@ impl Partition {
         env.cover(Transition::QueuedRunning);
         item.started = true;
         item.cleared = false;
-        item.stage = ItemStage::Running(Box::new(Turn::new(session, retry)));
+        item.stage = ItemStage::Running(Box::new(Turn::new(session, retry, &item.invocation)));
         let (invocation, slot) = (item.invocation.clone(), item.slot);
         let token = TurnToken {
             invocation: InvocationId { home: self.id.clone(), uuid },
@@ -241,6 +241,8 @@ impl Partition {
             work: invocation.work,
             activation,
             deadline: invocation.deadline,
+            // A later step has an argument of its own.
+            event: invocation.event.clone().filter(|_| invocation.step == 1),
             trace: invocation.trace.clone(),
             recorded_steps,
             slot,
@@ -262,10 +264,10 @@ impl Partition {
 }
 
 impl Turn {
-    fn new(session: SessionId, retry: RetryPolicy) -> Self {
+    fn new(session: SessionId, retry: RetryPolicy, invocation: &Invocation) -> Self {
         Self {
             session,
-            unflushed: Unflushed::default(),
+            unflushed: Unflushed::of(invocation),
             reminders: None,
             calls: Default::default(),
             received: Vec::new(),

@@ -8,6 +8,7 @@ use super::reign::{Item, ItemStage, TurnEnd, Unflushed};
 use crate::cover::Transition;
 use crate::effect::{CancelReason, Effect, Notice};
 use crate::env::Env;
+use crate::events::Publication;
 use crate::ids::{InvocationId, SessionId, TurnToken, Uuid};
 use crate::invocation::{Mode, Obligation, Outcome};
 use crate::message::{AwaitResult, Message};
@@ -98,6 +99,7 @@ impl Partition {
     /// What a turn buffered comes to nothing.
     pub(super) fn drop_unflushed(&mut self, unflushed: Unflushed) {
         self.reign.buffered.remove_all(unflushed.sends.iter().map(Obligation::size));
+        self.reign.buffered.remove_all(unflushed.publishes.iter().map(Publication::size));
         self.unbuffer_reminders(&unflushed.reminders);
     }
 
@@ -239,7 +241,7 @@ impl Partition {
         env: &mut Env,
         uuid: Uuid,
         outcome: Outcome,
-        unflushed: Unflushed,
+        mut unflushed: Unflushed,
     ) {
         let Some(item) = self.reign.items.get(&uuid) else { return };
         self.reign.idle.remove(&uuid);
@@ -247,6 +249,7 @@ impl Partition {
             self.reign.deadlines.remove(&(deadline, uuid));
         }
         let home = item.invocation.home.clone();
+        self.bury(env, uuid, &outcome, &mut unflushed);
         let leaves_nothing = self.end_deactivation(env, uuid, &unflushed);
         match home {
             _ if leaves_nothing => {}
@@ -284,9 +287,11 @@ impl Partition {
         }
         let children = self.state.entries.get(&uuid).map(|e| e.children.clone());
         let (segment, gates) = self.segment(env, actor.as_ref(), unflushed);
+        let published = Self::last_published(&segment);
         let time = env.now;
         self.push(env, Op::Complete { uuid, attempt, accept, end, segment, time });
         self.gate_sends(env, gates);
+        self.gate_published(env, published);
         self.gate_closed(env, children.into_iter().flatten());
     }
 

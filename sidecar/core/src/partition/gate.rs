@@ -7,7 +7,8 @@ use crate::cover::Transition;
 use crate::effect::{Append, Effect, Notice, RequestError, Response};
 use crate::env::Env;
 use crate::ids::{
-    Millis, NodeId, Number, Offset, PartitionId, ProposalId, RequestId, Sender, TurnToken, Uuid,
+    Millis, NodeId, Number, Offset, PartitionId, ProposalId, RequestId, Sender, TopicPartition,
+    TurnToken, Uuid,
 };
 use crate::invocation::ActorOps;
 use crate::limits::LimitHit;
@@ -42,6 +43,8 @@ pub(super) enum Gated {
     Accepted { to: NodeId, sender: Sender, number: Number },
     /// An obligation may be sent.
     Out { to: PartitionId, number: Number },
+    /// Events up to a number may be sent to their topic.
+    Publish { to: TopicPartition, upto: Number },
     /// An obligation's closing may be told.
     Closed { to: PartitionId, number: Number },
     /// A flush is done: what it is answered with.
@@ -50,6 +53,8 @@ pub(super) enum Gated {
     Start { uuid: Uuid },
     /// A completion of the actor is committed.
     Caught { actor: Arc<str> },
+    /// A subscription is committed, or goes on: its topic is read.
+    Deliver { subscription: Uuid },
     /// The reign has ended in order.
     Released,
     /// The log says that the inbox was taken up to here.
@@ -150,6 +155,7 @@ impl Partition {
             Gated::Send { .. } => !env.rules.gate_replies,
             Gated::Accepted { .. } => !env.rules.gate_acceptances,
             Gated::Out { .. } => !env.rules.gate_calls,
+            Gated::Publish { .. } => !env.rules.gate_publishes,
             Gated::Closed { .. } => !env.rules.close_only_committed,
             Gated::Saved(_) => !env.rules.snapshot_committed,
             Gated::Notice(_) => !env.rules.gate_notices,
@@ -242,10 +248,12 @@ impl Partition {
             Gated::Send { .. } => Transition::GateSend,
             Gated::Accepted { .. } => Transition::GateAccepted,
             Gated::Out { .. } => Transition::GateOut,
+            Gated::Publish { .. } => Transition::GatePublish,
             Gated::Closed { .. } => Transition::GateClosed,
             Gated::Flushed { .. } => Transition::GateFlushed,
             Gated::Start { .. } => Transition::GateStart,
             Gated::Caught { .. } => Transition::GateCaught,
+            Gated::Deliver { .. } => Transition::GateDeliver,
             Gated::Released => Transition::GateReleased,
             Gated::Taken { .. } => Transition::GateTaken,
             Gated::Saved(_) => Transition::GateSaved,
@@ -273,6 +281,7 @@ impl Partition {
                 let (route, out) = self.route_parts(&to);
                 route.send(env, out, number);
             }
+            Gated::Publish { to, upto } => self.may_publish(env, &to, upto),
             Gated::Closed { to, number } => {
                 let (route, _) = self.route_parts(&to);
                 route.settled(env, number);
@@ -292,6 +301,7 @@ impl Partition {
                     self.pump_actor(env, &actor);
                 }
             }
+            Gated::Deliver { subscription } => self.deliver(env, subscription),
             Gated::Released => self.released(env),
             Gated::Taken { below } => self.trim_inbox(env, below),
             Gated::Saved(snapshot) => self.saved(env, *snapshot),
@@ -347,6 +357,8 @@ impl Partition {
         self.fire_due(env);
         self.passivate_due(env);
         self.tick_routes(env);
+        self.tick_deliveries(env);
+        self.publish_due(env);
         if self.reign.dispatch_after > 0 && self.reign.dispatch_after <= now {
             self.reign.dispatch_after = 0;
             self.pump_all(env);
@@ -386,7 +398,9 @@ impl Partition {
             due(self.state.keys.oldest().map(|at| at + env.limits.key_retention_ms));
             due(self.has_surplus_results(env).then_some(env.now));
             due(self.dead_timeout(env));
+            due(reign.publishing.timeout());
             due(reign.routes.values().filter_map(|route| route.timer()).min());
+            due(reign.deliveries.timeout());
         }
         (soonest != Millis::MAX).then_some(soonest)
     }

@@ -25,7 +25,9 @@ pub(crate) struct Incoming {
     pub(crate) asks: bool,
     /// Its acceptance was told: it is not refused.
     pub(crate) promised: bool,
-    /// From an inbox: every number from here up to its own is closed, or known. By peers there is an epoch instead.
+    /// It was taken from the inbox: it was meant for whoever takes it. By peers there is an epoch instead.
+    pub(crate) by_inbox: bool,
+    /// Every number from here up to its own is closed, or known.
     pub(crate) closed_from: Option<Number>,
     pub(crate) again: bool,
     pub(crate) owed: Owed,
@@ -161,7 +163,7 @@ impl Partition {
             self.refuse_epoch(env, from, sender.clone(), epoch);
             return false;
         }
-        let is_ours = incoming.closed_from.is_some() || incoming.epoch == self.state.epoch;
+        let is_ours = incoming.by_inbox || incoming.epoch == self.state.epoch;
         if env.rules.request_epoch && !is_ours {
             env.cover(Transition::RequestEpoch);
             let message = Message::NotOwner {
@@ -216,6 +218,10 @@ impl Partition {
             Owed::Remind(remind) => {
                 return self.take_remind(env, (from, sender, number), &remind);
             }
+            Owed::Subscription(command) => {
+                return self.take_command(env, (from, sender, number), &command);
+            }
+            Owed::Fence(fence) => return self.take_fence(env, (from, sender, number), &fence),
             Owed::Invocation(invocation) => invocation,
         };
         let invocation = match self.known_by_key(env, (from, &sender, number), invocation) {
@@ -240,7 +246,9 @@ impl Partition {
         let removes = invocation.work == Work::Remove;
         let origin = Origin::Channel { sender: sender.clone(), number };
         let reply_to = Some((from, from_epoch));
-        let item = Item { resent: again, reply_to, ..Item::new(invocation, origin) };
+        // Nobody waits for an event, so it never runs ahead of the log (rule L6).
+        let resent = again || matches!(sender, Sender::Subscription { .. });
+        let item = Item { resent, reply_to, ..Item::new(invocation, origin) };
         let is_reported = self.insert_item(env, uuid, item);
         self.reign.held.entry(sender.clone()).or_default().push_back((number, uuid));
         if !is_awaited {
@@ -275,7 +283,7 @@ impl Partition {
 
     /// Bounds that act on roots (rule C7: what is owed already, a partition's obligation, is always taken).
     fn refusal(&self, env: &Env, sender: &Sender, invocation: &Invocation) -> Option<Refusal> {
-        if matches!(sender, Sender::Log { .. }) {
+        if !matches!(sender, Sender::Node(_)) {
             return None;
         }
         if let Some(refusal) = self.full(env, invocation.size()) {
@@ -392,7 +400,11 @@ impl Partition {
     }
 
     fn is_closed(&self, sender: &Sender) -> bool {
-        matches!(sender, Sender::Node(node) if self.state.closed_nodes.contains(*node))
+        match sender {
+            Sender::Node(node) => self.state.closed_nodes.contains(*node),
+            Sender::Subscription { .. } => self.state.fences.close(sender),
+            Sender::Log { .. } => false,
+        }
     }
 
     /// Notes that the sender closed numbers that are live here: they are logged with the next record (rule C4).

@@ -100,6 +100,7 @@ impl Partition {
                     floor,
                     asks: false,
                     promised: promised && env.rules.inbox_promise,
+                    by_inbox: true,
                     closed_from: Some(closed_from),
                     // Another owner may have taken it before, without telling the log.
                     again: again || env.rules.inbox_again,
@@ -202,5 +203,6 @@ impl Partition {
         if let Some(route) = self.reign.routes.get_mut(to) {
             route.break_run(env);
         }
+        self.reign.deliveries.inbox_lost(env, to);
     }
 }

@@ -16,13 +16,14 @@
 //! `dead` (dead letters), `deadlock` (flows that wait for each other), `withdraw` (calls that nobody waits for any
 //! more), `tail` (how they go on), `outbound` (channels out, children), `storage` and `cached` (caches,
 //! materialisation), `reads` and `questions` (from outside turns), `firing` and `reminders` (due times, and what
-//! changes them), `life` (actors that are awake, passive, removed), `snapshots` (what stands for old records) and
+//! changes them), `subscriptions` and `delivery` (events of topics), `life` (actors that are awake, passive, removed), `snapshots` (what stands for old records) and
 //! `recovery` (how a reading begins with it), `gate` (proposals and what waits for them), `view` (for people).
 
 mod cached;
 mod cancel;
 mod dead;
 mod deadlock;
+mod delivery;
 mod dispatch;
 mod ending;
 mod firing;
@@ -33,6 +34,7 @@ mod keyed;
 mod life;
 mod lock;
 mod outbound;
+mod publish;
 mod questions;
 mod queue;
 mod reads;
@@ -44,6 +46,7 @@ mod snapshots;
 mod spares;
 mod steps;
 mod storage;
+mod subscriptions;
 mod succession;
 mod tail;
 mod turns;
@@ -65,6 +68,7 @@ use crate::state::{Admission, LogState};
 pub(crate) use inbound::{Incoming, Stated};
 pub(crate) use reign::{Reign, TurnEnd};
 pub(crate) use reminders::answer_of;
+pub(crate) use subscriptions::answer_to_command;
 pub(crate) use turns::TurnInvoke;
 
 /// Where a partition stands at this node.

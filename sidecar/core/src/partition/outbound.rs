@@ -266,6 +266,8 @@ impl Partition {
     /// Logs what no turn has settled meanwhile: tells that were accepted, outcomes of calls.
     pub(super) fn log_settled(&mut self, env: &mut Env) {
         self.reign.settle_at = None;
+        self.log_delivered(env);
+        self.log_published(env);
         for (to, numbers) in std::mem::take(&mut self.reign.settling) {
             let Some(out) = self.state.outbound.get(&to) else { continue };
             let numbers: Vec<_> =
@@ -292,6 +294,7 @@ impl Partition {
                 route.reconsider(env, out, lost);
             }
         }
+        self.review_deliveries(env, lost);
     }
 
     pub(super) fn tick_routes(&mut self, env: &mut Env) {

@@ -32,6 +32,8 @@ pub(super) enum Question {
     State { actor: Arc<str>, keys: Option<Vec<Arc<str>>> },
     /// An actor's reminders.
     Reminders { actor: Arc<str> },
+    /// Subscriptions; all of them, or the one with this name.
+    Subscriptions { name: Option<Arc<str>> },
 }
 
 /// Questions by who asked.
@@ -199,6 +201,9 @@ impl Partition {
             Question::State { actor, keys } => self.read_current(env, from, request, actor, keys),
             Question::Control(control) => self.control_now(env, from, request, control),
             Question::Reminders { actor } => self.reminders_current(env, from, request, &actor),
+            Question::Subscriptions { name } => {
+                self.subscriptions_current(env, from, request, name.as_ref());
+            }
             // It may have come meanwhile.
             Question::Outcome(uuid) if self.answer_known(env, from, request, uuid) => {}
             Question::Outcome(_) => {
@@ -227,7 +232,9 @@ impl Partition {
     ) {
         match question {
             Question::Outcome(_) => self.refuse_await(env, from, request),
-            Question::State { .. } | Question::Reminders { .. } => {
+            Question::State { .. }
+            | Question::Reminders { .. }
+            | Question::Subscriptions { .. } => {
                 self.refuse_read(env, from, request);
             }
             Question::Control(_) => self.refuse_control(env, from, request),

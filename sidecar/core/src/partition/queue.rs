@@ -43,6 +43,7 @@ impl Partition {
         for uuid in self.reign.idle.clone() {
             self.try_start(env, uuid);
         }
+        self.read_all(env);
         self.try_release(env);
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::by_name::ByName;
 use crate::event::{Cell, TailCall};
+use crate::events::{EventOrigin, Publication};
 use crate::ids::{
     Epoch, Millis, NodeId, Number, Offset, PartitionId, RequestId, Sender, SessionId, TurnToken,
     Uuid,
@@ -19,10 +20,12 @@ use crate::trouble::Ended;
 
 use super::cached::ActorState;
 use super::deadlock::Probes;
+use super::delivery::Deliveries;
 use super::gate::{Gated, InFlight};
 use super::inbox::Taking;
 use super::life::Awake;
 use super::lock::Lock;
+use super::publish::Publishing;
 use super::questions::Questions;
 use super::snapshots::Saving;
 use super::spares::Spares;
@@ -97,6 +100,12 @@ pub(crate) struct Reign {
     /// Obligations whose durable outcome is here, to be settled if no turn does it first.
     pub(super) settling: BTreeMap<PartitionId, BTreeSet<Number>>,
     pub(super) settle_at: Option<Millis>,
+    /// What is read of topics and delivered.
+    pub(super) deliveries: Deliveries,
+    /// Events that were delivered here and have not ended, by channel.
+    pub(super) waiting_events: BTreeMap<Sender, usize>,
+    /// Channels into topics.
+    pub(super) publishing: Publishing,
     /// Nothing is dispatched before this (P3).
     pub(super) dispatch_after: Millis,
     /// Ends of the log that will be reported.
@@ -272,15 +281,39 @@ pub(super) struct Unflushed {
     pub(super) sends: Vec<Obligation>,
     /// Changes to the actor's reminders.
     pub(super) reminders: Vec<ReminderChange>,
+    /// Events, not numbered yet.
+    pub(super) publishes: Vec<Publication>,
     /// Their bytes.
     pub(super) bytes: usize,
 }
 
 impl Unflushed {
+    /// Nothing yet, of a turn of this invocation: what its next step would have to carry along is counted from the
+    /// start, so that it fits into a record with all the rest.
+    pub(super) fn of(invocation: &Invocation) -> Self {
+        let bytes = invocation.event.as_ref().map_or(0, |event| carried(event, invocation));
+        Self { bytes, ..Self::default() }
+    }
+
+    /// Obligations in it.
+    pub(super) fn told(&self) -> usize {
+        self.sends.len() + self.publishes.len()
+    }
+
     /// Whether there is nothing to flush.
     pub(super) fn is_empty(&self) -> bool {
-        let Self { state, sends, reminders, bytes: _ } = self;
-        state.is_empty() && sends.is_empty() && reminders.is_empty()
+        let Self { state, sends, reminders, publishes, bytes: _ } = self;
+        let is_told = !sends.is_empty() || !publishes.is_empty();
+        state.is_empty() && !is_told && reminders.is_empty()
+    }
+}
+
+/// Bytes of an event that a tail call carries along, for the case that its chain ends without success.
+pub(super) fn carried(event: &EventOrigin, invocation: &Invocation) -> usize {
+    match &event.event {
+        _ if event.dead_letter.is_none() => 0,
+        Some(event) => event.len(),
+        None => invocation.payload.data.len(),
     }
 }
 

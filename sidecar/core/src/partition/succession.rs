@@ -44,6 +44,7 @@ impl Partition {
         }
         self.restore_items(env, unclean);
         self.restore_routes(env);
+        self.restore_publishing(env);
         self.park_lost(env);
         env.notice(Notice::Owned {
             partition: self.id.clone(),
@@ -52,6 +53,7 @@ impl Partition {
         });
         env.emit(Effect::FenceStore { partition: self.id.clone(), epoch: self.state.epoch });
         self.begin_inbox(env);
+        self.begin_deliveries(env);
         for (sender, (node, stated)) in std::mem::take(&mut self.opens) {
             self.open(env, node, sender, stated);
         }
@@ -147,23 +149,42 @@ impl Partition {
     pub(super) fn insert_item(&mut self, env: &Env, uuid: Uuid, item: Item) -> bool {
         let bytes = item.invocation.size();
         let is_full = !item.invocation.is_awaited() && self.full(env, bytes).is_some();
-        let channel = item.origin.channel().filter(|_| is_full);
-        let from_log = channel.filter(|(sender, _)| matches!(sender, Sender::Log { .. }));
-        let withheld = from_log.is_some();
-        if let Some((sender, number)) = from_log {
-            env.cover(Transition::Withheld);
-            self.reign.withheld.insert((sender.clone(), number), uuid);
+        let mut withheld = None;
+        match item.origin.channel() {
+            Some((sender @ Sender::Log { .. }, number)) if is_full => {
+                env.cover(Transition::Withheld);
+                withheld = Some((sender.clone(), number));
+            }
+            Some((sender @ Sender::Subscription { .. }, number)) => {
+                let waiting = self.reign.waiting_events.entry(sender.clone()).or_default();
+                *waiting += 1;
+                if is_full || *waiting > env.limits.deliveries_waiting_max {
+                    env.cover(Transition::DeliveryWaits);
+                    withheld = Some((sender.clone(), number));
+                }
+            }
+            _ => {}
         }
+        let is_reported = withheld.is_none();
+        self.reign.withheld.extend(withheld.map(|channel| (channel, uuid)));
         self.deactivation_held(&item);
         self.reign.items_bytes += bytes;
         self.reign.items.insert(uuid, Box::new(item));
-        !withheld
+        is_reported
     }
 
     /// Lets go of an invocation that ends.
     pub(super) fn remove_item(&mut self, env: &mut Env, uuid: Uuid) -> Option<Box<Item>> {
         let item = self.reign.items.remove(&uuid)?;
         self.reign.items_bytes -= item.invocation.size();
+        if let Some(sender @ Sender::Subscription { .. }) = item.origin.sender()
+            && let Some(waiting) = self.reign.waiting_events.get_mut(sender)
+        {
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.reign.waiting_events.remove(sender);
+            }
+        }
         self.reign.probes.forget(uuid);
         // A pause is as long as its policy likes.
         self.reign.retries.remove(&(item.retry_at, uuid));
@@ -206,6 +227,7 @@ impl Partition {
         let mut reign = std::mem::take(&mut self.reign);
         self.refuse_questions(env, &mut reign);
         reign.routes.values_mut().for_each(|route| route.end(env));
+        reign.deliveries.end(env);
         self.end_inbox(env);
         let attached =
             reign.items.values().filter_map(|i| Some((i.origin.sender()?, i.reply_to?.0)));
@@ -313,6 +335,8 @@ impl Partition {
             self.push(env, Op::Attempt { uuid, attempt, ended });
         }
         self.log_taken(env);
+        // So that the next owner reads little again.
+        self.log_delivered(env);
         self.cut(env);
         self.state.seq += 1;
         let seq = self.state.seq;
@@ -387,7 +411,7 @@ impl Partition {
         let here = self.state.inbound.keys().chain(self.reign.held.keys());
         let here = here.filter_map(|sender| match sender {
             Sender::Node(node) => Some(node),
-            Sender::Log { .. } => None,
+            Sender::Log { .. } | Sender::Subscription { .. } => None,
         });
         let all = members.chain(self.reign.departed.keys()).chain(here);
         let closed = &self.state.closed_nodes;

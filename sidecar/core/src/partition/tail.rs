@@ -41,6 +41,10 @@ impl Partition {
             Some(
                 "a tail call keeps the lock only of an exclusive method, and if it goes to the same actor",
             )
+        } else if self.is_too_long_to_carry(env, &before) {
+            Some(
+                "the event that is delivered is too long to be carried to a next step (segment-bytes-max)",
+            )
         } else {
             None
         };
@@ -79,6 +83,7 @@ impl Partition {
             home,
             retry: before.retry,
             key: None,
+            event: before.event.as_ref().map(|event| event.carried(&before)),
         });
         if stays && !call.keeps_lock {
             // As with whatever is logged of a channel (rule C2): what came before it stays before it, also where the
@@ -115,7 +120,7 @@ impl Partition {
     fn is_behind(&self, actor: Option<&Arc<str>>, unflushed: &Unflushed) -> bool {
         let goes_there = |obligation: &Obligation| match &obligation.owed {
             Owed::Invocation(sent) => obligation.to == self.id && sent.actor.as_ref() == actor,
-            Owed::Outcome(_) | Owed::Remind(_) => false,
+            Owed::Outcome(_) | Owed::Remind(_) | Owed::Subscription(_) | Owed::Fence(_) => false,
         };
         let known = self.next_known(&self.as_sender());
         let out = self.state.outbound.get(&self.id);

@@ -6,6 +6,7 @@ use super::Partition;
 use super::reign::Unflushed;
 use crate::effect::{RequestError, Response};
 use crate::env::Env;
+use crate::events::Publication;
 use crate::ids::{InvocationId, Number, PartitionId, RequestId, TurnToken, Uuid};
 use crate::invocation::{Invocation, Mode, Obligation, Owed, RetryPolicy, StateOp, Work};
 use crate::record::{Op, RecordedStep, Segment};
@@ -90,6 +91,7 @@ impl Partition {
                 home: None,
                 retry: invoke.retry,
                 key: None,
+                event: None,
             })),
             parent: Some(uuid),
             step_key: invoke.step_key,
@@ -99,7 +101,7 @@ impl Partition {
             let hit = env.limit("calls_per_turn_max", env.limits.calls_per_turn_max);
             return env.respond(request, Err(RequestError::Limit(hit)));
         }
-        if turn.unflushed.sends.len() >= env.limits.segment_sends_max {
+        if turn.unflushed.told() >= env.limits.segment_sends_max {
             let hit = env.limit("segment_sends_max", env.limits.segment_sends_max);
             return env.respond(request, Err(RequestError::Limit(hit)));
         }
@@ -147,10 +149,10 @@ impl Partition {
     ) -> Option<Number> {
         let item = self.reign.items.get_mut(&uuid)?;
         let (attempt, actor) = (item.attempt, item.invocation.actor.clone());
-        let shared = item.shared;
+        let (shared, rest) = (item.shared, Unflushed::of(&item.invocation));
         self.log_item(env, uuid);
         let turn = self.reign.items.get_mut(&uuid)?.turn()?;
-        let unflushed = std::mem::take(&mut turn.unflushed);
+        let unflushed = std::mem::replace(&mut turn.unflushed, rest);
         turn.reminders = None;
         let mut settled = std::mem::take(&mut turn.received);
         // The partition may have been quicker.
@@ -158,10 +160,11 @@ impl Partition {
         settled.retain(|(to, n)| owed.get(to).is_some_and(|out| out.open.contains_key(n)));
         let (segment, gates) = self.segment(env, actor.as_ref(), unflushed);
         let last = gates.last().map(|(_, number)| *number);
-        let closed = settled.clone();
+        let (closed, published) = (settled.clone(), Self::last_published(&segment));
         self.push(env, Op::Progress { uuid, attempt, segment, settled, steps, shared });
         self.note_progress(uuid);
         self.gate_sends(env, gates);
+        self.gate_published(env, published);
         self.gate_closed(env, closed);
         last
     }
@@ -173,13 +176,15 @@ impl Partition {
         actor: Option<&Arc<str>>,
         unflushed: Unflushed,
     ) -> (Segment, Vec<(PartitionId, Number)>) {
-        let Unflushed { state, sends, reminders, .. } = unflushed;
+        let Unflushed { state, sends, reminders, publishes, .. } = unflushed;
         self.reign.buffered.remove_all(sends.iter().map(Obligation::size));
+        self.reign.buffered.remove_all(publishes.iter().map(Publication::size));
         let sends = self.number(sends);
+        let publishes = self.number_published(publishes);
         let gates = sends.iter().map(|s| (s.obligation.to.clone(), s.number)).collect();
         self.unbuffer_reminders(&reminders);
         let reminders = self.reminder_ops(env, actor, reminders);
-        (Segment { state, sends, reminders }, gates)
+        (Segment { state, sends, reminders, publishes }, gates)
     }
 
     /// Buffers changes to the turn's actor (P5).

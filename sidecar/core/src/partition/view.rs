@@ -118,7 +118,7 @@ impl Partition {
             epoch: self.state.epoch,
             invocations: invocations.collect(),
             actors: actors.collect(),
-            owed: self.state.outbound.values().map(|out| out.open.len()).sum(),
+            owed: self.state.owed.count,
             kept: self.state.kept.tally().count,
             dead: self.state.dead.iter().map(dead_view).collect(),
             closed_channels: self.state.closed_nodes.len(),

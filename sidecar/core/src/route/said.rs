@@ -2,7 +2,7 @@
 
 use super::Route;
 use crate::env::Env;
-use crate::ids::{Epoch, NodeId, Number};
+use crate::ids::{Epoch, NodeId, Number, Sender};
 use crate::message::Message;
 use crate::state::Outbound;
 
@@ -26,11 +26,13 @@ impl Route {
         let mut answered: Vec<_> = self.heard.range(..self.committed).copied().collect();
         answered.extend(unsettled);
         answered.sort_unstable();
+        let is_subscription = matches!(self.sender, Sender::Subscription { .. });
+        let closes = env.rules.filter_closes || !is_subscription;
         Message::Open {
             sender: self.sender.clone(),
             from_epoch: self.from_epoch,
             to: self.to.clone(),
-            highest: self.committed - 1,
+            highest: if closes { self.committed - 1 } else { 0 },
             open,
             answered,
             serial: self.serial,
@@ -49,6 +51,15 @@ impl Route {
         if let Some(message) = self.request_of(env, out, epoch, (number, asks)) {
             env.send(node, message);
         }
+    }
+
+    /// From where on all numbers below one are closed, where that is not told by statements: numbers of subscriptions go
+    /// to many receivers, and each gets only some.
+    fn closed_from(&self, env: &Env, out: &Outbound, number: Number) -> Option<Number> {
+        let before = || out.open.range(..number).next_back().map_or(1, |(before, _)| before + 1);
+        // With the rule off: as if all lower ones were to come.
+        let closed_from = if env.rules.filter_closes { before() } else { number };
+        matches!(self.sender, Sender::Subscription { .. }).then_some(closed_from)
     }
 
     /// A request, as it goes either way. That it has gone is noted: whatever takes its receiver along in a first
@@ -75,6 +86,7 @@ impl Route {
             epoch,
             number,
             floor,
+            closed_from: self.closed_from(env, out, number),
             asks,
             promised: self.promised.contains(&number),
             again,

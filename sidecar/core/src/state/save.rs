@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{ClosedNodes, Entry, Inbound, LogState, Origin, Outbound, Outcomes};
+use super::topics::TopicChannel;
+use super::{ClosedNodes, Entry, Inbound, LogState, Origin, Outbound, Outcomes, Topics};
 use crate::agenda::{Agenda, Key};
 use crate::dead::{DeadLetter, DeadLetters};
-use crate::ids::{PartitionId, Sender, Uuid};
+use crate::ids::{PartitionId, Sender, TopicPartition, Uuid};
 use crate::invocation::Outcome;
 use crate::keys::Keys;
 use crate::record::Send;
@@ -15,9 +16,10 @@ use crate::reminder::{Reminder, ReminderChange};
 use crate::size::Tally;
 use crate::snapshot::{
     SavedClosedNodes, SavedDeadLetter, SavedEntry, SavedInbound, SavedOrigin, SavedOutbound,
-    SavedReminderName, SavedTrouble, Snapshot,
+    SavedReminderName, SavedTopicChannel, SavedTrouble, Snapshot,
 };
 use crate::steps::Steps;
+use crate::subscriptions::{Fences, Subscriptions};
 use crate::trouble::Trouble;
 
 impl LogState {
@@ -37,6 +39,7 @@ impl LogState {
             keys,
             inbound,
             outbound,
+            topics,
             // Counted anew.
             owed: _,
             closed_nodes,
@@ -47,6 +50,8 @@ impl LogState {
             inbox: taken,
             snapshots,
             agenda,
+            subscriptions,
+            fences,
         } = self;
         Snapshot {
             partition: partition.clone(),
@@ -66,6 +71,7 @@ impl LogState {
             results_by_age: results_by_age.iter().copied().collect(),
             inbound: inbound.iter().map(|(sender, inbound)| inbound.save(sender)).collect(),
             outbound: outbound.iter().map(|(to, outbound)| outbound.save(to)).collect(),
+            topics: topics.iter().map(|(to, channel)| channel.save(to)).collect(),
             closed_nodes: closed_nodes.save(),
             dead: dead.iter().map(DeadLetter::save).collect(),
             keys: keys.save(),
@@ -73,6 +79,9 @@ impl LogState {
             snapshots: snapshots.clone(),
             reminders: agenda.save(),
             firings: agenda.save_firings(),
+            subscriptions: subscriptions.save(),
+            newest_subscription: subscriptions.newest(),
+            fences: fences.save(),
         }
     }
 
@@ -96,6 +105,7 @@ impl LogState {
             results_by_age,
             inbound,
             outbound,
+            topics: saved_topics,
             closed_nodes,
             dead,
             keys,
@@ -103,12 +113,20 @@ impl LogState {
             snapshots,
             reminders,
             firings,
+            subscriptions,
+            newest_subscription,
+            fences,
         } = snapshot;
         let entries = entries.into_iter().map(|e| (e.invocation.uuid, Box::new(Entry::restore(e))));
         let outbound: BTreeMap<_, _> = outbound.into_iter().map(Outbound::restore).collect();
         let mut owed = Tally::default();
         for obligation in outbound.values().flat_map(|outbound| outbound.open.values()) {
             owed.add(obligation.size());
+        }
+        let mut topics = Topics::default();
+        for (to, channel) in saved_topics.into_iter().map(TopicChannel::restore) {
+            channel.open.values().for_each(|event| owed.add(to.publication_size(event)));
+            topics.insert(to, channel);
         }
         let mut letters = DeadLetters::default();
         dead.into_iter().for_each(|letter| letters.insert(DeadLetter::restore(letter)));
@@ -126,6 +144,7 @@ impl LogState {
             keys: Keys::restore(keys, keys_by_age),
             inbound: inbound.into_iter().map(Inbound::restore).collect(),
             outbound,
+            topics,
             owed,
             closed_nodes: ClosedNodes::restore(closed_nodes),
             dead: letters,
@@ -135,6 +154,8 @@ impl LogState {
             inbox,
             snapshots,
             agenda: Agenda::restore(reminders, firings),
+            subscriptions: Subscriptions::restore(subscriptions, newest_subscription),
+            fences: Fences::restore(fences),
         }
     }
 }
@@ -314,6 +335,19 @@ impl Outbound {
     }
 }
 
+impl TopicChannel {
+    fn save(&self, to: &TopicPartition) -> SavedTopicChannel {
+        let Self { next, landed, since, open } = self;
+        let open = open.iter().map(|(number, event)| (*number, event.clone())).collect();
+        SavedTopicChannel { to: to.clone(), next: *next, landed: *landed, since: *since, open }
+    }
+
+    fn restore(saved: SavedTopicChannel) -> (TopicPartition, Self) {
+        let SavedTopicChannel { to, next, landed, since, open } = saved;
+        (to, Self { next, landed, since, open: open.into_iter().collect() })
+    }
+}
+
 impl ClosedNodes {
     fn save(&self) -> SavedClosedNodes {
         let Self { floor, open, above } = self;
@@ -353,13 +387,16 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::events::Publication;
     use crate::ids::{Kind, NodeId};
     use crate::invocation::{
         ActorOps, ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Owed, Payload,
         StateOp, Work,
     };
     use crate::limits::Rules;
-    use crate::record::{AcceptInBrief, End, Op, Record, RecordedStep, ReminderOp, Segment};
+    use crate::record::{
+        AcceptInBrief, End, Op, Publish, Record, RecordedStep, ReminderOp, Segment,
+    };
     use crate::reminder::CatchUp;
     use crate::schedule::Schedule;
     use crate::snapshot::{NamedSnapshot, SnapshotKey, SnapshotProof};
@@ -388,6 +425,7 @@ mod tests {
             home: None,
             retry: None,
             key: (10..20).contains(&uuid).then_some(uuid + 500),
+            event: None,
         })
     }
 
@@ -411,6 +449,15 @@ mod tests {
     fn send(number: u64, owed: Owed, key: Option<&str>) -> Send {
         let (parent, step_key) = (Some(Uuid(1)), key.map(Into::into));
         Send { number, obligation: Obligation { to: partition(3), owed, parent, step_key } }
+    }
+
+    fn topic(id: &str) -> TopicPartition {
+        TopicPartition { id: id.into(), partition: 3 }
+    }
+
+    fn publish(number: u64, id: &str) -> Publish {
+        let publication = Publication { to: topic(id), event: "event".into() };
+        Publish { number, publication }
     }
 
     /// Decisions that leave something in every part of the state.
@@ -443,11 +490,23 @@ mod tests {
             Op::Progress {
                 uuid: Uuid(1),
                 attempt: 1,
-                segment: Segment { state: vec![StateOp::Clear], sends, reminders: reminders() },
+                segment: Segment {
+                    state: vec![StateOp::Clear],
+                    sends,
+                    reminders: reminders(),
+                    publishes: vec![
+                        publish(1, "t"),
+                        publish(2, "t"),
+                        publish(1, "u"),
+                        publish(3, "t"),
+                    ],
+                },
                 settled: Vec::new(),
                 steps: vec![RecordedStep { key: "k3".into(), payload: payload("value") }],
                 shared: true,
             },
+            Op::Published { to: topic("t"), upto: 2, offset: 9 },
+            Op::TopicGone { to: topic("u") },
             Op::StepDone { to: partition(3), number: 1, outcome: Outcome::Done(payload("r")) },
             Op::Attempt { uuid: Uuid(1), attempt: 2, ended: Some(ended) },
             complete(2, End::Outcome(failed)),
@@ -529,6 +588,7 @@ mod tests {
             saved.results_by_age.len(),
             saved.inbound.len(),
             saved.outbound.len(),
+            saved.topics.len(),
             saved.closed_nodes.open.len(),
             saved.closed_nodes.above.len(),
             saved.dead.len(),
@@ -540,6 +600,8 @@ mod tests {
         ];
         assert!(parts.iter().all(|count| *count > 0), "{parts:?}");
         assert!(saved.inbound.iter().any(|inbound| !inbound.live.is_empty()));
+        let [channel] = saved.topics.as_slice() else { panic!("{:?}", saved.topics) };
+        assert_eq!((channel.next, channel.landed, channel.since, channel.open.len()), (4, 2, 9, 1));
         assert!(saved.keys.iter().any(|key| key.outcome.is_some()));
         assert!(saved.keys.len() > saved.keys_by_age.len(), "one has not ended");
         let entries = &saved.entries;

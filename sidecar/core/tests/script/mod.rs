@@ -56,6 +56,8 @@ pub(crate) struct Script {
     /// Turns that were told to stop.
     pub(crate) cancelled: Vec<(TurnToken, CancelReason)>,
     sessions: u64,
+    /// What topics were asked, and have not answered.
+    pub(crate) topics: VecDeque<Effect>,
     pub(crate) snapshots: BTreeMap<(PartitionId, SnapshotKey), Snapshot>,
     /// Snapshots are refused while this is set.
     pub(crate) refuse_snapshots: bool,
@@ -112,6 +114,7 @@ impl Script {
             store_writes: Vec::new(),
             direct_sent: 0,
             sent: Vec::new(),
+            topics: VecDeque::new(),
             snapshots: BTreeMap::new(),
             refuse_snapshots: false,
             snapshots_put: 0,
@@ -133,6 +136,7 @@ impl Script {
         self.node = node(self.id.0, self.limits.clone());
         self.inboxes_read.clear();
         self.turns.clear();
+        self.topics.clear();
         self.drained = false;
         self.begin(kinds);
     }
@@ -299,6 +303,7 @@ impl Script {
             Effect::TrimInbox { inbox, below } => drop(self.inbox_starts.insert(inbox, below)),
             Effect::Notice(notice) => self.notices.push(notice),
             Effect::Cancel { token, reason, .. } => self.cancelled.push((token, reason)),
+            Effect::Publish { .. } | Effect::LearnPublished { .. } => self.topics.push_back(effect),
             Effect::StopLog { .. } | Effect::DispatchDirect { .. } => {}
             Effect::Drained => self.drained = true,
             Effect::Send { message: Message::Direct { .. }, .. } => self.direct_sent += 1,

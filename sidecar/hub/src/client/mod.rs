@@ -474,4 +474,6 @@ pub struct HubStats {
     pub consumers: u64,
     /// Fetches that wait for events now.
     pub fetches_waiting: u64,
+    /// Channels into partitions of topics now.
+    pub topic_channels: u64,
 }

@@ -271,6 +271,7 @@ pub(crate) async fn stats(data_dir: &Path) -> Result<HubStats, HubError> {
         events_expired: answer.events_expired,
         consumers: answer.consumers,
         fetches_waiting: answer.fetches_waiting,
+        topic_channels: answer.topic_channels,
     })
 }
 

@@ -11,8 +11,8 @@ use wire::state_response::Response;
 use super::{HubClient, unexpected};
 use crate::error::HubError;
 use crate::topics::{
-    ConsumerPosition, ConsumerSession, EventPlace, FetchedEvents, NewEvent, TopicConsumer,
-    TopicInfo, TopicPage, TopicPartition, TopicSettings, TopicView,
+    ChannelMark, ConsumerPosition, ConsumerSession, EventPlace, FetchedEvents, NewEvent,
+    TopicConsumer, TopicInfo, TopicPage, TopicPartition, TopicSettings, TopicView,
 };
 
 // === impl HubClient ===
@@ -119,6 +119,61 @@ impl HubClient {
                 .into_iter()
                 .map(|place| EventPlace { offset: place.offset, again: place.again })
                 .collect()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Appends events of a channel to a partition, by their numbers, which ascend; answers when all
+    /// are durable, with how far the channel has come. One whose number is not above the highest
+    /// one that the channel has appended before is not appended again, however long ago that was.
+    /// Who has several of these under way on one channel has to see to it that none overtakes
+    /// another: an event whose number has been passed over is lost.
+    ///
+    /// # Errors
+    /// [`HubError::UnknownTopic`], [`HubError::Invalid`], [`HubError::TopicLimit`];
+    /// [`HubError::Unavailable`] when no hub answered in time: some of them may have been appended.
+    pub async fn append_events(
+        &self,
+        topic_id: &str,
+        partition: u32,
+        channel: u128,
+        events: Vec<(u64, Bytes)>,
+    ) -> Result<ChannelMark, HubError> {
+        let event = |(number, event)| wire::NumberedEvent { number, event };
+        let append = wire::AppendEvents {
+            topic_id: topic_id.to_owned(),
+            partition,
+            channel: Bytes::copy_from_slice(&channel.to_le_bytes()),
+            events: events.into_iter().map(event).collect(),
+        };
+        match self.request(Request::AppendEvents(append)).await? {
+            Response::EventsAppended(wire::EventsAppended { number, offset }) => {
+                Ok(ChannelMark { number, offset })
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// How far a channel has come in a partition, when that is durable.
+    ///
+    /// # Errors
+    /// [`HubError::UnknownTopic`], [`HubError::Invalid`]; [`HubError::Unavailable`] when no hub
+    /// answered in time.
+    pub async fn learn_channel(
+        &self,
+        topic_id: &str,
+        partition: u32,
+        channel: u128,
+    ) -> Result<ChannelMark, HubError> {
+        let learn = wire::LearnChannel {
+            topic_id: topic_id.to_owned(),
+            partition,
+            channel: Bytes::copy_from_slice(&channel.to_le_bytes()),
+        };
+        match self.request(Request::LearnChannel(learn)).await? {
+            Response::ChannelLearned(wire::ChannelLearned { number, offset }) => {
+                Ok(ChannelMark { number, offset })
+            }
             other => Err(unexpected(&other)),
         }
     }

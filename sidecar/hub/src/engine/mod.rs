@@ -552,6 +552,7 @@ impl Engine {
             events_expired: self.topics.stats.expired,
             consumers: self.consumers() as u64,
             fetches_waiting: self.topics.stats.waiting,
+            topic_channels: self.topic_channels() as u64,
         }
     }
 }

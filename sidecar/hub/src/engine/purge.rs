@@ -99,7 +99,7 @@ impl Engine {
                 }
             }
         }
-        self.purge_consumers(app);
+        self.purge_from_topics(app);
         let then = Then::Purged { conn: id, number, app: Arc::clone(app) };
         self.append_meta(Meta::ApplicationPurged(app.to_string()), Some(then));
         if let Some(entry) = self.apps.get_mut(app) {

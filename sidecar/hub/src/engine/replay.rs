@@ -9,10 +9,11 @@ use prost::Message as _;
 use wire::meta::Meta;
 
 use super::space::Files;
-use super::topics::{HeldTopic, TOPICS_APP, Topics, log_name};
+use super::topics::{Channels, HeldTopic, Mark, TOPICS_APP, Topics, channel_key, log_name};
 use super::trim::Tidying;
 use super::{App, CommitterState, Engine, Log, LogId, Member, Stats, Threads};
 use crate::options::HubLimits;
+use crate::topic::{self, Origin};
 use crate::wal::index::{LogIndex, Place};
 use crate::wal::recover::Visit;
 use crate::wal::segment::Segment;
@@ -37,6 +38,8 @@ struct Held {
     logs: HashMap<LogId, Log>,
     /// By id.
     topics: BTreeMap<String, HeldTopic>,
+    /// Channels into partitions of topics, by the partitions' logs.
+    channels: HashMap<LogId, Channels>,
 }
 
 // === impl Replay ===
@@ -56,7 +59,11 @@ impl Replay {
                 let meta = meta.meta.ok_or("a record of an unknown kind: use the newer version")?;
                 return self.meta(meta);
             }
-            Visit::Record { log, offset, address, bytes } => {
+            Visit::Record { log, offset, address, bytes, payload } => {
+                // What a summary tells of is followed by a file that begins with all marks.
+                if let Some(payload) = payload {
+                    self.held.advance_channel(log, offset, payload)?;
+                }
                 (log, offset, Place { address, bytes })
             }
         };
@@ -151,7 +158,8 @@ impl Replay {
         let mut files = Files::new(segments, limits.segment_bytes);
         let app = self.held.apps.remove(TOPICS_APP);
         let (held, next_log) = (std::mem::take(&mut self.held.topics), &mut self.next_log);
-        let topics = Topics::restore(held, app, &mut self.held.logs, next_log);
+        let channels = std::mem::take(&mut self.held.channels);
+        let topics = Topics::restore(held, app, channels, &mut self.held.logs, next_log);
         for (id, log) in &mut self.held.logs {
             let end = log.assigned + 1;
             log.index = self.indexes.remove(id).unwrap_or_else(|| LogIndex::starting(end));
@@ -243,6 +251,7 @@ impl Held {
                 for topic in self.topics.values_mut() {
                     topic.consumers.retain(|(owner, _), _| owner != app);
                 }
+                self.channels.values_mut().for_each(|channels| _ = channels.purge(app));
             }
             Meta::TopicDefined(info) => {
                 let held = self.topics.entry(info.id.clone());
@@ -260,6 +269,19 @@ impl Held {
                     topic.consumers.insert(key, state.clone());
                 }
             }
+            Meta::ChannelOpened(opened) => {
+                let app = self.app_name(&opened.application);
+                // The topic may have been deleted meanwhile.
+                if let Some(channel) = channel_key(&opened.channel)
+                    && self.logs.contains_key(&opened.log)
+                {
+                    self.channels.entry(opened.log).or_default().open(app, channel);
+                }
+            }
+            Meta::ChannelMarks(marks) => {
+                let app = self.app_name(&marks.application);
+                self.channels.entry(marks.log).or_default().take(&app, &marks.marks);
+            }
             Meta::ConsumerDeleted(name) => {
                 if let Some(topic) = self.topics.get_mut(&name.topic_id) {
                     topic.consumers.remove(&(name.application.clone(), name.name.clone()));
@@ -268,12 +290,27 @@ impl Held {
         }
     }
 
+    /// A record of a log: of a topic's, perhaps, and then perhaps with a number.
+    fn advance_channel(&mut self, log: LogId, offset: u64, record: &[u8]) -> Result<(), String> {
+        let Some(state) = self.logs.get(&log).filter(|log| &*log.app == TOPICS_APP) else {
+            return Ok(());
+        };
+        let Origin::Channel { channel, number } = topic::head(record)?.1 else { return Ok(()) };
+        let mark = Mark { number, offset };
+        if self.channels.get_mut(&log).is_some_and(|channels| channels.advance(channel, mark)) {
+            return Ok(());
+        }
+        let name = &state.name;
+        Err(format!("nothing says whose channel record {offset} of log '{name}' is of"))
+    }
+
     fn delete_topic(&mut self, id: &str) {
         let Some(topic) = self.topics.remove(id) else { return };
         let Some(app) = self.apps.get_mut(TOPICS_APP) else { return };
         for partition in 0..topic.info.partitions {
             if let Some(log) = app.logs.remove(&log_name(id, partition)) {
                 self.logs.remove(&log);
+                self.channels.remove(&log);
             }
         }
     }
@@ -357,7 +394,13 @@ mod tests {
             }
             if let Records(log, offsets) = step {
                 for offset in offsets.clone() {
-                    replay.visit(&Visit::Record { log: *log, offset, address, bytes: 64 })?;
+                    replay.visit(&Visit::Record {
+                        log: *log,
+                        offset,
+                        address,
+                        bytes: 64,
+                        payload: None,
+                    })?;
                     address += 64;
                 }
             }

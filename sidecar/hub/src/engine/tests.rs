@@ -227,3 +227,48 @@ fn names_that_were_only_looked_at_are_forgotten() {
     bare.engine.detach(member);
     assert!(bare.engine.apps.contains_key("shop"), "it has kinds");
 }
+
+/// Numbered events that fill a file in the middle of what was sent: those of the file that is full count, too.
+#[test]
+fn channels_are_known_whichever_file_their_last_events_are_in() {
+    let mut bare = Bare::new();
+    let client = bare.client("app", false);
+    let name = "t".to_owned();
+    let info = wire::TopicInfo { name, partitions: 1, ..Default::default() };
+    let create = wire::CreateTopic { topic: Some(info) };
+    let ask = |bare: &mut Bare, request| {
+        let request = wire::StateRequest { number: 1, request: Some(request) };
+        bare.say(client, ClientFrame::State(request)).unwrap();
+    };
+    ask(&mut bare, wire::state_request::Request::CreateTopic(create));
+    bare.commit();
+    let topic_id = bare.engine.topics.only_id();
+    let mut next = 1;
+    let mut send = |bare: &mut Bare, channel: u8, count: u64| {
+        let event = |number| wire::NumberedEvent { number, event: vec![1; 9_000].into() };
+        let append = wire::AppendEvents {
+            topic_id: topic_id.clone(),
+            partition: 0,
+            channel: vec![channel; 16].into(),
+            events: (next..next + count).map(event).collect(),
+        };
+        next += count;
+        ask(bare, wire::state_request::Request::AppendEvents(append));
+        next - 1
+    };
+    send(&mut bare, 1, 2);
+    let first = bare.engine.writer.segment();
+    let idle = send(&mut bare, 2, 2);
+    let mut last = 0;
+    while bare.engine.writer.segment() == first {
+        last = send(&mut bare, 1, 3);
+        bare.commit();
+        let known = bare.replayed();
+        let mark = |byte| known.topics.only_mark(u128::from_le_bytes([byte; 16]));
+        assert_eq!((mark(1), mark(2)), (Some(last), Some(idle)));
+    }
+    // What is not durable is not known.
+    send(&mut bare, 1, 3);
+    let known = bare.replayed();
+    assert_eq!(known.topics.only_mark(u128::from_le_bytes([1; 16])), Some(last));
+}

@@ -291,7 +291,7 @@ fn copy(
         let payload = payload.ok_or_else(|| damaged("a record does not have its checksum"))?;
         out.record(&Raw { header, address, payload })?;
         let (log, offset) = (header.log, header.offset);
-        summary.add(&Visit::Record { log, offset, address, bytes });
+        summary.add(&Visit::Record { log, offset, address, bytes, payload: None });
         unspent += 2 * bytes;
         if unspent >= PIECE as u64 && !spend(std::mem::take(&mut unspent)) {
             return Ok(false);

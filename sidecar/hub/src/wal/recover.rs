@@ -60,8 +60,9 @@ enum Found {
 pub(crate) enum Visit<'a> {
     /// A record of the hub's own.
     Meta(&'a [u8]),
-    /// A record of a log; `bytes` is what it takes in the file.
-    Record { log: u32, offset: u64, address: u64, bytes: u64 },
+    /// A record of a log; `bytes` is what it takes in the file. Its payload is there unless a
+    /// summary tells of it; the last file, to which later ones may still be appended, has none.
+    Record { log: u32, offset: u64, address: u64, bytes: u64, payload: Option<&'a [u8]> },
 }
 
 /// Reads every record in order (files with a summary: each log's in order) and hands it to
@@ -149,6 +150,7 @@ fn scan(
                 offset: raw.header.offset,
                 address: raw.address,
                 bytes: format::record_bytes(raw.payload.len()),
+                payload: Some(raw.payload),
             },
         };
         let visited = visit(&what);

@@ -37,7 +37,7 @@ impl Summary {
     pub(crate) fn add(&mut self, visit: &Visit<'_>) {
         match *visit {
             Visit::Meta(payload) => self.metas.push(bytes::Bytes::copy_from_slice(payload)),
-            Visit::Record { log, offset, address, bytes } => {
+            Visit::Record { log, offset, address, bytes, .. } => {
                 let last = self.segment.base;
                 let new =
                     || Run { first: offset, last, distances: Vec::new(), lengths: Vec::new() };
@@ -114,7 +114,8 @@ pub(crate) fn read(
         let (log, places) = (run.log, run.distances.into_iter().zip(run.lengths));
         for (offset, (distance, length)) in (run.first..).zip(places) {
             address += distance * ALIGN;
-            visit(&Visit::Record { log, offset, address, bytes: length * ALIGN })?;
+            let bytes = length * ALIGN;
+            visit(&Visit::Record { log, offset, address, bytes, payload: None })?;
         }
     }
     Ok(Some(index.end))

@@ -90,6 +90,20 @@ pub(crate) struct Counts {
     pub(crate) withdrawn: u64,
     /// Those of them whose callers' and callees' owners had both been lost since they were made.
     pub(crate) both_ends_failing: u64,
+    /// Events that came into topics.
+    pub(crate) published: u64,
+    /// Those that a new reign found there.
+    pub(crate) publisher_dies_after_append: u64,
+    /// Topics that were deleted while something was owed to them.
+    pub(crate) recreated_topic: u64,
+    /// Events that went to a topic for dead letters.
+    pub(crate) dead_lettered: u64,
+    /// Subscriptions created, events accepted for them, gone before, and not to be delivered; channels closed.
+    pub(crate) subscribed: u64,
+    pub(crate) delivered: u64,
+    pub(crate) skipped: u64,
+    pub(crate) undeliverable: u64,
+    pub(crate) fences: u64,
     /// Nodes draining, for `drain_with_cross_calls`.
     draining: Vec<NodeId>,
     /// Hosts that died with turns: session, when.
@@ -98,7 +112,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 44] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 53] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -115,6 +129,11 @@ impl Counts {
             ("(inbox entries taken)", self.inbox_taken),
             ("(promised by inboxes)", self.inbox_promised),
             ("both-ends-failing", self.both_ends_failing),
+            ("(subscribed)", self.subscribed),
+            ("(events delivered)", self.delivered),
+            ("(events skipped)", self.skipped),
+            ("(events for nobody)", self.undeliverable),
+            ("(channels of subscriptions closed)", self.fences),
             ("(chains home)", self.chains_home),
             ("(windows asked)", self.windows_asked),
             ("(outcomes cut)", self.outcomes_cut),
@@ -144,6 +163,10 @@ impl Counts {
             ("(activations kept)", self.activations_kept),
             ("(zombie dispatches)", self.zombie_dispatch),
             ("(overlaps excused)", self.overlap_excused),
+            ("publisher-dies-after-append", self.publisher_dies_after_append),
+            ("recreated-topic", self.recreated_topic),
+            ("(events published)", self.published),
+            ("(dead-lettered)", self.dead_lettered),
         ]
     }
 

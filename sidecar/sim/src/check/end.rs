@@ -21,6 +21,8 @@ impl Judge<'_> {
         }
         self.check_logs_done();
         self.check_promised();
+        self.check_published();
+        self.check_delivered();
         self.check_requests_done();
         if finish.quiet {
             self.check_leaks();

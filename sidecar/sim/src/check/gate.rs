@@ -41,6 +41,7 @@ impl Judge<'_> {
                     self.note_request(to, *epoch, *again, invocation);
                 }
                 self.check_request(from, sender, to, *number, owed.uuid());
+                self.event_sent(from, sender, owed);
                 self.check_floor(sender, to, *floor);
             }
             Message::Reply { sender, from: at, number, outcome } => {
@@ -93,7 +94,7 @@ impl Judge<'_> {
             // A number that its node's end closed unseen is gone as well.
             let closed = matches!(sender, Sender::Node(n)
                 if self.nodes.get(n).is_some_and(|m| m.gone.is_some() || m.struck_out));
-            if !closed {
+            if !closed && !self.is_channel_over(log, sender, number) {
                 self.wrong(rule, format!("{from:?} about {sender:?}/{number} of {at}"));
             }
         }
@@ -118,7 +119,7 @@ impl Judge<'_> {
                     self.wrong("P5 gate for requests", text);
                 }
             }
-            Sender::Node(_) => {
+            Sender::Node(_) | Sender::Subscription { .. } => {
                 let known = self.node_numbers.insert((sender.clone(), log, number), uuid);
                 if known.is_some_and(|k| k != uuid) {
                     let text = format!("{sender:?}/{number} to {to}: {known:?}, then {uuid}");
@@ -183,6 +184,7 @@ impl Judge<'_> {
                     let owed = self.logs[self.log_of(partition)].owed.get(&(log, number));
                     owed.is_some_and(|o| !o.awaited || o.settled)
                 }
+                Sender::Subscription { .. } => true,
             };
             if !fine {
                 early.push(uuid);
@@ -218,6 +220,9 @@ impl Judge<'_> {
         let request = &self.history.reqs[req];
         if let Some((home, control)) = &request.control {
             return self.check_control_answer((node, req), home, *control, answer);
+        }
+        if request.subscription.is_some() {
+            return self.check_subscription_answer(node, req, answer);
         }
         if request.remind == Some(Remind::List) {
             return self.check_list(node, req, answer);
@@ -331,7 +336,7 @@ impl Judge<'_> {
     }
 
     /// "Unknown" is said only when it is: the node was struck out, or is leaving.
-    fn check_struck_out(&mut self, node: NodeId, what: &str) {
+    pub(super) fn check_struck_out(&mut self, node: NodeId, what: &str) {
         let model = self.node(node);
         if !model.struck_out && !model.drain_told {
             self.wrong("P9 errors", format!("{node:?} lives and says: {what}"));
@@ -381,6 +386,9 @@ impl Judge<'_> {
             Ok(Response::Step(value)) => self.check_step_answer(run, item, value),
             Err(error @ RequestError::SharedTurn) => self.check_shared_error(run, item, error),
             Err(RequestError::StepKeyReused(_)) => self.check_reused(run, item),
+            Err(RequestError::TopicGone(to)) if !self.is_gone(to) => {
+                self.wrong("P9 errors", format!("r{run}.{item}: {to} exists"));
+            }
             Err(RequestError::Invalid(why)) => {
                 self.wrong("P9 errors", format!("r{run}.{item} is invalid: {why}"));
             }
@@ -418,6 +426,9 @@ impl Judge<'_> {
                 if !held.is_some_and(|held| held.policy.tell_parked()) {
                     self.wrong("P5 gate for notices", format!("{node:?}: {notice:?}"));
                 }
+            }
+            Notice::EventsLost { partition, to, count } => {
+                self.told_lost(node, self.log_of(partition), to, *count);
             }
             Notice::Removed { partition, actor } => {
                 let log = self.log_of(partition);

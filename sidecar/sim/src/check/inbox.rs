@@ -135,7 +135,9 @@ impl Judge<'_> {
             let known = self.inboxes.next.get(&(log, sender.clone())).filter(|_| of.is_none());
             let before = || known.copied().unwrap_or(1);
             let next = in_order.entry(sender).or_insert_with(before);
-            if is_closed || closed_from > next || of.is_some_and(|of| node != Some(of)) {
+            // Events that are gone, and channels of subscriptions that are over.
+            let is_over = self.is_channel_over(log, sender, number);
+            if is_closed || is_over || closed_from > next || of.is_some_and(|of| node != Some(of)) {
                 continue;
             }
             *next = (*next).max(number + 1);

@@ -128,6 +128,7 @@ impl Judge<'_> {
         if self.met_other_work(invocation) {
             return;
         }
+        self.meet_event(invocation);
         let tag = Spec::read(&invocation.payload).tag;
         if let Some(known) = self.uuid_of_tag.insert(tag, invocation.uuid)
             && self.original(known) != self.original(invocation.uuid)
@@ -160,6 +161,7 @@ impl Judge<'_> {
                     self.lock(log, offset, *uuid, Lock::Takes);
                     self.turn_record(log, offset, (*uuid, step, *attempt), segment, None);
                     self.steps_logged((log, offset), (*uuid, step), segment, steps);
+                    self.publishes(log, offset, &segment.publishes);
                 }
             }
             Op::Complete { uuid, attempt, accept, end, segment, .. } => {
@@ -213,6 +215,21 @@ impl Judge<'_> {
                     self.wrong("C6 closed channel", text);
                 }
             }
+            Op::Published { to, upto, offset: at } => {
+                self.published((log, offset), to, (*upto, *at));
+            }
+            Op::TopicGone { to } => self.forgets(log, offset, to),
+            Op::Subscription { sender, number, uuid, change, outcome, sends } => {
+                let done = (change, outcome.as_ref());
+                self.subscription_done((log, offset), (sender, *number, *uuid), done, sends);
+            }
+            Op::Delivered { subscription, topic_partition, floor, publishes } => {
+                let branch = (*subscription, *topic_partition);
+                self.floor_moved((log, offset), branch, *floor, publishes);
+            }
+            Op::Fence { sender, number, fence } => {
+                self.fence_taken((log, offset), (sender, *number), fence);
+            }
             Op::Deactivate { actor, uuid } => self.deactivates(log, actor, *uuid),
             Op::Fire { actor, id, due, uuid, next } => {
                 self.fired(log, offset, (actor, id), (*due, *uuid, *next));
@@ -248,6 +265,7 @@ impl Judge<'_> {
         number: Number,
         invocation: &Arc<Invocation>,
     ) {
+        self.event_accepted(log, (sender, number), invocation);
         let is_method = invocation.work == Work::Method;
         let tag = if is_method { Spec::read(&invocation.payload).tag } else { 0 };
         let queued_by = QueuedBy::Number(sender.clone(), number);
@@ -293,7 +311,12 @@ impl Judge<'_> {
     }
 
     /// A number of a channel in is used up, once only.
-    fn number_used(&mut self, log: usize, (sender, number): (&Sender, Number), uuid: Uuid) {
+    pub(super) fn number_used(
+        &mut self,
+        log: usize,
+        (sender, number): (&Sender, Number),
+        uuid: Uuid,
+    ) {
         let id = self.logs[log].id.clone();
         self.check_origin(log, uuid, sender, number);
         let before = self.logs[log].numbers.insert((sender.clone(), number), uuid);
@@ -432,6 +455,15 @@ impl Judge<'_> {
             self.check_withdrawn(log, offset, uuid);
         }
         let own = segment.sends.len() - usize::from(*end == End::Passed);
+        let letters = match &closing {
+            Closing::Outcome(outcome) => self.letters_of(uuid, outcome),
+            Closing::Stopped => self.letters_of(uuid, &Outcome::Cancelled),
+            Closing::Tail(..) => 0,
+        };
+        if let Some(outcome) = outcome_of(end) {
+            self.check_buried((log, offset), uuid, outcome, segment);
+        }
+        let own = own + segment.publishes.len().saturating_sub(letters);
         let effects = !segment.state.is_empty() || own > 0 || !segment.reminders.is_empty();
         if effects && matches!(&closing, Closing::Outcome(o) if !matches!(o, Outcome::Done(_))) {
             let text = format!("{id}@{offset}: {uuid} failed, and its segment took effect");
@@ -452,13 +484,14 @@ impl Judge<'_> {
             self.settle(log, to, number);
         }
         if ran {
-            self.turn_record(log, offset, (uuid, step, attempt), segment, Some(closing));
+            self.turn_record(log, offset, (uuid, step, attempt), segment, Some((closing, letters)));
         } else {
             // An outcome that no turn made still goes home.
             self.owe(log, offset, (uuid, step, attempt), segment);
         }
+        self.publishes(log, offset, &segment.publishes);
         let is_tell = self.mode_of(uuid) == Some(Mode::Tell);
-        let is_told = self.is_deactivation(uuid);
+        let (is_told, is_buried) = (self.is_deactivation(uuid), self.is_buried(uuid));
         let to_itself = self.logs[log].owed.range((log, 0)..=(log, Number::MAX));
         let last_sent = to_itself.last().map_or(0, |((_, number), _)| *number);
         let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
@@ -467,7 +500,7 @@ impl Judge<'_> {
                 held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset, at: self.now });
                 let is_good = matches!(outcome, Outcome::Done(_) | Outcome::Cancelled);
                 // What was refused was never taken.
-                if is_tell && !is_good && accept.is_none() && !is_told {
+                if is_tell && !is_good && accept.is_none() && !is_told && !is_buried {
                     self.logs[log].dead.insert(uuid);
                 }
             }
@@ -500,7 +533,10 @@ impl Judge<'_> {
         let (step, tell) = (held.step, self.mode_of(uuid) == Some(Mode::Tell));
         let id = self.logs[log].id.clone();
         let (wrong, closing) = match end {
-            End::Outcome(outcome) => (home.is_some(), ended(outcome, segment, 0)),
+            End::Outcome(outcome) => {
+                let letters = self.letters_of(uuid, outcome);
+                (home.is_some(), ended(outcome, segment, 0, letters))
+            }
             End::Next { invocation, keeps_lock } => {
                 let fine = invocation.uuid == uuid
                     && invocation.step == step + 1
@@ -518,10 +554,12 @@ impl Judge<'_> {
                         (!fine, Closing::Tail(Spec::read(&next.payload).tag, false))
                     }
                     // It carries nothing on.
-                    Obligation::Remind(_) => return None,
+                    Obligation::Remind(_) | Obligation::Subscription(_) | Obligation::Fence(_) => {
+                        return None;
+                    }
                     Obligation::Outcome(done) => {
                         let fine = done.uuid == uuid && home == Some(&last.obligation.to);
-                        (!fine, ended(&done.outcome, segment, 1))
+                        (!fine, ended(&done.outcome, segment, 1, 0))
                     }
                 }
             }
@@ -539,8 +577,10 @@ impl Judge<'_> {
         offset: Offset,
         (uuid, step, attempt): (Uuid, u32, u32),
         segment: &Segment,
-        complete: Option<Closing>,
+        complete: Option<(Closing, usize)>,
     ) {
+        let (complete, letters) = complete.unzip();
+        let own = segment.publishes.len().saturating_sub(letters.unwrap_or(0));
         let epoch = self.logs[log].epoch;
         let state = &segment.state;
         let tags = self.owe(log, offset, (uuid, step, attempt), segment);
@@ -566,6 +606,10 @@ impl Judge<'_> {
             state: state.clone(),
             sends: tags,
             reminders: segment.reminders.iter().map(|op| op.change.clone()).collect(),
+            publishes: segment.publishes[..own]
+                .iter()
+                .map(|publish| publish.publication.event.clone())
+                .collect(),
             complete,
             before,
         };
@@ -580,7 +624,7 @@ impl Judge<'_> {
     }
 
     /// A record creates obligations: gives the tags of what its turn sent.
-    fn owe(
+    pub(super) fn owe(
         &mut self,
         log: usize,
         offset: Offset,
@@ -605,7 +649,7 @@ impl Judge<'_> {
                 }
                 Obligation::Outcome(done) => Some(done.outcome.clone()),
                 // No turn makes one.
-                Obligation::Remind(_) => None,
+                Obligation::Remind(_) | Obligation::Subscription(_) | Obligation::Fence(_) => None,
             };
             let attempt = (step, attempt);
             let owed = Owed {
@@ -630,7 +674,7 @@ impl Judge<'_> {
 
     /// How an invocation was made, from whoever made it.
     pub(crate) fn mode_of(&self, uuid: Uuid) -> Option<Mode> {
-        if self.is_firing(uuid) || self.is_deactivation(uuid) {
+        if self.is_firing(uuid) || self.is_deactivation(uuid) || self.is_delivery(uuid) {
             return Some(Mode::Tell);
         }
         if self.is_removal(uuid) {
@@ -651,6 +695,14 @@ impl Judge<'_> {
                 })
             }
         }
+    }
+}
+
+/// How an invocation ended for good with a turn.
+fn outcome_of(end: &End) -> Option<&Outcome> {
+    match end {
+        End::Outcome(outcome) => Some(outcome),
+        End::Next { .. } | End::Passed => None,
     }
 }
 

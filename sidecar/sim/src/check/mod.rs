@@ -4,6 +4,7 @@
 mod counts;
 mod deadlock;
 mod end;
+mod events;
 mod expiry;
 mod gate;
 mod inbox;
@@ -20,6 +21,7 @@ mod shared;
 mod snapshots;
 mod state;
 mod steps;
+mod topics;
 mod turns;
 mod withdraw;
 
@@ -109,6 +111,8 @@ pub(crate) struct Judge<'h> {
     /// Tags of reminders, and who scheduled them: all their firings carry them.
     pub(crate) reminder_tags: HashMap<u64, reminders::Asked>,
     pub(crate) life: life::LifeModel,
+    pub(crate) topics: topics::TopicsModel,
+    pub(crate) events: events::EventsModel,
 }
 
 /// Judges a run; also counts what really happened in it.
@@ -161,7 +165,8 @@ impl<'h> Judge<'h> {
             }
         }
         let own = |r: &crate::history::Req| {
-            r.awaits.is_none() && r.control.is_none() && r.reads.is_none() && !r.removes
+            let is_asked = r.awaits.is_some() || r.control.is_some() || r.reads.is_some();
+            !is_asked && !r.removes && r.subscription.is_none()
         };
         let clients = history.reqs.iter().enumerate().filter(|(_, r)| own(r));
         Self {
@@ -190,6 +195,8 @@ impl<'h> Judge<'h> {
             read_floors: HashMap::new(),
             reminder_tags: reminders::asked(history),
             life: life::LifeModel::default(),
+            topics: topics::TopicsModel::default(),
+            events: events::EventsModel::default(),
         }
     }
 
@@ -250,6 +257,16 @@ impl<'h> Judge<'h> {
             Seen::Put { node, entry } => self.put(*node, entry),
             Seen::InInbox { inbox, offset, entry } => self.in_inbox(inbox, *offset, entry),
             Seen::InboxTrimmed { inbox, below } => self.inbox_trimmed(inbox, *below),
+            Seen::InTopic { to, offset, channel, number, event } => {
+                self.in_topic((to, *offset), (*channel, *number), event);
+            }
+            Seen::TopicGone { id } => self.topic_gone(id),
+            Seen::SourceEvent { id, partition, event } => {
+                self.source_event(id, *partition, event);
+            }
+            Seen::SourceTrimmed { id, partition, start } => {
+                self.source_trimmed(id, *partition, *start);
+            }
             Seen::Saved { log, key, snapshot } => self.snapshot_saved(*log, *key, snapshot),
             Seen::Trimmed { log, start, store, snapshots } => {
                 self.trimmed((*log, *start), *store, snapshots);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kar_core::ids::{Epoch, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use kar_core::invocation::{Outcome, StateOp};
 use kar_core::record::Segment;
@@ -98,6 +99,7 @@ pub(crate) struct TurnRecord {
     pub(crate) state: Vec<StateOp>,
     pub(crate) sends: Vec<u64>,
     pub(crate) reminders: Vec<ReminderChange>,
+    pub(crate) publishes: Vec<Bytes>,
     pub(crate) complete: Option<Closing>,
     /// The actor's state before it.
     pub(crate) before: Keys,
@@ -230,9 +232,9 @@ impl LogModel {
 }
 
 /// What an outcome closes: a cancelled turn with effects would have gone on with a tail call.
-pub(super) fn ended(outcome: &Outcome, segment: &Segment, own: usize) -> Closing {
-    let effects =
-        !segment.state.is_empty() || segment.sends.len() > own || !segment.reminders.is_empty();
+pub(super) fn ended(outcome: &Outcome, segment: &Segment, own: usize, letters: usize) -> Closing {
+    let told = segment.sends.len() > own || segment.publishes.len() > letters;
+    let effects = !segment.state.is_empty() || told || !segment.reminders.is_empty();
     if *outcome == Outcome::Cancelled && effects {
         return Closing::Stopped;
     }

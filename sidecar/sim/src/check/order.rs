@@ -132,6 +132,11 @@ impl Judge<'_> {
                 }
                 Some(((usize::MAX, u128::from(self.history.reqs[req].session.0)), req as u64))
             }
+            // By partition of the topic, up to the actor.
+            Sender::Subscription { subscription, topic_partition, .. } => {
+                let branch = subscription.0 ^ u128::from(*topic_partition);
+                Some(((usize::MAX - 1, branch), 2 * number))
+            }
             Sender::Log { partition, .. } => {
                 let from = self.log_of(partition);
                 let owed = self.logs[from].owed.get(&(log, *number))?;

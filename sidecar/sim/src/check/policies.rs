@@ -65,6 +65,10 @@ impl Judge<'_> {
         let policies = &self.history.policies;
         // Reminders do not say how their firings are retried.
         let firing = self.is_firing(uuid);
+        // Subscriptions say it for all that they deliver.
+        if let Some(own) = self.subscribed_policy(uuid) {
+            return own.or_else(|| policies.of_kind(kind)).unwrap_or(once);
+        }
         let policy = if firing { policies.of_kind(kind) } else { policies.of(tag, kind) };
         policy.unwrap_or(once)
     }

@@ -105,6 +105,7 @@ impl Judge<'_> {
         if out != owed {
             return Err(format!("owes {out:?}, not {owed:?}"));
         }
+        self.same_topics(log, s)?;
         let next: HashMap<&Sender, Number> =
             s.inbound.iter().map(|inbound| (&inbound.sender, inbound.next)).collect();
         let closed = |sender: &Sender| match sender {
@@ -114,6 +115,10 @@ impl Judge<'_> {
                 below || nodes.above.contains(node)
             }
             Sender::Log { .. } => false,
+            Sender::Subscription { partition, subscription, .. } => {
+                let fence = s.fences.iter().find(|(from, _)| from == partition);
+                fence.is_some_and(|(_, fence)| fence.closes(*subscription))
+            }
         };
         let forgotten = |(sender, number): &&(Sender, Number)| {
             next.get(sender).is_none_or(|next| next <= number) && !closed(sender)

@@ -10,6 +10,7 @@ use super::steps::is_turned_away;
 use crate::history::{End, Item, ItemKind, Keys, Run};
 use crate::remind::Remind;
 use crate::store::apply;
+use crate::topic;
 
 /// Which items of a turn a record covers: from, to.
 type Range = (usize, usize);
@@ -42,7 +43,7 @@ impl Judge<'_> {
         let mut cut = 0;
         let mut ranges = Vec::with_capacity(records.len());
         for piece in records {
-            match cover(&record.items, cut, piece) {
+            match cover(run, &record.items, cut, piece) {
                 Ok(end) => {
                     ranges.push((cut, end));
                     cut = end;
@@ -168,10 +169,16 @@ fn refused(item: &Item) -> bool {
 }
 
 /// Finds which items a record covers; it must be whole segments.
-fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'static str> {
+fn cover(
+    run: usize,
+    items: &[Item],
+    from: usize,
+    record: &TurnRecord,
+) -> Result<usize, &'static str> {
     let mut state = record.state.iter();
     let mut sends = record.sends.iter();
     let mut reminders = record.reminders.iter();
+    let mut publishes = record.publishes.iter();
     let mut at = from;
     let done = matches!(
         record.complete,
@@ -180,13 +187,14 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
     if record.complete.is_some() && !done {
         return Ok(from);
     }
-    if !done && record.state.is_empty() && record.sends.is_empty() && record.reminders.is_empty() {
+    let is_empty = record.state.is_empty() && record.sends.is_empty();
+    if !done && is_empty && record.reminders.is_empty() && record.publishes.is_empty() {
         return Ok(from);
     }
     let mut at_boundary = false;
     while at < items.len() {
         let item = &items[at];
-        let more = state.len() + sends.len() + reminders.len() > 0;
+        let more = state.len() + sends.len() + reminders.len() + publishes.len() > 0;
         match &item.what {
             ItemKind::Read(_) | ItemKind::Tail(..) | ItemKind::Remind(Remind::List) => {}
             // A refused operation has no effect; a call may have been made and its answer lost with
@@ -198,7 +206,11 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
                     return Ok(at + 1);
                 }
             }
-            ItemKind::State(_) | ItemKind::Tell(..) | ItemKind::Remind(_) if refused(item) => {}
+            ItemKind::State(_)
+            | ItemKind::Tell(..)
+            | ItemKind::Remind(_)
+            | ItemKind::Publish(_)
+                if refused(item) => {}
             ItemKind::Flush | ItemKind::Once(_) => {
                 at_boundary = true;
                 if !more && !done {
@@ -218,6 +230,14 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
                     return Err("a change to reminders differs");
                 }
             }
+            ItemKind::Publish(to) => {
+                at_boundary = false;
+                for place in 0..to.len() {
+                    if publishes.next() != Some(&topic::event(run, at, place)) {
+                        return Err("an event differs");
+                    }
+                }
+            }
             ItemKind::Tell(tag, _) => {
                 at_boundary = false;
                 if sends.next() != Some(tag) {
@@ -229,14 +249,16 @@ fn cover(items: &[Item], from: usize, record: &TurnRecord) -> Result<usize, &'st
                     return Err("a call differs");
                 }
                 at_boundary = true;
-                if state.len() + sends.len() + reminders.len() == 0 && !done {
+                let more = state.len() + sends.len() + reminders.len() + publishes.len() > 0;
+                if !more && !done {
                     return Ok(at + 1);
                 }
             }
         }
         at += 1;
     }
-    match (state.len() + sends.len() + reminders.len(), at_boundary || done) {
+    let more = state.len() + sends.len() + reminders.len() + publishes.len();
+    match (more, at_boundary || done) {
         (0, true) => Ok(at),
         (0, false) => Err("the segment is torn"),
         _ => Err("more than the turn asked for"),

@@ -203,6 +203,9 @@ impl World {
             Due::InboxLand(l) => {
                 return loose(self.slots[l.slot].inst == l.inst && self.hub == l.hub);
             }
+            Due::Topic { landing: l, .. } => {
+                return loose(self.slots[l.slot].inst == l.inst && self.hub == l.hub);
+            }
             Due::Store { slot, inst, hub, .. }
             | Due::Snapshot { slot, inst, hub, .. }
             | Due::InboxTrim { slot, inst, hub, .. }

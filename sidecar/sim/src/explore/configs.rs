@@ -65,7 +65,7 @@ const BASE: Config = Config {
 };
 
 /// All of them.
-pub const CONFIGS: [Config; 16] = [
+pub const CONFIGS: [Config; 17] = [
     Config {
         name: "two-nodes-call",
         about: "two nodes, one call from the one to the other; a crash",
@@ -153,6 +153,16 @@ pub const CONFIGS: [Config; 16] = [
         ..BASE
     },
     Config {
+        name: "publish",
+        about: "a turn publishes; a crash; its topic does not tell numbers apart",
+        slots: &["A", "A"],
+        clients: &[(1, Mode::Tell, A)],
+        scripts: publish,
+        faults: &[("crash", 1)],
+        faults_max: 1,
+        ..BASE
+    },
+    Config {
         name: "inbox",
         about: "two nodes without peers, one tell through the partition's inbox; a crash",
         clients: &[(1, Mode::Tell, A)],
@@ -233,6 +243,11 @@ fn write(names: &Names, spec: &Spec, token: &TurnToken) -> Script {
     steps(vec![Step::State(StateOp::Set { key: names.keys[0].clone(), value })])
 }
 
+/// A turn publishes an event.
+fn publish(_: &Names, _: &Spec, _: &TurnToken) -> Script {
+    steps(vec![Step::Publish(vec![(0, 0)])])
+}
+
 /// An actor calls one of the other type.
 fn nested(names: &Names, spec: &Spec, token: &TurnToken) -> Script {
     if token.invocation.home.kind != names.kinds[A] || token.step > 1 {
@@ -310,6 +325,7 @@ impl Config {
         }
         // Time does not pass here as it does elsewhere: peers are waited for, where there are any.
         plan.limits.inbox_after_ms = u64::MAX;
+        plan.topics_tell_numbers = false;
         plan.ops = self.clients.iter().map(op).collect();
         let mut world = World::new(plan, false);
         world.hooks.script = Some(Rc::new(move |spec, token| Some(scripts(&names, spec, token))));

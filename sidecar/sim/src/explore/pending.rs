@@ -47,6 +47,10 @@ pub(crate) enum Lane {
     InboxAppend { slot: usize, inst: u64, inbox: u64 },
     /// What a node reads of an inbox.
     InboxRead { slot: usize, inbox: u64 },
+    /// What a node asks of topics.
+    AskTopics { slot: usize, inst: u64 },
+    /// What topics answer it.
+    Topics { slot: usize },
     /// An append that is later than those that followed it.
     Late { number: u8 },
 }
@@ -158,6 +162,9 @@ impl Pending {
             Due::Serve { slot, .. } | Due::InboxServe { slot, .. } => Lane::AskLogs { slot: *slot },
             Due::Offered { node, .. } => Lane::Offer { node: node.0 },
             Due::Store { slot, inst, .. } => Lane::AskStore { slot: *slot, inst: *inst },
+            Due::Topic { landing, .. } => {
+                Lane::AskTopics { slot: landing.slot, inst: landing.inst }
+            }
             Due::Snapshot { slot, inst, .. } => Lane::AskSnapshots { slot: *slot, inst: *inst },
             Due::Trim { slot, inst, .. } => Lane::Trim { slot: *slot, inst: *inst },
             Due::Client(index) => Lane::Client { index: *index },
@@ -200,6 +207,7 @@ impl Pending {
                     }
                     Lane::Snapshots { slot }
                 }
+                Event::Published { .. } => Lane::Topics { slot },
                 // What breaks off is known at once.
                 Event::PeerDown { .. }
                 | Event::LogLost { .. }

@@ -34,7 +34,7 @@ impl Print {
         print.number()
     }
 
-    fn add(&mut self, thing: &impl fmt::Debug) {
+    pub(crate) fn add(&mut self, thing: &impl fmt::Debug) {
         // It takes whatever is written.
         let _ = write!(self, "{thing:?};");
     }
@@ -76,6 +76,7 @@ impl World {
             print.add(&(&store.now, store.known_to));
         }
         print.add(&self.inboxes);
+        self.topics.add_to(&mut print);
         self.add_pending(&mut print);
         let mut others: Vec<u64> = self.history.runs.iter().map(|r| self.run_print(r)).collect();
         others.sort_unstable();

@@ -26,6 +26,7 @@ pub(super) fn request_key(
     let class = match target.kind.class {
         Class::Actor => "actor",
         Class::Service => "service",
+        Class::System => "system",
     };
     let part = |part: &Option<std::sync::Arc<str>>| match part {
         Some(text) => format!("={text}"),

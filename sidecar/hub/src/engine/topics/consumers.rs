@@ -174,10 +174,11 @@ impl Engine {
         self.append_meta(Meta::ConsumerDeleted(name), Some(then));
     }
 
-    /// An application is purged: its consumers go with it.
-    pub(in super::super) fn purge_consumers(&mut self, app: &str) {
+    /// An application is purged: its consumers and its channels go with it.
+    pub(in super::super) fn purge_from_topics(&mut self, app: &str) {
         for topic in self.topics.by_id.values_mut() {
             topic.consumers.retain(|(owner, _), _| &**owner != app);
         }
+        self.purge_channels(app);
     }
 }

@@ -1,9 +1,11 @@
 //! Topics: logs of events that belong to no application, one for each partition.
 //!
 //! That a topic exists, where its consumers stand, and that it is deleted, are records of the hub's
-//! own, repeated at the start of every file. What requests have appended is read back from the
+//! own, repeated at the start of every file; so are the numbers up to which channels have appended
+//! ([`channels`]). What requests have appended is read back from the
 //! partitions' newest records when somebody publishes for the first time ([`publish`]).
 
+mod channels;
 mod consumers;
 mod expire;
 mod fetch;
@@ -23,6 +25,7 @@ use super::conn::ConnId;
 use super::{App, Engine, Log, LogId};
 use crate::options::PAGE_SIZE_MAX;
 use crate::store::{TimeSource, system_time};
+pub(super) use channels::{Channels, Mark, key as channel_key};
 use consumers::Consumer;
 pub(crate) use expire::Probe;
 use expire::Search;
@@ -47,6 +50,8 @@ pub(super) struct Topics {
     deleting: usize,
     /// Logs with new events that somebody waits for.
     pub(super) due: Vec<LogId>,
+    /// Channels into all partitions.
+    channels: usize,
     /// Partitions by their logs.
     by_log: HashMap<LogId, (TopicId, u32)>,
     /// Bytes of events that wait until it is known what was appended before.
@@ -82,6 +87,7 @@ pub(super) struct Topic {
 struct Partition {
     log: LogId,
     requests: Requests,
+    channels: Channels,
     /// Time of the newest event, so that times never go back.
     newest_ms: u64,
     waiting: Vec<Waiting>,
@@ -148,6 +154,8 @@ impl Engine {
             Request::OpenConsumer(open) => self.open_consumer(conn, number, app, open),
             Request::CommitConsumer(commit) => self.commit_consumer(conn, number, app, commit),
             Request::DeleteConsumer(delete) => self.delete_consumer(conn, number, app, delete),
+            Request::AppendEvents(append) => self.append_events(conn, number, app, append),
+            Request::LearnChannel(learn) => self.learn_channel(conn, number, &learn),
             other => return Some(other),
         }
         None
@@ -193,12 +201,21 @@ impl Engine {
             for ((app, name), consumer) in &topic.consumers {
                 metas.push(Meta::ConsumerMoved(consumer.state(&topic.info.id, app, name)));
             }
+            for partition in &topic.partitions {
+                let marks = partition.channels.marks(partition.log);
+                metas.extend(marks.into_iter().map(Meta::ChannelMarks));
+            }
         }
     }
 
     /// Consumers with a name.
     pub(super) fn consumers(&self) -> usize {
         self.topics.by_id.values().map(|topic| topic.consumers.len()).sum()
+    }
+
+    /// Channels into topics.
+    pub(super) fn topic_channels(&self) -> usize {
+        self.topics.channels
     }
 
     pub(super) fn topics(&self) -> usize {
@@ -228,6 +245,7 @@ impl Topics {
             by_id: BTreeMap::new(),
             ids: BTreeMap::new(),
             deleting: 0,
+            channels: 0,
             due: Vec::new(),
             by_log: HashMap::new(),
             held_bytes: 0,
@@ -248,6 +266,7 @@ impl Topics {
     pub(super) fn restore(
         held: BTreeMap<String, HeldTopic>,
         app: Option<App>,
+        mut channels: HashMap<LogId, Channels>,
         logs: &mut HashMap<LogId, Log>,
         next_log: &mut LogId,
     ) -> Self {
@@ -269,6 +288,10 @@ impl Topics {
                 .into_iter()
                 .map(|((app, name), state)| ((app.into(), name), Consumer::restore(state)))
                 .collect();
+            for partition in &mut topic.partitions {
+                partition.channels = channels.remove(&partition.log).unwrap_or_default();
+                topics.channels += partition.channels.len();
+            }
             topics.insert(topic);
         }
         for log in ids.into_values() {
@@ -290,6 +313,7 @@ impl Topics {
         let topic = self.by_id.remove(id)?;
         self.ids.remove(name);
         for partition in &topic.partitions {
+            self.channels -= partition.channels.len();
             self.by_log.remove(&partition.log);
         }
         Some(topic)
@@ -307,6 +331,7 @@ impl Topic {
         let partition = |log| Partition {
             log,
             requests: Requests::since(0),
+            channels: Channels::default(),
             newest_ms: 0,
             waiting: Vec::new(),
             next_expiry_ms: 0,
@@ -316,5 +341,19 @@ impl Topic {
         let memory = if durable { Memory::Cold } else { Memory::Ready };
         let partitions = logs.into_iter().map(partition).collect();
         Self { info, durable, partitions, memory, consumers: BTreeMap::new() }
+    }
+}
+
+#[cfg(test)]
+impl Topics {
+    /// The id of the only topic.
+    pub(super) fn only_id(&self) -> String {
+        self.by_id.keys().next().expect("a topic").to_string()
+    }
+
+    /// How far a channel has come in the first partition of the only topic.
+    pub(super) fn only_mark(&self, channel: crate::topic::ChannelKey) -> Option<u64> {
+        let topic = self.by_id.values().next().expect("a topic");
+        topic.partitions[0].channels.mark(channel).map(|mark| mark.number)
     }
 }

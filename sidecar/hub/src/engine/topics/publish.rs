@@ -1,6 +1,7 @@
-//! Appending events, each request once.
+//! Appending events, each request once; and the memory that all appending waits for.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kar_proto::hub::v1 as wire;
@@ -9,11 +10,12 @@ use wire::state_response::Response;
 
 use super::super::conn::ConnId;
 use super::super::{DiskJob, Engine, InFlight, LogId, Then};
+use super::channels::no_such_partition;
 use super::requests::{BYTES_MAX, EVENTS_MAX, Requests};
 use super::{TopicId, invalid, refused, unknown_topic};
 use crate::error::HubError;
 use crate::options::{EVENT_BYTES_MAX, PUBLISH_EVENTS_MAX};
-use crate::topic::{EventRecord, RequestKey};
+use crate::topic::{EventRecord, Origin, RequestKey};
 
 /// Whether it is known what requests have appended.
 pub(super) enum Memory {
@@ -34,9 +36,19 @@ pub(super) struct Held {
     pub(super) conn: ConnId,
     pub(super) number: u64,
     pub(super) bytes: usize,
-    publish: wire::PublishEvents,
+    wanted: Wanted,
     /// When it came, milliseconds since the Unix epoch.
     came_ms: u64,
+}
+
+/// What is to be appended.
+pub(super) enum Wanted {
+    Published(wire::PublishEvents),
+    /// … by this application.
+    Numbered {
+        app: Arc<str>,
+        append: wire::AppendEvents,
+    },
 }
 
 /// The newest records of a partition, to be read for their requests.
@@ -50,7 +62,7 @@ pub(crate) struct RecallJob {
 
 /// What a record says, without the event.
 pub(crate) struct Recalled {
-    pub(crate) request: RequestKey,
+    pub(crate) origin: Origin,
     pub(crate) time_ms: u64,
     pub(crate) bytes: u64,
 }
@@ -64,27 +76,43 @@ impl Engine {
         number: u64,
         publish: wire::PublishEvents,
     ) {
-        let came_ms = self.topics.now();
-        let Some(topic) = self.topics.by_id.get_mut(publish.topic_id.as_str()) else {
-            return self.answer(conn, number, unknown_topic(&publish.topic_id));
-        };
-        if let Err(what) = checked(&publish, topic.info.partitions) {
+        if let Err(what) = checked(&publish) {
             return self.answer(conn, number, invalid(what));
         }
+        self.append_soon(conn, number, Wanted::Published(publish));
+    }
+
+    /// Appends when the topic's newest records are known.
+    pub(super) fn append_soon(&mut self, conn: ConnId, number: u64, wanted: Wanted) {
+        let came_ms = self.topics.now();
+        let Some(topic) = self.topics.by_id.get_mut(wanted.topic_id()) else {
+            return self.answer(conn, number, unknown_topic(wanted.topic_id()));
+        };
+        if let Some(partition) = wanted.missing_partition(topic.info.partitions) {
+            let text = no_such_partition(topic.partitions.len(), partition);
+            return self.answer(conn, number, invalid(text));
+        }
         match &mut topic.memory {
-            Memory::Ready => self.append_events(conn, number, publish, came_ms),
+            Memory::Ready => self.append_now(conn, number, wanted, came_ms),
             Memory::Loading { held, .. } => {
-                let bytes = publish.events.iter().map(|event| event.event.len()).sum();
+                let bytes = wanted.bytes();
                 self.topics.held_bytes += bytes;
-                held.push_back(Held { conn, number, bytes, publish, came_ms });
+                held.push_back(Held { conn, number, bytes, wanted, came_ms });
             }
             Memory::Cold => {
-                let id: TopicId = publish.topic_id.as_str().into();
+                let id: TopicId = wanted.topic_id().into();
                 let left = topic.partitions.len();
                 topic.memory = Memory::Loading { left, held: VecDeque::new() };
-                self.publish_events(conn, number, publish);
+                self.append_soon(conn, number, wanted);
                 self.recall(&id);
             }
+        }
+    }
+
+    fn append_now(&mut self, conn: ConnId, number: u64, wanted: Wanted, came_ms: u64) {
+        match wanted {
+            Wanted::Published(publish) => self.append_published(conn, number, publish, came_ms),
+            Wanted::Numbered { app, append } => self.append_numbered(conn, number, &app, append),
         }
     }
 
@@ -133,11 +161,14 @@ impl Engine {
             _ => 0,
         };
         partition.requests = Requests::since(since);
+        partition.newest_ms = since.min(now);
         for (offset, record) in (job.first..).zip(records) {
-            let Recalled { request, time_ms, bytes } = record;
-            partition.requests.remember(request, offset, time_ms, bytes);
+            let Recalled { origin, time_ms, bytes } = record;
+            partition.newest_ms = time_ms;
+            if let Origin::Request(request) = origin {
+                partition.requests.remember(request, offset, time_ms, bytes);
+            }
         }
-        partition.newest_ms = partition.requests.newest_ms().max(since.min(now));
         partition.requests.age(now);
         self.recalled_one(&job.topic);
     }
@@ -166,12 +197,12 @@ impl Engine {
         topic.memory = Memory::Ready;
         for held in held {
             self.topics.held_bytes -= held.bytes;
-            self.append_events(held.conn, held.number, held.publish, held.came_ms);
+            self.append_now(held.conn, held.number, held.wanted, held.came_ms);
         }
         self.wake_inputs();
     }
 
-    fn append_events(
+    fn append_published(
         &mut self,
         conn: ConnId,
         number: u64,
@@ -212,7 +243,8 @@ impl Engine {
             }
             let time_ms = now.max(partition.newest_ms);
             partition.newest_ms = time_ms;
-            let record = EventRecord { time_ms, request, event: event.event }.encode();
+            let origin = Origin::Request(request);
+            let record = EventRecord { time_ms, origin, event: event.event }.encode();
             let bytes = record.len() as u64;
             let Some(offset) = self.append_event(log, record) else { return };
             if let Some(partition) = self.topics.partition(&info.id, event.partition) {
@@ -223,16 +255,33 @@ impl Engine {
         }
         let response = Response::EventsPublished(wire::EventsPublished { places });
         let then = Then::Answer { conn, number, response: Box::new(response) };
-        match last_new.and_then(|at| self.in_flight.get_mut(at)) {
+        self.when_durable(&info.id, last_new, pending, then);
+    }
+
+    /// Carries on when a record in flight is durable, or all that were appended to a topic before
+    /// (`pending`: some are not).
+    pub(super) fn when_durable(
+        &mut self,
+        topic_id: &str,
+        in_flight: Option<usize>,
+        pending: bool,
+        then: Then,
+    ) {
+        match in_flight.and_then(|at| self.in_flight.get_mut(at)) {
             Some(InFlight::Event { then: slot, .. }) => *slot = Some(Box::new(then)),
-            // Something that says nothing new, to be told when what is before it is durable.
-            _ if pending => self.append_meta(Meta::TopicDefined(info), Some(then)),
-            _ => self.carry_on(then),
+            _ => match self.topics.by_id.get(topic_id).filter(|_| pending) {
+                // Something that says nothing new, to be told when what is before it is durable.
+                Some(topic) => {
+                    let meta = Meta::TopicDefined(topic.info.clone());
+                    self.append_meta(meta, Some(then));
+                }
+                None => self.carry_on(then),
+            },
         }
     }
 
     /// Appends a record; tells its offset.
-    fn append_event(&mut self, log: LogId, record: Bytes) -> Option<u64> {
+    pub(super) fn append_event(&mut self, log: LogId, record: Bytes) -> Option<u64> {
         self.define(log);
         self.make_room(record.len());
         let state = self.logs.get_mut(&log)?;
@@ -246,19 +295,43 @@ impl Engine {
     }
 }
 
+// === impl Wanted ===
+
+impl Wanted {
+    fn topic_id(&self) -> &str {
+        match self {
+            Self::Published(publish) => &publish.topic_id,
+            Self::Numbered { append, .. } => &append.topic_id,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Published(publish) => publish.events.iter().map(|e| e.event.len()).sum(),
+            Self::Numbered { append, .. } => append.events.iter().map(|e| e.event.len()).sum(),
+        }
+    }
+
+    /// A partition that it is for, and that a topic with so many does not have.
+    fn missing_partition(&self, partitions: u32) -> Option<u32> {
+        let missing = |partition: &u32| *partition >= partitions;
+        match self {
+            Self::Published(publish) => publish.events.iter().map(|e| e.partition).find(missing),
+            Self::Numbered { append, .. } => Some(append.partition).filter(missing),
+        }
+    }
+}
+
 fn key(event: &wire::NewEvent) -> RequestKey {
     let bytes = <[u8; 16]>::try_from(&event.request[..]).expect("requests were checked");
     RequestKey::from_le_bytes(bytes)
 }
 
-fn checked(publish: &wire::PublishEvents, partitions: u32) -> Result<(), String> {
+fn checked(publish: &wire::PublishEvents) -> Result<(), String> {
     if publish.events.is_empty() || publish.events.len() > PUBLISH_EVENTS_MAX {
         return Err(format!("1 to {PUBLISH_EVENTS_MAX} events are published at once"));
     }
     for event in &publish.events {
-        if event.partition >= partitions {
-            return Err(format!("the topic has {partitions} partitions, not {}", event.partition));
-        }
         if event.request.len() != 16 {
             return Err("the name of a request has 16 bytes".into());
         }

@@ -47,11 +47,6 @@ impl Requests {
         time_ms > self.forgotten_ms || self.forgotten_ms == 0
     }
 
-    /// Time of the newest event that is remembered; 0: there is none.
-    pub(super) fn newest_ms(&self) -> u64 {
-        self.order.back().map_or(0, |event| event.time_ms)
-    }
-
     /// A request has appended an event of so many bytes.
     pub(super) fn remember(&mut self, request: RequestKey, offset: u64, time_ms: u64, bytes: u64) {
         self.offsets.insert(request, offset);
@@ -117,6 +112,5 @@ mod tests {
         requests.remember(1, 20, AGE_MAX_MS, 1);
         requests.age(AGE_MAX_MS + 101);
         assert_eq!(requests.offset(1), Some(20));
-        assert_eq!(requests.newest_ms(), AGE_MAX_MS);
     }
 }

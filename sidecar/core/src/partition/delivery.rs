@@ -1,0 +1,656 @@
+//! What an owner reads of topics and delivers (design section 10, rule C1; `docs/adr/0009`).
+//!
+//! A *branch* is a subscription's part of one partition of its topic. Its owner reads from where everything is done
+//! with, and delivers each wanted event as a tell over the channel *(branch → target's partition)*, whose numbers are
+//! the offsets: so whoever delivers an event again, it is known. Nothing of an event is logged here; the log has only
+//! the **floor**, up to which everything was accepted by its receiver, passed over, or gone. It follows lazily: what it
+//! does not say yet is read again by the next owner, and found to be known.
+//!
+//! Numbers that go to other partitions, or to nobody, are closed. Which ones is decided by the subscription's settings,
+//! the event and its offset alone, so it is true whoever says it and however late; a request says from where on all
+//! lower numbers are closed ([`Message::Request`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Partition;
+use crate::cover::Transition;
+use crate::effect::{Effect, Notice};
+use crate::env::Env;
+use crate::events::{CloudEvent, EventOrigin, Publication, dead_letter, partition_of};
+use crate::ids::{Millis, NodeId, Number, Offset, PartitionId, Sender, TopicPartition, Uuid};
+use crate::invocation::{
+    ApplicationError, Invocation, Mode, Obligation, Outcome, Owed, Payload, Work,
+};
+use crate::message::Message;
+use crate::record::{Op, Segment, SubscriptionOp};
+use crate::route::{Opened, ReadBack, Route};
+use crate::state::Outbound;
+use crate::subscription::{
+    Destination, FetchId, FetchResult, FetchedEvent, Subscription, SubscriptionProgress,
+    SubscriptionView,
+};
+use crate::subscriptions::Subscribed;
+use crate::timers::Timers;
+
+/// A subscription, and the number of a partition of its topic.
+pub(crate) type Branch = (Uuid, u32);
+
+/// Pause before a topic that could not be read is read again, ms; twice as long each time, up to the second one.
+const FETCH_PAUSE_MS: Millis = 50;
+const FETCH_PAUSE_MAX_MS: Millis = 2_000;
+
+/// Everything that an owner reads.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Deliveries {
+    branches: BTreeMap<Branch, Reading>,
+    timers: Timers<Branch>,
+    /// Their floors are to be logged.
+    moved: BTreeSet<Branch>,
+    /// Their topics are deleted.
+    gone: BTreeSet<Uuid>,
+}
+
+/// How far an owner has come with a branch.
+#[derive(Clone, Debug)]
+struct Reading {
+    subscription: Arc<Subscription>,
+    /// Every lower offset was read.
+    next: Offset,
+    /// What was read and is not done with.
+    open: BTreeMap<Offset, UnderWay>,
+    /// Bytes of that.
+    bytes: usize,
+    channels: BTreeMap<PartitionId, Channel>,
+    /// The read under way.
+    fetch: Option<u64>,
+    /// It is not read before this.
+    not_before: Millis,
+    /// Reads in a row that came to nothing.
+    failures: u32,
+    /// Where the topic's partition ended, as it was seen last.
+    end: Offset,
+    /// Events that were gone.
+    skipped: u64,
+}
+
+/// What becomes of an event.
+#[derive(Clone, Debug)]
+enum UnderWay {
+    /// It is delivered: so many bytes.
+    Delivery(usize),
+    /// It cannot be delivered: why, and where it goes instead.
+    Undeliverable(&'static str, Option<Publication>),
+}
+
+#[derive(Clone, Debug)]
+struct Channel {
+    out: Outbound,
+    route: Route,
+}
+
+impl UnderWay {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Delivery(bytes) => *bytes,
+            Self::Undeliverable(_, letter) => letter.as_ref().map_or(0, Publication::size),
+        }
+    }
+}
+
+impl Reading {
+    fn new(subscription: Arc<Subscription>, next: Offset) -> Self {
+        Self {
+            subscription,
+            next,
+            open: BTreeMap::new(),
+            bytes: 0,
+            channels: BTreeMap::new(),
+            fetch: None,
+            not_before: 0,
+            failures: 0,
+            end: 0,
+            skipped: 0,
+        }
+    }
+
+    /// Every lower offset is done with.
+    fn floor(&self) -> Offset {
+        self.open.first_key_value().map_or(self.next, |(offset, _)| *offset)
+    }
+
+    fn insert(&mut self, offset: Offset, what: UnderWay) {
+        self.bytes += what.bytes();
+        self.open.insert(offset, what);
+    }
+
+    fn remove(&mut self, offset: Offset) -> Option<UnderWay> {
+        let what = self.open.remove(&offset)?;
+        self.bytes -= what.bytes();
+        Some(what)
+    }
+
+    /// When it has something to do.
+    fn timer(&self) -> Option<Millis> {
+        let routes = self.channels.values().filter_map(|channel| channel.route.timer()).min();
+        let pause = (self.fetch.is_none() && self.not_before > 0).then_some(self.not_before);
+        routes.into_iter().chain(pause).min()
+    }
+}
+
+impl Deliveries {
+    /// When any of it has something to do.
+    pub(super) fn timeout(&self) -> Option<Millis> {
+        self.timers.first()
+    }
+
+    fn note_timer(&mut self, branch: &Branch) {
+        let at = self.branches.get(branch).and_then(Reading::timer);
+        self.timers.set(branch, at);
+    }
+
+    fn branches(&self) -> Vec<Branch> {
+        self.branches.keys().copied().collect()
+    }
+
+    fn routes(&mut self) -> impl Iterator<Item = (&PartitionId, &mut Channel)> {
+        self.branches.values_mut().flat_map(|reading| reading.channels.iter_mut())
+    }
+
+    /// The reign is over.
+    pub(super) fn end(&mut self, env: &mut Env) {
+        self.routes().for_each(|(_, channel)| channel.route.end(env));
+    }
+
+    /// What was appended to a partition's inbox may be lost.
+    pub(super) fn inbox_lost(&mut self, env: &Env, to: &PartitionId) {
+        for (receiver, channel) in self.routes() {
+            if receiver == to {
+                channel.route.break_run(env);
+            }
+        }
+    }
+}
+
+// Reading.
+impl Partition {
+    /// The reign begins: everything is read on from its floor.
+    pub(super) fn begin_deliveries(&mut self, env: &mut Env) {
+        for subscription in self.state.subscriptions.ids().collect::<Vec<_>>() {
+            self.deliver(env, subscription);
+        }
+    }
+
+    /// Reads a subscription's topic, from where it stands.
+    pub(super) fn deliver(&mut self, env: &mut Env, subscription: Uuid) {
+        let Some(one) = self.state.subscriptions.of(subscription) else { return };
+        let mut branches = Vec::with_capacity(one.floors.len());
+        for (topic_partition, floor) in (0..).zip(&one.floors) {
+            let branch = (subscription, topic_partition);
+            let new = || Reading::new(one.subscription.clone(), *floor);
+            self.reign.deliveries.branches.entry(branch).or_insert_with(new);
+            branches.push(branch);
+        }
+        for branch in branches {
+            self.read_more(env, branch);
+        }
+    }
+
+    /// Reads on wherever that was not allowed, or not possible.
+    pub(super) fn read_all(&mut self, env: &mut Env) {
+        for branch in self.reign.deliveries.branches() {
+            self.read_more(env, branch);
+        }
+    }
+
+    /// Whether a subscription may read: an owner that may have a successor reads its log first (rule L4).
+    fn may_read(&self, env: &Env, subscription: Uuid) -> bool {
+        let reign = &self.reign;
+        self.serving()
+            && !reign.released
+            && reign.leaving.is_none()
+            && reign.barriers == 0
+            && env.lease_valid
+            && self.state.subscriptions.of(subscription).is_some_and(|one| !one.paused)
+            && !reign.deliveries.gone.contains(&subscription)
+    }
+
+    /// Reads on, as far as the bounds of what is under way go.
+    fn read_more(&mut self, env: &mut Env, branch: Branch) {
+        let may_read = self.may_read(env, branch.0);
+        let partition = self.id.clone();
+        let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
+        if may_read && reading.fetch.is_none() && reading.not_before <= env.now {
+            let spec = &reading.subscription.spec;
+            let events_max = (spec.in_flight as usize).saturating_sub(reading.open.len());
+            let bytes_max = env.limits.subscription_in_flight_bytes_max;
+            let bytes_max = bytes_max.saturating_sub(reading.bytes);
+            if events_max == 0 || bytes_max == 0 {
+                env.cover(Transition::ReadFull);
+            } else {
+                let serial = env.fetch_serial();
+                reading.fetch = Some(serial);
+                reading.not_before = 0;
+                let (subscription, topic_partition) = branch;
+                let id = FetchId { partition, subscription, topic_partition, serial };
+                let by_id = env.rules.topic_by_id;
+                let topic_id = if by_id { spec.topic.id.clone() } else { spec.topic.name.clone() };
+                let from = reading.next;
+                env.emit(Effect::Fetch { id, topic_id, from, events_max, bytes_max });
+            }
+        }
+        self.reign.deliveries.note_timer(&branch);
+    }
+
+    /// Events were read.
+    pub(crate) fn fetched(&mut self, env: &mut Env, id: &FetchId, result: FetchResult) {
+        let branch = (id.subscription, id.topic_partition);
+        let reading = self.reign.deliveries.branches.get_mut(&branch);
+        let Some(reading) = reading.filter(|reading| reading.fetch == Some(id.serial)) else {
+            return env.cover(Transition::FetchLate);
+        };
+        reading.fetch = None;
+        if !self.may_read(env, branch.0) {
+            // It is read again when it may be.
+            env.cover(Transition::FetchHeld);
+            return;
+        }
+        match result {
+            FetchResult::Events { events, next, start, end } => {
+                self.take_events(env, branch, events, (next, start, end));
+            }
+            FetchResult::Gone => self.topic_gone(env, branch),
+            FetchResult::Unavailable => {
+                env.cover(Transition::FetchUnavailable);
+                let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
+                let pause = FETCH_PAUSE_MAX_MS.min(FETCH_PAUSE_MS << reading.failures.min(16));
+                reading.failures += 1;
+                reading.not_before = env.now + pause;
+                self.reign.deliveries.note_timer(&branch);
+            }
+        }
+    }
+
+    fn topic_gone(&mut self, env: &mut Env, branch: Branch) {
+        if self.reign.deliveries.gone.insert(branch.0)
+            && let Some(one) = self.state.subscriptions.of(branch.0)
+        {
+            env.cover(Transition::TopicGone);
+            let (name, topic) = (&one.subscription.spec.name, &one.subscription.spec.topic.name);
+            let partition = self.id.clone();
+            env.notice(Notice::TopicGone { partition, name: name.clone(), topic: topic.clone() });
+        }
+    }
+
+    fn take_events(
+        &mut self,
+        env: &mut Env,
+        branch: Branch,
+        events: Vec<FetchedEvent>,
+        (next, start, end): (Offset, Offset, Offset),
+    ) {
+        let (id, epoch) = (self.id.clone(), self.state.epoch);
+        let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
+        let subscription = reading.subscription.clone();
+        reading.failures = 0;
+        reading.end = end;
+        if start > reading.next {
+            env.cover(Transition::EventsSkipped);
+            let (from, to) = (reading.next, start);
+            reading.skipped += to - from;
+            reading.next = to;
+            let (partition, name) = (id.clone(), subscription.spec.name.clone());
+            let topic_partition = branch.1;
+            env.notice(Notice::EventsSkipped { partition, name, topic_partition, from, to });
+        }
+        let new = Channels { partition: id, branch, epoch };
+        for FetchedEvent { offset, event, stored } in events {
+            if offset < reading.next {
+                continue;
+            }
+            reading.next = offset + 1;
+            if subscription.spec.filter.as_ref().is_some_and(|filter| !filter.matches(&event)) {
+                env.cover(Transition::EventPassed);
+                continue;
+            }
+            let destination = subscription.destination(branch.1, offset, &event);
+            let tell = delivery(&subscription, (branch.1, offset), (&event, stored));
+            match destination {
+                Ok(Destination { to, actor }) => {
+                    new.send(env, reading, (to, offset), Invocation { actor, ..tell });
+                }
+                Err(why) => {
+                    env.cover(Transition::EventUndeliverable);
+                    let error = ApplicationError::of_kar(UNDELIVERABLE, why);
+                    let letter = dead_letter(&tell, &Outcome::Failed(error), 0);
+                    reading.insert(offset, UnderWay::Undeliverable(why, letter));
+                }
+            }
+        }
+        reading.next = reading.next.max(next);
+        self.note_moved(env, branch);
+        self.read_more(env, branch);
+    }
+
+    /// Its floor may have moved, which is to be logged.
+    fn note_moved(&mut self, env: &Env, branch: Branch) {
+        let reading = self.reign.deliveries.branches.get(&branch);
+        let logged = self.state.subscriptions.of(branch.0);
+        let logged = logged.and_then(|one| one.floors.get(branch.1 as usize)).copied();
+        let Some((reading, logged)) = reading.zip(logged) else { return };
+        let ends_undelivered =
+            matches!(reading.open.values().next(), Some(UnderWay::Undeliverable(..)));
+        let floor = if env.rules.floor_after_accept { reading.floor() } else { reading.next };
+        if floor > logged || ends_undelivered {
+            self.reign.deliveries.moved.insert(branch);
+            let at = env.now + env.limits.settle_delay_ms;
+            self.reign.settle_at = Some(self.reign.settle_at.map_or(at, |t| t.min(at)));
+        }
+    }
+
+    /// Logs how far everything has come.
+    pub(super) fn log_delivered(&mut self, env: &mut Env) {
+        for branch in std::mem::take(&mut self.reign.deliveries.moved) {
+            let (subscription, topic_partition) = branch;
+            let Some(one) = self.state.subscriptions.of(subscription) else { continue };
+            let Some(logged) = one.floors.get(topic_partition as usize).copied() else { continue };
+            let name = one.subscription.spec.name.clone();
+            let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { continue };
+            let (mut notices, mut letters) = (Vec::new(), Vec::new());
+            // What cannot be delivered is done with when all before it is: in the decision that says so.
+            while let Some((offset, UnderWay::Undeliverable(why, letter))) =
+                reading.open.first_key_value()
+            {
+                let (offset, why) = (*offset, *why);
+                let (partition, name) = (self.id.clone(), name.clone());
+                let dead_letter = letter.is_some();
+                letters.extend(letter.clone());
+                let notice = Notice::Undeliverable {
+                    partition,
+                    name,
+                    topic_partition,
+                    offset,
+                    why,
+                    dead_letter,
+                };
+                notices.push(notice);
+                reading.remove(offset);
+            }
+            let floor = if env.rules.floor_after_accept { reading.floor() } else { reading.next };
+            if floor > logged {
+                env.cover(Transition::FloorLogged);
+                let segment =
+                    Segment { publishes: self.number_published(letters), ..Segment::default() };
+                let published = Self::last_published(&segment);
+                let publishes = segment.publishes;
+                self.push(env, Op::Delivered { subscription, topic_partition, floor, publishes });
+                self.gate_published(env, published);
+            }
+            let freed = !notices.is_empty();
+            for notice in notices {
+                self.gate_notice(env, notice);
+            }
+            if freed {
+                self.read_more(env, branch);
+            }
+        }
+    }
+
+    /// Subscriptions end: nothing more is read or sent.
+    pub(super) fn end_deliveries(&mut self, env: &mut Env, change: &SubscriptionOp) {
+        let SubscriptionOp::End { names } = change else { return };
+        for name in names {
+            let Some(one) = self.state.subscriptions.get(name) else { continue };
+            let uuid = one.subscription.uuid;
+            for topic_partition in 0..one.subscription.spec.topic.partitions {
+                let branch = (uuid, topic_partition);
+                self.reign.deliveries.timers.set(&branch, None);
+                let Some(mut reading) = self.reign.deliveries.branches.remove(&branch) else {
+                    continue;
+                };
+                reading.channels.values_mut().for_each(|channel| channel.route.end(env));
+            }
+            self.reign.deliveries.gone.remove(&uuid);
+        }
+    }
+
+    /// All subscriptions, for people and tools.
+    pub(crate) fn subscriptions(&self) -> impl Iterator<Item = SubscriptionView> {
+        self.state.subscriptions.iter().map(|one| self.progress_of(one))
+    }
+
+    /// A subscription, for people and tools.
+    pub(super) fn progress_of(&self, one: &Subscribed) -> SubscriptionView {
+        let uuid = one.subscription.uuid;
+        let progress = |(topic_partition, floor): (u32, &Offset)| {
+            let reading = self.reign.deliveries.branches.get(&(uuid, topic_partition));
+            SubscriptionProgress {
+                floor: *floor,
+                end: reading.map_or(0, |reading| reading.end),
+                under_way: reading.map_or(0, |reading| reading.open.len() as u64),
+                skipped: reading.map_or(0, |reading| reading.skipped),
+            }
+        };
+        SubscriptionView {
+            subscription: one.subscription.clone(),
+            paused: one.paused,
+            topic_gone: self.reign.deliveries.gone.contains(&uuid),
+            partitions: (0..).zip(&one.floors).map(progress).collect(),
+        }
+    }
+}
+
+/// Attribute with the trace context that an event was published in.
+const TRACE: &str = "traceparent";
+
+/// Code of the error that an event comes to that names no instance.
+const UNDELIVERABLE: &str = "kar.UNDELIVERABLE";
+
+/// The tell that delivers an event, but for its instance.
+fn delivery(
+    subscription: &Subscription,
+    (topic_partition, offset): (u32, Offset),
+    (event, stored): (&CloudEvent, bytes::Bytes),
+) -> Invocation {
+    let spec = &subscription.spec;
+    let uuid = subscription.delivery(topic_partition, offset);
+    let dead_letter = spec.dead_letter.as_ref().map(|topic| {
+        // Dead letters keep their order by key, as the events had it.
+        let by_id = uuid.0.to_be_bytes();
+        let key = event.partition_key().map_or(&by_id[..], str::as_bytes);
+        TopicPartition { id: topic.id.clone(), partition: partition_of(key, topic.partitions) }
+    });
+    let origin = EventOrigin {
+        subscription: spec.name.clone(),
+        topic: spec.topic.name.clone(),
+        place: TopicPartition { id: spec.topic.id.clone(), partition: topic_partition },
+        offset,
+        dead_letter,
+        event: None,
+    };
+    let trace = event.attribute(TRACE).map(|trace| Arc::from(&*trace));
+    Invocation {
+        uuid,
+        work: Work::Method,
+        mode: Mode::Tell,
+        actor: None,
+        method: spec.method.clone(),
+        payload: Payload { data: stored, content_type: Arc::default() },
+        chain: [].into(),
+        deadline: None,
+        trace: trace.unwrap_or_default(),
+        step: 1,
+        home: None,
+        retry: spec.retry,
+        key: None,
+        event: Some(Arc::new(origin)),
+    }
+}
+
+/// The channels of a branch.
+struct Channels {
+    partition: PartitionId,
+    branch: Branch,
+    epoch: u64,
+}
+
+impl Channels {
+    /// Delivers an event.
+    fn send(
+        &self,
+        env: &mut Env,
+        reading: &mut Reading,
+        (to, offset): (PartitionId, Offset),
+        tell: Invocation,
+    ) {
+        let bytes = tell.size();
+        let owed = Owed::Invocation(Arc::new(tell));
+        let obligation = Obligation { to: to.clone(), owed, parent: None, step_key: None };
+        let new = || {
+            let (subscription, topic_partition) = self.branch;
+            let partition = self.partition.clone();
+            let sender = Sender::Subscription { partition, subscription, topic_partition };
+            let route = Route::new(sender, self.epoch, to.clone(), 1);
+            Channel { out: Outbound::default(), route }
+        };
+        let channel = reading.channels.entry(to.clone()).or_insert_with(new);
+        let number = number_of(env, self.epoch, offset);
+        channel.out.open.insert(number, obligation);
+        channel.out.next = number + 1;
+        channel.route.send(env, &channel.out, number);
+        reading.insert(offset, UnderWay::Delivery(bytes));
+    }
+}
+
+/// The number of an offset (rule C1). With the rule off it says who sent it, too.
+fn number_of(env: &Env, epoch: u64, offset: Offset) -> Number {
+    if env.rules.deliver_by_offset { offset } else { offset + epoch * UNNUMBERED }
+}
+
+/// And back.
+fn offset_of(env: &Env, epoch: u64, number: Number) -> Offset {
+    if env.rules.deliver_by_offset { number } else { number.saturating_sub(epoch * UNNUMBERED) }
+}
+
+/// More than any topic has in a simulation.
+const UNNUMBERED: u64 = 1 << 20;
+
+// Channels.
+impl Partition {
+    /// An answer on the channel of a branch.
+    pub(crate) fn delivery_answer(
+        &mut self,
+        env: &mut Env,
+        node: NodeId,
+        branch: Branch,
+        message: Message,
+    ) {
+        match message {
+            Message::Accepted { from, numbers, .. } => {
+                self.delivered(env, branch, &from, &numbers);
+            }
+            Message::Gone { from, number, .. } => self.delivered(env, branch, &from, &[number]),
+            Message::Opened { to, epoch, next, resume_at, .. } => {
+                self.with_channel(env, branch, &to, |Channel { out, route }, env| {
+                    route.opened(env, out, node, Opened { epoch, next, resume_at });
+                });
+            }
+            Message::Known { from, epoch, next, .. } => {
+                self.with_channel(env, branch, &from, |Channel { out, route }, env| {
+                    route.known(env, out, node, epoch, next);
+                });
+            }
+            Message::Gap { from, epoch, .. } => {
+                self.with_channel(env, branch, &from, |Channel { out, route }, env| {
+                    route.gap(env, out, node, epoch);
+                });
+            }
+            Message::NotOwner { partition, epoch, hint, .. } => {
+                self.with_channel(env, branch, &partition, |Channel { out, route }, env| {
+                    route.not_owner(env, out, node, epoch, hint);
+                });
+            }
+            // A closed channel is one of a subscription that is over: this reign is, too, or does not have it any more.
+            _ => {}
+        }
+    }
+
+    fn with_channel(
+        &mut self,
+        env: &mut Env,
+        branch: Branch,
+        to: &PartitionId,
+        act: impl FnOnce(&mut Channel, &mut Env),
+    ) {
+        let reading = self.reign.deliveries.branches.get_mut(&branch);
+        let Some(channel) = reading.and_then(|reading| reading.channels.get_mut(to)) else {
+            return;
+        };
+        act(channel, env);
+        self.reign.deliveries.note_timer(&branch);
+    }
+
+    /// Events were accepted, or had been before.
+    fn delivered(
+        &mut self,
+        env: &mut Env,
+        branch: Branch,
+        receiver: &PartitionId,
+        numbers: &[Number],
+    ) {
+        let epoch = self.state.epoch;
+        let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
+        let Some(channel) = reading.channels.get_mut(receiver) else { return };
+        let mut done = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            if channel.out.open.remove(number).is_some() {
+                channel.route.forget(*number);
+                channel.route.answered(env, &channel.out, *number);
+                done.push(offset_of(env, epoch, *number));
+            }
+        }
+        for offset in done {
+            reading.remove(offset);
+        }
+        self.note_moved(env, branch);
+        self.read_more(env, branch);
+    }
+
+    /// A delivery was read back from its receiver's inbox.
+    pub(crate) fn delivery_read_back(
+        &mut self,
+        env: &mut Env,
+        branch: Branch,
+        to: &PartitionId,
+        what: ReadBack,
+    ) {
+        self.with_channel(env, branch, to, |Channel { out, route }, env| {
+            route.read_back(env, out, what);
+        });
+    }
+
+    /// Peers or members changed: channels find their way anew.
+    pub(super) fn review_deliveries(&mut self, env: &mut Env, lost: Option<NodeId>) {
+        for branch in self.reign.deliveries.branches() {
+            let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { continue };
+            for Channel { out, route } in reading.channels.values_mut() {
+                route.reconsider(env, out, lost);
+            }
+            self.reign.deliveries.note_timer(&branch);
+        }
+    }
+
+    /// What is due by now.
+    pub(super) fn tick_deliveries(&mut self, env: &mut Env) {
+        for branch in self.reign.deliveries.timers.due(env.now) {
+            let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { continue };
+            for Channel { out, route } in reading.channels.values_mut() {
+                route.tick(env, out);
+            }
+            if reading.not_before <= env.now {
+                reading.not_before = 0;
+            }
+            self.read_more(env, branch);
+        }
+    }
+}

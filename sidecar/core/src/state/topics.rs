@@ -1,0 +1,84 @@
+//! Channels into topics: what a partition owes them, as its log tells it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::events::Publication;
+use crate::ids::{Number, Offset, TopicPartition};
+use crate::record::Publish;
+use crate::size::Tally;
+
+/// The channels of a partition. One is remembered as long as its topic exists, because its numbers go on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Topics(BTreeMap<TopicPartition, TopicChannel>);
+
+/// The sending end of one: numbers up to `landed` are in the topic, those above it are open.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicChannel {
+    pub(crate) next: Number,
+    pub(crate) landed: Number,
+    /// Everything above `landed` comes after this offset of the topic's partition.
+    pub(crate) since: Offset,
+    pub(crate) open: BTreeMap<Number, Bytes>,
+}
+
+impl Default for TopicChannel {
+    fn default() -> Self {
+        Self { next: 1, landed: 0, since: 0, open: BTreeMap::new() }
+    }
+}
+
+impl Topics {
+    pub(crate) fn get(&self, to: &TopicPartition) -> Option<&TopicChannel> {
+        self.0.get(to)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&TopicPartition, &TopicChannel)> {
+        self.0.iter()
+    }
+
+    /// Events are published by a decision.
+    pub(super) fn owe(&mut self, publishes: &[Publish], owed: &mut Tally) {
+        for Publish { number, publication } in publishes {
+            let Publication { to, event } = publication;
+            let channel = self.0.entry(to.clone()).or_default();
+            channel.next = channel.next.max(number + 1);
+            owed.add(publication.size());
+            if let Some(old) = channel.open.insert(*number, event.clone()) {
+                owed.remove(to.publication_size(&old));
+            }
+        }
+    }
+
+    /// Everything up to a number is in the topic.
+    pub(super) fn settle(
+        &mut self,
+        to: &TopicPartition,
+        upto: Number,
+        offset: Offset,
+        owed: &mut Tally,
+    ) {
+        let Some(channel) = self.0.get_mut(to) else { return };
+        let above = channel.open.split_off(&(upto + 1));
+        let landed = std::mem::replace(&mut channel.open, above);
+        owed.remove_all(landed.values().map(|event| to.publication_size(event)));
+        channel.landed = channel.landed.max(upto);
+        channel.since = channel.since.max(offset);
+    }
+
+    /// The topic does not exist any more.
+    pub(super) fn forget(&mut self, to: &TopicPartition, owed: &mut Tally) {
+        let Some(channel) = self.0.remove(to) else { return };
+        owed.remove_all(channel.open.values().map(|event| to.publication_size(event)));
+    }
+
+    /// Puts one in whose topic has settled nothing meanwhile.
+    pub(super) fn insert(&mut self, to: TopicPartition, channel: TopicChannel) {
+        self.0.insert(to, channel);
+    }
+}

@@ -1,0 +1,400 @@
+//! Subscriptions: which events of a topic are delivered to whom, and how (design section 10; `docs/adr/0009`).
+//!
+//! A subscription lives in a partition of the system kind [`Kind::subscriptions`] of its application, by the hash of its
+//! name. Its owner reads the topic, and delivers each event that is wanted as a tell, over a channel whose numbers are
+//! the offsets.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::assign;
+use crate::events::{CloudEvent, Filter, FilterError};
+use crate::ids::{Kind, Millis, Offset, PartitionId, Uuid};
+use crate::invocation::{RetryPolicy, Target};
+
+/// Most partitions of a topic that somebody subscribes to.
+pub const TOPIC_PARTITIONS_MAX: u32 = 256;
+
+/// A topic as whoever names it has found it: one that is created anew under its name is another one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicRef {
+    /// Its name, for people.
+    pub name: Arc<str>,
+    /// Its id, never given again.
+    pub id: Arc<str>,
+    /// Its partitions, 1 to [`TOPIC_PARTITIONS_MAX`].
+    pub partitions: u32,
+}
+
+/// What somebody who subscribes asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SubscriptionSpec {
+    /// Its name: unique in the application, and the name of the group.
+    pub name: Arc<str>,
+    /// Where the events are.
+    pub topic: TopicRef,
+    /// Whom they go to.
+    pub target: SubscriptionTarget,
+    /// Method invoked.
+    pub method: Arc<str>,
+    /// Which ones are wanted; `None`: all.
+    pub filter: Option<Filter>,
+    /// Where it begins, as it was asked for: settings that say the same are the same, wherever that is by now.
+    pub start: SubscriptionStart,
+    /// The same by partition of the topic: the first offset that is wanted. As many as the topic has partitions.
+    pub offsets: Vec<Offset>,
+    /// Events of a topic partition that are under way and not accepted, at least 1 and at most
+    /// `Limits::subscription_in_flight_max`.
+    pub in_flight: u32,
+    /// How retryable errors of the method are retried; `None`: as its host says.
+    pub retry: Option<RetryPolicy>,
+    /// Where events go that cannot be delivered, or whose invocation ends without success.
+    pub dead_letter: Option<TopicRef>,
+}
+
+/// Whom events go to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SubscriptionTarget {
+    /// Any host of a service.
+    Service {
+        /// The service's name.
+        name: Arc<str>,
+        /// Events with the same value of this attribute go to the same partition; those without it, and all if there
+        /// is none, are spread.
+        affinity: Option<Arc<str>>,
+    },
+    /// An actor.
+    Actor {
+        /// Its type's name.
+        name: Arc<str>,
+        /// Which instance.
+        instance: Instance,
+    },
+}
+
+/// Which instance of an actor type an event goes to.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Instance {
+    /// Always this one. The subscription ends with its removal.
+    Fixed(Arc<str>),
+    /// The one that this attribute of the event names.
+    Attribute(Arc<str>),
+}
+
+/// Where a subscription begins.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum SubscriptionStart {
+    /// With the first event that is kept.
+    Earliest,
+    /// With the next one that comes.
+    Latest,
+    /// With the first one that was appended at this time or later.
+    Time(Millis),
+}
+
+/// What becomes of a subscription.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum SubscriptionChange {
+    /// It ends. Events that were accepted are carried through.
+    Unsubscribe,
+    /// It reads no more, and keeps its place. Events that were read before are delivered.
+    Pause,
+    /// It goes on from there.
+    Resume,
+}
+
+/// A subscription.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Subscription {
+    /// New for each creation, and greater than those before it in its partition: the name of its channels.
+    pub uuid: Uuid,
+    /// How many partitions the target's kind has: fixed, so that each event goes to the same one for ever.
+    pub target_partitions: u32,
+    /// When it was created.
+    pub created: Millis,
+    /// What was asked for.
+    pub spec: SubscriptionSpec,
+}
+
+/// A command from outside: an obligation that the owner itself carries out, at once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SubscriptionCommand {
+    /// Unique part of its id.
+    pub uuid: Uuid,
+    /// What is to be done.
+    pub ask: SubscriptionAsk,
+}
+
+/// What is to be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SubscriptionAsk {
+    /// Subscribe, unless there is such a subscription.
+    Subscribe {
+        /// As it is wanted.
+        spec: Arc<SubscriptionSpec>,
+        /// How many partitions the target's kind has.
+        target_partitions: u32,
+    },
+    /// Change the one with this name.
+    Change {
+        /// Its name.
+        name: Arc<str>,
+        /// How.
+        change: SubscriptionChange,
+    },
+    /// An actor was removed: subscriptions to that instance that were created before end with it.
+    ActorRemoved {
+        /// The actor type.
+        kind: Kind,
+        /// The instance.
+        actor: Arc<str>,
+        /// When.
+        time: Millis,
+    },
+}
+
+/// Subscriptions of one partition that are over: every channel of one that is older than `floor` is closed for ever,
+/// but for those that are `open`. Newer ones never have lower names, so this is all that has to be remembered.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SubscriptionFence {
+    /// Lower names are closed …
+    pub floor: Uuid,
+    /// … but for these, ascending.
+    pub open: Vec<Uuid>,
+}
+
+/// A subscription and how far it has come, for people and tools.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SubscriptionView {
+    /// The subscription.
+    pub subscription: Arc<Subscription>,
+    /// It reads nothing.
+    pub paused: bool,
+    /// Its topic is deleted: it delivers nothing any more.
+    pub topic_gone: bool,
+    /// By number of the topic's partition.
+    pub partitions: Vec<SubscriptionProgress>,
+}
+
+/// How far a subscription has come in a partition of its topic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SubscriptionProgress {
+    /// Every lower offset is done with: accepted by its target, passed over, or gone.
+    pub floor: Offset,
+    /// The offset that the next event will have, as it was seen last; 0: it has not been seen in this reign. The lag is
+    /// `end - floor`.
+    pub end: Offset,
+    /// Events that are under way.
+    pub under_way: u64,
+    /// Events that its owner found gone by retention before they were delivered, in this reign.
+    pub skipped: u64,
+}
+
+/// A read of a topic partition, so that its answer finds its way.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct FetchId {
+    /// The subscription's partition.
+    pub partition: PartitionId,
+    /// The subscription.
+    pub subscription: Uuid,
+    /// The partition of the topic.
+    pub topic_partition: u32,
+    /// Unique within one node.
+    pub serial: u64,
+}
+
+/// What a read came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FetchResult {
+    /// What there is; no events if none came in time.
+    Events {
+        /// By offset, ascending, none below the one asked for. What is missing between them does not exist.
+        events: Vec<FetchedEvent>,
+        /// Everything below this was read: the next read begins here. At least the offset asked for and `start`.
+        next: Offset,
+        /// Offset of the first event that is kept, or that the next one will have if there is none: what was asked for
+        /// below it is gone.
+        start: Offset,
+        /// Offset that the next event will have.
+        end: Offset,
+    },
+    /// There is no topic with that id (any more).
+    Gone,
+    /// Nobody could answer: it is asked again.
+    Unavailable,
+}
+
+/// An event that was read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FetchedEvent {
+    /// Its offset.
+    pub offset: Offset,
+    /// The event, for filters and the name of its target. Its data is not looked at.
+    pub event: CloudEvent,
+    /// The same as topics keep it: the payload of its delivery.
+    pub stored: Bytes,
+}
+
+/// Why something is no subscription.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscriptionError {
+    /// A text that names something is empty.
+    #[error("{0} of a subscription is empty: give one")]
+    Empty(&'static str),
+    /// The number of partitions of a topic.
+    #[error(
+        "a topic has 1 to {TOPIC_PARTITIONS_MAX} partitions, and a subscription begins in each of them"
+    )]
+    Partitions,
+    /// The number of events under way.
+    #[error("in_flight must be 1 to {0}")]
+    InFlight(usize),
+    /// Its settings are too long.
+    #[error("the settings of a subscription have more than {0} bytes: use a shorter filter")]
+    TooLong(usize),
+    /// Its filter.
+    #[error("filter: {0}")]
+    Filter(#[from] FilterError),
+}
+
+/// Where an event goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Destination {
+    pub(crate) to: PartitionId,
+    pub(crate) actor: Option<Arc<str>>,
+}
+
+/// Longest id of an actor that an event may name, bytes: the API's bound.
+const ACTOR_ID_BYTES_MAX: usize = 512;
+
+impl SubscriptionTarget {
+    /// The kind that hosts it.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Service { name, .. } => Kind::service(name),
+            Self::Actor { name, .. } => Kind::actor(name),
+        }
+    }
+}
+
+impl SubscriptionSpec {
+    /// Whether it asks for the same as another one, wherever both begin by now.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let offsets = other.offsets.clone();
+        Self { offsets, ..self.clone() } == *other
+    }
+
+    /// Whether it is one, within the bounds.
+    pub(crate) fn check(
+        &self,
+        in_flight_max: usize,
+        bytes_max: usize,
+    ) -> Result<(), SubscriptionError> {
+        let instance = match &self.target {
+            SubscriptionTarget::Actor { instance, .. } => match instance {
+                Instance::Fixed(text) | Instance::Attribute(text) => text,
+            },
+            SubscriptionTarget::Service { affinity, .. } => {
+                affinity.as_ref().unwrap_or(&self.method)
+            }
+        };
+        for (what, text) in [
+            ("the name", &self.name),
+            ("the topic", &self.topic.id),
+            ("the method", &self.method),
+            ("the instance or attribute", instance),
+        ] {
+            if text.is_empty() {
+                return Err(SubscriptionError::Empty(what));
+            }
+        }
+        let topics = [Some(&self.topic), self.dead_letter.as_ref()];
+        let counts = |topic: &TopicRef| (1..=TOPIC_PARTITIONS_MAX).contains(&topic.partitions);
+        let fits = self.offsets.len() == self.topic.partitions as usize;
+        if !topics.into_iter().flatten().all(counts) || !fits {
+            return Err(SubscriptionError::Partitions);
+        }
+        if !(1..=in_flight_max).contains(&(self.in_flight as usize)) {
+            return Err(SubscriptionError::InFlight(in_flight_max));
+        }
+        if let Some(filter) = &self.filter {
+            filter.check()?;
+        }
+        if self.size() > bytes_max {
+            return Err(SubscriptionError::TooLong(bytes_max));
+        }
+        Ok(())
+    }
+
+    /// Whether its target is this instance and no other.
+    pub(crate) fn is_of(&self, kind: &Kind, actor: &Arc<str>) -> bool {
+        matches!(&self.target, SubscriptionTarget::Actor { instance: Instance::Fixed(fixed), .. }
+            if fixed == actor)
+            && self.target.kind() == *kind
+    }
+}
+
+impl Subscription {
+    /// The id of the invocation that delivers an event: whoever delivers it makes the same one.
+    pub fn delivery(&self, topic_partition: u32, offset: Offset) -> Uuid {
+        let place = (u128::from(topic_partition) << 64) | u128::from(offset);
+        // A random number for each subscription, spread by two rounds of an odd multiplier; version 8 says "made up".
+        let mixed = (self.uuid.0 ^ place.rotate_left(31)).wrapping_mul(MULTIPLIER);
+        let mixed = (mixed ^ (mixed >> 64) ^ place).wrapping_mul(MULTIPLIER);
+        let mixed = mixed ^ (mixed >> 67);
+        Uuid((mixed & !((0xF << 76) | (0b11 << 62))) | (0x8 << 76) | (0b10 << 62))
+    }
+
+    /// Where an event goes.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the event, for people: it can go nowhere.
+    pub(crate) fn destination(
+        &self,
+        topic_partition: u32,
+        offset: Offset,
+        event: &CloudEvent,
+    ) -> Result<Destination, &'static str> {
+        let value = |name: &Arc<str>| event.attribute(name).map(|value| Arc::<str>::from(&*value));
+        let (actor, affinity) = match &self.spec.target {
+            SubscriptionTarget::Service { affinity, .. } => {
+                (None, affinity.as_ref().and_then(value))
+            }
+            SubscriptionTarget::Actor { instance: Instance::Fixed(actor), .. } => {
+                (Some(actor.clone()), None)
+            }
+            SubscriptionTarget::Actor { instance: Instance::Attribute(name), .. } => {
+                let actor = value(name).ok_or("it lacks the attribute that names the instance")?;
+                if !(1..=ACTOR_ID_BYTES_MAX).contains(&actor.len()) {
+                    return Err("the attribute that names the instance is no actor id");
+                }
+                (Some(actor), None)
+            }
+        };
+        let target = Target { kind: self.spec.target.kind(), actor, affinity };
+        let uuid = self.delivery(topic_partition, offset);
+        let index = assign::partition_index(&target, uuid, self.target_partitions);
+        let Target { kind, actor, .. } = target;
+        Ok(Destination { to: PartitionId::new(kind, index), actor })
+    }
+}
+
+impl SubscriptionCommand {
+    /// Whether its sender waits for what comes of it: otherwise for its acceptance.
+    pub fn is_awaited(&self) -> bool {
+        !matches!(self.ask, SubscriptionAsk::ActorRemoved { .. })
+    }
+}
+
+impl SubscriptionFence {
+    /// Whether the channels of a subscription are closed.
+    pub fn closes(&self, subscription: Uuid) -> bool {
+        subscription < self.floor && self.open.binary_search(&subscription).is_err()
+    }
+}
+
+/// Odd, with bits all over it.
+const MULTIPLIER: u128 = 0xda94_2042_e4dd_58b5_94d0_49bb_1331_11eb;
