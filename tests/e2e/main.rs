@@ -19,6 +19,7 @@ mod keys;
 mod life;
 mod no_peer;
 mod order;
+mod orders;
 mod philosophers;
 mod policies;
 mod python;

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from fake import Peer, asynchronous, sidecar
 
 import kar
+from kar.v1 import component_pb2 as v1
 from kar.v1 import event_pb2
 
 
@@ -222,3 +225,23 @@ async def listed(peer: Peer, client: kar.Client) -> None:
     assert request.list_subscriptions.name == "z"
     await peer.answer(request, list_subscriptions=event_pb2.ListSubscriptionsResponse())
     assert await getting is None
+
+
+@asynchronous
+async def test_a_host_that_has_subscribed_serves_until_it_is_asked_to_leave(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        host = fake.host(Customer)
+        peer = await started(host, asyncio.create_task(fake.accept()))
+        asking = asyncio.create_task(host.client.subscriptions.subscribe(SUBSCRIPTIONS[0]))
+        request = await peer.request("subscribe")
+        await peer.answer(request, subscribe=event_pb2.SubscribeResponse(created=True))
+        await asking
+        serving = asyncio.create_task(host.serve())
+        # It has its handlers of signals when it waits.
+        await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (await peer.frame()).HasField("goodbye"), "on the stream that it had"
+        await peer.send(v1.SidecarFrame(drained=v1.Drained()))
+        await peer.closed()
+        await serving
+        assert fake.streams.empty()
