@@ -128,7 +128,7 @@ async fn orders_of(
     let mut expected = Account::default();
     let mut declined = 0;
     for number in (customer..options.orders).step_by(step(options.customers)) {
-        let dear = (number / options.customers + customer) % DECLINED_EVERY == 0;
+        let dear = (number / options.customers + customer).is_multiple_of(DECLINED_EVERY);
         let order = Order {
             id: format!("{day}-order-{number}"),
             customer: customer_id.clone(),
