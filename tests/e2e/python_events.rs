@@ -1,4 +1,5 @@
-//! Topics through the Python SDK: everything that it offers, and a consumer whose sidecar is killed under it.
+//! Topics through the Python SDK: everything that it offers, a consumer whose sidecar is killed under it, and
+//! subscriptions.
 
 use std::process::{Command, Stdio};
 
@@ -195,4 +196,102 @@ async fn followed_under_kills(name: &str) {
         })
         .await;
     }
+}
+
+/// Hosts what it subscribes, asserts what it sees, and says `done` at the end.
+const SUBSCRIBER: &str = r#"
+import asyncio, kar
+
+class Shop(kar.Service, name="shop"):
+    @kar.method
+    async def order(self, number: int) -> None:
+        published = await self.turn.topic("orders").publish(kar.NewEvent("order.placed", number, "alice"))
+        assert published.id and not published.position, published
+        if number < 0:
+            raise kar.ApplicationError("declined", "and nothing is published")
+
+class Customer(kar.Actor):
+    @kar.method
+    async def ordered(self, event: kar.Event[int]) -> None:
+        delivery = self.turn.delivery
+        assert delivery and (delivery.subscription, delivery.topic) == ("totals", "orders"), delivery
+        assert event.attributes["partitionkey"] == self.id and self.turn.is_tell, event
+        if event.data == 13:
+            raise kar.ApplicationError("unlucky", "never")
+        self.state.set("seen", [*await self.seen(), event.data])
+
+    @kar.method(shared=True)
+    async def seen(self) -> list[int]:
+        return await self.state.get("seen", list[int], [])
+
+async def fails(error, what):
+    try:
+        await what
+    except error as raised:
+        return raised
+    raise AssertionError(f"no {error.__name__}")
+
+async def main():
+    host = kar.Host(Shop, Customer)
+    await host.start()
+    client = host.client
+    orders, failed = client.topic("orders"), client.topic("failed")
+    subscriptions = client.subscriptions
+    totals = kar.Subscription("totals", "orders", kar.ToActors(Customer, "partitionkey"), "ordered",
+                              filter=kar.EventFilter.exact(type="order.placed"), dead_letter_topic="failed")
+    await fails(kar.UnknownTopic, subscriptions.subscribe(totals))
+    for topic in (orders, failed):
+        await topic.create(partitions=2, keep_forever=True)
+    assert await subscriptions.subscribe(totals)
+    assert not await subscriptions.subscribe(totals)
+    to_one = kar.Subscription("totals", "orders", kar.ToActor(Customer, "alice"), "ordered")
+    await fails(kar.SubscriptionExists, subscriptions.subscribe(to_one))
+
+    shop, alice = client.service(Shop, affinity_key="alice"), client.actor(Customer, "alice")
+
+    async def told(numbers):
+        while await alice.seen() != numbers:
+            await asyncio.sleep(0.02)
+
+    for number in range(5):
+        await shop.order(number)
+        assert (await fails(kar.ApplicationError, shop.order(-1))).code == "declined"
+    await orders.publish(kar.NewEvent("another", 77, "alice"))
+    await told([0, 1, 2, 3, 4])
+    assert await subscriptions.pause("totals") and not await subscriptions.pause("totals")
+    await shop.order(5)
+    while (paused := await subscriptions.get("totals")).lag != 1:
+        await asyncio.sleep(0.02)
+    assert paused.state is kar.SubscriptionState.PAUSED and paused.subscription == kar.Subscription(
+        "totals", "orders", kar.ToActors("Customer", "partitionkey"), "ordered",
+        filter=totals.filter, dead_letter_topic="failed"), paused
+    assert await subscriptions.resume("totals") and not await subscriptions.resume("totals")
+    await told([0, 1, 2, 3, 4, 5])
+    async with failed.consume() as letters:
+        await shop.order(13)
+        letter = await anext(letters)
+        assert letter.event.data.decode(int) == 13, letter
+        assert letter.event.attributes["kardeadlettersubscription"] == "totals", letter
+    await shop.order(14)
+    await told([0, 1, 2, 3, 4, 5, 14])
+    assert [one.subscription.name async for one in subscriptions.list()] == ["totals"]
+    assert await subscriptions.unsubscribe("totals") and not await subscriptions.unsubscribe("totals")
+    assert await subscriptions.get("totals") is None
+    await fails(kar.UnknownSubscription, subscriptions.pause("totals"))
+    assert sum(one.end - one.start for one in (await orders.describe()).partitions) == 9
+    host.shutdown()
+    await host.wait()
+    print("done")
+
+asyncio.run(main())
+"#;
+
+#[test]
+fn subscriptions_are_used_in_every_way() {
+    test(async {
+        let world = World::new("pysubscribe");
+        let node = world.bare("node").await;
+        let output = capture(program(SUBSCRIBER, &node)).await;
+        assert_eq!((output.code, output.stdout.trim()), (0, "done"), "{output:?}");
+    });
 }
