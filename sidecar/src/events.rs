@@ -1,16 +1,18 @@
-//! Publishing outside of turns, and topics: past the core's partitions, which have no part in it. What an event is, and
+//! Publishing outside of turns, what turns publish before the core has it, and topics: past the core's partitions, which have no part in it. What an event is, and
 //! where it goes, the core's pure part decides ([`kar_core::events`]); a [`Bus`] keeps it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kar_core::events::{CloudEvent, EventPosition, EventTime, partition_of};
-use kar_core::ids::Millis;
+use kar_core::ids::{Millis, TopicPartition};
 use kar_proto::v1 as pb;
 use pb::response::Result as Reply;
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 use tonic::Status;
 use uuid::Uuid;
 
@@ -25,6 +27,10 @@ use crate::convert::event::encode_event;
 const TOPICS_CACHED_MAX: usize = 1_000;
 /// Events that are handed to the bus at once, bytes and number: a longer batch goes in pieces.
 const PIECE: (usize, usize) = (4 << 20, 1_000);
+
+/// What a turn publishes is not refused any more when it is sent. So its topic is looked up again when that was so long
+/// ago: who publishes to a topic that was created anew longer ago than this publishes to the new one.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// The way to topics. Cheap to clone.
 #[derive(Clone)]
@@ -43,10 +49,19 @@ struct Shared {
 }
 
 /// What is known of a topic; it may have been deleted since.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct KnownTopic {
     id: TopicId,
     partitions: u32,
+    /// When it was looked up.
+    seen: Instant,
+}
+
+/// An event of a turn, complete.
+#[derive(Clone, Debug)]
+pub struct TurnEvent {
+    checked: Checked,
+    stored: Bytes,
 }
 
 /// Counters since the start, and gauges.
@@ -67,6 +82,7 @@ pub struct EventCounters {
 }
 
 /// An event that was checked, with what names its request.
+#[derive(Clone, Debug)]
 struct Checked {
     event: CloudEvent,
     request: u128,
@@ -191,6 +207,7 @@ impl Events {
         let known = KnownTopic {
             id: view.topic.id.clone(),
             partitions: view.topic.settings.partitions.max(1),
+            seen: Instant::now(),
         };
         let mut topics = self.topics();
         if topics.len() >= TOPICS_CACHED_MAX && !topics.contains_key(topic) {
@@ -211,6 +228,55 @@ impl Events {
     fn topics(&self) -> MutexGuard<'_, HashMap<String, KnownTopic>> {
         // Nothing panics while it is held.
         self.shared.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Completes and checks events of a turn.
+    ///
+    /// # Errors
+    ///
+    /// The status that names the wrong field.
+    pub fn completed(
+        &self,
+        publications: &[Publication],
+        now: Millis,
+    ) -> Result<Vec<TurnEvent>, Status> {
+        let complete = |publication: &Publication| {
+            let checked = self.checked(publication.clone(), now)?;
+            let stored = encode_event(&checked.event);
+            Ok(TurnEvent { checked, stored })
+        };
+        publications.iter().map(complete).collect()
+    }
+
+    /// Where events of a turn go; `None`: a topic has to be looked up first.
+    pub fn placed(&self, events: &[TurnEvent]) -> Option<Vec<kar_core::events::Publication>> {
+        let topics = self.topics();
+        let place = |event: &TurnEvent| {
+            let known = topics.get(&event.checked.topic)?;
+            if known.seen.elapsed() >= FRESH {
+                return None;
+            }
+            let partition = place(&event.checked, known);
+            let to = TopicPartition { id: known.id.clone(), partition };
+            Some(kar_core::events::Publication { to, event: event.stored.clone() })
+        };
+        events.iter().map(place).collect()
+    }
+
+    /// Looks up the topics of events.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such topic, or nobody can tell.
+    pub async fn look_up(&self, events: &[TurnEvent]) -> Result<(), Status> {
+        let mut topics: Vec<_> = events.iter().map(TurnEvent::topic).collect();
+        topics.sort_unstable();
+        topics.dedup();
+        for topic in topics {
+            self.topics().remove(topic);
+            self.view(topic).await?;
+        }
+        Ok(())
     }
 
     /// Publishes events; all are checked, and their topics looked up, before any is.
@@ -280,7 +346,7 @@ impl Events {
         if result == Err(BusError::UnknownTopic) {
             self.topics().remove(topic);
             let now = self.known(topic).await?;
-            if now != known {
+            if now.id != known.id {
                 result = self.append(&now, &piece).await;
             }
         }
@@ -305,15 +371,10 @@ impl Events {
         topic: &KnownTopic,
         piece: &[Piece],
     ) -> Result<Vec<(u32, EventPlace)>, BusError> {
-        let place = |checked: &Checked| match checked.event.partition_key() {
-            Some(key) => partition_of(key.as_bytes(), topic.partitions),
-            // A request that comes again goes to the same one.
-            None => partition_of(&checked.request.to_le_bytes(), topic.partitions),
-        };
         let events: Vec<_> = piece
             .iter()
             .map(|(_, checked, stored)| NewEvent {
-                partition: place(checked),
+                partition: place(checked, topic),
                 request: checked.request,
                 event: stored.clone(),
             })
@@ -324,6 +385,29 @@ impl Events {
             return Err(BusError::Unknown("the bus answered for other events".into()));
         }
         Ok(partitions.into_iter().zip(places).collect())
+    }
+}
+
+/// The partition that an event goes to.
+fn place(checked: &Checked, topic: &KnownTopic) -> u32 {
+    match checked.event.partition_key() {
+        Some(key) => partition_of(key.as_bytes(), topic.partitions),
+        // A request that comes again goes to the same one.
+        None => partition_of(&checked.request.to_le_bytes(), topic.partitions),
+    }
+}
+
+// === impl TurnEvent ===
+
+impl TurnEvent {
+    /// Name of its topic.
+    pub fn topic(&self) -> &str {
+        &self.checked.topic
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.checked.event.id
     }
 }
 

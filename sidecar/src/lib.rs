@@ -16,3 +16,4 @@ pub mod net;
 pub mod outbox;
 pub mod peer;
 pub mod sidecar;
+pub mod topics;

@@ -30,6 +30,7 @@ use crate::driver::outlets::{
     Backend, Directory, Inboxes, Log, Membership, NodeCard, RecordTooLong, Store,
 };
 use crate::driver::{Batch, Driver};
+use crate::topics::BusTopics;
 
 /// A joined hub.
 pub struct Joined {
@@ -85,8 +86,10 @@ pub async fn join(
         saving: Arc::new(Semaphore::new(SNAPSHOTS_SAVED_MAX)),
         reading: Arc::new(Semaphore::new(SNAPSHOTS_READ_MAX)),
     }));
-    lock(&translator).start();
     let (state, bus) = (HubState::new(client.clone()), HubBus::new(client));
+    let timeout = Duration::from_millis(config.bounds.backend_timeout_ms);
+    driver.attach_topics(Box::new(BusTopics::new(Arc::new(bus.clone()), driver, timeout)));
+    lock(&translator).start();
     Ok(Joined { state, bus, members, connected, lost })
 }
 

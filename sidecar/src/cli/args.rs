@@ -19,7 +19,10 @@ pub(crate) use client::{
     AwaitArgs, CallArgs, DrainArgs, GetArgs, GetCommand, InvocationArgs, InvocationIdArgs,
     InvokeArgs, ListArgs, OptionArgs, ReachArgs, StateArgs, StateCommand, TellArgs,
 };
-pub(crate) use event::{CreateArgs, PublishArgs, SubscribeArgs, TopicArgs, TopicCommand};
+pub(crate) use event::{
+    CreateArgs, FilterArgs, NewSubscription, PublishArgs, SubscribeArgs, SubscriptionArgs,
+    SubscriptionCommand, TopicArgs, TopicCommand,
+};
 pub(crate) use reminder::{ActorArgs, CatchUp, ReminderArgs, ReminderCommand, SetArgs};
 
 /// KAR: components in separate processes, joined by calls that survive crashes.
@@ -97,7 +100,9 @@ pub(crate) enum Command {
     Publish(Box<PublishArgs>),
     /// Follow a topic: print its events, until it is interrupted
     Subscribe(Box<SubscribeArgs>),
-    /// List nodes, actors, unfinished invocations, dead letters or topics
+    /// Have a topic's events delivered to a method; pause, resume and end that
+    Subscription(SubscriptionArgs),
+    /// List nodes, actors, unfinished invocations, dead letters, topics or subscriptions
     Get(GetArgs),
     /// Hand over everything that a node owns, so that it can be stopped without anybody noticing
     Drain(DrainArgs),

@@ -12,7 +12,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
-use super::args::{CreateArgs, Format, ListArgs, PublishArgs, SubscribeArgs, TopicCommand};
+use super::args::{
+    CreateArgs, FilterArgs, Format, ListArgs, PublishArgs, SubscribeArgs, TopicCommand,
+};
 use super::client::{Session, with_session};
 use super::exit::{Code, Effect, Failure, Outcome};
 use super::get::{NOTHING, read};
@@ -128,7 +130,7 @@ pub(crate) async fn subscribe(args: SubscribeArgs) -> Outcome {
         credits: CREDITS,
         consumer: args.consumer.clone().unwrap_or_default(),
         start: Some(start(&args.from)?),
-        filter: filter(&args),
+        filter: filter(&args.filter),
         confirm: args.consumer.is_some(),
         ..Default::default()
     };
@@ -191,7 +193,8 @@ fn start(text: &str) -> Outcome<ConsumeStart> {
     Ok(ConsumeStart { start: Some(start) })
 }
 
-fn filter(args: &SubscribeArgs) -> Option<EventFilter> {
+/// The filter that the command line describes.
+pub(super) fn filter(args: &FilterArgs) -> Option<EventFilter> {
     let compared = |pairs: &[(String, String)], dialect: fn(AttributeValues) -> Dialect| {
         // One for each, so that an attribute can be named twice.
         let filter = |pair: &(String, String)| {
@@ -208,6 +211,27 @@ fn filter(args: &SubscribeArgs) -> Option<EventFilter> {
     .concat();
     (!filters.is_empty())
         .then_some(EventFilter { dialect: Some(Dialect::All(EventFilters { filters })) })
+}
+
+/// A filter in the form of the CloudEvents Subscriptions API.
+pub(super) fn filter_json(filter: &EventFilter) -> Value {
+    let compared = |values: &AttributeValues| {
+        let mut pairs: Vec<_> = values.attributes.iter().collect();
+        pairs.sort();
+        pairs.into_iter().map(|(name, value)| (name.clone(), value.clone().into())).collect()
+    };
+    let compared = |values: &AttributeValues| Value::Object(compared(values));
+    let each =
+        |filters: &EventFilters| -> Value { filters.filters.iter().map(filter_json).collect() };
+    match &filter.dialect {
+        Some(Dialect::Exact(values)) => json!({ "exact": compared(values) }),
+        Some(Dialect::Prefix(values)) => json!({ "prefix": compared(values) }),
+        Some(Dialect::Suffix(values)) => json!({ "suffix": compared(values) }),
+        Some(Dialect::All(filters)) => json!({ "all": each(filters) }),
+        Some(Dialect::Any(filters)) => json!({ "any": each(filters) }),
+        Some(Dialect::NotMatching(inner)) => json!({ "not": filter_json(inner) }),
+        None => Value::Null,
+    }
 }
 
 fn print(told: &ConsumeResponse, format: Format) -> Outcome {

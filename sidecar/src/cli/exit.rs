@@ -225,6 +225,17 @@ fn by_reason(reason: &str) -> (Code, Option<&'static str>) {
             Code::Refused,
             Some("`kar get topics -o json` shows its settings; use those, or another name"),
         ),
+        "UNKNOWN_SUBSCRIPTION" => (
+            Code::NotFound,
+            Some("`kar get subscriptions` lists them, `kar subscription create` makes one"),
+        ),
+        "SUBSCRIPTION_EXISTS" => (
+            Code::Refused,
+            Some(
+                "`kar get subscriptions -o json` shows its settings; use those, or another name, or \
+                 end it first with `kar subscription delete`",
+            ),
+        ),
         "CONSUMER_TAKEN_OVER" => {
             (Code::Refused, Some("somebody else consumes under this name; choose another one"))
         }

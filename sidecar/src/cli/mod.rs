@@ -23,6 +23,7 @@ mod reminder;
 mod rewrite;
 mod run;
 mod state;
+mod subscription;
 mod up;
 mod watch;
 
@@ -111,12 +112,14 @@ async fn dispatch(command: Command) -> Outcome<u8> {
         Command::Topic(args) => event::topic(args.command).await,
         Command::Publish(args) => event::publish(*args).await,
         Command::Subscribe(args) => event::subscribe(*args).await,
+        Command::Subscription(args) => subscription::subscription(args.command).await,
         Command::Get(args) => match args.what {
             GetCommand::Nodes { list, watch: false } => get::nodes(list).await,
             GetCommand::Nodes { list, watch: true } => watch::nodes(list).await,
             GetCommand::Actors { list, kind } => get::actors(list, kind).await,
             GetCommand::Invocations { list, kind } => get::invocations(list, kind).await,
             GetCommand::Topics { list } => event::topics(list).await,
+            GetCommand::Subscriptions { list } => subscription::subscriptions(list).await,
             GetCommand::DeadLetters { list, kind } => get::dead_letters(list, kind).await,
         },
         Command::Drain(args) => admin::drain(args).await,

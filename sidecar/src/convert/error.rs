@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use kar_core::effect::RequestError;
 use kar_core::limits::LimitHit;
 use kar_core::schedule::ScheduleError;
+use kar_core::subscription::SubscriptionError;
 use kar_proto::google::rpc;
 use kar_proto::v1::ErrorReason;
 use prost::Message as _;
@@ -42,9 +43,12 @@ fn code_of(reason: ErrorReason) -> Code {
         ErrorReason::UnknownInvocation
         | ErrorReason::UnknownMethod
         | ErrorReason::UnknownType
-        | ErrorReason::UnknownTopic => Code::NotFound,
+        | ErrorReason::UnknownTopic
+        | ErrorReason::UnknownSubscription => Code::NotFound,
         ErrorReason::WrongApiToken => Code::Unauthenticated,
-        ErrorReason::AlreadyHosting | ErrorReason::TopicExists => Code::AlreadyExists,
+        ErrorReason::AlreadyHosting
+        | ErrorReason::TopicExists
+        | ErrorReason::SubscriptionExists => Code::AlreadyExists,
         ErrorReason::NotImplemented => Code::Unimplemented,
     }
 }
@@ -146,6 +150,22 @@ pub fn request_error(error: &RequestError) -> Status {
         }
         RequestError::UnknownKind(kind) => {
             status(ErrorReason::UnknownType, message, [("type", kind.name.to_string())])
+        }
+        RequestError::Subscription(error) => {
+            let field = match error {
+                SubscriptionError::InFlight(_) => "subscription.in_flight",
+                SubscriptionError::Filter(_) => "subscription.filter",
+                _ => "subscription",
+            };
+            invalid_field(field, &message)
+        }
+        RequestError::SubscriptionDiffers(name) => {
+            let named = [("subscription", name.to_string())];
+            status(ErrorReason::SubscriptionExists, message, named)
+        }
+        RequestError::UnknownSubscription(name) => {
+            let named = [("subscription", name.to_string())];
+            status(ErrorReason::UnknownSubscription, message, named)
         }
         RequestError::TopicGone(to) => {
             status(ErrorReason::UnknownTopic, message, [("topic", to.id.to_string())])

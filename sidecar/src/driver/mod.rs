@@ -17,15 +17,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kar_core::effect::RequestError;
 use kar_core::event::{Members, Offer, Operation};
+use kar_core::events::PublishResult;
 use kar_core::ids::{Kind, Millis, NodeId, Offset, PartitionId, RequestId, SessionId};
 use kar_core::limits::{Limits, Rules};
 use kar_core::node::PartitionView;
+use kar_core::subscription::FetchResult;
 use kar_core::{Effect, Event, Node, NodeConfig};
 use tokio::sync::{Notify, watch};
 
 use self::clock::Clock;
 use self::counters::Counters;
-use self::outlets::{Backend, DirectCall, Directory, Host, Peer, RecordTooLong, Responder};
+use self::outlets::{
+    Backend, DirectCall, Directory, Host, Peer, PublishAsk, RecordTooLong, Responder, Topics,
+};
 
 /// The timer comes round at least so often, ms; see [`AWAY_AFTER_MS`].
 const HEARTBEAT_MS: Millis = 500;
@@ -75,6 +79,8 @@ struct State {
     node: Option<Node>,
     /// Absent until joined.
     backend: Option<Box<dyn Backend>>,
+    /// Without them events wait.
+    topics: Option<Box<dyn Topics>>,
     /// Everybody, as the membership last said.
     directory: Arc<Directory>,
     host: Option<(SessionId, Arc<dyn Host>)>,
@@ -105,6 +111,7 @@ impl Driver {
             clock,
             node: None,
             backend: None,
+            topics: None,
             directory: Arc::default(),
             host: None,
             last_host: None,
@@ -128,6 +135,11 @@ impl Driver {
         state.backend = Some(backend);
         // Joining may have taken long; the timer starts now.
         state.heartbeat = state.clock.now();
+    }
+
+    /// Takes what is asked of topics.
+    pub fn attach_topics(&self, topics: Box<dyn Topics>) {
+        self.lock().topics = Some(topics);
     }
 
     /// Starts the node of an incarnation. A node there was is replaced: it was struck out, so nobody can tell how what
@@ -219,7 +231,7 @@ impl Driver {
     /// Ends everything: nothing is decided or carried out any more.
     pub fn detach(&self) {
         let mut state = self.lock();
-        let old = (state.node.take(), state.backend.take(), state.host.take());
+        let old = (state.node.take(), state.backend.take(), state.topics.take(), state.host.take());
         let peers = std::mem::take(&mut state.peers);
         let responders = std::mem::take(&mut state.responders);
         // What they hold may come back to the driver when it is dropped.
@@ -530,20 +542,33 @@ impl Batch<'_> {
                 }
                 self.driver.drained.notify_waiters();
             }
-            Effect::Publish { partition, to, serial, .. }
-            | Effect::LearnPublished { partition, to, serial, .. } => {
-                // No bus is asked yet: what is owed stays owed.
-                let result = kar_core::events::PublishResult::Unavailable;
-                self.event(Event::Published { partition, to, serial, result });
+            Effect::Publish { partition, to, channel, serial, events, .. } => {
+                self.ask_topics(PublishAsk { partition, to, channel, serial }, |topics, ask| {
+                    topics.append(ask, events);
+                });
             }
-            Effect::Fetch { id, .. } => {
-                // No bus is read yet: it is asked again.
-                let result = kar_core::subscription::FetchResult::Unavailable;
-                self.event(Event::Fetched { id, result });
+            Effect::LearnPublished { partition, to, channel, serial, since, .. } => {
+                self.ask_topics(PublishAsk { partition, to, channel, serial }, |topics, ask| {
+                    topics.learn(ask, since);
+                });
             }
+            Effect::Fetch { id, topic_id, from, events_max, bytes_max } => match &state.topics {
+                Some(topics) => topics.fetch(id, topic_id, from, (events_max, bytes_max)),
+                None => self.event(Event::Fetched { id, result: FetchResult::Unavailable }),
+            },
             Effect::Notice(notice) => state.counters.notice(self.now, notice),
             durable => state.ask_backend(durable),
         }
+    }
+}
+
+impl Batch<'_> {
+    fn ask_topics(&mut self, ask: PublishAsk, act: impl FnOnce(&dyn Topics, PublishAsk)) {
+        if let Some(topics) = &self.state.topics {
+            return act(&**topics, ask);
+        }
+        let (PublishAsk { partition, to, serial, .. }, result) = (ask, PublishResult::Unavailable);
+        self.event(Event::Published { partition, to, serial, result });
     }
 }
 
@@ -591,7 +616,12 @@ impl State {
         match effect {
             Effect::ReadLog { partition, from } => backend.read(&partition, from),
             Effect::ReadBarrier { partition } => backend.barrier(&partition),
-            Effect::StopLog { partition } => backend.stop(&partition),
+            Effect::StopLog { partition } => {
+                backend.stop(&partition);
+                if let Some(topics) = &self.topics {
+                    topics.stop(&partition);
+                }
+            }
             Effect::ReadCell { partition } => backend.read_cell(&partition),
             Effect::LoadActor { partition, epoch, actor } => {
                 self.counters.store_loads += 1;

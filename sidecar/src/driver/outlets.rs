@@ -4,13 +4,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kar_core::effect::{Append, CancelReason, RequestError, Response, Turn};
 use kar_core::event::Cell;
-use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, ProposalId, TurnToken};
+use kar_core::ids::{
+    Epoch, Kind, NodeId, Number, Offset, PartitionId, ProposalId, TopicPartition, TurnToken, Uuid,
+};
 use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{ActorOps, Payload};
 use kar_core::message::Message;
 use kar_core::snapshot::{Snapshot, SnapshotKey};
+use kar_core::subscription::FetchId;
 
 /// The answer to a request of the component.
 pub type Answer = Result<Response, RequestError>;
@@ -122,6 +126,31 @@ pub trait Membership: Send {
     fn offer(&self, kinds: &[Kind], leaving: bool);
     /// Registers a kind with a number of partitions, unless it has one.
     fn ensure_kind(&self, kind: &Kind, partitions: u32);
+}
+
+/// Names what is asked about a channel into a topic, and comes back with the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishAsk {
+    /// Whose obligations it is about.
+    pub partition: PartitionId,
+    /// The topic's partition.
+    pub to: TopicPartition,
+    /// Names the channel.
+    pub channel: Uuid,
+    /// Names the question.
+    pub serial: u64,
+}
+
+/// Topics. Results come back as events.
+pub trait Topics: Send {
+    /// Appends events by their numbers; a number that the topic has is passed over.
+    fn append(&self, ask: PublishAsk, events: Vec<(Number, Bytes)>);
+    /// Finds the highest number of a channel that has landed; all higher ones come after the offset `since`.
+    fn learn(&self, ask: PublishAsk, since: Offset);
+    /// Reads events from an offset, or waits for some: at most so many, of about so many bytes.
+    fn fetch(&self, id: FetchId, topic_id: Arc<str>, from: Offset, max: (usize, usize));
+    /// What is read for a partition is not wanted any more.
+    fn stop(&self, partition: &PartitionId);
 }
 
 /// Everything durable, of one implementation.

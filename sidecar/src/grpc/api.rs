@@ -40,7 +40,7 @@ pub struct Api {
 }
 
 /// Counts one request while it is under way.
-struct Open(Arc<AtomicUsize>);
+pub(super) struct Open(Arc<AtomicUsize>);
 
 /// Abandons a request when whoever waits for it goes away.
 struct Waiting {
@@ -91,6 +91,16 @@ impl Api {
                 let answer = self.events.clone().run(operation, now);
                 tokio::spawn(async move {
                     let answer = answer.await;
+                    drop(open);
+                    done(answer);
+                });
+                None
+            }
+            Ok(Prepared::TurnEvents(asked)) => self.publish_in_turn(batch, asked, open, done),
+            Ok(Prepared::Subscription(operation)) => {
+                let api = self.clone();
+                tokio::spawn(async move {
+                    let answer = api.subscriptions(operation).await;
                     drop(open);
                     done(answer);
                 });

@@ -1,4 +1,4 @@
-//! `EventService`: topics, publishing, consuming. Subscriptions say that they are not there yet.
+//! `EventService`: topics, publishing, subscriptions, consuming.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,7 +14,6 @@ use super::api::Api;
 use super::consume::{ConsumeStream, consume};
 use super::typed::TypedErrors;
 use super::unary::{Unary, twin};
-use crate::convert::error::not_implemented;
 
 /// `EventService` of one node.
 #[derive(Clone)]
@@ -51,28 +50,12 @@ impl EventService for EventRpcs {
     twin!(list_topics, ListTopicsRequest, ListTopics -> ListTopicsResponse);
     twin!(publish, PublishRequest, Publish -> PublishResponse);
     twin!(publish_batch, PublishBatchRequest, PublishBatch -> PublishBatchResponse);
+    twin!(subscribe, SubscribeRequest, Subscribe -> SubscribeResponse);
+    twin!(unsubscribe, UnsubscribeRequest, Unsubscribe -> UnsubscribeResponse);
+    twin!(pause_subscription, PauseSubscriptionRequest, PauseSubscription -> PauseSubscriptionResponse);
+    twin!(resume_subscription, ResumeSubscriptionRequest, ResumeSubscription -> ResumeSubscriptionResponse);
+    twin!(list_subscriptions, ListSubscriptionsRequest, ListSubscriptions -> ListSubscriptionsResponse);
     twin!(delete_consumer, DeleteConsumerRequest, DeleteConsumer -> DeleteConsumerResponse);
-
-    async fn subscribe(
-        &self,
-        _: Request<pb::SubscribeRequest>,
-    ) -> Result<Response<pb::SubscribeResponse>, Status> {
-        Err(not_implemented("EventService.Subscribe"))
-    }
-
-    async fn unsubscribe(
-        &self,
-        _: Request<pb::UnsubscribeRequest>,
-    ) -> Result<Response<pb::UnsubscribeResponse>, Status> {
-        Err(not_implemented("EventService.Unsubscribe"))
-    }
-
-    async fn list_subscriptions(
-        &self,
-        _: Request<pb::ListSubscriptionsRequest>,
-    ) -> Result<Response<pb::ListSubscriptionsResponse>, Status> {
-        Err(not_implemented("EventService.ListSubscriptions"))
-    }
 
     async fn consume(
         &self,

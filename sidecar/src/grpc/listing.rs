@@ -266,7 +266,7 @@ fn page_size(asked: i32) -> Result<usize, Status> {
 
 /// The rows after the one with the key `after`, in the order of their keys, and the token of the next page. No two rows
 /// have the same key.
-fn page<T: Message>(
+pub(super) fn page<T: Message>(
     rows: Vec<T>,
     size: usize,
     after: &str,

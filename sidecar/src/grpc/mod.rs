@@ -9,6 +9,7 @@ pub mod events;
 pub mod listing;
 pub mod serve;
 pub mod session;
+mod subscriptions;
 pub mod system;
 pub mod topology;
 pub mod typed;

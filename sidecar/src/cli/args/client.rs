@@ -310,6 +310,13 @@ pub(crate) enum GetCommand {
         #[command(flatten)]
         list: ListArgs,
     },
+    /// Subscriptions of the application, with how far they have come
+    #[command(visible_alias = "subscription")]
+    Subscriptions {
+        /// What and how.
+        #[command(flatten)]
+        list: ListArgs,
+    },
     /// Tells that ended without success, oldest first
     #[command(visible_alias = "dead-letter")]
     DeadLetters {

@@ -129,6 +129,20 @@ pub(crate) struct SubscribeArgs {
     /// Name under which it is remembered how far this has come
     #[arg(long, value_name = "NAME")]
     pub(crate) consumer: Option<String>,
+    /// Which events.
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    /// End after so many events
+    #[arg(long, value_name = "COUNT", value_parser = count)]
+    pub(crate) limit: Option<usize>,
+    /// How to print (json: a line for each event, in the JSON form of CloudEvents)
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+}
+
+/// Which events.
+#[derive(Debug, Args)]
+pub(crate) struct FilterArgs {
     /// Only events whose attribute is this (repeatable: all must hold)
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) exact: Vec<(String, String)>,
@@ -138,10 +152,100 @@ pub(crate) struct SubscribeArgs {
     /// Only events whose attribute ends with this
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) suffix: Vec<(String, String)>,
-    /// End after so many events
-    #[arg(long, value_name = "COUNT", value_parser = count)]
-    pub(crate) limit: Option<usize>,
-    /// How to print (json: a line for each event, in the JSON form of CloudEvents)
+}
+
+/// `kar subscription`.
+#[derive(Debug, Args)]
+pub(crate) struct SubscriptionArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: SubscriptionCommand,
+}
+
+/// What `kar subscription` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SubscriptionCommand {
+    /// Deliver a topic's events to a method; a subscription of the same settings is left as it is
+    Create(Box<NewSubscription>),
+    /// End a subscription; what was accepted by its target is carried through
+    Delete {
+        /// The application.
+        #[command(flatten)]
+        reach: ReachArgs,
+        /// Name of the subscription
+        name: String,
+    },
+    /// Read nothing more, and keep the place
+    Pause {
+        /// The application.
+        #[command(flatten)]
+        reach: ReachArgs,
+        /// Name of the subscription
+        name: String,
+    },
+    /// Go on where it was paused
+    Resume {
+        /// The application.
+        #[command(flatten)]
+        reach: ReachArgs,
+        /// Name of the subscription
+        name: String,
+    },
+}
+
+/// `kar subscription create`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+    kar subscription create totals orders --actor Customer --id-from subject --method ordered
+    kar subscription create audit orders --service audit --method record --from latest
+To follow a topic on the terminal: kar subscribe.")]
+pub(crate) struct NewSubscription {
+    /// The application.
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// Name of the subscription
+    pub(crate) name: String,
+    /// Topic
+    pub(crate) topic: String,
+    /// Deliver to this service
+    #[arg(
+        long,
+        value_name = "SERVICE",
+        conflicts_with = "actor",
+        required_unless_present = "actor"
+    )]
+    pub(crate) service: Option<String>,
+    /// Deliver to actors of this type
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) actor: Option<String>,
+    /// … to this instance
+    #[arg(long, value_name = "ID", requires = "actor", conflicts_with = "id_from")]
+    pub(crate) id: Option<String>,
+    /// … to the instance that this attribute of the event names, `subject` say
+    #[arg(long, value_name = "ATTRIBUTE", requires = "actor")]
+    pub(crate) id_from: Option<String>,
+    /// Handle events of a service with the same value of this attribute at the same owner
+    #[arg(long, value_name = "ATTRIBUTE", requires = "service")]
+    pub(crate) affinity_from: Option<String>,
+    /// Method
+    #[arg(long)]
+    pub(crate) method: String,
+    /// Where to begin: earliest, latest, or a time such as 2030-01-31T09:30:00Z
+    #[arg(long, value_name = "WHERE", default_value = "earliest")]
+    pub(crate) from: String,
+    /// Which events.
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    /// Events of a partition that may be on their way [default: 256]
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) in_flight: Option<i32>,
+    /// Attempts of the method, where its errors are retryable [default: as its host says]
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) attempts: Option<i32>,
+    /// Topic for events whose delivery ends without success
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) dead_letter_topic: Option<String>,
+    /// How to print
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Format,
 }

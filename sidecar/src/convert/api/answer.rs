@@ -170,6 +170,12 @@ fn state_error(error: StateError) -> Status {
     }
 }
 
+/// Why something that is no call was refused.
+pub fn refused(outcome: Outcome) -> Status {
+    let internal = || Status::internal("the answer does not fit the request");
+    ended(outcome, &None).err().unwrap_or_else(internal)
+}
+
 /// What the application said, or the status for an invocation that never ran.
 fn ended(
     outcome: Outcome,
@@ -321,6 +327,7 @@ pub fn reply_size(reply: &Reply) -> usize {
         }
         Reply::DescribeTopic(r) => prost::Message::encoded_len(r),
         Reply::ListTopics(r) => prost::Message::encoded_len(r),
+        Reply::ListSubscriptions(r) => prost::Message::encoded_len(r),
         Reply::CreateTopic(r) => prost::Message::encoded_len(r),
         Reply::Publish(r) => r.event_id.len(),
         Reply::PublishBatch(r) => r.events.iter().map(|e| e.event_id.len() + ENTRY_BYTES * 2).sum(),

@@ -1,17 +1,17 @@
 //! Requests about topics and events, and the answers.
 
 use kar_core::events::{ConsumerPosition, Draft, EventError, EventPosition, EventTime, Filter};
-use kar_core::ids::{Millis, is_name};
+use kar_core::ids::{Millis, TurnToken, is_name};
 use kar_core::limits::{LimitHit, Limits};
 use kar_proto::v1 as pb;
 use pb::ErrorReason;
 use pb::request::Operation as Ask;
 use tonic::Status;
 
-use super::field::{bounded, duration, payload_from};
+use super::field::{bounded, duration, payload_from, required_turn};
 use super::timestamp;
 use crate::bus::{BusError, TopicInfo, TopicPartition, TopicSettings, TopicView};
-use crate::convert::error::{invalid_field, limit_reached, not_implemented, status};
+use crate::convert::error::{invalid_field, limit_reached, status};
 
 /// Partitions of a topic, unless told otherwise.
 const PARTITIONS: u32 = 4;
@@ -41,6 +41,17 @@ pub enum EventOperation {
     Publish(Box<Publication>),
     PublishBatch { publications: Vec<Publication> },
     DeleteConsumer { topic: String, consumer: String },
+}
+
+/// Events that a turn publishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TurnEvents {
+    /// The turn.
+    pub turn: TurnToken,
+    /// In order.
+    pub publications: Vec<Publication>,
+    /// They came as a batch, and are answered as one.
+    pub is_batch: bool,
 }
 
 /// An event to be published.
@@ -88,6 +99,62 @@ pub enum ConsumeStart {
     Positions(Vec<EventPosition>),
 }
 
+/// Whether a request publishes in a turn.
+pub(super) fn is_in_turn(ask: &Ask) -> bool {
+    match ask {
+        Ask::Publish(r) => !r.turn_token.is_empty(),
+        Ask::PublishBatch(r) => r.events.iter().any(|event| !event.turn_token.is_empty()),
+        _ => false,
+    }
+}
+
+/// Parses a request to publish in a turn.
+pub(super) fn in_turn(
+    ask: Ask,
+    limits: &Limits,
+    batch_events_max: usize,
+) -> Result<TurnEvents, Status> {
+    match ask {
+        Ask::Publish(r) => {
+            let turn = required_turn(&r.turn_token)?;
+            let one = turns_own(publication("", r, limits)?)?;
+            Ok(TurnEvents { turn, publications: vec![one], is_batch: false })
+        }
+        Ask::PublishBatch(mut r) => {
+            let turn = r.events.first().map(|event| event.turn_token.clone()).unwrap_or_default();
+            for (at, event) in r.events.iter().enumerate() {
+                if event.turn_token != turn || event.turn_token.is_empty() {
+                    let field = format!("events[{at}].turn_token");
+                    let what = "must be the same in every event: all belong to one turn, or none";
+                    return Err(invalid_field(&field, what));
+                }
+            }
+            if !std::mem::take(&mut r.request_id).is_empty() {
+                return Err(invalid_field("request_id", NO_REQUEST_ID));
+            }
+            let turn = required_turn(&turn)?;
+            let EventOperation::PublishBatch { publications } =
+                publish_batch(r, limits, batch_events_max)?
+            else {
+                return Err(Status::internal("a batch is another request"));
+            };
+            let publications = publications.into_iter().map(turns_own).collect::<Result<_, _>>()?;
+            Ok(TurnEvents { turn, publications, is_batch: true })
+        }
+        _ => Err(Status::internal("no request to publish")),
+    }
+}
+
+/// Why there is none.
+const NO_REQUEST_ID: &str = "must be empty in a turn: what it publishes is there once anyway";
+
+fn turns_own(publication: Publication) -> Result<Publication, Status> {
+    match publication.request {
+        None => Ok(publication),
+        Some(_) => Err(invalid_field(&format!("{}request_id", publication.field), NO_REQUEST_ID)),
+    }
+}
+
 /// Parses a request about topics.
 pub(super) fn operation(
     ask: Ask,
@@ -122,7 +189,7 @@ pub(super) fn operation(
 }
 
 /// The name of a topic or a consumer.
-fn topic(field: &str, name: String) -> Result<String, Status> {
+pub(super) fn topic(field: &str, name: String) -> Result<String, Status> {
     if is_name(&name) {
         return Ok(name);
     }
@@ -185,9 +252,6 @@ fn publish_batch(
 }
 
 fn publication(field: &str, r: pb::PublishRequest, limits: &Limits) -> Result<Publication, Status> {
-    if !r.turn_token.is_empty() {
-        return Err(not_implemented("EventService.Publish in a turn"));
-    }
     let topic = topic(&format!("{field}topic"), r.topic)?;
     let request_field = format!("{field}request_id");
     let request = bounded(&request_field, r.request_id, REQUEST_ID_BYTES_MAX)?;
@@ -292,7 +356,7 @@ fn start(start: Option<pb::ConsumeStart>) -> Result<ConsumeStart, Status> {
 }
 
 /// As deep as it is given: the transport bounds that, and the core checks it.
-fn filter(field: &str, filter: pb::EventFilter) -> Result<Filter, Status> {
+pub(super) fn filter(field: &str, filter: pb::EventFilter) -> Result<Filter, Status> {
     use pb::event_filter::Dialect as D;
     let compared = |values: pb::AttributeValues| {
         let mut pairs: Vec<_> = values.attributes.into_iter().collect();
@@ -316,6 +380,26 @@ fn filter(field: &str, filter: pb::EventFilter) -> Result<Filter, Status> {
             Err(invalid_field(field, what))
         }
     }
+}
+
+/// A filter for people and components.
+pub(super) fn filter_to(filter: &Filter) -> pb::EventFilter {
+    use pb::event_filter::Dialect as D;
+    let compared = |pairs: &Vec<(String, String)>| pb::AttributeValues {
+        attributes: pairs.iter().cloned().collect(),
+    };
+    let each = |filters: &Vec<Filter>| pb::EventFilters {
+        filters: filters.iter().map(filter_to).collect(),
+    };
+    let dialect = match filter {
+        Filter::Exact(pairs) => D::Exact(compared(pairs)),
+        Filter::Prefix(pairs) => D::Prefix(compared(pairs)),
+        Filter::Suffix(pairs) => D::Suffix(compared(pairs)),
+        Filter::All(filters) => D::All(each(filters)),
+        Filter::Any(filters) => D::Any(each(filters)),
+        Filter::Not(inner) => D::NotMatching(Box::new(filter_to(inner))),
+    };
+    pb::EventFilter { dialect: Some(dialect) }
 }
 
 /// The event of a publication.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kar_core::effect::Turn;
 use kar_core::event::{Offer, TailCall, TurnResult};
+use kar_core::events::{EventOrigin, EventPosition};
 use kar_core::ids::{Kind, TurnToken};
 use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload, RetryPolicy, Work};
 use kar_core::limits::{LimitHit, Limits};
@@ -15,6 +16,7 @@ use super::field::{core_target, method, name, payload_from, required_turn};
 use super::retry::retry_policy;
 use super::{DIRECT_PREFIX, payload_to, target_to, timestamp};
 use crate::convert::error::{invalid_field, limit_reached, too_large};
+use crate::convert::event::{decode_event, event_to};
 use crate::convert::{owned, written};
 use crate::driver::outlets::DirectCall;
 
@@ -96,13 +98,18 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
         (_, Mode::Tell) => pb::InvocationMode::Tell,
         (_, Mode::Start) => pb::InvocationMode::Start,
     };
+    let (payload, event) = match turn.event {
+        Some(origin) => delivered(turn.payload, &origin),
+        None => (turn.payload, None),
+    };
     let recorded = turn.recorded_steps.into_iter();
     let recorded = recorded.map(|(key, value)| (key.to_string(), payload_to(value, false)));
     pb::InvocationFrame {
         turn_token: written(&turn.token),
         target: Some(target_to(&turn.kind, turn.actor.as_deref())),
         method: owned(&turn.method),
-        payload: Some(payload_to(turn.payload, false)),
+        payload: Some(payload_to(payload, false)),
+        event,
         mode: mode.into(),
         attempt: i32::try_from(turn.token.attempt).unwrap_or(i32::MAX),
         start_before_time: turn.deadline.map(timestamp),
@@ -113,12 +120,36 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
     }
 }
 
+/// An event that is delivered, taken apart: its data are the payload. What is no event, which no topic has, goes as it is.
+fn delivered(payload: Payload, origin: &EventOrigin) -> (Payload, Option<pb::EventDelivery>) {
+    let mut event = match decode_event(payload.data.clone()) {
+        Ok(event) => event,
+        Err(error) => {
+            tracing::error!(%error, "an event that is delivered cannot be read by this version");
+            return (payload, None);
+        }
+    };
+    let data = std::mem::take(&mut event.data);
+    let position = EventPosition { partition: origin.place.partition, offset: origin.offset };
+    let delivery = pb::EventDelivery {
+        event: Some(pb::Event { data: None, ..event_to(event, false) }),
+        subscription: origin.subscription.to_string(),
+        topic: origin.topic.to_string(),
+        position: position.to_string(),
+    };
+    (data, Some(delivery))
+}
+
 /// What a turn takes on its way to the component at most, bytes: for what goes into one message.
 pub fn turn_size(turn: &Turn) -> usize {
     let steps = turn.recorded_steps.iter();
     let steps: usize = steps.map(|(key, value)| key.len() + payload_size(value)).sum();
     let actor = turn.actor.as_ref().map_or(0, |actor| actor.len());
-    let names = actor + turn.method.len() + turn.trace.len();
+    let event = turn
+        .event
+        .as_ref()
+        .map_or(0, |origin| origin.subscription.len() + origin.topic.len() + EVENT_BYTES);
+    let names = actor + turn.method.len() + turn.trace.len() + event;
     payload_size(&turn.payload) + names + steps + TURN_BYTES
 }
 
@@ -133,6 +164,9 @@ fn payload_size(payload: &Payload) -> usize {
 
 /// What a turn takes besides: its token, the name of its kind, tags and lengths.
 const TURN_BYTES: usize = 512;
+/// What an event takes besides its names and what is stored of it: where it is from, tags and lengths, which grow a
+/// little, as each attribute becomes an entry of a map.
+const EVENT_BYTES: usize = 1_024;
 /// What a payload takes besides: tags and lengths.
 const PAYLOAD_BYTES: usize = 32;
 
@@ -150,6 +184,7 @@ pub fn direct_to(turn: u64, call: DirectCall) -> pb::InvocationFrame {
         step: 1,
         recorded_steps: HashMap::new(),
         activation: 0,
+        event: None,
     }
 }
 

@@ -9,21 +9,23 @@ mod reminder;
 mod request;
 mod retry;
 mod state;
+mod subscription;
 
 use kar_core::ids::{Kind, Millis};
 use kar_core::invocation::Payload;
 use kar_proto::v1 as pb;
 
-pub use answer::{answer, reply_size, state_answer};
+pub use answer::{answer, refused, reply_size, state_answer};
 pub use event::{
-    ConsumeOpen, ConsumeStart, EventOperation, Publication, acknowledged, bus_error, consume_open,
-    description_to, event_error, topic_to,
+    ConsumeOpen, ConsumeStart, EventOperation, Publication, TurnEvents, acknowledged, bus_error,
+    consume_open, description_to, event_error, topic_to,
 };
 pub use field::invocation_id;
 pub use host::{
     TurnRef, direct_size, direct_to, offer, turn_outcome, turn_ref, turn_size, turn_to,
 };
 pub use request::{Prepared, Shape, prepare};
+pub use subscription::{SubscriptionOperation, Wanted, subscription_to};
 
 use super::{json, owned};
 

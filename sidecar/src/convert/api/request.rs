@@ -12,7 +12,7 @@ use kar_proto::v1 as pb;
 use pb::request::Operation as Ask;
 use tonic::Status;
 
-use super::event::{self, EventOperation};
+use super::event::{self, EventOperation, TurnEvents};
 use super::field::{
     KEY_BYTES_MAX, SHORT_BYTES_MAX, actor_target, affinity, bounded, core_target, duration,
     invocation_id, key, method, name, payload_from, required_turn, step_key, turn,
@@ -21,6 +21,7 @@ use super::key::request_key;
 use super::reminder;
 use super::retry::retry_policy;
 use super::state;
+use super::subscription::{self, SubscriptionOperation};
 use crate::application_state::StateOperation;
 use crate::convert::error::{invalid_field, not_implemented};
 use crate::convert::shared;
@@ -34,6 +35,10 @@ pub enum Prepared {
     State(StateOperation),
     /// For topics.
     Event(EventOperation),
+    /// For the core, when topics were looked up: what a turn publishes.
+    TurnEvents(TurnEvents),
+    /// For the core, when topics were looked up.
+    Subscription(SubscriptionOperation),
 }
 
 /// What the answer to a request looks like.
@@ -144,6 +149,16 @@ pub fn prepare(
         | Ask::StateDelete(_)
         | Ask::StateTransact(_)
         | Ask::StateList(_) => return state::operation(ask, limits).map(Prepared::State),
+        Ask::Subscribe(_)
+        | Ask::Unsubscribe(_)
+        | Ask::PauseSubscription(_)
+        | Ask::ResumeSubscription(_)
+        | Ask::ListSubscriptions(_) => {
+            return subscription::operation(ask, limits).map(Prepared::Subscription);
+        }
+        Ask::Publish(_) | Ask::PublishBatch(_) if event::is_in_turn(&ask) => {
+            return event::in_turn(ask, limits, batch_events_max).map(Prepared::TurnEvents);
+        }
         Ask::Publish(_)
         | Ask::PublishBatch(_)
         | Ask::CreateTopic(_)

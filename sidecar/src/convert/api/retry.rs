@@ -47,6 +47,20 @@ pub(super) fn retry_policy(
     Ok(RetryPolicy { attempts_max, initial_ms, max_ms, multiplier_percent })
 }
 
+/// A policy for people and components.
+pub(super) fn retry_policy_to(policy: &RetryPolicy) -> pb::RetryPolicy {
+    let pause = |millis: Millis| prost_types::Duration {
+        seconds: i64::try_from(millis / 1_000).unwrap_or(i64::MAX),
+        nanos: (millis % 1_000) as i32 * 1_000_000,
+    };
+    pb::RetryPolicy {
+        max_attempts: i32::try_from(policy.attempts_max).unwrap_or(i32::MAX),
+        initial_backoff: Some(pause(policy.initial_ms)),
+        max_backoff: Some(pause(policy.max_ms)),
+        multiplier: f64::from(policy.multiplier_percent) / 100.0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
