@@ -19,6 +19,7 @@ fn options(world: &World, name: &str) -> NodeOptions {
         command: vec![binaries::example("hello").to_string_lossy().into_owned()],
         args: vec!["--service".into(), "greeter".into()],
         environment: vec![(JOURNAL.into(), journal(world).to_string_lossy().into_owned())],
+        ..NodeOptions::default()
     }
 }
 

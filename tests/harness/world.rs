@@ -45,6 +45,8 @@ pub struct NodeOptions {
     pub args: Vec<String>,
     /// More environment.
     pub environment: Vec<(String, String)>,
+    /// Its application; empty: the world's.
+    pub application: String,
 }
 
 /// One `kar run`.
@@ -151,7 +153,9 @@ impl World {
     pub fn spawn(&self, options: &NodeOptions) -> Node {
         let socket = self.dir.path().join(format!("{}.sock", options.name));
         let mut command = self.command(&options.name);
-        command.args(["run", "--app", &self.app, "--name", &options.name, "--data-dir"]);
+        let application =
+            if options.application.is_empty() { &self.app } else { &options.application };
+        command.args(["run", "--app", application, "--name", &options.name, "--data-dir"]);
         command.arg(self.data_dir()).arg("--socket").arg(&socket);
         command.args(self.run_args.borrow().iter()).args(&options.args);
         if !options.command.is_empty() {

@@ -7,7 +7,7 @@ use crate::{hello, kills, leaving};
 pub(crate) const JAVA: Language =
     Language { name: "java", host: || program("hello-server"), client: || program("hello-client") };
 
-fn program(name: &str) -> Vec<String> {
+pub(crate) fn program(name: &str) -> Vec<String> {
     let how = "`mvn package` in sdk-clients/java";
     built("java/target/kar-stubs.jar", how);
     vec![word(&built("java/start", how)), name.to_owned()]

@@ -45,7 +45,7 @@ impl Language {
             name: name.into(),
             command,
             args: words(&["--service", "greeter"]),
-            environment: Vec::new(),
+            ..NodeOptions::default()
         }
     }
 

@@ -11,14 +11,14 @@ from typing import Any, ParamSpec
 
 import grpc
 import grpc.aio
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc import status_pb2
-from google.rpc.error_details_pb2 import ErrorInfo
+from followers import Follower
+from scripted import json as json
+from scripted import status as status
 
 import kar
 from kar.v1 import common_pb2
 from kar.v1 import component_pb2 as v1
-from kar.v1 import system_pb2
+from kar.v1 import event_pb2, system_pb2
 
 LIMIT = 20.0
 """Longest time that a test may take, seconds."""
@@ -48,6 +48,8 @@ class FakeSidecar:
         self.streams: asyncio.Queue[Peer] = asyncio.Queue()
         self.watchers: asyncio.Queue[Watcher] = asyncio.Queue()
         """Those who follow the topology."""
+        self.followers: asyncio.Queue[Follower] = asyncio.Queue()
+        """Those who follow a topic."""
 
     async def accept(self, **welcome: Any) -> Peer:
         """The next stream, whose component is welcomed."""
@@ -262,6 +264,12 @@ async def listen(socket: Path) -> FakeSidecar:
         fake.watchers.put_nowait(watcher)
         await watcher.serve()
 
+    async def consume(requests: AsyncIterator[event_pb2.ConsumeRequest], context: Any) -> None:
+        follower = Follower(requests, context)
+        follower.first.CopyFrom(await anext(requests))
+        fake.followers.put_nowait(follower)
+        await follower.serve()
+
     handler = grpc.stream_stream_rpc_method_handler(
         connect, v1.ConnectRequest.FromString, v1.ConnectResponse.SerializeToString
     )
@@ -271,28 +279,22 @@ async def listen(socket: Path) -> FakeSidecar:
         system_pb2.WatchTopologyRequest.FromString,
         system_pb2.WatchTopologyResponse.SerializeToString,
     )
+    consuming = grpc.stream_stream_rpc_method_handler(
+        consume,
+        event_pb2.ConsumeRequest.FromString,
+        event_pb2.ConsumeResponse.SerializeToString,
+    )
     server.add_generic_rpc_handlers(
         [
             grpc.method_handlers_generic_handler(service, {"Connect": handler}),
             grpc.method_handlers_generic_handler(
                 "kar.v1.SystemService", {"WatchTopology": watching}
             ),
+            grpc.method_handlers_generic_handler("kar.v1.EventService", {"Consume": consuming}),
         ]
     )
     await server.start()
     return fake
-
-
-def json(text: str) -> common_pb2.Payload:
-    """A payload of a JSON text."""
-    return common_pb2.Payload(data=text.encode(), content_type="application/json")
-
-
-def status(code: grpc.StatusCode, reason: str, **metadata: str) -> status_pb2.Status:
-    """A status as the sidecar makes it."""
-    info = AnyMessage()
-    info.Pack(ErrorInfo(domain="kar", reason=reason, metadata=metadata))
-    return status_pb2.Status(code=code.value[0], message="because", details=[info])
 
 
 async def until(what: str, holds: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:

@@ -2,4 +2,5 @@
 
 pub mod bank;
 pub mod order;
+pub mod orders;
 pub mod philosophers;

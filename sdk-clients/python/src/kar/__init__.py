@@ -15,8 +15,8 @@ and elsewhere
         print(await client.service(Greeter).hello("Alan"))
 
 Modules: `hosting` (services and actors as classes), `host` (running them), `client` and `calls`
-(calling them), `context` (the turn), `state`, `reminders`, `codec` (payloads), `errors`, `limits`. `v1` is the
-contract with the sidecar, generated.
+(calling them), `context` (the turn), `state`, `reminders`, `topics`, `events`, `consumer` and
+`subscriptions` (publishing, following and being told), `codec` (payloads), `errors`, `limits`. `v1` is the contract with the sidecar, generated.
 """
 
 from kar.calls import (
@@ -32,6 +32,7 @@ from kar.calls import (
 )
 from kar.client import Client, connect
 from kar.codec import Payload
+from kar.consumer import Consumer, Received
 from kar.context import TurnContext, outside_turn, turn
 from kar.errors import (
     ApplicationError,
@@ -40,6 +41,7 @@ from kar.errors import (
     CodecError,
     ConditionFailed,
     ConnectError,
+    ConsumerTakenOver,
     Error,
     Expired,
     HostError,
@@ -53,17 +55,34 @@ from kar.errors import (
     Refused,
     Rejected,
     StepKeyReused,
+    SubscriptionExists,
+    TopicExists,
     TurnEnded,
     TurnSuperseded,
     Unavailable,
     UnknownInvocation,
+    UnknownSubscription,
+    UnknownTopic,
     Unreachable,
 )
+from kar.events import Event, EventFilter, NewEvent, Published
 from kar.host import Host, run
 from kar.hosting import Actor, Service, method
 from kar.reminders import CatchUp, Cron, Reminder, Reminders
 from kar.retry import RetryPolicy
 from kar.state import ActorState, ApplicationState, Delete, Page, Set, Versioned
+from kar.subscriptions import (
+    Delivery,
+    Subscribed,
+    Subscription,
+    SubscriptionProgress,
+    Subscriptions,
+    SubscriptionState,
+    ToActor,
+    ToActors,
+    ToService,
+)
+from kar.topics import Topic, TopicConsumer, TopicDescription, TopicPartition, TopicSettings
 from kar.topology import Topology, TopologyNode
 
 __all__ = [
@@ -80,14 +99,20 @@ __all__ = [
     "CodecError",
     "ConditionFailed",
     "ConnectError",
+    "Consumer",
+    "ConsumerTakenOver",
     "Cron",
     "Delete",
+    "Delivery",
     "Error",
+    "Event",
+    "EventFilter",
     "Expired",
     "Host",
     "HostError",
     "KarError",
     "LimitReached",
+    "NewEvent",
     "NoHost",
     "NotConfigured",
     "NotInTurn",
@@ -95,6 +120,8 @@ __all__ = [
     "Page",
     "Payload",
     "ProtocolError",
+    "Published",
+    "Received",
     "Ref",
     "Refused",
     "Rejected",
@@ -106,6 +133,21 @@ __all__ = [
     "Set",
     "Started",
     "StepKeyReused",
+    "Subscribed",
+    "Subscription",
+    "SubscriptionExists",
+    "SubscriptionProgress",
+    "SubscriptionState",
+    "Subscriptions",
+    "ToActor",
+    "ToActors",
+    "ToService",
+    "Topic",
+    "TopicConsumer",
+    "TopicDescription",
+    "TopicExists",
+    "TopicPartition",
+    "TopicSettings",
     "Topology",
     "TopologyNode",
     "TurnContext",
@@ -113,6 +155,8 @@ __all__ = [
     "TurnSuperseded",
     "Unavailable",
     "UnknownInvocation",
+    "UnknownSubscription",
+    "UnknownTopic",
     "Unreachable",
     "Versioned",
     "connect",

@@ -56,6 +56,12 @@ class Outgoing:
         match self.operation:
             case "await_outcome" | "state_get" | "state_list" | "cancel" | "resume":
                 return True
+            case "create_topic" | "describe_topic" | "list_topics":
+                return True
+            case "subscribe" | "unsubscribe" | "pause_subscription" | "resume_subscription":
+                return True
+            case "list_subscriptions":
+                return True
             case "actor_state_get_all":
                 return not self.request.actor_state_get_all.turn_token
             case "reminder_list":
@@ -66,6 +72,10 @@ class Outgoing:
                 return bool(self.request.state_delete.request_id)
             case "state_transact":
                 return bool(self.request.state_transact.request_id)
+            case "publish":
+                return bool(self.request.publish.request_id)
+            case "publish_batch":
+                return all(event.request_id for event in self.request.publish_batch.events)
             case _:
                 return False
 

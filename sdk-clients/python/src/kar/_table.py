@@ -72,7 +72,7 @@ class Table:
         # What an instance remembers is in its state; attributes that a method sets are gone after it.
         hosted = copy.copy(entry.prototype)
         hosted._kar_turn = turn
-        arguments = spec.arguments(codec.read(invocation.payload))
+        arguments = spec.arguments(codec.read(invocation.payload), turn.event)
         result: Any = await getattr(hosted, spec.attribute)(*arguments)
         return result if isinstance(result, TailCall) else codec.encode(result)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from kar._status import error_of_rpc
 from kar._version import SDK
 from kar.errors import ConnectError, NotConfigured, ProtocolError, Refused, Unreachable
 from kar.v1 import component_pb2 as v1
-from kar.v1 import system_pb2
+from kar.v1 import event_pb2, system_pb2
 
 ENV_SOCKET = "KAR_SOCKET"
 """Path of the sidecar's Unix socket."""
@@ -30,6 +31,7 @@ PROTOCOL_VERSION = 1
 
 _CONNECT = "/kar.v1.ComponentService/Connect"
 _WATCH_TOPOLOGY = "/kar.v1.SystemService/WatchTopology"
+_CONSUME = "/kar.v1.EventService/Consume"
 
 # What the gRPC library raises where a stream is over already.
 BROKEN = (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError)
@@ -153,6 +155,24 @@ class Dialer:
             request = system_pb2.WatchTopologyRequest()
             async for message in watch(request, metadata=self._metadata()):
                 yield message
+        finally:
+            await channel.close(None)
+
+    @asynccontextmanager
+    async def consuming(self) -> AsyncIterator[Any]:
+        """A consumer's stream, on a channel of its own, to be written and read."""
+        channel = grpc.aio.insecure_channel(self.target, options=self.options)
+        try:
+            consume: Any = channel.stream_stream(
+                _CONSUME,
+                event_pb2.ConsumeRequest.SerializeToString,
+                event_pb2.ConsumeResponse.FromString,
+            )
+            call = consume(metadata=self._metadata())
+            try:
+                yield call
+            finally:
+                call.cancel()
         finally:
             await channel.close(None)
 

@@ -52,6 +52,7 @@ class Turn:
         "activation",
         "attempt",
         "connection",
+        "event",
         "has_ended",
         "id",
         "is_cancel_requested",
@@ -84,6 +85,8 @@ class Turn:
         self.method, self.mode = invocation.method, invocation.mode
         self.attempt, self.trace_parent = invocation.attempt, invocation.trace_parent
         self.step, self.activation = invocation.step, invocation.activation
+        self.event = invocation.event if invocation.HasField("event") else None
+        """The event that it delivers."""
         self.tail: TailCall | None = None
         """The last tail call that the method made; it is carried out if the method returns it."""
         self._steps = {key: codec.read(value) for key, value in invocation.recorded_steps.items()}

@@ -24,6 +24,7 @@ from kar.codec import Payload
 from kar.errors import ApplicationError, Error, NotInTurn, OutcomeUnknown
 from kar.hosting import Actor, MethodSpec, Service
 from kar.retry import RetryPolicy
+from kar.topics import Topic
 from kar.v1 import common_pb2, invocation_pb2
 from kar.v1 import component_pb2 as v1
 
@@ -123,6 +124,10 @@ class Caller:
         name = target if isinstance(target, str) else target.kar_name
         ref = ActorRef(self._connection(), name, id, _Options.of("an actor", options, CallOptions))
         return ref if isinstance(target, str) else cast(A, Proxy(ref, target.kar_methods))
+
+    def topic(self, name: str) -> Topic:
+        """A topic, by its name: to publish to it, and to follow it. What is published in a turn is part of it."""
+        return Topic(self._connection(), name)
 
     def _connection(self) -> Connection:
         raise NotImplementedError

@@ -14,6 +14,8 @@ from kar.calls import Caller, Started
 from kar.hosting import Actor
 from kar.reminders import Reminders
 from kar.state import ApplicationState
+from kar.subscriptions import Subscriptions
+from kar.topics import TopicDescription, every_topic
 from kar.topology import Topology, follow
 from kar.v1 import component_pb2 as v1
 from kar.v1 import invocation_pb2
@@ -55,6 +57,11 @@ class Client(Caller):
         return self._kar_connection.welcome.application
 
     @property
+    def subscriptions(self) -> Subscriptions:
+        """What of topics is delivered to methods of the application."""
+        return Subscriptions(self._kar_connection)
+
+    @property
     def state(self) -> ApplicationState:
         """State of the application as a whole."""
         return ApplicationState(self._kar_connection)
@@ -87,6 +94,11 @@ class Client(Caller):
         target.type = actor if isinstance(actor, str) else actor.kar_name
         target.id = id
         await self._kar_connection.request(outgoing)
+
+    def topics(self, *, page_size: int = 0) -> AsyncGenerator[TopicDescription, None]:
+        """All topics, by name, with what is in them: `async for topic in client.topics()`. They are asked for in pages
+        of `page_size` (100 if not said; at most 1,000)."""
+        return every_topic(self._kar_connection, page_size)
 
     def watch_topology(self) -> AsyncGenerator[Topology, None]:
         """Follows who is there, and which node owns which partition: `async for topology in

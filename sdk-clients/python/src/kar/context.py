@@ -11,6 +11,7 @@ from kar._session import request
 from kar._turn import Turn, current
 from kar.calls import Caller
 from kar.errors import NotInTurn
+from kar.subscriptions import Delivery
 from kar.v1 import common_pb2
 
 if TYPE_CHECKING:
@@ -64,6 +65,15 @@ class TurnContext(Caller):
     def trace_parent(self) -> str:
         """W3C `traceparent` of the invocation; empty if there is none. Nested calls carry it on."""
         return self._turn.trace_parent
+
+    @property
+    def delivery(self) -> Delivery | None:
+        """Where the event is from that this turn delivers; `None`: it delivers none. A method that wants the event
+        itself takes it as its argument: `event: kar.Event[Order]`."""
+        event = self._turn.event
+        if event is None:
+            return None
+        return Delivery(event.subscription, event.topic, event.position)
 
     async def flush(self) -> None:
         """Makes everything that the turn did so far durable; returns when it is. Do this before IO of

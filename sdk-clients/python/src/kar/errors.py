@@ -178,6 +178,47 @@ class ConditionFailed(KarError):
         return self.metadata.get("etag") or "*"
 
 
+class UnknownTopic(KarError):
+    """There is no such topic, or it was deleted: create it."""
+
+    code_name = "unknown_topic"
+
+    @property
+    def topic(self) -> str:
+        """Its name."""
+        return self.metadata.get("topic", "")
+
+
+class TopicExists(KarError):
+    """There is a topic of that name with other settings: use those, or another name."""
+
+    code_name = "topic_exists"
+
+    @property
+    def setting(self) -> str:
+        """The first setting that differs."""
+        return self.metadata.get("setting", "")
+
+
+class ConsumerTakenOver(KarError):
+    """Somebody else consumes under the consumer's name now, or it was forgotten: what was not acknowledged goes
+    there."""
+
+    code_name = "consumer_taken_over"
+
+
+class SubscriptionExists(KarError):
+    """There is a subscription of that name with other settings: use another name, or unsubscribe it first."""
+
+    code_name = "subscription_exists"
+
+
+class UnknownSubscription(KarError):
+    """There is no subscription of that name."""
+
+    code_name = "unknown_subscription"
+
+
 class Unavailable(KarError):
     """The sidecar or something behind it is away or leaving. Worth trying again later."""
 

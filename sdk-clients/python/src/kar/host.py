@@ -89,13 +89,15 @@ class Host:
             raise HostError(f"the sidecar went away for good: {lost}")
 
     async def serve(self) -> None:
-        """Hosts until SIGTERM or SIGINT asks to leave; a second one ends it at once."""
+        """Hosts until SIGTERM or SIGINT asks to leave; a second one ends it at once. It is started, unless it has
+        been already: `await host.start()`, then what needs its client, then `await host.serve()`."""
         loop = asyncio.get_running_loop()
         asked = asyncio.Event()
         for number in _SIGNALS:
             loop.add_signal_handler(number, asked.set)
         try:
-            await self.start()
+            if self._connection is None:
+                await self.start()
             waiting = asyncio.create_task(self.wait())
             if await _first(waiting, asked):
                 log.info("leaving: finishing turns and handing over")

@@ -6,12 +6,14 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_origin, overload
 
 from kar import codec
-from kar.errors import HostError, NotInTurn
+from kar.errors import CodecError, HostError, NotInTurn
+from kar.events import Event
 from kar.retry import RetryPolicy
 from kar.v1 import component_pb2 as v1
+from kar.v1 import event_pb2
 
 if TYPE_CHECKING:
     from kar._turn import Turn
@@ -68,6 +70,7 @@ class MethodSpec:
         "_argument",
         "_function",
         "_result",
+        "_wants_event",
         "attribute",
         "name",
         "parameter",
@@ -87,6 +90,7 @@ class MethodSpec:
             raise TypeError(f"{owner.__name__}.{attribute}: {text}")
         self.parameter = parameters[0] if parameters else None
         self._argument: codec.Decoder | None = None
+        self._wants_event = False
         self._result: codec.Decoder | None = None
 
     def hosted(self) -> v1.HostedMethod:
@@ -101,15 +105,27 @@ class MethodSpec:
         hints = typing.get_type_hints(self._function, include_extras=True)
         try:
             if self.parameter is not None:
-                self._argument = codec.decoder(hints.get(self.parameter.name, Any))
+                wanted = hints.get(self.parameter.name, Any)
+                self._wants_event = wanted is Event or get_origin(wanted) is Event
+                if self._wants_event:
+                    [wanted] = get_args(wanted) or [Any]
+                self._argument = codec.decoder(wanted)
             self._result = codec.decoder(hints.get("return", Any))
         except TypeError as error:
             raise HostError(f"{self._function.__qualname__}: {error}") from error
 
-    def arguments(self, payload: codec.Payload) -> tuple[Any, ...]:
-        """What the method is called with."""
+    def arguments(
+        self, payload: codec.Payload, delivery: event_pb2.EventDelivery | None
+    ) -> tuple[Any, ...]:
+        """What the method is called with: in a delivery the payload is the event's data."""
         if self.parameter is None:
             return ()
+        if self._wants_event:
+            if delivery is None:
+                text = "an event of a topic: subscribe the method, or publish an event"
+                raise CodecError(f"{self.name} takes {text}")
+            assert self._argument is not None, "a host resolves the methods that it hosts"
+            return (Event.read(delivery.event, self._argument(payload)),)
         if not payload.data and self.parameter.default is not inspect.Parameter.empty:
             return ()
         assert self._argument is not None, "a host resolves the methods that it hosts"
@@ -127,7 +143,9 @@ class MethodSpec:
         values = (*args, *kwargs.values())
         if len(values) != 1 or any(name != self.parameter.name for name in kwargs):
             raise TypeError(f"{self._function.__qualname__} takes one argument, {self.parameter.name}")
-        return codec.encode(values[0])
+        value = values[0]
+        # An event that is not delivered has no attributes; see `arguments`.
+        return codec.encode(value.data if isinstance(value, Event) else value)
 
     @property
     def result(self) -> codec.Decoder:

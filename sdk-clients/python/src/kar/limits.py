@@ -28,6 +28,9 @@ TURN_WRITE_BYTES_MAX: Final = 8 << 20
 APPLY_BYTES_TARGET: Final = 256 << 10
 """Bytes of state changes sent in one frame."""
 
+CONSUMER_EVENTS_AHEAD: Final = 256
+"""Events that may come to a consumer before they are asked for, unless `Topic.consume` says otherwise."""
+
 STATE_KEY_BYTES_MAX: Final = 512
 """Longest key of a state."""
 

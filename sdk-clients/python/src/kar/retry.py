@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from google.protobuf import duration_pb2
+
 from kar.v1 import common_pb2
 
 
@@ -28,6 +30,17 @@ class RetryPolicy:
         if self.max_attempts < 1:
             raise ValueError("max_attempts must be at least 1")
 
+    @classmethod
+    def read(cls, source: common_pb2.RetryPolicy) -> RetryPolicy:
+        """From the wire."""
+        first, longest = source.initial_backoff, source.max_backoff
+        return cls(
+            max_attempts=source.max_attempts,
+            initial_backoff=_seconds(first) if source.HasField("initial_backoff") else None,
+            max_backoff=_seconds(longest) if source.HasField("max_backoff") else None,
+            multiplier=source.multiplier,
+        )
+
     def write(self, target: common_pb2.RetryPolicy) -> None:
         """For the wire."""
         target.max_attempts = self.max_attempts
@@ -36,3 +49,7 @@ class RetryPolicy:
         if self.max_backoff is not None:
             target.max_backoff.FromTimedelta(timedelta(seconds=self.max_backoff))
         target.multiplier = self.multiplier
+
+
+def _seconds(duration: duration_pb2.Duration) -> float:
+    return duration.ToTimedelta().total_seconds()
