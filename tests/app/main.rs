@@ -12,6 +12,7 @@
 //! | `vaults` | actor type `Vault`: `open`, `exchange`, `take`, `report` of [`audit`] |
 //! | `auditors` | actor type `Auditor`: `audit` |
 //! | `errands` | actor types `Errand`, `Poison`: durable steps, errors, death, of [`errands`] |
+//! | `ears` | actor type `Ear`: `hear` of [`ears`] |
 //! | `shops` | actor type `Shop`: `buy` |
 //! | `chain` | actor type `ChainRust`: `link` of [`chain`] |
 //! | `dancers` | actor type `Dancer`: `dance`, `follow` of [`dance`] |
@@ -24,6 +25,7 @@ mod audit;
 mod bank;
 mod chain;
 mod dance;
+mod ears;
 mod errands;
 mod relay;
 mod walk;
@@ -104,6 +106,7 @@ async fn run(roles: &[String]) -> Result<()> {
             "auditors" => (&[], &["Auditor"]),
             "errands" => (&[], &["Errand", "Poison"]),
             "shops" => (&[], &["Shop"]),
+            "ears" => (&[], &["Ear"]),
             "chain" => (&[], &["ChainRust"]),
             "dancers" => (&[], &["Dancer"]),
             "tills" => (&[], &["Till"]),
@@ -172,6 +175,7 @@ async fn handle(app: &App, turn: Turn) -> Ending {
         ("Auditor", _) => audit::auditor(app, &turn, id).await,
         ("Errand", "run") => errands::run(app, &turn).await,
         ("Shop", "buy") => errands::buy(&turn).await,
+        ("Ear", "hear") => ears::hear(&turn).await,
         ("Poison", "swallow") => errands::swallow(app, &turn).await,
         ("Dancer", _) => dance::dancer(app, &turn).await,
         ("Till", "charge") => dance::charge(app, &turn).await,

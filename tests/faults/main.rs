@@ -3,6 +3,7 @@
 mod audit;
 mod bank;
 mod circles;
+mod ears;
 mod errands;
 mod failover;
 mod frozen;
