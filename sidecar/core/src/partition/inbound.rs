@@ -240,7 +240,7 @@ impl Partition {
         let removes = invocation.work == Work::Remove;
         let origin = Origin::Channel { sender: sender.clone(), number };
         let reply_to = Some((from, from_epoch));
-        let item = Item { resent: again, reply_to, ..Item::new(invocation, origin) };
+        let item = Item { resent: again, promised, reply_to, ..Item::new(invocation, origin) };
         let is_reported = self.insert_item(env, uuid, item);
         self.reign.held.entry(sender.clone()).or_default().push_back((number, uuid));
         if !is_awaited {
