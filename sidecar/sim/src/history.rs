@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::ids::{Epoch, NodeId, PartitionId, SessionId, TurnToken};
+use kar_core::ids::{Epoch, Kind, NodeId, PartitionId, SessionId, TurnToken};
 use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{Mode, Outcome, Payload, StateOp, Target};
 use kar_core::message::{Control, Message};
@@ -61,6 +61,8 @@ pub(crate) enum Seen {
     Woke { node: NodeId, resumed: bool },
     /// A node knows all of a log up to the time it asked.
     ReadToEnd { node: NodeId, log: usize },
+    /// A node was told of a host of these kinds.
+    HostUp { node: NodeId, kinds: Vec<Kind> },
     /// A node was told that a host is gone.
     HostDown { node: NodeId, session: SessionId, dead: bool },
     /// A node was told to leave.

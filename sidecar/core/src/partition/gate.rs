@@ -349,6 +349,7 @@ impl Partition {
         self.tick_routes(env);
         if self.reign.dispatch_after > 0 && self.reign.dispatch_after <= now {
             self.reign.dispatch_after = 0;
+            self.end_cancelled(env);
             self.pump_all(env);
         }
     }
