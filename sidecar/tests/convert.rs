@@ -174,7 +174,7 @@ fn ops() -> Vec<Op> {
             steps: vec![],
             shared: false,
         },
-        Op::Attempt { uuid: uuid(1), attempt: 3, ended: None },
+        Op::Attempt { uuid: uuid(1), attempt: 3, ended: None, unmarked: false },
         Op::Settle { to: a, numbers: vec![1, 2, 300] },
         Op::Closed { sender: log_sender(), below: 12, open: vec![3, 9] },
         Op::CloseChannel { node: NodeId(5), floor: NodeId(0), open: vec![] },
@@ -286,7 +286,7 @@ fn policies() -> Vec<(String, Op)> {
     ];
     let ended = |cause| Ended { cause, not_before: 1_700_000_000_003, error: "no luck".into() };
     let attempts = causes.into_iter().enumerate().map(|(index, cause)| {
-        let op = Op::Attempt { uuid, attempt: 4, ended: Some(ended(cause)) };
+        let op = Op::Attempt { uuid, attempt: 4, ended: Some(ended(cause)), unmarked: false };
         (format!("attempt-ended-{index}"), op)
     });
     let (key, proof) =
@@ -598,6 +598,9 @@ fn records() -> BTreeMap<String, Record> {
     records.insert("close-channel-floor".to_owned(), close);
     let taken = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![Op::Inbox { taken: 300 }] };
     records.insert("inbox-taken".to_owned(), taken);
+    let unmarked = Op::Attempt { uuid: uuid(1), attempt: 1, ended: None, unmarked: true };
+    let unmarked = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![unmarked] };
+    records.insert("attempt-unmarked".to_owned(), unmarked);
     let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
     let full = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![full] };
     records.insert("refused-partition-bytes".to_owned(), full);

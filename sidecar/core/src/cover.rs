@@ -88,6 +88,7 @@ transitions! {
     RestoreHolds = "restore: a flow that has flushed holds its actor",
     RestoreOwed = "restore: obligations are sent again",
     // Invocations.
+    CancelHeld = "item: cancelled in the grace, it ends behind it",
     StartMarked = "item: its start is logged, because it has a deadline",
     QueuedRunning = "item: queued → running",
     QueuedWaitSlot = "item: queued → waits for a slot",
@@ -293,6 +294,7 @@ transitions! {
     SnapshotBegins = "recovery: begins with a snapshot",
     SnapshotMissing = "recovery: a listed snapshot is gone",
     SnapshotDamaged = "recovery: a snapshot is damaged",
+    SnapshotOrphan = "snapshot: one of an earlier reign that the log does not name goes",
     SnapshotUnnamed = "recovery: the log does not name the snapshot",
     SnapshotBeforeStore = "recovery: the store is behind the snapshot",
     SnapshotsAgain = "recovery: looks again after a rest",

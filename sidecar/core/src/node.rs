@@ -523,7 +523,10 @@ impl Node {
         if self.env.host_grace_until > 0 && self.env.host_grace_until <= now {
             self.env.cover(Transition::HostGraceOver);
             self.env.host_grace_until = 0;
-            self.each(|p, env| p.pump_all(env));
+            self.each(|p, env| {
+                p.end_cancelled(env);
+                p.pump_all(env);
+            });
         }
     }
 

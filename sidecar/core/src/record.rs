@@ -107,6 +107,8 @@ pub enum Op {
         attempt: u32,
         /// How the attempt ended that was the current one up to here, if that is known.
         ended: Option<Ended>,
+        /// With the current number: nothing tells that it began; only a node was lost that may have begun it.
+        unmarked: bool,
     },
     /// Somebody asked for the invocation's end: no attempt of it starts any more.
     Cancel {

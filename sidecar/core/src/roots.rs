@@ -43,6 +43,17 @@ struct Channel {
     closed: bool,
 }
 
+impl Channel {
+    fn new(env: &Env, to: &PartitionId) -> Self {
+        Self {
+            out: Outbound::default(),
+            route: Route::new(Sender::Node(env.id), 0, to.clone(), 1),
+            requests: BTreeMap::new(),
+            closed: false,
+        }
+    }
+}
+
 impl Roots {
     pub(crate) fn open(&self) -> usize {
         self.open
@@ -57,12 +68,7 @@ impl Roots {
         awaits: bool,
     ) {
         let to = obligation.to.clone();
-        let channel = self.channels.entry(to.clone()).or_insert_with(|| Channel {
-            out: Outbound::default(),
-            route: Route::new(Sender::Node(env.id), 0, to.clone(), 1),
-            requests: BTreeMap::new(),
-            closed: false,
-        });
+        let channel = self.channels.entry(to.clone()).or_insert_with(|| Channel::new(env, &to));
         if channel.closed {
             return env.respond(request, Err(RequestError::ChannelClosed(Box::new(to))));
         }
@@ -179,9 +185,10 @@ impl Roots {
         }
     }
 
-    /// The receiver closed the channel: this node was given up (rule C6).
+    /// The receiver closed the channel: this node was given up (rule C6). Also one that was not used yet: the mark that
+    /// says so is not read again.
     pub(crate) fn channel_closed(&mut self, env: &mut Env, from: &PartitionId) {
-        let Some(channel) = self.channels.get_mut(from) else { return };
+        let channel = self.channels.entry(from.clone()).or_insert_with(|| Channel::new(env, from));
         if !std::mem::replace(&mut channel.closed, true) {
             env.notice(Notice::ChannelClosed { partition: from.clone() });
         }

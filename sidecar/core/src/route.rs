@@ -420,6 +420,7 @@ impl Route {
         }
         self.lowest = lowest;
         let busy = self.dirty || lowest.is_some() || self.awaits_inbox();
-        self.timer = busy.then_some(env.now + env.limits.channel_timer_ms);
+        let again = busy.then_some(env.now + env.limits.channel_timer_ms);
+        self.timer = [again, self.run_due()].into_iter().flatten().min();
     }
 }

@@ -397,7 +397,7 @@ impl Op {
             }
             Self::Attempt { ended, .. } => {
                 let ended = ended.as_ref().map_or(0, |e| text(&e.error) + 2 * NUMBER);
-                UUID + NUMBER + ended
+                UUID + 2 * NUMBER + ended
             }
             Self::Cancel { .. } | Self::Park { .. } | Self::Resume { .. } => UUID,
             Self::Settle { to, numbers } => to.stored_size() + NESTED + numbers.len() * NUMBER,

@@ -162,6 +162,8 @@ pub struct SavedEntry {
     pub attempt: u32,
     /// It is known to have been dispatched.
     pub ran: bool,
+    /// It may have been by a reign that was lost, and nothing else tells so.
+    pub suspected: bool,
     /// It holds its actor.
     pub holds: bool,
     /// It holds its actor together with other turns of shared methods.

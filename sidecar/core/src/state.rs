@@ -101,6 +101,8 @@ pub(crate) struct Entry {
     /// The current attempt is known to have been dispatched, or to be about to be: it has flushed, or a reign that
     /// ended in order says so, or every reign of an invocation that has a deadline.
     pub(crate) ran: bool,
+    /// The current attempt may have been begun by a reign that was lost; nothing else tells so.
+    pub(crate) suspected: bool,
     /// Some attempt has flushed, or the step before kept the lock: it holds its actor until it ends (rule T2).
     pub(crate) holds: bool,
     /// It holds its actor together with other turns of shared methods.
@@ -328,12 +330,13 @@ impl LogState {
                 uuids.iter().for_each(|uuid| self.keys.forget(*uuid));
                 true
             }
-            Op::Attempt { uuid, attempt, ended } => {
+            Op::Attempt { uuid, attempt, ended, unmarked } => {
                 let Some(entry) = self.entries.get_mut(uuid) else { return false };
                 if let Some(ended) = ended {
                     entry.trouble.note(entry.attempt, ended);
                 }
-                entry.ran = entry.attempt == *attempt;
+                entry.suspected = *unmarked;
+                entry.ran = entry.attempt == *attempt && !unmarked;
                 entry.attempt = *attempt;
                 true
             }
@@ -508,6 +511,7 @@ impl LogState {
             order: self.order,
             attempt: 1,
             ran: false,
+            suspected: false,
             holds: false,
             shared: false,
             children: BTreeSet::new(),
@@ -557,6 +561,7 @@ impl LogState {
         entry.invocation = invocation.clone();
         entry.attempt = 1;
         entry.ran = false;
+        entry.suspected = false;
         entry.holds = keeps_lock;
         entry.shared = false;
         entry.steps = Steps::default();
@@ -578,6 +583,7 @@ impl LogState {
         entry.invocation = Arc::new(Invocation { payload, ..(*entry.invocation).clone() });
         entry.attempt = 1;
         entry.ran = false;
+        entry.suspected = false;
         entry.holds = false;
         entry.steps = Steps::default();
         entry.moved = true;

@@ -3,10 +3,12 @@
 mod script;
 
 use kar_core::Event;
-use kar_core::effect::Notice;
+use kar_core::effect::{Notice, Response};
 use kar_core::event::{Offer, Operation};
 use kar_core::ids::{Kind, RequestId, SessionId};
 use kar_core::invocation::{Mode, Outcome, Target};
+use kar_core::limits::Limits;
+use kar_core::message::{Control, Controlled};
 
 use script::{Script, done, text};
 
@@ -87,6 +89,55 @@ fn what_waited_behind_a_lost_turn_runs_in_time() {
     }
     script.assert_idle();
     assert_eq!(expired(&script), 0);
+}
+
+/// Nor does a hand-over make a start of it.
+#[test]
+fn what_has_only_waited_expires_after_a_lost_owner_and_a_hand_over() {
+    let mut script = Script::new(&[account()]);
+    tell(&mut script, "alice", "first");
+    tell(&mut script, "alice", "second");
+    script.turn("first");
+    script.replace(&[]);
+    script.advance(WITHIN_MS / 2);
+    script.event(Event::Drain);
+    assert!(script.drained);
+    script.replace(&[]);
+    script.advance(WITHIN_MS);
+    assert_eq!(expired(&script), 1, "the second one");
+    script.replace(&[account()]);
+    script.advance(LONG_MS);
+    let again = script.turn("first");
+    assert_eq!(again.token.attempt, 2);
+    script.finish(&again, done(""));
+    script.assert_idle();
+}
+
+/// What was lost with its host may run on until the grace is over: nobody is told before that it has ended (P3).
+#[test]
+fn nothing_is_told_to_have_ended_while_code_of_it_may_run() {
+    let grace = Limits::default().grace_ms;
+    let mut script = Script::new(&[account()]);
+    tell(&mut script, "alice", "first");
+    tell(&mut script, "alice", "second");
+    script.invoke(None, Mode::Tell, "alice", "third");
+    let turn = script.turn("first");
+    let mut third = turn.token.invocation.clone();
+    script.advance(WITHIN_MS - 1);
+    script.replace(&[]);
+    let views = script.node.partitions();
+    let waiting = views.iter().flat_map(|view| &view.invocations).find(|i| &*i.method == "third");
+    third.uuid = waiting.expect("it waits").uuid;
+    let cancel = Operation::Control { home: third.home, control: Control::Cancel(third.uuid) };
+    let cancelled = script.request(cancel);
+    let answer = script.answers.get(&cancelled);
+    let asked = Ok(Response::Controlled(Controlled::CancelRequested));
+    assert_eq!(answer, Some(&asked), "it may have begun at the lost host, as far as anybody knows");
+    script.advance(grace - 2);
+    let unfinished = |script: &Script| script.node.held().unfinished;
+    assert_eq!((expired(&script), unfinished(&script)), (0, 3));
+    script.advance(3);
+    assert_eq!((expired(&script), unfinished(&script)), (1, 1), "the first one has begun");
 }
 
 /// A second attempt that has been logged is a start, whatever becomes of it.

@@ -144,8 +144,27 @@ fn taken(script: &Script) -> u64 {
     taken.max().unwrap_or(0)
 }
 
-fn with_key(script: &mut Script) -> RequestId {
-    let target = Target { kind: account(), actor: Some("alice".into()), affinity: None };
+/// Numbers that the other node was told to be accepted.
+fn accepted(script: &Script) -> Vec<Number> {
+    let numbers = |message| match message {
+        Message::Accepted { numbers, .. } => Some(numbers),
+        _ => None,
+    };
+    said(script).into_iter().filter_map(numbers).flatten().collect()
+}
+
+/// What a component may ask for.
+enum Ask {
+    Keyed,
+    Service(&'static str),
+}
+
+fn ask(script: &mut Script, ask: Ask) -> RequestId {
+    let alice = Target { kind: account(), actor: Some("alice".into()), affinity: None };
+    let (target, key) = match ask {
+        Ask::Keyed => (alice, Some(Box::new(RequestKey { uuid: Uuid(77), digest: 1 }))),
+        Ask::Service(name) => (Target { kind: Kind::service(name), actor: None, ..alice }, None),
+    };
     script.request(Operation::Invoke {
         turn: None,
         mode: Mode::Tell,
@@ -156,7 +175,7 @@ fn with_key(script: &mut Script) -> RequestId {
         trace: "".into(),
         step_key: None,
         retry: None,
-        key: Some(Box::new(RequestKey { uuid: Uuid(77), digest: 1 })),
+        key,
     })
 }
 
@@ -169,7 +188,7 @@ fn a_tell_is_accepted_when_it_was_read_back_from_the_inbox_and_nothing_else_is()
         let request = script.invoke(None, mode, "alice", "m");
         assert_eq!(script.answers.get(&request), None, "{mode:?}");
     }
-    let keyed = with_key(&mut script);
+    let keyed = ask(&mut script, Ask::Keyed);
     assert_eq!(script.answers.get(&keyed), None, "it may be refused for its key");
     // A statement, and all in order; they stay owed until the owner has them.
     let first = entries(&script).remove(0);
@@ -193,6 +212,24 @@ fn what_may_be_lost_begins_again_with_all_that_is_open_and_is_told_only_then() {
     for tell in tells.into_iter().chain([last]) {
         assert!(matches!(script.answers.get(&tell), Some(Ok(Response::Accepted { .. }))));
     }
+}
+
+#[test]
+fn what_is_lost_again_and_again_is_appended_less_and_less_often() {
+    let mut script = beside_a_host(Limits::default());
+    script.invoke(None, Mode::Tell, "alice", "m");
+    script.lose_entries = true;
+    script.invoke(None, Mode::Tell, "alice", "m");
+    let runs = |script: &mut Script| {
+        let before = script.entries_lost;
+        script.advance(600_000);
+        script.entries_lost - before
+    };
+    let (first, second) = (runs(&mut script), runs(&mut script));
+    assert!(first < 50 && second < 12, "{first}, {second}");
+    script.lose_entries = false;
+    script.advance(210_000);
+    assert_eq!(numbers(&script), [1, 1, 2]);
 }
 
 #[test]
@@ -245,15 +282,7 @@ fn an_owner_takes_entries_in_order_and_says_in_its_log_how_far() {
     put(&mut script, OTHER, request(6, 4, Mode::Call));
     script.advance(50);
     assert_eq!(taken(&script), 5);
-    let accepted: Vec<_> = said(&script)
-        .into_iter()
-        .filter_map(|m| match m {
-            Message::Accepted { numbers, .. } => Some(numbers),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    assert_eq!(accepted, [1, 2, 3]);
+    assert_eq!(accepted(&script), [1, 2, 3]);
     for _ in 0..4 {
         let turn = script.turn("m");
         script.finish(&turn, done("ok"));
@@ -300,6 +329,38 @@ fn what_the_inbox_promises_is_not_refused() {
         .collect();
     assert_eq!(refused, [4]);
     assert_eq!(script.node.held().unfinished, 3);
+    // What there is no room for stays with its sender, whose own bound acts, until it has ended.
+    assert_eq!(accepted(&script), [1]);
+    for number in [2, 3] {
+        let turn = script.turn("m");
+        script.finish(&turn, done("ok"));
+        assert_eq!(accepted(&script).last(), Some(&(number - 1)));
+    }
+    // It is asked for meanwhile, and still waits.
+    put(&mut script, OTHER, request(3, 3, Mode::Tell));
+    assert_eq!(accepted(&script), [1, 2]);
+    let turn = script.turn("m");
+    script.finish(&turn, done("ok"));
+    assert_eq!(accepted(&script), [1, 2, 3]);
+}
+
+#[test]
+fn a_mark_that_was_read_for_another_channel_closes_the_later_ones_too() {
+    // The node follows the inbox because its partition owes something there; its component has said nothing yet.
+    let mut script = Script::with(&[Kind::service("Teller")], Limits::default());
+    script.members.kinds.insert(account(), 2);
+    let host = Member { kinds: vec![account()], no_peer: true, ..Member::default() };
+    script.members.nodes.insert(OTHER, host);
+    script.event(Event::Members(script.members.clone()));
+    ask(&mut script, Ask::Service("Teller"));
+    let turn = script.turn("m");
+    script.invoke(Some(&turn), Mode::Call, "alice", "m");
+    assert!(script.inboxes_read.contains(&InboxId::Partition(home())));
+    let mark = Mark { nodes: vec![script.id], ..Mark::default() };
+    put(&mut script, OTHER, InboxBody::Mark(mark));
+    let tell = script.invoke(None, Mode::Tell, "alice", "m");
+    let answer = script.answers.get(&tell);
+    assert!(matches!(answer, Some(Err(RequestError::ChannelClosed(_)))), "{answer:?}");
 }
 
 #[test]

@@ -195,10 +195,25 @@ impl Paths {
         }
     }
 
-    /// Id of the directory, made if it has none; only for the holder of the lock.
-    pub(crate) fn id(&self) -> Result<String, HubError> {
+    /// Which directory the log is in.
+    pub(crate) fn log_place(&self) -> io::Result<(u64, u64)> {
+        fs::metadata(self.wal_dir()).map(|found| (found.dev(), found.ino()))
+    }
+
+    /// Whether the log's directory was removed, moved or replaced. What cannot be told just now is not lost.
+    pub(crate) fn is_log_lost(&self, held: (u64, u64)) -> bool {
+        match self.log_place() {
+            Ok(found) => found != held,
+            Err(e) => matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        }
+    }
+
+    /// Id of the directory, made if it has none, or if its log is a new one: what clients know is in no log any more.
+    /// Only for the holder of the lock.
+    pub(crate) fn id(&self, is_new: bool) -> Result<String, HubError> {
         let path = self.id_file();
         match fs::read_to_string(&path) {
+            Ok(_) if is_new => {}
             // Power may have been lost before anybody was told.
             Ok(id) if !id.is_empty() => return Ok(id),
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -300,8 +315,10 @@ mod tests {
         let dir = root.path().join("data");
         let paths = Paths::prepare(&dir).expect("an own folder");
         let lock = paths.lock().expect("nobody has it");
-        let id = paths.id().expect("made");
-        assert_eq!(paths.id().expect("read"), id);
+        let id = paths.id(true).expect("made");
+        assert_eq!(paths.id(false).expect("read"), id);
+        let renewed = paths.id(true).expect("made");
+        assert_ne!(renewed, id, "the log was lost");
         assert!(!paths.is_lost(&lock));
         fs::rename(&dir, root.path().join("moved")).expect("moved");
         assert!(paths.is_lost(&lock));
@@ -309,7 +326,7 @@ mod tests {
         assert!(paths.is_lost(&lock));
         let _another = paths.lock().expect("nobody has it");
         assert!(paths.is_lost(&lock));
-        assert_ne!(paths.id().expect("made"), id);
+        assert_ne!(paths.id(false).expect("made"), renewed);
     }
 
     #[test]

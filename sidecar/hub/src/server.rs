@@ -80,12 +80,19 @@ pub fn run_hub(options: HubOptions) -> Result<HubExit, HubError> {
     let lock = paths.lock()?;
     paths.record_hub()?;
     let running = Running::start(&options, &paths)?;
+    let log = paths.log_place().map_err(|e| HubError::io("look for the log in", &paths.dir, e))?;
     let socket = paths.decide_socket()?;
     let exit = runtime.block_on(async {
         let listener = listen(&socket).map_err(|e| HubError::io("listen on", &socket, e))?;
         tracing::info!(dir = %paths.dir.display(), "the hub serves");
-        let lost =
-            || paths.is_lost(&lock).then(|| HubError::DirectoryLost { dir: paths.dir.clone() });
+        let lost = || {
+            let dir = if paths.is_lost(&lock) {
+                Some(paths.dir.clone())
+            } else {
+                paths.is_log_lost(log).then(|| paths.wal_dir())
+            };
+            dir.map(|dir| HubError::DirectoryLost { dir })
+        };
         let exit = running.serve(&options, listener, signals, lost).await;
         // From here on clients start another hub instead of waiting for this one. If the directory was removed under
         // this hub, what is there now is another one's.
@@ -188,6 +195,7 @@ impl Running {
         if let Some(what) = replay.missing() {
             return Err(HubError::corrupt(&dir, 0, what));
         }
+        let is_new = end.is_none();
         let end = match end {
             Some(end) => end,
             None => {
@@ -226,7 +234,7 @@ impl Running {
             snapshots: snapshot_jobs.clone(),
         };
         let writer = Writer::new(segment, tail, limits.segment_bytes);
-        let id = paths.id()?;
+        let id = paths.id(is_new)?;
         let mut engine =
             replay.engine(limits.clone(), id, writer, &end.segments, end.holding_from, threads);
         if fresh {

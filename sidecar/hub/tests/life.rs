@@ -345,3 +345,25 @@ async fn a_data_directory_that_is_lost_ends_hub_and_clients() {
         assert_eq!(b.read(&log(1), 1).await.len(), 1);
     }
 }
+
+#[tokio::test]
+async fn a_log_that_is_lost_alone_ends_hub_and_clients_and_the_next_ones_are_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = attach(config(dir.path(), "a", &["idle-ms=100"])).await.expect("a hub");
+    a.client.append(log(1), 1, Bytes::from_static(b"x"));
+    a.read(&log(1), 1).await;
+    let (pid, id) = (hub_pid(dir.path()), dir.path().join("hub.id"));
+    let before = std::fs::read_to_string(&id).unwrap();
+    std::fs::remove_dir_all(dir.path().join("log")).unwrap();
+    let message = a
+        .find(|event| match event {
+            HubEvent::DirectoryLost { message } => Some(message.clone()),
+            _ => None,
+        })
+        .await;
+    assert!(message.contains("/log' was removed, moved or replaced"), "{message}");
+    common::wait_for("the hub to end", || !common::alive(pid)).await;
+    let mut b = node(dir.path(), "b").await;
+    assert_eq!(b.read(&log(1), 1).await.len(), 0);
+    assert_ne!(std::fs::read_to_string(&id).unwrap(), before, "what the first ones know is gone");
+}

@@ -135,3 +135,35 @@ async fn a_purge_is_answered_by_the_next_hub() {
     let again = tool.client.purge_application().await;
     assert!(matches!(again, Err(HubError::MembersAlive(_))), "{again:?}");
 }
+
+/// The answer was lost with the hub, and others have written since.
+#[tokio::test]
+async fn a_purge_that_is_asked_for_again_deletes_nothing_that_came_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tool = config(dir.path(), "tool", &["os"]);
+    tool.observer = true;
+    let write = async || {
+        let a = attach(config(dir.path(), "a", &["os"])).await.expect("carried out");
+        let value = Value { data: Bytes::from_static(b"v"), content_type: String::new() };
+        let set = StateSet { key: "k".into(), value, ..Default::default() };
+        a.client.state_transact(vec![set], vec![], None).await.expect("carried out");
+    };
+    let tool = attach(tool).await.expect("carried out").client;
+    let is_there = async || tool.state_get("k").await.expect("carried out").is_some();
+    // Refused until the member is known to be gone.
+    let purge = async |name| {
+        let purged = async { while tool.purge_application_once(name).await.is_err() {} };
+        tokio::time::timeout(common::PATIENCE, purged).await.expect("carried out");
+    };
+    write().await;
+    purge([7; 16]).await;
+    assert!(!is_there().await);
+    for kills in 0..2 {
+        write().await;
+        common::kill(common::hub_pid(dir.path())).await;
+        tool.purge_application_once([7; 16]).await.expect("known");
+        assert!(is_there().await, "after {kills} other hubs");
+    }
+    purge([8; 16]).await;
+    assert!(!is_there().await);
+}

@@ -59,6 +59,9 @@ impl World {
         match input {
             Input::Event(event) => {
                 match &event {
+                    Event::HostUp { offer, .. } => {
+                        self.note(Seen::HostUp { node, kinds: offer.kinds.clone() });
+                    }
                     Event::HostDown { session, dead } => {
                         let (session, dead) = (*session, *dead);
                         self.note(Seen::HostDown { node, session, dead });

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kar_core::effect::{Notice, RequestError, Response};
 use kar_core::events::CloudEvent;
 use kar_core::ids::{
-    Epoch, NodeId, Number, PartitionId, SessionId, TopicPartition, TurnToken, Uuid,
+    Epoch, Kind, NodeId, Number, PartitionId, SessionId, TopicPartition, TurnToken, Uuid,
 };
 use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{Mode, Outcome, Payload, StateOp, Target};
@@ -66,6 +66,8 @@ pub(crate) enum Seen {
     Woke { node: NodeId, resumed: bool },
     /// A node knows all of a log up to the time it asked.
     ReadToEnd { node: NodeId, log: usize },
+    /// A node was told of a host of these kinds.
+    HostUp { node: NodeId, kinds: Vec<Kind> },
     /// A node was told that a host is gone.
     HostDown { node: NodeId, session: SessionId, dead: bool },
     /// A node was told to leave.

@@ -24,7 +24,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 70] = [
+pub const MUTATIONS: [Mutation; 73] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -67,6 +67,7 @@ pub const MUTATIONS: [Mutation; 70] = [
     one("firing-moves-due", |r| r.firing_moves_due = false, usual),
     one("cancel-drops-firings", |r| r.cancel_drops_firings = false, usual),
     one("firing-after-commit", |r| r.firing_after_commit = false, usual),
+    one("hold-hostless", |r| r.hold_hostless = false, usual),
     one("mark-starts", |r| r.mark_starts = false, hasty),
     one("inbox-offset", |r| r.inbox_offset = false, told),
     one("inbox-run", |r| r.inbox_run = false, apart),
@@ -83,6 +84,8 @@ pub const MUTATIONS: [Mutation; 70] = [
     one("count-started", |r| r.count_started = false, contended),
     one("log-resent", |r| r.log_resent = false, contended),
     one("gate-notices", |r| r.gate_notices = false, losing),
+    one("hold-ends", |r| r.hold_ends = false, hasty),
+    one("unmarked-stays", |r| r.unmarked_stays = false, usual),
     one("withdraw-unstarted", |r| r.withdraw_unstarted = false, orphaned),
     one("log-withdrawn", |r| r.log_withdrawn = false, orphaned),
     one("confirm-circles", |r| r.confirm_circles = false, dissolving),

@@ -112,10 +112,11 @@ fn op_to(op: &Op) -> pb::Op {
             done: Some(chain_outcome_to(done)),
             time_ms: *time,
         }),
-        Op::Attempt { uuid, attempt, ended } => O::Attempt(pb::Attempt {
+        Op::Attempt { uuid, attempt, ended, unmarked } => O::Attempt(pb::Attempt {
             uuid: uuid_to(*uuid),
             attempt: *attempt,
             ended: ended.as_ref().map(attempt_end_to),
+            unmarked: *unmarked,
         }),
         Op::Cancel { uuid } => O::Cancel(pb::Cancel { uuid: uuid_to(*uuid) }),
         Op::Park { uuid } => O::Park(pb::Park { uuid: uuid_to(*uuid) }),
@@ -217,6 +218,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             uuid: uuid_from(&a.uuid)?,
             attempt: a.attempt,
             ended: a.ended.map(attempt_end_from).transpose()?,
+            unmarked: a.unmarked,
         },
         O::Cancel(c) => Op::Cancel { uuid: uuid_from(&c.uuid)? },
         O::Park(p) => Op::Park { uuid: uuid_from(&p.uuid)? },

@@ -121,9 +121,8 @@ impl<E> Consumer<E> {
             return None;
         }
         // What was done with among them was not lost.
-        let lost = (from..first).filter(|&offset| !place.done.contains(offset)).count();
+        let count = first - from - place.done.count(from, first);
         place.finish(from, first - 1);
-        let count = u64::try_from(lost).unwrap_or(u64::MAX);
         (count > 0).then_some(Skipped { partition, first: from, count })
     }
 

@@ -17,6 +17,13 @@ impl Ranges {
         self.0.range(..=offset).next_back().is_some_and(|(_, &last)| offset <= last)
     }
 
+    /// How many there are from `first` up to below `end`.
+    pub(super) fn count(&self, first: u64, end: u64) -> u64 {
+        let begun = self.0.range(..end).rev();
+        let near = begun.take_while(|(_, last)| **last >= first);
+        near.map(|(&from, &last)| last.saturating_add(1).min(end) - from.max(first)).sum()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.0.iter().map(|(&first, &last)| (first, last))
     }
@@ -55,6 +62,14 @@ mod tests {
         let mut ranges = Ranges::default();
         parts.iter().for_each(|&(first, last)| ranges.insert(first, last));
         ranges
+    }
+
+    #[test]
+    fn what_is_among_them_is_counted_without_looking_at_each() {
+        let ranges = ranges(&[(3, 5), (8, 8), (20, u64::MAX - 1)]);
+        let counts = [(1, 3), (1, 4), (4, 9), (5, 20), (6, 8), (9, 9), (1, u64::MAX)];
+        let counts = counts.map(|(first, end)| ranges.count(first, end));
+        assert_eq!(counts, [0, 1, 3, 2, 0, 0, u64::MAX - 1 - 20 + 1 + 4]);
     }
 
     #[test]

@@ -49,7 +49,10 @@ impl Node {
                 if self.host_gone_at.take().is_some() {
                     self.offer(Vec::new());
                 }
-                self.each(|p, env| p.pump_all(env));
+                self.each(|p, env| {
+                    p.end_cancelled(env);
+                    p.pump_all(env);
+                });
             }
             return;
         }

@@ -1,10 +1,10 @@
 //! What people may have done to an invocation, at its home's owner: ending it, taking a parked one up again, looking
 //! at it.
 //!
-//! Cancelling is cooperative (section 6, item 9). What does not run ends at once; a turn that runs is told, and may
-//! stop or go on: its result counts. From the logged request on no other attempt starts, whoever owns the partition
-//! then, and no further step of its chain: what a turn did that ends with a tail call stays, and the invocation ends
-//! there. A chain that has gone on elsewhere is not followed, since nobody knows where it is: its home keeps the mark,
+//! Cancelling is cooperative (section 6, item 9). What does not run ends at once, or when code of an attempt that was
+//! cut off runs no more (P3); a turn that runs is told, and may stop or go on: its result counts. From the logged
+//! request on no other attempt starts, whoever owns the partition then, and no further step of its chain: what a turn
+//! did that ends with a tail call stays, and the invocation ends there. A chain that has gone on elsewhere is not followed, since nobody knows where it is: its home keeps the mark,
 //! and ends it if it comes back.
 
 use super::Partition;
@@ -88,8 +88,10 @@ impl Partition {
         }
         let waits = self.has_open_children(uuid);
         let epoch = self.reign.epoch;
+        let item = self.reign.items.get(&uuid);
+        let may_run_on = item.is_some_and(|item| self.code_may_run_until(env, item).is_some());
         let Some(item) = self.reign.items.get_mut(&uuid) else { return Controlled::Ended };
-        let runs = matches!(item.stage, ItemStage::Running(_));
+        let runs = may_run_on || matches!(item.stage, ItemStage::Running(_));
         if !runs && !waits && !matches!(item.stage, ItemStage::Moved) {
             self.leave_queues(uuid);
             self.end_unstarted(env, uuid, Outcome::Cancelled);
@@ -107,10 +109,13 @@ impl Partition {
         self.push(env, Op::Cancel { uuid });
         let Some(item) = self.reign.items.get_mut(&uuid) else { return done };
         if matches!(item.stage, ItemStage::Parked) {
-            // It rests no more: it ends when its calls have, and those of its flow may enter its actor.
-            item.stage = ItemStage::WaitChildren;
-            self.withdraw_calls(env, uuid);
-            self.pump_item(env, uuid);
+            // It rests no more: it ends when its calls have, and those of its flow may enter its actor; without calls
+            // when the grace is over.
+            item.stage = if waits { ItemStage::WaitChildren } else { ItemStage::Queued };
+            if waits {
+                self.withdraw_calls(env, uuid);
+                self.pump_item(env, uuid);
+            }
             return done;
         }
         if let (Some(turn), Some(token)) = (item.turn(), token)

@@ -22,7 +22,11 @@ impl Partition {
             return;
         }
         let root = item.is_root();
+        let may_run_on = self.code_may_run_until(env, item).is_some();
         if item.may_expire() && item.invocation.deadline.is_some_and(|at| at <= env.now) {
+            if may_run_on {
+                return;
+            }
             env.cover(Transition::QueuedEnd);
             return self.end_unstarted(env, uuid, Outcome::Expired);
         }
@@ -35,6 +39,9 @@ impl Partition {
         let buries = self.waits_to_bury(env, uuid);
         let Some(item) = self.reign.items.get(&uuid) else { return };
         if item.cancel && env.rules.heed_cancel {
+            if may_run_on {
+                return;
+            }
             return self.end_unstarted(env, uuid, Outcome::Cancelled);
         }
         // A flow that holds its actor is served like the nested calls that may wait behind it.
@@ -149,7 +156,7 @@ impl Partition {
             env.cover(Transition::AttemptFresh);
             self.log_item(env, uuid);
         }
-        self.push(env, Op::Attempt { uuid, attempt, ended });
+        self.push(env, Op::Attempt { uuid, attempt, ended, unmarked: false });
         let invocation = InvocationId { home: self.id.clone(), uuid };
         env.notice(Notice::Retried { invocation, attempt });
         if !env.rules.settled_proposals {
@@ -198,7 +205,7 @@ impl Partition {
             return;
         }
         env.cover(Transition::StartMarked);
-        self.push(env, Op::Attempt { uuid, attempt: 1, ended: None });
+        self.push(env, Op::Attempt { uuid, attempt: 1, ended: None, unmarked: false });
         self.note_decided(uuid);
     }
 

@@ -9,7 +9,7 @@ use crate::cover::Transition;
 use crate::effect::{CancelReason, Effect, Notice};
 use crate::env::Env;
 use crate::events::Publication;
-use crate::ids::{InvocationId, SessionId, TurnToken, Uuid};
+use crate::ids::{InvocationId, Millis, SessionId, TurnToken, Uuid};
 use crate::invocation::{Mode, Obligation, Outcome};
 use crate::message::{AwaitResult, Message};
 use crate::record::{AcceptInBrief, End, Op};
@@ -203,6 +203,10 @@ impl Partition {
         {
             self.reign.deadlines.pop_first();
             let Some(item) = self.reign.items.get(&uuid) else { continue };
+            if let Some(until) = self.code_may_run_until(env, item) {
+                self.reign.deadlines.insert((until, uuid));
+                continue;
+            }
             actors.extend(item.invocation.actor.clone());
             let slot = matches!(item.stage, ItemStage::WaitSlot);
             if item.may_expire() && (slot || matches!(item.stage, ItemStage::Queued)) {
@@ -217,6 +221,32 @@ impl Partition {
                 actor.lock.forget(|uuid| items.contains_key(uuid));
             }
             self.pump_actor(env, &name);
+        }
+    }
+
+    /// Until when code of an attempt that is over may run on (P3), if it may: no outcome is told before.
+    pub(super) fn code_may_run_until(&self, env: &Env, item: &Item) -> Option<Millis> {
+        let until = self.reign.dispatch_after.max(env.host_grace_until);
+        // What an earlier reign was sent may have run ahead of its log.
+        let may_have_run = item.started || item.resent;
+        (may_have_run && env.now < until && env.rules.hold_ends).then_some(until)
+    }
+
+    /// The grace is over: ends what somebody cancelled meanwhile, wherever it is queued.
+    pub(crate) fn end_cancelled(&mut self, env: &mut Env) {
+        if !self.serving() || self.reign.released {
+            return;
+        }
+        let waits = |stage: &ItemStage| matches!(stage, ItemStage::Queued | ItemStage::WaitSlot);
+        let ended = self.reign.items.iter().filter(|(_, item)| item.cancel && waits(&item.stage));
+        for uuid in ended.map(|(uuid, _)| *uuid).collect::<Vec<_>>() {
+            let item = self.reign.items.get(&uuid).filter(|item| waits(&item.stage));
+            let may_run = item.is_none_or(|item| self.code_may_run_until(env, item).is_some());
+            if !may_run && !self.has_open_children(uuid) && env.rules.heed_cancel {
+                env.cover(Transition::CancelHeld);
+                self.leave_queues(uuid);
+                self.end_unstarted(env, uuid, Outcome::Cancelled);
+            }
         }
     }
 

@@ -81,7 +81,8 @@ impl Partition {
     /// Without a host nothing starts, so one firing of each reminder is as good as many: the next due time waits with
     /// it, and is subject to the reminder's policy when there is a host. Otherwise they would fill the partition.
     fn waits_for_host(&self, env: &Env, key: &Key) -> bool {
-        !env.hosts(&self.id.kind) && self.state.agenda.firings(key).next().is_some()
+        let is_hostless = !env.hosts(&self.id.kind) && env.rules.hold_hostless;
+        is_hostless && self.state.agenda.firings(key).next().is_some()
     }
 
     /// Due times that waited for a host need not any more, if there is one.

@@ -361,6 +361,7 @@ impl Partition {
         self.publish_due(env);
         if self.reign.dispatch_after > 0 && self.reign.dispatch_after <= now {
             self.reign.dispatch_after = 0;
+            self.end_cancelled(env);
             self.pump_all(env);
         }
     }

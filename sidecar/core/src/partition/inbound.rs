@@ -248,7 +248,7 @@ impl Partition {
         let reply_to = Some((from, from_epoch));
         // Nobody waits for an event, so it never runs ahead of the log (rule L6).
         let resent = again || matches!(sender, Sender::Subscription { .. });
-        let item = Item { resent, reply_to, ..Item::new(invocation, origin) };
+        let item = Item { resent, promised, reply_to, ..Item::new(invocation, origin) };
         let is_reported = self.insert_item(env, uuid, item);
         self.reign.held.entry(sender.clone()).or_default().push_back((number, uuid));
         if !is_awaited {

@@ -31,6 +31,11 @@ impl Partition {
         let most = env.limits.inbox_trim_entries.saturating_sub(1);
         self.reign.taking.entries = self.state.inbox.min(most);
         env.inboxes.own(&self.id, self.state.inbox);
+        if self.state.closed_nodes.contains(env.id) {
+            // What a zombie has put there is not taken, and the mark that says so may not be read any more.
+            let (sender, from) = (Sender::Node(env.id), self.id.clone());
+            env.send(env.id, Message::ChannelClosed { sender, from });
+        }
         env.read_inbox(&self.id, self.state.inbox + 1);
     }
 

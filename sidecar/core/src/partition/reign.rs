@@ -59,8 +59,9 @@ pub(crate) struct Reign {
     pub(super) items: BTreeMap<Uuid, Box<Item>>,
     /// Bytes of their invocations.
     pub(super) items_bytes: usize,
-    /// Tells of other partitions that were taken while this one was over its bounds, by channel and number: they are
-    /// reported as accepted when they have ended, so that the bounds of their senders' outboxes act (rule C7).
+    /// Tells of other partitions, and what inboxes promised, that were taken while this one was over its bounds, by
+    /// channel and number: they are reported as accepted when they have ended, so that the bounds of their senders act
+    /// (rule C7): of outboxes, and of a node's roots.
     pub(super) withheld: BTreeMap<(Sender, Number), Uuid>,
     /// Obligations that turns have buffered.
     pub(super) buffered: Tally,
@@ -212,6 +213,8 @@ pub(super) struct Item {
     /// Its sender had sent it before, to a reign that may have run it ahead of the log and was lost: now it starts when
     /// it is logged, so that what kills its host at once is seen to come again.
     pub(super) resent: bool,
+    /// It is taken whatever the bounds say: its requester was told that it is accepted.
+    pub(super) promised: bool,
     /// It holds a slot of its host.
     pub(super) slot: bool,
     /// It counts as started because its host was lost, but the log says nothing of a start: it still expires.
@@ -371,6 +374,7 @@ impl Item {
             started: false,
             cleared: false,
             resent: false,
+            promised: false,
             slot: false,
             unmarked: false,
             retry_at: 0,

@@ -72,7 +72,7 @@ impl Partition {
         env.cover(Transition::RetryPaused);
         self.reign.retries.insert((at, uuid));
         let ended = Some(Ended::with_error(error, at.max(self.state.clock + pause)));
-        self.push(env, Op::Attempt { uuid, attempt, ended });
+        self.push(env, Op::Attempt { uuid, attempt, ended, unmarked: false });
         self.try_release(env);
         self.pump_item(env, uuid);
     }
@@ -177,7 +177,7 @@ impl Partition {
         let error = ended.as_ref().map(|e| e.error.clone()).unwrap_or_default();
         item.stage = ItemStage::Parked;
         item.retry_at = 0;
-        self.push(env, Op::Attempt { uuid, attempt, ended });
+        self.push(env, Op::Attempt { uuid, attempt, ended, unmarked: false });
         self.push(env, Op::Park { uuid });
         self.leave_queues(uuid);
         let losses = self.state.entries.get(&uuid).map_or(0, |entry| entry.trouble.losses);

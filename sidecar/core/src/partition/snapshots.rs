@@ -268,6 +268,17 @@ impl Partition {
         }
     }
 
+    /// A reign begins: snapshots of earlier ones that the log does not name will never be named. A partition that rests
+    /// takes no other one, with which they would go.
+    pub(super) fn drop_orphans(&mut self, env: &mut Env) {
+        let named = |key: &SnapshotKey| self.state.snapshots.iter().any(|named| named.key == *key);
+        let orphans = self.stored.iter().filter(|key| key.epoch < self.state.epoch && !named(key));
+        for key in orphans.copied() {
+            env.cover(Transition::SnapshotOrphan);
+            env.emit(Effect::DeleteSnapshot { partition: self.id.clone(), key });
+        }
+    }
+
     /// A snapshot is gone; one that is not is deleted later.
     pub(crate) fn snapshot_deleted(
         &mut self,

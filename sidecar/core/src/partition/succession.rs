@@ -54,10 +54,12 @@ impl Partition {
         env.emit(Effect::FenceStore { partition: self.id.clone(), epoch: self.state.epoch });
         self.begin_inbox(env);
         self.begin_deliveries(env);
+        self.drop_orphans(env);
         for (sender, (node, stated)) in std::mem::take(&mut self.opens) {
             self.open(env, node, sender, stated);
         }
         self.review_backlog(env);
+        self.end_cancelled(env);
         self.pump_all(env);
         self.review(env);
     }
@@ -72,7 +74,8 @@ impl Partition {
         for entry in entries {
             let uuid = entry.invocation.uuid;
             // No code runs for a removal.
-            let ran = (unclean.is_some() || entry.ran) && entry.invocation.work != Work::Remove;
+            let may_have_run = unclean.is_some() || entry.ran || entry.suspected;
+            let ran = may_have_run && entry.invocation.work != Work::Remove;
             let is_parked = entry.parked && env.rules.keep_parked;
             // Nothing of an attempt is in the log, not even that it began (see `mark_start`).
             let unmarked = ran && !entry.ran && entry.attempt == 1 && !entry.holds;
@@ -144,17 +147,13 @@ impl Partition {
         }
     }
 
-    /// Holds an invocation. A tell of another partition for which there is no room is taken all the same, but not
-    /// reported yet; tells whether it is to be reported.
+    /// Holds an invocation. A tell of another partition, or one that was promised, for which there is no room is taken
+    /// all the same, but not reported yet; tells whether it is to be reported.
     pub(super) fn insert_item(&mut self, env: &Env, uuid: Uuid, item: Item) -> bool {
         let bytes = item.invocation.size();
         let is_full = !item.invocation.is_awaited() && self.full(env, bytes).is_some();
         let mut withheld = None;
         match item.origin.channel() {
-            Some((sender @ Sender::Log { .. }, number)) if is_full => {
-                env.cover(Transition::Withheld);
-                withheld = Some((sender.clone(), number));
-            }
             Some((sender @ Sender::Subscription { .. }, number)) => {
                 let waiting = self.reign.waiting_events.entry(sender.clone()).or_default();
                 *waiting += 1;
@@ -162,6 +161,12 @@ impl Partition {
                     env.cover(Transition::DeliveryWaits);
                     withheld = Some((sender.clone(), number));
                 }
+            }
+            Some((sender, number))
+                if is_full && (item.promised || matches!(sender, Sender::Log { .. })) =>
+            {
+                env.cover(Transition::Withheld);
+                withheld = Some((sender.clone(), number));
             }
             _ => {}
         }
@@ -326,13 +331,20 @@ impl Partition {
             env.cover(Transition::HandOverHeld);
             self.log_held(env, &sender, Number::MAX);
         }
+        // What counts as started only because a host was lost stays so: marked, it would not expire any more, though it
+        // has only waited.
+        let stays = env.rules.unmarked_stays;
         let ran = self.reign.items.iter().filter(|(_, item)| item.attempt_ran());
-        let ran: Vec<_> =
-            ran.map(|(uuid, item)| (*uuid, item.attempt, item.ended.clone())).collect();
-        for (uuid, attempt, ended) in ran {
+        let op = |(uuid, item): (&Uuid, &Box<Item>)| Op::Attempt {
+            uuid: *uuid,
+            attempt: item.attempt,
+            ended: item.ended.clone(),
+            unmarked: item.unmarked && stays,
+        };
+        for op in ran.map(op).collect::<Vec<_>>() {
             env.cover(Transition::HandOverRan);
             // The same number again: it may have run. The next one is counted when it starts.
-            self.push(env, Op::Attempt { uuid, attempt, ended });
+            self.push(env, op);
         }
         self.log_taken(env);
         // So that the next owner reads little again.

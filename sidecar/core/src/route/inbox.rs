@@ -21,8 +21,10 @@ use super::Opened;
 /// in the inbox until it is trimmed, and is needed only if an answer was lost.
 const PERIODS_STUCK: Millis = 4;
 
-/// A new run begins no sooner after the last one, ms: what was lost once may be lost again.
+/// A new run begins no sooner after the last one, ms: what was lost once may be lost again. Each one that is not read
+/// back either doubles it, up to as many times: what is appended stays in the inbox until somebody takes it.
 const RUN_PAUSE_MS: Millis = 50;
+const RUN_PAUSE_DOUBLED_MAX: u32 = 12;
 
 /// What goes through the inbox.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +44,8 @@ pub(super) struct Run {
     unread_since: Millis,
     /// Something of it was lost, or comes late.
     is_broken: bool,
+    /// Runs that ended so, one after the other.
+    failed: u32,
 }
 
 /// What was said in an inbox.
@@ -64,6 +68,13 @@ pub(crate) struct ReadBack {
     pub(crate) said: Said,
 }
 
+impl Run {
+    /// How long it lasts at least.
+    fn pause(&self) -> Millis {
+        RUN_PAUSE_MS << self.failed.min(RUN_PAUSE_DOUBLED_MAX)
+    }
+}
+
 impl Route {
     /// Takes the inbox: states what is open, and appends all of it.
     pub(super) fn begin_run(&mut self, env: &mut Env, out: &Outbound) {
@@ -77,7 +88,9 @@ impl Route {
         if let Some(from) = env.inboxes.follow(&self.to, &self.sender) {
             env.read_inbox(&self.to, from);
         }
-        self.run = Run { serial: self.serial + 1, since: env.now, next: 1, ..Run::default() };
+        let failed = if self.run.since > 0 { self.run.failed + 1 } else { 0 };
+        let serial = self.serial + 1;
+        self.run = Run { serial, since: env.now, next: 1, failed, ..Run::default() };
         // With the rule off: as if what was sent before by another way had arrived.
         let sent = if env.rules.inbox_run { 0 } else { self.by_peer };
         self.run.next = self.run.next.max(sent);
@@ -98,6 +111,12 @@ impl Route {
     /// Whether something that was said there was not read back.
     pub(super) fn awaits_inbox(&self) -> bool {
         self.phase == Phase::Inbox && !self.run.unread.is_empty()
+    }
+
+    /// When a run is to begin again.
+    pub(super) fn run_due(&self) -> Option<Millis> {
+        let is_broken = self.phase == Phase::Inbox && self.run.is_broken;
+        is_broken.then(|| self.run.since.saturating_add(self.run.pause()))
     }
 
     /// The reign that speaks here is over.
@@ -170,8 +189,16 @@ impl Route {
             self.break_run(env);
             return false;
         }
-        self.run.unread.retain(|other| *other != said);
+        if self.run.unread.front() == Some(&said) {
+            self.run.unread.pop_front();
+        } else {
+            // Only with the rule off.
+            self.run.unread.retain(|other| *other != said);
+        }
         self.run.unread_since = env.now;
+        if self.run.unread.is_empty() {
+            self.run.failed = 0;
+        }
         let Said::Request(number) = said else { return false };
         self.window.arrived(number + 1);
         let is_durable = number >= self.by_peer;
@@ -186,8 +213,8 @@ impl Route {
     pub(crate) fn break_run(&mut self, env: &Env) {
         if self.phase == Phase::Inbox {
             self.run.is_broken = true;
-            let at = env.now.max(self.run.since + RUN_PAUSE_MS);
-            self.timer = Some(self.timer.map_or(at, |timer| timer.min(at)));
+            let due = self.run_due().map(|at| at.max(env.now));
+            self.timer = [self.timer, due].into_iter().flatten().min();
         }
     }
 
@@ -228,13 +255,18 @@ impl Route {
             self.timer = None;
             return false;
         }
-        let late = self.run.unread_since.saturating_add(env.limits.append_timeout_ms) <= env.now;
-        if self.run.is_broken || (late && !self.run.unread.is_empty()) {
+        let patience = env.limits.append_timeout_ms.max(self.run.pause());
+        let late = self.run.unread_since.saturating_add(patience) <= env.now;
+        let is_due = self.run_due().is_some_and(|at| at <= env.now);
+        if is_due || (late && !self.run.unread.is_empty() && !self.run.is_broken) {
             self.begin_run(env, out);
-        } else {
+        } else if !self.run.is_broken {
             let stuck_at = self.run.stated_at + PERIODS_STUCK * env.limits.channel_timer_ms;
             let is_stuck = lowest.is_some() && lowest == self.lowest && stuck_at <= env.now;
-            if self.dirty || is_stuck {
+            // Where nothing is read, what is appended does not help.
+            let unread_at = self.run.unread_since.saturating_add(env.limits.channel_timer_ms);
+            let is_read = self.run.unread.is_empty() || unread_at > env.now;
+            if is_read && (self.dirty || is_stuck) {
                 self.state_in_inbox(env, out);
             }
             self.probe(env, out);

@@ -73,6 +73,8 @@ pub(crate) struct Script {
     pub(crate) inbox_starts: BTreeMap<InboxId, u64>,
     /// What is put into inboxes does not arrive while this is set.
     pub(crate) lose_entries: bool,
+    /// How many did not.
+    pub(crate) entries_lost: u32,
 }
 
 impl Script {
@@ -124,6 +126,7 @@ impl Script {
             inboxes_read: BTreeSet::new(),
             inbox_starts: BTreeMap::new(),
             lose_entries: false,
+            entries_lost: 0,
             cancelled: Vec::new(),
             sessions: 1,
         }
@@ -276,7 +279,7 @@ impl Script {
                 let result = Ok(here.map(|(_, key)| *key).collect());
                 queue.push_back(Event::SnapshotsListed { partition, result });
             }
-            Effect::AppendInbox { .. } if self.lose_entries => {}
+            Effect::AppendInbox { .. } if self.lose_entries => self.entries_lost += 1,
             Effect::AppendInbox { inbox, entry, proposal } => {
                 let entries = self.inboxes.entry(inbox.clone()).or_default();
                 entries.push(entry);

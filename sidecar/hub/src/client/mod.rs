@@ -336,7 +336,16 @@ impl HubClient {
     /// # Errors
     /// [`HubError::MembersAlive`] while there are members; else as [`state_get`](Self::state_get).
     pub async fn purge_application(&self) -> Result<(), HubError> {
-        match self.request(Request::Purge(wire::Purge {})).await? {
+        self.purge_application_once(uuid::Uuid::new_v4().into_bytes()).await
+    }
+
+    /// The same by a request that has a name: one that has purged it before deletes nothing that came since.
+    ///
+    /// # Errors
+    /// As [`purge_application`](Self::purge_application).
+    pub async fn purge_application_once(&self, request: [u8; 16]) -> Result<(), HubError> {
+        let request = request.to_vec().into();
+        match self.request(Request::Purge(wire::Purge { request })).await? {
             Response::Purged(_) => Ok(()),
             other => Err(unexpected(&other)),
         }

@@ -312,7 +312,7 @@ impl Engine {
         let request = asked.ok_or_else(|| Status::invalid_argument("an empty request"))?;
         let Some(request) = self.topic_request(id, number, &app, request) else { return Ok(()) };
         match request {
-            Request::Purge(_) => self.purge(id, number, &app),
+            Request::Purge(purge) => self.purge(id, number, &app, &purge),
             request => self.store_job(id, StoreJob::State { conn: id, number, app, request }),
         }
         Ok(())
@@ -353,7 +353,7 @@ impl Log {
 impl App {
     /// There is nothing of it.
     pub(super) fn is_empty(&self) -> bool {
-        let Self { kinds, members, logs, purging, purged } = self;
+        let Self { kinds, members, logs, purging, purged, purge: _ } = self;
         kinds.is_empty() && members.is_empty() && logs.is_empty() && !purging && !purged
     }
 

@@ -78,6 +78,8 @@ pub(crate) struct Engine {
     conns: BTreeMap<ConnId, Conn>,
     next_conn: ConnId,
     topics: Topics,
+    /// Requests that have purged something: repeated, they purge nothing.
+    purges: Purges,
     /// The log's files and what lives in them.
     files: Files,
     /// Base of the file that the last commit wrote to: older ones are full and durable.
@@ -144,7 +146,15 @@ struct App {
     purging: bool,
     /// … and it also says, or is about to, that all is gone: what repeats the log's contents must not begin it again.
     purged: bool,
+    /// The request that has begun it, if it has a name.
+    purge: Option<PurgeName>,
 }
+
+/// Name of a request to purge an application.
+type PurgeName = [u8; 16];
+
+/// Requests that have purged applications, oldest first.
+type Purges = VecDeque<(Arc<str>, PurgeName)>;
 
 /// A member; without a connection it is one of before the hub's start that may come back.
 struct Member {
@@ -391,8 +401,11 @@ impl Engine {
                 metas.push(Meta::MemberJoined(wire::MemberJoined { application, member }));
             }
             if app.purging && !app.purged {
-                metas.push(Meta::ApplicationPurging(name.to_string()));
+                metas.push(purge::begun(name, app.purge));
             }
+        }
+        for (app, request) in &self.purges {
+            metas.push(Meta::PurgeRemembered(purge::named(app, *request)));
         }
         self.topic_metas(&mut metas);
         metas.into_iter().map(|meta| wire::Meta { meta: Some(meta) }.encode_to_vec()).collect()

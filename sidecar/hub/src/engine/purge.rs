@@ -3,7 +3,8 @@
 //! The write-ahead log says first that an application is being purged; from there on nobody joins
 //! it. Then its snapshots go, then its store, and last its logs, with the record that it is purged.
 //! A hub that finds the first record without the last one goes on from the start: each of the steps
-//! may be repeated. Other applications are served meanwhile.
+//! may be repeated. Other applications are served meanwhile. A request that is repeated because its
+//! answer was lost is known by its name: what was written since stays.
 
 use std::sync::Arc;
 
@@ -14,15 +15,54 @@ use wire::meta::Meta;
 use wire::state_response::Response;
 
 use super::conn::ConnId;
-use super::{Engine, NOBODY, Then};
+use super::{Engine, NOBODY, PurgeName, Purges, Then};
 use crate::snapshots::SnapshotJob;
 use crate::store::StoreJob;
+
+/// Requests that are remembered.
+const PURGES_MAX: usize = 100;
+
+/// The record that a purge begins.
+pub(super) fn begun(app: &str, request: Option<PurgeName>) -> Meta {
+    match request {
+        Some(request) => Meta::PurgeBegun(named(app, request)),
+        None => Meta::ApplicationPurging(app.to_owned()),
+    }
+}
+
+pub(super) fn named(app: &str, request: PurgeName) -> wire::ApplicationPurge {
+    wire::ApplicationPurge { application: app.to_owned(), request: request.to_vec().into() }
+}
+
+/// A request has purged an application.
+pub(super) fn remember(purges: &mut Purges, app: Arc<str>, request: PurgeName) {
+    purges.push_back((app, request));
+    if purges.len() > PURGES_MAX {
+        purges.pop_front();
+    }
+}
 
 // === impl Engine ===
 
 impl Engine {
-    pub(super) fn purge(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
+    pub(super) fn purge(&mut self, id: ConnId, number: u64, app: &Arc<str>, purge: &wire::Purge) {
+        let request = match PurgeName::try_from(&purge.request[..]) {
+            Ok(request) => Some(request),
+            Err(_) if purge.request.is_empty() => None,
+            Err(_) => {
+                let message = "the name of a request has 16 bytes".into();
+                let reason = wire::RefusedReason::Invalid.into();
+                let refused = wire::Refused { reason, message, ..Default::default() };
+                return self.answer(id, number, Response::Refused(refused));
+            }
+        };
+        let is_known =
+            |request| self.purges.iter().any(|(of, known)| of == app && *known == request);
+        let is_again = request.is_some_and(is_known);
         let Some(entry) = self.apps.get_mut(app) else { return };
+        if is_again && !entry.purging {
+            return self.answer(id, number, Response::Purged(wire::Purged {}));
+        }
         if entry.purging {
             // Its end might come when others have joined after the end of the first one.
             let message = format!("'{app}' is being purged already: wait for the answer to that");
@@ -46,14 +86,14 @@ impl Engine {
             self.answer(id, number, Response::Refused(refused));
             return;
         }
-        entry.purging = true;
+        (entry.purging, entry.purge) = (true, request);
         for (&other, conn) in &mut self.conns {
             if other != id && conn.app.as_ref() == Some(app) {
                 conn.close(Status::unavailable("the application is being purged"));
             }
         }
         let then = Then::Purging { conn: id, number, app: Arc::clone(app) };
-        self.append_meta(Meta::ApplicationPurging(app.to_string()), Some(then));
+        self.append_meta(begun(app, request), Some(then));
     }
 
     /// Goes on with what a former hub had begun.
@@ -104,6 +144,9 @@ impl Engine {
         self.append_meta(Meta::ApplicationPurged(app.to_string()), Some(then));
         if let Some(entry) = self.apps.get_mut(app) {
             entry.purged = true;
+            if let Some(request) = entry.purge.take() {
+                remember(&mut self.purges, Arc::clone(app), request);
+            }
         }
     }
 

@@ -11,7 +11,9 @@ use wire::meta::Meta;
 use super::space::Files;
 use super::topics::{Channels, HeldTopic, Mark, TOPICS_APP, Topics, channel_key, log_name};
 use super::trim::Tidying;
-use super::{App, CommitterState, Engine, Log, LogId, Member, Stats, Threads};
+use super::{
+    App, CommitterState, Engine, Log, LogId, Member, PurgeName, Purges, Stats, Threads, purge,
+};
 use crate::options::HubLimits;
 use crate::topic::{self, Origin};
 use crate::wal::index::{LogIndex, Place};
@@ -40,6 +42,7 @@ struct Held {
     topics: BTreeMap<String, HeldTopic>,
     /// Channels into partitions of topics, by the partitions' logs.
     channels: HashMap<LogId, Channels>,
+    purges: Purges,
 }
 
 // === impl Replay ===
@@ -185,6 +188,7 @@ impl Replay {
             conns: BTreeMap::new(),
             next_conn: 0,
             topics,
+            purges: self.held.purges,
             files,
             holding_from,
             tidying: Tidying::Idle,
@@ -242,8 +246,21 @@ impl Held {
                 self.app(&defined.application).kinds.insert(kind.name, kind.partitions);
             }
             Meta::ApplicationPurging(app) => self.app(app).purging = true,
+            Meta::PurgeBegun(begun) => {
+                let app = self.app(&begun.application);
+                (app.purging, app.purge) = (true, PurgeName::try_from(&begun.request[..]).ok());
+            }
+            Meta::PurgeRemembered(purged) => {
+                if let Ok(request) = PurgeName::try_from(&purged.request[..]) {
+                    let app = purged.application.as_str().into();
+                    purge::remember(&mut self.purges, app, request);
+                }
+            }
             Meta::ApplicationPurged(app) => {
                 if let Some(entry) = self.apps.remove(app.as_str()) {
+                    if let Some(request) = entry.purge {
+                        purge::remember(&mut self.purges, app.as_str().into(), request);
+                    }
                     for log in entry.logs.into_values() {
                         self.logs.remove(&log);
                     }

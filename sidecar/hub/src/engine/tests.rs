@@ -99,7 +99,7 @@ impl Bare {
     }
 
     fn ask_for_purge(&mut self, id: ConnId, number: u64) {
-        let request = Some(wire::state_request::Request::Purge(wire::Purge {}));
+        let request = Some(wire::state_request::Request::Purge(wire::Purge::default()));
         self.say(id, ClientFrame::State(wire::StateRequest { number, request })).unwrap();
     }
 

@@ -36,4 +36,21 @@ impl Judge<'_> {
             }
         }
     }
+    /// A first attempt is said to have run: what only waited would not expire any more, nor be withdrawn.
+    pub(super) fn check_said_to_run(
+        &mut self,
+        log: usize,
+        offset: Offset,
+        uuid: Uuid,
+        attempt: u32,
+    ) {
+        let model = &self.logs[log];
+        let Some(held) = model.held.get(&uuid).filter(|_| attempt == 1) else { return };
+        let (id, step) = (model.id.clone(), held.step);
+        let mut reigns = model.reigns.iter().map(|reign| reign.epoch);
+        if !reigns.any(|epoch| self.dispatched.contains_key(&(log, uuid, step, 1, epoch))) {
+            let text = format!("{id}@{offset}: {uuid} is said to have run, and has only waited");
+            self.wrong("T3 what only waited", text);
+        }
+    }
 }

@@ -172,9 +172,12 @@ impl Judge<'_> {
             Op::Outcome { sender, number, done, .. } => {
                 self.came_home(log, offset, (sender, *number), done);
             }
-            Op::Attempt { uuid, attempt, ended } => {
+            Op::Attempt { uuid, attempt, ended, unmarked } => {
                 if let Some(ended) = ended {
                     self.attempt_ended(log, offset, *uuid, ended);
+                    if !unmarked {
+                        self.check_said_to_run(log, offset, *uuid, *attempt);
+                    }
                 }
                 let model = &mut self.logs[log];
                 if let Some(held) = model.held.get_mut(uuid)
@@ -182,7 +185,7 @@ impl Judge<'_> {
                     && !held.left
                 {
                     held.attempt = held.attempt.max(*attempt);
-                    held.policy.marked |= *attempt == 1;
+                    held.policy.marked |= *attempt == 1 && !unmarked;
                 }
             }
             Op::Cancel { uuid } => self.cancel_landed(log, offset, *uuid),
@@ -440,6 +443,11 @@ impl Judge<'_> {
         if ran {
             let keeps = matches!(closing, Closing::Tail(_, true));
             self.lock(log, offset, uuid, if keeps { Lock::Keeps } else { Lock::Frees });
+        }
+        // What is refused was never taken: code of it may have run for a reign that was lost with its acceptance.
+        let is_refused = matches!(end, End::Outcome(Outcome::Refused(_)));
+        if !ran && !is_refused {
+            self.check_code_over(log, offset, uuid);
         }
         if stopped || matches!(closing, Closing::Stopped) {
             self.check_cancelled(log, offset, uuid);

@@ -28,7 +28,7 @@ mod withdraw;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use kar_core::ids::{NodeId, Number, PartitionId, Sender, Uuid};
+use kar_core::ids::{Kind, NodeId, Number, PartitionId, Sender, Uuid};
 
 pub(crate) use counts::Counts;
 pub(crate) use logs::LogModel;
@@ -70,6 +70,20 @@ pub(crate) struct NodeModel {
     pub(crate) dropped: BTreeSet<(usize, u64)>,
     /// Valid claims that it has read, with the time: log, epoch.
     pub(crate) claims: BTreeMap<(usize, u64), Us>,
+    /// Kinds that it has ever hosted, and since when it does not; absent: it does.
+    pub(crate) hosted: BTreeMap<Kind, Option<Us>>,
+}
+
+impl NodeModel {
+    fn host_up(&mut self, kinds: &[Kind]) {
+        self.hosted.extend(kinds.iter().map(|kind| (kind.clone(), None)));
+    }
+
+    fn host_down(&mut self, now: Us) {
+        for until in self.hosted.values_mut() {
+            until.get_or_insert(now);
+        }
+    }
 }
 
 /// The model while it goes through the history.
@@ -247,7 +261,12 @@ impl<'h> Judge<'h> {
             Seen::ReadToEnd { node, log } => {
                 self.node(*node).unread.remove(log);
             }
-            Seen::HostDown { node, session, dead } => self.count_host_down(*node, *session, *dead),
+            Seen::HostUp { node, kinds } => self.node(*node).host_up(kinds),
+            Seen::HostDown { node, session, dead } => {
+                let now = self.now;
+                self.node(*node).host_down(now);
+                self.count_host_down(*node, *session, *dead);
+            }
             Seen::DrainTold { node } => {
                 self.node(*node).drain_told = true;
                 self.count_drain(*node);

@@ -1,7 +1,10 @@
 //! P3, P4: code of different flows on one actor, or of two attempts of one invocation, does not
-//! overlap, except where a node did not know that its reign was over.
+//! overlap, except where a node did not know that its reign was over. Nor does it go on when an outcome is told that
+//! no code made.
 
 use std::collections::BTreeMap;
+
+use kar_core::ids::{Offset, Uuid};
 
 use super::Judge;
 use crate::history::Run;
@@ -62,6 +65,43 @@ impl Judge<'_> {
         }
     }
 
+    /// An invocation ends, and no turn did it: code of it that was cut off runs no more.
+    pub(super) fn check_code_over(&mut self, log: usize, offset: Offset, uuid: Uuid) {
+        let now = self.now;
+        let runs_on = |run: &Run| {
+            run.token.invocation.uuid == uuid
+                && run.started.is_some_and(|at| at <= now)
+                && run.ended.is_none_or(|at| at > now)
+        };
+        let runs = self.history.runs.iter().enumerate().filter(|(_, run)| runs_on(run));
+        let (mut excused, mut wrong) = (0, None);
+        for (index, run) in runs {
+            if self.lagged(run) {
+                excused += 1;
+            } else {
+                wrong = Some(index);
+            }
+        }
+        self.counts.overlap_excused += excused;
+        if let Some(run) = wrong {
+            let id = self.logs[log].id.clone();
+            self.wrong(
+                "P3 code is over",
+                format!("{id}@{offset}: {uuid} ends, and r{run} runs on"),
+            );
+        }
+    }
+
+    /// Whether a node lagged behind when the reign after a run's began.
+    fn lagged(&self, run: &Run) -> bool {
+        let log = self.log_of(&run.token.invocation.home);
+        let Some(next) = self.logs[log].next_reign(run.token.epoch) else { return false };
+        let Some(node) = self.nodes.get(&run.node) else { return false };
+        let read = node.claims.get(&(log, next.epoch)).copied();
+        let knew = [read, node.gone].into_iter().flatten().min();
+        knew.is_none_or(|at| at > next.from + LAG)
+    }
+
     /// Whether the older reign's node lagged behind when the newer one began.
     fn may_overlap(&self, a: &Run, b: &Run) -> bool {
         // In one log the older reign is; elsewhere the earlier step of the invocation (P6).
@@ -70,13 +110,7 @@ impl Judge<'_> {
         if age(a) == age(b) {
             return false;
         }
-        let old = if age(a) < age(b) { a } else { b };
-        let log = self.log_of(&old.token.invocation.home);
-        let Some(next) = self.logs[log].next_reign(old.token.epoch) else { return false };
-        let Some(node) = self.nodes.get(&old.node) else { return false };
-        let read = node.claims.get(&(log, next.epoch)).copied();
-        let knew = [read, node.gone].into_iter().flatten().min();
-        knew.is_none_or(|at| at > next.from + LAG)
+        self.lagged(if age(a) < age(b) { a } else { b })
     }
 }
 

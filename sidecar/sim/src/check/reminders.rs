@@ -13,6 +13,7 @@ use super::Judge;
 use super::lists::{Line, Shown, Versions, shown};
 use super::logs::{Ended, Held, QueuedBy};
 use crate::history::{History, ItemKind, Run};
+use crate::plan::{MS, Us};
 use crate::remind::Remind;
 use crate::script::Spec;
 
@@ -21,6 +22,9 @@ const LATENESS: u64 = 100;
 
 /// How late a due time may be when everything has come to rest, ms.
 const REST_LATE: u64 = 300;
+
+/// Longer than a decision may take to its log, before it is dropped.
+const DECIDED: Us = 1_500 * MS;
 
 type Key = (Arc<str>, Arc<str>);
 
@@ -128,6 +132,9 @@ impl Judge<'_> {
             let text = format!("{at}: {due} fires at {time}, then {next:?}: {why}");
             self.wrong("P1 every due time", text);
         }
+        if uuid.is_some() && self.is_hostless(log) && self.is_fired(log, &key) {
+            self.wrong("one firing without a host", format!("{at}: {due} fires, and one waits"));
+        }
         let model = &mut self.logs[log].reminders;
         match next {
             Some(next) => drop(model.live.insert(key.clone(), Live { due: next, ..live.clone() })),
@@ -145,6 +152,25 @@ impl Judge<'_> {
         let held = Held::new(QueuedBy::Reminder, Some(actor.clone()), self.now, tag);
         self.tag_of_uuid.insert(uuid, tag);
         self.hold(log, uuid, held);
+    }
+
+    /// Whether the owner has not hosted the kind since before it can have decided what is in its log now.
+    fn is_hostless(&self, log: usize) -> bool {
+        let model = &self.logs[log];
+        let Some(reign) = model.reigns.last() else { return false };
+        let Some(node) = self.nodes.get(&reign.node) else { return false };
+        match node.hosted.get(&model.id.kind) {
+            None => true,
+            Some(until) => until.is_some_and(|at| at + DECIDED < self.now),
+        }
+    }
+
+    /// Whether a firing of a reminder waits.
+    fn is_fired(&self, log: usize, key: &Key) -> bool {
+        let model = &self.logs[log];
+        let waits = |uuid: &Uuid| model.held.get(uuid).is_some_and(|h| !h.is_over() && !h.left);
+        let mut own = model.reminders.firings.iter().filter(|(_, firing)| firing.key == *key);
+        own.any(|(uuid, firing)| firing.dropped.is_none() && waits(uuid))
     }
 
     /// Changes to an actor's reminders take effect.
