@@ -220,7 +220,8 @@ pub(crate) fn burying(profile: &mut Profile) {
     profile.controls_max = 30;
     profile.deadlines = 300;
     profile.tails = 500;
-    profile.topic_trouble = 30;
+    profile.small_limits = 400;
+    profile.topic_faults_max = 14;
 }
 
 /// Events are delivered while owners of subscriptions and of their targets are lost and given up.

@@ -36,6 +36,7 @@ mod life;
 mod lock;
 mod outbound;
 mod publish;
+mod publisher;
 mod questions;
 mod queue;
 mod reads;

@@ -455,12 +455,15 @@ impl Judge<'_> {
             self.check_withdrawn(log, offset, uuid);
         }
         let own = segment.sends.len() - usize::from(*end == End::Passed);
+        // What was refused was never taken.
+        let is_refused = accept.is_some() && is_refusal(end);
         let letters = match &closing {
+            _ if is_refused => 0,
             Closing::Outcome(outcome) => self.letters_of(uuid, outcome),
             Closing::Stopped => self.letters_of(uuid, &Outcome::Cancelled),
             Closing::Tail(..) => 0,
         };
-        if let Some(outcome) = outcome_of(end) {
+        if let (Some(outcome), false) = (outcome_of(end), is_refused) {
             self.check_buried((log, offset), uuid, outcome, segment);
         }
         let own = own + segment.publishes.len().saturating_sub(letters);
@@ -700,6 +703,10 @@ impl Judge<'_> {
             }
         }
     }
+}
+
+fn is_refusal(end: &End) -> bool {
+    matches!(end, End::Outcome(Outcome::Refused(_)))
 }
 
 /// How an invocation ended for good with a turn.
