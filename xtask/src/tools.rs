@@ -152,6 +152,9 @@ const TOOLS_WANTED: &[Tool] = &[
     },
 ];
 
+/// What a test run from nothing takes on the disk, in caches of packages too, bytes; measured.
+const DISK_FROM_NOTHING: u64 = 7 << 30;
+
 /// What was found.
 pub(crate) struct Found {
     /// Tests are run by nextest.
@@ -189,6 +192,7 @@ pub(crate) fn find() -> Found {
             }
         }
     }
+    complete &= has_room();
     let grpcurl = grpcurl();
     match &grpcurl {
         Some(path) => println!("found    grpcurl     {}", path.display()),
@@ -197,6 +201,25 @@ pub(crate) fn find() -> Found {
     absent_languages.dedup();
     let nextest = probe(&["cargo", "nextest", "--version"]).is_some();
     Found { nextest, grpcurl, complete, absent_languages }
+}
+
+/// Says how much room the disk has. False if a first build would not fit: linkers that run out of it only say that they
+/// were killed.
+fn has_room() -> bool {
+    let Ok(disk) = rustix::fs::statvfs(".") else { return true };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    // This program is built there already, the sidecar is not.
+    let is_first = !Path::new("target/debug/kar").exists();
+    let gibibytes = |bytes: u64| bytes >> 30;
+    let (free_gib, wanted_gib) = (gibibytes(free), gibibytes(DISK_FROM_NOTHING));
+    if is_first && free < DISK_FROM_NOTHING {
+        println!(
+            "MISSING  disk        {free_gib} GiB are free, and a first run takes {wanted_gib} GiB: make room"
+        );
+        return false;
+    }
+    println!("found    disk        {free_gib} GiB free; a first run takes {wanted_gib} GiB");
+    true
 }
 
 /// Whether cargo-deny is there.

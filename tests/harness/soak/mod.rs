@@ -29,6 +29,9 @@ const HOSTS: [(&str, &[&str], &str); 2] = [
     ("back-office", &["vaults", "shops", "echo", "relay"], "Vault"),
 ];
 
+/// One of each has no peer plane: what its actors say to others and hear from them goes through inboxes.
+const WITHOUT_PEERS: u32 = 2;
+
 /// What to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -100,7 +103,11 @@ pub async fn run(options: Options) -> Report {
     let mut fire = Fire::new(&world, random.fork());
     for number in 1..=2 {
         for (name, roles, kind) in HOSTS {
-            fire.host(world.app_options(&format!("{name}-{number}"), roles), kind).await;
+            let mut options = world.app_options(&format!("{name}-{number}"), roles);
+            if number == WITHOUT_PEERS {
+                options.args.push("--no-peer".into());
+            }
+            fire.host(options, kind).await;
         }
     }
     let soak = Rc::new(Soak {
