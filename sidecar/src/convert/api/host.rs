@@ -305,6 +305,7 @@ mod tests {
                 work: Work::Deactivate,
                 activation: u64::MAX,
                 deadline: Some(u64::MAX / 2),
+                event: None,
                 trace: text.clone(),
                 recorded_steps: (0..steps).map(step).collect(),
                 event: None,
