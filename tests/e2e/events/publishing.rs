@@ -31,7 +31,7 @@ fn what_a_turn_publishes_is_there_once_when_it_succeeds_and_never_when_it_fails(
         turn.flush().await.expect("durable");
         turn.publish("t", "k", &json!("dropped")).await.expect("buffered");
         turn.fail("No").await;
-        failing.await.expect("no panic").expect_err("it failed");
+        failing.await.expect("no panic").expect("answered").expect_err("it failed");
         // Success keeps all of it, in order; a batch is answered as one.
         let going = call("go");
         let turn = host.next_turn().await;
@@ -47,7 +47,7 @@ fn what_a_turn_publishes_is_there_once_when_it_succeeds_and_never_when_it_fails(
         let Answer::PublishBatch(answer) = answer else { panic!("{answer:?}") };
         assert!(answer.events.iter().all(|event| event.position.is_empty()), "{answer:?}");
         turn.finish(&json!(null)).await;
-        going.await.expect("no panic").expect("it went well");
+        going.await.expect("no panic").expect("answered").expect("it went well");
         let mut consumer = client.consume(consume("t", "")).await.expect("opened");
         let got = consumer.events(4).await.expect("they come");
         let data: Vec<Value> = got.into_iter().map(|(_, data)| data).collect();
@@ -70,7 +70,7 @@ fn what_a_turn_publishes_is_there_once_when_it_succeeds_and_never_when_it_fails(
         assert_eq!(turn.method(), "last");
         turn.publish("t", "k", &json!("last")).await.expect("buffered");
         turn.finish(&json!(null)).await;
-        last.await.expect("no panic").expect("it went well");
+        last.await.expect("no panic").expect("answered").expect("it went well");
         let mut consumer = client.consume(consume("t", "")).await.expect("opened");
         let got = consumer.events(5).await.expect("they come");
         assert_eq!(got[4], ("0/5".to_owned(), json!("last")));
@@ -120,7 +120,7 @@ fn what_a_turn_cannot_publish_is_refused_by_name() {
         turn.flush().await.expect("durable");
         let token = turn.token.clone();
         turn.finish(&json!(null)).await;
-        going.await.expect("no panic").expect("it went well");
+        going.await.expect("no panic").expect("answered").expect("it went well");
         let late = PublishRequest { turn_token: token, ..publication("t", "", &json!(1)) };
         let late = client.event().publish(late).await;
         assert_error(late, Code::Aborted, "TURN_SUPERSEDED");
