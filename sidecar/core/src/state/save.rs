@@ -453,7 +453,7 @@ mod tests {
                 shared: true,
             },
             Op::StepDone { to: partition(3), number: 1, outcome: Outcome::Done(payload("r")) },
-            Op::Attempt { uuid: Uuid(1), attempt: 2, ended: Some(ended) },
+            Op::Attempt { uuid: Uuid(1), attempt: 2, ended: Some(ended), unmarked: false },
             complete(2, End::Outcome(failed)),
             complete(3, done()),
             complete(4, done()),
