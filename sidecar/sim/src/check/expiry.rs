@@ -48,7 +48,10 @@ impl Judge<'_> {
         let Some(held) = model.held.get(&uuid).filter(|_| attempt == 1) else { return };
         let (id, step) = (model.id.clone(), held.step);
         let mut reigns = model.reigns.iter().map(|reign| reign.epoch);
-        if !reigns.any(|epoch| self.dispatched.contains_key(&(log, uuid, step, 1, epoch))) {
+        // A later step that keeps its actor goes on with what has begun.
+        if step == 1
+            && !reigns.any(|epoch| self.dispatched.contains_key(&(log, uuid, step, 1, epoch)))
+        {
             let text = format!("{id}@{offset}: {uuid} is said to have run, and has only waited");
             self.wrong("T3 what only waited", text);
         }

@@ -446,7 +446,7 @@ impl Judge<'_> {
         }
         // What is refused was never taken: code of it may have run for a reign that was lost with its acceptance.
         let is_refused = matches!(end, End::Outcome(Outcome::Refused(_)));
-        if !ran && !is_refused {
+        if !ran && !is_refused && self.history.heeding {
             self.check_code_over(log, offset, uuid);
         }
         if stopped || matches!(closing, Closing::Stopped) {
