@@ -1,5 +1,6 @@
-//! Publishing outside of turns, what turns publish before the core has it, and topics: past the core's partitions, which have no part in it. What an event is, and
-//! where it goes, the core's pure part decides ([`kar_core::events`]); a [`Bus`] keeps it.
+//! Topics, and publishing: outside of turns past the core's partitions, which have no part in it; in turns what is done
+//! before the core has it. What an event is, and where it goes, the core's pure part decides ([`kar_core::events`]); a
+//! [`Bus`] keeps it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};

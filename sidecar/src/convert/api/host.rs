@@ -120,7 +120,8 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
     }
 }
 
-/// An event that is delivered, taken apart: its data are the payload. What is no event, which no topic has, goes as it is.
+/// An event that is delivered, taken apart: its data are the payload. What is no event, which no topic has, goes as it
+/// is.
 fn delivered(payload: Payload, origin: &EventOrigin) -> (Payload, Option<pb::EventDelivery>) {
     let mut event = match decode_event(payload.data.clone()) {
         Ok(event) => event,
