@@ -47,9 +47,9 @@ pub struct NewEvent {
     request_id: String,
 }
 
-/// An event of a topic, with data of a type: as they are ([`Payload`]) when a topic is followed, and of the type that it
-/// wants where a method takes it as its argument, because it is [subscribed](crate::Client::subscribe) to a topic. A
-/// method that wants nothing but the data takes `T` itself.
+/// An event of a topic, with data of a type: as they are ([`Payload`]) when a topic is followed, and of the type that
+/// it wants where a method takes it as its argument, because it is [subscribed](crate::Client::subscribe) to a topic.
+/// A method that wants nothing but the data takes `T` itself.
 ///
 /// ```
 /// # use kar_sdk::{ActorContext, Error, Event};

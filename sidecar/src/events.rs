@@ -1,5 +1,6 @@
-//! Publishing outside of turns, what turns publish before the core has it, and topics: past the core's partitions, which have no part in it. What an event is, and
-//! where it goes, the core's pure part decides ([`kar_core::events`]); a [`Bus`] keeps it.
+//! Topics, and publishing: outside of turns past the core's partitions, which have no part in it; in turns what is done
+//! before the core has it. What an event is, and where it goes, the core's pure part decides ([`kar_core::events`]); a
+//! [`Bus`] keeps it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -21,6 +22,7 @@ use crate::config::{ApplicationName, Bounds};
 use crate::convert::api::{
     EventOperation, Publication, bus_error, description_to, event_error, topic_to,
 };
+use crate::convert::error::too_large;
 use crate::convert::event::encode_event;
 
 /// Topics whose ids and partitions are kept in memory.
@@ -241,8 +243,7 @@ impl Events {
         now: Millis,
     ) -> Result<Vec<TurnEvent>, Status> {
         let complete = |publication: &Publication| {
-            let checked = self.checked(publication.clone(), now)?;
-            let stored = encode_event(&checked.event);
+            let (checked, stored) = self.checked(publication.clone(), now)?;
             Ok(TurnEvent { checked, stored })
         };
         publications.iter().map(complete).collect()
@@ -287,20 +288,19 @@ impl Events {
     ) -> Result<Vec<pb::PublishResponse>, Status> {
         let events: Vec<_> =
             publications.into_iter().map(|p| self.checked(p, now)).collect::<Result<_, _>>()?;
-        for event in &events {
+        for (event, _) in &events {
             self.known(&event.topic).await?;
         }
         let mut published = Vec::with_capacity(events.len());
         let mut piece = Vec::new();
         let mut bytes = 0;
         let mut events = events.into_iter().peekable();
-        while let Some(event) = events.next() {
+        while let Some((event, stored)) = events.next() {
             let topic = event.topic.clone();
             let id = event.event.id.clone();
-            let stored = encode_event(&event.event);
             bytes += stored.len();
             piece.push((id, event, stored));
-            let ends = events.peek().is_none_or(|next| next.topic != topic);
+            let ends = events.peek().is_none_or(|(next, _)| next.topic != topic);
             if ends || bytes >= PIECE.0 || piece.len() >= PIECE.1 {
                 bytes = 0;
                 published.extend(self.publish_piece(&topic, std::mem::take(&mut piece)).await?);
@@ -309,18 +309,23 @@ impl Events {
         Ok(published)
     }
 
-    fn checked(&self, publication: Publication, now: Millis) -> Result<Checked, Status> {
-        let Publication { topic, draft, request, field } = publication;
+    /// The event, complete, and as it is kept.
+    fn checked(&self, publication: Publication, now: Millis) -> Result<(Checked, Bytes), Status> {
+        let Publication { topic, draft, request, field, bytes_max } = publication;
         let seconds = i64::try_from(now / 1_000).unwrap_or(i64::MAX);
         let now = EventTime { seconds, nanos: (now % 1_000) as u32 * 1_000_000 };
         let id = || Uuid::now_v7().to_string();
         let event = draft.complete(id, &self.shared.source, now);
         let event = event.map_err(|error| event_error(&field, &error))?;
+        let stored = encode_event(&event);
+        if stored.len() > bytes_max {
+            return Err(too_large(&format!("{field}event"), stored.len(), bytes_max));
+        }
         let request = match request {
             Some(request) => self.request_key(&request),
             None => Uuid::new_v4().as_u128(),
         };
-        Ok(Checked { event, request, topic })
+        Ok((Checked { event, request, topic }, stored))
     }
 
     /// The same for the same id of a request of the same application, on every node.

@@ -10,12 +10,12 @@ use kar::convert::Malformed;
 use kar::convert::inbox::{decode_entry, encode_entry};
 use kar::convert::log::{decode_record, encode_record};
 use kar::convert::peer::{message_from, message_to};
-use kar_core::events::{DEAD_LETTER_BYTES_MAX, EventOrigin, Publication};
+use kar_core::events::{DEAD_LETTER_BYTES_MAX, EventOrigin, Filter, Publication};
 use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, TopicPartition, Uuid};
 use kar_core::inbox::{InboxBody, InboxEntry, Mark};
 use kar_core::invocation::{
-    ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
-    RetryPolicy, StateOp, Work,
+    ApplicationError, ChainOutcome, Fence, Invocation, Mode, Obligation, Outcome, Owed, Payload,
+    Refusal, RetryPolicy, StateOp, Work,
 };
 use kar_core::limits::{LimitHit, Limits};
 use kar_core::message::{
@@ -25,10 +25,16 @@ use kar_core::node::{DIRECT_CONCURRENCY, DeadLetterView, InvocationView, Phase};
 use kar_core::probe::{Climb, Confirm, Place, Probe};
 use kar_core::record::{
     AcceptInBrief, End, Op, Publish, Record, RecordedStep, ReminderOp, Segment, Send,
+    SubscriptionOp,
 };
 use kar_core::reminder::{CatchUp, Remind, Reminder, ReminderChange};
 use kar_core::schedule::Schedule;
 use kar_core::snapshot::{NamedSnapshot, SnapshotKey, SnapshotProof};
+use kar_core::subscription::{
+    Instance, Subscription, SubscriptionAsk, SubscriptionChange, SubscriptionCommand,
+    SubscriptionFence, SubscriptionProgress, SubscriptionSpec, SubscriptionStart,
+    SubscriptionTarget, SubscriptionView, TopicRef,
+};
 use kar_core::trouble::{Cause, Ended};
 use kar_hub::RECORD_BYTES_MAX;
 use kar_proto::peer::v1::PeerFrame;
@@ -407,6 +413,177 @@ fn events() -> [(&'static str, Op); 6] {
     ]
 }
 
+fn spec(target: SubscriptionTarget, is_full: bool) -> SubscriptionSpec {
+    let topic = |name: &str| TopicRef { name: name.into(), id: "0198c0de".into(), partitions: 2 };
+    let pairs = |name: &str| vec![(name.to_owned(), "x".to_owned()), ("a".into(), "y".into())];
+    let filters = vec![
+        Filter::Exact(pairs("type")),
+        Filter::Any(vec![Filter::Prefix(pairs("source")), Filter::Suffix(pairs("id"))]),
+        Filter::Not(Box::new(Filter::Exact(pairs("subject")))),
+    ];
+    SubscriptionSpec {
+        name: "billing".into(),
+        topic: topic("orders"),
+        target,
+        method: "bill".into(),
+        filter: is_full.then_some(Filter::All(filters)),
+        start: match is_full {
+            true => SubscriptionStart::Time(1_700_000_000_004),
+            false => SubscriptionStart::Latest,
+        },
+        offsets: vec![1, 300],
+        in_flight: 100,
+        retry: is_full.then_some(RETRY),
+        dead_letter: is_full.then(|| topic("dead")),
+    }
+}
+
+fn specs() -> [SubscriptionSpec; 4] {
+    let service = |affinity: Option<&str>| SubscriptionTarget::Service {
+        name: "mail".into(),
+        affinity: affinity.map(Into::into),
+    };
+    let actor = |instance| SubscriptionTarget::Actor { name: "Account".into(), instance };
+    let earliest = SubscriptionStart::Earliest;
+    [
+        spec(service(None), false),
+        SubscriptionSpec { start: earliest, ..spec(service(Some("customer")), false) },
+        spec(actor(Instance::Attribute("customer".into())), true),
+        spec(actor(Instance::Fixed("alice".into())), true),
+    ]
+}
+
+fn subscription_sender() -> Sender {
+    let partition = PartitionId::new(Kind::subscriptions(), 1);
+    Sender::Subscription { partition, subscription: uuid(4), topic_partition: 3 }
+}
+
+fn subscriptions() -> Vec<Arc<Subscription>> {
+    let (target_partitions, created) = (16, 1_700_000_000_005);
+    let one = |spec| Subscription { uuid: uuid(4), target_partitions, created, spec };
+    specs().map(one).map(Arc::new).into()
+}
+
+fn commands() -> Vec<SubscriptionCommand> {
+    let change = |change| SubscriptionAsk::Change { name: "billing".into(), change };
+    let subscribe =
+        |spec| SubscriptionAsk::Subscribe { spec: Arc::new(spec), target_partitions: 16 };
+    let (kind, time) = (Kind::actor("Account"), 1_700_000_000_006);
+    let asks = [
+        change(SubscriptionChange::Unsubscribe),
+        change(SubscriptionChange::Pause),
+        change(SubscriptionChange::Resume),
+        SubscriptionAsk::ActorRemoved { kind, actor: "alice".into(), time },
+    ];
+    let asks = asks.into_iter().chain(specs().map(subscribe));
+    asks.map(|ask| SubscriptionCommand { uuid: uuid(3), ask }).collect()
+}
+
+fn fence() -> SubscriptionFence {
+    SubscriptionFence { floor: uuid(9), open: vec![uuid(4), uuid(5)] }
+}
+
+/// Decisions about subscriptions.
+fn subscribing() -> Vec<(String, Op)> {
+    let done = |change, outcome, sends| Op::Subscription {
+        sender: Sender::Node(NodeId(5)),
+        number: 9,
+        uuid: uuid(3),
+        change,
+        outcome,
+        sends,
+    };
+    let owed = |owed| Send {
+        number: 4,
+        obligation: Obligation { to: actor_partition(), owed, parent: None, step_key: None },
+    };
+    let over = Owed::Fence(Arc::new(Fence { uuid: uuid(8), fence: fence() }));
+    let ok = || Some(Outcome::Done(payload("changed")));
+    let pause = |paused| SubscriptionOp::Pause { name: "billing".into(), paused };
+    let names = vec!["billing".into(), "mail".into()];
+    let refused = |refusal| complete(Outcome::Refused(refusal), Some(brief()));
+    let tell = Op::Accept {
+        sender: subscription_sender(),
+        number: 42,
+        invocation: Arc::new(invocation(Mode::Tell, true)),
+    };
+    let delivered = |publishes| Op::Delivered {
+        subscription: uuid(4),
+        topic_partition: 3,
+        floor: 300,
+        publishes,
+    };
+    let named = [
+        ("subscription-nothing", done(SubscriptionOp::Nothing, None, vec![])),
+        ("subscriptions-end", done(SubscriptionOp::End { names }, ok(), vec![owed(over)])),
+        ("subscription-pauses", done(pause(true), ok(), vec![])),
+        ("subscription-resumes", done(pause(false), ok(), vec![])),
+        ("accept-from-subscription", tell),
+        ("delivered", delivered(vec![])),
+        ("delivered-and-buried", delivered(vec![publish(1, 0, "a"), publish(2, 0, "b")])),
+        ("fence", Op::Fence { sender: log_sender(), number: 8, fence: fence() }),
+        ("refused-subscription-differs", refused(Refusal::SubscriptionDiffers)),
+        ("refused-subscription-unknown", refused(Refusal::SubscriptionUnknown)),
+        ("refused-subscriptions", refused(Refusal::SubscriptionsFull)),
+        ("refused-subscription-bytes", refused(Refusal::SubscriptionsBytesFull)),
+    ];
+    let mut all: Vec<_> = named.into_iter().map(|(name, op)| (name.to_owned(), op)).collect();
+    for (at, subscription) in subscriptions().into_iter().enumerate() {
+        let op = done(SubscriptionOp::Create(subscription), ok(), vec![]);
+        all.push((format!("subscription-created-{at}"), op));
+    }
+    for (at, command) in commands().into_iter().enumerate() {
+        let sends = vec![owed(Owed::Subscription(Arc::new(command)))];
+        let op = done(SubscriptionOp::Nothing, ok(), sends);
+        all.push((format!("subscription-command-{at}"), op));
+    }
+    all
+}
+
+/// Messages about subscriptions.
+fn about_subscriptions() -> Vec<Message> {
+    let (request, to) = (RequestId(7), PartitionId::new(Kind::subscriptions(), 1));
+    let ask = |sender, closed_from, owed| Message::Request {
+        sender,
+        from_epoch: 2,
+        to: to.clone(),
+        epoch: 3,
+        number: 42,
+        floor: 2,
+        closed_from,
+        asks: false,
+        promised: false,
+        again: false,
+        owed,
+    };
+    let over = Owed::Fence(Arc::new(Fence { uuid: uuid(8), fence: fence() }));
+    let tell = owed(invocation(Mode::Tell, true));
+    let mut messages = vec![
+        ask(log_sender(), None, over),
+        ask(subscription_sender(), Some(40), tell),
+        Message::ListSubscriptions { request, partition: to.clone(), name: None },
+        Message::ListSubscriptions { request, partition: to.clone(), name: Some("x".into()) },
+    ];
+    let commands = commands().into_iter();
+    messages.extend(
+        commands.map(|command| {
+            ask(Sender::Node(NodeId(5)), None, Owed::Subscription(Arc::new(command)))
+        }),
+    );
+    let progress = SubscriptionProgress { floor: 4, end: 9, under_way: 2, skipped: 1 };
+    let view = |subscription| SubscriptionView {
+        subscription,
+        paused: true,
+        topic_gone: true,
+        partitions: vec![progress, SubscriptionProgress::default()],
+    };
+    let all: Vec<_> = subscriptions().into_iter().map(view).collect();
+    for result in [ReadResult::Subscriptions(all), ReadResult::Subscriptions(vec![])] {
+        messages.push(Message::ReadDone { request, result });
+    }
+    messages
+}
+
 /// Every record by name; the names are those of the golden file.
 fn records() -> BTreeMap<String, Record> {
     let mut records = BTreeMap::from([
@@ -429,7 +606,7 @@ fn records() -> BTreeMap<String, Record> {
         let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
         records.insert(name.to_owned(), record);
     }
-    for (name, op) in policies() {
+    for (name, op) in policies().into_iter().chain(subscribing()) {
         let record = Record::Batch { epoch: 3, seq: 1, time: 1_700_000_000_002, ops: vec![op] };
         records.insert(name, record);
     }
@@ -453,6 +630,7 @@ fn about_reminders() -> Vec<Message> {
             epoch: 3,
             number: 4,
             floor: 2,
+            closed_from: None,
             asks: false,
             promised: false,
             again: false,
@@ -545,6 +723,7 @@ fn messages() -> Vec<Message> {
             epoch: 7,
             number: 2,
             floor: 1,
+            closed_from: None,
             asks: true,
             promised: true,
             again: true,
@@ -557,6 +736,7 @@ fn messages() -> Vec<Message> {
             epoch: 7,
             number: 3,
             floor: 1,
+            closed_from: None,
             asks: false,
             promised: false,
             again: false,
@@ -652,7 +832,8 @@ fn every_record_survives_a_round_trip() {
 
 #[test]
 fn every_message_survives_a_round_trip() {
-    for message in messages().into_iter().chain(about_reminders()) {
+    let all = messages().into_iter().chain(about_reminders()).chain(about_subscriptions());
+    for message in all {
         let bytes = message_to(&message).encode_to_vec();
         let frame = PeerFrame::decode(bytes.as_slice()).expect("it was just encoded");
         assert_eq!(message_from(frame).as_ref(), Ok(&message));

@@ -28,6 +28,10 @@ pub(crate) enum Target {
     Service,
     /// A service at most once.
     Direct,
+    /// Nobody: an event is published, and durable.
+    Publish,
+    /// An actor, by an event that is delivered to it; it publishes another one with its turn, which comes back.
+    Delivery,
 }
 
 /// A bound on one figure.
@@ -97,6 +101,13 @@ impl Scenario {
             promises: &[Throughput(60_000.0)],
             ..scenario("direct invoke, 64 clients", Target::Direct, 64)
         },
+        scenario("publish, 1 client", Target::Publish, 1),
+        Self {
+            promises: &[Throughput(50_000.0)],
+            ..scenario("publish, 64 clients", Target::Publish, 64)
+        },
+        scenario("event to an actor and back, 1 client", Target::Delivery, 1),
+        scenario("event to an actor and back, 64 clients", Target::Delivery, 64),
         Self {
             promises: &[Throughput(3_000.0)],
             strict: true,

@@ -1,7 +1,14 @@
 //! What is called: an echo, as a service and as an actor; and a method that only a second attempt ends.
 
 use anyhow::Result;
-use kar_sdk::{ActorContext, Error, Host, Payload, ServiceContext};
+use kar_sdk::{ActorContext, Error, Event, Host, NewEvent, Payload, ServiceContext};
+
+/// Topic of events that are delivered.
+pub(crate) const QUESTIONS: &str = "bench.questions";
+/// Topic of events that come back.
+pub(crate) const ANSWERS: &str = "bench.answers";
+/// Attribute of both: whose they are.
+pub(crate) const BACK: &str = "back";
 
 struct Bench;
 
@@ -20,6 +27,14 @@ impl Echo {
     /// Returns what it is given.
     async fn echo(&self, _ctx: &mut ActorContext, payload: Payload) -> Result<Payload, Error> {
         Ok(payload)
+    }
+
+    /// Publishes what an event brings.
+    async fn publish(&self, ctx: &mut ActorContext, event: Event<Payload>) -> Result<(), Error> {
+        let back = event.attributes.get(BACK).cloned().unwrap_or_default();
+        let answer = NewEvent::new("bench.answer", &event.data).attribute(BACK, back);
+        ctx.topic(ANSWERS).publish(answer).await?;
+        Ok(())
     }
 
     /// In which process it runs.

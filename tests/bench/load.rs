@@ -1,6 +1,7 @@
 //! The load client: a process of its own that calls through the SDK, and says when its measurement begins and ends.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io::{Write as _, stdout};
 use std::path::Path;
 use std::process::Stdio;
@@ -9,14 +10,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use hdrhistogram::Histogram;
-use kar_sdk::{Client, Kar, Payload};
+use kar_sdk::{Client, Consumer, Kar, NewEvent, Payload, Start, Subscription};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::budget::{Scenario, Target};
+use crate::host::{ANSWERS, BACK, QUESTIONS};
 
 /// Bytes of each argument and result.
 pub(crate) const PAYLOAD_BYTES: usize = 1024;
@@ -60,9 +63,17 @@ pub(crate) async fn run(args: LoadArgs) -> Result<()> {
         end: RefCell::new(None),
     });
     let local = LocalSet::new();
+    let answers = Answers::default();
+    if args.target == Target::Delivery {
+        let totals = Subscription::new("bench", QUESTIONS).to_actors("Echo", "subject", "publish");
+        client.subscribe(totals).await?;
+        let consumer = client.topic(ANSWERS).consume().start(Start::Latest).open().await?;
+        local.spawn_local(answers.clone().take_from(consumer));
+    }
     let loops: Vec<_> = (0..args.clients)
         .map(|n| {
-            local.spawn_local(calls(client.clone(), n, args.target, args.every_ms, shared.clone()))
+            let (client, answers) = (client.clone(), answers.clone());
+            local.spawn_local(calls(client, answers, n, args.target, args.every_ms, shared.clone()))
         })
         .collect();
     local
@@ -118,6 +129,7 @@ impl Shared {
 /// One client: a call after the other until the end.
 async fn calls(
     client: Client,
+    answers: Answers,
     number: usize,
     target: Target,
     every_ms: u64,
@@ -132,6 +144,7 @@ async fn calls(
             _ => client.actor("Echo", format!("actor-{number}-{n}")),
         })
         .collect();
+    let topic = client.topic(QUESTIONS);
     let mut ticks = (every_ms > 0).then(|| interval(Duration::from_millis(every_ms)));
     if let Some(ticks) = &mut ticks {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -147,6 +160,19 @@ async fn calls(
             }
             Target::Service => service.call("echo", &payload).await?,
             Target::Direct => service.call_direct("echo", &payload).await?,
+            Target::Publish => {
+                let event = NewEvent::new("bench", &payload).key(format!("{number}-{n}"));
+                topic.publish(event).await?;
+                payload.clone()
+            }
+            Target::Delivery => {
+                let back = format!("{number}-{n}");
+                let answer = answers.wait_for(&back);
+                let subject = format!("actor-{number}-{}", n % ACTORS_PER_CLIENT);
+                let event = NewEvent::new("bench", &payload).subject(subject).attribute(BACK, back);
+                topic.publish(event).await?;
+                answer.await.context("the consumer has ended")?
+            }
         };
         if answer.data.len() != PAYLOAD_BYTES {
             bail!("wrong answer: {} bytes", answer.data.len());
@@ -160,6 +186,31 @@ async fn calls(
         }
     }
     Ok(())
+}
+
+/// Events that are waited for.
+#[derive(Clone, Default)]
+struct Answers(Rc<RefCell<HashMap<String, oneshot::Sender<Payload>>>>);
+
+impl Answers {
+    fn wait_for(&self, back: &str) -> oneshot::Receiver<Payload> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.borrow_mut().insert(back.to_owned(), sender);
+        receiver
+    }
+
+    /// Gives everything that comes to whoever waits for it, for ever.
+    async fn take_from(self, mut consumer: Consumer) {
+        while let Ok(received) = consumer.next().await {
+            let event = &received.event;
+            let waiting = event.attributes.get(BACK).and_then(|b| self.0.borrow_mut().remove(b));
+            if let Some(waiting) = waiting {
+                // Who has ended does not wait any more.
+                let _ = waiting.send(event.data.clone());
+            }
+        }
+        self.0.borrow_mut().clear();
+    }
 }
 
 /// The command of this program as load client.
@@ -186,6 +237,8 @@ pub(crate) fn spawn(
         Target::HotActor => "hot-actor",
         Target::Service => "service",
         Target::Direct => "direct",
+        Target::Publish => "publish",
+        Target::Delivery => "delivery",
     };
     let (program, args) = command.split_first().context("a command has a program")?;
     let mut child = Command::new(program)

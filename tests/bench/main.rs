@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
+use kar_proto::v1::CreateTopicRequest;
 use kar_tests::{Node, NodeOptions, World};
 
 use crate::budget::Scenario;
@@ -108,6 +109,7 @@ async fn judge(args: &Args) -> Result<()> {
         return print(args, &report);
     }
     let (host, front) = start(&world, "host", &own_host(&[])?).await?;
+    create_topics(&front).await?;
     report.idle_sidecar_kib = kar_tests::process::resident_kib(front.pid()).context("front")?;
     report.idle_hub_kib = kar_tests::process::resident_kib(world.hub().await).context("hub")?;
     for scenario in Scenario::ALL.iter().filter(|s| !s.strict && wanted(args, s)) {
@@ -154,6 +156,18 @@ async fn start(world: &World, name: &str, command: &[String]) -> Result<(Node, N
     host.hosts("bench").await;
     let front = world.bare(&format!("{name}-front")).await;
     Ok((host, front))
+}
+
+/// The topics that events go through, which keep little.
+async fn create_topics(node: &Node) -> Result<()> {
+    let client = node.client().await;
+    for topic in [host::QUESTIONS, host::ANSWERS] {
+        let (topic, partitions, retention_bytes) = (topic.to_owned(), 4, 32 << 20);
+        let request =
+            CreateTopicRequest { topic, partitions, retention_bytes, ..Default::default() };
+        client.event().create_topic(request).await?;
+    }
+    Ok(())
 }
 
 /// The command of this program as host.

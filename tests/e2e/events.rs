@@ -3,6 +3,8 @@
 mod consuming;
 mod killed;
 mod people;
+mod publishing;
+mod subscriptions;
 
 use kar_proto::v1::request::Operation;
 use kar_proto::v1::response::Result as Answer;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use kar_tests::component::{Component, hello};
 use kar_tests::world::{Output, capture};
 use kar_tests::{Node, World, binaries, test};
 use serde_json::{Value, json};
@@ -129,6 +130,18 @@ fn topics_work_by_hand() {
         let got = curl(&program, &["-max-time", "2", "-d", request], way, &words).await;
         for word in [r#""id": 0"#, r#""id": 1"#, r#""position": "0/2""#, r#""topicId""#] {
             assert!(got.stdout.contains(word), "{word}: {got:?}");
+        }
+        let host = Component::connect(&node.client().await, hello(&["audit"], &[])).await;
+        let _host = host.expect("welcome");
+        let request = r#"{"subscription":{"name":"s","topic":"t","method":"record",
+            "start":{"latest":true},"target":{"service":{"name":"audit"}}}}"#;
+        let subscribed = ask("Subscribe", request).await;
+        assert!(subscribed.stdout.contains(r#""created": true"#), "{subscribed:?}");
+        let paused = ask("PauseSubscription", r#"{"name":"s"}"#).await;
+        assert!(paused.stdout.contains(r#""changed": true"#), "{paused:?}");
+        let listed = ask("ListSubscriptions", "{}").await;
+        for word in [r#""name": "s""#, r#""SUBSCRIPTION_STATE_PAUSED""#, r#""latest": true"#] {
+            assert!(listed.stdout.contains(word), "{word}: {listed:?}");
         }
         let wrong = ask("Publish", r#"{"topic":"none"}"#).await;
         assert!(wrong.stderr.contains("UNKNOWN_TOPIC"), "{wrong:?}");

@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
+use kar_proto::v1::request::Operation;
+use kar_proto::v1::response::Result as Answer;
 use kar_proto::v1::{
     ConsumeOpened, ConsumeRequest, ConsumeResponse, CreateTopicRequest, DescribeTopicRequest,
-    Event, PublishRequest, Topic, TopicDescription,
+    Event, ListSubscriptionsRequest, PublishRequest, SubscribeRequest, Subscription,
+    SubscriptionInfo, Topic, TopicDescription, turn_outcome,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::Client;
+use crate::component::{Turn, actor, error, service};
 use crate::grpc::{json, value};
 
 /// Nothing in a test takes longer unless it hangs.
@@ -34,6 +38,29 @@ pub fn publication(topic: &str, key: &str, data: &serde_json::Value) -> PublishR
         event: Some(Event { data: Some(json(data)), ..Event::default() }),
         partition_key: key.into(),
         ..PublishRequest::default()
+    }
+}
+
+/// A subscription of a topic to a method of the instances of a type that the events name in an attribute.
+pub fn to_actors(name: &str, topic: &str, of: (&str, &str), method: &str) -> Subscription {
+    Subscription {
+        name: name.into(),
+        topic: topic.into(),
+        target: Some(actor(of.0, "")),
+        instance_attribute: of.1.into(),
+        method: method.into(),
+        ..Subscription::default()
+    }
+}
+
+/// A subscription of a topic to a method of a service.
+pub fn to_service(name: &str, topic: &str, to: &str, method: &str) -> Subscription {
+    Subscription {
+        name: name.into(),
+        topic: topic.into(),
+        target: Some(service(to)),
+        method: method.into(),
+        ..Subscription::default()
     }
 }
 
@@ -80,6 +107,26 @@ impl Client {
         Ok(self.event().publish(request).await?.into_inner().position)
     }
 
+    /// Subscribes; whether it is new.
+    ///
+    /// # Errors
+    ///
+    /// The sidecar's.
+    pub async fn subscribe(&self, subscription: Subscription) -> Result<bool, Status> {
+        let request = SubscribeRequest { subscription: Some(subscription) };
+        Ok(self.event().subscribe(request).await?.into_inner().created)
+    }
+
+    /// The subscriptions of the application.
+    ///
+    /// # Errors
+    ///
+    /// The sidecar's.
+    pub async fn subscriptions(&self) -> Result<Vec<SubscriptionInfo>, Status> {
+        let request = ListSubscriptionsRequest::default();
+        Ok(self.event().list_subscriptions(request).await?.into_inner().subscriptions)
+    }
+
     /// Begins to consume.
     ///
     /// # Errors
@@ -93,6 +140,35 @@ impl Client {
         let first = answers.message().await?.and_then(|answer| answer.opened);
         let opened = first.ok_or_else(|| Status::internal("the first answer is another one"))?;
         Ok(TestConsumer { opened, requests, answers })
+    }
+}
+
+// === impl Turn ===
+
+impl Turn {
+    /// Publishes a JSON value with the turn; the event's id.
+    ///
+    /// # Errors
+    ///
+    /// The sidecar's.
+    pub async fn publish(
+        &self,
+        topic: &str,
+        key: &str,
+        data: &serde_json::Value,
+    ) -> Result<String, Status> {
+        let turn_token = self.token.clone();
+        let request = PublishRequest { turn_token, ..publication(topic, key, data) };
+        match self.handle.request(Operation::Publish(request)).await? {
+            Answer::Publish(answer) => Ok(answer.event_id),
+            other => Err(Status::internal(format!("wrong answer: {other:?}"))),
+        }
+    }
+
+    /// Ends with an error of this code.
+    pub async fn fail(self, code: &str) {
+        let error = turn_outcome::Result::Error(error(code, "as it was asked for"));
+        self.handle.finish(&self.token, error).await;
     }
 }
 

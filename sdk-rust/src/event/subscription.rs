@@ -13,8 +13,8 @@ use crate::stream::{Answer, Handle, Operation};
 /// Subscriptions asked for at once.
 const PAGE_SIZE: i32 = 1_000;
 
-/// What is to be delivered to whom: each event of a topic that is wanted, as a tell, once, those of one partition of the
-/// topic in order up to each actor's queue.
+/// What is to be delivered to whom: each event of a topic that is wanted, as a tell, once, those of one partition of
+/// the topic in order up to each actor's queue.
 ///
 /// ```no_run
 /// # use kar_sdk::{CallError, Client, EventFilter, Start, Subscription};

@@ -41,6 +41,7 @@ transitions! {
     PublishRefused = "publishing: a turn publishes to a topic that is gone",
     PublishRestored = "publishing: a reign begins with events that are owed",
     DeadLetterTopic = "publishing: an event goes to its dead-letter topic",
+    BuryWaits = "publishing: a delivery waits, because its topic for dead letters is away",
     DeadLetterStep = "publishing: the event of a chain's later step goes there",
     EventCarried = "publishing: a tail call carries its event along",
     // Stages of a partition.

@@ -181,7 +181,7 @@ pub struct Limits {
     pub subscriptions_bytes_per_partition_max: usize,
     /// Events of one topic partition that a subscription may have under way: the most that may be asked for.
     pub subscription_in_flight_max: usize,
-    /// The same, bytes: an event more is under way only if it is the only one.
+    /// The same, bytes; one event may go beyond it.
     pub subscription_in_flight_bytes_max: usize,
     /// Events of one topic partition that wait in one partition of their target: the acceptance of those beyond it is
     /// told when they have ended, so that a slow subscriber has a lag instead of a long queue.
@@ -270,6 +270,7 @@ pub struct Rules {
     pub deliver_by_offset: bool,
     pub filter_closes: bool,
     pub topic_by_id: bool,
+    pub removal_ends_subscriptions: bool,
     pub gate_publishes: bool,
     pub learn_published: bool,
     pub bury_with_end: bool,
@@ -353,7 +354,8 @@ impl Default for Limits {
             reminders_bytes_per_partition_max: 64 << 20,
             reminder_firings_per_record_max: 256,
             reminder_lateness_ms: 1_000,
-            subscriptions_per_partition_max: 1_000,
+            // Each end of one tells every partition of its target which ones there still are.
+            subscriptions_per_partition_max: 256,
             subscriptions_bytes_per_partition_max: 8 << 20,
             subscription_in_flight_max: 1_000,
             subscription_in_flight_bytes_max: 2 << 20,
@@ -431,6 +433,7 @@ impl Default for Rules {
             deliver_by_offset: true,
             filter_closes: true,
             topic_by_id: true,
+            removal_ends_subscriptions: true,
             gate_publishes: true,
             learn_published: true,
             bury_with_end: true,

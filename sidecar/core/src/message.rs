@@ -72,7 +72,8 @@ pub enum Message {
         number: Number,
         /// Every call number below this is closed.
         floor: Number,
-        /// Subscriptions only, whose numbers are those of many channels: every number from here up to its own is closed.
+        /// Subscriptions only, whose numbers are those of many channels: from here up to its own every number is
+        /// closed.
         closed_from: Option<Number>,
         /// To be answered with `Known`: the sender's window needs it.
         asks: bool,

@@ -35,6 +35,9 @@ const ACTOR_BYTES_MAX: usize = 512;
 /// Longest name of a kind that is counted on (the API's bound).
 const KIND_BYTES_MAX: usize = 128;
 
+/// Most partitions of a kind (the API's bound).
+const TARGET_PARTITIONS_MAX: usize = 1_024;
+
 /// What a record takes besides its decisions.
 const RECORD: usize = 64;
 
@@ -484,7 +487,18 @@ impl Limits {
         let open = sum(&[self.unfinished_per_partition_max, self.outbox_per_partition_max]);
         let open = times(open.max(self.roots_per_node_max), NUMBER);
         let lists = sum(&[open, times(forgotten, UUID), names]);
-        let longest = turn.max(lists).max(self.record_bytes_target).max(self.store_batch_bytes);
+        // The end of a subscription tells every partition of its target's kind which ones there still are.
+        let fence = times(self.subscriptions_per_partition_max, UUID);
+        let fences = times(TARGET_PARTITIONS_MAX, sum(&[fence, KIND_BYTES_MAX, 12 * NESTED]));
+        let letters = times(self.subscription_in_flight_max, DEAD_LETTER_BYTES_MAX + 2 * UUID);
+        let buried = sum(&[self.subscription_in_flight_bytes_max, self.message_bytes_max, letters]);
+        let settings = self.subscriptions_bytes_per_partition_max / 2;
+        let subscribing = sum(&[fences.max(buried).max(settings), names]);
+        let longest = turn
+            .max(lists)
+            .max(subscribing)
+            .max(self.record_bytes_target)
+            .max(self.store_batch_bytes);
         sum(&[RECORD, longest])
     }
 }

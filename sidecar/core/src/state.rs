@@ -63,10 +63,10 @@ pub(crate) struct LogState {
     pub(crate) inbound: BTreeMap<Sender, Inbound>,
     /// Channels out.
     pub(crate) outbound: BTreeMap<PartitionId, Outbound>,
+    /// What is open in them.
+    pub(crate) owed: Tally,
     /// Channels into topics.
     pub(crate) topics: Topics,
-    /// What is open in both.
-    pub(crate) owed: Tally,
     /// Channels of departed nodes, closed for ever.
     pub(crate) closed_nodes: ClosedNodes,
     /// Tells that ended without success.
@@ -277,7 +277,7 @@ impl LogState {
                     self.close_out(to, *number, None);
                 }
                 self.owe(&segment.sends);
-                self.topics.owe(&segment.publishes, &mut self.owed);
+                self.topics.owe(&segment.publishes);
                 self.remind(rules, actor.as_ref(), &segment.reminders);
                 true
             }
@@ -308,7 +308,7 @@ impl LogState {
                     }
                 }
                 self.owe(&segment.sends);
-                self.topics.owe(&segment.publishes, &mut self.owed);
+                self.topics.owe(&segment.publishes);
                 true
             }
             Op::Outcome { sender, number, done, time } => {
@@ -415,7 +415,7 @@ impl LogState {
                 true
             }
             Op::Delivered { subscription, topic_partition, floor, publishes } => {
-                self.topics.owe(publishes, &mut self.owed);
+                self.topics.owe(publishes);
                 self.subscriptions.move_floor(*subscription, *topic_partition, *floor)
             }
             Op::Fence { sender, number, fence } => {
@@ -429,11 +429,11 @@ impl LogState {
                 true
             }
             Op::Published { to, upto, offset } => {
-                self.topics.settle(to, *upto, *offset, &mut self.owed);
+                self.topics.settle(to, *upto, *offset);
                 true
             }
             Op::TopicGone { to } => {
-                self.topics.forget(to, &mut self.owed);
+                self.topics.forget(to);
                 true
             }
             Op::Deactivate { actor, uuid } => {

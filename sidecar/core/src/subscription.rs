@@ -1,8 +1,8 @@
 //! Subscriptions: which events of a topic are delivered to whom, and how (design section 10; `docs/adr/0009`).
 //!
-//! A subscription lives in a partition of the system kind [`Kind::subscriptions`] of its application, by the hash of its
-//! name. Its owner reads the topic, and delivers each event that is wanted as a tell, over a channel whose numbers are
-//! the offsets.
+//! A subscription lives in a partition of the system kind [`Kind::subscriptions`] of its application, by the hash of
+//! its name. Its owner reads the topic, and delivers each event that is wanted as a tell, over a channel whose numbers
+//! are the offsets.
 
 use std::sync::Arc;
 
@@ -347,6 +347,20 @@ impl Subscription {
         Uuid((mixed & !((0xF << 76) | (0b11 << 62))) | (0x8 << 76) | (0b10 << 62))
     }
 
+    /// Every partition that events may go to.
+    pub(crate) fn receivers(&self) -> Vec<PartitionId> {
+        let kind = self.spec.target.kind();
+        if let SubscriptionTarget::Actor { instance: Instance::Fixed(actor), .. } =
+            &self.spec.target
+        {
+            let target = Target { kind, actor: Some(actor.clone()), affinity: None };
+            let index = assign::partition_index(&target, self.uuid, self.target_partitions);
+            return vec![PartitionId::new(target.kind, index)];
+        }
+        let of = |index| PartitionId::new(kind.clone(), index);
+        (0..self.target_partitions).map(of).collect()
+    }
+
     /// Where an event goes.
     ///
     /// # Errors
@@ -398,3 +412,137 @@ impl SubscriptionFence {
 
 /// Odd, with bits all over it.
 const MULTIPLIER: u128 = 0xda94_2042_e4dd_58b5_94d0_49bb_1331_11eb;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::events::{Draft, EventTime};
+
+    fn spec(target: SubscriptionTarget) -> SubscriptionSpec {
+        SubscriptionSpec {
+            name: "orders".into(),
+            topic: TopicRef { name: "orders".into(), id: "t1".into(), partitions: 2 },
+            target,
+            method: "add".into(),
+            filter: None,
+            start: SubscriptionStart::Latest,
+            offsets: vec![1, 5],
+            in_flight: 10,
+            retry: None,
+            dead_letter: None,
+        }
+    }
+
+    fn actor(instance: Instance) -> SubscriptionTarget {
+        SubscriptionTarget::Actor { name: "Customer".into(), instance }
+    }
+
+    fn subscription(uuid: u128, target: SubscriptionTarget) -> Subscription {
+        let spec = spec(target);
+        Subscription { uuid: Uuid(uuid), target_partitions: 4, created: 7, spec }
+    }
+
+    fn event(customer: &str) -> CloudEvent {
+        let attributes = [("customer".to_owned(), customer.to_owned())].into();
+        let draft = Draft { attributes, ..Draft::default() };
+        draft.complete(|| "1".into(), "/s", EventTime::default()).unwrap()
+    }
+
+    #[test]
+    fn events_of_one_instance_go_to_one_partition_and_others_nowhere() {
+        let by_customer = subscription(1, actor(Instance::Attribute("customer".into())));
+        let to = |offset, who: &str| by_customer.destination(0, offset, &event(who));
+        let first = to(1, "alice").unwrap();
+        assert_eq!(first.actor.as_deref(), Some("alice"));
+        assert_eq!(to(2, "alice"), Ok(first));
+        assert!(to(3, &"a".repeat(ACTOR_ID_BYTES_MAX + 1)).is_err());
+        let by_shop = subscription(1, actor(Instance::Attribute("shop".into())));
+        assert!(by_shop.destination(0, 1, &event("alice")).is_err());
+        let fixed = subscription(1, actor(Instance::Fixed("all".into())));
+        let to = fixed.destination(1, 9, &event("alice")).unwrap();
+        assert_eq!(fixed.receivers(), [to.to.clone()]);
+        assert_eq!(by_customer.receivers().len(), 4);
+        assert_eq!((to.actor.as_deref(), to.to.kind), (Some("all"), Kind::actor("Customer")));
+    }
+
+    #[test]
+    fn services_get_events_of_one_key_in_one_partition_and_all_others_spread() {
+        let service = |affinity: Option<&str>| {
+            let affinity = affinity.map(Into::into);
+            subscription(1, SubscriptionTarget::Service { name: "mail".into(), affinity })
+        };
+        let places = |subscription: &Subscription| {
+            let place = |offset| subscription.destination(0, offset, &event("bob")).unwrap().to;
+            (1..100).map(place).collect::<BTreeSet<_>>().len()
+        };
+        assert_eq!(places(&service(Some("customer"))), 1);
+        assert_eq!(places(&service(None)), 4);
+        assert_eq!(places(&service(Some("shop"))), 4);
+    }
+
+    #[test]
+    fn each_event_is_one_invocation_of_each_subscription() {
+        let mut all = BTreeSet::new();
+        for (uuid, topic_partition) in [(1, 0), (1, 1), (2, 0), (1 << 64, 0)] {
+            let subscription = subscription(uuid, actor(Instance::Fixed("x".into())));
+            for offset in 1..1_000 {
+                let uuid = subscription.delivery(topic_partition, offset);
+                assert_eq!(((uuid.0 >> 76) & 0xF, (uuid.0 >> 62) & 0b11), (8, 0b10));
+                assert!(all.insert(uuid), "{topic_partition}/{offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_begins_elsewhere_by_now_asks_for_the_same() {
+        let own = spec(actor(Instance::Fixed("x".into())));
+        let later = SubscriptionSpec { offsets: vec![8, 9], ..own.clone() };
+        assert!(own.says_the_same(&later));
+        let topic = TopicRef { id: "t2".into(), ..own.topic.clone() };
+        assert!(!own.says_the_same(&SubscriptionSpec { topic, ..own.clone() }));
+        assert!(!own.says_the_same(&SubscriptionSpec { in_flight: 11, ..own.clone() }));
+    }
+
+    #[test]
+    fn what_is_no_subscription_is_refused() {
+        let own = spec(actor(Instance::Attribute("customer".into())));
+        let check = |spec: &SubscriptionSpec| spec.check(100, 4_000);
+        assert_eq!(check(&own), Ok(()));
+        let all = Some(Filter::All(Vec::new()));
+        let long = Some(Filter::Exact(vec![("type".into(), "x".repeat(1_000)); 4]));
+        let none = TopicRef { partitions: 0, ..own.topic.clone() };
+        for (spec, error) in [
+            (
+                SubscriptionSpec { name: "".into(), ..own.clone() },
+                SubscriptionError::Empty("the name"),
+            ),
+            (
+                spec(actor(Instance::Attribute("".into()))),
+                SubscriptionError::Empty("the instance or attribute"),
+            ),
+            (SubscriptionSpec { offsets: vec![1], ..own.clone() }, SubscriptionError::Partitions),
+            (
+                SubscriptionSpec { dead_letter: Some(none), ..own.clone() },
+                SubscriptionError::Partitions,
+            ),
+            (SubscriptionSpec { in_flight: 0, ..own.clone() }, SubscriptionError::InFlight(100)),
+            (SubscriptionSpec { in_flight: 101, ..own.clone() }, SubscriptionError::InFlight(100)),
+            (
+                SubscriptionSpec { filter: all, ..own.clone() },
+                SubscriptionError::Filter(FilterError::Empty),
+            ),
+            (SubscriptionSpec { filter: long, ..own.clone() }, SubscriptionError::TooLong(4_000)),
+        ] {
+            assert_eq!(check(&spec), Err(error));
+        }
+    }
+
+    #[test]
+    fn a_fence_closes_what_is_older_but_for_what_it_names() {
+        let fence = SubscriptionFence { floor: Uuid(6), open: vec![Uuid(2), Uuid(4)] };
+        let closed: Vec<_> = (1..9).filter(|uuid| fence.closes(Uuid(*uuid))).collect();
+        assert_eq!(closed, [1, 3, 5]);
+    }
+}

@@ -121,6 +121,7 @@ fn request(number: Number, closed_from: Number, mode: Mode) -> InboxBody {
         epoch: 0,
         number,
         floor: 0,
+        closed_from: None,
         asks: false,
         promised: false,
         again: false,

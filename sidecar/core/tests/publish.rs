@@ -271,10 +271,10 @@ fn bounds_act_where_a_turn_publishes() {
     };
     let usual = Limits::default;
     full(Limits { segment_sends_max: 2, ..usual() }, "segment_sends_max", 2);
-    full(Limits { segment_bytes_max: 200, ..usual() }, "segment_bytes_max", 200);
+    full(Limits { segment_bytes_max: 150, ..usual() }, "segment_bytes_max", 150);
     full(Limits { outbox_per_partition_max: 2, ..usual() }, "outbox_per_partition_max", 2);
     let bytes = "outbox_bytes_per_partition_max";
-    full(Limits { outbox_bytes_per_partition_max: 200, ..usual() }, bytes, 200);
+    full(Limits { outbox_bytes_per_partition_max: 150, ..usual() }, bytes, 150);
     let channels = "topic_channels_per_partition_max";
     full(Limits { topic_channels_per_partition_max: 1, ..usual() }, channels, 1);
 }
@@ -318,12 +318,16 @@ fn buried(script: &mut Script) -> Vec<(String, String)> {
     attributes(letter.strip_prefix(b"order").expect("the event is unchanged"))
 }
 
-/// Reads attributes with short values.
+/// Reads attributes whose values are no longer than two digits of a length say.
 fn attributes(mut bytes: &[u8]) -> Vec<(String, String)> {
     let take = |bytes: &mut &[u8], tag: u8| {
-        let (head, rest) = bytes.split_at(2);
-        assert_eq!(head[0], tag);
-        let (content, rest) = rest.split_at(usize::from(head[1]));
+        assert_eq!(bytes[0], tag);
+        let (mut length, mut head) = (usize::from(bytes[1] & 0x7f), 2);
+        if bytes[1] & 0x80 != 0 {
+            length |= usize::from(bytes[2]) << 7;
+            head = 3;
+        }
+        let (content, rest) = bytes[head..].split_at(length);
         *bytes = rest;
         content.to_vec()
     };
@@ -433,4 +437,29 @@ fn an_event_too_long_to_be_taken_along_is_an_error() {
     script.event(Event::TurnResult { token: turn.token, result: TurnResult::TailCall(call) });
     let reason = buried(&mut script)[0].1.clone();
     assert!(reason.starts_with("failed: kar.INVALID_TAIL_CALL"), "{reason}");
+}
+
+#[test]
+fn deliveries_wait_while_too_much_is_on_its_way_to_topics() {
+    let limits = Limits { outbox_per_partition_max: 1, ..Limits::default() };
+    let mut script = Script::with(&account(), limits);
+    deliver(&mut script, None);
+    let turn = script.turn("m");
+    script.finish(&turn, failed());
+    let learns = asks(&mut script, (0, 0));
+    deliver(&mut script, None);
+    script.advance(script.limits.append_timeout_ms - 1);
+    assert!(script.turns.is_empty(), "its event might have to wait, too");
+    // Others do not wait.
+    script.invoke(None, Mode::Call, "bob", "n");
+    let other = script.turn("n");
+    script.finish(&other, done(""));
+    landed(&mut script, &learns, 0, 0);
+    let (sent, _) = sends(&mut script);
+    landed(&mut script, &sent, 1, 1);
+    script.advance(LONG_MS);
+    let turn = script.turn("m");
+    script.finish(&turn, done(""));
+    script.advance(LONG_MS);
+    assert_eq!((owed(&script), script.topics.len()), (0, 0));
 }

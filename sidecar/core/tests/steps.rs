@@ -92,7 +92,7 @@ fn calls_logged(script: &Script, method: &str) -> usize {
     });
     let invocations = sends.flatten().filter(|send| match &send.obligation.owed {
         Owed::Invocation(i) => &*i.method == method,
-        Owed::Outcome(_) | Owed::Remind(_) => false,
+        _ => false,
     });
     invocations.count()
 }

@@ -155,6 +155,7 @@ fn ask_as(script: &mut Script, from: NodeId, number: u64, again: bool) {
         epoch,
         number,
         floor: 0,
+        closed_from: None,
         asks: false,
         promised: false,
         again,
@@ -212,7 +213,7 @@ fn what_a_turn_asks_for_takes_effect_in_order_also_while_a_kind_is_not_known() {
                     assert_eq!(segment.state.len(), 1);
                     let actor = |s: &kar_core::record::Send| match &s.obligation.owed {
                         Owed::Invocation(invocation) => invocation.actor.clone(),
-                        Owed::Outcome(_) | Owed::Remind(_) => None,
+                        _ => None,
                     };
                     Some(segment.sends.iter().filter_map(actor).collect())
                 }
@@ -359,6 +360,7 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
         epoch,
         number,
         floor: number,
+        closed_from: None,
         owed: Owed::Invocation(invocation),
         asks: false,
         promised: false,

@@ -227,6 +227,7 @@ fn ask(script: &mut Script, to: &PartitionId, number: u64, asks: bool) {
         epoch,
         number,
         floor: 1,
+        closed_from: None,
         asks,
         promised: false,
         again: false,

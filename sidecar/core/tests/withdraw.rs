@@ -231,6 +231,7 @@ fn only_the_call_that_is_named_is_withdrawn() {
         epoch,
         number: 1,
         floor: 1,
+        closed_from: None,
         asks: false,
         promised: false,
         again: false,

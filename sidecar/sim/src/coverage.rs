@@ -303,6 +303,10 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
         "inbox: the own one was trimmed while it was read",
         "nodes that share one, sixteen incarnations apart: core/tests/inbox.rs",
     ),
+    (
+        "publishing: a topic has taken nothing of what was sent",
+        "a bus that refuses: core/tests/publish.rs",
+    ),
     ("void: forget keys", "keys are forgotten when faults are over"),
     ("gone: an open call, the log is asked", DOUBT),
     ("gone: the log has settled it", DOUBT),

@@ -220,7 +220,8 @@ pub(crate) fn burying(profile: &mut Profile) {
     profile.controls_max = 30;
     profile.deadlines = 300;
     profile.tails = 500;
-    profile.topic_trouble = 30;
+    profile.small_limits = 400;
+    profile.topic_faults_max = 14;
 }
 
 /// Events are delivered while owners of subscriptions and of their targets are lost and given up.
@@ -235,6 +236,12 @@ pub(crate) fn subscribing(profile: &mut Profile) {
     profile.fault_weights = [14, 4, 2, 4, 8, 14, 4, 2, 4, 2, 8, 4, 2, 0, 4];
     profile.lose_append = 10;
     profile.late_append = 10;
+}
+
+/// The same, and actors that have subscriptions of their own are removed.
+pub(crate) fn removing(profile: &mut Profile) {
+    subscribing(profile);
+    profile.removals_max = 40;
 }
 
 impl Profile {

@@ -5,7 +5,7 @@ use kar_core::limits::Rules;
 use crate::Report;
 use crate::moods::{
     apart, awaited, boomerangs, burying, contended, crossing, dissolving, forgetful, hasty,
-    lagging, losing, mortal, orphaned, outdated, publishing, restless, subscribing, told,
+    lagging, losing, mortal, orphaned, outdated, publishing, removing, restless, subscribing, told,
     unheeding, usual,
 };
 use crate::plan::Profile;
@@ -24,7 +24,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 69] = [
+pub const MUTATIONS: [Mutation; 70] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -93,6 +93,7 @@ pub const MUTATIONS: [Mutation; 69] = [
     one("deliver-unnumbered", |r| r.deliver_by_offset = false, subscribing),
     one("filter-without-closing", |r| r.filter_closes = false, subscribing),
     one("topic-by-name", |r| r.topic_by_id = false, subscribing),
+    one("removal-ends-subscriptions", |r| r.removal_ends_subscriptions = false, removing),
     one("dead-letter-apart", |r| r.bury_with_end = false, burying),
 ];
 

@@ -398,7 +398,7 @@ impl Names {
     }
 
     /// Subscriptions are used.
-    fn subscribe(&mut self, seed: u64) {
+    pub(crate) fn subscribe(&mut self, seed: u64) {
         self.kinds.push(Kind::subscriptions());
         self.counts.push(Rng::new(seed ^ 0x6b69_6e64).range(1, 2) as u32);
     }
@@ -529,7 +529,7 @@ fn bound_keys(limits: &mut Limits, seed: u64, small: bool) {
     }
 }
 
-/// Some runs have small windows into topics, or few channels. Tells whether topics tell numbers apart. Drawn apart, too.
+/// Some runs have small windows into topics, or few channels. Tells whether topics tell numbers apart. Drawn apart.
 fn bound_topics(limits: &mut Limits, profile: &Profile, seed: u64, small: bool) -> bool {
     let mut rng = Rng::new(seed ^ 0x0077_696e_646f_7773);
     if rng.chance(500) {

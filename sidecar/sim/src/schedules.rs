@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use kar_core::ids::{Offset, PartitionId};
+use kar_core::ids::{Kind, Offset, PartitionId, Sender};
 use kar_core::inbox::{InboxBody, InboxEntry, InboxId};
 use kar_core::invocation::{Mode, Outcome, StateOp};
 use kar_core::limits::Rules;
@@ -19,6 +19,7 @@ use crate::log::Fate;
 use crate::plan::{ClientOp, Fault, MS, Plan, ROLLBACK_MAX, Us};
 use crate::rng::join;
 use crate::script::{Script, Spec, Step, number_payload};
+use crate::subscribe;
 use crate::topic::TopicFate;
 use crate::world::World;
 
@@ -32,7 +33,7 @@ pub struct Schedule {
 }
 
 /// All of them.
-pub const SCHEDULES: [Schedule; 15] = [
+pub const SCHEDULES: [Schedule; 17] = [
     Schedule { name: "twin-claim", stage: twin_claim, nodes: 3 },
     Schedule { name: "gap-then-late", stage: gap_then_late, nodes: 2 },
     Schedule { name: "sandwiched-claim", stage: sandwiched_claim, nodes: 3 },
@@ -48,6 +49,8 @@ pub const SCHEDULES: [Schedule; 15] = [
     Schedule { name: "both-ends-failing", stage: both_ends_failing, nodes: 5 },
     Schedule { name: "publisher-dies-after-append", stage: publisher_dies_after_append, nodes: 3 },
     Schedule { name: "recreated-topic", stage: recreated_topic, nodes: 3 },
+    Schedule { name: "two-readers", stage: two_readers, nodes: 3 },
+    Schedule { name: "poison-event", stage: poison_event, nodes: 2 },
 ];
 
 /// Actor type `A`, its only log; `B` and the service are 1 and 2.
@@ -87,6 +90,14 @@ impl Schedule {
             "sleeping-outcall" => plan.limits.accept_delay_ms = 50,
             "accept-after-forget" | "route-flip" => plan.limits.inbox_after_ms = 40,
             "publisher-dies-after-append" => plan.topics_tell_numbers = false,
+            "two-readers" | "poison-event" => {
+                let mut names = (*plan.names).clone();
+                names.kinds.push(Kind::subscriptions());
+                names.counts.push(1);
+                plan.names = Rc::new(names);
+                plan.kinds_at.push(0);
+                plan.subscribing = subscribe::directed(&[0, 1, 0]);
+            }
             _ => {}
         }
         let mut stage = Stage { world: World::new(plan, trace), asked: 0, missed: None };
@@ -721,4 +732,73 @@ fn in_topics(world: &World) -> usize {
 
 fn is_published(op: &Op) -> bool {
     matches!(op, Op::Published { .. })
+}
+
+/// The only log of subscriptions, behind those of the two actor types and the service.
+const SUBSCRIPTIONS: usize = 3;
+
+/// Somebody subscribes, and it is served.
+fn subscribed(stage: &mut Stage) -> usize {
+    stage.until_ready();
+    stage.world.sub_op(0);
+    stage.until("a subscription", |w| {
+        let is_created = |op: &Op| matches!(op, Op::Subscription { .. });
+        owner(w, SUBSCRIPTIONS).is_some() && holds_from(w, SUBSCRIPTIONS, 0, is_created)
+    });
+    stage.owner(SUBSCRIPTIONS)
+}
+
+/// A reader stands still when its deliveries are on their way, and is given up; another one delivers the same; then the
+/// first ones come.
+fn two_readers(stage: &mut Stage) {
+    // The reader and the target live apart.
+    stage.host(&[vec![A, B, 2], vec![], vec![]]);
+    let reader = subscribed(stage);
+    let is_slow = Rc::new(Cell::new(0));
+    let seen = is_slow.clone();
+    stage.world.hooks.message = Some(Box::new(move |from, _, message| {
+        let is_delivery = matches!(
+            message,
+            Message::Request { sender: Sender::Subscription { .. }, .. } if from == reader
+        );
+        seen.set(seen.get() + u32::from(is_delivery));
+        if is_delivery { 900 * MS } else { 0 }
+    }));
+    (0..3).for_each(|event| stage.world.source_event(event));
+    stage.until("deliveries under way", move |_| is_slow.get() > 0);
+    stage.world.pause(reader, 700 * MS, false, Some(0), 900 * MS);
+    let is_floor = |op: &Op| matches!(op, Op::Delivered { .. });
+    stage.until("the other's floor", move |w| holds_from(w, SUBSCRIPTIONS, 0, is_floor));
+    stage.pass(1_500 * MS);
+}
+
+/// The first of three events makes its method fail each time. The second one, of another actor, does not wait for it;
+/// the third one, of the same, waits until the first one is a dead letter.
+fn poison_event(stage: &mut Stage) {
+    subscribed(stage);
+    let first = Rc::new(Cell::new(None));
+    let known = first.clone();
+    stage.world.hooks.script = Some(Rc::new(move |_, token| {
+        let own = token.invocation.uuid;
+        let poison = known.get().unwrap_or(own);
+        known.set(Some(poison));
+        let fails = poison == own;
+        Some(Script { fails, retryable: fails, ..Script::default() })
+    }));
+    stage.world.source_event(0);
+    stage.until("the first attempt", move |_| first.get().is_some());
+    (1..3).for_each(|event| stage.world.source_event(event));
+    stage.until("the other one's end", |w| ended(w, A) == 1 && in_topics(w) == 0);
+    stage.until("a dead letter", |w| in_topics(w) == 1);
+    stage.until("the third one's end", |w| ended(w, A) == 3);
+}
+
+/// How many invocations of a log have ended.
+fn ended(world: &World, log: usize) -> usize {
+    let records = world.logs[log].behind(0);
+    let ops = records.filter_map(|entry| match &*entry.record {
+        Record::Batch { ops, .. } => Some(ops),
+        _ => None,
+    });
+    ops.flatten().filter(|op| is_complete(op)).count()
 }

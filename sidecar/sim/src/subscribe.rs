@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kar_core::event::{Event, Operation, SubscriptionsOf};
 use kar_core::events::{CloudEvent, EventTime, Filter};
 use kar_core::ids::Offset;
-use kar_core::invocation::Payload;
+use kar_core::invocation::{Payload, RetryPolicy};
 use kar_core::subscription::{
     FetchId, FetchResult, FetchedEvent, Instance, SubscriptionChange, SubscriptionSpec,
     SubscriptionStart, SubscriptionTarget, TopicRef,
@@ -40,6 +40,8 @@ pub(crate) struct Subscribing {
     pub(crate) faults: Vec<(Us, SourceFault)>,
     /// Chance that reading fails or is late, ‰.
     trouble: u32,
+    /// In directed schedules: how the settings differ from those drawn.
+    adjust: Option<fn(&mut SubscriptionSpec)>,
 }
 
 /// An event that somebody outside publishes.
@@ -176,17 +178,53 @@ pub(crate) fn draw(seed: u64, profile: &Profile, slots: usize) -> Subscribing {
     let faults = (0..rng.range(0, profile.source_faults_max))
         .map(|_| (rng.range(30 * MS, HORIZON), fault(&mut rng)))
         .collect();
-    Subscribing { events, ops, faults, trouble: profile.topic_trouble }
+    Subscribing { events, ops, faults, trouble: profile.topic_trouble, adjust: None }
 }
+
+/// For a directed schedule: one subscription to actors of a type by what events name, and events for these instances;
+/// all of it when the schedule says so.
+pub(crate) fn directed(who: &[usize]) -> Subscribing {
+    let event = |(number, who): (u64, &usize)| EventPlan {
+        partition: 0,
+        tag: join(0x6469_7265, number),
+        who: Some(*who),
+        odd: false,
+        fuel: 0,
+    };
+    let events = (0..).zip(who).map(|event_of| (Us::MAX, event(event_of))).collect();
+    let op = SubOp { slot: 0, name: 0, what: SubWhat::Subscribe(0) };
+    let adjust: fn(&mut SubscriptionSpec) = |spec| {
+        let instance = Instance::Attribute(WHO.into());
+        spec.target = SubscriptionTarget::Actor { name: "A".into(), instance };
+        (spec.filter, spec.in_flight) = (None, 3);
+        spec.retry = Some(RetryPolicy {
+            attempts_max: 3,
+            initial_ms: 100,
+            max_ms: 100,
+            multiplier_percent: 100,
+        });
+        spec.dead_letter =
+            Some(TopicRef { name: "dead".into(), id: DEAD_LETTERS.into(), partitions: 1 });
+    };
+    let ops = vec![(Us::MAX, op)];
+    Subscribing { events, ops, adjust: Some(adjust), ..Subscribing::default() }
+}
+
+/// Where dead letters go while that topic is the first of its name.
+const DEAD_LETTERS: &str = "t2#0";
 
 /// The name of a subscription.
 pub(crate) fn name_of(name: usize) -> Arc<str> {
     format!("u{name}").into()
 }
 
-/// The tag of an event's delivery for a subscription: no two have the same.
-pub(crate) fn delivery_tag(event: u64, subscription: u128) -> u64 {
-    join(event, subscription as u64 ^ (subscription >> 64) as u64)
+/// The tag of an event's delivery for a subscription: no two have the same, and none stands for a shared method.
+pub(crate) fn delivery_tag(names: &Names, event: u64, subscription: u128) -> u64 {
+    let mut tag = join(event, subscription as u64 ^ (subscription >> 64) as u64);
+    while names.is_shared(tag) {
+        tag = join(tag, 1);
+    }
+    tag
 }
 
 /// The tag that an event carries as its id.
@@ -304,7 +342,7 @@ impl World {
                 .take(events_max)
                 .map(|offset| {
                     let (plan, event) = &partition.events[offset as usize - 1];
-                    let tag = delivery_tag(plan.tag, id.subscription.0);
+                    let tag = delivery_tag(&self.plan.names, plan.tag, id.subscription.0);
                     let spec = Spec { tag, fuel: plan.fuel, steady: true, ..Spec::default() };
                     let stored: Bytes = spec.payload(&self.plan.names).data;
                     FetchedEvent { offset, event: event.clone(), stored }
@@ -374,7 +412,7 @@ impl World {
             let place = self.topics.dead_letters();
             TopicRef { name: "dead".into(), id: place.id, partitions: 1 }
         });
-        SubscriptionSpec {
+        let mut spec = SubscriptionSpec {
             name: name_of(name),
             topic,
             target,
@@ -385,7 +423,11 @@ impl World {
             in_flight: rng.range(1, 5) as u32,
             retry: self.plan.policies.of_tag(rng.next()),
             dead_letter,
+        };
+        if let Some(adjust) = self.plan.subscribing.adjust {
+            adjust(&mut spec);
         }
+        spec
     }
 
     /// A client does something about subscriptions, through whichever component can.

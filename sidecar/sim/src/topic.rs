@@ -76,7 +76,12 @@ pub(crate) enum TopicFault {
 
 impl SimTopics {
     fn id(&self, topic: usize) -> Arc<str> {
-        format!("t{topic}#{}", self.created[topic]).into()
+        self.id_before(topic, 0)
+    }
+
+    /// The id that a topic had before it was created anew so often.
+    fn id_before(&self, topic: usize, times: u64) -> Arc<str> {
+        format!("t{topic}#{}", self.created[topic].saturating_sub(times)).into()
     }
 
     /// Which topic an id stands for, if it still does.
@@ -96,9 +101,10 @@ impl SimTopics {
         }
     }
 
-    /// A partition of a topic, both by number.
-    pub(crate) fn place(&self, topic: usize, partition: u32) -> TopicPartition {
-        TopicPartition { id: self.id(topic % TOPICS), partition: partition % PARTITIONS }
+    /// A partition of a topic, both by number; `times`: as it was known before it was created anew so often.
+    fn place(&self, topic: usize, partition: u32, times: u64) -> TopicPartition {
+        let (topic, partition) = (topic % TOPICS, partition % PARTITIONS);
+        TopicPartition { id: self.id_before(topic, times), partition }
     }
 
     /// Where dead letters go.
@@ -150,8 +156,10 @@ impl World {
         (run, item): (usize, usize),
         to: &[(usize, u32)],
     ) -> Vec<Publication> {
+        // Some sidecars have looked a topic's id up before it was deleted.
+        let times = u64::from((run + item).is_multiple_of(4));
         let publication = |(place, (topic, partition)): (usize, &(usize, u32))| Publication {
-            to: self.topics.place(*topic, *partition),
+            to: self.topics.place(*topic, *partition, times),
             event: event(run, item, place),
         };
         to.iter().enumerate().map(publication).collect()

@@ -189,7 +189,7 @@ mod tests {
         // One that was a dead letter before says what has become of it last; and everybody may publish it.
         letter.attributes.insert(origin::REASON.into(), "expired".into());
         let draft = Draft { attributes: letter.attributes.clone(), ..Draft::default() };
-        assert!(draft.complete(String::new, "/s", EventTime::default()).is_ok());
+        assert!(draft.complete(|| "2".into(), "/s", EventTime::default()).is_ok());
         let again = decode_event(bury(&letter)).expect("it is an event");
         assert_eq!(again.attributes.get(origin::REASON), Some(&reason));
     }

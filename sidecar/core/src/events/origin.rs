@@ -8,8 +8,8 @@ use super::{EventPosition, Publication};
 use crate::ids::{Offset, TopicPartition};
 use crate::invocation::{Invocation, Outcome};
 
-/// Attribute of a dead letter: how its delivery ended, `failed`, `expired`, `cancelled` and the like, with what there is
-/// to say of it behind a colon.
+/// Attribute of a dead letter: how its delivery ended, `failed`, `expired`, `cancelled` and the like, with what there
+/// is to say of it behind a colon.
 pub const REASON: &str = "kardeadletterreason";
 /// Attribute of a dead letter: attempts of the method that ended it.
 pub const ATTEMPTS: &str = "kardeadletterattempts";
@@ -59,8 +59,8 @@ impl EventOrigin {
     }
 }
 
-/// The event that an invocation delivers, for the topic of its dead letters: unchanged but for attributes that tell what
-/// has become of it. `None`: there is no such topic, or the invocation was a success.
+/// The event that an invocation delivers, for the topic of its dead letters: unchanged but for attributes that tell
+/// what has become of it. `None`: there is no such topic, or the invocation was a success.
 pub fn dead_letter(
     invocation: &Invocation,
     outcome: &Outcome,

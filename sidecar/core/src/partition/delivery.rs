@@ -10,26 +10,23 @@
 //! the event and its offset alone, so it is true whoever says it and however late; a request says from where on all
 //! lower numbers are closed ([`Message::Request`]).
 
+mod reading;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Partition;
 use crate::cover::Transition;
-use crate::effect::{Effect, Notice};
+use crate::effect::Notice;
 use crate::env::Env;
-use crate::events::{CloudEvent, EventOrigin, Publication, dead_letter, partition_of};
-use crate::ids::{Millis, NodeId, Number, Offset, PartitionId, Sender, TopicPartition, Uuid};
-use crate::invocation::{
-    ApplicationError, Invocation, Mode, Obligation, Outcome, Owed, Payload, Work,
-};
+use crate::events::Publication;
+use crate::ids::{Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
+use crate::invocation::{Invocation, Obligation, Owed};
 use crate::message::Message;
 use crate::record::{Op, Segment, SubscriptionOp};
 use crate::route::{Opened, ReadBack, Route};
 use crate::state::Outbound;
-use crate::subscription::{
-    Destination, FetchId, FetchResult, FetchedEvent, Subscription, SubscriptionProgress,
-    SubscriptionView,
-};
+use crate::subscription::{Subscription, SubscriptionProgress, SubscriptionView};
 use crate::subscriptions::Subscribed;
 use crate::timers::Timers;
 
@@ -172,166 +169,8 @@ impl Deliveries {
     }
 }
 
-// Reading.
+// Floors, and what people see.
 impl Partition {
-    /// The reign begins: everything is read on from its floor.
-    pub(super) fn begin_deliveries(&mut self, env: &mut Env) {
-        for subscription in self.state.subscriptions.ids().collect::<Vec<_>>() {
-            self.deliver(env, subscription);
-        }
-    }
-
-    /// Reads a subscription's topic, from where it stands.
-    pub(super) fn deliver(&mut self, env: &mut Env, subscription: Uuid) {
-        let Some(one) = self.state.subscriptions.of(subscription) else { return };
-        let mut branches = Vec::with_capacity(one.floors.len());
-        for (topic_partition, floor) in (0..).zip(&one.floors) {
-            let branch = (subscription, topic_partition);
-            let new = || Reading::new(one.subscription.clone(), *floor);
-            self.reign.deliveries.branches.entry(branch).or_insert_with(new);
-            branches.push(branch);
-        }
-        for branch in branches {
-            self.read_more(env, branch);
-        }
-    }
-
-    /// Reads on wherever that was not allowed, or not possible.
-    pub(super) fn read_all(&mut self, env: &mut Env) {
-        for branch in self.reign.deliveries.branches() {
-            self.read_more(env, branch);
-        }
-    }
-
-    /// Whether a subscription may read: an owner that may have a successor reads its log first (rule L4).
-    fn may_read(&self, env: &Env, subscription: Uuid) -> bool {
-        let reign = &self.reign;
-        self.serving()
-            && !reign.released
-            && reign.leaving.is_none()
-            && reign.barriers == 0
-            && env.lease_valid
-            && self.state.subscriptions.of(subscription).is_some_and(|one| !one.paused)
-            && !reign.deliveries.gone.contains(&subscription)
-    }
-
-    /// Reads on, as far as the bounds of what is under way go.
-    fn read_more(&mut self, env: &mut Env, branch: Branch) {
-        let may_read = self.may_read(env, branch.0);
-        let partition = self.id.clone();
-        let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
-        if may_read && reading.fetch.is_none() && reading.not_before <= env.now {
-            let spec = &reading.subscription.spec;
-            let events_max = (spec.in_flight as usize).saturating_sub(reading.open.len());
-            let bytes_max = env.limits.subscription_in_flight_bytes_max;
-            let bytes_max = bytes_max.saturating_sub(reading.bytes);
-            if events_max == 0 || bytes_max == 0 {
-                env.cover(Transition::ReadFull);
-            } else {
-                let serial = env.fetch_serial();
-                reading.fetch = Some(serial);
-                reading.not_before = 0;
-                let (subscription, topic_partition) = branch;
-                let id = FetchId { partition, subscription, topic_partition, serial };
-                let by_id = env.rules.topic_by_id;
-                let topic_id = if by_id { spec.topic.id.clone() } else { spec.topic.name.clone() };
-                let from = reading.next;
-                env.emit(Effect::Fetch { id, topic_id, from, events_max, bytes_max });
-            }
-        }
-        self.reign.deliveries.note_timer(&branch);
-    }
-
-    /// Events were read.
-    pub(crate) fn fetched(&mut self, env: &mut Env, id: &FetchId, result: FetchResult) {
-        let branch = (id.subscription, id.topic_partition);
-        let reading = self.reign.deliveries.branches.get_mut(&branch);
-        let Some(reading) = reading.filter(|reading| reading.fetch == Some(id.serial)) else {
-            return env.cover(Transition::FetchLate);
-        };
-        reading.fetch = None;
-        if !self.may_read(env, branch.0) {
-            // It is read again when it may be.
-            env.cover(Transition::FetchHeld);
-            return;
-        }
-        match result {
-            FetchResult::Events { events, next, start, end } => {
-                self.take_events(env, branch, events, (next, start, end));
-            }
-            FetchResult::Gone => self.topic_gone(env, branch),
-            FetchResult::Unavailable => {
-                env.cover(Transition::FetchUnavailable);
-                let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
-                let pause = FETCH_PAUSE_MAX_MS.min(FETCH_PAUSE_MS << reading.failures.min(16));
-                reading.failures += 1;
-                reading.not_before = env.now + pause;
-                self.reign.deliveries.note_timer(&branch);
-            }
-        }
-    }
-
-    fn topic_gone(&mut self, env: &mut Env, branch: Branch) {
-        if self.reign.deliveries.gone.insert(branch.0)
-            && let Some(one) = self.state.subscriptions.of(branch.0)
-        {
-            env.cover(Transition::TopicGone);
-            let (name, topic) = (&one.subscription.spec.name, &one.subscription.spec.topic.name);
-            let partition = self.id.clone();
-            env.notice(Notice::TopicGone { partition, name: name.clone(), topic: topic.clone() });
-        }
-    }
-
-    fn take_events(
-        &mut self,
-        env: &mut Env,
-        branch: Branch,
-        events: Vec<FetchedEvent>,
-        (next, start, end): (Offset, Offset, Offset),
-    ) {
-        let (id, epoch) = (self.id.clone(), self.state.epoch);
-        let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
-        let subscription = reading.subscription.clone();
-        reading.failures = 0;
-        reading.end = end;
-        if start > reading.next {
-            env.cover(Transition::EventsSkipped);
-            let (from, to) = (reading.next, start);
-            reading.skipped += to - from;
-            reading.next = to;
-            let (partition, name) = (id.clone(), subscription.spec.name.clone());
-            let topic_partition = branch.1;
-            env.notice(Notice::EventsSkipped { partition, name, topic_partition, from, to });
-        }
-        let new = Channels { partition: id, branch, epoch };
-        for FetchedEvent { offset, event, stored } in events {
-            if offset < reading.next {
-                continue;
-            }
-            reading.next = offset + 1;
-            if subscription.spec.filter.as_ref().is_some_and(|filter| !filter.matches(&event)) {
-                env.cover(Transition::EventPassed);
-                continue;
-            }
-            let destination = subscription.destination(branch.1, offset, &event);
-            let tell = delivery(&subscription, (branch.1, offset), (&event, stored));
-            match destination {
-                Ok(Destination { to, actor }) => {
-                    new.send(env, reading, (to, offset), Invocation { actor, ..tell });
-                }
-                Err(why) => {
-                    env.cover(Transition::EventUndeliverable);
-                    let error = ApplicationError::of_kar(UNDELIVERABLE, why);
-                    let letter = dead_letter(&tell, &Outcome::Failed(error), 0);
-                    reading.insert(offset, UnderWay::Undeliverable(why, letter));
-                }
-            }
-        }
-        reading.next = reading.next.max(next);
-        self.note_moved(env, branch);
-        self.read_more(env, branch);
-    }
-
     /// Its floor may have moved, which is to be logged.
     fn note_moved(&mut self, env: &Env, branch: Branch) {
         let reading = self.reign.deliveries.branches.get(&branch);
@@ -437,53 +276,6 @@ impl Partition {
             topic_gone: self.reign.deliveries.gone.contains(&uuid),
             partitions: (0..).zip(&one.floors).map(progress).collect(),
         }
-    }
-}
-
-/// Attribute with the trace context that an event was published in.
-const TRACE: &str = "traceparent";
-
-/// Code of the error that an event comes to that names no instance.
-const UNDELIVERABLE: &str = "kar.UNDELIVERABLE";
-
-/// The tell that delivers an event, but for its instance.
-fn delivery(
-    subscription: &Subscription,
-    (topic_partition, offset): (u32, Offset),
-    (event, stored): (&CloudEvent, bytes::Bytes),
-) -> Invocation {
-    let spec = &subscription.spec;
-    let uuid = subscription.delivery(topic_partition, offset);
-    let dead_letter = spec.dead_letter.as_ref().map(|topic| {
-        // Dead letters keep their order by key, as the events had it.
-        let by_id = uuid.0.to_be_bytes();
-        let key = event.partition_key().map_or(&by_id[..], str::as_bytes);
-        TopicPartition { id: topic.id.clone(), partition: partition_of(key, topic.partitions) }
-    });
-    let origin = EventOrigin {
-        subscription: spec.name.clone(),
-        topic: spec.topic.name.clone(),
-        place: TopicPartition { id: spec.topic.id.clone(), partition: topic_partition },
-        offset,
-        dead_letter,
-        event: None,
-    };
-    let trace = event.attribute(TRACE).map(|trace| Arc::from(&*trace));
-    Invocation {
-        uuid,
-        work: Work::Method,
-        mode: Mode::Tell,
-        actor: None,
-        method: spec.method.clone(),
-        payload: Payload { data: stored, content_type: Arc::default() },
-        chain: [].into(),
-        deadline: None,
-        trace: trace.unwrap_or_default(),
-        step: 1,
-        home: None,
-        retry: spec.retry,
-        key: None,
-        event: Some(Arc::new(origin)),
     }
 }
 

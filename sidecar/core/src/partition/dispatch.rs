@@ -32,6 +32,7 @@ impl Partition {
             self.set_stage(uuid, ItemStage::WaitChildren);
             return self.withdraw_calls(env, uuid);
         }
+        let buries = self.waits_to_bury(env, uuid);
         let Some(item) = self.reign.items.get(&uuid) else { return };
         if item.cancel && env.rules.heed_cancel {
             return self.end_unstarted(env, uuid, Outcome::Cancelled);
@@ -39,6 +40,7 @@ impl Partition {
         // A flow that holds its actor is served like the nested calls that may wait behind it.
         let fresh = root && !self.holds(uuid);
         let wait = self.may_run_elsewhere(env)
+            || buries
             || item.retry_at > env.now
             || (fresh && self.no_roots(env))
             || (!fresh && self.leaves_nested(env))

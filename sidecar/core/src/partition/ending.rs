@@ -249,7 +249,9 @@ impl Partition {
             self.reign.deadlines.remove(&(deadline, uuid));
         }
         let home = item.invocation.home.clone();
-        self.bury(env, uuid, &outcome, &mut unflushed);
+        if item.invocation.event.is_some() {
+            self.bury(env, uuid, &outcome, &mut unflushed);
+        }
         let leaves_nothing = self.end_deactivation(env, uuid, &unflushed);
         match home {
             _ if leaves_nothing => {}

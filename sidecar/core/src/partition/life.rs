@@ -354,6 +354,9 @@ impl Partition {
         if env.rules.removal_cancels {
             unflushed.reminders.push(ReminderChange::CancelAll);
         }
+        if env.rules.removal_ends_subscriptions {
+            self.tell_subscriptions(env, &actor, &mut unflushed);
+        }
         self.end(env, uuid, Outcome::Done(Payload::default()), unflushed);
     }
 

@@ -16,8 +16,9 @@
 //! `dead` (dead letters), `deadlock` (flows that wait for each other), `withdraw` (calls that nobody waits for any
 //! more), `tail` (how they go on), `outbound` (channels out, children), `storage` and `cached` (caches,
 //! materialisation), `reads` and `questions` (from outside turns), `firing` and `reminders` (due times, and what
-//! changes them), `subscriptions` and `delivery` (events of topics), `life` (actors that are awake, passive, removed), `snapshots` (what stands for old records) and
-//! `recovery` (how a reading begins with it), `gate` (proposals and what waits for them), `view` (for people).
+//! changes them), `subscriptions` and `delivery` (events of topics), `life` (actors that are awake, passive, removed),
+//! `snapshots` (what stands for old records) and `recovery` (how a reading begins with it), `gate` (proposals and what
+//! waits for them), `view` (for people).
 
 mod cached;
 mod cancel;
@@ -35,6 +36,7 @@ mod life;
 mod lock;
 mod outbound;
 mod publish;
+mod publisher;
 mod questions;
 mod queue;
 mod reads;

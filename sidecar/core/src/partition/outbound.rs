@@ -10,12 +10,18 @@ use crate::ids::{Epoch, InvocationId, NodeId, Number, PartitionId, Sender, Uuid}
 use crate::invocation::{Obligation, Outcome};
 use crate::record::{Op, Send};
 use crate::route::{Opened, Route};
+use crate::size::Tally;
 use crate::state::Outbound;
 
 impl Partition {
     /// This partition as a sender.
     pub(super) fn as_sender(&self) -> Sender {
         Sender::Log { partition: self.id.clone(), log: self.state.log.unwrap_or_default() }
+    }
+
+    /// What turns have made and is not settled, sent or not (rule C7).
+    pub(super) fn outbox(&self) -> Tally {
+        self.state.owed.plus(self.state.topics.owed()).plus(self.reign.buffered)
     }
 
     /// The channel to a partition, made if need be.

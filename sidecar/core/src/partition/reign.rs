@@ -25,7 +25,7 @@ use super::gate::{Gated, InFlight};
 use super::inbox::Taking;
 use super::life::Awake;
 use super::lock::Lock;
-use super::publish::Publishing;
+use super::publisher::Publishing;
 use super::questions::Questions;
 use super::snapshots::Saving;
 use super::spares::Spares;

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use super::Partition;
 use super::gate::Gated;
 use super::questions::Question;
+use super::reign::Unflushed;
 use crate::cover::Transition;
 use crate::effect::{RequestError, Response};
 use crate::env::Env;
-use crate::ids::{NodeId, Number, PartitionId, RequestId, Sender, Uuid};
+use crate::ids::{Kind, NodeId, Number, PartitionId, RequestId, Sender, Uuid};
 use crate::invocation::{Fence, Obligation, Outcome, Owed, Payload, Refusal};
 use crate::message::{Message, ReadResult};
 use crate::record::{Op, Send, SubscriptionOp};
@@ -168,14 +169,8 @@ impl Partition {
         let ended: Vec<_> = names.iter().filter_map(|name| all.get(name)).collect();
         let ids: Vec<_> = ended.iter().map(|one| one.subscription.uuid).collect();
         let fence = all.fence(&ids);
-        let mut to: Vec<PartitionId> = ended
-            .iter()
-            .flat_map(|one| {
-                let kind = one.subscription.spec.target.kind();
-                let count = one.subscription.target_partitions;
-                (0..count).map(move |index| PartitionId::new(kind.clone(), index))
-            })
-            .collect();
+        let mut to: Vec<PartitionId> =
+            ended.iter().flat_map(|one| one.subscription.receivers()).collect();
         to.sort_unstable();
         to.dedup();
         let obligations = to.into_iter().map(|to| {
@@ -184,6 +179,31 @@ impl Partition {
         });
         let obligations = obligations.collect();
         self.number(obligations)
+    }
+
+    /// An actor is removed: subscriptions to that instance end with it. Who subscribes is not known here, so all
+    /// partitions of subscriptions are told, if there are any.
+    pub(super) fn tell_subscriptions(
+        &mut self,
+        env: &mut Env,
+        actor: &Arc<str>,
+        unflushed: &mut Unflushed,
+    ) {
+        let kind = Kind::subscriptions();
+        let count = env.members.kinds.get(&kind).copied().unwrap_or(0);
+        for index in 0..count {
+            let (of, actor, time) = (self.id.kind.clone(), actor.clone(), env.now);
+            let ask = SubscriptionAsk::ActorRemoved { kind: of, actor, time };
+            let command = SubscriptionCommand { uuid: env.uuid(), ask };
+            let obligation = Obligation {
+                to: PartitionId::new(kind.clone(), index),
+                owed: Owed::Subscription(Arc::new(command)),
+                parent: None,
+                step_key: None,
+            };
+            self.reign.buffered.add(obligation.size());
+            unflushed.sends.push(obligation);
+        }
     }
 
     /// Channels of subscriptions are over: they are forgotten, and nothing comes on them any more.

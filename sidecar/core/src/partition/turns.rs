@@ -60,7 +60,7 @@ impl Partition {
         if self.answer_keyed(env, request, token, &invoke) {
             return;
         }
-        let owed = self.state.owed.plus(self.reign.buffered);
+        let owed = self.outbox();
         let Some(item) = self.reign.items.get_mut(&uuid) else { return };
         let caller = item.invocation.clone();
         let Some(turn) = item.turn() else { return };

@@ -24,7 +24,7 @@ fn dead_view(letter: &DeadLetter) -> DeadLetterView {
 impl Partition {
     /// How much it holds.
     pub(crate) fn held(&self) -> Held {
-        let outbox = self.state.owed.plus(self.reign.buffered);
+        let outbox = self.outbox();
         let (kept, results) = (self.state.kept.tally(), self.state.results.tally());
         Held {
             unfinished: self.reign.items.len(),
@@ -118,7 +118,7 @@ impl Partition {
             epoch: self.state.epoch,
             invocations: invocations.collect(),
             actors: actors.collect(),
-            owed: self.state.owed.count,
+            owed: self.state.owed.plus(self.state.topics.owed()).count,
             kept: self.state.kept.tally().count,
             dead: self.state.dead.iter().map(dead_view).collect(),
             closed_channels: self.state.closed_nodes.len(),

@@ -53,8 +53,8 @@ impl Route {
         }
     }
 
-    /// From where on all numbers below one are closed, where that is not told by statements: numbers of subscriptions go
-    /// to many receivers, and each gets only some.
+    /// From where on all numbers below one are closed, where that is not told by statements: numbers of subscriptions
+    /// go to many receivers, and each gets only some.
     fn closed_from(&self, env: &Env, out: &Outbound, number: Number) -> Option<Number> {
         let before = || out.open.range(..number).next_back().map_or(1, |(before, _)| before + 1);
         // With the rule off: as if all lower ones were to come.

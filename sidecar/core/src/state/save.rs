@@ -125,7 +125,6 @@ impl LogState {
         }
         let mut topics = Topics::default();
         for (to, channel) in saved_topics.into_iter().map(TopicChannel::restore) {
-            channel.open.values().for_each(|event| owed.add(to.publication_size(event)));
             topics.insert(to, channel);
         }
         let mut letters = DeadLetters::default();
@@ -395,11 +394,15 @@ mod tests {
     };
     use crate::limits::Rules;
     use crate::record::{
-        AcceptInBrief, End, Op, Publish, Record, RecordedStep, ReminderOp, Segment,
+        AcceptInBrief, End, Op, Publish, Record, RecordedStep, ReminderOp, Segment, SubscriptionOp,
     };
     use crate::reminder::CatchUp;
     use crate::schedule::Schedule;
     use crate::snapshot::{NamedSnapshot, SnapshotKey, SnapshotProof};
+    use crate::subscription::{
+        Subscription, SubscriptionFence, SubscriptionSpec, SubscriptionStart, SubscriptionTarget,
+        TopicRef,
+    };
     use crate::trouble::{Cause, Ended};
 
     fn partition(index: u32) -> PartitionId {
@@ -532,7 +535,45 @@ mod tests {
             fire("often", 30, 200, Some(90)),
             fire("once", 20, 201, None),
             complete(201, End::Outcome(Outcome::Expired)),
+            subscribed(20, SubscriptionOp::Create(Arc::new(subscription(300, "kept")))),
+            subscribed(21, SubscriptionOp::Create(Arc::new(subscription(301, "over")))),
+            subscribed(22, SubscriptionOp::End { names: vec!["over".into()] }),
+            subscribed(23, SubscriptionOp::Pause { name: "kept".into(), paused: true }),
+            Op::Delivered {
+                subscription: Uuid(300),
+                topic_partition: 1,
+                floor: 9,
+                publishes: Vec::new(),
+            },
+            Op::Fence {
+                sender: Sender::Log { partition: partition(2), log: Uuid(80) },
+                number: 9,
+                fence: SubscriptionFence { floor: Uuid(5), open: vec![Uuid(3)] },
+            },
         ]
+    }
+
+    fn subscribed(number: u64, change: SubscriptionOp) -> Op {
+        let (sender, uuid) = (Sender::Node(NodeId(5)), Uuid(u128::from(number) + 400));
+        let outcome = Some(Outcome::Done(payload("done")));
+        Op::Subscription { sender, number, uuid, change, outcome, sends: Vec::new() }
+    }
+
+    fn subscription(uuid: u128, name: &str) -> Subscription {
+        let topic = TopicRef { name: "t".into(), id: "t1".into(), partitions: 2 };
+        let spec = SubscriptionSpec {
+            name: name.into(),
+            topic,
+            target: SubscriptionTarget::Service { name: "s".into(), affinity: None },
+            method: "m".into(),
+            filter: None,
+            start: SubscriptionStart::Earliest,
+            offsets: vec![1, 4],
+            in_flight: 3,
+            retry: None,
+            dead_letter: None,
+        };
+        Subscription { uuid: Uuid(uuid), target_partitions: 2, created: 8, spec }
     }
 
     /// One that comes again, one that does not.
@@ -596,6 +637,8 @@ mod tests {
             saved.keys_by_age.len(),
             saved.snapshots.len(),
             saved.reminders.len(),
+            saved.subscriptions.len(),
+            saved.fences.len(),
             saved.firings.len(),
         ];
         assert!(parts.iter().all(|count| *count > 0), "{parts:?}");

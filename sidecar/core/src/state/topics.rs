@@ -11,7 +11,11 @@ use crate::size::Tally;
 
 /// The channels of a partition. One is remembered as long as its topic exists, because its numbers go on.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Topics(BTreeMap<TopicPartition, TopicChannel>);
+pub(crate) struct Topics {
+    channels: BTreeMap<TopicPartition, TopicChannel>,
+    /// What is open in them.
+    owed: Tally,
+}
 
 /// The sending end of one: numbers up to `landed` are in the topic, those above it are open.
 #[derive(Clone, Debug)]
@@ -31,54 +35,54 @@ impl Default for TopicChannel {
 
 impl Topics {
     pub(crate) fn get(&self, to: &TopicPartition) -> Option<&TopicChannel> {
-        self.0.get(to)
+        self.channels.get(to)
+    }
+
+    /// What is owed to all of them.
+    pub(crate) fn owed(&self) -> Tally {
+        self.owed
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.channels.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&TopicPartition, &TopicChannel)> {
-        self.0.iter()
+        self.channels.iter()
     }
 
     /// Events are published by a decision.
-    pub(super) fn owe(&mut self, publishes: &[Publish], owed: &mut Tally) {
+    pub(super) fn owe(&mut self, publishes: &[Publish]) {
         for Publish { number, publication } in publishes {
             let Publication { to, event } = publication;
-            let channel = self.0.entry(to.clone()).or_default();
+            let channel = self.channels.entry(to.clone()).or_default();
             channel.next = channel.next.max(number + 1);
-            owed.add(publication.size());
+            self.owed.add(publication.size());
             if let Some(old) = channel.open.insert(*number, event.clone()) {
-                owed.remove(to.publication_size(&old));
+                self.owed.remove(to.publication_size(&old));
             }
         }
     }
 
     /// Everything up to a number is in the topic.
-    pub(super) fn settle(
-        &mut self,
-        to: &TopicPartition,
-        upto: Number,
-        offset: Offset,
-        owed: &mut Tally,
-    ) {
-        let Some(channel) = self.0.get_mut(to) else { return };
+    pub(super) fn settle(&mut self, to: &TopicPartition, upto: Number, offset: Offset) {
+        let Some(channel) = self.channels.get_mut(to) else { return };
         let above = channel.open.split_off(&(upto + 1));
         let landed = std::mem::replace(&mut channel.open, above);
-        owed.remove_all(landed.values().map(|event| to.publication_size(event)));
+        self.owed.remove_all(landed.values().map(|event| to.publication_size(event)));
         channel.landed = channel.landed.max(upto);
         channel.since = channel.since.max(offset);
     }
 
     /// The topic does not exist any more.
-    pub(super) fn forget(&mut self, to: &TopicPartition, owed: &mut Tally) {
-        let Some(channel) = self.0.remove(to) else { return };
-        owed.remove_all(channel.open.values().map(|event| to.publication_size(event)));
+    pub(super) fn forget(&mut self, to: &TopicPartition) {
+        let Some(channel) = self.channels.remove(to) else { return };
+        self.owed.remove_all(channel.open.values().map(|event| to.publication_size(event)));
     }
 
-    /// Puts one in whose topic has settled nothing meanwhile.
+    /// Puts back one that was saved.
     pub(super) fn insert(&mut self, to: TopicPartition, channel: TopicChannel) {
-        self.0.insert(to, channel);
+        channel.open.values().for_each(|event| self.owed.add(to.publication_size(event)));
+        self.channels.insert(to, channel);
     }
 }

@@ -189,6 +189,7 @@ impl Script {
             }
             Effect::WriteStore { .. } if self.hold_writes => self.store_steps.push_back(effect),
             Effect::LoadActor { .. } if self.hold_loads => self.store_steps.push_back(effect),
+            Effect::Fetch { .. } => self.topics.push_back(effect),
             Effect::ReadBarrier { partition } if self.hold_barriers => {
                 self.barriers.push_back(partition);
             }

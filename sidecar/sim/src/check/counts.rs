@@ -104,6 +104,9 @@ pub(crate) struct Counts {
     pub(crate) skipped: u64,
     pub(crate) undeliverable: u64,
     pub(crate) fences: u64,
+    /// Deliveries of a reader that was over, of what was delivered; events whose retries came to nothing.
+    pub(crate) two_readers: u64,
+    pub(crate) poison_event: u64,
     /// Nodes draining, for `drain_with_cross_calls`.
     draining: Vec<NodeId>,
     /// Hosts that died with turns: session, when.
@@ -112,7 +115,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 53] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 55] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -129,6 +132,8 @@ impl Counts {
             ("(inbox entries taken)", self.inbox_taken),
             ("(promised by inboxes)", self.inbox_promised),
             ("both-ends-failing", self.both_ends_failing),
+            ("two-readers", self.two_readers),
+            ("poison-event", self.poison_event),
             ("(subscribed)", self.subscribed),
             ("(events delivered)", self.delivered),
             ("(events skipped)", self.skipped),
@@ -268,6 +273,11 @@ impl Judge<'_> {
         let held_then = model.reigns.iter().any(|r| r.epoch == *epoch && r.node == to);
         if held_then && model.owner == Some(to) && model.epoch > *epoch {
             self.counts.boomerang_owner += 1;
+        }
+        if let kar_core::ids::Sender::Subscription { partition, .. } = sender {
+            let is_late = self.logs[self.log_of(partition)].epoch > *from_epoch;
+            let is_known = model.numbers.contains_key(&(sender.clone(), *number));
+            self.counts.two_readers += u64::from(is_late && is_known);
         }
         if let kar_core::ids::Sender::Log { partition, .. } = sender {
             let caller = &self.logs[self.log_of(partition)];

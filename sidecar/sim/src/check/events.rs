@@ -7,17 +7,18 @@ use std::sync::Arc;
 use kar_core::assign::partition_index;
 use kar_core::effect::{RequestError, Response};
 use kar_core::events::{CloudEvent, Filter};
-use kar_core::ids::{NodeId, Number, Offset, PartitionId, Sender, Uuid};
+use kar_core::ids::{Kind, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use kar_core::invocation::{Invocation, Outcome, Owed, RetryPolicy, Target};
 use kar_core::record::{Publish, Segment, Send, SubscriptionOp};
 use kar_core::subscription::{
-    Instance, Subscription, SubscriptionChange, SubscriptionFence, SubscriptionTarget,
+    Instance, Subscription, SubscriptionAsk, SubscriptionChange, SubscriptionCommand,
+    SubscriptionFence, SubscriptionTarget,
 };
 
 use super::Judge;
 use super::model::{Ended, Held, QueuedBy};
 use crate::history::Answer;
-use crate::plan::Us;
+use crate::plan::{MS, Us};
 use crate::script::Spec;
 use crate::subscribe::{SubWhat, delivery_tag, name_of, tag_of};
 
@@ -37,6 +38,8 @@ pub(crate) struct EventsModel {
     fences: HashMap<(usize, PartitionId), SubscriptionFence>,
     /// Invocations that deliver events.
     deliveries: HashSet<Uuid>,
+    /// Removals of actors that subscriptions are told of: type, instance, the time that they are told.
+    removed: Vec<(Kind, Arc<str>, Millis)>,
     /// How those are retried that subscriptions deliver.
     policies: HashMap<Uuid, Option<RetryPolicy>>,
 }
@@ -155,12 +158,7 @@ impl Judge<'_> {
     }
 
     /// A log takes an event in.
-    pub(super) fn event_accepted(
-        &mut self,
-        log: usize,
-        (sender, number): (&Sender, Number),
-        invocation: &Invocation,
-    ) {
+    pub(super) fn event_accepted(&mut self, log: usize, sender: &Sender, invocation: &Invocation) {
         let Sender::Subscription { partition, subscription, topic_partition } = sender else {
             return;
         };
@@ -184,7 +182,7 @@ impl Judge<'_> {
         let Some(model) = self.events.subscriptions.get_mut(&uuid) else { return };
         self.events.policies.insert(invocation.uuid, model.subscription.spec.retry);
         let tag = Spec::read(&invocation.payload).tag;
-        let is_its = tag == delivery_tag(tag_of(&event), uuid.0);
+        let is_its = tag == delivery_tag(&self.history.names, tag_of(&event), uuid.0);
         let spec = &model.subscription.spec;
         let affinity = match &spec.target {
             SubscriptionTarget::Service { affinity, .. } => affinity.clone(),
@@ -206,7 +204,6 @@ impl Judge<'_> {
             () if actor != Ok(invocation.actor.clone()) => "goes to another instance",
             () if to != self.logs[log].id => "goes to another partition",
             () if offset < first => "came before the subscription",
-            () if number != offset => "has a number of its own",
             () if !model.accepted.insert((index, offset)) => "was delivered before",
             () => {
                 self.counts.delivered += 1;
@@ -314,7 +311,7 @@ impl Judge<'_> {
                 continue;
             }
             if model.instance(&event).is_err() {
-                let tag = delivery_tag(tag_of(&event), uuid.0);
+                let tag = delivery_tag(&self.history.names, tag_of(&event), uuid.0);
                 match letters.next() {
                     Some(letter) if letter.publication.event.starts_with(&tag.to_le_bytes()) => {
                         let delivery = model.subscription.delivery(index, offset);
@@ -340,6 +337,26 @@ impl Judge<'_> {
         self.publishes(log, at, publishes);
         if let Some(model) = self.events.subscriptions.get_mut(&uuid) {
             model.floors[index as usize] = floor.max(before);
+        }
+    }
+
+    /// An actor's removal tells so many partitions of subscriptions.
+    pub(super) fn check_subscriptions_told(&mut self, told: usize, at: &str) {
+        let kind = Kind::subscriptions();
+        let own = || self.logs.iter().filter(|log| log.id.kind == kind);
+        // By then everybody has heard that there are any.
+        let since = own().filter_map(|log| log.reigns.first()).map(|reign| reign.from).min();
+        let is_known = since.is_some_and(|since| since + HEARD <= self.now);
+        if is_known && told != own().count() {
+            let text = format!("{at}: {told} partitions of subscriptions are told");
+            self.wrong("subscriptions end with their actor", text);
+        }
+    }
+
+    /// A removal tells subscriptions.
+    pub(super) fn removal_told(&mut self, command: &SubscriptionCommand) {
+        if let SubscriptionAsk::ActorRemoved { kind, actor, time } = &command.ask {
+            self.events.removed.push((kind.clone(), actor.clone(), *time));
         }
     }
 
@@ -380,6 +397,9 @@ impl Judge<'_> {
             || model.is_some_and(|m| self.is_event_gone(&m.topic(), *topic_partition, number))
     }
 }
+
+/// How long it takes at most until every node has heard of a kind.
+const HEARD: Us = 700 * MS;
 
 // Answers, and the end.
 impl Judge<'_> {
@@ -429,6 +449,17 @@ impl Judge<'_> {
     pub(super) fn check_delivered(&mut self) {
         let mut wrong = Vec::new();
         for (uuid, model) in &self.events.subscriptions {
+            let spec = &model.subscription.spec;
+            let target = (spec.target.kind(), &spec.target);
+            let is_removed = self.events.removed.iter().any(|(kind, actor, time)| {
+                let instance = Instance::Fixed(actor.clone());
+                let is_its = matches!(&target, (own, SubscriptionTarget::Actor { instance: i, .. })
+                    if own == kind && *i == instance);
+                is_its && model.subscription.created <= *time
+            });
+            if is_removed && !model.ended && self.history.finish.quiet {
+                wrong.push(("subscriptions end with their actor", format!("{uuid} goes on")));
+            }
             if model.ended || model.paused.is_some() || self.topic_is_gone(&model.topic()) {
                 continue;
             }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kar_core::ids::{NodeId, Offset, SessionId, Uuid};
-use kar_core::invocation::{Invocation, Outcome, StateOp, Work};
-use kar_core::record::{AcceptInBrief, End, Segment};
+use kar_core::invocation::{Invocation, Outcome, Owed, StateOp, Work};
+use kar_core::record::{AcceptInBrief, End, Segment, Send};
 use kar_core::reminder::ReminderChange;
 
 use super::Judge;
@@ -130,9 +130,13 @@ impl Judge<'_> {
         if let Some(left) = waits.iter().find(|uuid| !dropped.contains(uuid)) {
             self.wrong("removal", format!("{at}: {left} is a firing that waits, and is left"));
         }
-        if segment.state != [StateOp::Clear] || !segment.sends.is_empty() {
+        let is_told = |send: &Send| matches!(send.obligation.owed, Owed::Subscription(_));
+        let told = segment.sends.iter().filter(|send| is_told(send)).count();
+        if segment.state != [StateOp::Clear] || told < segment.sends.len() {
             self.wrong("removal", format!("{at}: does {:?}", segment.state));
         }
+        self.check_subscriptions_told(told, &at);
+        self.owe(log, offset, (uuid, 1, 1), segment);
         let model = &mut self.logs[log];
         let actor_model = model.actors.entry(actor.clone()).or_default();
         self.counts.removed_states += u64::from(!actor_model.state.is_empty());

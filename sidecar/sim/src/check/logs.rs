@@ -265,7 +265,7 @@ impl Judge<'_> {
         number: Number,
         invocation: &Arc<Invocation>,
     ) {
-        self.event_accepted(log, (sender, number), invocation);
+        self.event_accepted(log, sender, invocation);
         let is_method = invocation.work == Work::Method;
         let tag = if is_method { Spec::read(&invocation.payload).tag } else { 0 };
         let queued_by = QueuedBy::Number(sender.clone(), number);
@@ -455,12 +455,15 @@ impl Judge<'_> {
             self.check_withdrawn(log, offset, uuid);
         }
         let own = segment.sends.len() - usize::from(*end == End::Passed);
+        // What was refused was never taken.
+        let is_refused = accept.is_some() && is_refusal(end);
         let letters = match &closing {
+            _ if is_refused => 0,
             Closing::Outcome(outcome) => self.letters_of(uuid, outcome),
             Closing::Stopped => self.letters_of(uuid, &Outcome::Cancelled),
             Closing::Tail(..) => 0,
         };
-        if let Some(outcome) = outcome_of(end) {
+        if let (Some(outcome), false) = (outcome_of(end), is_refused) {
             self.check_buried((log, offset), uuid, outcome, segment);
         }
         let own = own + segment.publishes.len().saturating_sub(letters);
@@ -649,7 +652,11 @@ impl Judge<'_> {
                 }
                 Obligation::Outcome(done) => Some(done.outcome.clone()),
                 // No turn makes one.
-                Obligation::Remind(_) | Obligation::Subscription(_) | Obligation::Fence(_) => None,
+                Obligation::Remind(_) | Obligation::Fence(_) => None,
+                Obligation::Subscription(command) => {
+                    self.removal_told(command);
+                    None
+                }
             };
             let attempt = (step, attempt);
             let owed = Owed {
@@ -696,6 +703,10 @@ impl Judge<'_> {
             }
         }
     }
+}
+
+fn is_refusal(end: &End) -> bool {
+    matches!(end, End::Outcome(Outcome::Refused(_)))
 }
 
 /// How an invocation ended for good with a turn.

@@ -134,7 +134,7 @@ impl Judge<'_> {
             }
             // By partition of the topic, up to the actor.
             Sender::Subscription { subscription, topic_partition, .. } => {
-                let branch = subscription.0 ^ u128::from(*topic_partition);
+                let branch = (subscription.0 << 8) | u128::from(*topic_partition);
                 Some(((usize::MAX - 1, branch), 2 * number))
             }
             Sender::Log { partition, .. } => {

@@ -84,6 +84,8 @@ impl Judge<'_> {
             return self.wrong("dead-lettered", text);
         }
         self.counts.dead_lettered += 1;
+        let is_poison = matches!(outcome, Outcome::Failed(error) if error.retryable);
+        self.counts.poison_event += u64::from(is_poison && self.subscribed_policy(uuid).is_some());
         if !self.topics.gone.contains(&to.id) {
             *self.topics.buried.entry(event).or_default() += 1;
         }

@@ -65,6 +65,8 @@ pub struct Publication {
     pub request: Option<String>,
     /// Begins the names of its fields.
     pub field: String,
+    /// What the whole event may take, bytes: it may be the argument of an invocation.
+    pub bytes_max: usize,
 }
 
 /// The first message of a consumer, parsed.
@@ -278,7 +280,8 @@ fn publication(field: &str, r: pb::PublishRequest, limits: &Limits) -> Result<Pu
         partition_key: r.partition_key,
     };
     let request = (!request.is_empty()).then_some(request);
-    Ok(Publication { topic, draft, request, field: field.to_owned() })
+    let (field, bytes_max) = (field.to_owned(), limits.message_bytes_max);
+    Ok(Publication { topic, draft, request, field, bytes_max })
 }
 
 /// Parses the first message of a consumer.

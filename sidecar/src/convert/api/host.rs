@@ -120,7 +120,8 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
     }
 }
 
-/// An event that is delivered, taken apart: its data are the payload. What is no event, which no topic has, goes as it is.
+/// An event that is delivered, taken apart: its data are the payload. What is no event, which no topic has, goes as it
+/// is.
 fn delivered(payload: Payload, origin: &EventOrigin) -> (Payload, Option<pb::EventDelivery>) {
     let mut event = match decode_event(payload.data.clone()) {
         Ok(event) => event,
@@ -276,12 +277,14 @@ fn too_long_error(status: &Status) -> ApplicationError {
 
 #[cfg(test)]
 mod tests {
-    use kar_core::ids::{InvocationId, PartitionId, Uuid};
+    use kar_core::events::{Draft, EventTime};
+    use kar_core::ids::{InvocationId, PartitionId, TopicPartition, Uuid};
     use kar_core::limits::Limits;
     use kar_core::record::RecordedStep;
     use prost::Message as _;
 
     use super::*;
+    use crate::convert::event::encode_event;
 
     /// Messages are packed by these sizes, and components take no longer ones.
     #[test]
@@ -303,8 +306,10 @@ mod tests {
                 work: Work::Deactivate,
                 activation: u64::MAX,
                 deadline: Some(u64::MAX / 2),
+                event: None,
                 trace: text.clone(),
                 recorded_steps: (0..steps).map(step).collect(),
+                event: None,
                 slot: true,
             };
             let counted = turn_size(&turn);
@@ -321,5 +326,62 @@ mod tests {
             assert!(encoded <= counted, "{steps} steps: {encoded} > {counted}");
             assert!(encoded <= limits.turn_bytes_max(), "{steps} steps: {encoded}");
         }
+    }
+
+    /// The same of turns that deliver events, whose data are the argument and the rest goes beside it.
+    #[test]
+    fn events_are_no_longer_than_they_are_counted() {
+        let long: Arc<str> = "t".repeat(128).into();
+        let attributes = (0..64).map(|n| (format!("a{n}"), "v".repeat(1_024)));
+        let draft = Draft {
+            kind: "k".repeat(1_024),
+            subject: "s".repeat(1_024),
+            time: Some(EventTime { seconds: -1, nanos: 999_999_999 }),
+            data: Payload { data: vec![7; 5_000].into(), content_type: "text/plain".into() },
+            attributes: attributes.collect(),
+            ..Draft::default()
+        };
+        let event = draft.complete(|| "1".into(), "/s", EventTime::default()).expect("an event");
+        let origin = EventOrigin {
+            subscription: long.clone(),
+            topic: long,
+            place: TopicPartition { id: "i".into(), partition: 255 },
+            offset: u64::MAX,
+            dead_letter: None,
+            event: None,
+        };
+        let home = PartitionId::new(Kind::actor("A"), 0);
+        let invocation = InvocationId { home, uuid: Uuid(u128::MAX) };
+        let turn = Turn {
+            token: TurnToken { invocation, step: 1, attempt: 1, epoch: 1 },
+            kind: Kind::actor("A"),
+            actor: Some("1".into()),
+            method: "m".into(),
+            payload: Payload { data: encode_event(&event), content_type: Arc::default() },
+            mode: Mode::Tell,
+            work: Work::Method,
+            activation: 1,
+            deadline: None,
+            trace: Arc::default(),
+            recorded_steps: BTreeMap::new(),
+            event: Some(origin.into()),
+            slot: true,
+        };
+        let counted = turn_size(&turn);
+        let limits = Limits {
+            message_bytes_max: turn.payload.data.len(),
+            step_bytes_per_invocation_max: 0,
+            ..Limits::default()
+        };
+        let frame = turn_to(turn);
+        let encoded = frame.encoded_len();
+        assert!(encoded <= counted && encoded <= limits.turn_bytes_max(), "{encoded} > {counted}");
+        let payload = frame.payload.expect("its data");
+        assert_eq!(payload.content_type, "text/plain");
+        assert_eq!(payload.body, Some(pb::payload::Body::Data(vec![7; 5_000].into())));
+        let delivery = frame.event.expect("it delivers one");
+        assert_eq!(delivery.position, format!("255/{}", u64::MAX));
+        let told = delivery.event.expect("told");
+        assert_eq!((told.attributes.len(), told.data), (64, None));
     }
 }

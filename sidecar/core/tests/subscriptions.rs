@@ -1,0 +1,235 @@
+//! Subscriptions at their owner: commands, what is read and when, and what becomes of each event.
+
+mod script;
+
+use std::sync::Arc;
+
+use kar_core::effect::{Notice, RequestError, Response};
+use kar_core::event::{Operation, SubscriptionsOf};
+use kar_core::events::{CloudEvent, EventTime, Filter};
+use kar_core::ids::{Kind, Offset};
+use kar_core::invocation::Payload;
+use kar_core::limits::Limits;
+use kar_core::subscription::{
+    FetchId, FetchResult, FetchedEvent, Instance, SubscriptionChange, SubscriptionError,
+    SubscriptionSpec, SubscriptionStart, SubscriptionTarget, SubscriptionView, TopicRef,
+};
+use kar_core::{Effect, Event};
+
+use script::{Script, done};
+
+/// Longer than every pause.
+const LONG_MS: u64 = 5_000;
+
+fn kind() -> Kind {
+    Kind::actor("Customer")
+}
+
+fn spec() -> SubscriptionSpec {
+    SubscriptionSpec {
+        name: "orders".into(),
+        topic: TopicRef { name: "orders".into(), id: "t1".into(), partitions: 1 },
+        target: SubscriptionTarget::Actor {
+            name: "Customer".into(),
+            instance: Instance::Attribute("who".into()),
+        },
+        method: "add".into(),
+        filter: Some(Filter::Not(Box::new(Filter::Exact(vec![("type".into(), "no".into())])))),
+        start: SubscriptionStart::Earliest,
+        offsets: vec![1],
+        in_flight: 3,
+        retry: None,
+        dead_letter: None,
+    }
+}
+
+fn event(offset: Offset, kind: &str, who: Option<&str>) -> FetchedEvent {
+    let who = who.map(|who| ("who".to_owned(), who.to_owned()));
+    let event = CloudEvent {
+        id: offset.to_string(),
+        source: "/s".into(),
+        kind: kind.into(),
+        subject: String::new(),
+        time: EventTime::default(),
+        data_schema: String::new(),
+        data: Payload::default(),
+        attributes: who.into_iter().collect(),
+    };
+    FetchedEvent { offset, event, stored: format!("event {offset}").into() }
+}
+
+/// A read of the topic that was asked for.
+struct Read {
+    id: FetchId,
+    topic_id: Arc<str>,
+    from: Offset,
+    events_max: usize,
+}
+
+fn read(script: &mut Script) -> Read {
+    match script.topics.pop_front() {
+        Some(Effect::Fetch { id, topic_id, from, events_max, .. }) => {
+            Read { id, topic_id, from, events_max }
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn answer(script: &mut Script, read: &Read, events: Vec<FetchedEvent>) {
+    let next = events.last().map_or(read.from, |event| event.offset + 1);
+    let result = FetchResult::Events { events, next, start: 1, end: 10 };
+    script.event(Event::Fetched { id: read.id.clone(), result });
+}
+
+fn subscribe(script: &mut Script, spec: SubscriptionSpec) -> Result<Response, RequestError> {
+    let request = script.request(Operation::Subscribe { spec: Arc::new(spec) });
+    script.answers.remove(&request).expect("it is answered")
+}
+
+fn change(script: &mut Script, change: SubscriptionChange) -> Result<Response, RequestError> {
+    let name = "orders".into();
+    let request = script.request(Operation::ChangeSubscription { name, change });
+    script.answers.remove(&request).expect("it is answered")
+}
+
+fn view(script: &mut Script) -> SubscriptionView {
+    let of = SubscriptionsOf::Name("orders".into());
+    let request = script.request(Operation::Subscriptions { of });
+    match script.answers.remove(&request) {
+        Some(Ok(Response::Subscriptions(mut all))) if all.len() == 1 => all.remove(0),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Somebody has subscribed, and the topic is being read.
+fn subscribed(limits: Limits) -> (Script, Read) {
+    let mut script = Script::with(&[kind()], limits);
+    let created = subscribe(&mut script, spec());
+    assert!(matches!(created, Ok(Response::Subscribed { created: true, .. })), "{created:?}");
+    let read = read(&mut script);
+    assert_eq!((&*read.topic_id, read.from, read.events_max), ("t1", 1, 3));
+    (script, read)
+}
+
+#[test]
+fn wanted_events_are_delivered_in_order_and_the_floor_follows() {
+    let (mut script, first) = subscribed(Limits::default());
+    let events = vec![
+        event(1, "yes", Some("alice")),
+        event(2, "no", Some("alice")),
+        event(3, "yes", Some("alice")),
+    ];
+    answer(&mut script, &first, events);
+    for offset in [1, 3] {
+        let turn = script.turn("add");
+        assert_eq!(turn.actor.as_deref(), Some("alice"));
+        assert_eq!(turn.payload.data, format!("event {offset}"));
+        script.finish(&turn, done("ok"));
+    }
+    script.advance(LONG_MS);
+    let progress = view(&mut script).partitions[0];
+    assert_eq!((progress.floor, progress.end, progress.under_way), (4, 10, 0));
+    assert_eq!(read(&mut script).from, 4);
+    assert!(script.turns.is_empty() && script.topics.is_empty(), "one read at a time");
+}
+
+#[test]
+fn the_next_owner_reads_from_the_floor_and_delivers_nothing_twice() {
+    let (mut script, first) = subscribed(Limits::default());
+    let events = || vec![event(1, "yes", Some("alice")), event(2, "yes", Some("bob"))];
+    answer(&mut script, &first, events());
+    for _ in 0..2 {
+        let turn = script.turn("add");
+        script.finish(&turn, done("ok"));
+    }
+    // Before the floor is logged.
+    script.replace(&[kind()]);
+    script.advance(LONG_MS);
+    let again = read(&mut script);
+    assert_eq!(again.from, 1);
+    // An answer to the reader before it comes to nothing.
+    answer(&mut script, &first, events());
+    answer(&mut script, &again, events());
+    script.advance(LONG_MS);
+    assert!(script.turns.is_empty());
+    assert_eq!(view(&mut script).partitions[0].floor, 3);
+}
+
+#[test]
+fn what_names_nobody_is_told_and_passed_when_all_before_it_is_done() {
+    let limits = Limits { deliveries_waiting_max: 0, ..Limits::default() };
+    let (mut script, first) = subscribed(limits);
+    answer(&mut script, &first, vec![event(1, "yes", Some("alice")), event(2, "yes", None)]);
+    let undeliverable = |script: &Script| {
+        let is_it = |notice: &&Notice| matches!(notice, Notice::Undeliverable { offset: 2, .. });
+        script.notices.iter().filter(is_it).count()
+    };
+    let turn = script.turn("add");
+    script.advance(LONG_MS);
+    // With that bound an event counts as accepted when it has ended.
+    assert_eq!((view(&mut script).partitions[0].floor, undeliverable(&script)), (1, 0));
+    script.finish(&turn, done("ok"));
+    script.advance(LONG_MS);
+    assert_eq!((view(&mut script).partitions[0].floor, undeliverable(&script)), (3, 1));
+}
+
+#[test]
+fn paused_it_reads_nothing_and_goes_on_where_it_was() {
+    let (mut script, first) = subscribed(Limits::default());
+    let paused = change(&mut script, SubscriptionChange::Pause);
+    assert_eq!(paused, Ok(Response::SubscriptionChanged { changed: true }));
+    // It was under way.
+    answer(&mut script, &first, vec![event(1, "yes", Some("alice"))]);
+    script.advance(LONG_MS);
+    assert!(script.turns.is_empty() && script.topics.is_empty() && view(&mut script).paused);
+    let again = change(&mut script, SubscriptionChange::Pause);
+    assert_eq!(again, Ok(Response::SubscriptionChanged { changed: false }));
+    change(&mut script, SubscriptionChange::Resume).expect("it goes on");
+    assert_eq!(read(&mut script).from, 1);
+}
+
+#[test]
+fn a_topic_that_is_away_is_asked_again_and_one_that_is_gone_is_not() {
+    let (mut script, first) = subscribed(Limits::default());
+    let result = FetchResult::Unavailable;
+    script.event(Event::Fetched { id: first.id, result });
+    assert!(script.topics.is_empty(), "there is a pause");
+    script.advance(LONG_MS);
+    let again = read(&mut script);
+    let events = FetchResult::Events { events: Vec::new(), next: 7, start: 7, end: 7 };
+    script.event(Event::Fetched { id: again.id, result: events });
+    let is_skipped =
+        |notice: &Notice| matches!(notice, Notice::EventsSkipped { from: 1, to: 7, .. });
+    assert!(script.notices.iter().any(is_skipped), "{:?}", script.notices);
+    let third = read(&mut script);
+    assert_eq!(third.from, 7);
+    script.event(Event::Fetched { id: third.id, result: FetchResult::Gone });
+    script.advance(LONG_MS);
+    assert!(script.topics.is_empty() && view(&mut script).topic_gone);
+    assert!(script.notices.iter().any(|notice| matches!(notice, Notice::TopicGone { .. })));
+}
+
+#[test]
+fn the_same_again_is_the_same_and_other_settings_are_an_error() {
+    let (mut script, _) = subscribed(Limits::default());
+    let own = view(&mut script).subscription.uuid;
+    let later = SubscriptionSpec { offsets: vec![9], ..spec() };
+    let again = subscribe(&mut script, later);
+    assert_eq!(again, Ok(Response::Subscribed { subscription: own, created: false }));
+    let other = SubscriptionSpec { method: "other".into(), ..spec() };
+    let name: Arc<str> = "orders".into();
+    let differs = subscribe(&mut script, other.clone());
+    assert_eq!(differs, Err(RequestError::SubscriptionDiffers(name.clone())));
+    let ended = change(&mut script, SubscriptionChange::Unsubscribe);
+    assert_eq!(ended, Ok(Response::SubscriptionChanged { changed: true }));
+    let unknown = change(&mut script, SubscriptionChange::Resume);
+    assert_eq!(unknown, Err(RequestError::UnknownSubscription(name)));
+    let ended = change(&mut script, SubscriptionChange::Unsubscribe);
+    assert_eq!(ended, Ok(Response::SubscriptionChanged { changed: false }));
+    let new = subscribe(&mut script, other);
+    let Ok(Response::Subscribed { subscription, created: true }) = new else { panic!("{new:?}") };
+    assert!(subscription > own, "ids ascend");
+    let none = SubscriptionSpec { in_flight: 0, ..spec() };
+    let error = SubscriptionError::InFlight(Limits::default().subscription_in_flight_max);
+    assert_eq!(subscribe(&mut script, none), Err(RequestError::Subscription(error)));
+}

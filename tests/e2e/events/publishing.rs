@@ -1,0 +1,162 @@
+//! Publishing in a turn: once with its segment, or never.
+
+use kar_proto::v1::request::Operation;
+use kar_proto::v1::response::Result as Answer;
+use kar_proto::v1::{PublishBatchRequest, PublishRequest};
+use kar_sdk::{ActorContext, Host, Kar, NewEvent};
+use kar_tests::component::{Component, hello};
+use kar_tests::errors::{assert_error, metadata};
+use kar_tests::events::{consume, publication};
+use kar_tests::world::READY_LIMIT;
+use kar_tests::{World, process, test};
+use serde_json::{Value, json};
+use tonic::Code;
+
+#[test]
+fn what_a_turn_publishes_is_there_once_when_it_succeeds_and_never_when_it_fails() {
+    test(async {
+        let world = World::new("turns");
+        let node = world.bare("a").await;
+        let client = node.client().await;
+        client.create_topic("t", 1).await.expect("created");
+        let mut host = Component::connect(&client, hello(&[], &["A"])).await.expect("welcome");
+        let call = |method: &'static str| {
+            let client = client.clone();
+            tokio::spawn(async move { client.call(("A", "1"), method, &json!(null)).await })
+        };
+        // An error drops what came after the last flush, and nothing else.
+        let failing = call("fail");
+        let turn = host.next_turn().await;
+        turn.publish("t", "k", &json!("kept")).await.expect("buffered");
+        turn.flush().await.expect("durable");
+        turn.publish("t", "k", &json!("dropped")).await.expect("buffered");
+        turn.fail("No").await;
+        failing.await.expect("no panic").expect("answered").expect_err("it failed");
+        // Success keeps all of it, in order; a batch is answered as one.
+        let going = call("go");
+        let turn = host.next_turn().await;
+        let id = turn.publish("t", "k", &json!(1)).await.expect("buffered");
+        assert!(!id.is_empty());
+        let turn_token = turn.token.clone();
+        let event = |n: i32| PublishRequest {
+            turn_token: turn_token.clone(),
+            ..publication("t", "k", &json!(n))
+        };
+        let batch = PublishBatchRequest { events: vec![event(2), event(3)], ..Default::default() };
+        let answer = turn.handle.request(Operation::PublishBatch(batch)).await.expect("buffered");
+        let Answer::PublishBatch(answer) = answer else { panic!("{answer:?}") };
+        assert!(answer.events.iter().all(|event| event.position.is_empty()), "{answer:?}");
+        turn.finish(&json!(null)).await;
+        going.await.expect("no panic").expect("answered").expect("it went well");
+        let mut consumer = client.consume(consume("t", "")).await.expect("opened");
+        let got = consumer.events(4).await.expect("they come");
+        let data: Vec<Value> = got.into_iter().map(|(_, data)| data).collect();
+        assert_eq!(data, [json!("kept"), json!(1), json!(2), json!(3)]);
+        // Nothing comes behind them, also after everything was killed.
+        let hub = world.hub().await;
+        let mut node = node;
+        node.kill_sidecar();
+        process::kill(hub);
+        node.ended(READY_LIMIT).await;
+        process::gone(hub, READY_LIMIT).await;
+        let node = world.bare("b").await;
+        let client = node.client().await;
+        let mut host = Component::connect(&client, hello(&[], &["A"])).await.expect("welcome");
+        let last = tokio::spawn({
+            let client = client.clone();
+            async move { client.call(("A", "1"), "last", &json!(null)).await }
+        });
+        let turn = host.next_turn().await;
+        assert_eq!(turn.method(), "last");
+        turn.publish("t", "k", &json!("last")).await.expect("buffered");
+        turn.finish(&json!(null)).await;
+        last.await.expect("no panic").expect("answered").expect("it went well");
+        let mut consumer = client.consume(consume("t", "")).await.expect("opened");
+        let got = consumer.events(5).await.expect("they come");
+        assert_eq!(got[4], ("0/5".to_owned(), json!("last")));
+    });
+}
+
+#[test]
+fn what_a_turn_cannot_publish_is_refused_by_name() {
+    test(async {
+        let world = World::new("refused");
+        let node = world.bare("a").await;
+        let client = node.client().await;
+        client.create_topic("t", 1).await.expect("created");
+        let mut host = Component::connect(&client, hello(&[], &["A"])).await.expect("welcome");
+        let going = tokio::spawn({
+            let client = client.clone();
+            async move { client.call(("A", "1"), "go", &json!(null)).await }
+        });
+        let turn = host.next_turn().await;
+        let unknown = turn.publish("none", "", &json!(1)).await;
+        let status = assert_error(unknown, Code::NotFound, "UNKNOWN_TOPIC");
+        assert_eq!(metadata(&status, "topic"), "none");
+        let publish = |request: PublishRequest| {
+            let request = PublishRequest { turn_token: turn.token.clone(), ..request };
+            turn.handle.request(Operation::Publish(request))
+        };
+        let mut wrong = publication("t", "", &json!(1));
+        wrong.request_id = "r".into();
+        let status = assert_error(publish(wrong).await, Code::InvalidArgument, "INVALID_FIELD");
+        assert_eq!(metadata(&status, "field"), "request_id");
+        let mut wrong = publication("t", "", &json!(1));
+        wrong.event.as_mut().expect("it has one").source = " ".into();
+        let status = assert_error(publish(wrong).await, Code::InvalidArgument, "INVALID_FIELD");
+        assert_eq!(metadata(&status, "field"), "event.source");
+        let long = publication("t", "", &json!("x".repeat(5 << 20)));
+        assert_error(publish(long).await, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
+        let mixed = vec![
+            PublishRequest { turn_token: turn.token.clone(), ..publication("t", "", &json!(1)) },
+            publication("t", "", &json!(2)),
+        ];
+        let batch = PublishBatchRequest { events: mixed, ..Default::default() };
+        let answer = turn.handle.request(Operation::PublishBatch(batch)).await;
+        let status = assert_error(answer, Code::InvalidArgument, "INVALID_FIELD");
+        assert_eq!(metadata(&status, "field"), "events[1].turn_token");
+        // A topic that was created anew meanwhile is another one.
+        turn.publish("t", "", &json!("old")).await.expect("buffered");
+        turn.flush().await.expect("durable");
+        let token = turn.token.clone();
+        turn.finish(&json!(null)).await;
+        going.await.expect("no panic").expect("answered").expect("it went well");
+        let late = PublishRequest { turn_token: token, ..publication("t", "", &json!(1)) };
+        let late = client.event().publish(late).await;
+        assert_error(late, Code::Aborted, "TURN_SUPERSEDED");
+        assert_eq!(client.topic("t").await.expect("it is there").partitions[0].end, 2);
+    });
+}
+
+struct Shop;
+
+#[kar_sdk::actor]
+impl Shop {
+    async fn sell(&self, ctx: &mut ActorContext, amount: i64) -> Result<(), kar_sdk::Error> {
+        let sold = NewEvent::new("order.sold", &amount).key(ctx.id());
+        ctx.topic("orders").publish(sold).await?;
+        if amount < 0 {
+            return Err(kar_sdk::Error::new("negative", "nobody sells less than nothing"));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn the_rust_sdk_publishes_with_its_turns() {
+    test(async {
+        let world = World::new("sdk");
+        let node = world.bare("a").await;
+        node.client().await.create_topic("orders", 1).await.expect("created");
+        let host = Host::builder().actor(Shop).socket(&node.socket);
+        let _host = host.start().await.expect("it hosts");
+        let client = Kar::builder().socket(&node.socket).connect().await.expect("connected");
+        let shop = client.actor("Shop", "corner");
+        shop.call::<()>("sell", &3).await.expect("sold");
+        shop.call::<()>("sell", &-1).await.expect_err("refused");
+        shop.call::<()>("sell", &5).await.expect("sold");
+        let mut consumer = node.client().await.consume(consume("orders", "")).await.expect("ok");
+        let got = consumer.events(2).await.expect("they come");
+        assert_eq!(got, [("0/1".to_owned(), json!(3)), ("0/2".to_owned(), json!(5))]);
+    });
+}
