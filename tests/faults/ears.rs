@@ -1,5 +1,6 @@
-//! Events under kills: 50,000 of them, through 4 partitions of a topic, to 500 actors in two languages. Each actor keeps a
-//! journal of what it was told; in the end that is every event of its key, once, and in the order of publishing.
+//! Events under kills: 50,000 of them, through 4 partitions of a topic, to 500 actors in two languages. Each actor
+//! keeps a journal of what it was told; in the end that is every event of its key, once, and in the order of
+//! publishing.
 
 use std::cell::Cell;
 use std::rc::Rc;

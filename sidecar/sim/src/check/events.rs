@@ -22,11 +22,14 @@ use crate::plan::{MS, Us};
 use crate::script::Spec;
 use crate::subscribe::{SubWhat, delivery_tag, name_of, tag_of};
 
+/// Events of a partition of a topic, and when they were published.
+type Published = Vec<(Us, CloudEvent)>;
+
 /// Subscriptions, and the topics that they read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EventsModel {
     /// By id and partition of the topic, in order.
-    events: BTreeMap<(Arc<str>, u32), Vec<(Us, CloudEvent)>>,
+    events: BTreeMap<(Arc<str>, u32), Published>,
     /// Lower events are gone.
     starts: HashMap<(Arc<str>, u32), Offset>,
     subscriptions: BTreeMap<Uuid, SubscriptionModel>,

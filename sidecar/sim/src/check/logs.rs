@@ -515,8 +515,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Of a turn that failed nothing takes effect, and what it delivered goes to its topic. Gives how many events of the
-    /// record are no turn's.
+    /// Of a turn that failed nothing takes effect, and what it delivered goes to its topic. Gives how many events of
+    /// the record are no turn's.
     fn check_failed(
         &mut self,
         (log, offset): (usize, Offset),
