@@ -3,6 +3,7 @@
 use kar_core::ids::{Offset, Uuid};
 
 use super::Judge;
+use super::logs::Held;
 
 impl Judge<'_> {
     /// An invocation expires: no code of it ran. Without `strict` code may have run ahead of the log on a node that was
@@ -45,7 +46,9 @@ impl Judge<'_> {
         attempt: u32,
     ) {
         let model = &self.logs[log];
-        let Some(held) = model.held.get(&uuid).filter(|_| attempt == 1) else { return };
+        // What has a deadline is marked when it is about to start, which may come to nothing.
+        let is_new = |held: &&Held| attempt == 1 && !held.policy.marked;
+        let Some(held) = model.held.get(&uuid).filter(is_new) else { return };
         let (id, step) = (model.id.clone(), held.step);
         let mut reigns = model.reigns.iter().map(|reign| reign.epoch);
         // A later step that keeps its actor goes on with what has begun.
