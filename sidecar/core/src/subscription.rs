@@ -462,7 +462,7 @@ mod tests {
         assert!(by_shop.destination(0, 1, &event("alice")).is_err());
         let fixed = subscription(1, actor(Instance::Fixed("all".into())));
         let to = fixed.destination(1, 9, &event("alice")).unwrap();
-        assert_eq!(fixed.receivers(), [to.to.clone()]);
+        assert_eq!(fixed.receivers(), vec![to.to.clone()]);
         assert_eq!(by_customer.receivers().len(), 4);
         assert_eq!((to.actor.as_deref(), to.to.kind), (Some("all"), Kind::actor("Customer")));
     }

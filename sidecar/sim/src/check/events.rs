@@ -25,8 +25,8 @@ use crate::subscribe::{SubWhat, delivery_tag, name_of, tag_of};
 /// Subscriptions, and the topics that they read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EventsModel {
-    /// By id and partition of the topic, in order.
-    events: BTreeMap<(Arc<str>, u32), Vec<(Us, CloudEvent)>>,
+    /// By id and partition of the topic, in order, with the time.
+    events: BTreeMap<(Arc<str>, u32), Published>,
     /// Lower events are gone.
     starts: HashMap<(Arc<str>, u32), Offset>,
     subscriptions: BTreeMap<Uuid, SubscriptionModel>,
@@ -43,6 +43,9 @@ pub(crate) struct EventsModel {
     /// How those are retried that subscriptions deliver.
     policies: HashMap<Uuid, Option<RetryPolicy>>,
 }
+
+/// Events of a partition, in order, and when they were published.
+type Published = Vec<(Us, CloudEvent)>;
 
 /// A subscription by its log.
 #[derive(Clone, Debug)]
