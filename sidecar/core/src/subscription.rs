@@ -3,6 +3,8 @@
 //! A subscription lives in a partition of the system kind [`Kind::subscriptions`] of its application, by the hash of
 //! its name. Its owner reads the topic, and delivers each event that is wanted as a tell, over a channel whose numbers
 //! are the offsets.
+//!
+//! Longer than most: the types of commands, reads and lists are the interface to drivers, and are read together.
 
 use std::sync::Arc;
 

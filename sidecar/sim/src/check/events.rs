@@ -1,5 +1,7 @@
 //! `delivered-once`, `event-order` (with P7), `lag`, and that a subscription does what it says: by the logs of
 //! subscriptions and of their receivers, and by what was in the topic when.
+//!
+//! Longer than most: the model and everything that changes or asks it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
