@@ -9,7 +9,7 @@ use kar_tests::world::READY_LIMIT;
 use kar_tests::{NodeOptions, Random, World, binaries, wait};
 use serde_json::{Value, json};
 
-const ORDERS: u32 = 6_000;
+const ORDERS: u32 = 3_000;
 
 /// At least so many kills must land while orders are placed; else the test shows nothing.
 const KILLS_MIN: u32 = 4;
