@@ -153,7 +153,7 @@ const TOOLS_WANTED: &[Tool] = &[
 ];
 
 /// What a test run from nothing takes on the disk, in caches of packages too, bytes; measured.
-const DISK_FROM_NOTHING: u64 = 12 << 30;
+const DISK_FROM_NOTHING: u64 = 7 << 30;
 
 /// What was found.
 pub(crate) struct Found {
