@@ -228,7 +228,7 @@ async def test_one_that_is_refused_says_why_and_leaves_nothing(tmp_path: Path) -
 
 @asynchronous
 async def test_it_is_tried_for_a_while(tmp_path: Path) -> None:
-    async with topic(tmp_path, reconnect_timeout=0.05) as (fake, orders):
+    async with topic(tmp_path, reconnect_timeout=0.5) as (fake, orders):
         consumer = orders.consume()
         follower = await opened(fake, consumer, "0/1")
         follower.end(grpc.StatusCode.UNAVAILABLE)
