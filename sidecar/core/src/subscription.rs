@@ -3,6 +3,8 @@
 //! A subscription lives in a partition of the system kind [`Kind::subscriptions`] of its application, by the hash of
 //! its name. Its owner reads the topic, and delivers each event that is wanted as a tell, over a channel whose numbers
 //! are the offsets.
+//!
+//! Longer than most: the types of commands, reads and lists are the interface to drivers, and are read together.
 
 use std::sync::Arc;
 
@@ -462,7 +464,7 @@ mod tests {
         assert!(by_shop.destination(0, 1, &event("alice")).is_err());
         let fixed = subscription(1, actor(Instance::Fixed("all".into())));
         let to = fixed.destination(1, 9, &event("alice")).unwrap();
-        assert_eq!(fixed.receivers(), [to.to.clone()]);
+        assert_eq!(fixed.receivers(), vec![to.to.clone()]);
         assert_eq!(by_customer.receivers().len(), 4);
         assert_eq!((to.actor.as_deref(), to.to.kind), (Some("all"), Kind::actor("Customer")));
     }

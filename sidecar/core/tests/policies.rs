@@ -709,6 +709,21 @@ fn a_chain_that_has_left_ends_when_it_comes_home_or_where_it_runs() {
 }
 
 #[test]
+fn that_one_is_not_parked_is_told_when_its_acceptance_is_committed() {
+    let mut script = Script::new(&account());
+    call(&mut script, "alice", "m", Some(POLICY));
+    script.turn("m");
+    let id = id(&script, "m");
+    script.hold = true;
+    let control = Control::Resume(id.uuid);
+    let asked = script.request(Operation::Control { home: id.home, control });
+    assert!(!script.answers.contains_key(&asked), "it is not even logged yet");
+    script.let_go();
+    let told = Response::Controlled(Controlled::NotParked);
+    assert_eq!(script.answers.remove(&asked), Some(Ok(told)));
+}
+
+#[test]
 fn what_is_known_of_an_invocation_is_told_when_it_is_committed() {
     let mut script = Script::new(&account());
     let request = call(&mut script, "alice", "m", Some(POLICY));

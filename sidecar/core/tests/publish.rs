@@ -336,7 +336,8 @@ fn attributes(mut bytes: &[u8]) -> Vec<(String, String)> {
         let attribute = take(&mut bytes, ATTRIBUTE);
         let mut rest = attribute.as_slice();
         let [name, value] = [0x0a, 0x12].map(|tag| take(&mut rest, tag));
-        all.push((String::from_utf8(name).unwrap(), String::from_utf8(value).unwrap()));
+        let text = |bytes| String::from_utf8(bytes).expect("attributes are texts");
+        all.push((text(name), text(value)));
     }
     all
 }

@@ -1,5 +1,7 @@
 //! Subscriptions: what clients do about them, and the topic that they read. Its events come from outside; reading is
 //! slow, fails, and is repeated; events go by retention, and the topic is created anew under its name.
+//!
+//! Longer than most: what is drawn and what carries it out are read together.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

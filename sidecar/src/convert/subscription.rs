@@ -1,4 +1,6 @@
 //! Subscriptions to `kar.log.v1` and `kar.peer.v1` and back.
+//!
+//! Longer than most: two functions for each type, there and back, side by side.
 
 use std::sync::Arc;
 

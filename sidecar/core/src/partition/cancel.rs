@@ -64,7 +64,11 @@ impl Partition {
             }
             Control::Cancel(_) if is_unfinished => Some(self.cancel(env, uuid)),
             Control::Resume(_) if self.resume_parked(env, uuid) => Some(Controlled::Resumed),
-            Control::Resume(_) if is_unfinished => Some(Controlled::NotParked),
+            Control::Resume(_) if is_unfinished => {
+                // As with all that is told: its acceptance is committed.
+                self.log_item(env, uuid);
+                Some(Controlled::NotParked)
+            }
             Control::Cancel(_) | Control::Resume(_) => {
                 self.has_outcome(uuid).then_some(Controlled::Ended)
             }

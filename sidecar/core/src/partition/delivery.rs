@@ -9,6 +9,8 @@
 //! Numbers that go to other partitions, or to nobody, are closed. Which ones is decided by the subscription's settings,
 //! the event and its offset alone, so it is true whoever says it and however late; a request says from where on all
 //! lower numbers are closed ([`Message::Request`]).
+//!
+//! Longer than most: floors and channels of one branch change together.
 
 mod reading;
 

@@ -1,5 +1,6 @@
-//! What turns publish (ADR 9): part of their segment (P5), numbered in the channels to topics, and owed when its decision
-//! is committed; and the events of deliveries that end without success, which are owed to a topic by the same decision.
+//! What turns publish (ADR 9): part of their segment (P5), numbered in the channels to topics, and owed when its
+//! decision is committed; and the events of deliveries that end without success, which are owed to a topic by the same
+//! decision.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,7 @@
 //! `delivered-once`, `event-order` (with P7), `lag`, and that a subscription does what it says: by the logs of
 //! subscriptions and of their receivers, and by what was in the topic when.
+//!
+//! Longer than most: the model and everything that changes or asks it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -25,8 +27,8 @@ use crate::subscribe::{SubWhat, delivery_tag, name_of, tag_of};
 /// Subscriptions, and the topics that they read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EventsModel {
-    /// By id and partition of the topic, in order.
-    events: BTreeMap<(Arc<str>, u32), Vec<(Us, CloudEvent)>>,
+    /// By id and partition of the topic, in order, with the time.
+    events: BTreeMap<(Arc<str>, u32), Published>,
     /// Lower events are gone.
     starts: HashMap<(Arc<str>, u32), Offset>,
     subscriptions: BTreeMap<Uuid, SubscriptionModel>,
@@ -43,6 +45,9 @@ pub(crate) struct EventsModel {
     /// How those are retried that subscriptions deliver.
     policies: HashMap<Uuid, Option<RetryPolicy>>,
 }
+
+/// Events of a partition, in order, and when they were published.
+type Published = Vec<(Us, CloudEvent)>;
 
 /// A subscription by its log.
 #[derive(Clone, Debug)]

@@ -454,24 +454,7 @@ impl Judge<'_> {
         if matches!(closing, Closing::Outcome(Outcome::Withdrawn)) {
             self.check_withdrawn(log, offset, uuid);
         }
-        let own = segment.sends.len() - usize::from(*end == End::Passed);
-        // What was refused was never taken.
-        let is_refused = accept.is_some() && is_refusal(end);
-        let letters = match &closing {
-            _ if is_refused => 0,
-            Closing::Outcome(outcome) => self.letters_of(uuid, outcome),
-            Closing::Stopped => self.letters_of(uuid, &Outcome::Cancelled),
-            Closing::Tail(..) => 0,
-        };
-        if let (Some(outcome), false) = (outcome_of(end), is_refused) {
-            self.check_buried((log, offset), uuid, outcome, segment);
-        }
-        let own = own + segment.publishes.len().saturating_sub(letters);
-        let effects = !segment.state.is_empty() || own > 0 || !segment.reminders.is_empty();
-        if effects && matches!(&closing, Closing::Outcome(o) if !matches!(o, Outcome::Done(_))) {
-            let text = format!("{id}@{offset}: {uuid} failed, and its segment took effect");
-            self.wrong("P5 segment of a failure", text);
-        }
+        let letters = self.check_failed((log, offset), uuid, (accept, end, segment), &closing);
         let model = &mut self.logs[log];
         let epoch = model.epoch;
         model.done.insert((uuid, step), (epoch, offset));
@@ -522,6 +505,37 @@ impl Judge<'_> {
                 held.gone = held.home.is_some() || is_tell;
             }
         }
+    }
+
+    /// Of a turn that failed nothing takes effect, and what it delivered goes to its topic. Gives how many events of the
+    /// record are no turn's.
+    fn check_failed(
+        &mut self,
+        (log, offset): (usize, Offset),
+        uuid: Uuid,
+        (accept, end, segment): (Option<&AcceptInBrief>, &End, &Segment),
+        closing: &Closing,
+    ) -> usize {
+        // What was refused was never taken.
+        let is_refused = accept.is_some() && is_refusal(end);
+        let letters = match closing {
+            _ if is_refused => 0,
+            Closing::Outcome(outcome) => self.letters_of(uuid, outcome),
+            Closing::Stopped => self.letters_of(uuid, &Outcome::Cancelled),
+            Closing::Tail(..) => 0,
+        };
+        if let (Some(outcome), false) = (outcome_of(end), is_refused) {
+            self.check_buried((log, offset), uuid, outcome, segment);
+        }
+        let sends = segment.sends.len() - usize::from(*end == End::Passed);
+        let own = sends + segment.publishes.len().saturating_sub(letters);
+        let effects = !segment.state.is_empty() || own > 0 || !segment.reminders.is_empty();
+        if effects && matches!(closing, Closing::Outcome(o) if !matches!(o, Outcome::Done(_))) {
+            let id = &self.logs[log].id;
+            let text = format!("{id}@{offset}: {uuid} failed, and its segment took effect");
+            self.wrong("P5 segment of a failure", text);
+        }
+        letters
     }
 
     /// What a `Complete` says of the turn's end; its next step must be the next one, and its outcome go home.

@@ -309,7 +309,6 @@ mod tests {
                 event: None,
                 trace: text.clone(),
                 recorded_steps: (0..steps).map(step).collect(),
-                event: None,
                 slot: true,
             };
             let counted = turn_size(&turn);
