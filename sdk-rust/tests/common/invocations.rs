@@ -144,6 +144,7 @@ impl World {
             step: invocation.step,
             recorded_steps: self.recorded_of(&invocation.method),
             activation: self.next,
+            event: None,
         };
         let turn = TurnState { stream, invocation, overlay: BTreeMap::new(), cancelled: false };
         self.turns.insert(turn_token, turn);
