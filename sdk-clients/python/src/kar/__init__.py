@@ -16,8 +16,8 @@ and elsewhere
 
 Modules: `hosting` (services and actors as classes), `host` (running them), `client` and `calls`
 (calling them), `context` (the turn), `state`, `reminders`, `topics`, `events`, `consumer` and
-`subscriptions` (publishing, following and being told), `codec` (payloads), `errors`, `limits`. `v1` is the
-contract with the sidecar, generated.
+`subscriptions` (publishing, following and being told), `codec` (payloads), `errors`, `limits`. `v1` is
+the contract with the sidecar, generated.
 """
 
 from kar.calls import (
