@@ -276,6 +276,10 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
         "inbox: the own one was trimmed while it was read",
         "nodes that share one, sixteen incarnations apart: core/tests/inbox.rs",
     ),
+    (
+        "direct: no answer through an inbox",
+        "a few in 20,000 seeds, by an answer that is lost: core/tests/inbox.rs",
+    ),
     ("void: forget keys", "keys are forgotten when faults are over"),
     ("gone: an open call, the log is asked", DOUBT),
     ("gone: the log has settled it", DOUBT),
