@@ -4,8 +4,8 @@
 //! Cancelling is cooperative (section 6, item 9). What does not run ends at once, or when code of an attempt that was
 //! cut off runs no more (P3); a turn that runs is told, and may stop or go on: its result counts. From the logged
 //! request on no other attempt starts, whoever owns the partition then, and no further step of its chain: what a turn
-//! did that ends with a tail call stays, and the invocation ends there. A chain that has gone on elsewhere is not followed, since nobody knows where it is: its home keeps the mark,
-//! and ends it if it comes back.
+//! did that ends with a tail call stays, and the invocation ends there. A chain that has gone on elsewhere is not
+//! followed, since nobody knows where it is: its home keeps the mark, and ends it if it comes back.
 
 use super::Partition;
 use super::gate::Gated;

@@ -313,13 +313,13 @@ impl Partition {
         // has only waited.
         let stays = env.rules.unmarked_stays;
         let ran = self.reign.items.iter().filter(|(_, item)| item.attempt_ran());
-        let op = |(uuid, item): (&Uuid, &Box<Item>)| Op::Attempt {
+        let ops = ran.map(|(uuid, item)| Op::Attempt {
             uuid: *uuid,
             attempt: item.attempt,
             ended: item.ended.clone(),
             unmarked: item.unmarked && stays,
-        };
-        for op in ran.map(op).collect::<Vec<_>>() {
+        });
+        for op in ops.collect::<Vec<_>>() {
             env.cover(Transition::HandOverRan);
             // The same number again: it may have run. The next one is counted when it starts.
             self.push(env, op);
