@@ -465,6 +465,22 @@ fn a_node_without_peers_is_asked_what_it_serves_until_it_answers_or_for_a_while(
 }
 
 #[test]
+fn a_direct_call_whose_answer_does_not_come_through_an_inbox_is_unknown_in_time() {
+    let mut script = beside_a_host(Limits::default());
+    let reads = Kind::service("reads");
+    script.members.kinds.insert(reads.clone(), 2);
+    script.members.nodes.entry(OTHER).and_modify(|member| member.kinds.push(reads.clone()));
+    script.event(Event::Members(script.members.clone()));
+    let (method, payload, trace) = ("m".into(), text(""), "".into());
+    let call = script.request(Operation::InvokeDirect { kind: reads, method, payload, trace });
+    assert!(said(&script).iter().any(|m| matches!(m, Message::Direct { .. })));
+    script.advance(script.limits.accept_timeout_ms - 1);
+    assert_eq!(script.answers.get(&call), None);
+    script.advance(1);
+    assert!(matches!(script.answers.get(&call), Some(Err(RequestError::Unknown(_)))));
+}
+
+#[test]
 fn a_call_by_peers_costs_one_record_one_answer_and_no_word_in_an_inbox() {
     let mut script = host(Limits::default());
     script.members.nodes.insert(OTHER, Member::default());

@@ -307,6 +307,10 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
         "publishing: a topic has taken nothing of what was sent",
         "a bus that refuses: core/tests/publish.rs",
     ),
+    (
+        "direct: no answer through an inbox",
+        "a few in 20,000 seeds, by an answer that is lost: core/tests/inbox.rs",
+    ),
     ("void: forget keys", "keys are forgotten when faults are over"),
     ("gone: an open call, the log is asked", DOUBT),
     ("gone: the log has settled it", DOUBT),

@@ -335,13 +335,13 @@ impl Partition {
         // has only waited.
         let stays = env.rules.unmarked_stays;
         let ran = self.reign.items.iter().filter(|(_, item)| item.attempt_ran());
-        let op = |uuid: Uuid, item: &Item| Op::Attempt {
-            uuid,
+        let ops = ran.map(|(uuid, item)| Op::Attempt {
+            uuid: *uuid,
             attempt: item.attempt,
             ended: item.ended.clone(),
             unmarked: item.unmarked && stays,
-        };
-        for op in ran.map(|(uuid, item)| op(*uuid, item)).collect::<Vec<_>>() {
+        });
+        for op in ops.collect::<Vec<_>>() {
             env.cover(Transition::HandOverRan);
             // The same number again: it may have run. The next one is counted when it starts.
             self.push(env, op);
