@@ -243,6 +243,16 @@ impl Client {
         subscription::resume(&self.handle, name.into()).await
     }
 
+    /// Sends events of a subscription's dead-letter topic back to it, each once, at most 1,000; how many.
+    /// None: there were no more.
+    ///
+    /// # Errors
+    /// [`CallError::Rejected`] with reason `UNKNOWN_SUBSCRIPTION`, or `INVALID_FIELD` if it has no such
+    /// topic.
+    pub async fn redrive_subscription(&self, name: impl Into<String>) -> Result<usize, CallError> {
+        subscription::redrive(&self.handle, name.into()).await
+    }
+
     /// The subscriptions of the application by name, with how far they have come.
     ///
     /// # Errors

@@ -214,6 +214,16 @@ pub(crate) async fn resume(handle: &Handle, name: String) -> Result<bool, CallEr
     }
 }
 
+pub(crate) async fn redrive(handle: &Handle, name: String) -> Result<usize, CallError> {
+    let request = proto::RedriveSubscriptionRequest { name, max_events: 0 };
+    match handle.request(Operation::RedriveSubscription(request)).await? {
+        Answer::RedriveSubscription(answer) => {
+            usize::try_from(answer.redriven).map_err(|_| CallError::mismatch("redriven"))
+        }
+        _ => Err(CallError::mismatch("redrive_subscription")),
+    }
+}
+
 pub(crate) async fn list(handle: &Handle) -> Result<Vec<Subscribed>, CallError> {
     let mut found = Vec::new();
     let mut page_token = String::new();

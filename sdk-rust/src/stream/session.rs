@@ -444,7 +444,8 @@ fn is_repeatable(operation: &Operation) -> bool {
         | Operation::Unsubscribe(_)
         | Operation::PauseSubscription(_)
         | Operation::ResumeSubscription(_)
-        | Operation::ListSubscriptions(_) => true,
+        | Operation::ListSubscriptions(_)
+        | Operation::RedriveSubscription(_) => true,
         Operation::ActorStateGetAll(read) => read.turn_token.is_empty(),
         Operation::ReminderList(list) => list.turn_token.is_empty(),
         Operation::StateSet(set) => !set.request_id.is_empty(),

@@ -388,6 +388,8 @@ pub enum Operation {
         retry: Option<RetryPolicy>,
         /// Where the event is from, and where it goes without success.
         origin: Arc<EventOrigin>,
+        /// It may be sent again under this key.
+        key: Option<Box<RequestKey>>,
     },
     /// At most once, past all logs.
     InvokeDirect {

@@ -297,6 +297,7 @@ fn deliver(script: &mut Script, deadline: Option<u64>) -> InvocationId {
         deadline,
         retry: None,
         origin: Arc::new(origin),
+        key: None,
     });
     match script.answers.remove(&request) {
         Some(Ok(Response::Accepted { invocation })) => invocation,

@@ -80,6 +80,7 @@ impl World {
                 deadline,
                 retry: self.plan.policies.of_tag(tag),
                 origin: self.origin(tag),
+                key: None,
             },
             Some(mode) => Operation::Invoke {
                 turn: None,

@@ -3,9 +3,9 @@
 use kar_proto::v1::subscription_start::Start;
 use kar_proto::v1::target::Kind;
 use kar_proto::v1::{
-    ActorTarget, ListSubscriptionsRequest, PauseSubscriptionRequest, ResumeSubscriptionRequest,
-    RetryPolicy, ServiceTarget, SubscribeRequest, Subscription, SubscriptionInfo,
-    SubscriptionStart, SubscriptionState, Target, UnsubscribeRequest,
+    ActorTarget, ListSubscriptionsRequest, PauseSubscriptionRequest, RedriveSubscriptionRequest,
+    ResumeSubscriptionRequest, RetryPolicy, ServiceTarget, SubscribeRequest, Subscription,
+    SubscriptionInfo, SubscriptionStart, SubscriptionState, Target, UnsubscribeRequest,
 };
 use serde_json::{Value, json};
 
@@ -46,6 +46,18 @@ pub(crate) async fn subscription(command: SubscriptionCommand) -> Outcome {
                 let request = PauseSubscriptionRequest { name };
                 let answer = session.events().pause_subscription(request).await.map_err(written)?;
                 line(if answer.into_inner().changed { "paused" } else { "it was paused" })
+            })
+            .await
+        }
+        SubscriptionCommand::Redrive(args) => {
+            with_session(&args.reach, "asking again sends nothing twice", async |session| {
+                let (name, max_events) = (args.name.clone(), args.limit);
+                let request = RedriveSubscriptionRequest { name, max_events };
+                let answer = session.events().redrive_subscription(request).await;
+                let answer = answer.map_err(written)?.into_inner();
+                let more = if answer.more { "; there are more" } else { "" };
+                let (redriven, passed_over) = (answer.redriven, answer.passed_over);
+                line(&format!("sent back: {redriven}, passed over: {passed_over}{more}"))
             })
             .await
         }

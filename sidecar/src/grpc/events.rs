@@ -55,6 +55,7 @@ impl EventService for EventRpcs {
     twin!(pause_subscription, PauseSubscriptionRequest, PauseSubscription -> PauseSubscriptionResponse);
     twin!(resume_subscription, ResumeSubscriptionRequest, ResumeSubscription -> ResumeSubscriptionResponse);
     twin!(list_subscriptions, ListSubscriptionsRequest, ListSubscriptions -> ListSubscriptionsResponse);
+    twin!(redrive_subscription, RedriveSubscriptionRequest, RedriveSubscription -> RedriveSubscriptionResponse);
     twin!(delete_consumer, DeleteConsumerRequest, DeleteConsumer -> DeleteConsumerResponse);
 
     async fn consume(

@@ -7,6 +7,7 @@ pub mod connect;
 pub mod consume;
 pub mod events;
 pub mod listing;
+mod redrive;
 pub mod serve;
 pub mod session;
 mod subscriptions;

@@ -102,7 +102,7 @@ impl Api {
     }
 
     /// Asks the core and waits.
-    async fn asked(&self, operation: Operation) -> Answer {
+    pub(super) async fn asked(&self, operation: Operation) -> Answer {
         let (sender, receiver) = oneshot::channel();
         // If nobody waits any more the answer is dropped.
         self.driver.batch().request(operation, Box::new(move |answer| drop(sender.send(answer))));
@@ -139,6 +139,7 @@ impl Api {
                     }
                 })
             }
+            SubscriptionOperation::Redrive { name, max } => self.redrive(name, max).await,
             SubscriptionOperation::List { name, page_size, after } => {
                 let of = name.map(SubscriptionsOf::Name);
                 self.list_subscriptions(of, page_size, &after).await
@@ -288,7 +289,7 @@ fn reference(view: &TopicView) -> TopicRef {
 }
 
 /// Why an answer is not what was asked for.
-fn unfit(answer: Answer) -> Status {
+pub(super) fn unfit(answer: Answer) -> Status {
     match answer {
         Err(error) => request_error(&error),
         Ok(Response::Outcome { outcome, .. }) => refused(outcome),

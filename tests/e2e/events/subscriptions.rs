@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use kar_proto::v1::event_filter::Dialect;
 use kar_proto::v1::{
     AttributeValues, Event, EventFilter, InvocationMode, PauseSubscriptionRequest, PublishRequest,
-    ResumeSubscriptionRequest, Subscription, SubscriptionState, UnsubscribeRequest,
+    RedriveSubscriptionRequest, ResumeSubscriptionRequest, Subscription, SubscriptionState,
+    UnsubscribeRequest,
 };
 use kar_sdk::{ActorContext, Host, Kar, NewEvent};
 use kar_tests::component::{Component, actor, hello};
@@ -189,6 +190,40 @@ fn what_cannot_be_delivered_goes_to_the_dead_letter_topic_and_holds_up_nobody() 
         assert!(why.contains("attribute"), "{why}");
         assert_eq!(attempts, "0");
         lag(&client, 0).await;
+        // Sent back once, as it was, to this subscription only; what still names nobody is passed over.
+        let redrive = async || {
+            let request = RedriveSubscriptionRequest { name: "totals".into(), max_events: 0 };
+            let answer = client.event().redrive_subscription(request).await;
+            let answer = answer.expect("sent back").into_inner();
+            (answer.redriven, answer.passed_over, answer.more)
+        };
+        assert_eq!(redrive().await, (1, 1, false));
+        assert_eq!(redrive().await, (0, 0, false));
+        let turn = host.next_turn().await;
+        let delivery = turn.frame.event.clone().expect("it delivers an event");
+        assert_eq!((&*delivery.position, &*delivery.subscription), ("0/1", "totals"));
+        let attributes = delivery.event.expect("told").attributes;
+        assert!(!attributes.keys().any(|name| name.starts_with("kardead")), "{attributes:?}");
+        assert_eq!((turn.target(), turn.argument()), (("Customer", "alice"), json!("poison")));
+        // What fails again is there again.
+        turn.fail("Poison").await;
+        wait::until("it to be there again", READY_LIMIT, async || {
+            (client.topic("failed").await.expect("it is there").partitions[0].end == 4)
+                .then_some(())
+        })
+        .await;
+        let sent = world.kar_here("subscription redrive", &["totals"]).await;
+        assert_eq!(
+            (sent.code, sent.stdout.trim()),
+            (0, "sent back: 1, passed over: 0"),
+            "{sent:?}"
+        );
+        let turn = host.next_turn().await;
+        assert_eq!(turn.argument(), json!("poison"));
+        turn.finish(&json!(null)).await;
+        let none = RedriveSubscriptionRequest { name: "none".into(), max_events: 0 };
+        let answer = client.event().redrive_subscription(none).await;
+        assert_error(answer, Code::NotFound, "UNKNOWN_SUBSCRIPTION");
     });
 }
 

@@ -74,6 +74,7 @@ from kar.retry import RetryPolicy
 from kar.state import ActorState, ApplicationState, Delete, Page, Set, Versioned
 from kar.subscriptions import (
     Delivery,
+    Redriven,
     Subscribed,
     Subscription,
     SubscriptionProgress,
@@ -134,6 +135,7 @@ __all__ = [
     "Set",
     "Started",
     "StepKeyReused",
+    "Redriven",
     "Subscribed",
     "Subscription",
     "SubscriptionExists",

@@ -60,7 +60,7 @@ class Outgoing:
                 return True
             case "subscribe" | "unsubscribe" | "pause_subscription" | "resume_subscription":
                 return True
-            case "list_subscriptions":
+            case "list_subscriptions" | "redrive_subscription":
                 return True
             case "actor_state_get_all":
                 return not self.request.actor_state_get_all.turn_token

@@ -187,6 +187,18 @@ class Subscribed:
 
 
 @dataclass(frozen=True, slots=True)
+class Redriven:
+    """What was sent back of a dead-letter topic."""
+
+    redriven: int
+    """Events sent back."""
+    passed_over: int
+    """Events of other subscriptions, and those that still name no instance."""
+    more: bool
+    """There are more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """Where an event is from that a turn delivers."""
 
@@ -237,6 +249,15 @@ class Subscriptions:
         outgoing = request("resume_subscription")
         outgoing.request.resume_subscription.name = name
         return (await self._connection.request(outgoing)).resume_subscription.changed
+
+    async def redrive(self, name: str, max_events: int = 0) -> Redriven:
+        """Sends events of its dead-letter topic back to a subscription, the oldest first; at most so many, 0: as many as
+        the sidecar does at once. Each is sent back once. `UnknownSubscription` if there is none."""
+        outgoing = request("redrive_subscription")
+        outgoing.request.redrive_subscription.name = name
+        outgoing.request.redrive_subscription.max_events = max_events
+        answer = (await self._connection.request(outgoing)).redrive_subscription
+        return Redriven(answer.redriven, answer.passed_over, answer.more)
 
     async def get(self, name: str) -> Subscribed | None:
         """The subscription of this name, with how far it has come; `None` if there is none."""

@@ -259,11 +259,12 @@ impl Node {
         let Some(count) = self.env.members.kinds.get(&target.kind).copied() else {
             return self.park(request, operation);
         };
-        let Operation::Deliver { target, method, payload, deadline, retry, origin } = operation
+        let Operation::Deliver { target, method, payload, deadline, retry, origin, key } =
+            operation
         else {
             return;
         };
-        let uuid = self.env.uuid();
+        let uuid = key.as_ref().map_or_else(|| self.env.uuid(), |key| key.uuid);
         let index = assign::partition_index(&target, uuid, count);
         let invocation = Invocation {
             uuid,
@@ -278,7 +279,7 @@ impl Node {
             step: 1,
             home: None,
             retry,
-            key: None,
+            key: key.map(|key| key.digest),
             event: Some(origin),
         };
         let to = PartitionId::new(target.kind, index);

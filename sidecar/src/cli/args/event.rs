@@ -183,6 +183,8 @@ pub(crate) enum SubscriptionCommand {
         /// Name of the subscription
         name: String,
     },
+    /// Send the events of its dead-letter topic back to it
+    Redrive(Box<RedriveArgs>),
     /// Go on where it was paused
     Resume {
         /// The application.
@@ -191,6 +193,19 @@ pub(crate) enum SubscriptionCommand {
         /// Name of the subscription
         name: String,
     },
+}
+
+/// `kar subscription redrive`.
+#[derive(Debug, Args)]
+pub(crate) struct RedriveArgs {
+    /// The application.
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// Name of the subscription
+    pub(crate) name: String,
+    /// At most so many events at once
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
+    pub(crate) limit: i32,
 }
 
 /// `kar subscription create`.

@@ -1,5 +1,6 @@
 //! Idempotency keys: what a client sends again is the same invocation, by whichever sidecar.
 
+use kar_core::events::EventPosition;
 use kar_core::ids::{Class, Uuid};
 use kar_core::invocation::{Payload, Target};
 use kar_core::keys::RequestKey;
@@ -36,6 +37,13 @@ pub(super) fn request_key(
     let name = digest(&[class, &target.kind.name, &actor, &affinity, &key].map(str::as_bytes));
     let asked = [method.as_bytes(), payload.content_type.as_bytes(), &payload.data];
     Ok(Some(Box::new(RequestKey { uuid: named(name), digest: digest(&asked) })))
+}
+
+/// The key under which an event of a dead-letter topic is told again.
+pub fn redrive_key(topic_id: &str, place: &EventPosition) -> Box<RequestKey> {
+    let place = place.to_string();
+    let name = digest(&["redrive", topic_id, &place].map(str::as_bytes));
+    Box::new(RequestKey { uuid: named(name), digest: 0 })
 }
 
 /// A UUID of version 8 (RFC 9562) made of a digest.

@@ -153,7 +153,8 @@ pub fn prepare(
         | Ask::Unsubscribe(_)
         | Ask::PauseSubscription(_)
         | Ask::ResumeSubscription(_)
-        | Ask::ListSubscriptions(_) => {
+        | Ask::ListSubscriptions(_)
+        | Ask::RedriveSubscription(_) => {
             return subscription::operation(ask, limits).map(Prepared::Subscription);
         }
         Ask::Publish(_) | Ask::PublishBatch(_) if event::is_in_turn(&ask) => {

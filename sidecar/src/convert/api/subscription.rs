@@ -23,6 +23,8 @@ use crate::convert::error::invalid_field;
 const IN_FLIGHT: u32 = 256;
 /// Subscriptions on a page, unless told otherwise, and at most.
 const PAGE_SIZE: (usize, usize) = (100, 10_000);
+/// Events sent back by one request, unless told otherwise, and at most.
+const REDRIVE: (usize, usize) = (1_000, 10_000);
 /// Longest name of an attribute, bytes.
 const ATTRIBUTE_BYTES_MAX: usize = 64;
 
@@ -33,6 +35,7 @@ pub enum SubscriptionOperation {
     Subscribe(Box<Wanted>),
     Change { name: Arc<str>, change: SubscriptionChange },
     List { name: Option<Arc<str>>, page_size: usize, after: String },
+    Redrive { name: Arc<str>, max: usize },
 }
 
 /// A subscription that is wanted, before its topics were looked up.
@@ -81,6 +84,14 @@ pub(super) fn operation(ask: Ask, limits: &Limits) -> Result<SubscriptionOperati
             let named = (!r.name.is_empty()).then(|| name("name", &r.name).map(Arc::from));
             let after = bounded("page_token", r.page_token, 128)?;
             Ok(SubscriptionOperation::List { name: named.transpose()?, page_size, after })
+        }
+        Ask::RedriveSubscription(r) => {
+            let max = match usize::try_from(r.max_events) {
+                Ok(0) => REDRIVE.0,
+                Ok(max) => max.min(REDRIVE.1),
+                Err(_) => return Err(invalid_field("max_events", "must not be negative")),
+            };
+            Ok(SubscriptionOperation::Redrive { name: name("name", &r.name)?.into(), max })
         }
         _ => Err(Status::internal("no request about subscriptions")),
     }
