@@ -60,6 +60,8 @@ fn what_is_stored_says_the_same_as_what_was_read() {
                 entry.number += numbers.iter().sum::<u64>();
                 if let Some(last) = &mut entry.last_ended {
                     last.uuid.clear();
+                    // `suspected` says it of the entry.
+                    last.unmarked = false;
                 }
             }
             snapshot
