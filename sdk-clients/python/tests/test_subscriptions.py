@@ -181,12 +181,12 @@ async def test_they_are_made_paused_listed_and_ended(tmp_path: Path) -> None:
         await peer.refuse(request, grpc.StatusCode.NOT_FOUND, "UNKNOWN_SUBSCRIPTION")
         with pytest.raises(kar.UnknownSubscription):
             await asking
-        asking = asyncio.create_task(subscriptions.redrive("a", 5))
+        sending = asyncio.create_task(subscriptions.redrive("a", 5))
         request = await peer.request("redrive_subscription")
         assert (request.redrive_subscription.name, request.redrive_subscription.max_events) == ("a", 5)
         redriven = event_pb2.RedriveSubscriptionResponse(redriven=5, passed_over=1, more=True)
         await peer.answer(request, redrive_subscription=redriven)
-        assert await asking == kar.Redriven(5, 1, True)
+        assert await sending == kar.Redriven(5, 1, True)
         asking = asyncio.create_task(subscriptions.unsubscribe("a"))
         request = await peer.request("unsubscribe")
         assert request.unsubscribe.name == "a"
