@@ -222,12 +222,6 @@ fn what_is_not_implemented_says_so() {
             let status = assert_error::<()>(Err(status), Code::Unimplemented, "NOT_IMPLEMENTED");
             assert_eq!(kar_tests::errors::metadata(&status, "operation"), operation);
         };
-        let answer = client.event().subscribe(kar_proto::v1::SubscribeRequest::default()).await;
-        not(answer.expect_err("not yet"), "EventService.Subscribe");
-        let in_turn =
-            kar_proto::v1::PublishRequest { turn_token: "t".into(), ..Default::default() };
-        let answer = client.event().publish(in_turn).await;
-        not(answer.expect_err("not yet"), "EventService.Publish in a turn");
         let answer = client.actor_state().list_sub_map(ListSubMapRequest::default()).await;
         not(answer.expect_err("not yet"), "ActorStateService.ListSubMap");
         let answer = client.actor_state().get_sub_map_size(GetSubMapSizeRequest::default()).await;
