@@ -251,8 +251,8 @@ class Subscriptions:
         return (await self._connection.request(outgoing)).resume_subscription.changed
 
     async def redrive(self, name: str, max_events: int = 0) -> Redriven:
-        """Sends events of its dead-letter topic back to a subscription, the oldest first; at most so many, 0: as many as
-        the sidecar does at once. Each is sent back once. `UnknownSubscription` if there is none."""
+        """Sends events of its dead-letter topic back to a subscription, the oldest first; at most so many, 0: as many
+        as the sidecar does at once. Each is sent back once. `UnknownSubscription` if there is none."""
         outgoing = request("redrive_subscription")
         outgoing.request.redrive_subscription.name = name
         outgoing.request.redrive_subscription.max_events = max_events
