@@ -305,7 +305,7 @@ impl Judge<'_> {
             return self.wrong("log", format!("{id}@{at}: {uuid} never was"));
         };
         let before = model.floors[index as usize];
-        let mut letters = publishes.iter();
+        let mut letters = publishes.iter().peekable();
         let buries = model.subscription.spec.dead_letter.is_some();
         for offset in before..floor {
             let Some((_, event)) = self.event(&model.topic(), index, offset).cloned() else {
@@ -317,17 +317,18 @@ impl Judge<'_> {
             }
             if model.instance(&event).is_err() {
                 let tag = delivery_tag(&self.history.names, tag_of(&event), uuid.0);
-                match letters.next() {
-                    Some(letter) if letter.publication.event.starts_with(&tag.to_le_bytes()) => {
-                        let delivery = model.subscription.delivery(index, offset);
-                        self.letter_owed(delivery, &letter.publication);
-                        self.counts.undeliverable += 1;
-                    }
-                    None if !buries || is_gone => self.counts.undeliverable += 1,
-                    _ => {
-                        let text = format!("{id}@{at}: {index}/{offset} of {uuid} names nobody");
-                        self.wrong("dead-lettered", text);
-                    }
+                // Of what is gone its owner may have read nothing: the next letter is another event's then.
+                let is_its =
+                    |letter: &&Publish| letter.publication.event.starts_with(&tag.to_le_bytes());
+                if let Some(letter) = letters.next_if(is_its) {
+                    let delivery = model.subscription.delivery(index, offset);
+                    self.letter_owed(delivery, &letter.publication);
+                    self.counts.undeliverable += 1;
+                } else if !buries || is_gone {
+                    self.counts.undeliverable += 1;
+                } else {
+                    let text = format!("{id}@{at}: {index}/{offset} of {uuid} names nobody");
+                    self.wrong("dead-lettered", text);
                 }
             } else if !is_gone {
                 let text = format!("{id}@{at}: {uuid} is past {index}/{offset}, not accepted");
