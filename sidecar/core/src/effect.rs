@@ -1,4 +1,6 @@
 //! Outputs of a [`Node`](crate::Node).
+//!
+//! Longer than most: everything that a node can ask for, answer and tell people, with what each means.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! The state as a snapshot, and back. Every struct is taken apart and put together field by field, so that a new field
 //! does not compile until it is in both, and in the stored form.
+//!
+//! Longer than most: two functions for each struct of the state, there and back, side by side.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
