@@ -40,6 +40,7 @@ transitions! {
     PublishGoneWaits = "publishing: the topic is gone, and something of it is not committed",
     PublishRefused = "publishing: a turn publishes to a topic that is gone",
     PublishRestored = "publishing: a reign begins with events that are owed",
+    PublishLooks = "publishing: a channel that nothing is owed on is looked after",
     DeadLetterTopic = "publishing: an event goes to its dead-letter topic",
     BuryWaits = "publishing: a delivery waits, because its topic for dead letters is away",
     DeadLetterStep = "publishing: the event of a chain's later step goes there",

@@ -277,6 +277,8 @@ pub struct Rules {
     pub gate_publishes: bool,
     pub learn_published: bool,
     pub bury_with_end: bool,
+    pub settle_landed: bool,
+    pub read_on: bool,
 }
 
 impl Default for Limits {
@@ -443,6 +445,8 @@ impl Default for Rules {
             gate_publishes: true,
             learn_published: true,
             bury_with_end: true,
+            settle_landed: true,
+            read_on: true,
         }
     }
 }

@@ -279,6 +279,75 @@ fn bounds_act_where_a_turn_publishes() {
     full(Limits { topic_channels_per_partition_max: 1, ..usual() }, channels, 1);
 }
 
+/// Answers all that topics are asked, of which only one exists, and has nothing but what is sent now.
+fn only_one_exists(script: &mut Script, name: &str) {
+    while let Some(asked) = script.topics.pop_front() {
+        let result = match &asked {
+            Effect::Publish { to, events, .. } if *to.id == *name => {
+                let upto = events.last().expect("some are sent").0;
+                PublishResult::Landed { upto, offset: upto }
+            }
+            Effect::LearnPublished { to, upto, since, .. } if *to.id == *name => {
+                PublishResult::Landed { upto: *upto, offset: *since }
+            }
+            _ => PublishResult::Gone,
+        };
+        answer(script, &asked, result);
+    }
+    // What has landed is settled.
+    script.advance(LONG_MS);
+}
+
+#[test]
+fn channels_to_topics_that_are_gone_leave_room_though_nothing_is_owed_to_them() {
+    let limits = Limits { topic_channels_per_partition_max: 4, ..Limits::default() };
+    let mut script = Script::with(&account(), limits);
+    // A topic for each job, deleted when that is done.
+    for job in 0..30 {
+        let name = format!("job-{job}");
+        let turn = turn(&mut script);
+        published(&mut script, &turn, &[(&name, 0, "a"), (&name, 0, "b")]);
+        script.finish(&turn, done(""));
+        only_one_exists(&mut script, &name);
+        assert_eq!(owed(&script), 0);
+    }
+    let is_lost = |notice: &Notice| matches!(notice, Notice::EventsLost { .. });
+    assert!(!script.notices.iter().any(is_lost), "nothing was owed");
+}
+
+#[test]
+fn who_is_refused_for_want_of_a_channel_has_others_looked_after() {
+    let limits = Limits { topic_channels_per_partition_max: 3, ..Limits::default() };
+    let mut script = Script::with(&account(), limits);
+    for name in ["t", "u", "v"] {
+        let turn = turn(&mut script);
+        published(&mut script, &turn, &[(name, 0, "a")]);
+        script.finish(&turn, done(""));
+        // Nobody has been able to say whether others exist.
+        while let Some(asked) = script.topics.pop_front() {
+            let result = match &asked {
+                Effect::Publish { .. } => PublishResult::Landed { upto: 1, offset: 1 },
+                Effect::LearnPublished { to, .. } if *to.id == *name => {
+                    PublishResult::Landed { upto: 0, offset: 0 }
+                }
+                _ => PublishResult::Unavailable,
+            };
+            answer(&mut script, &asked, result);
+        }
+        script.advance(LONG_MS);
+        assert!(script.topics.is_empty(), "nobody waits for what is only looked after");
+    }
+    let is_waiting = |notice: &Notice| matches!(notice, Notice::PublishWaits { .. });
+    assert!(!script.notices.iter().any(is_waiting));
+    let turn = turn(&mut script);
+    let refused = publish(&mut script, &turn, &[("w", 0, "a")]);
+    let hit = LimitHit { name: "topic_channels_per_partition_max", limit: 3 };
+    assert_eq!(script.answers.remove(&refused), Some(Err(RequestError::Limit(hit))));
+    // By now "v" is the only one of them.
+    only_one_exists(&mut script, "v");
+    published(&mut script, &turn, &[("w", 0, "a")]);
+}
+
 /// Tells a method of an event; its dead letters go to a topic.
 fn deliver(script: &mut Script, deadline: Option<u64>) -> InvocationId {
     let origin = EventOrigin {

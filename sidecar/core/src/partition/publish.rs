@@ -45,6 +45,8 @@ impl Partition {
             return Err(RequestError::TopicGone(gone.to.clone()));
         }
         if let Some(hit) = self.no_room_to_publish(&env.limits, uuid, &events) {
+            // Some of the topics that there are channels to may be gone.
+            self.look_after_topics(env);
             let hit = env.limit(hit.name, hit.limit as usize);
             return Err(RequestError::Limit(hit));
         }

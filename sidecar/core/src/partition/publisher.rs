@@ -18,6 +18,10 @@ use crate::timers::Timers;
 /// Tries without an answer, one after the other, after which people are told that events wait.
 const TRIES_BEFORE_NOTICE: u32 = 3;
 
+/// Other channels that each one looks after when it is used first, and each turn that is refused for want of one: more
+/// than one, so that those whose topics are gone are found sooner than new ones come.
+const LOOKS_EACH: usize = 2;
+
 /// The channels into topics, as a reign uses them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Publishing {
@@ -26,6 +30,8 @@ pub(super) struct Publishing {
     timers: Timers<TopicPartition>,
     /// Those with something that has landed and is not settled.
     unsettled: BTreeSet<TopicPartition>,
+    /// The channel that was looked after last.
+    looked_after: Option<TopicPartition>,
 }
 
 /// The sending end of a channel.
@@ -82,12 +88,44 @@ impl Partition {
         let landed = channel.map_or((0, 0), |channel| (channel.landed, channel.since));
         let stage = if env.rules.learn_published { Stage::Unknown } else { Stage::Known };
         let new = || Publisher { committed: 0, landed, stage, failures: 0 };
-        let publisher = self.reign.publishing.publishers.entry(to.clone()).or_insert_with(new);
+        let publishers = &mut self.reign.publishing.publishers;
+        let is_first = !publishers.contains_key(to);
+        let publisher = publishers.entry(to.clone()).or_insert_with(new);
         publisher.committed = publisher.committed.max(upto);
         if matches!(publisher.stage, Stage::Asked { .. }) {
             env.cover(Transition::PublishMore);
         }
         self.publish(env, to);
+        if is_first {
+            self.look_after_topics(env);
+        }
+    }
+
+    /// Asks for a few of the channels that nothing is owed on, in turn, once there are many: nobody else would notice
+    /// that their topics are gone, and they would be remembered for ever.
+    pub(super) fn look_after_topics(&mut self, env: &mut Env) {
+        if self.reign.released
+            || 2 * self.state.topics.len() < env.limits.topic_channels_per_partition_max
+        {
+            return;
+        }
+        let after = self.reign.publishing.looked_after.take();
+        let next = self.state.topics.after(after.as_ref()).take(LOOKS_EACH);
+        let next: Vec<_> = next.map(|(to, channel)| (to.clone(), channel.idle_at())).collect();
+        for (to, idle_at) in next {
+            self.reign.publishing.looked_after = Some(to.clone());
+            let Some(landed) = idle_at else { continue };
+            let new =
+                || Publisher { committed: landed.0, landed, stage: Stage::Unknown, failures: 0 };
+            let publisher = self.reign.publishing.publishers.entry(to.clone()).or_insert_with(new);
+            if let Stage::Known = publisher.stage {
+                publisher.stage = Stage::Unknown;
+            }
+            if let Stage::Unknown = publisher.stage {
+                env.cover(Transition::PublishLooks);
+                self.publish(env, &to);
+            }
+        }
     }
 
     /// Does what a channel waits for, if it waits for nobody.
@@ -144,6 +182,11 @@ impl Partition {
         }
         env.cover(Transition::PublishSends);
         let serial = self.ask_topic(env, to, true);
+        if !env.rules.settle_landed
+            && let Some((last, _)) = events.last()
+        {
+            self.settle_sent(env, to, *last);
+        }
         env.emit(Effect::Publish {
             partition: self.id.clone(),
             to: to.clone(),
@@ -152,6 +195,15 @@ impl Partition {
             serial,
             events,
         });
+    }
+
+    /// A rule switched off: what is sent counts as landed.
+    fn settle_sent(&mut self, env: &mut Env, to: &TopicPartition, last: Number) {
+        let publishing = &mut self.reign.publishing;
+        let Some(publisher) = publishing.publishers.get_mut(to) else { return };
+        publisher.landed.0 = last;
+        publishing.unsettled.insert(to.clone());
+        self.reign.settle_at.get_or_insert(env.now);
     }
 
     /// Waits for an answer from here on.
@@ -223,6 +275,11 @@ impl Partition {
     fn rest_published(&mut self, env: &mut Env, to: &TopicPartition) {
         let publishing = &mut self.reign.publishing;
         let Some(publisher) = publishing.publishers.get_mut(to) else { return };
+        if self.state.topics.get(to).is_none_or(|channel| channel.open.is_empty()) {
+            // It was looked after only: whoever publishes there next learns for himself.
+            publishing.publishers.remove(to);
+            return publishing.timers.set(to, None);
+        }
         let limits = &env.limits;
         let longer = 1_u64.checked_shl(publisher.failures).unwrap_or(u64::MAX);
         let pause = limits.publish_retry_ms.saturating_mul(longer).min(limits.publish_retry_max_ms);

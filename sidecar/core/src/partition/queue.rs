@@ -43,7 +43,9 @@ impl Partition {
         for uuid in self.reign.idle.clone() {
             self.try_start(env, uuid);
         }
-        self.read_all(env);
+        if env.rules.read_on {
+            self.read_all(env);
+        }
         self.try_release(env);
     }
 

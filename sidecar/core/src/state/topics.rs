@@ -1,6 +1,7 @@
 //! Channels into topics: what a partition owes them, as its log tells it.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use bytes::Bytes;
 
@@ -33,6 +34,13 @@ impl Default for TopicChannel {
     }
 }
 
+impl TopicChannel {
+    /// The last number and where it is, if nothing is owed.
+    pub(crate) fn idle_at(&self) -> Option<(Number, Offset)> {
+        self.open.is_empty().then_some((self.landed, self.since))
+    }
+}
+
 impl Topics {
     pub(crate) fn get(&self, to: &TopicPartition) -> Option<&TopicChannel> {
         self.channels.get(to)
@@ -49,6 +57,17 @@ impl Topics {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&TopicPartition, &TopicChannel)> {
         self.channels.iter()
+    }
+
+    /// All of them, beginning behind one of them and ending with it.
+    pub(crate) fn after(
+        &self,
+        last: Option<&TopicPartition>,
+    ) -> impl Iterator<Item = (&TopicPartition, &TopicChannel)> {
+        let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let before = last.map(|last| self.channels.range(..=last));
+        let behind = self.channels.range::<TopicPartition, _>((behind, Bound::Unbounded));
+        behind.chain(before.into_iter().flatten())
     }
 
     /// Events are published by a decision.
