@@ -152,21 +152,21 @@ impl Deliveries {
         self.branches.keys().copied().collect()
     }
 
-    fn routes(&mut self) -> impl Iterator<Item = (&PartitionId, &mut Channel)> {
-        self.branches.values_mut().flat_map(|reading| reading.channels.iter_mut())
-    }
-
     /// The reign is over.
     pub(super) fn end(&mut self, env: &mut Env) {
-        self.routes().for_each(|(_, channel)| channel.route.end(env));
+        let channels = self.branches.values_mut().flat_map(|reading| reading.channels.values_mut());
+        channels.for_each(|channel| channel.route.end(env));
     }
 
     /// What was appended to a partition's inbox may be lost.
     pub(super) fn inbox_lost(&mut self, env: &Env, to: &PartitionId) {
-        for (receiver, channel) in self.routes() {
-            if receiver == to {
-                channel.route.break_run(env);
-            }
+        for branch in self.branches() {
+            let reading = self.branches.get_mut(&branch);
+            let Some(channel) = reading.and_then(|reading| reading.channels.get_mut(to)) else {
+                continue;
+            };
+            channel.route.break_run(env);
+            self.note_timer(&branch);
         }
     }
 }
