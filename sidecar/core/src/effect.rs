@@ -607,6 +607,15 @@ pub enum Notice {
         /// The topic.
         topic: Arc<str>,
     },
+    /// A subscription has ended, because the actor that its events went to is removed.
+    SubscriptionRemoved {
+        /// The subscription's partition.
+        partition: PartitionId,
+        /// The subscription.
+        name: Arc<str>,
+        /// The instance.
+        actor: Arc<str>,
+    },
     /// A record was not written, because its log takes none of that length: the bounds of this node do not go together.
     /// The reign ends, and what the record decided is tried again.
     RecordTooLong {

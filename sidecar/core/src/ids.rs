@@ -247,6 +247,11 @@ impl Uuid {
         let time = u128::from(now & 0xFFFF_FFFF_FFFF) << 80;
         Self(time | (0x7 << 76) | (0b10 << 62) | (random & RANDOM))
     }
+
+    /// The time that a version 7 UUID was made from.
+    pub fn time(&self) -> Millis {
+        (self.0 >> 80) as Millis
+    }
 }
 
 /// Where the dashes of a UUID's text are.

@@ -113,7 +113,7 @@ pub struct Subscription {
     pub uuid: Uuid,
     /// How many partitions the target's kind has: fixed, so that each event goes to the same one for ever.
     pub target_partitions: u32,
-    /// When it was created.
+    /// When it was asked for, by the clock of the node that was asked.
     pub created: Millis,
     /// What was asked for.
     pub spec: SubscriptionSpec,
@@ -151,7 +151,7 @@ pub enum SubscriptionAsk {
         kind: Kind,
         /// The instance.
         actor: Arc<str>,
-        /// When.
+        /// When that was asked for, by the clock of the node that was asked.
         time: Millis,
     },
 }

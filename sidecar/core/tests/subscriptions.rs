@@ -5,14 +5,18 @@ mod script;
 use std::sync::Arc;
 
 use kar_core::effect::{Notice, RequestError, Response};
-use kar_core::event::{Operation, SubscriptionsOf};
+use kar_core::event::{Member, Operation, SubscriptionsOf};
 use kar_core::events::{CloudEvent, EventTime, Filter};
-use kar_core::ids::{Kind, Offset};
-use kar_core::invocation::Payload;
+use kar_core::ids::{Kind, NodeId, Offset, PartitionId, Sender, Uuid};
+use kar_core::inbox::{InboxBody, InboxEntry, InboxId};
+use kar_core::invocation::{Invocation, Mode, Owed, Payload, Target, Work};
 use kar_core::limits::Limits;
+use kar_core::message::Message;
+use kar_core::record::{Op, Record};
 use kar_core::subscription::{
-    FetchId, FetchResult, FetchedEvent, Instance, SubscriptionChange, SubscriptionError,
-    SubscriptionSpec, SubscriptionStart, SubscriptionTarget, SubscriptionView, TopicRef,
+    FetchId, FetchResult, FetchedEvent, Instance, SubscriptionAsk, SubscriptionChange,
+    SubscriptionCommand, SubscriptionError, SubscriptionSpec, SubscriptionStart,
+    SubscriptionTarget, SubscriptionView, TopicRef,
 };
 use kar_core::{Effect, Event};
 
@@ -232,4 +236,154 @@ fn the_same_again_is_the_same_and_other_settings_are_an_error() {
     let none = SubscriptionSpec { in_flight: 0, ..spec() };
     let error = SubscriptionError::InFlight(Limits::default().subscription_in_flight_max);
     assert_eq!(subscribe(&mut script, none), Err(RequestError::Subscription(error)));
+}
+
+/// A node that is a member, and asks for things of its own.
+const OTHER: NodeId = NodeId(50);
+
+/// The other node is here for a short while: nothing moves.
+fn connect(script: &mut Script) {
+    let member = Member { transient: true, ..Member::default() };
+    script.members.nodes.insert(OTHER, member);
+    script.event(Event::PeerUp { node: OTHER });
+    script.event(Event::Members(script.members.clone()));
+}
+
+/// The other node puts something on its channel to a partition.
+fn owes(script: &mut Script, to: &PartitionId, number: u64, owed: Owed) {
+    let message = Message::Request {
+        sender: Sender::Node(OTHER),
+        from_epoch: 0,
+        to: to.clone(),
+        epoch: script.epoch(to),
+        number,
+        floor: number,
+        closed_from: None,
+        asks: false,
+        promised: false,
+        again: false,
+        owed,
+    };
+    script.event(Event::Peer { from: OTHER, message });
+}
+
+fn command(asked_at: u64, ask: SubscriptionAsk) -> Owed {
+    Owed::Subscription(Arc::new(SubscriptionCommand { uuid: Uuid::v7(asked_at, 77), ask }))
+}
+
+/// Owners' clocks differ; what one node was asked for one after the other is told apart all the same.
+#[test]
+fn what_was_subscribed_before_a_removal_was_asked_for_ends_with_it_and_nothing_else() {
+    let (mut script, first) = subscribed(Limits::default());
+    connect(&mut script);
+    let home = first.id.partition;
+    let settings = |name: &str| {
+        let instance = Instance::Fixed("alice".into());
+        let target = SubscriptionTarget::Actor { name: "Customer".into(), instance };
+        SubscriptionSpec { name: name.into(), target, ..spec() }
+    };
+    // The clock of the node that is asked is far behind the owner's, which says 1,000 and more.
+    for (number, (asked_at, name)) in (1..).zip([(500, "before"), (502, "after")]) {
+        let (spec, target_partitions) = (Arc::new(settings(name)), 2);
+        let ask = SubscriptionAsk::Subscribe { spec, target_partitions };
+        owes(&mut script, &home, number, command(asked_at, ask));
+    }
+    let removed = |time| {
+        let (kind, actor) = (kind(), "alice".into());
+        command(2_000, SubscriptionAsk::ActorRemoved { kind, actor, time })
+    };
+    let left = |script: &Script| {
+        let mut all = script.node.subscriptions();
+        all.retain(|view| view.subscription.spec.name != spec().name);
+        all.into_iter().map(|view| view.subscription.spec.name.to_string()).collect::<Vec<_>>()
+    };
+    owes(&mut script, &home, 3, removed(499));
+    assert_eq!(left(&script), ["after", "before"]);
+    owes(&mut script, &home, 4, removed(501));
+    assert_eq!(left(&script), ["after"]);
+    let is_told = |notice: &&Notice| matches!(notice, Notice::SubscriptionRemoved { .. });
+    assert_eq!(script.notices.iter().filter(is_told).count(), 1);
+}
+
+/// And a removal tells them when it was asked for, not when it was carried out.
+#[test]
+fn a_removal_says_when_it_was_asked_for() {
+    let (mut script, _) = subscribed(Limits::default());
+    connect(&mut script);
+    let target = Target { kind: kind(), actor: Some("alice".into()), affinity: None };
+    let index = kar_core::assign::partition_index(&target, Uuid(0), 2);
+    let home = PartitionId::new(kind(), index);
+    let removal = Invocation {
+        work: Work::Remove,
+        mode: Mode::Call,
+        actor: Some("alice".into()),
+        uuid: Uuid::v7(500, 77),
+        ..plain()
+    };
+    let log = script.logs.get(&home).map_or(0, Vec::len);
+    owes(&mut script, &home, 1, Owed::Invocation(Arc::new(removal)));
+    let mut times = Vec::new();
+    for record in &script.logs[&home][log..] {
+        let Record::Batch { ops, .. } = &**record else { continue };
+        let sends = ops.iter().filter_map(|op| match op {
+            Op::Complete { segment, .. } => Some(&segment.sends),
+            _ => None,
+        });
+        times.extend(sends.flatten().filter_map(|send| match &send.obligation.owed {
+            Owed::Subscription(command) => match command.ask {
+                SubscriptionAsk::ActorRemoved { time, .. } => Some(time),
+                _ => None,
+            },
+            _ => None,
+        }));
+    }
+    assert_eq!(times, [500, 500], "each partition of subscriptions is told");
+}
+
+fn plain() -> Invocation {
+    Invocation {
+        uuid: Uuid(1),
+        work: Work::Method,
+        mode: Mode::Tell,
+        actor: None,
+        method: "".into(),
+        payload: Payload::default(),
+        chain: [].into(),
+        deadline: None,
+        trace: "".into(),
+        step: 1,
+        home: None,
+        retry: None,
+        key: None,
+        event: None,
+    }
+}
+
+#[test]
+fn what_is_lost_on_its_way_through_an_inbox_is_said_again_soon() {
+    let mut script = Script::with(&[], Limits::default());
+    script.members.kinds.insert(kind(), 2);
+    let host = Member { kinds: vec![kind()], no_peer: true, transient: true, ..Member::default() };
+    script.members.nodes.insert(OTHER, host);
+    script.event(Event::Members(script.members.clone()));
+    let created = subscribe(&mut script, spec());
+    assert!(matches!(created, Ok(Response::Subscribed { created: true, .. })), "{created:?}");
+    let first = read(&mut script);
+    answer(&mut script, &first, vec![event(1, "yes", Some("alice"))]);
+    let requests = |script: &Script| {
+        let all = script.inboxes.values().flatten();
+        let is_request = |entry: &&Arc<InboxEntry>| {
+            matches!(&entry.body, InboxBody::Channel { message: Message::Request { .. }, .. })
+        };
+        all.filter(is_request).count()
+    };
+    assert_eq!(requests(&script), 1);
+    // Longer than the pause between two tries, and shorter than the channels' period.
+    script.advance(200);
+    let inboxes: Vec<_> = script.inboxes_read.iter().cloned().collect();
+    for inbox in inboxes.into_iter().filter(|inbox| matches!(inbox, InboxId::Partition(_))) {
+        script.event(Event::InboxLost { inbox });
+    }
+    script.advance(10);
+    assert_eq!(requests(&script), 2);
 }

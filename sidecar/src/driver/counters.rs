@@ -54,6 +54,8 @@ pub struct Counters {
     pub events_undeliverable: u64,
     /// Subscriptions that found their topics deleted, at each take-over.
     pub subscriptions_without_topic: u64,
+    /// Subscriptions that have ended with the actors that their events went to.
+    pub subscriptions_removed: u64,
     pub limits_hit: u64,
     pub records_too_long: u64,
     pub logs_trimmed_unread: u64,
@@ -121,6 +123,7 @@ impl Counters {
             ("events_skipped", self.events_skipped),
             ("events_undeliverable", self.events_undeliverable),
             ("subscriptions_without_topic", self.subscriptions_without_topic),
+            ("subscriptions_removed", self.subscriptions_removed),
             ("limits_hit", self.limits_hit),
             ("records_too_long", self.records_too_long),
             ("logs_trimmed_unread", self.logs_trimmed_unread),
@@ -302,6 +305,15 @@ impl Counters {
                     tracing::error!(
                         %partition, subscription = %name, %topic,
                         "the topic of a subscription is deleted: unsubscribe it, and subscribe to one that exists"
+                    );
+                }
+            }
+            Notice::SubscriptionRemoved { partition, name, actor } => {
+                self.subscriptions_removed += 1;
+                if line {
+                    tracing::info!(
+                        %partition, subscription = %name, %actor,
+                        "a subscription has ended with the actor that its events went to"
                     );
                 }
             }

@@ -121,10 +121,11 @@ const LENGTH_DELIMITED: u8 = 2;
 
 /// A stored event with more attributes. In its form what is put behind it counts as if it had been in it, and of an
 /// attribute that is there twice the later value counts: so the event need not be looked into, nor its form be known
-/// here but for this. (A test of the sidecar reads what is made here.)
+/// here but for this. (A test of the sidecar reads what is made here.) What was put there before goes: a dead letter
+/// that becomes one again is no longer than one that is one for the first time.
 fn with_attributes(event: &Bytes, attributes: &[(&str, &str)]) -> Bytes {
     let mut all = Vec::with_capacity(event.len() + DEAD_LETTER_BYTES_MAX);
-    all.extend_from_slice(event);
+    all.extend_from_slice(without_attributes(event).as_deref().unwrap_or(event));
     for (name, value) in attributes {
         let mut attribute = Vec::with_capacity(name.len() + value.len() + 8);
         put_field(&mut attribute, (1 << 3) | LENGTH_DELIMITED, name.as_bytes());
@@ -132,6 +133,52 @@ fn with_attributes(event: &Bytes, attributes: &[(&str, &str)]) -> Bytes {
         put_field(&mut all, ATTRIBUTE_TAG, &attribute);
     }
     all.into()
+}
+
+/// The same without the attributes of a dead letter; `None`: it has no form that is known here, and stays as it is.
+fn without_attributes(event: &[u8]) -> Option<Vec<u8>> {
+    let mut rest = event;
+    let mut left = Vec::with_capacity(event.len());
+    while !rest.is_empty() {
+        let (tag, head) = varint(rest)?;
+        let (length, head) = match tag & 7 {
+            0 => (0, head + varint(&rest[head..])?.1),
+            1 => (8, head),
+            2 => {
+                let (length, more) = varint(&rest[head..])?;
+                (usize::try_from(length).ok()?, head + more)
+            }
+            5 => (4, head),
+            _ => return None,
+        };
+        let content = rest.get(head..head.checked_add(length)?)?;
+        if tag != u64::from(ATTRIBUTE_TAG) || !is_of_dead_letter(content) {
+            left.extend_from_slice(&rest[..head + length]);
+        }
+        rest = &rest[head + length..];
+    }
+    Some(left)
+}
+
+/// Whether an attribute is one of a dead letter, in the form that is made here.
+fn is_of_dead_letter(attribute: &[u8]) -> bool {
+    DEAD_LETTER_ATTRIBUTES.iter().any(|name| {
+        let mut key = Vec::with_capacity(name.len() + 2);
+        put_field(&mut key, (1 << 3) | LENGTH_DELIMITED, name.as_bytes());
+        attribute.starts_with(&key)
+    })
+}
+
+/// A number, and how many bytes it has.
+fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
+    let mut value = 0;
+    for (at, byte) in bytes.iter().take(10).enumerate() {
+        value |= u64::from(byte & 0x7f).checked_shl(7 * at as u32)?;
+        if byte & 0x80 == 0 {
+            return Some((value, at + 1));
+        }
+    }
+    None
 }
 
 fn put_field(to: &mut Vec<u8>, tag: u8, content: &[u8]) {

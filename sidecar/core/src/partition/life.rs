@@ -355,7 +355,7 @@ impl Partition {
             unflushed.reminders.push(ReminderChange::CancelAll);
         }
         if env.rules.removal_ends_subscriptions {
-            self.tell_subscriptions(env, &actor, &mut unflushed);
+            self.tell_subscriptions(env, (uuid, &actor), &mut unflushed);
         }
         self.end(env, uuid, Outcome::Done(Payload::default()), unflushed);
     }

@@ -12,7 +12,7 @@ use super::gate::Gated;
 use super::questions::Question;
 use super::reign::Unflushed;
 use crate::cover::Transition;
-use crate::effect::{RequestError, Response};
+use crate::effect::{Notice, RequestError, Response};
 use crate::env::Env;
 use crate::ids::{Kind, NodeId, Number, PartitionId, RequestId, Sender, Uuid};
 use crate::invocation::{Fence, Obligation, Outcome, Owed, Payload, Refusal};
@@ -45,7 +45,7 @@ impl Partition {
         command: &SubscriptionCommand,
     ) {
         let uuid = command.uuid;
-        let (change, text) = match self.decide(env, &command.ask) {
+        let (change, text) = match self.decide(env, uuid, &command.ask) {
             Decided::Refused(refusal) => {
                 return self.turn_away(env, from, sender, number, uuid, refusal);
             }
@@ -63,6 +63,14 @@ impl Partition {
             Op::Subscription { sender: op_sender, number, uuid, change: op, outcome, sends },
         );
         self.gate_sends(env, owed);
+        if let (SubscriptionAsk::ActorRemoved { actor, .. }, SubscriptionOp::End { names }) =
+            (&command.ask, &change)
+        {
+            for name in names {
+                let (partition, name, actor) = (self.id.clone(), name.clone(), actor.clone());
+                self.gate_notice(env, Notice::SubscriptionRemoved { partition, name, actor });
+            }
+        }
         match answer {
             Some(outcome) => {
                 let message = Message::Reply { sender, from: self.id.clone(), number, outcome };
@@ -85,11 +93,11 @@ impl Partition {
         self.state.subscriptions.get(name).map(|one| one.subscription.uuid)
     }
 
-    fn decide(&mut self, env: &mut Env, ask: &SubscriptionAsk) -> Decided {
+    fn decide(&mut self, env: &mut Env, asked: Uuid, ask: &SubscriptionAsk) -> Decided {
         let all = &self.state.subscriptions;
         match ask {
             SubscriptionAsk::Subscribe { spec, target_partitions } => {
-                self.subscribe(env, spec, *target_partitions)
+                self.subscribe(env, asked, (spec, *target_partitions))
             }
             SubscriptionAsk::ActorRemoved { kind, actor, time } => {
                 let ends = all.iter().map(|one| &one.subscription).filter(|subscription| {
@@ -133,8 +141,8 @@ impl Partition {
     fn subscribe(
         &mut self,
         env: &mut Env,
-        spec: &Arc<SubscriptionSpec>,
-        target_partitions: u32,
+        asked: Uuid,
+        (spec, target_partitions): (&Arc<SubscriptionSpec>, u32),
     ) -> Decided {
         let all = &self.state.subscriptions;
         if let Some(one) = all.get(&spec.name) {
@@ -148,7 +156,7 @@ impl Partition {
         }
         // Ids ascend, so that all that were ever created up to now can be named at once.
         let uuid = env.uuid().max(Uuid(all.newest().0.saturating_add(1)));
-        let created = env.now;
+        let created = asked.time();
         let spec = (**spec).clone();
         let subscription = Subscription { uuid, target_partitions, created, spec };
         let held = all.tally();
@@ -183,16 +191,19 @@ impl Partition {
 
     /// An actor is removed: subscriptions to that instance end with it. Who subscribes is not known here, so all
     /// partitions of subscriptions are told, if there are any.
+    ///
+    /// Which ones were there before is told by when both were asked for, by the clocks of the nodes that were asked:
+    /// who asks one for a removal, and then for a subscription, has that one, whatever the clocks of their owners show.
     pub(super) fn tell_subscriptions(
         &mut self,
         env: &mut Env,
-        actor: &Arc<str>,
+        (removal, actor): (Uuid, &Arc<str>),
         unflushed: &mut Unflushed,
     ) {
         let kind = Kind::subscriptions();
         let count = env.members.kinds.get(&kind).copied().unwrap_or(0);
         for index in 0..count {
-            let (of, actor, time) = (self.id.kind.clone(), actor.clone(), env.now);
+            let (of, actor, time) = (self.id.kind.clone(), actor.clone(), removal.time());
             let ask = SubscriptionAsk::ActorRemoved { kind: of, actor, time };
             let command = SubscriptionCommand { uuid: env.uuid(), ask };
             let obligation = Obligation {
