@@ -250,8 +250,8 @@ impl World {
             Effect::ListSnapshots { partition } => {
                 self.ask_snapshot(slot, &partition, SnapshotStep::List);
             }
-            Effect::Fetch { id, topic_id, from, events_max, .. } => {
-                self.fetch(slot, id, topic_id, from, events_max);
+            Effect::Fetch { id, topic_id, from, events_max, bytes_max } => {
+                self.fetch(slot, id, topic_id, from, (events_max, bytes_max));
             }
             // No client asks what nodes serve.
             Effect::Inspect { .. } => {}

@@ -24,7 +24,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 73] = [
+pub const MUTATIONS: [Mutation; 75] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -98,6 +98,8 @@ pub const MUTATIONS: [Mutation; 73] = [
     one("topic-by-name", |r| r.topic_by_id = false, subscribing),
     one("removal-ends-subscriptions", |r| r.removal_ends_subscriptions = false, removing),
     one("dead-letter-apart", |r| r.bury_with_end = false, burying),
+    one("settle-before-answer", |r| r.settle_landed = false, publishing),
+    one("read-on", |r| r.read_on = false, subscribing),
 ];
 
 /// Seeds within which every mutation must be found.

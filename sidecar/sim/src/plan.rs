@@ -706,6 +706,9 @@ fn bound_deliveries(limits: &mut Limits, seed: u64) {
     if rng.chance(400) {
         limits.deliveries_waiting_max = rng.range(1, 3) as usize;
     }
+    if rng.chance(300) {
+        limits.subscription_in_flight_bytes_max = rng.range(1, 600) as usize;
+    }
 }
 
 /// Who has no peer plane, and when inboxes are taken; drawn apart.

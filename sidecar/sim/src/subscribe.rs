@@ -112,7 +112,8 @@ pub(crate) struct Fetching {
     id: FetchId,
     topic_id: Arc<str>,
     from: Offset,
-    events_max: usize,
+    /// Events and bytes, though one event may be longer.
+    max: (usize, usize),
 }
 
 impl SourcePartition {
@@ -284,7 +285,7 @@ impl World {
         id: FetchId,
         topic_id: Arc<str>,
         from: Offset,
-        events_max: usize,
+        max: (usize, usize),
     ) {
         let inst = self.slots[slot].inst;
         let trouble = self.faults_on && self.rng.chance(self.plan.subscribing.trouble);
@@ -292,7 +293,7 @@ impl World {
         let at = self.now + self.rng.range(50, 600) + self.hiccup() + late;
         let fails = trouble && self.rng.chance(500);
         self.say(|| format!("n{slot} reads {topic_id} {id:?} from {from}, fails={fails}"));
-        let fetch = Fetching { slot, inst, id, topic_id, from, events_max };
+        let fetch = Fetching { slot, inst, id, topic_id, from, max };
         self.push(at, Due::Fetch { fetch, fails });
     }
 
@@ -328,7 +329,7 @@ impl World {
     }
 
     fn answer_fetch(&mut self, fetch: Fetching, fails: bool) {
-        let Fetching { slot, inst, id, topic_id, from, events_max } = fetch;
+        let Fetching { slot, inst, id, topic_id, from, max } = fetch;
         if self.slots[slot].inst != inst || self.slots[slot].node.is_none() {
             return;
         }
@@ -340,14 +341,20 @@ impl World {
             let partition = &self.source.partitions[id.topic_partition as usize];
             let (start, end) = (partition.start(), partition.end());
             let first = from.max(start);
+            let mut bytes = 0;
             let events: Vec<_> = (first..end)
-                .take(events_max)
+                .take(max.0)
                 .map(|offset| {
                     let (plan, event) = &partition.events[offset as usize - 1];
                     let tag = delivery_tag(&self.plan.names, plan.tag, id.subscription.0);
                     let spec = Spec { tag, fuel: plan.fuel, steady: true, ..Spec::default() };
                     let stored: Bytes = spec.payload(&self.plan.names).data;
                     FetchedEvent { offset, event: event.clone(), stored }
+                })
+                .take_while(|event| {
+                    let fits = bytes == 0 || bytes + event.stored.len() <= max.1;
+                    bytes += event.stored.len();
+                    fits
                 })
                 .collect();
             let next = events.last().map_or(first, |event| event.offset + 1);

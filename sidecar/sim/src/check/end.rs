@@ -16,16 +16,18 @@ impl Judge<'_> {
     /// Checks the end of the run.
     pub(crate) fn check_end(&mut self) {
         let finish = &self.history.finish;
+        // First: what is not delivered never comes to rest.
+        self.check_delivered();
         if !finish.quiet {
             self.wrong("P1 rest", self.unrest());
         }
         self.check_logs_done();
         self.check_promised();
         self.check_published();
-        self.check_delivered();
         self.check_requests_done();
         if finish.quiet {
             self.check_leaks();
+            self.check_told();
             self.check_passive();
         }
         self.check_stores();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use kar_core::assign::partition_index;
 use kar_core::effect::{RequestError, Response};
 use kar_core::events::{CloudEvent, Filter};
-use kar_core::ids::{Kind, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
+use kar_core::ids::{Epoch, Kind, Millis, NodeId, Number, Offset, PartitionId, Sender, Uuid};
 use kar_core::invocation::{Invocation, Outcome, Owed, RetryPolicy, Target};
 use kar_core::record::{Publish, Segment, Send, SubscriptionOp};
 use kar_core::subscription::{
@@ -40,8 +40,8 @@ pub(crate) struct EventsModel {
     fences: HashMap<(usize, PartitionId), SubscriptionFence>,
     /// Invocations that deliver events.
     deliveries: HashSet<Uuid>,
-    /// Removals of actors that subscriptions are told of: type, instance, the time that they are told.
-    removed: Vec<(Kind, Arc<str>, Millis)>,
+    /// Removals of actors that subscriptions are told of, by the command that tells them: type, instance, time.
+    removed: HashMap<Uuid, (Kind, Arc<str>, Millis)>,
     /// How those are retried that subscriptions deliver.
     policies: HashMap<Uuid, Option<RetryPolicy>>,
 }
@@ -59,6 +59,8 @@ struct SubscriptionModel {
     paused: Option<Us>,
     /// What receivers have accepted.
     accepted: BTreeSet<(u32, Offset)>,
+    /// What the reign has sent, and nobody has accepted.
+    under_way: BTreeSet<(Epoch, u32, Offset)>,
     floors: Vec<Offset>,
 }
 
@@ -115,8 +117,14 @@ impl Judge<'_> {
         events.get(offset.checked_sub(1)? as usize)
     }
 
+    /// The topic of a log's subscription of a name.
+    pub(super) fn topic_of(&self, log: usize, name: &Arc<str>) -> Option<Arc<str>> {
+        let uuid = self.events.names.get(&(log, name.clone()))?;
+        self.events.subscriptions.get(uuid).map(SubscriptionModel::topic)
+    }
+
     /// Whether an event is there no more: of its topic, or by retention.
-    fn is_event_gone(&self, topic: &Arc<str>, partition: u32, offset: Offset) -> bool {
+    pub(super) fn is_event_gone(&self, topic: &Arc<str>, partition: u32, offset: Offset) -> bool {
         let start = self.events.starts.get(&(topic.clone(), partition)).copied().unwrap_or(1);
         self.topic_is_gone(topic) || offset < start
     }
@@ -149,17 +157,35 @@ impl Judge<'_> {
         let is_owner = self.logs[log].owner == Some(from) && !self.logs[log].released;
         let Owed::Invocation(invocation) = owed else { return };
         let Some(origin) = invocation.event.as_ref() else { return };
-        let published = self.event(&origin.place.id, origin.place.partition, origin.offset);
-        let at = published.map_or(0, |(at, _)| *at);
-        let text = match model.paused {
+        let (index, offset) = (origin.place.partition, origin.offset);
+        let at = self.event(&origin.place.id, index, offset).map_or(0, |(at, _)| *at);
+        let (paused, ended) = (model.paused, model.ended);
+        let text = match paused {
             _ if !is_owner => return,
+            _ if self.is_one_too_many(*subscription, (index, offset)) => "has too many under way",
             Some(since) if at > since => "is paused",
-            _ if model.ended => "is over",
+            _ if ended => "is over",
             _ => return,
         };
         let text =
             format!("{from:?} delivers {} for {subscription}, which {text}", invocation.uuid);
-        self.wrong("paused and ended ones deliver nothing", text);
+        self.wrong("subscriptions deliver as they say", text);
+    }
+
+    /// An owner sends an event. Whether more of them are under way than its subscription wants: not accepted by
+    /// anybody, so by none that it can know of.
+    fn is_one_too_many(&mut self, subscription: Uuid, (index, offset): (u32, Offset)) -> bool {
+        let Some(model) = self.events.subscriptions.get_mut(&subscription) else { return false };
+        if model.accepted.contains(&(index, offset)) {
+            return false;
+        }
+        let epoch = self.logs[model.log].epoch;
+        model.under_way.retain(|(of, ..)| *of == epoch);
+        model.under_way.insert((epoch, index, offset));
+        let own = model.under_way.iter().filter(|(_, of, _)| *of == index);
+        let own: Vec<_> = own.map(|(.., offset)| *offset).collect();
+        let (topic, most) = (model.topic(), model.subscription.spec.in_flight as usize);
+        own.into_iter().filter(|offset| !self.is_event_gone(&topic, index, *offset)).count() > most
     }
 
     /// A log takes an event in.
@@ -211,6 +237,7 @@ impl Judge<'_> {
             () if offset < first => "came before the subscription",
             () if !model.accepted.insert((index, offset)) => "was delivered before",
             () => {
+                model.under_way.retain(|(_, of, at)| (*of, *at) != (index, offset));
                 self.counts.delivered += 1;
                 return;
             }
@@ -241,9 +268,39 @@ impl Judge<'_> {
             }
             None => self.number_used(log, (sender, number), uuid),
         }
+        if matches!(sender, Sender::Log { .. }) {
+            self.check_removal((log, offset), uuid, change);
+            self.removal_ends(log, change);
+        }
         self.change_subscriptions((log, offset), change);
         let segment = Segment { sends: sends.to_vec(), ..Segment::default() };
         self.owe(log, offset, (uuid, 1, 1), &segment);
+    }
+
+    /// Subscriptions hear of a removal: those of its actor end that there are, and were asked for before it was.
+    fn check_removal(&mut self, (log, at): (usize, Offset), uuid: Uuid, change: &SubscriptionOp) {
+        let id = self.logs[log].id.clone();
+        let Some((kind, actor, time)) = self.events.removed.get(&uuid) else {
+            return self.wrong("log", format!("{id}@{at}: no removal tells {uuid}"));
+        };
+        let fixed = Instance::Fixed(actor.clone());
+        let is_its = |model: &&SubscriptionModel| {
+            let Subscription { spec, created, .. } = &*model.subscription;
+            let is_of = matches!(&spec.target, SubscriptionTarget::Actor { instance, .. }
+                if *instance == fixed);
+            let is_there = model.log == log && !model.ended;
+            is_there && is_of && spec.target.kind() == *kind && created <= time
+        };
+        let own = self.events.subscriptions.values().filter(is_its);
+        let wanted: BTreeSet<_> = own.map(|model| model.subscription.spec.name.clone()).collect();
+        let ends: BTreeSet<_> = match change {
+            SubscriptionOp::End { names } => names.iter().cloned().collect(),
+            _ => BTreeSet::new(),
+        };
+        if ends != wanted {
+            let text = format!("{id}@{at}: with {actor} end {ends:?}, not {wanted:?}");
+            self.wrong("subscriptions end with their actor", text);
+        }
     }
 
     fn change_subscriptions(&mut self, (log, offset): (usize, Offset), change: &SubscriptionOp) {
@@ -256,6 +313,7 @@ impl Judge<'_> {
                 if before.is_some_and(|before| before >= uuid) {
                     self.wrong("ids of subscriptions ascend", format!("{at}: {uuid}"));
                 }
+                self.forget_skips(log, &name);
                 if self.events.names.insert((log, name), uuid).is_some() {
                     self.wrong("one subscription of a name", format!("{at}: {uuid}"));
                 }
@@ -265,6 +323,7 @@ impl Judge<'_> {
                     ended: false,
                     paused: None,
                     accepted: BTreeSet::new(),
+                    under_way: BTreeSet::new(),
                     floors: subscription.spec.offsets.clone(),
                 };
                 self.events.subscriptions.insert(uuid, model);
@@ -333,8 +392,11 @@ impl Judge<'_> {
             } else if !is_gone {
                 let text = format!("{id}@{at}: {uuid} is past {index}/{offset}, not accepted");
                 self.wrong("delivered-once", text);
-            } else {
+            } else if self.is_skip_told((log, &model.subscription.spec.name), index, offset) {
                 self.counts.skipped += 1;
+            } else {
+                let text = format!("{id}@{at}: {index}/{offset} of {uuid} is gone");
+                self.wrong("P9 notices", text);
             }
         }
         if letters.next().is_some() {
@@ -362,7 +424,7 @@ impl Judge<'_> {
     /// A removal tells subscriptions.
     pub(super) fn removal_told(&mut self, command: &SubscriptionCommand) {
         if let SubscriptionAsk::ActorRemoved { kind, actor, time } = &command.ask {
-            self.events.removed.push((kind.clone(), actor.clone(), *time));
+            self.events.removed.insert(command.uuid, (kind.clone(), actor.clone(), *time));
         }
     }
 
@@ -455,17 +517,6 @@ impl Judge<'_> {
     pub(super) fn check_delivered(&mut self) {
         let mut wrong = Vec::new();
         for (uuid, model) in &self.events.subscriptions {
-            let spec = &model.subscription.spec;
-            let target = (spec.target.kind(), &spec.target);
-            let is_removed = self.events.removed.iter().any(|(kind, actor, time)| {
-                let instance = Instance::Fixed(actor.clone());
-                let is_its = matches!(&target, (own, SubscriptionTarget::Actor { instance: i, .. })
-                    if own == kind && *i == instance);
-                is_its && model.subscription.created <= *time
-            });
-            if is_removed && !model.ended && self.history.finish.quiet {
-                wrong.push(("subscriptions end with their actor", format!("{uuid} goes on")));
-            }
             if model.ended || model.paused.is_some() || self.topic_is_gone(&model.topic()) {
                 continue;
             }
@@ -480,7 +531,7 @@ impl Judge<'_> {
                         wrong
                             .push(("delivered-once", format!("{index}/{offset} of {uuid} is not")));
                     }
-                    if self.history.finish.quiet && model.floors[index as usize] <= offset {
+                    if model.floors[index as usize] <= offset {
                         wrong.push(("lag", format!("{uuid} is behind {index}/{offset}")));
                     }
                 }

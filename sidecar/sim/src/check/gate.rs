@@ -7,6 +7,7 @@ use kar_core::message::{AwaitResult, Message};
 use kar_core::node::DIRECT_CONCURRENCY;
 
 use super::Judge;
+use super::told::What;
 use crate::history::{Answer, ItemKind, Waiter};
 use crate::remind::Remind;
 
@@ -428,8 +429,15 @@ impl Judge<'_> {
                 }
             }
             Notice::EventsLost { partition, to, count } => {
-                self.told_lost(node, self.log_of(partition), to, *count);
+                self.is_told(node, partition, &What::Lost(to.clone(), *count));
             }
+            Notice::SubscriptionRemoved { partition, name, .. } => {
+                self.is_told(node, partition, &What::Removed(name.clone()));
+            }
+            Notice::EventsSkipped { partition, name, topic_partition, from, to } => {
+                self.told_skipped((node, partition), name, (*topic_partition, *from, *to));
+            }
+            Notice::TopicGone { partition, name, .. } => self.told_gone(node, partition, name),
             Notice::Removed { partition, actor } => {
                 let log = self.log_of(partition);
                 if !self.is_removal_untold(log, actor) {

@@ -21,6 +21,7 @@ mod shared;
 mod snapshots;
 mod state;
 mod steps;
+mod told;
 mod topics;
 mod turns;
 mod withdraw;
@@ -127,6 +128,7 @@ pub(crate) struct Judge<'h> {
     pub(crate) life: life::LifeModel,
     pub(crate) topics: topics::TopicsModel,
     pub(crate) events: events::EventsModel,
+    pub(crate) told: told::ToldModel,
 }
 
 /// Judges a run; also counts what really happened in it.
@@ -211,6 +213,7 @@ impl<'h> Judge<'h> {
             life: life::LifeModel::default(),
             topics: topics::TopicsModel::default(),
             events: events::EventsModel::default(),
+            told: told::ToldModel::default(),
         }
     }
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kar_core::events::Publication;
-use kar_core::ids::{Epoch, NodeId, Number, Offset, TopicPartition, Uuid};
+use kar_core::ids::{Epoch, Number, Offset, TopicPartition, Uuid};
 use kar_core::invocation::{Invocation, Outcome};
 use kar_core::record::{Publish, Segment};
 use kar_core::snapshot::Snapshot;
 
 use super::Judge;
+use super::told::What;
 
 /// Length of what an event that is delivered consists of.
 const SPEC_BYTES: usize = 18;
@@ -28,8 +29,6 @@ pub(crate) struct TopicsModel {
     /// Dead letters that are owed, by their event; those in a topic; how many each.
     buried: BTreeMap<Bytes, u64>,
     letters: BTreeMap<Bytes, u64>,
-    /// Events lost with their topics that nobody was told of yet.
-    untold: Vec<(usize, TopicPartition, usize)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -180,25 +179,7 @@ impl Judge<'_> {
         let model = self.topics.channels.remove(&(log, to.clone())).unwrap_or_default();
         let open = model.owed.range(model.settled + 1..).count();
         if open > 0 {
-            self.topics.untold.push((log, to.clone(), open));
-        }
-    }
-
-    /// A node tells its operator that events are lost.
-    pub(super) fn told_lost(
-        &mut self,
-        node: NodeId,
-        log: usize,
-        to: &TopicPartition,
-        count: usize,
-    ) {
-        let told = (log, to.clone(), count);
-        match self.topics.untold.iter().position(|untold| *untold == told) {
-            Some(at) => drop(self.topics.untold.swap_remove(at)),
-            None => {
-                let text = format!("{node:?}: {count} events for {to} are lost");
-                self.wrong("P5 gate for notices", text);
-            }
+            self.is_to_be_told(log, What::Lost(to.clone(), open));
         }
     }
 
