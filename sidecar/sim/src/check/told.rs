@@ -37,8 +37,12 @@ impl Judge<'_> {
     /// They are told.
     pub(super) fn is_told(&mut self, node: NodeId, partition: &PartitionId, what: &What) {
         let log = self.log_of(partition);
-        let own = |(untold, of, _): &(What, usize, Epoch)| (untold, *of) == (what, log);
-        match self.told.untold.iter().position(own) {
+        // By whoever decided it: the same may have been decided before, by a reign that was lost.
+        let own = |(untold, of, epoch): &(What, usize, Epoch)| {
+            let by = self.logs[log].reigns.iter().find(|reign| reign.epoch == *epoch);
+            (untold, *of) == (what, log) && by.is_some_and(|reign| reign.node == node)
+        };
+        match self.told.untold.iter().rposition(own) {
             Some(at) => drop(self.told.untold.swap_remove(at)),
             None => {
                 self.wrong("P5 gate for notices", format!("{node:?} {partition}: {what:?}"));
