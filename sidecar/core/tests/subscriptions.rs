@@ -193,6 +193,34 @@ fn paused_it_reads_nothing_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn what_is_not_yet_committed_to_go_on_delivers_nothing() {
+    let (mut script, first) = subscribed(Limits::default());
+    change(&mut script, SubscriptionChange::Pause).expect("it pauses");
+    script.hold = true;
+    let accepts = |script: &Script| {
+        let records = script.logs.iter().filter(|(id, _)| id.kind == kind());
+        let is_batch = |record: &&Arc<Record>| matches!(&***record, Record::Batch { .. });
+        records.map(|(_, log)| log.iter().filter(is_batch).count()).sum::<usize>()
+    };
+    let before = accepts(&script);
+    for change in
+        [SubscriptionChange::Resume, SubscriptionChange::Pause, SubscriptionChange::Resume]
+    {
+        let name = "orders".into();
+        script.request(Operation::ChangeSubscription { name, change });
+    }
+    // It was under way since before the pause.
+    answer(&mut script, &first, vec![event(1, "yes", Some("alice"))]);
+    assert!(script.topics.is_empty(), "nor is anything read");
+    assert_eq!(accepts(&script), before);
+    script.let_go();
+    let again = read(&mut script);
+    answer(&mut script, &again, vec![event(1, "yes", Some("alice"))]);
+    let turn = script.turn("add");
+    script.finish(&turn, done("ok"));
+}
+
+#[test]
 fn a_topic_that_is_away_is_asked_again_and_one_that_is_gone_is_not() {
     let (mut script, first) = subscribed(Limits::default());
     let result = FetchResult::Unavailable;

@@ -233,7 +233,9 @@ pub(crate) fn subscribing(profile: &mut Profile) {
     profile.topic_trouble = 150;
     profile.ops_max = 20;
     profile.faults_max = 14;
-    profile.fault_weights = [14, 4, 2, 4, 8, 14, 4, 2, 4, 2, 8, 4, 2, 0, 4];
+    // Readers sleep while what they have sent lingers, and others read the same.
+    profile.fault_weights = [14, 4, 2, 4, 16, 14, 4, 2, 4, 2, 8, 4, 8, 0, 4];
+    profile.stall_message = 30;
     profile.lose_append = 10;
     profile.late_append = 10;
 }

@@ -48,6 +48,8 @@ pub(super) struct Deliveries {
     moved: BTreeSet<Branch>,
     /// Their topics are deleted.
     gone: BTreeSet<Uuid>,
+    /// They are to go on, so many times, and that is not committed: the log still says that they are paused.
+    resuming: BTreeMap<Uuid, u32>,
 }
 
 /// How far an owner has come with a branch.
@@ -146,6 +148,21 @@ impl Deliveries {
     fn note_timer(&mut self, branch: &Branch) {
         let at = self.branches.get(branch).and_then(Reading::timer);
         self.timers.set(branch, at);
+    }
+
+    /// It is decided that a subscription goes on.
+    pub(super) fn resumes(&mut self, subscription: Uuid) {
+        *self.resuming.entry(subscription).or_default() += 1;
+    }
+
+    /// That is committed.
+    fn resumed(&mut self, subscription: Uuid) {
+        if let Some(times) = self.resuming.get_mut(&subscription) {
+            *times -= 1;
+            if *times == 0 {
+                self.resuming.remove(&subscription);
+            }
+        }
     }
 
     fn branches(&self) -> Vec<Branch> {
@@ -252,6 +269,7 @@ impl Partition {
                 reading.channels.values_mut().for_each(|channel| channel.route.end(env));
             }
             self.reign.deliveries.gone.remove(&uuid);
+            self.reign.deliveries.resuming.remove(&uuid);
         }
     }
 

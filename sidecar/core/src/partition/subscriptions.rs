@@ -84,7 +84,8 @@ impl Partition {
             _ => None,
         };
         if let Some(subscription) = begins {
-            // What nobody has committed delivers nothing.
+            // What nobody has committed delivers nothing, also where a read is under way (rule L5).
+            self.reign.deliveries.resumes(subscription);
             self.gate(env, Gated::Deliver { subscription });
         }
     }

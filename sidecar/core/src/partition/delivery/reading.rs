@@ -23,6 +23,7 @@ impl Partition {
 
     /// Reads a subscription's topic, from where it stands.
     pub(in crate::partition) fn deliver(&mut self, env: &mut Env, subscription: Uuid) {
+        self.reign.deliveries.resumed(subscription);
         let Some(one) = self.state.subscriptions.of(subscription) else { return };
         let mut branches = Vec::with_capacity(one.floors.len());
         for (topic_partition, floor) in (0..).zip(&one.floors) {
@@ -52,6 +53,7 @@ impl Partition {
             && reign.barriers == 0
             && env.lease_valid
             && self.state.subscriptions.of(subscription).is_some_and(|one| !one.paused)
+            && !reign.deliveries.resuming.contains_key(&subscription)
             && !reign.deliveries.gone.contains(&subscription)
     }
 
