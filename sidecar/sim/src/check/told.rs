@@ -14,9 +14,12 @@ use super::Judge;
 pub(crate) struct ToldModel {
     /// Nobody was told of it yet.
     untold: Vec<(What, usize, Epoch)>,
-    /// What is said to have gone by retention, by log and subscription: partition of the topic, from where to where.
-    skipped: HashMap<(usize, Arc<str>), Vec<(u32, Offset, Offset)>>,
+    /// What is said to have gone by retention, by log and subscription.
+    skipped: HashMap<(usize, Arc<str>), Vec<Skipped>>,
 }
+
+/// Partition of a topic, and from where to where its events are gone.
+type Skipped = (u32, Offset, Offset);
 
 /// What a log says that is to be told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,7 +66,7 @@ impl Judge<'_> {
         &mut self,
         (node, partition): (NodeId, &PartitionId),
         name: &Arc<str>,
-        (index, from, to): (u32, Offset, Offset),
+        (index, from, to): Skipped,
     ) {
         let log = self.log_of(partition);
         if let Some(topic) = self.topic_of(log, name)
@@ -91,8 +94,7 @@ impl Judge<'_> {
         offset: Offset,
     ) -> bool {
         let told = self.told.skipped.get(&(log, name.clone()));
-        let holds =
-            |(of, from, to): &(u32, Offset, Offset)| *of == index && (*from..*to).contains(&offset);
+        let holds = |(of, from, to): &Skipped| *of == index && (*from..*to).contains(&offset);
         told.is_some_and(|told| told.iter().any(holds))
     }
 
