@@ -407,8 +407,7 @@ fn requests(inbox: &InboxId, entry: &InboxEntry, of: &PartitionId) -> bool {
     *inbox == InboxId::Partition(of.clone())
 }
 
-/// Two nodes do not reach each other; a call goes into the inbox, and arrives there only when they do again, and it
-/// has
+/// Two nodes do not reach each other; a call goes into the inbox, and arrives there only when they do again, and it has
 /// been carried out and closed.
 fn accept_after_forget(stage: &mut Stage) {
     stage.until_ready();
@@ -694,10 +693,8 @@ fn both_ends_failing(stage: &mut Stage) {
 }
 
 /// A service's call waits for an actor. The actor's owner is struck out and does not hear of it; the heir ends the
-/// call,
-/// and the actor calls, in its turn, who waits for the service. Its caller does not hear of the end, nor of the heir:
-/// the
-/// old owner is asked for whom that call waits.
+/// call, and the actor calls, in its turn, who waits for the service. Its caller does not hear of the end, nor of
+/// the heir: the old owner is asked for whom that call waits.
 fn outdated_witness(stage: &mut Stage) {
     let (caller, from) = (3, 4);
     stage.host(&[vec![A], vec![A], vec![B], vec![2], Vec::new()]);
@@ -810,8 +807,7 @@ fn subscribed(stage: &mut Stage) -> usize {
     stage.owner(SUBSCRIPTIONS)
 }
 
-/// A reader stands still when its deliveries are on their way, and is given up; another one delivers the same; then
-/// the
+/// A reader stands still when its deliveries are on their way, and is given up; another one delivers the same; then the
 /// first ones come.
 fn two_readers(stage: &mut Stage) {
     // The reader and the target live apart.
