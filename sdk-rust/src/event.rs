@@ -4,6 +4,7 @@
 mod consumer;
 mod filter;
 pub(crate) mod subscription;
+mod window;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kar_proto::v1::request::Operation;
 use kar_proto::v1::response::Result as Answer;
 use kar_proto::v1::{
-    ConsumeOpened, ConsumeRequest, ConsumeResponse, CreateTopicRequest, DescribeTopicRequest,
+    ApplicationError, ConsumeOpened, ConsumeRequest, ConsumeResponse, CreateTopicRequest, DescribeTopicRequest,
     Event, ListSubscriptionsRequest, PublishRequest, SubscribeRequest, Subscription,
     SubscriptionInfo, Topic, TopicDescription, turn_outcome,
 };
@@ -169,6 +169,12 @@ impl Turn {
     pub async fn fail(self, code: &str) {
         let error = turn_outcome::Result::Error(error(code, "as it was asked for"));
         self.handle.finish(&self.token, error).await;
+    }
+
+    /// Ends with an error of this code that another attempt may mend.
+    pub async fn fail_for_now(self, code: &str) {
+        let error = ApplicationError { retryable: true, ..error(code, "as it was asked for") };
+        self.handle.finish(&self.token, turn_outcome::Result::Error(error)).await;
     }
 }
 

@@ -13,25 +13,11 @@ use kar_tests::component::{Component, actor, hello};
 use kar_tests::errors::{assert_error, metadata};
 use kar_tests::events::{consume, publication, to_actors, to_service};
 use kar_tests::world::READY_LIMIT;
-use kar_tests::{Client, World, process, test, wait};
+use kar_tests::{World, process, test, wait};
 use serde_json::{Value, json};
 use tonic::Code;
 
-fn about(subject: &str, data: &Value) -> PublishRequest {
-    let mut request = publication("orders", subject, data);
-    let event = request.event.get_or_insert_with(Event::default);
-    event.subject = subject.into();
-    event.r#type = "order.created".into();
-    request
-}
-
-async fn lag(client: &Client, wanted: i64) {
-    wait::until("the lag", READY_LIMIT, async || {
-        let all = client.subscriptions().await.expect("listed");
-        all.iter().all(|info| info.lag == wanted).then_some(())
-    })
-    .await;
-}
+use super::{about, customers, lag};
 
 #[test]
 fn events_are_delivered_to_the_actors_that_they_name_and_to_services() {
@@ -91,11 +77,7 @@ fn events_are_delivered_to_the_actors_that_they_name_and_to_services() {
 fn a_paused_subscription_keeps_its_place_also_when_everything_is_killed() {
     test(async {
         let world = World::new("paused");
-        let mut node = world.bare("a").await;
-        let client = node.client().await;
-        client.create_topic("orders", 1).await.expect("created");
-        let mut host =
-            Component::connect(&client, hello(&[], &["Customer"])).await.expect("welcome");
+        let (mut node, client, mut host) = customers(&world, 1).await;
         let to_customers = to_actors("totals", "orders", ("Customer", "subject"), "ordered");
         client.subscribe(to_customers).await.expect("subscribed");
         client.publish(about("alice", &json!(1))).await.expect("durable");
@@ -149,12 +131,8 @@ fn a_paused_subscription_keeps_its_place_also_when_everything_is_killed() {
 fn what_cannot_be_delivered_goes_to_the_dead_letter_topic_and_holds_up_nobody() {
     test(async {
         let world = World::new("poison");
-        let node = world.bare("a").await;
-        let client = node.client().await;
-        client.create_topic("orders", 1).await.expect("created");
+        let (_node, client, mut host) = customers(&world, 1).await;
         client.create_topic("failed", 1).await.expect("created");
-        let mut host =
-            Component::connect(&client, hello(&[], &["Customer"])).await.expect("welcome");
         let to_customers = Subscription {
             dead_letter_topic: "failed".into(),
             ..to_actors("totals", "orders", ("Customer", "subject"), "ordered")
@@ -231,10 +209,7 @@ fn what_cannot_be_delivered_goes_to_the_dead_letter_topic_and_holds_up_nobody() 
 fn what_is_wrong_with_a_subscription_is_said() {
     test(async {
         let world = World::new("wrong");
-        let node = world.bare("a").await;
-        let client = node.client().await;
-        client.create_topic("orders", 1).await.expect("created");
-        let _host = Component::connect(&client, hello(&[], &["Customer"])).await.expect("welcome");
+        let (_node, client, _host) = customers(&world, 1).await;
         let good = || to_actors("totals", "orders", ("Customer", "subject"), "ordered");
         let refused = async |wrong: Subscription, code: Code, reason: &str| {
             assert_error(client.subscribe(wrong).await, code, reason)
