@@ -5,9 +5,9 @@ use std::time::Duration;
 use kar_proto::v1::request::Operation;
 use kar_proto::v1::response::Result as Answer;
 use kar_proto::v1::{
-    ApplicationError, ConsumeOpened, ConsumeRequest, ConsumeResponse, CreateTopicRequest, DescribeTopicRequest,
-    Event, ListSubscriptionsRequest, PublishRequest, SubscribeRequest, Subscription,
-    SubscriptionInfo, Topic, TopicDescription, turn_outcome,
+    ApplicationError, ConsumeOpened, ConsumeRequest, ConsumeResponse, CreateTopicRequest,
+    DescribeTopicRequest, Event, ListSubscriptionsRequest, PublishRequest, SubscribeRequest,
+    Subscription, SubscriptionInfo, Topic, TopicDescription, turn_outcome,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

@@ -148,8 +148,14 @@ impl Consume {
     /// The sidecar's ([`CallError::Rejected`] with reason `UNKNOWN_TOPIC` or `INVALID_FIELD`, say).
     pub async fn open(self) -> Result<Consumer, CallError> {
         let window = Window::new(self.ahead, !self.name.is_empty());
-        let mut consumer =
-            Consumer { settings: self, connection: None, window, topic_id: None, over: None, skipped: 0 };
+        let mut consumer = Consumer {
+            settings: self,
+            connection: None,
+            window,
+            topic_id: None,
+            over: None,
+            skipped: 0,
+        };
         consumer.connect().await?;
         Ok(consumer)
     }
@@ -347,9 +353,7 @@ fn passing(status: &tonic::Status) -> Option<CallError> {
 }
 
 /// Positions in two numbers each.
-fn places<S: AsRef<str>>(
-    positions: impl IntoIterator<Item = S>,
-) -> Result<Vec<Place>, CallError> {
+fn places<S: AsRef<str>>(positions: impl IntoIterator<Item = S>) -> Result<Vec<Place>, CallError> {
     let place = |position: S| Place::parse(position.as_ref()).ok_or_else(no_position);
     positions.into_iter().map(place).collect()
 }

@@ -76,9 +76,7 @@ fn read(value: &Value) -> Result<EventFilter, String> {
 }
 
 fn values(form: &str, value: &Value) -> Result<AttributeValues, String> {
-    let text = |(name, value): (&String, &Value)| {
-        Some((name.clone(), value.as_str()?.to_owned()))
-    };
+    let text = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
     let pairs = |values: &Map<String, Value>| values.iter().map(text).collect::<Option<_>>();
     let attributes = value.as_object().and_then(pairs);
     let attributes = attributes

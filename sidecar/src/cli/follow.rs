@@ -62,7 +62,11 @@ pub(crate) async fn subscribe(args: SubscribeArgs) -> Outcome {
 // === impl Follower ===
 
 impl<'a> Follower<'a> {
-    async fn open(session: &Session, args: &'a SubscribeArgs, first: ConsumeRequest) -> Outcome<Self> {
+    async fn open(
+        session: &Session,
+        args: &'a SubscribeArgs,
+        first: ConsumeRequest,
+    ) -> Outcome<Self> {
         let (requests, outgoing) = mpsc::channel(CREDITS as usize);
         requests.try_send(first).map_err(|_| Failure::internal("a new queue has no room"))?;
         let answer = session.events().consume(ReceiverStream::new(outgoing)).await.map_err(read)?;
@@ -103,9 +107,7 @@ impl<'a> Follower<'a> {
 
     /// Somebody has pressed Ctrl-C: what was printed is not to come again.
     async fn stop(&mut self) -> Failure {
-        let confirmed = async {
-            while self.unconfirmed > 0 && self.next().await.is_ok() {}
-        };
+        let confirmed = async { while self.unconfirmed > 0 && self.next().await.is_ok() {} };
         tokio::select! {
             // What is left says whether it was in time.
             _ = timeout(CONFIRM_TIMEOUT, confirmed) => {}

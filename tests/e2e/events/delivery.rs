@@ -132,7 +132,8 @@ fn hosts_of_an_application_share_events_and_applications_do_not() {
             application: "elsewhere".into(),
             ..NodeOptions::default()
         };
-        let (a, b, c) = (world.bare("a").await, world.bare("b").await, world.start(elsewhere).await);
+        let (a, b, c) =
+            (world.bare("a").await, world.bare("b").await, world.start(elsewhere).await);
         let clients = [a.client().await, b.client().await, c.client().await];
         clients[0].create_topic("orders", 4).await.expect("created");
         let host = async |client: &Client| {
@@ -252,9 +253,8 @@ fn a_slow_subscriber_bounds_memory_and_shows_its_lag() {
         // Buffers for messages of this size are there already when it is measured.
         publish(0..BATCH).await;
         let stuck = host.next_turn().await;
-        let resident = || {
-            [&node, &publisher].map(|node| process::resident_kib(node.pid()).expect("alive"))
-        };
+        let resident =
+            || [&node, &publisher].map(|node| process::resident_kib(node.pid()).expect("alive"));
         let before = resident();
         for first in (BATCH..SLOW).step_by(BATCH) {
             publish(first..first + BATCH).await;
@@ -308,7 +308,8 @@ fn a_method_that_does_not_exist_is_named_with_those_that_do() {
         for topic in ["orders", "failed"] {
             client.create_topic(topic, 1).await.expect("created");
         }
-        let _host = Host::builder().actor(Ear).socket(&node.socket).start().await.expect("it hosts");
+        let _host =
+            Host::builder().actor(Ear).socket(&node.socket).start().await.expect("it hosts");
         let to_ears = Subscription {
             dead_letter_topic: "failed".into(),
             ..to_actors("ears", "orders", ("Ear", "subject"), "herd")

@@ -142,10 +142,8 @@ fn a_topic_that_is_created_anew_is_another_one() {
             following.publish(0..2).await;
             following.take(0..2).await;
             following.kill().await;
-            let delete = kar_proto::v1::DeleteTopicRequest {
-                topic: "numbers".into(),
-                ..Default::default()
-            };
+            let delete =
+                kar_proto::v1::DeleteTopicRequest { topic: "numbers".into(), ..Default::default() };
             following.client.event().delete_topic(delete).await.expect("deleted");
             following.client.create_topic("numbers", 1).await.expect("created");
             following.publish(10..14).await;

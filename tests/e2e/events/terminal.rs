@@ -30,7 +30,8 @@ async fn printed(world: &World, log: &str, count: usize) -> Vec<Value> {
     wait::until("so many events to be printed", READY_LIMIT, async || {
         let logs = world.logs();
         let lines = logs.get(&format!("{log}.1.log"))?.lines().filter(|line| line.starts_with('{'));
-        let events: Option<Vec<Value>> = lines.map(|line| serde_json::from_str(line).ok()).collect();
+        let events: Option<Vec<Value>> =
+            lines.map(|line| serde_json::from_str(line).ok()).collect();
         let data: Vec<_> = events?.into_iter().map(|event| event["data"].clone()).collect();
         (data.len() >= count).then_some(data)
     })
@@ -57,7 +58,8 @@ fn ctrl_c_ends_it_behind_what_was_printed() {
         let (_node, client) = orders(&world).await;
         publish(&client, 1..=3).await;
         let mut plain = follow(&world, "plain", &["orders", "--from", "earliest"]);
-        let mut named = follow(&world, "named", &["orders", "--from", "earliest", "--consumer", "me"]);
+        let mut named =
+            follow(&world, "named", &["orders", "--from", "earliest", "--consumer", "me"]);
         for log in ["plain", "named"] {
             assert_eq!(printed(&world, log, 3).await, [json!(1), json!(2), json!(3)]);
         }
@@ -75,7 +77,8 @@ fn ctrl_c_ends_it_behind_what_was_printed() {
         assert!(logs["named.1.log"].contains(said), "{}", logs["named.1.log"]);
         assert_eq!(client.topic("orders").await.expect("it is there").consumers[0].lag, 0);
         publish(&client, 5..=5).await;
-        let next = world.kar_here("subscribe", &["orders", "--consumer", "me", "--limit", "1"]).await;
+        let next =
+            world.kar_here("subscribe", &["orders", "--consumer", "me", "--limit", "1"]).await;
         assert!(next.stdout.starts_with("0/5  "), "{next:?}");
     });
 }
@@ -125,7 +128,8 @@ fn it_ends_when_its_reader_has_enough() {
         publish(&client, 2..=2).await;
         let ended = tokio::time::timeout(READY_LIMIT, follower.wait()).await.expect("it ends");
         assert!(ended.expect("it can be waited for").success());
-        let next = world.kar_here("subscribe", &["orders", "--consumer", "me", "--limit", "1"]).await;
+        let next =
+            world.kar_here("subscribe", &["orders", "--consumer", "me", "--limit", "1"]).await;
         assert!(next.stdout.starts_with("0/2  "), "{next:?}");
     });
 }
@@ -139,15 +143,15 @@ fn filters_are_written_as_they_are_listed() {
             let published = world.kar_here("publish", &["orders", n, "--type", kind]).await;
             assert_eq!(published.code, 0, "{published:?}");
         }
-        let any = r#"{"any":[{"exact":{"type":"order.deleted"}},{"not":{"prefix":{"type":"order."}}}]}"#;
+        let any =
+            r#"{"any":[{"exact":{"type":"order.deleted"}},{"not":{"prefix":{"type":"order."}}}]}"#;
         let both = r#"{"all":[{"prefix":{"type":"order."}},{"suffix":{"type":".created"}}]}"#;
         let negated = r#"{"not":{"exact":{"type":"order.created"}}}"#;
-        for (filter, positions) in
-            [(&["--filter", any][..], "23"), (&["--filter", both], "1"), (
-                &["--prefix", "type=order.", "--filter", negated],
-                "2",
-            )]
-        {
+        for (filter, positions) in [
+            (&["--filter", any][..], "23"),
+            (&["--filter", both], "1"),
+            (&["--prefix", "type=order.", "--filter", negated], "2"),
+        ] {
             let limit = positions.len().to_string();
             let words = ["orders", "--from", "earliest", "--limit", &limit];
             let got = world.kar_here("subscribe", &[&words[..], filter].concat()).await;
@@ -155,7 +159,8 @@ fn filters_are_written_as_they_are_listed() {
             assert_eq!((got.code, &*told), (0, positions), "{filter:?}: {got:?}");
         }
         let _host = Component::connect(&client, hello(&["audit"], &[])).await.expect("welcome");
-        let words = ["audit", "orders", "--service", "audit", "--method", "record", "--filter", any];
+        let words =
+            ["audit", "orders", "--service", "audit", "--method", "record", "--filter", any];
         let created = world.kar_here("subscription create", &words).await;
         assert_eq!(created.stdout.trim(), "created", "{created:?}");
         let listed = world.kar_here("get subscriptions", &["-o", "json"]).await;
@@ -191,9 +196,26 @@ fn every_attribute_of_an_event_can_be_said() {
         });
         let text = |name: &str| said[name].as_str().expect("a text");
         let words = [
-            "orders", r#"{"a":1}"#, "--id", text("id"), "--source", text("source"), "--type", text("type"),
-            "--subject", text("subject"), "--data-schema", text("dataschema"), "--time", text("time"),
-            "--attribute", "country=ch", "--key", "k", "-o", "json",
+            "orders",
+            r#"{"a":1}"#,
+            "--id",
+            text("id"),
+            "--source",
+            text("source"),
+            "--type",
+            text("type"),
+            "--subject",
+            text("subject"),
+            "--data-schema",
+            text("dataschema"),
+            "--time",
+            text("time"),
+            "--attribute",
+            "country=ch",
+            "--key",
+            "k",
+            "-o",
+            "json",
         ];
         let published = world.kar_here("publish", &words).await;
         let told: Value = serde_json::from_str(&published.stdout).expect("JSON");
