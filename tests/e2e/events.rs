@@ -15,6 +15,7 @@ use kar_proto::v1::{
     CreateTopicRequest, DeleteTopicRequest, Event, ListTopicsRequest, Payload, PublishBatchRequest,
     PublishRequest,
 };
+use kar_sdk::{Host, HostBuilder};
 use kar_tests::component::{Component, hello};
 use kar_tests::errors::{assert_error, metadata};
 use kar_tests::events::{consume, publication};
@@ -30,6 +31,15 @@ async fn customers(world: &World, partitions: i32) -> (Node, Client, Component) 
     client.create_topic("orders", partitions).await.expect("created");
     let host = Component::connect(&client, hello(&[], &["Customer"])).await.expect("welcome");
     (node, client, host)
+}
+
+/// A node beside which the Rust SDK hosts this, a client of it, and a topic `orders`.
+async fn beside(world: &World, host: HostBuilder) -> (Node, Host, kar_sdk::Client) {
+    let node = world.bare("a").await;
+    node.client().await.create_topic("orders", 1).await.expect("created");
+    let host = host.socket(&node.socket).start().await.expect("it hosts");
+    let client = host.client();
+    (node, host, client)
 }
 
 /// A request to publish an order of somebody.

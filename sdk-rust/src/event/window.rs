@@ -37,6 +37,8 @@ pub(super) struct Window {
     behind: BTreeMap<u32, u64>,
     /// To be said: so many more may come.
     credits: u32,
+    /// Credits that were given for events that are still ahead.
+    advanced: u32,
     /// To be said: these are done with.
     acknowledgements: Vec<Place>,
 }
@@ -64,6 +66,7 @@ impl Window {
             stale: BTreeSet::new(),
             behind: BTreeMap::new(),
             credits: 0,
+            advanced: 0,
             acknowledgements: Vec::new(),
         }
     }
@@ -80,10 +83,12 @@ impl Window {
         } else {
             positions.extend(self.behind.iter().map(|(p, offset)| format!("{p}/{offset}")));
         }
-        let room = usize::from(self.ahead_max).saturating_sub(self.ahead.len());
+        let (room, here) = (u32::from(self.ahead_max), self.ahead.len());
+        let here = u32::try_from(here).unwrap_or(u32::MAX);
         // 0 would mean any number.
-        let credits = i32::try_from(room).unwrap_or(i32::MAX).max(1);
-        Beginning { credits, positions }
+        let credits = room.saturating_sub(here).max(1);
+        self.advanced = (credits + here).saturating_sub(room);
+        Beginning { credits: i32::try_from(credits).unwrap_or(i32::MAX), positions }
     }
 
     /// It has begun, at these positions.
@@ -100,6 +105,9 @@ impl Window {
         self.pass(at.partition, at.offset);
         if !self.stale.remove(&at) {
             self.ahead.push_back((at, received));
+            if self.is_waiting() {
+                (self.credits, self.advanced) = (self.credits + 1, self.advanced + 1);
+            }
             return;
         }
         self.credits += 1;
@@ -117,7 +125,7 @@ impl Window {
 
     /// What is to be said now: every acknowledgement, and credits with them, or when they are worth it.
     pub(super) fn outgoing(&mut self) -> Option<proto::ConsumeRequest> {
-        let worth = u32::from(self.ahead_max / 2).max(1);
+        let worth = if self.is_waiting() { 1 } else { u32::from(self.ahead_max / 2).max(1) };
         if self.acknowledgements.is_empty() && self.credits < worth {
             return None;
         }
@@ -132,7 +140,7 @@ impl Window {
         if self.is_named {
             self.given.insert(at);
         }
-        self.credits += 1;
+        self.makes_room(1);
         Some(received)
     }
 
@@ -169,7 +177,21 @@ impl Window {
         }
         let before = self.ahead.len();
         self.ahead.retain(|(at, _)| !gone.contains(at));
-        self.credits += u32::try_from(before - self.ahead.len()).unwrap_or(u32::MAX);
+        self.makes_room(u32::try_from(before - self.ahead.len()).unwrap_or(u32::MAX));
+    }
+
+    /// So many events are not ahead any more.
+    fn makes_room(&mut self, count: u32) {
+        let advanced = self.advanced.min(count);
+        self.advanced -= advanced;
+        self.credits += count - advanced;
+    }
+
+    /// An acknowledgement waits until its event has come again. Whoever waits for that takes no events meanwhile, so
+    /// others that come before it must not use up the room. The sidecar bounds them: it gives no more than
+    /// `consume-unacknowledged-max`.
+    fn is_waiting(&self) -> bool {
+        !self.stale.is_disjoint(&self.unsure)
     }
 }
 
@@ -308,6 +330,26 @@ mod tests {
         window.confirmed([place("0/1")]);
         window.acknowledge(place("0/1"));
         assert!(window.unsure().is_empty() && window.outgoing().is_none());
+    }
+
+    #[test]
+    fn what_has_to_come_again_comes_though_nothing_is_taken() {
+        let mut window = Window::new(2, true);
+        begun(&mut window, &["0/1", "1/1"]);
+        came(&mut window, &["0/1"]);
+        window.take().expect("it is here");
+        window.acknowledge(place("0/1"));
+        // The stream is lost, and the other partition's events come first.
+        assert_eq!(begun(&mut window, &["0/1", "1/1"]), 2);
+        for position in ["1/1", "1/2", "1/3"] {
+            came(&mut window, &[position]);
+            assert_eq!(said(&mut window), (vec![], 1), "{position}");
+        }
+        came(&mut window, &["0/1"]);
+        assert_eq!(said(&mut window), (texts(&["0/1"]), 1));
+        // What was given in advance is not given again.
+        assert_eq!(taken(&mut window), ["1/1", "1/2", "1/3"]);
+        assert_eq!(window.outgoing(), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use kar_proto::v1::{
     RedriveSubscriptionRequest, ResumeSubscriptionRequest, Subscription, SubscriptionState,
     UnsubscribeRequest,
 };
-use kar_sdk::{ActorContext, Host, Kar, NewEvent};
+use kar_sdk::{ActorContext, Host, NewEvent};
 use kar_tests::component::{Component, actor, hello};
 use kar_tests::errors::{assert_error, metadata};
 use kar_tests::events::{consume, publication, to_actors, to_service};
@@ -17,7 +17,7 @@ use kar_tests::{World, process, test, wait};
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::{about, customers, lag};
+use super::{about, beside, customers, lag};
 
 #[test]
 fn events_are_delivered_to_the_actors_that_they_name_and_to_services() {
@@ -316,11 +316,7 @@ impl Customer {
 fn the_rust_sdk_subscribes_and_takes_events_as_arguments() {
     test(async {
         let world = World::new("sdk");
-        let node = world.bare("a").await;
-        node.client().await.create_topic("orders", 1).await.expect("created");
-        let host = Host::builder().actor(Customer).socket(&node.socket);
-        let _host = host.start().await.expect("it hosts");
-        let client = Kar::builder().socket(&node.socket).connect().await.expect("connected");
+        let (_node, _host, client) = beside(&world, Host::builder().actor(Customer)).await;
         let totals = kar_sdk::Subscription::new("totals", "orders")
             .to_actors("Customer", "subject", "ordered");
         assert!(client.subscribe(totals.clone()).await.expect("subscribed"));

@@ -1,5 +1,5 @@
-// A host's stream with requests of its turns: what `server.ts` shows step by step, and a table of what was asked for.
-// For samples whose methods ask their sidecar for things.
+// A host on the component's stream, without an SDK: what is here is what an SDK has to do. The guide to the frames is
+// sdk-clients/README.md.
 
 import type { ServiceError } from "@grpc/grpc-js";
 
@@ -23,7 +23,7 @@ export type Answer = NonNullable<Response["result"]>;
 /** What a turn runs. A turn that was told to stop is aborted by its signal. */
 export type Code = (invocation: InvocationFrame, signal: AbortSignal) => Promise<Payload>;
 
-/** Turns at once; see `server.ts`. */
+/** Turns at once. It bounds this program's memory: the sidecar holds the rest, and starts none of them elsewhere. */
 const TURNS_MAX = 256;
 
 /** How long leaving may take: running turns, and the hand-over to other hosts. */
@@ -39,7 +39,9 @@ export class Failure extends Error {
 
 export class Host {
   readonly #stream = new ComponentServiceClient(address(), plaintext, options).connect(metadata());
+  /** Turns that run, by token. Each entry gets exactly one `turn_result`. */
   readonly #turns = new Map<string, AbortController>();
+  /** What was asked for and not answered yet, by number. */
   readonly #waiting = new Map<bigint, { resolve: (answer: Answer) => void; reject: (error: Error) => void }>();
   readonly #code: Code;
   #requests = 0n;
@@ -51,8 +53,12 @@ export class Host {
     this.#code = code;
     this.#stream.on("data", (message: ConnectResponse) => {
       for (const { frame } of message.frames) {
-        if (frame?.$case === "welcome") begun().catch((error: Error) => this.#end(error.message));
-        else this.#take(frame);
+        if (frame?.$case === "welcome") {
+          console.error(`hosts on node ${frame.value.node}, incarnation ${frame.value.incarnation}`);
+          begun().catch((error: Error) => this.#end(error.message));
+        } else {
+          this.#take(frame);
+        }
       }
     });
     // An SDK would connect again here; `kar run --restart` starts the program again.
@@ -74,9 +80,11 @@ export class Host {
   }
 
   #send(frame: NonNullable<ComponentFrame["frame"]>): void {
+    // What it returns tells of back pressure. There is none to heed here: `TURNS_MAX` bounds what can wait to be written.
     this.#stream.write({ frames: [{ frame }] });
   }
 
+  /** Takes what the sidecar says. Kinds of frames that this version does not know need no answer. */
   #take(frame: SidecarFrame["frame"]): void {
     switch (frame?.$case) {
       case "invocation":
@@ -86,6 +94,7 @@ export class Host {
         this.#answered(frame.value);
         break;
       case "cancelTurn":
+        // Its code stops, and then its result goes out. A turn that has answered already is not in the table.
         this.#turns.get(frame.value.turnToken)?.abort();
         break;
       case "drained":
@@ -103,6 +112,7 @@ export class Host {
     else waiter?.reject(new Error("an answer that this version does not know"));
   }
 
+  /** One turn: exactly one result, after its code has ended. */
   async #run(invocation: InvocationFrame): Promise<void> {
     const { turnToken } = invocation;
     const turn = new AbortController();
@@ -117,8 +127,10 @@ export class Host {
     try {
       return { $case: "payload", value: await this.#code(invocation, signal) };
     } catch (error) {
+      // A turn that was told to stop has no result of its own: another attempt has taken over.
       if (signal.aborted) return { $case: "cancelled", value: {} };
       const { name, message, stack } = error instanceof Error ? error : new Error(String(error));
+      // An error of the application: it goes back to the caller and is not retried.
       return {
         $case: "error",
         value: { code: name, message, detail: stack ?? "", payload: undefined, retryable: false },
@@ -126,6 +138,7 @@ export class Host {
     }
   }
 
+  /** Leaves in order: no new turns come, those that run are finished, everything is handed over, then it closes. */
   #leave(): void {
     if (this.#leaving) return;
     this.#leaving = true;
@@ -137,8 +150,10 @@ export class Host {
     if (this.#drained && this.#turns.size === 0) this.#stream.end();
   }
 
+  /** The stream is over, and with it every turn: nothing that they might still return counts. */
   #end(problem?: string): void {
-    if (problem) console.error(problem);
+    this.#turns.forEach((turn) => turn.abort());
+    if (problem) console.error(`the host ends: ${problem}`);
     process.exit(problem ? 1 : 0);
   }
 }

@@ -29,11 +29,11 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 
 /**
- * A host's stream with requests of its turns: what {@link HelloServer} shows step by step, and a table of what was asked
- * for. For samples whose methods ask their sidecar for things.
+ * A host on the component's stream, without an SDK: what is here is what an SDK has to do. The guide to the frames is
+ * sdk-clients/README.md.
  */
 public final class Host implements StreamObserver<ConnectResponse> {
-    /** Turns at once; see {@link HelloServer}. */
+    /** Turns at once. It bounds this program's threads and memory: the sidecar holds the rest. */
     private static final int TURNS_MAX = 256;
 
     /** How long leaving may take: running turns, and the hand-over to other hosts. */
@@ -65,7 +65,7 @@ public final class Host implements StreamObserver<ConnectResponse> {
 
     private final Code code;
     private final ExecutorService threads = Executors.newCachedThreadPool();
-    /** Turns that run, by token. Guarded by this. */
+    /** Turns that run, by token. Each entry gets exactly one {@code turn_result}. Guarded by this. */
     private final Map<String, Turn> turns = new HashMap<>();
     /** What was asked for and not answered yet. Guarded by this. */
     private final Map<Long, CompletableFuture<Response>> waiting = new HashMap<>();
@@ -100,7 +100,7 @@ public final class Host implements StreamObserver<ConnectResponse> {
             }
         }, threads);
         String problem = ended.join();
-        if (!problem.isEmpty()) System.err.println(problem);
+        if (!problem.isEmpty()) System.err.println("the host ends: " + problem);
         // Past the hook: there is nobody to say goodbye to any more.
         Runtime.getRuntime().halt(problem.isEmpty() ? 0 : 1);
     }
@@ -146,7 +146,10 @@ public final class Host implements StreamObserver<ConnectResponse> {
                 hello.setProtocolVersion(Sidecar.PROTOCOL_VERSION).setInvocationCredits(TURNS_MAX)));
     }
 
-    /** Sends a frame. One thread at a time: a StreamObserver must not be called by two at once. */
+    /**
+     * Sends a frame. One thread at a time: a StreamObserver must not be called by two at once. Back pressure
+     * ({@code CallStreamObserver.isReady}) needs no heed here: TURNS_MAX bounds what can wait to be written.
+     */
     private synchronized void send(ComponentFrame.Builder frame) {
         if (ended.isDone()) return;
         toSidecar.onNext(ConnectRequest.newBuilder().addFrames(frame).build());
@@ -157,9 +160,15 @@ public final class Host implements StreamObserver<ConnectResponse> {
         message.getFramesList().forEach(this::take);
     }
 
+    /** Takes what the sidecar says. Kinds of frames that this version does not know need no answer. */
     private synchronized void take(SidecarFrame frame) {
         switch (frame.getFrameCase()) {
-            case WELCOME -> welcomed.complete(null);
+            case WELCOME -> {
+                // 64 bits without a sign: Java's `long` would print the upper half as negative numbers.
+                System.err.println("hosts on node " + frame.getWelcome().getNode() + ", incarnation "
+                        + Long.toUnsignedString(frame.getWelcome().getIncarnation()));
+                welcomed.complete(null);
+            }
             case INVOCATION -> {
                 var turn = new Turn(frame.getInvocation());
                 turns.put(turn.invocation.getTurnToken(), turn);
@@ -170,6 +179,7 @@ public final class Host implements StreamObserver<ConnectResponse> {
                 if (answer != null) answer.complete(frame.getResponse());
             }
             case CANCEL_TURN -> {
+                // Its code stops, and then its result goes out. A turn that has answered already is not in the table.
                 var turn = turns.get(frame.getCancelTurn().getTurnToken());
                 if (turn != null) turn.cancel();
             }
@@ -181,6 +191,7 @@ public final class Host implements StreamObserver<ConnectResponse> {
         }
     }
 
+    /** The turn's code has ended: exactly one result. */
     private synchronized void finish(Turn turn, TurnOutcome.Builder outcome) {
         String token = turn.invocation.getTurnToken();
         turns.remove(token);
@@ -203,6 +214,7 @@ public final class Host implements StreamObserver<ConnectResponse> {
         ended.complete(leaving ? "" : "the sidecar closed the stream");
     }
 
+    /** Leaves in order: no new turns come, those that run are finished, everything is handed over, then it closes. */
     private int leave() {
         synchronized (this) {
             leaving = true;
@@ -211,7 +223,7 @@ public final class Host implements StreamObserver<ConnectResponse> {
         try {
             return ended.get(DRAIN_TIMEOUT_SECONDS, TimeUnit.SECONDS).isEmpty() ? 0 : 1;
         } catch (Exception e) {
-            System.err.println("not handed over after " + DRAIN_TIMEOUT_SECONDS + " s");
+            System.err.println("the host ends: not handed over after " + DRAIN_TIMEOUT_SECONDS + " s");
             return 1;
         }
     }
@@ -242,17 +254,20 @@ public final class Host implements StreamObserver<ConnectResponse> {
                 thread = null;
                 // The interruption was meant for this turn, not for the thread's next one.
                 Thread.interrupted();
+                // A turn that was told to stop has no result of its own: another attempt has taken over.
                 if (cancelled) outcome.setCancelled(Cancelled.getDefaultInstance());
             }
             finish(this, outcome);
         }
 
+        /** Also right before the turn's thread has begun: then the code never runs. */
         synchronized void cancel() {
             cancelled = true;
             if (thread != null) thread.interrupt();
         }
     }
 
+    /** An error of the application: it goes back to the caller and is not retried. */
     private static ApplicationError failure(Exception e) {
         var stack = new StringWriter();
         e.printStackTrace(new PrintWriter(stack));
