@@ -15,7 +15,7 @@ use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, NodeOptions, World, process, test, wait};
 use serde_json::json;
 
-use super::{about, customers, lag};
+use super::{about, beside, customers, lag};
 
 fn starting(subscription: Subscription, start: Start) -> Subscription {
     Subscription { start: Some(SubscriptionStart { start: Some(start) }), ..subscription }
@@ -303,13 +303,9 @@ impl Ear {
 fn a_method_that_does_not_exist_is_named_with_those_that_do() {
     test(async {
         let world = World::new("typo");
-        let node = world.bare("a").await;
+        let (node, _host, _) = beside(&world, Host::builder().actor(Ear)).await;
         let client = node.client().await;
-        for topic in ["orders", "failed"] {
-            client.create_topic(topic, 1).await.expect("created");
-        }
-        let _host =
-            Host::builder().actor(Ear).socket(&node.socket).start().await.expect("it hosts");
+        client.create_topic("failed", 1).await.expect("created");
         let to_ears = Subscription {
             dead_letter_topic: "failed".into(),
             ..to_actors("ears", "orders", ("Ear", "subject"), "herd")
