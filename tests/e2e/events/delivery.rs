@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kar_proto::v1::subscription_start::Start;
 use kar_proto::v1::{
-    PublishBatchRequest, RemoveActorRequest, RetryPolicy, Subscription, SubscriptionStart,
+    InvocationMode, PublishBatchRequest, RemoveActorRequest, RetryPolicy, Subscription,
+    SubscriptionStart,
 };
 use kar_sdk::{ActorContext, Host};
 use kar_tests::component::{Component, Turn, actor, hello};
@@ -117,6 +118,36 @@ fn a_subscription_to_one_actor_ends_with_the_actors_removal() {
             turn.finish(&json!(null)).await;
         }
         nothing_left(&world).await;
+    });
+}
+
+/// A subscription wakes an actor that was idle, and finds its state.
+#[test]
+fn an_actor_that_became_passive_is_told_too() {
+    test(async {
+        let world = World::new("passive");
+        world.add_run_args(&["--actor-idle-ms", "100"]);
+        let node = world.bare("a").await;
+        let client = node.client().await;
+        client.create_topic("orders", 1).await.expect("created");
+        let mut greeting = hello(&[], &["Customer"]);
+        greeting.actor_types[0].deactivates = true;
+        let mut host = Component::connect(&client, greeting).await.expect("welcome");
+        let to_customers = to_actors("totals", "orders", ("Customer", "subject"), "ordered");
+        client.subscribe(to_customers).await.expect("subscribed");
+        for n in 1..4 {
+            client.publish(about("alice", &json!(n))).await.expect("durable");
+            let turn = host.next_turn().await;
+            assert_eq!((turn.frame.mode(), turn.argument()), (InvocationMode::Tell, json!(n)));
+            let before = turn.get("seen").await.expect("read");
+            assert_eq!(before.as_i64().unwrap_or(0), n - 1);
+            turn.set(&[("seen", json!(n))]).await.expect("buffered");
+            turn.finish(&json!(null)).await;
+            let turn = host.next_turn().await;
+            assert_eq!(turn.frame.mode(), InvocationMode::Deactivate);
+            turn.finish(&json!(null)).await;
+        }
+        lag(&client, 0).await;
     });
 }
 

@@ -236,6 +236,8 @@ fn what_is_wrong_with_a_subscription_is_said() {
         let other = Subscription { method: "other".into(), ..good() };
         let status = refused(other, Code::AlreadyExists, "SUBSCRIPTION_EXISTS").await;
         assert_eq!(metadata(&status, "subscription"), "totals");
+        assert_eq!(metadata(&status, "setting"), "method");
+        assert!(status.message().contains("another method"), "{status:?}");
         let none = PauseSubscriptionRequest { name: "none".into() };
         let status = client.event().pause_subscription(none).await;
         let status = assert_error(status, Code::NotFound, "UNKNOWN_SUBSCRIPTION");
