@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kar_sdk::{CallError, EventFilter, Kar, NewEvent, Start};
+use kar_sdk::{CallError, EventFilter, Kar, NewEvent, NewTopic, Start};
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{World, process, test, wait};
 use serde_json::{Value, json};
@@ -66,8 +66,15 @@ fn the_rust_sdk_publishes_and_follows() {
         let world = World::new("sdk");
         let a = world.bare("a").await;
         let client = Kar::builder().socket(&a.socket).connect().await.expect("connected");
-        a.client().await.create_topic("orders", 2).await.expect("created");
         let topic = client.topic("orders");
+        let settings = || NewTopic::default().partitions(2).keep_forever();
+        assert!(topic.create(settings()).await.expect("created"));
+        assert!(!topic.create(settings()).await.expect("it is there"));
+        let other = topic.create(settings().partitions(3)).await.expect_err("another one");
+        assert!(
+            matches!(&other, CallError::Rejected(r) if r.metadata["setting"] == "partitions"),
+            "{other}"
+        );
         let event = |n: i64| NewEvent::new("order.created", &n).key("alice").attribute("n", "x");
         let first = topic.publish(event(0).request_id("r")).await.expect("durable");
         let again = topic.publish(event(0).request_id("r")).await.expect("durable");
@@ -85,8 +92,9 @@ fn the_rust_sdk_publishes_and_follows() {
                 consumer.flush().await.expect("durable");
             }
         }
-        let view = a.client().await.topic("orders").await.expect("it is there");
-        assert_eq!(view.consumers[0].lag, 0);
+        let view = topic.describe().await.expect("it is there");
+        assert_eq!(view.partitions.iter().map(|one| one.end - one.start).sum::<u64>(), 4);
+        assert_eq!((&*view.consumers[0].name, view.consumers[0].lag), ("c", 0));
         // Both go on by themselves when the hub is lost.
         let hub = world.hub().await;
         process::kill(hub);
@@ -113,6 +121,8 @@ fn the_rust_sdk_publishes_and_follows() {
             "{over}"
         );
         drop(other);
+        assert!(topic.forget("c").await.expect("ok") && !topic.forget("c").await.expect("ok"));
+        assert!(topic.delete().await.expect("ok") && !topic.delete().await.expect("ok"));
         let unknown = client.topic("none").publish(event(0)).await.expect_err("unknown");
         assert!(
             matches!(&unknown, CallError::Rejected(r) if r.reason == "UNKNOWN_TOPIC"),
