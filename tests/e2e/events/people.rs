@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use kar_sdk::{CallError, EventFilter, Kar, NewEvent, NewTopic, Start};
-use kar_tests::world::READY_LIMIT;
-use kar_tests::{World, process, test, wait};
+use kar_tests::{World, process, test};
 use serde_json::{Value, json};
 
 /// What a command printed, a JSON document a line.

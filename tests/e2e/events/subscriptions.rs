@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kar_proto::v1::event_filter::Dialect;
 use kar_proto::v1::{
-    AttributeValues, Event, EventFilter, InvocationMode, PauseSubscriptionRequest, PublishRequest,
+    AttributeValues, EventFilter, InvocationMode, PauseSubscriptionRequest,
     RedriveSubscriptionRequest, ResumeSubscriptionRequest, Subscription, SubscriptionState,
     UnsubscribeRequest,
 };
