@@ -12,7 +12,7 @@ use super::client::with_session;
 use super::exit::{Code, Effect, Failure, Outcome};
 use super::get::NOTHING;
 use super::listing::{Page, listed};
-use super::output::{Table, age};
+use super::output::{Table, age, exact};
 use super::payload::{self, line};
 
 /// What Ctrl-C means for a change that was sent.
@@ -139,7 +139,7 @@ fn topic_row(description: &TopicDescription) -> Vec<String> {
     let topic = description.topic.clone().unwrap_or_default();
     let bytes: i64 = description.partitions.iter().map(|partition| partition.bytes).sum();
     let lag = description.consumers.iter().map(|consumer| consumer.lag).max();
-    let time = topic.retention_time.map_or_else(|| "-".to_owned(), |time| time.to_string());
+    let time = topic.retention_time.map_or_else(|| "-".to_owned(), |time| exact(&time));
     vec![
         topic.name,
         topic.partitions.to_string(),

@@ -265,6 +265,12 @@ fn people_subscribe_on_the_terminal() {
         let other = ["audit", "orders", "--service", "audit", "--method", "other"];
         let other = world.kar_here("subscription create", &other).await;
         assert_eq!(other.code, 8, "{other:?}");
+        for whom in [&["--id", "x", "--id-from", "subject"][..], &[]] {
+            let words = ["audit", "orders", "--actor", "Customer", "--method", "m"];
+            let wrong = world.kar_here("subscription create", &[&words, whom].concat()).await;
+            assert_eq!(wrong.code, 2, "{wrong:?}");
+            assert!(wrong.stderr.contains("--id-from <ATTRIBUTE>"), "{wrong:?}");
+        }
         let none = world.kar_here("subscription pause", &["none"]).await;
         assert_eq!(none.code, 4, "{none:?}");
         let paused = world.kar_here("subscription pause", &["audit"]).await;

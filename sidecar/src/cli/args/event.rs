@@ -245,13 +245,13 @@ pub(crate) struct NewSubscription {
     )]
     pub(crate) service: Option<String>,
     /// Deliver to actors of this type
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", requires = "instance")]
     pub(crate) actor: Option<String>,
     /// … to this instance
-    #[arg(long, value_name = "ID", requires = "actor", conflicts_with = "id_from")]
+    #[arg(long, value_name = "ID", requires = "actor", group = "instance")]
     pub(crate) id: Option<String>,
     /// … to the instance that this attribute of the event names, `subject` say
-    #[arg(long, value_name = "ATTRIBUTE", requires = "actor")]
+    #[arg(long, value_name = "ATTRIBUTE", requires = "actor", group = "instance")]
     pub(crate) id_from: Option<String>,
     /// Handle events of a service with the same value of this attribute at the same owner
     #[arg(long, value_name = "ATTRIBUTE", requires = "service")]
