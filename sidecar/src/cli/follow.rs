@@ -210,3 +210,54 @@ fn cloud_event(told: &ConsumeResponse, event: Event) -> Value {
     }
     Value::Object(shown)
 }
+
+#[cfg(test)]
+mod tests {
+    use kar_proto::v1::Payload;
+    use kar_proto::v1::payload::Body;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn where_to_begin_is_understood() {
+        let told = |text| start(text).map(|start| start.start.expect("never empty"));
+        assert_eq!(told("earliest").expect("known"), Start::Earliest(true));
+        assert_eq!(told("latest").expect("known"), Start::Latest(true));
+        assert!(
+            matches!(told("3/17"), Ok(Start::Positions(places)) if places.positions == ["3/17"])
+        );
+        assert!(matches!(told("2030-01-31T09:30:00Z"), Ok(Start::Time(_))));
+        assert_eq!(told("yesterday").expect_err("not understood").code, Code::Usage);
+    }
+
+    #[test]
+    fn events_are_printed_as_cloud_events() {
+        let data = |bytes: &'static [u8], content_type: &str| Payload {
+            body: Some(Body::Data(bytes.into())),
+            content_type: content_type.into(),
+        };
+        let event = |data| Event {
+            id: "1".into(),
+            source: "/s".into(),
+            r#type: "t".into(),
+            data,
+            attributes: [("customer".to_owned(), "alice".to_owned())].into(),
+            ..Default::default()
+        };
+        let told = ConsumeResponse { position: "0/1".into(), ..Default::default() };
+        let shown = cloud_event(&told, event(Some(data(b"{\"a\":1}", "application/json"))));
+        assert_eq!(
+            shown,
+            json!({
+                "specversion": "1.0", "id": "1", "source": "/s", "type": "t", "customer": "alice",
+                "datacontenttype": "application/json", "data": { "a": 1 }, "karPosition": "0/1",
+            })
+        );
+        let shown = cloud_event(&told, event(Some(data(&[0xff], "image/png"))));
+        assert_eq!(shown["data_base64"], json!("/w=="));
+        let shown = cloud_event(&told, event(Some(data(b"hello", "text/plain"))));
+        assert_eq!(shown["data"], json!("hello"));
+        assert_eq!(cloud_event(&told, event(None)).get("data"), None);
+    }
+}
