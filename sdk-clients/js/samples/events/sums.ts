@@ -17,7 +17,8 @@ const METHODS: { [name: string]: (invocation: InvocationFrame) => Promise<number
   /**
    * Is told of an event. Its data are the argument, `event` has the rest; so the method can be called, too. That it
    * returns is the acknowledgement: the sum is durable together with it, and the event is not delivered again. If it
-   * fails the event is a dead letter; if this process is killed the event comes again, and what was written is not there.
+   * fails the event is a dead letter; if this process is killed the event comes again, and what was written is not
+   * there.
    */
   async add({ turnToken, payload, event }) {
     const number = payload?.body ? parse<unknown>(payload) : undefined;

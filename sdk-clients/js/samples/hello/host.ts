@@ -80,7 +80,7 @@ export class Host {
   }
 
   #send(frame: NonNullable<ComponentFrame["frame"]>): void {
-    // What it returns tells of back pressure. There is none to heed here: `TURNS_MAX` bounds what can wait to be written.
+    // What it returns tells of back pressure. There is none to heed here: `TURNS_MAX` bounds what can wait.
     this.#stream.write({ frames: [{ frame }] });
   }
 

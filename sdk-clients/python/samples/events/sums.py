@@ -1,5 +1,5 @@
-"""Hosts the actor type `Sum`, and has the numbers of a topic delivered to it: each instance adds up the numbers that have
-its id as their key.
+"""Hosts the actor type `Sum`, and has the numbers of a topic delivered to it: each instance adds up the numbers that
+have its id as their key.
 
     kar topic create --app numbers numbers
     kar run --app numbers --actors Sum -- python sdk-clients/python/samples/events/sums.py numbers

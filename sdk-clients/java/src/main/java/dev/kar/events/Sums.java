@@ -19,8 +19,8 @@ import dev.kar.v1.Subscription;
 import dev.kar.v1.Target;
 
 /**
- * Hosts the actor type {@code Sum}, and has the numbers of a topic delivered to it, without an SDK: each instance adds up
- * the numbers that have its id as their key.
+ * Hosts the actor type {@code Sum}, and has the numbers of a topic delivered to it, without an SDK: each instance adds
+ * up the numbers that have its id as their key.
  *
  * <pre>
  * kar topic create --app numbers numbers
@@ -75,10 +75,10 @@ public final class Sums {
     }
 
     /**
-     * Is told of an event. Its data are the argument, {@code getEvent} has the rest; so the method can be called, too. That
-     * it returns is the acknowledgement: the sum is durable together with it, and the event is not delivered again. If it
-     * fails the event is a dead letter; if this process is killed the event comes again, and what was written is not
-     * there.
+     * Is told of an event. Its data are the argument, {@code getEvent} has the rest; so the method can be called, too.
+     * That it returns is the acknowledgement: the sum is durable together with it, and the event is not delivered
+     * again. If it fails the event is a dead letter; if this process is killed the event comes again, and what was
+     * written is not there.
      */
     private long add(InvocationFrame invocation) throws Exception {
         Long number = Host.parse(invocation.getPayload(), Long.class);
