@@ -4,6 +4,8 @@
 mod consumer;
 mod filter;
 pub(crate) mod subscription;
+mod topic;
+mod window;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +23,7 @@ use crate::stream::{Answer, Operation};
 pub use consumer::{Consume, Consumer, Received, Start};
 pub use filter::EventFilter;
 pub use subscription::{Subscribed, Subscription, SubscriptionState};
+pub use topic::{NewTopic, TopicConsumer, TopicDescription, TopicPartition};
 
 /// A topic, by its name. All applications of a hub use the same topics. `S` is [`Root`] for a client,
 /// [`Nested`](crate::Nested) in a turn.

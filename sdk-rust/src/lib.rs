@@ -138,8 +138,9 @@ pub use context::{
 };
 pub use error::{ApplicationError, CallError, Conflict, ConnectError, Error, HostError, Rejection};
 pub use event::{
-    Consume, Consumer, Delivery, Event, EventFilter, NewEvent, Published, Received, Start,
-    Subscribed, Subscription, SubscriptionState, Topic,
+    Consume, Consumer, Delivery, Event, EventFilter, NewEvent, NewTopic, Published, Received,
+    Start, Subscribed, Subscription, SubscriptionState, Topic, TopicConsumer, TopicDescription,
+    TopicPartition,
 };
 pub use host::{Host, HostBuilder, ShutdownHandle};
 pub use hosted::{Actor, Method, MethodFuture, Service};

@@ -1,10 +1,13 @@
 //! Topics with real processes: publishing, consuming, and what is refused.
 
 mod consuming;
+mod delivery;
 mod killed;
 mod people;
 mod publishing;
+mod rust_consumer;
 mod subscriptions;
+mod terminal;
 
 use kar_proto::v1::request::Operation;
 use kar_proto::v1::response::Result as Answer;
@@ -12,12 +15,50 @@ use kar_proto::v1::{
     CreateTopicRequest, DeleteTopicRequest, Event, ListTopicsRequest, Payload, PublishBatchRequest,
     PublishRequest,
 };
+use kar_sdk::{Host, HostBuilder};
 use kar_tests::component::{Component, hello};
 use kar_tests::errors::{assert_error, metadata};
 use kar_tests::events::{consume, publication};
-use kar_tests::{World, test};
-use serde_json::json;
+use kar_tests::world::READY_LIMIT;
+use kar_tests::{Client, Node, World, test, wait};
+use serde_json::{Value, json};
 use tonic::Code;
+
+/// A node whose component hosts customers, and a topic `orders`.
+async fn customers(world: &World, partitions: i32) -> (Node, Client, Component) {
+    let node = world.bare("a").await;
+    let client = node.client().await;
+    client.create_topic("orders", partitions).await.expect("created");
+    let host = Component::connect(&client, hello(&[], &["Customer"])).await.expect("welcome");
+    (node, client, host)
+}
+
+/// A node beside which the Rust SDK hosts this, a client of it, and a topic `orders`.
+async fn beside(world: &World, host: HostBuilder) -> (Node, Host, kar_sdk::Client) {
+    let node = world.bare("a").await;
+    node.client().await.create_topic("orders", 1).await.expect("created");
+    let host = host.socket(&node.socket).start().await.expect("it hosts");
+    let client = host.client();
+    (node, host, client)
+}
+
+/// A request to publish an order of somebody.
+fn about(subject: &str, data: &Value) -> PublishRequest {
+    let mut request = publication("orders", subject, data);
+    let event = request.event.get_or_insert_with(Event::default);
+    event.subject = subject.into();
+    event.r#type = "order.created".into();
+    request
+}
+
+/// Waits until every subscription has this lag.
+async fn lag(client: &Client, wanted: i64) {
+    wait::until("the lag", READY_LIMIT, async || {
+        let all = client.subscriptions().await.expect("listed");
+        all.iter().all(|info| info.lag == wanted).then_some(())
+    })
+    .await;
+}
 
 #[test]
 fn what_one_node_publishes_another_one_consumes() {

@@ -245,7 +245,7 @@ async def main():
     assert await subscriptions.subscribe(totals)
     assert not await subscriptions.subscribe(totals)
     to_one = kar.Subscription("totals", "orders", kar.ToActor(Customer, "alice"), "ordered")
-    await fails(kar.SubscriptionExists, subscriptions.subscribe(to_one))
+    assert (await fails(kar.SubscriptionExists, subscriptions.subscribe(to_one))).setting == "target"
 
     shop, alice = client.service(Shop, affinity_key="alice"), client.actor(Customer, "alice")
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use kar_proto::v1::request::Operation;
 use kar_proto::v1::response::Result as Answer;
 use kar_proto::v1::{
-    ConsumeOpened, ConsumeRequest, ConsumeResponse, CreateTopicRequest, DescribeTopicRequest,
-    Event, ListSubscriptionsRequest, PublishRequest, SubscribeRequest, Subscription,
-    SubscriptionInfo, Topic, TopicDescription, turn_outcome,
+    ApplicationError, ConsumeOpened, ConsumeRequest, ConsumeResponse, CreateTopicRequest,
+    DescribeTopicRequest, Event, ListSubscriptionsRequest, PublishRequest, SubscribeRequest,
+    Subscription, SubscriptionInfo, Topic, TopicDescription, turn_outcome,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -169,6 +169,12 @@ impl Turn {
     pub async fn fail(self, code: &str) {
         let error = turn_outcome::Result::Error(error(code, "as it was asked for"));
         self.handle.finish(&self.token, error).await;
+    }
+
+    /// Ends with an error of this code that another attempt may mend.
+    pub async fn fail_for_now(self, code: &str) {
+        let error = ApplicationError { retryable: true, ..error(code, "as it was asked for") };
+        self.handle.finish(&self.token, turn_outcome::Result::Error(error)).await;
     }
 }
 

@@ -24,9 +24,9 @@ class Follower:
         self._end: asyncio.Future[tuple[grpc.StatusCode, tuple[Any, ...]]] = loop.create_future()
         self._gone = asyncio.Event()
 
-    async def open(self, *positions: str) -> None:
+    async def open(self, *positions: str, topic_id: str = "id") -> None:
         """Tells that it has begun."""
-        await self.say(opened=event_pb2.ConsumeOpened(topic_id="id", positions=positions))
+        await self.say(opened=event_pb2.ConsumeOpened(topic_id=topic_id, positions=positions))
 
     async def say(self, **fields: Any) -> None:
         """Says something."""

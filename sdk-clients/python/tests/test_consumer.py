@@ -201,6 +201,23 @@ async def test_what_ends_it_is_told_to_everybody_who_waits(tmp_path: Path) -> No
 
 
 @asynchronous
+async def test_a_topic_that_is_created_anew_is_another_one(tmp_path: Path) -> None:
+    async with topic(tmp_path) as (fake, orders):
+        for name in ("audit", ""):
+            consumer = orders.consume(name)
+            follower = await opened(fake, consumer, "0/1")
+            await follower.give("0/1")
+            await read(consumer, 1)
+            follower.end(grpc.StatusCode.UNAVAILABLE)
+            follower = await fake.followers.get()
+            await follower.open("0/1", topic_id="another")
+            with pytest.raises(kar.UnknownTopic, match="another one") as gone:
+                await anext(consumer)
+            assert gone.value.topic == "orders"
+            await consumer.close()
+
+
+@asynchronous
 async def test_one_that_is_refused_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     async with topic(tmp_path) as (fake, orders):
         opening = asyncio.create_task(orders.consume().open())

@@ -117,6 +117,24 @@ def test_nothing_is_acknowledged_twice_or_before_it_was_given() -> None:
     assert not window.unsure() and window.outgoing() is None
 
 
+def test_what_has_to_come_again_comes_though_nothing_is_taken() -> None:
+    window = Window(2, is_named=True)
+    begun(window, "0/1", "1/1")
+    came(window, "0/1")
+    window.take()
+    window.acknowledge("0/1")
+    # The stream is lost, and the other partition's events come first.
+    assert begun(window, "0/1", "1/1") == 2
+    for position in ("1/1", "1/2", "1/3"):
+        came(window, position)
+        assert said(window) == ([], 1), position
+    came(window, "0/1")
+    assert said(window) == (["0/1"], 1)
+    # What was given in advance is not given again.
+    assert taken(window) == ["1/1", "1/2", "1/3"]
+    assert window.outgoing() is None
+
+
 def test_without_a_name_it_goes_on_behind_what_has_come() -> None:
     window = Window(2, is_named=False)
     assert window.begin() == (2, [])

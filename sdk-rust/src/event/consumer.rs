@@ -1,6 +1,5 @@
 //! Following a topic ([`Consumer`]).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,10 +11,15 @@ use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use super::window::{Beginning, Place, Window};
 use super::{Event, EventFilter};
-use crate::error::CallError;
+use crate::error::{CallError, Rejection};
 use crate::limits::{BACKOFF_MAX, BACKOFF_MIN, CONSUMER_EVENTS_AHEAD, MESSAGE_BYTES_DECODE_MAX};
 use crate::transport::Sidecar;
+
+/// Messages of a consumer on their way to the connection's task. What finds no room is said a moment later: messages
+/// of credits alone are so few that there are acknowledgements among so many, whose confirmation comes.
+const REQUESTS_MAX: usize = 16;
 
 /// How a topic is to be followed.
 #[derive(Clone, Debug)]
@@ -43,19 +47,34 @@ pub enum Start {
     Time(SystemTime),
 }
 
-/// Follows a topic, on a connection of its own, which is made again when it breaks.
+/// Follows a topic, on a connection of its own, which is made again when it breaks. Every event that is published from
+/// its opening on is given, by partition in order, each once.
 ///
-/// With a name it is remembered how far it has come: after a break, or in another process, it goes on behind the events
-/// that it has acknowledged, and those that it has not come again. Without a name it goes on behind the last event that
-/// it was given, for as long as this value lives.
+/// With a name it is remembered how far it has come: in another process it goes on with what is not acknowledged, and
+/// nothing that was acknowledged durably comes again. The sidecar gives no more than `consume-unacknowledged-max`
+/// (1,000) events that are not acknowledged. Without a name nothing is remembered: it goes on behind the last event
+/// that has come, for as long as this value lives.
+///
+/// ```no_run
+/// # use kar_sdk::{CallError, Client};
+/// # async fn f(client: &Client) -> Result<(), CallError> {
+/// let mut events = client.topic("orders").consume().named("audit").open().await?;
+/// while let Ok(received) = events.next().await {
+///     println!("{}", received.event.data::<serde_json::Value>()?);
+///     events.acknowledge(&received);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Consumer {
     settings: Consume,
     connection: Option<Connection>,
-    /// By partition, the offset behind the last event that came; of one without a name.
-    behind: BTreeMap<u32, u64>,
-    /// Where it began, once that is known.
-    began: bool,
+    window: Window,
+    /// Id of the topic, from the first stream on: one that is created anew under the name is another one.
+    topic_id: Option<String>,
+    /// What has ended it for good.
+    over: Option<CallError>,
+    skipped: u64,
 }
 
 /// An event that has come.
@@ -128,103 +147,152 @@ impl Consume {
     /// # Errors
     /// The sidecar's ([`CallError::Rejected`] with reason `UNKNOWN_TOPIC` or `INVALID_FIELD`, say).
     pub async fn open(self) -> Result<Consumer, CallError> {
-        let mut consumer =
-            Consumer { settings: self, connection: None, behind: BTreeMap::new(), began: false };
+        let window = Window::new(self.ahead, !self.name.is_empty());
+        let mut consumer = Consumer {
+            settings: self,
+            connection: None,
+            window,
+            topic_id: None,
+            over: None,
+            skipped: 0,
+        };
         consumer.connect().await?;
         Ok(consumer)
     }
 
-    fn first(&self, behind: &BTreeMap<u32, u64>, began: bool) -> proto::ConsumeRequest {
+    fn first(&self, beginning: Beginning) -> proto::ConsumeRequest {
+        let positions = beginning.positions;
         let start = match self.start {
-            // One without a name goes on where it was.
-            _ if began && self.name.is_empty() => {
-                let place = |(partition, offset): (&u32, &u64)| format!("{partition}/{offset}");
-                let positions = behind.iter().map(place).collect();
-                Wire::Positions(proto::StartPositions { positions })
-            }
+            // It goes on where it was.
+            _ if !positions.is_empty() => Wire::Positions(proto::StartPositions { positions }),
             Start::Earliest => Wire::Earliest(true),
             Start::Latest => Wire::Latest(true),
             Start::Time(time) => Wire::Time(time.into()),
         };
         proto::ConsumeRequest {
             topic: self.topic.clone(),
-            credits: self.ahead.into(),
+            credits: beginning.credits,
             consumer: self.name.clone(),
             start: Some(proto::ConsumeStart { start: Some(start) }),
             filter: self.filter.clone().map(|filter| filter.0),
+            confirm: !self.name.is_empty(),
             ..Default::default()
         }
+    }
+
+    /// As the sidecar would say, had it been asked before there was another topic of the name.
+    fn topic_is_gone(&self) -> CallError {
+        let topic = &self.topic;
+        CallError::Rejected(Box::new(Rejection {
+            code: tonic::Code::NotFound.into(),
+            reason: "UNKNOWN_TOPIC".to_owned(),
+            message: format!("topic '{topic}' was deleted, and another one created under its name"),
+            metadata: [("topic".to_owned(), topic.clone())].into(),
+        }))
     }
 }
 
 // === impl Consumer ===
 
 impl Consumer {
-    /// The next event; waits for it. Connects again as needed.
+    /// The next event; waits for it. Connects again as needed. Nothing is lost if this is not waited for to its end.
     ///
     /// # Errors
     /// [`CallError::Rejected`] with reason `UNKNOWN_TOPIC` if the topic was deleted, `CONSUMER_TAKEN_OVER` if another
-    /// one has begun under the name; [`CallError::Unavailable`] if no connection was to be had in time.
+    /// one has begun under the name: it is over then, and says so again. [`CallError::Unavailable`] or
+    /// [`CallError::Unknown`] if no connection was to be had in time; it tries again when it is asked again.
     pub async fn next(&mut self) -> Result<Received, CallError> {
         loop {
-            if self.connection.is_none() {
-                self.connect().await?;
+            // One with a name that is over cannot acknowledge what has come, which goes to others.
+            let is_lost = self.over.is_some() && !self.settings.name.is_empty();
+            if !is_lost && let Some(received) = self.window.take() {
+                self.say();
+                return Ok(received);
             }
-            let Some(connection) = &mut self.connection else { continue };
-            match connection.answers.message().await {
-                Ok(Some(answer)) => {
-                    if let Some(received) = self.take(answer) {
-                        return Ok(received);
-                    }
-                }
-                Ok(None) => self.connection = None,
-                Err(status) => {
-                    self.connection = None;
-                    let error = passing(&status);
-                    if let Some(error) = error {
-                        return Err(error);
-                    }
-                }
+            self.advance().await?;
+        }
+    }
+
+    /// Says of an event that it is done with: it does not come again. Events may be acknowledged in any order. It is on
+    /// its way then, and sent again if the connection breaks, by what is waited for next ([`next`](Self::next) or
+    /// [`flush`](Self::flush)). For consumers with a name; with others nothing happens.
+    pub fn acknowledge(&mut self, received: &Received) {
+        // One that was made up names no place, and was not given.
+        if let Some(at) = Place::parse(&received.position) {
+            self.window.acknowledge(at);
+            self.say();
+        }
+    }
+
+    /// Waits until everything that was acknowledged so far is durable: after that it never comes again, to whichever
+    /// consumer of the name. Worth it before the consumer is dropped.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next): what is not durable may come again.
+    pub async fn flush(&mut self) -> Result<(), CallError> {
+        let unsure = self.window.unsure();
+        while !self.window.is_durable(&unsure) {
+            self.advance().await?;
+        }
+        Ok(())
+    }
+
+    /// Events that the topic has let go, because of its retention, before this consumer had them.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Takes one answer, or connects.
+    async fn advance(&mut self) -> Result<(), CallError> {
+        if let Some(error) = &self.over {
+            return Err(error.clone());
+        }
+        self.say();
+        let Some(connection) = &mut self.connection else { return self.connect().await };
+        match connection.answers.message().await {
+            Ok(Some(answer)) => self.take(answer),
+            Ok(None) => {
+                self.connection = None;
+                Ok(())
+            }
+            Err(status) => {
+                self.connection = None;
+                self.over = passing(&status);
+                Ok(())
             }
         }
     }
 
-    /// Acknowledges an event: it does not come again. For consumers with a name; with others nothing happens.
-    /// Events may be acknowledged in any order. Returns when it is on its way: what is lost with the connection makes
-    /// the event come again.
-    pub async fn acknowledge(&mut self, received: &Received) {
-        if self.settings.name.is_empty() {
-            return;
-        }
-        if let Some(connection) = &self.connection {
-            let acknowledged = vec![received.position.clone()];
-            let request = proto::ConsumeRequest { acknowledged, ..Default::default() };
-            // If the connection is gone, `next` makes another one.
-            let _ = connection.requests.send(request).await;
+    /// Says what is to be said, if there is room.
+    fn say(&mut self) {
+        let Some(connection) = &self.connection else { return };
+        // If the connection is gone, reading tells why.
+        let Ok(room) = connection.requests.try_reserve() else { return };
+        if let Some(said) = self.window.outgoing() {
+            room.send(said);
         }
     }
 
-    fn take(&mut self, answer: proto::ConsumeResponse) -> Option<Received> {
+    fn take(&mut self, answer: proto::ConsumeResponse) -> Result<(), CallError> {
         if let Some(skipped) = &answer.skipped {
+            self.skipped += u64::try_from(skipped.count).unwrap_or(0);
             tracing::warn!(
                 topic = self.settings.topic,
                 partition = skipped.partition,
+                first = skipped.first,
                 count = skipped.count,
                 "events were let go before this consumer had them"
             );
         }
-        let event = Event::from_proto(answer.event?);
-        if let Some((partition, offset)) = place(&answer.position) {
-            self.behind.insert(partition, offset + 1);
-        }
-        if let Some(connection) = &self.connection {
-            let more = proto::ConsumeRequest { credits: 1, ..Default::default() };
-            // There is room for as many as may come ahead; if the connection is gone, `next` makes another one.
-            let _ = connection.requests.try_send(more);
-        }
+        self.window.confirmed(places(&answer.acknowledged)?);
+        let Some(event) = answer.event else { return Ok(()) };
+        let [at] = places([&answer.position])?[..] else { return Err(no_position()) };
         // A time before the clock's beginning has no form here.
         let published = answer.publish_time.and_then(|time| SystemTime::try_from(time).ok());
-        Some(Received { event, position: answer.position, published })
+        let event = Event::from_proto(event);
+        self.window.came(at, Received { event, position: answer.position, published });
+        Ok(())
     }
 
     async fn connect(&mut self) -> Result<(), CallError> {
@@ -236,6 +304,9 @@ impl Consumer {
                 Err(error) => error,
             };
             let again = matches!(error, CallError::Unavailable(_) | CallError::Unknown(_));
+            if !again {
+                self.over = Some(error.clone());
+            }
             if !again || began.elapsed() + pause >= self.settings.reconnect_timeout {
                 return Err(error);
             }
@@ -254,9 +325,8 @@ impl Consumer {
         let mut client = EventServiceClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_DECODE_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_DECODE_MAX);
-        // Room for a credit and an acknowledgement of each event that may be here.
-        let (requests, outgoing) = mpsc::channel(2 * usize::from(self.settings.ahead) + 1);
-        let first = self.settings.first(&self.behind, self.began);
+        let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
+        let first = self.settings.first(self.window.begin());
         // A new queue has room for one.
         let _ = requests.try_send(first);
         let request = dialer.authorized(ReceiverStream::new(outgoing));
@@ -264,12 +334,10 @@ impl Consumer {
         let mut answers = client.consume(request).await.map_err(refused)?.into_inner();
         let opened = answers.message().await.map_err(refused)?.and_then(|answer| answer.opened);
         let opened = opened.ok_or_else(|| CallError::mismatch("consume"))?;
-        for position in &opened.positions {
-            if let Some((partition, offset)) = place(position) {
-                self.behind.entry(partition).or_insert(offset);
-            }
+        if self.topic_id.get_or_insert_with(|| opened.topic_id.clone()) != &opened.topic_id {
+            return Err(self.settings.topic_is_gone());
         }
-        self.began = true;
+        self.window.opened(places(&opened.positions)?);
         self.connection = Some(Connection { requests, answers });
         Ok(())
     }
@@ -284,8 +352,12 @@ fn passing(status: &tonic::Status) -> Option<CallError> {
     (!again).then_some(error)
 }
 
-/// A position in two numbers.
-fn place(position: &str) -> Option<(u32, u64)> {
-    let (partition, offset) = position.split_once('/')?;
-    Some((partition.parse().ok()?, offset.parse().ok()?))
+/// Positions in two numbers each.
+fn places<S: AsRef<str>>(positions: impl IntoIterator<Item = S>) -> Result<Vec<Place>, CallError> {
+    let place = |position: S| Place::parse(position.as_ref()).ok_or_else(no_position);
+    positions.into_iter().map(place).collect()
+}
+
+fn no_position() -> CallError {
+    CallError::mismatch("consume: a position is none")
 }

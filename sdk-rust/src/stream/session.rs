@@ -440,6 +440,8 @@ fn is_repeatable(operation: &Operation) -> bool {
         | Operation::StateList(_)
         | Operation::Cancel(_)
         | Operation::Resume(_)
+        | Operation::CreateTopic(_)
+        | Operation::DescribeTopic(_)
         | Operation::Subscribe(_)
         | Operation::Unsubscribe(_)
         | Operation::PauseSubscription(_)

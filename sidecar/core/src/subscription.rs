@@ -281,11 +281,62 @@ impl SubscriptionTarget {
     }
 }
 
+impl SubscriptionTarget {
+    /// Whether both are the same service, or the same type or instance of actors.
+    fn is_same_but_for_attributes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Service { name, .. }, Self::Service { name: theirs, .. }) => name == theirs,
+            (Self::Actor { name, instance }, Self::Actor { name: theirs, instance: other }) => {
+                let are_attributes =
+                    matches!((instance, other), (Instance::Attribute(_), Instance::Attribute(_)));
+                name == theirs && (are_attributes || instance == other)
+            }
+            _ => false,
+        }
+    }
+
+    fn attribute_name(&self) -> &'static str {
+        match self {
+            Self::Service { .. } => "affinity_attribute",
+            Self::Actor { .. } => "instance_attribute",
+        }
+    }
+}
+
 impl SubscriptionSpec {
     /// Whether it asks for the same as another one, wherever both begin by now.
     pub fn says_the_same(&self, other: &Self) -> bool {
-        let offsets = other.offsets.clone();
-        Self { offsets, ..self.clone() } == *other
+        self.difference(other).is_none()
+    }
+
+    /// The first setting in which it differs from another one, as the contract names it.
+    pub fn difference(&self, other: &Self) -> Option<&'static str> {
+        // Where they begin by now may differ.
+        let Self {
+            name,
+            topic,
+            target,
+            method,
+            filter,
+            start,
+            offsets: _,
+            in_flight,
+            retry,
+            dead_letter,
+        } = self;
+        let settings = [
+            ("name", *name == other.name),
+            ("topic", *topic == other.topic),
+            ("target", target.is_same_but_for_attributes(&other.target)),
+            (target.attribute_name(), *target == other.target),
+            ("method", *method == other.method),
+            ("filter", *filter == other.filter),
+            ("start", *start == other.start),
+            ("in_flight", *in_flight == other.in_flight),
+            ("retry_policy", *retry == other.retry),
+            ("dead_letter_topic", *dead_letter == other.dead_letter),
+        ];
+        settings.into_iter().find(|(_, same)| !same).map(|(setting, _)| setting)
     }
 
     /// Whether it is one, within the bounds.
@@ -505,6 +556,33 @@ mod tests {
         let topic = TopicRef { id: "t2".into(), ..own.topic.clone() };
         assert!(!own.says_the_same(&SubscriptionSpec { topic, ..own.clone() }));
         assert!(!own.says_the_same(&SubscriptionSpec { in_flight: 11, ..own.clone() }));
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let own = spec(actor(Instance::Attribute("x".into())));
+        assert_eq!(own.difference(&own), None);
+        let audit = || SubscriptionTarget::Service { name: "audit".into(), affinity: None };
+        let topic = TopicRef { id: "t2".into(), ..own.topic.clone() };
+        let retry =
+            RetryPolicy { attempts_max: 3, initial_ms: 1, max_ms: 1, multiplier_percent: 100 };
+        for (other, setting) in [
+            (SubscriptionSpec { topic: topic.clone(), ..own.clone() }, "topic"),
+            (spec(audit()), "target"),
+            (spec(actor(Instance::Fixed("x".into()))), "target"),
+            (spec(actor(Instance::Attribute("y".into()))), "instance_attribute"),
+            (SubscriptionSpec { method: "other".into(), ..own.clone() }, "method"),
+            (SubscriptionSpec { filter: Some(Filter::All(Vec::new())), ..own.clone() }, "filter"),
+            (SubscriptionSpec { start: SubscriptionStart::Earliest, ..own.clone() }, "start"),
+            (SubscriptionSpec { in_flight: 11, ..own.clone() }, "in_flight"),
+            (SubscriptionSpec { retry: Some(retry), ..own.clone() }, "retry_policy"),
+            (SubscriptionSpec { dead_letter: Some(topic), ..own.clone() }, "dead_letter_topic"),
+        ] {
+            assert_eq!(own.difference(&other), Some(setting));
+        }
+        let affine =
+            SubscriptionTarget::Service { name: "audit".into(), affinity: Some("x".into()) };
+        assert_eq!(spec(audit()).difference(&spec(affine)), Some("affinity_attribute"));
     }
 
     #[test]

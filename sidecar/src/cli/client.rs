@@ -199,6 +199,20 @@ pub(crate) async fn with_session(
     meaning: &str,
     work: impl AsyncFnOnce(&Session) -> Outcome,
 ) -> Outcome {
+    with_session_to_its_end(reach, async |session| {
+        tokio::select! {
+            outcome = work(session) => outcome,
+            _ = ctrl_c() => Err(Failure::new(Code::Interrupted, format!("interrupted; {meaning}"))),
+        }
+    })
+    .await
+}
+
+/// The same for `work` that knows itself what Ctrl-C means.
+pub(crate) async fn with_session_to_its_end(
+    reach: &ReachArgs,
+    work: impl AsyncFnOnce(&Session) -> Outcome,
+) -> Outcome {
     let session = tokio::select! {
         session = Session::open(reach) => session?,
         _ = ctrl_c() => {
@@ -208,7 +222,6 @@ pub(crate) async fn with_session(
     let outcome = tokio::select! {
         outcome = work(&session) => outcome,
         why = session.failed() => return Err(Failure::new(Code::Unavailable, why)),
-        _ = ctrl_c() => Err(Failure::new(Code::Interrupted, format!("interrupted; {meaning}"))),
     };
     tokio::select! {
         () = session.close() => {}

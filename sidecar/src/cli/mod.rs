@@ -12,9 +12,12 @@ mod demo;
 mod doctor;
 mod event;
 mod exit;
+mod filter;
+mod follow;
 mod get;
 mod limits;
 mod lines;
+mod listing;
 mod logging;
 mod output;
 mod payload;
@@ -111,7 +114,7 @@ async fn dispatch(command: Command) -> Outcome<u8> {
         Command::Reminder(args) => reminder::reminder(args.command).await,
         Command::Topic(args) => event::topic(args.command).await,
         Command::Publish(args) => event::publish(*args).await,
-        Command::Subscribe(args) => event::subscribe(*args).await,
+        Command::Subscribe(args) => follow::subscribe(*args).await,
         Command::Subscription(args) => subscription::subscription(args.command).await,
         Command::Get(args) => match args.what {
             GetCommand::Nodes { list, watch: false } => get::nodes(list).await,

@@ -75,6 +75,16 @@ pub(crate) fn age(time: Option<&prost_types::Timestamp>) -> String {
     }
 }
 
+/// A length of time that somebody has set, for people: exact, in the largest unit that it is a multiple of.
+pub(crate) fn exact(time: &prost_types::Duration) -> String {
+    let units = [(86_400, 'd'), (3_600, 'h'), (60, 'm')];
+    let unit = units.into_iter().find(|(seconds, _)| time.seconds % seconds == 0);
+    match unit.filter(|_| time.nanos == 0 && time.seconds != 0) {
+        Some((seconds, unit)) => format!("{}{unit}", time.seconds / seconds),
+        None => time.to_string(),
+    }
+}
+
 /// Names come from applications and must not steer the terminal.
 fn visible(c: char) -> impl Iterator<Item = char> {
     let escaped = c.is_control().then(|| c.escape_default());
@@ -99,6 +109,16 @@ mod tests {
         let mut table = Table::new(&["ID"]);
         table.row(vec!["\x1b[2Jé".into()]);
         assert_eq!(table.render(), "ID\n\\u{1b}[2Jé");
+    }
+
+    #[test]
+    fn settings_are_exact() {
+        let told = |seconds, nanos| exact(&prost_types::Duration { seconds, nanos });
+        assert_eq!(told(604_800, 0), "7d");
+        assert_eq!(told(129_600, 0), "36h");
+        assert_eq!(told(5_400, 0), "90m");
+        assert_eq!(told(61, 0), "61s");
+        assert_eq!(told(60, 500_000_000), "60.500s");
     }
 
     #[test]

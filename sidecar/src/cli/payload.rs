@@ -110,6 +110,15 @@ pub(crate) fn line(text: &str) -> Outcome {
     written(writeln!(out, "{text}").and_then(|()| out.flush()))
 }
 
+/// The same for output that goes on: whether there is somebody who reads it.
+pub(crate) fn line_if_read(text: &str) -> Outcome<bool> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => written(result).map(|()| true),
+    }
+}
+
 /// A reader that went away (`| head`) is no error.
 fn written(result: io::Result<()>) -> Outcome {
     match result {

@@ -11,16 +11,15 @@ use serde_json::{Value, json};
 
 use super::args::{Format, ListArgs, NewSubscription, SubscriptionCommand};
 use super::client::with_session;
-use super::event::{filter, filter_json};
 use super::exit::{Code, Effect, Failure, Outcome};
-use super::get::{NOTHING, read};
-use super::output::{self, Table, age};
+use super::filter::{self, filter};
+use super::get::NOTHING;
+use super::listing::{Page, listed};
+use super::output::{Table, age};
 use super::payload::line;
 
 /// What Ctrl-C means for a change that was sent.
 const UNKNOWN: &str = "whether it was done is unknown: `kar get subscriptions` shows it";
-/// Subscriptions asked for at a time.
-const PAGE_SIZE: usize = 500;
 
 /// `kar subscription …`.
 pub(crate) async fn subscription(command: SubscriptionCommand) -> Outcome {
@@ -131,33 +130,14 @@ pub(crate) async fn subscriptions(args: ListArgs) -> Outcome {
     with_session(&args.reach, NOTHING, async |session| {
         let headings =
             &["SUBSCRIPTION", "TOPIC", "TARGET", "METHOD", "STATE", "LAG", "IN FLIGHT", "AGE"];
-        let mut table = Table::new(headings);
-        let mut listed = Vec::new();
-        let mut request = ListSubscriptionsRequest::default();
-        let mut more = false;
-        loop {
-            let wanted = args.limit.saturating_sub(listed.len()).min(PAGE_SIZE);
-            request.page_size = i32::try_from(wanted).unwrap_or(i32::MAX);
-            let answer = session.events().list_subscriptions(request.clone()).await;
-            let page = answer.map_err(read)?.into_inner();
-            for info in &page.subscriptions {
-                table.row(row(info));
-                listed.push(to_json(info));
-            }
-            request.page_token = page.next_page_token;
-            if request.page_token.is_empty() {
-                break;
-            }
-            if listed.len() >= args.limit {
-                more = true;
-                break;
-            }
-        }
-        output::print(args.output, &table, &Value::Array(listed))?;
-        if more {
-            eprintln!("left out: there are more than {} (--limit)", args.limit);
-        }
-        Ok(())
+        let show = |info: SubscriptionInfo| (row(&info), to_json(&info));
+        listed(&args, Table::new(headings), show, async |page_size, page_token| {
+            let request = ListSubscriptionsRequest { name: String::new(), page_size, page_token };
+            let page = session.events().list_subscriptions(request).await?.into_inner();
+            let (rows, next_page_token) = (page.subscriptions, page.next_page_token);
+            Ok(Page { rows, left_out: None, next_page_token })
+        })
+        .await
     })
     .await
 }
@@ -221,7 +201,7 @@ fn to_json(info: &SubscriptionInfo) -> Value {
         "instance_attribute": settings.instance_attribute,
         "affinity_attribute": settings.affinity_attribute,
         "method": settings.method,
-        "filter": settings.filter.as_ref().map(filter_json),
+        "filter": settings.filter.as_ref().map(filter::to_json),
         "start": start,
         "in_flight_max": settings.in_flight,
         "max_attempts": settings.retry_policy.map(|policy| policy.max_attempts),

@@ -9,7 +9,7 @@ use super::args::{Format, ListArgs};
 use super::client::with_session;
 use super::exit::{Code, Failure, Outcome};
 use super::get::{NOTHING, node_json, read};
-use super::payload::line;
+use super::payload::line_if_read;
 
 /// Follows the nodes until the command is interrupted.
 pub(crate) async fn nodes(args: ListArgs) -> Outcome {
@@ -20,9 +20,15 @@ pub(crate) async fn nodes(args: ListArgs) -> Outcome {
         let mut shown = Shown::default();
         while let Some(mut topology) = topologies.message().await.map_err(read)? {
             topology.nodes.retain(|node| session.own_node() != Some(&node.name));
-            match args.output {
-                Format::Json => line(&topology_json(&topology).to_string())?,
-                Format::Table => shown.changes(&topology).iter().try_for_each(|l| line(l))?,
+            let lines = match args.output {
+                Format::Json => vec![topology_json(&topology).to_string()],
+                Format::Table => shown.changes(&topology),
+            };
+            for text in lines {
+                // `| head` has enough.
+                if !line_if_read(&text)? {
+                    return Ok(());
+                }
             }
         }
         Err(Failure::new(Code::Unavailable, "the sidecar ended")

@@ -2,6 +2,7 @@
 //! subscriptions.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use kar_core::effect::{RequestError, Response};
@@ -154,7 +155,7 @@ impl Api {
             None => None,
         };
         let offsets = self.begin(&wanted, &view).await?;
-        let spec = SubscriptionSpec {
+        let spec = Arc::new(SubscriptionSpec {
             name: wanted.name,
             topic: reference(&view),
             target: wanted.target,
@@ -165,13 +166,32 @@ impl Api {
             in_flight: wanted.in_flight,
             retry: wanted.retry,
             dead_letter,
-        };
-        match self.asked(Operation::Subscribe { spec: spec.into() }).await {
+        });
+        match self.asked(Operation::Subscribe { spec: Arc::clone(&spec) }).await {
             Ok(Response::Subscribed { created, .. }) => {
                 Ok(Reply::Subscribe(pb::SubscribeResponse { created }))
             }
+            Err(error @ RequestError::SubscriptionDiffers(_)) => {
+                Err(self.differs(&spec).await.unwrap_or_else(|| request_error(&error)))
+            }
             other => Err(unfit(other)),
         }
+    }
+
+    /// In which setting there is another subscription of the name; `None`: it cannot be told, or is over by now.
+    async fn differs(&self, wanted: &SubscriptionSpec) -> Option<Status> {
+        let of = SubscriptionsOf::Name(wanted.name.clone());
+        let Ok(Response::Subscriptions(found)) = self.asked(Operation::Subscriptions { of }).await
+        else {
+            return None;
+        };
+        let setting = found.first()?.subscription.spec.difference(wanted)?;
+        let name = &wanted.name;
+        let message = format!(
+            "there is a subscription '{name}' with another {setting}: choose another name, or unsubscribe it first"
+        );
+        let metadata = [("subscription", name.to_string()), ("setting", setting.to_owned())];
+        Some(status(ErrorReason::SubscriptionExists, message, metadata))
     }
 
     /// The first offset of each partition.

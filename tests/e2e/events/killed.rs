@@ -3,10 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kar_proto::v1::PublishRequest;
-use kar_tests::events::{consume, publication};
+use kar_proto::v1::{ActorTarget, GetAllRequest, PublishRequest};
+use kar_tests::events::{consume, publication, to_actors};
+use kar_tests::fire::nothing_left;
+use kar_tests::grpc::value;
+use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, World, process, test, test_within};
+use rustix::process::Signal;
 use serde_json::json;
+
+use super::lag;
 
 /// Kills the hub and waits until it is gone.
 async fn kill_hub(world: &World) {
@@ -107,5 +113,48 @@ fn nothing_is_lost_or_repeated_while_the_hub_is_killed() {
         tokio::join!(publishing, consuming);
         let view = client.topic("t").await.expect("it is there");
         assert_eq!(view.partitions.iter().map(|p| p.end - 1).sum::<i64>(), EVENTS);
+    });
+}
+
+/// Numbers that are published while one node after the other is restarted in order.
+const ROLLED: i64 = 200;
+/// How many of them between two restarts.
+const BETWEEN: i64 = 25;
+
+/// Subscriptions, and whom they deliver to, are handed over: nobody is told twice, late, or in another order.
+#[test]
+fn a_rolling_restart_loses_and_repeats_nothing() {
+    test_within(Duration::from_secs(120), async {
+        let world = World::new("rolling");
+        let front = world.bare("front").await;
+        let client = front.client().await;
+        client.create_topic("t", 2).await.expect("created");
+        let mut nodes = [world.app("a", &["ears"]).await, world.app("b", &["ears"]).await];
+        for node in &nodes {
+            node.hosts("Ear").await;
+        }
+        let to_ears = to_actors("ears", "t", ("Ear", "partitionkey"), "hear");
+        client.subscribe(to_ears).await.expect("subscribed");
+        for n in 0..ROLLED {
+            let request = publication("t", &format!("k{}", n % KEYS), &json!(n));
+            client.publish(request).await.expect("durable");
+            if n % BETWEEN == BETWEEN / 2 {
+                let node = &mut nodes[usize::try_from(n / BETWEEN % 2).expect("an index")];
+                node.signal(Signal::TERM);
+                node.ended(READY_LIMIT).await;
+                *node = world.app(&node.name, &["ears"]).await;
+                node.hosts("Ear").await;
+            }
+        }
+        lag(&client, 0).await;
+        nothing_left(&world).await;
+        for key in 0..KEYS {
+            let actor = ActorTarget { r#type: "Ear".into(), id: format!("k{key}") };
+            let request = GetAllRequest { actor: Some(actor), turn_token: String::new() };
+            let state = client.actor_state().get_all(request).await.expect("read").into_inner();
+            let heard = state.entries.get("journal").map(value);
+            let wanted: Vec<_> = (0..ROLLED).filter(|n| n % KEYS == key).collect();
+            assert_eq!(heard, Some(json!(wanted)), "once, and in order");
+        }
     });
 }

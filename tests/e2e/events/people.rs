@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use kar_sdk::{CallError, EventFilter, Kar, NewEvent, Start};
-use kar_tests::world::READY_LIMIT;
-use kar_tests::{World, process, test, wait};
+use kar_sdk::{CallError, EventFilter, Kar, NewEvent, NewTopic, Start};
+use kar_tests::{World, process, test};
 use serde_json::{Value, json};
 
 /// What a command printed, a JSON document a line.
@@ -66,8 +65,15 @@ fn the_rust_sdk_publishes_and_follows() {
         let world = World::new("sdk");
         let a = world.bare("a").await;
         let client = Kar::builder().socket(&a.socket).connect().await.expect("connected");
-        a.client().await.create_topic("orders", 2).await.expect("created");
         let topic = client.topic("orders");
+        let settings = || NewTopic::default().partitions(2).keep_forever();
+        assert!(topic.create(settings()).await.expect("created"));
+        assert!(!topic.create(settings()).await.expect("it is there"));
+        let other = topic.create(settings().partitions(3)).await.expect_err("another one");
+        assert!(
+            matches!(&other, CallError::Rejected(r) if r.metadata["setting"] == "partitions"),
+            "{other}"
+        );
         let event = |n: i64| NewEvent::new("order.created", &n).key("alice").attribute("n", "x");
         let first = topic.publish(event(0).request_id("r")).await.expect("durable");
         let again = topic.publish(event(0).request_id("r")).await.expect("durable");
@@ -81,14 +87,13 @@ fn the_rust_sdk_publishes_and_follows() {
                 let received = consumer.next().await.expect("it comes");
                 assert_eq!(received.event.data::<i64>().expect("a number"), n);
                 assert_eq!(received.event.kind, "order.created");
-                consumer.acknowledge(&received).await;
+                consumer.acknowledge(&received);
+                consumer.flush().await.expect("durable");
             }
         }
-        wait::until_true("everything to be acknowledged", READY_LIMIT, async || {
-            let view = a.client().await.topic("orders").await.expect("it is there");
-            view.consumers[0].lag == 0
-        })
-        .await;
+        let view = topic.describe().await.expect("it is there");
+        assert_eq!(view.partitions.iter().map(|one| one.end - one.start).sum::<u64>(), 4);
+        assert_eq!((&*view.consumers[0].name, view.consumers[0].lag), ("c", 0));
         // Both go on by themselves when the hub is lost.
         let hub = world.hub().await;
         process::kill(hub);
@@ -115,42 +120,12 @@ fn the_rust_sdk_publishes_and_follows() {
             "{over}"
         );
         drop(other);
+        assert!(topic.forget("c").await.expect("ok") && !topic.forget("c").await.expect("ok"));
+        assert!(topic.delete().await.expect("ok") && !topic.delete().await.expect("ok"));
         let unknown = client.topic("none").publish(event(0)).await.expect_err("unknown");
         assert!(
             matches!(&unknown, CallError::Rejected(r) if r.reason == "UNKNOWN_TOPIC"),
             "{unknown}"
         );
-    });
-}
-
-/// A consumer of the SDK goes on at the sidecar that replaces a killed one on the same socket.
-#[test]
-fn a_consumer_of_the_rust_sdk_survives_its_sidecar() {
-    test(async {
-        let world = World::new("sdk-node");
-        let a = world.bare("a").await;
-        let b = world.bare("b").await;
-        b.client().await.create_topic("t", 1).await.expect("created");
-        let elsewhere = Kar::builder().socket(&b.socket).connect().await.expect("connected");
-        let client = Kar::builder().socket(&a.socket).connect().await.expect("connected");
-        let mut plain = client.topic("t").consume().open().await.expect("opened");
-        let mut named = client.topic("t").consume().named("c").open().await.expect("opened");
-        for n in 0..2 {
-            elsewhere.topic("t").publish(NewEvent::new("e", &n)).await.expect("durable");
-        }
-        for consumer in [&mut plain, &mut named] {
-            for n in 0..2 {
-                let received = consumer.next().await.expect("it comes");
-                assert_eq!(received.event.data::<i64>().expect("a number"), n);
-            }
-        }
-        a.kill_sidecar();
-        elsewhere.topic("t").publish(NewEvent::new("e", &2)).await.expect("durable");
-        let _replaced = world.bare("a").await;
-        let received = plain.next().await.expect("it comes");
-        assert_eq!(received.event.data::<i64>().expect("a number"), 2, "it goes on where it was");
-        // Nothing was acknowledged by the other one.
-        let received = named.next().await.expect("it comes");
-        assert_eq!(received.event.data::<i64>().expect("a number"), 0);
     });
 }

@@ -3,7 +3,7 @@
 use kar_proto::v1::request::Operation;
 use kar_proto::v1::response::Result as Answer;
 use kar_proto::v1::{PublishBatchRequest, PublishRequest};
-use kar_sdk::{ActorContext, Host, Kar, NewEvent};
+use kar_sdk::{ActorContext, Host, NewEvent};
 use kar_tests::component::{Component, hello};
 use kar_tests::errors::{assert_error, metadata};
 use kar_tests::events::{consume, publication};
@@ -11,6 +11,8 @@ use kar_tests::world::READY_LIMIT;
 use kar_tests::{World, process, test, wait};
 use serde_json::{Value, json};
 use tonic::Code;
+
+use super::beside;
 
 #[test]
 fn what_a_turn_publishes_is_there_once_when_it_succeeds_and_never_when_it_fails() {
@@ -149,11 +151,7 @@ impl Shop {
 fn the_rust_sdk_publishes_with_its_turns() {
     test(async {
         let world = World::new("sdk");
-        let node = world.bare("a").await;
-        node.client().await.create_topic("orders", 1).await.expect("created");
-        let host = Host::builder().actor(Shop).socket(&node.socket);
-        let _host = host.start().await.expect("it hosts");
-        let client = Kar::builder().socket(&node.socket).connect().await.expect("connected");
+        let (node, _host, client) = beside(&world, Host::builder().actor(Shop)).await;
         let shop = client.actor("Shop", "corner");
         shop.call::<()>("sell", &3).await.expect("sold");
         shop.call::<()>("sell", &-1).await.expect_err("refused");

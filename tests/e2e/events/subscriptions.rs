@@ -4,34 +4,20 @@ use std::collections::BTreeMap;
 
 use kar_proto::v1::event_filter::Dialect;
 use kar_proto::v1::{
-    AttributeValues, Event, EventFilter, InvocationMode, PauseSubscriptionRequest, PublishRequest,
+    AttributeValues, EventFilter, InvocationMode, PauseSubscriptionRequest,
     RedriveSubscriptionRequest, ResumeSubscriptionRequest, Subscription, SubscriptionState,
     UnsubscribeRequest,
 };
-use kar_sdk::{ActorContext, Host, Kar, NewEvent};
+use kar_sdk::{ActorContext, Host, NewEvent};
 use kar_tests::component::{Component, actor, hello};
 use kar_tests::errors::{assert_error, metadata};
 use kar_tests::events::{consume, publication, to_actors, to_service};
 use kar_tests::world::READY_LIMIT;
-use kar_tests::{Client, World, process, test, wait};
+use kar_tests::{World, process, test, wait};
 use serde_json::{Value, json};
 use tonic::Code;
 
-fn about(subject: &str, data: &Value) -> PublishRequest {
-    let mut request = publication("orders", subject, data);
-    let event = request.event.get_or_insert_with(Event::default);
-    event.subject = subject.into();
-    event.r#type = "order.created".into();
-    request
-}
-
-async fn lag(client: &Client, wanted: i64) {
-    wait::until("the lag", READY_LIMIT, async || {
-        let all = client.subscriptions().await.expect("listed");
-        all.iter().all(|info| info.lag == wanted).then_some(())
-    })
-    .await;
-}
+use super::{about, beside, customers, lag};
 
 #[test]
 fn events_are_delivered_to_the_actors_that_they_name_and_to_services() {
@@ -91,11 +77,7 @@ fn events_are_delivered_to_the_actors_that_they_name_and_to_services() {
 fn a_paused_subscription_keeps_its_place_also_when_everything_is_killed() {
     test(async {
         let world = World::new("paused");
-        let mut node = world.bare("a").await;
-        let client = node.client().await;
-        client.create_topic("orders", 1).await.expect("created");
-        let mut host =
-            Component::connect(&client, hello(&[], &["Customer"])).await.expect("welcome");
+        let (mut node, client, mut host) = customers(&world, 1).await;
         let to_customers = to_actors("totals", "orders", ("Customer", "subject"), "ordered");
         client.subscribe(to_customers).await.expect("subscribed");
         client.publish(about("alice", &json!(1))).await.expect("durable");
@@ -149,12 +131,8 @@ fn a_paused_subscription_keeps_its_place_also_when_everything_is_killed() {
 fn what_cannot_be_delivered_goes_to_the_dead_letter_topic_and_holds_up_nobody() {
     test(async {
         let world = World::new("poison");
-        let node = world.bare("a").await;
-        let client = node.client().await;
-        client.create_topic("orders", 1).await.expect("created");
+        let (_node, client, mut host) = customers(&world, 1).await;
         client.create_topic("failed", 1).await.expect("created");
-        let mut host =
-            Component::connect(&client, hello(&[], &["Customer"])).await.expect("welcome");
         let to_customers = Subscription {
             dead_letter_topic: "failed".into(),
             ..to_actors("totals", "orders", ("Customer", "subject"), "ordered")
@@ -231,10 +209,7 @@ fn what_cannot_be_delivered_goes_to_the_dead_letter_topic_and_holds_up_nobody() 
 fn what_is_wrong_with_a_subscription_is_said() {
     test(async {
         let world = World::new("wrong");
-        let node = world.bare("a").await;
-        let client = node.client().await;
-        client.create_topic("orders", 1).await.expect("created");
-        let _host = Component::connect(&client, hello(&[], &["Customer"])).await.expect("welcome");
+        let (_node, client, _host) = customers(&world, 1).await;
         let good = || to_actors("totals", "orders", ("Customer", "subject"), "ordered");
         let refused = async |wrong: Subscription, code: Code, reason: &str| {
             assert_error(client.subscribe(wrong).await, code, reason)
@@ -261,6 +236,8 @@ fn what_is_wrong_with_a_subscription_is_said() {
         let other = Subscription { method: "other".into(), ..good() };
         let status = refused(other, Code::AlreadyExists, "SUBSCRIPTION_EXISTS").await;
         assert_eq!(metadata(&status, "subscription"), "totals");
+        assert_eq!(metadata(&status, "setting"), "method");
+        assert!(status.message().contains("another method"), "{status:?}");
         let none = PauseSubscriptionRequest { name: "none".into() };
         let status = client.event().pause_subscription(none).await;
         let status = assert_error(status, Code::NotFound, "UNKNOWN_SUBSCRIPTION");
@@ -288,6 +265,12 @@ fn people_subscribe_on_the_terminal() {
         let other = ["audit", "orders", "--service", "audit", "--method", "other"];
         let other = world.kar_here("subscription create", &other).await;
         assert_eq!(other.code, 8, "{other:?}");
+        for whom in [&["--id", "x", "--id-from", "subject"][..], &[]] {
+            let words = ["audit", "orders", "--actor", "Customer", "--method", "m"];
+            let wrong = world.kar_here("subscription create", &[&words, whom].concat()).await;
+            assert_eq!(wrong.code, 2, "{wrong:?}");
+            assert!(wrong.stderr.contains("--id-from <ATTRIBUTE>"), "{wrong:?}");
+        }
         let none = world.kar_here("subscription pause", &["none"]).await;
         assert_eq!(none.code, 4, "{none:?}");
         let paused = world.kar_here("subscription pause", &["audit"]).await;
@@ -341,11 +324,7 @@ impl Customer {
 fn the_rust_sdk_subscribes_and_takes_events_as_arguments() {
     test(async {
         let world = World::new("sdk");
-        let node = world.bare("a").await;
-        node.client().await.create_topic("orders", 1).await.expect("created");
-        let host = Host::builder().actor(Customer).socket(&node.socket);
-        let _host = host.start().await.expect("it hosts");
-        let client = Kar::builder().socket(&node.socket).connect().await.expect("connected");
+        let (_node, _host, client) = beside(&world, Host::builder().actor(Customer)).await;
         let totals = kar_sdk::Subscription::new("totals", "orders")
             .to_actors("Customer", "subject", "ordered");
         assert!(client.subscribe(totals.clone()).await.expect("subscribed"));

@@ -50,6 +50,8 @@ class Window:
         # To be said. There is room for as many events as the sidecar has credits for, with these.
         self._credits = 0
         self._acknowledgements: list[str] = []
+        # Credits that were given for events that are still ahead.
+        self._advanced = 0
 
     # === the stream ===
 
@@ -61,7 +63,9 @@ class Window:
         self._stale = self._given | self._unsure | self._ahead.keys() if self._is_named else set()
         positions = [] if self._is_named else [f"{p}/{offset}" for p, offset in self._behind.items()]
         # 0 would mean any number.
-        return max(1, self._ahead_max - len(self._ahead)), positions
+        credits = max(1, self._ahead_max - len(self._ahead))
+        self._advanced = credits + len(self._ahead) - self._ahead_max
+        return credits, positions
 
     def opened(self, positions: Iterable[str]) -> None:
         """It has begun, at these positions."""
@@ -76,6 +80,9 @@ class Window:
         self._pass(partition, offset)
         if at not in self._stale:
             self._ahead[at] = received
+            if self._is_waiting():
+                self._credits += 1
+                self._advanced += 1
             return
         self._stale.discard(at)
         self._credits += 1
@@ -88,7 +95,8 @@ class Window:
 
     def outgoing(self) -> event_pb2.ConsumeRequest | None:
         """What is to be said now: every acknowledgement, and credits with them, or when they are worth it."""
-        if not self._acknowledgements and self._credits < max(1, self._ahead_max // 2):
+        worth = 1 if self._is_waiting() else max(1, self._ahead_max // 2)
+        if not self._acknowledgements and self._credits < worth:
             return None
         said = event_pb2.ConsumeRequest(
             acknowledged=self._acknowledgements, credits=self._credits
@@ -107,7 +115,20 @@ class Window:
         self._unsure -= gone
         for at in gone & self._ahead.keys():
             del self._ahead[at]
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """One event less is ahead."""
+        if self._advanced > 0:
+            self._advanced -= 1
+        else:
             self._credits += 1
+
+    def _is_waiting(self) -> bool:
+        """An acknowledgement waits until its event has come again. Whoever waits for that takes no events meanwhile, so
+        others that come before it must not use up the room. The sidecar bounds them: it gives no more than
+        `consume-unacknowledged-max`."""
+        return not self._stale.isdisjoint(self._unsure)
 
     # === the program ===
 
@@ -118,7 +139,7 @@ class Window:
         at = next(iter(self._ahead))
         if self._is_named:
             self._given.add(at)
-        self._credits += 1
+        self._make_room()
         return self._ahead.pop(at)
 
     def acknowledge(self, position: str) -> None:

@@ -15,7 +15,15 @@ from kar import codec, limits
 from kar._status import error_of_rpc
 from kar._transport import BROKEN, Dialer
 from kar._window import Received, Window
-from kar.errors import Closed, Error, KarError, OutcomeUnknown, ProtocolError, Unavailable
+from kar.errors import (
+    Closed,
+    Error,
+    KarError,
+    OutcomeUnknown,
+    ProtocolError,
+    Unavailable,
+    UnknownTopic,
+)
 from kar.events import Event
 from kar.v1 import event_pb2
 
@@ -61,6 +69,7 @@ class Consumer:
             raise ValueError(f"ahead={ahead}: at least 1 event must have room")
         self._dialer, self._patience, self._first = dialer, patience, first
         self._window = Window(ahead, is_named=bool(first.consumer))
+        self._topic_id: str | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_streaming = self._has_begun = False
         self._over: BaseException | None = None
@@ -190,6 +199,7 @@ class Consumer:
             return
         if not opened.HasField("opened"):
             raise ProtocolError("the first answer to a consumer does not say that it has begun")
+        self._check_topic(opened.opened.topic_id)
         self._window.opened(opened.opened.positions)
         self._is_streaming = self._has_begun = True
         self._news.set()
@@ -202,6 +212,15 @@ class Consumer:
         finally:
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
+
+    def _check_topic(self, topic_id: str) -> None:
+        """A topic that is created anew under the name is another one: its positions are none of this one's."""
+        if self._topic_id is not None and topic_id != self._topic_id:
+            topic = self._first.topic
+            text = f"topic '{topic}' was deleted, and another one created under its name"
+            status = grpc.StatusCode.NOT_FOUND.value[0]
+            raise UnknownTopic(text, reason="UNKNOWN_TOPIC", status=status, metadata={"topic": topic})
+        self._topic_id = topic_id
 
     async def _greet(self, call: Any) -> Any:
         first = event_pb2.ConsumeRequest()

@@ -212,6 +212,11 @@ class SubscriptionExists(KarError):
 
     code_name = "subscription_exists"
 
+    @property
+    def setting(self) -> str:
+        """The first setting that differs; empty if it could not be told."""
+        return self.metadata.get("setting", "")
+
 
 class UnknownSubscription(KarError):
     """There is no subscription of that name."""

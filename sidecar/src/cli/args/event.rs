@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use kar_proto::v1::EventFilter;
+use prost_types::Timestamp;
 
+use super::super::filter;
 use super::{Format, ReachArgs, count, duration};
 
 /// `kar topic`.
@@ -97,6 +100,12 @@ pub(crate) struct PublishArgs {
     /// CloudEvents `id` [default: a new one]
     #[arg(long)]
     pub(crate) id: Option<String>,
+    /// CloudEvents `time`: when it happened, such as 2030-01-31T09:30:00Z [default: now]
+    #[arg(long, value_parser = time)]
+    pub(crate) time: Option<Timestamp>,
+    /// CloudEvents `dataschema`
+    #[arg(long, value_name = "URI")]
+    pub(crate) data_schema: Option<String>,
     /// Extension attribute (repeatable)
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) attribute: Vec<(String, String)>,
@@ -115,6 +124,7 @@ pub(crate) struct PublishArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
     kar subscribe orders --from earliest --exact type=order.created
+    kar subscribe orders --filter '{\"not\":{\"prefix\":{\"type\":\"order.\"}}}'
 With --consumer it goes on where it was when it was last run, and every event is acknowledged when it
 is printed. Ctrl-C ends it.")]
 pub(crate) struct SubscribeArgs {
@@ -152,6 +162,10 @@ pub(crate) struct FilterArgs {
     /// Only events whose attribute ends with this
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) suffix: Vec<(String, String)>,
+    /// Only events that match this filter of the CloudEvents Subscriptions API: an object with one of
+    /// exact, prefix, suffix, all, any, not
+    #[arg(long, value_name = "JSON", value_parser = filter::parse)]
+    pub(crate) filter: Vec<EventFilter>,
 }
 
 /// `kar subscription`.
@@ -231,13 +245,13 @@ pub(crate) struct NewSubscription {
     )]
     pub(crate) service: Option<String>,
     /// Deliver to actors of this type
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", requires = "instance")]
     pub(crate) actor: Option<String>,
     /// … to this instance
-    #[arg(long, value_name = "ID", requires = "actor", conflicts_with = "id_from")]
+    #[arg(long, value_name = "ID", requires = "actor", group = "instance")]
     pub(crate) id: Option<String>,
     /// … to the instance that this attribute of the event names, `subject` say
-    #[arg(long, value_name = "ATTRIBUTE", requires = "actor")]
+    #[arg(long, value_name = "ATTRIBUTE", requires = "actor", group = "instance")]
     pub(crate) id_from: Option<String>,
     /// Handle events of a service with the same value of this attribute at the same owner
     #[arg(long, value_name = "ATTRIBUTE", requires = "service")]
@@ -263,6 +277,10 @@ pub(crate) struct NewSubscription {
     /// How to print
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Format,
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| "it must be a time such as 2030-01-31T09:30:00Z".to_owned())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
