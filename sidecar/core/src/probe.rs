@@ -3,8 +3,8 @@
 //! Nothing here is owed: a probe that is lost is sent again while its call waits. Two walks find a cycle. The first one
 //! looks for it: from a call that waits for its actor to whoever holds that, on to the calls that the holder waits for,
 //! until a holder is a caller of the call where it began. The second one goes round what was found and looks whether
-//! each call still waits for the same holder in the same reign. Neither such an edge nor that a caller waits for what
-//! it called ever comes back once it has gone, so what both walks saw was there, all at once, between them.
+//! each call still waits for the same holder in the same reign, which is proved to be current first. Neither such an edge nor that a caller waits for what it called ever comes back once it has gone, so what
+//! both walks saw was there, all at once, between them.
 
 use std::sync::Arc;
 

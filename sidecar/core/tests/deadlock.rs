@@ -64,6 +64,32 @@ fn the_youngest_call_of_a_circle_ends_and_the_others_go_on() {
     script.assert_idle();
 }
 
+/// An owner that was struck out and does not know it still sees who waited for whom.
+#[test]
+fn a_circle_is_believed_only_of_reigns_that_are_proved_to_be_current() {
+    let mut script = Script::new(&kinds());
+    let (a, b) = (root(&mut script, "alice", "a"), root(&mut script, "bob", "b"));
+    let to_bob = call(&mut script, &a, "bob", "x");
+    script.advance(1);
+    let to_alice = call(&mut script, &b, "alice", "y");
+    script.hold_barriers = true;
+    script.advance(PROBED_MS);
+    assert!(script.answers.is_empty(), "{:?}", script.answers);
+    let read: Vec<_> = script.barriers.drain(..).collect();
+    assert!(!read.is_empty(), "it asked for no proof");
+    for partition in read {
+        script.event(Event::LogEnd { partition });
+    }
+    circle_of(&mut script, to_alice);
+    script.hold_barriers = false;
+    script.finish(&b, done(""));
+    let x = script.turn("x");
+    script.finish(&x, done("x"));
+    script.outcome(to_bob);
+    script.finish(&a, done(""));
+    script.assert_idle();
+}
+
 #[test]
 fn a_longer_circle_is_found_over_services_and_branches() {
     let mut script = Script::new(&kinds());

@@ -6,11 +6,12 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::Partition;
+use super::gate::Gated;
 use super::reign::{Item, ItemStage};
 use crate::cover::Transition;
 use crate::effect::Notice;
 use crate::env::Env;
-use crate::ids::{InvocationId, Millis, PartitionId, Sender, Uuid};
+use crate::ids::{InvocationId, Millis, NodeId, PartitionId, Sender, Uuid};
 use crate::invocation::Outcome;
 use crate::message::Message;
 use crate::probe::{Climb, Confirm, Place, Probe};
@@ -214,21 +215,31 @@ impl Partition {
                 // A rule switched off: the youngest ends without another look at the others.
                 confirm.at = confirm.places.len() - 1;
             }
-            self.send_confirm(env, confirm);
+            if let Some(to) = confirm.place().map(|place| place.partition.clone()) {
+                self.send_soft(env, &to, Message::Confirm(Box::new(confirm)));
+            }
         }
     }
 
-    fn send_confirm(&mut self, env: &mut Env, confirm: Confirm) {
-        if let Some(to) = confirm.place().map(|place| place.partition.clone()) {
-            self.send_soft(env, &to, Message::Confirm(Box::new(confirm)));
+    /// Looks whether a call still waits as the first walk has seen it (the second walk). An owner that was struck out
+    /// and does not know it sees what was so at its end, however often it looks: the reign is proved to be current
+    /// first. At the last call it need not be, for what is decided of it counts in a current reign only.
+    pub(crate) fn confirm(&mut self, env: &mut Env, confirm: Confirm) {
+        if !self.serving() || self.reign.released {
+            return;
+        }
+        let is_last = confirm.at + 1 >= confirm.places.len();
+        if is_last || !env.rules.confirm_in_reign {
+            self.confirm_current(env, confirm);
+        } else {
+            self.confirm_proved(env, confirm);
         }
     }
 
-    /// Looks whether a call still waits as the first walk has seen it (the second walk). The last one is the youngest,
-    /// and ends.
-    pub(crate) fn confirm(&mut self, env: &mut Env, mut confirm: Confirm) {
+    /// The same, by a current reign. The last one is the youngest, and ends.
+    pub(super) fn confirm_current(&mut self, env: &mut Env, mut confirm: Confirm) {
         let (Some(place), Some(before)) = (confirm.place(), confirm.before()) else { return };
-        let is_here = self.serving() && place.epoch == self.reign.epoch;
+        let is_here = !self.reign.released && place.epoch == self.reign.epoch;
         let Some(item) = self.reign.items.get(&place.uuid).filter(|_| is_here) else { return };
         let waits_for = item.invocation.chain.contains(&before.holder);
         let holders = self.holders(place.uuid).unwrap_or_default();
@@ -239,10 +250,15 @@ impl Partition {
         let uuid = place.uuid;
         if confirm.at + 1 < confirm.places.len() {
             confirm.at += 1;
-            return self.send_confirm(env, confirm);
+            let next = confirm.places[confirm.at].partition.clone();
+            if let Some(to) = self.likely_owner(env, &next) {
+                // What was seen may have been decided, and not be committed yet.
+                self.gate(env, Gated::Send { to, message: Message::Confirm(Box::new(confirm)) });
+            }
+            return;
         }
         // An attempt that may run elsewhere has flushed nothing, or it would hold the actor; it ends first, though.
-        if self.may_run_elsewhere(env) || self.reign.released {
+        if self.may_run_elsewhere(env) {
             return;
         }
         let cycle = confirm.text();
@@ -263,11 +279,15 @@ impl Partition {
 
     /// Sends what is sent again if it is lost, to whoever is likely to own a partition.
     fn send_soft(&mut self, env: &mut Env, to: &PartitionId, message: Message) {
-        let known = self.reign.routes.get(to).and_then(crate::route::Route::node);
-        let node = if *to == self.id { Some(env.id) } else { known };
-        if let Some(node) = node.or_else(|| env.desired_owner(to)) {
+        if let Some(node) = self.likely_owner(env, to) {
             env.send(node, message);
         }
+    }
+
+    fn likely_owner(&self, env: &Env, of: &PartitionId) -> Option<NodeId> {
+        let known = self.reign.routes.get(of).and_then(crate::route::Route::node);
+        let node = if *of == self.id { Some(env.id) } else { known };
+        node.or_else(|| env.desired_owner(of))
     }
 }
 

@@ -15,6 +15,7 @@ use crate::env::Env;
 use crate::ids::{NodeId, RequestId, Uuid};
 use crate::invocation::Mode;
 use crate::message::{AwaitResult, Control, Message, ReadResult};
+use crate::probe::Confirm;
 
 use super::reign::{AWAITERS_MAX, Reign};
 
@@ -36,8 +37,20 @@ pub(super) enum Question {
     Subscriptions { name: Option<Arc<str>> },
 }
 
-/// Questions by who asked.
-type Asked = BTreeMap<(NodeId, RequestId), Question>;
+/// Questions that are answered together.
+#[derive(Clone, Debug, Default)]
+struct Asked {
+    /// By who asked.
+    of_nodes: BTreeMap<(NodeId, RequestId), Question>,
+    /// Second walks along waits, which nobody waits for.
+    walks: Vec<Confirm>,
+}
+
+impl Asked {
+    fn len(&self) -> usize {
+        self.of_nodes.len() + self.walks.len()
+    }
+}
 
 /// Questions that wait until the reign is proved to be current.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +64,10 @@ pub(super) struct Questions {
 }
 
 impl Questions {
+    fn is_full(&self) -> bool {
+        self.covered.len() + self.later.len() >= QUESTIONS_MAX
+    }
+
     /// An end of the log was reported; tells whether it was the barrier's.
     fn reached(&mut self) -> bool {
         let was_under_way = self.ends > 0;
@@ -161,23 +178,35 @@ impl Partition {
             return self.answer_question(env, from, question);
         }
         let questions = &mut self.reign.questions;
-        if questions.covered.contains_key(&from) || questions.later.contains_key(&from) {
+        let is_asked = |asked: &Asked| asked.of_nodes.contains_key(&from);
+        if is_asked(&questions.covered) || is_asked(&questions.later) {
             // It was asked again.
             return;
         }
-        if questions.covered.len() + questions.later.len() >= QUESTIONS_MAX {
+        if questions.is_full() {
             return self.refuse_question(env, from, &question);
         }
-        questions.later.insert(from, question);
+        questions.later.of_nodes.insert(from, question);
         if questions.ends == 0 {
             self.prove(env);
+        }
+    }
+
+    /// Keeps a second walk until the reign is proved to be current; beyond the bound it is lost, and begun again.
+    pub(super) fn confirm_proved(&mut self, env: &mut Env, confirm: Confirm) {
+        let questions = &mut self.reign.questions;
+        if !questions.is_full() {
+            questions.later.walks.push(confirm);
+            if questions.ends == 0 {
+                self.prove(env);
+            }
         }
     }
 
     /// Sets a barrier for all questions that have come.
     fn prove(&mut self, env: &mut Env) {
         self.reign.questions.covered = std::mem::take(&mut self.reign.questions.later);
-        if !self.reign.questions.covered.is_empty() {
+        if self.reign.questions.covered.len() > 0 {
             self.barrier(env);
             self.reign.questions.ends = self.reign.ends;
         }
@@ -185,8 +214,12 @@ impl Partition {
 
     /// The reign was current when the barrier was set, so after the questions had come.
     fn answer_questions(&mut self, env: &mut Env) {
-        for (from, question) in std::mem::take(&mut self.reign.questions.covered) {
+        let covered = std::mem::take(&mut self.reign.questions.covered);
+        for (from, question) in covered.of_nodes {
             self.answer_question(env, from, question);
+        }
+        for confirm in covered.walks {
+            self.confirm_current(env, confirm);
         }
         self.prove(env);
     }
@@ -216,7 +249,9 @@ impl Partition {
     /// The reign is over: whoever waited for an answer from outside turns asks the next owner.
     pub(super) fn refuse_questions(&self, env: &mut Env, reign: &mut Reign) {
         let questions = std::mem::take(&mut reign.questions);
-        for (from, question) in questions.covered.into_iter().chain(questions.later) {
+        for (from, question) in
+            questions.covered.of_nodes.into_iter().chain(questions.later.of_nodes)
+        {
             self.refuse_question(env, from, &question);
         }
         for (from, request) in reign.items.values().flat_map(|item| &item.awaiters) {

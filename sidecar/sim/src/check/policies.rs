@@ -9,7 +9,7 @@ use kar_core::trouble::{Cause, Ended};
 use super::Judge;
 use super::logs::{Closing, Held, QueuedBy};
 use crate::history::{Answer, End, Run};
-use crate::plan::{MS, SKEW_MAX_MS};
+use crate::plan::{MS, SKEW_MAX_MS, Us};
 use crate::world::BASE_MS;
 
 /// What a log says of an invocation beside its attempts.
@@ -17,8 +17,8 @@ use crate::world::BASE_MS;
 pub(crate) struct Standing {
     /// Somebody asked for its end: the reign that logged it.
     cancel: Option<Epoch>,
-    /// It rests: the reign that logged it.
-    parked: Option<Epoch>,
+    /// It rests: the reign that logged it, and when.
+    parked: Option<(Epoch, Us)>,
     /// It has rested before.
     resumed: bool,
     failures: u32,
@@ -97,7 +97,7 @@ impl Judge<'_> {
             let text = format!("r{run} {} after somebody asked for its end", record.token);
             self.wrong("cancelled never starts", text);
         }
-        if by(standing.parked) {
+        if by(standing.parked.map(|(epoch, _)| epoch)) {
             self.wrong("parked rests", format!("r{run} {} is parked", record.token));
         }
         let now = BASE_MS + self.now / MS;
@@ -221,11 +221,11 @@ impl Judge<'_> {
 
     pub(crate) fn parked(&mut self, log: usize, offset: Offset, uuid: Uuid) {
         self.counts.parked += 1;
-        let least = self.history.park_after;
+        let (least, now) = (self.history.park_after, self.now);
         let model = &mut self.logs[log];
         let (id, epoch) = (model.id.clone(), model.epoch);
         let Some(held) = model.held.get_mut(&uuid) else { return };
-        held.policy.parked = Some(epoch);
+        held.policy.parked = Some((epoch, now));
         held.policy.untold += 1;
         // Others pass it.
         held.queued_by = QueuedBy::Operator;
@@ -328,10 +328,11 @@ impl Judge<'_> {
                 }
                 (_, Controlled::Ended) => ended.is_some(),
                 (Control::Resume(_), Controlled::Resumed | Controlled::NotParked) => {
-                    // A parked one that is to end rests no more: it waits for its calls.
-                    let rests =
-                        |policy: &Standing| policy.parked.is_some() && policy.cancel.is_none();
-                    held.is_some_and(|held| !rests(&held.policy))
+                    // A parked one that is to end rests no more: it waits for its calls. It may have been parked again
+                    // while the answer was on its way.
+                    let since = held.and_then(|held| held.policy.parked).map(|(_, at)| at);
+                    let rests = since.is_some_and(|at| asked.is_none_or(|asked| at <= asked));
+                    held.is_some_and(|held| !rests || held.policy.cancel.is_some())
                 }
                 (Control::Redrive(uuid), Controlled::Redriven(new)) => {
                     self.redriven.get(new) == Some(&uuid)
