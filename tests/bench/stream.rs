@@ -1,4 +1,4 @@
-//! Events to many actors: publishers in batches, as fast as what is behind them lets them; what is counted is the turns.
+//! Events to many actors: publishers send batches as fast as what is behind them allows; the turns are counted.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
