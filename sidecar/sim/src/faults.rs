@@ -117,6 +117,18 @@ impl World {
         if self.slots[slot].node.is_none() || self.slots[slot].leaves.is_some() {
             return;
         }
+        self.strike_out(slot, learn_us);
+        if self.rng.chance(500) {
+            for other in 0..self.slots.len() {
+                if other != slot {
+                    self.disconnect(slot, other, None);
+                }
+            }
+        }
+    }
+
+    /// The same, of one whose connections hold.
+    pub(crate) fn strike_out(&mut self, slot: usize, learn_us: Us) {
         let (node, inst) = (self.slots[slot].id, self.slots[slot].inst);
         self.push(self.now, Due::Unregister { node });
         self.push(self.now + learn_us + 1, Due::Reincarnate { slot, inst });
@@ -127,13 +139,6 @@ impl World {
             }
             // Nor from the membership: it goes by what it knew.
             self.slots[slot].members_lane.arrive(at);
-        }
-        if self.rng.chance(500) {
-            for other in 0..self.slots.len() {
-                if other != slot {
-                    self.disconnect(slot, other, None);
-                }
-            }
         }
     }
 

@@ -149,15 +149,6 @@ pub(crate) fn dissolving(profile: &mut Profile) {
     profile.nodes = (3, 4);
 }
 
-/// Flows wait for each other, and owners are given up while they live and are asked about it.
-pub(crate) fn displaced(profile: &mut Profile) {
-    crossing(profile);
-    profile.fault_weights = [0, 0, 0, 4, 20, 20, 0, 0, 0, 0, 0, 20, 0, 0, 0];
-    profile.faults_max = 16;
-    profile.deaf = 1_000;
-    profile.nodes = (2, 3);
-}
-
 /// Owners are given up while they live or sleep, and are asked when they do not know it yet.
 pub(crate) fn outdated(profile: &mut Profile) {
     profile.faults_max = 16;

@@ -4,9 +4,9 @@ use kar_core::limits::Rules;
 
 use crate::Report;
 use crate::moods::{
-    apart, awaited, boomerangs, burying, contended, crossing, displaced, dissolving, forgetful,
-    hasty, lagging, losing, mortal, orphaned, outdated, publishing, removing, restless,
-    subscribing, told, unheeding, usual,
+    apart, awaited, boomerangs, burying, contended, crossing, dissolving, forgetful, hasty,
+    lagging, losing, mortal, orphaned, outdated, publishing, removing, restless, subscribing, told,
+    unheeding, usual,
 };
 use crate::plan::Profile;
 
@@ -24,7 +24,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 74] = [
+pub const MUTATIONS: [Mutation; 73] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -89,7 +89,6 @@ pub const MUTATIONS: [Mutation; 74] = [
     one("withdraw-unstarted", |r| r.withdraw_unstarted = false, orphaned),
     one("log-withdrawn", |r| r.log_withdrawn = false, orphaned),
     one("confirm-circles", |r| r.confirm_circles = false, dissolving),
-    one("confirm-in-reign", |r| r.confirm_in_reign = false, displaced),
     one("keep-keyed", |r| r.keep_keyed = false, orphaned),
     one("publish-before-commit", |r| r.gate_publishes = false, publishing),
     one("publish-without-learning", |r| r.learn_published = false, publishing),

@@ -159,6 +159,22 @@ impl World {
             return;
         }
         let slot = usable[self.rng.index(usable.len())];
+        self.ask_control_at(slot, id, control);
+    }
+
+    /// Somebody ends the youngest of what waits in a partition, at its owner's node.
+    pub(crate) fn cancel_waiting(&mut self, slot: usize, log: usize) {
+        let waiting = |(id, view): &(InvocationId, InvocationView)| {
+            id.home == self.log_ids[log] && view.phase != Phase::Running
+        };
+        let waiting = self.unfinished().into_iter().filter(waiting).map(|(id, _)| id);
+        if let Some(youngest) = waiting.max() {
+            let control = Control::Cancel(youngest.uuid);
+            self.ask_control_at(slot, youngest, control);
+        }
+    }
+
+    fn ask_control_at(&mut self, slot: usize, id: InvocationId, control: Control) {
         let op = ClientOp {
             at: self.now,
             slot,

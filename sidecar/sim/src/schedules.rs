@@ -33,7 +33,7 @@ pub struct Schedule {
 }
 
 /// All of them.
-pub const SCHEDULES: [Schedule; 17] = [
+pub const SCHEDULES: [Schedule; 18] = [
     Schedule { name: "twin-claim", stage: twin_claim, nodes: 3 },
     Schedule { name: "gap-then-late", stage: gap_then_late, nodes: 2 },
     Schedule { name: "sandwiched-claim", stage: sandwiched_claim, nodes: 3 },
@@ -51,6 +51,7 @@ pub const SCHEDULES: [Schedule; 17] = [
     Schedule { name: "recreated-topic", stage: recreated_topic, nodes: 3 },
     Schedule { name: "two-readers", stage: two_readers, nodes: 3 },
     Schedule { name: "poison-event", stage: poison_event, nodes: 2 },
+    Schedule { name: "outdated-witness", stage: outdated_witness, nodes: 5 },
 ];
 
 /// Actor type `A`, its only log; `B` and the service are 1 and 2.
@@ -89,6 +90,11 @@ impl Schedule {
             // The sleeper must not look at its clock before it has read that its outcall is committed.
             "sleeping-outcall" => plan.limits.accept_delay_ms = 50,
             "accept-after-forget" | "route-flip" => plan.limits.inbox_after_ms = 40,
+            // The owner hears nothing, and calls that wait are looked into soon.
+            "outdated-witness" => {
+                plan.profile.deaf = 1_000;
+                plan.limits.deadlock_probe_ms = 20;
+            }
             "publisher-dies-after-append" => plan.topics_tell_numbers = false,
             "two-readers" | "poison-event" => {
                 let mut names = (*plan.names).clone();
@@ -683,6 +689,59 @@ fn both_ends_failing(stage: &mut Stage) {
     stage.until("a withdrawal", move |w| holds_from(w, B, taken, is_withdrawn));
     let again = stage.world.logs[A].last();
     stage.until("the retry's call", move |w| holds_from(w, A, again, is_progress));
+    stage.until("the answer", answered(req));
+}
+
+/// A service's call waits for an actor. The actor's owner is struck out and does not hear of it; the heir ends the call,
+/// and the actor calls, in its turn, who waits for the service. Its caller does not hear of the end, nor of the heir: the
+/// old owner is asked for whom that call waits.
+fn outdated_witness(stage: &mut Stage) {
+    let (caller, from) = (3, 4);
+    stage.host(&[vec![A], vec![A], vec![B], vec![2], Vec::new()]);
+    stage.until_ready();
+    let old = stage.owner(A);
+    let heir = 1 - old;
+    let (holds, waits) = (stage.next_tag(), join(stage.world.plan.seed, 2));
+    let to_b = stage.call(B, 0, 0);
+    let names = &stage.world.plan.names;
+    let spec = |tag| Spec { tag, steady: true, ..Spec::default() };
+    let service = names.target(2, None);
+    let to_service = vec![(service.clone(), spec(4001)), (service, spec(4003))];
+    // What is told behind the call on the same way, so that the log has both.
+    let tell = Step::Tell(names.target(A, Some(1)), spec(4004));
+    let to_a = stage.call(A, 0, 4002);
+    stage.world.hooks.script = Some(Rc::new(move |spec, token| {
+        let mut steps = match spec.tag {
+            tag if tag == holds && token.attempt == 1 => vec![Step::Think(2_000 * MS)],
+            tag if tag == holds => vec![Step::Think(60 * MS), to_b.clone()],
+            tag if tag == waits => vec![Step::Calls(to_service.clone(), Vec::new())],
+            4001 => vec![to_a.clone()],
+            4003 => vec![Step::Think(10 * MS), tell.clone(), Step::Flush],
+            _ => Vec::new(),
+        };
+        if let Some(Step::Calls(calls, _)) = steps.last_mut().filter(|_| spec.tag == holds) {
+            calls[0].1.tag = join(spec.tag, join(token.epoch, u64::from(token.attempt)));
+        }
+        Some(Script { steps, ..Script::default() })
+    }));
+    let req = stage.ask(from, Mode::Call, A, 0);
+    stage.pass(20 * MS);
+    let begun = stage.world.logs[A].last();
+    stage.ask(from, Mode::Call, B, 0);
+    stage.until("a call that waits", move |w| holds_from(w, A, begun, is_accept));
+    stage.pass(5 * MS);
+    let (us, taken) = (600 * MS, stage.world.logs[A].last());
+    stage.world.hooks.message =
+        Some(Box::new(move |sender, to, _| if (sender, to) == (heir, caller) { us } else { 0 }));
+    let deaf_until = stage.world.now + us;
+    stage.world.slots[caller].members_lane.arrive(deaf_until);
+    stage.world.inject(Fault::ReadStall { slot: old, log: A, us });
+    stage.world.strike_out(old, us);
+    let is_claim = |record: &Record| matches!(record, Record::Claim { .. });
+    stage.until("a claim", move |w| w.logs[A].behind(taken).any(|e| is_claim(&e.record)));
+    stage.pass(5 * MS);
+    stage.world.cancel_waiting(heir, A);
+    stage.until("an end", move |w| holds_from(w, A, taken, is_complete));
     stage.until("the answer", answered(req));
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use kar_core::limits::Rules;
 use kar_sim::{
-    Bounds, CONFIGS, Config, MUTATIONS, Mutation, Profile, Report, SCHEDULES, SEEDS_MAX,
+    Bounds, CONFIGS, Config, MUTATIONS, Mutation, Profile, Report, SCHEDULES, SEEDS_MAX, Schedule,
 };
 
 /// Random seeds of the quick test; `cargo sim -- --seeds 10000` is the long one.
@@ -63,6 +63,17 @@ fn directed_schedules_happen_and_keep_every_promise() {
         let report = schedule.run(Rules::default(), false);
         assert!(report.violations.is_empty(), "{}: {:#?}", schedule.name, report.violations);
     }
+}
+
+/// A rule whose absence shows once in a million seeds: directed.
+#[test]
+fn an_owner_that_was_replaced_is_no_witness_of_a_circle() {
+    let schedule = Schedule::named("outdated-witness").expect("it is one of them");
+    let mut rules = Rules::default();
+    rules.confirm_in_reign = false;
+    let report = schedule.run(rules, false);
+    let found = report.violations.iter().any(|text| text.contains("P9 deadlock"));
+    assert!(found, "{:#?}", report.violations);
 }
 
 #[test]

@@ -107,6 +107,8 @@ pub(crate) struct Counts {
     /// Deliveries of a reader that was over, of what was delivered; events whose retries came to nothing.
     pub(crate) two_readers: u64,
     pub(crate) poison_event: u64,
+    /// Probes that reach owners which have been replaced.
+    pub(crate) outdated_witness: u64,
     /// Nodes draining, for `drain_with_cross_calls`.
     draining: Vec<NodeId>,
     /// Hosts that died with turns: session, when.
@@ -115,7 +117,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 55] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 56] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -134,6 +136,7 @@ impl Counts {
             ("both-ends-failing", self.both_ends_failing),
             ("two-readers", self.two_readers),
             ("poison-event", self.poison_event),
+            ("outdated-witness", self.outdated_witness),
             ("(subscribed)", self.subscribed),
             ("(events delivered)", self.delivered),
             ("(events skipped)", self.skipped),
@@ -261,6 +264,11 @@ impl Judge<'_> {
         self.counts.coverage.arrived(message);
         if let Message::Opened { resume_at, .. } = message {
             self.counts.outcomes_cut += u64::from(resume_at.is_some());
+        }
+        if let Message::Probe(probe) = message {
+            let model = &self.logs[self.log_of(&probe.to)];
+            let was_owner = model.owner != Some(to) && model.reigns.iter().any(|r| r.node == to);
+            self.counts.outdated_witness += u64::from(was_owner);
         }
         let Message::Request { sender, to: partition, epoch, number, from_epoch, asks, .. } =
             message
