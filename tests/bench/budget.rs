@@ -32,6 +32,8 @@ pub(crate) enum Target {
     Publish,
     /// An actor, by an event that is delivered to it; it publishes another one with its turn, which comes back.
     Delivery,
+    /// Many actors, by events that are published in batches while they are delivered.
+    Stream,
 }
 
 /// A bound on one figure.
@@ -105,6 +107,10 @@ impl Scenario {
         Self {
             promises: &[Throughput(50_000.0)],
             ..scenario("publish, 64 clients", Target::Publish, 64)
+        },
+        Self {
+            promises: &[Throughput(20_000.0)],
+            ..scenario("events to actors, 8 publishers", Target::Stream, 8)
         },
         scenario("event to an actor and back, 1 client", Target::Delivery, 1),
         scenario("event to an actor and back, 64 clients", Target::Delivery, 64),

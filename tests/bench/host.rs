@@ -1,5 +1,7 @@
 //! What is called: an echo, as a service and as an actor; and a method that only a second attempt ends.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use anyhow::Result;
 use kar_sdk::{ActorContext, Error, Event, Host, NewEvent, Payload, ServiceContext};
 
@@ -7,8 +9,13 @@ use kar_sdk::{ActorContext, Error, Event, Host, NewEvent, Payload, ServiceContex
 pub(crate) const QUESTIONS: &str = "bench.questions";
 /// Topic of events that come back.
 pub(crate) const ANSWERS: &str = "bench.answers";
-/// Attribute of both: whose they are.
+/// Topic of events that are only counted.
+pub(crate) const STREAM: &str = "bench.stream";
+/// Attribute of questions and answers: whose they are.
 pub(crate) const BACK: &str = "back";
+
+/// Events that actors of this process have noted.
+static NOTED: AtomicU64 = AtomicU64::new(0);
 
 struct Bench;
 
@@ -17,6 +24,11 @@ impl Bench {
     /// Returns what it is given.
     async fn echo(&self, _ctx: &mut ServiceContext, payload: Payload) -> Result<Payload, Error> {
         Ok(payload)
+    }
+
+    /// How many events actors of this process have noted.
+    async fn noted(&self, _ctx: &mut ServiceContext) -> Result<u64, Error> {
+        Ok(NOTED.load(Ordering::Relaxed))
     }
 }
 
@@ -34,6 +46,12 @@ impl Echo {
         let back = event.attributes.get(BACK).cloned().unwrap_or_default();
         let answer = NewEvent::new("bench.answer", &event.data).attribute(BACK, back);
         ctx.topic(ANSWERS).publish(answer).await?;
+        Ok(())
+    }
+
+    /// Counts an event.
+    async fn note(&self, _ctx: &mut ActorContext, _event: Event<Payload>) -> Result<(), Error> {
+        NOTED.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 

@@ -57,6 +57,12 @@ impl Limits {
     pub(crate) fn durable_us(self) -> f64 {
         self.direct_us() + self.echo_us + self.append_us
     }
+
+    /// An event to an actor whose event comes back: four things that are durable one after the other (the event, that
+    /// it is accepted, the end of its turn, the event that this publishes), and the chain to the component and back.
+    pub(crate) fn event_us(self) -> f64 {
+        self.direct_us() + 4.0 * (self.echo_us + self.append_us)
+    }
 }
 
 /// Measures all of them.

@@ -1,6 +1,6 @@
 //! The load client: a process of its own that calls through the SDK, and says when its measurement begins and ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{Write as _, stdout};
 use std::path::Path;
@@ -20,6 +20,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::budget::{Scenario, Target};
 use crate::host::{ANSWERS, BACK, QUESTIONS};
+use crate::stream;
 
 /// Bytes of each argument and result.
 pub(crate) const PAYLOAD_BYTES: usize = 1024;
@@ -59,8 +60,9 @@ pub(crate) async fn run(args: LoadArgs) -> Result<()> {
     let client = Kar::connect().await?;
     let shared = Rc::new(Shared {
         histogram: RefCell::new(Histogram::new_with_bounds(1, 60_000_000, 3)?),
-        begin: RefCell::new(None),
-        end: RefCell::new(None),
+        calls: Cell::new(0),
+        begin: Cell::new(None),
+        end: Cell::new(None),
     });
     let local = LocalSet::new();
     let answers = Answers::default();
@@ -70,20 +72,23 @@ pub(crate) async fn run(args: LoadArgs) -> Result<()> {
         let consumer = client.topic(ANSWERS).consume().start(Start::Latest).open().await?;
         local.spawn_local(answers.clone().take_from(consumer));
     }
-    let loops: Vec<_> = (0..args.clients)
-        .map(|n| {
+    let loops: Vec<_> = if args.target == Target::Stream {
+        vec![local.spawn_local(stream::run(client, args.clients, shared.clone()))]
+    } else {
+        let calls = |n| {
             let (client, answers) = (client.clone(), answers.clone());
             local.spawn_local(calls(client, answers, n, args.target, args.every_ms, shared.clone()))
-        })
-        .collect();
+        };
+        (0..args.clients).map(calls).collect()
+    };
     local
         .run_until(async {
             pause(WARM_UP).await;
-            *shared.begin.borrow_mut() = Some(Instant::now());
+            shared.begin.set(Some(Instant::now()));
             say("begin")?;
             pause(Duration::from_secs_f64(args.seconds)).await;
             let end = Instant::now();
-            *shared.end.borrow_mut() = Some(end);
+            shared.end.set(Some(end));
             let result = shared.result(end)?;
             say(&serde_json::to_string(&result)?)?;
             for client in loops {
@@ -104,19 +109,41 @@ fn say(line: &str) -> Result<()> {
     Ok(stdout().flush()?)
 }
 
-struct Shared {
+/// What the loops find.
+pub(crate) struct Shared {
     histogram: RefCell<Histogram<u64>>,
-    begin: RefCell<Option<Instant>>,
-    end: RefCell<Option<Instant>>,
+    calls: Cell<u64>,
+    begin: Cell<Option<Instant>>,
+    end: Cell<Option<Instant>>,
 }
 
 impl Shared {
+    /// The measurement is over.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.end.get().is_some()
+    }
+
+    /// So many calls more have ended.
+    pub(crate) fn counted(&self, calls: u64) {
+        if self.begin.get().is_some() && !self.has_ended() {
+            self.calls.set(self.calls.get() + calls);
+        }
+    }
+
+    /// One took so long.
+    pub(crate) fn took(&self, time: Duration) {
+        if self.begin.get().is_some() && !self.has_ended() {
+            let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            self.histogram.borrow_mut().saturating_record(us.max(1));
+        }
+    }
+
     fn result(&self, end: Instant) -> Result<LoadResult> {
         let histogram = self.histogram.borrow();
-        let begin = self.begin.borrow().context("it has begun")?;
+        let begin = self.begin.get().context("it has begun")?;
         let us = |q| histogram.value_at_quantile(q) as f64;
         Ok(LoadResult {
-            calls: histogram.len(),
+            calls: self.calls.get(),
             seconds: (end - begin).as_secs_f64(),
             p50_us: us(0.5),
             p99_us: us(0.99),
@@ -173,17 +200,16 @@ async fn calls(
                 topic.publish(event).await?;
                 answer.await.context("the consumer has ended")?
             }
+            Target::Stream => bail!("a stream is no loop of calls"),
         };
         if answer.data.len() != PAYLOAD_BYTES {
             bail!("wrong answer: {} bytes", answer.data.len());
         }
-        if shared.end.borrow().is_some() {
+        if shared.has_ended() {
             return Ok(());
         }
-        if shared.begin.borrow().is_some() {
-            let us = u64::try_from(start.elapsed().as_micros())?;
-            shared.histogram.borrow_mut().saturating_record(us.max(1));
-        }
+        shared.counted(1);
+        shared.took(start.elapsed());
     }
     Ok(())
 }
@@ -239,6 +265,7 @@ pub(crate) fn spawn(
         Target::Direct => "direct",
         Target::Publish => "publish",
         Target::Delivery => "delivery",
+        Target::Stream => "stream",
     };
     let (program, args) = command.split_first().context("a command has a program")?;
     let mut child = Command::new(program)

@@ -13,6 +13,7 @@ mod limits;
 mod load;
 mod processes;
 mod report;
+mod stream;
 
 use std::path::PathBuf;
 
@@ -161,7 +162,7 @@ async fn start(world: &World, name: &str, command: &[String]) -> Result<(Node, N
 /// The topics that events go through, which keep little.
 async fn create_topics(node: &Node) -> Result<()> {
     let client = node.client().await;
-    for topic in [host::QUESTIONS, host::ANSWERS] {
+    for topic in [host::QUESTIONS, host::ANSWERS, host::STREAM] {
         let (topic, partitions, retention_bytes) = (topic.to_owned(), 4, 32 << 20);
         let request =
             CreateTopicRequest { topic, partitions, retention_bytes, ..Default::default() };

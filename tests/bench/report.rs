@@ -82,10 +82,10 @@ impl Row {
 
     /// The physical limit of its latency, µs.
     fn limit_us(&self, limits: Limits) -> f64 {
-        if self.scenario.target == Target::Direct {
-            limits.direct_us()
-        } else {
-            limits.durable_us()
+        match self.scenario.target {
+            Target::Direct => limits.direct_us(),
+            Target::Delivery => limits.event_us(),
+            _ => limits.durable_us(),
         }
     }
 
@@ -179,6 +179,7 @@ impl Report {
             "  direct: 3 in a chain     {direct:>9.0} µs   {chain_per_second:>9.0}/s with 64 under way"
         )?;
         writeln!(out, "  durable: 1 more + append {durable:>9.0} µs")?;
+        writeln!(out, "  event: 4 durable steps   {:>9.0} µs", self.limits.event_us())?;
         writeln!(
             out,
             "  ×limit: how many times slower a row is, by its p50 (1 client) or its calls/s (64)\n"

@@ -178,6 +178,24 @@ fn what_names_nobody_is_told_and_passed_when_all_before_it_is_done() {
 }
 
 #[test]
+fn it_reads_on_when_half_of_what_may_be_under_way_is_free() {
+    // With that bound an event counts as accepted when it has ended.
+    let limits = Limits { deliveries_waiting_max: 0, ..Limits::default() };
+    let (mut script, first) = subscribed(limits);
+    let events = ["alice", "bob", "carol"].iter().zip(1..);
+    let events = events.map(|(who, offset)| event(offset, "yes", Some(who))).collect();
+    answer(&mut script, &first, events);
+    for free in [0, 1] {
+        script.advance(LONG_MS);
+        assert!(script.topics.is_empty(), "{free} of 3 is free");
+        let turn = script.turn("add");
+        script.finish(&turn, done("ok"));
+    }
+    let second = read(&mut script);
+    assert_eq!((second.from, second.events_max), (4, 2));
+}
+
+#[test]
 fn paused_it_reads_nothing_and_goes_on_where_it_was() {
     let (mut script, first) = subscribed(Limits::default());
     let paused = change(&mut script, SubscriptionChange::Pause);

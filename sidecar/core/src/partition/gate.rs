@@ -1,5 +1,6 @@
 //! Proposals, and what waits for their commit (rules L3–L5).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Partition;
@@ -224,6 +225,7 @@ impl Partition {
             self.state.last_write = offset;
             self.owe_store(offset, record.store);
         }
+        self.tell_accepted(env);
         while self.reign.gated.front().is_some_and(|(seq, _)| *seq <= self.reign.committed) {
             let Some((_, gated)) = self.reign.gated.pop_front() else { break };
             self.let_out(env, gated);
@@ -234,6 +236,36 @@ impl Partition {
         self.write_store(env);
         self.take_snapshot(env);
         self.flush(env);
+    }
+
+    /// Tells what was accepted, each sender all of it in one message, before everything else that waits for the same
+    /// commit: nobody needs to hear of an acceptance late.
+    fn tell_accepted(&mut self, env: &mut Env) {
+        let gated = &mut self.reign.gated;
+        let ready = gated.partition_point(|(seq, _)| *seq <= self.reign.committed);
+        let accepted = gated.range(..ready).filter(|(_, g)| matches!(g, Gated::Accepted { .. }));
+        if accepted.count() < 2 {
+            return;
+        }
+        let (mut told, mut others) = (BTreeMap::<_, Vec<_>>::new(), Vec::with_capacity(ready));
+        for (seq, gated) in gated.drain(..ready) {
+            match gated {
+                Gated::Accepted { to, sender, number } => {
+                    told.entry((sender, to)).or_default().push(number);
+                }
+                other => others.push((seq, other)),
+            }
+        }
+        for other in others.into_iter().rev() {
+            gated.push_front(other);
+        }
+        for ((sender, to), numbers) in told {
+            env.cover(Transition::GateAccepted);
+            if numbers.len() > 1 {
+                env.cover(Transition::GateAcceptedMore);
+            }
+            env.send(to, Message::Accepted { sender, from: self.id.clone(), numbers });
+        }
     }
 
     /// An own record was not written: its log takes none of that length.
@@ -263,19 +295,8 @@ impl Partition {
         match gated {
             Gated::Send { to, message } => env.send(to, message),
             Gated::Accepted { to, sender, number } => {
-                let mut numbers = vec![number];
-                // What was accepted by the same record for the same sender is told in one message.
-                while let Some((seq, Gated::Accepted { to: t, sender: s, number })) =
-                    self.reign.gated.front()
-                    && *seq <= self.reign.committed
-                    && *t == to
-                    && *s == sender
-                {
-                    env.cover(Transition::GateAcceptedMore);
-                    numbers.push(*number);
-                    self.reign.gated.pop_front();
-                }
-                env.send(to, Message::Accepted { sender, from: self.id.clone(), numbers });
+                let (from, numbers) = (self.id.clone(), vec![number]);
+                env.send(to, Message::Accepted { sender, from, numbers });
             }
             Gated::Out { to, number } => {
                 let (route, out) = self.route_parts(&to);

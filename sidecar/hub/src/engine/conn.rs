@@ -193,7 +193,7 @@ struct Io<'a> {
 
 impl Log {
     /// A record, if it is still in memory.
-    fn recent_at(&self, offset: u64) -> Option<Bytes> {
+    pub(super) fn recent_at(&self, offset: u64) -> Option<Bytes> {
         let first = self.index.last() + 1 - self.recent.len() as u64;
         self.recent.get(usize::try_from(offset.checked_sub(first)?).ok()?).cloned()
     }

@@ -344,6 +344,7 @@ impl Log {
             recent: Default::default(),
             bytes: 0,
             awaited: false,
+            due: false,
         }
     }
 }

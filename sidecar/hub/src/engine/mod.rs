@@ -180,12 +180,15 @@ struct Log {
     /// Its name is in the write-ahead log.
     defined: bool,
     readers: Vec<ConnId>,
-    /// The newest durable records, for readers that did not append them.
+    /// The newest durable records, for readers that did not append them, and, until they have been told, for those who
+    /// wait for events.
     recent: VecDeque<Bytes>,
     /// What its records take that are durable and not trimmed, bytes.
     bytes: u64,
     /// Somebody waits for its next record; of topics only.
     awaited: bool,
+    /// It has come, and is among those that are due.
+    due: bool,
 }
 
 /// A record whose commit is not done.
@@ -474,7 +477,7 @@ impl Engine {
         state.index.push(place);
         state.bytes += place.bytes;
         self.files.lives(place.address, place.bytes);
-        if std::mem::take(&mut state.awaited) {
+        if state.awaited && !std::mem::replace(&mut state.due, true) {
             self.topics.due.push(log);
         }
         let offset = state.index.last();
@@ -483,7 +486,7 @@ impl Engine {
             let Some(reader_conn) = self.conns.get_mut(reader) else { continue };
             foreign |= !reader_conn.advance(log, offset, (*reader == conn).then_some(id));
         }
-        if foreign && record.len() <= RECENT_RECORD_BYTES_MAX {
+        if (foreign || state.awaited) && record.len() <= RECENT_RECORD_BYTES_MAX {
             if state.recent.len() == RECENT_RECORDS_MAX {
                 state.recent.pop_front();
             }

@@ -5,6 +5,7 @@ use std::task::{Context, Poll, Waker};
 
 use tonic::Status;
 use wire::client_frame::Frame as ClientFrame;
+use wire::state_request::Request;
 
 use super::*;
 use crate::options::Durability;
@@ -24,7 +25,7 @@ struct Bare {
     dir: tempfile::TempDir,
     engine: Engine,
     committer: Committer,
-    _threads: Jobs,
+    threads: Jobs,
 }
 
 /// What is asked of the other threads, and not done.
@@ -55,7 +56,7 @@ impl Bare {
         let mut engine =
             Replay::new().engine(limits(), "id".into(), writer, &[first], None, threads);
         engine.begin_first_file();
-        let mut bare = Self { dir, engine, committer: committer.unwrap(), _threads: receivers };
+        let mut bare = Self { dir, engine, committer: committer.unwrap(), threads: receivers };
         bare.commit();
         bare
     }
@@ -98,9 +99,22 @@ impl Bare {
         self.engine.handle(id, vec![wire::ClientFrame { frame: Some(frame) }])
     }
 
+    fn ask(&mut self, id: ConnId, number: u64, request: Request) {
+        let request = wire::StateRequest { number, request: Some(request) };
+        self.say(id, ClientFrame::State(request)).unwrap();
+    }
+
     fn ask_for_purge(&mut self, id: ConnId, number: u64) {
-        let request = Some(wire::state_request::Request::Purge(wire::Purge::default()));
-        self.say(id, ClientFrame::State(wire::StateRequest { number, request })).unwrap();
+        self.ask(id, number, Request::Purge(wire::Purge::default()));
+    }
+
+    /// Creates a topic with one partition; returns its id.
+    fn create_topic(&mut self, id: ConnId) -> String {
+        let (name, partitions) = ("t".to_owned(), 1);
+        let topic = Some(wire::TopicInfo { name, partitions, ..Default::default() });
+        self.ask(id, 1, Request::CreateTopic(wire::CreateTopic { topic }));
+        self.commit();
+        self.engine.topics.only_id()
     }
 
     /// The frames that are told next.
@@ -233,16 +247,7 @@ fn names_that_were_only_looked_at_are_forgotten() {
 fn channels_are_known_whichever_file_their_last_events_are_in() {
     let mut bare = Bare::new();
     let client = bare.client("app", false);
-    let name = "t".to_owned();
-    let info = wire::TopicInfo { name, partitions: 1, ..Default::default() };
-    let create = wire::CreateTopic { topic: Some(info) };
-    let ask = |bare: &mut Bare, request| {
-        let request = wire::StateRequest { number: 1, request: Some(request) };
-        bare.say(client, ClientFrame::State(request)).unwrap();
-    };
-    ask(&mut bare, wire::state_request::Request::CreateTopic(create));
-    bare.commit();
-    let topic_id = bare.engine.topics.only_id();
+    let topic_id = bare.create_topic(client);
     let mut next = 1;
     let mut send = |bare: &mut Bare, channel: u8, count: u64| {
         let event = |number| wire::NumberedEvent { number, event: vec![1; 9_000].into() };
@@ -253,7 +258,7 @@ fn channels_are_known_whichever_file_their_last_events_are_in() {
             events: (next..next + count).map(event).collect(),
         };
         next += count;
-        ask(bare, wire::state_request::Request::AppendEvents(append));
+        bare.ask(client, 1, Request::AppendEvents(append));
         next - 1
     };
     send(&mut bare, 1, 2);
@@ -271,4 +276,57 @@ fn channels_are_known_whichever_file_their_last_events_are_in() {
     send(&mut bare, 1, 3);
     let known = bare.replayed();
     assert_eq!(known.topics.only_mark(u128::from_le_bytes([1; 16])), Some(last));
+}
+
+/// Who waits for events is told them when they are durable, from memory; and from disk only what is not there.
+#[test]
+fn who_waits_for_events_needs_no_disk() {
+    let mut bare = Bare::new();
+    let client = bare.client("app", false);
+    let topic_id = bare.create_topic(client);
+    let fetch = |bare: &mut Bare, number, first| {
+        let (topic_id, bytes_max, wait_ms) = (topic_id.clone(), 2_000, 1_000);
+        let fetch = wire::FetchEvents { topic_id, first, bytes_max, wait_ms, ..Default::default() };
+        bare.ask(client, number, Request::FetchEvents(fetch));
+    };
+    let append = |bare: &mut Bare, numbers: std::ops::RangeInclusive<u64>| {
+        let event = |number| wire::NumberedEvent { number, event: vec![number as u8; 800].into() };
+        let append = wire::AppendEvents {
+            topic_id: topic_id.clone(),
+            partition: 0,
+            channel: vec![1; 16].into(),
+            events: numbers.map(event).collect(),
+        };
+        bare.ask(client, 1, Request::AppendEvents(append));
+        bare.commit();
+    };
+    let fetched = |bare: &mut Bare| {
+        let answers = bare.told(client).into_iter().filter_map(|frame| match frame {
+            Frame::State(wire::StateResponse { number, response }) => Some((number, response?)),
+            _ => None,
+        });
+        let fetched = answers.filter_map(|(number, response)| match response {
+            Response::EventsFetched(fetched) => Some((number, fetched)),
+            _ => None,
+        });
+        let firsts = |events: Vec<wire::FetchedEvent>| events.iter().map(|e| e.event[0]).collect();
+        let fetched = fetched.map(|(n, f)| (n, (f.first, firsts(f.events), f.end)));
+        fetched.collect::<BTreeMap<u64, (u64, Vec<u8>, u64)>>()
+    };
+    fetch(&mut bare, 10, 1);
+    fetch(&mut bare, 11, 3);
+    append(&mut bare, 1..=4);
+    // As many as fit, each as it wants them.
+    let wanted = [(10, (1, vec![1, 2, 3], 5)), (11, (3, vec![3, 4], 5))];
+    assert_eq!(fetched(&mut bare), BTreeMap::from(wanted));
+    assert!(bare.threads.1.try_recv().is_err(), "nothing was read");
+    assert!(bare.engine.logs.values().all(|log| log.recent.is_empty()), "nothing is kept");
+    // More than are kept in memory: the first of them are read.
+    fetch(&mut bare, 12, 5);
+    append(&mut bare, 5..=5 + RECENT_RECORDS_MAX as u64);
+    assert_eq!(fetched(&mut bare), BTreeMap::new());
+    assert!(matches!(bare.threads.1.try_recv(), Ok(DiskJob::Fetch(job)) if job.first == 5));
+    // Nobody waits: nothing is kept for anybody.
+    append(&mut bare, 50..=51);
+    assert!(bare.engine.logs.values().all(|log| log.recent.is_empty()));
 }

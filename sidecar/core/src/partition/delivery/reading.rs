@@ -57,7 +57,7 @@ impl Partition {
             && !reign.deliveries.gone.contains(&subscription)
     }
 
-    /// Reads on, as far as the bounds of what is under way go.
+    /// Reads on, as far as the bounds of what is under way go, once half of that is free.
     pub(super) fn read_more(&mut self, env: &mut Env, branch: Branch) {
         let may_read = self.may_read(env, branch.0);
         let partition = self.id.clone();
@@ -75,7 +75,10 @@ impl Partition {
             let events_max = (spec.in_flight as usize).saturating_sub(reading.open.len());
             let bytes_max = env.limits.subscription_in_flight_bytes_max;
             let bytes_max = bytes_max.saturating_sub(reading.bytes);
-            if events_max == 0 || bytes_max == 0 {
+            let is_half_free = 2 * events_max >= spec.in_flight as usize
+                && 2 * bytes_max >= env.limits.subscription_in_flight_bytes_max;
+            if !is_half_free && !reading.open.is_empty() {
+                // Many are read at once, not one for each that is done with.
                 env.cover(Transition::ReadFull);
             } else {
                 let serial = env.fetch_serial();

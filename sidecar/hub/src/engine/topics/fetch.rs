@@ -1,4 +1,4 @@
-//! Reading events: from the disk, or as soon as there are any.
+//! Reading events: from the disk, or from memory as soon as there are any.
 
 use std::sync::Arc;
 
@@ -146,20 +146,50 @@ impl Engine {
         self.answer(job.conn, job.number, Response::EventsFetched(gone));
     }
 
-    /// New events are durable: reads them for those who wait.
+    /// New events are durable: tells them those who wait, from memory if they are all there.
     pub(in super::super) fn feed(&mut self) {
         for log in std::mem::take(&mut self.topics.due) {
             let Some(state) = self.logs.get_mut(&log) else { continue };
             let last = state.index.last();
+            state.due = false;
+            let recent = std::mem::take(&mut state.recent);
             let Some((id, n)) = self.topics.by_log.get(&log).cloned() else { continue };
             let Some(partition) = self.topics.partition(&id, n) else { continue };
             let ready: Vec<_> = partition.waiting.extract_if(.., |w| w.first <= last).collect();
             state.awaited = !partition.waiting.is_empty();
             self.topics.stats.waiting -= ready.len() as u64;
+            let kept_from = last + 1 - recent.len() as u64;
             for waiting in ready {
-                self.read_events(TopicId::clone(&id), log, waiting);
+                let id = TopicId::clone(&id);
+                match waiting.first.checked_sub(kept_from) {
+                    Some(skip) => {
+                        self.tell_recent(id, log, waiting, recent.iter().skip(skip as usize))
+                    }
+                    None => self.read_events(id, log, waiting),
+                }
             }
         }
+    }
+
+    /// Tells events that are in memory, as many as one reading would.
+    fn tell_recent<'a>(
+        &mut self,
+        topic: TopicId,
+        log: LogId,
+        fetch: Waiting,
+        recent: impl Iterator<Item = &'a Bytes>,
+    ) {
+        let Waiting { conn, number, first, bytes_max, .. } = fetch;
+        let mut bytes = 0;
+        let fits = |record: &&Bytes| {
+            let before = bytes;
+            bytes += record.len();
+            before == 0 || before < bytes_max
+        };
+        let records: Vec<_> = recent.take_while(fits).cloned().collect();
+        let addresses = Vec::new();
+        let job = FetchJob { conn, number, topic, log, first, addresses, bytes_max };
+        self.fetched(&job, &records);
     }
 
     /// Ends waiting: by time, or for a consumer whose session is over.
