@@ -15,8 +15,9 @@ pub trait Bus: Send + Sync {
     /// Creates a topic unless there is one of the same name and settings; tells whether it is new, when it is durable.
     fn create_topic(&self, settings: TopicSettings) -> BusFuture<(TopicInfo, bool)>;
 
-    /// Deletes a topic with its events and its consumers, if it is the one with this id, or whichever it is; tells
-    /// whether it existed, when that is durable.
+    /// Deletes a topic with its events and its consumers, if it is the one with this id, or whichever it is (also one
+    /// that was created meanwhile, should this be asked again by itself); tells whether it existed, when that is
+    /// durable.
     fn delete_topic(&self, name: String, id: Option<String>) -> BusFuture<bool>;
 
     /// What there is of a topic.
@@ -77,6 +78,14 @@ pub trait Bus: Send + Sync {
     fn delete_consumer(&self, topic_id: TopicId, name: String) -> BusFuture<bool>;
 }
 
+/// Longest wait of one fetch.
+const FETCH_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long one fetch waits for an event, from a bus that answers within a time: less than that.
+pub fn fetch_wait(timeout: Duration) -> Duration {
+    FETCH_WAIT_MAX.min(timeout / 2)
+}
+
 /// The answer of a bus, some time.
 pub type BusFuture<T> = Pin<Box<dyn Future<Output = Result<T, BusError>> + Send>>;
 
@@ -114,8 +123,10 @@ pub struct TopicView {
     pub topic: TopicInfo,
     /// By number.
     pub partitions: Vec<TopicPartition>,
-    /// By application and name.
+    /// By application and name; a bus may tell some of them only.
     pub consumers: Vec<TopicConsumer>,
+    /// Those that are left out.
+    pub consumers_left_out: u32,
 }
 
 /// What a partition has.
@@ -136,8 +147,10 @@ pub struct TopicConsumer {
     pub application: String,
     /// Its name.
     pub name: String,
-    /// By number of the partition.
-    pub positions: Vec<ConsumerPosition>,
+    /// By number of the partition: everything below this offset is done with.
+    pub floors: Vec<u64>,
+    /// Events that are kept and that it is not done with, of all partitions.
+    pub lag: u64,
 }
 
 /// A page of topics.

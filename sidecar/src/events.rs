@@ -157,9 +157,9 @@ impl Events {
                 Ok(Reply::CreateTopic(pb::CreateTopicResponse { topic, created }))
             }
             EventOperation::DeleteTopic { topic, id } => {
-                let deleted = bus.delete_topic(topic.clone(), id).await;
+                let existed = self.delete_topic(&topic, id).await;
                 self.topics().remove(&topic);
-                let existed = deleted.map_err(|error| bus_error(&error, &topic, ""))?;
+                let existed = existed.map_err(|error| bus_error(&error, &topic, ""))?;
                 Ok(Reply::DeleteTopic(pb::DeleteTopicResponse { existed }))
             }
             EventOperation::DescribeTopic { topic } => {
@@ -191,6 +191,22 @@ impl Events {
                 Ok(Reply::DeleteConsumer(pb::DeleteConsumerResponse { existed }))
             }
         }
+    }
+
+    /// Deletes the topic that has a name now, or the one with an id; tells whether it existed. The bus asks again when
+    /// an answer was lost: without an id it might delete what was created anew since.
+    async fn delete_topic(&self, topic: &str, id: Option<String>) -> Result<bool, BusError> {
+        let bus = &self.shared.bus;
+        if id.is_some() {
+            return bus.delete_topic(topic.to_owned(), id).await;
+        }
+        let id = match bus.topic(topic.to_owned()).await {
+            Ok(view) => view.topic.id.to_string(),
+            Err(BusError::UnknownTopic) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        // Gone by now it was deleted by this request, or by another one at the same time.
+        bus.delete_topic(topic.to_owned(), Some(id)).await.map(|_| true)
     }
 
     /// What there is of a topic now.

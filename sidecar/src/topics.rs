@@ -13,15 +13,13 @@ use kar_core::ids::{Number, Offset, PartitionId, TopicPartition, Uuid};
 use kar_core::subscription::{FetchId, FetchResult, FetchedEvent};
 use tokio::task::AbortHandle;
 
-use crate::bus::{Bus, BusError, Fetch, Fetched, Landed};
+use crate::bus::{Bus, BusError, Fetch, Fetched, Landed, fetch_wait};
 use crate::convert::event::decode_event;
 use crate::driver::Driver;
 use crate::driver::outlets::{PublishAsk, Topics};
 
 /// Events that one append takes, number and bytes: what one request to the hub may have.
 const PIECE: (usize, usize) = (1_000, 4 << 20);
-/// How long one fetch waits for an event: less than the bus takes to answer at most.
-const FETCH_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Topics behind a bus, for a driver.
 pub struct BusTopics {
@@ -40,7 +38,7 @@ type Fetches = HashMap<(PartitionId, Uuid, u32), (u64, AbortHandle)>;
 impl BusTopics {
     /// The topics behind a bus, which answers within a time.
     pub fn new(bus: Arc<dyn Bus>, driver: &Arc<Driver>, bus_timeout: Duration) -> Self {
-        let wait = FETCH_WAIT_MAX.min(bus_timeout / 2);
+        let wait = fetch_wait(bus_timeout);
         Self { bus, driver: Arc::downgrade(driver), wait, fetches: Arc::default() }
     }
 }
@@ -78,11 +76,14 @@ impl Topics for BusTopics {
             session: None,
         };
         let own_key = key.clone();
+        // Before the task can end.
+        let mut under_way = lock(&self.fetches);
         let task = tokio::spawn(async move {
             let result = match bus.fetch(Arc::clone(&topic_id), fetch).await {
                 Ok(fetched) => read(&topic_id, id.topic_partition, fetched, max.0),
                 Err(BusError::UnknownTopic) => FetchResult::Gone,
                 Err(error) => {
+                    // The core says so to people when it goes on.
                     tracing::debug!(topic_id = &*topic_id, %error, "events could not be read");
                     FetchResult::Unavailable
                 }
@@ -96,10 +97,19 @@ impl Topics for BusTopics {
                 driver.handle(Event::Fetched { id, result });
             }
         });
-        let old = lock(&self.fetches).insert(key, (serial, task.abort_handle()));
+        let old = under_way.insert(key, (serial, task.abort_handle()));
         if let Some((_, old)) = old {
             // Of an earlier reign: nobody wants its answer.
             old.abort();
+        }
+    }
+
+    fn stop_fetch(&self, id: &FetchId) {
+        let (mut fetches, key) = (lock(&self.fetches), key(id));
+        if fetches.get(&key).is_some_and(|(current, _)| *current == id.serial)
+            && let Some((_, task)) = fetches.remove(&key)
+        {
+            task.abort();
         }
     }
 
@@ -186,12 +196,10 @@ fn read(topic_id: &str, partition: u32, fetched: Fetched, max: usize) -> FetchRe
         match decode_event(stored.clone()) {
             Ok(event) => read.push(FetchedEvent { offset, event, stored }),
             Err(error) => {
-                tracing::error!(
-                    topic_id, partition, offset, %error,
-                    "an event cannot be read by this version: subscriptions wait there"
-                );
                 if read.is_empty() {
-                    return FetchResult::Unavailable;
+                    // The core says so to people, once.
+                    tracing::debug!(topic_id, partition, offset, %error, "an event is not understood");
+                    return FetchResult::Unreadable(offset);
                 }
                 break;
             }
@@ -230,6 +238,6 @@ mod tests {
         let no_event = Bytes::from_static(&[0xff]);
         let partly = vec![(1, stored()), (1, no_event.clone())];
         assert!(matches!(read("t", 0, fetched(partly), 9), FetchResult::Events { next: 6, .. }));
-        assert_eq!(read("t", 0, fetched(vec![(1, no_event)]), 9), FetchResult::Unavailable);
+        assert_eq!(read("t", 0, fetched(vec![(1, no_event)]), 9), FetchResult::Unreadable(5));
     }
 }

@@ -570,7 +570,8 @@ fn about_subscriptions() -> Vec<Message> {
             ask(Sender::Node(NodeId(5)), None, Owed::Subscription(Arc::new(command)))
         }),
     );
-    let progress = SubscriptionProgress { floor: 4, end: 9, under_way: 2, skipped: 1 };
+    let progress =
+        SubscriptionProgress { floor: 4, end: 9, under_way: 2, skipped: 1, unreadable: 5 };
     let view = |subscription| SubscriptionView {
         subscription,
         paused: true,

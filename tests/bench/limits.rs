@@ -86,7 +86,7 @@ pub(crate) async fn measure(folder: &Path, seconds: f64) -> Result<Limits> {
 
 /// An echo, or a relay to `next`, that listens.
 async fn echo_process(socket: &Path, next: Option<&Path>) -> Result<Child> {
-    let server = Command::new(std::env::current_exe()?)
+    let server = Command::from(kar_tests::process::command(std::env::current_exe()?))
         .arg("echo")
         .arg(socket)
         .args(next)

@@ -268,7 +268,7 @@ pub(crate) fn spawn(
         Target::Stream => "stream",
     };
     let (program, args) = command.split_first().context("a command has a program")?;
-    let mut child = Command::new(program)
+    let mut child = Command::from(kar_tests::process::command(program))
         .args(args)
         .args(["--target", target])
         .args(["--clients", &scenario.clients.to_string()])

@@ -17,7 +17,7 @@ mod stream;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use kar_proto::v1::CreateTopicRequest;
 use kar_tests::{Node, NodeOptions, World};
@@ -92,7 +92,11 @@ fn main() -> Result<()> {
             Some(Part::Host { strict }) => host::run(strict).await,
             Some(Part::Load(load)) => load::run(load).await,
             Some(Part::Echo { socket, next }) => echo::serve(&socket, next.as_deref()).await,
-            None => judge(&args).await,
+            None => {
+                kar_tests::process::tie();
+                let judged = kar_tests::process::until_ended(judge(&args)).await?;
+                judged.unwrap_or_else(|| bail!("ended before the end: there is no report"))
+            }
         }
     })
 }

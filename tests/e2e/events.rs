@@ -205,6 +205,13 @@ fn what_is_no_event_is_refused_by_its_field() {
         let large = client.publish(publication("t", "", &large)).await;
         let status = assert_error(large, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
         assert_eq!(metadata(&status, "limit"), "message_bytes_max");
+        // Each of them would fit.
+        let batch = vec![publication("t", "", &json!("x".repeat(3 << 20))); 6];
+        let batch = PublishBatchRequest { events: batch, ..Default::default() };
+        let status = client.event().publish_batch(batch).await;
+        let status = assert_error(status, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
+        assert_eq!(metadata(&status, "limit"), "transport_message_bytes_max");
+        assert!(status.message().contains("send less at once"), "{status:?}");
         let many = vec![publication("t", "", &json!(1)); 1_001];
         let many = PublishBatchRequest { events: many, ..Default::default() };
         let status = client.event().publish_batch(many).await;

@@ -1,6 +1,7 @@
 //! The real binary over real sockets: one file per promise or surface.
 
 mod bad_input;
+mod bench;
 mod bytes;
 mod calls;
 mod caretakers;
@@ -37,4 +38,5 @@ mod topology;
 mod transactions;
 mod twins;
 mod unread;
+mod unreadable;
 mod withdraw;

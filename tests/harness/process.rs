@@ -1,13 +1,20 @@
 //! Processes: started in groups of their own, looked at through `/proc`, killed for certain.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::future::Future;
+use std::io;
 use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::wait;
+use tokio::signal::unix::{SignalKind, signal as listen};
+
+use crate::{binaries, wait};
 
 /// What `/proc/PID/stat` says.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +91,45 @@ pub fn find(word: &str, path: &Path) -> Vec<u32> {
         line.contains(path.as_ref()) && line.split(' ').any(|w| w == word)
     };
     all().into_iter().filter(matches).filter(|pid| alive(*pid)).collect()
+}
+
+/// Whatever this program starts from now on dies with it, even if it is killed: for programs that people run. Worlds
+/// and commands must be used on the main thread, since it is a thread's end that the kernel tells its children of.
+pub fn tie() {
+    TIED.store(true, Ordering::Relaxed);
+}
+
+static TIED: AtomicBool = AtomicBool::new(false);
+
+/// A command that starts a program, which dies with this one if that is [tied](tie).
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    if !TIED.load(Ordering::Relaxed) {
+        return Command::new(program);
+    }
+    // As `kar run` does with its component: the program begins as a `kar` that asks the kernel for it.
+    let mut command = Command::new(binaries::kar());
+    command.arg("__exec").arg(std::process::id().to_string()).arg(program);
+    command
+}
+
+/// Runs until the end, or until somebody ends this program (SIGINT, SIGTERM, SIGHUP): then everything is dropped, so
+/// that it is tidied up. `None`: it was ended.
+///
+/// # Errors
+///
+/// If signals cannot be listened to.
+pub async fn until_ended<T>(run: impl Future<Output = T>) -> io::Result<Option<T>> {
+    let [mut interrupt, mut terminate, mut hangup] = [
+        listen(SignalKind::interrupt())?,
+        listen(SignalKind::terminate())?,
+        listen(SignalKind::hangup())?,
+    ];
+    Ok(tokio::select! {
+        result = run => Some(result),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        _ = hangup.recv() => None,
+    })
 }
 
 /// Sends a signal; a process that is gone is fine.

@@ -184,7 +184,7 @@ impl World {
     }
 
     fn plain_command(&self) -> Command {
-        let mut command = Command::new(binaries::kar());
+        let mut command = process::command(binaries::kar());
         for name in ["KAR_SOCKET", "KAR_APP", "KAR_API_TOKEN", "KAR_DATA_DIR", "KAR_LOG"] {
             command.env_remove(name);
         }

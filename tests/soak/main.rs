@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Parser;
 use kar_tests::soak::{self, Report};
 
@@ -44,7 +45,9 @@ fn main() -> anyhow::Result<ExitCode> {
         verbose: !args.json,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(soak::run(options));
+    kar_tests::process::tie();
+    let run = kar_tests::process::until_ended(soak::run(options));
+    let report = runtime.block_on(run)?.context("ended before the end: there is no report")?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {

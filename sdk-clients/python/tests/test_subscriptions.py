@@ -206,7 +206,7 @@ async def listed(peer: Peer, client: kar.Client) -> None:
         state=event_pb2.SUBSCRIPTION_STATE_PAUSED,
         topic_id="7",
         lag=5,
-        partitions=[event_pb2.SubscriptionProgress(floor=3, lag=5, in_flight=2, skipped=1)],
+        partitions=[event_pb2.SubscriptionProgress(floor=3, lag=5, in_flight=2, skipped=1, unreadable=7)],
     )
     info.create_time.FromDatetime(TIME)
     listing = asyncio.create_task(every())
@@ -225,7 +225,7 @@ async def listed(peer: Peer, client: kar.Client) -> None:
     assert [one.subscription for one in seen] == SUBSCRIPTIONS
     assert seen[0].state is kar.SubscriptionState.PAUSED
     assert (seen[0].topic_id, seen[0].lag, seen[0].create_time) == ("7", 5, TIME)
-    assert seen[0].partitions == (kar.SubscriptionProgress(3, 5, 2, 1),)
+    assert seen[0].partitions == (kar.SubscriptionProgress(3, 5, 2, 1, 7),)
     getting = asyncio.create_task(client.subscriptions.get("z"))
     request = await peer.request("list_subscriptions")
     assert request.list_subscriptions.name == "z"

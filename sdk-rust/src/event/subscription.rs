@@ -59,6 +59,8 @@ pub enum SubscriptionState {
     Paused,
     /// Its topic was deleted: it delivers nothing any more.
     TopicDeleted,
+    /// It waits at an event that its owner's version does not understand; other partitions of its topic are delivered.
+    Blocked,
 }
 
 // === impl Subscription ===
@@ -163,6 +165,7 @@ impl Subscribed {
         let state = match info.state() {
             proto::SubscriptionState::Paused => SubscriptionState::Paused,
             proto::SubscriptionState::TopicDeleted => SubscriptionState::TopicDeleted,
+            proto::SubscriptionState::Blocked => SubscriptionState::Blocked,
             proto::SubscriptionState::Active | proto::SubscriptionState::Unspecified => {
                 SubscriptionState::Active
             }

@@ -222,6 +222,8 @@ transitions! {
     FetchLate = "delivery: an answer of a topic that nobody waits for",
     FetchHeld = "delivery: events came that may not be delivered now",
     FetchUnavailable = "delivery: a topic cannot be read",
+    FetchUnreadable = "delivery: an event is not understood",
+    FetchStopped = "delivery: a read is not wanted any more",
     TopicGone = "delivery: a topic is gone",
     EventsSkipped = "delivery: events are gone",
     EventPassed = "delivery: an event is passed over",

@@ -240,8 +240,8 @@ pub enum Effect {
         partition: PartitionId,
     },
     /// Read events of a topic partition, or wait for some (as long as the driver likes, some seconds); answered with
-    /// [`Event::Fetched`](crate::Event::Fetched), always. At most one is under way for each partition of a
-    /// subscription's topic and reign.
+    /// [`Event::Fetched`](crate::Event::Fetched), unless it is stopped. At most one is under way for each partition of
+    /// a subscription's topic and reign.
     Fetch {
         /// Comes back with the answer.
         id: FetchId,
@@ -253,6 +253,11 @@ pub enum Effect {
         events_max: usize,
         /// About so many bytes, at least one event.
         bytes_max: usize,
+    },
+    /// Nobody wants what a [`Fetch`](Self::Fetch) brings any more: it need not be answered.
+    StopFetch {
+        /// The read.
+        id: FetchId,
     },
     /// Another node asks what this one serves, for people; answered with
     /// [`Event::Inspected`](crate::Event::Inspected).
@@ -597,6 +602,26 @@ pub enum Notice {
         why: &'static str,
         /// It goes to the subscription's dead-letter topic; otherwise it is passed over.
         dead_letter: bool,
+    },
+    /// A subscription waits at an event that this node does not understand: a newer version has to take it.
+    EventUnreadable {
+        /// The subscription's partition.
+        partition: PartitionId,
+        /// The subscription.
+        name: Arc<str>,
+        /// The partition of its topic.
+        topic_partition: u32,
+        /// The event's offset.
+        offset: Offset,
+    },
+    /// A subscription's topic could not be read several times in a row; it is tried again.
+    ReadingWaits {
+        /// The subscription's partition.
+        partition: PartitionId,
+        /// The subscription.
+        name: Arc<str>,
+        /// The partition of its topic.
+        topic_partition: u32,
     },
     /// The topic of a subscription is deleted: it delivers nothing any more.
     TopicGone {

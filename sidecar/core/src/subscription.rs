@@ -191,6 +191,8 @@ pub struct SubscriptionProgress {
     pub under_way: u64,
     /// Events that its owner found gone by retention before they were delivered, in this reign.
     pub skipped: u64,
+    /// Offset of an event that its owner does not understand, where it waits; 0: there is none.
+    pub unreadable: Offset,
 }
 
 /// A read of a topic partition, so that its answer finds its way.
@@ -223,6 +225,9 @@ pub enum FetchResult {
     },
     /// There is no topic with that id (any more).
     Gone,
+    /// The first event is not one that this version understands; the offset is its own. It is not passed over, and
+    /// asked for again.
+    Unreadable(Offset),
     /// Nobody could answer: it is asked again.
     Unavailable,
 }
@@ -381,6 +386,31 @@ impl SubscriptionSpec {
         Ok(())
     }
 
+    /// Whom an event is for.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the event, for people: it names nobody.
+    pub fn target_of(&self, event: &CloudEvent) -> Result<Target, &'static str> {
+        let value = |name: &Arc<str>| event.attribute(name).map(|value| Arc::<str>::from(&*value));
+        let (actor, affinity) = match &self.target {
+            SubscriptionTarget::Service { affinity, .. } => {
+                (None, affinity.as_ref().and_then(value))
+            }
+            SubscriptionTarget::Actor { instance: Instance::Fixed(actor), .. } => {
+                (Some(actor.clone()), None)
+            }
+            SubscriptionTarget::Actor { instance: Instance::Attribute(name), .. } => {
+                let actor = value(name).ok_or("it lacks the attribute that names the instance")?;
+                if !(1..=ACTOR_ID_BYTES_MAX).contains(&actor.len()) {
+                    return Err("the attribute that names the instance is no actor id");
+                }
+                (Some(actor), None)
+            }
+        };
+        Ok(Target { kind: self.target.kind(), actor, affinity })
+    }
+
     /// Whether its target is this instance and no other.
     pub(crate) fn is_of(&self, kind: &Kind, actor: &Arc<str>) -> bool {
         matches!(&self.target, SubscriptionTarget::Actor { instance: Instance::Fixed(fixed), .. }
@@ -425,23 +455,7 @@ impl Subscription {
         offset: Offset,
         event: &CloudEvent,
     ) -> Result<Destination, &'static str> {
-        let value = |name: &Arc<str>| event.attribute(name).map(|value| Arc::<str>::from(&*value));
-        let (actor, affinity) = match &self.spec.target {
-            SubscriptionTarget::Service { affinity, .. } => {
-                (None, affinity.as_ref().and_then(value))
-            }
-            SubscriptionTarget::Actor { instance: Instance::Fixed(actor), .. } => {
-                (Some(actor.clone()), None)
-            }
-            SubscriptionTarget::Actor { instance: Instance::Attribute(name), .. } => {
-                let actor = value(name).ok_or("it lacks the attribute that names the instance")?;
-                if !(1..=ACTOR_ID_BYTES_MAX).contains(&actor.len()) {
-                    return Err("the attribute that names the instance is no actor id");
-                }
-                (Some(actor), None)
-            }
-        };
-        let target = Target { kind: self.spec.target.kind(), actor, affinity };
+        let target = self.spec.target_of(event)?;
         let uuid = self.delivery(topic_partition, offset);
         let index = assign::partition_index(&target, uuid, self.target_partitions);
         let Target { kind, actor, .. } = target;

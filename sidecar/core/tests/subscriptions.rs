@@ -200,6 +200,7 @@ fn paused_it_reads_nothing_and_goes_on_where_it_was() {
     let (mut script, first) = subscribed(Limits::default());
     let paused = change(&mut script, SubscriptionChange::Pause);
     assert_eq!(paused, Ok(Response::SubscriptionChanged { changed: true }));
+    assert!(script.stopped.contains(&first.id), "nobody waits for it");
     // It was under way.
     answer(&mut script, &first, vec![event(1, "yes", Some("alice"))]);
     script.advance(LONG_MS);
@@ -207,7 +208,52 @@ fn paused_it_reads_nothing_and_goes_on_where_it_was() {
     let again = change(&mut script, SubscriptionChange::Pause);
     assert_eq!(again, Ok(Response::SubscriptionChanged { changed: false }));
     change(&mut script, SubscriptionChange::Resume).expect("it goes on");
-    assert_eq!(read(&mut script).from, 1);
+    let again = read(&mut script);
+    assert_eq!(again.from, 1);
+    // Once it is over, too; and what was answered is not stopped.
+    script.stopped.clear();
+    answer(&mut script, &again, Vec::new());
+    let last = read(&mut script);
+    change(&mut script, SubscriptionChange::Unsubscribe).expect("it is over");
+    assert_eq!(script.stopped, [last.id]);
+    assert!(script.topics.is_empty());
+}
+
+/// An event of a newer version is not passed over: the subscription waits there, and says so, once.
+#[test]
+fn an_event_that_is_not_understood_is_waited_at_and_told() {
+    let (mut script, mut read_now) = subscribed(Limits::default());
+    answer(&mut script, &read_now, vec![event(1, "yes", Some("alice"))]);
+    script.turn("add");
+    for _ in 0..3 {
+        read_now = read(&mut script);
+        assert_eq!(read_now.from, 2);
+        let result = FetchResult::Unreadable(2);
+        script.event(Event::Fetched { id: read_now.id, result });
+        assert!(script.topics.is_empty(), "there is a pause");
+        assert_eq!(view(&mut script).partitions[0].unreadable, 2);
+        script.advance(LONG_MS);
+    }
+    let told = |notice: &&Notice| matches!(notice, Notice::EventUnreadable { offset: 2, .. });
+    assert_eq!(script.notices.iter().filter(told).count(), 1);
+    let understood = read(&mut script);
+    answer(&mut script, &understood, vec![event(2, "yes", Some("bob"))]);
+    script.turn("add");
+    assert_eq!(view(&mut script).partitions[0].unreadable, 0);
+}
+
+/// A topic that cannot be read for seconds is told of, once for each time.
+#[test]
+fn a_topic_that_stays_away_is_told_of() {
+    let (mut script, mut read_now) = subscribed(Limits::default());
+    for _ in 0..20 {
+        let result = FetchResult::Unavailable;
+        script.event(Event::Fetched { id: read_now.id, result });
+        script.advance(LONG_MS);
+        read_now = read(&mut script);
+    }
+    let told = |notice: &&Notice| matches!(notice, Notice::ReadingWaits { .. });
+    assert_eq!(script.notices.iter().filter(told).count(), 1);
 }
 
 #[test]

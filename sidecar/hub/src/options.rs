@@ -105,6 +105,9 @@ pub const PAGE_SIZE_MAX: u32 = 1_000;
 pub const TOPIC_NAME_BYTES_MAX: usize = 128;
 /// Most partitions of a topic.
 pub const TOPIC_PARTITIONS_MAX: u32 = 256;
+/// Bytes of a topic's consumers that are told with it, and of topics after which a page of them ends: far less than a
+/// message may have, and than clients of a sidecar take.
+pub const TOPIC_VIEW_BYTES_MAX: usize = 1 << 20;
 /// Longest event as a topic keeps it, bytes.
 pub const EVENT_BYTES_MAX: usize = RECORD_BYTES_MAX - 1_024;
 /// Most events that are published, or appended on a channel, by one request.

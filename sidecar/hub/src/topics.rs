@@ -42,8 +42,11 @@ pub struct TopicView {
     pub topic: TopicInfo,
     /// By number.
     pub partitions: Vec<TopicPartition>,
-    /// By application and name.
+    /// By application and name: as many as take
+    /// [`TOPIC_VIEW_BYTES_MAX`](crate::TOPIC_VIEW_BYTES_MAX).
     pub consumers: Vec<TopicConsumer>,
+    /// Those that are left out.
+    pub consumers_left_out: u32,
 }
 
 /// What a partition has.
@@ -64,8 +67,10 @@ pub struct TopicConsumer {
     pub application: String,
     /// Its name.
     pub name: String,
-    /// By number of the partition.
-    pub positions: Vec<ConsumerPosition>,
+    /// By number of the partition: everything below this offset is done with.
+    pub floors: Vec<u64>,
+    /// Events that are kept and that it is not done with, of all partitions.
+    pub lag: u64,
 }
 
 /// How far a consumer has come in a partition.

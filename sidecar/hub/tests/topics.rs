@@ -288,6 +288,37 @@ async fn a_fetch_waits_for_the_next_event() {
     assert_eq!(fetched.unwrap().events[0].1, "4");
 }
 
+/// Whoever reads on and on, and stops, leaves nothing behind: fetches that wait are bounded for all clients together.
+#[tokio::test]
+async fn a_fetch_that_nobody_waits_for_any_more_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = node(dir.path(), "a").await.client;
+    let id = topic(&a, "t", 2).await.id;
+    let fetch = |partition| {
+        let (a, id) = (a.clone(), id.clone());
+        let wait = Duration::from_secs(20);
+        tokio::spawn(async move { a.fetch(&id, (partition, 1), 1, wait, None).await })
+    };
+    // No hub answers while it is replaced.
+    let waiting = async |count| {
+        while !a.stats().await.is_ok_and(|stats| stats.fetches_waiting == count) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let (stays, goes) = (fetch(0), fetch(1));
+    timeout(PATIENCE, waiting(2)).await.unwrap();
+    goes.abort();
+    timeout(Duration::from_secs(5), waiting(1)).await.expect("long before its time is over");
+    // One that is given up while the hub is away is not asked for again.
+    let goes = fetch(1);
+    timeout(PATIENCE, waiting(2)).await.unwrap();
+    restart(dir.path()).await;
+    goes.abort();
+    timeout(PATIENCE, waiting(1)).await.expect("the other one is");
+    publish(&a, &id, vec![event(0, 1, "e"), event(1, 2, "f")]).await;
+    assert_eq!(stays.await.unwrap().unwrap().events[0].1, "e");
+}
+
 #[tokio::test]
 async fn a_consumer_has_one_session_and_keeps_its_place() {
     let dir = tempfile::tempdir().unwrap();

@@ -253,6 +253,7 @@ impl World {
             Effect::Fetch { id, topic_id, from, events_max, bytes_max } => {
                 self.fetch(slot, id, topic_id, from, (events_max, bytes_max));
             }
+            Effect::StopFetch { id } => self.stop_fetch(slot, &id),
             // No client asks what nodes serve.
             Effect::Inspect { .. } => {}
             Effect::EnsureKind { kind } => {

@@ -297,6 +297,13 @@ impl World {
         self.push(at, Due::Fetch { fetch, fails });
     }
 
+    /// A read is not wanted any more. One that has not arrived yet is answered for nothing.
+    pub(crate) fn stop_fetch(&mut self, slot: usize, id: &FetchId) {
+        let inst = self.slots[slot].inst;
+        let is_it = |f: &Fetching| f.slot == slot && f.inst == inst && f.id == *id;
+        self.source.waiting.retain(|_, fetch| !is_it(fetch));
+    }
+
     /// It arrives.
     pub(crate) fn at_source(&mut self, fetch: Fetching, fails: bool) {
         let away = self.source.away > self.now && self.faults_on;
@@ -333,7 +340,10 @@ impl World {
         if self.slots[slot].inst != inst || self.slots[slot].node.is_none() {
             return;
         }
-        let result = if fails {
+        let result = if fails && id.serial.is_multiple_of(4) {
+            // What a newer version has published, say, until this one is replaced.
+            FetchResult::Unreadable(from)
+        } else if fails {
             FetchResult::Unavailable
         } else if self.meant(&topic_id) != self.source.id() {
             FetchResult::Gone

@@ -392,7 +392,7 @@ impl Translator {
     /// Takes what is about an inbox; gives back what is not.
     fn inbox(&mut self, batch: &mut Batch<'_>, event: HubEvent) -> Option<HubEvent> {
         let is_connected = *self.connected.borrow();
-        match hub_inboxes::translate(event) {
+        match hub_inboxes::translate(batch, event) {
             Ok(Event::InboxLost { .. }) if !is_connected => {
                 // Told to the core when there is somebody to read from again.
             }

@@ -185,12 +185,14 @@ fn view_from(view: kar_hub::TopicView) -> TopicView {
     let consumer = |c: kar_hub::TopicConsumer| TopicConsumer {
         application: c.application,
         name: c.name,
-        positions: c.positions.into_iter().map(position_from).collect(),
+        floors: c.floors,
+        lag: c.lag,
     };
     TopicView {
         topic: info_from(view.topic),
         partitions: view.partitions.into_iter().map(partition).collect(),
         consumers: view.consumers.into_iter().map(consumer).collect(),
+        consumers_left_out: view.consumers_left_out,
     }
 }
 

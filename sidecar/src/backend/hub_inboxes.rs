@@ -9,6 +9,7 @@ use kar_core::inbox::{InboxEntry, InboxId};
 use kar_hub::{HubClient, HubEvent, LogName, RECORD_BYTES_MAX};
 
 use crate::convert::inbox::{decode_entry, encode_entry};
+use crate::driver::Batch;
 
 /// Inboxes that the core follows: they are lost together when the hub is.
 pub(super) type FollowedInboxes = Arc<Mutex<BTreeSet<InboxId>>>;
@@ -40,7 +41,7 @@ pub(super) fn append(
 }
 
 /// What happened to an inbox, for the core; gives back what is not about inboxes, `None` if nobody needs to know.
-pub(super) fn translate(event: HubEvent) -> Result<Event, Option<HubEvent>> {
+pub(super) fn translate(batch: &mut Batch<'_>, event: HubEvent) -> Result<Event, Option<HubEvent>> {
     let inbox: Option<InboxId> = match &event {
         HubEvent::Entry { log, .. }
         | HubEvent::Own { log, .. }
@@ -55,15 +56,18 @@ pub(super) fn translate(event: HubEvent) -> Result<Event, Option<HubEvent>> {
     Ok(match event {
         HubEvent::Entry { offset, record, .. } => match decode_entry(record) {
             Ok(entry) => Event::InboxRead { inbox, offset, entry: Arc::new(entry) },
-            Err(error) => {
-                tracing::error!(?inbox, offset, %error, "an entry is not understood by this version");
-                match inbox {
-                    // Nothing in it is owed: it is asked for again.
-                    InboxId::Nodes(_) => Event::InboxTrimmed { inbox, start: offset + 1 },
-                    // It would be lost if it was skipped: a newer version has to take it.
-                    InboxId::Partition(_) => return Err(None),
+            Err(error) => match inbox {
+                // Nothing in it is owed: it is asked for again.
+                InboxId::Nodes(_) => {
+                    tracing::warn!(%inbox, offset, %error, "an entry is not understood by this version");
+                    Event::InboxTrimmed { inbox, start: offset + 1 }
                 }
-            }
+                // It would be lost if it was skipped: a newer version has to take it.
+                InboxId::Partition(_) => {
+                    batch.refuse_entry(&inbox, offset, &error);
+                    return Err(None);
+                }
+            },
         },
         HubEvent::Own { offset, id, .. } => {
             Event::InboxOwn { inbox, offset, proposal: ProposalId(id) }

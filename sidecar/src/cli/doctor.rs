@@ -262,6 +262,9 @@ async fn sidecar(socket: &Path, token: Option<&str>) -> Finding {
                 info.sidecar_version,
                 info.partitions.len()
             );
+            if !info.faults.is_empty() {
+                return finding(Verdict::Fail, format!("{text}; {}", info.faults.join("; ")));
+            }
             let same = info.sidecar_version == env!("CARGO_PKG_VERSION");
             let verdict = if same { Verdict::Ok } else { Verdict::Warn };
             finding(verdict, text)

@@ -135,6 +135,11 @@ fn events(topic: &TopicDescription) -> i64 {
     topic.partitions.iter().map(|partition| partition.end - partition.start).sum()
 }
 
+/// How many consumers there are, those included that are not told.
+fn consumers(topic: &TopicDescription) -> i64 {
+    topic.consumers.len() as i64 + i64::from(topic.consumers_left_out)
+}
+
 fn topic_row(description: &TopicDescription) -> Vec<String> {
     let topic = description.topic.clone().unwrap_or_default();
     let bytes: i64 = description.partitions.iter().map(|partition| partition.bytes).sum();
@@ -146,7 +151,7 @@ fn topic_row(description: &TopicDescription) -> Vec<String> {
         events(description).to_string(),
         bytes.to_string(),
         time,
-        description.consumers.len().to_string(),
+        consumers(description).to_string(),
         lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string()),
         age(topic.create_time.as_ref()),
     ]
@@ -172,6 +177,7 @@ fn topic_json(description: &TopicDescription) -> Value {
         "events": events(description),
         "partitions": partitions.collect::<Vec<_>>(),
         "consumers": consumers.collect::<Vec<_>>(),
+        "consumers_left_out": description.consumers_left_out,
     })
 }
 

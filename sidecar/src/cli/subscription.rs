@@ -54,8 +54,13 @@ pub(crate) async fn subscription(command: SubscriptionCommand) -> Outcome {
                 let request = RedriveSubscriptionRequest { name, max_events };
                 let answer = session.events().redrive_subscription(request).await;
                 let answer = answer.map_err(written)?.into_inner();
-                let more = if answer.more { "; there are more" } else { "" };
                 let (redriven, passed_over) = (answer.redriven, answer.passed_over);
+                if args.output == Format::Json {
+                    let told =
+                        json!({ "redriven": redriven, "passed_over": passed_over, "more": answer.more });
+                    return line(&told.to_string());
+                }
+                let more = if answer.more { "; there are more" } else { "" };
                 line(&format!("sent back: {redriven}, passed over: {passed_over}{more}"))
             })
             .await
@@ -147,6 +152,7 @@ fn state(info: &SubscriptionInfo) -> &'static str {
         SubscriptionState::Active => "active",
         SubscriptionState::Paused => "paused",
         SubscriptionState::TopicDeleted => "topic deleted",
+        SubscriptionState::Blocked => "blocked",
         SubscriptionState::Unspecified => "unknown",
     }
 }
@@ -190,7 +196,7 @@ fn to_json(info: &SubscriptionInfo) -> Value {
     let partitions = info.partitions.iter().map(|partition| {
         json!({
             "floor": partition.floor, "lag": partition.lag, "in_flight": partition.in_flight,
-            "skipped": partition.skipped,
+            "skipped": partition.skipped, "unreadable": partition.unreadable,
         })
     });
     json!({

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use kar_core::effect::RequestError;
+use kar_core::events::EventPosition;
 use kar_core::limits::LimitHit;
 use kar_core::schedule::ScheduleError;
 use kar_core::subscription::SubscriptionError;
@@ -104,6 +105,16 @@ pub fn protocol_violation(frame: &str, what: &str) -> Status {
 pub fn not_implemented(operation: &str) -> Status {
     let message = format!("{operation} is not implemented yet");
     status(ErrorReason::NotImplemented, message, [("operation", operation.to_owned())])
+}
+
+/// An event is not one that this version understands.
+pub fn not_understood(topic: &str, place: EventPosition, error: &dyn std::fmt::Display) -> Status {
+    let message = format!(
+        "the event at {place} of topic '{topic}' is not understood by this version of the sidecar ({error}): use the \
+         newer one, or begin behind it"
+    );
+    let metadata = [("topic", topic.to_owned()), ("position", place.to_string())];
+    status(ErrorReason::NotImplemented, message, metadata)
 }
 
 /// A named bound was hit.

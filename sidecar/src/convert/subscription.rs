@@ -393,6 +393,7 @@ pub(super) fn view_to(view: &SubscriptionView) -> peer::SubscriptionView {
         end: p.end,
         under_way: p.under_way,
         skipped: p.skipped,
+        unreadable: p.unreadable,
     };
     peer::SubscriptionView {
         subscription: Some(subscription_to(&view.subscription)),
@@ -409,6 +410,7 @@ pub(super) fn view_from(view: peer::SubscriptionView) -> Result<SubscriptionView
         end: p.end,
         under_way: p.under_way,
         skipped: p.skipped,
+        unreadable: p.unreadable,
     };
     Ok(SubscriptionView {
         subscription: subscription_from(view.subscription)?,

@@ -56,6 +56,14 @@ pub struct Counters {
     pub subscriptions_without_topic: u64,
     /// Subscriptions that have ended with the actors that their events went to.
     pub subscriptions_removed: u64,
+    /// Events of topics that this version does not understand, at each take-over.
+    pub events_unreadable: u64,
+    /// Topics that could not be read for seconds, by each subscription that wanted to.
+    pub reading_waits: u64,
+    /// Records of logs that this version does not understand, each time that they were read.
+    pub log_records_unreadable: u64,
+    /// The same of entries of inboxes.
+    pub inbox_entries_unreadable: u64,
     pub limits_hit: u64,
     pub records_too_long: u64,
     pub logs_trimmed_unread: u64,
@@ -122,6 +130,10 @@ impl Counters {
             ("events_lost", self.events_lost),
             ("events_skipped", self.events_skipped),
             ("events_undeliverable", self.events_undeliverable),
+            ("events_unreadable", self.events_unreadable),
+            ("reading_waits", self.reading_waits),
+            ("log_records_unreadable", self.log_records_unreadable),
+            ("inbox_entries_unreadable", self.inbox_entries_unreadable),
             ("subscriptions_without_topic", self.subscriptions_without_topic),
             ("subscriptions_removed", self.subscriptions_removed),
             ("limits_hit", self.limits_hit),
@@ -296,6 +308,24 @@ impl Counters {
                     tracing::warn!(
                         %partition, subscription = %name, topic_partition, offset, why, dead_letter,
                         "an event cannot be delivered"
+                    );
+                }
+            }
+            Notice::EventUnreadable { partition, name, topic_partition, offset } => {
+                self.events_unreadable += 1;
+                // Always: it waits there until somebody does something.
+                tracing::error!(
+                    %partition, subscription = %name, topic_partition, offset,
+                    "an event is not understood by this version: the subscription waits there; use the newer \
+                     version, or let the event go (retention, or a new topic)"
+                );
+            }
+            Notice::ReadingWaits { partition, name, topic_partition } => {
+                self.reading_waits += 1;
+                if line {
+                    tracing::warn!(
+                        %partition, subscription = %name, topic_partition,
+                        "a subscription's topic cannot be read for seconds; it is tried again"
                     );
                 }
             }

@@ -19,6 +19,7 @@ use kar_core::effect::RequestError;
 use kar_core::event::{Members, Offer, Operation};
 use kar_core::events::PublishResult;
 use kar_core::ids::{Kind, Millis, NodeId, Offset, PartitionId, RequestId, SessionId};
+use kar_core::inbox::InboxId;
 use kar_core::limits::{Limits, Rules};
 use kar_core::node::PartitionView;
 use kar_core::subscription::FetchResult;
@@ -36,6 +37,9 @@ const HEARTBEAT_MS: Millis = 500;
 
 /// If the timer is so late, ms, the process was away: stopped, swapped out or asleep.
 const AWAY_AFTER_MS: Millis = HEARTBEAT_MS + 1_000;
+
+/// Faults that are told.
+const FAULTS_MAX: usize = 100;
 
 /// Owns the core's node; see the module.
 pub struct Driver {
@@ -90,6 +94,8 @@ struct State {
     responders: HashMap<RequestId, Responder>,
     next_id: u64,
     counters: Counters,
+    /// What stands still until somebody mends it, for people.
+    faults: BTreeMap<Stuck, String>,
     /// When the timer wakes.
     armed: Millis,
     /// When the timer last came round.
@@ -97,6 +103,13 @@ struct State {
     /// The hand-over was asked for; a node that replaces this one is to leave, too.
     is_leaving: bool,
     is_drained: bool,
+}
+
+/// What cannot be read on.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Stuck {
+    Log(PartitionId),
+    Inbox(InboxId),
 }
 
 // === impl Driver ===
@@ -119,6 +132,7 @@ impl Driver {
             responders: HashMap::new(),
             next_id: 0,
             counters: Counters::default(),
+            faults: BTreeMap::new(),
             armed: now,
             heartbeat: now,
             is_leaving: false,
@@ -269,6 +283,11 @@ impl Driver {
     /// Tells when the membership has said something new.
     pub fn topology_changes(&self) -> watch::Receiver<u64> {
         self.topology.subscribe()
+    }
+
+    /// What stands still until somebody mends it, for people; some of it, if there is much.
+    pub fn faults(&self) -> Vec<String> {
+        self.lock().faults.values().take(FAULTS_MAX).cloned().collect()
     }
 
     /// Counters by name.
@@ -449,9 +468,30 @@ impl Batch<'_> {
             %partition, offset, %error,
             "a log record is not understood by this version; the partition is not served here"
         );
+        self.state.counters.log_records_unreadable += 1;
+        let what = format!(
+            "partition {partition} is not served: record {offset} of its log is not understood by this version \
+             ({error}); use the newer version"
+        );
+        self.state.faults.insert(Stuck::Log(partition.clone()), what);
         if let Some(backend) = &self.state.backend {
             backend.stop(partition);
         }
+    }
+
+    /// An entry of a partition's inbox is not understood by this version. It would be lost if it was skipped, so
+    /// nothing behind it is taken here.
+    pub fn refuse_entry(&mut self, inbox: &InboxId, offset: Offset, error: &dyn std::fmt::Display) {
+        tracing::error!(
+            %inbox, offset, %error,
+            "an entry of an inbox is not understood by this version; nothing behind it is taken"
+        );
+        self.state.counters.inbox_entries_unreadable += 1;
+        let what = format!(
+            "inbox {inbox} stands still: entry {offset} is not understood by this version ({error}); use the newer \
+             version"
+        );
+        self.state.faults.insert(Stuck::Inbox(inbox.clone()), what);
     }
 
     /// Time of this batch.
@@ -556,6 +596,11 @@ impl Batch<'_> {
                 Some(topics) => topics.fetch(id, topic_id, from, (events_max, bytes_max)),
                 None => self.event(Event::Fetched { id, result: FetchResult::Unavailable }),
             },
+            Effect::StopFetch { id } => {
+                if let Some(topics) = &state.topics {
+                    topics.stop_fetch(&id);
+                }
+            }
             Effect::Notice(notice) => state.counters.notice(self.now, notice),
             durable => state.ask_backend(durable),
         }
@@ -614,9 +659,13 @@ impl State {
     fn ask_backend(&mut self, effect: Effect) {
         let Some(backend) = &self.backend else { return };
         match effect {
-            Effect::ReadLog { partition, from } => backend.read(&partition, from),
+            Effect::ReadLog { partition, from } => {
+                self.faults.remove(&Stuck::Log(partition.clone()));
+                backend.read(&partition, from);
+            }
             Effect::ReadBarrier { partition } => backend.barrier(&partition),
             Effect::StopLog { partition } => {
+                self.faults.remove(&Stuck::Log(partition.clone()));
                 backend.stop(&partition);
                 if let Some(topics) = &self.topics {
                     topics.stop(&partition);
@@ -640,8 +689,14 @@ impl State {
                 self.counters.inbox_appends += 1;
                 backend.append_inbox(&inbox, proposal, &entry);
             }
-            Effect::ReadInbox { inbox, from } => backend.read_inbox(&inbox, from),
-            Effect::StopInbox { inbox } => backend.stop_inbox(&inbox),
+            Effect::ReadInbox { inbox, from } => {
+                self.faults.remove(&Stuck::Inbox(inbox.clone()));
+                backend.read_inbox(&inbox, from);
+            }
+            Effect::StopInbox { inbox } => {
+                self.faults.remove(&Stuck::Inbox(inbox.clone()));
+                backend.stop_inbox(&inbox);
+            }
             Effect::TrimInbox { inbox, below } => backend.trim_inbox(&inbox, below),
             Effect::PutSnapshot { partition, key, snapshot } => {
                 backend.put_snapshot(&partition, key, snapshot);

@@ -149,6 +149,8 @@ pub trait Topics: Send {
     fn learn(&self, ask: PublishAsk, since: Offset);
     /// Reads events from an offset, or waits for some: at most so many, of about so many bytes.
     fn fetch(&self, id: FetchId, topic_id: Arc<str>, from: Offset, max: (usize, usize));
+    /// What one of these reads is not wanted any more: it is not answered.
+    fn stop_fetch(&self, id: &FetchId);
     /// What is read for a partition is not wanted any more.
     fn stop(&self, partition: &PartitionId);
 }

@@ -4,6 +4,11 @@
 //! One task for each stream. Each partition has one fetch under way at most, and what it brought is given before the
 //! next one begins; what is given waits in a short queue until the transport takes it. So a slow client costs no more
 //! than that, and its lag shows in the topic's description.
+//!
+//! Subscriptions read by another loop ([`crate::topics`] for the core's `delivery`). What both have in common is one
+//! fetch of the bus. When to read, how much, and what becomes of it differs in every line: there a reign decides, whose
+//! place is in a log and whose numbers are channels'; here a stream, whose place is a consumer's, and which ends with
+//! the first thing that is wrong.
 
 mod begin;
 
@@ -28,10 +33,10 @@ use tonic::{Status, Streaming};
 
 use super::serve::closed;
 use super::typed::TypedErrors;
-use crate::bus::{BusError, Fetch, Fetched, SessionName, TopicId};
+use crate::bus::{BusError, Fetch, Fetched, SessionName, TopicId, fetch_wait};
 use crate::config::CONSUMER_RANGES_MAX;
 use crate::convert::api::{ConsumeOpen, acknowledged, bus_error, consume_open, timestamp};
-use crate::convert::error::{invalid_field, status};
+use crate::convert::error::{invalid_field, not_understood, status};
 use crate::convert::event::{decode_event, event_to};
 use crate::events::Events;
 use begin::{Open, begin};
@@ -39,8 +44,6 @@ use begin::{Open, begin};
 /// Path of the RPC.
 const METHOD: &str = "/kar.v1.EventService/Consume";
 
-/// How long one fetch waits for an event: less than the bus takes to answer at most.
-const FETCH_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How often progress is made durable that no acknowledgement made.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// Pause after a fetch that failed because the bus was away.
@@ -265,7 +268,7 @@ impl Session {
             partition: place.partition,
             first: place.offset,
             bytes_max: self.events.bounds().consume_fetch_bytes,
-            wait: FETCH_WAIT_MAX.min(backend / 2),
+            wait: fetch_wait(backend),
             session: self.name.clone(),
         };
         let (bus, topic, partition) =
@@ -278,6 +281,8 @@ impl Session {
 
     /// Something has ended.
     fn done(&mut self, done: Done) -> Result<(), Status> {
+        // Also one that failed is not waited for at the end.
+        self.committing &= !matches!(done, Done::Committed { .. });
         match done {
             Done::Fetched { partition, result: Ok(fetched) } => self.read(partition, fetched),
             Done::Fetched { partition, result: Err(BusError::Unavailable(what)) } => {
@@ -288,7 +293,6 @@ impl Session {
                 Ok(())
             }
             Done::Committed { positions, result: Ok(()) } => {
-                self.committing = false;
                 self.events.counters().commits.fetch_add(1, Ordering::Relaxed);
                 if self.open.confirm && !positions.is_empty() {
                     let acknowledged = positions.iter().map(EventPosition::to_string).collect();
@@ -310,13 +314,16 @@ impl Session {
     fn read(&mut self, partition: u32, fetched: Fetched) -> Result<(), Status> {
         let mut read = Vec::with_capacity(fetched.events.len());
         let mut passed_over = 0;
-        for (published, bytes) in fetched.events {
-            let event = decode_event(bytes).map_err(|error| {
-                Status::data_loss(format!(
-                    "an event of '{}' cannot be read: {error}",
-                    self.open.topic
-                ))
-            })?;
+        for (offset, (published, bytes)) in (fetched.first..).zip(fetched.events) {
+            let event = match decode_event(bytes) {
+                Ok(event) => event,
+                // What is before it is given first; it is read again then.
+                Err(_) if !read.is_empty() => break,
+                Err(error) => {
+                    let place = EventPosition { partition, offset };
+                    return Err(not_understood(&self.open.topic, place, &error));
+                }
+            };
             let wanted =
                 self.open.filter.as_ref().is_none_or(|filter: &Filter| filter.matches(&event));
             passed_over += i64::from(!wanted);

@@ -12,8 +12,8 @@ use kar_core::event::{Operation, SubscriptionsOf};
 use kar_core::events::origin::DEAD_LETTER_ATTRIBUTES;
 use kar_core::events::{CloudEvent, ConsumerPosition, EventOrigin, EventPosition, partition_of};
 use kar_core::ids::TopicPartition;
-use kar_core::invocation::{Payload, Target};
-use kar_core::subscription::{Instance, SubscriptionTarget, SubscriptionView};
+use kar_core::invocation::Payload;
+use kar_core::subscription::SubscriptionView;
 use kar_proto::v1 as pb;
 use pb::ErrorReason;
 use pb::response::Result as Reply;
@@ -22,8 +22,8 @@ use tonic::Status;
 use super::api::Api;
 use super::subscriptions::unfit;
 use crate::bus::{Fetch, SessionName, TopicView};
-use crate::convert::api::{bus_error, redrive_key};
-use crate::convert::error::{invalid_field, request_error, status};
+use crate::convert::api::{REDRIVE, bus_error, redrive_key};
+use crate::convert::error::{invalid_field, not_understood, request_error, status};
 use crate::convert::event::{decode_event, encode_event};
 
 /// Bytes of events read at once.
@@ -142,8 +142,8 @@ impl Api {
         place: EventPosition,
         stored: bytes::Bytes,
     ) -> Result<(), Status> {
-        let unread = |e| Status::data_loss(format!("the event at {place} cannot be read: {e}"));
-        let event = decode_event(stored).map_err(unread)?;
+        let topic = &redrive.letters.topic.settings.name;
+        let event = decode_event(stored).map_err(|e| not_understood(topic, place, &e))?;
         let Some(operation) = redrive.operation(place, event) else {
             redrive.passed_over += 1;
             return Ok(());
@@ -185,20 +185,7 @@ impl Redrive<'_> {
         for attribute in DEAD_LETTER_ATTRIBUTES {
             event.attributes.remove(attribute);
         }
-        let value = |name: &Arc<str>| event.attribute(name).map(|value| Arc::<str>::from(&*value));
-        let kind = spec.target.kind();
-        let target = match &spec.target {
-            SubscriptionTarget::Service { affinity, .. } => {
-                Target { kind, actor: None, affinity: affinity.as_ref().and_then(value) }
-            }
-            SubscriptionTarget::Actor { instance, .. } => {
-                let actor = match instance {
-                    Instance::Fixed(actor) => Some(actor.clone()),
-                    Instance::Attribute(name) => Some(value(name)?),
-                };
-                Target { kind, actor, affinity: None }
-            }
-        };
+        let target = spec.target_of(&event).ok()?;
         let dead_letter = spec.dead_letter.as_ref().map(|topic| {
             let key = event.partition_key().map_or(event.id.as_bytes(), str::as_bytes);
             TopicPartition { id: topic.id.clone(), partition: partition_of(key, topic.partitions) }
@@ -226,12 +213,12 @@ impl Redrive<'_> {
 
 /// The subscription as a consumer of its dead letters: no other consumer can have this name.
 fn consumer_name(subscription: &str) -> String {
-    let name = format!("redrive/{subscription}");
+    let name = format!("{REDRIVE}{subscription}");
     if name.len() <= NAME_BYTES_MAX {
         return name;
     }
     format!(
-        "redrive/{}",
+        "{REDRIVE}{}",
         redrive_key(subscription, &EventPosition { partition: 0, offset: 0 }).uuid
     )
 }

@@ -81,6 +81,7 @@ impl SystemService for System {
             partitions,
             limits: limits(&self.facts.limits, &self.facts.bounds),
             counters: self.driver.counters().into_iter().chain(counted).collect(),
+            faults: self.driver.faults(),
         }))
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kar_proto::v1::event_filter::Dialect;
 use kar_proto::v1::{
-    AttributeValues, EventFilter, InvocationMode, PauseSubscriptionRequest,
+    AttributeValues, DeleteConsumerRequest, EventFilter, InvocationMode, PauseSubscriptionRequest,
     RedriveSubscriptionRequest, ResumeSubscriptionRequest, Subscription, SubscriptionState,
     UnsubscribeRequest,
 };
@@ -140,6 +140,8 @@ fn what_cannot_be_delivered_goes_to_the_dead_letter_topic_and_holds_up_nobody() 
         client.subscribe(to_customers).await.expect("subscribed");
         client.publish(about("alice", &json!("poison"))).await.expect("durable");
         client.publish(publication("orders", "k", &json!("nobody's"))).await.expect("durable");
+        let too_long = "x".repeat(600);
+        client.publish(about(&too_long, &json!("no actor's"))).await.expect("durable");
         client.publish(about("bob", &json!("fine"))).await.expect("durable");
         for _ in 0..2 {
             let turn = host.next_turn().await;
@@ -153,7 +155,7 @@ fn what_cannot_be_delivered_goes_to_the_dead_letter_topic_and_holds_up_nobody() 
         }
         let mut consumer = client.consume(consume("failed", "")).await.expect("opened");
         let mut reasons = BTreeMap::new();
-        while reasons.len() < 2 {
+        while reasons.len() < 3 {
             let answer = consumer.answer().await.expect("they come");
             let Some(event) = answer.event else { continue };
             let attribute = |name: &str| event.attributes[name].clone();
@@ -167,6 +169,7 @@ fn what_cannot_be_delivered_goes_to_the_dead_letter_topic_and_holds_up_nobody() 
         let (why, attempts) = &reasons["0/2"];
         assert!(why.contains("attribute"), "{why}");
         assert_eq!(attempts, "0");
+        assert!(reasons["0/3"].0.contains("no actor id"), "{reasons:?}");
         lag(&client, 0).await;
         // Sent back once, as it was, to this subscription only; what still names nobody is passed over.
         let redrive = async || {
@@ -175,7 +178,7 @@ fn what_cannot_be_delivered_goes_to_the_dead_letter_topic_and_holds_up_nobody() 
             let answer = answer.expect("sent back").into_inner();
             (answer.redriven, answer.passed_over, answer.more)
         };
-        assert_eq!(redrive().await, (1, 1, false));
+        assert_eq!(redrive().await, (1, 2, false));
         assert_eq!(redrive().await, (0, 0, false));
         let turn = host.next_turn().await;
         let delivery = turn.frame.event.clone().expect("it delivers an event");
@@ -186,7 +189,7 @@ fn what_cannot_be_delivered_goes_to_the_dead_letter_topic_and_holds_up_nobody() 
         // What fails again is there again.
         turn.fail("Poison").await;
         wait::until("it to be there again", READY_LIMIT, async || {
-            (client.topic("failed").await.expect("it is there").partitions[0].end == 4)
+            (client.topic("failed").await.expect("it is there").partitions[0].end == 5)
                 .then_some(())
         })
         .await;
@@ -199,6 +202,11 @@ fn what_cannot_be_delivered_goes_to_the_dead_letter_topic_and_holds_up_nobody() 
         let turn = host.next_turn().await;
         assert_eq!(turn.argument(), json!("poison"));
         turn.finish(&json!(null)).await;
+        // It is a consumer that can be forgotten, so that it does not count any more when nobody needs it.
+        let (topic, consumer) = ("failed".into(), "redrive/totals".into());
+        let forget = DeleteConsumerRequest { topic, consumer };
+        let forgotten = client.event().delete_consumer(forget).await.expect("there is one");
+        assert!(forgotten.into_inner().existed);
         let none = RedriveSubscriptionRequest { name: "none".into(), max_events: 0 };
         let answer = client.event().redrive_subscription(none).await;
         assert_error(answer, Code::NotFound, "UNKNOWN_SUBSCRIPTION");

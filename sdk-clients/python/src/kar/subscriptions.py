@@ -139,6 +139,9 @@ class SubscriptionState(enum.Enum):
     """It keeps its place and reads nothing."""
     TOPIC_DELETED = event_pb2.SUBSCRIPTION_STATE_TOPIC_DELETED
     """Its topic was deleted: it delivers nothing any more, whatever is created under the topic's name."""
+    BLOCKED = event_pb2.SUBSCRIPTION_STATE_BLOCKED
+    """It waits at an event that its owner's version does not understand (`SubscriptionProgress.unreadable`); other
+    partitions of its topic are delivered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,8 @@ class SubscriptionProgress:
     skipped: int
     """Events that the topic let go, because of its retention, before they were delivered; since the subscription's
     owner has begun."""
+    unreadable: int
+    """Offset of an event that its owner's version does not understand, where it waits; 0: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +185,7 @@ class Subscribed:
             create_time=source.create_time.ToDatetime(timezone.utc),
             lag=source.lag,
             partitions=tuple(
-                SubscriptionProgress(one.floor, one.lag, one.in_flight, one.skipped)
+                SubscriptionProgress(one.floor, one.lag, one.in_flight, one.skipped, one.unreadable)
                 for one in source.partitions
             ),
         )

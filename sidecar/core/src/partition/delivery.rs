@@ -38,6 +38,8 @@ pub(crate) type Branch = (Uuid, u32);
 /// Pause before a topic that could not be read is read again, ms; twice as long each time, up to the second one.
 const FETCH_PAUSE_MS: Millis = 50;
 const FETCH_PAUSE_MAX_MS: Millis = 2_000;
+/// Reads in a row that come to nothing, some seconds, after which people are told.
+const FETCH_FAILURES_TOLD: u32 = 6;
 
 /// Everything that an owner reads.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +75,8 @@ struct Reading {
     end: Offset,
     /// Events that were gone.
     skipped: u64,
+    /// An event that this node does not understand; 0: none.
+    unreadable: Offset,
 }
 
 /// What becomes of an event.
@@ -112,6 +116,7 @@ impl Reading {
             failures: 0,
             end: 0,
             skipped: 0,
+            unreadable: 0,
         }
     }
 
@@ -254,14 +259,24 @@ impl Partition {
         }
     }
 
-    /// Subscriptions end: nothing more is read or sent.
+    /// Subscriptions end, and nothing more is read or sent; or one pauses, and nothing more is read.
     pub(super) fn end_deliveries(&mut self, env: &mut Env, change: &SubscriptionOp) {
-        let SubscriptionOp::End { names } = change else { return };
+        let names = match change {
+            SubscriptionOp::End { names } => names,
+            SubscriptionOp::Pause { name, paused: true } => {
+                if let Some(uuid) = self.id_of(name) {
+                    self.stop_readings(env, uuid);
+                }
+                return;
+            }
+            _ => return,
+        };
         for name in names {
             let Some(one) = self.state.subscriptions.get(name) else { continue };
             let uuid = one.subscription.uuid;
             for topic_partition in 0..one.subscription.spec.topic.partitions {
                 let branch = (uuid, topic_partition);
+                self.stop_reading(env, branch);
                 self.reign.deliveries.timers.set(&branch, None);
                 let Some(mut reading) = self.reign.deliveries.branches.remove(&branch) else {
                     continue;
@@ -288,6 +303,7 @@ impl Partition {
                 end: reading.map_or(0, |reading| reading.end),
                 under_way: reading.map_or(0, |reading| reading.open.len() as u64),
                 skipped: reading.map_or(0, |reading| reading.skipped),
+                unreadable: reading.map_or(0, |reading| reading.unreadable),
             }
         };
         SubscriptionView {

@@ -90,7 +90,7 @@ impl Partition {
         }
     }
 
-    fn id_of(&self, name: &Arc<str>) -> Option<Uuid> {
+    pub(super) fn id_of(&self, name: &Arc<str>) -> Option<Uuid> {
         self.state.subscriptions.get(name).map(|one| one.subscription.uuid)
     }
 

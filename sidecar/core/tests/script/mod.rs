@@ -15,6 +15,7 @@ use kar_core::limits::{Limits, Rules};
 use kar_core::message::Message;
 use kar_core::record::Record;
 use kar_core::snapshot::{Snapshot, SnapshotFault, SnapshotKey, SnapshotProof};
+use kar_core::subscription::FetchId;
 use kar_core::{Effect, Event, Node, NodeConfig};
 
 /// A node with logs and a store that answer at once, and whatever came out of it.
@@ -58,6 +59,8 @@ pub(crate) struct Script {
     sessions: u64,
     /// What topics were asked, and have not answered.
     pub(crate) topics: VecDeque<Effect>,
+    /// Reads that were not wanted any more.
+    pub(crate) stopped: Vec<FetchId>,
     pub(crate) snapshots: BTreeMap<(PartitionId, SnapshotKey), Snapshot>,
     /// Snapshots are refused while this is set.
     pub(crate) refuse_snapshots: bool,
@@ -117,6 +120,7 @@ impl Script {
             direct_sent: 0,
             sent: Vec::new(),
             topics: VecDeque::new(),
+            stopped: Vec::new(),
             snapshots: BTreeMap::new(),
             refuse_snapshots: false,
             snapshots_put: 0,
@@ -193,6 +197,7 @@ impl Script {
             Effect::WriteStore { .. } if self.hold_writes => self.store_steps.push_back(effect),
             Effect::LoadActor { .. } if self.hold_loads => self.store_steps.push_back(effect),
             Effect::Fetch { .. } => self.topics.push_back(effect),
+            Effect::StopFetch { id } => self.stopped.push(id),
             Effect::ReadBarrier { partition } if self.hold_barriers => {
                 self.barriers.push_back(partition);
             }

@@ -360,10 +360,13 @@ impl HubClient {
     }
 
     async fn request(&self, request: Request) -> Result<Response, HubError> {
-        let answer = self.shared().request(request)?;
+        let (wish, answer) = self.handle.shared.request(request)?;
         let limit = self.handle.config.request_timeout;
         let response = match tokio::time::timeout(limit, answer).await {
-            Ok(Ok(response)) => response,
+            Ok(Ok(response)) => {
+                wish.granted();
+                response
+            }
             Ok(Err(_)) => return Err(HubError::Closed),
             Err(_) => {
                 return Err(HubError::Unavailable {

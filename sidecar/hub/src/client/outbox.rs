@@ -70,6 +70,16 @@ struct Directory {
     lost: bool,
 }
 
+/// A request whose answer somebody waits for. Dropped before it came, it is forgotten.
+pub(crate) struct Wish {
+    shared: Arc<Shared>,
+    number: u64,
+    /// What ends it at the hub.
+    cancel: Option<wire::CancelFetch>,
+    /// The answer is still to come.
+    open: bool,
+}
+
 /// The frames of one connection, as the request stream of the call.
 pub(crate) struct Outgoing {
     shared: Arc<Shared>,
@@ -148,20 +158,32 @@ impl Shared {
         }
     }
 
-    /// Queues a request; it is repeated on later connections until it is answered.
+    /// Queues a request; it is repeated on later connections until it is answered, or forgotten.
     pub(crate) fn request(
-        &self,
+        self: &Arc<Self>,
         request: Request,
-    ) -> Result<oneshot::Receiver<Response>, HubError> {
+    ) -> Result<(Wish, oneshot::Receiver<Response>), HubError> {
         let mut state = self.lock();
         if state.closed {
             return Err(HubError::Closed);
         }
         let (number, bytes, answered) = state.requests.add(request.clone())?;
+        let cancel = cancel_of(number, &request);
         if state.online {
             self.push(&mut state, request_frame(number, request), bytes);
         }
-        Ok(answered)
+        Ok((Wish { shared: Arc::clone(self), number, cancel, open: true }, answered))
+    }
+
+    /// Nobody waits for the answer to a request any more. What waits at the hub for long is told to end.
+    fn forget(&self, number: u64, cancel: Option<wire::CancelFetch>) {
+        let mut state = self.lock();
+        if state.requests.forget(number)
+            && state.online
+            && let Some(cancel) = cancel
+        {
+            self.push(&mut state, Frame::CancelFetch(cancel), 0);
+        }
     }
 
     fn push(&self, state: &mut State, frame: Frame, bytes: usize) {
@@ -437,8 +459,36 @@ fn ensure_frame(kind: wire::Kind) -> Frame {
     Frame::EnsureKind(wire::EnsureKind { kind: Some(kind) })
 }
 
+/// What ends a request at the hub, if it may wait there for long.
+fn cancel_of(number: u64, request: &Request) -> Option<wire::CancelFetch> {
+    match request {
+        Request::FetchEvents(fetch) if fetch.wait_ms > 0 => {
+            let (topic_id, partition) = (fetch.topic_id.clone(), fetch.partition);
+            Some(wire::CancelFetch { number, topic_id, partition })
+        }
+        _ => None,
+    }
+}
+
 fn request_frame(number: u64, request: Request) -> Frame {
     Frame::State(wire::StateRequest { number, request: Some(request) })
+}
+
+// === impl Wish ===
+
+impl Wish {
+    /// The answer has come.
+    pub(crate) fn granted(mut self) {
+        self.open = false;
+    }
+}
+
+impl Drop for Wish {
+    fn drop(&mut self) {
+        if self.open {
+            self.shared.forget(self.number, self.cancel.take());
+        }
+    }
 }
 
 // === impl Outgoing ===

@@ -13,10 +13,14 @@ use crate::error::HubError;
 
 /// Requests that may wait, per client.
 const REQUESTS_MAX: usize = 10_000;
+/// Fetches among them that may wait for events: those who read many topics must leave room for everything else.
+const FETCHES_MAX: usize = REQUESTS_MAX / 2;
 
 /// See the module.
 pub(super) struct Requests {
     waiting: BTreeMap<u64, Waiting>,
+    /// How many of them are fetches.
+    fetches: usize,
     /// Of all of them.
     bytes: usize,
     /// They may have so many together, so that they fit into the queue of a new connection beside
@@ -36,7 +40,7 @@ struct Waiting {
 
 impl Requests {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { waiting: BTreeMap::new(), bytes: 0, bytes_max, next: 0 }
+        Self { waiting: BTreeMap::new(), fetches: 0, bytes: 0, bytes_max, next: 0 }
     }
 
     /// Takes a request that is to be sent now or later; returns its number and length.
@@ -45,6 +49,12 @@ impl Requests {
         request: Request,
     ) -> Result<(u64, usize, oneshot::Receiver<Response>), HubError> {
         let bytes = request.encoded_len();
+        let is_fetch = is_fetch(&request);
+        if is_fetch && self.fetches >= FETCHES_MAX {
+            return Err(HubError::Busy(format!(
+                "{FETCHES_MAX} fetches wait for events already: read fewer partitions of topics here"
+            )));
+        }
         if !self.has_room(bytes) {
             self.forget_unwanted();
             if !self.has_room(bytes) {
@@ -59,6 +69,7 @@ impl Requests {
         }
         self.next += 1;
         self.bytes += bytes;
+        self.fetches += usize::from(is_fetch);
         let (answer, answered) = oneshot::channel();
         let since = Instant::now();
         self.waiting.insert(self.next, Waiting { request, bytes, answer, since });
@@ -75,16 +86,28 @@ impl Requests {
     fn forget_unwanted(&mut self) {
         self.waiting.retain(|_, waiting| !waiting.answer.is_closed());
         self.bytes = self.waiting.values().map(|waiting| waiting.bytes).sum();
+        self.fetches = self.waiting.values().filter(|waiting| is_fetch(&waiting.request)).count();
+    }
+
+    fn take(&mut self, number: u64) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&number)?;
+        self.bytes -= waiting.bytes;
+        self.fetches -= usize::from(is_fetch(&waiting.request));
+        Some(waiting)
     }
 
     /// Passes an answer on.
     pub(super) fn answer(&mut self, number: u64, response: Option<Response>) {
-        let Some(waiting) = self.waiting.remove(&number) else { return };
-        self.bytes -= waiting.bytes;
+        let Some(waiting) = self.take(number) else { return };
         if let Some(response) = response {
             // Whoever asked may have stopped waiting; that is their right.
             let _ = waiting.answer.send(response);
         }
+    }
+
+    /// Nobody waits for the answer any more; says whether it was still to come.
+    pub(super) fn forget(&mut self, number: u64) -> bool {
+        self.take(number).is_some()
     }
 
     /// What a new connection has to send: number, request, length.
@@ -97,8 +120,12 @@ impl Requests {
     /// There will be no answers.
     pub(super) fn abandon(&mut self) {
         self.waiting.clear();
-        self.bytes = 0;
+        (self.bytes, self.fetches) = (0, 0);
     }
+}
+
+fn is_fetch(request: &Request) -> bool {
+    matches!(request, Request::FetchEvents(_))
 }
 
 // === impl Waiting ===
@@ -142,5 +169,23 @@ mod tests {
         drop(answers);
         requests.add(get(1)).expect("nobody waits for the others");
         assert_eq!(requests.again().len(), 0);
+    }
+
+    /// Somebody reads from more partitions than there may be: everything else goes on.
+    #[test]
+    fn fetches_that_wait_leave_room_for_everything_else() {
+        let fetch = || Request::FetchEvents(wire::FetchEvents::default());
+        let mut requests = Requests::new(usize::MAX);
+        let fetches: Vec<_> =
+            (0..FETCHES_MAX).map(|_| requests.add(fetch()).expect("room")).collect();
+        assert!(matches!(requests.add(fetch()), Err(HubError::Busy(_))));
+        let other = requests.add(get(1)).expect("there is room");
+        assert!(requests.forget(fetches[0].0) && !requests.forget(fetches[0].0));
+        requests.answer(fetches[1].0, None);
+        let more: Vec<_> = (0..2).map(|_| requests.add(fetch()).expect("room again")).collect();
+        assert!(requests.add(fetch()).is_err());
+        drop((fetches, more));
+        assert_eq!(requests.again().len(), 1, "nobody waits for the others");
+        drop(other);
     }
 }

@@ -74,7 +74,8 @@ impl HubClient {
     }
 
     /// Topics by name, after one (empty: from the start); `page_size` 0 and more than
-    /// [`PAGE_SIZE_MAX`](crate::PAGE_SIZE_MAX) mean that.
+    /// [`PAGE_SIZE_MAX`](crate::PAGE_SIZE_MAX) mean that. A page ends when it has
+    /// [`TOPIC_VIEW_BYTES_MAX`](crate::TOPIC_VIEW_BYTES_MAX).
     ///
     /// # Errors
     /// [`HubError::Unavailable`] when no hub answered in time.
@@ -316,15 +317,17 @@ fn topic_info(info: wire::TopicInfo) -> TopicInfo {
 fn topic_view(view: wire::TopicView) -> TopicView {
     let partition =
         |p: wire::TopicPartition| TopicPartition { start: p.start, end: p.end, bytes: p.bytes };
-    let consumer = |c: wire::ConsumerState| TopicConsumer {
+    let consumer = |c: wire::ConsumerView| TopicConsumer {
         application: c.application,
         name: c.name,
-        positions: c.positions.into_iter().map(position_from).collect(),
+        floors: c.floors,
+        lag: c.lag,
     };
     TopicView {
         topic: topic_info(view.topic.unwrap_or_default()),
         partitions: view.partitions.into_iter().map(partition).collect(),
         consumers: view.consumers.into_iter().map(consumer).collect(),
+        consumers_left_out: view.consumers_left_out,
     }
 }
 

@@ -91,6 +91,7 @@ impl Engine {
             }
             ClientFrame::State(request) => self.state(id, &app, request)?,
             ClientFrame::TrimLog(trim) => self.trim_log(id, &trim)?,
+            ClientFrame::CancelFetch(cancel) => self.cancel_fetch(id, &cancel),
         }
         Ok(())
     }
@@ -319,9 +320,20 @@ impl Engine {
     }
 
     pub(super) fn answer(&mut self, id: ConnId, number: u64, response: Response) {
+        self.answer_sized(id, number, response, 0);
+    }
+
+    /// The same with so many bytes that are worth counting.
+    pub(super) fn answer_sized(
+        &mut self,
+        id: ConnId,
+        number: u64,
+        response: Response,
+        bytes: usize,
+    ) {
         if let Some(conn) = self.conns.get_mut(&id) {
             let response = Some(response);
-            conn.send(Frame::State(wire::StateResponse { number, response }));
+            conn.send_sized(Frame::State(wire::StateResponse { number, response }), bytes);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What happens between two steps of the hub: instants that no test with processes can choose.
 
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, channel};
 use std::task::{Context, Poll, Waker};
 
@@ -10,6 +11,7 @@ use wire::state_request::Request;
 use super::*;
 use crate::options::Durability;
 use crate::wal::commit::Committer;
+use crate::wal::compact;
 use crate::wal::mark::MarkFile;
 use crate::wal::read::Segments;
 use crate::wal::recover;
@@ -81,6 +83,13 @@ impl Bare {
         replay.engine(limits(), "id".into(), writer, &end.segments, end.holding_from, threads)
     }
 
+    /// This hub is killed, and another one goes on.
+    fn restart(&mut self) {
+        let (threads, receivers) = threads();
+        self.engine = self.replayed();
+        (self.engine.threads, self.threads) = (threads, receivers);
+    }
+
     fn client(&mut self, app: &str, observer: bool) -> ConnId {
         let id = self.engine.attach().unwrap();
         let hello = wire::Hello {
@@ -99,22 +108,8 @@ impl Bare {
         self.engine.handle(id, vec![wire::ClientFrame { frame: Some(frame) }])
     }
 
-    fn ask(&mut self, id: ConnId, number: u64, request: Request) {
-        let request = wire::StateRequest { number, request: Some(request) };
-        self.say(id, ClientFrame::State(request)).unwrap();
-    }
-
     fn ask_for_purge(&mut self, id: ConnId, number: u64) {
         self.ask(id, number, Request::Purge(wire::Purge::default()));
-    }
-
-    /// Creates a topic with one partition; returns its id.
-    fn create_topic(&mut self, id: ConnId) -> String {
-        let (name, partitions) = ("t".to_owned(), 1);
-        let topic = Some(wire::TopicInfo { name, partitions, ..Default::default() });
-        self.ask(id, 1, Request::CreateTopic(wire::CreateTopic { topic }));
-        self.commit();
-        self.engine.topics.only_id()
     }
 
     /// The frames that are told next.
@@ -126,6 +121,46 @@ impl Bare {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Asks for something of topics; what it comes to is told with the next commit.
+    fn ask(&mut self, id: ConnId, number: u64, request: Request) {
+        let request = wire::StateRequest { number, request: Some(request) };
+        self.say(id, ClientFrame::State(request)).unwrap();
+    }
+
+    /// The answers that are told next, by number.
+    fn answers(&mut self, id: ConnId) -> BTreeMap<u64, Response> {
+        let answer = |frame| match frame {
+            Frame::State(answer) => Some((answer.number, answer.response?)),
+            _ => None,
+        };
+        self.told(id).into_iter().filter_map(answer).collect()
+    }
+
+    /// Creates the only topic, of two partitions; returns its id.
+    fn topic(&mut self, id: ConnId) -> String {
+        self.wide_topic(id, 2)
+    }
+
+    fn wide_topic(&mut self, id: ConnId, partitions: u32) -> String {
+        let info = wire::TopicInfo { name: "t".into(), partitions, ..Default::default() };
+        let create = wire::CreateTopic { topic: Some(info) };
+        self.ask(id, 1, Request::CreateTopic(create));
+        self.commit();
+        self.engine.topics.only_id()
+    }
+
+    /// Appends long events of a channel to the first partition.
+    fn append_numbered(&mut self, id: ConnId, topic: &str, channel: u8, numbers: Range<u64>) {
+        let event = |number| wire::NumberedEvent { number, event: vec![1; 9_000].into() };
+        let append = wire::AppendEvents {
+            topic_id: topic.to_owned(),
+            partition: 0,
+            channel: vec![channel; 16].into(),
+            events: numbers.map(event).collect(),
+        };
+        self.ask(id, 1, Request::AppendEvents(append));
     }
 
     /// Appends records until the log goes on in another file.
@@ -247,18 +282,11 @@ fn names_that_were_only_looked_at_are_forgotten() {
 fn channels_are_known_whichever_file_their_last_events_are_in() {
     let mut bare = Bare::new();
     let client = bare.client("app", false);
-    let topic_id = bare.create_topic(client);
+    let topic = bare.topic(client);
     let mut next = 1;
     let mut send = |bare: &mut Bare, channel: u8, count: u64| {
-        let event = |number| wire::NumberedEvent { number, event: vec![1; 9_000].into() };
-        let append = wire::AppendEvents {
-            topic_id: topic_id.clone(),
-            partition: 0,
-            channel: vec![channel; 16].into(),
-            events: (next..next + count).map(event).collect(),
-        };
+        bare.append_numbered(client, &topic, channel, next..next + count);
         next += count;
-        bare.ask(client, 1, Request::AppendEvents(append));
         next - 1
     };
     send(&mut bare, 1, 2);
@@ -283,7 +311,7 @@ fn channels_are_known_whichever_file_their_last_events_are_in() {
 fn who_waits_for_events_needs_no_disk() {
     let mut bare = Bare::new();
     let client = bare.client("app", false);
-    let topic_id = bare.create_topic(client);
+    let topic_id = bare.topic(client);
     let fetch = |bare: &mut Bare, number, first| {
         let (topic_id, bytes_max, wait_ms) = (topic_id.clone(), 2_000, 1_000);
         let fetch = wire::FetchEvents { topic_id, first, bytes_max, wait_ms, ..Default::default() };
@@ -301,14 +329,11 @@ fn who_waits_for_events_needs_no_disk() {
         bare.commit();
     };
     let fetched = |bare: &mut Bare| {
-        let answers = bare.told(client).into_iter().filter_map(|frame| match frame {
-            Frame::State(wire::StateResponse { number, response }) => Some((number, response?)),
-            _ => None,
-        });
-        let fetched = answers.filter_map(|(number, response)| match response {
-            Response::EventsFetched(fetched) => Some((number, fetched)),
-            _ => None,
-        });
+        let fetched =
+            bare.answers(client).into_iter().filter_map(|(number, response)| match response {
+                Response::EventsFetched(fetched) => Some((number, fetched)),
+                _ => None,
+            });
         let firsts = |events: Vec<wire::FetchedEvent>| events.iter().map(|e| e.event[0]).collect();
         let fetched = fetched.map(|(n, f)| (n, (f.first, firsts(f.events), f.end)));
         fetched.collect::<BTreeMap<u64, (u64, Vec<u8>, u64)>>()
@@ -329,4 +354,156 @@ fn who_waits_for_events_needs_no_disk() {
     // Nobody waits: nothing is kept for anybody.
     append(&mut bare, 50..=51);
     assert!(bare.engine.logs.values().all(|log| log.recent.is_empty()));
+}
+
+/// A compacted file has lost what says whose channels its events are of. A hub that was killed before the file had a
+/// summary must not take that for damage: a later file begins with all channels.
+#[test]
+fn a_compacted_file_without_a_summary_needs_no_channels() {
+    let mut bare = Bare::new();
+    let client = bare.client("app", false);
+    let topic = bare.topic(client);
+    bare.fill_a_file(client);
+    bare.commit();
+    let run = vec![bare.engine.writer.segment()];
+    bare.append_numbered(client, &topic, 1, 1..4);
+    bare.fill_a_file(client);
+    bare.commit();
+    let next = bare.engine.writer.segment();
+    // All that lives in the file, and nothing of the hub's own.
+    let all = bare.engine.logs.values().flat_map(|log| log.index.places());
+    let mut wanted: Vec<_> =
+        all.filter(|at| (run[0].base..next.base).contains(&at.address)).collect();
+    wanted.sort_unstable_by_key(|place| place.address);
+    let plan = compact::Plan { run, next, wanted, hurry: false };
+    let compacted = compact::compact(bare.dir.path(), plan, |_| true).unwrap().unwrap();
+    compact::name(bare.dir.path(), &compacted).unwrap();
+    compact::replace(bare.dir.path(), &compacted).unwrap();
+    let known = bare.replayed();
+    let mark = known.topics.only_mark(u128::from_le_bytes([1; 16]));
+    assert_eq!(mark, Some(3));
+}
+
+/// A request comes again after the hub was lost, and the clock was set meanwhile: forward, so that what was appended
+/// seems old, or back. It was appended a moment ago, and appends nothing.
+#[test]
+fn a_clock_that_is_set_makes_no_request_append_again() {
+    for (before, after) in [(1_000_000_000, 1_003_600_000), (1_000_000_000, 996_400_000)] {
+        let mut bare = Bare::new();
+        bare.engine.topics.clock = Box::new(move || before);
+        let client = bare.client("app", false);
+        let topic = bare.topic(client);
+        let publish = |sent_ms_ago| {
+            let (request, event) = (Bytes::from(vec![7; 16]), Bytes::from_static(b"e"));
+            let events = vec![wire::NewEvent { partition: 0, request, event }];
+            let publish = wire::PublishEvents { topic_id: topic.clone(), events, sent_ms_ago };
+            Request::PublishEvents(publish)
+        };
+        bare.ask(client, 2, publish(0));
+        bare.commit();
+        bare.restart();
+        bare.engine.topics.clock = Box::new(move || after);
+        let client = bare.client("app", false);
+        bare.ask(client, 3, publish(5_000));
+        while let Ok(DiskJob::Recall(job)) = bare.threads.1.try_recv() {
+            let origin = crate::topic::Origin::Request(u128::from_le_bytes([7; 16]));
+            let recalled = Recalled { origin, time_ms: before, bytes: 1 };
+            let count = job.addresses.len();
+            bare.engine.recalled(&job, [recalled].into_iter().take(count).collect());
+        }
+        for _ in 0..8 {
+            // Long enough to forget what is old.
+            bare.engine.tick_topics();
+        }
+        bare.ask(client, 4, publish(6_000));
+        bare.commit();
+        let answers = bare.answers(client);
+        for number in [3, 4] {
+            match &answers[&number] {
+                Response::EventsPublished(published) => assert!(published.places[0].again),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// One wrong position among several: none of them counts.
+#[test]
+fn a_commit_counts_as_a_whole() {
+    let mut bare = Bare::new();
+    let client = bare.client("app", false);
+    let topic = bare.topic(client);
+    let open = wire::OpenConsumer { topic_id: topic.clone(), name: "c".into(), begin: vec![1, 1] };
+    bare.ask(client, 2, Request::OpenConsumer(open.clone()));
+    bare.commit();
+    let Some(Response::ConsumerOpened(opened)) = bare.answers(client).remove(&2) else {
+        panic!("it is opened")
+    };
+    let session = opened.consumer.unwrap_or_default().session;
+    let at = |partition, ranges: &[(u64, u64)]| wire::ConsumerPosition {
+        partition,
+        floor: 5,
+        acknowledged: ranges
+            .iter()
+            .map(|&(first, last)| wire::AcknowledgedRange { first, last })
+            .collect(),
+    };
+    let many: Vec<_> = (0..300).map(|n| (10 + 2 * n, 10 + 2 * n)).collect();
+    let wrong =
+        [at(2, &[]), at(1, &many), at(1, &[(5, 6)]), at(1, &[(9, 8)]), at(1, &[(9, 9), (7, 7)])];
+    for wrong in wrong {
+        let commit = wire::CommitConsumer {
+            topic_id: topic.clone(),
+            name: "c".into(),
+            session,
+            positions: vec![at(0, &[(7, 9)]), wrong.clone()],
+        };
+        bare.ask(client, 3, Request::CommitConsumer(commit));
+        let answer = bare.answers(client).remove(&3);
+        let Some(Response::Refused(refused)) = answer else { panic!("{wrong:?}: {answer:?}") };
+        assert_eq!(refused.reason(), wire::RefusedReason::Invalid);
+        let consumers = bare.engine.topics.only_consumers();
+        let floors: Vec<_> = consumers[0].positions.iter().map(|place| place.floor).collect();
+        assert_eq!(floors, [1, 1], "{wrong:?}");
+    }
+}
+
+/// Who does not want to wait is not kept waiting, and is told where the partition ends.
+#[test]
+fn a_fetch_that_does_not_wait_is_answered_at_once() {
+    let mut bare = Bare::new();
+    let client = bare.client("app", false);
+    let topic = bare.topic(client);
+    bare.append_numbered(client, &topic, 1, 1..4);
+    bare.commit();
+    let fetch = wire::FetchEvents { topic_id: topic, first: 9, bytes_max: 1, ..Default::default() };
+    let fetch = |wait_ms| Request::FetchEvents(wire::FetchEvents { wait_ms, ..fetch.clone() });
+    let nothing = wire::EventsFetched { first: 9, events: Vec::new(), end: 4 };
+    let nothing = Some(Response::EventsFetched(nothing));
+    bare.ask(client, 2, fetch(0));
+    assert_eq!(bare.answers(client).remove(&2), nothing);
+    bare.ask(client, 3, fetch(1));
+    assert_eq!(bare.answers(client).remove(&3), None);
+    (0..2).for_each(|_| bare.engine.tick_topics());
+    assert_eq!(bare.answers(client).remove(&3), nothing);
+}
+
+/// However many consumers a topic has, and whatever they have acknowledged: what is told of it fits into a message, and
+/// says what it leaves out.
+#[test]
+fn what_is_told_of_a_topic_is_bounded() {
+    let mut bare = Bare::new();
+    let client = bare.client("app", false);
+    bare.wide_topic(client, 256);
+    for (consumers, ranges, told) in [(40, 256, 40), (1_000, 0, 600)] {
+        bare.engine.topics.crowd(consumers, ranges);
+        let list = wire::ListTopics { name: "t".into(), ..Default::default() };
+        bare.ask(client, 2, Request::ListTopics(list));
+        let answer = bare.answers(client).remove(&2);
+        let Some(Response::TopicList(list)) = answer else { panic!("a list") };
+        assert!(list.encoded_len() < 2 * crate::options::TOPIC_VIEW_BYTES_MAX);
+        let view = &list.topics[0];
+        assert!(view.consumers.len() >= told, "{}", view.consumers.len());
+        assert_eq!(view.consumers.len() as u64 + u64::from(view.consumers_left_out), consumers);
+    }
 }

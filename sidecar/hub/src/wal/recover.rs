@@ -60,9 +60,24 @@ enum Found {
 pub(crate) enum Visit<'a> {
     /// A record of the hub's own.
     Meta(&'a [u8]),
-    /// A record of a log; `bytes` is what it takes in the file. Its payload is there unless a
-    /// summary tells of it; the last file, to which later ones may still be appended, has none.
+    /// A record of a log; `bytes` is what it takes in the file. Its payload is told of the last
+    /// file only: what it may say is repeated at the start of the next one.
     Record { log: u32, offset: u64, address: u64, bytes: u64, payload: Option<&'a [u8]> },
+}
+
+// === impl Visit ===
+
+impl Visit<'_> {
+    /// What a summary would tell: a file that another one follows says no more, whether it has a summary or not. The
+    /// hub's own records may be gone from it, so that nothing explains what is in the others.
+    fn in_brief(self) -> Self {
+        match self {
+            Self::Record { log, offset, address, bytes, .. } => {
+                Self::Record { log, offset, address, bytes, payload: None }
+            }
+            meta @ Self::Meta(_) => meta,
+        }
+    }
 }
 
 /// Reads every record in order (files with a summary: each log's in order) and hands it to
@@ -108,7 +123,7 @@ pub(crate) fn recover(
         let mut contents = Summary::new(segment);
         let (address, found) = scan(dir, segment, &mut |what: &Visit<'_>| {
             contents.add(what);
-            visit(what)
+            visit(&if next_start.is_some() { what.in_brief() } else { *what })
         })?;
         match (next_start, &found) {
             (Some(end), Found::Nothing) if end == address => {

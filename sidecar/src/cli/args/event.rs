@@ -220,6 +220,9 @@ pub(crate) struct RedriveArgs {
     /// At most so many events at once
     #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
     pub(crate) limit: i32,
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
 }
 
 /// `kar subscription create`.

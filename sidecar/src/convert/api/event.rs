@@ -1,6 +1,6 @@
 //! Requests about topics and events, and the answers.
 
-use kar_core::events::{ConsumerPosition, Draft, EventError, EventPosition, EventTime, Filter};
+use kar_core::events::{Draft, EventError, EventPosition, EventTime, Filter};
 use kar_core::ids::{Millis, TurnToken, is_name};
 use kar_core::limits::{LimitHit, Limits};
 use kar_proto::v1 as pb;
@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::field::{bounded, duration, payload_from, required_turn};
 use super::timestamp;
-use crate::bus::{BusError, TopicInfo, TopicPartition, TopicSettings, TopicView};
+use crate::bus::{BusError, TopicInfo, TopicSettings, TopicView};
 use crate::convert::error::{invalid_field, limit_reached, status};
 
 /// Partitions of a topic, unless told otherwise.
@@ -25,6 +25,8 @@ const RETENTION_MS_MIN: Millis = 1_000;
 const RETENTION_BYTES: u64 = 1 << 30;
 /// Fewest bytes that the events of a partition may take.
 const RETENTION_BYTES_MIN: u64 = 1 << 20;
+/// Begins the names of consumers of dead letters: those that send them back to a subscription.
+pub const REDRIVE: &str = "redrive/";
 /// Longest request id, bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Topics on a page, unless told otherwise, and at most.
@@ -184,7 +186,7 @@ pub(super) fn operation(
         Ask::PublishBatch(r) => publish_batch(r, limits, batch_events_max)?,
         Ask::DeleteConsumer(r) => EventOperation::DeleteConsumer {
             topic: topic("topic", r.topic)?,
-            consumer: topic("consumer", r.consumer)?,
+            consumer: forgotten("consumer", r.consumer)?,
         },
         _ => return Err(Status::internal("no request about topics")),
     })
@@ -197,6 +199,17 @@ pub(super) fn topic(field: &str, name: String) -> Result<String, Status> {
     }
     let what = "must be 1 to 128 of A-Z a-z 0-9 _ - . and must not start with . or -";
     Err(invalid_field(field, what))
+}
+
+/// The name of a consumer to be forgotten: also of one that subscriptions are.
+fn forgotten(field: &str, name: String) -> Result<String, Status> {
+    match name.strip_prefix(REDRIVE) {
+        Some(subscription) => {
+            topic(field, subscription.to_owned())?;
+            Ok(name)
+        }
+        None => topic(field, name),
+    }
 }
 
 fn settings(r: pb::CreateTopicRequest) -> Result<TopicSettings, Status> {
@@ -464,25 +477,15 @@ pub fn description_to(view: &TopicView) -> pb::TopicDescription {
     let consumers = view.consumers.iter().map(|consumer| pb::TopicConsumer {
         application: consumer.application.clone(),
         name: consumer.name.clone(),
-        lag: signed(lag(view, &consumer.positions)),
-        offsets: consumer.positions.iter().map(|position| signed(position.floor)).collect(),
+        lag: signed(consumer.lag),
+        offsets: consumer.floors.iter().map(|floor| signed(*floor)).collect(),
     });
     pb::TopicDescription {
         topic: Some(topic_to(&view.topic)),
         partitions: partitions.collect(),
         consumers: consumers.collect(),
+        consumers_left_out: signed32(view.consumers_left_out),
     }
-}
-
-/// Events that are there and that a consumer is not done with.
-fn lag(view: &TopicView, positions: &[ConsumerPosition]) -> u64 {
-    let of = |(partition, position): (&TopicPartition, &ConsumerPosition)| {
-        let floor = position.floor.max(partition.start);
-        let done = position.acknowledged.iter().filter(|(_, last)| *last >= floor);
-        let done: u64 = done.map(|(first, last)| last + 1 - (*first).max(floor)).sum();
-        partition.end.saturating_sub(floor).saturating_sub(done)
-    };
-    view.partitions.iter().zip(positions).map(of).sum()
 }
 
 fn signed(number: u64) -> i64 {

@@ -17,8 +17,8 @@ use kar_proto::v1 as pb;
 
 pub use answer::{answer, refused, reply_size, state_answer};
 pub use event::{
-    ConsumeOpen, ConsumeStart, EventOperation, Publication, TurnEvents, acknowledged, bus_error,
-    consume_open, description_to, event_error, topic_to,
+    ConsumeOpen, ConsumeStart, EventOperation, Publication, REDRIVE, TurnEvents, acknowledged,
+    bus_error, consume_open, description_to, event_error, topic_to,
 };
 pub use field::invocation_id;
 pub use host::{

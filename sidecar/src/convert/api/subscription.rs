@@ -232,12 +232,15 @@ pub fn subscription_to(view: &SubscriptionView, topic: Option<&TopicView>) -> pb
             lag: behind,
             in_flight: signed(progress.under_way),
             skipped: signed(progress.skipped),
+            unreadable: signed(progress.unreadable),
         }
     });
     let partitions = partitions.collect();
+    let blocked = view.partitions.iter().any(|progress| progress.unreadable > 0);
     let state = match (view.topic_gone || topic.is_none(), view.paused) {
         (true, _) => State::TopicDeleted,
         (false, true) => State::Paused,
+        (false, false) if blocked => State::Blocked,
         (false, false) => State::Active,
     };
     pb::SubscriptionInfo {

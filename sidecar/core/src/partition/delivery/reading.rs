@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Branch, Channels, FETCH_PAUSE_MAX_MS, FETCH_PAUSE_MS, Reading, UnderWay};
+use super::{
+    Branch, Channels, FETCH_FAILURES_TOLD, FETCH_PAUSE_MAX_MS, FETCH_PAUSE_MS, Reading, UnderWay,
+};
 use crate::cover::Transition;
 use crate::effect::{Effect, Notice};
 use crate::env::Env;
@@ -95,6 +97,28 @@ impl Partition {
         self.reign.deliveries.note_timer(&branch);
     }
 
+    /// What is read of a subscription's topic is not wanted any more.
+    pub(super) fn stop_readings(&mut self, env: &mut Env, subscription: Uuid) {
+        let all =
+            self.reign.deliveries.branches.range((subscription, 0)..=(subscription, u32::MAX));
+        let branches: Vec<_> = all.map(|(branch, _)| *branch).collect();
+        for branch in branches {
+            self.stop_reading(env, branch);
+            self.reign.deliveries.note_timer(&branch);
+        }
+    }
+
+    /// The same of one branch.
+    pub(super) fn stop_reading(&mut self, env: &mut Env, branch: Branch) {
+        let (partition, (subscription, topic_partition)) = (self.id.clone(), branch);
+        let reading = self.reign.deliveries.branches.get_mut(&branch);
+        if let Some(serial) = reading.and_then(|reading| reading.fetch.take()) {
+            env.cover(Transition::FetchStopped);
+            let id = FetchId { partition, subscription, topic_partition, serial };
+            env.emit(Effect::StopFetch { id });
+        }
+    }
+
     /// Events were read.
     pub(crate) fn fetched(&mut self, env: &mut Env, id: &FetchId, result: FetchResult) {
         let branch = (id.subscription, id.topic_partition);
@@ -108,20 +132,43 @@ impl Partition {
             env.cover(Transition::FetchHeld);
             return;
         }
+        let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
         match result {
             FetchResult::Events { events, next, start, end } => {
                 self.take_events(env, branch, events, (next, start, end));
             }
             FetchResult::Gone => self.topic_gone(env, branch),
+            FetchResult::Unreadable(offset) => {
+                env.cover(Transition::FetchUnreadable);
+                let told = std::mem::replace(&mut reading.unreadable, offset);
+                let name = reading.subscription.spec.name.clone();
+                if told != offset {
+                    let (partition, topic_partition) = (self.id.clone(), branch.1);
+                    let notice =
+                        Notice::EventUnreadable { partition, name, topic_partition, offset };
+                    env.notice(notice);
+                }
+                self.read_later(env, branch);
+            }
             FetchResult::Unavailable => {
                 env.cover(Transition::FetchUnavailable);
-                let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
-                let pause = FETCH_PAUSE_MAX_MS.min(FETCH_PAUSE_MS << reading.failures.min(16));
-                reading.failures += 1;
-                reading.not_before = env.now + pause;
-                self.reign.deliveries.note_timer(&branch);
+                if reading.failures == FETCH_FAILURES_TOLD {
+                    let name = reading.subscription.spec.name.clone();
+                    let (partition, topic_partition) = (self.id.clone(), branch.1);
+                    env.notice(Notice::ReadingWaits { partition, name, topic_partition });
+                }
+                self.read_later(env, branch);
             }
         }
+    }
+
+    /// A read came to nothing: it is tried again after a pause.
+    fn read_later(&mut self, env: &Env, branch: Branch) {
+        let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
+        let pause = FETCH_PAUSE_MAX_MS.min(FETCH_PAUSE_MS << reading.failures.min(16));
+        reading.failures = reading.failures.saturating_add(1);
+        reading.not_before = env.now + pause;
+        self.reign.deliveries.note_timer(&branch);
     }
 
     fn topic_gone(&mut self, env: &mut Env, branch: Branch) {
@@ -145,7 +192,7 @@ impl Partition {
         let (id, epoch) = (self.id.clone(), self.state.epoch);
         let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
         let subscription = reading.subscription.clone();
-        reading.failures = 0;
+        (reading.failures, reading.unreadable) = (0, 0);
         reading.end = end;
         if start > reading.next {
             env.cover(Transition::EventsSkipped);

@@ -8,6 +8,7 @@ use wire::state_response::Response;
 
 use super::super::conn::ConnId;
 use super::super::{Engine, Then};
+use super::channels::no_such_partition;
 use super::{Topic, TopicId, invalid, over, refused, unknown_topic};
 use crate::options::{ACKNOWLEDGED_RANGES_MAX, TOPIC_NAME_BYTES_MAX};
 
@@ -33,6 +34,21 @@ impl Consumer {
             session: self.session,
             positions: self.positions.clone(),
         }
+    }
+}
+
+impl Consumer {
+    /// What people see of it, with what its topic has.
+    pub(super) fn view(
+        &self,
+        app: &str,
+        name: &str,
+        partitions: &[wire::TopicPartition],
+    ) -> wire::ConsumerView {
+        let lag = partitions.iter().zip(&self.positions).map(|(has, at)| lag(*has, at)).sum();
+        let (application, name) = (app.to_owned(), name.to_owned());
+        let floors = self.positions.iter().map(|position| position.floor).collect();
+        wire::ConsumerView { application, name, floors, lag }
     }
 }
 
@@ -132,15 +148,14 @@ impl Engine {
         }
         let key = (who.0, who.1);
         let Some(consumer) = topic.consumers.get_mut(&key) else { return };
+        let partitions = consumer.positions.len();
+        // All of them count, or none.
+        let wrong = commit.positions.iter().find_map(|p| checked(p, partitions).err());
+        if let Some(what) = wrong {
+            return self.answer(conn, number, invalid(what));
+        }
         for position in commit.positions {
-            let Some(old) = consumer.positions.get_mut(position.partition as usize) else {
-                let text = format!("there is no partition {}", position.partition);
-                return self.answer(conn, number, invalid(text));
-            };
-            if position.acknowledged.len() > ACKNOWLEDGED_RANGES_MAX {
-                let text = format!("a position has at most {ACKNOWLEDGED_RANGES_MAX} ranges");
-                return self.answer(conn, number, invalid(text));
-            }
+            let old = &mut consumer.positions[position.partition as usize];
             // A repeated one is as good as its successor knows.
             if position.floor >= old.floor {
                 *old = position;
@@ -181,4 +196,30 @@ impl Engine {
         }
         self.purge_channels(app);
     }
+}
+
+/// Whether it is a position in a topic of so many partitions; the error says what is wrong.
+fn checked(position: &wire::ConsumerPosition, partitions: usize) -> Result<(), String> {
+    if position.partition as usize >= partitions {
+        return Err(no_such_partition(partitions, position.partition));
+    }
+    if position.acknowledged.len() > ACKNOWLEDGED_RANGES_MAX {
+        return Err(format!("a position has at most {ACKNOWLEDGED_RANGES_MAX} ranges"));
+    }
+    let mut below = position.floor;
+    for range in &position.acknowledged {
+        if range.first <= below || range.last < range.first {
+            return Err("acknowledged ranges ascend, above the floor".into());
+        }
+        below = range.last;
+    }
+    Ok(())
+}
+
+/// Events of a partition that are kept and that a consumer is not done with.
+fn lag(has: wire::TopicPartition, at: &wire::ConsumerPosition) -> u64 {
+    let floor = at.floor.max(has.start);
+    let done = at.acknowledged.iter().filter(|range| range.last >= floor);
+    let done: u64 = done.map(|range| range.last.saturating_add(1) - range.first.max(floor)).sum();
+    has.end.saturating_sub(floor).saturating_sub(done)
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kar_proto::hub::v1 as wire;
-use wire::hub_frame::Frame;
 use wire::state_response::Response;
 
 use super::super::conn::ConnId;
@@ -73,14 +72,17 @@ impl Engine {
         let first = fetch.first.max(1);
         if first < state.start {
             let (first, end) = (state.start, state.index.last() + 1);
-            let gone = wire::EventsFetched { first, events: Vec::new(), end };
-            return self.answer(conn, number, Response::EventsFetched(gone));
+            return self.answer(conn, number, nothing(first, end));
         }
         let bytes_max = (fetch.bytes_max as usize).min(MESSAGE_BYTES_TARGET);
         let ticks = fetch.wait_ms.div_ceil(TICK_MS);
         let waiting = Waiting { conn, number, first, bytes_max, consumer, ticks };
         if first <= state.index.last() {
             return self.read_events(id, log, waiting);
+        }
+        if ticks == 0 {
+            let end = state.index.last() + 1;
+            return self.answer(conn, number, nothing(first, end));
         }
         if self.topics.stats.waiting >= self.limits.fetches_max as u64 {
             let what = "as many fetches wait for events as may";
@@ -124,11 +126,7 @@ impl Engine {
         let end = self.logs.get(&job.log).map_or(0, |log| log.index.last() + 1);
         let bytes = records.iter().map(Bytes::len).sum();
         let fetched = wire::EventsFetched { first: job.first, events, end };
-        if let Some(conn) = self.conns.get_mut(&job.conn) {
-            let response = Some(Response::EventsFetched(fetched));
-            let response = wire::StateResponse { number: job.number, response };
-            conn.send_sized(Frame::State(response), bytes);
-        }
+        self.answer_sized(job.conn, job.number, Response::EventsFetched(fetched), bytes);
     }
 
     /// The events cannot be read.
@@ -142,8 +140,7 @@ impl Engine {
         }
         // They were let go meanwhile.
         let (first, end) = (log.start, log.index.last() + 1);
-        let gone = wire::EventsFetched { first, events: Vec::new(), end };
-        self.answer(job.conn, job.number, Response::EventsFetched(gone));
+        self.answer(job.conn, job.number, nothing(first, end));
     }
 
     /// New events are durable: tells them those who wait, from memory if they are all there.
@@ -192,6 +189,17 @@ impl Engine {
         self.fetched(&job, &records);
     }
 
+    /// A client does not want events any more that it waits for.
+    pub(in super::super) fn cancel_fetch(&mut self, conn: ConnId, cancel: &wire::CancelFetch) {
+        let partition = self.topics.partition(&cancel.topic_id, cancel.partition);
+        // It was answered meanwhile, or its topic is gone.
+        let Some(partition) = partition else { return };
+        let is_it = |w: &Waiting| w.conn == conn && w.number == cancel.number;
+        let Some(at) = partition.waiting.iter().position(is_it) else { return };
+        partition.waiting.swap_remove(at);
+        self.topics.stats.waiting -= 1;
+    }
+
     /// Ends waiting: by time, or for a consumer whose session is over.
     pub(super) fn end_waiting(
         &mut self,
@@ -228,13 +236,19 @@ impl Engine {
                     waiting.ticks = waiting.ticks.saturating_sub(1);
                     over
                 };
-                ended.extend(partition.waiting.extract_if(.., over));
+                let log = partition.log;
+                ended.extend(partition.waiting.extract_if(.., over).map(|waiting| (log, waiting)));
             }
         }
         self.topics.stats.waiting -= ended.len() as u64;
-        for Waiting { conn, number, first, .. } in ended {
-            let nothing = wire::EventsFetched { first, events: Vec::new(), end: first };
-            self.answer(conn, number, Response::EventsFetched(nothing));
+        for (log, Waiting { conn, number, first, .. }) in ended {
+            let end = self.logs.get(&log).map_or(first, |log| log.index.last() + 1);
+            self.answer(conn, number, nothing(first, end));
         }
     }
+}
+
+/// Nothing has come at or behind `first`.
+fn nothing(first: u64, end: u64) -> Response {
+    Response::EventsFetched(wire::EventsFetched { first, events: Vec::new(), end })
 }

@@ -15,15 +15,17 @@ mod requests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use kar_proto::hub::v1 as wire;
+use prost::Message as _;
 use wire::meta::Meta;
 use wire::state_request::Request;
 use wire::state_response::Response;
 
 use super::conn::ConnId;
 use super::{App, Engine, Log, LogId};
-use crate::options::PAGE_SIZE_MAX;
+use crate::options::{PAGE_SIZE_MAX, TOPIC_VIEW_BYTES_MAX};
 use crate::store::{TimeSource, system_time};
 pub(super) use channels::{Channels, Mark, key as channel_key};
 use consumers::Consumer;
@@ -38,12 +40,16 @@ use requests::Requests;
 /// Stands for the application of topics' logs: no application may have this name.
 pub(super) const TOPICS_APP: &str = "$topics";
 
+/// What the hub's own clock shows at its start, milliseconds: more than anything is old that it finds.
+const BEGAN_MS: u64 = 1 << 45;
+
 /// Id of a topic.
 pub(crate) type TopicId = Arc<str>;
 
 /// Every topic.
 pub(super) struct Topics {
-    clock: TimeSource,
+    pub(super) clock: TimeSource,
+    began: Instant,
     by_id: BTreeMap<TopicId, Topic>,
     ids: BTreeMap<String, TopicId>,
     /// Deletions that are not durable: records of their logs are needed until they are.
@@ -144,10 +150,7 @@ impl Engine {
         match request {
             Request::CreateTopic(create) => self.create_topic(conn, number, create),
             Request::DeleteTopic(delete) => self.delete_topic(conn, number, &delete),
-            Request::ListTopics(list) => {
-                let list = self.list_topics(&list);
-                self.answer(conn, number, Response::TopicList(list));
-            }
+            Request::ListTopics(list) => self.list_topics(conn, number, &list),
             Request::PublishEvents(publish) => self.publish_events(conn, number, publish),
             Request::FetchEvents(fetch) => self.fetch_events(conn, number, app, fetch),
             Request::SeekEvents(seek) => self.seek_events(conn, number, &seek),
@@ -161,7 +164,7 @@ impl Engine {
         None
     }
 
-    fn list_topics(&self, list: &wire::ListTopics) -> wire::TopicList {
+    fn list_topics(&mut self, conn: ConnId, number: u64, list: &wire::ListTopics) {
         let size = match list.page_size {
             0 => PAGE_SIZE_MAX,
             size => size.min(PAGE_SIZE_MAX),
@@ -169,13 +172,19 @@ impl Engine {
         let wanted = |name: &str| list.name.is_empty() || list.name == name;
         let after = |name: &str| list.after.is_empty() || name > list.after.as_str();
         let mut found = self.topics.ids.iter().filter(|(name, _)| wanted(name) && after(name));
-        let topics = found
-            .by_ref()
-            .take(size as usize)
-            .filter_map(|(_, id)| self.topics.by_id.get(id))
-            .map(|topic| self.topic_view(topic))
-            .collect();
-        wire::TopicList { topics, more: found.next().is_some() }
+        let (mut topics, mut bytes) = (Vec::new(), 0);
+        while topics.len() < size as usize
+            && bytes < TOPIC_VIEW_BYTES_MAX
+            && let Some((_, id)) = found.next()
+        {
+            if let Some(topic) = self.topics.by_id.get(id) {
+                let view = self.topic_view(topic);
+                bytes += view.encoded_len();
+                topics.push(view);
+            }
+        }
+        let list = wire::TopicList { topics, more: found.next().is_some() };
+        self.answer_sized(conn, number, Response::TopicList(list), bytes);
     }
 
     fn topic_view(&self, topic: &Topic) -> wire::TopicView {
@@ -184,14 +193,19 @@ impl Engine {
             let (start, end, bytes) = (log.start, log.index.last() + 1, log.bytes);
             Some(wire::TopicPartition { start, end, bytes })
         };
-        let consumers = topic.consumers.iter();
-        wire::TopicView {
-            topic: Some(topic.info.clone()),
-            partitions: topic.partitions.iter().filter_map(partition).collect(),
-            consumers: consumers
-                .map(|((app, name), consumer)| consumer.state(&topic.info.id, app, name))
-                .collect(),
+        let partitions: Vec<_> = topic.partitions.iter().filter_map(partition).collect();
+        let (mut consumers, mut bytes) = (Vec::new(), 0);
+        for ((app, name), consumer) in &topic.consumers {
+            let view = consumer.view(app, name, &partitions);
+            bytes += view.encoded_len();
+            if bytes > TOPIC_VIEW_BYTES_MAX {
+                break;
+            }
+            consumers.push(view);
         }
+        let consumers_left_out = (topic.consumers.len() - consumers.len()) as u32;
+        let topic = Some(topic.info.clone());
+        wire::TopicView { topic, partitions, consumers, consumers_left_out }
     }
 
     /// What holds of topics.
@@ -227,9 +241,9 @@ impl Engine {
         self.topics.ticks = self.topics.ticks.wrapping_add(1);
         self.tick_fetches();
         if self.topics.ticks.is_multiple_of(4) {
-            let now = self.topics.now();
+            let (now, uptime) = (self.topics.now(), self.topics.uptime());
             for topic in self.topics.by_id.values_mut() {
-                topic.partitions.iter_mut().for_each(|partition| partition.requests.age(now));
+                topic.partitions.iter_mut().for_each(|partition| partition.requests.age(uptime));
             }
             self.expire(now);
         }
@@ -242,6 +256,7 @@ impl Topics {
     fn new() -> Self {
         Self {
             clock: system_time(),
+            began: Instant::now(),
             by_id: BTreeMap::new(),
             ids: BTreeMap::new(),
             deleting: 0,
@@ -259,6 +274,11 @@ impl Topics {
     /// The time, milliseconds since the Unix epoch.
     fn now(&self) -> u64 {
         (self.clock)()
+    }
+
+    /// Milliseconds by a clock that nobody sets, and that stands still while the machine sleeps, as clients' own do.
+    fn uptime(&self) -> u64 {
+        BEGAN_MS + self.began.elapsed().as_millis() as u64
     }
 
     /// Topics as the write-ahead log tells them. Takes their logs' ids from the application that stands for
@@ -330,7 +350,7 @@ impl Topic {
     fn new(info: wire::TopicInfo, logs: Vec<LogId>, durable: bool) -> Self {
         let partition = |log| Partition {
             log,
-            requests: Requests::since(0),
+            requests: Requests::default(),
             channels: Channels::default(),
             newest_ms: 0,
             waiting: Vec::new(),
@@ -349,6 +369,35 @@ impl Topics {
     /// The id of the only topic.
     pub(super) fn only_id(&self) -> String {
         self.by_id.keys().next().expect("a topic").to_string()
+    }
+
+    /// Gives the only topic so many consumers, each with so many ranges in every partition.
+    pub(super) fn crowd(&mut self, consumers: u64, ranges: u64) {
+        let topic = self.by_id.values_mut().next().expect("a topic");
+        topic.consumers.clear();
+        for n in 0..consumers {
+            let floor = 1 << 40;
+            let range = |at| floor + 2 * at;
+            let acknowledged = (1..=ranges).map(range);
+            let acknowledged =
+                acknowledged.map(|at| wire::AcknowledgedRange { first: at, last: at });
+            let acknowledged: Vec<_> = acknowledged.collect();
+            let at = |partition| wire::ConsumerPosition {
+                partition,
+                floor,
+                acknowledged: acknowledged.clone(),
+            };
+            let positions = (0..topic.info.partitions).map(at).collect();
+            let state = wire::ConsumerState { session: 1, positions, ..Default::default() };
+            topic.consumers.insert(("app".into(), format!("c{n:04}")), Consumer::restore(state));
+        }
+    }
+
+    /// The consumers of the only topic.
+    pub(super) fn only_consumers(&self) -> Vec<wire::ConsumerState> {
+        let topic = self.by_id.values().next().expect("a topic");
+        let all = topic.consumers.iter();
+        all.map(|((app, name), consumer)| consumer.state(&topic.info.id, app, name)).collect()
     }
 
     /// How far a channel has come in the first partition of the only topic.

@@ -11,7 +11,7 @@ use wire::state_response::Response;
 use super::super::conn::ConnId;
 use super::super::{DiskJob, Engine, InFlight, LogId, Then};
 use super::channels::no_such_partition;
-use super::requests::{BYTES_MAX, EVENTS_MAX, Requests};
+use super::requests::{AGE_MAX_MS, BYTES_MAX, EVENTS_MAX, Requests};
 use super::{TopicId, invalid, refused, unknown_topic};
 use crate::error::HubError;
 use crate::options::{EVENT_BYTES_MAX, PUBLISH_EVENTS_MAX};
@@ -37,7 +37,7 @@ pub(super) struct Held {
     pub(super) number: u64,
     pub(super) bytes: usize,
     wanted: Wanted,
-    /// When it came, milliseconds since the Unix epoch.
+    /// When it came, by the hub's own clock ([`Topics::uptime`](super::Topics::uptime)).
     came_ms: u64,
 }
 
@@ -84,7 +84,7 @@ impl Engine {
 
     /// Appends when the topic's newest records are known.
     pub(super) fn append_soon(&mut self, conn: ConnId, number: u64, wanted: Wanted) {
-        let came_ms = self.topics.now();
+        let came_ms = self.topics.uptime();
         let Some(topic) = self.topics.by_id.get_mut(wanted.topic_id()) else {
             return self.answer(conn, number, unknown_topic(wanted.topic_id()));
         };
@@ -148,28 +148,32 @@ impl Engine {
 
     /// The newest records of a partition have been read.
     pub(crate) fn recalled(&mut self, job: &RecallJob, records: Vec<Recalled>) {
-        let now = self.topics.now();
+        let (now, uptime) = (self.topics.now(), self.topics.uptime());
         let trimmed = self.logs.get(&job.log).is_some_and(|log| log.start > 1);
         let topic = self.topics.by_id.get(&job.topic);
         let kept_ms = topic.map_or(0, |topic| topic.info.retention_ms);
         let Some(partition) = self.topics.partition(&job.topic, job.partition) else { return };
-        let since = match records.first() {
-            // What was before may have been appended in the same millisecond.
-            Some(first) if job.first > 1 => first.time_ms,
-            // Whatever there was is gone, which only their age does to all of them.
-            None if trimmed => now.saturating_sub(kept_ms),
-            _ => 0,
+        // Compared with each other, not with the time there is now: the clock may have been set meanwhile.
+        let newest_ms = records.last().map_or(0, |record| record.time_ms);
+        let old = records.partition_point(|record| record.time_ms + AGE_MAX_MS < newest_ms);
+        let forgotten_ms = match old.checked_sub(1).and_then(|last| records.get(last)) {
+            Some(last) => Some(last.time_ms),
+            None => match records.first() {
+                // What was before may have been appended in the same millisecond.
+                Some(first) if job.first > 1 => Some(first.time_ms),
+                // Whatever there was is gone, which only their age does to all of them.
+                None if trimmed => Some(now.saturating_sub(kept_ms)),
+                _ => None,
+            },
         };
-        partition.requests = Requests::since(since);
-        partition.newest_ms = since.min(now);
-        for (offset, record) in (job.first..).zip(records) {
-            let Recalled { origin, time_ms, bytes } = record;
-            partition.newest_ms = time_ms;
+        let since = |time_ms| Requests::since(uptime.saturating_sub(now.saturating_sub(time_ms)));
+        partition.requests = forgotten_ms.map(since).unwrap_or_default();
+        partition.newest_ms = newest_ms;
+        for (offset, Recalled { origin, bytes, .. }) in (job.first..).zip(records).skip(old) {
             if let Origin::Request(request) = origin {
-                partition.requests.remember(request, offset, time_ms, bytes);
+                partition.requests.remember(request, offset, uptime, bytes);
             }
         }
-        partition.requests.age(now);
         self.recalled_one(&job.topic);
     }
 
@@ -228,7 +232,7 @@ impl Engine {
             return self.answer(conn, number, refused(reason, text));
         }
         let info = topic.info.clone();
-        let now = self.topics.now();
+        let (now, uptime) = (self.topics.now(), self.topics.uptime());
         let mut places = Vec::with_capacity(publish.events.len());
         let mut last_new = None;
         let mut pending = false;
@@ -248,7 +252,7 @@ impl Engine {
             let bytes = record.len() as u64;
             let Some(offset) = self.append_event(log, record) else { return };
             if let Some(partition) = self.topics.partition(&info.id, event.partition) {
-                partition.requests.remember(request, offset, time_ms, bytes);
+                partition.requests.remember(request, offset, uptime, bytes);
             }
             last_new = Some(self.in_flight.len() - 1);
             places.push(wire::EventPlace { offset, again: false });

@@ -1,4 +1,8 @@
 //! Which requests have appended which events, so that one that is repeated appends nothing.
+//!
+//! Times here are those of a clock that only this hub has, at the pace of its clients' own: how long ago a client has
+//! sent something is compared with how long something is remembered. A wall clock that is set, or a machine that
+//! sleeps, would make the one longer than the other, and a request that comes again would append a second event.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,7 +12,7 @@ use crate::topic::RequestKey;
 pub(super) const EVENTS_MAX: usize = 50_000;
 /// … as long as they take no more than so many bytes together (they are read when a hub starts) …
 pub(super) const BYTES_MAX: u64 = 64 << 20;
-/// … and are no older than this, milliseconds.
+/// … and were appended, or read back, no longer ago than this, milliseconds.
 pub(super) const AGE_MAX_MS: u64 = 120_000;
 
 /// The newest events of a partition by their requests.
@@ -18,23 +22,24 @@ pub(super) struct Requests {
     /// Oldest first.
     order: VecDeque<Remembered>,
     bytes: u64,
-    /// Of what was appended up to this time not everything is remembered; 0: everything is.
-    forgotten_ms: u64,
+    /// Of what was appended up to this time not everything is remembered; `None`: everything is.
+    forgotten_ms: Option<u64>,
 }
 
 struct Remembered {
     request: RequestKey,
     offset: u64,
-    time_ms: u64,
+    /// When it was appended, or read back: it may have been appended earlier, and not later.
+    at_ms: u64,
     bytes: u64,
 }
 
 // === impl Requests ===
 
 impl Requests {
-    /// Nothing is known of what was appended up to this time (0: nothing was).
+    /// Nothing is known of what was appended up to this time.
     pub(super) fn since(forgotten_ms: u64) -> Self {
-        Self { forgotten_ms, ..Self::default() }
+        Self { forgotten_ms: Some(forgotten_ms), ..Self::default() }
     }
 
     /// Where the event of a request is, if that is remembered.
@@ -44,13 +49,13 @@ impl Requests {
 
     /// Whether everything that was appended since a time is remembered.
     pub(super) fn reaches_back_to(&self, time_ms: u64) -> bool {
-        time_ms > self.forgotten_ms || self.forgotten_ms == 0
+        self.forgotten_ms.is_none_or(|forgotten| time_ms > forgotten)
     }
 
-    /// A request has appended an event of so many bytes.
-    pub(super) fn remember(&mut self, request: RequestKey, offset: u64, time_ms: u64, bytes: u64) {
+    /// A request has appended an event of so many bytes, by this time.
+    pub(super) fn remember(&mut self, request: RequestKey, offset: u64, at_ms: u64, bytes: u64) {
         self.offsets.insert(request, offset);
-        self.order.push_back(Remembered { request, offset, time_ms, bytes });
+        self.order.push_back(Remembered { request, offset, at_ms, bytes });
         self.bytes += bytes;
         while self.order.len() > EVENTS_MAX || (self.bytes > BYTES_MAX && self.order.len() > 1) {
             self.forget_oldest();
@@ -60,7 +65,7 @@ impl Requests {
     /// Forgets what is too old.
     pub(super) fn age(&mut self, now_ms: u64) {
         let oldest = now_ms.saturating_sub(AGE_MAX_MS);
-        while self.order.front().is_some_and(|event| event.time_ms < oldest) {
+        while self.order.front().is_some_and(|event| event.at_ms < oldest) {
             self.forget_oldest();
         }
         if self.order.is_empty() && self.offsets.capacity() > 0 {
@@ -72,7 +77,7 @@ impl Requests {
     fn forget_oldest(&mut self) {
         let Some(event) = self.order.pop_front() else { return };
         self.bytes -= event.bytes;
-        self.forgotten_ms = event.time_ms;
+        self.forgotten_ms = Some(event.at_ms);
         // The same request may have appended another event when this one was forgotten already.
         if self.offsets.get(&event.request) == Some(&event.offset) {
             self.offsets.remove(&event.request);
@@ -86,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_newest_requests_are_remembered_by_number_bytes_and_age() {
-        let mut requests = Requests::since(0);
+        let mut requests = Requests::default();
         for n in 0..EVENTS_MAX as u64 + 10 {
             requests.remember(n.into(), n + 1, 1_000 + n, 1);
         }
@@ -97,7 +102,7 @@ mod tests {
         assert_eq!((requests.offset(19), requests.offset(20)), (None, Some(21)));
         requests.age(10_000_000);
         assert_eq!(requests.offset(50_000), None);
-        let mut requests = Requests::since(0);
+        let mut requests = Requests::default();
         for n in 0..5 {
             requests.remember(n, n as u64, n as u64, BYTES_MAX / 4);
         }
