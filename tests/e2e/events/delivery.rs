@@ -292,7 +292,9 @@ fn a_slow_subscriber_bounds_memory_and_shows_its_lag() {
         }
         let info = wait::until("as many as may to be in flight", READY_LIMIT, async || {
             let [info] = client.subscriptions().await.expect("listed").try_into().ok()?;
-            (info.partitions[0].in_flight == 8).then_some(info)
+            // It reads on when half of them are free, so there may be fewer.
+            let is_full = (5..=8).contains(&info.partitions[0].in_flight);
+            (is_full && info.lag < SLOW as i64).then_some(info)
         })
         .await;
         // What is accepted and told: those that may wait, and the one that runs.
