@@ -113,4 +113,12 @@ impl Committer {
         let thread = std::thread::Builder::new().name("segment".into()).spawn(make).ok();
         self.ahead = thread.map(|thread| (next, thread));
     }
+
+    /// Waits for the next file, if it is being made: nobody may be writing while a directory is read anew.
+    #[cfg(test)]
+    pub(super) fn settle(&self) {
+        while self.ahead.as_ref().is_some_and(|(_, thread)| !thread.is_finished()) {
+            std::thread::yield_now();
+        }
+    }
 }

@@ -86,6 +86,7 @@ impl Log {
     fn commit(&mut self) {
         let batch = self.writer.take();
         self.committer.commit(&batch).unwrap();
+        self.committer.settle();
     }
 
     /// Writes a part of a batch as the system might before a power cut: nothing is acknowledged.
