@@ -313,6 +313,7 @@ fn passive_actors_cost_nothing() {
         println!("{all} actors: {read_all} records, {resident_all} KiB");
         // Eight partitions of Echo and of the service, at most so many records behind their snapshots.
         assert!(read_all < 16 * 450, "a take-over read {read_all} records");
+        assert!(resident_all < resident + 8 * 1024, "{resident} KiB became {resident_all}");
         let count = client_count(&node, "e0").await;
         assert_eq!(count, json!(2), "their state is there");
     });

@@ -201,7 +201,7 @@ mod tests {
     /// Neither its timer nor a firing makes a partition look at reminders that are not due.
     #[test]
     fn many_reminders_are_not_scanned() {
-        let many = 20_000;
+        let many = 100_000;
         let (snapshot_after_records, snapshot_after_bytes) = (u64::MAX, u64::MAX);
         let limits = Limits { snapshot_after_records, snapshot_after_bytes, ..Limits::default() };
         let kind = Kind::actor("Account");

@@ -513,7 +513,6 @@ fn one_busy_actor_holds_up_nobody_else() {
     no_more(&mut script);
 }
 
-/// A scan of 100,000 reminders at each of 1,000 ticks would take minutes: nobody would wait for this test.
 #[test]
 fn a_shared_turn_sees_reminders_and_changes_none() {
     let mut script = Script::new(&kinds());
