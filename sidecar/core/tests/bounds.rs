@@ -3,8 +3,9 @@
 
 mod script;
 
-use kar_core::effect::{Notice, RequestError, Turn};
-use kar_core::ids::{Kind, RequestId};
+use kar_core::effect::{Notice, RequestError, Response, Turn};
+use kar_core::event::Operation;
+use kar_core::ids::{InvocationId, Kind, RequestId};
 use kar_core::invocation::{Mode, Outcome, Refusal};
 use kar_core::limits::Limits;
 
@@ -137,4 +138,49 @@ fn a_turn_makes_no_more_calls_at_once_than_it_may_and_others_make_theirs() {
     script.finish(&alice, done("a"));
     script.finish(&bob, done("b"));
     finish_all(&mut script, &roots);
+}
+
+/// Starts something of one actor, and carries it out.
+fn start(script: &mut Script, method: &str) -> InvocationId {
+    let start = script.invoke(None, Mode::Start, "alice", method);
+    let Some(Ok(Response::Accepted { invocation })) = script.answers.remove(&start) else {
+        panic!("it is not accepted")
+    };
+    let turn = script.turn(method);
+    script.finish(&turn, done(method));
+    invocation
+}
+
+#[track_caller]
+fn assert_kept(script: &mut Script, invocation: &InvocationId, result: Option<&str>) {
+    let asked = script.request(Operation::Await { invocation: invocation.clone() });
+    match (script.answers.remove(&asked), result) {
+        (Some(Ok(Response::Outcome { outcome, .. })), Some(text)) => {
+            assert_eq!(outcome, done(text))
+        }
+        (Some(Err(RequestError::UnknownInvocation(_))), None) => {}
+        (answer, _) => panic!("{result:?}: {answer:?}"),
+    }
+}
+
+#[test]
+fn results_of_starts_are_kept_for_their_time_and_the_latest_of_them() {
+    let limits =
+        Limits { results_per_partition_max: 2, result_retention_ms: 10_000, ..Limits::default() };
+    let mut script = host(limits);
+    let first = start(&mut script, "a");
+    let second = start(&mut script, "b");
+    assert_kept(&mut script, &first, Some("a"));
+    script.advance(5_000);
+    let third = start(&mut script, "c");
+    script.advance(1_000);
+    assert_kept(&mut script, &first, None);
+    assert_told(&script, "results_per_partition_max");
+    assert_kept(&mut script, &second, Some("b"));
+    script.advance(4_100);
+    assert_kept(&mut script, &second, None);
+    assert_kept(&mut script, &third, Some("c"));
+    script.advance(5_000);
+    assert_kept(&mut script, &third, None);
+    script.assert_idle();
 }
