@@ -270,6 +270,7 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("notice: dropped: too long a record", BYTES),
     ("notice: snapshot unusable", "snapshots of other logs: core/tests/snapshots.rs"),
     ("notice: dropped: the log was trimmed", "once in 10,000 seeds: a zombie reads its log anew"),
+    ("notice: reading waits", "topics that stay away for seconds: core/tests/subscriptions.rs"),
     ("notice: store ahead", "a store of another log: core/tests/store.rs"),
     ("store: ahead of the log", "a store of another log: core/tests/store.rs"),
     ("answer: turn ended", "a program that goes on after it returned: core/tests/takeover.rs"),
