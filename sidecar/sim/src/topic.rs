@@ -25,6 +25,9 @@ const PARTITIONS: u32 = 2;
 /// The channel from a partition's log into a partition of a topic.
 type Channel = (TopicPartition, Uuid);
 
+/// A node's session, and the serial of the request that it came with.
+type Session = (u64, u64);
+
 /// All topics, and who may append.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SimTopics {
@@ -39,7 +42,7 @@ pub(crate) struct SimTopics {
     /// The session that may append for a channel, where numbers are not told apart.
     writer: BTreeMap<Channel, u64>,
     /// Sessions of nodes' drivers, by slot and incarnation.
-    sessions: HashMap<(usize, u64, Channel), u64>,
+    sessions: HashMap<(usize, u64, Channel), Session>,
     next_session: u64,
 }
 
@@ -94,7 +97,7 @@ impl SimTopics {
         print.add(&(&self.landed, &self.last, &self.created));
         for (channel, session) in &self.writer {
             let holders =
-                self.sessions.iter().filter(|((.., of), s)| of == channel && *s == session);
+                self.sessions.iter().filter(|((.., of), s)| of == channel && s.0 == *session);
             let mut holders: Vec<_> = holders.map(|((slot, inst, _), _)| (slot, inst)).collect();
             holders.sort_unstable();
             print.add(&(channel, holders));
@@ -182,7 +185,7 @@ impl World {
     pub(crate) fn ask_topic(&mut self, slot: usize, asked: ToTopic) {
         let (inst, hub) = (self.slots[slot].inst, self.hub);
         let channel = (asked.to.clone(), asked.channel);
-        let session = self.topics.sessions.get(&(slot, inst, channel)).copied();
+        let session = self.topics.sessions.get(&(slot, inst, channel)).map(|session| session.0);
         let fate = match self.hooks.topic.as_mut() {
             Some(hook) => hook(slot, &asked),
             None => TopicFate::Chance,
@@ -218,7 +221,7 @@ impl World {
             return;
         }
         let ToTopic { partition, to, channel, serial, events } = asked;
-        let result = self.topic_says((slot, inst, session), (&to, channel), events);
+        let result = self.topic_says((slot, inst, session), (&to, channel), (serial, events));
         self.say(|| format!("topic {to} says {result:?} to n{slot}"));
         if orphan || !is_answered || self.slots[slot].node.is_none() {
             return;
@@ -232,7 +235,7 @@ impl World {
         &mut self,
         (slot, inst, session): (usize, u64, Option<u64>),
         (to, channel): (&TopicPartition, Uuid),
-        events: Vec<(Number, Bytes)>,
+        (serial, events): (u64, Vec<(Number, Bytes)>),
     ) -> PublishResult {
         let Some(topic) = self.topics.topic(&to.id) else { return PublishResult::Gone };
         if self.topics.away[topic] > self.now && self.faults_on {
@@ -245,7 +248,11 @@ impl World {
             self.topics.next_session += 1;
             let new = self.topics.next_session;
             self.topics.writer.insert(key.clone(), new);
-            self.topics.sessions.insert((slot, inst, key.clone()), new);
+            // A request that was late fences, too, but who sent it goes by the answer to the one after it.
+            let held = self.topics.sessions.entry((slot, inst, key.clone())).or_default();
+            if held.1 <= serial {
+                *held = (new, serial);
+            }
         } else if !tells_numbers && self.topics.writer.get(&key) != session.as_ref() {
             return PublishResult::Unavailable;
         }
