@@ -11,7 +11,7 @@ use kar_core::effect::{RequestError, Response};
 use kar_core::event::{Member, Operation};
 use kar_core::ids::{Kind, NodeId, Number, PartitionId, RequestId, Sender, Uuid};
 use kar_core::inbox::{InboxBody, InboxEntry, InboxId, Mark};
-use kar_core::invocation::{Invocation, Mode, Owed, Target, Work};
+use kar_core::invocation::{Invocation, Mode, Owed, Target};
 use kar_core::keys::RequestKey;
 use kar_core::limits::Limits;
 use kar_core::message::Message;
@@ -102,17 +102,7 @@ fn request(number: Number, closed_from: Number, mode: Mode) -> InboxBody {
         uuid: Uuid(u128::from(number) + 7_000),
         mode,
         actor: Some("alice".into()),
-        method: "m".into(),
-        payload: text(""),
-        chain: [].into(),
-        deadline: None,
-        trace: "".into(),
-        step: 1,
-        home: None,
-        retry: None,
-        key: None,
-        event: None,
-        work: Work::Method,
+        ..script::invocation()
     };
     let message = Message::Request {
         sender: Sender::Node(OTHER),

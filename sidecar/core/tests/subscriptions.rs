@@ -410,7 +410,7 @@ fn a_removal_says_when_it_was_asked_for() {
         mode: Mode::Call,
         actor: Some("alice".into()),
         uuid: Uuid::v7(500, 77),
-        ..plain()
+        ..script::invocation()
     };
     let log = script.logs.get(&home).map_or(0, Vec::len);
     owes(&mut script, &home, 1, Owed::Invocation(Arc::new(removal)));
@@ -430,25 +430,6 @@ fn a_removal_says_when_it_was_asked_for() {
         }));
     }
     assert_eq!(times, [500, 500], "each partition of subscriptions is told");
-}
-
-fn plain() -> Invocation {
-    Invocation {
-        uuid: Uuid(1),
-        work: Work::Method,
-        mode: Mode::Tell,
-        actor: None,
-        method: "".into(),
-        payload: Payload::default(),
-        chain: [].into(),
-        deadline: None,
-        trace: "".into(),
-        step: 1,
-        home: None,
-        retry: None,
-        key: None,
-        event: None,
-    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use kar_core::Event;
 use kar_core::effect::{RequestError, Response};
 use kar_core::event::{Member, Operation};
 use kar_core::ids::{Kind, NodeId, Sender};
-use kar_core::invocation::{Invocation, Mode, Owed, Target, Work};
+use kar_core::invocation::{Invocation, Mode, Owed, Target};
 use kar_core::limits::Limits;
 use kar_core::message::Message;
 use kar_core::record::{Op, Record};
@@ -118,22 +118,8 @@ fn ask_as(script: &mut Script, from: NodeId, number: u64, again: bool) {
     let to = kar_core::ids::PartitionId::new(target.kind, index);
     let served = script.node.partitions();
     let epoch = served.iter().find(|p| p.id == to).expect("it is served").epoch;
-    let invocation = Invocation {
-        uuid,
-        work: Work::Method,
-        mode: Mode::Call,
-        actor: target.actor,
-        method: "ask".into(),
-        payload: text(""),
-        chain: [].into(),
-        deadline: None,
-        trace: "".into(),
-        step: 1,
-        home: None,
-        retry: None,
-        key: None,
-        event: None,
-    };
+    let invocation =
+        Invocation { uuid, actor: target.actor, method: "ask".into(), ..script::invocation() };
     let sender = Sender::Node(from);
     let open = Message::Open {
         sender: sender.clone(),
@@ -338,19 +324,10 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
     let sender = Sender::Log { partition, log: kar_core::ids::Uuid(7) };
     let invocation = Invocation {
         uuid,
-        work: Work::Method,
-        mode: Mode::Call,
         actor: Some(actor.into()),
         method: "nested".into(),
-        payload: text(""),
         chain: [kar_core::ids::Uuid(9)].into(),
-        deadline: None,
-        trace: "".into(),
-        step: 1,
-        home: None,
-        retry: None,
-        key: None,
-        event: None,
+        ..script::invocation()
     };
     let invocation = std::sync::Arc::new(invocation);
     let message = Message::Request {

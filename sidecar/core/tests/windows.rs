@@ -5,10 +5,10 @@ mod script;
 use kar_core::Event;
 use kar_core::event::{Member, Members, Operation};
 use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, Sender, Uuid};
-use kar_core::invocation::{Invocation, Mode, Outcome, Owed, Target, Work};
+use kar_core::invocation::{Invocation, Mode, Outcome, Owed, Target};
 use kar_core::limits::Limits;
 use kar_core::message::Message;
-use script::{Script, done, filled, text};
+use script::{Script, done, filled};
 
 const ACCOUNT: &str = "Account";
 
@@ -206,19 +206,8 @@ fn ask(script: &mut Script, to: &PartitionId, number: u64, asks: bool) {
     let epoch = script.node.partitions().iter().find(|p| p.id == *to).expect("served").epoch;
     let invocation = Invocation {
         uuid: Uuid(u128::from(number) + 1_000),
-        work: Work::Method,
-        mode: Mode::Call,
         actor: Some(format!("a{number}").as_str().into()),
-        method: "m".into(),
-        payload: text(""),
-        chain: [].into(),
-        deadline: None,
-        trace: "".into(),
-        step: 1,
-        home: None,
-        retry: None,
-        key: None,
-        event: None,
+        ..script::invocation()
     };
     let message = Message::Request {
         sender: Sender::Node(OTHER),

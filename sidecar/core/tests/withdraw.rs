@@ -6,7 +6,7 @@ use kar_core::Event;
 use kar_core::effect::Turn;
 use kar_core::event::{Offer, Operation, TurnResult};
 use kar_core::ids::{InvocationId, Kind, NodeId, PartitionId, RequestId, Sender, SessionId, Uuid};
-use kar_core::invocation::{Invocation, Mode, Outcome, Owed, Target, Work};
+use kar_core::invocation::{Invocation, Mode, Outcome, Owed, Target};
 use kar_core::message::{Control, Message};
 use kar_core::record::{End, Op, Record};
 
@@ -209,19 +209,10 @@ fn only_the_call_that_is_named_is_withdrawn() {
     let sender = Sender::Log { partition: PartitionId::new(Kind::actor("Other"), 0), log: Uuid(7) };
     let invocation = Invocation {
         uuid: Uuid(70),
-        mode: Mode::Call,
         actor: Some("alice".into()),
         method: "child".into(),
-        payload: text(""),
         chain: [Uuid(9)].into(),
-        deadline: None,
-        trace: "".into(),
-        step: 1,
-        home: None,
-        retry: None,
-        key: None,
-        event: None,
-        work: Work::Method,
+        ..script::invocation()
     };
     let epoch = script.epoch(&to);
     let message = Message::Request {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kar_core::effect::{CancelReason, Notice, RequestError, Response, Turn};
 use kar_core::event::{Cell, Member, Members, Offer, Operation, TurnResult};
-use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, SessionId, TurnToken};
+use kar_core::ids::{Kind, NodeId, PartitionId, RequestId, SessionId, TurnToken, Uuid};
 use kar_core::inbox::{InboxEntry, InboxId};
-use kar_core::invocation::{ActorOps, Mode, Outcome, Payload, StateOp, Target};
+use kar_core::invocation::{ActorOps, Invocation, Mode, Outcome, Payload, StateOp, Target, Work};
 use kar_core::limits::{Limits, Rules};
 use kar_core::message::Message;
 use kar_core::record::Record;
@@ -505,6 +505,26 @@ pub(crate) fn text(text: &str) -> Payload {
 /// A payload of so many bytes.
 pub(crate) fn filled(bytes: usize) -> Payload {
     Payload { data: vec![7; bytes].into(), content_type: "".into() }
+}
+
+/// A call of a method by nobody's turn, of whatever takes it: what a test does not say of an invocation.
+pub(crate) fn invocation() -> Invocation {
+    Invocation {
+        uuid: Uuid(1),
+        work: Work::Method,
+        mode: Mode::Call,
+        actor: None,
+        method: "m".into(),
+        payload: text(""),
+        chain: [].into(),
+        deadline: None,
+        trace: "".into(),
+        step: 1,
+        home: None,
+        retry: None,
+        key: None,
+        event: None,
+    }
 }
 
 pub(crate) fn done(value: &str) -> Outcome {
