@@ -4,14 +4,17 @@
 //! the trail of values so far (keyed: the call is made once), and counts in its last segment. Its answer is the whole
 //! trail. A value that was drawn again shows as a trail that does not fit; a link that took effect twice as a count.
 
+use std::path::Path;
 use std::time::Instant;
 
 use kar_proto::v1::ApplicationError;
 use kar_tests::component::{Turn, error, failed};
+use kar_tests::errors::{metadata, reason};
+use kar_tests::wait;
 use serde_json::{Value, json};
 
-use crate::App;
 use crate::errands::count;
+use crate::{App, TICK};
 
 pub(crate) async fn link(app: &App, turn: &Turn) -> Result<Value, ApplicationError> {
     let argument = turn.argument();
@@ -40,4 +43,26 @@ pub(crate) async fn link(app: &App, turn: &Turn) -> Result<Value, ApplicationErr
     count(turn, &key).await?;
     write("end");
     Ok(answer)
+}
+
+/// `hold{gate, next}`: waits until the file `gate` is there (not with an empty one), and then for a `hold` of `next`
+/// (nobody: empty) that waits for nothing. Answers why that was refused, and which actors wait in a circle.
+pub(crate) async fn hold(turn: &Turn) -> Result<Value, ApplicationError> {
+    let argument = turn.argument();
+    let gate = argument["gate"].as_str().unwrap_or_default();
+    while !gate.is_empty() && !Path::new(gate).exists() {
+        wait::moment(TICK).await;
+    }
+    let word = |at: usize| argument["next"][at].as_str().unwrap_or_default();
+    if !word(0).is_empty() {
+        let nothing = json!({ "gate": "", "next": [] });
+        match turn.call((word(0), word(1)), "hold", &nothing).await {
+            Ok(outcome) => outcome.map(drop)?,
+            Err(status) => {
+                let cycle = metadata(&status, "cycle");
+                return Ok(json!({ "reason": reason(&status), "cycle": cycle }));
+            }
+        }
+    }
+    Ok(json!({ "reason": "", "cycle": "" }))
 }

@@ -14,9 +14,11 @@
 //! | `errands` | actor types `Errand`, `Poison`: durable steps, errors, death, of [`errands`] |
 //! | `ears` | actor type `Ear`: `hear` of [`ears`] |
 //! | `shops` | actor type `Shop`: `buy` |
-//! | `chain` | actor type `ChainRust`: `link` of [`chain`] |
+//! | `chain` | actor type `ChainRust`: `link`, `hold` of [`chain`] |
 //! | `dancers` | actor type `Dancer`: `dance`, `follow` of [`dance`] |
 //! | `tills` | actor type `Till`: `charge` |
+//! | `joiners` | actor type `Joiner`: `join` of [`joins`] |
+//! | `branches` | actor type `Branch`: `branch` |
 //! | `relay` | actor type `Relay`: `pass` of [`relay`] |
 //!
 //! Method `pid` of any of them answers with the process id.
@@ -27,6 +29,7 @@ mod chain;
 mod dance;
 mod ears;
 mod errands;
+mod joins;
 mod relay;
 mod walk;
 
@@ -38,7 +41,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use kar_tests::component::{Component, Ending, Turn, error, failed, hello};
 use kar_tests::grpc::json;
-use kar_tests::journal::JournalWriter;
+use kar_tests::journal::{self, JournalWriter};
 use kar_tests::{Client, wait};
 use serde_json::{Value, json as object};
 
@@ -52,6 +55,8 @@ const RECONNECT_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct App {
     journal: JournalWriter,
+    /// All turns are written of, whatever their methods write themselves.
+    journals_turns: bool,
     attempts: AtomicU64,
 }
 
@@ -111,6 +116,8 @@ async fn run(roles: &[String]) -> Result<()> {
             "dancers" => (&[], &["Dancer"]),
             "tills" => (&[], &["Till"]),
             "relay" => (&[], &["Relay"]),
+            "joiners" => (&[], &["Joiner"]),
+            "branches" => (&[], &["Branch"]),
             "ringer" => (&[], &["Ringer"]),
             other => anyhow::bail!("no such role: {other}"),
         };
@@ -118,7 +125,8 @@ async fn run(roles: &[String]) -> Result<()> {
         actor_types.extend_from_slice(of_actors);
     }
     let journal = JournalWriter::from_environment().context("open the journal")?;
-    let app = Arc::new(App { journal, attempts: AtomicU64::new(0) });
+    let journals_turns = std::env::var_os(journal::TURNS_VARIABLE).is_some();
+    let app = Arc::new(App { journal, journals_turns, attempts: AtomicU64::new(0) });
     loop {
         // A node that was struck out ends the stream; it is to be joined again, as SDKs do it.
         let component = join(&client, &services, &actor_types).await?;
@@ -126,7 +134,7 @@ async fn run(roles: &[String]) -> Result<()> {
         let end = component
             .serve(move |turn| {
                 let app = app.clone();
-                async move { handle(&app, turn).await }
+                async move { witnessed(&app, turn).await }
             })
             .await;
         eprintln!("the stream ended: {end:?}");
@@ -150,6 +158,20 @@ async fn join(client: &Client, services: &[&str], actor_types: &[&str]) -> Resul
             Err(_) => wait::moment(TICK).await,
         }
     }
+}
+
+/// Handles a turn, and writes of it if that is wanted.
+async fn witnessed(app: &App, turn: Turn) -> Ending {
+    if !app.journals_turns {
+        return handle(app, turn).await;
+    }
+    // A token is an invocation's id, `/`, its step, `.`, and what tells attempts of that step apart.
+    let key = turn.token.rsplitn(3, '.').nth(2).unwrap_or_default().to_owned();
+    let (attempt, number) = (app.attempt(), turn.frame.attempt);
+    app.journal.write("start", &key, &attempt, number);
+    let ending = handle(app, turn).await;
+    app.journal.write("end", &key, &attempt, number);
+    ending
 }
 
 async fn handle(app: &App, turn: Turn) -> Ending {
@@ -179,6 +201,9 @@ async fn handle(app: &App, turn: Turn) -> Ending {
         ("Poison", "swallow") => errands::swallow(app, &turn).await,
         ("Dancer", _) => dance::dancer(app, &turn).await,
         ("Till", "charge") => dance::charge(app, &turn).await,
+        ("Joiner", "join") => joins::join(app, &turn).await,
+        ("Branch", "branch") => joins::branch(app, &turn).await,
+        ("ChainRust", "hold") => chain::hold(&turn).await,
         ("ChainRust", "link") => chain::link(app, &turn).await,
         (kind, method) => Err(error("UnknownMethod", &format!("{kind} has no method {method}"))),
     };
@@ -204,6 +229,7 @@ async fn work(app: &App, turn: &Turn) -> Result<Value, kar_proto::v1::Applicatio
 }
 
 async fn count(turn: &Turn) -> Result<Value, kar_proto::v1::ApplicationError> {
+    wait::moment(turn.length()).await;
     add(turn, "count").await
 }
 

@@ -311,43 +311,6 @@ fn draining_a_node_moves_what_it_owns_and_fails_nothing() {
 }
 
 #[test]
-fn a_rolling_restart_fails_no_call() {
-    test(async {
-        let world = World::new("rolling");
-        let mut nodes = [world.app("a", &["echo"]).await, world.app("b", &["echo"]).await];
-        nodes[0].hosts("echo").await;
-        nodes[1].hosts("echo").await;
-        let front = world.bare("front").await;
-        let client = front.client().await;
-        let (stop, stopped) = tokio::sync::watch::channel(false);
-        let load = tokio::spawn(async move {
-            let mut slowest = Duration::ZERO;
-            let mut count = 0_i64;
-            while !*stopped.borrow() {
-                let start = std::time::Instant::now();
-                let id = format!("x{}", count % 8);
-                let answer = client.call(("Echo", &id), "count", &json!(null)).await;
-                count += 1;
-                assert_eq!(answer.expect("no call fails"), Ok(json!((count - 1) / 8 + 1)));
-                slowest = slowest.max(start.elapsed());
-            }
-            (count, slowest)
-        });
-        for (index, name) in ["a", "b", "a", "b"].iter().enumerate() {
-            let node = &mut nodes[index % 2];
-            node.signal(Signal::TERM);
-            node.ended(READY_LIMIT).await;
-            *node = world.app(name, &["echo"]).await;
-            node.hosts("echo").await;
-        }
-        stop.send(true).expect("the load runs");
-        let (count, slowest) = load.await.expect("no call failed");
-        println!("{count} calls during four restarts, the slowest took {slowest:?}");
-        assert!(count > 8);
-    });
-}
-
-#[test]
 fn purging_deletes_an_application_and_is_refused_while_it_lives() {
     test(async {
         let world = World::new("purge");

@@ -26,6 +26,7 @@ mod policies;
 mod python;
 mod python_events;
 mod reminders;
+mod rolling;
 mod rust_sdk;
 mod shared;
 mod snapshots;

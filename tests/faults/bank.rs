@@ -10,7 +10,7 @@ use kar_proto::v1::{ActorTarget, ApplicationError, GetAllRequest};
 use kar_tests::errors::reason;
 use kar_tests::grpc::value;
 use kar_tests::world::READY_LIMIT;
-use kar_tests::{Client, Node, Random, World, wait};
+use kar_tests::{Client, Node, Random, Toll, World, wait};
 use serde_json::{Value, json};
 use tokio::task::LocalSet;
 use tonic::{Code, Status};
@@ -55,6 +55,8 @@ pub(crate) struct Plan {
 pub(crate) struct Bank {
     pub(crate) world: Rc<World>,
     pub(crate) nodes: Vec<Node>,
+    /// What was killed, for who strikes by killing.
+    pub(crate) toll: Toll,
     books: Rc<Books>,
 }
 
@@ -70,13 +72,14 @@ struct Books {
     fronts: [Cell<usize>; 2],
 }
 
-/// Makes transfers in this world, strikes whenever so many are through, and audits the books in the end.
+/// Makes transfers in this world, strikes whenever so many are through, and audits the books in the end. What was
+/// killed.
 pub(crate) async fn run(
     world: &Rc<World>,
     plan: Plan,
     random: &mut Random,
     mut strike: impl AsyncFnMut(&mut Bank, &mut Random),
-) {
+) -> Toll {
     let books = Rc::new(Books {
         plan,
         world: world.clone(),
@@ -85,7 +88,8 @@ pub(crate) async fn run(
         unknown: Cell::new(0),
         fronts: [Cell::new(0), Cell::new(0)],
     });
-    let mut bank = Bank { world: world.clone(), nodes: Vec::new(), books: books.clone() };
+    let toll = Toll::default();
+    let mut bank = Bank { world: world.clone(), nodes: Vec::new(), toll, books: books.clone() };
     for (name, role) in NODES {
         bank.nodes.push(start(world, name, role).await);
     }
@@ -107,6 +111,7 @@ pub(crate) async fn run(
     let unknown = books.unknown.get();
     println!("{transfers} transfers, {strikes} strikes, {unknown} answers unknown and asked again");
     audit(plan, &bank.nodes[HOSTS].client().await).await;
+    bank.toll
 }
 
 async fn start(world: &World, name: &str, role: &str) -> Node {
@@ -142,17 +147,14 @@ impl Bank {
         self.changed(front);
     }
 
-    /// Starts all nodes again, which somebody has killed.
-    pub(crate) async fn restart_all(&mut self) {
+    /// Starts all nodes again, which somebody has killed; does not wait until they serve.
+    pub(crate) async fn respawn_all(&mut self) {
         for node in &mut self.nodes {
             node.ended(READY_LIMIT).await;
         }
         let spawn =
             |(name, role): &(&str, &str)| self.world.spawn(&options(&self.world, name, role));
         self.nodes = NODES.iter().map(spawn).collect();
-        for node in &mut self.nodes {
-            node.ready().await;
-        }
     }
 
     /// A client's sidecar is killed, or there again.

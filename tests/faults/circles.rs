@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::task::{JoinHandle, LocalSet};
 
 /// Processes that are killed.
-const KILLS: u32 = 30;
+const KILLS: u32 = 44;
 
 /// Nodes of dancers.
 const HOSTS: [&str; 3] = ["dancers-1", "dancers-2", "dancers-3"];
@@ -71,8 +71,8 @@ fn circles_of_waiting_flows_end_under_random_kills() {
         let clients = clients(&local, &ball, &mut random);
         local.run_until(fire.burn(&ball.load, clients, KILLS, PAUSE_MAX_MS)).await;
         let cut_off = judge(&world, &ball).await;
-        println!("{} kills, {cut_off} dances cut off", fire.kills.total());
-        assert!(cut_off > 0, "no kill landed in a dance");
+        println!("{:?}, {cut_off} dances cut off", fire.kills);
+        fire.hits().assert("circles");
     });
 }
 

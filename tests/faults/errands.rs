@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use kar_proto::v1::{
     ActorTarget, ApplicationError, AwaitRequest, CancelRequest, CancelResult, GetAllRequest,
@@ -15,6 +15,7 @@ use kar_tests::component::actor;
 use kar_tests::errors::reason;
 use kar_tests::fire::{Fire, Load, PROGRESS_LIMIT, nothing_left};
 use kar_tests::grpc::{json as bytes, value};
+use kar_tests::toll::now;
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, Random, World, test_within, wait};
 use serde_json::{Value, json};
@@ -22,7 +23,7 @@ use tokio::task::LocalSet;
 use tonic::Status;
 
 /// Processes that are killed.
-const KILLS: u32 = 30;
+const KILLS: u32 = 44;
 
 /// Errands under way at once.
 const CLIENTS: u64 = 8;
@@ -95,7 +96,8 @@ fn steps_errors_cancelling_and_parking_under_random_kills() {
         nothing_left(&world).await;
         assert_eq!(state_of(&errands.front, "Poison", "p").await["survived"], json!(1));
         judge(&world, &errands).await;
-        println!("{} kills", fire.kills.total());
+        println!("{:?}", fire.kills);
+        fire.hits().assert("errands");
     });
 }
 
@@ -147,7 +149,6 @@ async fn client(errands: Rc<Errands>, mut random: Random) {
             wait::moment(Duration::from_millis(random.below(200))).await;
             ended = cancel(&errands.front, &id).await;
         }
-        let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
         match outcome(&errands.front, &id).await {
             Ok(Ok(answer)) => {
                 assert_eq!(answer["done"], json!(1), "errand {number}: {answer}");

@@ -6,22 +6,23 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kar_tests::journal::Attempt;
+use kar_tests::toll::{Hits, Toll};
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, Node, Random, World, process, test_within, wait};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-/// Times that each kind of death is tried …
+/// Times that each kind of death is tried.
 const ROUNDS: u64 = 24;
 
-/// … and in which it must have come in the middle of the call's code.
-const IN_MID_CALL_MIN: u64 = 20;
+/// Of so many rounds one kills the retry, too.
+const AGAIN_EVERY: u64 = 2;
 
 /// Applications in which the rounds run side by side.
 const WORLDS: u64 = 4;
 
 /// How long the code works, ms: long against a failover, so that a kill at a random moment lands in it.
-const WORK_MS: u64 = 2_000;
+const WORK_MS: u64 = 1_500;
 
 /// P3: code of a cut-off attempt may run on for so long.
 const GRACE: Duration = Duration::from_millis(100);
@@ -67,29 +68,33 @@ fn rounds(victim: Victim) {
             let random = random.fork();
             worlds.spawn_local_on(in_one_world(victim, number, random), &local);
         }
-        let mut in_mid_call = 0;
+        let mut hits = Hits::default();
         local
             .run_until(async {
                 while let Some(done) = worlds.join_next().await {
                     match done {
-                        Ok(count) => in_mid_call += count,
+                        Ok(of_world) => hits = hits.and(of_world),
                         Err(error) => std::panic::resume_unwind(error.into_panic()),
                     }
                 }
             })
             .await;
-        println!("{victim:?}: killed {ROUNDS} times, {in_mid_call} of them in mid-call");
-        assert!(in_mid_call >= IN_MID_CALL_MIN, "only {in_mid_call} of {ROUNDS} came in mid-call");
+        let test = format!("failover, {victim:?}");
+        match victim {
+            // The code runs on.
+            Victim::Hub => hits.assert_in_turns(&test),
+            _ => hits.assert(&test),
+        }
     });
 }
 
-/// Two hosts and a client's sidecar, through several rounds. Returns how often somebody died in mid-call.
-async fn in_one_world(victim: Victim, number: u64, mut random: Random) -> u64 {
+/// Two hosts and a client's sidecar, through several rounds. What was hit.
+async fn in_one_world(victim: Victim, number: u64, mut random: Random) -> Hits {
     let world = World::new(&format!("fail{number}"));
     let front = world.bare("front").await;
     let client = front.client().await;
     let mut hosts = [host(&world, "a").await, host(&world, "b").await];
-    let mut in_mid_call = 0;
+    let mut toll = Toll::default();
     for round in 0..ROUNDS / WORLDS {
         let (key, actor) = (format!("{victim:?}-{number}-{round}"), random.below(2) == 0);
         let call = tokio::spawn(work(client.clone(), key.clone(), actor));
@@ -97,16 +102,25 @@ async fn in_one_world(victim: Victim, number: u64, mut random: Random) -> u64 {
         wait::until_true("the code to start", ANSWER_LIMIT, async || !journal.of(&key).is_empty())
             .await;
         wait::moment(Duration::from_millis(random.below(WORK_MS * 2 / 3))).await;
-        let struck = strike(victim, &world, &mut hosts, &journal.of(&key)).await;
+        let struck = strike(victim, &world, &hosts, &journal.of(&key), &mut toll).await;
         // The dead write no more: if its code had not ended, somebody has to run it again.
         let cut_off = struck && journal.of(&key).last().is_some_and(|attempt| !attempt.ended);
+        if cut_off && round % AGAIN_EVERY == 1 {
+            wait::until_true("the retry to start", ANSWER_LIMIT, async || {
+                matches!(victim, Victim::Hub) || journal.of(&key).len() > 1
+            })
+            .await;
+            wait::moment(Duration::from_millis(random.below(WORK_MS * 2 / 3))).await;
+            strike(victim, &world, &hosts, &journal.of(&key), &mut toll).await;
+            // It may have been the last one that was left.
+            revive(&world, &mut hosts).await;
+        }
         let answer = tokio::time::timeout(ANSWER_LIMIT, call).await;
         let answer = answer.expect("answered in time").expect("no panic");
         judge(&journal.of(&key), &answer, actor);
         if cut_off && !matches!(victim, Victim::Hub) {
             assert!(journal.of(&key).len() > 1, "{:?}", journal.of(&key));
         }
-        in_mid_call += u64::from(cut_off);
         revive(&world, &mut hosts).await;
     }
     // P2: what completed is not run again, by whoever took over since.
@@ -123,7 +137,7 @@ async fn in_one_world(victim: Victim, number: u64, mut random: Random) -> u64 {
         assert_eq!(attempts.len(), before, "{key} ran again after it completed");
     }
     world.journal().assert_no_overlap(GRACE);
-    in_mid_call
+    toll.hits(&world.journal())
 }
 
 async fn host(world: &Rc<World>, name: &str) -> Node {
@@ -147,11 +161,19 @@ async fn work(client: Client, key: String, actor: bool) -> Value {
 }
 
 /// Kills whoever runs the call, or the hub. Returns false if nobody runs it any more.
-async fn strike(victim: Victim, world: &World, hosts: &mut [Node], attempts: &[Attempt]) -> bool {
-    let last = attempts.last().expect("it has started");
-    let pid: u32 = last.id.split('-').next().and_then(|p| p.parse().ok()).expect("a process id");
+async fn strike(
+    victim: Victim,
+    world: &World,
+    hosts: &[Node],
+    attempts: &[Attempt],
+    toll: &mut Toll,
+) -> bool {
+    let pid = attempts.last().expect("it has started").pid();
     let server = hosts.iter().find(|host| host.component_now() == Some(pid));
     let Some(server) = server else { return false };
+    let is_hub = matches!(victim, Victim::Hub);
+    let hub = if is_hub { Some(world.hub().await) } else { None };
+    toll.strike([Some(pid).filter(|_| !is_hub)], is_hub);
     match victim {
         Victim::Sidecar => server.kill_sidecar(),
         Victim::Component => process::kill(pid),
@@ -159,9 +181,9 @@ async fn strike(victim: Victim, world: &World, hosts: &mut [Node], attempts: &[A
             server.kill_sidecar();
             process::kill(pid);
         }
-        Victim::Hub => process::kill(world.hub().await),
+        Victim::Hub => hub.into_iter().for_each(process::kill),
     }
-    if !matches!(victim, Victim::Hub) {
+    if !is_hub {
         process::gone(pid, GRACE * 20).await;
     }
     true

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use kar_tests::mount::Mount;
+use kar_tests::toll::HITS_MIN;
 use kar_tests::{Random, World, test_within, wait};
 
 use crate::bank::{self, Plan};
 
 /// Times that the disk gets full.
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 24;
 
 /// Transfers, all in all.
 const TRANSFERS: usize = 800;
@@ -39,7 +40,7 @@ fn a_bank_stays_balanced_when_the_disk_gets_full_20_times() {
             padding: PADDING_BYTES,
             excuses: EXCUSES,
         };
-        let mut stood_still = 0;
+        let (mut stood_still, mut met, mut told) = (0, 0, 0);
         bank::run(&world, plan, &mut random, async |bank, random| {
             wait::moment(Duration::from_millis(random.below(PAUSE_MAX_MS))).await;
             mount.fill();
@@ -48,11 +49,13 @@ fn a_bank_stays_balanced_when_the_disk_gets_full_20_times() {
             wait::moment(Duration::from_millis(random.below(FULL_MAX_MS))).await;
             stood_still += usize::from(bank.finished() == finished);
             mount.free();
+            let log = bank.world.logs().remove("hub.log").unwrap_or_default().to_lowercase();
+            let tells = log.matches("no space left").count();
+            met += usize::from(tells > told);
+            told = tells;
         })
         .await;
-        let log = world.logs().remove("hub.log").unwrap_or_default().to_lowercase();
-        let ends = log.matches("no space left").count();
-        println!("stood still {stood_still} times; the hub said {ends} times that it is full");
-        assert!(ends > 0, "the disk was never full for the hub: the test shows nothing");
+        println!("{ROUNDS} times full; the hub met it {met} times; {stood_still} times all stood still");
+        assert!(met >= HITS_MIN, "only {met} of {ROUNDS} times was the disk full for the hub");
     });
 }

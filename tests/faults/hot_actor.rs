@@ -4,63 +4,102 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+use kar_tests::fire::{DOUBLE_EVERY, RECOVERY_MAX_MS};
+use kar_tests::toll::{Hits, Toll};
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, Node, Random, World, process, test_within, wait};
 use serde_json::json;
 use tokio::task::JoinSet;
 
 /// Calls of the one actor.
-const CALLS: i64 = 600;
+const CALLS: i64 = 1_000;
+
+/// How long a turn works, ms; so that kills land in turns.
+const WORK_MS: u64 = 1;
 
 /// Calls under way at once: turns run ahead only if there are some to run.
 const CLIENTS: i64 = 16;
 
 /// Kills while they run.
-const KILLS: i64 = 12;
+const KILLS: i64 = 30;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
 #[test]
 fn a_hot_actor_counts_right_while_the_hub_is_killed() {
-    count_under_fire("hub", async |world, _hosts, _random| {
-        process::kill(world.hub().await);
+    let hits = count_under_fire("hub", async |world, _hosts, _random, toll| {
+        let hub = world.hub().await;
+        toll.strike([], true);
+        process::kill(hub);
     });
+    hits.assert_in_turns("hot actor, hub");
 }
 
 #[test]
 fn a_hot_actor_counts_right_while_its_hosts_are_killed() {
-    count_under_fire("hosts", async |world, hosts, random| {
-        let victim = &mut hosts[random.below(2) as usize];
-        victim.kill_sidecar();
-        victim.ended(READY_LIMIT).await;
-        let name = victim.name.clone();
-        *victim = host(world, &name).await;
+    let hits = count_under_fire("hosts", async |world, hosts, random, toll| {
+        // Mostly the owner.
+        let last = world.journal().last().expect("it was called").pid();
+        let owner = hosts.iter().position(|host| host.component_now() == Some(last));
+        let first = owner.filter(|_| random.below(8) > 0).unwrap_or(random.below(2) as usize);
+        let both = random.below(DOUBLE_EVERY) == 0;
+        let victims = [Some(first), Some(1 - first).filter(|_| both)];
+        for victim in victims.into_iter().flatten() {
+            toll.strike([hosts[victim].component_now()], false);
+            hosts[victim].kill_sidecar();
+            if both {
+                wait::moment(Duration::from_millis(random.below(RECOVERY_MAX_MS))).await;
+            }
+        }
+        for victim in victims.into_iter().flatten() {
+            hosts[victim].ended(READY_LIMIT).await;
+            let name = hosts[victim].name.clone();
+            hosts[victim] = host(world, &name).await;
+        }
     });
+    hits.assert("hot actor, hosts");
 }
 
 #[test]
 fn a_hot_actor_counts_right_while_everything_is_killed_at_once() {
-    count_under_fire("everything", async |world, hosts, _random| {
+    let hits = count_under_fire("everything", async |world, hosts, random, toll| {
         let hub = world.hub().await;
+        toll.strike(hosts.iter().map(Node::component_now), true);
         for node in hosts.iter() {
             node.kill_sidecar();
         }
         process::kill(hub);
+        let again = random.below(DOUBLE_EVERY) == 0;
         for node in hosts.iter_mut() {
             node.ended(READY_LIMIT).await;
             let name = node.name.clone();
+            if again {
+                // Killed anew while it begins to do what was cut off.
+                *node = world.app(&name, &["echo"]).await;
+                wait::moment(Duration::from_millis(random.below(RECOVERY_MAX_MS))).await;
+                toll.strike([node.component_now()], false);
+                node.kill_sidecar();
+                node.ended(READY_LIMIT).await;
+            }
             *node = host(world, &name).await;
         }
     });
+    hits.assert("hot actor, everything");
 }
 
 /// Each call adds one and answers with the sum. Answers must all differ, and the last one is the number of calls: one
 /// lost would leave a hole, one repeated would make the sum too great, and an answer from a turn that never committed
 /// would come twice.
-fn count_under_fire(name: &str, strike: impl AsyncFn(&Rc<World>, &mut [Node; 2], &mut Random)) {
+fn count_under_fire(
+    name: &str,
+    strike: impl AsyncFn(&Rc<World>, &mut [Node; 2], &mut Random, &mut Toll),
+) -> Hits {
+    let mut hits = Hits::default();
     test_within(LIMIT, async {
         let mut random = Random::seeded(&format!("hot actor, {name}"));
         let world = World::new("hot");
+        world.journal_turns();
+        let mut toll = Toll::default();
         let front = world.bare("front").await;
         let client = front.client().await;
         let mut hosts = [host(&world, "a").await, host(&world, "b").await];
@@ -76,7 +115,7 @@ fn count_under_fire(name: &str, strike: impl AsyncFn(&Rc<World>, &mut [Node; 2],
             })
             .await;
             wait::moment(Duration::from_millis(random.below(20))).await;
-            strike(&world, &mut hosts, &mut random).await;
+            strike(&world, &mut hosts, &mut random, &mut toll).await;
         }
         let mut answers = BTreeSet::new();
         while let Some(some) = clients.join_next().await {
@@ -89,14 +128,17 @@ fn count_under_fire(name: &str, strike: impl AsyncFn(&Rc<World>, &mut [Node; 2],
         let last = client.call(("Echo", "hot"), "count", &json!(null)).await.expect("answered");
         assert_eq!(last, Ok(json!(count + 1)));
         println!("{count} calls, {KILLS} times {name} killed");
+        hits = toll.hits(&world.journal());
     });
+    hits
 }
 
 /// One client's answers, which must rise: it makes one call after the other.
 async fn counts(client: Client, done: std::sync::Arc<std::sync::atomic::AtomicI64>) -> Vec<i64> {
     let mut answers = Vec::new();
     while done.load(std::sync::atomic::Ordering::Relaxed) < CALLS {
-        let answer = client.call(("Echo", "hot"), "count", &json!(null)).await;
+        let argument = json!({ "milliseconds": WORK_MS });
+        let answer = client.call(("Echo", "hot"), "count", &argument).await;
         let answer = answer.expect("no call fails").expect("no error").as_i64().expect("a number");
         assert!(answers.last().is_none_or(|last| *last < answer), "{answers:?}, then {answer}");
         answers.push(answer);

@@ -9,6 +9,7 @@ mod failover;
 mod frozen;
 mod full_disk;
 mod hot_actor;
+mod joins;
 mod python_bank;
 mod receipts;
 mod reminder_storm;

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use kar_tests::fire::{DOUBLE_EVERY, RECOVERY_MAX_MS};
 use kar_tests::python::{Install, sample, test_within};
+use kar_tests::toll::{Hits, runs_turns};
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, Node, NodeOptions, Random, World, binaries, process, wait};
 use serde_json::{Value, json};
@@ -82,10 +84,11 @@ fn accounts_in_python_and_transfers_in_rust_stay_balanced_under_200_kills() {
         for _ in 0..CLIENTS {
             local.spawn_local(client(bank.clone(), random.fork()));
         }
-        local.run_until(fire(&bank, &mut nodes, &mut random)).await;
+        let hits = local.run_until(fire(&bank, &mut nodes, &mut random)).await;
         let asked_again = audit(&bank).await;
         println!("{TRANSFERS} transfers, {KILLS} kills, {asked_again} postings asked again");
         assert!(asked_again > 0, "no kill cut a transfer off: the test shows nothing");
+        hits.assert("python bank");
     });
 }
 
@@ -126,28 +129,50 @@ async fn client(bank: Rc<Bank>, mut random: Random) {
     }
 }
 
-/// Kills somebody, again and again, and starts again what has died.
-async fn fire(bank: &Rc<Bank>, nodes: &mut [(Node, NodeOptions)], random: &mut Random) {
-    for kill in 0..KILLS {
+/// Kills somebody, again and again, now and then another one before the first is back, and starts again what has died.
+/// What that hit.
+async fn fire(bank: &Rc<Bank>, nodes: &mut [(Node, NodeOptions)], random: &mut Random) -> Hits {
+    let (mut hits, mut kill) = (Hits::default(), 0);
+    while kill < KILLS {
         bank.allowed.set((kill + 1) * TRANSFERS_PER_KILL);
         wait::until_true("transfers to begin", Duration::from_secs(60), async || {
             bank.started.get() > kill * TRANSFERS_PER_KILL
         })
         .await;
         wait::moment(Duration::from_millis(random.below(PAUSE_MAX_MS))).await;
-        let count = nodes.len() as u64;
-        let (victim, options) = &mut nodes[random.below(count) as usize];
-        match (random.below(2), victim.component_now()) {
-            (0, Some(component)) => process::kill(component),
-            _ => victim.kill_sidecar(),
+        let first = random.below(nodes.len() as u64) as usize;
+        let in_turns = strike(bank, &nodes[first].0, random).await;
+        hits.add(in_turns, false);
+        let mut victims = vec![first];
+        kill += 1;
+        if random.below(DOUBLE_EVERY) == 0 {
+            wait::moment(Duration::from_millis(random.below(RECOVERY_MAX_MS))).await;
+            let second = (first + 1 + random.below(nodes.len() as u64 - 1) as usize) % nodes.len();
+            hits.add(strike(bank, &nodes[second].0, random).await, in_turns);
+            victims.push(second);
+            kill += 1;
         }
-        victim.ended(READY_LIMIT).await;
-        *victim = bank.world.start(options.clone()).await;
+        for victim in victims {
+            let (node, options) = &mut nodes[victim];
+            node.ended(READY_LIMIT).await;
+            *node = bank.world.start(options.clone()).await;
+        }
     }
     wait::until_true("the last transfers", Duration::from_secs(120), async || {
         bank.finished.get() == TRANSFERS
     })
     .await;
+    hits
+}
+
+/// Kills a node's component or sidecar; whether turns ran there.
+async fn strike(bank: &Bank, victim: &Node, random: &mut Random) -> bool {
+    let in_turns = runs_turns(&bank.client, &victim.name).await;
+    match (random.below(2), victim.component_now()) {
+        (0, Some(component)) => process::kill(component),
+        _ => victim.kill_sidecar(),
+    }
+    in_turns
 }
 
 /// Checks the books; returns how many postings were asked for more than once.

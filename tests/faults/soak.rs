@@ -9,7 +9,7 @@ fn a_mixed_load_for_a_moment_under_kills() {
     test_within(Duration::from_secs(180), async {
         let report = soak::run(soak::Options {
             length: Duration::from_secs(15),
-            kill_every: Duration::from_secs(1),
+            kill_every: Duration::from_millis(400),
             sample_every: Duration::from_secs(2),
             // Far longer than a start waits to be awaited, also while everything is killed.
             retention: Duration::from_secs(60),
@@ -21,7 +21,7 @@ fn a_mixed_load_for_a_moment_under_kills() {
         let kinds: Vec<_> = report.finished.keys().copied().collect();
         let all = ["audits", "calls", "errands", "exchanges", "reads", "relays", "starts", "tells"];
         assert_eq!(kinds, all, "{report:#?}");
-        assert!(report.cut_off > 0 && report.kills.total() > 4, "no kill landed: {report:#?}");
+        report.hits.assert("soak");
         assert!(!report.trends.is_empty(), "{report:#?}");
     });
 }

@@ -1,10 +1,11 @@
 //! A bank under fire: transfers by nested calls between actors of two components while processes are killed. Sum
 //! constant, every transfer applied once, none lost; clients see no error but "unknown" where their own sidecar died.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use kar_tests::world::READY_LIMIT;
-use kar_tests::{Random, World, process, test_within, wait};
+use kar_tests::fire::{DOUBLE_EVERY, RECOVERY_MAX_MS};
+use kar_tests::{Node, Random, World, process, test_within, wait};
 
 use crate::bank::{self, Bank, HOSTS, Plan};
 
@@ -19,7 +20,10 @@ fn a_bank_stays_balanced_under_200_random_kills() {
     test_within(LIMIT, async {
         let mut random = Random::seeded("bank");
         let plan = Plan { transfers: 2_000, strikes: 200, padding: 0, excuses: &[] };
-        bank::run(&World::new("bank"), plan, &mut random, somebody).await;
+        let world = World::new("bank");
+        world.journal_turns();
+        let toll = bank::run(&world, plan, &mut random, somebody).await;
+        toll.hits(&world.journal()).assert("bank");
     });
 }
 
@@ -28,7 +32,10 @@ fn a_bank_stays_balanced_when_everything_is_killed_at_once_20_times() {
     test_within(LIMIT, async {
         let mut random = Random::seeded("bank, everything");
         let plan = Plan { transfers: 1_000, strikes: 20, padding: 0, excuses: &[] };
-        bank::run(&World::new("bankall"), plan, &mut random, everything).await;
+        let world = World::new("bankall");
+        world.journal_turns();
+        let toll = bank::run(&world, plan, &mut random, everything).await;
+        toll.hits(&world.journal()).assert("bank, everything");
     });
 }
 
@@ -39,46 +46,80 @@ fn a_bank_without_peers_stays_balanced_under_40_random_kills() {
         let mut random = Random::seeded("bank, no peers");
         let world = World::new("bankno");
         world.add_run_args(&["--no-peer"]);
+        world.journal_turns();
         let plan = Plan { transfers: 600, strikes: 40, padding: 0, excuses: &[] };
-        bank::run(&world, plan, &mut random, somebody).await;
+        let toll = bank::run(&world, plan, &mut random, somebody).await;
+        toll.hits(&world.journal()).assert("bank, no peers");
     });
 }
 
-/// Kills one process, and starts again what has died.
+/// Kills one process, now and then another one while the first is recovered from, and starts again what has died.
 async fn somebody(bank: &mut Bank, random: &mut Random) {
+    let mut victims = BTreeSet::from_iter(kill(bank, random).await);
+    if random.below(DOUBLE_EVERY) == 0 {
+        wait::moment(Duration::from_millis(random.below(RECOVERY_MAX_MS))).await;
+        victims.extend(kill(bank, random).await);
+    }
+    for victim in victims {
+        bank.restart(victim).await;
+    }
+}
+
+/// Kills one process; the node that is to be started again. Clients' own sidecars are killed by that: their clients are
+/// to know before.
+async fn kill(bank: &mut Bank, random: &mut Random) -> Option<usize> {
     let two = |random: &mut Random| usize::from(random.below(2) == 1);
     match random.below(10) {
-        0 => process::kill(bank.world.hub().await),
-        1 => bank.restart(HOSTS + two(random)).await,
+        0 => {
+            let hub = bank.world.hub().await;
+            bank.toll.strike([], true);
+            process::kill(hub);
+            None
+        }
+        1 => Some(HOSTS + two(random)),
         n => {
             let victim = two(random) + 2 * two(random);
-            if n < 6
-                && let Some(pid) = bank.nodes[victim].component_now()
-            {
-                process::kill(pid);
-                bank.nodes[victim].ended(READY_LIMIT).await;
+            let component = bank.nodes[victim].component_now();
+            bank.toll.strike([component], false);
+            match component {
+                Some(component) if n < 6 => process::kill(component),
+                _ => bank.nodes[victim].kill_sidecar(),
             }
-            bank.restart(victim).await;
+            Some(victim)
         }
     }
 }
 
-/// Kills every process of the application, the clients' sidecars and the hub included, and starts everything again.
+/// Kills every process of the application, the clients' sidecars and the hub included, now and then again while it
+/// comes back, and starts everything again.
 async fn everything(bank: &mut Bank, random: &mut Random) {
     wait::moment(Duration::from_millis(random.below(PAUSE_MAX_MS))).await;
-    let mut victims = vec![bank.world.hub().await];
-    for node in &bank.nodes {
-        victims.extend([Some(node.pid()), node.component_now()].into_iter().flatten());
+    for front in [0, 1] {
+        bank.changed(Some(front));
     }
+    kill_all(bank, random).await;
+    bank.respawn_all().await;
+    if random.below(DOUBLE_EVERY) == 0 {
+        wait::moment(Duration::from_millis(random.below(RECOVERY_MAX_MS))).await;
+        kill_all(bank, random).await;
+        bank.respawn_all().await;
+    }
+    for node in &mut bank.nodes {
+        node.ready().await;
+    }
+    for front in [0, 1] {
+        bank.changed(Some(front));
+    }
+}
+
+async fn kill_all(bank: &mut Bank, random: &mut Random) {
+    let hub = bank.world.hub().await;
+    let components: Vec<_> = bank.nodes.iter().map(Node::component_now).collect();
+    bank.toll.strike(components.clone(), true);
+    let sidecars = bank.nodes.iter().map(Node::pid);
+    let mut victims: Vec<_> = sidecars.chain(components.into_iter().flatten()).chain([hub]).collect();
     // Each time another one dies first.
     let first = usize::try_from(random.below(victims.len() as u64)).expect("small");
     victims.rotate_left(first);
-    for front in [0, 1] {
-        bank.changed(Some(front));
-    }
     victims.into_iter().for_each(process::kill);
-    bank.restart_all().await;
-    for front in [0, 1] {
-        bank.changed(Some(front));
-    }
 }

@@ -7,11 +7,18 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
+use crate::toll::{Hits, Toll};
 use crate::world::READY_LIMIT;
 use crate::{Client, Node, NodeOptions, Random, World, process, wait};
 
 /// Longest time from a kill to the next thing that the load finishes, on a machine that does much else.
 pub const PROGRESS_LIMIT: Duration = Duration::from_secs(40);
+
+/// Of so many strikes one is followed by another before what it killed is back.
+pub const DOUBLE_EVERY: u64 = 3;
+
+/// Longest time between those two, ms: as long as a failover takes.
+pub const RECOVERY_MAX_MS: u64 = 250;
 
 /// What the clients of a load tell those who kill.
 #[derive(Debug, Default)]
@@ -30,6 +37,7 @@ pub struct Fire {
     random: Random,
     /// Kills so far.
     pub kills: Kills,
+    toll: Toll,
 }
 
 /// How many processes of each kind were killed.
@@ -50,6 +58,14 @@ struct Host {
     options: NodeOptions,
     /// What it hosts: a service or actor type that says that it is there; empty: nothing.
     kind: String,
+    dead: Option<Dead>,
+}
+
+/// What of a host was killed, and is not known to be back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Dead {
+    Component(u32),
+    Sidecar,
 }
 
 // === impl Load ===
@@ -70,12 +86,35 @@ impl Kills {
     }
 }
 
+// === impl Host ===
+
+impl Host {
+    /// Waits until what was killed is there again; starts it unless its supervisor does.
+    async fn revive(&mut self, world: &World) {
+        match self.dead.take() {
+            None => return,
+            Some(Dead::Component(component)) => {
+                process::gone(component, READY_LIMIT).await;
+                self.node.component_pid().await;
+            }
+            Some(Dead::Sidecar) => {
+                self.node.ended(READY_LIMIT).await;
+                self.node = world.start(self.options.clone()).await;
+            }
+        }
+        if !self.kind.is_empty() {
+            self.node.hosts(&self.kind).await;
+        }
+    }
+}
+
 // === impl Fire ===
 
 impl Fire {
     /// No hosts yet.
     pub fn new(world: &Rc<World>, random: Random) -> Self {
-        Self { world: world.clone(), hosts: Vec::new(), random, kills: Kills::default() }
+        let (kills, toll) = (Kills::default(), Toll::default());
+        Self { world: world.clone(), hosts: Vec::new(), random, kills, toll }
     }
 
     /// Starts a host; `kind` is a service or actor type that it registers.
@@ -83,7 +122,7 @@ impl Fire {
         options.args.push("--restart".into());
         let node = self.world.start(options.clone()).await;
         node.hosts(kind).await;
-        self.hosts.push(Host { node, options, kind: kind.into() });
+        self.hosts.push(Host { node, options, kind: kind.into(), dead: None });
     }
 
     /// Starts a node without a component, which clients use; they must expect that it dies.
@@ -91,7 +130,7 @@ impl Fire {
         let options = NodeOptions { name: name.into(), ..NodeOptions::default() };
         let node = self.world.start(options.clone()).await;
         let client = node.client().await;
-        self.hosts.push(Host { node, options, kind: String::new() });
+        self.hosts.push(Host { node, options, kind: String::new(), dead: None });
         client
     }
 
@@ -100,35 +139,51 @@ impl Fire {
         self.hosts.iter().map(|host| &host.node)
     }
 
-    /// Kills a host's component, a host's sidecar, the hub, or two of them at once; what died is there again
-    /// afterwards.
+    /// What the kills hit, as far as the journal knows.
+    pub fn hits(&self) -> Hits {
+        self.toll.hits(&self.world.journal())
+    }
+
+    /// Kills a host's component, a host's sidecar, the hub, or two of them at once; now and then another one while the
+    /// first is recovered from. What died is there again afterwards.
     pub async fn strike(&mut self) {
+        self.kill().await;
+        if self.random.below(DOUBLE_EVERY) == 0 {
+            wait::moment(Duration::from_millis(self.random.below(RECOVERY_MAX_MS))).await;
+            self.kill().await;
+        }
+        for host in &mut self.hosts {
+            host.revive(&self.world).await;
+        }
+    }
+
+    /// One strike, after which nobody waits.
+    async fn kill(&mut self) {
         let choice = self.random.below(8);
-        if choice < 2 {
-            process::kill(self.world.hub().await);
-            self.kills.hubs += 1;
-        }
-        if choice == 0 {
-            return;
-        }
+        let hub = if choice < 2 { Some(self.world.hub().await) } else { None };
         let index = self.random.below(self.hosts.len() as u64);
         let host = &mut self.hosts[usize::try_from(index).expect("small")];
-        match host.node.component_now() {
+        let component = host.node.component_now();
+        let spared = choice == 0 || host.dead == Some(Dead::Sidecar);
+        self.toll.strike([component.filter(|_| !spared)], hub.is_some());
+        if let Some(hub) = hub {
+            process::kill(hub);
+            self.kills.hubs += 1;
+        }
+        if spared {
+            return;
+        }
+        match component {
             Some(component) if choice.is_multiple_of(2) => {
                 self.kills.components += 1;
                 process::kill(component);
-                process::gone(component, READY_LIMIT).await;
-                host.node.component_pid().await;
+                host.dead = Some(Dead::Component(component));
             }
             _ => {
                 self.kills.sidecars += 1;
                 host.node.kill_sidecar();
-                host.node.ended(READY_LIMIT).await;
-                host.node = self.world.start(host.options.clone()).await;
+                host.dead = Some(Dead::Sidecar);
             }
-        }
-        if !host.kind.is_empty() {
-            host.node.hosts(&host.kind).await;
         }
     }
 

@@ -17,6 +17,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Environment variable that tells `kar-test-app` where the journal is.
 pub const PATH_VARIABLE: &str = "KAR_TEST_JOURNAL";
 
+/// Environment variable that tells `kar-test-app` to write of every turn, under its invocation and step: for methods
+/// that write nothing themselves.
+pub const TURNS_VARIABLE: &str = "KAR_TEST_JOURNAL_TURNS";
+
 /// A journal's file.
 #[derive(Clone, Debug)]
 pub struct Journal {
@@ -55,6 +59,37 @@ pub struct Frozen {
     pub until: Duration,
 }
 
+// === impl Attempt ===
+
+impl Attempt {
+    /// The process that ran it.
+    ///
+    /// # Panics
+    ///
+    /// If the program that wrote it names its attempts otherwise.
+    pub fn pid(&self) -> u32 {
+        let pid = self.id.split('-').next().and_then(|pid| pid.parse().ok());
+        pid.expect("attempts are named by their processes")
+    }
+}
+
+/// P3: when an attempt of the caller begins, what an earlier one had called runs no more.
+///
+/// # Panics
+///
+/// If it does for longer than `grace`.
+#[track_caller]
+pub fn assert_happens_before(caller: &[Attempt], callee: &[Attempt], grace: Duration) {
+    for retry in caller.iter().skip(1) {
+        for called in callee.iter().filter(|called| called.start < retry.start) {
+            let overlap = called.last.saturating_sub(retry.start);
+            assert!(overlap <= grace, "{called:?} runs on into its caller's {retry:?}");
+        }
+    }
+}
+
+// === impl Journal ===
+
 impl Journal {
     /// A journal in this file, which need not exist yet.
     pub fn new(path: &Path) -> Self {
@@ -90,6 +125,11 @@ impl Journal {
             }
         }
         all
+    }
+
+    /// The attempt that began last.
+    pub fn last(&self) -> Option<Attempt> {
+        self.attempts().into_values().flatten().max_by_key(|attempt| attempt.start)
     }
 
     /// The attempts of one key.

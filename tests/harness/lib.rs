@@ -7,7 +7,7 @@
 //!   panicked, the test fails.
 //! - [`Node`] is one `kar run`. [`World::kar`] runs other commands.
 //! - [`Client`] has all unary services; [`Component`] is a component's stream.
-//! - [`fire::Fire`] kills hosts at random, and starts them again.
+//! - [`fire::Fire`] kills hosts at random, and starts them again; [`toll::Toll`] tells what kills hit.
 //! - [`Journal`] is where `kar-test-app` writes what its code did.
 //! - [`wait::until`] is the only way to wait.
 //!
@@ -27,6 +27,7 @@ pub mod python;
 pub mod random;
 pub mod reminders;
 pub mod soak;
+pub mod toll;
 pub mod wait;
 pub mod world;
 
@@ -37,6 +38,7 @@ pub use component::{Component, Handle, Turn};
 pub use grpc::Client;
 pub use journal::Journal;
 pub use random::Random;
+pub use toll::Toll;
 pub use world::{Node, NodeOptions, World};
 
 /// Says that a test cannot run here, past the test runner's capture, so that `cargo xtask test` can count it.

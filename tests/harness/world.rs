@@ -29,6 +29,8 @@ pub struct World {
     pub app: String,
     /// Arguments of every `kar run`.
     run_args: RefCell<Vec<String>>,
+    /// Components write of every turn in the journal.
+    journals_turns: Cell<bool>,
     groups: RefCell<Vec<u32>>,
     logs: RefCell<BTreeMap<String, u32>>,
     panics_expected: Cell<bool>,
@@ -95,6 +97,7 @@ impl World {
             dir,
             app: app.into(),
             run_args: RefCell::default(),
+            journals_turns: Cell::new(false),
             groups: RefCell::default(),
             logs: RefCell::default(),
             panics_expected: Cell::new(false),
@@ -104,6 +107,11 @@ impl World {
     /// Adds arguments to every later `kar run`.
     pub fn add_run_args(&self, args: &[&str]) {
         self.run_args.borrow_mut().extend(args.iter().map(|arg| (*arg).to_owned()));
+    }
+
+    /// Lets every later `kar-test-app` write of all its turns in the journal.
+    pub fn journal_turns(&self) {
+        self.journals_turns.set(true);
     }
 
     /// The temporary folder.
@@ -160,6 +168,9 @@ impl World {
         command.args(self.run_args.borrow().iter()).args(&options.args);
         if !options.command.is_empty() {
             command.arg("--").args(&options.command);
+        }
+        if self.journals_turns.get() {
+            command.env(journal::TURNS_VARIABLE, "1");
         }
         command.envs(options.environment.iter().map(|(k, v)| (k, v)));
         let child = command.spawn().expect("kar can be started");

@@ -3,6 +3,7 @@
 //! over all rows, or once for each.
 
 mod chain;
+mod circle;
 mod events;
 mod hello;
 mod java;

@@ -3,11 +3,14 @@
 //
 //   kar run --app chain --actors ChainJs -- node sdk-clients/js/dist/conformance/chain.js
 
-import { appendFileSync } from "node:fs";
+import { appendFileSync, existsSync } from "node:fs";
 
 import type { InvocationFrame } from "../gen/kar/v1/component.js";
 import { Host, json, parse } from "../samples/hello/host.js";
+import { Refusal } from "../samples/hello/sidecar.js";
 
+type Hold = { gate: string; next: string[] };
+type Refused = { reason: string; cycle: string };
 type Order = { chain: number; at: number; path: [string, string][]; trail: string[]; milliseconds: number };
 
 /** How often running code shows in the journal that it runs. */
@@ -36,6 +39,24 @@ async function link(invocation: InvocationFrame, signal: AbortSignal): Promise<s
   } finally {
     clearInterval(ticker);
   }
+}
+
+/** Waits for a file, and then for another actor; tells why the sidecar refused that. */
+async function hold({ payload, turnToken }: InvocationFrame, signal: AbortSignal): Promise<Refused> {
+  const { gate, next } = parse<Hold>(payload);
+  while (gate && !existsSync(gate)) await pause(TICK_MS, signal);
+  const [type, id] = next;
+  if (type === undefined || id === undefined) return { reason: "", cycle: "" };
+  const nothing = json({ gate: "", next: [] });
+  const actor = { type, id };
+  const call = { actor, method: "hold", payload: nothing, options: undefined, turnToken, stepKey: "" };
+  try {
+    await host.request({ $case: "callActor", value: call });
+  } catch (refused) {
+    if (!(refused instanceof Refusal)) throw refused;
+    return { reason: refused.error.reason, cycle: refused.error.metadata["cycle"] ?? "" };
+  }
+  return { reason: "", cycle: "" };
 }
 
 /** A durable step: what an earlier attempt recorded, or what is drawn and recorded now. */
@@ -96,5 +117,9 @@ function note(what: string, key: string, attempt: string, number: number): void 
   if (path) appendFileSync(path, `${what} ${key} ${attempt} ${number} ${nanos}\n`);
 }
 
-const hello = { sdk: "chain-js/0.1.0", actorTypes: [{ name: "ChainJs", methods: [{ name: "link" }] }] };
-const host = new Host(hello, async (invocation, signal) => json(await link(invocation, signal)));
+const methods = [{ name: "link" }, { name: "hold" }];
+const hello = { sdk: "chain-js/0.1.0", actorTypes: [{ name: "ChainJs", methods }] };
+const host = new Host(hello, async (invocation, signal) => {
+  const run = invocation.method === "hold" ? hold : link;
+  return json(await run(invocation, signal));
+});

@@ -33,7 +33,27 @@ class Order:
     milliseconds: int
 
 
+@dataclass
+class Hold:
+    gate: str
+    next: list[str]
+
+
 class Chain(kar.Actor, name="ChainPython"):
+    @kar.method
+    async def hold(self, order: Hold) -> dict[str, str]:
+        """Waits for a file, and then for another actor; tells why the sidecar refused that."""
+        while order.gate and not os.path.exists(order.gate):
+            await asyncio.sleep(TICK_S)
+        refused = {"reason": "", "cycle": ""}
+        if order.next:
+            kind, id = order.next
+            try:
+                await self.turn.actor(kind, id).call("hold", Hold("", []), dict[str, str])
+            except kar.KarError as error:
+                refused = {"reason": error.reason, "cycle": error.metadata.get("cycle", "")}
+        return refused
+
     @kar.method
     async def link(self, order: Order) -> list[str]:
         """Draws a value, passes the trail on, and counts in its last segment."""

@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use crate::fire::{Fire, Kills, Load, PROGRESS_LIMIT, nothing_left};
 pub use crate::soak::measure::Verdict;
 use crate::soak::measure::{Sample, Trend};
+use crate::toll::Hits;
 use crate::{Client, Random, World, wait};
 
 /// P3: code of a cut-off attempt may run on for so long.
@@ -57,8 +58,10 @@ pub struct Report {
     pub kills: Kills,
     /// What was finished, by kind of load.
     pub finished: BTreeMap<&'static str, u64>,
-    /// Attempts that did not reach their end: kills that landed in code.
+    /// Attempts that did not reach their end.
     pub cut_off: usize,
+    /// What the kills hit.
+    pub hits: Hits,
     /// Effects that are missing.
     pub lost: u64,
     /// Effects that are there more than once.
@@ -134,7 +137,7 @@ pub async fn run(options: Options) -> Report {
             samples
         })
         .await;
-    soak.report(start.elapsed(), fire.kills, &world, (samples, options.retention))
+    soak.report(start.elapsed(), &fire, &world, (samples, options.retention))
 }
 
 /// Kills and samples until the time is over.
@@ -225,7 +228,7 @@ impl Soak {
     fn report(
         &self,
         took: Duration,
-        kills: Kills,
+        fire: &Fire,
         world: &World,
         (samples, retention): (Vec<Sample>, Duration),
     ) -> Report {
@@ -236,7 +239,8 @@ impl Soak {
         let cut_off = attempts.values().flatten().filter(|attempt| !attempt.ended).count();
         Report {
             seconds: took.as_secs_f64(),
-            kills,
+            kills: fire.kills,
+            hits: fire.hits(),
             finished: self.finished.borrow().clone(),
             cut_off,
             lost: self.lost.get(),

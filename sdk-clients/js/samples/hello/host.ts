@@ -15,7 +15,17 @@ import {
   type SidecarFrame,
   type TurnOutcome,
 } from "../../gen/kar/v1/component.js";
-import { address, describe, fromGrpc, fromStatus, metadata, options, plaintext, PROTOCOL_VERSION } from "./sidecar.js";
+import {
+  address,
+  describe,
+  fromGrpc,
+  fromStatus,
+  metadata,
+  options,
+  plaintext,
+  PROTOCOL_VERSION,
+  Refusal,
+} from "./sidecar.js";
 
 export type Operation = NonNullable<Request["operation"]>;
 export type Answer = NonNullable<Response["result"]>;
@@ -107,7 +117,7 @@ export class Host {
   #answered({ id, result }: Response): void {
     const waiter = this.#waiting.get(id);
     this.#waiting.delete(id);
-    if (result?.$case === "status") waiter?.reject(new Error(describe(fromStatus(result.value))));
+    if (result?.$case === "status") waiter?.reject(new Refusal(fromStatus(result.value)));
     else if (result) waiter?.resolve(result);
     else waiter?.reject(new Error("an answer that this version does not know"));
   }

@@ -46,6 +46,13 @@ export interface KarError {
   metadata: { [key: string]: string };
 }
 
+/** Why the sidecar did not carry a request out, to be thrown. */
+export class Refusal extends Error {
+  constructor(readonly error: KarError) {
+    super(describe(error));
+  }
+}
+
 /** Reads the status that a response on the stream carries. */
 export function fromStatus(status: Status): KarError {
   const found = { code: status.code, message: status.message };
