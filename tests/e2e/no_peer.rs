@@ -1,15 +1,12 @@
 //! Sidecars without a peer plane (`--no-peer`): everything goes through inboxes, and nobody notices.
 
-use std::sync::{Arc, Mutex};
-
 use kar_proto::v1::{
     AwaitRequest, CancelRequest, InvocationOptions, InvokeRequest, ListInvocationsRequest,
     StartRequest, TellRequest, await_response, invoke_response,
 };
-use kar_tests::component::{Component, Turn, actor, hello, service, tail_call};
+use kar_tests::component::{Component, actor, hello, service, tail_call};
 use kar_tests::grpc::{json as bytes, value};
-use kar_tests::world::READY_LIMIT;
-use kar_tests::{Client, Node, NodeOptions, World, process, test, wait};
+use kar_tests::{Client, Node, NodeOptions, World, process, test};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -241,58 +238,5 @@ fn one_with_and_one_without_a_peer_plane_work_together() {
             b.next_turn().await.finish(&json!("back")).await;
             assert_eq!(answer(back).await, json!("back"));
         }
-    });
-}
-
-/// Notes what it is told, in order.
-fn noting(host: Component, seen: &Arc<Mutex<Vec<i64>>>) -> JoinHandle<()> {
-    let seen = seen.clone();
-    tokio::spawn(async move {
-        host.serve(move |turn: Turn| {
-            let seen = seen.clone();
-            async move {
-                let number = turn.argument().as_i64().expect("a number");
-                seen.lock().expect("no panic").push(number);
-                Ok::<_, kar_proto::v1::ApplicationError>(bytes(&json!(null)))
-            }
-        })
-        .await;
-    })
-}
-
-#[test]
-fn what_one_sender_tells_stays_in_order_though_owners_and_ways_change() {
-    const EACH: i64 = 30;
-    test(async {
-        let world = World::new("ways");
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let front = bare(&world, "front", &[]).await;
-        let client = front.client().await;
-        let mut number = 0;
-        // By peers, through the inbox, by peers again: each owner is killed while it is told.
-        for (round, args) in [&[][..], NO_PEER, &[]].into_iter().enumerate() {
-            let node = bare(&world, &format!("host-{round}"), args).await;
-            let notes = noting(host(&node, &[], &["A"]).await, &seen);
-            for _ in 0..EACH {
-                number += 1;
-                tell(&client, "A", &json!(number)).await;
-            }
-            if round == 2 {
-                let last = || seen.lock().expect("no panic").last().copied();
-                wait::until_true("the last one", READY_LIMIT, async || last() == Some(number))
-                    .await;
-            }
-            node.kill_sidecar();
-            notes.abort();
-        }
-        // Turns that were under way, or ran ahead of the log, when their owner was killed are tried again.
-        let mut firsts = Vec::new();
-        for number in seen.lock().expect("no panic").iter() {
-            if firsts.last().is_none_or(|last| number > last) {
-                firsts.push(*number);
-            }
-        }
-        let expected: Vec<_> = (1..=number).collect();
-        assert_eq!(firsts, expected);
     });
 }

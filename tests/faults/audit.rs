@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::task::LocalSet;
 
 /// Processes that are killed.
-const KILLS: u32 = 44;
+const KILLS: u32 = 30;
 
 /// Vaults, each opened with so much.
 const VAULTS: u64 = 6;

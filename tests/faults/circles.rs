@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::task::{JoinHandle, LocalSet};
 
 /// Processes that are killed.
-const KILLS: u32 = 44;
+const KILLS: u32 = 30;
 
 /// Nodes of dancers.
 const HOSTS: [&str; 3] = ["dancers-1", "dancers-2", "dancers-3"];

@@ -23,7 +23,7 @@ use tokio::task::LocalSet;
 use tonic::Status;
 
 /// Processes that are killed.
-const KILLS: u32 = 44;
+const KILLS: u32 = 30;
 
 /// Errands under way at once.
 const CLIENTS: u64 = 8;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kar_tests::fire::{DOUBLE_EVERY, RECOVERY_MAX_MS};
-use kar_tests::toll::{Hits, Toll};
+use kar_tests::toll::Toll;
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, Node, Random, World, process, test_within, wait};
 use serde_json::json;
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 const CALLS: i64 = 1_000;
 
 /// How long a turn works, ms; so that kills land in turns.
-const WORK_MS: u64 = 1;
+const WORK_MS: u64 = 4;
 
 /// Calls under way at once: turns run ahead only if there are some to run.
 const CLIENTS: i64 = 16;
@@ -27,17 +27,16 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 #[test]
 fn a_hot_actor_counts_right_while_the_hub_is_killed() {
-    let hits = count_under_fire("hub", async |world, _hosts, _random, toll| {
+    count_under_fire("hub", async |world, _hosts, _random, toll| {
         let hub = world.hub().await;
         toll.strike([], true);
         process::kill(hub);
     });
-    hits.assert_in_turns("hot actor, hub");
 }
 
 #[test]
 fn a_hot_actor_counts_right_while_its_hosts_are_killed() {
-    let hits = count_under_fire("hosts", async |world, hosts, random, toll| {
+    count_under_fire("hosts", async |world, hosts, random, toll| {
         // Mostly the owner.
         let last = world.journal().last().expect("it was called").pid();
         let owner = hosts.iter().position(|host| host.component_now() == Some(last));
@@ -57,12 +56,11 @@ fn a_hot_actor_counts_right_while_its_hosts_are_killed() {
             hosts[victim] = host(world, &name).await;
         }
     });
-    hits.assert("hot actor, hosts");
 }
 
 #[test]
 fn a_hot_actor_counts_right_while_everything_is_killed_at_once() {
-    let hits = count_under_fire("everything", async |world, hosts, random, toll| {
+    count_under_fire("everything", async |world, hosts, random, toll| {
         let hub = world.hub().await;
         toll.strike(hosts.iter().map(Node::component_now), true);
         for node in hosts.iter() {
@@ -84,7 +82,6 @@ fn a_hot_actor_counts_right_while_everything_is_killed_at_once() {
             *node = host(world, &name).await;
         }
     });
-    hits.assert("hot actor, everything");
 }
 
 /// Each call adds one and answers with the sum. Answers must all differ, and the last one is the number of calls: one
@@ -93,8 +90,7 @@ fn a_hot_actor_counts_right_while_everything_is_killed_at_once() {
 fn count_under_fire(
     name: &str,
     strike: impl AsyncFn(&Rc<World>, &mut [Node; 2], &mut Random, &mut Toll),
-) -> Hits {
-    let mut hits = Hits::default();
+) {
     test_within(LIMIT, async {
         let mut random = Random::seeded(&format!("hot actor, {name}"));
         let world = World::new("hot");
@@ -128,9 +124,10 @@ fn count_under_fire(
         let last = client.call(("Echo", "hot"), "count", &json!(null)).await.expect("answered");
         assert_eq!(last, Ok(json!(count + 1)));
         println!("{count} calls, {KILLS} times {name} killed");
-        hits = toll.hits(&world.journal());
+        let (test, hits) = (format!("hot actor, {name}"), toll.hits(&world.journal()));
+        // Where only the hub is killed the code runs on.
+        if name == "hub" { hits.assert_in_turns(&test) } else { hits.assert(&test) }
     });
-    hits
 }
 
 /// One client's answers, which must rise: it makes one call after the other.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::task::LocalSet;
 
 /// Processes that are killed.
-const KILLS: u32 = 44;
+const KILLS: u32 = 30;
 
 /// Joins under way at once, each of an actor of its own.
 const CLIENTS: u64 = 6;

@@ -18,7 +18,7 @@ use tokio::task::LocalSet;
 use tonic::{Code, Status};
 
 /// Processes that are killed.
-const KILLS: u32 = 60;
+const KILLS: u32 = 40;
 
 /// Instances that are paid; orders queue there.
 const TILLS: u64 = 4;

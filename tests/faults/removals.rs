@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::task::LocalSet;
 
 /// Processes that are killed.
-const KILLS: u32 = 44;
+const KILLS: u32 = 30;
 
 /// Actors, each with a client of its own.
 const ACTORS: u64 = 6;

@@ -10,7 +10,7 @@ use kar_tests::{Client, Node, NodeOptions, Random, World, binaries, process, tes
 use serde_json::Value;
 
 /// Transfers, all in all.
-const TRANSFERS: &str = "10000";
+const TRANSFERS: &str = "4000";
 
 /// Longest time between two kills, ms.
 const PAUSE_MAX_MS: u64 = 250;

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::task::LocalSet;
 
 /// Processes that are killed.
-const KILLS: u32 = 40;
+const KILLS: u32 = 30;
 
 /// Chains under way at once, apart from those that were begun by tells.
 const CLIENTS: usize = 6;

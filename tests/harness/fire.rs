@@ -20,6 +20,9 @@ pub const DOUBLE_EVERY: u64 = 3;
 /// Longest time between those two, ms: as long as a failover takes.
 pub const RECOVERY_MAX_MS: u64 = 250;
 
+/// A test goes on for so many times its kills at most, until enough of them have landed in turns.
+const MORE_MAX: u32 = 4;
+
 /// What the clients of a load tell those who kill.
 #[derive(Debug, Default)]
 pub struct Load {
@@ -187,7 +190,8 @@ impl Fire {
         }
     }
 
-    /// Kills at random moments, so often, each time after the load went on; then lets the clients end.
+    /// Kills at random moments, so often at least and until enough kills have landed in turns, each time after the load
+    /// went on; then lets the clients end.
     ///
     /// # Panics
     ///
@@ -200,7 +204,11 @@ impl Fire {
         pause_max_ms: u64,
     ) {
         let failed = || clients.iter().any(JoinHandle::is_finished);
-        while self.kills.total() < kills && !failed() {
+        let enough = |fire: &Self| {
+            let so_far = fire.kills.total();
+            so_far >= kills && (fire.hits().are_enough() || so_far >= kills * MORE_MAX)
+        };
+        while !enough(self) && !failed() {
             wait::moment(Duration::from_millis(self.random.below(pause_max_ms))).await;
             let finished = load.finished.get();
             self.strike().await;

@@ -52,7 +52,9 @@ pub async fn runs_turns(client: &Client, node: &str) -> bool {
     let listed = client.list_invocations(ListInvocationsRequest::default());
     let Ok(Ok(listed)) = tokio::time::timeout(ASKING_LIMIT, listed).await else { return false };
     let mut rows = listed.into_inner().invocations.into_iter();
-    rows.any(|row| row.node == node && row.state() == InvocationState::Running)
+    // A turn that waits for its calls has begun, too.
+    let begun = [InvocationState::Running, InvocationState::Suspended];
+    rows.any(|row| row.node == node && begun.contains(&row.state()))
 }
 
 impl Toll {
@@ -100,6 +102,11 @@ impl Hits {
         }
     }
 
+    /// Whether enough strikes landed where they were to.
+    pub fn are_enough(&self) -> bool {
+        self.in_turns >= HITS_MIN && self.in_recovery > 0
+    }
+
     /// Prints the figures, and fails unless enough strikes landed where they were to.
     ///
     /// # Panics
@@ -131,7 +138,11 @@ impl Strike {
     /// When the last of what it cut off was done again; `None`: it cut nothing off.
     fn done_again(&self, attempts: &BTreeMap<String, Vec<Attempt>>) -> Option<Duration> {
         let again = |of_key: &Vec<Attempt>| {
-            let cut_off = |a: &Attempt| !a.ended && self.components.contains(&a.pid());
+            // Code may reach its end though its sidecar, which it would tell, is gone.
+            let cut_off = |a: &Attempt| {
+                let open = a.start <= self.at && (!a.ended || self.at < a.last);
+                open && self.components.contains(&a.pid())
+            };
             let at = of_key.iter().position(cut_off)?;
             let later = of_key[at + 1..].iter().filter(|a| a.start > self.at);
             let mut later = later.peekable();

@@ -18,7 +18,7 @@ use crate::js;
 use crate::language::word;
 
 /// Processes that are killed.
-const KILLS: u32 = 40;
+const KILLS: u32 = 30;
 
 /// Chains under way at once; those of one instance queue.
 const CLIENTS: u64 = 6;

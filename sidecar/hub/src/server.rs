@@ -209,7 +209,17 @@ impl Running {
         let (segment, tail) = (end.segments[end.segments.len() - 1], end.address);
         // Killed before the first commit, a hub leaves a file without a beginning.
         let fresh = tail == segment.data();
+        let is_store_gone = (!fresh || end.segments.len() > 1) && !paths.store_file().exists();
         let store = Store::open(&paths.store_file(), options.durability, system_time())?;
+        if is_store_gone {
+            // Actors' states are functions of their logs (ADR 4), and whoever cannot make them again refuses to serve
+            // them. What applications keep here besides is nowhere else.
+            tracing::error!(
+                file = %paths.store_file().display(),
+                "the store is gone: actors' states are made again from the log where it reaches back far enough; \
+                 the application state (`kar state`) is lost; to have all of it, end the hub and put the file back"
+            );
+        }
         let (tidy_jobs, tidy_queue) = queue();
         let sealed = tidy_jobs.clone();
         let mut committer = Committer::new(
