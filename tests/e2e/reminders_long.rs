@@ -117,7 +117,8 @@ fn a_hundred_thousand_reminders_cost_no_more_memory_than_they_may() {
             filled.await.expect("answered");
         }
         let after = resident();
-        let (each, took) = (after.saturating_sub(before) * 1024 / REMINDERS as u64, begun.elapsed());
+        let (each, took) =
+            (after.saturating_sub(before) * 1024 / REMINDERS as u64, begun.elapsed());
         println!(
             "{REMINDERS} reminders in {took:?}: {before} KiB became {after} KiB, {each} bytes each"
         );

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use kar_tests::fire::{DOUBLE_EVERY, RECOVERY_MAX_MS};
-use kar_tests::toll::Toll;
+use kar_tests::toll::{HITS_MIN, Hits, Toll};
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, Node, Random, World, process, test_within, wait};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-/// Calls of the one actor.
-const CALLS: i64 = 1_000;
+/// Calls of the one actor between two kills.
+const CALLS: i64 = 30;
 
 /// How long a turn works, ms; so that kills land in turns.
 const WORK_MS: u64 = 4;
@@ -20,10 +22,18 @@ const WORK_MS: u64 = 4;
 /// Calls under way at once: turns run ahead only if there are some to run.
 const CLIENTS: i64 = 16;
 
-/// Kills while they run.
-const KILLS: i64 = 30;
+/// Times that they are killed at least, and at most, until enough of that lands in turns.
+const KILLS: usize = 24;
+const KILLS_MAX: usize = 4 * KILLS;
 
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// What clients and who kills tell each other.
+#[derive(Default)]
+struct Load {
+    done: AtomicI64,
+    over: AtomicBool,
+}
 
 #[test]
 fn a_hot_actor_counts_right_while_the_hub_is_killed() {
@@ -94,25 +104,31 @@ fn count_under_fire(
     test_within(LIMIT, async {
         let mut random = Random::seeded(&format!("hot actor, {name}"));
         let world = World::new("hot");
+        // Where only the hub is killed the code runs on.
+        let is_enough =
+            |hits: &Hits| hits.are_enough() || (name == "hub" && hits.in_turns >= HITS_MIN);
         world.journal_turns();
         let mut toll = Toll::default();
         let front = world.bare("front").await;
         let client = front.client().await;
         let mut hosts = [host(&world, "a").await, host(&world, "b").await];
         let mut clients = JoinSet::new();
-        let done = std::sync::Arc::new(std::sync::atomic::AtomicI64::new(0));
+        let load = Arc::new(Load::default());
         for _ in 0..CLIENTS {
-            clients.spawn(counts(client.clone(), done.clone()));
+            clients.spawn(counts(client.clone(), load.clone()));
         }
-        for kill in 0..KILLS {
-            let due = (kill + 1) * CALLS / (KILLS + 1);
+        let mut kills = 0;
+        while kills < KILLS || (kills < KILLS_MAX && !is_enough(&toll.hits(&world.journal()))) {
+            let due = load.done.load(Ordering::Relaxed) + CALLS;
             wait::until_true("the calls to go on", Duration::from_secs(60), async || {
-                done.load(std::sync::atomic::Ordering::Relaxed) >= due
+                load.done.load(Ordering::Relaxed) >= due
             })
             .await;
             wait::moment(Duration::from_millis(random.below(20))).await;
             strike(&world, &mut hosts, &mut random, &mut toll).await;
+            kills += 1;
         }
+        load.over.store(true, Ordering::Relaxed);
         let mut answers = BTreeSet::new();
         while let Some(some) = clients.join_next().await {
             for answer in some.expect("no call failed") {
@@ -123,23 +139,22 @@ fn count_under_fire(
         assert_eq!(answers, (1..=count).collect(), "{name}: a hole, or one too many");
         let last = client.call(("Echo", "hot"), "count", &json!(null)).await.expect("answered");
         assert_eq!(last, Ok(json!(count + 1)));
-        println!("{count} calls, {KILLS} times {name} killed");
+        println!("{count} calls, {kills} times {name} killed");
         let (test, hits) = (format!("hot actor, {name}"), toll.hits(&world.journal()));
-        // Where only the hub is killed the code runs on.
         if name == "hub" { hits.assert_in_turns(&test) } else { hits.assert(&test) }
     });
 }
 
 /// One client's answers, which must rise: it makes one call after the other.
-async fn counts(client: Client, done: std::sync::Arc<std::sync::atomic::AtomicI64>) -> Vec<i64> {
+async fn counts(client: Client, load: Arc<Load>) -> Vec<i64> {
     let mut answers = Vec::new();
-    while done.load(std::sync::atomic::Ordering::Relaxed) < CALLS {
+    while !load.over.load(Ordering::Relaxed) {
         let argument = json!({ "milliseconds": WORK_MS });
         let answer = client.call(("Echo", "hot"), "count", &argument).await;
         let answer = answer.expect("no call fails").expect("no error").as_i64().expect("a number");
         assert!(answers.last().is_none_or(|last| *last < answer), "{answers:?}, then {answer}");
         answers.push(answer);
-        done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        load.done.fetch_add(1, Ordering::Relaxed);
     }
     answers
 }

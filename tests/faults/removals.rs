@@ -62,7 +62,11 @@ fn removed_actors_leave_nothing_under_random_kills() {
             assert_eq!(client.reminders(&ringer).await.expect("listed"), [], "actor {n}");
         }
         let lives = load.finished.get();
-        println!("{lives} lives, {} deactivations that were durable; {:?}", rested.get(), fire.kills);
+        println!(
+            "{lives} lives, {} deactivations that were durable; {:?}",
+            rested.get(),
+            fire.kills
+        );
         assert!(rested.get() > 0, "no actor was ever idle");
         fire.hits().assert("removals");
     });

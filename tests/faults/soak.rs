@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kar_tests::toll::HITS_MIN;
 use kar_tests::{soak, test_within};
 
 #[test]
@@ -13,6 +14,7 @@ fn a_mixed_load_for_a_moment_under_kills() {
             sample_every: Duration::from_secs(2),
             // Far longer than a start waits to be awaited, also while everything is killed.
             retention: Duration::from_secs(60),
+            hits_min: HITS_MIN,
             verbose: false,
         })
         .await;

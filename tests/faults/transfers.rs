@@ -118,7 +118,8 @@ async fn kill_all(bank: &mut Bank, random: &mut Random) {
     let components: Vec<_> = bank.nodes.iter().map(Node::component_now).collect();
     bank.toll.strike(components.clone(), true);
     let sidecars = bank.nodes.iter().map(Node::pid);
-    let mut victims: Vec<_> = sidecars.chain(components.into_iter().flatten()).chain([hub]).collect();
+    let mut victims: Vec<_> =
+        sidecars.chain(components.into_iter().flatten()).chain([hub]).collect();
     // Each time another one dies first.
     let first = usize::try_from(random.below(victims.len() as u64)).expect("small");
     victims.rotate_left(first);

@@ -14,7 +14,7 @@ use crate::{Client, Journal};
 pub const HITS_MIN: usize = 20;
 
 /// Longest time to ask who runs turns: while somebody is dead there may be no answer for long.
-const ASKING_LIMIT: Duration = Duration::from_millis(250);
+const ASKING_LIMIT: Duration = Duration::from_secs(1);
 
 /// Strikes in the order in which they were dealt.
 #[derive(Clone, Debug, Default)]

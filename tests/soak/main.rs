@@ -42,6 +42,7 @@ fn main() -> anyhow::Result<ExitCode> {
         kill_every: Duration::try_from_secs_f64(args.kill_every)?,
         sample_every: Duration::try_from_secs_f64(args.sample_every)?,
         retention: Duration::try_from_secs_f64(args.retention)?,
+        hits_min: 0,
         verbose: !args.json,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -58,7 +59,7 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn print(report: &Report) {
-    let Report { seconds, kills, lost, repeated, overlapping, errors, cut_off, .. } = report;
+    let Report { seconds, kills, hits, lost, repeated, overlapping, errors, cut_off, .. } = report;
     println!();
     for trend in &report.trends {
         println!("{trend}");
@@ -66,11 +67,14 @@ fn print(report: &Report) {
     let every = seconds / f64::from(kills.total().max(1));
     println!(
         "{seconds:.0} s, {} kills ({} components, {} sidecars, {} hubs), one each {every:.1} s, \
-         {cut_off} attempts cut off",
+         {cut_off} attempts cut off; {} of {} strikes in turns, {} in recoveries",
         kills.total(),
         kills.components,
         kills.sidecars,
         kills.hubs,
+        hits.in_turns,
+        hits.strikes,
+        hits.in_recovery,
     );
     let finished: Vec<_> = report.finished.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
     println!("finished: {}", finished.join(", "));

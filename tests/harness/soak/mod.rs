@@ -30,6 +30,9 @@ const HOSTS: [(&str, &[&str], &str); 2] = [
     ("back-office", &["vaults", "shops", "echo", "relay"], "Vault"),
 ];
 
+/// How much longer a run may become because few kills have landed in turns.
+const LONGER_MAX: u32 = 8;
+
 /// One of each has no peer plane: what its actors say to others and hear from them goes through inboxes.
 const WITHOUT_PEERS: u32 = 2;
 
@@ -45,6 +48,8 @@ pub struct Options {
     /// How long nodes keep results, idempotency keys and dead letters. What is kept for longer than a run would seem
     /// to grow without end.
     pub retention: Duration,
+    /// It goes on until so many kills have landed in turns, but no longer than [`LONGER_MAX`] times its length.
+    pub hits_min: usize,
     /// Samples are printed as they are taken.
     pub verbose: bool,
 }
@@ -152,7 +157,12 @@ async fn burn(
     let start = Instant::now();
     let (mut kill_at, mut sample_at) = (Duration::ZERO, Duration::ZERO);
     let (mut samples, mut kills) = (Vec::new(), fire.kills.total());
-    while start.elapsed() < options.length {
+    let enough = |fire: &Fire| {
+        let took = start.elapsed();
+        let is_long = took >= options.length;
+        is_long && (took >= options.length * LONGER_MAX || fire.hits().in_turns >= options.hits_min)
+    };
+    while !enough(fire) {
         if sample_at <= kill_at {
             until(start, sample_at).await;
             let nodes: Vec<u32> = fire.nodes().map(crate::Node::pid).collect();
