@@ -41,7 +41,7 @@ fn assert_over<T: std::fmt::Debug>(result: Result<T, Status>, limit: &str) {
 fn a_full_queue_and_a_full_partition_name_their_flags() {
     test(async {
         let world = World::new("full");
-        world.add_run_args(&["--partitions", "1", "--queue-per-actor-max", "3"]);
+        world.add_run_args(&["--partitions", "1", "--queue-per-actor-max", "2"]);
         world.add_run_args(&["--unfinished-per-partition-max", "5"]);
         let (_node, client, mut host) = host(&world).await;
         tell(&client, "a", 1).await.expect("it runs");
@@ -162,9 +162,9 @@ fn retries_follow_the_nodes_defaults_where_nobody_says_otherwise() {
             panic!("{answer:?}")
         };
         assert_eq!(error.code, "Busy", "the third one was the last");
-        // 20 ms, then three times as long, but no longer than 50: pauses are never shorter than that.
+        // 20 ms, then three times as long, but no longer than 50; less by chance, at most by half.
         let pauses: Vec<u128> = began.windows(2).map(|w| (w[1] - w[0]).as_millis()).collect();
         println!("pauses: {pauses:?} ms");
-        assert!(pauses[0] >= 10 && pauses[1] > pauses[0], "{pauses:?}");
+        assert!(pauses[0] >= 10 && pauses[1] >= 25, "{pauses:?}");
     });
 }

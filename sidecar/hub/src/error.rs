@@ -50,6 +50,19 @@ pub enum HubError {
         /// What is wrong there.
         what: String,
     },
+    /// The store's file is not what it was. Nothing was changed: restore it, or take it away, so that it is made again as
+    /// far as the log goes back.
+    #[error(
+        "the store '{}' is damaged: {what}; nothing was changed: restore it from a copy, or take it and '{}-wal' \
+         away: actors' states are then made again from the log where it reaches back far enough, and the application \
+         state (`kar state`) is lost", file.display(), file.display()
+    )]
+    StoreDamaged {
+        /// The damaged file.
+        file: PathBuf,
+        /// What the engine found wrong.
+        what: String,
+    },
     /// The disk (or quota, or file size limit) is full. What was acknowledged is safe; free space
     /// and start again.
     #[error("no space left for '{}': {source}; free some and start again", file.display())]
@@ -195,7 +208,9 @@ impl HubError {
             Self::DataDir { .. } | Self::NetworkFileSystem { .. } | Self::DirectoryLost { .. } => {
                 exit_code::DATA_DIR
             }
-            Self::Corrupt { .. } | Self::Version { .. } => exit_code::CORRUPT,
+            Self::Corrupt { .. } | Self::StoreDamaged { .. } | Self::Version { .. } => {
+                exit_code::CORRUPT
+            }
             Self::DiskFull { .. } => exit_code::DISK_FULL,
             Self::Io { .. } | Self::Store(_) => exit_code::IO,
             _ => exit_code::OTHER,

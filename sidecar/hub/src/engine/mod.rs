@@ -501,7 +501,7 @@ impl Engine {
     pub(crate) fn fail(&mut self, error: HubError) {
         let reason = match &error {
             HubError::DiskFull { .. } => wire::FaultReason::DiskFull,
-            HubError::Corrupt { .. } => wire::FaultReason::Corrupt,
+            HubError::Corrupt { .. } | HubError::StoreDamaged { .. } => wire::FaultReason::Corrupt,
             HubError::DirectoryLost { .. } => wire::FaultReason::DirectoryLost,
             _ => wire::FaultReason::Io,
         };

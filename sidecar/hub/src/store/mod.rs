@@ -354,7 +354,7 @@ fn failed(error: rusqlite::Error) -> HubError {
             source: std::io::Error::new(std::io::ErrorKind::StorageFull, error),
         },
         Some(DatabaseCorrupt | NotADatabase) => {
-            HubError::Corrupt { file, at: 0, what: error.to_string() }
+            HubError::StoreDamaged { file, what: error.to_string() }
         }
         _ => HubError::Store(error.to_string()),
     }
