@@ -118,7 +118,7 @@ fn settings_of_subscriptions_are_bounded_in_bytes() {
         world.add_run_args(&["--subscriptions-bytes-per-partition-max", "4000"]);
         let (_node, client, _host) = host(&world).await;
         client.create_topic("t", 1).await.expect("created");
-        let long = to_actors("", "t", ("A", "partitionkey"), &"m".repeat(900));
+        let long = to_actors("", "t", ("A", "partitionkey"), &"m".repeat(300));
         let mut made = 0;
         let refused = loop {
             let one = Subscription { name: format!("long-{made}"), ..long.clone() };
