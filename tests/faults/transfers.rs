@@ -31,7 +31,7 @@ fn a_bank_stays_balanced_under_200_random_kills() {
 fn a_bank_stays_balanced_when_everything_is_killed_at_once_20_times() {
     test_within(LIMIT, async {
         let mut random = Random::seeded("bank, everything");
-        let plan = Plan { transfers: 1_000, strikes: 20, padding: 0, excuses: &[] };
+        let plan = Plan { transfers: 1_000, strikes: 28, padding: 0, excuses: &[] };
         let world = World::new("bankall");
         world.journal_turns();
         let toll = bank::run(&world, plan, &mut random, everything).await;
