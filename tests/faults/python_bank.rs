@@ -158,6 +158,7 @@ async fn fire(bank: &Rc<Bank>, nodes: &mut [(Node, NodeOptions)], random: &mut R
             *node = bank.world.start(options.clone()).await;
         }
     }
+    bank.allowed.set(TRANSFERS);
     wait::until_true("the last transfers", Duration::from_secs(120), async || {
         bank.finished.get() == TRANSFERS
     })
