@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use kar_proto::v1::{ActorTarget, TellRequest};
+use kar_proto::v1::{ActorTarget, GetInfoRequest, TellRequest};
 use kar_tests::component::actor;
 use kar_tests::events::{publication, to_actors};
 use kar_tests::fire::{PROGRESS_LIMIT, nothing_left};
@@ -92,6 +92,9 @@ fn a_rolling_restart_of_every_sidecar_fails_and_holds_up_no_call() {
                 for (at, front) in fronts.iter_mut().enumerate() {
                     load.goes_on(&clients).await;
                     load.current.set(1 - at);
+                    // What clients have sent to it is there when this is answered: it came before on their connection.
+                    let leaving = load.fronts.borrow()[at].clone();
+                    leaving.system().get_info(GetInfoRequest {}).await.expect("it is there");
                     leave(front).await;
                     *front = world.bare(FRONTS[at]).await;
                     load.fronts.borrow_mut()[at] = front.client().await;
