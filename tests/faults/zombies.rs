@@ -4,18 +4,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kar_tests::fire::PROGRESS_LIMIT;
-use kar_tests::journal::{Attempt, Frozen};
-use kar_tests::toll::{HITS_MIN, now};
+use kar_tests::journal::Frozen;
 use kar_tests::{Client, Node, Random, World, process, test_within, wait};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::task::{JoinSet, LocalSet};
 
 /// Times that each kind of process is frozen.
-const ROUNDS: u64 = 24;
+const ROUNDS: u64 = 20;
 
 /// Applications in which the rounds run side by side: they mostly wait.
 const WORLDS: u64 = 4;
@@ -33,9 +32,6 @@ const PAUSE_MAX_MS: u64 = 400;
 /// longer.
 const FREEZE_MS: u64 = 3_200;
 const FREEZE_MORE_MS: u64 = 2_000;
-
-/// Code that runs shows in the journal each 5 ms, unless the machine does much else.
-const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 
 /// P3: code of a cut-off attempt may run on for so long.
 const GRACE: Duration = Duration::from_millis(100);
@@ -87,28 +83,22 @@ fn rounds(victim: Victim) {
         for number in 0..WORLDS {
             worlds.spawn_local_on(in_one_world(victim, number, random.fork()), &local);
         }
-        let both = local.run_until(async {
-            let (mut taken_over, mut in_turns) = (0, 0);
+        let taken_over = local.run_until(async {
+            let mut taken_over = 0;
             while let Some(done) = worlds.join_next().await {
-                let of_world = done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-                (taken_over, in_turns) = (taken_over + of_world.0, in_turns + of_world.1);
+                taken_over += done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
             }
-            (taken_over, in_turns)
+            taken_over
         });
-        let (taken_over, in_turns) = both.await;
-        println!(
-            "{victim:?}: {ROUNDS} freezes, {in_turns} of them in the middle of turns; everybody \
-             went on during {taken_over}"
-        );
-        assert!(in_turns >= HITS_MIN, "only {in_turns} of {ROUNDS} freezes came while code ran");
+        let taken_over = taken_over.await;
+        println!("{victim:?}: everybody went on during {taken_over} of {ROUNDS} freezes");
         // Nobody takes over from a component whose sidecar lives: it has no lease.
         assert!(taken_over > 0 || victim == Victim::Component, "nobody ever took over");
     });
 }
 
-/// Freezes somebody several times; during how many of the freezes all clients went on, and how many of them came while
-/// code ran that they concern.
-async fn in_one_world(victim: Victim, number: u64, mut random: Random) -> (u64, usize) {
+/// Freezes somebody several times; during how many of the freezes all clients went on.
+async fn in_one_world(victim: Victim, number: u64, mut random: Random) -> u64 {
     let world = World::new(&format!("ice{number}"));
     let front = world.bare("front").await;
     let hosts = [host(&world, "a").await, host(&world, "b").await];
@@ -120,7 +110,7 @@ async fn in_one_world(victim: Victim, number: u64, mut random: Random) -> (u64, 
     let clients: Vec<_> = (0..CLIENTS)
         .map(|n| tokio::task::spawn_local(client(load.clone(), n, random.fork())))
         .collect();
-    let (mut frozen, mut concerned, mut taken_over) = (Vec::new(), Vec::new(), 0);
+    let (mut frozen, mut taken_over) = (Vec::new(), 0);
     for _ in 0..ROUNDS / WORLDS {
         let failed = || clients.iter().any(tokio::task::JoinHandle::is_finished);
         let all_went_on =
@@ -137,9 +127,6 @@ async fn in_one_world(victim: Victim, number: u64, mut random: Random) -> (u64, 
         pids.iter().for_each(|pid| process::signal(*pid, Signal::STOP));
         // Code whose sidecar is frozen does not know it either, until that answers.
         let asleep = [Some(host.pid()), host.component_now()].into_iter().flatten();
-        // Everybody's turns need the hub.
-        let whose = if victim == Victim::Hub { &hosts[..] } else { std::slice::from_ref(host) };
-        concerned.push((now(), whose.iter().filter_map(Node::component_now).collect::<Vec<_>>()));
         let from = now();
         let length = FREEZE_MS + random.below(FREEZE_MORE_MS);
         wait::moment(Duration::from_millis(length)).await;
@@ -164,14 +151,11 @@ async fn in_one_world(victim: Victim, number: u64, mut random: Random) -> (u64, 
         client.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     }
     world.journal().assert_no_overlap_but(GRACE, &frozen);
-    let attempts = world.journal().attempts();
-    let ran = |(at, pids): &&(Duration, Vec<u32>)| {
-        // One whose node is given up meanwhile writes no more when it is woken.
-        let open = |a: &Attempt| a.last >= *at || (!a.ended && *at - a.last < SHOWN_WITHIN);
-        let ran = |a: &Attempt| pids.contains(&a.pid()) && a.start <= *at && open(a);
-        attempts.values().flatten().any(ran)
-    };
-    (taken_over, concerned.iter().filter(ran).count())
+    taken_over
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970")
 }
 
 async fn host(world: &Rc<World>, name: &str) -> Node {

@@ -50,12 +50,13 @@ pub enum HubError {
         /// What is wrong there.
         what: String,
     },
-    /// The store's file is not what it was. Nothing was changed: restore it, or take it away, so that it is made again as
-    /// far as the log goes back.
+    /// The store's file is not what it was. Nothing was changed: restore it, or take it away, so that
+    /// it is made again as far as the log goes back.
     #[error(
-        "the store '{}' is damaged: {what}; nothing was changed: restore it from a copy, or take it and '{}-wal' \
-         away: actors' states are then made again from the log where it reaches back far enough, and the application \
-         state (`kar state`) is lost", file.display(), file.display()
+        "the store '{}' is damaged: {what}; nothing was changed: restore it from a copy, or take it \
+         and '{}-wal' away: actors' states are then made again from the log where it reaches back \
+         far enough, and the application state (`kar state`) is lost",
+        file.display(), file.display()
     )]
     StoreDamaged {
         /// The damaged file.
