@@ -12,6 +12,7 @@ use crate::context::sealed::{Origin, Sealed};
 use crate::context::{Caller, Root, Source};
 use crate::error::{CallError, ConnectError};
 use crate::event::{Subscribed, Subscription, Topic, subscription};
+use crate::operator::Operator;
 use crate::stream::driver::{self, Node};
 use crate::stream::{Answer, Command, Handle, Operation};
 use crate::topology::TopologyWatch;
@@ -187,6 +188,12 @@ impl Client {
             Answer::Resume(_) => Ok(()),
             _ => Err(CallError::mismatch("resume")),
         }
+    }
+
+    /// What operators and their tools ask for: what is unfinished, dead letters, who is busy.
+    #[must_use]
+    pub fn operator(&self) -> Operator {
+        Operator::new(self.handle.clone())
     }
 
     /// Follows who is there, and which node owns which partition, as it changes. Nothing is sent before

@@ -73,6 +73,20 @@ pub enum CallError {
     /// a key of its own.
     #[error("step key reused: {0}")]
     StepKeyReused(String),
+    /// Flows waited for each other's actors in a circle, and this call, the youngest one that waited,
+    /// has ended: it never ran. Let the method fail, and try it again as a whole; or call actors in one
+    /// order everywhere.
+    #[error("deadlock ({cycle}): {message}")]
+    Deadlock {
+        /// The actors, such as `Account/a -> Account/b -> Account/a`.
+        cycle: String,
+        /// For people.
+        message: String,
+    },
+    /// The idempotency key was used for another method or argument of the same target: each request
+    /// needs a key of its own.
+    #[error("idempotency key reused: {0}")]
+    IdempotencyKeyReused(String),
     /// A condition (etag) did not hold; nothing was written.
     #[error("condition failed: {}", .0.message)]
     ConditionFailed(Box<Conflict>),
@@ -274,6 +288,11 @@ impl CallError {
                 etag: rejection.metadata.get("etag").filter(|e| !e.is_empty()).cloned().map(Etag),
                 message,
             })),
+            "DEADLOCK" => {
+                let cycle = rejection.metadata.get("cycle").cloned().unwrap_or_default();
+                Self::Deadlock { cycle, message }
+            }
+            "IDEMPOTENCY_KEY_REUSED" => Self::IdempotencyKeyReused(message),
             "STEP_KEY_REUSED" => Self::StepKeyReused(message),
             "LIMIT_REACHED" | "MESSAGE_TOO_LARGE" => Self::Limit {
                 name: rejection.metadata.get("limit").cloned().unwrap_or(rejection.reason),
@@ -300,6 +319,8 @@ impl CallError {
             Self::Limit { .. } => "limit",
             Self::NoHost(_) => "no_host",
             Self::UnknownInvocation(_) => "unknown_invocation",
+            Self::Deadlock { .. } => "deadlock",
+            Self::IdempotencyKeyReused(_) => "idempotency_key_reused",
             Self::ConditionFailed(_) => "condition_failed",
             Self::StepKeyReused(_) => "step_key_reused",
             Self::Unavailable(_) => "unavailable",
@@ -498,6 +519,10 @@ mod tests {
         assert!(of(2, "OUTCOME_UNKNOWN").is_unknown());
         assert!(matches!(of(14, "DRAINING"), CallError::Unavailable(_)));
         assert!(matches!(of(12, "NOT_IMPLEMENTED"), CallError::Rejected(r) if r.code == 12));
+        let deadlock = status(10, "DEADLOCK", &[("cycle", "A/1 -> A/1")]);
+        let error = CallError::from_status(deadlock);
+        assert_eq!(error.to_string(), "deadlock (A/1 -> A/1): text");
+        assert!(matches!(of(9, "IDEMPOTENCY_KEY_REUSED"), CallError::IdempotencyKeyReused(_)));
         let limit = status(8, "LIMIT_REACHED", &[("limit", "depth-max"), ("value", "64")]);
         let error = CallError::from_status(limit);
         assert_eq!(error.to_string(), "limit depth-max (64) reached");

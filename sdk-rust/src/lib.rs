@@ -117,6 +117,7 @@ mod event;
 mod host;
 mod hosted;
 pub mod limits;
+mod operator;
 #[doc(hidden)]
 pub mod private;
 mod reminder;
@@ -145,6 +146,10 @@ pub use event::{
 pub use host::{Host, HostBuilder, ShutdownHandle};
 pub use hosted::{Actor, Method, MethodFuture, Service};
 pub use kar_sdk_macros::{actor, service};
+pub use operator::{
+    AttemptEnd, AttemptEndCause, BusyActor, DeadLetter, InvocationEnd, InvocationMode,
+    InvocationState, InvocationTarget, InvocationView, LeftOut, Listing, Operator, SidecarInfo,
+};
 pub use reminder::{CatchUp, Recurs, Reminder, Reminders, Scheduled};
 pub use state::{StateReader, StateWriter};
 pub use topology::{Topology, TopologyNode, TopologyWatch};

@@ -16,8 +16,8 @@ and elsewhere
 
 Modules: `hosting` (services and actors as classes), `host` (running them), `client` and `calls`
 (calling them), `context` (the turn), `state`, `reminders`, `topics`, `events`, `consumer` and
-`subscriptions` (publishing, following and being told), `codec` (payloads), `errors`, `limits`. `v1` is
-the contract with the sidecar, generated.
+`subscriptions` (publishing, following and being told), `operators` (what is unfinished, dead letters,
+handing over), `codec` (payloads), `errors`, `limits`. `v1` is the contract with the sidecar, generated.
 """
 
 from kar.calls import (
@@ -43,9 +43,11 @@ from kar.errors import (
     ConditionFailed,
     ConnectError,
     ConsumerTakenOver,
+    Deadlock,
     Error,
     Expired,
     HostError,
+    IdempotencyKeyReused,
     KarError,
     LimitReached,
     NoHost,
@@ -69,6 +71,17 @@ from kar.errors import (
 from kar.events import Event, EventFilter, NewEvent, Published
 from kar.host import Host, run
 from kar.hosting import Actor, Service, method
+from kar.operators import (
+    AttemptEnd,
+    BusyActor,
+    DeadLetter,
+    InvocationTarget,
+    InvocationView,
+    LeftOut,
+    Listing,
+    Operator,
+    SidecarInfo,
+)
 from kar.reminders import CatchUp, Cron, Reminder, Reminders
 from kar.retry import RetryPolicy
 from kar.state import ActorState, ApplicationState, Delete, Page, Set, Versioned
@@ -93,6 +106,8 @@ __all__ = [
     "ActorState",
     "ApplicationError",
     "ApplicationState",
+    "AttemptEnd",
+    "BusyActor",
     "CallOptions",
     "Cancelled",
     "CatchUp",
@@ -104,6 +119,8 @@ __all__ = [
     "Consumer",
     "ConsumerTakenOver",
     "Cron",
+    "DeadLetter",
+    "Deadlock",
     "Delete",
     "Delivery",
     "Error",
@@ -112,12 +129,18 @@ __all__ = [
     "Expired",
     "Host",
     "HostError",
+    "IdempotencyKeyReused",
+    "InvocationTarget",
+    "InvocationView",
     "KarError",
+    "LeftOut",
     "LimitReached",
+    "Listing",
     "NewEvent",
     "NoHost",
     "NotConfigured",
     "NotInTurn",
+    "Operator",
     "OutcomeUnknown",
     "Page",
     "Payload",
@@ -134,6 +157,7 @@ __all__ = [
     "Service",
     "ServiceOptions",
     "Set",
+    "SidecarInfo",
     "Started",
     "StepKeyReused",
     "Subscribed",

@@ -28,6 +28,8 @@ _BY_REASON: dict[str, type[KarError]] = {
     "UNKNOWN_SUBSCRIPTION": errors.UnknownSubscription,
     "NO_HOST": errors.NoHost,
     "UNKNOWN_INVOCATION": errors.UnknownInvocation,
+    "DEADLOCK": errors.Deadlock,
+    "IDEMPOTENCY_KEY_REUSED": errors.IdempotencyKeyReused,
     "STEP_KEY_REUSED": errors.StepKeyReused,
     "CONDITION_FAILED": errors.ConditionFailed,
     "LIMIT_REACHED": errors.LimitReached,

@@ -119,8 +119,10 @@ class Turn:
             if self._table is None:
                 raise ApplicationError("unknown_method", "this component hosts nothing")
             result = self._checked(await self._table.run(self, invocation))
-            if self._changes or self._unanswered or self._write_error is not None:
+            while self._changes or self._unanswered or self._write_error is not None:
                 await self._settle()
+            # What a task that was left behind asks for from here on would be lost.
+            self.has_ended = True
             if isinstance(result, TailCall):
                 outcome.tail_call.CopyFrom(result.call)
             else:

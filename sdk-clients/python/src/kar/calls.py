@@ -57,7 +57,7 @@ class CallOptions(TypedDict, total=False):
     """Outside turns: what is sent again to the same target with the same key is one invocation, through
     whichever sidecar, and each request gets its one outcome; known for 24 hours after its end, unless
     the nodes say otherwise. Another method or argument under the same key is refused
-    (`IDEMPOTENCY_KEY_REUSED`)."""
+    (`IdempotencyKeyReused`)."""
 
 
 class ServiceOptions(CallOptions, total=False):

@@ -84,15 +84,17 @@ def _read(message: system_pb2.WatchTopologyResponse) -> Topology:
         # Kinds of a class that this version does not know are nobody's here.
         if letter in owners:
             owners[letter][name] = tuple(owner or None for owner in kind.owners)
-    nodes = tuple(
-        TopologyNode(
-            node.name,
-            node.incarnation,
-            tuple(node.services),
-            tuple(node.actor_types),
-            node.process_id,
-            node.leaving,
-        )
-        for node in message.nodes
-    )
+    nodes = tuple(map(read_node, message.nodes))
     return Topology(nodes, owners["s"], owners["a"])
+
+
+def read_node(node: system_pb2.NodeInfo) -> TopologyNode:
+    """From the wire."""
+    return TopologyNode(
+        node.name,
+        node.incarnation,
+        tuple(node.services),
+        tuple(node.actor_types),
+        node.process_id,
+        node.leaving,
+    )
