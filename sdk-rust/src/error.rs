@@ -446,7 +446,8 @@ impl Error {
     fn from_call(error: CallError) -> Self {
         match error {
             CallError::Application(error) => Self { kind: Kind::Application(error) },
-            CallError::Superseded | CallError::Closed(_) => Self { kind: Kind::Stop },
+            // Where the turn's own connection is closed it is over; another one's tells nothing of it.
+            CallError::Superseded => Self { kind: Kind::Stop },
             other => {
                 let error = ApplicationError::new(other.code(), other.to_string());
                 Self { kind: Kind::Application(Box::new(error)) }
@@ -545,6 +546,8 @@ mod tests {
         let error = Error::from(CallError::from(inner.clone()));
         assert_eq!(error.application(), Some(&inner));
         assert!(Error::from(CallError::Superseded).application().is_none());
+        let error = Error::from(CallError::Closed("of another client".into()));
+        assert_eq!(error.application().unwrap().code, "closed", "the turn is not superseded");
         let error = Error::from(CallError::Expired("late".into()));
         assert_eq!(error.application().unwrap().code, "expired");
     }

@@ -71,8 +71,8 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::Lost`] if the sidecar went away and did not come back in time.
-    pub async fn wait(self) -> Result<(), HostError> {
-        match self.task.await {
+    pub async fn wait(mut self) -> Result<(), HostError> {
+        match (&mut self.task).await {
             Ok(result) => result.map_err(HostError::Lost),
             Err(stopped) => Err(HostError::Lost(stopped.to_string())),
         }
@@ -102,6 +102,13 @@ impl Host {
                 Ok(())
             }
         }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Clients on the same connection may outlive it. One that has ended needs no asking.
+        let _ = self.handle.send(Command::Stop);
     }
 }
 

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use kar_proto::v1 as proto;
 
 use super::view::{BusyActor, DeadLetter, InvocationView};
-use super::{invocations, system};
+use super::{events, invocations, system};
 use crate::error::CallError;
+use crate::event::TopicDescription;
 use crate::transport::Sidecar;
 
 /// Entries of a page, unless [`Listing::page_size`] says otherwise.
@@ -62,23 +63,19 @@ pub(super) trait Listed: Sized {
     ) -> impl Future<Output = Result<Page<Self>, CallError>> + Send;
 }
 
+/// What belongs to a service or an actor type.
+trait OfKind: Listed {}
+
 // === impl Listing ===
 
 impl<T> Listing<T> {
-    pub(super) fn new(sidecar: Arc<Sidecar>) -> Self {
+    pub(crate) fn new(sidecar: Arc<Sidecar>) -> Self {
         let (next, rows) = (Some(String::new()), VecDeque::new());
         let (kind, left_out) = (String::new(), LeftOut::default());
         Self { sidecar, kind, page_size: PAGE_SIZE, next, rows, left_out }
     }
 
-    /// Only of this service or actor type.
-    #[must_use]
-    pub fn of(mut self, kind: impl Into<String>) -> Self {
-        self.kind = kind.into();
-        self
-    }
-
-    /// Entries asked for at a time, 100 if not said; at most 10,000.
+    /// Entries asked for at a time, 100 if not said; at most 10,000 (topics: 1,000).
     #[must_use]
     pub fn page_size(mut self, count: u16) -> Self {
         self.page_size = count;
@@ -89,6 +86,16 @@ impl<T> Listing<T> {
     #[must_use]
     pub fn left_out(&self) -> &LeftOut {
         &self.left_out
+    }
+}
+
+#[allow(private_bounds)] // Closed: what has a kind is what there is.
+impl<T: OfKind> Listing<T> {
+    /// Only of this service or actor type.
+    #[must_use]
+    pub fn of(mut self, kind: impl Into<String>) -> Self {
+        self.kind = kind.into();
+        self
     }
 }
 
@@ -159,6 +166,10 @@ impl LeftOut {
 
 // === impl Listed ===
 
+impl OfKind for InvocationView {}
+impl OfKind for DeadLetter {}
+impl OfKind for BusyActor {}
+
 impl Listed for InvocationView {
     async fn page(sidecar: &Sidecar, ask: Ask) -> Result<Page<Self>, CallError> {
         let Ask { kind, page_size, page_token } = ask;
@@ -198,5 +209,19 @@ impl Listed for BusyActor {
         let page = answer.await?;
         let rows = page.actors.into_iter().map(Self::from_proto).collect();
         Ok(Page { rows, next_page_token: page.next_page_token, left_out: page.left_out })
+    }
+}
+
+impl Listed for TopicDescription {
+    async fn page(sidecar: &Sidecar, ask: Ask) -> Result<Page<Self>, CallError> {
+        let Ask { page_size, page_token, .. } = ask;
+        let request = proto::ListTopicsRequest { page_size, page_token };
+        let answer = sidecar.ask(|channel| {
+            let request = sidecar.dialer.authorized(request.clone());
+            async move { events(channel).list_topics(request).await }
+        });
+        let page = answer.await?;
+        let rows = page.topics.into_iter().map(Self::from_proto).collect();
+        Ok(Page { rows, next_page_token: page.next_page_token, left_out: None })
     }
 }

@@ -7,6 +7,7 @@ mod view;
 use std::collections::BTreeMap;
 
 use kar_proto::v1 as proto;
+use kar_proto::v1::event_service_client::EventServiceClient;
 use kar_proto::v1::invocation_service_client::InvocationServiceClient;
 use kar_proto::v1::system_service_client::SystemServiceClient;
 use tokio::time::{Instant, sleep};
@@ -237,6 +238,10 @@ impl Sidecar {
 
 fn invocations(channel: Channel) -> InvocationServiceClient<Channel> {
     InvocationServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_DECODE_MAX)
+}
+
+fn events(channel: Channel) -> EventServiceClient<Channel> {
+    EventServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_DECODE_MAX)
 }
 
 fn system(channel: Channel) -> SystemServiceClient<Channel> {

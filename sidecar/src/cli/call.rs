@@ -57,7 +57,6 @@ pub(crate) async fn invoke(args: InvokeArgs) -> Outcome {
         method: method.clone(),
         payload: Some(payload),
         delivery_mode: DeliveryMode::Direct.into(),
-        affinity_key: args.affinity_key.unwrap_or_default(),
         ..InvokeRequest::default()
     };
     with_session(&args.reach, "whether it ran is unknown", async |session| {

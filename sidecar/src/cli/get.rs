@@ -148,10 +148,13 @@ pub(super) fn node_json(node: &NodeInfo) -> Value {
 }
 
 pub(super) fn invocation_json(info: &InvocationInfo) -> Value {
+    // Of one that has ended only that may be known.
+    let known = |text: &'static str| (text != "-" && !text.is_empty()).then_some(text);
     json!({
-        "invocation_id": info.invocation_id, "target": target_text(info.target.as_ref()),
-        "method": info.method, "mode": mode(info.mode()), "state": standing(info.state()),
-        "attempt": info.attempt, "node": info.node,
+        "invocation_id": info.invocation_id,
+        "target": info.target.as_ref().map(|target| target_text(Some(target))),
+        "method": info.method, "mode": known(mode(info.mode())),
+        "state": standing(info.state()), "attempt": info.attempt, "node": info.node,
         "create_time": info.create_time.as_ref().map(ToString::to_string),
         "cancel_requested": info.cancel_requested,
         "retry_time": info.retry_time.as_ref().map(ToString::to_string),
@@ -159,8 +162,7 @@ pub(super) fn invocation_json(info: &InvocationInfo) -> Value {
         "last_attempt_end": info.last_attempt_end.as_ref().map(|end| {
             json!({ "cause": cause(end.cause()), "message": end.message })
         }),
-        // Of a single one only: what is listed has not ended.
-        "end": ending(info.end()),
+        "end": known(ending(info.end())),
         "end_time": info.end_time.as_ref().map(ToString::to_string),
         "error": info.error.as_ref().map(error_json),
     })

@@ -139,9 +139,6 @@ pub(crate) struct InvokeArgs {
     /// The application.
     #[command(flatten)]
     pub(crate) reach: ReachArgs,
-    /// What has the same key is handled by the same owner while that lives
-    #[arg(long, value_name = "KEY")]
-    pub(crate) affinity_key: Option<String>,
     /// SERVICE METHOD [JSON]
     #[arg(required = true, num_args = 2..=3, allow_negative_numbers = true, value_name = "ARG")]
     pub(crate) words: Vec<String>,
