@@ -266,6 +266,11 @@ impl CallError {
 
     /// Of an RPC apart from the component's stream.
     pub(crate) fn from_grpc(status: &tonic::Status) -> Self {
+        // What the library says of a connection that broke; the sidecar's own words have details.
+        let is_broken = matches!(status.code(), tonic::Code::Cancelled | tonic::Code::Internal);
+        if is_broken && status.details().is_empty() {
+            return Self::Unknown(status.message().to_owned());
+        }
         Self::from_rejection(Rejection::from_grpc(status))
     }
 
@@ -527,6 +532,8 @@ mod tests {
         let limit = status(8, "LIMIT_REACHED", &[("limit", "depth-max"), ("value", "64")]);
         let error = CallError::from_status(limit);
         assert_eq!(error.to_string(), "limit depth-max (64) reached");
+        let broken = tonic::Status::cancelled("h2 protocol error");
+        assert!(CallError::from_grpc(&broken).is_unknown());
         let bare = Status { code: 14, ..Status::default() };
         assert!(matches!(CallError::from_status(bare), CallError::Unavailable(_)));
     }

@@ -379,6 +379,8 @@ async def life(client: kar.Client) -> None:
     await stage.until("c rests")
     state = client.actor("Clock", "c").committed_state
     assert list(await state()) == ["rung"]
+    assert await client.actor("Clock", "c").committed("rung", int) == 1
+    assert await client.actor("Clock", "c").committed("nothing") is None
     await client.remove(Clock, "c")
     assert await state() == {} and await client.reminders(Clock, "c").list() == []
     assert (await fails(kar.Rejected, client.remove("Nobody", "n"))).reason == "UNKNOWN_TYPE"

@@ -149,7 +149,8 @@ async def test_what_only_asks_is_asked_again_while_nobody_answers(tmp_path: Path
             nonlocal tries
             tries += 1
             if tries < 3:
-                await refuse(context, grpc.StatusCode.UNAVAILABLE, "DRAINING" if tries == 1 else "")
+                code = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)[tries - 1]
+                await refuse(context, code, "DRAINING" if tries == 1 else "")
             assert asked.type == "Account"
             answer = system_pb2.ListActorsResponse()
             info = answer.actors.add(node="n1", queued=4, busy=True)
@@ -176,18 +177,24 @@ async def test_patience_with_a_sidecar_that_does_not_answer_ends(tmp_path: Path)
 @asynchronous
 async def test_handing_over_is_asked_for_once(tmp_path: Path) -> None:
     async with operated(tmp_path) as (fake, _, operator):
-        refusals = iter([("DRAINING", kar.Unavailable), ("", kar.OutcomeUnknown), (None, None)])
+        broken, away = grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE
+        refusals = [
+            (away, "DRAINING", kar.Unavailable),
+            (away, "", kar.OutcomeUnknown),
+            (broken, "", kar.OutcomeUnknown),
+            (None, "", None),
+        ]
         tries = 0
 
         async def drain(_: system_pb2.DrainRequest, context: Any) -> Any:
             nonlocal tries
             tries += 1
-            if reason is not None:
-                await refuse(context, grpc.StatusCode.UNAVAILABLE, reason)
+            if code is not None:
+                await refuse(context, code, reason)
             return system_pb2.DrainResponse()
 
         fake.unary[SYSTEM + "Drain"] = Unary(system_pb2.DrainRequest, drain)
-        for number, (reason, error) in enumerate(refusals, 1):
+        for number, (code, reason, error) in enumerate(refusals, 1):
             if error is None:
                 await operator.drain()
             else:

@@ -450,6 +450,7 @@ fn is_repeatable(operation: &Operation) -> bool {
         | Operation::ResumeSubscription(_)
         | Operation::ListSubscriptions(_)
         | Operation::RedriveSubscription(_) => true,
+        Operation::ActorStateGet(read) => read.turn_token.is_empty(),
         Operation::ActorStateGetAll(read) => read.turn_token.is_empty(),
         Operation::ReminderList(list) => list.turn_token.is_empty(),
         Operation::StateSet(set) => !set.request_id.is_empty(),

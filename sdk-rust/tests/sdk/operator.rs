@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use kar_proto::v1 as proto;
 use kar_sdk::{CallError, Client, Kar};
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::bounded;
 use crate::common::Fake;
@@ -59,7 +60,8 @@ async fn what_only_asks_is_asked_again_while_nobody_answers() {
     let fake = Fake::start().await;
     let patient = client(&fake, Duration::from_secs(60)).await;
     let away = || Err(Status::unavailable("not now"));
-    fake.script(|operators| operators.actors.extend([away(), away(), Ok(page(&["a"], ""))]));
+    let broken = || Err(Status::cancelled("h2 protocol error"));
+    fake.script(|operators| operators.actors.extend([away(), broken(), Ok(page(&["a"], ""))]));
     let found = bounded(patient.operator().actors().up_to(9)).await.unwrap();
     assert_eq!((found.len(), fake.actors_asked().len()), (1, 3));
     // What is refused is not asked again, and a listing goes on after an error.
@@ -79,10 +81,18 @@ async fn handing_over_is_asked_for_once() {
     let fake = Fake::start().await;
     let client = client(&fake, Duration::from_secs(60)).await;
     fake.script(|operators| {
-        operators.drains.extend([Err(Status::unavailable("broken pipe")), Ok(())]);
+        let details = ErrorDetails::with_error_info("DRAINING", "kar", []);
+        let draining = Status::with_error_details(Code::Unavailable, "ask again", details);
+        let lost = Status::unavailable("broken pipe");
+        operators.drains.extend([Err(lost), Err(draining), Ok(())]);
     });
     let lost = bounded(client.operator().drain()).await.unwrap_err();
     assert!(lost.is_unknown(), "it may have been done: {lost:?}");
+    let draining = bounded(client.operator().drain()).await.unwrap_err();
+    assert!(
+        matches!(&draining, CallError::Unavailable(r) if r.reason == "DRAINING"),
+        "{draining:?}"
+    );
     assert_eq!(bounded(client.operator().drain()).await, Ok(()));
 }
 

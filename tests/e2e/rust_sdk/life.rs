@@ -148,6 +148,8 @@ fn an_actor_rests_when_it_is_idle_and_is_removed_with_all_that_it_has() {
         stage.until("c rests", 1).await;
         let actor = client.actor("Clock", "c");
         assert_eq!(actor.committed_state().await.expect("read").len(), 1);
+        assert_eq!(actor.committed::<u32>("rung").await, Ok(Some(1)));
+        assert_eq!(actor.committed::<u32>("nothing").await, Ok(None));
         actor.remove().await.expect("removed");
         assert!(actor.committed_state().await.expect("read").is_empty());
         assert_eq!(actor.reminders().list().await.expect("listed"), []);

@@ -44,6 +44,19 @@ _BY_CODE: dict[grpc.StatusCode, type[KarError]] = {
 }
 
 
+_BROKEN_OFF = frozenset(
+    code.value[0] for code in (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
+)
+"""What the library calls a stream that broke; without a reason it is not the sidecar that says so."""
+
+
+def may_pass(error: KarError) -> bool:
+    """Whether asking once more may do better, if asking twice does no harm."""
+    if isinstance(error, errors.Unavailable | errors.OutcomeUnknown):
+        return True
+    return not error.reason and error.status in _BROKEN_OFF
+
+
 def error_of(status: status_pb2.Status) -> KarError:
     """The error that a status stands for."""
     reason, metadata = "", {}

@@ -319,6 +319,21 @@ class ActorRef(Ref):
 
     __slots__ = ()
 
+    @overload
+    async def committed(self, key: str) -> Any: ...
+
+    @overload
+    async def committed(self, key: str, of: type[R]) -> R | None: ...
+
+    async def committed(self, key: str, of: Any = Any) -> Any:
+        """A key of the committed state of the actor, from outside its turns, read as a type; `None` if it is absent."""
+        outgoing = request("actor_state_get")
+        fields = outgoing.request.actor_state_get
+        fields.keys.append(key)
+        fields.actor.type, fields.actor.id = self._name, self._id or ""
+        entries = (await self._connection.request(outgoing)).actor_state_get.entries
+        return codec.read(entries[key]).decode(of) if key in entries else None
+
     async def committed_state(self) -> dict[str, Payload]:
         """The committed state of the actor, from outside its turns: every key."""
         outgoing = request("actor_state_get_all")

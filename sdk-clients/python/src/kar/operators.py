@@ -15,7 +15,7 @@ import grpc.aio
 
 from kar import limits
 from kar._session import request
-from kar._status import error_of_rpc
+from kar._status import error_of_rpc, may_pass
 from kar.errors import ApplicationError, KarError, OutcomeUnknown, Unavailable
 from kar.topology import TopologyNode, read_node
 from kar.v1 import common_pb2, invocation_pb2, system_pb2
@@ -322,8 +322,7 @@ class Operator:
                 return await self._connection.dialer.ask(_path(service, asked), asked, answer)
             except grpc.aio.AioRpcError as raised:
                 error = error_of_rpc(raised)
-            passes = isinstance(error, Unavailable | OutcomeUnknown)
-            if not passes or loop.time() - start + pause >= patience:
+            if not may_pass(error) or loop.time() - start + pause >= patience:
                 raise error
             await asyncio.sleep(pause * (0.5 + random.random() / 2))
             pause = min(pause * 2, limits.BACKOFF_MAX)
@@ -335,7 +334,7 @@ class Operator:
         except grpc.aio.AioRpcError as raised:
             error: KarError = error_of_rpc(raised)
         # Unless the sidecar says so itself, it may have been carried out.
-        if isinstance(error, Unavailable) and not error.reason:
+        if may_pass(error) and not error.reason:
             raise OutcomeUnknown(error.message, reason="OUTCOME_UNKNOWN", status=error.status)
         raise error
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import grpc.aio
 
 from kar import limits
-from kar._status import error_of_rpc
+from kar._status import error_of_rpc, may_pass
 from kar._transport import Dialer
-from kar.errors import KarError, OutcomeUnknown, Unavailable
+from kar.errors import KarError, Unavailable
 from kar.v1 import system_pb2
 
 
@@ -70,8 +70,7 @@ async def follow(dialer: Dialer, patience: float) -> AsyncGenerator[Topology, No
             error = error_of_rpc(raised)
         now = loop.time()
         lost = now if lost is None else lost
-        passes = isinstance(error, Unavailable | OutcomeUnknown)
-        if not passes or now - lost + pause >= patience:
+        if not may_pass(error) or now - lost + pause >= patience:
             raise error
         await asyncio.sleep(pause * (0.5 + random.random() / 2))
         pause = min(pause * 2, limits.BACKOFF_MAX)
