@@ -83,10 +83,12 @@ async def test_listings_come_by_pages_and_say_what_they_leave_out(tmp_path: Path
     async with operated(tmp_path) as (fake, _, operator):
         asked: list[tuple[str, int, str]] = []
 
-        async def page(request: invocation_pb2.ListInvocationsRequest, _: Any) -> Any:
+        async def page(request: invocation_pb2.ListInvocationsRequest, context: Any) -> Any:
             asked.append((request.kind, request.page_size, request.page_token))
             answer = invocation_pb2.ListInvocationsResponse()
             number = int(request.page_token or 0)
+            if number == 2 and len(asked) == 3:
+                await refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
             # One page in the middle is empty: that is not the end.
             for at in range(0 if number == 1 else 2):
                 answer.invocations.add(invocation_id=f"{number}.{at}")
@@ -100,10 +102,12 @@ async def test_listings_come_by_pages_and_say_what_they_leave_out(tmp_path: Path
         listing = operator.invocations("Account", page_size=2)
         assert [view.id for view in await listing.up_to(1)] == ["0.0"]
         assert len(asked) == 1 and not listing.left_out, "no page is asked for before it is wanted"
-        assert [view.id async for view in listing] == ["0.1", "2.0", "2.1"]
-        assert asked == [("Account", 2, ""), ("Account", 2, "1"), ("Account", 2, "2")]
+        with pytest.raises(kar.Rejected):
+            await listing.up_to(9)
+        assert [view.id async for view in listing] == ["0.1", "2.0", "2.1"], "nothing is lost"
+        assert asked == [("Account", 2, token) for token in ("", "1", "2", "2")]
         assert listing.left_out.nodes == {"n2": "away"} and listing.left_out.rows == 7
-        assert await listing.up_to(5) == [] and len(asked) == 3
+        assert await listing.up_to(5) == [] and len(asked) == 4
 
 
 @asynchronous

@@ -58,6 +58,16 @@ class Shop(kar.Service, name="shop"):
         raise kar.ApplicationError("sold_out", "none left", payload=kar.Payload(b"[0]"))
 
     @kar.method
+    async def crowd(self, failing: int) -> None:
+        async def fail() -> None:
+            raise kar.ApplicationError("sold_out", "none left", retryable=True)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(asyncio.sleep(0))
+            for _ in range(failing):
+                tasks.create_task(fail())
+
+    @kar.method
     async def crash(self) -> None:
         raise ValueError("what a pity")
 
@@ -224,6 +234,16 @@ async def test_exceptions_become_application_errors(tmp_path: Path) -> None:
         await peer.invoke("u", "m", service="other")
         error = (await peer.outcome()).error
         assert error.message == "this host has no service `other`; it has: shop"
+
+
+@asynchronous
+async def test_the_only_error_of_a_task_group_is_the_methods_error(tmp_path: Path) -> None:
+    async with hosting(tmp_path) as (_, peer, _host, _shop):
+        error = (await run(peer, "crowd", "1")).error
+        assert (error.code, error.message, error.retryable) == ("sold_out", "none left", True)
+        error = (await run(peer, "crowd", "2")).error
+        assert error.code == "ExceptionGroup"
+        assert error.detail.count("sold_out: none left") == 2, "both are told"
 
 
 @asynchronous

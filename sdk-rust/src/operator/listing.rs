@@ -16,8 +16,8 @@ use crate::transport::Sidecar;
 /// Entries of a page, unless [`Listing::page_size`] says otherwise.
 const PAGE_SIZE: u16 = 100;
 
-/// A listing that is under way. It asks for a page when [`next`](Self::next) wants one, and holds no
-/// more than that; what changes meanwhile may be in it or not.
+/// A listing that is under way. It asks for a page when one is wanted, and holds no more than that and
+/// what is wanted at once; what changes meanwhile may be in it or not.
 pub struct Listing<T> {
     sidecar: Arc<Sidecar>,
     kind: String,
@@ -107,32 +107,30 @@ impl<T: Listed> Listing<T> {
     /// # Errors
     /// The sidecar's; it may be called again after them.
     pub async fn next(&mut self) -> Result<Option<T>, CallError> {
-        loop {
-            if let Some(row) = self.rows.pop_front() {
-                return Ok(Some(row));
-            }
-            let Some(page_token) = self.next.clone() else { return Ok(None) };
-            let (kind, page_size) = (self.kind.clone(), self.page_size.into());
-            let page = T::page(&self.sidecar, Ask { kind, page_size, page_token }).await?;
-            self.next = Some(page.next_page_token).filter(|token| !token.is_empty());
-            self.rows = page.rows.into();
-            if let Some(left_out) = page.left_out {
-                self.left_out = LeftOut::from_proto(left_out);
-            }
-        }
+        while self.rows.is_empty() && self.fetch().await? {}
+        Ok(self.rows.pop_front())
     }
 
-    /// The next entries, at most so many.
+    /// The next entries, at most so many; fewer: there are no more. Can be dropped as [`next`](Self::next).
     ///
     /// # Errors
-    /// As [`next`](Self::next); what was taken before is lost then.
+    /// As [`next`](Self::next).
     pub async fn up_to(&mut self, max: usize) -> Result<Vec<T>, CallError> {
-        let mut taken = Vec::new();
-        while taken.len() < max {
-            let Some(row) = self.next().await? else { break };
-            taken.push(row);
+        while self.rows.len() < max && self.fetch().await? {}
+        Ok(self.rows.drain(..max.min(self.rows.len())).collect())
+    }
+
+    /// Takes a page in; false: there are no more.
+    async fn fetch(&mut self) -> Result<bool, CallError> {
+        let Some(page_token) = self.next.clone() else { return Ok(false) };
+        let (kind, page_size) = (self.kind.clone(), self.page_size.into());
+        let page = T::page(&self.sidecar, Ask { kind, page_size, page_token }).await?;
+        self.next = Some(page.next_page_token).filter(|token| !token.is_empty());
+        self.rows.extend(page.rows);
+        if let Some(left_out) = page.left_out {
+            self.left_out = LeftOut::from_proto(left_out);
         }
-        Ok(taken)
+        Ok(true)
     }
 }
 

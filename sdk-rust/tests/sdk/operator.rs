@@ -66,10 +66,13 @@ async fn what_only_asks_is_asked_again_while_nobody_answers() {
     assert_eq!((found.len(), fake.actors_asked().len()), (1, 3));
     // What is refused is not asked again, and a listing goes on after an error.
     let refused = || Err(Status::invalid_argument("no"));
-    fake.script(|operators| operators.actors.extend([refused(), Ok(page(&["a"], ""))]));
+    fake.script(|operators| {
+        let pages = [Ok(page(&["a"], "1")), refused(), Ok(page(&["b"], ""))];
+        operators.actors.extend(pages);
+    });
     let mut listing = patient.operator().actors();
-    assert!(matches!(bounded(listing.next()).await, Err(CallError::Rejected(_))));
-    assert!(bounded(listing.next()).await.unwrap().is_some());
+    assert!(matches!(bounded(listing.up_to(9)).await, Err(CallError::Rejected(_))));
+    assert_eq!(bounded(listing.up_to(9)).await.unwrap().len(), 2, "nothing is lost");
     let impatient = client(&fake, Duration::from_millis(1)).await;
     fake.script(|operators| operators.actors.push_back(away()));
     let error = bounded(impatient.operator().actors().next()).await.unwrap_err();

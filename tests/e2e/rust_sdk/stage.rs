@@ -46,7 +46,9 @@ impl Stage {
 
     /// Lets those go on who wait at a gate, and who come to it later.
     pub(super) fn open(&self, gate: &str) {
-        self.0.open.send_modify(|open| drop(open.insert(gate.to_owned())));
+        self.0.open.send_modify(|open| {
+            open.insert(gate.to_owned());
+        });
     }
 
     /// Waits at a gate.

@@ -265,7 +265,10 @@ class Turn:
 
 
 def write_error(error: BaseException, target: common_pb2.ApplicationError) -> None:
-    """What the caller gets for an exception."""
+    """What the caller gets for an exception. The one of a task group's only task that failed counts itself: as where
+    calls are gathered, the caller gets the code that it was raised with, and it is retried if it says so."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
     match error:
         case ApplicationError():
             target.code, target.message = error.code, error.message

@@ -194,26 +194,28 @@ class Listing(Generic[T]):
 
     async def __anext__(self) -> T:
         while not self._rows:
-            if self._next is None:
+            if not await self._take():
                 raise StopAsyncIteration
-            page = await self._fetch(self._next)
-            self._next = page.next or None
-            self._rows.extend(page.rows)
-            if page.left_out is not None:
-                told = page.left_out
-                nodes = {node.name: node.cause for node in told.nodes}
-                self.left_out = LeftOut(nodes, tuple(told.partitions), told.rows)
         return self._rows.popleft()
 
     async def up_to(self, count: int) -> list[T]:
-        """The next entries, at most so many."""
-        taken: list[T] = []
-        while len(taken) < count:
-            try:
-                taken.append(await anext(self))
-            except StopAsyncIteration:
-                break
-        return taken
+        """The next entries, at most so many; fewer: there are no more."""
+        while len(self._rows) < count and await self._take():
+            pass
+        return [self._rows.popleft() for _ in range(min(count, len(self._rows)))]
+
+    async def _take(self) -> bool:
+        """Takes a page in; false: there are no more."""
+        if self._next is None:
+            return False
+        page = await self._fetch(self._next)
+        self._next = page.next or None
+        self._rows.extend(page.rows)
+        if page.left_out is not None:
+            told = page.left_out
+            nodes = {node.name: node.cause for node in told.nodes}
+            self.left_out = LeftOut(nodes, tuple(told.partitions), told.rows)
+        return True
 
 
 class Operator:
