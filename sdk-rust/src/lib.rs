@@ -101,7 +101,8 @@
 //! [`WritesState`]: capabilities of contexts · [`Call`]: calls on their way · [`StateWriter`], [`ApplicationState`]:
 //! state, [`Write`]: changes of it · [`RetryPolicy`]: of methods and calls · [`Reminders`]: invocations at due times ·
 //! [`Topic`], [`NewEvent`], [`Subscription`], [`Event`], [`Consumer`]: events · [`TopologyWatch`]: who is there ·
-//! [`Operator`], [`Listing`]: what is unfinished, dead letters, handing over · [`CallError`], [`Error`]: errors · [`limits`]: every bound.
+//! [`Operator`], [`Listing`]: what is unfinished, dead letters, handing over · [`CallError`], [`Error`]: errors ·
+//! [`limits`]: every bound.
 
 // The macros' code names this crate as its users do; the samples are such users in here.
 #[cfg(feature = "samples")]
