@@ -228,6 +228,7 @@ impl World {
             actor_idle: plan.limits.actor_idle_ms,
             accept_timeout: plan.limits.accept_timeout_ms * MS,
             heeding: plan.profile.run_on_max <= crate::plan::RUN_ON_MAX,
+            concurrency: plan.slots.iter().map(|s| s.concurrency).collect(),
             strict: plan.slots.iter().map(|s| s.strict).collect(),
             before: 0,
             policies: plan.policies.clone(),

@@ -63,7 +63,7 @@ impl Partition {
         if turn.result.is_none() {
             return;
         }
-        if !turn.calls.is_empty() && env.rules.child_wait {
+        if !turn.calls.is_empty() && env.rules.end_waits {
             env.cover(Transition::ReturnedWaits);
             return;
         }
@@ -84,6 +84,9 @@ impl Partition {
                     && let Some(pause) = self.retry_after(env, uuid, (&turn, error))
                 {
                     return self.retry_turn(env, uuid, (*turn, error), pause);
+                }
+                if !env.rules.drop_failed {
+                    return self.end(env, uuid, outcome, turn.unflushed);
                 }
                 self.drop_unflushed(turn.unflushed);
                 self.end(env, uuid, outcome, Unflushed::default());
@@ -202,6 +205,9 @@ impl Partition {
             && at <= env.now
         {
             self.reign.deadlines.pop_first();
+            if !env.rules.expire {
+                continue;
+            }
             let Some(item) = self.reign.items.get(&uuid) else { continue };
             if let Some(until) = self.code_may_run_until(env, item) {
                 self.reign.deadlines.insert((until, uuid));
@@ -309,9 +315,11 @@ impl Partition {
             if first.is_some_and(|(n, _)| n < number) {
                 env.cover(Transition::HeldBelow);
             }
-            self.log_held(env, sender, number - 1);
+            if env.rules.log_lower {
+                self.log_held(env, sender, number - 1);
+            }
             if let Some(held) = self.reign.held.get_mut(sender) {
-                held.pop_front();
+                held.retain(|(n, _)| n != number);
                 if held.is_empty() {
                     self.reign.held.remove(sender);
                 }

@@ -385,6 +385,7 @@ impl Judge<'_> {
             }
             Ok(Response::Reminders(all)) => self.check_list_in_turn((run, item), all),
             Ok(Response::Step(value)) => self.check_step_answer(run, item, value),
+            Ok(Response::Ok) if matches!(what.what, ItemKind::Flush) => self.check_flush(run, item),
             Err(error @ RequestError::SharedTurn) => self.check_shared_error(run, item, error),
             Err(RequestError::StepKeyReused(_)) => self.check_reused(run, item),
             Err(RequestError::TopicGone(to)) if !self.is_gone(to) => {
