@@ -314,6 +314,7 @@ pub struct Rules {
     pub recall_dispatches: bool,
     pub keep_unstored: bool,
     pub gate_deliveries: bool,
+    pub give_back_slots: bool,
 }
 
 impl Default for Limits {
@@ -517,6 +518,7 @@ impl Default for Rules {
             recall_dispatches: true,
             keep_unstored: true,
             gate_deliveries: true,
+            give_back_slots: true,
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 109] = [
+pub const MUTATIONS: [Mutation; 110] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -124,7 +124,18 @@ pub const MUTATIONS: [Mutation; 109] = [
     one("descendants-only", |r| r.descendants_only = false, contended),
     one("queue-order", |r| r.queue_order = false, usual),
     one("hand-over-order", |r| r.hand_over_order = false, parting),
-    one("nested-slotless", |r| r.nested_slotless = false, usual),
+    Mutation {
+        name: "nested-slotless",
+        flip: |r| r.nested_slotless = false,
+        behind: |r| r.give_back_slots = false,
+        bias: contended,
+    },
+    Mutation {
+        name: "give-back-slots",
+        flip: |r| r.give_back_slots = false,
+        behind: |r| r.nested_slotless = false,
+        bias: contended,
+    },
     one("slots", |r| r.slots = false, usual),
     one("expire", |r| r.expire = false, hasty),
     one("inherited-ran", |r| r.inherited_ran = false, contended),

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use kar_core::ids::{Kind, Offset, PartitionId, Sender};
+use kar_core::ids::{Kind, Offset, PartitionId, Sender, TurnToken};
 use kar_core::inbox::{InboxBody, InboxEntry, InboxId};
 use kar_core::invocation::{Mode, Outcome, StateOp};
 use kar_core::limits::Rules;
@@ -14,7 +14,7 @@ use kar_core::message::Message;
 use kar_core::record::{End, Op, Record};
 
 use crate::Report;
-use crate::history::Seen;
+use crate::history::{Item, Seen};
 use crate::log::Fate;
 use crate::plan::{ClientOp, Fault, MS, Plan, ROLLBACK_MAX, Us};
 use crate::rng::join;
@@ -42,7 +42,7 @@ pub const SCHEDULES: [Schedule; 18] = [
     Schedule { name: "accept-after-forget", stage: accept_after_forget, nodes: 3 },
     Schedule { name: "route-flip", stage: route_flip, nodes: 3 },
     Schedule { name: "pingpong-tail", stage: pingpong_tail, nodes: 4 },
-    Schedule { name: "dead-attempt-progress", stage: dead_attempt_progress, nodes: 2 },
+    Schedule { name: "dead-attempt-progress", stage: dead_attempt_progress, nodes: 3 },
     Schedule { name: "store-rollback", stage: store_rollback, nodes: 3 },
     Schedule { name: "drain-with-cross-calls", stage: drain_with_cross_calls, nodes: 3 },
     Schedule { name: "cascade", stage: cascade, nodes: 2 },
@@ -89,7 +89,16 @@ impl Schedule {
             }
             // The sleeper must not look at its clock before it has read that its outcall is committed.
             "sleeping-outcall" => plan.limits.accept_delay_ms = 50,
-            "accept-after-forget" | "route-flip" => plan.limits.inbox_after_ms = 40,
+            "accept-after-forget" => {
+                plan.limits.inbox_after_ms = 40;
+                plan.limits.departed_grace_ms = 100;
+            }
+            "route-flip" => plan.limits.inbox_after_ms = 40,
+            // So that what a callee has forgotten is in no record of its log either.
+            "dead-attempt-progress" => {
+                plan.limits.snapshot_after_records = 2;
+                plan.limits.trim_delay_ms = 0;
+            }
             // The owner hears nothing, and calls that wait are looked into soon.
             "outdated-witness" => {
                 plan.profile.deaf = 1_000;
@@ -408,7 +417,8 @@ fn requests(inbox: &InboxId, entry: &InboxEntry, of: &PartitionId) -> bool {
 }
 
 /// Two nodes do not reach each other; a call goes into the inbox, and arrives there only when they do again, and it has
-/// been carried out and closed.
+/// been carried out and closed. Then once more, and the node that sent it dies and is given up before it arrives: behind
+/// the mark of its node it is not taken.
 fn accept_after_forget(stage: &mut Stage) {
     stage.until_ready();
     stage.scripts(Vec::new());
@@ -429,6 +439,29 @@ fn accept_after_forget(stage: &mut Stage) {
     stage.until("an entry", move |_| late.get());
     stage.until("the answer", answered(req));
     stage.pass(1_200 * MS);
+    let id = stage.world.log_ids[A].clone();
+    let late = Rc::new(Cell::new(false));
+    let seen = late.clone();
+    stage.world.hooks.inbox = Some(Box::new(move |_, inbox, entry| {
+        if requests(inbox, entry, &id) && !seen.replace(true) {
+            return Fate::Late(900 * MS);
+        }
+        Fate::Lands
+    }));
+    stage.world.hooks.lands_orphaned = true;
+    stage.world.inject(Fault::Apart { a: from, b: owner, deaf: None, us: 200 * MS });
+    stage.pass(20 * MS);
+    stage.ask(from, Mode::Call, A, 1);
+    stage.until("an entry of the node that dies", move |_| late.get());
+    let before = stage.world.logs[A].last();
+    stage.world.crash(from, 0, 2_000 * MS, MS);
+    let is_closing = |op: &Op| matches!(op, Op::CloseChannel { .. });
+    stage.until("a closed channel", move |w| holds_from(w, A, before, is_closing));
+    let closed = stage.world.logs[A].last();
+    stage.pass(1_000 * MS);
+    if holds_from(&stage.world, A, closed, is_accept) {
+        stage.missed = Some("the refusal of what lies behind the mark");
+    }
 }
 
 /// Requests are in a socket when that breaks; they go into the inbox with others, whose owner dies when it has taken
@@ -460,12 +493,83 @@ fn route_flip(stage: &mut Stage) {
     stage.pass(600 * MS);
 }
 
-/// The app dies while its turn's `Progress` is under way, and comes back at once.
+/// The app dies while its turn's `Progress` is under way, and comes back at once: with a flush; with a join of two calls,
+/// of which one throws and one takes long; and behind a keyed call that its callee has forgotten and trimmed by then.
 fn dead_attempt_progress(stage: &mut Stage) {
+    // The caller's app dies, and the callee's does not.
+    stage.host(&[vec![A], vec![], vec![B, 2]]);
     stage.until_ready();
-    let tag = stage.next_tag();
-    let steps = vec![stage.set(1), Step::Flush, Step::Think(5 * MS)];
-    stage.scripts(vec![(tag, steps)]);
+    let tags: Vec<u64> = (1..=3).map(|n| join(stage.world.plan.seed, n)).collect();
+    let scripts = dead_attempts(stage, &tags);
+    stage.world.hooks.script = Some(Rc::new(scripts));
+    let from = 1;
+    stage.ask(from, Mode::Call, A, 0);
+    dies_in_progress(stage);
+    stage.pass(200 * MS);
+    let joined = stage.ask(from, Mode::Call, A, 1);
+    dies_in_progress(stage);
+    stage.until("the answer behind a join", answered(joined));
+    let keyed = stage.ask(from, Mode::Call, A, 2);
+    let kept = |op: &Op| matches!(op, Op::StepDone { .. });
+    stage.until("a keyed call's outcome", move |w| holds_from(w, A, 0, kept));
+    let called = stage.world.logs[B].last();
+    for _ in 0..6 {
+        let tell = stage.ask(from, Mode::Tell, B, 2);
+        stage.until("a tell", answered(tell));
+        stage.pass(100 * MS);
+    }
+    stage.until("a trimmed callee", move |w| w.logs[B].trimmed > called);
+    dies_in_progress(stage);
+    stage.until("the answer behind a keyed call", answered(keyed));
+    let recalled = |w: &World| {
+        let again = w.history.runs.iter().filter(|run| run.token.attempt > 1);
+        let is_kept = |item: &Item| item.key.is_some() && matches!(item.answer, Some(Ok(_)));
+        again.flat_map(|run| &run.items).any(is_kept)
+    };
+    stage.until("a kept result", recalled);
+}
+
+/// What turns do whose app dies: the first of these tags flushes, the second one joins, the third one calls with a key.
+fn dead_attempts(
+    stage: &Stage,
+    tags: &[u64],
+) -> impl Fn(&Spec, &TurnToken) -> Option<Script> + use<> {
+    let names = &stage.world.plan.names;
+    let target = |actor| names.target(B, Some(actor));
+    let (throwing, slow, kept) = (target(0), target(1), target(2));
+    let (first, second) = (stage.set(1), stage.set(2));
+    let tags = tags.to_vec();
+    move |spec, token| {
+        // What an attempt makes is its own; the low bits say which script it runs.
+        let attempt = join(spec.tag, join(token.epoch, u64::from(token.attempt)));
+        let spec_of = |low: u64| Spec { tag: attempt << 8 | low, steady: true, ..Spec::default() };
+        let at = tags.iter().position(|tag| *tag == spec.tag);
+        let steps = match (at, spec.tag & 0xff) {
+            (Some(0), _) => vec![first.clone(), Step::Flush, Step::Think(5 * MS)],
+            (Some(1), _) => {
+                let calls = [(throwing.clone(), spec_of(1)), (slow.clone(), spec_of(2))];
+                vec![Step::Calls(calls.into(), Vec::new()), second.clone()]
+            }
+            (Some(2), _) => {
+                let call = (kept.clone(), spec_of(3), "key".into());
+                let think = Step::Think(900 * MS);
+                let retries = token.attempt > 1;
+                let mut steps = vec![Step::Keyed(vec![call])];
+                if !retries {
+                    steps.extend([think, second.clone(), Step::Flush, Step::Think(50 * MS)]);
+                }
+                steps
+            }
+            (None, 2) => vec![Step::Think(40 * MS)],
+            _ => Vec::new(),
+        };
+        let fails = at.is_none() && spec.tag & 0xff == 1;
+        Some(Script { steps, fails, ..Script::default() })
+    }
+}
+
+/// The app of the actors' owner dies while the next `Progress` is under way, and comes back.
+fn dies_in_progress(stage: &mut Stage) {
     let under_way = Rc::new(Cell::new(false));
     let seen = under_way.clone();
     stage.world.hooks.append = Some(Box::new(move |_, log, record| {
@@ -474,13 +578,11 @@ fn dead_attempt_progress(stage: &mut Stage) {
         }
         Fate::Lands
     }));
-    let slot = stage.owner(A);
-    let from = stage.other(&[slot]);
-    stage.ask(from, Mode::Call, A, 0);
     stage.until("a progress", move |_| under_way.get());
     stage.pass(200);
+    let slot = stage.owner(A);
     stage.world.inject(Fault::AppDeath { slot, down_us: 3 * MS });
-    stage.pass(200 * MS);
+    stage.world.hooks.append = None;
 }
 
 /// The store goes back three times: under a passive actor that is read next, under one that is written without being
@@ -633,7 +735,8 @@ fn drain_with_cross_calls(stage: &mut Stage) {
     stage.pass(1_500 * MS);
 }
 
-/// Five turns run ahead of the log; the second one's record never arrives, and the app runs on.
+/// Five turns run ahead of the log; the second one's record never arrives, and the app runs on. Then five more, and
+/// another node's claim lands there.
 fn cascade(stage: &mut Stage) {
     stage.until_ready();
     let slot = stage.owner(A);
@@ -652,6 +755,33 @@ fn cascade(stage: &mut Stage) {
         stage.ask(slot, Mode::Call, A, 0);
     }
     stage.pass(300 * MS);
+    let slot = stage.owner(A);
+    let from = stage.other(&[slot]);
+    let completed = Rc::new(Cell::new(0));
+    let seen = completed.clone();
+    stage.world.hooks.append = Some(Box::new(move |_, log, record| {
+        if log != A || !has(record, is_complete) {
+            return Fate::Lands;
+        }
+        seen.set(seen.get() + 1);
+        if seen.get() == 2 { Fate::Slow(60 * MS) } else { Fate::Lands }
+    }));
+    let before = stage.world.logs[A].last();
+    for _ in 0..5 {
+        stage.ask(from, Mode::Call, A, 0);
+        stage.pass(2 * MS);
+    }
+    stage.until("records under way", move |_| completed.get() >= 2);
+    let us = 300 * MS;
+    stage.world.inject(Fault::ReadStall { slot, log: A, us });
+    stage.world.strike_out(slot, us);
+    let is_void = |w: &World| {
+        let mut records = w.logs[A].behind(before).map(|entry| &entry.record);
+        let claim = records.position(|record| matches!(**record, Record::Claim { .. }));
+        claim.is_some() && records.filter(|record| has(record, is_complete)).count() > 1
+    };
+    stage.until("a claim before ends of turns", is_void);
+    stage.pass(600 * MS);
 }
 
 /// A call waits behind a turn that takes long, and the owners of its caller and of its callee die together: the retry

@@ -34,6 +34,8 @@ pub(crate) struct Counts {
     pub(crate) route_flip: u64,
     /// Entries that came to an inbox when what they ask for had been done.
     pub(crate) accept_after_forget: u64,
+    /// The same behind the mark of their node.
+    pub(crate) accept_after_mark: u64,
     /// Entries of inboxes that were taken.
     pub(crate) inbox_taken: u64,
     /// Tells that were told to be accepted because they were in the inbox.
@@ -123,7 +125,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 56] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 57] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -137,6 +139,7 @@ impl Counts {
             ("cascade", self.cascade),
             ("route-flip", self.route_flip),
             ("accept-after-forget", self.accept_after_forget),
+            ("(accepted after a mark)", self.accept_after_mark),
             ("(inbox entries taken)", self.inbox_taken),
             ("(promised by inboxes)", self.inbox_promised),
             ("both-ends-failing", self.both_ends_failing),
