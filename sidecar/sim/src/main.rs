@@ -37,7 +37,13 @@ struct Args {
     #[arg(long, value_name = "RULE", conflicts_with = "mutate")]
     bias: Option<String>,
     /// Switch every protecting rule off (or those named), one at a time, until a violation is found.
-    #[arg(long, value_name = "RULES", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["seeds", "mutate"])]
+    #[arg(
+        long,
+        value_name = "RULES",
+        num_args = 0..=1,
+        default_missing_value = "",
+        conflicts_with_all = ["seeds", "mutate"]
+    )]
     mutations: Option<String>,
     /// Explore a small world exhaustively: a configuration's name, `all`, or none for those of the test run.
     #[arg(long, value_name = "CONFIG", num_args = 0..=1, default_missing_value = "")]

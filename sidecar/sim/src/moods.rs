@@ -296,8 +296,8 @@ impl Profile {
         profile
     }
 
-    /// The mood of a seed: the usual one half of the time. One seed of twelve is in a mood that is against a single rule, half of
-    /// them on top of another one: what this one does not say stays.
+    /// The mood of a seed: the usual one half of the time. One seed of twelve is in a mood that is against a single
+    /// rule, half of them on top of another one: what this one does not say stays.
     pub fn of_seed(seed: u64) -> Self {
         let mut profile = Self::default();
         let moods = [

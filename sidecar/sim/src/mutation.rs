@@ -24,7 +24,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 110] = [
+pub const MUTATIONS: [Mutation; 109] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -142,7 +142,6 @@ pub const MUTATIONS: [Mutation; 110] = [
     one("clock-forward", |r| r.clock_forward = false, contended),
     one("settle-late", |r| r.settle_late = false, usual),
     one("newest-statement", |r| r.newest_statement = false, apart),
-    one("recall-dispatches", |r| r.recall_dispatches = false, losing),
     one("gate-deliveries", |r| r.gate_deliveries = false, subscribing),
     one("keep-unstored", |r| r.keep_unstored = false, forgetful),
 ];

@@ -12,7 +12,7 @@ use kar_sim::{
 const SMOKE_SEEDS: u64 = 300;
 
 /// Within so many seeds every schedule of the design must have happened by chance.
-const HAPPEN_SEEDS: u64 = 2_000;
+const HAPPEN_SEEDS: u64 = 4_000;
 
 /// Counts of what need not happen: where the checkers let something pass, and why is said there.
 const EXCUSES: [&str; 2] = ["(overlaps excused)", "(zombie dispatches)"];

@@ -244,9 +244,7 @@ impl Partition {
         // Turns that the driver has not taken over yet never start.
         let mut undelivered = BTreeSet::new();
         env.effects.retain(|effect| match effect {
-            Effect::Dispatch { turn, .. }
-                if turn.token.invocation.home == self.id && env.rules.recall_dispatches =>
-            {
+            Effect::Dispatch { turn, .. } if turn.token.invocation.home == self.id => {
                 undelivered.insert(turn.token.clone());
                 false
             }

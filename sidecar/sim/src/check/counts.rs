@@ -13,7 +13,7 @@ use crate::coverage::Coverage;
 use crate::history::{Run, Seen};
 
 /// So many turns that ran ahead of the log and come to nothing are a cascade.
-const CASCADE: usize = 3;
+const CASCADE: usize = 2;
 
 /// How often each schedule happened.
 #[derive(Clone, Debug, Default)]
@@ -207,7 +207,6 @@ impl Judge<'_> {
             // Two claims after the same epoch; both claimants live, and the first one has served.
             Record::Claim { after, node: by, .. } => {
                 let twin = *after != model.epoch
-                    && model.seq > 0
                     && model.reigns.iter().any(|r| r.epoch == model.epoch && r.node != *by)
                     && model.reigns.iter().rev().nth(1).map_or(0, |r| r.epoch) == *after;
                 self.counts.twin_claim += u64::from(twin);

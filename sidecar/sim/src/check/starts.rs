@@ -1,5 +1,5 @@
-//! What starts: within its deadline, with a slot of its host, and counted where it may have run before. What is flushed,
-//! refused, and when, by the partition's clock.
+//! What starts: within its deadline, with a slot of its host, and counted where it may have run before. What is
+//! flushed, refused, and when, by the partition's clock.
 
 use std::collections::HashMap;
 
@@ -50,7 +50,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Rule T3: what a reign has dispatched, and the log held when that ended, is counted as an attempt by those after it.
+    /// Rule T3: what a reign has dispatched, and the log held when that ended, is counted as an attempt by those after
+    /// it.
     pub(super) fn check_inherited(&mut self, run: usize, record: &Run, log: usize) {
         let token = &record.token;
         let (uuid, step) = (token.invocation.uuid, token.step);
