@@ -314,6 +314,9 @@ pub struct Rules {
     pub keep_unstored: bool,
     pub gate_deliveries: bool,
     pub give_back_slots: bool,
+    pub keep_place: bool,
+    pub parked_holds: bool,
+    pub kept_flushes: bool,
 }
 
 impl Default for Limits {
@@ -517,6 +520,9 @@ impl Default for Rules {
             keep_unstored: true,
             gate_deliveries: true,
             give_back_slots: true,
+            keep_place: true,
+            parked_holds: true,
+            kept_flushes: true,
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 109] = [
+pub const MUTATIONS: [Mutation; 112] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -142,6 +142,9 @@ pub const MUTATIONS: [Mutation; 109] = [
     one("clock-forward", |r| r.clock_forward = false, contended),
     one("settle-late", |r| r.settle_late = false, usual),
     one("newest-statement", |r| r.newest_statement = false, apart),
+    one("keep-place", |r| r.keep_place = false, contended),
+    one("parked-holds", |r| r.parked_holds = false, contended),
+    one("kept-flushes", |r| r.kept_flushes = false, orphaned),
     one("gate-deliveries", |r| r.gate_deliveries = false, subscribing),
     one("keep-unstored", |r| r.keep_unstored = false, forgetful),
 ];

@@ -135,6 +135,9 @@ impl Partition {
             self.superseded(env, request, &token);
         }
         self.try_release(env);
+        if !env.rules.keep_place && !is_parked {
+            self.lose_place(env, uuid);
+        }
         match actor {
             Some(actor) if is_parked => self.pump_actor(env, &actor),
             _ => self.pump_item(env, uuid),
@@ -250,7 +253,7 @@ impl Partition {
             let may_run = item.is_none_or(|item| self.code_may_run_until(env, item).is_some());
             if !may_run && !self.has_open_children(uuid) && env.rules.heed_cancel {
                 env.cover(Transition::CancelHeld);
-                self.leave_queues(uuid);
+                self.leave_queues(env, uuid);
                 self.end_unstarted(env, uuid, Outcome::Cancelled);
             }
         }

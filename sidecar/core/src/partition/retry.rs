@@ -74,7 +74,18 @@ impl Partition {
         let ended = Some(Ended::with_error(error, at.max(self.state.clock + pause)));
         self.push(env, Op::Attempt { uuid, attempt, ended, unmarked: false });
         self.try_release(env);
+        if !env.rules.keep_place {
+            self.lose_place(env, uuid);
+        }
         self.pump_item(env, uuid);
+    }
+
+    /// A rule switched off: what is tried again lets others pass, as if it had come anew.
+    pub(super) fn lose_place(&mut self, env: &Env, uuid: Uuid) {
+        if !self.holds(uuid) {
+            self.leave_queues(env, uuid);
+            self.enqueue(env, uuid);
+        }
     }
 
     /// Logs an invocation that was taken and not logged yet.
@@ -182,7 +193,7 @@ impl Partition {
         item.retry_at = 0;
         self.push(env, Op::Attempt { uuid, attempt, ended, unmarked: false });
         self.push(env, Op::Park { uuid });
-        self.leave_queues(uuid);
+        self.leave_queues(env, uuid);
         let losses = self.state.entries.get(&uuid).map_or(0, |entry| entry.trouble.losses);
         let invocation = InvocationId { home: self.id.clone(), uuid };
         let holds = item_actor && self.holds(uuid);
@@ -190,9 +201,9 @@ impl Partition {
     }
 
     /// Takes an invocation that does not hold its actor out of everybody's way.
-    pub(super) fn leave_queues(&mut self, uuid: Uuid) {
+    pub(super) fn leave_queues(&mut self, env: &Env, uuid: Uuid) {
         self.reign.idle.remove(&uuid);
-        if self.holds(uuid) {
+        if self.holds(uuid) && env.rules.parked_holds {
             return;
         }
         let Some(item) = self.reign.items.get(&uuid) else { return };

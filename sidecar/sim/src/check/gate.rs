@@ -374,6 +374,7 @@ impl Judge<'_> {
                 let ended = self.logs[self.log_of(&id.home)].outcome(id.uuid);
                 let known = self.uuid_of_tag.get(tag);
                 if known.is_none() && what.key.is_some() {
+                    self.check_flush(run, item);
                     return self.check_kept_answer((run, item), id, outcome);
                 }
                 let wrong = known.is_some_and(|u| *u != id.uuid)

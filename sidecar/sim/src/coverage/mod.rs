@@ -71,7 +71,8 @@ impl Coverage {
     pub fn missing(&self) -> Vec<String> {
         let elsewhere = |name: &str| ELSEWHERE.iter().any(|(n, _)| *n == name);
         let never = self.table().into_iter().filter(|(name, n)| *n == 0 && !elsewhere(name));
-        let unknown = self.unknown.iter().map(|what| format!("(add it to coverage.rs) {what}"));
+        let unknown =
+            self.unknown.iter().map(|what| format!("(add it to coverage/names.rs) {what}"));
         never.map(|(name, _)| name).chain(unknown).collect()
     }
 

@@ -324,6 +324,9 @@ mod tests {
         }
     }
 
+    /// Bounds of what nodes ask each other: operators are told of them, and nobody is answered so.
+    const ONLY_TOLD: [&str; 2] = ["deadlock_path_max", "deadlock_visits_max"];
+
     /// A bound that is told by its name is one answer of many.
     #[test]
     fn every_bound_that_is_told_has_a_line() {
@@ -339,8 +342,9 @@ mod tests {
                 let source = std::fs::read_to_string(&path).expect("it is text");
                 for told in source.split("env.limit(\"").skip(1) {
                     let name = told.split('"').next().unwrap_or_default();
+                    let line = format!("hit.name == \"{name}\"");
                     let is_listed =
-                        include_str!("names.rs").contains(&format!("hit.name == \"{name}\""));
+                        include_str!("names.rs").contains(&line) || ONLY_TOLD.contains(&name);
                     assert!(is_listed, "{}: {name} has no line", path.display());
                     found += 1;
                 }
