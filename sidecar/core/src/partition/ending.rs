@@ -322,7 +322,10 @@ impl Partition {
                 self.log_held(env, sender, number - 1);
             }
             if let Some(held) = self.reign.held.get_mut(sender) {
-                held.retain(|(n, _)| n != number);
+                match env.rules.log_lower {
+                    true => drop(held.pop_front()),
+                    false => held.retain(|(n, _)| n != number),
+                }
                 if held.is_empty() {
                     self.reign.held.remove(sender);
                 }
