@@ -66,6 +66,8 @@ pub(crate) enum Seen {
     Woke { node: NodeId, resumed: bool },
     /// A node knows all of a log up to the time it asked.
     ReadToEnd { node: NodeId, log: usize },
+    /// A node was told whether its lease is valid.
+    Lease { node: NodeId, valid: bool },
     /// A node was told of a host of these kinds.
     HostUp { node: NodeId, kinds: Vec<Kind> },
     /// A node was told that a host is gone.
@@ -256,6 +258,8 @@ pub(crate) struct History {
     pub(crate) accept_timeout: Us,
     /// Apps stop the code of cut-off attempts within the grace.
     pub(crate) heeding: bool,
+    /// How many turns of roots each slot's component takes at once.
+    pub(crate) concurrency: Vec<u32>,
     /// Which slots' components register `strict`.
     pub(crate) strict: Vec<bool>,
     /// How many events came before these: the explorer keeps them.
