@@ -10,11 +10,13 @@ use kar_proto::v1::{
 };
 use kar_sdk::{ActorContext, Host};
 use kar_tests::component::{Component, Turn, actor, hello};
+use kar_tests::errors::{assert_error, metadata};
 use kar_tests::events::{consume, publication, to_actors, to_service};
 use kar_tests::fire::nothing_left;
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, NodeOptions, World, process, test, wait};
 use serde_json::json;
+use tonic::Code;
 
 use super::{about, beside, customers, lag};
 
@@ -331,25 +333,53 @@ impl Ear {
     }
 }
 
-/// What methods there are only their host knows: what it says of a wrong name is in the dead letter.
+/// What methods there are only their hosts know: who asks one for another method is told so at once, what a host gets
+/// nevertheless it ends by name.
 #[test]
 fn a_method_that_does_not_exist_is_named_with_those_that_do() {
     test(async {
         let world = World::new("typo");
-        let (node, _host, _) = beside(&world, Host::builder().actor(Ear)).await;
-        let client = node.client().await;
+        let (node, host, _) = beside(&world, Host::builder().actor(Ear)).await;
+        let (client, far) = (node.client().await, world.bare("b").await);
         client.create_topic("failed", 1).await.expect("created");
-        let to_ears = Subscription {
+        let to_ears = || Subscription {
             dead_letter_topic: "failed".into(),
             ..to_actors("ears", "orders", ("Ear", "subject"), "herd")
         };
-        client.subscribe(to_ears).await.expect("subscribed");
+        let refused = client.subscribe(to_ears()).await;
+        let status = assert_error(refused, Code::NotFound, "UNKNOWN_METHOD");
+        let named = ["target", "method"].map(|key| metadata(&status, key));
+        assert_eq!(named, ["Ear", "herd"]);
+        assert!(status.message().contains("it has: heard"), "{status:?}");
+        assert_eq!(client.subscriptions().await.expect("listed"), []);
+        // Another sidecar does not know what is hosted here.
+        assert!(far.client().await.subscribe(to_ears()).await.expect("subscribed"));
         client.publish(about("left", &json!(1))).await.expect("durable");
         let mut letters = client.consume(consume("failed", "")).await.expect("opened");
         let letter = letters.answer().await.expect("it comes").event.expect("an event");
         let reason = &letter.attributes["kardeadletterreason"];
-        for word in ["unknown_method", "Ear", "herd", "heard"] {
+        assert!(reason.starts_with("failed: kar.UNKNOWN_METHOD: "), "{reason}");
+        for word in ["Ear", "herd", "it has: heard"] {
             assert!(reason.contains(word), "{word}: {reason}");
         }
+        assert_eq!(letter.attributes["kardeadletterattempts"], "1");
+        // Who waits for the outcome has it typed; a tell is a dead letter.
+        let called = far.client().await.call(("Ear", "left"), "herd", &json!(1)).await;
+        let status = assert_error(called, Code::NotFound, "UNKNOWN_METHOD");
+        assert!(status.message().contains("it has: heard"), "{status:?}");
+        let told = world.kar_here("tell", &["Ear/left", "herd", "1"]).await;
+        assert_eq!(told.code, 0, "{told:?}");
+        wait::until("a dead letter", READY_LIMIT, async || {
+            let listed = world.kar_here("get dead-letters", &["-o", "json"]).await;
+            listed.stdout.contains("kar.UNKNOWN_METHOD").then_some(())
+        })
+        .await;
+        // What nobody hosts any more nobody knows.
+        drop(host);
+        wait::until("the host to be gone", READY_LIMIT, async || {
+            let again = Subscription { name: "again".into(), ..to_ears() };
+            client.subscribe(again).await.ok()
+        })
+        .await;
     });
 }
