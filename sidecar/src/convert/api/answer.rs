@@ -20,7 +20,7 @@ use crate::convert::{owned, written};
 use crate::driver::outlets::Answer;
 
 /// Code of the error with which hosts end turns of methods that they do not have.
-pub const UNKNOWN_METHOD: &str = "kar.UNKNOWN_METHOD";
+const UNKNOWN_METHOD: &str = "kar.UNKNOWN_METHOD";
 
 /// The core's answer in the shape that was asked for.
 ///
