@@ -283,6 +283,8 @@ pub struct Rules {
     pub bury_with_end: bool,
     pub settle_landed: bool,
     pub read_on: bool,
+    pub stop_reading: bool,
+    pub wait_unreadable: bool,
 }
 
 impl Default for Limits {
@@ -453,6 +455,8 @@ impl Default for Rules {
             bury_with_end: true,
             settle_landed: true,
             read_on: true,
+            stop_reading: true,
+            wait_unreadable: true,
         }
     }
 }

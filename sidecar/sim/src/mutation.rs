@@ -24,7 +24,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 75] = [
+pub const MUTATIONS: [Mutation; 77] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -100,6 +100,8 @@ pub const MUTATIONS: [Mutation; 75] = [
     one("dead-letter-apart", |r| r.bury_with_end = false, burying),
     one("settle-before-answer", |r| r.settle_landed = false, publishing),
     one("read-on", |r| r.read_on = false, subscribing),
+    one("stop-reading", |r| r.stop_reading = false, subscribing),
+    one("wait-unreadable", |r| r.wait_unreadable = false, subscribing),
 ];
 
 /// Seeds within which every mutation must be found.

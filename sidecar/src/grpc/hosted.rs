@@ -44,9 +44,8 @@ impl Hosted {
         let Some(known) = known.filter(|known| !known.contains(method)) else { return Ok(()) };
         let all: Vec<_> = known.iter().map(String::as_str).collect();
         let (name, all) = (&kind.name, all.join(", "));
-        let message = format!(
-            "{name} has no method '{method}' where this component hosts it; it has: {all}"
-        );
+        let message =
+            format!("{name} has no method '{method}' where this component hosts it; it has: {all}");
         let metadata = [("method", method.to_owned()), ("target", name.to_string())];
         Err(status(ErrorReason::UnknownMethod, message, metadata))
     }

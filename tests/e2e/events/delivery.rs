@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kar_proto::v1::subscription_start::Start;
 use kar_proto::v1::{
-    InvocationMode, PublishBatchRequest, RemoveActorRequest, RetryPolicy, Subscription,
-    SubscriptionStart,
+    CreateTopicRequest, DeleteTopicRequest, InvocationMode, PublishBatchRequest,
+    RemoveActorRequest, RetryPolicy, Subscription, SubscriptionStart, SubscriptionState,
+    UnsubscribeRequest,
 };
 use kar_sdk::{ActorContext, Host};
 use kar_tests::component::{Component, Turn, actor, hello};
@@ -324,6 +325,117 @@ fn a_slow_subscriber_bounds_memory_and_shows_its_lag() {
     });
 }
 
+const TRIMMED: usize = 40;
+
+/// What a topic lets go before a slow subscriber had it is told from where to where: in the list, in a figure and in the
+/// log. The rest comes, in order.
+#[test]
+fn what_a_slow_subscriber_lost_to_retention_is_told() {
+    test(async {
+        let world = World::new("trimmed");
+        world.add_run_args(&["--deliveries-waiting-max", "1"]);
+        let node = world.bare("a").await;
+        let client = node.client().await;
+        let topic = CreateTopicRequest {
+            topic: "orders".into(),
+            partitions: 1,
+            retention_bytes: 1 << 20,
+            ..Default::default()
+        };
+        client.event().create_topic(topic).await.expect("created");
+        let host = Component::connect(&client, hello(&[], &["Customer"])).await;
+        let mut host = host.expect("welcome");
+        let to_customers = Subscription {
+            in_flight: 2,
+            ..to_actors("totals", "orders", ("Customer", "subject"), "ordered")
+        };
+        client.subscribe(to_customers).await.expect("subscribed");
+        let publish = async |n: usize| {
+            let data = json!([n, "x".repeat(100 << 10)]);
+            client.publish(about("alice", &data)).await.expect("durable");
+        };
+        publish(0).await;
+        let mut turn = host.next_turn().await;
+        for n in 1..TRIMMED {
+            publish(n).await;
+        }
+        wait::until_true("old events to go", READY_LIMIT, async || {
+            client.topic("orders").await.expect("it is there").partitions[0].start > 20
+        })
+        .await;
+        let start = client.topic("orders").await.expect("it is there").partitions[0].start;
+        let mut got = Vec::new();
+        loop {
+            let n = turn.argument()[0].as_u64().expect("a number");
+            turn.finish(&json!(null)).await;
+            got.push(n);
+            if n + 1 == TRIMMED as u64 {
+                break;
+            }
+            turn = host.next_turn().await;
+        }
+        lag(&client, 0).await;
+        let [info] = client.subscriptions().await.expect("listed").try_into().expect("one");
+        let skipped = info.partitions[0].skipped;
+        // Some had been read before: offsets begin with 1, numbers with 0.
+        let before: Vec<u64> = (0..).take_while(|n| got.contains(n)).collect();
+        let first = before.len() as u64 + skipped.unsigned_abs();
+        assert!(skipped > 0 && first + 1 == start.unsigned_abs(), "{info:?}, {start}, {got:?}");
+        let wanted: Vec<u64> = before.iter().copied().chain(first..TRIMMED as u64).collect();
+        assert_eq!(got, wanted, "in order, and nothing else is missing");
+        assert_eq!(client.figure("events_skipped").await.expect("counted"), Some(skipped));
+        let said = &world.logs()["a.1.log"];
+        let line = said.lines().find(|line| line.contains("WARN") && line.contains("totals"));
+        assert!(line.is_some_and(|line| line.contains(&format!("{start}"))), "{said}");
+        let listed = world.kar_here("get subscriptions", &["-o", "json"]).await;
+        assert!(listed.stdout.contains(&format!(r#""skipped":{skipped}"#)), "{listed:?}");
+    });
+}
+
+/// A topic that is created anew is another one: who had subscribed to the old one gets nothing of it, whatever happens to
+/// the owner meanwhile, until somebody subscribes to the new one.
+#[test]
+fn a_topic_that_is_created_anew_has_no_subscribers() {
+    test(async {
+        let world = World::new("anew");
+        let (mut node, client, mut host) = customers(&world, 1).await;
+        let to_customers = || to_actors("totals", "orders", ("Customer", "subject"), "ordered");
+        client.subscribe(to_customers()).await.expect("subscribed");
+        client.publish(about("alice", &json!("old"))).await.expect("durable");
+        let turn = host.next_turn().await;
+        turn.finish(&json!(null)).await;
+        lag(&client, 0).await;
+        let delete = DeleteTopicRequest { topic: "orders".into(), id: String::new() };
+        client.event().delete_topic(delete).await.expect("deleted");
+        client.create_topic("orders", 1).await.expect("created");
+        client.publish(about("alice", &json!("new"))).await.expect("durable");
+        let is_over = async |client: &Client| {
+            let [info] = client.subscriptions().await.expect("listed").try_into().expect("one");
+            assert_eq!((info.state(), info.lag), (SubscriptionState::TopicDeleted, 0), "{info:?}");
+        };
+        is_over(&client).await;
+        let again = client.subscribe(to_customers()).await;
+        let status = assert_error(again, Code::AlreadyExists, "SUBSCRIPTION_EXISTS");
+        assert_eq!(metadata(&status, "setting"), "topic");
+        // Nor does the next owner take one for the other.
+        node.kill_sidecar();
+        node.ended(READY_LIMIT).await;
+        let node = world.bare("b").await;
+        let client = node.client().await;
+        let host = Component::connect(&client, hello(&[], &["Customer"])).await;
+        let mut host = host.expect("welcome");
+        is_over(&client).await;
+        let end = UnsubscribeRequest { name: "totals".into() };
+        assert!(client.event().unsubscribe(end).await.expect("ok").into_inner().existed);
+        assert!(client.subscribe(to_customers()).await.expect("subscribed"));
+        let turn = host.next_turn().await;
+        assert_eq!(turn.argument(), json!("new"), "the first thing that is delivered");
+        turn.finish(&json!(null)).await;
+        lag(&client, 0).await;
+        nothing_left(&world).await;
+    });
+}
+
 struct Ear;
 
 #[kar_sdk::actor]
@@ -367,7 +479,7 @@ fn a_method_that_does_not_exist_is_named_with_those_that_do() {
         let called = far.client().await.call(("Ear", "left"), "herd", &json!(1)).await;
         let status = assert_error(called, Code::NotFound, "UNKNOWN_METHOD");
         assert!(status.message().contains("it has: heard"), "{status:?}");
-        let told = world.kar_here("tell", &["Ear/left", "herd", "1"]).await;
+        let told = world.kar_here("tell", &["--actor", "Ear", "left", "herd", "1"]).await;
         assert_eq!(told.code, 0, "{told:?}");
         wait::until("a dead letter", READY_LIMIT, async || {
             let listed = world.kar_here("get dead-letters", &["-o", "json"]).await;

@@ -126,7 +126,9 @@ impl Partition {
         if let Some(serial) = reading.and_then(|reading| reading.fetch.take()) {
             env.cover(Transition::FetchStopped);
             let id = FetchId { partition, subscription, topic_partition, serial };
-            env.emit(Effect::StopFetch { id });
+            if env.rules.stop_reading {
+                env.emit(Effect::StopFetch { id });
+            }
         }
     }
 
@@ -151,6 +153,9 @@ impl Partition {
             FetchResult::Gone => self.topic_gone(env, branch),
             FetchResult::Unreadable(offset) => {
                 env.cover(Transition::FetchUnreadable);
+                if !env.rules.wait_unreadable {
+                    reading.next = reading.next.max(offset + 1);
+                }
                 let told = std::mem::replace(&mut reading.unreadable, offset);
                 let name = reading.subscription.spec.name.clone();
                 if told != offset {
