@@ -28,6 +28,7 @@ _BY_REASON: dict[str, type[KarError]] = {
     "UNKNOWN_SUBSCRIPTION": errors.UnknownSubscription,
     "NO_HOST": errors.NoHost,
     "UNKNOWN_INVOCATION": errors.UnknownInvocation,
+    "UNKNOWN_METHOD": errors.UnknownMethod,
     "STEP_KEY_REUSED": errors.StepKeyReused,
     "CONDITION_FAILED": errors.ConditionFailed,
     "LIMIT_REACHED": errors.LimitReached,
