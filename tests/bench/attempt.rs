@@ -16,8 +16,8 @@ pub(crate) struct Failure {
     pub(crate) cause: String,
 }
 
-/// Does something within a limit; what becomes of it otherwise (an error, a panic of the harness, time) is told at once,
-/// and is in the report.
+/// Does something within a limit; what becomes of it otherwise (an error, a panic of the harness, time) is told at
+/// once, and is in the report.
 pub(crate) async fn attempt<T>(
     failures: &mut Vec<Failure>,
     what: &str,

@@ -2,7 +2,8 @@
 //!
 //! Processes: this one (judge, idle meanwhile), a load client with its sidecar, a host with its sidecar, the hub. The
 //! load client is a closed loop: each of its clients makes the next call when it has the answer to the last one.
-//! Payloads are 1 KiB both ways. What fails has no figures, and its cause is in the report; the rest is measured. CPU is the time that all five processes used, from `/proc`, per call.
+//! Payloads are 1 KiB both ways. What fails has no figures, and its cause is in the report; the rest is measured. CPU
+//! is the time that all five processes used, from `/proc`, per call.
 
 mod attempt;
 mod budget;

@@ -327,8 +327,8 @@ fn a_slow_subscriber_bounds_memory_and_shows_its_lag() {
 
 const TRIMMED: usize = 40;
 
-/// What a topic lets go before a slow subscriber had it is told from where to where: in the list, in a figure and in the
-/// log. The rest comes, in order.
+/// What a topic lets go before a slow subscriber had it is told from where to where: in the list, in a figure and in
+/// the log. The rest comes, in order.
 #[test]
 fn what_a_slow_subscriber_lost_to_retention_is_told() {
     test(async {
@@ -392,8 +392,8 @@ fn what_a_slow_subscriber_lost_to_retention_is_told() {
     });
 }
 
-/// A topic that is created anew is another one: who had subscribed to the old one gets nothing of it, whatever happens to
-/// the owner meanwhile, until somebody subscribes to the new one.
+/// A topic that is created anew is another one: who had subscribed to the old one gets nothing of it, whatever happens
+/// to the owner meanwhile, until somebody subscribes to the new one.
 #[test]
 fn a_topic_that_is_created_anew_has_no_subscribers() {
     test(async {

@@ -1,5 +1,5 @@
-//! Readings of topics: whoever decides that a subscription pauses or ends takes back what waits there for it. A wait for
-//! nothing keeps others from waiting, and its answer would be thrown away.
+//! Readings of topics: whoever decides that a subscription pauses or ends takes back what waits there for it. A wait
+//! for nothing keeps others from waiting, and its answer would be thrown away.
 
 use std::collections::BTreeMap;
 
