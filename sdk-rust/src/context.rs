@@ -187,11 +187,11 @@ impl TurnContext {
     /// the event itself takes it as its argument: see [`Event`](crate::Event).
     #[must_use]
     pub fn delivery(&self) -> Option<Delivery> {
-        self.turn.event.as_ref().map(Delivery::from_proto)
+        self.event().map(Delivery::from_proto)
     }
 
     pub(crate) fn event(&self) -> Option<&proto::EventDelivery> {
-        self.turn.event.as_ref()
+        self.turn.event.as_deref()
     }
 
     /// Makes everything that the turn did so far durable; returns when it is. Do this before IO of

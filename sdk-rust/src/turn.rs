@@ -35,7 +35,7 @@ pub(crate) struct Turn {
     pub(crate) activation: u64,
     pub(crate) trace_parent: String,
     /// The event that it delivers.
-    pub(crate) event: Option<proto::EventDelivery>,
+    pub(crate) event: Option<Box<proto::EventDelivery>>,
     /// Durable steps: recorded by earlier attempts, and by this one.
     steps: Mutex<HashMap<String, proto::Payload>>,
     requests: AtomicUsize,

@@ -84,7 +84,7 @@ async fn host(sidecar: &Sidecar, name: &'static str) -> tokio::task::AbortHandle
         while let Ok(Some(message)) = inbound.message().await {
             for frame in message.frames {
                 let Some(In::Invocation(turn)) = frame.frame else { continue };
-                run(&send, turn, name).await;
+                run(&send, *turn, name).await;
             }
         }
     });
@@ -106,7 +106,7 @@ async fn run<F: Future<Output = ()>>(
         let turn_token = turn_token.clone();
         let apply = pb::ApplyRequest { turn_token, changes: vec![change] };
         let operation = Some(pb::request::Operation::ActorStateApply(apply));
-        send(Out::Request(pb::Request { id: 1, operation })).await;
+        send(Out::Request(Box::new(pb::Request { id: 1, operation }))).await;
     }
     let result = Some(pb::turn_outcome::Result::Payload(text(name)));
     send(Out::TurnResult(pb::TurnOutcome { turn_token, result })).await;

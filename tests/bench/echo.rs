@@ -113,5 +113,5 @@ fn request(id: u64) -> ComponentFrame {
     };
     let set = SetRequest { key: "k".into(), value: Some(value), ..Default::default() };
     let request = Request { id, operation: Some(request::Operation::StateSet(set)) };
-    ComponentFrame { frame: Some(component_frame::Frame::Request(request)) }
+    ComponentFrame { frame: Some(component_frame::Frame::Request(Box::new(request))) }
 }

@@ -134,7 +134,7 @@ fn a_message_far_over_the_limit_is_refused_before_it_is_read() {
         assert_eq!(metadata(&status, "limit"), "transport_message_bytes_max", "{status:?}");
         assert_eq!(metadata(&status, "value"), (8 << 20).to_string(), "{status:?}");
         let operation = Some(kar_proto::v1::request::Operation::Invoke(request));
-        let frames = vec![Up::Request(Request { id: 1, operation })];
+        let frames = vec![Up::Request(Box::new(Request { id: 1, operation }))];
         let status = end_after(&client, hello(&[], &[]), frames).await;
         assert_error::<()>(Err(status), Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
         let after = kar_tests::process::resident_kib(node.pid()).expect("alive");
@@ -321,7 +321,7 @@ fn frames_that_break_the_protocol_end_the_stream_with_a_reason() {
         let empty_request = Request { id: 1, operation: None };
         let cases: Vec<(&str, Vec<Up>)> = vec![
             ("a second hello", vec![Up::Hello(hello(&[], &[]))]),
-            ("a request without operation", vec![Up::Request(empty_request)]),
+            ("a request without operation", vec![Up::Request(Box::new(empty_request))]),
             ("a credit of nothing", vec![Up::Credit(Credit { count: 0 })]),
             ("a negative credit", vec![Up::Credit(Credit { count: -5 })]),
         ];
@@ -396,7 +396,7 @@ fn more_requests_than_credits_end_the_stream() {
                 ..Default::default()
             };
             let operation = Some(kar_proto::v1::request::Operation::Invoke(invoke));
-            Up::Request(Request { id, operation })
+            Up::Request(Box::new(Request { id, operation }))
         };
         let frames = (1..=u64::try_from(credits).expect("positive") + 1).map(request).collect();
         let status = end_after(&client, hello(&[], &[]), frames).await;

@@ -47,7 +47,7 @@ fn a_client_that_never_reads_is_cut_off_and_costs_bounded_memory() {
             while sent < 4_000 {
                 let get = Operation::StateGet(StateServiceGetRequest { key: "big".into() });
                 let request = Request { id: sent + 1, operation: Some(get) };
-                match frames.try_send(frame(Up::Request(request))) {
+                match frames.try_send(frame(Up::Request(Box::new(request)))) {
                     Ok(()) => sent += 1,
                     Err(mpsc::error::TrySendError::Full(_)) => break,
                     Err(mpsc::error::TrySendError::Closed(_)) => return true,

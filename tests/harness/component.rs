@@ -221,7 +221,7 @@ async fn deliver(shared: &Shared, incoming: &mpsc::Sender<Incoming>, frame: Opti
             }
             return;
         }
-        Some(Down::Invocation(frame)) => Incoming::Invocation(Box::new(frame)),
+        Some(Down::Invocation(frame)) => Incoming::Invocation(frame),
         Some(Down::CancelTurn(cancel)) => {
             let reason = cancel.reason();
             Incoming::Cancel(cancel.turn_token, reason)
@@ -252,7 +252,7 @@ impl Handle {
         let id = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
-        self.send(Up::Request(Request { id, operation: Some(operation) })).await;
+        self.send(Up::Request(Box::new(Request { id, operation: Some(operation) }))).await;
         match answer.await {
             Ok(Answer::Status(status)) => Err(Status::with_details(
                 Code::from_i32(status.code),

@@ -136,7 +136,7 @@ fn message(frames: Vec<Up>) -> Bytes {
 }
 
 fn request(id: u64, operation: Option<Operation>) -> Up {
-    Up::Request(Request { id, operation })
+    Up::Request(Box::new(Request { id, operation }))
 }
 
 /// A call that stays under way: nobody hosts that service.

@@ -221,7 +221,7 @@ impl<'a> Live<'a> {
                 };
                 pending.reply.send(reply(response.result));
             }
-            Some(SidecarFrame::Invocation(invocation)) => self.on_invocation(invocation),
+            Some(SidecarFrame::Invocation(invocation)) => self.on_invocation(*invocation),
             Some(SidecarFrame::CancelTurn(cancel)) => {
                 // Its result goes out when the turn has stopped. One that has ended needs no
                 // answer.
@@ -304,7 +304,7 @@ impl<'a> Live<'a> {
         let again = is_repeatable(&operation).then(|| operation.clone());
         let id = self.pending.insert(Pending { sender, reply, again });
         let request = proto::Request { id, operation: Some(operation) };
-        self.ready.push(proto::ComponentFrame { frame: Some(Frame::Request(request)) });
+        self.ready.push(proto::ComponentFrame { frame: Some(Frame::Request(Box::new(request))) });
     }
 
     fn send_result(&mut self, turn_token: String, result: Option<TurnResult>) {

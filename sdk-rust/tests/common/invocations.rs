@@ -148,7 +148,7 @@ impl World {
         };
         let turn = TurnState { stream, invocation, overlay: BTreeMap::new(), cancelled: false };
         self.turns.insert(turn_token, turn);
-        send(&self.streams[&stream], ToComponent::Invocation(frame));
+        send(&self.streams[&stream], ToComponent::Invocation(Box::new(frame)));
     }
 
     fn recorded_of(&self, method: &str) -> HashMap<String, proto::Payload> {

@@ -1,18 +1,40 @@
 //! A map by names that is asked many times for each call: names of actors often begin alike, so that comparing them
 //! letter by letter is what a search would spend its time with. It compares hashes, and one name at the end.
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use indexmap::IndexMap;
 use smallvec::SmallVec;
 
-/// Values by name. The order is the hashes', the same everywhere.
+/// Values by name. The order follows from what was inserted and removed, and from nothing else.
 #[derive(Clone)]
 pub(crate) struct ByName<V> {
     /// Whose names have the same hash, by name: many only if somebody chose them so.
-    buckets: BTreeMap<u64, Bucket<V>>,
+    buckets: IndexMap<u64, Bucket<V>, BuildHasherDefault<AsItIs>>,
     len: usize,
+}
+
+/// The hash of a hash.
+#[derive(Clone, Copy, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    /// Nothing but whole hashes is looked up; bytes would do as well.
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 type Bucket<V> = SmallVec<[(Arc<str>, V); 1]>;
@@ -70,7 +92,7 @@ impl<V> ByName<V> {
         let at = find(bucket, name).ok()?;
         let (_, value) = bucket.remove(at);
         if bucket.is_empty() {
-            self.buckets.remove(&hash);
+            self.buckets.swap_remove(&hash);
         }
         self.len -= 1;
         Some(value)
@@ -89,7 +111,7 @@ impl<V> ByName<V> {
 
 impl<V> Default for ByName<V> {
     fn default() -> Self {
-        Self { buckets: BTreeMap::new(), len: 0 }
+        Self { buckets: IndexMap::default(), len: 0 }
     }
 }
 
@@ -119,6 +141,8 @@ fn hash(name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]

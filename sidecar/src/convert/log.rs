@@ -265,7 +265,7 @@ fn op_from(op: pb::Op) -> Result<Op, Malformed> {
             uuid: if f.uuid.is_empty() { None } else { Some(uuid_from(&f.uuid)?) },
             next: (f.next_ms != 0).then_some(f.next_ms),
         },
-        O::Subscription(done) => subscription::done_from(done)?,
+        O::Subscription(done) => subscription::done_from(*done)?,
         O::Delivered(delivered) => subscription::delivered_from(delivered)?,
         O::Fence(taken) => subscription::fence_taken_from(taken)?,
         O::Published(p) => {
@@ -294,10 +294,10 @@ fn end_to(end: &End) -> pb::complete::End {
     use pb::complete::End as E;
     match end {
         End::Outcome(outcome) => E::Outcome(outcome_to(outcome)),
-        End::Next { invocation, keeps_lock } => E::Next(pb::NextStep {
+        End::Next { invocation, keeps_lock } => E::Next(Box::new(pb::NextStep {
             invocation: Some(invocation_to(invocation)),
             keeps_lock: *keeps_lock,
-        }),
+        })),
         End::Passed => E::Passed(true),
     }
 }
@@ -429,7 +429,7 @@ pub fn invocation_to(invocation: &Invocation) -> pb::Invocation {
             Work::Deactivate => pb::Work::Deactivate,
         }
         .into(),
-        event: invocation.event.as_deref().map(event_origin_to),
+        event: invocation.event.as_deref().map(event_origin_to).map(Box::new),
     }
 }
 
@@ -469,7 +469,7 @@ pub fn invocation_from(invocation: Option<pb::Invocation>) -> Result<Invocation,
         home: i.home.map(|home| partition_from(Some(home))).transpose()?,
         retry: i.retry.map(policy::from),
         key: (!i.key_digest.is_empty()).then(|| digest_from(&i.key_digest)).transpose()?,
-        event: i.event.map(event_origin_from).transpose()?.map(Arc::new),
+        event: i.event.map(|event| event_origin_from(*event)).transpose()?.map(Arc::new),
     })
 }
 

@@ -58,7 +58,7 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
             promised,
             again,
             owed,
-        } => Frame::Request(pb::Request {
+        } => Frame::Request(Box::new(pb::Request {
             sender: Some(sender_to(sender)),
             from_epoch: *from_epoch,
             to: Some(partition_to(to)),
@@ -70,7 +70,7 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
                 Owed::Outcome(done) => pb::request::Owed::Outcome(chain_outcome_to(done)),
                 Owed::Remind(remind) => pb::request::Owed::Remind(remind_to(remind)),
                 Owed::Subscription(command) => {
-                    pb::request::Owed::Subscription(subscription::command_to(command))
+                    pb::request::Owed::Subscription(Box::new(subscription::command_to(command)))
                 }
                 Owed::Fence(over) => pb::request::Owed::Fence(subscription::over_to(over)),
             }),
@@ -78,7 +78,7 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
             asks: *asks,
             promised: *promised,
             again: *again,
-        }),
+        })),
         Message::Reply { sender, from, number, outcome } => Frame::Reply(pb::Reply {
             sender: Some(sender_to(sender)),
             from: Some(partition_to(from)),
@@ -220,7 +220,7 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
                     Owed::Remind(Arc::new(remind_from(Some(remind))?))
                 }
                 pb::request::Owed::Subscription(command) => {
-                    Owed::Subscription(subscription::command_from(command)?)
+                    Owed::Subscription(subscription::command_from(*command)?)
                 }
                 pb::request::Owed::Fence(over) => Owed::Fence(subscription::over_from(over)?),
             },

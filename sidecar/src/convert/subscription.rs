@@ -274,14 +274,14 @@ pub(super) fn op_to(op: &Op) -> Option<pb::op::Op> {
                 SubscriptionOp::Pause { name, paused: true } => Some(C::Pause(name.to_string())),
                 SubscriptionOp::Pause { name, paused: false } => Some(C::Resume(name.to_string())),
             };
-            O::Subscription(pb::SubscriptionDone {
+            O::Subscription(Box::new(pb::SubscriptionDone {
                 sender: Some(sender_to(sender)),
                 number: *number,
                 uuid: uuid_to(*uuid),
                 change,
                 outcome: outcome.as_ref().map(outcome_to),
                 sends: sends.iter().map(send_to).collect(),
-            })
+            }))
         }
         Op::Delivered { subscription, topic_partition, floor, publishes } => {
             O::Delivered(pb::Delivered {

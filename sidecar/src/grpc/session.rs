@@ -52,7 +52,7 @@ struct Window {
 #[derive(Debug)]
 struct Work {
     turn: TurnRef,
-    frame: pb::InvocationFrame,
+    frame: Box<pb::InvocationFrame>,
     bytes: usize,
 }
 
@@ -224,12 +224,12 @@ impl Host for Session {
     fn dispatch(&self, turn: Turn) {
         let (bytes, credit) = (turn_size(&turn), turn.slot);
         let named = TurnRef::Durable(turn.token.clone());
-        self.invoke(Work { turn: named, frame: turn_to(turn), bytes }, credit);
+        self.invoke(Work { turn: named, frame: Box::new(turn_to(turn)), bytes }, credit);
     }
 
     fn dispatch_direct(&self, turn: u64, call: DirectCall) {
         let bytes = direct_size(&call);
-        let frame = direct_to(turn, call);
+        let frame = Box::new(direct_to(turn, call));
         self.invoke(Work { turn: TurnRef::Direct(turn), frame, bytes }, true);
     }
 

@@ -100,8 +100,9 @@ async fn what_breaks_the_protocol_ends_the_stream_with_a_reason() {
         }
     };
     let violation = (Code::InvalidArgument, "PROTOCOL_VIOLATION".to_owned());
-    let request =
-        |id| Some(Out::Request(pb::Request { id, operation: Some(Ask::Invoke(invoke("m"))) }));
+    let request = |id| {
+        Some(Out::Request(Box::new(pb::Request { id, operation: Some(Ask::Invoke(invoke("m"))) })))
+    };
     assert_eq!(ended_by(vec![None]).await, violation, "empty frame");
     assert_eq!(ended_by(vec![Some(credit(0))]).await, violation, "no credit at all");
     assert_eq!(ended_by(vec![Some(Out::Goodbye(pb::Goodbye {}))]).await, violation, "no host");
@@ -156,13 +157,14 @@ async fn the_requests_of_a_component_are_bounded() {
     let bounds = Bounds { requests_max: 2, ..Bounds::default() };
     let node = TestNode::start_with(bounds, None).await;
     let mut host = node.connect(hello()).await.expect("it may host");
-    let asks = (1..=3)
-        .map(|id| Out::Request(pb::Request { id, operation: Some(Ask::Invoke(invoke("m"))) }));
+    let asks = (1..=3).map(|id| {
+        Out::Request(Box::new(pb::Request { id, operation: Some(Ask::Invoke(invoke("m"))) }))
+    });
     host.send(asks).await;
     let mut turns = Vec::new();
     let refused = loop {
         match host.next().await.expect("open") {
-            In::Invocation(turn) => turns.push(turn),
+            In::Invocation(turn) => turns.push(*turn),
             In::Response(response) => break response,
             other => panic!("unexpected: {other:?}"),
         }

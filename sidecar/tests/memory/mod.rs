@@ -470,7 +470,7 @@ impl Component {
     /// The next frame, which must be a turn.
     pub(crate) async fn next_turn(&mut self) -> pb::InvocationFrame {
         match self.next().await.expect("the stream is open") {
-            In::Invocation(turn) => turn,
+            In::Invocation(turn) => *turn,
             other => panic!("not a turn: {other:?}"),
         }
     }
@@ -490,7 +490,7 @@ impl Component {
     }
 
     pub(crate) async fn ask(&self, id: u64, operation: pb::request::Operation) {
-        self.send([Out::Request(pb::Request { id, operation: Some(operation) })]).await;
+        self.send([Out::Request(Box::new(pb::Request { id, operation: Some(operation) }))]).await;
     }
 
     pub(crate) async fn finish(&self, turn_token: &str, text: &'static str) {

@@ -117,7 +117,7 @@ pub fn turn_to(turn: Turn) -> pb::InvocationFrame {
         target: Some(target_to(&turn.kind, turn.actor.as_deref())),
         method: owned(&turn.method),
         payload: Some(payload_to(payload, false)),
-        event,
+        event: event.map(Box::new),
         mode: mode.into(),
         attempt: i32::try_from(turn.token.attempt).unwrap_or(i32::MAX),
         start_before_time: turn.deadline.map(timestamp),
