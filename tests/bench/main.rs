@@ -165,7 +165,10 @@ async fn judge(args: &Args, report: &mut Report) -> Result<()> {
         }
     }
     // Says so if a process has panicked meanwhile.
-    let end = async move { anyhow::Ok(drop(world)) };
+    let end = async move {
+        drop(world);
+        anyhow::Ok(())
+    };
     attempt(&mut report.failures, "processes", PATIENCE, end).await;
     if args.failovers > 0 {
         say("failover");
