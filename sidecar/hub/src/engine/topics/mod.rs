@@ -443,7 +443,7 @@ mod tests {
         let partitions = 1 + (ALL_EVENTS_MAX / EVENTS_MAX + 2) as u32;
         let info = wire::TopicInfo { id: "t".into(), partitions, ..Default::default() };
         let mut topics = Topics::new();
-        topics.insert(Topic::new(info, (1..=partitions.into()).collect(), false));
+        topics.insert(Topic::new(info, (1..=partitions).collect(), false));
         let mut request = 0;
         let mut remember = |topics: &mut Topics, partition, count| {
             for _ in 0..count {
