@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use prost::Message as _;
 
-/// Fields that live in a box of their own: they are seldom set, or far larger than what their message carries most of the
-/// time. A frame is moved some ten times between its socket and the core, all of it, whatever it holds: these take more
-/// than half off the bytes that a call moves in memory.
+/// Fields that live in a box of their own: they are seldom set, or far larger than what their message carries most of
+/// the time. A frame is moved some ten times between its socket and the core, all of it, whatever it holds: these take
+/// about half off the bytes that a call moves in memory.
 const BOXED: [&str; 8] = [
     ".kar.log.v1.Complete.end.next",
     ".kar.log.v1.Invocation.event",

@@ -40,7 +40,7 @@ const MAY_SLEEP: &str = "tests/harness/wait.rs";
 
 /// What `kar-core` may depend on: nothing that knows of IO, time or threads. (`jiff` computes with the time zones that
 /// are built into it; what the clock says is an argument.)
-const CORE_DEPENDENCIES: &[&str] = &["bytes", "thiserror", "jiff", "smallvec"];
+const CORE_DEPENDENCIES: &[&str] = &["bytes", "thiserror", "jiff", "indexmap", "smallvec"];
 
 /// Checks every file that git knows or would take.
 pub(crate) fn check() -> Result<()> {
