@@ -229,7 +229,7 @@ async def test_exceptions_become_application_errors(tmp_path: Path) -> None:
         error = (await run(peer, "own_cancel")).error
         assert error.code == "CancelledError"
         error = (await run(peer, "nonsense")).error
-        assert error.code == "unknown_method"
+        assert error.code == "kar.UNKNOWN_METHOD"
         assert error.message.startswith("service shop has no method `nonsense`; it has: ask, big")
         await peer.invoke("u", "m", service="other")
         error = (await peer.outcome()).error

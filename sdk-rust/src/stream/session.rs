@@ -259,7 +259,7 @@ impl<'a> Live<'a> {
             Some(table) => table.start(handle, self.lasting.number, invocation),
             None => {
                 let text = "this component hosts nothing";
-                Err(Box::new(ApplicationError::new("unknown_method", text)))
+                Err(Box::new(ApplicationError::new("kar.UNKNOWN_METHOD", text)))
             }
         };
         match started {

@@ -183,6 +183,9 @@ pub struct Limits {
     pub subscription_in_flight_max: usize,
     /// The same, bytes; one event may go beyond it.
     pub subscription_in_flight_bytes_max: usize,
+    /// The same of all subscriptions of one partition together. Beyond it each has one event under way for each topic
+    /// partition, so that none waits for others.
+    pub deliveries_bytes_per_partition_max: usize,
     /// Events of one topic partition that wait in one partition of their target: the acceptance of those beyond it is
     /// told when they have ended, so that a slow subscriber has a lag instead of a long queue.
     pub deliveries_waiting_max: usize,
@@ -317,6 +320,8 @@ pub struct Rules {
     pub keep_place: bool,
     pub parked_holds: bool,
     pub kept_flushes: bool,
+    pub stop_reading: bool,
+    pub wait_unreadable: bool,
 }
 
 impl Default for Limits {
@@ -402,6 +407,7 @@ impl Default for Limits {
             subscriptions_bytes_per_partition_max: 8 << 20,
             subscription_in_flight_max: 1_000,
             subscription_in_flight_bytes_max: 2 << 20,
+            deliveries_bytes_per_partition_max: 64 << 20,
             deliveries_waiting_max: 1_000,
         }
     }
@@ -523,6 +529,8 @@ impl Default for Rules {
             keep_place: true,
             parked_holds: true,
             kept_flushes: true,
+            stop_reading: true,
+            wait_unreadable: true,
         }
     }
 }

@@ -16,6 +16,7 @@ use kar_core::message::{Control, Message};
 use kar_core::node::PartitionView;
 use kar_core::record::Record;
 use kar_core::snapshot::{Snapshot, SnapshotKey};
+use kar_core::subscription::FetchId;
 
 use crate::coverage::Coverage;
 use crate::operator::Policies;
@@ -94,6 +95,8 @@ pub(crate) enum Seen {
     SourceEvent { id: Arc<str>, partition: u32, event: CloudEvent },
     /// Lower events there are gone.
     SourceTrimmed { id: Arc<str>, partition: u32, start: u64 },
+    /// A node wants events of a subscription's topic; or it has its answer, or does not want one any more.
+    Reading { node: NodeId, id: FetchId, is_open: bool },
     /// Lower records of a log are gone; how far its store was, and which snapshots there were.
     Trimmed { log: usize, start: u64, store: u64, snapshots: Snapshots },
 }

@@ -24,7 +24,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 112] = [
+pub const MUTATIONS: [Mutation; 114] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -147,6 +147,8 @@ pub const MUTATIONS: [Mutation; 112] = [
     one("kept-flushes", |r| r.kept_flushes = false, orphaned),
     one("gate-deliveries", |r| r.gate_deliveries = false, subscribing),
     one("keep-unstored", |r| r.keep_unstored = false, forgetful),
+    one("stop-reading", |r| r.stop_reading = false, subscribing),
+    one("wait-unreadable", |r| r.wait_unreadable = false, subscribing),
 ];
 
 /// Seeds within which every mutation must be found.

@@ -30,6 +30,7 @@ _BY_REASON: dict[str, type[KarError]] = {
     "UNKNOWN_INVOCATION": errors.UnknownInvocation,
     "DEADLOCK": errors.Deadlock,
     "IDEMPOTENCY_KEY_REUSED": errors.IdempotencyKeyReused,
+    "UNKNOWN_METHOD": errors.UnknownMethod,
     "STEP_KEY_REUSED": errors.StepKeyReused,
     "CONDITION_FAILED": errors.ConditionFailed,
     "LIMIT_REACHED": errors.LimitReached,

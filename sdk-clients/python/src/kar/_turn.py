@@ -117,7 +117,7 @@ class Turn:
         outcome = v1.TurnOutcome(turn_token=self.token)
         try:
             if self._table is None:
-                raise ApplicationError("unknown_method", "this component hosts nothing")
+                raise ApplicationError("kar.UNKNOWN_METHOD", "this component hosts nothing")
             result = self._checked(await self._table.run(self, invocation))
             while self._changes or self._unanswered or self._write_error is not None:
                 await self._settle()

@@ -155,6 +155,12 @@ class UnknownInvocation(KarError):
     code_name = "unknown_invocation"
 
 
+class UnknownMethod(KarError):
+    """The target's host does not have the method: the message names those it has."""
+
+    code_name = "unknown_method"
+
+
 class StepKeyReused(KarError):
     """The step key names another step of the method, or a call with it is under way: give each step a
     key of its own."""

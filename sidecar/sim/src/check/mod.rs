@@ -15,6 +15,7 @@ mod model;
 mod order;
 mod overlap;
 mod policies;
+mod readings;
 mod reads;
 mod reminders;
 mod shared;
@@ -133,6 +134,7 @@ pub(crate) struct Judge<'h> {
     pub(crate) topics: topics::TopicsModel,
     pub(crate) events: events::EventsModel,
     pub(crate) told: told::ToldModel,
+    pub(crate) readings: readings::ReadingsModel,
 }
 
 /// Judges a run; also counts what really happened in it.
@@ -220,6 +222,7 @@ impl<'h> Judge<'h> {
             topics: topics::TopicsModel::default(),
             events: events::EventsModel::default(),
             told: told::ToldModel::default(),
+            readings: readings::ReadingsModel::default(),
         }
     }
 
@@ -296,6 +299,7 @@ impl<'h> Judge<'h> {
             Seen::SourceTrimmed { id, partition, start } => {
                 self.source_trimmed(id, *partition, *start);
             }
+            Seen::Reading { node, id, is_open } => self.reading_seen(*node, id, *is_open),
             Seen::Saved { log, key, snapshot } => self.snapshot_saved(*log, *key, snapshot),
             Seen::Trimmed { log, start, store, snapshots } => {
                 self.trimmed((*log, *start), *store, snapshots);
