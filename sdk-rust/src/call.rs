@@ -227,6 +227,23 @@ impl ActorRef<Root> {
         }
     }
 
+    /// A key of the committed state of the actor, from outside its turns; `None` if it is absent.
+    ///
+    /// # Errors
+    /// The sidecar's, or [`CallError::Codec`] if the value is none of `T`.
+    pub async fn committed<T: Decode>(&self, key: &str) -> Result<Option<T>, CallError> {
+        let actor = proto::ActorTarget { r#type: self.actor_type.clone(), id: self.id.clone() };
+        let (turn_token, keys) = (String::new(), vec![crate::state::checked(key)?]);
+        let request = proto::ActorStateServiceGetRequest { turn_token, keys, actor: Some(actor) };
+        match self.origin.0.request(Operation::ActorStateGet(request)).await? {
+            Answer::ActorStateGet(mut answer) => {
+                let value = answer.entries.remove(key);
+                Ok(value.map(|p| T::decode(Payload::from_proto(Some(p)))).transpose()?)
+            }
+            _ => Err(CallError::mismatch("actor_state_get")),
+        }
+    }
+
     /// The committed state of the actor, from outside its turns: every key.
     ///
     /// # Errors

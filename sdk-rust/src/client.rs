@@ -11,7 +11,8 @@ use crate::codec::Decode;
 use crate::context::sealed::{Origin, Sealed};
 use crate::context::{Caller, Root, Source};
 use crate::error::{CallError, ConnectError};
-use crate::event::{Subscribed, Subscription, Topic, subscription};
+use crate::event::{Subscribed, Subscription, Topic, TopicDescription, subscription};
+use crate::operator::{Listing, Operator};
 use crate::stream::driver::{self, Node};
 use crate::stream::{Answer, Command, Handle, Operation};
 use crate::topology::TopologyWatch;
@@ -189,6 +190,12 @@ impl Client {
         }
     }
 
+    /// What operators and their tools ask for: what is unfinished, dead letters, who is busy.
+    #[must_use]
+    pub fn operator(&self) -> Operator {
+        Operator::new(self.handle.clone())
+    }
+
     /// Follows who is there, and which node owns which partition, as it changes. Nothing is sent before
     /// [`TopologyWatch::next`] is called.
     #[must_use]
@@ -206,6 +213,12 @@ impl Client {
     #[must_use]
     pub fn topic(&self, name: impl Into<String>) -> Topic {
         Caller::topic(self, name)
+    }
+
+    /// All topics of the data directory by name, with what is in them.
+    #[must_use]
+    pub fn topics(&self) -> Listing<TopicDescription> {
+        Listing::new(self.handle.sidecar().clone())
     }
 
     /// Subscribes a method of an actor or a service to a topic; tells whether that is new, when it is

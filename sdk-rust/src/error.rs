@@ -73,6 +73,20 @@ pub enum CallError {
     /// a key of its own.
     #[error("step key reused: {0}")]
     StepKeyReused(String),
+    /// Flows waited for each other's actors in a circle, and this call, the youngest one that waited,
+    /// has ended: it never ran. Let the method fail, and try it again as a whole; or call actors in one
+    /// order everywhere.
+    #[error("deadlock ({cycle}): {message}")]
+    Deadlock {
+        /// The actors, such as `Account/a -> Account/b -> Account/a`.
+        cycle: String,
+        /// For people.
+        message: String,
+    },
+    /// The idempotency key was used for another method or argument of the same target: each request
+    /// needs a key of its own.
+    #[error("idempotency key reused: {0}")]
+    IdempotencyKeyReused(String),
     /// A condition (etag) did not hold; nothing was written.
     #[error("condition failed: {}", .0.message)]
     ConditionFailed(Box<Conflict>),
@@ -252,6 +266,11 @@ impl CallError {
 
     /// Of an RPC apart from the component's stream.
     pub(crate) fn from_grpc(status: &tonic::Status) -> Self {
+        // What the library says of a connection that broke; the sidecar's own words have details.
+        let is_broken = matches!(status.code(), tonic::Code::Cancelled | tonic::Code::Internal);
+        if is_broken && status.details().is_empty() {
+            return Self::Unknown(status.message().to_owned());
+        }
         Self::from_rejection(Rejection::from_grpc(status))
     }
 
@@ -274,6 +293,11 @@ impl CallError {
                 etag: rejection.metadata.get("etag").filter(|e| !e.is_empty()).cloned().map(Etag),
                 message,
             })),
+            "DEADLOCK" => {
+                let cycle = rejection.metadata.get("cycle").cloned().unwrap_or_default();
+                Self::Deadlock { cycle, message }
+            }
+            "IDEMPOTENCY_KEY_REUSED" => Self::IdempotencyKeyReused(message),
             "STEP_KEY_REUSED" => Self::StepKeyReused(message),
             "LIMIT_REACHED" | "MESSAGE_TOO_LARGE" => Self::Limit {
                 name: rejection.metadata.get("limit").cloned().unwrap_or(rejection.reason),
@@ -300,6 +324,8 @@ impl CallError {
             Self::Limit { .. } => "limit",
             Self::NoHost(_) => "no_host",
             Self::UnknownInvocation(_) => "unknown_invocation",
+            Self::Deadlock { .. } => "deadlock",
+            Self::IdempotencyKeyReused(_) => "idempotency_key_reused",
             Self::ConditionFailed(_) => "condition_failed",
             Self::StepKeyReused(_) => "step_key_reused",
             Self::Unavailable(_) => "unavailable",
@@ -425,7 +451,8 @@ impl Error {
     fn from_call(error: CallError) -> Self {
         match error {
             CallError::Application(error) => Self { kind: Kind::Application(error) },
-            CallError::Superseded | CallError::Closed(_) => Self { kind: Kind::Stop },
+            // Where the turn's own connection is closed it is over; another one's tells nothing of it.
+            CallError::Superseded => Self { kind: Kind::Stop },
             other => {
                 let error = ApplicationError::new(other.code(), other.to_string());
                 Self { kind: Kind::Application(Box::new(error)) }
@@ -498,9 +525,15 @@ mod tests {
         assert!(of(2, "OUTCOME_UNKNOWN").is_unknown());
         assert!(matches!(of(14, "DRAINING"), CallError::Unavailable(_)));
         assert!(matches!(of(12, "NOT_IMPLEMENTED"), CallError::Rejected(r) if r.code == 12));
+        let deadlock = status(10, "DEADLOCK", &[("cycle", "A/1 -> A/1")]);
+        let error = CallError::from_status(deadlock);
+        assert_eq!(error.to_string(), "deadlock (A/1 -> A/1): text");
+        assert!(matches!(of(9, "IDEMPOTENCY_KEY_REUSED"), CallError::IdempotencyKeyReused(_)));
         let limit = status(8, "LIMIT_REACHED", &[("limit", "depth-max"), ("value", "64")]);
         let error = CallError::from_status(limit);
         assert_eq!(error.to_string(), "limit depth-max (64) reached");
+        let broken = tonic::Status::cancelled("h2 protocol error");
+        assert!(CallError::from_grpc(&broken).is_unknown());
         let bare = Status { code: 14, ..Status::default() };
         assert!(matches!(CallError::from_status(bare), CallError::Unavailable(_)));
     }
@@ -520,6 +553,8 @@ mod tests {
         let error = Error::from(CallError::from(inner.clone()));
         assert_eq!(error.application(), Some(&inner));
         assert!(Error::from(CallError::Superseded).application().is_none());
+        let error = Error::from(CallError::Closed("of another client".into()));
+        assert_eq!(error.application().unwrap().code, "closed", "the turn is not superseded");
         let error = Error::from(CallError::Expired("late".into()));
         assert_eq!(error.application().unwrap().code, "expired");
     }

@@ -34,6 +34,7 @@ pub struct HostBuilder {
     mistake: Option<HostError>,
     concurrency: i32,
     strict: bool,
+    invocation_credits: i32,
 }
 
 /// Asks a host to leave.
@@ -70,8 +71,8 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::Lost`] if the sidecar went away and did not come back in time.
-    pub async fn wait(self) -> Result<(), HostError> {
-        match self.task.await {
+    pub async fn wait(mut self) -> Result<(), HostError> {
+        match (&mut self.task).await {
             Ok(result) => result.map_err(HostError::Lost),
             Err(stopped) => Err(HostError::Lost(stopped.to_string())),
         }
@@ -94,7 +95,20 @@ impl Host {
         }
         tracing::info!("leaving: finishing turns and handing over");
         shutdown.shutdown();
-        waiting.await
+        tokio::select! {
+            result = &mut waiting => result,
+            () = signals.received() => {
+                tracing::warn!("asked to leave once more: ending at once");
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Clients on the same connection may outlive it. One that has ended needs no asking.
+        let _ = self.handle.send(Command::Stop);
     }
 }
 
@@ -168,6 +182,13 @@ impl HostBuilder {
         self
     }
 
+    /// Root turns that may be under way to this process without having ended, also those that wait for
+    /// a call; no bound but [`concurrency`](Self::concurrency) if not said.
+    pub fn invocation_credits(mut self, turns: u32) -> Self {
+        self.invocation_credits = i32::try_from(turns).unwrap_or(i32::MAX);
+        self
+    }
+
     /// Unix socket of the sidecar, instead of `KAR_SOCKET`.
     pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
         self.settings.address = Some(Address::Socket(path.into()));
@@ -223,6 +244,7 @@ impl HostBuilder {
         let mut hello = self.table.hello();
         hello.concurrency = self.concurrency;
         hello.strict = self.strict;
+        hello.invocation_credits = self.invocation_credits;
         let table = (!self.table.is_empty()).then_some(self.table);
         let connected = driver::connect(self.settings, table, hello).await?;
         let client = Client::new(connected.handle.clone(), connected.node);

@@ -276,7 +276,7 @@ fn no_such_method(what: &str, name: &str, method: &str, known: &[Method]) -> Err
 }
 
 fn unknown_method(message: String) -> ApplicationError {
-    ApplicationError::new("unknown_method", message)
+    ApplicationError::new("kar.UNKNOWN_METHOD", message)
 }
 
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {

@@ -101,7 +101,8 @@
 //! [`WritesState`]: capabilities of contexts · [`Call`]: calls on their way · [`StateWriter`], [`ApplicationState`]:
 //! state, [`Write`]: changes of it · [`RetryPolicy`]: of methods and calls · [`Reminders`]: invocations at due times ·
 //! [`Topic`], [`NewEvent`], [`Subscription`], [`Event`], [`Consumer`]: events · [`TopologyWatch`]: who is there ·
-//! [`CallError`], [`Error`]: errors · [`limits`]: every bound.
+//! [`Operator`], [`Listing`]: what is unfinished, dead letters, handing over · [`CallError`], [`Error`]: errors ·
+//! [`limits`]: every bound.
 
 // The macros' code names this crate as its users do; the samples are such users in here.
 #[cfg(feature = "samples")]
@@ -117,6 +118,7 @@ mod event;
 mod host;
 mod hosted;
 pub mod limits;
+mod operator;
 #[doc(hidden)]
 pub mod private;
 mod reminder;
@@ -145,6 +147,10 @@ pub use event::{
 pub use host::{Host, HostBuilder, ShutdownHandle};
 pub use hosted::{Actor, Method, MethodFuture, Service};
 pub use kar_sdk_macros::{actor, service};
+pub use operator::{
+    AttemptEnd, AttemptEndCause, BusyActor, DeadLetter, InvocationEnd, InvocationMode,
+    InvocationState, InvocationTarget, InvocationView, LeftOut, Listing, Operator, SidecarInfo,
+};
 pub use reminder::{CatchUp, Recurs, Reminder, Reminders, Scheduled};
 pub use state::{StateReader, StateWriter};
 pub use topology::{Topology, TopologyNode, TopologyWatch};

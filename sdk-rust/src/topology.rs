@@ -121,7 +121,7 @@ impl Sidecar {
     }
 }
 
-fn unavailable(message: &str) -> CallError {
+pub(crate) fn unavailable(message: &str) -> CallError {
     CallError::Unavailable(Box::new(Rejection {
         code: tonic::Code::Unavailable as i32,
         message: message.to_owned(),
@@ -155,7 +155,7 @@ impl Topology {
 }
 
 impl TopologyNode {
-    fn from_proto(node: proto::NodeInfo) -> Self {
+    pub(crate) fn from_proto(node: proto::NodeInfo) -> Self {
         Self {
             name: node.name,
             incarnation: node.incarnation,

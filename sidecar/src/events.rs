@@ -135,7 +135,7 @@ impl Events {
             ("events_repeated", get(&c.repeated)),
             ("events_consumed", get(&c.consumed)),
             ("events_passed_over", get(&c.passed_over)),
-            ("events_skipped", get(&c.skipped)),
+            ("consumer_events_skipped", get(&c.skipped)),
             ("consumer_commits", get(&c.commits)),
             ("consume_streams", i64::try_from(streams).unwrap_or(i64::MAX)),
         ]

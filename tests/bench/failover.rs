@@ -31,17 +31,20 @@ pub(crate) struct Failovers {
     pub(crate) bystander_p99_after_us: f64,
 }
 
-/// Kills an owner so many times.
-pub(crate) async fn measure(count: u32) -> Result<Failovers> {
+/// Kills an owner so many times; what was found is there also if one of them fails.
+pub(crate) async fn measure(count: u32, found: &mut Failovers) -> Result<()> {
     let world = World::new("failover");
     let front = world.bare("front").await;
     let client = Kar::builder().socket(&front.socket).connect().await?;
     let mut hosts = [host(&world, "a").await?, host(&world, "b").await?];
-    let mut found = Failovers::default();
     let mut bystanders = [histogram()?, histogram()?];
     for round in 0..count {
         let id = format!("held-{round}");
-        found.ms.push(once(&client, &mut hosts, &id, &mut bystanders).await?);
+        let length = once(&client, &mut hosts, &id, &mut bystanders).await;
+        found.ms.push(length.with_context(|| format!("failover {} of {count}", round + 1))?);
+        found.ms.sort_by(f64::total_cmp);
+        let [before, after] = bystanders.each_ref().map(|h| h.value_at_quantile(0.99) as f64);
+        (found.bystander_p99_before_us, found.bystander_p99_after_us) = (before, after);
         for node in &mut hosts {
             if node.component_now().is_none() {
                 node.ended(READY_LIMIT).await;
@@ -50,10 +53,7 @@ pub(crate) async fn measure(count: u32) -> Result<Failovers> {
             }
         }
     }
-    found.ms.sort_by(f64::total_cmp);
-    let [before, after] = bystanders.map(|h| h.value_at_quantile(0.99) as f64);
-    (found.bystander_p99_before_us, found.bystander_p99_after_us) = (before, after);
-    Ok(found)
+    Ok(())
 }
 
 fn histogram() -> Result<Histogram<u64>> {

@@ -6,9 +6,10 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use kar_tests::World;
 
+use crate::attempt::attempt;
 use crate::budget::{Scenario, Target, scenario};
 use crate::report::Report;
-use crate::{Args, load, measure, own_host, start, wanted};
+use crate::{Args, load, measure, own_host, patience, start, wanted};
 
 /// A language: its commands, below `sdk-clients`, and what is measured.
 struct Language {
@@ -76,16 +77,21 @@ pub(crate) async fn measure_all(args: &Args, world: &World, report: &mut Report)
             if scenarios.is_empty() {
                 continue;
             }
-            let built = folder().join(language.built);
-            ensure!(
-                built.exists(),
-                "{} is not there: run `cargo xtask test --only python --only js --only java`",
-                built.display()
-            );
             let name = format!("{}-{name}", language.name);
-            let (host, front) = start(world, &name, &host).await?;
+            let started = async {
+                let built = folder().join(language.built);
+                ensure!(
+                    built.exists(),
+                    "{} is not there: run `cargo xtask test --only python --only js --only java`",
+                    built.display()
+                );
+                start(world, &name, &host).await
+            };
+            let limit = patience(args, 2);
+            let nodes = attempt(&mut report.failures, &name, limit, started).await;
+            let Some(nodes) = nodes else { continue };
             for scenario in scenarios {
-                report.rows.push(measure(args, world, (&host, &front), &client, scenario).await?);
+                measure(args, world, &nodes, &client, scenario, report).await;
             }
         }
     }

@@ -1,21 +1,21 @@
 //! The load client: a process of its own that calls through the SDK, and says when its measurement begins and ends.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{Write as _, stdout};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use hdrhistogram::Histogram;
 use kar_sdk::{Client, Consumer, Kar, NewEvent, Payload, Start, Subscription};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::sync::oneshot;
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::budget::{Scenario, Target};
@@ -67,8 +67,9 @@ pub(crate) async fn run(args: LoadArgs) -> Result<()> {
     let local = LocalSet::new();
     let answers = Answers::default();
     if args.target == Target::Delivery {
-        let totals = Subscription::new("bench", QUESTIONS).to_actors("Echo", "subject", "publish");
-        client.subscribe(totals).await?;
+        // What other scenarios have published is nobody's business.
+        let totals = Subscription::new("bench", QUESTIONS).start(Start::Latest);
+        client.subscribe(totals.to_actors("Echo", "subject", "publish")).await?;
         let consumer = client.topic(ANSWERS).consume().start(Start::Latest).open().await?;
         local.spawn_local(answers.clone().take_from(consumer));
     }
@@ -227,7 +228,14 @@ impl Answers {
 
     /// Gives everything that comes to whoever waits for it, for ever.
     async fn take_from(self, mut consumer: Consumer) {
-        while let Ok(received) = consumer.next().await {
+        loop {
+            let received = match consumer.next().await {
+                Ok(received) => received,
+                Err(error) => {
+                    eprintln!("the consumer of answers has ended: {error}");
+                    break;
+                }
+            };
             let event = &received.event;
             let waiting = event.attributes.get(BACK).and_then(|b| self.0.borrow_mut().remove(b));
             if let Some(waiting) = waiting {
@@ -245,10 +253,15 @@ pub(crate) fn own() -> Result<Vec<String>> {
     Ok(vec![own, "load".to_owned()])
 }
 
+/// Lines of a load client's messages that are kept, to be told if it fails.
+const LINES_KEPT: usize = 20;
+
 /// A load client as the judge sees it.
 pub(crate) struct Load {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    /// The last lines of its messages, when it has ended.
+    messages: JoinHandle<VecDeque<String>>,
 }
 
 /// Starts one; `command` takes the options of [`LoadArgs`], and prints what [`run`] does.
@@ -276,11 +289,27 @@ pub(crate) fn spawn(
         .args(["--seconds", &seconds.to_string()])
         .env("KAR_SOCKET", socket)
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .context("start the load client")?;
     let lines = BufReader::new(child.stdout.take().context("its output")?).lines();
-    Ok(Load { child, lines })
+    let messages = tokio::spawn(pass_on(child.stderr.take().context("its messages")?));
+    Ok(Load { child, lines, messages })
+}
+
+/// Passes messages on, and keeps the last ones.
+async fn pass_on(messages: ChildStderr) -> VecDeque<String> {
+    let mut lines = BufReader::new(messages).lines();
+    let mut kept = VecDeque::new();
+    while let Ok(Some(line)) = lines.next_line().await {
+        eprintln!("load client: {line}");
+        if kept.len() == LINES_KEPT {
+            kept.pop_front();
+        }
+        kept.push_back(line);
+    }
+    kept
 }
 
 impl Load {
@@ -306,12 +335,25 @@ impl Load {
     pub(crate) async fn finish(mut self) -> Result<()> {
         let status = self.child.wait().await?;
         if !status.success() {
-            bail!("the load client ended with {status}");
+            return Err(self.failed(status).await);
         }
         Ok(())
     }
 
     async fn line(&mut self) -> Result<String> {
-        self.lines.next_line().await?.context("the load client ended early; see its message above")
+        match self.lines.next_line().await? {
+            Some(line) => Ok(line),
+            None => {
+                let status = self.child.wait().await?;
+                Err(self.failed(status).await)
+            }
+        }
+    }
+
+    /// Why it failed, in its own words.
+    async fn failed(&mut self, status: ExitStatus) -> anyhow::Error {
+        let messages = (&mut self.messages).await.unwrap_or_default();
+        let messages: Vec<_> = messages.into();
+        anyhow!("the load client ended with {status}: {}", messages.join("\n"))
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Processes: this one (judge, idle meanwhile), a load client with its sidecar, a host with its sidecar, the hub. The
 //! load client is a closed loop: each of its clients makes the next call when it has the answer to the last one.
-//! Payloads are 1 KiB both ways. CPU is the time that all five processes used, from `/proc`, per call.
+//! Payloads are 1 KiB both ways. What fails has no figures, and its cause is in the report; the rest is measured. CPU
+//! is the time that all five processes used, from `/proc`, per call.
 
+mod attempt;
 mod budget;
 mod echo;
 mod failover;
@@ -16,12 +18,14 @@ mod report;
 mod stream;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use kar_proto::v1::CreateTopicRequest;
 use kar_tests::{Node, NodeOptions, World};
 
+use crate::attempt::{Failure, attempt};
 use crate::budget::Scenario;
 use crate::processes::{Meter, hub_stats};
 use crate::report::{Report, Row};
@@ -94,47 +98,90 @@ fn main() -> Result<()> {
             Some(Part::Echo { socket, next }) => echo::serve(&socket, next.as_deref()).await,
             None => {
                 kar_tests::process::tie();
-                let judged = kar_tests::process::until_ended(judge(&args)).await?;
-                judged.unwrap_or_else(|| bail!("ended before the end: there is no report"))
+                let mut report = Report::default();
+                let judged = kar_tests::process::until_ended(judge(&args, &mut report)).await?;
+                let cause = match judged {
+                    Some(Ok(())) => None,
+                    Some(Err(error)) => Some(format!("{error:#}")),
+                    None => Some("somebody ended this program before its end".to_owned()),
+                };
+                report
+                    .failures
+                    .extend(cause.map(|cause| Failure { what: "the rest".into(), cause }));
+                print(&args, &report)?;
+                match report.failures.len() {
+                    0 => Ok(()),
+                    count => bail!(
+                        "{count} parts of the report are missing, see FAILED: {}",
+                        report.failed()
+                    ),
+                }
             }
         }
     })
 }
 
-/// Runs everything and prints the report.
-async fn judge(args: &Args) -> Result<()> {
+/// Longest time of one measurement, besides the time that it measures: busy machines take long to start anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs everything that can be run.
+async fn judge(args: &Args, report: &mut Report) -> Result<()> {
     kar_tests::binaries::assume_built();
-    let mut report = Report { load_average: processes::load_average()?, ..Report::default() };
+    report.load_average = processes::load_average()?;
     let world = World::new("bench");
     world.add_run_args(&["--durability", &args.durability]);
     say("physical limits");
-    report.limits = limits::measure(world.path(), args.seconds).await?;
+    let limits = limits::measure(world.path(), args.seconds);
+    let found = attempt(&mut report.failures, "physical limits", patience(args, 5), limits).await;
+    report.limits = found.unwrap_or_default();
     if args.languages {
-        languages::measure_all(args, &world, &mut report).await?;
-        return print(args, &report);
+        return languages::measure_all(args, &world, report).await;
     }
-    let (host, front) = start(&world, "host", &own_host(&[])?).await?;
-    create_topics(&front).await?;
-    report.idle_sidecar_kib = kar_tests::process::resident_kib(front.pid()).context("front")?;
-    report.idle_hub_kib = kar_tests::process::resident_kib(world.hub().await).context("hub")?;
-    for scenario in Scenario::ALL.iter().filter(|s| !s.strict && wanted(args, s)) {
-        report.rows.push(measure(args, &world, (&host, &front), &load::own()?, scenario).await?);
-    }
-    drop((host, front));
-    if Scenario::ALL.iter().any(|s| s.strict && wanted(args, s)) {
-        let (host, front) = start(&world, "strict", &own_host(&["--strict"])?).await?;
-        for scenario in Scenario::ALL.iter().filter(|s| s.strict && wanted(args, s)) {
-            report
-                .rows
-                .push(measure(args, &world, (&host, &front), &load::own()?, scenario).await?);
+    let all = Scenario::ALL.iter().filter(|scenario| wanted(args, scenario));
+    let (strict, plain): (Vec<_>, Vec<_>) = all.partition(|scenario| scenario.strict);
+    let own = load::own()?;
+    let host = own_host(&[])?;
+    let started = async {
+        let (host, front) = start(&world, "host", &host).await?;
+        create_topics(&front).await?;
+        let sidecar = kar_tests::process::resident_kib(front.pid()).context("front")?;
+        let hub = kar_tests::process::resident_kib(world.hub().await).context("hub")?;
+        Ok(((host, front), sidecar, hub))
+    };
+    let started = attempt(&mut report.failures, "hosts", patience(args, 2), started).await;
+    if let Some((nodes, sidecar, hub)) = started {
+        (report.idle_sidecar_kib, report.idle_hub_kib) = (sidecar, hub);
+        for scenario in plain {
+            measure(args, &world, &nodes, &own, scenario, report).await;
         }
     }
-    drop(world);
+    if !strict.is_empty() {
+        let host = own_host(&["--strict"])?;
+        let nodes = start(&world, "strict", &host);
+        let nodes = attempt(&mut report.failures, "strict host", patience(args, 2), nodes).await;
+        for scenario in nodes.iter().flat_map(|_| strict.iter()) {
+            let Some(nodes) = &nodes else { break };
+            measure(args, &world, nodes, &own, scenario, report).await;
+        }
+    }
+    // Says so if a process has panicked meanwhile.
+    let end = async move {
+        drop(world);
+        anyhow::Ok(())
+    };
+    attempt(&mut report.failures, "processes", PATIENCE, end).await;
     if args.failovers > 0 {
         say("failover");
-        report.failovers = failover::measure(args.failovers).await?;
+        let limit = patience(args, args.failovers);
+        let failovers = failover::measure(args.failovers, &mut report.failovers);
+        attempt(&mut report.failures, "failover", limit, failovers).await;
     }
-    print(args, &report)
+    Ok(())
+}
+
+/// Longest time of so many measurements.
+fn patience(args: &Args, count: u32) -> Duration {
+    (PATIENCE + Duration::from_secs_f64(args.seconds)) * count
 }
 
 fn print(args: &Args, report: &Report) -> Result<()> {
@@ -182,26 +229,44 @@ fn own_host(args: &[&str]) -> Result<Vec<String>> {
     Ok([own].into_iter().chain(words).collect())
 }
 
-/// The median of several measurements.
+/// The median of several measurements: of those that there are, if some fail.
 async fn measure(
     args: &Args,
     world: &World,
-    (host, front): (&Node, &Node),
+    nodes: &(Node, Node),
     client: &[String],
     scenario: &Scenario,
-) -> Result<Row> {
+    report: &mut Report,
+) {
     say(scenario.name);
     let mut rows = Vec::new();
-    for _ in 0..args.rounds {
-        rows.push(once(args, world, (host, front), client, scenario).await?);
+    for round in 1..=args.rounds {
+        let what = format!("{}, measurement {round} of {}", scenario.name, args.rounds);
+        let row = once(args, world, nodes, client, scenario);
+        match attempt(&mut report.failures, &what, patience(args, 1), row).await {
+            Some(row) => rows.push(row),
+            None => tell_logs(world),
+        }
     }
-    Ok(report::median(rows))
+    report.rows.extend(report::median(&rows));
 }
+
+/// The last warnings in the logs of all processes: the world goes, and its logs with it.
+fn tell_logs(world: &World) {
+    for (name, text) in world.logs() {
+        let is_bad = |line: &&str| ["WARN", "ERROR", "panicked"].iter().any(|w| line.contains(w));
+        let bad: Vec<_> = text.lines().rev().filter(is_bad).take(LINES_TOLD).collect();
+        bad.iter().rev().for_each(|line| eprintln!("  {name}: {line}"));
+    }
+}
+
+/// Lines of each log that are told.
+const LINES_TOLD: usize = 5;
 
 async fn once(
     args: &Args,
     world: &World,
-    (host, front): (&Node, &Node),
+    (host, front): &(Node, Node),
     client: &[String],
     scenario: &Scenario,
 ) -> Result<Row> {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use kar_proto::hub::v1::GetStatsResponse;
 use serde::Serialize;
 
+use crate::attempt::Failure;
 use crate::budget::{Promise, Scenario, Target};
 use crate::failover::Failovers;
 use crate::limits::Limits;
@@ -19,6 +20,8 @@ pub(crate) struct Report {
     pub(crate) failovers: Failovers,
     pub(crate) idle_sidecar_kib: u64,
     pub(crate) idle_hub_kib: u64,
+    /// What has no figures, or not all.
+    pub(crate) failures: Vec<Failure>,
     /// Of the last minute before the run; others' work makes every figure worse.
     pub(crate) load_average: f64,
 }
@@ -123,14 +126,14 @@ impl Row {
     }
 }
 
-/// The row with the median throughput, with the medians of the other figures.
-pub(crate) fn median(rows: Vec<Row>) -> Row {
+/// The row with the median throughput, with the medians of the other figures; `None`: there is nothing.
+pub(crate) fn median(rows: &[Row]) -> Option<Row> {
     let middle = |figure: &dyn Fn(&Row) -> f64| {
         let mut all: Vec<f64> = rows.iter().map(figure).collect();
         all.sort_by(f64::total_cmp);
         all[all.len() / 2]
     };
-    let mut row = rows[0].clone();
+    let mut row = rows.first()?.clone();
     row.calls_per_second = middle(&|r| r.calls_per_second);
     row.p50_us = middle(&|r| r.p50_us);
     row.p99_us = middle(&|r| r.p99_us);
@@ -142,7 +145,7 @@ pub(crate) fn median(rows: Vec<Row>) -> Row {
     for (name, figure) in &mut row.cpu_us_by_process {
         *figure = middle(&|r| r.cpu_us_by_process[name]);
     }
-    row
+    Some(row)
 }
 
 impl Report {
@@ -242,7 +245,19 @@ impl Report {
                  {bystander_p99_before_us:.0} µs before, {bystander_p99_after_us:.0} µs after the kill"
             )?;
         }
+        if !self.failures.is_empty() {
+            writeln!(out, "\nFAILED: no figures of these, or not all")?;
+        }
+        for Failure { what, cause } in &self.failures {
+            writeln!(out, "  {what}: {}", cause.trim_end().replace('\n', "\n    "))?;
+        }
         Ok(())
+    }
+
+    /// What failed, by name.
+    pub(crate) fn failed(&self) -> String {
+        let names: Vec<_> = self.failures.iter().map(|failure| failure.what.as_str()).collect();
+        names.join("; ")
     }
 }
 

@@ -1,22 +1,24 @@
-//! The benchmark ends with everything that it started, however it ends.
+//! The benchmark ends with everything that it started, however it ends, and says what it could not measure.
 
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use kar_tests::{binaries, process, test, wait};
 use rustix::process::Signal;
+use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs the benchmark until its nodes do, ends it by a signal, and waits until everything has ended; returns the folder
-/// that it used.
-async fn ended_by(signal: Signal) -> PathBuf {
+/// that it used, and what it printed.
+async fn ended_by(signal: Signal) -> (PathBuf, String) {
     // Builds the programs, if nobody did.
     binaries::folder();
     let mut bench = Command::new(env!("CARGO_BIN_EXE_kar-bench"))
         .args(["--seconds", "0.1", "--rounds", "99", "--failovers", "0", "--only", "durable"])
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .expect("the benchmark can be started");
@@ -36,14 +38,16 @@ async fn ended_by(signal: Signal) -> PathBuf {
     for pid in started {
         process::gone(pid, LIMIT).await;
     }
+    let mut printed = String::new();
+    bench.stdout.expect("it is piped").read_to_string(&mut printed).expect("it is text");
     let socket = socket.expect("a sidecar has a socket");
-    socket.parent().expect("it is in a folder").to_owned()
+    (socket.parent().expect("it is in a folder").to_owned(), printed)
 }
 
 #[test]
 fn a_benchmark_that_is_killed_leaves_no_processes() {
     test(async {
-        let folder = ended_by(Signal::KILL).await;
+        let (folder, _) = ended_by(Signal::KILL).await;
         // Its hub ends by itself when it has had no client for some seconds; nobody else could tidy up.
         for hub in process::find("hub", &folder) {
             process::kill(hub);
@@ -56,7 +60,51 @@ fn a_benchmark_that_is_killed_leaves_no_processes() {
 #[test]
 fn a_benchmark_that_is_terminated_tidies_up() {
     test(async {
-        let folder = ended_by(Signal::TERM).await;
+        let (folder, printed) = ended_by(Signal::TERM).await;
         assert!(!folder.exists() && process::find("hub", &folder).is_empty());
+        // What was measured is told, and that it is not all.
+        for said in
+            ["Physical limits of this run", "FAILED", "the rest: somebody ended this program"]
+        {
+            assert!(printed.contains(said), "{said}: {printed}");
+        }
+    });
+}
+
+#[test]
+fn what_fails_is_told_with_its_cause_and_the_rest_is_measured() {
+    test(async {
+        // Builds the programs, if nobody did.
+        binaries::folder();
+        let bench = Command::new(env!("CARGO_BIN_EXE_kar-bench"))
+            .args(["--seconds", "0.1", "--rounds", "1", "--failovers", "0", "--only", "direct"])
+            .args(["-o", "json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the benchmark can be started");
+        let client = wait::until("the first load client to run", LIMIT, async || {
+            let is_it = |pid: &u32| {
+                process::command_line(*pid).contains(" load --target direct --clients 1 ")
+            };
+            process::descendants(bench.id()).into_iter().find(is_it)
+        })
+        .await;
+        process::kill(client);
+        let output = tokio::task::spawn_blocking(|| bench.wait_with_output());
+        let output = output.await.expect("no panic").expect("it ends");
+        assert!(!output.status.success(), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+        let failures = report["failures"].as_array().expect("a list");
+        assert_eq!(failures.len(), 1, "{report}");
+        assert_eq!(failures[0]["what"], "direct invoke, 1 client, measurement 1 of 1");
+        let cause = failures[0]["cause"].as_str().expect("a text");
+        assert!(cause.contains("signal: 9"), "{cause}");
+        let rows = report["rows"].as_array().expect("a list");
+        assert_eq!(rows.len(), 1, "{report}");
+        assert_eq!(rows[0]["name"], "direct invoke, 64 clients");
+        assert!(rows[0]["calls_per_second"].as_f64().expect("a number") > 0.0);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("FAILED: direct invoke, 1 client"), "{said}");
     });
 }

@@ -170,6 +170,7 @@ fn what_is_no_event_is_refused_by_its_field() {
         let attribute = |name: &str, value: &str| {
             with(Event { attributes: [(name.into(), value.into())].into(), ..Event::default() })
         };
+        let late = prost_types::Timestamp { seconds: 253_402_300_800, nanos: 0 };
         let content_type = Payload { content_type: "json".into(), ..Payload::default() };
         for (request, field) in [
             (with(Event { source: "no uri".into(), ..Event::default() }), "event.source"),
@@ -179,6 +180,10 @@ fn what_is_no_event_is_refused_by_its_field() {
                 "event.data.content_type",
             ),
             (with(Event { data_schema: "x".into(), ..Event::default() }), "event.data_schema"),
+            (with(Event { id: "i".repeat(1_025), ..Event::default() }), "event.id"),
+            (with(Event { subject: "a\0".into(), ..Event::default() }), "event.subject"),
+            (with(Event { time: Some(late), ..Event::default() }), "event.time"),
+            (attribute("x", &"v".repeat(1_025)), "event.attributes.x"),
             (attribute("Not-Lower", "x"), "event.attributes"),
             (attribute("specversion", "1.0"), "event.attributes"),
             (attribute("empty", ""), "event.attributes.empty"),
@@ -220,6 +225,11 @@ fn what_is_no_event_is_refused_by_its_field() {
         let unknown = client.publish(publication("nothing", "", &json!(1))).await;
         let status = assert_error(unknown, Code::NotFound, "UNKNOWN_TOPIC");
         assert_eq!(metadata(&status, "topic"), "nothing");
+        // Nothing of a batch is published if a topic of one is none.
+        let events = vec![publication("t", "", &json!(1)), publication("nothing", "", &json!(1))];
+        let batch = PublishBatchRequest { events, ..Default::default() };
+        let status = client.event().publish_batch(batch).await;
+        assert_error(status, Code::NotFound, "UNKNOWN_TOPIC");
         for request in [
             CreateTopicRequest { topic: "x".into(), partitions: 257, ..Default::default() },
             CreateTopicRequest { topic: "x".into(), partitions: -1, ..Default::default() },

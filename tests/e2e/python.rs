@@ -4,12 +4,14 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use kar_tests::errors::assert_error;
 use kar_tests::python::{INSTALLS, Install, interpreter, sample, test};
 use kar_tests::world::{READY_LIMIT, capture};
 use kar_tests::{Node, NodeOptions, World, process, wait};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tonic::Code;
 
 /// Longest time for a component to leave in order, or to give up.
 const END_LIMIT: Duration = Duration::from_secs(20);
@@ -226,9 +228,8 @@ fn errors_tell_the_caller_what_happened_over_there() {
             "asyncio takes it as none"
         );
         let answer = client.invoke("greeter", "nonsense", &json!(null)).await;
-        let error = answer.expect("answered").expect_err("no such method");
-        assert_eq!(error.code, "unknown_method");
-        assert!(error.message.contains("it has: hello, slow"), "{error:?}");
+        let status = assert_error(answer, Code::NotFound, "UNKNOWN_METHOD");
+        assert!(status.message().contains("it has: hello, slow"), "{status:?}");
     });
 }
 

@@ -1,5 +1,9 @@
 //! What the Rust SDK registers and asks for, at a real sidecar.
 
+mod life;
+mod stage;
+mod turns;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

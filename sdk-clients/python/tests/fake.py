@@ -40,6 +40,33 @@ def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
     return run
 
 
+class Unary:
+    """Answers one RPC: with what a function makes of the request, which may abort by the context."""
+
+    def __init__(self, request: type[Any], answer: Callable[[Any, Any], Awaitable[Any]]) -> None:
+        self.handler: Any = grpc.unary_unary_rpc_method_handler(
+            answer, request.FromString, lambda message: message.SerializeToString()
+        )
+
+
+class Unaries(grpc.GenericRpcHandler):
+    """Looks up who answers when somebody asks."""
+
+    def __init__(self, fake: FakeSidecar) -> None:
+        self._fake = fake
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        """Who answers this path."""
+        found = self._fake.unary.get(details.method)
+        return found.handler if found else None
+
+
+async def refuse(context: Any, code: grpc.StatusCode, reason: str, **metadata: str) -> None:
+    """Ends a request that needs no stream with a status."""
+    details = status(code, reason, **metadata).SerializeToString()
+    await context.abort(code, "refused", (("grpc-status-details-bin", details),) if reason else ())
+
+
 class FakeSidecar:
     """Listens on a Unix socket and on a port of 127.0.0.1."""
 
@@ -50,6 +77,8 @@ class FakeSidecar:
         """Those who follow the topology."""
         self.followers: asyncio.Queue[Follower] = asyncio.Queue()
         """Those who follow a topic."""
+        self.unary: dict[str, Unary] = {}
+        """What answers requests that need no stream, by the path of the RPC."""
 
     async def accept(self, **welcome: Any) -> Peer:
         """The next stream, whose component is welcomed."""
@@ -291,6 +320,7 @@ async def listen(socket: Path) -> FakeSidecar:
                 "kar.v1.SystemService", {"WatchTopology": watching}
             ),
             grpc.method_handlers_generic_handler("kar.v1.EventService", {"Consume": consuming}),
+            Unaries(fake),
         ]
     )
     await server.start()

@@ -1,6 +1,8 @@
 """The sidecar goes away and comes back; leaving in order."""
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 import grpc
@@ -8,6 +10,9 @@ import pytest
 from fake import asynchronous, listen, sidecar, until
 
 import kar
+from kar._connection import Connection
+from kar._session import request
+from kar._transport import Settings
 from kar.v1 import component_pb2 as v1
 from kar.v1 import state_pb2
 
@@ -234,3 +239,71 @@ async def test_the_end_of_the_loop_ends_the_connection(tmp_path: Path) -> None:
         assert task.cancelled()
         with pytest.raises(kar.Closed):
             await client.service("s").call("m")
+
+
+@asynchronous
+async def test_a_connection_whose_task_never_began_is_closed(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        accepting = asyncio.create_task(fake.accept())
+        connection = Connection(Settings(socket=fake.socket), v1.Hello())
+        await connection.open()
+        task = connection._task
+        assert task is not None
+        # Nothing has run since it was made: it is cancelled before its first step.
+        task.cancel()
+        waiting = asyncio.create_task(connection.request(request("flush")))
+        with pytest.raises(kar.Closed):
+            await waiting
+        with pytest.raises(kar.Closed):
+            await connection.request(request("flush"))
+        await accepting
+
+
+@asynchronous
+async def test_what_was_given_up_while_nothing_could_be_sent_does_not_gather(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        connecting = asyncio.ensure_future(fake.client()._connect())
+        peer = await fake.accept(request_credits=1)
+        client = await connecting
+        first = asyncio.create_task(client.service("s").call("first"))
+        held = await peer.request("invoke")
+        kept = asyncio.create_task(client.service("s").call("kept"))
+        connection = client._kar_connection
+        for _ in range(200):
+            given_up = asyncio.create_task(client.service("s").call("given up"))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            await asyncio.gather(given_up, return_exceptions=True)
+            assert len(connection.roots) <= 3
+        await peer.answer_call(held)
+        await first
+        await peer.answer_call(await peer.request("invoke"))
+        await kept
+        await client.close()
+
+
+@asynchronous
+async def test_a_host_that_nobody_serves_any_more_is_gone(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        waiter = Waiter()
+        host = fake.host(waiter)
+        serving = asyncio.create_task(host.serve())
+        peer = await fake.accept()
+        await peer.invoke("t", "wait", service="waiter")
+        await until("the turn to start", lambda: waiter.log == ["start"])
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        assert waiter.log == ["start", "cancelled"]
+        with pytest.raises(kar.Closed):
+            await host.client.service("s").call("m")
+
+
+@asynchronous
+async def test_a_host_that_is_asked_to_leave_while_it_connects_leaves(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        serving = asyncio.create_task(fake.host(Waiter).serve())
+        # It has said hello and is not welcomed.
+        await fake.streams.get()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await serving

@@ -130,6 +130,7 @@ REASONS = [
     (grpc.StatusCode.UNKNOWN, "OUTCOME_UNKNOWN", kar.OutcomeUnknown),
     (grpc.StatusCode.UNAVAILABLE, "NO_HOST", kar.NoHost),
     (grpc.StatusCode.NOT_FOUND, "UNKNOWN_INVOCATION", kar.UnknownInvocation),
+    (grpc.StatusCode.NOT_FOUND, "UNKNOWN_METHOD", kar.UnknownMethod),
     (grpc.StatusCode.ABORTED, "CONDITION_FAILED", kar.ConditionFailed),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED", kar.LimitReached),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE", kar.LimitReached),

@@ -68,7 +68,7 @@ async def test_a_watch_goes_on_when_its_stream_was_lost(tmp_path: Path) -> None:
             await watcher.tell(topology("a"))
             await first
             second = asyncio.create_task(anext(topologies))
-            for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OK):
+            for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.OK):
                 watcher.end(code)
                 watcher = await fake.watchers.get()
                 await watcher.tell(topology("a"))

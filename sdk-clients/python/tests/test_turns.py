@@ -23,6 +23,24 @@ class Order:
     count: int = 1
 
 
+class Forgetful(kar.Actor):
+    """Leaves a task behind that writes."""
+
+    gate = asyncio.Event()
+    wrote = False
+    left: asyncio.Task[None] | None = None
+
+    @kar.method
+    async def leave(self) -> None:
+        self.state.set("early", 1)
+        Forgetful.left = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        await self.gate.wait()
+        self.state.set("late", 2)
+        Forgetful.wrote = True
+
+
 class Shop(kar.Service, name="shop"):
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -38,6 +56,16 @@ class Shop(kar.Service, name="shop"):
     @kar.method
     async def refuse(self) -> None:
         raise kar.ApplicationError("sold_out", "none left", payload=kar.Payload(b"[0]"))
+
+    @kar.method
+    async def crowd(self, failing: int) -> None:
+        async def fail() -> None:
+            raise kar.ApplicationError("sold_out", "none left", retryable=True)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(asyncio.sleep(0))
+            for _ in range(failing):
+                tasks.create_task(fail())
 
     @kar.method
     async def crash(self) -> None:
@@ -130,11 +158,13 @@ class Stock(kar.Actor):
 
 
 @asynccontextmanager
-async def hosting(folder: Path, **options: Any) -> AsyncIterator[tuple[FakeSidecar, Peer, kar.Host, Shop]]:
+async def hosting(
+    folder: Path, *more: type[kar.Actor], **options: Any
+) -> AsyncIterator[tuple[FakeSidecar, Peer, kar.Host, Shop]]:
     async with sidecar(folder) as fake:
         shop = Shop()
         welcome = options.pop("welcome", {})
-        host = fake.host(shop, Stock, **options)
+        host = fake.host(shop, Stock, *more, **options)
         starting = asyncio.create_task(host.start())
         peer = await fake.accept(**welcome)
         await starting
@@ -199,11 +229,21 @@ async def test_exceptions_become_application_errors(tmp_path: Path) -> None:
         error = (await run(peer, "own_cancel")).error
         assert error.code == "CancelledError"
         error = (await run(peer, "nonsense")).error
-        assert error.code == "unknown_method"
+        assert error.code == "kar.UNKNOWN_METHOD"
         assert error.message.startswith("service shop has no method `nonsense`; it has: ask, big")
         await peer.invoke("u", "m", service="other")
         error = (await peer.outcome()).error
         assert error.message == "this host has no service `other`; it has: shop"
+
+
+@asynchronous
+async def test_the_only_error_of_a_task_group_is_the_methods_error(tmp_path: Path) -> None:
+    async with hosting(tmp_path) as (_, peer, _host, _shop):
+        error = (await run(peer, "crowd", "1")).error
+        assert (error.code, error.message, error.retryable) == ("sold_out", "none left", True)
+        error = (await run(peer, "crowd", "2")).error
+        assert error.code == "ExceptionGroup"
+        assert error.detail.count("sold_out: none left") == 2, "both are told"
 
 
 @asynchronous
@@ -320,6 +360,21 @@ async def test_state_is_written_with_the_next_operation_or_the_end(tmp_path: Pat
         everything = state_pb2.GetAllResponse(entries={"left": json("2")})
         await peer.answer(request, actor_state_get_all=everything)
         assert (await peer.outcome()).payload.data == b'{"left":2}'
+
+
+@asynchronous
+async def test_what_a_task_writes_while_its_turn_ends_is_not_lost(tmp_path: Path) -> None:
+    async with hosting(tmp_path, Forgetful) as (_, peer, _host, _shop):
+        await peer.invoke("t", "leave", actor=("Forgetful", "f"))
+        first = await peer.request("actor_state_apply")
+        # The method has returned, and its result waits for this answer.
+        Forgetful.gate.set()
+        await until("the task to write", lambda: Forgetful.wrote)
+        await peer.answer(first, actor_state_apply=state_pb2.ApplyResponse())
+        second = await peer.request("actor_state_apply")
+        assert [change.set.key for change in second.actor_state_apply.changes] == ["late"]
+        await peer.answer(second, actor_state_apply=state_pb2.ApplyResponse())
+        assert (await peer.outcome()).payload.data == b"null"
 
 
 @asynchronous

@@ -346,9 +346,7 @@ impl Consumer {
 /// What ended a stream for good; `None`: it can be opened again.
 fn passing(status: &tonic::Status) -> Option<CallError> {
     let error = CallError::from_grpc(status);
-    let again = matches!(error, CallError::Unavailable(_) | CallError::Unknown(_))
-        || (status.details().is_empty()
-            && matches!(status.code(), tonic::Code::Cancelled | tonic::Code::Internal));
+    let again = matches!(error, CallError::Unavailable(_) | CallError::Unknown(_));
     (!again).then_some(error)
 }
 

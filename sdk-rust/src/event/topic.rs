@@ -170,7 +170,7 @@ impl Topic {
 // === impl TopicDescription ===
 
 impl TopicDescription {
-    fn from_proto(described: proto::TopicDescription) -> Self {
+    pub(crate) fn from_proto(described: proto::TopicDescription) -> Self {
         let count = |number: i64| u64::try_from(number).unwrap_or(0);
         let partition = |one: proto::TopicPartition| TopicPartition {
             start: count(one.start),

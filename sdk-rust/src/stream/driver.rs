@@ -115,7 +115,7 @@ async fn redial(
                     }
                 }
                 Some(Command::TurnDone { .. }) => {}
-                Some(Command::Leave) | None => return None,
+                Some(Command::Leave | Command::Stop) | None => return None,
             },
         }
     }

@@ -40,6 +40,8 @@ pub(crate) enum Command {
     },
     /// Leave in order.
     Leave,
+    /// Leave at once: the host is gone.
+    Stop,
 }
 
 /// A request on its way.

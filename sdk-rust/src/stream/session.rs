@@ -210,6 +210,7 @@ impl<'a> Live<'a> {
                 }
             }
             Command::Leave => self.lasting.leaving = true,
+            Command::Stop => self.unneeded = true,
         }
     }
 
@@ -258,7 +259,7 @@ impl<'a> Live<'a> {
             Some(table) => table.start(handle, self.lasting.number, invocation),
             None => {
                 let text = "this component hosts nothing";
-                Err(Box::new(ApplicationError::new("unknown_method", text)))
+                Err(Box::new(ApplicationError::new("kar.UNKNOWN_METHOD", text)))
             }
         };
         match started {
@@ -365,6 +366,10 @@ impl<'a> Live<'a> {
     /// "unknown", and takes back what was not written, and what does no harm twice, for the next
     /// stream. Returns when all turns have stopped.
     pub(crate) async fn give_up(mut self, reason: &str) {
+        // First, so that none of them gets to see what its requests come to.
+        for turn in self.turns.values() {
+            turn.abort();
+        }
         let mut again = VecDeque::new();
         let mut unwritten = self.outbox.abandon();
         unwritten.extend(self.ready.drain(..));
@@ -392,9 +397,6 @@ impl<'a> Live<'a> {
         }
         self.nested.clear();
         self.ordered.clear();
-        for turn in self.turns.values() {
-            turn.abort();
-        }
         let stopped = tokio::time::timeout(crate::limits::ABORT_TIMEOUT, self.turns_stopped());
         if stopped.await.is_err() {
             let turns = self.turns.len();
@@ -448,6 +450,7 @@ fn is_repeatable(operation: &Operation) -> bool {
         | Operation::ResumeSubscription(_)
         | Operation::ListSubscriptions(_)
         | Operation::RedriveSubscription(_) => true,
+        Operation::ActorStateGet(read) => read.turn_token.is_empty(),
         Operation::ActorStateGetAll(read) => read.turn_token.is_empty(),
         Operation::ReminderList(list) => list.turn_token.is_empty(),
         Operation::StateSet(set) => !set.request_id.is_empty(),

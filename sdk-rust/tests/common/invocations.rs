@@ -81,6 +81,15 @@ impl World {
                     }
                 }
             }
+            Operation::RedriveDeadLetter(r) => {
+                self.log.push(format!("redrive {}", r.invocation_id));
+                let invocation_id = format!("{}, again", r.invocation_id);
+                let answer = proto::RedriveDeadLetterResponse { invocation_id };
+                (r.invocation_id != "held").then_some(Answer::RedriveDeadLetter(answer))
+            }
+            Operation::DiscardDeadLetter(_) => {
+                Some(status(tonic::Code::NotFound, "UNKNOWN_INVOCATION"))
+            }
             other => Some(self.on_state_operation(other)),
         }
     }

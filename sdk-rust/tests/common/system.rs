@@ -1,5 +1,6 @@
-//! The fake sidecar's `kar.v1.SystemService`: who follows the topology is told what a test says.
+//! The fake sidecar's `kar.v1.SystemService`: who asks is told what a test says.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 
 use kar_proto::v1 as proto;
@@ -24,7 +25,27 @@ pub(crate) struct Watchers {
     refusal: Option<Status>,
 }
 
+/// What operators are answered, one after the other, and what they asked for.
+#[derive(Default)]
+pub(crate) struct Operators {
+    pub(crate) actors: VecDeque<Result<proto::ListActorsResponse, Status>>,
+    pub(crate) actors_asked: Vec<proto::ListActorsRequest>,
+    pub(crate) drains: VecDeque<Result<(), Status>>,
+}
+
 impl Fake {
+    /// What operators will be answered.
+    pub(crate) fn script(&self, write: impl FnOnce(&mut Operators)) {
+        write(&mut self.lock().operators);
+    }
+
+    /// For which pages of actors they asked, by type, size and token.
+    pub(crate) fn actors_asked(&self) -> Vec<(String, i32, String)> {
+        let world = self.lock();
+        let asked = world.operators.actors_asked.iter();
+        asked.map(|a| (a.r#type.clone(), a.page_size, a.page_token.clone())).collect()
+    }
+
     /// The topology is another one now.
     pub(crate) fn tell_topology(&self, topology: proto::WatchTopologyResponse) {
         let mut world = self.lock();
@@ -88,9 +109,13 @@ impl SystemService for Fake {
 
     async fn list_actors(
         &self,
-        _: Request<proto::ListActorsRequest>,
+        request: Request<proto::ListActorsRequest>,
     ) -> Result<Response<proto::ListActorsResponse>, Status> {
-        Err(Status::unimplemented("not in tests"))
+        self.check_token(&request)?;
+        let operators = &mut self.lock().operators;
+        operators.actors_asked.push(request.into_inner());
+        let answer = operators.actors.pop_front();
+        answer.unwrap_or_else(|| Err(Status::internal("not scripted"))).map(Response::new)
     }
 
     async fn remove_actor(
@@ -104,7 +129,9 @@ impl SystemService for Fake {
         &self,
         _: Request<proto::DrainRequest>,
     ) -> Result<Response<proto::DrainResponse>, Status> {
-        Err(Status::unimplemented("not in tests"))
+        let answer = self.lock().operators.drains.pop_front();
+        let answer = answer.unwrap_or_else(|| Err(Status::internal("not scripted")));
+        answer.map(|()| Response::new(proto::DrainResponse {}))
     }
 
     async fn shutdown(

@@ -13,7 +13,7 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::system::Watchers;
+use super::system::{Operators, Watchers};
 
 pub(super) type Responses = mpsc::UnboundedSender<Result<proto::ConnectResponse, Status>>;
 pub(super) type Actor = (String, String);
@@ -41,6 +41,7 @@ pub(super) struct World {
     pub(super) violations: Vec<String>,
     pub(super) messages: usize,
     pub(super) watchers: Watchers,
+    pub(super) operators: Operators,
 }
 
 pub(super) struct StreamState {

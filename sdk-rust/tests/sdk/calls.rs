@@ -97,7 +97,7 @@ async fn errors_come_back_typed() {
     assert_eq!(
         failed,
         ApplicationError::new(
-            "unknown_method",
+            "kar.UNKNOWN_METHOD",
             "actor type Counter has no method `sub`; it has: add, scribble, refuse, \
              write_then_call, go_on, tail_of_nonsense, activation, nested_forever, superseded"
         )

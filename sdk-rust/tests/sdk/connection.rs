@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use kar_sdk::{ConnectError, Error, Host, HostError, Kar, RetryPolicy, ServiceContext};
+use kar_sdk::{CallError, ConnectError, Error, Host, HostError, Kar, RetryPolicy, ServiceContext};
 
 use crate::common::Fake;
 use crate::{Counter, Greeter, GreeterClient, Person, bounded, host};
@@ -69,6 +69,24 @@ async fn a_broken_stream_is_made_again() {
     assert_eq!(GreeterClient::new(&client).hello(name).await.unwrap(), "Hello, again!");
     drop(host);
     fake.until("the host is gone", |f| f.streams() == 1).await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_dropped_is_gone_though_it_has_clients() {
+    let fake = Fake::start().await;
+    let greeter = Greeter::default();
+    let (entered, dropped) = (greeter.entered.clone(), greeter.dropped.clone());
+    let host = Host::builder().service(greeter).socket(&fake.socket).start().await.unwrap();
+    let client = host.client();
+    let caller = Kar::builder().socket(&fake.socket).connect().await.unwrap();
+    let calling = tokio::spawn(GreeterClient::new(&caller).hangs().into_future());
+    bounded(entered.notified()).await;
+    drop(host);
+    fake.until("the host is gone", |f| f.streams() == 1).await;
+    let closed = bounded(client.service("nobody").call::<()>("x", &()).into_future()).await;
+    assert!(matches!(closed, Err(CallError::Closed(_))), "{closed:?}");
+    assert_eq!(dropped.load(Ordering::SeqCst), 1, "its turns have stopped");
+    calling.abort();
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod common;
 mod calls;
 mod connection;
 mod life;
+mod operator;
 mod steps;
 mod topology;
 mod turns;

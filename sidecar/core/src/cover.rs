@@ -219,6 +219,8 @@ transitions! {
     SubscriptionRemoved = "subscription: ends with its actor",
     FenceCloses = "subscription: a receiver closes channels of those that are over",
     ReadFull = "delivery: enough is under way",
+    ReadCrowded = "delivery: enough is under way for others, read one by one",
+    TakeCrowded = "delivery: others were faster, the rest is read again",
     FetchLate = "delivery: an answer of a topic that nobody waits for",
     FetchHeld = "delivery: events came that may not be delivered now",
     FetchUnavailable = "delivery: a topic cannot be read",

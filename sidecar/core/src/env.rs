@@ -321,7 +321,9 @@ impl Env {
 
     /// Whether turns may run ahead of the log (rule L6).
     pub(crate) fn may_speculate(&self) -> bool {
-        self.lease_valid && self.host.as_ref().is_some_and(|h| !h.offer.strict)
+        let has_lease = self.lease_valid || !self.rules.lease;
+        let is_strict = |host: &Host| host.offer.strict && self.rules.strict;
+        has_lease && self.host.as_ref().is_some_and(|host| !is_strict(host))
     }
 
     /// Takes a slot for a root turn, or queues it for one.
@@ -329,7 +331,7 @@ impl Env {
         // Slots that were granted and not taken yet are not free.
         let promised = self.granted.len() as u32;
         let Some(host) = self.host.as_mut() else { return false };
-        if host.slots_used + promised < host.offer.concurrency {
+        if host.slots_used + promised < host.offer.concurrency || !self.rules.slots {
             host.slots_used += 1;
             return true;
         }

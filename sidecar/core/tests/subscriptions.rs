@@ -195,6 +195,52 @@ fn it_reads_on_when_half_of_what_may_be_under_way_is_free() {
     assert_eq!((second.from, second.events_max), (4, 2));
 }
 
+/// What all branches have under way is bounded: beyond it each delivers one event after the other, so that whoever is
+/// slow keeps nobody else from reading.
+#[test]
+fn what_all_have_under_way_together_is_bounded_and_nobody_waits_for_others() {
+    // With that bound an event counts as accepted when it has ended.
+    let limits = Limits {
+        deliveries_waiting_max: 0,
+        deliveries_bytes_per_partition_max: 1,
+        ..Limits::default()
+    };
+    let mut script = Script::with(&[kind()], limits);
+    let topic = TopicRef { partitions: 2, ..spec().topic };
+    subscribe(&mut script, SubscriptionSpec { topic, offsets: vec![1, 1], ..spec() })
+        .expect("it is created");
+    let reads = [read(&mut script), read(&mut script)];
+    assert_eq!(reads.each_ref().map(|read| read.events_max), [3, 3]);
+    let events = ["alice", "bob", "carol"].iter().zip(1..);
+    let events = events.map(|(who, offset)| event(offset, "yes", Some(who))).collect();
+    answer(&mut script, &reads[0], events);
+    let alice = script.turn("add");
+    answer(&mut script, &reads[1], vec![event(1, "yes", Some("dave")), event(2, "no", None)]);
+    let dave = script.turn("add");
+    script.advance(LONG_MS);
+    assert!(script.turns.is_empty() && script.topics.is_empty(), "both have one");
+    let under_way = view(&mut script).partitions.into_iter().map(|p| p.under_way);
+    assert_eq!(under_way.collect::<Vec<_>>(), [1, 1]);
+    for who in ["bob", "carol"] {
+        let turn = if who == "bob" { &alice } else { &script.turn("add") };
+        script.finish(turn, done("ok"));
+        script.advance(LONG_MS);
+        let next = read(&mut script);
+        assert_eq!((next.id.topic_partition, next.events_max), (0, 1), "as long as dave is there");
+        answer(&mut script, &next, vec![event(next.from, "yes", Some(who))]);
+    }
+    let carol = script.turn("add");
+    assert_eq!(carol.payload.data, "event 3");
+    script.finish(&dave, done("ok"));
+    script.advance(LONG_MS);
+    let next = read(&mut script);
+    assert_eq!((next.id.topic_partition, next.from), (1, 2), "what was not taken is read again");
+    script.finish(&carol, done("ok"));
+    script.advance(LONG_MS);
+    let next = read(&mut script);
+    assert_eq!((next.from, next.events_max), (4, 3), "there is room");
+}
+
 #[test]
 fn paused_it_reads_nothing_and_goes_on_where_it_was() {
     let (mut script, first) = subscribed(Limits::default());

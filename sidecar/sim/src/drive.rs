@@ -67,6 +67,13 @@ impl World {
                         self.note(Seen::HostDown { node, session, dead });
                     }
                     Event::Drain => self.note(Seen::DrainTold { node }),
+                    Event::Lease { valid } => {
+                        // What it wanted done before is judged by what it knew then.
+                        self.slots[slot].lease_lost = !*valid;
+                        if *valid {
+                            self.note(Seen::Lease { node, valid: true });
+                        }
+                    }
                     _ => {}
                 }
                 self.give(slot, event);
@@ -169,6 +176,9 @@ impl World {
         let node = self.slots[slot].id;
         for (log, offset) in std::mem::take(&mut self.slots[slot].claims_read) {
             self.note(Seen::ClaimRead { node, log, offset });
+        }
+        if std::mem::take(&mut self.slots[slot].lease_lost) {
+            self.note(Seen::Lease { node, valid: false });
         }
         let begin = BASE_MS + self.plan.slots[slot].skew_ms;
         let at = timeout.map(|t| (t.saturating_sub(begin) * MS).max(self.now + 1));

@@ -16,6 +16,7 @@ use kar_core::message::{Control, Message};
 use kar_core::node::PartitionView;
 use kar_core::record::Record;
 use kar_core::snapshot::{Snapshot, SnapshotKey};
+use kar_core::subscription::FetchId;
 
 use crate::coverage::Coverage;
 use crate::operator::Policies;
@@ -66,6 +67,8 @@ pub(crate) enum Seen {
     Woke { node: NodeId, resumed: bool },
     /// A node knows all of a log up to the time it asked.
     ReadToEnd { node: NodeId, log: usize },
+    /// A node was told whether its lease is valid.
+    Lease { node: NodeId, valid: bool },
     /// A node was told of a host of these kinds.
     HostUp { node: NodeId, kinds: Vec<Kind> },
     /// A node was told that a host is gone.
@@ -92,6 +95,8 @@ pub(crate) enum Seen {
     SourceEvent { id: Arc<str>, partition: u32, event: CloudEvent },
     /// Lower events there are gone.
     SourceTrimmed { id: Arc<str>, partition: u32, start: u64 },
+    /// A node wants events of a subscription's topic; or it has its answer, or does not want one any more.
+    Reading { node: NodeId, id: FetchId, is_open: bool },
     /// Lower records of a log are gone; how far its store was, and which snapshots there were.
     Trimmed { log: usize, start: u64, store: u64, snapshots: Snapshots },
 }
@@ -256,6 +261,8 @@ pub(crate) struct History {
     pub(crate) accept_timeout: Us,
     /// Apps stop the code of cut-off attempts within the grace.
     pub(crate) heeding: bool,
+    /// How many turns of roots each slot's component takes at once.
+    pub(crate) concurrency: Vec<u32>,
     /// Which slots' components register `strict`.
     pub(crate) strict: Vec<bool>,
     /// How many events came before these: the explorer keeps them.

@@ -36,9 +36,15 @@ struct Args {
     /// Keep all rules, but make the faults likely that one rule is against.
     #[arg(long, value_name = "RULE", conflicts_with = "mutate")]
     bias: Option<String>,
-    /// Switch every protecting rule off, one at a time, until a violation is found.
-    #[arg(long, conflicts_with_all = ["seed", "seeds", "mutate"])]
-    mutations: bool,
+    /// Switch every protecting rule off (or those named), one at a time, until a violation is found.
+    #[arg(
+        long,
+        value_name = "RULES",
+        num_args = 0..=1,
+        default_missing_value = "",
+        conflicts_with_all = ["seeds", "mutate"]
+    )]
+    mutations: Option<String>,
     /// Explore a small world exhaustively: a configuration's name, `all`, or none for those of the test run.
     #[arg(long, value_name = "CONFIG", num_args = 0..=1, default_missing_value = "")]
     explore: Option<String>,
@@ -104,6 +110,9 @@ fn main() -> ExitCode {
         },
     };
     let profile = |seed| fixed.clone().unwrap_or_else(|| Profile::of_seed(seed));
+    if let Some(names) = &args.mutations {
+        return mutations(names);
+    }
     if let Some(name) = &args.schedule {
         return schedules(name, rules, args.trace);
     }
@@ -111,7 +120,6 @@ fn main() -> ExitCode {
         return explore(name, rules, &args);
     }
     match (args.seed, args.seeds) {
-        _ if args.mutations => mutations(),
         (Some(seed), _) => one(seed, &profile(seed), rules, args.trace),
         (None, Some(seeds)) => many(&profile, rules, seeds, &args),
         (None, None) => {
@@ -181,11 +189,17 @@ fn explore(name: &str, rules: Rules, args: &Args) -> ExitCode {
     if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Hunts every mutation and prints the table of the README.
-fn mutations() -> ExitCode {
+/// Hunts every mutation, or those named, and prints the table of the README.
+fn mutations(names: &str) -> ExitCode {
+    let named = names.split(',').filter(|name| !name.is_empty());
+    if let Some(name) = named.clone().find(|name| Mutation::named(name).is_none()) {
+        eprintln!("there is no rule '{name}'");
+        return ExitCode::from(2);
+    }
+    let wanted = |m: &Mutation| names.is_empty() || named.clone().any(|name| name == m.name);
     let mut missed = false;
     println!("| rule | seeds needed | violation |\n|---|---|---|");
-    for mutation in MUTATIONS {
+    for mutation in MUTATIONS.into_iter().filter(wanted) {
         match mutation.hunt(SEEDS_MAX) {
             Some((seeds, report)) => {
                 println!("| {} | {seeds} | {} |", mutation.name, report.violations[0]);

@@ -4,9 +4,9 @@ use kar_core::limits::Rules;
 
 use crate::Report;
 use crate::moods::{
-    apart, awaited, boomerangs, burying, contended, crossing, dissolving, forgetful, hasty,
-    lagging, losing, mortal, orphaned, outdated, publishing, removing, restless, subscribing, told,
-    unheeding, usual,
+    apart, awaited, boomerangs, burying, contended, crossing, dissolving, dozing, forgetful, hasty,
+    hubless, lagging, losing, mortal, orphaned, outdated, parting, publishing, removing, restless,
+    subscribing, thoughtful, told, unheeding, usual,
 };
 use crate::plan::Profile;
 
@@ -24,7 +24,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 75] = [
+pub const MUTATIONS: [Mutation; 114] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -38,7 +38,8 @@ pub const MUTATIONS: [Mutation; 75] = [
     one("close-only-committed", |r| r.close_only_committed = false, usual),
     one("remember-retired", |r| r.remember_retired = false, usual),
     one("attach", |r| r.attach = false, usual),
-    one("child-wait", |r| r.child_wait = false, usual),
+    one("end-waits", |r| r.end_waits = false, usual),
+    one("retry-waits", |r| r.retry_waits = false, usual),
     one("settled-proposals", |r| r.settled_proposals = false, usual),
     one("kept-lock", |r| r.kept_lock = false, contended),
     one("turn-token", |r| r.turn_token = false, unheeding),
@@ -100,6 +101,54 @@ pub const MUTATIONS: [Mutation; 75] = [
     one("dead-letter-apart", |r| r.bury_with_end = false, burying),
     one("settle-before-answer", |r| r.settle_landed = false, publishing),
     one("read-on", |r| r.read_on = false, subscribing),
+    one("pause-barrier", |r| r.pause_barrier = false, dozing),
+    one("lease", |r| r.lease = false, hubless),
+    one("grace", |r| r.grace = false, contended),
+    one("host-grace", |r| r.host_grace = false, parting),
+    one("release-after-turns", |r| r.release_after_turns = false, parting),
+    one("release-after-grace", |r| r.release_after_grace = false, parting),
+    one("abandon-turns", |r| r.abandon_turns = false, thoughtful),
+    one("append-timeout", |r| r.append_timeout = false, losing),
+    one("drop-failed", |r| r.drop_failed = false, usual),
+    one("retry-pause", |r| r.retry_pause = false, contended),
+    one("lost-pause", |r| r.lost_pause = false, contended),
+    one("park-poison", |r| r.park_poison = false, contended),
+    one("strict", |r| r.strict = false, |p| p.strict = 900),
+    one("gate-flushes", |r| r.gate_flushes = false, usual),
+    one("gate-release", |r| r.gate_release = false, parting),
+    one("gate-taken", |r| r.gate_taken = false, told),
+    one("gate-named", |r| r.gate_named = false, losing),
+    one("log-lower", |r| r.log_lower = false, contended),
+    one("take-owed", |r| r.take_owed = false, |p| p.small_limits = 1_000),
+    one("refuse-closed", |r| r.refuse_closed = false, told),
+    one("descendants-only", |r| r.descendants_only = false, contended),
+    one("queue-order", |r| r.queue_order = false, usual),
+    one("hand-over-order", |r| r.hand_over_order = false, parting),
+    Mutation {
+        name: "nested-slotless",
+        flip: |r| r.nested_slotless = false,
+        behind: |r| r.give_back_slots = false,
+        bias: contended,
+    },
+    Mutation {
+        name: "give-back-slots",
+        flip: |r| r.give_back_slots = false,
+        behind: |r| r.nested_slotless = false,
+        bias: contended,
+    },
+    one("slots", |r| r.slots = false, usual),
+    one("expire", |r| r.expire = false, hasty),
+    one("inherited-ran", |r| r.inherited_ran = false, contended),
+    one("clock-forward", |r| r.clock_forward = false, contended),
+    one("settle-late", |r| r.settle_late = false, usual),
+    one("newest-statement", |r| r.newest_statement = false, apart),
+    one("keep-place", |r| r.keep_place = false, contended),
+    one("parked-holds", |r| r.parked_holds = false, contended),
+    one("kept-flushes", |r| r.kept_flushes = false, orphaned),
+    one("gate-deliveries", |r| r.gate_deliveries = false, subscribing),
+    one("keep-unstored", |r| r.keep_unstored = false, forgetful),
+    one("stop-reading", |r| r.stop_reading = false, subscribing),
+    one("wait-unreadable", |r| r.wait_unreadable = false, subscribing),
 ];
 
 /// Seeds within which every mutation must be found.

@@ -708,6 +708,8 @@ fn bound_deliveries(limits: &mut Limits, seed: u64) {
     }
     if rng.chance(300) {
         limits.subscription_in_flight_bytes_max = rng.range(1, 600) as usize;
+        // Of one topic partition, so that several of them are in each other's way.
+        limits.deliveries_bytes_per_partition_max = limits.subscription_in_flight_bytes_max;
     }
 }
 

@@ -31,6 +31,8 @@ pub(crate) struct Slot {
     pub(crate) drain_queued: bool,
     /// Claims read since the effects were last looked at.
     pub(crate) claims_read: Vec<(usize, Offset)>,
+    /// Its lease was lost since then.
+    pub(crate) lease_lost: bool,
     /// It was told to leave; it comes back so long after it has gone.
     pub(crate) leaves: Option<Us>,
     /// Who made the requests, by number.
@@ -59,6 +61,7 @@ impl Slot {
             tick_at: None,
             drain_queued: false,
             claims_read: Vec::new(),
+            lease_lost: false,
             leaves: None,
             waiters: Vec::new(),
             issue: 0,
@@ -87,6 +90,7 @@ impl Slot {
         self.tick_at = None;
         self.drain_queued = false;
         self.claims_read.clear();
+        self.lease_lost = false;
         self.leaves = None;
         self.waiters.clear();
         self.issue = 0;

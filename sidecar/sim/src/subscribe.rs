@@ -293,6 +293,7 @@ impl World {
         let at = self.now + self.rng.range(50, 600) + self.hiccup() + late;
         let fails = trouble && self.rng.chance(500);
         self.say(|| format!("n{slot} reads {topic_id} {id:?} from {from}, fails={fails}"));
+        self.note(Seen::Reading { node: self.slots[slot].id, id: id.clone(), is_open: true });
         let fetch = Fetching { slot, inst, id, topic_id, from, max };
         self.push(at, Due::Fetch { fetch, fails });
     }
@@ -302,6 +303,7 @@ impl World {
         let inst = self.slots[slot].inst;
         let is_it = |f: &Fetching| f.slot == slot && f.inst == inst && f.id == *id;
         self.source.waiting.retain(|_, fetch| !is_it(fetch));
+        self.note(Seen::Reading { node: self.slots[slot].id, id: id.clone(), is_open: false });
     }
 
     /// It arrives.
@@ -373,6 +375,7 @@ impl World {
         let late = self.faults_on && self.rng.chance(self.plan.subscribing.trouble);
         let more = if late { self.rng.range(MS, 500 * MS) } else { 0 };
         let at = self.now + self.rng.range(50, 400) + self.hiccup() + more;
+        self.note(Seen::Reading { node: self.slots[slot].id, id: id.clone(), is_open: false });
         let input = Input::Event(Event::Fetched { id, result });
         self.push(at, Due::Input { slot, inst, input });
     }

@@ -123,6 +123,8 @@ pub(crate) struct Hooks {
     pub(crate) message: Option<MessageHook>,
     /// The script of a turn.
     pub(crate) script: Option<ScriptHook>,
+    /// What a node that is gone has put into inboxes lands there for certain.
+    pub(crate) lands_orphaned: bool,
 }
 
 impl Clone for Hooks {
@@ -132,7 +134,7 @@ impl Clone for Hooks {
         let directed = appends || self.message.is_some();
         assert!(!directed, "directed worlds do not branch");
         let script = self.script.clone();
-        Self { append: None, inbox: None, topic: None, message: None, script }
+        Self { script, ..Self::default() }
     }
 }
 
@@ -228,6 +230,7 @@ impl World {
             actor_idle: plan.limits.actor_idle_ms,
             accept_timeout: plan.limits.accept_timeout_ms * MS,
             heeding: plan.profile.run_on_max <= crate::plan::RUN_ON_MAX,
+            concurrency: plan.slots.iter().map(|s| s.concurrency).collect(),
             strict: plan.slots.iter().map(|s| s.strict).collect(),
             before: 0,
             policies: plan.policies.clone(),

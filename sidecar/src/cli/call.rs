@@ -143,6 +143,7 @@ async fn call_durably(
         target::Kind::Service(service) => {
             let request = InvokeRequest {
                 service: service.name,
+                affinity_key: service.affinity_key,
                 method,
                 payload: Some(payload),
                 options,
@@ -233,12 +234,14 @@ fn options(args: &OptionArgs) -> Outcome<Option<InvocationOptions>> {
         retry_attempts,
         retry_backoff,
         retry_backoff_max,
+        retry_multiplier,
+        trace_parent,
     } = args;
     let policy = RetryPolicy {
         max_attempts: retry_attempts.unwrap_or_default(),
         initial_backoff: wire("--retry-backoff", *retry_backoff)?,
         max_backoff: wire("--retry-backoff-max", *retry_backoff_max)?,
-        multiplier: 0.0,
+        multiplier: retry_multiplier.unwrap_or_default(),
     };
     let retry_policy = (policy != RetryPolicy::default()).then_some(policy);
     let start_within = wire("--start-within", *start_within)?;
@@ -247,7 +250,7 @@ fn options(args: &OptionArgs) -> Outcome<Option<InvocationOptions>> {
         start_within,
         retry_policy,
         idempotency_key,
-        ..InvocationOptions::default()
+        trace_parent: trace_parent.clone().unwrap_or_default(),
     };
     Ok((options != InvocationOptions::default()).then_some(options))
 }
@@ -268,7 +271,8 @@ fn parse(args: &InvocationArgs) -> Outcome<Invocation> {
             (target::Kind::Actor(actor), rest)
         }
         (None, [service, rest @ ..]) => {
-            let service = ServiceTarget { name: service.clone(), affinity_key: String::new() };
+            let affinity_key = args.affinity_key.clone().unwrap_or_default();
+            let service = ServiceTarget { name: service.clone(), affinity_key };
             (target::Kind::Service(service), rest)
         }
         (None, []) => return Err(Failure::usage("give SERVICE METHOD [JSON]")),
@@ -291,6 +295,7 @@ mod tests {
     fn parsed(actor: Option<[&str; 2]>, words: &[&str]) -> Outcome<Invocation> {
         parse(&InvocationArgs {
             actor: actor.map(|words| words.map(String::from).into()),
+            affinity_key: None,
             words: words.iter().map(ToString::to_string).collect(),
             file: None,
             content_type: "application/json".into(),

@@ -1,15 +1,16 @@
 //! `kar get`: who is there, and what is under way.
 
 use kar_proto::v1::{
-    ActorInfo, AttemptEndCause, DeadLetter, InvocationInfo, InvocationMode, InvocationState,
-    ListActorsRequest, ListDeadLettersRequest, ListInvocationsRequest, ListNodesRequest, NodeInfo,
-    Target, target,
+    ActorInfo, ApplicationError, AttemptEndCause, DeadLetter, InvocationInfo, InvocationMode,
+    InvocationState, ListActorsRequest, ListDeadLettersRequest, ListInvocationsRequest,
+    ListNodesRequest, NodeInfo, Target, target,
 };
 use serde_json::{Value, json};
 
 use super::args::ListArgs;
 use super::client::with_session;
 use super::exit::{Effect, Failure, Outcome};
+use super::invocation::ending;
 use super::listing::{Omitted, Page, listed};
 use super::output::{Table, age};
 
@@ -121,9 +122,7 @@ fn dead_letter_json(letter: &DeadLetter) -> Value {
     json!({
         "invocation_id": letter.invocation_id, "target": target_text(letter.target.as_ref()),
         "method": letter.method, "attempts": letter.attempts,
-        "error": letter.error.as_ref().map(|error| {
-            json!({ "code": error.code, "message": error.message, "detail": error.detail })
-        }),
+        "error": letter.error.as_ref().map(error_json),
         "create_time": letter.create_time.as_ref().map(ToString::to_string),
         "end_time": letter.end_time.as_ref().map(ToString::to_string),
     })
@@ -148,11 +147,14 @@ pub(super) fn node_json(node: &NodeInfo) -> Value {
     })
 }
 
-fn invocation_json(info: &InvocationInfo) -> Value {
+pub(super) fn invocation_json(info: &InvocationInfo) -> Value {
+    // Of one that has ended only that may be known.
+    let known = |text: &'static str| (text != "-" && !text.is_empty()).then_some(text);
     json!({
-        "invocation_id": info.invocation_id, "target": target_text(info.target.as_ref()),
-        "method": info.method, "mode": mode(info.mode()), "state": standing(info.state()),
-        "attempt": info.attempt, "node": info.node,
+        "invocation_id": info.invocation_id,
+        "target": info.target.as_ref().map(|target| target_text(Some(target))),
+        "method": info.method, "mode": known(mode(info.mode())),
+        "state": standing(info.state()), "attempt": info.attempt, "node": info.node,
         "create_time": info.create_time.as_ref().map(ToString::to_string),
         "cancel_requested": info.cancel_requested,
         "retry_time": info.retry_time.as_ref().map(ToString::to_string),
@@ -160,7 +162,14 @@ fn invocation_json(info: &InvocationInfo) -> Value {
         "last_attempt_end": info.last_attempt_end.as_ref().map(|end| {
             json!({ "cause": cause(end.cause()), "message": end.message })
         }),
+        "end": known(ending(info.end())),
+        "end_time": info.end_time.as_ref().map(ToString::to_string),
+        "error": info.error.as_ref().map(error_json),
     })
+}
+
+fn error_json(error: &ApplicationError) -> Value {
+    json!({ "code": error.code, "message": error.message, "detail": error.detail })
 }
 
 fn invocation_row(info: InvocationInfo) -> Vec<String> {
@@ -182,7 +191,7 @@ fn invocation_row(info: InvocationInfo) -> Vec<String> {
     ]
 }
 
-fn target_text(target: Option<&Target>) -> String {
+pub(super) fn target_text(target: Option<&Target>) -> String {
     match target.and_then(|t| t.kind.as_ref()) {
         Some(target::Kind::Service(service)) => service.name.clone(),
         Some(target::Kind::Actor(actor)) => format!("{}/{}", actor.r#type, actor.id),
@@ -190,7 +199,7 @@ fn target_text(target: Option<&Target>) -> String {
     }
 }
 
-fn mode(mode: InvocationMode) -> &'static str {
+pub(super) fn mode(mode: InvocationMode) -> &'static str {
     match mode {
         InvocationMode::Unspecified => "-",
         InvocationMode::Call => "call",
@@ -201,7 +210,7 @@ fn mode(mode: InvocationMode) -> &'static str {
     }
 }
 
-fn standing(state: InvocationState) -> &'static str {
+pub(super) fn standing(state: InvocationState) -> &'static str {
     match state {
         InvocationState::Unspecified => "-",
         InvocationState::Queued => "queued",
@@ -214,7 +223,7 @@ fn standing(state: InvocationState) -> &'static str {
     }
 }
 
-fn cause(cause: AttemptEndCause) -> &'static str {
+pub(super) fn cause(cause: AttemptEndCause) -> &'static str {
     match cause {
         AttemptEndCause::Unspecified => "-",
         AttemptEndCause::HostLost => "host-lost",

@@ -118,6 +118,8 @@ bound_flags! {
         subscription_in_flight_max: usize,
         /// The same, bytes
         subscription_in_flight_bytes_max: usize,
+        /// The same of all subscriptions of a partition, bytes: beyond it each delivers one by one
+        deliveries_bytes_per_partition_max: usize,
         /// Events of one topic partition that wait in one partition of a slow subscriber
         deliveries_waiting_max: usize,
         /// How long a departed node's channel stays open, ms

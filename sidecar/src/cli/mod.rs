@@ -15,6 +15,7 @@ mod exit;
 mod filter;
 mod follow;
 mod get;
+mod invocation;
 mod limits;
 mod lines;
 mod listing;
@@ -120,7 +121,8 @@ async fn dispatch(command: Command) -> Outcome<u8> {
             GetCommand::Nodes { list, watch: false } => get::nodes(list).await,
             GetCommand::Nodes { list, watch: true } => watch::nodes(list).await,
             GetCommand::Actors { list, kind } => get::actors(list, kind).await,
-            GetCommand::Invocations { list, kind } => get::invocations(list, kind).await,
+            GetCommand::Invocations { list, id: Some(id), .. } => invocation::show(list, id).await,
+            GetCommand::Invocations { list, kind, id: None } => get::invocations(list, kind).await,
             GetCommand::Topics { list } => event::topics(list).await,
             GetCommand::Subscriptions { list } => subscription::subscriptions(list).await,
             GetCommand::DeadLetters { list, kind } => get::dead_letters(list, kind).await,

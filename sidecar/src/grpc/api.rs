@@ -14,6 +14,7 @@ use kar_proto::v1::response::Result as Reply;
 use tokio::sync::oneshot;
 use tonic::Status;
 
+use super::hosted::Hosted;
 use crate::application_state::{ApplicationState, StateOperation};
 use crate::config::Bounds;
 use crate::convert::api::{Prepared, answer, prepare, state_answer};
@@ -34,6 +35,8 @@ pub struct Api {
     state: Arc<dyn ApplicationState>,
     /// Topics.
     pub events: Events,
+    /// What the component beside this sidecar hosts.
+    pub(super) hosted: Arc<Hosted>,
     requests_max: usize,
     /// Requests under way.
     open: Arc<AtomicUsize>,
@@ -60,8 +63,8 @@ impl Api {
         bounds: &Bounds,
     ) -> Self {
         let requests_max = bounds.requests_max;
-        let limits = Arc::new(limits);
-        Self { driver, limits, state, events, requests_max, open: Arc::default() }
+        let (limits, hosted, open) = (Arc::new(limits), Arc::default(), Arc::default());
+        Self { driver, limits, state, events, hosted, requests_max, open }
     }
 
     /// Parses a request and hands it to the core or to the application's state. `done` gets the answer, at once or

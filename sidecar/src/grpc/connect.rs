@@ -22,7 +22,7 @@ use super::serve::closed;
 use super::session::Session;
 use super::typed::TypedErrors;
 use crate::config::{ApplicationName, Bounds, stream_message_bytes_max};
-use crate::convert::api::{TurnRef, offer, turn_outcome, turn_ref};
+use crate::convert::api::{TurnRef, methods, offer, turn_outcome, turn_ref};
 use crate::convert::error;
 use crate::driver::{AlreadyHosting, Batch};
 use crate::outbox::{OutboxBounds, OutboxStream};
@@ -155,6 +155,7 @@ impl Stream {
                 error::status(ErrorReason::AlreadyHosting, what, [])
             })?;
             stream.host = Some(id);
+            stream.shared.api.hosted.begin(id, methods(hello));
         }
         Ok(stream)
     }
@@ -316,6 +317,7 @@ impl Drop for Stream {
             batch.abandon(request);
         }
         if let Some(host) = self.host {
+            self.shared.api.hosted.end(host);
             batch.host_down(host, false);
         }
     }

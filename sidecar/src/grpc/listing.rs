@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use kar_core::ids::{Class, Uuid};
+use kar_core::assign::desired_owner;
+use kar_core::ids::{Class, PartitionId, Uuid};
 use kar_core::message::Found;
 use kar_proto::log::v1 as log;
 use kar_proto::peer::v1 as peer;
@@ -69,7 +70,10 @@ pub async fn invocation(
     let id = invocation_id(&request.invocation_id)?;
     let partition = partition_to(&id.home);
     let info = match api.find(id.clone()).await? {
-        Found::Unfinished(view) => invocation_info(&partition, invocation_view_to(&view), "")?,
+        Found::Unfinished(view) => {
+            let node = owner(&api.driver, &id.home);
+            invocation_info(&partition, invocation_view_to(&view), &node)?
+        }
         Found::Ended(outcome) => pb::InvocationInfo {
             invocation_id: id.to_string(),
             state: pb::InvocationState::Completed.into(),
@@ -93,6 +97,13 @@ pub async fn invocation(
         }
     };
     Ok(pb::GetInvocationResponse { invocation: Some(info) })
+}
+
+/// Name of the node that a partition belongs to; empty if there is none.
+fn owner(driver: &Driver, partition: &PartitionId) -> String {
+    let (directory, members) = driver.topology();
+    let owner = desired_owner(&members, partition).and_then(|node| directory.get(&node));
+    owner.map(|card| card.name.clone()).unwrap_or_default()
 }
 
 /// How an invocation ended, and with which error.

@@ -6,6 +6,7 @@ pub mod auth;
 pub mod connect;
 pub mod consume;
 pub mod events;
+pub mod hosted;
 pub mod listing;
 mod redrive;
 pub mod serve;

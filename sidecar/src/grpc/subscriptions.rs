@@ -149,6 +149,7 @@ impl Api {
     }
 
     async fn subscribe(&self, wanted: Wanted) -> Result<Reply, Status> {
+        self.hosted.check(&wanted.target.kind(), &wanted.method)?;
         let view = self.events.view(&wanted.topic).await?;
         let dead_letter = match &wanted.dead_letter {
             Some(topic) => Some(reference(&self.events.view(topic).await?)),

@@ -243,6 +243,7 @@ fn what_was_let_go_is_told() {
         assert_eq!((skipped.partition, skipped.first), (0, 1));
         let (position, _) = consumer.event().await.expect("it comes");
         assert_eq!(position, format!("0/{}", skipped.count + 1));
-        assert_eq!(client.figure("events_skipped").await.expect("counted"), Some(skipped.count));
+        let counted = client.figure("consumer_events_skipped").await.expect("counted");
+        assert_eq!(counted, Some(skipped.count));
     });
 }

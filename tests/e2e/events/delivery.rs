@@ -5,16 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kar_proto::v1::subscription_start::Start;
 use kar_proto::v1::{
-    InvocationMode, PublishBatchRequest, RemoveActorRequest, RetryPolicy, Subscription,
-    SubscriptionStart,
+    CreateTopicRequest, DeleteTopicRequest, InvocationMode, PublishBatchRequest,
+    RemoveActorRequest, RetryPolicy, Subscription, SubscriptionStart, SubscriptionState,
+    UnsubscribeRequest,
 };
 use kar_sdk::{ActorContext, Host};
 use kar_tests::component::{Component, Turn, actor, hello};
+use kar_tests::errors::{assert_error, metadata};
 use kar_tests::events::{consume, publication, to_actors, to_service};
 use kar_tests::fire::nothing_left;
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, NodeOptions, World, process, test, wait};
-use serde_json::json;
+use serde_json::{Value, json};
+use tonic::Code;
 
 use super::{about, beside, customers, lag};
 
@@ -322,6 +325,118 @@ fn a_slow_subscriber_bounds_memory_and_shows_its_lag() {
     });
 }
 
+const TRIMMED: usize = 40;
+
+/// What a topic lets go before a slow subscriber had it is told from where to where: in the list, in a figure and in
+/// the log. The rest comes, in order.
+#[test]
+fn what_a_slow_subscriber_lost_to_retention_is_told() {
+    test(async {
+        let world = World::new("trimmed");
+        world.add_run_args(&["--deliveries-waiting-max", "1"]);
+        let node = world.bare("a").await;
+        let client = node.client().await;
+        let topic = CreateTopicRequest {
+            topic: "orders".into(),
+            partitions: 1,
+            retention_bytes: 1 << 20,
+            ..Default::default()
+        };
+        client.event().create_topic(topic).await.expect("created");
+        let host = Component::connect(&client, hello(&[], &["Customer"])).await;
+        let mut host = host.expect("welcome");
+        let to_customers = Subscription {
+            in_flight: 2,
+            ..to_actors("totals", "orders", ("Customer", "subject"), "ordered")
+        };
+        client.subscribe(to_customers).await.expect("subscribed");
+        let publish = async |n: usize| {
+            let data = json!([n, "x".repeat(100 << 10)]);
+            client.publish(about("alice", &data)).await.expect("durable");
+        };
+        publish(0).await;
+        let mut turn = host.next_turn().await;
+        for n in 1..TRIMMED {
+            publish(n).await;
+        }
+        wait::until_true("old events to go", READY_LIMIT, async || {
+            client.topic("orders").await.expect("it is there").partitions[0].start > 20
+        })
+        .await;
+        let start = client.topic("orders").await.expect("it is there").partitions[0].start;
+        let mut got = Vec::new();
+        loop {
+            let n = turn.argument()[0].as_u64().expect("a number");
+            turn.finish(&json!(null)).await;
+            got.push(n);
+            if n + 1 == TRIMMED as u64 {
+                break;
+            }
+            turn = host.next_turn().await;
+        }
+        lag(&client, 0).await;
+        let [info] = client.subscriptions().await.expect("listed").try_into().expect("one");
+        let skipped = info.partitions[0].skipped;
+        // Some had been read before: offsets begin with 1, numbers with 0.
+        let before: Vec<u64> = (0..).take_while(|n| got.contains(n)).collect();
+        let first = before.len() as u64 + skipped.unsigned_abs();
+        assert!(skipped > 0 && first + 1 == start.unsigned_abs(), "{info:?}, {start}, {got:?}");
+        let wanted: Vec<u64> = before.iter().copied().chain(first..TRIMMED as u64).collect();
+        assert_eq!(got, wanted, "in order, and nothing else is missing");
+        assert_eq!(client.figure("events_skipped").await.expect("counted"), Some(skipped));
+        let said = &world.logs()["a.1.log"];
+        let line = said.lines().find(|line| line.contains("WARN") && line.contains("totals"));
+        assert!(line.is_some_and(|line| line.contains(&format!("{start}"))), "{said}");
+        let listed = world.kar_here("get subscriptions", &["-o", "json"]).await;
+        let rows: Value = serde_json::from_str(&listed.stdout).expect("JSON");
+        assert_eq!(rows[0]["partitions"][0]["skipped"], json!(skipped), "{listed:?}");
+    });
+}
+
+/// A topic that is created anew is another one: who had subscribed to the old one gets nothing of it, whatever happens
+/// to the owner meanwhile, until somebody subscribes to the new one.
+#[test]
+fn a_topic_that_is_created_anew_has_no_subscribers() {
+    test(async {
+        let world = World::new("anew");
+        let (mut node, client, mut host) = customers(&world, 1).await;
+        let to_customers = || to_actors("totals", "orders", ("Customer", "subject"), "ordered");
+        client.subscribe(to_customers()).await.expect("subscribed");
+        client.publish(about("alice", &json!("old"))).await.expect("durable");
+        let turn = host.next_turn().await;
+        turn.finish(&json!(null)).await;
+        lag(&client, 0).await;
+        let delete = DeleteTopicRequest { topic: "orders".into(), id: String::new() };
+        client.event().delete_topic(delete).await.expect("deleted");
+        client.create_topic("orders", 1).await.expect("created");
+        client.publish(about("alice", &json!("new"))).await.expect("durable");
+        let is_over = async |client: &Client| {
+            let [info] = client.subscriptions().await.expect("listed").try_into().expect("one");
+            assert_eq!((info.state(), info.lag), (SubscriptionState::TopicDeleted, 0), "{info:?}");
+        };
+        is_over(&client).await;
+        let again = client.subscribe(to_customers()).await;
+        let status = assert_error(again, Code::AlreadyExists, "SUBSCRIPTION_EXISTS");
+        assert_eq!(metadata(&status, "setting"), "topic");
+        // Nor does the next owner take one for the other.
+        node.kill_sidecar();
+        node.ended(READY_LIMIT).await;
+        let node = world.bare("b").await;
+        let client = node.client().await;
+        let host = Component::connect(&client, hello(&[], &["Customer"])).await;
+        let mut host = host.expect("welcome");
+        is_over(&client).await;
+        let end = UnsubscribeRequest { name: "totals".into() };
+        assert!(client.event().unsubscribe(end).await.expect("ok").into_inner().existed);
+        assert!(client.subscribe(to_customers()).await.expect("subscribed"));
+        let turn = host.next_turn().await;
+        assert_eq!(turn.argument(), json!("new"), "the first thing that is delivered");
+        turn.finish(&json!(null)).await;
+        lag(&client, 0).await;
+        nothing_left(&world).await;
+    });
+}
+
 struct Ear;
 
 #[kar_sdk::actor]
@@ -331,25 +446,53 @@ impl Ear {
     }
 }
 
-/// What methods there are only their host knows: what it says of a wrong name is in the dead letter.
+/// What methods there are only their hosts know: who asks one for another method is told so at once, what a host gets
+/// nevertheless it ends by name.
 #[test]
 fn a_method_that_does_not_exist_is_named_with_those_that_do() {
     test(async {
         let world = World::new("typo");
-        let (node, _host, _) = beside(&world, Host::builder().actor(Ear)).await;
-        let client = node.client().await;
+        let (node, host, _) = beside(&world, Host::builder().actor(Ear)).await;
+        let (client, far) = (node.client().await, world.bare("b").await);
         client.create_topic("failed", 1).await.expect("created");
-        let to_ears = Subscription {
+        let to_ears = || Subscription {
             dead_letter_topic: "failed".into(),
             ..to_actors("ears", "orders", ("Ear", "subject"), "herd")
         };
-        client.subscribe(to_ears).await.expect("subscribed");
+        let refused = client.subscribe(to_ears()).await;
+        let status = assert_error(refused, Code::NotFound, "UNKNOWN_METHOD");
+        let named = ["target", "method"].map(|key| metadata(&status, key));
+        assert_eq!(named, ["Ear", "herd"]);
+        assert!(status.message().contains("it has: heard"), "{status:?}");
+        assert_eq!(client.subscriptions().await.expect("listed"), []);
+        // Another sidecar does not know what is hosted here.
+        assert!(far.client().await.subscribe(to_ears()).await.expect("subscribed"));
         client.publish(about("left", &json!(1))).await.expect("durable");
         let mut letters = client.consume(consume("failed", "")).await.expect("opened");
         let letter = letters.answer().await.expect("it comes").event.expect("an event");
         let reason = &letter.attributes["kardeadletterreason"];
-        for word in ["unknown_method", "Ear", "herd", "heard"] {
+        assert!(reason.starts_with("failed: kar.UNKNOWN_METHOD: "), "{reason}");
+        for word in ["Ear", "herd", "it has: heard"] {
             assert!(reason.contains(word), "{word}: {reason}");
         }
+        assert_eq!(letter.attributes["kardeadletterattempts"], "1");
+        // Who waits for the outcome has it typed; a tell is a dead letter.
+        let called = far.client().await.call(("Ear", "left"), "herd", &json!(1)).await;
+        let status = assert_error(called, Code::NotFound, "UNKNOWN_METHOD");
+        assert!(status.message().contains("it has: heard"), "{status:?}");
+        let told = world.kar_here("tell", &["--actor", "Ear", "left", "herd", "1"]).await;
+        assert_eq!(told.code, 0, "{told:?}");
+        wait::until("a dead letter", READY_LIMIT, async || {
+            let listed = world.kar_here("get dead-letters", &["-o", "json"]).await;
+            listed.stdout.contains("kar.UNKNOWN_METHOD").then_some(())
+        })
+        .await;
+        // What nobody hosts any more nobody knows.
+        drop(host);
+        wait::until("the host to be gone", READY_LIMIT, async || {
+            let again = Subscription { name: "again".into(), ..to_ears() };
+            client.subscribe(again).await.ok()
+        })
+        .await;
     });
 }

@@ -71,7 +71,10 @@ const host = new Host(
   hello,
   async (invocation) => {
     const method = Object.hasOwn(METHODS, invocation.method) ? METHODS[invocation.method] : undefined;
-    if (!method) throw new Failure("unknown_method", `Sum has no method '${invocation.method}'`);
+    if (!method) {
+      const known = Object.keys(METHODS).join(", ");
+      throw new Failure("kar.UNKNOWN_METHOD", `Sum has no method '${invocation.method}'; it has: ${known}`);
+    }
     return json(await method(invocation));
   },
   () => subscribe(topic),

@@ -40,6 +40,9 @@ const methods = Object.keys(METHODS).map((name) => ({ name }));
 const hello = { sdk: "hello-js/0.1.0", services: [{ name: "greeter", methods }] };
 new Host(hello, async ({ method: name, payload }, signal) => {
   const method = Object.hasOwn(METHODS, name) ? METHODS[name] : undefined;
-  if (!method) throw new Failure("unknown_method", `greeter has no method '${name}'`);
+  if (!method) {
+    const known = Object.keys(METHODS).join(", ");
+    throw new Failure("kar.UNKNOWN_METHOD", `greeter has no method '${name}'; it has: ${known}`);
+  }
   return json(await method(argument(payload), signal));
 });

@@ -16,8 +16,8 @@ and elsewhere
 
 Modules: `hosting` (services and actors as classes), `host` (running them), `client` and `calls`
 (calling them), `context` (the turn), `state`, `reminders`, `topics`, `events`, `consumer` and
-`subscriptions` (publishing, following and being told), `codec` (payloads), `errors`, `limits`. `v1` is
-the contract with the sidecar, generated.
+`subscriptions` (publishing, following and being told), `operators` (what is unfinished, dead letters,
+handing over), `codec` (payloads), `errors`, `limits`. `v1` is the contract with the sidecar, generated.
 """
 
 from kar.calls import (
@@ -43,9 +43,11 @@ from kar.errors import (
     ConditionFailed,
     ConnectError,
     ConsumerTakenOver,
+    Deadlock,
     Error,
     Expired,
     HostError,
+    IdempotencyKeyReused,
     KarError,
     LimitReached,
     NoHost,
@@ -62,6 +64,7 @@ from kar.errors import (
     TurnSuperseded,
     Unavailable,
     UnknownInvocation,
+    UnknownMethod,
     UnknownSubscription,
     UnknownTopic,
     Unreachable,
@@ -69,6 +72,17 @@ from kar.errors import (
 from kar.events import Event, EventFilter, NewEvent, Published
 from kar.host import Host, run
 from kar.hosting import Actor, Service, method
+from kar.operators import (
+    AttemptEnd,
+    BusyActor,
+    DeadLetter,
+    InvocationTarget,
+    InvocationView,
+    LeftOut,
+    Listing,
+    Operator,
+    SidecarInfo,
+)
 from kar.reminders import CatchUp, Cron, Reminder, Reminders
 from kar.retry import RetryPolicy
 from kar.state import ActorState, ApplicationState, Delete, Page, Set, Versioned
@@ -93,6 +107,8 @@ __all__ = [
     "ActorState",
     "ApplicationError",
     "ApplicationState",
+    "AttemptEnd",
+    "BusyActor",
     "CallOptions",
     "Cancelled",
     "CatchUp",
@@ -104,6 +120,8 @@ __all__ = [
     "Consumer",
     "ConsumerTakenOver",
     "Cron",
+    "DeadLetter",
+    "Deadlock",
     "Delete",
     "Delivery",
     "Error",
@@ -112,12 +130,18 @@ __all__ = [
     "Expired",
     "Host",
     "HostError",
+    "IdempotencyKeyReused",
+    "InvocationTarget",
+    "InvocationView",
     "KarError",
+    "LeftOut",
     "LimitReached",
+    "Listing",
     "NewEvent",
     "NoHost",
     "NotConfigured",
     "NotInTurn",
+    "Operator",
     "OutcomeUnknown",
     "Page",
     "Payload",
@@ -134,6 +158,7 @@ __all__ = [
     "Service",
     "ServiceOptions",
     "Set",
+    "SidecarInfo",
     "Started",
     "StepKeyReused",
     "Subscribed",
@@ -158,6 +183,7 @@ __all__ = [
     "TurnSuperseded",
     "Unavailable",
     "UnknownInvocation",
+    "UnknownMethod",
     "UnknownSubscription",
     "UnknownTopic",
     "Unreachable",

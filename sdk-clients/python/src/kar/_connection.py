@@ -47,7 +47,7 @@ class Connection:
         self.hosts = bool(hello.services or hello.actor_types)
         self.roots: deque[Outgoing] = deque()
         """Requests outside turns that wait for credits or for a stream."""
-        self._roots_count = 0
+        self._roots_count = self._given_up = 0
         self._session: Session | None = None
         self._welcome = v1.Welcome()
         self._closed = "not connected yet"
@@ -61,6 +61,7 @@ class Connection:
         wire = await self._dial(self.settings.connect_timeout, limits.PREDECESSOR_TIMEOUT)
         self._welcome, self._closed = wire.welcome, ""
         self._task = asyncio.create_task(self._run(wire), name="kar connection")
+        self._task.add_done_callback(lambda _: self._over(wire))
         # From now on requests are taken, also before the task has begun.
         self._session = Session(self, wire)
 
@@ -89,8 +90,20 @@ class Connection:
             return await outgoing.reply
         finally:
             self._roots_count -= 1
+            if outgoing.reply.cancelled():
+                self._forget_given_up()
             if self.is_leaving and self._session is not None:
                 self._session.request_done()
+
+    def _forget_given_up(self) -> None:
+        """Nobody waits for a request any more, which may still wait here. They are looked for once there may be as
+        many as others, so that this costs each of them little, and they do not gather while nothing can be sent."""
+        self._given_up += 1
+        if self._given_up * 2 > len(self.roots):
+            self._given_up = 0
+            waiting = [outgoing for outgoing in self.roots if not outgoing.reply.done()]
+            self.roots.clear()
+            self.roots.extend(waiting)
 
     def start_turn(self, session: Session, invocation: v1.InvocationFrame) -> Turn:
         """Runs a turn in a task of its own."""
@@ -139,10 +152,18 @@ class Connection:
         except ConnectError as error:
             self._closed = str(error)
             return self._closed
-        finally:
-            self._closed = self._closed or "the connection was shut down"
-            while self.roots:
-                self.roots.popleft().fail(Closed(self._closed))
+
+    def _over(self, first: Wire) -> None:
+        """The task has ended: in a callback, because one that is cancelled before its first step never enters its
+        code."""
+        self._closed = self._closed or "the connection was shut down"
+        if self._session is not None:
+            self._session.is_over = True
+            self._session.give_up(self._closed)
+            self._session = None
+            first.cancel()
+        while self.roots:
+            self.roots.popleft().fail(Closed(self._closed))
 
     async def _run_one(self, wire: Wire) -> str | None:
         """Runs one stream to its end, also where this task is cancelled."""

@@ -62,6 +62,8 @@ class Outgoing:
                 return True
             case "list_subscriptions" | "redrive_subscription":
                 return True
+            case "actor_state_get":
+                return not self.request.actor_state_get.turn_token
             case "actor_state_get_all":
                 return not self.request.actor_state_get_all.turn_token
             case "reminder_list":

@@ -28,6 +28,9 @@ _BY_REASON: dict[str, type[KarError]] = {
     "UNKNOWN_SUBSCRIPTION": errors.UnknownSubscription,
     "NO_HOST": errors.NoHost,
     "UNKNOWN_INVOCATION": errors.UnknownInvocation,
+    "DEADLOCK": errors.Deadlock,
+    "IDEMPOTENCY_KEY_REUSED": errors.IdempotencyKeyReused,
+    "UNKNOWN_METHOD": errors.UnknownMethod,
     "STEP_KEY_REUSED": errors.StepKeyReused,
     "CONDITION_FAILED": errors.ConditionFailed,
     "LIMIT_REACHED": errors.LimitReached,
@@ -40,6 +43,19 @@ _BY_CODE: dict[grpc.StatusCode, type[KarError]] = {
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
     grpc.StatusCode.UNKNOWN: errors.OutcomeUnknown,
 }
+
+
+_BROKEN_OFF = frozenset(
+    code.value[0] for code in (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
+)
+"""What the library calls a stream that broke; without a reason it is not the sidecar that says so."""
+
+
+def may_pass(error: KarError) -> bool:
+    """Whether asking once more may do better, if asking twice does no harm."""
+    if isinstance(error, errors.Unavailable | errors.OutcomeUnknown):
+        return True
+    return not error.reason and error.status in _BROKEN_OFF
 
 
 def error_of(status: status_pb2.Status) -> KarError:

@@ -57,7 +57,7 @@ class Table:
         entry = entries.get(turn.kind)
         if entry is None:
             text = f"this host has no {what} `{turn.kind}`; it has: {_names(entries)}"
-            raise ApplicationError("unknown_method", text)
+            raise ApplicationError("kar.UNKNOWN_METHOD", text)
         if turn.mode == common_pb2.INVOCATION_MODE_DEACTIVATE:
             actor = copy.copy(entry.prototype)
             assert isinstance(actor, Actor), "only actors are deactivated"
@@ -68,7 +68,7 @@ class Table:
         if spec is None:
             known = _names(entry.methods)
             text = f"{what} {turn.kind} has no method `{turn.method}`; it has: {known}"
-            raise ApplicationError("unknown_method", text)
+            raise ApplicationError("kar.UNKNOWN_METHOD", text)
         # What an instance remembers is in its state; attributes that a method sets are gone after it.
         hosted = copy.copy(entry.prototype)
         hosted._kar_turn = turn

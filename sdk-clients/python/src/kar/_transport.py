@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -32,6 +32,8 @@ PROTOCOL_VERSION = 1
 _CONNECT = "/kar.v1.ComponentService/Connect"
 _WATCH_TOPOLOGY = "/kar.v1.SystemService/WatchTopology"
 _CONSUME = "/kar.v1.EventService/Consume"
+
+M = TypeVar("M")
 
 # What the gRPC library raises where a stream is over already.
 BROKEN = (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError)
@@ -155,6 +157,17 @@ class Dialer:
             request = system_pb2.WatchTopologyRequest()
             async for message in watch(request, metadata=self._metadata()):
                 yield message
+        finally:
+            await channel.close(None)
+
+    async def ask(self, path: str, request: Any, answer: type[M]) -> M:
+        """A request that needs no stream, on a channel of its own; one attempt."""
+        channel = grpc.aio.insecure_channel(self.target, options=self.options)
+        try:
+            reader: Any = answer
+            ask: Any = channel.unary_unary(path, type(request).SerializeToString, reader.FromString)
+            message: M = await ask(request, metadata=self._metadata())
+            return message
         finally:
             await channel.close(None)
 

@@ -117,10 +117,12 @@ class Turn:
         outcome = v1.TurnOutcome(turn_token=self.token)
         try:
             if self._table is None:
-                raise ApplicationError("unknown_method", "this component hosts nothing")
+                raise ApplicationError("kar.UNKNOWN_METHOD", "this component hosts nothing")
             result = self._checked(await self._table.run(self, invocation))
-            if self._changes or self._unanswered or self._write_error is not None:
+            while self._changes or self._unanswered or self._write_error is not None:
                 await self._settle()
+            # What a task that was left behind asks for from here on would be lost.
+            self.has_ended = True
             if isinstance(result, TailCall):
                 outcome.tail_call.CopyFrom(result.call)
             else:
@@ -263,7 +265,10 @@ class Turn:
 
 
 def write_error(error: BaseException, target: common_pb2.ApplicationError) -> None:
-    """What the caller gets for an exception."""
+    """What the caller gets for an exception. The one of a task group's only task that failed counts itself: as where
+    calls are gathered, the caller gets the code that it was raised with, and it is retried if it says so."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
     match error:
         case ApplicationError():
             target.code, target.message = error.code, error.message

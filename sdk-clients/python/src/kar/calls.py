@@ -57,7 +57,7 @@ class CallOptions(TypedDict, total=False):
     """Outside turns: what is sent again to the same target with the same key is one invocation, through
     whichever sidecar, and each request gets its one outcome; known for 24 hours after its end, unless
     the nodes say otherwise. Another method or argument under the same key is refused
-    (`IDEMPOTENCY_KEY_REUSED`)."""
+    (`IdempotencyKeyReused`)."""
 
 
 class ServiceOptions(CallOptions, total=False):
@@ -318,6 +318,21 @@ class ActorRef(Ref):
     """An actor instance by its type's name and its id."""
 
     __slots__ = ()
+
+    @overload
+    async def committed(self, key: str) -> Any: ...
+
+    @overload
+    async def committed(self, key: str, of: type[R]) -> R | None: ...
+
+    async def committed(self, key: str, of: Any = Any) -> Any:
+        """A key of the committed state of the actor, from outside its turns, read as a type; `None` if it is absent."""
+        outgoing = request("actor_state_get")
+        fields = outgoing.request.actor_state_get
+        fields.keys.append(key)
+        fields.actor.type, fields.actor.id = self._name, self._id or ""
+        entries = (await self._connection.request(outgoing)).actor_state_get.entries
+        return codec.read(entries[key]).decode(of) if key in entries else None
 
     async def committed_state(self) -> dict[str, Payload]:
         """The committed state of the actor, from outside its turns: every key."""

@@ -12,6 +12,7 @@ from kar._session import request
 from kar._transport import Settings
 from kar.calls import Caller, Started
 from kar.hosting import Actor
+from kar.operators import Operator
 from kar.reminders import Reminders
 from kar.state import ApplicationState
 from kar.subscriptions import Subscriptions
@@ -60,6 +61,11 @@ class Client(Caller):
     def subscriptions(self) -> Subscriptions:
         """What of topics is delivered to methods of the application."""
         return Subscriptions(self._kar_connection)
+
+    @property
+    def operator(self) -> Operator:
+        """What operators and their tools ask for: what is unfinished, dead letters, who is busy."""
+        return Operator(self._kar_connection)
 
     @property
     def state(self) -> ApplicationState:

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from kar import codec, limits
-from kar._status import error_of_rpc
+from kar._status import error_of_rpc, may_pass
 from kar._transport import BROKEN, Dialer
 from kar._window import Received, Window
 from kar.errors import (
@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Consumer", "Received"]
 
 log = logging.getLogger("kar")
-
-_BROKEN_OFF = frozenset(
-    code.value[0] for code in (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
-)
-"""What the library calls a stream that broke; without a reason it is not the sidecar that says so."""
 
 
 class Consumer:
@@ -185,7 +180,7 @@ class Consumer:
                 lost, pause = None, limits.BACKOFF_MIN
             now = loop.time()
             lost = now if lost is None else lost
-            if not _passes(error) or now - lost + pause >= self._patience:
+            if not may_pass(error) or now - lost + pause >= self._patience:
                 raise error
             log.debug("a consumer's stream is opened again: %s", error)
             await asyncio.sleep(pause * (0.5 + random.random() / 2))
@@ -260,10 +255,3 @@ class Consumer:
             event = Event.read(answer.event, codec.read(answer.event.data))
             published = answer.publish_time.ToDatetime(timezone.utc)
             self._window.came(Received(event, answer.position, published))
-
-
-def _passes(error: KarError) -> bool:
-    """Whether another stream may do better."""
-    if isinstance(error, Unavailable | OutcomeUnknown):
-        return True
-    return not error.reason and error.status in _BROKEN_OFF

@@ -155,11 +155,36 @@ class UnknownInvocation(KarError):
     code_name = "unknown_invocation"
 
 
+class UnknownMethod(KarError):
+    """The target's host does not have the method: the message names those it has."""
+
+    code_name = "unknown_method"
+
+
 class StepKeyReused(KarError):
     """The step key names another step of the method, or a call with it is under way: give each step a
     key of its own."""
 
     code_name = "step_key_reused"
+
+
+class Deadlock(KarError):
+    """Flows waited for each other's actors in a circle, and this call, the youngest one that waited, has ended: it
+    never ran. Let the method fail, and try it again as a whole; or call actors in one order everywhere."""
+
+    code_name = "deadlock"
+
+    @property
+    def cycle(self) -> str:
+        """The actors, such as `Account/a -> Account/b -> Account/a`."""
+        return self.metadata.get("cycle", "")
+
+
+class IdempotencyKeyReused(KarError):
+    """The idempotency key was used for another method or argument of the same target: each request needs a key of
+    its own."""
+
+    code_name = "idempotency_key_reused"
 
 
 class ConditionFailed(KarError):

@@ -96,8 +96,8 @@ class Host:
         for number in _SIGNALS:
             loop.add_signal_handler(number, asked.set)
         try:
-            if self._connection is None:
-                await self.start()
+            if self._connection is None and not await self._started_before(asked):
+                return
             waiting = asyncio.create_task(self.wait())
             if await _first(waiting, asked):
                 log.info("leaving: finishing turns and handing over")
@@ -107,9 +107,27 @@ class Host:
                     log.warning("asked to leave once more: ending at once")
                     await self.abort()
             await waiting
+        except asyncio.CancelledError:
+            # Nobody waits for the host any more, so nothing of it is left behind.
+            if self._connection is not None:
+                await self.abort()
+            raise
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+
+    async def _started_before(self, asked: asyncio.Event) -> bool:
+        """Starts, unless it is asked to leave before it has connected."""
+        starting = asyncio.create_task(self.start())
+        try:
+            if await _first(starting, asked):
+                return False
+            await starting
+            return True
+        finally:
+            if not starting.done():
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
 
     def _started(self) -> Connection:
         if self._connection is None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import grpc.aio
 
 from kar import limits
-from kar._status import error_of_rpc
+from kar._status import error_of_rpc, may_pass
 from kar._transport import Dialer
-from kar.errors import KarError, OutcomeUnknown, Unavailable
+from kar.errors import KarError, Unavailable
 from kar.v1 import system_pb2
 
 
@@ -70,8 +70,7 @@ async def follow(dialer: Dialer, patience: float) -> AsyncGenerator[Topology, No
             error = error_of_rpc(raised)
         now = loop.time()
         lost = now if lost is None else lost
-        passes = isinstance(error, Unavailable | OutcomeUnknown)
-        if not passes or now - lost + pause >= patience:
+        if not may_pass(error) or now - lost + pause >= patience:
             raise error
         await asyncio.sleep(pause * (0.5 + random.random() / 2))
         pause = min(pause * 2, limits.BACKOFF_MAX)
@@ -84,15 +83,17 @@ def _read(message: system_pb2.WatchTopologyResponse) -> Topology:
         # Kinds of a class that this version does not know are nobody's here.
         if letter in owners:
             owners[letter][name] = tuple(owner or None for owner in kind.owners)
-    nodes = tuple(
-        TopologyNode(
-            node.name,
-            node.incarnation,
-            tuple(node.services),
-            tuple(node.actor_types),
-            node.process_id,
-            node.leaving,
-        )
-        for node in message.nodes
-    )
+    nodes = tuple(map(read_node, message.nodes))
     return Topology(nodes, owners["s"], owners["a"])
+
+
+def read_node(node: system_pb2.NodeInfo) -> TopologyNode:
+    """From the wire."""
+    return TopologyNode(
+        node.name,
+        node.incarnation,
+        tuple(node.services),
+        tuple(node.actor_types),
+        node.process_id,
+        node.leaving,
+    )

@@ -64,7 +64,7 @@ impl Node {
             self.env.send(from, Message::DirectReply { request, result });
         }
         self.env.granted.clear();
-        if !dead {
+        if !dead && self.env.rules.host_grace {
             self.env.cover(Transition::HostGrace);
             self.env.host_grace_until = self.env.now + self.env.limits.grace_ms;
         }

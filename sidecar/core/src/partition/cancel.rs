@@ -97,7 +97,7 @@ impl Partition {
         let Some(item) = self.reign.items.get_mut(&uuid) else { return Controlled::Ended };
         let runs = may_run_on || matches!(item.stage, ItemStage::Running(_));
         if !runs && !waits && !matches!(item.stage, ItemStage::Moved) {
-            self.leave_queues(uuid);
+            self.leave_queues(env, uuid);
             self.end_unstarted(env, uuid, Outcome::Cancelled);
             return Controlled::Cancelled;
         }

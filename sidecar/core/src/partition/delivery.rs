@@ -45,6 +45,8 @@ const FETCH_FAILURES_TOLD: u32 = 6;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Deliveries {
     branches: BTreeMap<Branch, Reading>,
+    /// Bytes of what was read of all of them and is not done with.
+    bytes: usize,
     timers: Timers<Branch>,
     /// Their floors are to be logged.
     moved: BTreeSet<Branch>,
@@ -125,15 +127,18 @@ impl Reading {
         self.open.first_key_value().map_or(self.next, |(offset, _)| *offset)
     }
 
-    fn insert(&mut self, offset: Offset, what: UnderWay) {
+    /// Something was read; `all`: bytes of all branches.
+    fn insert(&mut self, all: &mut usize, offset: Offset, what: UnderWay) {
         self.bytes += what.bytes();
+        *all += what.bytes();
         self.open.insert(offset, what);
     }
 
-    fn remove(&mut self, offset: Offset) -> Option<UnderWay> {
-        let what = self.open.remove(&offset)?;
+    /// It is done with.
+    fn remove(&mut self, all: &mut usize, offset: Offset) {
+        let Some(what) = self.open.remove(&offset) else { return };
         self.bytes -= what.bytes();
-        Some(what)
+        *all -= what.bytes();
     }
 
     /// When it has something to do.
@@ -218,7 +223,8 @@ impl Partition {
             let Some(one) = self.state.subscriptions.of(subscription) else { continue };
             let Some(logged) = one.floors.get(topic_partition as usize).copied() else { continue };
             let name = one.subscription.spec.name.clone();
-            let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { continue };
+            let Deliveries { branches, bytes, .. } = &mut self.reign.deliveries;
+            let Some(reading) = branches.get_mut(&branch) else { continue };
             let (mut notices, mut letters) = (Vec::new(), Vec::new());
             // What cannot be delivered is done with when all before it is: in the decision that says so.
             while let Some((offset, UnderWay::Undeliverable(why, letter))) =
@@ -237,7 +243,7 @@ impl Partition {
                     dead_letter,
                 };
                 notices.push(notice);
-                reading.remove(offset);
+                reading.remove(bytes, offset);
             }
             let floor = if env.rules.floor_after_accept { reading.floor() } else { reading.next };
             if floor > logged {
@@ -281,6 +287,7 @@ impl Partition {
                 let Some(mut reading) = self.reign.deliveries.branches.remove(&branch) else {
                     continue;
                 };
+                self.reign.deliveries.bytes -= reading.bytes;
                 reading.channels.values_mut().for_each(|channel| channel.route.end(env));
             }
             self.reign.deliveries.gone.remove(&uuid);
@@ -327,7 +334,7 @@ impl Channels {
     fn send(
         &self,
         env: &mut Env,
-        reading: &mut Reading,
+        (reading, all): (&mut Reading, &mut usize),
         (to, offset): (PartitionId, Offset),
         tell: Invocation,
     ) {
@@ -346,7 +353,7 @@ impl Channels {
         channel.out.open.insert(number, obligation);
         channel.out.next = number + 1;
         channel.route.send(env, &channel.out, number);
-        reading.insert(offset, UnderWay::Delivery(bytes));
+        reading.insert(all, offset, UnderWay::Delivery(bytes));
     }
 }
 
@@ -427,7 +434,8 @@ impl Partition {
         numbers: &[Number],
     ) {
         let epoch = self.state.epoch;
-        let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
+        let Deliveries { branches, bytes, .. } = &mut self.reign.deliveries;
+        let Some(reading) = branches.get_mut(&branch) else { return };
         let Some(channel) = reading.channels.get_mut(receiver) else { return };
         let mut done = Vec::with_capacity(numbers.len());
         for number in numbers {
@@ -438,7 +446,7 @@ impl Partition {
             }
         }
         for offset in done {
-            reading.remove(offset);
+            reading.remove(bytes, offset);
         }
         self.note_moved(env, branch);
         self.read_more(env, branch);

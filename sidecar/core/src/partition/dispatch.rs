@@ -23,7 +23,8 @@ impl Partition {
         }
         let root = item.is_root();
         let may_run_on = self.code_may_run_until(env, item).is_some();
-        if item.may_expire() && item.invocation.deadline.is_some_and(|at| at <= env.now) {
+        let is_late = item.invocation.deadline.is_some_and(|at| at <= env.now);
+        if item.may_expire() && is_late && env.rules.expire {
             if may_run_on {
                 return;
             }
@@ -31,7 +32,7 @@ impl Partition {
             return self.end_unstarted(env, uuid, Outcome::Expired);
         }
         // Waits for children first of all: while it does, calls of its flow get in (rule T2).
-        if env.rules.child_wait && self.has_open_children(uuid) {
+        if env.rules.retry_waits && self.has_open_children(uuid) {
             env.cover(Transition::QueuedWaitChildren);
             self.set_stage(uuid, ItemStage::WaitChildren);
             return self.withdraw_calls(env, uuid);
@@ -48,7 +49,7 @@ impl Partition {
         let fresh = root && !self.holds(uuid);
         let wait = self.may_run_elsewhere(env)
             || buries
-            || item.retry_at > env.now
+            || (item.retry_at > env.now && env.rules.retry_pause)
             || (fresh && self.no_roots(env))
             || (!fresh && self.leaves_nested(env))
             || self.reign.leaving_cancelled
@@ -80,7 +81,8 @@ impl Partition {
             return self.end_unstarted(env, uuid, Outcome::Done(Payload::default()));
         }
         // An attempt is logged when nothing but its commit is in its way (rule T3): what waits for a slot has not run.
-        if root && !self.take_slot(env, uuid) {
+        let takes_slot = root || !env.rules.nested_slotless;
+        if takes_slot && !self.take_slot(env, uuid) {
             env.cover(Transition::QueuedWaitSlot);
             return self.set_stage(uuid, ItemStage::WaitSlot);
         }
@@ -117,7 +119,8 @@ impl Partition {
     /// Whether what this partition holds may be running at another node. Without a lease another one may reign already,
     /// and its grace be over (rule L6).
     pub(super) fn may_run_elsewhere(&self, env: &Env) -> bool {
-        self.reign.barriers > 0 || !env.lease_valid || env.now < self.reign.dispatch_after
+        let lapsed = !env.lease_valid && env.rules.lease;
+        self.reign.barriers > 0 || lapsed || env.now < self.reign.dispatch_after
     }
 
     /// Whether an invocation's first attempt may start before everything decided is committed (rule L6): never a

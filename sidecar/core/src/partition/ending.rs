@@ -63,7 +63,7 @@ impl Partition {
         if turn.result.is_none() {
             return;
         }
-        if !turn.calls.is_empty() && env.rules.child_wait {
+        if !turn.calls.is_empty() && env.rules.end_waits {
             env.cover(Transition::ReturnedWaits);
             return;
         }
@@ -84,6 +84,9 @@ impl Partition {
                     && let Some(pause) = self.retry_after(env, uuid, (&turn, error))
                 {
                     return self.retry_turn(env, uuid, (*turn, error), pause);
+                }
+                if !env.rules.drop_failed {
+                    return self.end(env, uuid, outcome, turn.unflushed);
                 }
                 self.drop_unflushed(turn.unflushed);
                 self.end(env, uuid, outcome, Unflushed::default());
@@ -132,6 +135,9 @@ impl Partition {
             self.superseded(env, request, &token);
         }
         self.try_release(env);
+        if !env.rules.keep_place && !is_parked {
+            self.lose_place(env, uuid);
+        }
         match actor {
             Some(actor) if is_parked => self.pump_actor(env, &actor),
             _ => self.pump_item(env, uuid),
@@ -202,6 +208,9 @@ impl Partition {
             && at <= env.now
         {
             self.reign.deadlines.pop_first();
+            if !env.rules.expire {
+                continue;
+            }
             let Some(item) = self.reign.items.get(&uuid) else { continue };
             if let Some(until) = self.code_may_run_until(env, item) {
                 self.reign.deadlines.insert((until, uuid));
@@ -244,7 +253,7 @@ impl Partition {
             let may_run = item.is_none_or(|item| self.code_may_run_until(env, item).is_some());
             if !may_run && !self.has_open_children(uuid) && env.rules.heed_cancel {
                 env.cover(Transition::CancelHeld);
-                self.leave_queues(uuid);
+                self.leave_queues(env, uuid);
                 self.end_unstarted(env, uuid, Outcome::Cancelled);
             }
         }
@@ -309,9 +318,14 @@ impl Partition {
             if first.is_some_and(|(n, _)| n < number) {
                 env.cover(Transition::HeldBelow);
             }
-            self.log_held(env, sender, number - 1);
+            if env.rules.log_lower {
+                self.log_held(env, sender, number - 1);
+            }
             if let Some(held) = self.reign.held.get_mut(sender) {
-                held.pop_front();
+                match env.rules.log_lower {
+                    true => drop(held.pop_front()),
+                    false => held.retain(|(n, _)| n != number),
+                }
                 if held.is_empty() {
                     self.reign.held.remove(sender);
                 }

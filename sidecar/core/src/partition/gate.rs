@@ -133,7 +133,8 @@ impl Partition {
         self.reign.pending_bytes = 0;
         self.state.seq += 1;
         let seq = self.state.seq;
-        let time = self.state.clock.max(env.now);
+        let before = if env.rules.clock_forward { self.state.clock } else { 0 };
+        let time = before.max(env.now);
         self.state.clock = time;
         let proposal = env.proposal();
         let record = Arc::new(Record::Batch { epoch: self.state.epoch, seq, time, ops });
@@ -160,6 +161,11 @@ impl Partition {
             Gated::Closed { .. } => !env.rules.close_only_committed,
             Gated::Saved(_) => !env.rules.snapshot_committed,
             Gated::Notice(_) => !env.rules.gate_notices,
+            Gated::Flushed { .. } => !env.rules.gate_flushes,
+            Gated::Released => !env.rules.gate_release,
+            Gated::Deliver { .. } => !env.rules.gate_deliveries,
+            Gated::Taken { .. } => !env.rules.gate_taken,
+            Gated::Named(_) => !env.rules.gate_named,
             _ => false,
         };
         if open || seq <= self.reign.committed {
@@ -335,7 +341,7 @@ impl Partition {
     pub(super) fn tick_reign(&mut self, env: &mut Env) {
         let now = env.now;
         let late = |f: &InFlight| f.since + env.limits.append_timeout_ms <= now;
-        if self.reign.inflight.front().is_some_and(late) {
+        if self.reign.inflight.front().is_some_and(late) && env.rules.append_timeout {
             self.drop_all(env, "an append was not read back in time", (0, None));
             return;
         }
@@ -393,7 +399,8 @@ impl Partition {
         // One after the other: it is asked for after everything that happens.
         let mut soonest = Millis::MAX;
         let mut due = |at: Option<Millis>| soonest = soonest.min(at.unwrap_or(Millis::MAX));
-        due(reign.inflight.front().map(|f| f.since + env.limits.append_timeout_ms));
+        let oldest = reign.inflight.front().filter(|_| env.rules.append_timeout);
+        due(oldest.map(|f| f.since + env.limits.append_timeout_ms));
         if let Some(since) = reign.leaving {
             let drained = since + env.limits.drain_timeout_ms;
             due((!reign.leaving_cancelled).then_some(drained));

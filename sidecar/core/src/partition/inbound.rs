@@ -74,7 +74,7 @@ impl Partition {
             Stage::Serving if self.reign.released => return self.refuse(env, from, sender),
             Stage::Serving => {}
         }
-        if self.is_closed(&sender) {
+        if self.is_closed(env, &sender) {
             let message = Message::ChannelClosed { sender, from: self.id.clone() };
             return self.gate(env, Gated::Send { to: from, message });
         }
@@ -88,7 +88,8 @@ impl Partition {
         let statement = self.reign.statements.entry(sender.clone()).or_default();
         // An older statement may come later, by another connection or from the inbox: it names numbers open that are
         // closed by now.
-        if (from_epoch, serial) >= (statement.from_epoch, statement.serial) {
+        let is_newest = (from_epoch, serial) >= (statement.from_epoch, statement.serial);
+        if is_newest || !env.rules.newest_statement {
             statement.from_epoch = from_epoch;
             statement.serial = serial;
             statement.highest = highest;
@@ -175,7 +176,7 @@ impl Partition {
             env.send(from, message);
             return false;
         }
-        if self.is_closed(sender) {
+        if self.is_closed(env, sender) {
             let message = Message::ChannelClosed { sender: sender.clone(), from: self.id.clone() };
             self.gate(env, Gated::Send { to: from, message });
             return false;
@@ -283,7 +284,7 @@ impl Partition {
 
     /// Bounds that act on roots (rule C7: what is owed already, a partition's obligation, is always taken).
     fn refusal(&self, env: &Env, sender: &Sender, invocation: &Invocation) -> Option<Refusal> {
-        if !matches!(sender, Sender::Node(_)) {
+        if !matches!(sender, Sender::Node(_)) && env.rules.take_owed {
             return None;
         }
         if let Some(refusal) = self.full(env, invocation.size()) {
@@ -399,9 +400,11 @@ impl Partition {
             && statement.open.iter().all(|n| !(from..number).contains(n))
     }
 
-    fn is_closed(&self, sender: &Sender) -> bool {
+    fn is_closed(&self, env: &Env, sender: &Sender) -> bool {
         match sender {
-            Sender::Node(node) => self.state.closed_nodes.contains(*node),
+            Sender::Node(node) => {
+                self.state.closed_nodes.contains(*node) && env.rules.refuse_closed
+            }
             Sender::Subscription { .. } => self.state.fences.close(sender),
             Sender::Log { .. } => false,
         }

@@ -160,6 +160,11 @@ impl Lock {
         None
     }
 
+    /// Who came last: only with the rule of the order switched off.
+    pub(super) fn last(&self, is_here: impl Fn(&Uuid) -> bool) -> Option<Uuid> {
+        self.queue.iter().rev().copied().find(is_here)
+    }
+
     /// The first in the queue that is wanted leaves it.
     pub(super) fn take(&mut self, wanted: impl FnMut(&Uuid) -> bool) -> Option<Uuid> {
         let at = self.queue.iter().position(wanted)?;

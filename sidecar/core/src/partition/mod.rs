@@ -433,7 +433,7 @@ impl Partition {
     /// The process was perhaps away: reads to the end before it dispatches anything (rule L4).
     pub(crate) fn resumed(&mut self, env: &mut Env) {
         // A claim under way counts, too: it may have been followed by another one.
-        if matches!(self.stage, Stage::Claiming | Stage::Serving) {
+        if matches!(self.stage, Stage::Claiming | Stage::Serving) && env.rules.pause_barrier {
             let serves = self.serving();
             env.cover(if serves {
                 Transition::BarrierAfterPause

@@ -227,6 +227,9 @@ impl Partition {
         numbers: impl IntoIterator<Item = Number>,
     ) {
         self.reign.settling.entry(to.clone()).or_default().extend(numbers);
+        if !env.rules.settle_late {
+            return;
+        }
         let at = env.now + env.limits.settle_delay_ms;
         self.reign.settle_at = Some(self.reign.settle_at.map_or(at, |t| t.min(at)));
     }

@@ -323,8 +323,12 @@ impl Partition {
     fn let_in_inner(&mut self, env: &Env, name: &Arc<str>, top: Uuid) -> bool {
         let Some(actor) = self.reign.actors.get_mut(name) else { return false };
         let items = &self.reign.items;
-        let descends =
-            |uuid: &Uuid| items.get(uuid).is_some_and(|i| i.invocation.chain.contains(&top));
+        let chain = |uuid: &Uuid| items.get(uuid).map(|item| &item.invocation.chain);
+        let root = |uuid: &Uuid| chain(uuid)?.first().copied().or(Some(*uuid));
+        let descends = |uuid: &Uuid| match env.rules.descendants_only {
+            true => chain(uuid).is_some_and(|chain| chain.contains(&top)),
+            false => root(uuid) == root(&top),
+        };
         let Some(uuid) = actor.lock.take_inner(descends) else { return false };
         let is_shared = self.is_of_shared_method(env, uuid);
         self.let_in(name, uuid, is_shared);
@@ -359,7 +363,8 @@ impl Partition {
                 } else {
                     !before.contains(&item.origin.sender())
                 };
-                if !item.is_root() && passes && !step_before {
+                let passes = (passes && !step_before) || !env.rules.hand_over_order;
+                if !item.is_root() && passes {
                     return true;
                 }
                 before.insert(item.origin.sender());
@@ -369,7 +374,10 @@ impl Partition {
         } else {
             // Those that expired meanwhile are skipped.
             let items = &self.reign.items;
-            let next = actor.lock.next(|uuid| items.contains_key(uuid));
+            let next = match env.rules.queue_order {
+                true => actor.lock.next(|uuid| items.contains_key(uuid)),
+                false => actor.lock.last(|uuid| items.contains_key(uuid)),
+            };
             next.and_then(|next| actor.lock.take(|uuid| *uuid == next))
         };
         let is_idle = actor.lock.waiting() == 0 && actor.ahead == 0;

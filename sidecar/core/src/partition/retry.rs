@@ -74,7 +74,18 @@ impl Partition {
         let ended = Some(Ended::with_error(error, at.max(self.state.clock + pause)));
         self.push(env, Op::Attempt { uuid, attempt, ended, unmarked: false });
         self.try_release(env);
+        if !env.rules.keep_place {
+            self.lose_place(env, uuid);
+        }
         self.pump_item(env, uuid);
+    }
+
+    /// A rule switched off: what is tried again lets others pass, as if it had come anew.
+    pub(super) fn lose_place(&mut self, env: &Env, uuid: Uuid) {
+        if !self.holds(uuid) {
+            self.leave_queues(env, uuid);
+            self.enqueue(env, uuid);
+        }
     }
 
     /// Logs an invocation that was taken and not logged yet.
@@ -100,6 +111,7 @@ impl Partition {
         let (failures, losses) = trouble.map_or((0, 0), |t| (t.failures, t.losses));
         let Some(item) = self.reign.items.get_mut(&uuid) else { return false };
         let pause = lost_pause(item.attempt.saturating_sub(failures));
+        let pause = pause.filter(|_| env.rules.lost_pause);
         if let Some(pause) = pause {
             item.retry_at = env.now + pause;
             env.cover(Transition::RetryPaused);
@@ -113,7 +125,8 @@ impl Partition {
         };
         item.ended = Some(Ended::new(cause, item.retry_at, error));
         // One that is to end does so now.
-        if cause == Cause::HostLost && !cancel && losses + 1 >= env.limits.park_after_attempts {
+        let is_poison = losses + 1 >= env.limits.park_after_attempts && env.rules.park_poison;
+        if cause == Cause::HostLost && !cancel && is_poison {
             self.park(env, uuid);
             return true;
         }
@@ -133,7 +146,8 @@ impl Partition {
             return (None, ended.not_before.min(env.now + rest));
         }
         let lost_ones = entry.attempt.saturating_sub(entry.trouble.failures);
-        let retry_at = lost_pause(lost_ones).map_or(0, |pause| env.now + pause);
+        let pause = lost_pause(lost_ones).filter(|_| env.rules.lost_pause);
+        let retry_at = pause.map_or(0, |pause| env.now + pause);
         // Of a first attempt the log tells that it began only where that had to be told, or where it has flushed. What
         // began untold and took its node along is logged when it begins again; what only waited never counts.
         let may_have_run = entry.attempt > 1 || entry.ran || !env.rules.count_started;
@@ -158,7 +172,7 @@ impl Partition {
         let is_lost = |uuid: &Uuid, item: &Item| {
             let losses = entries.get(uuid).map_or(0, |entry| entry.trouble.losses);
             let lost = item.ended.as_ref().is_some_and(|e| e.cause == Cause::HostLost);
-            lost && !item.cancel && losses + 1 >= most
+            lost && !item.cancel && losses + 1 >= most && env.rules.park_poison
         };
         let items = self.reign.items.iter().filter(|(uuid, item)| is_lost(uuid, item));
         let lost: Vec<Uuid> = items.map(|(uuid, _)| *uuid).collect();
@@ -179,7 +193,7 @@ impl Partition {
         item.retry_at = 0;
         self.push(env, Op::Attempt { uuid, attempt, ended, unmarked: false });
         self.push(env, Op::Park { uuid });
-        self.leave_queues(uuid);
+        self.leave_queues(env, uuid);
         let losses = self.state.entries.get(&uuid).map_or(0, |entry| entry.trouble.losses);
         let invocation = InvocationId { home: self.id.clone(), uuid };
         let holds = item_actor && self.holds(uuid);
@@ -187,9 +201,9 @@ impl Partition {
     }
 
     /// Takes an invocation that does not hold its actor out of everybody's way.
-    pub(super) fn leave_queues(&mut self, uuid: Uuid) {
+    pub(super) fn leave_queues(&mut self, env: &Env, uuid: Uuid) {
         self.reign.idle.remove(&uuid);
-        if self.holds(uuid) {
+        if self.holds(uuid) && env.rules.parked_holds {
             return;
         }
         let Some(item) = self.reign.items.get(&uuid) else { return };

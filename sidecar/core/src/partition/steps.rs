@@ -70,7 +70,9 @@ impl Partition {
             },
             Recall::Ended(child, outcome) => {
                 // As a call that is made: what came before it in the program is durable first (P5).
-                self.flush_turn(env, uuid);
+                if env.rules.kept_flushes {
+                    self.flush_turn(env, uuid);
+                }
                 let answer = Response::Outcome { invocation: Some(child), outcome };
                 self.gate_answer(env, request, token, answer);
             }

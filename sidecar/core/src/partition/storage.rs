@@ -254,7 +254,8 @@ impl Partition {
         if self.reign.unstored.contains_key(actor) {
             env.cover(Transition::LoadOverlay);
         }
-        for (_, op) in self.reign.unstored.get(actor).into_iter().flatten() {
+        let lacks = self.reign.unstored.get(actor).filter(|_| env.rules.keep_unstored);
+        for (_, op) in lacks.into_iter().flatten() {
             apply(&mut state, op);
         }
         self.reign.drop_stored(actor);

@@ -39,7 +39,7 @@ impl Partition {
             barriers: self.reign.barriers,
             ..Reign::default()
         };
-        if unclean.is_some() {
+        if unclean.is_some() && env.rules.grace {
             self.reign.dispatch_after = env.now + env.limits.grace_ms;
         }
         self.restore_items(env, unclean);
@@ -74,7 +74,8 @@ impl Partition {
         for entry in entries {
             let uuid = entry.invocation.uuid;
             // No code runs for a removal.
-            let may_have_run = unclean.is_some() || entry.ran || entry.suspected;
+            let lost_owner = unclean.is_some() && env.rules.inherited_ran;
+            let may_have_run = lost_owner || entry.ran || entry.suspected;
             let ran = may_have_run && entry.invocation.work != Work::Remove;
             let is_parked = entry.parked && env.rules.keep_parked;
             // Nothing of an attempt is in the log, not even that it began (see `mark_start`).
@@ -263,7 +264,7 @@ impl Partition {
                 env.free_slot();
             }
             let ItemStage::Running(turn) = &item.stage else { continue };
-            if !undelivered.contains(&token) {
+            if !undelivered.contains(&token) && env.rules.abandon_turns {
                 let (session, token) = (turn.session, token.clone());
                 let reason = CancelReason::Superseded;
                 env.emit(Effect::Cancel { session, token, reason });
@@ -315,12 +316,14 @@ impl Partition {
         if self.reign.leaving.is_none() || self.reign.released || !self.serving() {
             return;
         }
-        if self.reign.items.values().any(|item| item.running().is_some()) {
+        let runs = self.reign.items.values().any(|item| item.running().is_some());
+        if runs && env.rules.release_after_turns {
             return;
         }
         // An orderly end tells the next owner that no code runs. Code of a host's broken stream, or of the reign before
         // an unclean take-over, may run until the grace is over (P3); `pump_all` comes back then.
-        if env.now < self.reign.dispatch_after.max(env.host_grace_until) {
+        let runs_until = self.reign.dispatch_after.max(env.host_grace_until);
+        if env.now < runs_until && env.rules.release_after_grace {
             env.cover(Transition::HandOverGrace);
             return;
         }

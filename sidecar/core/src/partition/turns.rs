@@ -131,7 +131,9 @@ impl Partition {
         if let Some(turn) = item.turn() {
             turn.calls.insert((to, number), request);
         }
-        self.give_back_slot(env, uuid);
+        if env.rules.give_back_slots {
+            self.give_back_slot(env, uuid);
+        }
         if self.reign.leaving.is_some() {
             // Nested calls may start now.
             self.pump_all(env);

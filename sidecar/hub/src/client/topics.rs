@@ -284,15 +284,22 @@ impl HubClient {
         }
     }
 
-    /// Forgets a consumer of this application and ends its session; tells whether it existed.
+    /// Forgets a consumer of this application and ends its session; tells whether it existed. Should
+    /// this be repeated to another hub, one of the same name that was created since stays.
     ///
     /// # Errors
     /// [`HubError::UnknownTopic`]; [`HubError::Unavailable`] when no hub answered in time.
     pub async fn delete_consumer(&self, topic_id: &str, name: &str) -> Result<bool, HubError> {
         let (topic_id, name) = (topic_id.to_owned(), name.to_owned());
-        let delete = wire::DeleteConsumer { topic_id, name };
+        let find = wire::FindConsumer { topic_id: topic_id.clone(), name: name.clone() };
+        let created_session = match self.request(Request::FindConsumer(find)).await? {
+            Response::ConsumerFound(found) => found.created_session,
+            other => return Err(unexpected(&other)),
+        };
+        let delete = wire::DeleteConsumer { topic_id, name, created_session };
         match self.request(Request::DeleteConsumer(delete)).await? {
-            Response::ConsumerDeleted(deleted) => Ok(deleted.existed),
+            // Gone by now it was forgotten by this request, or by another one at the same time.
+            Response::ConsumerDeleted(_) => Ok(created_session > 0),
             other => Err(unexpected(&other)),
         }
     }

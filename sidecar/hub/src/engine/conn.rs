@@ -314,6 +314,7 @@ impl Engine {
     /// The connection is gone.
     pub(crate) fn detach(&mut self, id: ConnId) {
         let Some(mut conn) = self.conns.remove(&id) else { return };
+        self.drop_fetches(id);
         conn.wake();
         for log in conn.readings.keys() {
             if let Some(state) = self.logs.get_mut(log) {
@@ -354,6 +355,7 @@ impl Engine {
         id: ConnId,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<wire::AttachResponse, Status>>> {
+        self.read_held(id);
         let Some(conn) = self.conns.get_mut(&id) else { return Poll::Ready(None) };
         let mut to = Message::default();
         while !to.full()

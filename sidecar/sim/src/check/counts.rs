@@ -1,15 +1,19 @@
 //! Counts how often the schedules of DESIGN section 17 really happened, so that a test can insist
 //! that they do.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kar_core::ids::{NodeId, Offset, SessionId};
+use kar_core::ids::{Epoch, NodeId, Offset, SessionId};
 use kar_core::message::Message;
 use kar_core::record::{Op, Record};
 
 use super::Judge;
 use crate::coverage::Coverage;
-use crate::history::Seen;
+use crate::history::{Run, Seen};
+
+/// So many turns that ran ahead of the log and come to nothing are a cascade.
+const CASCADE: usize = 2;
 
 /// How often each schedule happened.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +34,8 @@ pub(crate) struct Counts {
     pub(crate) route_flip: u64,
     /// Entries that came to an inbox when what they ask for had been done.
     pub(crate) accept_after_forget: u64,
+    /// The same behind the mark of their node.
+    pub(crate) accept_after_mark: u64,
     /// Entries of inboxes that were taken.
     pub(crate) inbox_taken: u64,
     /// Tells that were told to be accepted because they were in the inbox.
@@ -109,6 +115,8 @@ pub(crate) struct Counts {
     pub(crate) poison_event: u64,
     /// Probes that reach owners which have been replaced.
     pub(crate) outdated_witness: u64,
+    /// Completions in void records, by log and epoch, for `cascade`.
+    dropped: BTreeMap<(usize, Epoch), usize>,
     /// Nodes draining, for `drain_with_cross_calls`.
     draining: Vec<NodeId>,
     /// Hosts that died with turns: session, when.
@@ -117,7 +125,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts by the names of the schedules.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 56] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 57] {
         [
             ("twin-claim", self.twin_claim),
             ("gap-then-late", self.gap_then_late),
@@ -131,6 +139,7 @@ impl Counts {
             ("cascade", self.cascade),
             ("route-flip", self.route_flip),
             ("accept-after-forget", self.accept_after_forget),
+            ("(accepted after a mark)", self.accept_after_mark),
             ("(inbox entries taken)", self.inbox_taken),
             ("(promised by inboxes)", self.inbox_promised),
             ("both-ends-failing", self.both_ends_failing),
@@ -211,7 +220,7 @@ impl Judge<'_> {
                 if *epoch < model.epoch {
                     self.count_zombie(log, node, *epoch, ops);
                 } else if *epoch == model.epoch && *seq > model.seq + 1 {
-                    self.count_cascade(log, ops);
+                    self.count_cascade(log, *epoch, ops);
                 } else {
                     self.count_dead_attempt(log, ops);
                 }
@@ -225,19 +234,23 @@ impl Judge<'_> {
     fn count_zombie(&mut self, log: usize, _node: NodeId, epoch: u64, ops: &[Op]) {
         let model = &self.logs[log];
         let sandwiched = ops.iter().any(|op| match op {
-            Op::Complete { uuid, attempt, .. } | Op::Progress { uuid, attempt, .. } => {
+            Op::Complete { uuid, attempt, .. } => {
                 let step = model.held.get(uuid).map_or(1, |held| held.step);
                 model.turns.contains_key(&(*uuid, step, *attempt, epoch))
             }
             _ => false,
         });
         self.counts.sandwiched_claim += u64::from(sandwiched);
-        self.count_cascade(log, ops);
+        self.count_cascade(log, epoch, ops);
     }
 
-    fn count_cascade(&mut self, _log: usize, ops: &[Op]) {
+    /// Turns whose ends are dropped with one reign; the last of so many counts.
+    fn count_cascade(&mut self, log: usize, epoch: Epoch, ops: &[Op]) {
         let ended = ops.iter().filter(|o| matches!(o, Op::Complete { .. })).count();
-        self.counts.cascade += u64::from(ended > 0);
+        let dropped = self.counts.dropped.entry((log, epoch)).or_default();
+        let before = *dropped;
+        *dropped += ended;
+        self.counts.cascade += u64::from(before < CASCADE && *dropped >= CASCADE);
     }
 
     /// A valid `Progress` of a turn whose host is dead: the next attempt comes after it.
@@ -303,19 +316,22 @@ impl Judge<'_> {
         self.counts.down.push((session, now));
     }
 
-    /// A node is told to leave: does another one leave at the same time, with turns under way in
-    /// both?
+    /// A node is told to leave: does another one leave at the same time, with a turn of one of them under way that was
+    /// called by a turn of the other one?
     pub(crate) fn count_drain(&mut self, node: NodeId) {
-        let busy = |node: NodeId| {
-            self.history.runs.iter().any(|r| {
-                r.node == node
-                    && r.started.is_some_and(|s| s <= self.now)
-                    && r.ended.is_none_or(|e| e > self.now)
+        let runs_now = |run: &&Run| {
+            run.started.is_some_and(|at| at <= self.now) && run.ended.is_none_or(|at| at > self.now)
+        };
+        let running =
+            |node| self.history.runs.iter().filter(runs_now).filter(move |r| r.node == node);
+        let calls = |from, to| {
+            running(from).any(|outer| {
+                running(to).any(|inner| self.is_inside(inner, outer.token.invocation.uuid))
             })
         };
         let others = self.counts.draining.iter().copied();
         let lives = |n: &NodeId| self.nodes.get(n).is_some_and(|m| m.gone.is_none());
-        let both = busy(node) && others.filter(lives).any(busy);
+        let both = others.filter(lives).any(|other| calls(node, other) || calls(other, node));
         self.counts.drain_with_cross_calls += u64::from(both);
         self.counts.draining.push(node);
     }

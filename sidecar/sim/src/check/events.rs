@@ -332,6 +332,7 @@ impl Judge<'_> {
             SubscriptionOp::End { names } => {
                 for name in names {
                     let uuid = self.events.names.remove(&(log, name.clone()));
+                    uuid.into_iter().for_each(|uuid| self.nothing_is_read(log, uuid));
                     let model = uuid.and_then(|uuid| self.events.subscriptions.get_mut(&uuid));
                     match model {
                         Some(model) => model.ended = true,
@@ -341,8 +342,10 @@ impl Judge<'_> {
             }
             SubscriptionOp::Pause { name, paused } => {
                 let now = self.now;
-                let uuid = self.events.names.get(&(log, name.clone()));
-                let model = uuid.and_then(|uuid| self.events.subscriptions.get_mut(uuid));
+                let uuid = self.events.names.get(&(log, name.clone())).copied();
+                let stops = uuid.filter(|_| *paused);
+                stops.into_iter().for_each(|uuid| self.nothing_is_read(log, uuid));
+                let model = uuid.and_then(|uuid| self.events.subscriptions.get_mut(&uuid));
                 match model {
                     Some(model) => model.paused = paused.then_some(now),
                     None => self.wrong("log", format!("{at} pauses {name}, which is not")),

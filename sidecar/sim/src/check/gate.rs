@@ -374,6 +374,7 @@ impl Judge<'_> {
                 let ended = self.logs[self.log_of(&id.home)].outcome(id.uuid);
                 let known = self.uuid_of_tag.get(tag);
                 if known.is_none() && what.key.is_some() {
+                    self.check_flush(run, item);
                     return self.check_kept_answer((run, item), id, outcome);
                 }
                 let wrong = known.is_some_and(|u| *u != id.uuid)
@@ -385,6 +386,7 @@ impl Judge<'_> {
             }
             Ok(Response::Reminders(all)) => self.check_list_in_turn((run, item), all),
             Ok(Response::Step(value)) => self.check_step_answer(run, item, value),
+            Ok(Response::Ok) if matches!(what.what, ItemKind::Flush) => self.check_flush(run, item),
             Err(error @ RequestError::SharedTurn) => self.check_shared_error(run, item, error),
             Err(RequestError::StepKeyReused(_)) => self.check_reused(run, item),
             Err(RequestError::TopicGone(to)) if !self.is_gone(to) => {

@@ -48,7 +48,7 @@ impl Judge<'_> {
         debug_assert_eq!(entries.len() as Offset, offset);
         let Some((sender, number, owed)) = request(entry) else { return };
         self.way(sender, log, number, 2);
-        self.count_late(log, sender, number);
+        self.count_late(log, (sender, number), offset);
         let is_tell =
             matches!(owed, Owed::Invocation(i) if i.mode == Mode::Tell && i.key.is_none());
         if let (Sender::Node(node), true) = (sender, is_tell)
@@ -68,12 +68,17 @@ impl Judge<'_> {
         }
     }
 
-    /// Counts what comes to an inbox when it has long been done.
-    fn count_late(&mut self, log: usize, sender: &Sender, number: Number) {
+    /// Counts what comes to an inbox when it has long been done, or when its node has been given up.
+    fn count_late(&mut self, log: usize, (sender, number): (&Sender, Number), at: Offset) {
         let uuid = self.logs[log].numbers.get(&(sender.clone(), number));
         let held = uuid.and_then(|uuid| self.logs[log].held.get(uuid));
         if held.is_some_and(|held| held.ended.is_some()) {
             self.counts.accept_after_forget += 1;
+        }
+        if let Sender::Node(node) = sender
+            && self.is_marked(log, *node, at)
+        {
+            self.counts.accept_after_mark += 1;
         }
     }
 

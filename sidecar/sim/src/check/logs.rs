@@ -75,7 +75,7 @@ impl Judge<'_> {
                 if self.is_valid(log, *epoch, *seq) {
                     self.logs[log].seq = *seq;
                     self.logs[log].last_seqs.insert(*epoch, *seq);
-                    self.logs[log].time = self.logs[log].time.max(*time);
+                    self.check_clock(log, offset, *time);
                     ops.iter().for_each(|op| self.take_effect(log, offset, op));
                 }
             }
@@ -129,6 +129,7 @@ impl Judge<'_> {
             return;
         }
         self.meet_event(invocation);
+        self.note_deadline(invocation);
         let tag = Spec::read(&invocation.payload).tag;
         if let Some(known) = self.uuid_of_tag.insert(tag, invocation.uuid)
             && self.original(known) != self.original(invocation.uuid)
@@ -175,6 +176,7 @@ impl Judge<'_> {
             Op::Attempt { uuid, attempt, ended, unmarked } => {
                 if let Some(ended) = ended {
                     self.attempt_ended(log, offset, *uuid, ended);
+                    self.attempt_follows((log, offset), (*uuid, *attempt), ended);
                     if !unmarked {
                         self.check_said_to_run(log, offset, *uuid, *attempt);
                     }
@@ -399,6 +401,7 @@ impl Judge<'_> {
     fn completed(&mut self, log: usize, offset: Offset, done: Completion<'_>) {
         let Completion { uuid, attempt, accept, end, segment } = done;
         self.meet_removal(log, uuid, accept, segment);
+        self.check_refusal((log, offset), uuid, accept, end);
         if let (Some(brief), false) = (accept, self.logs[log].held.contains_key(&uuid)) {
             let tag = self.tag_of_uuid.get(&uuid).copied().unwrap_or_default();
             let queued_by = QueuedBy::Number(brief.sender.clone(), brief.number);

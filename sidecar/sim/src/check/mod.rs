@@ -15,10 +15,12 @@ mod model;
 mod order;
 mod overlap;
 mod policies;
+mod readings;
 mod reads;
 mod reminders;
 mod shared;
 mod snapshots;
+mod starts;
 mod state;
 mod steps;
 mod told;
@@ -67,6 +69,8 @@ pub(crate) struct NodeModel {
     pub(crate) woke: Us,
     /// Logs it must read to the end before it acts on them (it was told that it was away).
     pub(crate) unread: BTreeSet<usize>,
+    /// It knows that its lease is not valid.
+    pub(crate) lapsed: bool,
     /// Reigns that it says it dropped in disorder.
     pub(crate) dropped: BTreeSet<(usize, u64)>,
     /// Valid claims that it has read, with the time: log, epoch.
@@ -126,9 +130,11 @@ pub(crate) struct Judge<'h> {
     /// Tags of reminders, and who scheduled them: all their firings carry them.
     pub(crate) reminder_tags: HashMap<u64, reminders::Asked>,
     pub(crate) life: life::LifeModel,
+    pub(crate) starts: starts::StartsModel,
     pub(crate) topics: topics::TopicsModel,
     pub(crate) events: events::EventsModel,
     pub(crate) told: told::ToldModel,
+    pub(crate) readings: readings::ReadingsModel,
 }
 
 /// Judges a run; also counts what really happened in it.
@@ -149,6 +155,7 @@ pub(crate) fn judge(history: &History) -> (Vec<Violation>, Counts) {
         judge.check_overlaps();
     }
     judge.check_turns();
+    judge.check_deadlines();
     judge.check_reminders_done();
     judge.check_end();
     (judge.violations, judge.counts)
@@ -211,9 +218,11 @@ impl<'h> Judge<'h> {
             read_floors: HashMap::new(),
             reminder_tags: reminders::asked(history),
             life: life::LifeModel::default(),
+            starts: starts::StartsModel::default(),
             topics: topics::TopicsModel::default(),
             events: events::EventsModel::default(),
             told: told::ToldModel::default(),
+            readings: readings::ReadingsModel::default(),
         }
     }
 
@@ -264,6 +273,7 @@ impl<'h> Judge<'h> {
             Seen::ReadToEnd { node, log } => {
                 self.node(*node).unread.remove(log);
             }
+            Seen::Lease { node, valid } => self.node(*node).lapsed = !valid,
             Seen::HostUp { node, kinds } => self.node(*node).host_up(kinds),
             Seen::HostDown { node, session, dead } => {
                 let now = self.now;
@@ -289,6 +299,7 @@ impl<'h> Judge<'h> {
             Seen::SourceTrimmed { id, partition, start } => {
                 self.source_trimmed(id, *partition, *start);
             }
+            Seen::Reading { node, id, is_open } => self.reading_seen(*node, id, *is_open),
             Seen::Saved { log, key, snapshot } => self.snapshot_saved(*log, *key, snapshot),
             Seen::Trimmed { log, start, store, snapshots } => {
                 self.trimmed((*log, *start), *store, snapshots);

@@ -34,6 +34,7 @@ impl Judge<'_> {
         for group in groups.into_values().chain(services.into_values()) {
             self.check_group(&group);
         }
+        self.check_releases();
     }
 
     fn check_group(&mut self, group: &[usize]) {
@@ -89,6 +90,28 @@ impl Judge<'_> {
                 "P3 code is over",
                 format!("{id}@{offset}: {uuid} ends, and r{run} runs on"),
             );
+        }
+    }
+
+    /// An orderly end tells that no code runs: of its reign, nor of those before it.
+    fn check_releases(&mut self) {
+        let mut wrong = Vec::new();
+        for (index, run) in
+            self.history.runs.iter().enumerate().filter(|(_, r)| r.started.is_some())
+        {
+            let model = &self.logs[self.log_of(&run.token.invocation.home)];
+            let later = model.reigns.iter().filter(|reign| reign.epoch >= run.token.epoch);
+            let released = later.filter_map(|reign| Some((reign.epoch, reign.released?)));
+            for (epoch, at) in released {
+                let runs_on = run.ended.is_none_or(|ended| ended > at);
+                if runs_on && (epoch == run.token.epoch || !self.lagged(run)) {
+                    let (id, token) = (&model.id, &run.token);
+                    wrong.push(format!("{id}: epoch {epoch} is released, r{index} {token} runs"));
+                }
+            }
+        }
+        for text in wrong {
+            self.wrong("P3 release follows the code", text);
         }
     }
 

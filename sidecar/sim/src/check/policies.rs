@@ -12,6 +12,9 @@ use crate::history::{Answer, End, Run};
 use crate::plan::{MS, SKEW_MAX_MS, Us};
 use crate::world::BASE_MS;
 
+/// What has been lost so often is given a pause.
+const LOST_AT_ONCE: u32 = 3;
+
 /// What a log says of an invocation beside its attempts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Standing {
@@ -164,6 +167,37 @@ impl Judge<'_> {
                 }
             }
             Cause::ReignLost | Cause::HandOver | Cause::Stopped => {}
+        }
+    }
+
+    /// Another attempt follows one that was lost: after its pause, and not where so many were lost that it rests.
+    pub(crate) fn attempt_follows(
+        &mut self,
+        (log, offset): (usize, Offset),
+        (uuid, next): (Uuid, u32),
+        ended: &Ended,
+    ) {
+        let model = &self.logs[log];
+        let (id, clock) = (&model.id, model.time);
+        let Some(held) = model.held.get(&uuid).filter(|held| next > held.attempt) else { return };
+        let (losses, failures) = (held.policy.losses, held.policy.failures);
+        let was_lost = ended.cause != Cause::ApplicationError;
+        let mut wrong = Vec::new();
+        if was_lost && clock < ended.not_before {
+            let text = format!("{id}@{offset}: {uuid} attempt {next} at {clock}: {ended:?}");
+            wrong.push(("retries pause", text));
+        }
+        if was_lost && held.attempt >= failures + LOST_AT_ONCE && ended.not_before == 0 {
+            let text = format!("{id}@{offset}: {uuid} attempt {next} begins at once: {ended:?}");
+            wrong.push(("retries pause", text));
+        }
+        let is_poison = ended.cause == Cause::HostLost && losses >= self.history.park_after;
+        if is_poison && held.policy.cancel.is_none() {
+            let text = format!("{id}@{offset}: {uuid} goes on after {losses} lost hosts");
+            wrong.push(("poison rests", text));
+        }
+        for (rule, text) in wrong {
+            self.wrong(rule, text);
         }
     }
 

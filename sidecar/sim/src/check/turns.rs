@@ -37,6 +37,9 @@ impl Judge<'_> {
         self.check_source(run, record, log, uuid);
         self.check_resent(run, record, log, uuid);
         self.check_recorded(run, record, log);
+        self.check_inherited(run, record, log);
+        self.check_slots(run, record);
+        self.note_start(run, record);
     }
 
     /// P2: what was asked for once is one invocation.
@@ -76,6 +79,9 @@ impl Judge<'_> {
         } else if node.unread.contains(&log) {
             let text = format!("r{run} {} before the log was read to its end", record.token);
             self.wrong("L4 read before acting", text);
+        } else if node.lapsed {
+            let text = format!("r{run} {} by {:?}, without a lease", record.token, record.node);
+            self.wrong("L6 only with a lease", text);
         }
     }
 

@@ -65,7 +65,7 @@ const BASE: Config = Config {
 };
 
 /// All of them.
-pub const CONFIGS: [Config; 17] = [
+pub const CONFIGS: [Config; 19] = [
     Config {
         name: "two-nodes-call",
         about: "two nodes, one call from the one to the other; a crash",
@@ -200,6 +200,23 @@ pub const CONFIGS: [Config; 17] = [
         ..BASE
     },
     Config {
+        name: "flow",
+        about: "two actors; one flow of a nested call, a tell and a tail call, and nothing that breaks",
+        slots: &["A", "B"],
+        scripts: flow,
+        ..BASE
+    },
+    Config {
+        name: "flow-crash",
+        about: "the same; a crash",
+        slots: &["A", "B"],
+        scripts: flow,
+        faults: &[("crash", 1)],
+        faults_max: 1,
+        nightly: true,
+        ..BASE
+    },
+    Config {
         name: "nested-crash",
         about: "two actors, one nested call; a crash",
         slots: &["AB", "AB"],
@@ -277,6 +294,20 @@ fn tail(names: &Names, spec: &Spec, token: &TurnToken) -> Script {
     let tag = join(spec.tag, join(token.epoch, u64::from(token.attempt)));
     let next = Spec { tag, ..Spec::default() };
     Script { tail: Some((names.target(B, Some(0)), next, false)), ..Script::default() }
+}
+
+/// An actor tells one of the other type, calls it, and hands its invocation on to it: all in one flow.
+fn flow(names: &Names, spec: &Spec, token: &TurnToken) -> Script {
+    let Script { steps: calls, .. } = nested(names, spec, token);
+    if calls.is_empty() {
+        return Script::default();
+    }
+    let attempt = join(spec.tag, join(token.epoch, u64::from(token.attempt)));
+    let own = |number| Spec { tag: join(attempt, number), ..Spec::default() };
+    let target = names.target(B, Some(0));
+    let mut all = vec![Step::Tell(target.clone(), own(1))];
+    all.extend(calls);
+    Script { tail: Some((target, own(2), false)), ..steps(all) }
 }
 
 fn steps(steps: Vec<Step>) -> Script {

@@ -35,6 +35,9 @@ pub(crate) struct InvocationArgs {
     /// Invoke an actor instead of a service
     #[arg(long, num_args = 2, value_names = ["TYPE", "ID"])]
     pub(crate) actor: Option<Vec<String>>,
+    /// Of a service: what has the same key is handled by the same owner while that lives
+    #[arg(long, value_name = "KEY", conflicts_with = "actor")]
+    pub(crate) affinity_key: Option<String>,
     /// SERVICE METHOD [JSON], or with --actor: METHOD [JSON]
     #[arg(required = true, num_args = 1..=3, allow_negative_numbers = true, value_name = "ARG")]
     pub(crate) words: Vec<String>,
@@ -65,16 +68,25 @@ pub(crate) struct OptionArgs {
     /// Longest pause between them
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) retry_backoff_max: Option<Duration>,
+    /// How many times as long as the one before each pause is, 1 to 100
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) retry_multiplier: Option<f64>,
+    /// W3C traceparent that it carries on
+    #[arg(long, value_name = "TRACEPARENT")]
+    pub(crate) trace_parent: Option<String>,
 }
 
-/// `kar cancel`, `kar resume`.
+/// `kar cancel`, `kar resume`, `kar redrive`, `kar discard`.
 #[derive(Debug, Args)]
 pub(crate) struct InvocationIdArgs {
     /// The application.
     #[command(flatten)]
     pub(crate) reach: ReachArgs,
-    /// Id of the invocation: `kar get invocations` lists them
+    /// Id of the invocation: `kar get invocations` and `kar get dead-letters` list them
     pub(crate) id: String,
+    /// How to print what was done
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
 }
 
 /// `kar call`.
@@ -293,12 +305,15 @@ pub(crate) enum GetCommand {
         #[arg(long = "type", value_name = "TYPE")]
         kind: Option<String>,
     },
-    /// Unfinished invocations, oldest first
+    /// Unfinished invocations, oldest first; or all that is known of one
     #[command(visible_alias = "invocation")]
     Invocations {
         /// What and how.
         #[command(flatten)]
         list: ListArgs,
+        /// Only this one, which may also be a dead letter, or have ended if its outcome is kept
+        #[arg(value_name = "ID", conflicts_with_all = ["kind", "limit"])]
+        id: Option<String>,
         /// Only of this service or actor type
         #[arg(long, value_name = "KIND")]
         kind: Option<String>,

@@ -19,6 +19,9 @@ use crate::convert::error::{request_error, status};
 use crate::convert::{owned, written};
 use crate::driver::outlets::Answer;
 
+/// Code of the error with which hosts end turns of methods that they do not have.
+const UNKNOWN_METHOD: &str = "kar.UNKNOWN_METHOD";
+
 /// The core's answer in the shape that was asked for.
 ///
 /// # Errors
@@ -184,6 +187,10 @@ fn ended(
     let id = || invocation.as_ref().map(ToString::to_string).unwrap_or_default();
     match outcome {
         Outcome::Done(payload) => Ok(Ok(payload)),
+        Outcome::Failed(error) if &*error.code == UNKNOWN_METHOD => {
+            let message = error.message.to_string();
+            Err(status(ErrorReason::UnknownMethod, message, [("invocation", id())]))
+        }
         Outcome::Failed(error) => Ok(Err(application_error_to(error))),
         Outcome::Refused(refusal) => Err(turned_away(refusal, id())),
         Outcome::Deadlock(cycle) => {

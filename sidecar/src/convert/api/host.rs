@@ -72,6 +72,14 @@ pub fn offer(hello: &pb::Hello, limits: &Limits) -> Result<Option<Offer>, Status
     Ok((!offer.kinds.is_empty()).then_some(offer))
 }
 
+/// Names of the methods of what a component hosts, where it says which there are.
+pub fn methods(hello: &pb::Hello) -> BTreeMap<Kind, BTreeSet<String>> {
+    let services = hello.services.iter().map(|s| (Kind::service(&s.name), &s.methods));
+    let actors = hello.actor_types.iter().map(|a| (Kind::actor(&a.name), &a.methods));
+    let told = services.chain(actors).filter(|(_, methods)| !methods.is_empty());
+    told.map(|(kind, methods)| (kind, methods.iter().map(|m| m.name.clone()).collect())).collect()
+}
+
 /// How errors of methods are retried, where the component says so.
 fn retries(
     hello: &pb::Hello,

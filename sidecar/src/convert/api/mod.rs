@@ -22,7 +22,7 @@ pub use event::{
 };
 pub use field::invocation_id;
 pub use host::{
-    TurnRef, direct_size, direct_to, offer, turn_outcome, turn_ref, turn_size, turn_to,
+    TurnRef, direct_size, direct_to, methods, offer, turn_outcome, turn_ref, turn_size, turn_to,
 };
 pub use key::redrive_key;
 pub use request::{Prepared, Shape, prepare};

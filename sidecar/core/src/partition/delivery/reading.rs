@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Branch, Channels, FETCH_FAILURES_TOLD, FETCH_PAUSE_MAX_MS, FETCH_PAUSE_MS, Reading, UnderWay,
+    Branch, Channels, Deliveries, FETCH_FAILURES_TOLD, FETCH_PAUSE_MAX_MS, FETCH_PAUSE_MS, Reading,
+    UnderWay,
 };
 use crate::cover::Transition;
 use crate::effect::{Effect, Notice};
@@ -66,6 +67,8 @@ impl Partition {
         let buried = self.state.topics.owed();
         let is_full = buried.count >= env.limits.outbox_per_partition_max
             || buried.bytes >= env.limits.outbox_bytes_per_partition_max;
+        let left = env.limits.deliveries_bytes_per_partition_max;
+        let left = left.saturating_sub(self.reign.deliveries.bytes);
         let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
         if is_full && reading.subscription.spec.dead_letter.is_some() && may_read {
             // A topic for dead letters that is away must not fill the memory.
@@ -79,10 +82,18 @@ impl Partition {
             let bytes_max = bytes_max.saturating_sub(reading.bytes);
             let is_half_free = 2 * events_max >= spec.in_flight as usize
                 && 2 * bytes_max >= env.limits.subscription_in_flight_bytes_max;
-            if !is_half_free && !reading.open.is_empty() {
+            if (!is_half_free || left == 0) && !reading.open.is_empty() {
                 // Many are read at once, not one for each that is done with.
                 env.cover(Transition::ReadFull);
             } else {
+                // A slow subscriber must not keep others from reading at all.
+                let (events_max, bytes_max) = match left {
+                    0 => {
+                        env.cover(Transition::ReadCrowded);
+                        (1, 1)
+                    }
+                    left => (events_max, bytes_max.min(left)),
+                };
                 let serial = env.fetch_serial();
                 reading.fetch = Some(serial);
                 reading.not_before = 0;
@@ -115,7 +126,9 @@ impl Partition {
         if let Some(serial) = reading.and_then(|reading| reading.fetch.take()) {
             env.cover(Transition::FetchStopped);
             let id = FetchId { partition, subscription, topic_partition, serial };
-            env.emit(Effect::StopFetch { id });
+            if env.rules.stop_reading {
+                env.emit(Effect::StopFetch { id });
+            }
         }
     }
 
@@ -140,6 +153,9 @@ impl Partition {
             FetchResult::Gone => self.topic_gone(env, branch),
             FetchResult::Unreadable(offset) => {
                 env.cover(Transition::FetchUnreadable);
+                if !env.rules.wait_unreadable {
+                    reading.next = reading.next.max(offset + 1);
+                }
                 let told = std::mem::replace(&mut reading.unreadable, offset);
                 let name = reading.subscription.spec.name.clone();
                 if told != offset {
@@ -190,7 +206,8 @@ impl Partition {
         (next, start, end): (Offset, Offset, Offset),
     ) {
         let (id, epoch) = (self.id.clone(), self.state.epoch);
-        let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
+        let Deliveries { branches, bytes: all, .. } = &mut self.reign.deliveries;
+        let Some(reading) = branches.get_mut(&branch) else { return };
         let subscription = reading.subscription.clone();
         (reading.failures, reading.unreadable) = (0, 0);
         reading.end = end;
@@ -204,9 +221,16 @@ impl Partition {
             env.notice(Notice::EventsSkipped { partition, name, topic_partition, from, to });
         }
         let new = Channels { partition: id, branch, epoch };
+        let mut next = next;
         for FetchedEvent { offset, event, stored } in events {
             if offset < reading.next {
                 continue;
+            }
+            if *all >= env.limits.deliveries_bytes_per_partition_max && !reading.open.is_empty() {
+                // Others have taken what was left: this is read again when something of its own is done with.
+                env.cover(Transition::TakeCrowded);
+                next = offset;
+                break;
             }
             reading.next = offset + 1;
             if subscription.spec.filter.as_ref().is_some_and(|filter| !filter.matches(&event)) {
@@ -217,13 +241,14 @@ impl Partition {
             let tell = delivery(&subscription, (branch.1, offset), (&event, stored));
             match destination {
                 Ok(Destination { to, actor }) => {
-                    new.send(env, reading, (to, offset), Invocation { actor, ..tell });
+                    let tell = Invocation { actor, ..tell };
+                    new.send(env, (reading, all), (to, offset), tell);
                 }
                 Err(why) => {
                     env.cover(Transition::EventUndeliverable);
                     let error = ApplicationError::of_kar(UNDELIVERABLE, why);
                     let letter = dead_letter(&tell, &Outcome::Failed(error), 0);
-                    reading.insert(offset, UnderWay::Undeliverable(why, letter));
+                    reading.insert(all, offset, UnderWay::Undeliverable(why, letter));
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Topics in an engine without threads and clients: channels, requests that come again, consumers, fetches, bounds.
 
 use super::*;
+use crate::topic::{EventRecord, Origin};
 
 /// Numbered events that fill a file in the middle of what was sent: those of the file that is full count, too.
 #[test]
@@ -131,7 +132,7 @@ fn a_clock_that_is_set_makes_no_request_append_again() {
         let client = bare.client("app", false);
         bare.ask(client, 3, publish(5_000));
         while let Ok(DiskJob::Recall(job)) = bare.threads.1.try_recv() {
-            let origin = crate::topic::Origin::Request(u128::from_le_bytes([7; 16]));
+            let origin = Origin::Request(u128::from_le_bytes([7; 16]));
             let recalled = Recalled { origin, time_ms: before, bytes: 1 };
             let count = job.addresses.len();
             bare.engine.recalled(&job, [recalled].into_iter().take(count).collect());
@@ -231,4 +232,107 @@ fn what_is_told_of_a_topic_is_bounded() {
         assert!(view.consumers.len() >= told, "{}", view.consumers.len());
         assert_eq!(view.consumers.len() as u64 + u64::from(view.consumers_left_out), consumers);
     }
+}
+
+/// A consumer is forgotten, the answer is lost with the hub, and another one takes the name: the request comes again
+/// and means the first one.
+#[test]
+fn a_consumer_is_not_forgotten_by_a_request_for_another_one() {
+    let mut bare = Bare::new();
+    let client = bare.client("app", false);
+    let topic_id = bare.topic(client);
+    let name = || "c".to_owned();
+    let ask = |bare: &mut Bare, client, request| {
+        bare.ask(client, 9, request);
+        bare.commit();
+        bare.answers(client).remove(&9).expect("answered")
+    };
+    let open = wire::OpenConsumer { topic_id: topic_id.clone(), name: name(), begin: vec![1, 1] };
+    let find = wire::FindConsumer { topic_id: topic_id.clone(), name: name() };
+    let find =
+        |bare: &mut Bare, client| match ask(bare, client, Request::FindConsumer(find.clone())) {
+            Response::ConsumerFound(found) => found.created_session,
+            other => panic!("{other:?}"),
+        };
+    assert_eq!(find(&mut bare, client), 0, "there is none");
+    ask(&mut bare, client, Request::OpenConsumer(open.clone()));
+    let first = find(&mut bare, client);
+    // Another session of it is the same consumer, for the next hub, too.
+    ask(&mut bare, client, Request::OpenConsumer(open.clone()));
+    bare.restart();
+    let client = bare.client("app", false);
+    assert_eq!(find(&mut bare, client), first);
+    let delete = wire::DeleteConsumer { topic_id, name: name(), created_session: first };
+    let delete = Request::DeleteConsumer(delete);
+    let existed = |answer| match answer {
+        Response::ConsumerDeleted(deleted) => deleted.existed,
+        other => panic!("{other:?}"),
+    };
+    assert!(existed(ask(&mut bare, client, delete.clone())));
+    ask(&mut bare, client, Request::OpenConsumer(open));
+    bare.restart();
+    let client = bare.client("app", false);
+    let second = find(&mut bare, client);
+    assert!(second > first);
+    assert!(!existed(ask(&mut bare, client, delete)));
+    bare.restart();
+    let client = bare.client("app", false);
+    assert_eq!(find(&mut bare, client), second, "it is still there");
+}
+
+/// A client that asks for everything and takes nothing: no more is read for it than its queue may hold, and nothing is
+/// forgotten.
+#[test]
+fn what_is_read_for_a_client_that_takes_nothing_is_bounded() {
+    const FETCHES: u64 = 100;
+    let mut bare = Bare::new();
+    bare.engine.limits.outbox_bytes_max = 20_000;
+    let client = bare.client("app", false);
+    let topic_id = bare.topic(client);
+    let event = Bytes::from(vec![7; 5_000]);
+    let append = wire::AppendEvents {
+        topic_id: topic_id.clone(),
+        partition: 0,
+        channel: vec![1; 16].into(),
+        events: vec![wire::NumberedEvent { number: 1, event: event.clone() }],
+    };
+    bare.ask(client, FETCHES, Request::AppendEvents(append));
+    bare.commit();
+    drop(bare.answers(client));
+    let fetch = wire::FetchEvents {
+        topic_id: topic_id.clone(),
+        first: 1,
+        bytes_max: 5_000,
+        ..Default::default()
+    };
+    for number in 0..FETCHES {
+        bare.ask(client, number, Request::FetchEvents(fetch.clone()));
+    }
+    // One that nobody waits for any more is not read.
+    bare.say(
+        client,
+        ClientFrame::CancelFetch(wire::CancelFetch { number: FETCHES - 1, topic_id, partition: 0 }),
+    )
+    .unwrap();
+    let origin = Origin::Channel { channel: 1, number: 1 };
+    let record = EventRecord { time_ms: 1, origin, event }.encode();
+    let mut answered = BTreeMap::new();
+    while answered.len() < FETCHES as usize - 1 {
+        // Nothing is taken while all that may be is read.
+        let mut read = 0;
+        while let Ok(DiskJob::Fetch(job)) = bare.threads.1.try_recv() {
+            read += 1;
+            bare.engine.fetched(&job, std::slice::from_ref(&record));
+        }
+        assert!((1..=5).contains(&read), "{read} at once");
+        loop {
+            let more = bare.answers(client);
+            if more.is_empty() {
+                break;
+            }
+            answered.extend(more);
+        }
+    }
+    assert!(!answered.contains_key(&(FETCHES - 1)));
+    assert_eq!(bare.engine.topics.stats.waiting, 0);
 }

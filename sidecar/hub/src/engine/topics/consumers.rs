@@ -15,6 +15,8 @@ use crate::options::{ACKNOWLEDGED_RANGES_MAX, TOPIC_NAME_BYTES_MAX};
 /// A consumer.
 pub(super) struct Consumer {
     session: u64,
+    /// Its first session: another consumer of its name, created later, has another one.
+    created: u64,
     /// By number of the partition.
     positions: Vec<wire::ConsumerPosition>,
 }
@@ -23,7 +25,11 @@ pub(super) struct Consumer {
 
 impl Consumer {
     pub(super) fn restore(state: wire::ConsumerState) -> Self {
-        Self { session: state.session, positions: state.positions }
+        let created = match state.created_session {
+            0 => state.session,
+            created => created,
+        };
+        Self { session: state.session, created, positions: state.positions }
     }
 
     pub(super) fn state(&self, topic_id: &str, app: &str, name: &str) -> wire::ConsumerState {
@@ -33,6 +39,7 @@ impl Consumer {
             name: name.to_owned(),
             session: self.session,
             positions: self.positions.clone(),
+            created_session: self.created,
         }
     }
 }
@@ -105,6 +112,7 @@ impl Engine {
         };
         let consumer = topic.consumers.entry(key).or_insert_with(|| Consumer {
             session: 0,
+            created: self.next_incarnation,
             positions: (0..).zip(&open.begin).map(begin).collect(),
         });
         // From the counter of incarnations, so that sessions of a consumer that was forgotten do not come back.
@@ -167,6 +175,22 @@ impl Engine {
         self.append_meta(Meta::ConsumerMoved(state), Some(then));
     }
 
+    pub(super) fn find_consumer(
+        &mut self,
+        conn: ConnId,
+        number: u64,
+        app: &Arc<str>,
+        find: wire::FindConsumer,
+    ) {
+        let Some(topic) = self.topics.by_id.get(find.topic_id.as_str()) else {
+            return self.answer(conn, number, unknown_topic(&find.topic_id));
+        };
+        let consumer = topic.consumers.get(&(Arc::clone(app), find.name));
+        let created_session = consumer.map_or(0, |consumer| consumer.created);
+        let found = Response::ConsumerFound(wire::ConsumerFound { created_session });
+        self.answer(conn, number, found);
+    }
+
     pub(super) fn delete_consumer(
         &mut self,
         conn: ConnId,
@@ -177,7 +201,16 @@ impl Engine {
         let Some(topic) = self.topics.by_id.get_mut(delete.topic_id.as_str()) else {
             return self.answer(conn, number, unknown_topic(&delete.topic_id));
         };
-        let existed = topic.consumers.remove(&(Arc::clone(app), delete.name.clone())).is_some();
+        let key = (Arc::clone(app), delete.name.clone());
+        let is_it = topic.consumers.get(&key).is_some_and(|c| c.created == delete.created_session);
+        let existed = is_it && topic.consumers.remove(&key).is_some();
+        if !existed {
+            // Perhaps it is being forgotten: not answered before that is durable.
+            let gone = Response::ConsumerDeleted(wire::ConsumerDeleted { existed });
+            let then = Then::Answer { conn, number, response: Box::new(gone) };
+            let nothing_new = Meta::TopicDefined(topic.info.clone());
+            return self.append_meta(nothing_new, Some(then));
+        }
         self.end_sessions(&delete.topic_id, app, &delete.name);
         let response = Response::ConsumerDeleted(wire::ConsumerDeleted { existed });
         let then = Then::Answer { conn, number, response: Box::new(response) };

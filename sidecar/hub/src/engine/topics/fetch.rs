@@ -1,5 +1,9 @@
 //! Reading events: from the disk, or from memory as soon as there are any.
+//!
+//! What is read from the disk for a client that does not take it would fill the memory, however many fetches it has
+//! under way: so no more is read for it than its queue may hold, and the other fetches wait for their turns.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -29,6 +33,15 @@ pub(super) struct Waiting {
     ticks: u32,
 }
 
+/// What is read from the disk for a client.
+#[derive(Default)]
+pub(super) struct Fetches {
+    /// Bytes that are being read.
+    reading: u64,
+    /// Waiting for their turns.
+    held: VecDeque<(TopicId, LogId, Waiting)>,
+}
+
 /// Events to be read.
 pub(crate) struct FetchJob {
     pub(crate) conn: ConnId,
@@ -38,6 +51,8 @@ pub(crate) struct FetchJob {
     pub(crate) first: u64,
     pub(crate) addresses: Vec<u64>,
     pub(crate) bytes_max: usize,
+    /// What its records take.
+    bytes: u64,
 }
 
 // === impl Engine ===
@@ -77,10 +92,12 @@ impl Engine {
         let bytes_max = (fetch.bytes_max as usize).min(MESSAGE_BYTES_TARGET);
         let ticks = fetch.wait_ms.div_ceil(TICK_MS);
         let waiting = Waiting { conn, number, first, bytes_max, consumer, ticks };
-        if first <= state.index.last() {
+        let is_there = first <= state.index.last();
+        if is_there && self.may_read(conn) {
             return self.read_events(id, log, waiting);
         }
-        if ticks == 0 {
+        let Some(state) = self.logs.get_mut(&log) else { return };
+        if ticks == 0 && !is_there {
             let end = state.index.last() + 1;
             return self.answer(conn, number, nothing(first, end));
         }
@@ -88,30 +105,90 @@ impl Engine {
             let what = "as many fetches wait for events as may";
             return self.answer(conn, number, over("fetches_max", self.limits.fetches_max, what));
         }
+        self.topics.stats.waiting += 1;
+        if is_there {
+            return self.hold_fetch(id, log, waiting);
+        }
         state.awaited = true;
         if let Some(partition) = self.topics.partition(&id, fetch.partition) {
             partition.waiting.push(waiting);
-            self.topics.stats.waiting += 1;
         }
     }
 
+    /// Whether a client takes what it is told, so that more may be read for it.
+    fn may_read(&self, conn: ConnId) -> bool {
+        let reading = self.topics.fetches.get(&conn).map_or(0, |fetches| fetches.reading);
+        let Some(conn) = self.conns.get(&conn) else { return true };
+        conn.outbox_bytes as u64 + reading < self.limits.outbox_bytes_max as u64
+    }
+
+    fn hold_fetch(&mut self, topic: TopicId, log: LogId, fetch: Waiting) {
+        let fetches = self.topics.fetches.entry(fetch.conn).or_default();
+        fetches.held.push_back((topic, log, fetch));
+    }
+
+    /// A client may have taken something: reads for its fetches that waited for that.
+    pub(in super::super) fn read_held(&mut self, conn: ConnId) {
+        while self.may_read(conn)
+            && let Some(fetches) = self.topics.fetches.get_mut(&conn)
+        {
+            let Some((topic, log, fetch)) = fetches.held.pop_front() else {
+                if fetches.reading == 0 {
+                    self.topics.fetches.remove(&conn);
+                }
+                return;
+            };
+            self.topics.stats.waiting -= 1;
+            self.read_events(topic, log, fetch);
+        }
+    }
+
+    /// A client is gone.
+    pub(in super::super) fn drop_fetches(&mut self, conn: ConnId) {
+        let gone = self.topics.fetches.remove(&conn);
+        self.topics.stats.waiting -= gone.map_or(0, |fetches| fetches.held.len() as u64);
+    }
+
     fn read_events(&mut self, topic: TopicId, log: LogId, fetch: Waiting) {
-        let Some(state) = self.logs.get(&log) else { return };
-        let mut cursor = state.index.cursor(fetch.first);
-        let mut addresses = Vec::new();
+        let Waiting { conn, number, first, bytes_max, .. } = fetch;
+        // A fetch that waited for its turn may come too late.
+        let Some(state) = self.logs.get(&log) else {
+            return self.answer(conn, number, unknown_topic(&topic));
+        };
+        if first < state.start {
+            let (first, end) = (state.start, state.index.last() + 1);
+            return self.answer(conn, number, nothing(first, end));
+        }
+        let mut cursor = state.index.cursor(first);
+        let (mut addresses, mut bytes) = (Vec::new(), 0);
         while addresses.len() < EVENTS_MAX
+            && (addresses.is_empty() || bytes < bytes_max as u64)
             && let Some(place) = state.index.next(&mut cursor)
         {
             addresses.push(place.address);
+            bytes += place.bytes;
         }
-        let Waiting { conn, number, first, bytes_max, .. } = fetch;
-        let job = FetchJob { conn, number, topic, log, first, addresses, bytes_max };
+        self.topics.fetches.entry(conn).or_default().reading += bytes;
+        let job = FetchJob { conn, number, topic, log, first, addresses, bytes_max, bytes };
         // If the disk reader is gone the hub is ending.
         let _ = self.threads.disk.send(DiskJob::Fetch(job));
     }
 
+    /// A client's events are read, or cannot be.
+    fn read_ended(&mut self, job: &FetchJob) {
+        if let Some(fetches) = self.topics.fetches.get_mut(&job.conn) {
+            fetches.reading = fetches.reading.saturating_sub(job.bytes);
+            self.read_held(job.conn);
+        }
+    }
+
     /// Events have been read.
     pub(crate) fn fetched(&mut self, job: &FetchJob, records: &[Bytes]) {
+        self.tell_events(job, records);
+        self.read_ended(job);
+    }
+
+    fn tell_events(&mut self, job: &FetchJob, records: &[Bytes]) {
         let events: Result<Vec<_>, String> = records
             .iter()
             .map(|record| {
@@ -131,6 +208,11 @@ impl Engine {
 
     /// The events cannot be read.
     pub(crate) fn fetch_failed(&mut self, job: &FetchJob, error: HubError) {
+        self.tell_failed(job, error);
+        self.read_ended(job);
+    }
+
+    fn tell_failed(&mut self, job: &FetchJob, error: HubError) {
         let Some(log) = self.logs.get(&job.log) else {
             return self.answer(job.conn, job.number, unknown_topic(&job.topic));
         };
@@ -185,16 +267,24 @@ impl Engine {
         };
         let records: Vec<_> = recent.take_while(fits).cloned().collect();
         let addresses = Vec::new();
-        let job = FetchJob { conn, number, topic, log, first, addresses, bytes_max };
-        self.fetched(&job, &records);
+        // In memory they are there once for all who want them.
+        let job = FetchJob { conn, number, topic, log, first, addresses, bytes_max, bytes: 0 };
+        self.tell_events(&job, &records);
     }
 
     /// A client does not want events any more that it waits for.
     pub(in super::super) fn cancel_fetch(&mut self, conn: ConnId, cancel: &wire::CancelFetch) {
+        let is_it = |w: &Waiting| w.conn == conn && w.number == cancel.number;
+        if let Some(fetches) = self.topics.fetches.get_mut(&conn)
+            && let Some(at) = fetches.held.iter().position(|(.., fetch)| is_it(fetch))
+        {
+            fetches.held.remove(at);
+            self.topics.stats.waiting -= 1;
+            return;
+        }
         let partition = self.topics.partition(&cancel.topic_id, cancel.partition);
         // It was answered meanwhile, or its topic is gone.
         let Some(partition) = partition else { return };
-        let is_it = |w: &Waiting| w.conn == conn && w.number == cancel.number;
         let Some(at) = partition.waiting.iter().position(is_it) else { return };
         partition.waiting.swap_remove(at);
         self.topics.stats.waiting -= 1;
@@ -206,9 +296,18 @@ impl Engine {
         topic: &TopicId,
         mut ends: impl FnMut(&Waiting) -> Option<Response>,
     ) {
-        let Some(topic) = self.topics.by_id.get_mut(topic) else { return };
         let mut ended = Vec::new();
-        for partition in &mut topic.partitions {
+        for fetches in self.topics.fetches.values_mut() {
+            fetches.held.retain(|(of, _, fetch)| match ends(fetch).filter(|_| of == topic) {
+                Some(response) => {
+                    ended.push((fetch.conn, fetch.number, response));
+                    false
+                }
+                None => true,
+            });
+        }
+        let partitions = self.topics.by_id.get_mut(topic).map(|topic| &mut topic.partitions);
+        for partition in partitions.into_iter().flatten() {
             partition.waiting.retain(|waiting| match ends(waiting) {
                 Some(response) => {
                     ended.push((waiting.conn, waiting.number, response));

@@ -32,10 +32,10 @@ use consumers::Consumer;
 pub(crate) use expire::Probe;
 use expire::Search;
 pub(crate) use fetch::FetchJob;
-use fetch::Waiting;
+use fetch::{Fetches, Waiting};
 use publish::Memory;
 pub(crate) use publish::{RecallJob, Recalled};
-use requests::Requests;
+use requests::{ALL_EVENTS_MAX, Requests};
 
 /// Stands for the application of topics' logs: no application may have this name.
 pub(super) const TOPICS_APP: &str = "$topics";
@@ -60,6 +60,10 @@ pub(super) struct Topics {
     channels: usize,
     /// Partitions by their logs.
     by_log: HashMap<LogId, (TopicId, u32)>,
+    /// What is read for clients.
+    fetches: HashMap<ConnId, Fetches>,
+    /// Events that are remembered by their requests, at most: counted when it seems too many.
+    remembered: usize,
     /// Bytes of events that wait until it is known what was appended before.
     pub(super) held_bytes: usize,
     searches: BTreeMap<u64, Search>,
@@ -157,6 +161,7 @@ impl Engine {
             Request::OpenConsumer(open) => self.open_consumer(conn, number, app, open),
             Request::CommitConsumer(commit) => self.commit_consumer(conn, number, app, commit),
             Request::DeleteConsumer(delete) => self.delete_consumer(conn, number, app, delete),
+            Request::FindConsumer(find) => self.find_consumer(conn, number, app, find),
             Request::AppendEvents(append) => self.append_events(conn, number, app, append),
             Request::LearnChannel(learn) => self.learn_channel(conn, number, &learn),
             other => return Some(other),
@@ -263,6 +268,8 @@ impl Topics {
             channels: 0,
             due: Vec::new(),
             by_log: HashMap::new(),
+            fetches: HashMap::new(),
+            remembered: 0,
             held_bytes: 0,
             searches: BTreeMap::new(),
             next_search: 0,
@@ -339,6 +346,24 @@ impl Topics {
         Some(topic)
     }
 
+    /// Requests of some events more are remembered. All of them together are bounded: the partition that has most
+    /// forgets its oldest ones, some at once, so that this is not looked at for each event.
+    fn remembered(&mut self, more: usize) {
+        self.remembered += more;
+        if self.remembered <= ALL_EVENTS_MAX {
+            return;
+        }
+        let all = self.by_id.values_mut().flat_map(|topic| &mut topic.partitions);
+        let mut all: Vec<_> = all.map(|partition| &mut partition.requests).collect();
+        self.remembered = all.iter().map(|requests| requests.len()).sum();
+        while self.remembered > ALL_EVENTS_MAX - ALL_EVENTS_MAX / 16 {
+            let Some(most) = all.iter_mut().max_by_key(|requests| requests.len()) else { return };
+            let count = most.len().div_ceil(8);
+            most.forget(count);
+            self.remembered -= count;
+        }
+    }
+
     fn partition(&mut self, topic: &str, partition: u32) -> Option<&mut Partition> {
         self.by_id.get_mut(topic)?.partitions.get_mut(partition as usize)
     }
@@ -404,5 +429,40 @@ impl Topics {
     pub(super) fn only_mark(&self, channel: crate::topic::ChannelKey) -> Option<u64> {
         let topic = self.by_id.values().next().expect("a topic");
         topic.partitions[0].channels.mark(channel).map(|mark| mark.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::requests::EVENTS_MAX;
+    use super::*;
+
+    /// What is remembered of all partitions together is bounded, at the cost of those that have most.
+    #[test]
+    fn all_partitions_together_remember_a_bounded_number_of_requests() {
+        let partitions = 1 + (ALL_EVENTS_MAX / EVENTS_MAX + 2) as u32;
+        let info = wire::TopicInfo { id: "t".into(), partitions, ..Default::default() };
+        let mut topics = Topics::new();
+        topics.insert(Topic::new(info, (1..=partitions).collect(), false));
+        let mut request = 0;
+        let mut remember = |topics: &mut Topics, partition, count| {
+            for _ in 0..count {
+                request += 1;
+                let of = topics.partition("t", partition).expect("there is one");
+                of.requests.remember(request, request as u64, 1, 1);
+                topics.remembered(1);
+            }
+        };
+        remember(&mut topics, 0, 10);
+        for partition in 1..partitions {
+            remember(&mut topics, partition, EVENTS_MAX);
+            let all = topics.by_id["t"].partitions.iter();
+            let all: Vec<_> = all.map(|partition| partition.requests.len()).collect();
+            assert!(all.iter().sum::<usize>() <= ALL_EVENTS_MAX, "{all:?}");
+            assert_eq!(all[0], 10, "the small ones keep theirs");
+        }
+        let first = &topics.by_id["t"].partitions[1].requests;
+        assert!(first.offset(11).is_none() && !first.reaches_back_to(1), "the oldest have gone");
+        assert!(first.len() > EVENTS_MAX / 2);
     }
 }

@@ -174,6 +174,8 @@ impl Engine {
                 partition.requests.remember(request, offset, uptime, bytes);
             }
         }
+        let count = partition.requests.len();
+        self.topics.remembered(count);
         self.recalled_one(&job.topic);
     }
 
@@ -254,6 +256,7 @@ impl Engine {
             if let Some(partition) = self.topics.partition(&info.id, event.partition) {
                 partition.requests.remember(request, offset, uptime, bytes);
             }
+            self.topics.remembered(1);
             last_new = Some(self.in_flight.len() - 1);
             places.push(wire::EventPlace { offset, again: false });
         }

@@ -12,6 +12,8 @@ use crate::topic::RequestKey;
 pub(super) const EVENTS_MAX: usize = 50_000;
 /// … as long as they take no more than so many bytes together (they are read when a hub starts) …
 pub(super) const BYTES_MAX: u64 = 64 << 20;
+/// … and all partitions together remember no more than so many, some 60 MB: the one that has most forgets first …
+pub(super) const ALL_EVENTS_MAX: usize = 500_000;
 /// … and were appended, or read back, no longer ago than this, milliseconds.
 pub(super) const AGE_MAX_MS: u64 = 120_000;
 
@@ -72,6 +74,18 @@ impl Requests {
             self.offsets = HashMap::new();
             self.order = VecDeque::new();
         }
+    }
+
+    /// How many events are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Forgets so many, the oldest first.
+    pub(super) fn forget(&mut self, count: usize) {
+        (0..count).for_each(|_| self.forget_oldest());
+        self.order.shrink_to(2 * self.order.len());
+        self.offsets.shrink_to(2 * self.order.len());
     }
 
     fn forget_oldest(&mut self) {

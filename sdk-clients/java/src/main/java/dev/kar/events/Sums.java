@@ -70,7 +70,7 @@ public final class Sums {
             case "add" -> Host.json(add(invocation));
             case "total" -> Host.json(read(invocation.getTurnToken()));
             default -> throw new Host.Failure(
-                    "unknown_method", "Sum has no method '" + invocation.getMethod() + "'");
+                    "kar.UNKNOWN_METHOD", "Sum has no method '" + invocation.getMethod() + "'; it has: add, total");
         };
     }
 

@@ -42,7 +42,9 @@ public final class HelloServer {
     private static Payload run(InvocationFrame invocation) throws Exception {
         Method method = METHODS.get(invocation.getMethod());
         if (method == null) {
-            throw new Host.Failure("unknown_method", "greeter has no method '" + invocation.getMethod() + "'");
+            String known = String.join(", ", METHODS.keySet());
+            throw new Host.Failure(
+                    "kar.UNKNOWN_METHOD", "greeter has no method '" + invocation.getMethod() + "'; it has: " + known);
         }
         Argument argument = Host.parse(invocation.getPayload(), Argument.class);
         if (argument == null || argument.name() == null) {

@@ -4,6 +4,7 @@ import com.google.gson.Gson;
 import com.google.gson.JsonParseException;
 import com.google.protobuf.ByteString;
 import dev.kar.v1.ApplicationError;
+import dev.kar.v1.CancelReason;
 import dev.kar.v1.Cancelled;
 import dev.kar.v1.ComponentFrame;
 import dev.kar.v1.ComponentServiceGrpc;
@@ -181,7 +182,7 @@ public final class Host implements StreamObserver<ConnectResponse> {
             case CANCEL_TURN -> {
                 // Its code stops, and then its result goes out. A turn that has answered already is not in the table.
                 var turn = turns.get(frame.getCancelTurn().getTurnToken());
-                if (turn != null) turn.cancel();
+                if (turn != null) turn.cancel(frame.getCancelTurn().getReason());
             }
             case DRAINED -> {
                 drained = true;
@@ -233,6 +234,8 @@ public final class Host implements StreamObserver<ConnectResponse> {
         private final InvocationFrame invocation;
         private Thread thread;
         private boolean cancelled;
+        /** Another attempt has taken over: whatever this one comes to counts for nothing. */
+        private boolean superseded;
 
         Turn(InvocationFrame invocation) {
             this.invocation = invocation;
@@ -241,34 +244,38 @@ public final class Host implements StreamObserver<ConnectResponse> {
         @Override
         public void run() {
             var outcome = TurnOutcome.newBuilder();
+            boolean failed = false;
             try {
                 synchronized (this) {
                     thread = Thread.currentThread();
                     if (cancelled) throw new InterruptedException("cancelled before it began");
                 }
                 outcome.setPayload(code.run(invocation));
-            } catch (Exception e) {
+            } catch (Throwable e) {
+                // Also what is no Exception (a stack overflow, a failed assertion): each turn has a result.
+                failed = true;
                 outcome.setError(failure(e));
             }
             synchronized (this) {
                 thread = null;
                 // The interruption was meant for this turn, not for the thread's next one.
                 Thread.interrupted();
-                // A turn that was told to stop has no result of its own: another attempt has taken over.
-                if (cancelled) outcome.setCancelled(Cancelled.getDefaultInstance());
+                // What somebody only asked to stop, and which has a result all the same, has that.
+                if (superseded || (cancelled && failed)) outcome.setCancelled(Cancelled.getDefaultInstance());
             }
             finish(this, outcome);
         }
 
         /** Also right before the turn's thread has begun: then the code never runs. */
-        synchronized void cancel() {
+        synchronized void cancel(CancelReason reason) {
             cancelled = true;
+            superseded |= reason != CancelReason.CANCEL_REASON_REQUESTED;
             if (thread != null) thread.interrupt();
         }
     }
 
     /** An error of the application: it goes back to the caller and is not retried. */
-    private static ApplicationError failure(Exception e) {
+    private static ApplicationError failure(Throwable e) {
         var stack = new StringWriter();
         e.printStackTrace(new PrintWriter(stack));
         return ApplicationError.newBuilder()

@@ -1,11 +1,6 @@
-//! Which transitions of the machine were ever taken: the core's own count of what only it knows,
-//! and a count of what is seen from outside. A new operation, message, notice or error gets a line
-//! here: a run that sees one asks for it, and fails.
+//! Names of what is counted. A new operation, message, notice or error gets a line here: a run that sees one asks for
+//! it, and fails; a test asks for those that no run sees.
 
-use std::collections::BTreeSet;
-use std::fmt;
-
-use kar_core::cover::TRANSITIONS;
 use kar_core::effect::{Notice, RequestError, Response};
 use kar_core::invocation::{Outcome, Refusal, Work};
 use kar_core::message::{
@@ -17,10 +12,10 @@ use kar_core::snapshot::SnapshotFault;
 /// Makes a list of names and the function that finds a value's place in it.
 macro_rules! names {
     ($list:ident, $place:ident, $type:ty, $($pattern:pat $(if $guard:expr)? => $name:literal,)*) => {
-        const $list: &[&str] = &[$($name,)*];
+        pub(super) const $list: &[&str] = &[$($name,)*];
 
         /// Place in the list; nothing for what is to be added to it.
-        fn $place(value: &$type) -> Option<usize> {
+        pub(super) fn $place(value: &$type) -> Option<usize> {
             let mut place = 0;
             $(
                 if matches!(value, $pattern $(if $guard)?) {
@@ -30,6 +25,21 @@ macro_rules! names {
             )*
             debug_assert_eq!(place, $list.len());
             None
+        }
+    };
+}
+
+/// The same for a type that the compiler knows whole: a new variant has to get its line.
+macro_rules! all_names {
+    ($list:ident, $place:ident, $type:ty, $($pattern:pat => $name:literal,)*) => {
+        pub(super) const $list: &[&str] = &[$($name,)*];
+
+        /// Place in the list.
+        pub(super) fn $place(value: &$type) -> Option<usize> {
+            let name = match value {
+                $($pattern => $name,)*
+            };
+            $list.iter().position(|listed| *listed == name)
         }
     };
 }
@@ -185,21 +195,14 @@ names! { NOTICES, notice_place, Notice,
     Notice::BrokenInvariant { .. } => "broken invariant",
 }
 
-type Answer = Result<Response, RequestError>;
+pub(super) type Answer = Result<Response, RequestError>;
 
 names! { ANSWERS, answer_place, Answer,
     Ok(Response::Outcome { outcome: Outcome::Done(_), .. }) => "done",
     Ok(Response::Outcome { outcome: Outcome::Failed(_), .. }) => "failed",
     Ok(Response::Outcome { outcome: Outcome::Expired, .. }) => "expired",
-    Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::ActorQueueFull), .. }) => "refused: actor queue full",
-    Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::PartitionFull), .. }) => "refused: partition full",
-    Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::PartitionBytesFull), .. }) => "refused: bytes full",
-    Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::SharedToExclusive), .. }) => "refused: to exclusive",
-    Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::KeysBytesFull), .. }) => "refused: bytes under keys",
+    Ok(Response::Outcome { outcome: Outcome::Refused(_), .. }) => "refused",
     Ok(Response::Outcome { outcome: Outcome::Deadlock(_), .. }) => "deadlock",
-    Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::ActorRemindersFull), .. }) => "refused: own reminders",
-    Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::RemindersFull), .. }) => "refused: reminders",
-    Ok(Response::Outcome { outcome: Outcome::Refused(Refusal::RemindersBytesFull), .. }) => "refused: reminder bytes",
     Ok(Response::Outcome { outcome: Outcome::Cancelled, .. }) => "cancelled",
     Ok(Response::Outcome { outcome: Outcome::Withdrawn, .. }) => "withdrawn",
     Ok(Response::Step(_)) => "step",
@@ -250,6 +253,8 @@ names! { ANSWERS, answer_place, Answer,
     Err(RequestError::Limit(hit)) if hit.name == "reminders_per_partition_max" => "limit: reminders",
     Err(RequestError::Limit(hit)) if hit.name == "reminders_bytes_per_partition_max" => "limit: bytes of reminders",
     Err(RequestError::Invalid(_)) => "invalid",
+    Err(RequestError::Schedule(_)) => "schedule",
+    Err(RequestError::Subscription(_)) => "no subscription",
     Err(RequestError::Unknown(_)) => "unknown",
     Err(RequestError::ChannelClosed(_)) => "channel closed",
     Err(RequestError::KindRefused(_)) => "kind refused",
@@ -260,191 +265,91 @@ names! { ANSWERS, answer_place, Answer,
     Err(RequestError::Unavailable(_)) => "unavailable",
 }
 
-/// What random runs never come to, and why.
-pub const ELSEWHERE: &[(&str, &str)] = &[
-    ("notice: broken invariant", ALARM),
-    ("notice: kind refused", KINDS),
-    ("answer: kind refused", KINDS),
-    ("notice: dropped: a call retired", ALARM),
-    ("notice: record too long", BYTES),
-    ("notice: dropped: too long a record", BYTES),
-    ("notice: snapshot unusable", "snapshots of other logs: core/tests/snapshots.rs"),
-    ("notice: dropped: the log was trimmed", "once in 10,000 seeds: a zombie reads its log anew"),
-    ("notice: reading waits", "topics that stay away for seconds: core/tests/subscriptions.rs"),
-    ("notice: store ahead", "a store of another log: core/tests/store.rs"),
-    ("store: ahead of the log", "a store of another log: core/tests/store.rs"),
-    ("answer: turn ended", "a program that goes on after it returned: core/tests/takeover.rs"),
-    ("answer: invalid", "a program that asks for what makes no sense"),
-    ("answer: limit: state read", READS),
-    ("answer: unavailable", READS),
-    ("sent: inspect", VIEWS),
-    ("arrived: inspect", VIEWS),
-    ("sent: inspected", VIEWS),
-    ("arrived: inspected", VIEWS),
-    ("view: a node is asked again", VIEWS),
-    ("answer: view", VIEWS),
-    ("answer: unknown kind", "a typing mistake: core/tests/life.rs"),
-    ("sent: read: too long", READS),
-    ("arrived: read: too long", READS),
-    ("channel: a request after a gap", GAP),
-    ("route: opened again after a gap", GAP),
-    ("sent: gap", GAP),
-    ("arrived: gap", GAP),
-    ("channel: a request after closed numbers", "a sender closes only what its receiver has known"),
-    ("log: an append of an earlier reign is read back", READING),
-    ("log: an own record of an earlier reign, while serving", READING),
-    ("actor: calls of a flow that has ended queue up first", "T1: a flow ends after its calls"),
-    ("actor: queued calls of a flow that holds it again pass the queue", "kept locks are restored"),
-    ("reply: its caller has ended", "T1: what ends settles its calls"),
-    (
-        "answer: channel closed",
-        "asked between being given up and joining anew: core/tests/incarnation.rs",
-    ),
-    ("tail: keeps a lock that it does not have", "a program that asks for what makes no sense"),
-    ("tail: an outcome comes home to nobody", "its home ends only by it: not brought about yet"),
-    ("notice: unreadable", "an alarm: trimmed, and no snapshot is left: core/tests/snapshots.rs"),
-    (
-        "inbox: the own one was trimmed while it was read",
-        "nodes that share one, sixteen incarnations apart: core/tests/inbox.rs",
-    ),
-    (
-        "publishing: a topic has taken nothing of what was sent",
-        "a bus that refuses: core/tests/publish.rs",
-    ),
-    (
-        "direct: no answer through an inbox",
-        "a few in 20,000 seeds, by an answer that is lost: core/tests/inbox.rs",
-    ),
-    ("void: forget keys", "keys are forgotten when faults are over"),
-    ("gone: an open call, the log is asked", DOUBT),
-    ("gone: the log has settled it", DOUBT),
-];
-
-const ALARM: &str = "an alarm: every run that has one is a violation";
-const BYTES: &str = "an alarm of bounds that do not go together: core/tests/bytes.rs";
-const KINDS: &str = "no run has more kinds than the membership takes: core/tests/kinds.rs";
-const READS: &str = "bounds and times of reads that no run comes near: core/tests/single_node.rs";
-const VIEWS: &str = "listings, which change nothing: core/tests/inbox.rs";
-const GAP: &str = "routes are FIFO: the hunt of channel-gap loses requests";
-const READING: &str = "a new reading shows what was appended before it as everybody's";
-const DOUBT: &str = "a few in 20,000 seeds: a reign that is over learns it by its log first";
-
-/// Sections of the table, with the names in each.
-const SECTIONS: &[(&str, &[&str])] = &[
-    ("", TRANSITIONS),
-    ("valid", RECORDS),
-    ("void", RECORDS),
-    ("valid", OPS),
-    ("void", OPS),
-    ("sent", MESSAGES),
-    ("arrived", MESSAGES),
-    ("notice", NOTICES),
-    ("answer", ANSWERS),
-];
-
-/// Most things that are told to be missing from the table, and of how many characters each.
-const UNKNOWN_MAX: usize = 20;
-const UNKNOWN_CHARS_MAX: usize = 80;
-
-/// The sections' numbers.
-const RECORD: usize = 1;
-const OP: usize = 3;
-const SENT: usize = 5;
-const ARRIVED: usize = 6;
-const NOTICE: usize = 7;
-const ANSWER: usize = 8;
-
-/// How often what was taken.
-#[derive(Clone, Debug, Default)]
-pub struct Coverage {
-    /// By section.
-    counts: Vec<Vec<u64>>,
-    /// What is not in the table, in words.
-    unknown: BTreeSet<String>,
+all_names! { REFUSALS, refusal_place, Refusal,
+    Refusal::ActorQueueFull => "actor queue full",
+    Refusal::PartitionFull => "partition full",
+    Refusal::PartitionBytesFull => "bytes full",
+    Refusal::TooDeep => "too deep",
+    Refusal::KeyReused => "key reused",
+    Refusal::KeysFull => "keys",
+    Refusal::KeysBytesFull => "bytes under keys",
+    Refusal::SharedToExclusive => "to exclusive",
+    Refusal::ActorRemindersFull => "own reminders",
+    Refusal::RemindersFull => "reminders",
+    Refusal::RemindersBytesFull => "reminder bytes",
+    Refusal::SubscriptionDiffers => "subscription differs",
+    Refusal::SubscriptionUnknown => "subscription unknown",
+    Refusal::SubscriptionsFull => "subscriptions",
+    Refusal::SubscriptionsBytesFull => "bytes of subscriptions",
+    Refusal::ChannelClosed => "channel closed",
 }
 
-impl Coverage {
-    /// The table: names and counts.
-    pub fn table(&self) -> Vec<(String, u64)> {
-        let mut table = Vec::new();
-        for (section, (prefix, names)) in SECTIONS.iter().enumerate() {
-            for (at, name) in names.iter().enumerate() {
-                let colon = if prefix.is_empty() { "" } else { ": " };
-                let count = self.counts.get(section).and_then(|c| c.get(at)).copied();
-                table.push((format!("{prefix}{colon}{name}"), count.unwrap_or(0)));
-            }
-        }
-        table
+#[cfg(test)]
+mod tests {
+    /// Variants of an enum of the core, as its source lists them.
+    fn variants(source: &str, name: &str) -> Vec<String> {
+        let begin = source.find(&format!("pub enum {name} {{")).expect("it is in that file");
+        let body = source[begin..].lines().skip(1).take_while(|line| *line != "}");
+        let variants = body.filter_map(|line| line.strip_prefix("    "));
+        let named = variants.filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()));
+        let word = |line: &str| line.chars().take_while(char::is_ascii_alphanumeric).collect();
+        named.map(word).collect()
     }
 
-    /// What was never taken, but for what cannot be.
-    pub fn missing(&self) -> Vec<String> {
-        let elsewhere = |name: &str| ELSEWHERE.iter().any(|(n, _)| *n == name);
-        let never = self.table().into_iter().filter(|(name, n)| *n == 0 && !elsewhere(name));
-        let unknown = self.unknown.iter().map(|what| format!("(add it to coverage.rs) {what}"));
-        never.map(|(name, _)| name).chain(unknown).collect()
-    }
-
-    /// Adds another run's.
-    pub fn add(&mut self, other: &Self) {
-        for (section, counts) in other.counts.iter().enumerate() {
-            for (at, count) in counts.iter().enumerate() {
-                *self.count(section, at) += count;
-            }
-        }
-        let room = UNKNOWN_MAX.saturating_sub(self.unknown.len());
-        self.unknown.extend(other.unknown.iter().take(room).cloned());
-    }
-
-    /// Adds what a node counted.
-    pub(crate) fn add_node(&mut self, covered: impl Iterator<Item = u32>) {
-        for (at, count) in covered.enumerate() {
-            *self.count(0, at) += u64::from(count);
-        }
-    }
-
-    pub(crate) fn record(&mut self, record: &Record, valid: bool) {
-        let void = usize::from(!valid);
-        self.take(RECORD + void, record_place(record), record);
-        if let Record::Batch { ops, .. } = record {
-            for op in ops {
-                self.take(OP + void, op_place(op), op);
+    /// A variant that never occurs asks for no line by itself.
+    #[test]
+    fn every_variant_has_a_line() {
+        let own = include_str!("names.rs");
+        let (effect, message) = (
+            include_str!("../../../core/src/effect.rs"),
+            include_str!("../../../core/src/message.rs"),
+        );
+        let record = include_str!("../../../core/src/record.rs");
+        let enums = [
+            (effect, "RequestError"),
+            (effect, "Response"),
+            (effect, "Notice"),
+            (message, "Message"),
+            (message, "Controlled"),
+            (record, "Op"),
+            (record, "Record"),
+        ];
+        for (source, name) in enums {
+            let variants = variants(source, name);
+            assert!(variants.len() > 2, "{name}: {variants:?}");
+            for variant in variants {
+                let wanted = format!("{name}::{variant}");
+                assert!(own.contains(&wanted), "{wanted} has no line in coverage/names.rs");
             }
         }
     }
 
-    pub(crate) fn sent(&mut self, message: &Message) {
-        self.take(SENT, message_place(message), message);
-    }
+    /// Bounds of what nodes ask each other: operators are told of them, and nobody is answered so.
+    const ONLY_TOLD: [&str; 2] = ["deadlock_path_max", "deadlock_visits_max"];
 
-    pub(crate) fn arrived(&mut self, message: &Message) {
-        self.take(ARRIVED, message_place(message), message);
-    }
-
-    pub(crate) fn notice(&mut self, notice: &Notice) {
-        self.take(NOTICE, notice_place(notice), notice);
-    }
-
-    pub(crate) fn answer(&mut self, answer: &Answer) {
-        self.take(ANSWER, answer_place(answer), answer);
-    }
-
-    fn take(&mut self, section: usize, place: Option<usize>, what: &impl fmt::Debug) {
-        match place {
-            Some(at) => *self.count(section, at) += 1,
-            None if self.unknown.len() < UNKNOWN_MAX => {
-                let mut text = format!("{what:?}");
-                text.truncate(text.floor_char_boundary(UNKNOWN_CHARS_MAX));
-                self.unknown.insert(text);
+    /// A bound that is told by its name is one answer of many.
+    #[test]
+    fn every_bound_that_is_told_has_a_line() {
+        let core = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/src");
+        let (mut folders, mut found) = (vec![core], 0);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("the core's source is here") {
+                let path = entry.expect("it can be listed").path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let source = std::fs::read_to_string(&path).expect("it is text");
+                for told in source.split("env.limit(\"").skip(1) {
+                    let name = told.split('"').next().unwrap_or_default();
+                    let line = format!("hit.name == \"{name}\"");
+                    let is_listed =
+                        include_str!("names.rs").contains(&line) || ONLY_TOLD.contains(&name);
+                    assert!(is_listed, "{}: {name} has no line", path.display());
+                    found += 1;
+                }
             }
-            None => {}
         }
-    }
-
-    fn count(&mut self, section: usize, at: usize) -> &mut u64 {
-        if self.counts.is_empty() {
-            self.counts = SECTIONS.iter().map(|(_, names)| vec![0; names.len()]).collect();
-        }
-        &mut self.counts[section][at]
+        assert!(found > 10, "bounds are told by another name now: {found}");
     }
 }
