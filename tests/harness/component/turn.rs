@@ -9,7 +9,7 @@ use kar_proto::v1::{
     ActorStateServiceGetRequest, ActorTarget, ApplicationError, ApplyRequest, CallActorRequest,
     FlushRequest, InvocationFrame, InvokeRequest, Payload, RecordStepRequest, ServiceTarget,
     StateChange, StateEntry, TailCall, Target, TellRequest, call_actor_response, invoke_response,
-    state_change, target, turn_outcome,
+    payload, state_change, target, turn_outcome,
 };
 use serde_json::Value;
 use tonic::Status;
@@ -275,8 +275,13 @@ impl Turn {
         self.handle.finish(&self.token, turn_outcome::Result::TailCall(call)).await;
     }
 
-    /// How long the argument's `milliseconds` are; nothing if it has none.
+    /// How long the argument's `milliseconds` are; nothing if it has none, or is padding instead of JSON.
     pub fn length(&self) -> Duration {
-        Duration::from_millis(self.argument()["milliseconds"].as_u64().unwrap_or(0))
+        let body = self.frame.payload.as_ref().and_then(|payload| payload.body.as_ref());
+        let argument = match body {
+            Some(payload::Body::Data(data)) => serde_json::from_slice(data).unwrap_or(Value::Null),
+            _ => Value::Null,
+        };
+        Duration::from_millis(argument["milliseconds"].as_u64().unwrap_or(0))
     }
 }
