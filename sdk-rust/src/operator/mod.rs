@@ -93,7 +93,8 @@ impl Operator {
             let request = sidecar.dialer.authorized(request.clone());
             async move { invocations(channel).get_invocation(request).await }
         });
-        let info = answer.await?.invocation.unwrap_or_default();
+        let info = answer.await?.invocation;
+        let info = info.ok_or_else(|| CallError::mismatch("get_invocation"))?;
         Ok(InvocationView::from_proto(info))
     }
 

@@ -14,7 +14,9 @@ pub(crate) async fn show(args: ListArgs, invocation_id: String) -> Outcome {
     with_session(&args.reach, NOTHING, async |session| {
         let request = GetInvocationRequest { invocation_id };
         let answer = session.invocations().get_invocation(request).await.map_err(not_found)?;
-        let info = answer.into_inner().invocation.unwrap_or_default();
+        let info = answer.into_inner().invocation;
+        let info =
+            info.ok_or_else(|| Failure::internal("the sidecar's answer holds no invocation"))?;
         match args.output {
             Format::Json => payload::line(&format!("{:#}", invocation_json(&info))),
             Format::Table => payload::line(&table(&info).render()),
