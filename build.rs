@@ -42,6 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ours = ours.boxed(field);
     }
     ours.build_transport(false)
+        .codec_path("crate::codec::SizedCodec")
         .extern_path(".google.rpc", "crate::google::rpc")
         .compile_fds(descriptors)?;
     Ok(())

@@ -3,6 +3,8 @@
 //! [`v1`] is what components speak to their sidecar; [`log`], [`peer`] and [`hub`] are spoken between KAR's own
 //! processes or stored. Nothing here decides anything.
 
+pub mod codec;
+
 /// The public API between a component and its sidecar (package `kar.v1`).
 #[allow(missing_docs, clippy::all, clippy::unwrap_used, unreachable_pub)]
 pub mod v1 {

@@ -36,6 +36,9 @@ const PROTOCOL_VERSION: i32 = 1;
 /// limits throughput.
 const WINDOW_BYTES: u32 = 16 << 20;
 
+/// Longest HTTP/2 frame, bytes: a message of many turns travels in one.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
+
 /// How to reach the sidecar, and with what patience.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -239,7 +242,8 @@ impl std::fmt::Debug for Sidecar {
 fn endpoint(uri: String) -> Result<Endpoint, tonic::transport::Error> {
     Ok(Endpoint::from_shared(uri)?
         .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES))
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX))
 }
 
 /// The innermost cause: "No such file or directory" rather than "transport error".

@@ -45,6 +45,9 @@ const GOODBYE_MAX: Duration = Duration::from_millis(500);
 const FIRST_CLIENT_MAX: Duration = Duration::from_secs(1);
 /// HTTP/2 windows: of a stream, of a connection, bytes.
 const WINDOWS: (u32, u32) = (1 << 20, 2 << 20);
+
+/// Longest HTTP/2 frame, bytes: a message of records travels in one.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
 /// Writing beyond the file size limit raises this signal, which would end the process without a
 /// word; with a handler the write fails and is reported.
 const SIGXFSZ: i32 = 25;
@@ -308,6 +311,7 @@ impl Running {
         let server = Server::builder()
             .initial_stream_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
+            .max_frame_size(FRAME_BYTES_MAX)
             .add_service(service)
             .serve_with_incoming_shutdown(kar_unix::incoming(listener), async {
                 // An error means that the sender is gone, which means the same.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use kar_core::Event;
 use kar_core::effect::{Append, RefusedKind};
 use kar_core::event::{Cell, Member, Members};
@@ -80,6 +81,7 @@ pub async fn join(
     driver.attach(Box::new(HubBackend {
         client: client.clone(),
         names: RefCell::default(),
+        block: RefCell::new(BytesMut::with_capacity(BLOCK_BYTES)),
         followed,
         inboxes,
         driver: Arc::downgrade(driver),
@@ -123,6 +125,9 @@ const SNAPSHOTS_SAVED_MAX: usize = 2;
 /// Snapshots that are looked for or read at the same time: a take-over waits for them, and not behind what is stored.
 const SNAPSHOTS_READ_MAX: usize = 8;
 
+/// Memory that records share on their way to the hub, bytes.
+const BLOCK_BYTES: usize = 32 << 10;
+
 /// The hub as the driver sees it.
 struct HubBackend {
     client: HubClient,
@@ -132,6 +137,8 @@ struct HubBackend {
     reading: Arc<Semaphore>,
     /// Names of logs: made once for each partition.
     names: RefCell<HashMap<PartitionId, LogName>>,
+    /// What records are written into, on their way to the client's queue.
+    block: RefCell<BytesMut>,
     followed: Followed,
     inboxes: FollowedInboxes,
 }
@@ -167,7 +174,7 @@ impl Backend for HubBackend {}
 
 impl Log for HubBackend {
     fn append(&self, append: Append) -> Result<(), RecordTooLong> {
-        let record = encode_record(&append.record);
+        let record = encode_record(&append.record, &mut self.block.borrow_mut());
         if record.len() > RECORD_BYTES_MAX {
             return Err(RecordTooLong { bytes: record.len(), bytes_max: RECORD_BYTES_MAX });
         }

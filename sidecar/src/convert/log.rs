@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kar_core::ids::{Class, Kind, NodeId, Number, PartitionId, Sender, Uuid};
 use kar_core::invocation::{
     ApplicationError, ChainOutcome, Invocation, Mode, Obligation, Outcome, Owed, Payload, Refusal,
@@ -27,9 +27,13 @@ use super::snapshot;
 use super::subscription;
 use super::{Malformed, owned, shared, taken_out};
 
-/// A record as it is stored.
-pub fn encode_record(record: &Record) -> Bytes {
-    record_to(record).encode_to_vec().into()
+/// A record as it is stored, written where `block` has room: records that are written one after the other share memory.
+pub fn encode_record(record: &Record, block: &mut BytesMut) -> Bytes {
+    let record = record_to(record);
+    block.reserve(record.encoded_len());
+    // It has room; `encode` would measure it once more to find that out.
+    record.encode_raw(block);
+    block.split().freeze()
 }
 
 /// A record from what is stored.

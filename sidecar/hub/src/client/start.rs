@@ -38,6 +38,9 @@ const LOG_TAIL: u64 = 4 << 10;
 /// HTTP/2 windows: of a stream, of the connection, bytes.
 const WINDOWS: (u32, u32) = (1 << 20, 2 << 20);
 
+/// Longest HTTP/2 frame, bytes; see the server's.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
+
 /// Makes connections, and hubs where there are none.
 pub(crate) struct Starter {
     config: ClientConfig,
@@ -282,6 +285,7 @@ async fn connect(socket: &Path) -> io::Result<Channel> {
     Endpoint::from_static("http://hub.local")
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
+        .max_frame_size(FRAME_BYTES_MAX)
         .connect_with_connector(tower::service_fn(move |_| {
             let taken = stream.take();
             // The connection is made once; a broken one is made anew by the link, not by tonic.
