@@ -374,7 +374,8 @@ async fn a_start_without_a_hub_ends_in_time_by_name() {
 #[tokio::test]
 async fn requests_to_a_hub_that_is_away_end_in_time_by_name() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let of = |patience| move |config: &mut SidecarConfig| config.bounds.backend_timeout_ms = patience;
+    let of =
+        |patience| move |config: &mut SidecarConfig| config.bounds.backend_timeout_ms = patience;
     let hasty = start_with(dir.path(), "hasty", of(200)).await;
     let patient = start_with(dir.path(), "patient", of(3_600_000)).await;
     let mut there = StateServiceClient::new(channel(&hasty).await);

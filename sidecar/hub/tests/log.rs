@@ -177,7 +177,8 @@ async fn a_record_that_does_not_fit_into_a_file_begins_the_next_one() {
     let (first, later) = (64 << 10, SEGMENT_BYTES_MIN);
     let dir = tempfile::tempdir().unwrap();
     let args = [format!("segment={first}"), format!("segments={later}")];
-    let mut a = attach(config(dir.path(), "a", &args.each_ref().map(String::as_str))).await.unwrap();
+    let mut a =
+        attach(config(dir.path(), "a", &args.each_ref().map(String::as_str))).await.unwrap();
     for n in 1..=2 {
         a.read(&log(n), 1).await;
     }
