@@ -143,6 +143,17 @@ async fn who_says_no_hello_is_sent_away_and_others_are_welcome() {
 #[tokio::test]
 async fn a_client_that_never_reads_is_cut_off() {
     let bounds = Bounds { session_queue_bytes_max: 1 << 20, ..Bounds::default() };
+    never_read(bounds, "session_queue_bytes_max").await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_too_many_frames_unread_is_cut_off() {
+    let bounds = Bounds { session_queue_frames_max: 16, ..Bounds::default() };
+    never_read(bounds, "session_queue_frames_max").await;
+}
+
+/// A client asks for much and takes nothing; it learns which bound it is that ends its stream.
+async fn never_read(bounds: Bounds, limit: &str) {
     let node = TestNode::start_with(bounds, None).await;
     let mut host = node.connect(hello()).await.expect("it may host");
     let client = pb::Hello { protocol_version: 1, ..pb::Hello::default() };
@@ -177,7 +188,13 @@ async fn a_client_that_never_reads_is_cut_off() {
         }
     };
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    let details = status.get_error_details();
+    assert_eq!(details.error_info().expect("a reason").metadata["limit"], limit);
     assert!(answers < ASKED, "everything was buffered");
+    // The host has answered it all, and goes on doing so for whoever reads.
+    let mut client = InvocationServiceClient::new(node.channel().await);
+    let answer = tokio::time::timeout(PATIENCE, client.invoke(invoke("m"))).await;
+    answer.expect("in time").expect("answered");
 }
 
 #[tokio::test]
