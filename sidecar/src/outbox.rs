@@ -321,7 +321,7 @@ mod tests {
         assert!(stream.next().await.is_none());
     }
 
-    /// `session_queue_bytes_max`, `peer_queue_bytes_max`: bytes held elsewhere do not count, nor do those that were read.
+    /// `session_queue_bytes_max`, `peer_queue_bytes_max`: bytes held elsewhere do not count, nor those that were read.
     #[tokio::test]
     async fn too_many_bytes_cut_the_stream_off_by_name_and_no_other() {
         let (outbox, other) = (Outbox::new(BOUNDS), Outbox::new(BOUNDS));

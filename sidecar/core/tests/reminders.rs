@@ -491,8 +491,8 @@ fn due_reminders_wait_for_room_and_are_not_lost() {
     no_more(&mut script);
 }
 
-/// `reminder_firings_per_record_max`: many that are due at once go record by record, and a call that comes meanwhile goes
-/// between them.
+/// `reminder_firings_per_record_max`: many that are due at once go record by record, and a call that comes meanwhile
+/// goes between them.
 #[test]
 fn what_is_due_at_once_fires_a_few_per_record_and_calls_go_between() {
     let limits = Limits { reminder_firings_per_record_max: 2, ..Limits::default() };

@@ -196,8 +196,8 @@ fn it_reads_on_when_half_of_what_may_be_under_way_is_free() {
     assert_eq!((second.from, second.events_max), (4, 2));
 }
 
-/// `subscription_in_flight_bytes_max`: with so much under way of one topic partition nothing more of it is asked for, and
-/// all that is left while there is less; other partitions of the topic go on.
+/// `subscription_in_flight_bytes_max`: with so much under way of one topic partition nothing more of it is asked for,
+/// and all that is left while there is less; other partitions of the topic go on.
 #[test]
 fn what_a_subscription_has_under_way_is_bounded_in_bytes_and_other_partitions_go_on() {
     let limits = Limits {

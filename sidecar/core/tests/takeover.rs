@@ -346,8 +346,8 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
     script.event(Event::Peer { from, message });
 }
 
-/// `host_return_ms`: a host whose stream broke may come back in that time, and nobody else is asked to host for it. What
-/// came meanwhile waits, and what needs no host goes on.
+/// `host_return_ms`: a host whose stream broke may come back in that time, and nobody else is asked to host for it.
+/// What came meanwhile waits, and what needs no host goes on.
 #[test]
 fn a_host_whose_stream_broke_has_its_time_to_come_back() {
     let kind = Kind::actor("Account");

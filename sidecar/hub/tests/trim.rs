@@ -396,8 +396,10 @@ async fn held_compaction(a: &mut Node, dir: &Path) {
     }
     a.find(|e| matches!(e, HubEvent::Own { id: 400, .. }).then_some(())).await;
     a.client.trim_log(log(1), 1_000);
-    let files = || std::fs::read_dir(dir.join("log")).unwrap().map(|file| file.unwrap().path());
-    let is_begun = || files().any(|path| path.extension().is_some_and(|end| end == "new"));
+    let is_begun = || {
+        let files = std::fs::read_dir(dir.join("log")).into_iter().flatten().flatten();
+        files.map(|file| file.path()).any(|path| path.extension().is_some_and(|end| end == "new"))
+    };
     common::wait_for("a compaction to begin", is_begun).await;
 }
 

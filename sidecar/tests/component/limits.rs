@@ -28,7 +28,7 @@ fn has_test(file: &str, function: &str) -> bool {
         above.into_iter().any(|line| *line == "#[test]" || line.starts_with("#[tokio::test"))
     };
     let place = |line: &&str| line.strip_prefix("async ").unwrap_or(line).starts_with(&wanted);
-    lines.iter().position(|line| place(&line)).is_some_and(is_test)
+    lines.iter().position(place).is_some_and(is_test)
 }
 
 /// Names in the rows of a table, each once.
