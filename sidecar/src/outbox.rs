@@ -321,6 +321,31 @@ mod tests {
         assert!(stream.next().await.is_none());
     }
 
+    /// `session_queue_bytes_max`, `peer_queue_bytes_max`: bytes held elsewhere do not count, nor those that were read.
+    #[tokio::test]
+    async fn too_many_bytes_cut_the_stream_off_by_name_and_no_other() {
+        let (outbox, other) = (Outbox::new(BOUNDS), Outbox::new(BOUNDS));
+        let (mut cut, mut kept) = (stream(&outbox), stream(&other));
+        for stream in [&mut cut, &mut kept] {
+            assert_eq!(stream.next().await.and_then(Result::ok), Some(vec![1_000]));
+        }
+        let half = BOUNDS.bytes_max / 2;
+        for frame in 0..3 {
+            other.push(frame, half);
+            assert_eq!(kept.next().await.and_then(Result::ok), Some(vec![frame]));
+        }
+        outbox.push_shared(0, BOUNDS.bytes_max, 1);
+        outbox.push(1, half);
+        outbox.push(2, half);
+        assert_eq!(outbox.lock().frames.len(), 0, "that is one byte too much");
+        let status = cut.next().await.expect("a status").expect_err("a status");
+        let details = tonic_types::StatusExt::get_error_details(&status);
+        let metadata = &details.error_info().expect("a reason").metadata;
+        assert_eq!(metadata["limit"], "test_queue_bytes_max");
+        other.push(3, half);
+        assert_eq!(kept.next().await.and_then(Result::ok), Some(vec![3]), "it goes on");
+    }
+
     #[tokio::test]
     async fn work_waits_without_bound_in_its_own_order_and_takes_turns() {
         let outbox = Outbox::new(BOUNDS);

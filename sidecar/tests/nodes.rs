@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use kar::config::{HubCommand, SidecarConfig};
-use kar::sidecar::Sidecar;
+use kar::sidecar::{Sidecar, StartError};
+use kar_hub::HubError;
 use kar_proto::v1 as pb;
 use pb::actor_state_service_client::ActorStateServiceClient;
 use pb::component_frame::Frame as Out;
@@ -15,11 +16,13 @@ use pb::payload::Body;
 use pb::sidecar_frame::Frame as In;
 use pb::state_service_client::StateServiceClient;
 use pb::system_service_client::SystemServiceClient;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 /// Nothing in these tests takes longer unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -337,4 +340,70 @@ async fn an_unusable_data_folder_is_named() {
     config.data_dir = file.clone();
     let error = Sidecar::start(config).await.expect_err("it is a file");
     assert!(error.to_string().contains(&file.display().to_string()), "{error}");
+}
+
+/// `start_timeout_ms`: who finds no hub in time says so, nobody is held up by that, and who may wait longer finds it.
+#[tokio::test]
+async fn a_start_without_a_hub_ends_in_time_by_name() {
+    let (dir, other) = (tempfile::tempdir(), tempfile::tempdir());
+    let (dir, other) = (dir.expect("a temporary folder"), other.expect("a temporary folder"));
+    let waiting = |patience| {
+        let mut config = SidecarConfig::new("nodes").expect("a name");
+        config.data_dir = dir.path().to_owned();
+        config.bounds.start_timeout_ms = patience;
+        tokio::spawn(Sidecar::start(config))
+    };
+    let (hasty, patient) = (waiting(200), waiting(3_600_000));
+    let elsewhere = start(other.path(), "elsewhere").await;
+    host(&elsewhere, "elsewhere").await;
+    assert_eq!(call(&elsewhere, "a", "who").await.expect("an answer"), "elsewhere");
+    let ended = tokio::time::timeout(PATIENCE, hasty).await.expect("in time").expect("no panic");
+    let error = ended.expect_err("there is no hub");
+    assert!(matches!(error, StartError::Hub(HubError::Unavailable { .. })), "{error}");
+    assert!(error.to_string().contains("no hub at"), "{error}");
+    assert!(!patient.is_finished(), "that one waits for longer");
+    let _brings_it = start(dir.path(), "brings it").await;
+    let patient = tokio::time::timeout(PATIENCE, patient).await.expect("it comes");
+    let patient = patient.expect("no panic").expect("it starts");
+    host(&patient, "patient").await;
+    assert_eq!(call(&patient, "a", "who").await.expect("an answer"), "patient");
+}
+
+/// `backend_timeout_ms`: who asks a hub that is away is told by name, what needs no hub goes on, and who may wait for
+/// longer has the answer when there is one again.
+#[tokio::test]
+async fn requests_to_a_hub_that_is_away_end_in_time_by_name() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let of =
+        |patience| move |config: &mut SidecarConfig| config.bounds.backend_timeout_ms = patience;
+    let hasty = start_with(dir.path(), "hasty", of(200)).await;
+    let patient = start_with(dir.path(), "patient", of(3_600_000)).await;
+    let mut there = StateServiceClient::new(channel(&hasty).await);
+    let set = pb::SetRequest { key: "k".into(), value: Some(text("1")), ..Default::default() };
+    there.set(set).await.expect("the hub is there");
+    freeze_hub(dir.path());
+    let get = || pb::StateServiceGetRequest { key: "k".into() };
+    let mut waiting = StateServiceClient::new(channel(&patient).await);
+    let waiting = tokio::spawn(async move { waiting.get(get()).await });
+    let asked = tokio::time::timeout(PATIENCE, there.get(get())).await.expect("in time");
+    let status = asked.expect_err("the hub is away");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    let details = status.get_error_details();
+    assert_eq!(details.error_info().expect("a reason").reason, "BACKEND_UNAVAILABLE");
+    let mut system = SystemServiceClient::new(channel(&hasty).await);
+    let nodes = system.list_nodes(pb::ListNodesRequest {}).await.expect("it needs no hub");
+    assert_eq!(nodes.into_inner().nodes.len(), 2);
+    // A hub that hangs is replaced.
+    let answer = tokio::time::timeout(PATIENCE, waiting).await.expect("in time");
+    let answer = answer.expect("no panic").expect("an answer").into_inner();
+    assert_eq!(answer.value, Some(text("1")));
+    until(async || there.get(get()).await.is_ok()).await;
+}
+
+/// Stops the process of a folder's hub; it does not end by that.
+fn freeze_hub(dir: &Path) {
+    let recorded = std::fs::read_to_string(dir.join("hub.pid")).expect("a hub runs");
+    let pid = recorded.split(' ').next().and_then(|pid| pid.parse().ok());
+    let pid = pid.and_then(Pid::from_raw).expect("its process id");
+    kill_process(pid, Signal::STOP).expect("it is there");
 }

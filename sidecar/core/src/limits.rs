@@ -321,6 +321,7 @@ pub struct Rules {
     pub parked_holds: bool,
     pub kept_flushes: bool,
     pub stop_reading: bool,
+    pub bound_deliveries: bool,
     pub wait_unreadable: bool,
 }
 
@@ -530,6 +531,7 @@ impl Default for Rules {
             parked_holds: true,
             kept_flushes: true,
             stop_reading: true,
+            bound_deliveries: true,
             wait_unreadable: true,
         }
     }

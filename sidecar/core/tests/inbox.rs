@@ -393,6 +393,71 @@ fn an_inbox_is_trimmed_behind_a_mark_that_repeats_what_is_closed() {
     assert_eq!(taken(&script), 5);
 }
 
+/// `inbox_trim_bytes`: a few long entries are enough, and what comes behind them is taken meanwhile.
+#[test]
+fn an_inbox_of_long_entries_is_trimmed_by_its_bytes() {
+    let limits = Limits { inbox_trim_bytes: 10_000, ..Limits::default() };
+    let mut script = host(limits);
+    let start = |script: &Script| {
+        script.inbox_starts.get(&InboxId::Partition(home())).copied().unwrap_or(1)
+    };
+    let put_long = |script: &mut Script, number| {
+        let mut body = request(number, number, Mode::Tell);
+        let InboxBody::Channel { message: Message::Request { owed, .. }, .. } = &mut body else {
+            panic!("{body:?}")
+        };
+        let Owed::Invocation(invocation) = owed else { panic!("{owed:?}") };
+        Arc::make_mut(invocation).payload = script::filled(4_000);
+        put(script, OTHER, body);
+    };
+    (1..=2).for_each(|number| put_long(&mut script, number));
+    script.advance(50);
+    assert_eq!((start(&script), taken(&script)), (1, 2), "that is not enough");
+    put_long(&mut script, 3);
+    put(&mut script, OTHER, request(4, 4, Mode::Tell));
+    script.advance(50);
+    // Behind the third one there is a mark that repeats what is closed, and then the fourth one.
+    let all = entries(&script);
+    let marks = (1_u64..).zip(&all).filter(|(_, e)| matches!(&e.body, InboxBody::Mark(_)));
+    let marks: Vec<_> = marks.collect();
+    let [(mark, _)] = marks[..] else { panic!("{all:?}") };
+    assert_eq!(start(&script), mark);
+    assert_eq!(taken(&script), 5);
+    assert_eq!(script.turns.len(), 1, "an actor's one after the other");
+    let mut ended = 0;
+    while let Some(turn) = script.turns.pop_front() {
+        script.finish(&turn, done("ok"));
+        ended += 1;
+    }
+    assert_eq!(ended, 4, "nothing is lost");
+}
+
+/// The same of the inbox that nodes share: what was read is trimmed one stretch later, for those that are slower.
+#[test]
+fn the_inbox_of_nodes_is_trimmed_by_its_bytes() {
+    let limits = Limits { inbox_trim_bytes: 1_000, ..Limits::default() };
+    let mut script = beside_a_host(limits);
+    let inbox = InboxId::of_node(script.id);
+    let mut stretches = Vec::new();
+    let call = script.invoke(None, Mode::Call, "alice", "m");
+    for _ in 0..100 {
+        let message = Message::ChannelClosed { sender: Sender::Node(NodeId(7)), from: home() };
+        put_message(&mut script, OTHER, message);
+        let start = script.inbox_starts.get(&inbox).copied().unwrap_or(1);
+        if stretches.last() != Some(&start) {
+            stretches.push(start);
+        }
+    }
+    assert!(stretches.len() > 3, "{stretches:?}");
+    let longest = stretches.windows(2).map(|pair| pair[1] - pair[0]).max();
+    let kept = script.inboxes[&inbox].len() as u64 + 1 - stretches[stretches.len() - 1];
+    assert!(Some(kept) <= longest.map(|longest| 2 * longest), "{kept} are kept: {stretches:?}");
+    // What is meant for this node is taken all the while.
+    let (sender, outcome) = (Sender::Node(script.id), done("ok"));
+    put_message(&mut script, OTHER, Message::Reply { sender, from: home(), number: 1, outcome });
+    assert_eq!(script.outcome(call), done("ok"));
+}
+
 #[test]
 fn who_loses_its_place_in_its_own_inbox_states_anew() {
     let mut script = beside_a_host(Limits::default());

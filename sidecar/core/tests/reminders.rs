@@ -491,6 +491,45 @@ fn due_reminders_wait_for_room_and_are_not_lost() {
     no_more(&mut script);
 }
 
+/// `reminder_firings_per_record_max`: many that are due at once go record by record, and a call that comes meanwhile
+/// goes between them.
+#[test]
+fn what_is_due_at_once_fires_a_few_per_record_and_calls_go_between() {
+    let limits = Limits { reminder_firings_per_record_max: 2, ..Limits::default() };
+    let mut script = Script::with(&[Kind::actor("Account")], limits);
+    let expected: Vec<_> = (0..10).map(|n| format!("r{n}")).collect();
+    for id in &expected {
+        once(&mut script, &format!("of {id}"), id, 5_000);
+    }
+    script.now = 6_000;
+    script.event(Event::Tick);
+    assert!(script.turns.len() < 5, "{} have fired in one step", script.turns.len());
+    assert_eq!(script.node.poll_timeout(), Some(6_000), "the next ones follow without a pause");
+    let call = script.invoke(None, Mode::Call, "zoe", "call");
+    let mut began = Vec::new();
+    for _ in 0..10 {
+        while let Some(turn) = script.turns.pop_front() {
+            let rung = String::from_utf8_lossy(&turn.payload.data).into_owned();
+            began.push(if &*turn.method == "call" { "call".into() } else { rung });
+            script.finish(&turn, done("ok"));
+        }
+        script.event(Event::Tick);
+    }
+    assert_eq!(script.outcome(call), done("ok"));
+    let between = began.iter().position(|one| one == "call").expect("it has begun");
+    assert!(between < 8, "it waited for all of them: {began:?}");
+    began.remove(between);
+    began.sort();
+    assert_eq!(began, expected, "each once");
+    let fired = |record: &Arc<Record>| match &**record {
+        Record::Batch { ops, .. } => ops.iter().filter(|op| matches!(op, Op::Fire { .. })).count(),
+        _ => 0,
+    };
+    let fired: Vec<_> = script.logs.values().flatten().map(fired).collect();
+    assert_eq!((fired.iter().max(), fired.iter().sum()), (Some(&2), 10));
+    no_more(&mut script);
+}
+
 #[test]
 fn one_busy_actor_holds_up_nobody_else() {
     let limits = Limits { queue_per_actor_max: 2, ..Limits::default() };

@@ -63,6 +63,7 @@ fn event(offset: Offset, kind: &str, who: Option<&str>) -> FetchedEvent {
 }
 
 /// A read of the topic that was asked for.
+#[derive(Clone)]
 struct Read {
     id: FetchId,
     topic_id: Arc<str>,
@@ -193,6 +194,53 @@ fn it_reads_on_when_half_of_what_may_be_under_way_is_free() {
     }
     let second = read(&mut script);
     assert_eq!((second.from, second.events_max), (4, 2));
+}
+
+/// `subscription_in_flight_bytes_max`: with so much under way of one topic partition nothing more of it is asked for,
+/// and all that is left while there is less; other partitions of the topic go on.
+#[test]
+fn what_a_subscription_has_under_way_is_bounded_in_bytes_and_other_partitions_go_on() {
+    let limits = Limits {
+        // With that bound an event counts as accepted when it has ended.
+        deliveries_waiting_max: 0,
+        subscription_in_flight_bytes_max: 2_000,
+        ..Limits::default()
+    };
+    let mut script = Script::with(&[kind()], limits);
+    let topic = TopicRef { partitions: 2, ..spec().topic };
+    subscribe(&mut script, SubscriptionSpec { topic, offsets: vec![1, 1], ..spec() })
+        .expect("it is created");
+    let bytes = |script: &Script| match script.topics.front() {
+        Some(Effect::Fetch { bytes_max, .. }) => *bytes_max,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(bytes(&script), 2_000);
+    let (long, other) = (read(&mut script), read(&mut script));
+    let long_event = |offset, who| {
+        let stored = script::filled(3_000).data;
+        FetchedEvent { stored, ..event(offset, "yes", Some(who)) }
+    };
+    // One may go beyond it; of three that may be under way two are left.
+    answer(&mut script, &long, vec![long_event(1, "alice")]);
+    let alice = script.turn("add");
+    script.advance(LONG_MS);
+    assert!(script.topics.is_empty(), "of this one nothing more is read");
+    for offset in 1..=3 {
+        let now = if offset == 1 { other.clone() } else { read(&mut script) };
+        assert_eq!((now.id.topic_partition, now.from), (1, offset));
+        answer(&mut script, &now, vec![event(offset, "yes", Some("dave"))]);
+        let dave = script.turn("add");
+        script.finish(&dave, done("ok"));
+        script.advance(LONG_MS);
+    }
+    assert!(bytes(&script) > 1_000, "short ones leave room");
+    assert_eq!(read(&mut script).id.topic_partition, 1);
+    assert!(script.topics.is_empty());
+    script.finish(&alice, done("ok"));
+    script.advance(LONG_MS);
+    assert_eq!(bytes(&script), 2_000, "all of it is free again");
+    let long = read(&mut script);
+    assert_eq!((long.id.topic_partition, long.from), (0, 2), "nothing was passed over");
 }
 
 /// What all branches have under way is bounded: beyond it each delivers one event after the other, so that whoever is

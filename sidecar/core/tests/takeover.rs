@@ -4,8 +4,8 @@ mod script;
 
 use kar_core::Event;
 use kar_core::effect::{RequestError, Response};
-use kar_core::event::{Member, Operation};
-use kar_core::ids::{Kind, NodeId, Sender};
+use kar_core::event::{Member, Offer, Operation};
+use kar_core::ids::{Kind, NodeId, Sender, SessionId};
 use kar_core::invocation::{Invocation, Mode, Owed, Target};
 use kar_core::limits::Limits;
 use kar_core::message::Message;
@@ -344,4 +344,40 @@ fn nested(script: &mut Script, from: NodeId, number: u64, actor: &str) {
         again: false,
     };
     script.event(Event::Peer { from, message });
+}
+
+/// `host_return_ms`: a host whose stream broke may come back in that time, and nobody else is asked to host for it.
+/// What came meanwhile waits, and what needs no host goes on.
+#[test]
+fn a_host_whose_stream_broke_has_its_time_to_come_back() {
+    let kind = Kind::actor("Account");
+    let limits = Limits { host_return_ms: 700, ..Limits::default() };
+    let mut script = Script::with(std::slice::from_ref(&kind), limits);
+    let offers = |script: &Script| script.members.nodes[&script.id].kinds.contains(&kind);
+    let session = script.next_session();
+    let offer = Offer { kinds: vec![kind.clone()], concurrency: 4, ..Offer::default() };
+    let first = SessionId(session.0 - 1);
+    script.event(Event::HostDown { session: first, dead: false });
+    script.advance(699);
+    assert!(offers(&script));
+    script.event(Event::HostUp { session, offer: offer.clone() });
+    script.advance(LONG_MS);
+    assert!(offers(&script), "it is back");
+    let next = script.next_session();
+    script.event(Event::HostDown { session, dead: false });
+    let call = script.invoke(None, Mode::Call, "alice", "m");
+    let tell = script.invoke(None, Mode::Tell, "bob", "n");
+    assert!(matches!(script.answers.get(&tell), Some(Ok(Response::Accepted { .. }))));
+    script.advance(699);
+    assert!(offers(&script));
+    script.advance(1);
+    assert!(!offers(&script), "its time is over");
+    assert!(script.turns.is_empty());
+    script.event(Event::HostUp { session: next, offer });
+    for method in ["m", "n"] {
+        let turn = script.turn(method);
+        script.finish(&turn, done("ok"));
+    }
+    assert_eq!(script.outcome(call), done("ok"), "nothing is lost");
+    script.assert_idle();
 }

@@ -15,6 +15,9 @@ use crate::wal::read::Segments;
 use crate::wal::segment::Segment;
 use crate::wal::summary;
 
+/// How often whoever is held looks whether there is a hurry now.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// Something for the thread to do.
 pub(crate) enum TidyJob {
     /// A file is full.
@@ -72,11 +75,28 @@ impl Ending {
 // === impl Pace ===
 
 impl Pace<'_> {
-    /// False: the hub ends.
-    fn spend(&mut self, bytes: u64) -> bool {
+    /// Holds up whoever has spent more than is due, unless there comes to be a hurry: everything else that the thread
+    /// is there for waits behind it. False: the hub ends.
+    fn spend(&mut self, bytes: u64, hurries: impl Fn() -> bool) -> bool {
         self.spent += bytes;
+        loop {
+            let held = self.held(self.begun.elapsed());
+            if self.ending.within(held.min(LOOK)) {
+                return false;
+            }
+            if held <= LOOK {
+                return true;
+            }
+            if hurries() {
+                self.bytes_per_second = u64::MAX;
+            }
+        }
+    }
+
+    /// How much longer it takes until what was spent is due.
+    fn held(&self, elapsed: Duration) -> Duration {
         let due = Duration::from_secs_f64(self.spent as f64 / self.bytes_per_second as f64);
-        !self.ending.within(due.saturating_sub(self.begun.elapsed()))
+        due.saturating_sub(elapsed)
     }
 }
 
@@ -151,7 +171,8 @@ impl Tidier {
         let bytes_per_second = if plan.hurry { u64::MAX } else { self.bytes_per_second.max(1) };
         let mut pace =
             Pace { ending: &self.ending, bytes_per_second, begun: Instant::now(), spent: 0 };
-        let compacted = compact::compact(&self.dir, plan, |bytes| pace.spend(bytes));
+        let hurries = || hub.with(|engine| engine.hurries());
+        let compacted = compact::compact(&self.dir, plan, |bytes| pace.spend(bytes, hurries));
         if let Err(HubError::Corrupt { .. }) = &compacted {
             // The next start reads the files themselves, and says what is wrong with them.
             for segment in run {
@@ -177,5 +198,31 @@ impl Tidier {
             file.sync_data().map_err(|e| HubError::io("sync", &segment.path(&self.dir), e))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `compaction_bytes_per_second`
+    #[test]
+    fn whoever_spends_more_than_the_rate_is_held_until_it_is_due() {
+        let ending = Ending::default();
+        let (begun, second) = (Instant::now(), Duration::from_secs(1));
+        let mut pace = Pace { ending: &ending, bytes_per_second: 1_000, begun, spent: 0 };
+        assert_eq!(pace.held(Duration::ZERO), Duration::ZERO);
+        pace.spent = 2_500;
+        assert_eq!(pace.held(Duration::ZERO), second * 5 / 2);
+        assert_eq!(pace.held(second), second * 3 / 2);
+        assert_eq!(pace.held(second * 3), Duration::ZERO);
+        // What was not spent in time is not lost …
+        pace.spent += 500;
+        assert_eq!(pace.held(second * 3), Duration::ZERO);
+        // … and nobody is held in a hurry, or when the hub ends.
+        assert!(pace.spend(u64::from(u32::MAX), || true));
+        pace.bytes_per_second = 1;
+        ending.set();
+        assert!(!pace.spend(u64::from(u32::MAX), || false));
     }
 }

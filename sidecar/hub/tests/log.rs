@@ -4,7 +4,7 @@ mod common;
 
 use bytes::Bytes;
 use common::{Node, attach, config, log, node};
-use kar_hub::{HubEvent, RECORD_BYTES_MAX};
+use kar_hub::{HubEvent, RECORD_BYTES_MAX, SEGMENT_BYTES_MIN};
 
 /// Waits for an own record; returns its offset.
 async fn own(node: &mut Node, wanted: u64) -> u64 {
@@ -168,4 +168,42 @@ async fn durability_os_keeps_what_the_process_loses() {
     common::kill(common::hub_pid(dir.path())).await;
     a.wait(HubEvent::Reconnected).await;
     assert_eq!(a.read(&log(1), 1).await.len(), 100);
+}
+
+/// `first_segment_bytes`, `segment_bytes`: what does not fit in any more begins the next file, and nothing else is held
+/// up or lost by it.
+#[tokio::test]
+async fn a_record_that_does_not_fit_into_a_file_begins_the_next_one() {
+    let (first, later) = (64 << 10, SEGMENT_BYTES_MIN);
+    let dir = tempfile::tempdir().unwrap();
+    let args = [format!("segment={first}"), format!("segments={later}")];
+    let mut a =
+        attach(config(dir.path(), "a", &args.each_ref().map(String::as_str))).await.unwrap();
+    for n in 1..=2 {
+        a.read(&log(n), 1).await;
+    }
+    let length = |n: u32| {
+        let path = dir.path().join(format!("log/{n:08}.seg"));
+        std::fs::metadata(path).map(|found| found.len()).ok()
+    };
+    assert_eq!(length(1), Some(first));
+    a.client.append(log(2), 1, Bytes::from_static(b"before"));
+    own(&mut a, 1).await;
+    assert_eq!(a.client.stats().await.unwrap().log_files, 1);
+    // Longer than the whole first file; then one that the second file has no room for.
+    let long = [first as usize + 1, RECORD_BYTES_MAX];
+    for (id, length) in (2..).zip(long) {
+        a.client.append(log(1), id, Bytes::from(vec![id as u8; length]));
+        a.client.append(log(2), 10 + id, Bytes::from_static(b"meanwhile"));
+        own(&mut a, 10 + id).await;
+    }
+    a.client.append(log(1), 4, Bytes::from(vec![4; RECORD_BYTES_MAX]));
+    own(&mut a, 4).await;
+    assert_eq!(a.client.stats().await.unwrap().log_files, 3);
+    assert_eq!((length(1), length(2), length(3)), (Some(first), Some(later), Some(later)));
+    common::kill(common::hub_pid(dir.path())).await;
+    a.wait(HubEvent::Reconnected).await;
+    let lengths = a.read(&log(1), 1).await.into_iter().map(|(_, record)| record.len());
+    assert_eq!(lengths.collect::<Vec<_>>(), [long[0], long[1], RECORD_BYTES_MAX]);
+    assert_eq!(a.read(&log(2), 1).await.len(), 3);
 }

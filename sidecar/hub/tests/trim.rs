@@ -385,3 +385,70 @@ async fn damage_found_while_compacting_ends_the_hub_loudly() {
         .await;
     assert!(said.contains("the log is damaged"), "the next hub does not start: {said}");
 }
+
+/// Appends records of two logs, of which every fourth one stays, until a compaction has made a file that is not whole.
+async fn held_compaction(a: &mut Node, dir: &Path) {
+    a.read(&log(1), 1).await;
+    a.read(&log(2), 1).await;
+    let body = Bytes::from(vec![3; 100 << 10]);
+    for id in 1..=400_u64 {
+        a.client.append(log(1 + u64::from(id.is_multiple_of(4))), id, body.clone());
+    }
+    a.find(|e| matches!(e, HubEvent::Own { id: 400, .. }).then_some(())).await;
+    a.client.trim_log(log(1), 1_000);
+    let is_begun = || {
+        let files = std::fs::read_dir(dir.join("log")).into_iter().flatten().flatten();
+        files.map(|file| file.path()).any(|path| path.extension().is_some_and(|end| end == "new"))
+    };
+    common::wait_for("a compaction to begin", is_begun).await;
+}
+
+/// `compaction_bytes_per_second`: what has spent all of it is held, for days here, and nobody waits for it: neither
+/// appends and readings nor the hub's end.
+#[tokio::test]
+async fn a_compaction_that_is_held_to_its_rate_holds_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let segments = format!("segments={SEGMENT_BYTES_MIN}");
+    let args = ["segment=65536", &segments, "compaction-rate=1"];
+    let mut a = attach(config(dir.path(), "a", &args)).await.unwrap();
+    held_compaction(&mut a, dir.path()).await;
+    append(&mut a, 2, 1_001..=1_010).await;
+    let wanted: Vec<_> = (1..=110).collect();
+    assert_eq!(offsets(&mut a, 2, 1).await, wanted);
+    assert_eq!(a.client.stats().await.unwrap().compactions, 0);
+    let first = hub_pid(dir.path());
+    signal(Signal::TERM, first);
+    a.wait(HubEvent::Reconnected).await;
+    common::wait_for("the hub's end", || !common::alive(first)).await;
+    assert_eq!(offsets(&mut a, 2, 1).await, wanted, "what was cut short has changed nothing");
+}
+
+/// … but while it is held the disk does not fill up: one that is under way is not held any longer when there is far too
+/// much.
+#[tokio::test]
+async fn a_compaction_that_is_held_goes_on_when_the_disk_holds_far_too_much() {
+    let dir = tempfile::tempdir().unwrap();
+    let segments = format!("segments={SEGMENT_BYTES_MIN}");
+    let args = ["segment=65536", &segments, "compaction-rate=1"];
+    let mut a = attach(config(dir.path(), "a", &args)).await.unwrap();
+    held_compaction(&mut a, dir.path()).await;
+    let body = Bytes::from(vec![7; 128 << 10]);
+    let files = SEGMENT_BYTES_MIN / body.len() as u64;
+    for id in 1_001..=1_000 + 12 * files {
+        a.client.append(log(1), id, body.clone());
+        if id.is_multiple_of(40) {
+            let own = |event: &HubEvent| match event {
+                HubEvent::Own { offset, id: own, .. } if *own == id => Some(*offset),
+                _ => None,
+            };
+            let offset = a.find(own).await;
+            a.trim(&log(1), offset).await;
+        }
+    }
+    let tidied = stats_when(&a, "the files to be tidied", |stats| {
+        stats.compactions > 0 && stats.files_removed > 0
+    });
+    let tidied = tidied.await;
+    assert!(tidied.log_bytes < 9 * SEGMENT_BYTES_MIN, "{tidied:?}");
+    assert_eq!(offsets(&mut a, 2, 1).await, (1..=100).collect::<Vec<_>>());
+}

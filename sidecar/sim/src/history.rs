@@ -251,6 +251,8 @@ pub(crate) struct History {
     pub(crate) small_limits: bool,
     /// The nodes' bound of that name.
     pub(crate) closed_channels_max: usize,
+    /// The nodes' bound of what their subscriptions have under way, of a partition, bytes.
+    pub(crate) deliveries_bytes_max: usize,
     /// The nodes' bound of an actor's state, bytes.
     pub(crate) state_bytes_max: usize,
     /// The nodes' bounds of reminders: of an actor, of a partition, and of that in bytes.

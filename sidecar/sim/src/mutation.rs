@@ -24,7 +24,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 114] = [
+pub const MUTATIONS: [Mutation; 115] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -148,6 +148,7 @@ pub const MUTATIONS: [Mutation; 114] = [
     one("gate-deliveries", |r| r.gate_deliveries = false, subscribing),
     one("keep-unstored", |r| r.keep_unstored = false, forgetful),
     one("stop-reading", |r| r.stop_reading = false, subscribing),
+    one("bound-deliveries", |r| r.bound_deliveries = false, subscribing),
     one("wait-unreadable", |r| r.wait_unreadable = false, subscribing),
 ];
 

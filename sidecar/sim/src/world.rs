@@ -221,6 +221,7 @@ impl World {
             names: plan.names.clone(),
             small_limits: plan.small_limits,
             closed_channels_max: plan.limits.closed_channels_max,
+            deliveries_bytes_max: plan.limits.deliveries_bytes_per_partition_max,
             state_bytes_max: plan.limits.state_bytes_per_actor_max,
             reminders_max: (
                 plan.limits.reminders_per_actor_max,

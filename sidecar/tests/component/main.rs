@@ -4,7 +4,9 @@
 mod memory;
 
 mod calls;
+mod consuming;
 mod hosting;
+mod limits;
 mod refusals;
 mod surface;
 mod topology;

@@ -3,11 +3,14 @@
 use kar::config::Bounds;
 use kar_proto::v1 as pb;
 use pb::component_frame::Frame as Out;
+use pb::component_service_client::ComponentServiceClient;
 use pb::invocation_service_client::InvocationServiceClient;
 use pb::payload::Body;
 use pb::request::Operation as Ask;
 use pb::response::Result as Reply;
 use pb::sidecar_frame::Frame as In;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
@@ -112,9 +115,45 @@ async fn what_breaks_the_protocol_ends_the_stream_with_a_reason() {
     assert_eq!(node.driver.counters()["requests_open_now"], 0, "all were abandoned");
 }
 
+/// `hello_timeout_ms`
+#[tokio::test]
+async fn who_says_no_hello_is_sent_away_and_others_are_welcome() {
+    let bounds = Bounds { hello_timeout_ms: 100, ..Bounds::default() };
+    let node = TestNode::start_with(bounds, None).await;
+    let (_says_nothing, frames) = mpsc::channel(1);
+    let mut silent = ComponentServiceClient::new(node.channel().await);
+    let silent = silent.connect(ReceiverStream::new(frames));
+    let others = async {
+        let mut host = node.connect(hello()).await.expect("it is welcome");
+        host.ask(1, Ask::Invoke(invoke("m"))).await;
+        let turn = host.next_turn().await;
+        host.finish(&turn.turn_token, "done").await;
+        assert!(matches!(host.next().await, Ok(In::Response(_))));
+        host
+    };
+    let (silent, mut host) = tokio::join!(tokio::time::timeout(PATIENCE, silent), others);
+    let status = silent.expect("it ends in time").expect_err("it said no hello");
+    assert_eq!(reason(&status), "PROTOCOL_VIOLATION");
+    assert!(status.message().contains("hello_timeout_ms"), "{status}");
+    // Who has said hello may be silent.
+    host.ask(2, Ask::Invoke(invoke("m"))).await;
+    host.next_turn().await;
+}
+
 #[tokio::test]
 async fn a_client_that_never_reads_is_cut_off() {
     let bounds = Bounds { session_queue_bytes_max: 1 << 20, ..Bounds::default() };
+    never_read(bounds, "session_queue_bytes_max").await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_too_many_frames_unread_is_cut_off() {
+    let bounds = Bounds { session_queue_frames_max: 16, ..Bounds::default() };
+    never_read(bounds, "session_queue_frames_max").await;
+}
+
+/// A client asks for much and takes nothing; it learns which bound it is that ends its stream.
+async fn never_read(bounds: Bounds, limit: &str) {
     let node = TestNode::start_with(bounds, None).await;
     let mut host = node.connect(hello()).await.expect("it may host");
     let client = pb::Hello { protocol_version: 1, ..pb::Hello::default() };
@@ -149,7 +188,13 @@ async fn a_client_that_never_reads_is_cut_off() {
         }
     };
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    let details = status.get_error_details();
+    assert_eq!(details.error_info().expect("a reason").metadata["limit"], limit);
     assert!(answers < ASKED, "everything was buffered");
+    // The host has answered it all, and goes on doing so for whoever reads.
+    let mut client = InvocationServiceClient::new(node.channel().await);
+    let answer = tokio::time::timeout(PATIENCE, client.invoke(invoke("m"))).await;
+    answer.expect("in time").expect("answered");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A node on a backend in memory, with its component's sockets: everything of a sidecar but the hub and the peers.
 
-mod no_bus;
+pub(crate) mod no_bus;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use kar::application_state::{
     ApplicationState, StateAnswer, StateEntry, StateError, StateFuture, StateOperation, StateSet,
 };
+use kar::bus::Bus;
 use kar::config::{Bounds, SidecarConfig};
 use kar::convert::snapshot::{decode_snapshot, encode_snapshot};
 use kar::driver::outlets::{
@@ -37,6 +38,7 @@ use kar_core::limits::{LimitHit, Limits};
 use kar_core::record::Record;
 use kar_core::snapshot::{Snapshot, SnapshotKey, SnapshotProof};
 use kar_proto::v1 as pb;
+use no_bus::NoBus;
 use pb::component_frame::Frame as Out;
 use pb::component_service_client::ComponentServiceClient;
 use pb::sidecar_frame::Frame as In;
@@ -326,6 +328,11 @@ impl TestNode {
     }
 
     pub(crate) async fn start_with(bounds: Bounds, token: Option<&str>) -> Self {
+        Self::start_on(Arc::new(NoBus), bounds, token).await
+    }
+
+    /// A node beside a bus.
+    pub(crate) async fn start_on(bus: Arc<dyn Bus>, bounds: Bounds, token: Option<&str>) -> Self {
         let limits = Limits::default();
         let config = DriverConfig {
             limits: limits.clone(),
@@ -356,7 +363,6 @@ impl TestNode {
         let application = SidecarConfig::new("test").expect("a name").application;
         let (closing, closed) = watch::channel(false);
         let (connected, is_connected) = watch::channel(true);
-        let bus = Arc::new(no_bus::NoBus);
         let events = Events::new(bus, application.clone(), "test-node", bounds.clone());
         let state = Arc::new(backend);
         let api = Api::new(driver.clone(), state, events, limits.clone(), &bounds);

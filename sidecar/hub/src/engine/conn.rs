@@ -302,7 +302,8 @@ impl Engine {
             return Err(Status::unavailable("the hub ends"));
         }
         if self.conns.len() >= self.limits.clients_max {
-            let text = format!("{} clients are attached already", self.limits.clients_max);
+            let max = self.limits.clients_max;
+            let text = format!("as many clients are attached as may (clients_max is {max})");
             return Err(Status::resource_exhausted(text));
         }
         self.next_conn += 1;

@@ -137,8 +137,22 @@ impl Files {
             .or_else(|| over.then(|| self.best(full, worn, over)).flatten())?;
         let next = full.get(end).or(rest.first())?.segment;
         let run = full[begin..end].iter().map(|found| found.segment).collect();
-        let hurry = stored > 2 * live + HURRY_FILES * self.bytes_max;
+        let hurry = self.is_far_too_much(stored, live);
         Some(Chore::Compact { run, next, hurry })
+    }
+
+    /// Whether the files that end at or before `durable` have come to hold far too much.
+    pub(super) fn hurries(&self, durable: u64) -> bool {
+        let full = self.files.values().take_while(|found| found.segment.end() <= durable);
+        let sum = |(stored, live): (u64, u64), found: &Use| {
+            (stored + found.segment.stored(), live + found.live)
+        };
+        let (stored, live) = full.fold((0, 0), sum);
+        self.is_far_too_much(stored, live)
+    }
+
+    fn is_far_too_much(&self, stored: u64, live: u64) -> bool {
+        stored > 2 * live + HURRY_FILES * self.bytes_max
     }
 
     /// Of the runs of files that all may be compacted the one that frees most, if it is worth it.

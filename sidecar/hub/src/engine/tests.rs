@@ -1,5 +1,6 @@
 //! What happens between two steps of the hub: instants that no test with processes can choose.
 
+mod bounds;
 mod topics;
 
 use std::ops::Range;

@@ -165,6 +165,11 @@ impl Engine {
         Some(draft.gather(self.next_log, |log| logs.get(&log).map(|log| &log.index)))
     }
 
+    /// Whether the files hold far too much: a compaction that is under way is held no longer.
+    pub(crate) fn hurries(&self) -> bool {
+        self.files.hurries(self.durable_base)
+    }
+
     /// Files were removed.
     pub(crate) fn files_removed(&mut self, below: u64) {
         self.stats.files_removed += self.files.removed_below(below) as u64;

@@ -59,8 +59,8 @@ struct SubscriptionModel {
     paused: Option<Us>,
     /// What receivers have accepted.
     accepted: BTreeSet<(u32, Offset)>,
-    /// What the reign has sent, and nobody has accepted.
-    under_way: BTreeSet<(Epoch, u32, Offset)>,
+    /// What the reign has sent, and nobody has accepted: bytes.
+    under_way: BTreeMap<(Epoch, u32, Offset), usize>,
     floors: Vec<Offset>,
 }
 
@@ -162,7 +162,10 @@ impl Judge<'_> {
         let (paused, ended) = (model.paused, model.ended);
         let text = match paused {
             _ if !is_owner => return,
-            _ if self.is_one_too_many(*subscription, (index, offset)) => "has too many under way",
+            _ if self.is_one_too_many(*subscription, (index, offset), invocation.size()) => {
+                "has too many under way"
+            }
+            _ if self.is_too_much(log) => "has too many bytes under way with all others",
             Some(since) if at > since => "is paused",
             _ if ended => "is over",
             _ => return,
@@ -174,18 +177,46 @@ impl Judge<'_> {
 
     /// An owner sends an event. Whether more of them are under way than its subscription wants: not accepted by
     /// anybody, so by none that it can know of.
-    fn is_one_too_many(&mut self, subscription: Uuid, (index, offset): (u32, Offset)) -> bool {
+    fn is_one_too_many(
+        &mut self,
+        subscription: Uuid,
+        (index, offset): (u32, Offset),
+        bytes: usize,
+    ) -> bool {
         let Some(model) = self.events.subscriptions.get_mut(&subscription) else { return false };
         if model.accepted.contains(&(index, offset)) {
             return false;
         }
         let epoch = self.logs[model.log].epoch;
-        model.under_way.retain(|(of, ..)| *of == epoch);
-        model.under_way.insert((epoch, index, offset));
-        let own = model.under_way.iter().filter(|(_, of, _)| *of == index);
+        model.under_way.retain(|(of, ..), _| *of == epoch);
+        model.under_way.insert((epoch, index, offset), bytes);
+        let own = model.under_way.keys().filter(|(_, of, _)| *of == index);
         let own: Vec<_> = own.map(|(.., offset)| *offset).collect();
         let (topic, most) = (model.topic(), model.subscription.spec.in_flight as usize);
         own.into_iter().filter(|offset| !self.is_event_gone(&topic, index, *offset)).count() > most
+    }
+
+    /// Whether more bytes are under way of all subscriptions of a log than `deliveries_bytes_per_partition_max` lets
+    /// through. One event may go beyond it, and, so that nobody waits for others, one of each topic partition that each
+    /// of them reads. Which ones that were cannot be seen from outside, as what was read first may be sent last: the
+    /// longest ones are taken for them.
+    fn is_too_much(&self, log: usize) -> bool {
+        let epoch = self.logs[log].epoch;
+        let (mut bytes, mut longest) = (0, 0);
+        for model in self.events.subscriptions.values().filter(|one| one.log == log && !one.ended) {
+            let topic = model.topic();
+            let mut each: BTreeMap<u32, usize> = BTreeMap::new();
+            for (&(of, index, offset), &size) in &model.under_way {
+                if of == epoch && !self.is_event_gone(&topic, index, offset) {
+                    bytes += size;
+                    let most = each.entry(index).or_default();
+                    *most = size.max(*most);
+                }
+            }
+            bytes -= each.values().sum::<usize>();
+            longest = each.into_values().fold(longest, usize::max);
+        }
+        bytes >= self.history.deliveries_bytes_max + longest
     }
 
     /// A log takes an event in.
@@ -237,7 +268,7 @@ impl Judge<'_> {
             () if offset < first => "came before the subscription",
             () if !model.accepted.insert((index, offset)) => "was delivered before",
             () => {
-                model.under_way.retain(|(_, of, at)| (*of, *at) != (index, offset));
+                model.under_way.retain(|(_, of, at), _| (*of, *at) != (index, offset));
                 self.counts.delivered += 1;
                 return;
             }
@@ -323,7 +354,7 @@ impl Judge<'_> {
                     ended: false,
                     paused: None,
                     accepted: BTreeSet::new(),
-                    under_way: BTreeSet::new(),
+                    under_way: BTreeMap::new(),
                     floors: subscription.spec.offsets.clone(),
                 };
                 self.events.subscriptions.insert(uuid, model);

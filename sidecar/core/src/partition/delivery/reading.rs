@@ -67,8 +67,7 @@ impl Partition {
         let buried = self.state.topics.owed();
         let is_full = buried.count >= env.limits.outbox_per_partition_max
             || buried.bytes >= env.limits.outbox_bytes_per_partition_max;
-        let left = env.limits.deliveries_bytes_per_partition_max;
-        let left = left.saturating_sub(self.reign.deliveries.bytes);
+        let left = deliveries_bytes_max(env).saturating_sub(self.reign.deliveries.bytes);
         let Some(reading) = self.reign.deliveries.branches.get_mut(&branch) else { return };
         if is_full && reading.subscription.spec.dead_letter.is_some() && may_read {
             // A topic for dead letters that is away must not fill the memory.
@@ -226,7 +225,7 @@ impl Partition {
             if offset < reading.next {
                 continue;
             }
-            if *all >= env.limits.deliveries_bytes_per_partition_max && !reading.open.is_empty() {
+            if *all >= deliveries_bytes_max(env) && !reading.open.is_empty() {
                 // Others have taken what was left: this is read again when something of its own is done with.
                 env.cover(Transition::TakeCrowded);
                 next = offset;
@@ -255,6 +254,15 @@ impl Partition {
         reading.next = reading.next.max(next);
         self.note_moved(env, branch);
         self.read_more(env, branch);
+    }
+}
+
+/// What all branches may have under way, bytes. With the rule off there is no bound.
+fn deliveries_bytes_max(env: &Env) -> usize {
+    if env.rules.bound_deliveries {
+        env.limits.deliveries_bytes_per_partition_max
+    } else {
+        usize::MAX
     }
 }
 
