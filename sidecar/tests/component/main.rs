@@ -4,6 +4,7 @@
 mod memory;
 
 mod calls;
+mod forget;
 mod hosting;
 mod refusals;
 mod surface;
