@@ -151,9 +151,8 @@ async def test_calls_of_turns_that_wait_for_a_credit_and_are_given_up_do_not_gat
         assert (outcome.turn_token, outcome.payload.data) == ("many", b"200")
         assert len(session._nested) <= 2
         await peer.refuse(held, grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED")
-        assert (await peer.outcome()).turn_token == "holds"
         request = await peer.request("invoke")
         assert request.invoke.turn_token == "waits", "those that were given up are not sent"
         await peer.answer_call(request)
-        await peer.outcome()
+        assert {(await peer.outcome()).turn_token for _ in range(2)} == {"holds", "waits"}
         await host.abort()
