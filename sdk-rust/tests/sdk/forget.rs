@@ -56,8 +56,9 @@ async fn only_calls_are_forgotten_and_only_those_without_an_answer() {
     let client = client(&fake).await;
     // Nobody answers this one, but the sidecar would, soon.
     let held = client.clone();
-    let redrive =
-        tokio::spawn(async move { held.operator().redrive(&InvocationId("held".to_owned())).await.ok() });
+    let redrive = tokio::spawn(async move {
+        held.operator().redrive(&InvocationId("held".to_owned())).await.ok()
+    });
     fake.until("it is under way", |f| count(f, "redrive held") == 1).await;
     redrive.abort();
     assert!(redrive.await.unwrap_err().is_cancelled());
