@@ -40,6 +40,10 @@ pub struct ActorRef<S> {
 
 /// A call that has not been made: `.await` makes it and waits for the result; [`tell`](Self::tell)
 /// and [`start`](Self::start) do not wait; [`tail`](Self::tail) ends the turn with it.
+///
+/// Whoever drops the future of a call that was made (a timeout, a `select!`) gives it up: nobody waits
+/// any more, and nothing is kept for it. That cancels nothing: a call that was accepted is carried to
+/// completion, and in a turn it is still waited for before the turn's end takes effect.
 #[must_use = "a call is made by `.await`, `.tell()`, `.start()` or `.tail()`"]
 pub struct Call<R, S> {
     origin: Origin,

@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use kar_proto::v1 as proto;
 use kar_proto::v1::turn_outcome::Result as TurnResult;
 use prost::Message as _;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use crate::codec::Payload;
 use crate::error::{ApplicationError, CallError, Error};
@@ -138,14 +138,14 @@ impl Turn {
     /// Sends gathered state changes and then the operation, and waits for its answer.
     pub(crate) async fn request(self: &Arc<Self>, operation: Operation) -> Reply {
         let _counted = self.count()?;
-        let (reply, answer) = oneshot::channel();
+        let (reply, waiting) = self.handle.wait();
         {
             let mut writes = self.writes();
             self.send_writes(&mut writes)?;
-            self.send(operation, ReplyTo::Caller(reply))?;
+            self.send(operation, reply)?;
         }
         // The sender goes away without an answer only when the stream breaks: the turn is over.
-        let reply = answer.await.unwrap_or(Err(CallError::Superseded));
+        let reply = waiting.answer().await.unwrap_or(Err(CallError::Superseded));
         match &self.writes().error {
             Some(error) => Err(error.clone()),
             None => reply,

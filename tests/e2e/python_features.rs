@@ -78,6 +78,11 @@ fn operators_see_what_is_unfinished_and_what_has_failed() {
 }
 
 #[test]
+fn calls_that_are_given_up_hold_up_no_others_and_go_on() {
+    test(case("forgets", &["--request-credits", "16"]));
+}
+
+#[test]
 fn what_kills_its_hosts_is_parked_and_resumed() {
     test(async {
         let world = World::new("pypark");

@@ -1,5 +1,6 @@
 //! What the Rust SDK registers and asks for, at a real sidecar.
 
+mod forget;
 mod life;
 mod stage;
 mod turns;

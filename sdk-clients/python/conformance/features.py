@@ -18,6 +18,9 @@ T = TypeVar("T")
 LIMIT = 60.0
 """Longest time that a case may take, seconds."""
 
+GIVEN_UP = 40
+"""More calls than there are credits in the case that gives them up."""
+
 QUICK = kar.RetryPolicy(3, 0.001, 0.005, 2.0)
 
 
@@ -114,6 +117,14 @@ class Walk(kar.Service, name="walk"):
     @kar.method
     async def last(self, third: int) -> list[int]:
         return [third, self.turn.step]
+
+
+class Later(kar.Service, name="later"):
+    """Is hosted when others have long given it up."""
+
+    @kar.method
+    async def work(self) -> None:
+        await stage.note("works later")
 
 
 class Cell(kar.Actor):
@@ -427,6 +438,28 @@ async def operators(client: kar.Client) -> None:
     assert (await operator.info()).partitions == ()
 
 
+async def forgets(client: kar.Client) -> None:
+    """More calls are given up than there are credits, and others can be made; those that were given up go on."""
+    later = client.service("later")
+    # Its kind is known from here on, so that calls to it are owed at once.
+    await later.tell("work")
+    for _ in range(GIVEN_UP):
+        call = asyncio.create_task(later.call("work"))
+        await asyncio.sleep(0)
+        # What was asked for behind it is answered, so it is under way.
+        assert await client.state.get("nothing", int) is None
+        call.cancel()
+        await asyncio.wait([call])
+        assert call.cancelled()
+    host = kar.Host(Later)
+    await host.start()
+    await stage.until("works later", GIVEN_UP + 1)
+    await later.call("work")
+    assert stage.log.count("works later") == GIVEN_UP + 2, "each ran once"
+    host.shutdown()
+    await host.wait()
+
+
 async def parked(client: kar.Client) -> None:
     """Beside a host (`poison`) that its method kills: it is parked, and resumed."""
     cure = sys.argv[2]
@@ -457,12 +490,16 @@ CASES: dict[str, Callable[[kar.Client], Awaitable[None]]] = {
 }
 
 
+CLIENTS: dict[str, Callable[[kar.Client], Awaitable[None]]] = {"parked": parked, "forgets": forgets}
+"""Those that begin without a host."""
+
+
 async def main(case: str) -> None:
     """Runs a case."""
     async with asyncio.timeout(LIMIT):
-        if case == "parked":
+        if case in CLIENTS:
             async with kar.connect() as client:
-                return await parked(client)
+                return await CLIENTS[case](client)
         host = kar.Host(Walker, Walk, Cell, Clock)
         await host.start()
         await CASES[case](host.client)

@@ -123,6 +123,7 @@ class Peer:
             "application": "app",
             "message_bytes_max": 4 << 20,
             "request_credits": 1000,
+            "takes_forget": True,
         }
         await self.send(v1.SidecarFrame(welcome=v1.Welcome(**{**defaults, **fields})))
 
@@ -141,6 +142,12 @@ class Peer:
         frame = await self.frame()
         assert frame.request.WhichOneof("operation") == operation, frame
         return frame.request
+
+    async def forgets(self, request: v1.Request) -> None:
+        """The next frame, which must say that nobody waits for this request; answers it as the sidecar does."""
+        frame = await self.frame()
+        assert frame.HasField("forget") and frame.forget.id == request.id, frame
+        await self.refuse(request, grpc.StatusCode.CANCELLED, "OUTCOME_UNKNOWN")
 
     async def outcome(self) -> v1.TurnOutcome:
         """The next frame, which must be a turn's result."""

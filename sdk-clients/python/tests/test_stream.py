@@ -201,7 +201,7 @@ async def test_a_caller_that_went_away_is_not_waited_for(tmp_path: Path) -> None
             task.cancel()
         await asyncio.wait([first, second])
         # The late answer goes nowhere; what was given up before it was sent is never sent.
-        await peer.answer_call(request)
+        await peer.forgets(request)
         request = await peer.request("invoke")
         assert request.invoke.payload.data == b"3"
         await peer.answer_call(request)

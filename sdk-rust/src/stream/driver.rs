@@ -56,6 +56,7 @@ pub(crate) async fn connect(
         handle: handle.downgrade(),
         table: table.map(Arc::new),
         roots: std::collections::VecDeque::new(),
+        roots_given_up: 0,
         number: 0,
         leaving: false,
     };
@@ -114,6 +115,8 @@ async fn redial(
                         lasting.roots.push_back(request);
                     }
                 }
+                // Whatever number it had was the broken stream's.
+                Some(Command::GivenUp(_)) => lasting.root_given_up(),
                 Some(Command::TurnDone { .. }) => {}
                 Some(Command::Leave | Command::Stop) | None => return None,
             },

@@ -7,11 +7,12 @@
 //! frames for a message as are ready.
 
 pub(crate) mod driver;
+mod operation;
 pub(crate) mod outbox;
 pub(crate) mod session;
 mod slab;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use kar_proto::v1::turn_outcome::Result as TurnResult;
@@ -29,6 +30,8 @@ pub(crate) type Reply = Result<Answer, CallError>;
 pub(crate) enum Command {
     /// Send a request.
     Request(Box<Outgoing>),
+    /// Nobody waits for a request any more.
+    GivenUp(Arc<Place>),
     /// A turn ended; nothing of it runs any more. `None`: it was aborted or has to stop.
     TurnDone {
         /// Number of the stream that it came on.
@@ -61,10 +64,23 @@ pub(crate) enum Sender {
 
 /// Where the answer goes.
 pub(crate) enum ReplyTo {
-    /// Somebody waits for it.
-    Caller(oneshot::Sender<Reply>),
+    /// Somebody waits for it, and gives it up by its place.
+    Caller(oneshot::Sender<Reply>, Arc<Place>),
     /// State changes: the turn notes whether they were taken.
     Write(Arc<Turn>),
+}
+
+/// Where the driver notes which number a request has. Nobody else looks.
+#[derive(Default)]
+pub(crate) struct Place(AtomicU64);
+
+/// Somebody waits for the answer to a request. Dropped before that has come, it says that nobody
+/// does any more.
+pub(crate) struct Waiting<'a> {
+    handle: &'a Handle,
+    answer: oneshot::Receiver<Reply>,
+    place: Arc<Place>,
+    is_over: bool,
 }
 
 /// The way to the driver. Cheap to clone. The connection ends when the last one is gone.
@@ -121,10 +137,17 @@ impl Handle {
     /// Makes a request outside turns.
     pub(crate) async fn request(&self, operation: Operation) -> Reply {
         let sender = Sender::Root(self.count()?);
-        let (reply, answer) = oneshot::channel();
-        let reply = ReplyTo::Caller(reply);
+        let (reply, waiting) = self.wait();
         self.send(Command::Request(Box::new(Outgoing { operation, sender, reply })))?;
-        answer.await.unwrap_or_else(|_| Err(self.closed()))
+        waiting.answer().await.unwrap_or_else(|| Err(self.closed()))
+    }
+
+    /// Where the answer to a request goes, and who waits for it.
+    pub(crate) fn wait(&self) -> (ReplyTo, Waiting<'_>) {
+        let (reply, answer) = oneshot::channel();
+        let place = Arc::new(Place::default());
+        let reply = ReplyTo::Caller(reply, place.clone());
+        (reply, Waiting { handle: self, answer, place, is_over: false })
     }
 
     /// Hands something to the driver.
@@ -173,6 +196,43 @@ impl std::fmt::Debug for Handle {
     }
 }
 
+// === impl Waiting ===
+
+impl Waiting<'_> {
+    /// The answer; `None` if none will come.
+    pub(crate) async fn answer(mut self) -> Option<Reply> {
+        let answer = (&mut self.answer).await;
+        self.is_over = true;
+        answer.ok()
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // Closed first, so that who is told finds it closed.
+        self.answer.close();
+        if !self.is_over && self.answer.try_recv().is_err() {
+            // Without a driver there is nothing to give up.
+            let _ = self.handle.send(Command::GivenUp(self.place.clone()));
+        }
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// The request has a number now.
+    pub(crate) fn set(&self, number: u64) {
+        // Relaxed: only the driver looks.
+        self.0.store(number + 1, Ordering::Relaxed);
+    }
+
+    /// The number that it had last, if it was ever sent.
+    pub(crate) fn get(&self) -> Option<u64> {
+        self.0.load(Ordering::Relaxed).checked_sub(1)
+    }
+}
+
 // === impl Outgoing ===
 
 impl Outgoing {
@@ -186,15 +246,23 @@ impl ReplyTo {
     /// Whether nobody waits any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         match self {
-            Self::Caller(reply) => reply.is_closed(),
+            Self::Caller(reply, _) => reply.is_closed(),
             Self::Write(_) => false,
+        }
+    }
+
+    /// Where its number is noted, if somebody may give it up.
+    pub(crate) fn place(&self) -> Option<&Arc<Place>> {
+        match self {
+            Self::Caller(_, place) => Some(place),
+            Self::Write(_) => None,
         }
     }
 
     pub(crate) fn send(self, reply: Reply) {
         match self {
             // An error means that nobody waits any more, which is their choice.
-            Self::Caller(caller) => drop(caller.send(reply)),
+            Self::Caller(caller, _) => drop(caller.send(reply)),
             Self::Write(turn) => turn.write_answered(reply),
         }
     }

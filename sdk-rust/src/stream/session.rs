@@ -7,6 +7,12 @@
 //! by itself, may use all. Results of turns need no credit but stay behind the operations that
 //! their turns asked for. Only where credits are short can a nested call be overtaken by a later
 //! tell of the same turn that did not wait for it.
+//!
+//! Calls that are given up: their answer may never come, so the sidecar is told that nobody waits
+//! for it (`forget`). It answers at once, and that answer gives the credit back, as any other does;
+//! until then the number is in use. What a call has begun goes on: a root call is carried to
+//! completion, and one of a turn is still waited for by the sidecar before the turn's end takes
+//! effect (rule T1), so a turn may forget as well. Everything but calls is answered soon anyway.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -23,9 +29,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep};
 use tonic::Streaming;
 
+use super::operation::{is_call, is_repeatable, shares};
 use super::outbox::Outbox;
 use super::slab::Slab;
-use super::{Answer, Command, Operation, Outgoing, Reply, ReplyTo, Sender, WeakHandle};
+use super::{Answer, Command, Operation, Outgoing, Place, Reply, ReplyTo, Sender, WeakHandle};
 use crate::error::{ApplicationError, CallError, Rejection};
 use crate::hosted::{Running, Table};
 use crate::limits::{BATCH_MAX, CLOSE_TIMEOUT, ROUNDS_PER_POLL_MAX};
@@ -40,6 +47,8 @@ pub(crate) struct Lasting {
     pub(crate) table: Option<Arc<Table>>,
     /// Requests outside turns that have not been sent.
     pub(crate) roots: VecDeque<Box<Outgoing>>,
+    /// Requests that were given up since `roots` was last cleared of them.
+    pub(crate) roots_given_up: usize,
     /// Number of the present stream.
     pub(crate) number: u64,
     /// The component wants to leave.
@@ -69,8 +78,12 @@ pub(crate) struct Live<'a> {
     /// Requests that may be under way.
     credits: usize,
     message_bytes_max: usize,
+    /// The sidecar knows `forget`; one of an earlier version would end the stream.
+    takes_forget: bool,
     /// Nested calls that wait for a credit.
     nested: VecDeque<Box<Outgoing>>,
+    /// Requests that were given up since `nested` was last cleared of them.
+    nested_given_up: usize,
     /// Short operations of turns that wait for a credit, and results behind them.
     ordered: VecDeque<Ordered>,
     turns: HashMap<String, Running>,
@@ -89,6 +102,8 @@ enum Ordered {
 struct Pending {
     sender: Sender,
     reply: ReplyTo,
+    /// Its answer may take any time.
+    is_call: bool,
     /// For requests that do no harm when they are carried out twice.
     again: Option<Operation>,
 }
@@ -102,6 +117,13 @@ enum Stage {
     Drained,
     /// Closed this side.
     Closing,
+}
+
+impl Lasting {
+    /// Nobody waits for a request any more, which may be one of those that have not been sent.
+    pub(crate) fn root_given_up(&mut self) {
+        clear_given_up(&mut self.roots, &mut self.roots_given_up);
+    }
 }
 
 impl<'a> Live<'a> {
@@ -118,7 +140,9 @@ impl<'a> Live<'a> {
             pending: Slab::new(),
             credits: usize::try_from(welcome.request_credits).unwrap_or(0),
             message_bytes_max: usize::try_from(welcome.message_bytes_max).unwrap_or(usize::MAX),
+            takes_forget: welcome.takes_forget,
             nested: VecDeque::new(),
+            nested_given_up: 0,
             ordered: VecDeque::new(),
             turns: HashMap::new(),
             unneeded: false,
@@ -203,6 +227,7 @@ impl<'a> Live<'a> {
                 Sender::Turn(_) if is_call(&request.operation) => self.nested.push_back(request),
                 Sender::Turn(_) => self.ordered.push_back(Ordered::Request(request)),
             },
+            Command::GivenUp(place) => self.on_given_up(&place),
             Command::TurnDone { session, token, result } => {
                 if session == self.lasting.number {
                     self.turns.remove(&token);
@@ -211,6 +236,27 @@ impl<'a> Live<'a> {
             }
             Command::Leave => self.lasting.leaving = true,
             Command::Stop => self.unneeded = true,
+        }
+    }
+
+    /// Nobody waits for a request any more.
+    fn on_given_up(&mut self, place: &Arc<Place>) {
+        // The number may be another one's by now, or an earlier stream's.
+        let of_place = |pending: &&Pending| {
+            pending.reply.place().is_some_and(|other| Arc::ptr_eq(other, place))
+        };
+        let number = place.get();
+        match number.and_then(|number| self.pending.get(number)).filter(of_place) {
+            Some(pending) => {
+                if let (true, true, Some(id)) = (pending.is_call, self.takes_forget, number) {
+                    let forget = Frame::Forget(proto::Forget { id });
+                    self.ready.push(proto::ComponentFrame { frame: Some(forget) });
+                }
+            }
+            None => {
+                self.lasting.root_given_up();
+                clear_given_up(&mut self.nested, &mut self.nested_given_up);
+            }
         }
     }
 
@@ -303,7 +349,11 @@ impl<'a> Live<'a> {
             return reply.send(Err(CallError::limit("message-bytes-max", self.message_bytes_max)));
         }
         let again = is_repeatable(&operation).then(|| operation.clone());
-        let id = self.pending.insert(Pending { sender, reply, again });
+        let (place, is_call) = (reply.place().cloned(), is_call(&operation));
+        let id = self.pending.insert(Pending { sender, reply, is_call, again });
+        if let Some(place) = place {
+            place.set(id);
+        }
         let request = proto::Request { id, operation: Some(operation) };
         self.ready.push(proto::ComponentFrame { frame: Some(Frame::Request(Box::new(request))) });
     }
@@ -414,53 +464,13 @@ impl<'a> Live<'a> {
     }
 }
 
-/// How many requests may be under way for a nested call, and for one outside turns, to go too.
-fn shares(credits: usize, hosts: bool) -> (usize, usize) {
-    if !hosts {
-        return (credits, credits);
-    }
-    let roots = (credits / 2).max(1);
-    ((credits - credits / 8).max(roots), roots)
-}
-
-/// Whether the answer may depend on turns, and take any time.
-fn is_call(operation: &Operation) -> bool {
-    matches!(
-        operation,
-        Operation::Invoke(_)
-            | Operation::CallActor(_)
-            | Operation::AwaitOutcome(_)
-            | Operation::RemoveActor(_)
-    )
-}
-
-/// Whether carrying it out twice is as good as once: reads, and writes with a request id.
-fn is_repeatable(operation: &Operation) -> bool {
-    match operation {
-        Operation::AwaitOutcome(_)
-        | Operation::StateGet(_)
-        | Operation::StateList(_)
-        | Operation::Cancel(_)
-        | Operation::Resume(_)
-        | Operation::CreateTopic(_)
-        | Operation::DescribeTopic(_)
-        | Operation::Subscribe(_)
-        | Operation::Unsubscribe(_)
-        | Operation::PauseSubscription(_)
-        | Operation::ResumeSubscription(_)
-        | Operation::ListSubscriptions(_)
-        | Operation::RedriveSubscription(_) => true,
-        Operation::ActorStateGet(read) => read.turn_token.is_empty(),
-        Operation::ActorStateGetAll(read) => read.turn_token.is_empty(),
-        Operation::ReminderList(list) => list.turn_token.is_empty(),
-        Operation::StateSet(set) => !set.request_id.is_empty(),
-        Operation::StateDelete(delete) => !delete.request_id.is_empty(),
-        Operation::StateTransact(transact) => !transact.request_id.is_empty(),
-        Operation::Publish(publish) => !publish.request_id.is_empty(),
-        Operation::PublishBatch(batch) => {
-            batch.events.iter().all(|publish| !publish.request_id.is_empty())
-        }
-        _ => false,
+/// One more request was given up, maybe one of these. They are looked for once there may be as many
+/// as an eighth: that costs each of them little, and they do not gather while nothing can be sent.
+fn clear_given_up(queue: &mut VecDeque<Box<Outgoing>>, given_up: &mut usize) {
+    *given_up += 1;
+    if *given_up * 8 > queue.len() {
+        *given_up = 0;
+        queue.retain(|request| !request.is_abandoned());
     }
 }
 
@@ -469,18 +479,5 @@ fn reply(result: Option<Answer>) -> Reply {
         Some(Answer::Status(status)) => Err(CallError::from_status(status)),
         Some(answer) => Ok(answer),
         None => Err(CallError::mismatch("an empty answer")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_leave_room_for_what_calls_wait_for() {
-        assert_eq!(shares(100, false), (100, 100));
-        assert_eq!(shares(128, true), (112, 64));
-        assert_eq!(shares(1, true), (1, 1));
-        assert_eq!(shares(8, true), (7, 4));
     }
 }

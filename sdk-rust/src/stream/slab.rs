@@ -21,6 +21,11 @@ impl<T> Slab<T> {
         self.entries.iter().flatten()
     }
 
+    /// One that is kept.
+    pub(super) fn get(&self, number: u64) -> Option<&T> {
+        self.entries.get(usize::try_from(number).ok()?)?.as_ref()
+    }
+
     /// Keeps a value; returns its number, unique among those kept.
     pub(super) fn insert(&mut self, value: T) -> u64 {
         let slot = if let Some(slot) = self.free.pop() {

@@ -42,7 +42,12 @@ impl Fake {
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("kar.sock");
-        let world = World { credits: 100, message_bytes_max: 4 << 20, ..World::default() };
+        let world = World {
+            credits: 100,
+            message_bytes_max: 4 << 20,
+            takes_forget: true,
+            ..World::default()
+        };
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = tcp.local_addr().unwrap().port();
         let fake = Self {
@@ -72,6 +77,11 @@ impl Fake {
 
     pub(crate) fn set_message_bytes_max(&self, bytes: i64) {
         self.lock().message_bytes_max = bytes;
+    }
+
+    /// From now on it is of a version that does not know `forget`.
+    pub(crate) fn know_no_forget(&self) {
+        self.lock().takes_forget = false;
     }
 
     pub(crate) fn set_token(&self, token: &str) {

@@ -22,6 +22,7 @@ pub(super) type Actor = (String, String);
 pub(super) struct World {
     pub(super) credits: i32,
     pub(super) message_bytes_max: i64,
+    pub(super) takes_forget: bool,
     pub(super) token: Option<String>,
     pub(super) refuse_applies: bool,
     pub(super) hold_drained: bool,
@@ -133,6 +134,7 @@ impl World {
                 self.streams.get_mut(&stream).unwrap().leaving = true;
                 self.drain();
             }
+            Some(FromComponent::Forget(forget)) => self.on_forget(stream, forget.id)?,
             Some(FromComponent::Credit(_)) | None => {}
             Some(FromComponent::Hello(_)) => unreachable!(),
         }
@@ -169,6 +171,7 @@ impl World {
             message_bytes_max: self.message_bytes_max,
             request_credits: self.credits,
             stream_message_bytes_max: 64 << 20,
+            takes_forget: self.takes_forget,
         };
         send(&state, ToComponent::Welcome(welcome));
         self.streams.insert(stream, state);
@@ -177,9 +180,23 @@ impl World {
         }
         Ok(())
     }
+
+    /// Answers at once, as the sidecar does; what comes later is not answered.
+    fn on_forget(&mut self, stream: u64, request: u64) -> Result<(), String> {
+        if !self.takes_forget {
+            return Err("a frame that this sidecar does not know".to_owned());
+        }
+        self.log.push("forget".to_owned());
+        let answer = status(tonic::Code::Cancelled, "OUTCOME_UNKNOWN");
+        self.answer(Origin { stream, request, actor: false }, answer);
+        Ok(())
+    }
+
     pub(super) fn answer(&mut self, origin: Origin, answer: Answer) {
         let Some(stream) = self.streams.get_mut(&origin.stream) else { return };
-        stream.under_way.remove(&origin.request);
+        if stream.under_way.remove(&origin.request).is_none() {
+            return;
+        }
         let response = proto::Response { id: origin.request, result: Some(answer) };
         send(stream, ToComponent::Response(response));
     }

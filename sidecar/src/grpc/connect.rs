@@ -174,6 +174,7 @@ impl Stream {
             request_credits: i32::try_from(shared.bounds.request_credits).unwrap_or(i32::MAX),
             stream_message_bytes_max: i64::try_from(stream_message_bytes_max(limits))
                 .unwrap_or(i64::MAX),
+            takes_forget: true,
         };
         self.session.send(Out::Welcome(welcome), 256);
     }
@@ -258,15 +259,19 @@ impl Stream {
         match frame {
             In::Hello(_) => return Err(error::protocol_violation("hello", "comes once")),
             In::Request(request) => {
-                let id = request.id;
                 let what = "has no operation, or one that this version does not know";
                 let violation = || error::protocol_violation("request", what);
                 let ask = request.operation.ok_or_else(violation)?;
-                self.session.begin(id)?;
+                let ticket = self.session.begin(request.id)?;
                 let session = self.session.clone();
-                let done = Box::new(move |reply| session.answer(id, reply));
+                let done = Box::new(move |reply| session.answer(ticket, reply));
                 if let Some(request) = self.shared.api.submit(batch, ask, done) {
-                    self.session.known_as(id, request);
+                    self.session.known_as(ticket, request);
+                }
+            }
+            In::Forget(pb::Forget { id }) => {
+                if let Some(request) = self.session.forget(id) {
+                    batch.abandon(request);
                 }
             }
             In::TurnResult(pb::TurnOutcome { turn_token: token, result }) => {

@@ -9,6 +9,7 @@ pub mod events;
 pub mod hosted;
 pub mod listing;
 mod redrive;
+pub mod requests;
 pub mod serve;
 pub mod session;
 mod subscriptions;

@@ -11,8 +11,9 @@ use kar_proto::v1 as pb;
 use kar_proto::v1::ErrorReason;
 use kar_proto::v1::response::Result as Reply;
 use kar_proto::v1::sidecar_frame::Frame;
-use tonic::Status;
+use tonic::{Code, Status};
 
+use super::requests::{Forgotten, Requests, Ticket};
 use crate::convert::api::{TurnRef, direct_size, direct_to, reply_size, turn_size, turn_to};
 use crate::convert::error;
 use crate::driver::Driver;
@@ -26,8 +27,7 @@ pub type SessionOutbox = Outbox<pb::SidecarFrame>;
 pub struct Session {
     driver: Arc<Driver>,
     outbox: Arc<SessionOutbox>,
-    requests: Mutex<HashMap<u64, Option<RequestId>>>,
-    requests_max: usize,
+    requests: Mutex<Requests>,
     window: Mutex<Window>,
 }
 
@@ -71,8 +71,7 @@ impl Session {
         Arc::new(Self {
             driver,
             outbox: Outbox::new(bounds),
-            requests: Mutex::default(),
-            requests_max: requests_max as usize,
+            requests: Mutex::new(Requests::new(requests_max as usize)),
             window: Mutex::new(Window { allowed, ..Window::default() }),
         })
     }
@@ -97,31 +96,33 @@ impl Session {
     /// # Errors
     ///
     /// If its number is in use, or more requests are under way than were allowed.
-    pub fn begin(&self, id: u64) -> Result<(), Status> {
-        let mut requests = self.requests();
-        if requests.len() >= self.requests_max {
-            return Err(error::protocol_violation(
-                "request",
-                &format!("more than {} requests are under way", self.requests_max),
-            ));
-        }
-        if requests.contains_key(&id) {
-            return Err(error::protocol_violation("request", &format!("id {id} is in use")));
-        }
-        requests.insert(id, None);
-        Ok(())
+    pub fn begin(&self, id: u64) -> Result<Ticket, Status> {
+        self.requests().begin(id)
     }
 
     /// The core knows it as `request`; nothing happens if it was answered meanwhile.
-    pub fn known_as(&self, id: u64, request: RequestId) {
-        if let Some(entry) = self.requests().get_mut(&id) {
-            *entry = Some(request);
+    pub fn known_as(&self, ticket: Ticket, request: RequestId) {
+        self.requests().known_as(ticket, request);
+    }
+
+    /// A request has come to something. It is answered, unless it was forgotten, which answered it.
+    pub fn answer(&self, ticket: Ticket, reply: Result<Reply, Status>) {
+        if self.requests().end(ticket) {
+            self.respond(ticket.id, reply);
         }
     }
 
-    /// A request is answered.
-    pub fn answer(&self, id: u64, reply: Result<Reply, Status>) {
-        self.requests().remove(&id);
+    /// The component waits for a request no longer: it is answered at once, unless it has been meanwhile. Returns what
+    /// the core knows it as, which is to be abandoned.
+    pub fn forget(&self, id: u64) -> Option<RequestId> {
+        let Forgotten { request } = self.requests().forget(id)?;
+        let what = "it was forgotten before it had its outcome: what was accepted goes on";
+        let code = Code::Cancelled;
+        self.respond(id, Err(error::status_as(code, ErrorReason::OutcomeUnknown, what, [])));
+        request
+    }
+
+    fn respond(&self, id: u64, reply: Result<Reply, Status>) {
         let result = reply.unwrap_or_else(|status| Reply::Status(error::on_stream(&status)));
         let bytes = reply_size(&result);
         self.send(Frame::Response(pb::Response { id, result: Some(result) }), bytes);
@@ -129,7 +130,7 @@ impl Session {
 
     /// The requests that nobody waits for any more once the stream has ended.
     pub fn take_requests(&self) -> Vec<RequestId> {
-        self.requests().drain().filter_map(|(_, request)| request).collect()
+        self.requests().take()
     }
 
     /// The component allows `count` more turns.
@@ -203,7 +204,7 @@ impl Session {
         true
     }
 
-    fn requests(&self) -> MutexGuard<'_, HashMap<u64, Option<RequestId>>> {
+    fn requests(&self) -> MutexGuard<'_, Requests> {
         // Nothing panics while it is held.
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }

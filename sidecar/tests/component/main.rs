@@ -5,6 +5,7 @@ mod memory;
 
 mod calls;
 mod consuming;
+mod forget;
 mod hosting;
 mod limits;
 mod refusals;

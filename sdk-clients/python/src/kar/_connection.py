@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from kar import limits
-from kar._session import Outgoing, Session
+from kar._session import Outgoing, Session, clear_given_up
 from kar._transport import Dialer, Settings, Wire
 from kar._turn import Turn
 from kar.errors import Closed, ConnectError, LimitReached, Refused, Unreachable
@@ -91,19 +91,11 @@ class Connection:
         finally:
             self._roots_count -= 1
             if outgoing.reply.cancelled():
-                self._forget_given_up()
+                self._given_up = clear_given_up(self.roots, self._given_up)
+                if self._session is not None:
+                    self._session.given_up(outgoing)
             if self.is_leaving and self._session is not None:
                 self._session.request_done()
-
-    def _forget_given_up(self) -> None:
-        """Nobody waits for a request any more, which may still wait here. They are looked for once there may be as
-        many as others, so that this costs each of them little, and they do not gather while nothing can be sent."""
-        self._given_up += 1
-        if self._given_up * 2 > len(self.roots):
-            self._given_up = 0
-            waiting = [outgoing for outgoing in self.roots if not outgoing.reply.done()]
-            self.roots.clear()
-            self.roots.extend(waiting)
 
     def start_turn(self, session: Session, invocation: v1.InvocationFrame) -> Turn:
         """Runs a turn in a task of its own."""

@@ -8,6 +8,12 @@ message with all their frames, which is how protobuf defines repeated fields.
 Order: frames go out in the order in which they were made, with one exception. Answers to calls may
 depend on other turns, so calls must not use up the credits that those turns need. Calls of turns
 leave an eighth of the credits, and requests outside turns leave half (`shares`).
+
+Calls that are given up: their answer may never come, so the sidecar is told that nobody waits for it
+(`forget`). It answers at once, and that answer gives the credit back, as any other does. What a call
+has begun goes on: one outside turns is carried to completion, and one of a turn is still waited for by
+the sidecar before the turn's end takes effect, so a turn may forget as well. Everything but calls is
+answered soon anyway.
 """
 
 from __future__ import annotations
@@ -116,6 +122,8 @@ class Session:
         self._credits = welcome.request_credits
         self._nested_max, self._roots_max = shares(self._credits, connection.hosts)
         self._message_bytes_max = welcome.message_bytes_max
+        # A sidecar of an earlier version would end the stream.
+        self._takes_forget = welcome.takes_forget
         self._pending: dict[int, Outgoing] = {}
         self._number = 0
         self._outbox: deque[tuple[bytes, Outgoing | None]] = deque()
@@ -123,6 +131,7 @@ class Session:
         # Everything of turns but calls, in order; then calls of turns.
         self._ordered: deque[Outgoing | tuple[Turn, bytes]] = deque()
         self._nested: deque[Outgoing] = deque()
+        self._nested_given_up = 0
         self.turns: dict[str, Turn] = {}
         self.stage = Stage.OPEN
         self.is_over = False
@@ -275,6 +284,16 @@ class Session:
         else:
             self._send(outgoing)
 
+    def given_up(self, outgoing: Outgoing) -> None:
+        """Nobody waits for a request any more. One that is under way is forgotten by the sidecar, too; it keeps its
+        credit until the sidecar has said so. Of those that wait here for a credit see `clear_given_up`."""
+        if self._pending.get(outgoing.request.id) is outgoing:
+            if self._takes_forget and outgoing.operation in CALLS and self.stage is not Stage.CLOSING:
+                forget = v1.Forget(id=outgoing.request.id)
+                self._push(_encode(v1.ComponentFrame(forget=forget)), None)
+        elif outgoing.session is not None:
+            self._nested_given_up = clear_given_up(self._nested, self._nested_given_up)
+
     def turn_done(self, turn: Turn, outcome: bytes) -> None:
         """Sends what a turn came to, after everything that it asked for."""
         if self.is_over:
@@ -411,6 +430,19 @@ def shares(credits: int, hosts: bool) -> tuple[int, int]:
         return credits, credits
     roots = max(credits // 2, 1)
     return max(credits - credits // 8, roots), roots
+
+
+def clear_given_up(queue: deque[Outgoing], given_up: int) -> int:
+    """One more request was given up, maybe one of these; returns how many may be among them. They are looked for once
+    there may be as many as others, so that this costs each of them little, and they do not gather while nothing can be
+    sent."""
+    given_up += 1
+    if given_up * 2 <= len(queue):
+        return given_up
+    waiting = [outgoing for outgoing in queue if not outgoing.reply.done()]
+    queue.clear()
+    queue.extend(waiting)
+    return 0
 
 
 def _encode(frame: v1.ComponentFrame) -> bytes:

@@ -187,6 +187,8 @@ class Turn:
             raise
         finally:
             self._requests -= 1
+            if outgoing.reply.cancelled():
+                self.session.given_up(outgoing)
         if self._write_error is not None:
             raise self._write_error
         return response

@@ -1,0 +1,158 @@
+"""Calls that are given up: their credits come back though their answers never do."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+from fake import asynchronous, sidecar, until
+
+import kar
+from kar.v1 import invocation_pb2
+
+
+async def cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+@asynchronous
+async def test_calls_that_are_given_up_give_their_credits_back(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        connecting = asyncio.ensure_future(fake.client()._connect())
+        peer = await fake.accept(request_credits=1)
+        client = await connecting
+        for _ in range(10):
+            call = asyncio.create_task(client.service("s").call("m"))
+            request = await peer.request("invoke")
+            await cancel(call)
+            await peer.forgets(request)
+        last = asyncio.create_task(client.service("s").call("m"))
+        await peer.answer_call(await peer.request("invoke"), "1")
+        assert await last == 1
+        await client.close()
+        await peer.closed()
+
+
+@asynchronous
+async def test_the_credit_is_kept_until_the_sidecar_has_answered(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        connecting = asyncio.ensure_future(fake.client()._connect())
+        peer = await fake.accept(request_credits=1)
+        client = await connecting
+        first = asyncio.create_task(client.service("s").call("m", 1))
+        request = await peer.request("invoke")
+        second = asyncio.create_task(client.service("s").call("m", 2))
+        await cancel(first)
+        frame = await peer.frame()
+        assert frame.forget.id == request.id, frame
+        # Its own answer was on its way; there is no other one.
+        await peer.answer_call(request, "1")
+        request = await peer.request("invoke")
+        assert request.invoke.payload.data == b"2"
+        await peer.answer_call(request, "2")
+        assert await second == 2
+        await client.close()
+
+
+@asynchronous
+async def test_a_sidecar_that_does_not_know_forget_is_not_sent_it(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        connecting = asyncio.ensure_future(fake.client()._connect())
+        peer = await fake.accept(takes_forget=False)
+        client = await connecting
+        call = asyncio.create_task(client.service("s").call("m"))
+        await peer.request("invoke")
+        await cancel(call)
+        told = asyncio.create_task(client.service("s").tell("m"))
+        request = await peer.request("tell")
+        await peer.answer(request, tell=invocation_pb2.TellResponse(invocation_id="i"))
+        await told
+        await client.close()
+        await peer.closed()
+
+
+@asynchronous
+async def test_only_calls_are_forgotten(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        connecting = asyncio.ensure_future(fake.client()._connect())
+        peer = await fake.accept()
+        client = await connecting
+        told = asyncio.create_task(client.service("s").tell("m"))
+        await peer.request("tell")
+        await cancel(told)
+        call = asyncio.create_task(client.service("s").call("m"))
+        request = await peer.request("invoke")
+        await cancel(call)
+        await peer.forgets(request)
+        await client.close()
+        await peer.closed()
+
+
+class Impatient(kar.Service, name="impatient"):
+    """Gives its calls up when it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[asyncio.Task[Any]] = []
+
+    @kar.method
+    async def call(self) -> bool:
+        call = asyncio.create_task(self.turn.service("s").call("m"))
+        self.calls.append(call)
+        await asyncio.wait([call])
+        return call.cancelled()
+
+    @kar.method
+    async def calls_many(self, count: int) -> int:
+        """As many as wait for a credit, and none that does any more."""
+        for _ in range(count):
+            call = asyncio.create_task(self.turn.service("s").call("never sent"))
+            # It has asked, and waits.
+            await asyncio.sleep(0)
+            await cancel(call)
+        return count
+
+
+@asynchronous
+async def test_a_turn_gives_its_calls_up_too(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        impatient = Impatient()
+        host = fake.host(impatient)
+        starting = asyncio.create_task(host.start())
+        peer = await fake.accept(request_credits=1)
+        await starting
+        for round in range(5):
+            await peer.invoke(f"t{round}", "call", service="impatient")
+            request = await peer.request("invoke")
+            assert request.invoke.turn_token == f"t{round}"
+            await cancel(impatient.calls[round])
+            await peer.forgets(request)
+            assert (await peer.outcome()).payload.data == b"true"
+        await host.abort()
+
+
+@asynchronous
+async def test_calls_of_turns_that_wait_for_a_credit_and_are_given_up_do_not_gather(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as fake:
+        impatient = Impatient()
+        host = fake.host(impatient)
+        starting = asyncio.create_task(host.start())
+        peer = await fake.accept(request_credits=1)
+        await starting
+        await peer.invoke("holds", "call", service="impatient")
+        held = await peer.request("invoke")
+        await peer.invoke("waits", "call", service="impatient")
+        await until("its call to wait", lambda: len(impatient.calls) == 2)
+        session = host.client._kar_connection._session
+        assert session is not None
+        await peer.invoke("many", "calls_many", "200", service="impatient")
+        outcome = await peer.outcome()
+        assert (outcome.turn_token, outcome.payload.data) == ("many", b"200")
+        assert len(session._nested) <= 2
+        await peer.refuse(held, grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED")
+        request = await peer.request("invoke")
+        assert request.invoke.turn_token == "waits", "those that were given up are not sent"
+        await peer.answer_call(request)
+        assert {(await peer.outcome()).turn_token for _ in range(2)} == {"holds", "waits"}
+        await host.abort()

@@ -1,0 +1,66 @@
+//! What kinds of requests there are, and how many may be under way.
+
+use super::Operation;
+
+/// How many requests may be under way for a nested call, and for one outside turns, to go too.
+pub(super) fn shares(credits: usize, hosts: bool) -> (usize, usize) {
+    if !hosts {
+        return (credits, credits);
+    }
+    let roots = (credits / 2).max(1);
+    ((credits - credits / 8).max(roots), roots)
+}
+
+/// Whether the answer may depend on turns, and take any time.
+pub(super) fn is_call(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::Invoke(_)
+            | Operation::CallActor(_)
+            | Operation::AwaitOutcome(_)
+            | Operation::RemoveActor(_)
+    )
+}
+
+/// Whether carrying it out twice is as good as once: reads, and writes with a request id.
+pub(super) fn is_repeatable(operation: &Operation) -> bool {
+    match operation {
+        Operation::AwaitOutcome(_)
+        | Operation::StateGet(_)
+        | Operation::StateList(_)
+        | Operation::Cancel(_)
+        | Operation::Resume(_)
+        | Operation::CreateTopic(_)
+        | Operation::DescribeTopic(_)
+        | Operation::Subscribe(_)
+        | Operation::Unsubscribe(_)
+        | Operation::PauseSubscription(_)
+        | Operation::ResumeSubscription(_)
+        | Operation::ListSubscriptions(_)
+        | Operation::RedriveSubscription(_) => true,
+        Operation::ActorStateGet(read) => read.turn_token.is_empty(),
+        Operation::ActorStateGetAll(read) => read.turn_token.is_empty(),
+        Operation::ReminderList(list) => list.turn_token.is_empty(),
+        Operation::StateSet(set) => !set.request_id.is_empty(),
+        Operation::StateDelete(delete) => !delete.request_id.is_empty(),
+        Operation::StateTransact(transact) => !transact.request_id.is_empty(),
+        Operation::Publish(publish) => !publish.request_id.is_empty(),
+        Operation::PublishBatch(batch) => {
+            batch.events.iter().all(|publish| !publish.request_id.is_empty())
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_leave_room_for_what_calls_wait_for() {
+        assert_eq!(shares(100, false), (100, 100));
+        assert_eq!(shares(128, true), (112, 64));
+        assert_eq!(shares(1, true), (1, 1));
+        assert_eq!(shares(8, true), (7, 4));
+    }
+}
