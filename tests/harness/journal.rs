@@ -143,8 +143,8 @@ impl Journal {
         self.attempts().into_values().flatten().max_by_key(|attempt| attempt.start)
     }
 
-    /// The process whose code has shown last that it runs. Looks at the end of the file alone, which takes no time: what
-    /// runs now is over when a long journal has been read.
+    /// The process whose code has shown last that it runs. Looks at the end of the file alone, which takes no time:
+    /// what runs now is over when a long journal has been read.
     pub fn running(&self) -> Option<u32> {
         let mut file = File::open(&self.path).ok()?;
         let begin = file.metadata().ok()?.len().saturating_sub(TAIL_BYTES);

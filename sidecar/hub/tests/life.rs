@@ -399,10 +399,10 @@ async fn a_log_that_is_lost_alone_ends_hub_and_clients_and_the_next_ones_are_oth
 /// A client in a process of its own, which says what it is told.
 fn member(dir: &Path) -> Child {
     let mut command = Command::new(common::hub_program().with_file_name("member"));
-    command.arg(dir).stdout(Stdio::piped()).spawn().unwrap()
+    command.arg(dir).stdout(Stdio::piped()).spawn().expect("it can be started")
 }
 
 fn end(member: &mut Child) {
-    member.kill().unwrap();
-    member.wait().unwrap();
+    member.kill().expect("it is ours");
+    member.wait().expect("it is ours");
 }
