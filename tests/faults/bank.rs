@@ -22,6 +22,9 @@ const CLIENTS: usize = 24;
 const ACCOUNTS: usize = 20;
 const OPENING: i64 = 1_000;
 
+/// P3: code of a cut-off attempt may run on for so long.
+const GRACE: Duration = Duration::from_millis(100);
+
 /// Longest time from a strike until as many transfers have ended as were to.
 const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
 
@@ -111,6 +114,9 @@ pub(crate) async fn run(
     let unknown = books.unknown.get();
     println!("{transfers} transfers, {strikes} strikes, {unknown} answers unknown and asked again");
     audit(plan, &bank.nodes[HOSTS].client().await).await;
+    let attempts = world.journal().attempts();
+    assert!(attempts.len() >= transfers, "the journal has {} turns only", attempts.len());
+    world.journal().assert_no_overlap(GRACE);
     bank.toll
 }
 

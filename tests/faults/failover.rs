@@ -22,7 +22,7 @@ const AGAIN_EVERY: u64 = 2;
 const WORLDS: u64 = 4;
 
 /// How long the code works, ms: long against a failover, so that a kill at a random moment lands in it.
-const WORK_MS: u64 = 1_500;
+const WORK_MS: u64 = 2_000;
 
 /// P3: code of a cut-off attempt may run on for so long.
 const GRACE: Duration = Duration::from_millis(100);

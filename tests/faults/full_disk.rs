@@ -35,6 +35,7 @@ fn a_bank_stays_balanced_when_the_disk_gets_full_20_times() {
     test_within(LIMIT, async {
         let mut random = Random::seeded("full disk");
         let world = World::new("nospace");
+        world.journal_turns();
         let options = "size=192m,mode=700";
         let Some(mount) = Mount::tmpfs(&world.data_dir(), options) else { return };
         let plan = Plan {

@@ -8,9 +8,9 @@
 //! got that far, not that its result counted: an attempt killed between its `end` and the commit is repeated. That
 //! exactly one attempt took effect is shown by the answer (which names its attempt) and by the actor's state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +20,9 @@ pub const PATH_VARIABLE: &str = "KAR_TEST_JOURNAL";
 /// Environment variable that tells `kar-test-app` to write of every turn, under its invocation and step: for methods
 /// that write nothing themselves.
 pub const TURNS_VARIABLE: &str = "KAR_TEST_JOURNAL_TURNS";
+
+/// How much of the end of a journal tells what runs now, bytes: some hundred lines.
+const TAIL_BYTES: u64 = 16 << 10;
 
 /// A journal's file.
 #[derive(Clone, Debug)]
@@ -55,7 +58,7 @@ pub struct Frozen {
     pub pid: u32,
     /// When it was stopped.
     pub from: Duration,
-    /// When it was woken.
+    /// When it was woken, and could know of it: a machine that does much else does not let it run at once.
     pub until: Duration,
 }
 
@@ -68,9 +71,17 @@ impl Attempt {
     ///
     /// If the program that wrote it names its attempts otherwise.
     pub fn pid(&self) -> u32 {
-        let pid = self.id.split('-').next().and_then(|pid| pid.parse().ok());
-        pid.expect("attempts are named by their processes")
+        pid_of(&self.id).expect("attempts are named by their processes")
     }
+
+    /// Its code had begun at this moment, and had not reached its end, as far as it is known.
+    pub fn is_open_at(&self, moment: Duration) -> bool {
+        self.start <= moment && (!self.ended || moment < self.last)
+    }
+}
+
+fn pid_of(id: &str) -> Option<u32> {
+    id.split('-').next()?.parse().ok()
 }
 
 /// P3: when an attempt of the caller begins, what an earlier one had called runs no more.
@@ -130,6 +141,30 @@ impl Journal {
     /// The attempt that began last.
     pub fn last(&self) -> Option<Attempt> {
         self.attempts().into_values().flatten().max_by_key(|attempt| attempt.start)
+    }
+
+    /// The process whose code has shown last that it runs. Looks at the end of the file alone, which takes no time:
+    /// what runs now is over when a long journal has been read.
+    pub fn running(&self) -> Option<u32> {
+        let mut file = File::open(&self.path).ok()?;
+        let begin = file.metadata().ok()?.len().saturating_sub(TAIL_BYTES);
+        file.seek(SeekFrom::Start(begin)).ok()?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).ok()?;
+        let text = String::from_utf8_lossy(&bytes);
+        // The first one may have been cut.
+        let lines: Vec<&str> = text.lines().skip(usize::from(begin > 0)).collect();
+        let mut ended = BTreeSet::new();
+        for line in lines.into_iter().rev() {
+            let mut words = line.split(' ');
+            let (what, id) = (words.next()?, words.nth(1)?);
+            if what == "end" {
+                ended.insert(id);
+            } else if !ended.contains(id) {
+                return pid_of(id);
+            }
+        }
+        None
     }
 
     /// The attempts of one key.

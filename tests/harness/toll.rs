@@ -139,10 +139,7 @@ impl Strike {
     fn done_again(&self, attempts: &BTreeMap<String, Vec<Attempt>>) -> Option<Duration> {
         let again = |of_key: &Vec<Attempt>| {
             // Code may reach its end though its sidecar, which it would tell, is gone.
-            let cut_off = |a: &Attempt| {
-                let open = a.start <= self.at && (!a.ended || self.at < a.last);
-                open && self.components.contains(&a.pid())
-            };
+            let cut_off = |a: &Attempt| a.is_open_at(self.at) && self.components.contains(&a.pid());
             let at = of_key.iter().position(cut_off)?;
             let later = of_key[at + 1..].iter().filter(|a| a.start > self.at);
             let mut later = later.peekable();

@@ -1,4 +1,4 @@
-//! Actors in three languages that wait for each other in a circle: the youngest of their calls is refused, by a typed
+//! Actors in four languages that wait for each other in a circle: the youngest of their calls is refused, by a typed
 //! error that names them all, in whichever language its caller is written, and within a bound.
 
 use std::fs;
@@ -10,18 +10,18 @@ use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, NodeOptions, World, binaries, test, wait};
 use serde_json::{Value, json};
 
-use crate::js;
 use crate::language::word;
+use crate::{java, js};
 
 /// Who waits for whom: each for the next one, and the last one for the first.
-const KINDS: [&str; 3] = ["ChainRust", "ChainPython", "ChainJs"];
+const KINDS: [&str; 4] = ["ChainRust", "ChainPython", "ChainJs", "ChainJava"];
 
 /// A circle is looked for when a call has waited for `deadlock-probe-ms` (1 s), and believed when it is still there at
 /// the next look; the rest is for a machine that does much else.
 const FOUND_WITHIN: Duration = Duration::from_secs(2 + 3);
 
 #[test]
-fn a_circle_over_three_languages_is_broken_in_each_of_them() {
+fn a_circle_over_four_languages_is_broken_in_each_of_them() {
     test(async {
         let world = World::new("circle");
         let front = world.bare("front").await;
@@ -30,6 +30,7 @@ fn a_circle_over_three_languages_is_broken_in_each_of_them() {
             vec![word(&binaries::test_app()), "chain".to_owned()],
             script(Install::Wheel, "conformance/chain.py"),
             js::program("conformance/chain.js"),
+            java::program("chain"),
         ];
         let mut nodes = Vec::new();
         for (kind, command) in KINDS.into_iter().zip(programs) {
@@ -46,7 +47,7 @@ fn a_circle_over_three_languages_is_broken_in_each_of_them() {
             let deadlocks = node.client().await.figure("deadlocks").await.expect("answered");
             found += deadlocks.unwrap_or(0);
         }
-        assert_eq!(found, 3, "one call of each circle ended");
+        assert_eq!(usize::try_from(found), Ok(KINDS.len()), "one call of each circle ended");
     });
 }
 
@@ -60,9 +61,9 @@ async fn circle(world: &World, client: &Client, youngest: usize) {
         let (client, id) = (client.clone(), id.clone());
         tokio::spawn(async move { client.call((KINDS[at], &id), "hold", &argument).await })
     };
-    let calls = [begin(0), begin(1), begin(2)];
-    until(client, InvocationState::Running, 3).await;
-    let order = [next(youngest), next(next(youngest)), youngest];
+    let calls = [0, 1, 2, 3].map(begin);
+    until(client, InvocationState::Running, KINDS.len()).await;
+    let order = [1, 2, 3, 4].map(|after| (youngest + after) % KINDS.len());
     for (waiting, at) in order.into_iter().enumerate() {
         // What waits behind an actor of a later one is older than what that one asks for.
         until(client, InvocationState::Queued, waiting).await;
@@ -90,8 +91,9 @@ async fn circle(world: &World, client: &Client, youngest: usize) {
 
 /// The circle in words, from whichever of them one begins.
 fn rounds(id: &str) -> [String; KINDS.len()] {
-    [0, 1, 2].map(|first| {
-        let round = (first..=first + KINDS.len()).map(|at| format!("{}/{id}", KINDS[at % 3]));
+    let kind = |at: usize| KINDS[at % KINDS.len()];
+    [0, 1, 2, 3].map(|first| {
+        let round = (first..=first + KINDS.len()).map(|at| format!("{}/{id}", kind(at)));
         round.collect::<Vec<_>>().join(" -> ")
     })
 }

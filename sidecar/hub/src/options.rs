@@ -50,7 +50,8 @@ pub struct HubLimits {
     pub logs_max: usize,
     /// Kinds in one application.
     pub kinds_max: usize,
-    /// Former members count as alive for so long after the start, so that they can come back.
+    /// Former members count as alive for so long after the start, so that they can come back; those whose processes
+    /// are seen to live for as long as the silence, if that is longer: a busy machine may let them run only then.
     pub grace: Duration,
     /// A client that has said nothing for so long is struck out.
     pub silence: Duration,

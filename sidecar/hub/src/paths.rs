@@ -281,6 +281,11 @@ impl ProcessName {
     }
 }
 
+/// Whether there is such a process here, as far as this one can see, and it is not dead already.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    start_time(pid).is_some()
+}
+
 /// Field 22 of `/proc/PID/stat`; `None` if there is no such process or it is dead already.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -25,7 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::engine::{ConnId, DiskJob, FetchJob, Hub, Probe, RecallJob, Recalled, Replay, Threads};
 use crate::error::HubError;
 use crate::options::{HubOptions, MESSAGE_BYTES_MAX, MESSAGE_BYTES_TARGET, SEGMENT_BYTES_MIN};
-use crate::paths::Paths;
+use crate::paths::{self, Paths};
 use crate::snapshots::{SnapshotJob, Snapshots};
 use crate::store::{Store, StoreJob, system_time};
 use crate::tidy::{Ending, Tidier, TidyJob};
@@ -347,6 +347,8 @@ impl Running {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let grace = tokio::time::sleep(options.limits.grace);
         tokio::pin!(grace);
+        // A process that lives and is slow is waited for as long as if it were attached and silent.
+        let mut slow_too = Some(options.limits.silence.saturating_sub(options.limits.grace));
         let mut in_grace = true;
         loop {
             if let Some(fault) = self.hub.with(|engine| engine.take_fault()) {
@@ -374,10 +376,16 @@ impl Running {
                     Some(error) => engine.fail(error),
                     None => engine.tick(silent_max),
                 }),
-                () = &mut grace, if in_grace => {
-                    in_grace = false;
-                    self.hub.with(|engine| engine.end_grace());
-                }
+                () = &mut grace, if in_grace => match slow_too.take() {
+                    Some(longer) => {
+                        self.hub.with(|engine| engine.end_grace(paths::is_alive));
+                        grace.set(tokio::time::sleep(longer));
+                    }
+                    None => {
+                        in_grace = false;
+                        self.hub.with(|engine| engine.end_grace(|_| false));
+                    }
+                },
                 () = signals.end() => return Ok(HubExit::Signal),
             }
         }

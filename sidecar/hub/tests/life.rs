@@ -3,6 +3,8 @@
 mod common;
 
 use std::io::BufRead as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -159,17 +161,48 @@ async fn a_killed_hub_is_replaced_and_nothing_acknowledged_is_lost() {
 async fn a_member_that_does_not_come_back_is_dropped_after_the_grace() {
     let dir = tempfile::tempdir().unwrap();
     let mut a = node(dir.path(), "a").await;
-    let b = node(dir.path(), "b").await;
-    a.members(&["a", "b"]).await;
+    let mut b = member(dir.path());
+    a.members(&["a", "member"]).await;
     signal(Signal::STOP, hub_pid(dir.path()));
     // The hub cannot see b leave.
-    drop(b);
+    end(&mut b);
     kill(hub_pid(dir.path())).await;
     a.wait(HubEvent::Reconnected).await;
     let begun = Instant::now();
-    a.members(&["a", "b"]).await;
+    a.members(&["a", "member"]).await;
     a.members(&["a"]).await;
     assert!(begun.elapsed() > Duration::from_millis(500), "{:?}", begun.elapsed());
+}
+
+/// A machine that does much else may not let a process come back within the grace.
+#[tokio::test]
+async fn a_member_whose_process_lives_may_be_slow_to_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = node(dir.path(), "a").await;
+    let (mut slow, mut dead) = (member(dir.path()), member(dir.path()));
+    a.members(&["a", "member", "member"]).await;
+    signal(Signal::STOP, slow.id());
+    signal(Signal::STOP, hub_pid(dir.path()));
+    end(&mut dead);
+    kill(hub_pid(dir.path())).await;
+    a.wait(HubEvent::Reconnected).await;
+    a.members(&["a", "member", "member"]).await;
+    // The grace is over.
+    a.members(&["a", "member"]).await;
+    signal(Signal::CONT, slow.id());
+    let words = std::io::BufReader::new(slow.stdout.take().unwrap());
+    let mut words = words.lines().map_while(Result::ok);
+    let first = words.next().expect("it says what it is granted");
+    let next = words.find(|word| word != "disconnected");
+    assert_eq!(next, Some(first), "it comes back under its incarnation");
+    // Who comes back in no time is not waited for any longer than who is silent.
+    signal(Signal::STOP, slow.id());
+    kill(hub_pid(dir.path())).await;
+    a.wait(HubEvent::Reconnected).await;
+    let begun = Instant::now();
+    a.members(&["a"]).await;
+    assert!(begun.elapsed() > Duration::from_millis(1_500), "{:?}", begun.elapsed());
+    end(&mut slow);
 }
 
 #[tokio::test]
@@ -189,11 +222,7 @@ async fn a_silent_client_is_struck_out_and_gets_a_new_incarnation() {
     let dir = tempfile::tempdir().unwrap();
     let mut a = node(dir.path(), "a").await;
     // A client in a process of its own, so that it can be stopped.
-    let mut b = std::process::Command::new(common::hub_program().with_file_name("member"))
-        .arg(dir.path())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut b = member(dir.path());
     a.members(&["a", "member"]).await;
     signal(Signal::STOP, b.id());
     a.members(&["a"]).await;
@@ -204,8 +233,7 @@ async fn a_silent_client_is_struck_out_and_gets_a_new_incarnation() {
     assert!(words.next().is_some_and(|word| word.starts_with("welcome")));
     assert!(words.any(|word| word == "evicted"), "it is told that it was struck out");
     assert!(words.next().is_some_and(|word| word.starts_with("welcome")), "a new incarnation");
-    b.kill().unwrap();
-    b.wait().unwrap();
+    end(&mut b);
     a.members(&["a"]).await;
 }
 
@@ -366,4 +394,15 @@ async fn a_log_that_is_lost_alone_ends_hub_and_clients_and_the_next_ones_are_oth
     let mut b = node(dir.path(), "b").await;
     assert_eq!(b.read(&log(1), 1).await.len(), 0);
     assert_ne!(std::fs::read_to_string(&id).unwrap(), before, "what the first ones know is gone");
+}
+
+/// A client in a process of its own, which says what it is told.
+fn member(dir: &Path) -> Child {
+    let mut command = Command::new(common::hub_program().with_file_name("member"));
+    command.arg(dir).stdout(Stdio::piped()).spawn().expect("it can be started")
+}
+
+fn end(member: &mut Child) {
+    member.kill().expect("it is ours");
+    member.wait().expect("it is ours");
 }

@@ -187,12 +187,13 @@ impl Engine {
         }
     }
 
-    /// The grace after the start is over: former members that did not come back are gone.
-    pub(crate) fn end_grace(&mut self) {
+    /// The grace after the start is over: former members that did not come back are gone, but for those whose process,
+    /// by its id, may still come.
+    pub(crate) fn end_grace(&mut self, may_come: impl Fn(u32) -> bool) {
         let mut gone = Vec::new();
         for (app, entry) in &self.apps {
             for (&incarnation, member) in &entry.members {
-                if member.conn.is_none() {
+                if member.conn.is_none() && !may_come(member.info.process_id) {
                     gone.push((Arc::clone(app), incarnation));
                 }
             }

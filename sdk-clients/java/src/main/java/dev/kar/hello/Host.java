@@ -64,6 +64,22 @@ public final class Host implements StreamObserver<ConnectResponse> {
         }
     }
 
+    /** What the sidecar refused, or what became of it on the way: an error of KAR. */
+    public static final class Refusal extends IllegalStateException {
+        private static final long serialVersionUID = 1L;
+
+        private final transient Sidecar.Error error;
+
+        Refusal(Sidecar.Error error) {
+            super(error.toString());
+            this.error = error;
+        }
+
+        public Sidecar.Error error() {
+            return error;
+        }
+    }
+
     private final Code code;
     private final ExecutorService threads = Executors.newCachedThreadPool();
     /** Turns that run, by token. Each entry gets exactly one {@code turn_result}. Guarded by this. */
@@ -121,7 +137,7 @@ public final class Host implements StreamObserver<ConnectResponse> {
             throw new IllegalStateException(e.getCause());
         }
         if (response.hasStatus()) {
-            throw new IllegalStateException(Sidecar.Error.of(response.getStatus()).toString());
+            throw new Refusal(Sidecar.Error.of(response.getStatus()));
         }
         return response;
     }
