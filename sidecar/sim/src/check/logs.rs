@@ -290,6 +290,7 @@ impl Judge<'_> {
         }
         let model = &mut self.logs[log];
         let returns = held.home.as_ref() == Some(&model.id);
+        model.came.entry((uuid, held.step)).or_insert(model.epoch);
         match model.held.get_mut(&uuid) {
             // A chain of tail calls comes by again …
             Some(known) if known.left && held.step > known.step && !returns => *known = held,
@@ -491,7 +492,8 @@ impl Judge<'_> {
         let (is_told, is_buried) = (self.is_deactivation(uuid), self.is_buried(uuid));
         let to_itself = self.logs[log].owed.range((log, 0)..=(log, Number::MAX));
         let last_sent = to_itself.last().map_or(0, |((_, number), _)| *number);
-        let Some(held) = self.logs[log].held.get_mut(&uuid) else { return };
+        let model = &mut self.logs[log];
+        let Some(held) = model.held.get_mut(&uuid) else { return };
         match end {
             End::Outcome(outcome) => {
                 held.ended = Some(Ended { outcome: outcome.clone(), epoch, offset, at: self.now });
@@ -505,6 +507,7 @@ impl Judge<'_> {
                 if !keeps_lock {
                     held.queued_by = QueuedBy::Step(held.actor.clone(), last_sent);
                 }
+                model.came.entry((uuid, invocation.step)).or_insert(epoch);
                 held.step = invocation.step;
                 held.tag = Spec::read(&invocation.payload).tag;
                 held.attempt = 1;

@@ -150,6 +150,9 @@ pub(crate) struct LogModel {
     pub(crate) turns: HashMap<(Uuid, u32, u32, Epoch), Vec<TurnRecord>>,
     /// Steps that have ended here: with which reign's record, and where.
     pub(crate) done: HashMap<(Uuid, u32), (Epoch, Offset)>,
+    /// Steps that were to run here, and the reign whose record says so first. One that a chain was passed on for is not
+    /// here before it is accepted.
+    pub(crate) came: HashMap<(Uuid, u32), Epoch>,
     /// State operations that took effect, for the store: offset, actor, operations.
     pub(crate) writes: Vec<(Offset, Arc<str>, Vec<StateOp>)>,
     /// Tells that ended without success, and were neither sent again nor dropped.
@@ -211,6 +214,7 @@ impl LogModel {
             actors: HashMap::new(),
             turns: HashMap::new(),
             done: HashMap::new(),
+            came: HashMap::new(),
             writes: Vec::new(),
             dead: BTreeSet::new(),
             highest: HashMap::new(),

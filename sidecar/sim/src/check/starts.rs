@@ -61,7 +61,7 @@ impl Judge<'_> {
                 let next = model.next_reign(epoch).map_or(Us::MAX, |next| next.from);
                 model.held.get(&uuid).is_some_and(|held| held.since < next)
             }
-            _ => model.done.get(&(uuid, step - 1)).is_some_and(|(by, _)| *by <= epoch),
+            _ => model.came.get(&(uuid, step)).is_some_and(|by| *by <= epoch),
         };
         let earlier = model.reigns.iter().map(|reign| reign.epoch).filter(|e| *e < token.epoch);
         let run_by = |epoch| self.dispatched.get(&(log, uuid, step, token.attempt, epoch));
