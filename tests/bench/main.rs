@@ -281,8 +281,16 @@ async fn once(
     ];
     load.begun().await?;
     let (meter, before) = (Meter::start(&pids)?, hub_stats(&world.data_dir()).await?);
+    let core_before = core_cpu_us(host).await?;
     let result = load.ended().await?;
     let (cpu, after) = (meter.stop()?, hub_stats(&world.data_dir()).await?);
+    let core = core_cpu_us(host).await? - core_before;
     load.finish().await?;
-    Ok(Row::new(scenario, &result, cpu, &before, &after))
+    Ok(Row::new(scenario, &result, (cpu, core), &before, &after))
+}
+
+/// CPU time that the core of a sidecar has used, µs.
+async fn core_cpu_us(node: &Node) -> Result<f64> {
+    let used = node.client().await.figure("core_cpu_us").await?;
+    Ok(used.context("the sidecar tells no core_cpu_us")? as f64)
 }

@@ -37,3 +37,10 @@ fn monotonic() -> Duration {
     // Both parts are never negative for this clock.
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
+
+/// CPU time that this thread has used.
+pub(super) fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    // Both parts are never negative for this clock.
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}

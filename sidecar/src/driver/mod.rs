@@ -9,6 +9,7 @@
 
 pub mod clock;
 pub mod counters;
+pub mod meter;
 pub mod outlets;
 pub mod timer;
 
@@ -28,6 +29,7 @@ use tokio::sync::{Notify, watch};
 
 use self::clock::Clock;
 use self::counters::Counters;
+use self::meter::Meter;
 use self::outlets::{
     Backend, DirectCall, Directory, Host, Peer, PublishAsk, RecordTooLong, Responder, Topics,
 };
@@ -94,6 +96,7 @@ struct State {
     responders: HashMap<RequestId, Responder>,
     next_id: u64,
     counters: Counters,
+    meter: Meter,
     /// What stands still until somebody mends it, for people.
     faults: BTreeMap<Stuck, String>,
     /// When the timer wakes.
@@ -132,6 +135,7 @@ impl Driver {
             responders: HashMap::new(),
             next_id: 0,
             counters: Counters::default(),
+            meter: Meter::default(),
             faults: BTreeMap::new(),
             armed: now,
             heartbeat: now,
@@ -303,6 +307,7 @@ impl Driver {
             counters.insert(name.into(), i64::try_from(value).unwrap_or(i64::MAX));
         }
         for (name, value) in [
+            ("core_cpu_us", usize::try_from(state.meter.micros()).unwrap_or(usize::MAX)),
             ("requests_open_now", state.responders.len()),
             ("unfinished_now", held.unfinished),
             ("unfinished_bytes_now", held.unfinished_bytes),
@@ -363,8 +368,9 @@ impl Batch<'_> {
             _ => {}
         }
         let now = self.now;
-        if let Some(node) = &mut self.state.node {
-            node.handle(now, event);
+        let State { node, meter, .. } = &mut *self.state;
+        if let Some(node) = node {
+            meter.run(|| node.handle(now, event));
         }
     }
 
@@ -519,7 +525,7 @@ impl Batch<'_> {
     fn drain(&mut self) {
         let state = &mut *self.state;
         let (Some(node), Some(backend)) = (&mut state.node, &state.backend) else { return };
-        while let Some(append) = node.poll_append() {
+        while let Some(append) = state.meter.run(|| node.poll_append()) {
             state.counters.appends += 1;
             let (partition, proposal) = (append.partition.clone(), append.proposal);
             if let Err(RecordTooLong { bytes, bytes_max }) = backend.append(append) {
