@@ -1,6 +1,6 @@
-//! How generated clients and servers write and read messages: as `tonic_prost` does, but a message is measured before it
-//! is written, so that its buffer is made once. Without that the buffer of a long message is doubled, and what is in it
-//! copied, several times.
+//! How generated clients and servers write and read messages: as `tonic_prost` does, but a message is measured before
+//! it is written, so that its buffer is made once. Without that the buffer of a long message is doubled, and what is
+//! in it copied, several times.
 
 use std::marker::PhantomData;
 
