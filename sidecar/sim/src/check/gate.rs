@@ -12,21 +12,20 @@ use crate::history::{Answer, ItemKind, Waiter};
 use crate::remind::Remind;
 
 impl Judge<'_> {
-    /// To which reign a request was sent first. Inboxes are for all (epoch 0): what was sent nowhere before runs
-    /// ahead of no reign's log; what was, perhaps within one node, may still do so where it came first.
+    /// Which reign sent a request to which. Inboxes are for all (epoch 0): what was sent nowhere before runs ahead of
+    /// no reign's log; what was, perhaps within one node, may still do so where it came first.
     fn note_request(
         &mut self,
+        from_epoch: Epoch,
         to: &PartitionId,
         epoch: Epoch,
         again: bool,
         invocation: &Invocation,
     ) {
         let key = (self.log_of(to), invocation.uuid, invocation.step);
-        if epoch > 0 {
-            let first = self.sent_to_epoch.entry(key).or_insert(epoch);
-            *first = (*first).min(epoch);
-        } else if !again {
-            self.sent_to_epoch.entry(key).or_insert(0);
+        let sends = self.sends.entry(key).or_default();
+        if epoch > 0 || (!again && sends.is_empty()) {
+            sends.insert((from_epoch, epoch));
         }
     }
 
@@ -36,10 +35,12 @@ impl Judge<'_> {
             Message::Open { sender, to, highest, open, .. } => {
                 self.check_open(sender, to, *highest, open);
             }
-            Message::Request { sender, to, epoch, number, floor, again, owed, .. } => {
+            Message::Request {
+                sender, from_epoch, to, epoch, number, floor, again, owed, ..
+            } => {
                 if let Owed::Invocation(invocation) = owed {
                     self.meet(invocation);
-                    self.note_request(to, *epoch, *again, invocation);
+                    self.note_request(*from_epoch, to, *epoch, *again, invocation);
                 }
                 self.check_request(from, sender, to, *number, owed.uuid());
                 self.event_sent(from, sender, owed);

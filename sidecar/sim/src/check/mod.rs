@@ -31,7 +31,7 @@ mod withdraw;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use kar_core::ids::{Kind, NodeId, Number, PartitionId, Sender, Uuid};
+use kar_core::ids::{Epoch, Kind, NodeId, Number, PartitionId, Sender, Uuid};
 
 pub(crate) use counts::Counts;
 pub(crate) use logs::LogModel;
@@ -109,8 +109,9 @@ pub(crate) struct Judge<'h> {
     pub(crate) tag_of_uuid: HashMap<Uuid, u64>,
     /// Dead letters that operators were told of.
     pub(crate) dead_told: BTreeSet<Uuid>,
-    /// The lowest epoch that a step of an invocation was sent to, by the log it was sent to.
-    pub(crate) sent_to_epoch: HashMap<(usize, Uuid, u32), u64>,
+    /// What each step of an invocation was sent as, by the log it was sent to: by which reign of its sender, to which
+    /// reign.
+    pub(crate) sends: HashMap<(usize, Uuid, u32), BTreeSet<(Epoch, Epoch)>>,
     /// Dead letters that were sent again: what each was when it was told first.
     pub(crate) redriven: HashMap<Uuid, Uuid>,
     /// Where a tag was issued by a turn: run and item.
@@ -205,7 +206,7 @@ impl<'h> Judge<'h> {
             uuid_of_tag: HashMap::new(),
             tag_of_uuid: HashMap::new(),
             dead_told: BTreeSet::new(),
-            sent_to_epoch: HashMap::new(),
+            sends: HashMap::new(),
             redriven: HashMap::new(),
             issued,
             // The first one, where it is sent again.

@@ -1,6 +1,6 @@
 //! P2, P3: what may be dispatched, and when.
 
-use kar_core::ids::Uuid;
+use kar_core::ids::{Epoch, Uuid};
 
 use super::Judge;
 use crate::history::{ItemKind, Run};
@@ -118,7 +118,8 @@ impl Judge<'_> {
     /// when it is accepted, so that it can be counted.
     fn check_resent(&mut self, run: usize, record: &Run, log: usize, uuid: Uuid) {
         let token = &record.token;
-        let first = self.sent_to_epoch.get(&(log, uuid, token.step)).copied();
+        let from = self.sent_by(record, log, uuid);
+        let first = self.first_sent(log, uuid, token.step, from);
         // Under an idempotency key several clients may send it, each for the first time.
         let asked = self.asked.get(&record.spec.tag);
         if asked.is_some_and(|req| self.history.reqs[*req].keyed) {
@@ -130,6 +131,30 @@ impl Judge<'_> {
             let text = format!("r{run} {token} was sent to epoch {first:?}, and is not accepted");
             self.wrong("L6 never ahead of the log twice", text);
         }
+    }
+
+    /// The oldest reign of its sender that may have sent this turn to where it starts. A reign that was replaced, and
+    /// does not know it, may send for the first time what its successor has sent long since: it knows nothing of that.
+    fn sent_by(&self, record: &Run, log: usize, uuid: Uuid) -> Epoch {
+        let token = &record.token;
+        let sends = self.sends.get(&(log, uuid, token.step)).into_iter().flatten();
+        let over_network = sends.filter(|(_, to)| *to == token.epoch).map(|(from, _)| *from);
+        let parent = self.issued.get(&record.spec.tag).map(|(run, _)| &self.history.runs[*run]);
+        // Within a node no message is seen.
+        let within_node = parent.filter(|p| p.node == record.node).map(|p| p.token.epoch);
+        over_network.chain(within_node).min().unwrap_or(Epoch::MAX)
+    }
+
+    /// The lowest epoch that reigns of the sender up to `from` sent it to.
+    pub(super) fn first_sent(
+        &self,
+        log: usize,
+        uuid: Uuid,
+        step: u32,
+        from: Epoch,
+    ) -> Option<Epoch> {
+        let sends = self.sends.get(&(log, uuid, step))?;
+        sends.iter().filter(|(by, _)| *by <= from).map(|(_, to)| *to).min()
     }
 
     /// Rule L5: what comes from another partition is committed there; with `strict`, everything is.

@@ -1,6 +1,6 @@
 //! T2: what is withdrawn had not started, was called by an attempt that is over, and has no key.
 
-use kar_core::ids::{Offset, Sender, Uuid};
+use kar_core::ids::{Epoch, Offset, Sender, Uuid};
 
 use super::Judge;
 
@@ -30,7 +30,7 @@ impl Judge<'_> {
             let text = format!("{id}@{offset}: {uuid} has a step key");
             self.wrong("T2 keyed calls stay", text);
         }
-        let first = self.sent_to_epoch.get(&(log, uuid, 1)).copied().unwrap_or(epoch);
+        let first = self.first_sent(log, uuid, 1, Epoch::MAX).unwrap_or(epoch);
         let both = self.logs[from].epoch > owed.epoch && first < epoch;
         self.counts.both_ends_failing += u64::from(both);
         let (step, attempt) = owed.attempt;
