@@ -35,7 +35,34 @@ pub(crate) struct Limits {
     pub(crate) append_p99_us: f64,
 }
 
+/// The limits where the promises were made (`BASELINES.md`, the skeleton's session; where it has a range, its slow end).
+mod reference {
+    /// One stream round trip, µs.
+    pub(super) const ECHO_US: f64 = 50.0;
+    /// Round trips per second with 64 under way.
+    pub(super) const ECHO_PER_SECOND: f64 = 370_000.0;
+    /// One write of 1 KiB and `fdatasync`, µs.
+    pub(super) const APPEND_US: f64 = 100.0;
+    /// Three stream round trips and an append through the hub, µs: the promise of 450 µs is 1.5 times this.
+    pub(super) const DURABLE_US: f64 = 300.0;
+}
+
 impl Limits {
+    /// How many times slower one call after the other is here than where the promises were made; at least 1.
+    pub(crate) fn slower_alone(self) -> f64 {
+        (self.durable_us() / reference::DURABLE_US).max(1.0)
+    }
+
+    /// How many times slower many calls are here than where the promises were made, whose throughput and CPU are one
+    /// figure on two busy cores; at least 1.
+    pub(crate) fn slower_together(self, one_by_one: bool) -> f64 {
+        let there = match one_by_one {
+            true => 1e6 / (2.0 * reference::ECHO_US + reference::APPEND_US) / self.per_second(true),
+            false => reference::ECHO_PER_SECOND / self.echo_per_second.max(f64::MIN_POSITIVE),
+        };
+        there.max(1.0)
+    }
+
     /// Three stream round trips in a chain: client → sidecar → sidecar → app and back. Three times
     /// [`Self::echo_us`] would be too little: two processes alone share a core and its cache, four
     /// have to wake each other across cores.
