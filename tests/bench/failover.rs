@@ -25,10 +25,24 @@ const PROBES: u32 = 32;
 pub(crate) struct Failovers {
     /// Each failover's length, ms, ascending.
     pub(crate) ms: Vec<f64>,
-    /// p99 of calls to the other owner before the kills, µs.
-    pub(crate) bystander_p99_before_us: f64,
-    /// The same from each kill until a while after the answer, µs.
-    pub(crate) bystander_p99_after_us: f64,
+    /// Calls to the other owner before the kills.
+    pub(crate) before: Bystanders,
+    /// The same from each kill until a while after the answer.
+    pub(crate) after: Bystanders,
+}
+
+/// What callers of the other owner saw.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Bystanders {
+    pub(crate) p99_us: f64,
+    /// The slowest call, which is the longest pause: calls are made one after the other.
+    pub(crate) max_us: f64,
+}
+
+impl Bystanders {
+    fn of(latencies: &Histogram<u64>) -> Self {
+        Self { p99_us: latencies.value_at_quantile(0.99) as f64, max_us: latencies.max() as f64 }
+    }
 }
 
 /// Kills an owner so many times; what was found is there also if one of them fails.
@@ -43,8 +57,7 @@ pub(crate) async fn measure(count: u32, found: &mut Failovers) -> Result<()> {
         let length = once(&client, &mut hosts, &id, &mut bystanders).await;
         found.ms.push(length.with_context(|| format!("failover {} of {count}", round + 1))?);
         found.ms.sort_by(f64::total_cmp);
-        let [before, after] = bystanders.each_ref().map(|h| h.value_at_quantile(0.99) as f64);
-        (found.bystander_p99_before_us, found.bystander_p99_after_us) = (before, after);
+        [found.before, found.after] = bystanders.each_ref().map(Bystanders::of);
         for node in &mut hosts {
             if node.component_now().is_none() {
                 node.ended(READY_LIMIT).await;

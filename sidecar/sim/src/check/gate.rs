@@ -178,9 +178,11 @@ impl Judge<'_> {
         for (number, uuid) in closed {
             let held = self.logs[log].held.get(&uuid);
             let fine = match sender {
-                Sender::Node(_) => {
+                Sender::Node(node) => {
                     let ended = held.is_some_and(|h| h.ended.is_some());
-                    self.mode_of(uuid) != Some(Mode::Call) || ended
+                    self.mode_of(uuid) != Some(Mode::Call)
+                        || ended
+                        || self.has_answered(*node, uuid)
                 }
                 Sender::Log { partition, .. } => {
                     let owed = self.logs[self.log_of(partition)].owed.get(&(log, number));
@@ -201,6 +203,14 @@ impl Judge<'_> {
             let text = format!("{} closes {uuid}, which its sender needs", self.logs[log].id);
             self.wrong("C4 retired only when closed", text);
         }
+    }
+
+    /// A node has answered its client, and be it that it does not know: one that was struck out needs no outcome.
+    fn has_answered(&self, node: NodeId, uuid: Uuid) -> bool {
+        let asked = self.tag_of_uuid.get(&uuid).and_then(|tag| self.asked.get(tag));
+        asked.is_some_and(|req| {
+            self.history.reqs[*req].node == node && self.answered.contains(&(usize::MAX, *req))
+        })
     }
 
     /// A node answers its component.
