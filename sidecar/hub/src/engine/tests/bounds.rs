@@ -297,3 +297,32 @@ impl Bare {
         told.into_iter().filter(|(log, _)| *log == 1).map(|(_, offset)| offset).collect()
     }
 }
+
+#[test]
+fn what_cannot_be_synced_is_not_acknowledged_and_ends_the_hub() {
+    let mut bare = Bare::new();
+    let client = bare.client("app", false);
+    open(&mut bare, client, 1);
+    append(&mut bare, client, 1, 1, 1);
+    bare.commit();
+    drop(bare.told(client));
+    append(&mut bare, client, 1, 2, 1);
+    let hub = Hub::new(bare.engine);
+    let mut tries = 0;
+    hub.commit_loop(|_| {
+        tries += 1;
+        Err(HubError::io(
+            "sync",
+            std::path::Path::new("log"),
+            std::io::Error::other("the disk is gone"),
+        ))
+    });
+    let fault = hub.with(Engine::take_fault).expect("the hub ends");
+    assert_eq!((tries, fault.exit_code()), (1, crate::exit_code::IO), "{fault}");
+    bare.engine = hub.engine.into_inner().unwrap();
+    let told = bare.told(client);
+    assert!(
+        !told.iter().any(|frame| matches!(frame, Frame::Own(_) | Frame::Entry(_))),
+        "{told:?}"
+    );
+}
