@@ -5,6 +5,7 @@
 //! Payloads are 1 KiB both ways. What fails has no figures, and its cause is in the report; the rest is measured. CPU
 //! is the time that all five processes used, from `/proc`, per call.
 
+mod against;
 mod attempt;
 mod budget;
 mod echo;
@@ -25,6 +26,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use kar_proto::v1::CreateTopicRequest;
 use kar_tests::{Node, NodeOptions, World};
 
+use crate::against::Earlier;
 use crate::attempt::{Failure, attempt};
 use crate::budget::Scenario;
 use crate::processes::{Meter, hub_stats};
@@ -54,6 +56,9 @@ struct Args {
     /// What the hub waits for: `fsync` or `os`
     #[arg(long, default_value = "fsync")]
     durability: String,
+    /// An earlier report, as `-o json` printed it: prints whether anything got worse, the machine's own speed taken out
+    #[arg(long, value_name = "FILE", conflicts_with = "languages")]
+    against: Option<PathBuf>,
     /// Measures hosts and clients in other languages instead, which have to be built
     #[arg(long)]
     languages: bool,
@@ -98,6 +103,7 @@ fn main() -> Result<()> {
             Some(Part::Echo { socket, next }) => echo::serve(&socket, next.as_deref()).await,
             None => {
                 kar_tests::process::tie();
+                let earlier = args.against.as_deref().map(Earlier::read).transpose()?;
                 let mut report = Report::default();
                 let judged = kar_tests::process::until_ended(judge(&args, &mut report)).await?;
                 let cause = match judged {
@@ -108,7 +114,7 @@ fn main() -> Result<()> {
                 report
                     .failures
                     .extend(cause.map(|cause| Failure { what: "the rest".into(), cause }));
-                print(&args, &report)?;
+                print(&args, &report, earlier.as_ref())?;
                 match report.failures.len() {
                     0 => Ok(()),
                     count => bail!(
@@ -184,9 +190,13 @@ fn patience(args: &Args, count: u32) -> Duration {
     (PATIENCE + Duration::from_secs_f64(args.seconds)) * count
 }
 
-fn print(args: &Args, report: &Report) -> Result<()> {
+fn print(args: &Args, report: &Report, earlier: Option<&Earlier>) -> Result<()> {
     match args.output {
-        Format::Table => print!("{}", report.table()),
+        Format::Table => {
+            print!("{}", report.table());
+            let compared = earlier.map(|earlier| earlier.compare(&report.rows, report.limits));
+            print!("{}", compared.unwrap_or_default());
+        }
         Format::Json => println!("{}", serde_json::to_string_pretty(report)?),
     }
     Ok(())

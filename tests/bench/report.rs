@@ -81,6 +81,11 @@ impl Row {
         }
     }
 
+    /// Calls under way at once.
+    pub(crate) fn clients(&self) -> usize {
+        self.scenario.clients
+    }
+
     /// A figure about commits, where there are any but the odd one of a lease.
     fn per_commit(&self, figure: f64) -> String {
         if self.scenario.target == Target::Direct { String::new() } else { format!("{figure:.1}") }
