@@ -61,12 +61,32 @@ pub trait Caller: sealed::Sealed {
 pub trait InTurn: Caller<Scope = Nested> + Deref<Target = TurnContext> {}
 
 /// May read the state of the turn's actor. Sealed.
+///
+/// ```
+/// async fn seen(ctx: &impl kar_sdk::ReadsState) -> Result<Option<u32>, kar_sdk::CallError> {
+///     ctx.read_state().get("seen").await
+/// }
+/// ```
+///
+/// What may only read cannot write:
+///
+/// ```compile_fail,E0599
+/// fn forget(ctx: &impl kar_sdk::ReadsState) -> Result<(), kar_sdk::CallError> {
+///     ctx.state().remove("seen")
+/// }
+/// ```
 pub trait ReadsState: InTurn {
     /// The state, for reading.
     fn read_state(&self) -> StateReader<'_>;
 }
 
 /// May change the state of the turn's actor. Sealed.
+///
+/// ```
+/// fn forget(ctx: &impl kar_sdk::WritesState) -> Result<(), kar_sdk::CallError> {
+///     ctx.state().remove("seen")
+/// }
+/// ```
 pub trait WritesState: ReadsState {
     /// The state.
     fn state(&self) -> StateWriter<'_>;

@@ -4,6 +4,7 @@ mod forget;
 mod life;
 mod stage;
 mod turns;
+mod unknown;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
