@@ -55,8 +55,9 @@ impl Earlier {
         let by_name: BTreeMap<_, _> =
             self.rows.iter().map(|row| (row.name.as_str(), row)).collect();
         let mut out = format!(
-            "\nAgainst the earlier report, above 1.00× is better than then. The machine is {alone:.2} times as slow for one \
-             call\nafter the other as it was then, and {together:.2} times for many at once, which is taken out\n"
+            "\nAgainst the earlier report, above 1.00× is better than then. The machine is {alone:.2} times as \
+             slow for one call\nafter the other as it was then, and {together:.2} times for many at once, which is \
+             taken out\n"
         );
         for row in rows {
             let Some(before) = by_name.get(row.name) else { continue };

@@ -35,7 +35,8 @@ pub(crate) struct Limits {
     pub(crate) append_p99_us: f64,
 }
 
-/// The limits where the promises were made (`BASELINES.md`, the skeleton's session; where it has a range, its slow end).
+/// The limits where the promises were made (`BASELINES.md`, the skeleton's session; where it has a range, its slow
+/// end).
 mod reference {
     /// One stream round trip, µs.
     pub(super) const ECHO_US: f64 = 50.0;

@@ -273,10 +273,10 @@ impl Report {
         ];
         writeln!(
             out,
-            "\nPromises (design section 15); above 1.00× is better than promised. First as stated; then as this machine is \
-             now,\nwhose physical limits are worse than those where the promises were made: {alone:.2} times for one call \
-             after the\nother, {many:.2} times for many at once, {strict:.2} times for a strict hot actor. \
-             MISS: worse than 1.5 times after that"
+            "\nPromises (design section 15); above 1.00× is better than promised. First as stated; then as this \
+             machine is now,\nwhose physical limits are worse than those where the promises were made: {alone:.2} \
+             times for one call after the\nother, {many:.2} times for many at once, {strict:.2} times for a strict \
+             hot actor. MISS: worse than 1.5 times\nafter that"
         )
     }
 

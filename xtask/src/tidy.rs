@@ -11,6 +11,12 @@ const LINE_MAX: usize = 120;
 /// Longer files are listed, so that somebody asks whether they are two.
 const FILE_LINES_REPORTED: usize = 400;
 
+/// Longer files say at their heads why they are one.
+const FILE_LINES_EXPLAINED: usize = 600;
+
+/// The words by which they do.
+const EXPLAINED: &str = "//! Longer than most: ";
+
 /// Endings of files whose lines are checked for length.
 const CODE: &[&str] = &["rs", "proto", "sh", "py", "js", "ts", "java"];
 
@@ -58,6 +64,9 @@ pub(crate) fn check() -> Result<()> {
         let lines = code_lines(&text);
         if path.ends_with(".rs") && lines > FILE_LINES_REPORTED {
             long.push((lines, path.to_owned()));
+        }
+        if path.ends_with(".rs") && lines > FILE_LINES_EXPLAINED && !text.contains(EXPLAINED) {
+            findings.push(format!("{path}:1: {lines} lines: say at its head why, or make it two"));
         }
     }
     check_core(&mut findings)?;

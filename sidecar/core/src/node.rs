@@ -1,4 +1,6 @@
 //! The decisions of one node: everything a sidecar decides, behind one `handle`.
+//!
+//! Longer than most: the node's fields, and the way of each input and effect through them, in one place.
 
 mod asks;
 mod component;

@@ -1,4 +1,6 @@
 //! The hub as a process: recovers, serves its socket, ends when it is idle or told to.
+//!
+//! Longer than most: its threads are started, watched and ended in one order, which is read as one.
 
 use std::fs;
 use std::io;
