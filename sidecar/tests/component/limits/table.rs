@@ -125,7 +125,7 @@ pub(super) const SIDECAR: &[Row] = &[
         "results_bytes_per_partition_max",
         "sidecar/core/tests/bytes.rs",
         "results_of_starts_are_kept_by_bytes_the_newest_longest",
-        "the oldest results go",
+        "the oldest results go, it is told, and who asks for one is told, too",
     ),
     (
         "keys_per_partition_max",
@@ -209,8 +209,8 @@ pub(super) const SIDECAR: &[Row] = &[
     (
         "subscription_in_flight_max",
         "sidecar/core/tests/subscriptions.rs",
-        "the_same_again_is_the_same_and_other_settings_are_an_error",
-        "refused by name; the subscription stays",
+        "less_or_more_under_way_than_may_be_is_refused_by_name_and_the_subscription_stays",
+        "refused by name; the subscription stays, and delivers",
     ),
     (
         "subscription_in_flight_bytes_max",
@@ -346,8 +346,8 @@ pub(super) const SIDECAR: &[Row] = &[
     ),
     (
         "snapshot_after_records",
-        "tests/e2e/life.rs",
-        "passive_actors_cost_nothing",
+        "sidecar/core/tests/snapshots.rs",
+        "who_takes_over_reads_what_came_after_the_newest_snapshot",
         "a snapshot is taken, and the log trimmed",
     ),
     (
@@ -359,8 +359,8 @@ pub(super) const SIDECAR: &[Row] = &[
     (
         "trim_delay_ms",
         "sidecar/core/tests/snapshots.rs",
-        "with_a_delay_the_log_heals_a_store_that_went_back",
-        "records stay for that long",
+        "nothing_is_trimmed_before_the_delay_and_what_is_dispensable_after_it",
+        "records stay for that long, and go then",
     ),
     (
         "inbox_after_ms",
