@@ -22,7 +22,7 @@ impl Mount {
         fs::create_dir_all(at).expect("a folder");
         assert!(
             run("mount", &["-t", "tmpfs", "-o", options, "kar-test"], at),
-            "this test mounts a file system of its own, which needs root and mount(8): run it as root; see `cargo xtask test`"
+            "this test mounts a file system, which needs root and mount(8): run it as root; see `cargo xtask test`"
         );
         Self(at.to_owned())
     }

@@ -253,7 +253,7 @@ impl Mounted {
             Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(path).status();
         assert!(
             status.is_ok_and(|status| status.success()),
-            "this test mounts a file system of its own, which needs root and mount(8): run it as root; see `cargo xtask test`"
+            "this test mounts a file system, which needs root and mount(8): run it as root; see `cargo xtask test`"
         );
         Self { path: path.to_owned() }
     }
