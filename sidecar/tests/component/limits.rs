@@ -1,8 +1,8 @@
 //! Every bound is to have a test that exceeds it: the table of them, held against the list that the program tells.
 //!
 //! What is checked here: that each bound which the program tells has one row, that each row has a bound, and that its
-//! file has a test of that name. What nobody but a reader can check: that this test exceeds the bound, that the error or
-//! notice names it, that it holds up nobody else, and so that the row's last text is true. Who adds a row shows it
+//! file has a test of that name. What nobody but a reader can check: that this test exceeds the bound, that the error
+//! or notice names it, that it holds up nobody else, and so that the row's last text is true. Who adds a row shows it
 //! by breaking the bound once and seeing the test fail.
 
 mod table;
