@@ -436,9 +436,9 @@ pub(super) const SIDECAR: &[Row] = &[
     ),
     (
         "publish_batch_events_max",
-        "tests/e2e/events.rs",
-        "what_is_no_event_is_refused_by_its_field",
-        "refused by name; nothing is published",
+        "tests/e2e/events/publishing.rs",
+        "a_batch_has_as_many_events_as_it_may_and_no_more_also_in_a_turn",
+        "refused by name, in turns too; nothing of it is published; others publish",
     ),
     (
         "consume_streams_max consume_unacknowledged_max",
@@ -545,7 +545,7 @@ pub(super) const HUB: &[Row] = &[
         "snapshot_bytes_max snapshots_max",
         "sidecar/hub/tests/snapshots.rs",
         "bounds_are_typed_errors",
-        "refused by name; those there are stay",
+        "refused by name; those there are stay, as they were",
     ),
     (
         "topics_max topic_partitions_max consumers_max",
