@@ -256,7 +256,7 @@ pub enum SubscriptionError {
     )]
     Partitions,
     /// The number of events under way.
-    #[error("in_flight must be 1 to {0}")]
+    #[error("in_flight must be 1 to {0} (subscription_in_flight_max)")]
     InFlight(usize),
     /// Its settings are too long.
     #[error("the settings of a subscription have more than {0} bytes: use a shorter filter")]

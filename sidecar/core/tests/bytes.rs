@@ -7,7 +7,7 @@ use kar_core::effect::{Notice, RequestError, Response, Turn};
 use kar_core::event::{Offer, Operation};
 use kar_core::ids::{Kind, NodeId, RequestId, SessionId, Uuid};
 use kar_core::invocation::{Mode, Outcome, Refusal, StateOp, Target};
-use kar_core::limits::Limits;
+use kar_core::limits::{LimitHit, Limits};
 use kar_core::message::{DirectResult, Message};
 use kar_core::node::Held;
 use kar_core::record::Record;
@@ -293,14 +293,21 @@ fn results_of_starts_are_kept_by_bytes_the_newest_longest() {
     }
     assert_eq!(script.node.held().results, 2);
     assert!(script.node.held().results_bytes <= 10_000);
-    let known: Vec<_> = ids
-        .into_iter()
-        .map(|invocation| {
-            let asked = script.request(Operation::Await { invocation });
-            matches!(script.answers.remove(&asked), Some(Ok(Response::Outcome { .. })))
-        })
-        .collect();
-    assert_eq!(known, [false, true, true]);
+    let told: Vec<_> = script.notices.iter().filter(|n| matches!(n, Notice::Limit(_))).collect();
+    let (name, limit) = ("results_bytes_per_partition_max", 10_000);
+    assert_eq!(told, [&Notice::Limit(LimitHit { name, limit })], "once, of one that went");
+    for (invocation, is_known) in ids.into_iter().zip([false, true, true]) {
+        let asked = script.request(Operation::Await { invocation: invocation.clone() });
+        match script.answers.remove(&asked) {
+            Some(Ok(Response::Outcome { outcome, .. })) if is_known => {
+                assert_eq!(outcome, Outcome::Done(filled(4_000)));
+            }
+            Some(Err(RequestError::UnknownInvocation(id))) if !is_known => {
+                assert_eq!(*id, invocation);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -150,6 +150,38 @@ fn a_store_that_is_older_than_the_log_is_refused() {
     assert_eq!(read(&mut script), "49");
 }
 
+/// A write each second: every record stays for the delay, and not much longer than that.
+#[test]
+fn nothing_is_trimmed_before_the_delay_and_what_is_dispensable_after_it() {
+    const DELAY_S: usize = 60;
+    let trim_delay_ms = 1_000 * DELAY_S as u64;
+    let limits = Limits { snapshot_after_records: 4, trim_delay_ms, ..Limits::default() };
+    let mut script = Script::with(&kinds(), limits);
+    let longest =
+        |script: &Script| script.logs.values().map(Vec::len).max().expect("one is served");
+    // The log's length before each second.
+    let mut lengths = Vec::new();
+    for second in 0..4 * DELAY_S {
+        lengths.push(longest(&script));
+        write(&mut script, "n", &second.to_string());
+        script.advance(1_000);
+        let start = script.starts.values().copied().max().unwrap_or(1) as usize;
+        if second < DELAY_S {
+            assert!(start == 1, "trimmed to {start} after {second} s");
+            continue;
+        }
+        // Nothing younger than the delay goes. A quarter of it lies between two snapshots that are kept, and a few
+        // writes between two that are taken.
+        let youngest = lengths[second + 1 - DELAY_S];
+        let oldest = lengths[(second - DELAY_S).saturating_sub(DELAY_S / 4 + 4)];
+        assert!((oldest..=youngest).contains(&start), "trimmed to {start} after {second} s");
+    }
+    let taken = count(&script, |n| matches!(n, Notice::SnapshotTaken { .. }));
+    assert!(taken > DELAY_S, "{taken}");
+    script.replace(&kinds());
+    assert_eq!(read(&mut script), (4 * DELAY_S - 1).to_string());
+}
+
 #[test]
 fn with_a_delay_the_log_heals_a_store_that_went_back() {
     let limits = Limits { snapshot_after_records: 4, trim_delay_ms: 60_000, ..Limits::default() };

@@ -419,9 +419,40 @@ fn the_same_again_is_the_same_and_other_settings_are_an_error() {
     let new = subscribe(&mut script, other);
     let Ok(Response::Subscribed { subscription, created: true }) = new else { panic!("{new:?}") };
     assert!(subscription > own, "ids ascend");
-    let none = SubscriptionSpec { in_flight: 0, ..spec() };
-    let error = SubscriptionError::InFlight(Limits::default().subscription_in_flight_max);
-    assert_eq!(subscribe(&mut script, none), Err(RequestError::Subscription(error)));
+}
+
+#[test]
+fn less_or_more_under_way_than_may_be_is_refused_by_name_and_the_subscription_stays() {
+    let limits = Limits { subscription_in_flight_max: 7, ..Limits::default() };
+    let (mut script, first) = subscribed(limits);
+    let all = |script: &mut Script| {
+        let pages = [0, 1].map(|partition| {
+            let of = SubscriptionsOf::Partition(partition);
+            let request = script.request(Operation::Subscriptions { of });
+            script.answers.remove(&request).expect("it is answered").expect("listed")
+        });
+        format!("{pages:?}")
+    };
+    let before = all(&mut script);
+    assert!(before.contains("in_flight: 3"), "{before}");
+    // Of the one that is there, and of one that is not there yet.
+    for (in_flight, name) in [(0, "orders"), (8, "orders"), (0, "more"), (8, "more")] {
+        let spec = SubscriptionSpec { in_flight, name: name.into(), ..spec() };
+        let error = RequestError::Subscription(SubscriptionError::InFlight(7));
+        assert!(error.to_string().contains("1 to 7 (subscription_in_flight_max)"), "{error}");
+        assert_eq!(subscribe(&mut script, spec), Err(error));
+        assert_eq!(all(&mut script), before, "{in_flight} of {name}");
+    }
+    // It reads and delivers as if nobody had asked.
+    assert!(script.topics.is_empty() && script.stopped.is_empty());
+    answer(&mut script, &first, vec![event(1, "yes", Some("alice"))]);
+    let turn = script.turn("add");
+    assert_eq!(turn.payload.data, "event 1");
+    script.finish(&turn, done("ok"));
+    // The bound itself is allowed.
+    let widest = SubscriptionSpec { in_flight: 7, name: "widest".into(), ..spec() };
+    let created = subscribe(&mut script, widest);
+    assert!(matches!(created, Ok(Response::Subscribed { created: true, .. })), "{created:?}");
 }
 
 /// A node that is a member, and asks for things of its own.

@@ -2,11 +2,14 @@
 
 mod script;
 
+use std::sync::Arc;
+
 use kar_core::Event;
 use kar_core::effect::Turn;
-use kar_core::event::{TailCall, TurnResult};
-use kar_core::ids::{Kind, Uuid};
-use kar_core::invocation::{Mode, Outcome, Target};
+use kar_core::event::{Member, TailCall, TurnResult};
+use kar_core::ids::{Kind, NodeId, Sender, Uuid};
+use kar_core::invocation::{ChainOutcome, Mode, Outcome, Owed, Target};
+use kar_core::message::Message;
 use kar_core::node::Phase;
 
 use script::{Script, done, text};
@@ -263,4 +266,61 @@ fn a_tail_call_to_a_kind_that_is_not_known_waits_for_it() {
     let views = script.node.partitions();
     let late = views.iter().find(|view| &*view.id.kind.name == "Late").expect("it is served");
     assert_eq!(late.invocations.len(), 1);
+}
+
+/// Its home is there until it comes, whatever happens: one that nobody waits for is somebody's mistake. It is accepted
+/// all the same, so that its sender is rid of it, and changes nothing, here or at the next owner.
+#[test]
+fn an_outcome_that_nobody_waits_for_is_accepted_and_changes_nothing() {
+    const OTHER: NodeId = NodeId(50);
+    let mut script = script();
+    script.members.nodes.insert(OTHER, Member { transient: true, ..Member::default() });
+    script.event(Event::PeerUp { node: OTHER });
+    script.event(Event::Members(script.members.clone()));
+    // A chain has left: its home is not the one that the outcome is for.
+    let call = script.invoke(None, Mode::Call, "alice", "first");
+    let first = script.turn("first");
+    tail(&mut script, &first, None, "second", false);
+    let second = script.turn("second");
+    let views = script.node.partitions();
+    let home = views.iter().find(|v| v.invocations.iter().any(|i| i.phase == Phase::Moved));
+    let (home, epoch) = home.map(|view| (view.id.clone(), view.epoch)).expect("it has left");
+    // Of one that never was, and of one that has not left.
+    let here = script.invoke(None, Mode::Call, &neighbour("alice"), "here");
+    let running = script.turn("here");
+    for (number, uuid) in [(1, Uuid::v7(1, 1)), (2, running.token.invocation.uuid)] {
+        let done = Arc::new(ChainOutcome { uuid, outcome: done("nobody's") });
+        let message = Message::Request {
+            sender: Sender::Node(OTHER),
+            from_epoch: 0,
+            to: home.clone(),
+            epoch,
+            number,
+            floor: 1,
+            closed_from: None,
+            asks: false,
+            promised: false,
+            again: false,
+            owed: Owed::Outcome(done),
+        };
+        script.event(Event::Peer { from: OTHER, message });
+        let accepted = |(to, message): &(NodeId, Message)| match message {
+            Message::Accepted { numbers, .. } => *to == OTHER && *numbers == [number],
+            _ => false,
+        };
+        assert!(script.sent.iter().any(accepted), "{:?}", script.sent);
+        assert!(script.answers.is_empty() && script.turns.is_empty());
+    }
+    script.finish(&running, done("here"));
+    assert_eq!(script.outcome(here), done("here"));
+    script.replace(&kinds());
+    script.advance(LONG_MS);
+    let again = script.turn("second");
+    assert_eq!(again.token.invocation, second.token.invocation);
+    script.finish(&again, done("end"));
+    assert!(!script.answers.contains_key(&call), "its caller's node is gone");
+    script.members.nodes.remove(&OTHER);
+    script.event(Event::Members(script.members.clone()));
+    script.advance(LONG_MS);
+    script.assert_idle();
 }

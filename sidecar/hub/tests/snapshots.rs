@@ -85,25 +85,44 @@ async fn bounds_are_typed_errors() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["snapshot-bytes=2000000", "snapshots=3"];
     let a = attach(config(dir.path(), "a", &args)).await.unwrap();
-    let error = a.client.put_snapshot("k", blob(1, 2_000_001)).await.unwrap_err();
-    assert!(matches!(error, HubError::SnapshotLimit(_)), "{error}");
-    assert!(error.to_string().contains("--snapshot-bytes-max"), "{error}");
-    for key in ["", &"k".repeat(1_025)] {
-        let error = a.client.put_snapshot(key, blob(1, 1)).await.unwrap_err();
+    let key = |n: u64| format!("{}{n}", "k".repeat(1_023));
+    // Exactly those that were put are there, as they were.
+    let stay = async |wanted: &[u64]| {
+        let names: Vec<_> = wanted.iter().map(|n| key(*n)).collect();
+        assert_eq!(keys(&a.client, "").await, names);
+        for (n, name) in wanted.iter().zip(&names) {
+            let found = a.client.get_snapshot(name).await.unwrap();
+            assert!(found == Some(blob(*n, 2_000_000)), "snapshot {n}");
+        }
+        assert_eq!(files(dir.path()).len(), wanted.len(), "nothing half is left");
+    };
+    for n in 0..2 {
+        a.client.put_snapshot(&key(n), blob(n, 2_000_000)).await.unwrap();
+    }
+    // Under a key of its own, and under one that is there.
+    for name in ["k", &key(1)] {
+        let error = a.client.put_snapshot(name, blob(1, 2_000_001)).await.unwrap_err();
+        assert!(matches!(error, HubError::SnapshotLimit(_)), "{error}");
+        assert!(error.to_string().contains("--snapshot-bytes-max"), "{error}");
+        stay(&[0, 1]).await;
+    }
+    for name in ["", &"k".repeat(1_025)] {
+        let error = a.client.put_snapshot(name, blob(1, 1)).await.unwrap_err();
         assert!(matches!(error, HubError::Invalid(_)), "{error}");
+        stay(&[0, 1]).await;
     }
-    for n in 0..3 {
-        let key = format!("{}{n}", "k".repeat(1_023));
-        a.client.put_snapshot(&key, blob(n, 2_000_000)).await.unwrap();
-    }
+    a.client.put_snapshot(&key(2), blob(2, 2_000_000)).await.unwrap();
     let error = a.client.put_snapshot("one more", blob(1, 1)).await.unwrap_err();
     assert!(matches!(error, HubError::SnapshotLimit(_)), "{error}");
     assert!(error.to_string().contains("--snapshots-max"), "{error}");
+    stay(&[0, 1, 2]).await;
     // What is there may be put again, and deleting makes room.
-    let key = format!("{}1", "k".repeat(1_023));
-    a.client.put_snapshot(&key, blob(1, 2_000_000)).await.unwrap();
-    assert!(a.client.delete_snapshot(&key).await.unwrap());
+    a.client.put_snapshot(&key(1), blob(1, 2_000_000)).await.unwrap();
+    stay(&[0, 1, 2]).await;
+    assert!(a.client.delete_snapshot(&key(1)).await.unwrap());
+    stay(&[0, 2]).await;
     a.client.put_snapshot("one more", blob(1, 1)).await.unwrap();
+    assert_eq!(keys(&a.client, "").await, [key(0), key(2), "one more".to_owned()]);
 }
 
 #[tokio::test]
@@ -193,10 +212,7 @@ async fn purging_deletes_the_snapshots_of_the_application_only() {
 #[tokio::test]
 async fn a_snapshot_that_does_not_fit_on_the_disk_leaves_the_hub_alone() {
     let root = tempfile::tempdir().unwrap();
-    let Some(mounted) = Mounted::tmpfs(root.path(), "size=64m") else {
-        eprintln!("SKIPPED: a full file system needs the right to mount a tmpfs");
-        return;
-    };
+    let mounted = Mounted::tmpfs(root.path(), "size=64m");
     let dir = mounted.path.join("data");
     let mut a = attach(config(&dir, "a", &["segment=65536"])).await.unwrap();
     let error = a.client.put_snapshot("k", blob(1, 80_000_000)).await.unwrap_err();

@@ -1,6 +1,9 @@
-//! Every bound has a test that exceeds it: the table of them, held against the list that the program itself tells.
+//! Every bound is to have a test that exceeds it: the table of them, held against the list that the program tells.
 //!
-//! A bound without a row, a row without a bound, and a row whose test is not there fail here.
+//! What is checked here: that each bound which the program tells has one row, that each row has a bound, and that its
+//! file has a test of that name. What nobody but a reader can check: that this test exceeds the bound, that the error
+//! or notice names it, that it holds up nobody else, and so that the row's last text is true. Who adds a row shows it
+//! by breaking the bound once and seeing the test fail.
 
 mod table;
 

@@ -79,6 +79,68 @@ fn what_a_turn_publishes_is_there_once_when_it_succeeds_and_never_when_it_fails(
     });
 }
 
+/// Events of a batch, as the test bounds them.
+const BATCH_MAX: usize = 5;
+
+#[test]
+fn a_batch_has_as_many_events_as_it_may_and_no_more_also_in_a_turn() {
+    test(async {
+        let world = World::new("batches");
+        world.add_run_args(&["--publish-batch-events-max", &BATCH_MAX.to_string()]);
+        let (node, other) = (world.bare("a").await, world.bare("b").await);
+        let (client, other) = (node.client().await, other.client().await);
+        client.create_topic("t", 1).await.expect("created");
+        let mut host = Component::connect(&client, hello(&[], &["A"])).await.expect("welcome");
+        let batch = |count: usize, token: &str| {
+            let event = |n| PublishRequest {
+                turn_token: token.to_owned(),
+                ..publication("t", "k", &json!(n))
+            };
+            PublishBatchRequest { events: (0..count).map(event).collect(), ..Default::default() }
+        };
+        let refused = |answer: Result<(), tonic::Status>| {
+            let status = assert_error(answer, Code::ResourceExhausted, "LIMIT_REACHED");
+            let told = (metadata(&status, "limit"), metadata(&status, "value"));
+            assert_eq!(told, ("publish_batch_events_max".into(), BATCH_MAX.to_string()));
+        };
+        let published = async || {
+            let view = client.topic("t").await.expect("it is there");
+            usize::try_from(view.partitions[0].end - 1).expect("it begins with 1")
+        };
+        // One too many is refused, and nothing of it is there; as many as may be are taken.
+        refused(client.event().publish_batch(batch(BATCH_MAX + 1, "")).await.map(drop));
+        assert_eq!(published().await, 0);
+        let taken = client.event().publish_batch(batch(BATCH_MAX, "")).await.expect("durable");
+        let places: Vec<_> =
+            taken.into_inner().events.into_iter().map(|event| event.position).collect();
+        assert_eq!(places, ["0/1", "0/2", "0/3", "0/4", "0/5"]);
+        // Others are not held up, whoever was refused.
+        refused(client.event().publish_batch(batch(BATCH_MAX + 1, "")).await.map(drop));
+        let one = other.publish(publication("t", "k", &json!("other"))).await;
+        assert_eq!(one.expect("durable"), "0/6");
+        // The same in a turn, which goes on.
+        let caller = client.clone();
+        let call = tokio::spawn(async move { caller.call(("A", "1"), "go", &json!(null)).await });
+        let turn = host.next_turn().await;
+        let token = turn.token.clone();
+        let ask = async |count| {
+            let asked = Operation::PublishBatch(batch(count, &token));
+            turn.handle.request(asked).await.map(drop)
+        };
+        refused(ask(BATCH_MAX + 1).await);
+        ask(BATCH_MAX).await.expect("buffered");
+        refused(ask(BATCH_MAX + 1).await);
+        turn.finish(&json!(null)).await;
+        call.await.expect("no panic").expect("answered").expect("it went well");
+        wait::until_true("the turn's batch", READY_LIMIT, async || {
+            published().await > 2 * BATCH_MAX
+        })
+        .await;
+        let last = other.publish(publication("t", "k", &json!("last"))).await;
+        assert_eq!(last.expect("durable"), "0/12", "nothing of those that were refused");
+    });
+}
+
 #[test]
 fn what_a_turn_cannot_publish_is_refused_by_name() {
     test(async {

@@ -41,7 +41,10 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
         "asked between being given up and joining anew: core/tests/incarnation.rs",
     ),
     ("tail: keeps a lock that it does not have", "a program that asks for what makes no sense"),
-    ("tail: an outcome comes home to nobody", "its home ends only by it: not brought about yet"),
+    (
+        "tail: an outcome comes home to nobody",
+        "its home ends only by it, so a peer that is wrong: core/tests/tail.rs",
+    ),
     ("notice: unreadable", "an alarm: trimmed, and no snapshot is left: core/tests/snapshots.rs"),
     (
         "inbox: the own one was trimmed while it was read",
@@ -77,7 +80,8 @@ const READS: &str = "bounds and times of reads that no run comes near: core/test
 const VIEWS: &str = "listings, which change nothing: core/tests/inbox.rs";
 const GAP: &str = "routes are FIFO: the hunt of channel-gap loses requests";
 const READING: &str = "a new reading shows what was appended before it as everybody's";
-const DOUBT: &str = "a few in 20,000 seeds: a reign that is over learns it by its log first";
+const DOUBT: &str =
+    "a few in 20,000 seeds: a reign that is over learns it by its log first: core/tests/doubts.rs";
 
 #[cfg(test)]
 mod tests {

@@ -125,7 +125,7 @@ pub(super) const SIDECAR: &[Row] = &[
         "results_bytes_per_partition_max",
         "sidecar/core/tests/bytes.rs",
         "results_of_starts_are_kept_by_bytes_the_newest_longest",
-        "the oldest results go",
+        "the oldest results go, it is told, and who asks for one is told, too",
     ),
     (
         "keys_per_partition_max",
@@ -209,8 +209,8 @@ pub(super) const SIDECAR: &[Row] = &[
     (
         "subscription_in_flight_max",
         "sidecar/core/tests/subscriptions.rs",
-        "the_same_again_is_the_same_and_other_settings_are_an_error",
-        "refused by name; the subscription stays",
+        "less_or_more_under_way_than_may_be_is_refused_by_name_and_the_subscription_stays",
+        "refused by name; the subscription stays, and delivers",
     ),
     (
         "subscription_in_flight_bytes_max",
@@ -346,8 +346,8 @@ pub(super) const SIDECAR: &[Row] = &[
     ),
     (
         "snapshot_after_records",
-        "tests/e2e/life.rs",
-        "passive_actors_cost_nothing",
+        "sidecar/core/tests/snapshots.rs",
+        "who_takes_over_reads_what_came_after_the_newest_snapshot",
         "a snapshot is taken, and the log trimmed",
     ),
     (
@@ -359,8 +359,8 @@ pub(super) const SIDECAR: &[Row] = &[
     (
         "trim_delay_ms",
         "sidecar/core/tests/snapshots.rs",
-        "with_a_delay_the_log_heals_a_store_that_went_back",
-        "records stay for that long",
+        "nothing_is_trimmed_before_the_delay_and_what_is_dispensable_after_it",
+        "records stay for that long, and go then",
     ),
     (
         "inbox_after_ms",
@@ -436,9 +436,9 @@ pub(super) const SIDECAR: &[Row] = &[
     ),
     (
         "publish_batch_events_max",
-        "tests/e2e/events.rs",
-        "what_is_no_event_is_refused_by_its_field",
-        "refused by name; nothing is published",
+        "tests/e2e/events/publishing.rs",
+        "a_batch_has_as_many_events_as_it_may_and_no_more_also_in_a_turn",
+        "refused by name, in turns too; nothing of it is published; others publish",
     ),
     (
         "consume_streams_max consume_unacknowledged_max",
@@ -545,7 +545,7 @@ pub(super) const HUB: &[Row] = &[
         "snapshot_bytes_max snapshots_max",
         "sidecar/hub/tests/snapshots.rs",
         "bounds_are_typed_errors",
-        "refused by name; those there are stay",
+        "refused by name; those there are stay, as they were",
     ),
     (
         "topics_max topic_partitions_max consumers_max",
