@@ -22,8 +22,8 @@ pub(crate) async fn hear(turn: &Turn) -> Result<Value, ApplicationError> {
     Ok(Value::Null)
 }
 
-/// `follow{from, number}`: remembers the last number of each publisher, and counts those that left some out (`gap/FROM`,
-/// how many) or came when they were not to (`again/FROM`): a journal that does not grow.
+/// `follow{from, number}`: remembers the last number of each publisher, and counts those that are missing before it
+/// (`gap/FROM`) and those that came when they were not to (`again/FROM`): a journal that does not grow.
 pub(crate) async fn follow(turn: &Turn) -> Result<Value, ApplicationError> {
     let argument = turn.argument();
     let from = argument["from"].as_str().unwrap_or_default();
@@ -40,8 +40,8 @@ pub(crate) async fn follow(turn: &Turn) -> Result<Value, ApplicationError> {
     Ok(json!(number))
 }
 
-/// `speak{topic, key, from, events, milliseconds}`: publishes so many events with the turn, numbered as the actor counts
-/// them; how many that were so far.
+/// `speak{topic, key, from, events, milliseconds}`: publishes so many events with the turn, numbered as the actor
+/// counts them; how many that were so far.
 pub(crate) async fn speak(app: &App, turn: &Turn) -> Result<Value, ApplicationError> {
     let argument = turn.argument();
     let text = |key: &str| argument[key].as_str().unwrap_or_default().to_owned();

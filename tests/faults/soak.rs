@@ -45,8 +45,8 @@ fn a_mixed_load_for_a_moment_under_kills() {
         let kinds: Vec<_> = report.finished.keys().copied().collect();
         assert_eq!(kinds, ALL, "{report:#?}");
         report.hits.assert("soak");
-        // Of resident memory and of files a moment tells nothing: allocators, caches and logs fill up to their bounds first,
-        // which takes minutes (`cargo xtask soak` judges them). What sidecars say that they hold tells at once.
+        // Of resident memory and of files a moment tells nothing: allocators, caches and logs fill up to their bounds
+        // first, which takes minutes (`cargo xtask soak` judges them). What sidecars say that they hold tells at once.
         assert_eq!(report.left, BTreeMap::new(), "{report:#?}");
     });
 }

@@ -48,8 +48,8 @@ pub struct Options {
     pub kill_every: Duration,
     /// Time between two samples of memory and disk.
     pub sample_every: Duration,
-    /// How long nodes keep results, idempotency keys and dead letters, and a topic its events (60 s at least). What is kept for longer
-    /// than a run would seem to grow without end.
+    /// How long nodes keep results, idempotency keys and dead letters, and a topic its events (60 s at least). What is
+    /// kept for longer than a run would seem to grow without end.
     pub retention: Duration,
     /// It goes on until so many kills have landed in turns, but no longer than [`LONGER_MAX`] times its length.
     pub hits_min: usize,
