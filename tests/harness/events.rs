@@ -137,8 +137,8 @@ impl Client {
         Ok(self.event().publish(request).await?.into_inner().position)
     }
 
-    /// Publishes a batch, again under its request id where it was told nothing: that appends nothing twice. Other errors
-    /// are none of a publisher whose own sidecar lives.
+    /// Publishes a batch, again under its request id where it was told nothing: that appends nothing twice. Other
+    /// errors are none of a publisher whose own sidecar lives.
     ///
     /// # Errors
     ///

@@ -129,8 +129,8 @@ impl Fire {
         Self { world: world.clone(), hosts: Vec::new(), random, kills, toll, witness: None }
     }
 
-    /// From now on this client is asked, just before each kill, whether its victim runs turns: for components that write
-    /// no journal. Kills of the hub alone count as none then.
+    /// From now on this client is asked, just before each kill, whether its victim runs turns: for components that
+    /// write no journal. Kills of the hub alone count as none then.
     pub fn watch(&mut self, client: Client) {
         self.witness = Some(Witness { client, hits: Hits::default() });
     }

@@ -94,9 +94,9 @@ impl Soak {
         self.done_many("rings", ONES);
     }
 
-    /// Waits for some due times of the one that comes again, until each so far was counted, and none twice: there are so
-    /// many as there are periods from the first due time to the next one. Where due times follow each other too fast for
-    /// whoever looks, at least those before a look must have been counted, and at most those after it.
+    /// Waits for some due times of the one that comes again, until each so far was counted, and none twice: there are
+    /// so many as there are periods from the first due time to the next one. Where due times follow each other too
+    /// fast for whoever looks, at least those before a look must have been counted, and at most those after it.
     async fn beats(&self, own: &ActorTarget, key: &str, first: SystemTime) {
         let quiet_until = Instant::now() + QUIET_LIMIT;
         let (before, counted, after) =
