@@ -61,7 +61,18 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn print(report: &Report) {
-    let Report { seconds, kills, hits, lost, repeated, overlapping, errors, cut_off, .. } = report;
+    let Report {
+        seconds,
+        kills,
+        hits,
+        lost,
+        repeated,
+        overlapping,
+        errors,
+        cut_off,
+        asked_again,
+        ..
+    } = report;
     println!();
     for trend in &report.trends {
         println!("{trend}");
@@ -84,5 +95,8 @@ fn print(report: &Report) {
         println!("LEFT: {name} is {now} when all is answered, was {before} before the load");
     }
     report.wrong.iter().for_each(|wrong| println!("WRONG: {wrong}"));
-    println!("{lost} lost, {repeated} repeated, {overlapping} overlapping, {errors} errors");
+    println!(
+        "{lost} lost, {repeated} repeated, {overlapping} overlapping, {errors} errors; \
+         {asked_again} reads asked again"
+    );
 }

@@ -2,7 +2,7 @@
 //! once; what no answer tells is compared in the end.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kar_proto::v1::{
     ActorTarget, AwaitRequest, GetAllRequest, InvocationOptions, RetryPolicy, StartRequest, Target,
@@ -10,10 +10,13 @@ use kar_proto::v1::{
 };
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, spawn_local};
+use tonic::Status;
 
 use super::Soak;
 use crate::Random;
 use crate::component::actor;
+use crate::errors::unanswered;
+use crate::fire::PROGRESS_LIMIT;
 use crate::grpc::{json as bytes, value};
 
 /// Vaults that money moves between; an audit goes through all of them.
@@ -342,14 +345,29 @@ impl Soak {
     pub(super) async fn state_of(&self, kind: &str, id: &str) -> Option<Value> {
         let actor = ActorTarget { r#type: kind.into(), id: id.into() };
         let request = GetAllRequest { actor: Some(actor), turn_token: String::new() };
-        match self.client.actor_state().get_all(request).await {
-            Ok(all) => {
-                let entries = all.into_inner().entries;
-                Some(entries.iter().map(|(key, payload)| (key.clone(), value(payload))).collect())
-            }
-            Err(error) => {
-                self.error(&format!("state of {kind}/{id}"), &error);
-                None
+        let read = async || self.client.actor_state().get_all(request.clone()).await;
+        let all = self.asked(&format!("state of {kind}/{id}"), read).await?.into_inner();
+        Some(all.entries.iter().map(|(key, payload)| (key.clone(), value(payload))).collect())
+    }
+
+    /// Asks for what changes nothing, again while there is nobody who could answer: on a machine that does much else
+    /// owners may be dead for long. `None`, and a finding, if there is another error.
+    pub(super) async fn asked<T>(
+        &self,
+        what: &str,
+        mut ask: impl AsyncFnMut() -> Result<T, Status>,
+    ) -> Option<T> {
+        let deadline = Instant::now() + PROGRESS_LIMIT;
+        loop {
+            match ask().await {
+                Ok(answer) => return Some(answer),
+                Err(status) if unanswered(&status) && Instant::now() < deadline => {
+                    self.asked_again.set(self.asked_again.get() + 1);
+                }
+                Err(status) => {
+                    self.error(what, &status);
+                    return None;
+                }
             }
         }
     }

@@ -116,13 +116,7 @@ impl Soak {
 
     /// How many due times of `beat` have led to invocations.
     async fn fired(&self, own: &ActorTarget, first: SystemTime) -> Option<u64> {
-        let listed = match self.client.reminders(own).await {
-            Ok(listed) => listed,
-            Err(error) => {
-                self.error("reminders", &error);
-                return None;
-            }
-        };
+        let listed = self.asked("reminders", async || self.client.reminders(own).await).await?;
         let beat = listed.into_iter().find(|reminder| reminder.id == "beat")?;
         let next = SystemTime::try_from(beat.due_time?).ok()?;
         let since = next.duration_since(first).unwrap_or_default();
@@ -178,9 +172,9 @@ impl Soak {
         {
             self.error("state of a removed actor", &(own, state));
         }
-        match self.client.reminders(own).await {
-            Ok(left) if left.is_empty() => self.done("removals"),
-            other => self.error("reminders of a removed actor", &(own, other)),
+        match self.asked("reminders", async || self.client.reminders(own).await).await {
+            Some(left) if !left.is_empty() => self.error("of a removed actor", &(own, left)),
+            _ => self.done("removals"),
         }
     }
 

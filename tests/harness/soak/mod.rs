@@ -78,7 +78,9 @@ pub struct Report {
     pub overlapping: usize,
     /// Answers that must not be.
     pub errors: u64,
-    /// The first of all those, in words.
+    /// Reads that nobody could answer for long (`BACKEND_UNAVAILABLE`), and that were made again.
+    pub asked_again: u64,
+    /// The first findings, in words.
     pub wrong: Vec<String>,
     /// What sidecars and the topic hold more than before the load, though all is answered and nothing is kept any more:
     /// by figure, before and now.
@@ -97,6 +99,7 @@ struct Soak {
     lost: Cell<u64>,
     repeated: Cell<u64>,
     errors: Cell<u64>,
+    asked_again: Cell<u64>,
     wrong: RefCell<Vec<String>>,
     vaults: RefCell<[clients::Vault; clients::VAULTS]>,
 }
@@ -131,6 +134,7 @@ pub async fn run(options: Options) -> Report {
         lost: Cell::default(),
         repeated: Cell::default(),
         errors: Cell::default(),
+        asked_again: Cell::default(),
         wrong: RefCell::default(),
         vaults: RefCell::default(),
     });
@@ -273,6 +277,7 @@ impl Soak {
             repeated: self.repeated.get(),
             overlapping,
             errors: self.errors.get(),
+            asked_again: self.asked_again.get(),
             wrong: self.wrong.borrow().clone(),
             left: BTreeMap::new(),
             trends: measure::trends(&samples, retention),
