@@ -12,7 +12,7 @@
 //! | `vaults` | actor type `Vault`: `open`, `exchange`, `take`, `report` of [`audit`] |
 //! | `auditors` | actor type `Auditor`: `audit` |
 //! | `errands` | actor types `Errand`, `Poison`: durable steps, errors, death, of [`errands`] |
-//! | `ears` | actor type `Ear`: `hear` of [`ears`] |
+//! | `ears` | actor type `Ear`: `hear`, `follow`, `speak` of [`ears`] |
 //! | `shops` | actor type `Shop`: `buy` |
 //! | `chain` | actor type `ChainRust`: `link`, `hold` of [`chain`] |
 //! | `dancers` | actor type `Dancer`: `dance`, `follow` of [`dance`] |
@@ -198,6 +198,8 @@ async fn handle(app: &App, turn: Turn) -> Ending {
         ("Errand", "run") => errands::run(app, &turn).await,
         ("Shop", "buy") => errands::buy(&turn).await,
         ("Ear", "hear") => ears::hear(&turn).await,
+        ("Ear", "follow") => ears::follow(&turn).await,
+        ("Ear", "speak") => ears::speak(app, &turn).await,
         ("Poison", "swallow") => errands::swallow(app, &turn).await,
         ("Dancer", _) => dance::dancer(app, &turn).await,
         ("Till", "charge") => dance::charge(app, &turn).await,

@@ -11,7 +11,6 @@ use kar_proto::v1::{
     PublishBatchRequest, PublishRequest, SubscribeRequest, Subscription, Target, event_filter,
     target,
 };
-use kar_tests::errors::reason;
 use kar_tests::fire::{Fire, Load, nothing_left};
 use kar_tests::grpc::{json, value};
 use kar_tests::python::{Install, script, test_within};
@@ -162,22 +161,11 @@ async fn publish(stage: Rc<Stage>, first: u64) {
             events: ears.iter().map(event).collect(),
             request_id: format!("{first}/{number}"),
         };
-        publish_until_told(&stage.client, request).await;
+        let published = stage.client.publish_batch_until_told(request, DELIVERED_LIMIT).await;
+        published.expect("its own sidecar lives");
         stage.published.set(stage.published.get() + ears.len() as u64);
         stage.load.done();
     }
-}
-
-/// Publishes a batch, again under its request id where a starved sidecar heard nothing of the hub for
-/// `backend-timeout-ms`: that appends nothing twice. Other errors are none of a publisher whose own sidecar lives.
-async fn publish_until_told(client: &Client, request: PublishBatchRequest) {
-    wait::until_true("events to be published", DELIVERED_LIMIT, async || {
-        let Err(status) = client.event().publish_batch(request.clone()).await else { return true };
-        let again = ["BACKEND_UNAVAILABLE", "OUTCOME_UNKNOWN"].contains(&reason(&status).as_str());
-        assert!(again && status.message().contains("no answer"), "{status:?}");
-        false
-    })
-    .await;
 }
 
 /// Waits until no subscription has anything left to deliver.

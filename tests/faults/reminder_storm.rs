@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use kar_proto::v1::{GetAllRequest, Reminder};
-use kar_tests::errors::reason;
+use kar_tests::errors::unanswered;
 use kar_tests::fire::{DOUBLE_EVERY, RECOVERY_MAX_MS};
 use kar_tests::grpc::value;
 use kar_tests::reminders::{actor, once};
@@ -205,7 +205,7 @@ async fn state_of(client: &Client, number: u64) -> BTreeMap<String, u64> {
         match client.actor_state().get_all(request.clone()).await {
             Ok(all) => break all.into_inner(),
             Err(status) => {
-                let again = reason(&status) == "BACKEND_UNAVAILABLE" && Instant::now() < deadline;
+                let again = unanswered(&status) && Instant::now() < deadline;
                 assert!(again, "read: {status:?}");
             }
         }

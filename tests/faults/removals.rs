@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use kar_proto::v1::{ActorTarget, CatchUpPolicy, Reminder};
+use kar_proto::v1::ActorTarget;
 use kar_tests::fire::{Fire, Load, PROGRESS_LIMIT, nothing_left};
-use kar_tests::grpc::json as bytes;
-use kar_tests::reminders::{actor, every};
+use kar_tests::reminders::{actor, beat};
 use kar_tests::{Client, Random, World, test_within, wait};
 use serde_json::{Value, json};
 use tokio::task::LocalSet;
@@ -76,12 +75,6 @@ fn ringer(n: u64) -> ActorTarget {
     actor("Ringer", &format!("r{n}"))
 }
 
-/// A reminder that counts under a key of its own.
-fn beat(of: &ActorTarget, key: &str) -> Reminder {
-    let payload = Some(bytes(&json!({ "key": key })));
-    Reminder { payload, ..every(of, "beat", PERIOD, CatchUpPolicy::Each) }
-}
-
 /// One life of an actor after the other until all kills are through.
 async fn lives(client: Client, load: Rc<Load>, rested: Rc<Cell<u64>>, n: u64) {
     let own = ringer(n);
@@ -90,7 +83,7 @@ async fn lives(client: Client, load: Rc<Load>, rested: Rc<Cell<u64>>, n: u64) {
             return;
         }
         let (called, rung) = (format!("called-{life}"), format!("rung-{life}"));
-        client.schedule(beat(&own, &rung)).await.expect("its own sidecar lives");
+        client.schedule(beat(&own, &rung, PERIOD)).await.expect("its own sidecar lives");
         for count in 1..=CALLS {
             let argument = json!({ "key": called, "milliseconds": WORK_MS });
             let answer = client.call((&own.r#type, &own.id), "ring", &argument).await;

@@ -9,6 +9,11 @@ pub fn reason(status: &Status) -> String {
     info.filter(|info| info.domain == "kar").map(|info| info.reason).unwrap_or_default()
 }
 
+/// Whether a read found nobody who could answer: it changes nothing, and may be made again.
+pub fn unanswered(status: &Status) -> bool {
+    reason(status) == "BACKEND_UNAVAILABLE"
+}
+
 /// One entry of the error's metadata; empty if it is not there.
 pub fn metadata(status: &Status, key: &str) -> String {
     let info = status.get_details_error_info();

@@ -6,16 +6,17 @@ use kar_proto::v1::request::Operation;
 use kar_proto::v1::response::Result as Answer;
 use kar_proto::v1::{
     ApplicationError, ConsumeOpened, ConsumeRequest, ConsumeResponse, CreateTopicRequest,
-    DescribeTopicRequest, Event, ListSubscriptionsRequest, PublishRequest, SubscribeRequest,
-    Subscription, SubscriptionInfo, Topic, TopicDescription, turn_outcome,
+    DescribeTopicRequest, Event, ListSubscriptionsRequest, PublishBatchRequest, PublishRequest,
+    SubscribeRequest, Subscription, SubscriptionInfo, Topic, TopicDescription, turn_outcome,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::Client;
 use crate::component::{Turn, actor, error, service};
+use crate::errors::reason;
 use crate::grpc::{json, value};
+use crate::{Client, wait};
 
 /// Nothing in a test takes longer unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -71,6 +72,14 @@ pub fn consume(topic: &str, consumer: &str) -> ConsumeRequest {
     ConsumeRequest { topic, consumer, confirm: true, ..ConsumeRequest::default() }
 }
 
+/// What a publisher knows now; `None`: its starved sidecar heard nothing of the hub for `backend-timeout-ms`.
+fn was_told(answer: Result<(), Status>) -> Option<Result<(), Status>> {
+    let Err(status) = answer else { return Some(Ok(())) };
+    let again = ["BACKEND_UNAVAILABLE", "OUTCOME_UNKNOWN"].contains(&reason(&status).as_str());
+    let again = again && status.message().contains("no answer");
+    (!again).then_some(Err(status))
+}
+
 // === impl Client ===
 
 impl Client {
@@ -83,6 +92,27 @@ impl Client {
         let (topic, keep_forever) = (name.into(), true);
         let request =
             CreateTopicRequest { topic, partitions, keep_forever, ..CreateTopicRequest::default() };
+        let answer = self.event().create_topic(request).await?.into_inner();
+        Ok(answer.topic.unwrap_or_default())
+    }
+
+    /// Creates a topic that lets events go after a time.
+    ///
+    /// # Errors
+    ///
+    /// The sidecar's.
+    pub async fn create_topic_for(
+        &self,
+        name: &str,
+        partitions: i32,
+        retention: Duration,
+    ) -> Result<Topic, Status> {
+        let request = CreateTopicRequest {
+            topic: name.into(),
+            partitions,
+            retention_time: retention.try_into().ok(),
+            ..CreateTopicRequest::default()
+        };
         let answer = self.event().create_topic(request).await?.into_inner();
         Ok(answer.topic.unwrap_or_default())
     }
@@ -105,6 +135,48 @@ impl Client {
     /// The sidecar's.
     pub async fn publish(&self, request: PublishRequest) -> Result<String, Status> {
         Ok(self.event().publish(request).await?.into_inner().position)
+    }
+
+    /// Publishes a batch, again under its request id where it was told nothing: that appends nothing twice. Other
+    /// errors are none of a publisher whose own sidecar lives.
+    ///
+    /// # Errors
+    ///
+    /// Those.
+    ///
+    /// # Panics
+    ///
+    /// If it is not published within `limit`.
+    pub async fn publish_batch_until_told(
+        &self,
+        request: PublishBatchRequest,
+        limit: Duration,
+    ) -> Result<(), Status> {
+        wait::until("events to be published", limit, async || {
+            let answer = self.event().publish_batch(request.clone()).await;
+            was_told(answer.map(drop))
+        })
+        .await
+    }
+
+    /// The same for one event by itself.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub async fn publish_until_told(
+        &self,
+        request: PublishRequest,
+        limit: Duration,
+    ) -> Result<(), Status> {
+        wait::until("an event to be published", limit, async || {
+            was_told(self.publish(request.clone()).await.map(drop))
+        })
+        .await
     }
 
     /// Subscribes; whether it is new.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
-use crate::toll::{Hits, Toll};
+use crate::toll::{Hits, Toll, runs_turns};
 use crate::world::READY_LIMIT;
 use crate::{Client, Node, NodeOptions, Random, World, process, wait};
 
@@ -41,6 +41,15 @@ pub struct Fire {
     /// Kills so far.
     pub kills: Kills,
     toll: Toll,
+    witness: Option<Witness>,
+}
+
+/// Says what kills hit where components write no journal: who asks a node that nobody kills which turns run, and what
+/// that told so far.
+#[derive(Debug)]
+struct Witness {
+    client: Client,
+    hits: Hits,
 }
 
 /// How many processes of each kind were killed.
@@ -117,7 +126,13 @@ impl Fire {
     /// No hosts yet.
     pub fn new(world: &Rc<World>, random: Random) -> Self {
         let (kills, toll) = (Kills::default(), Toll::default());
-        Self { world: world.clone(), hosts: Vec::new(), random, kills, toll }
+        Self { world: world.clone(), hosts: Vec::new(), random, kills, toll, witness: None }
+    }
+
+    /// From now on this client is asked, just before each kill, whether its victim runs turns: for components that
+    /// write no journal. Kills of the hub alone count as none then.
+    pub fn watch(&mut self, client: Client) {
+        self.witness = Some(Witness { client, hits: Hits::default() });
     }
 
     /// Starts a host; `kind` is a service or actor type that it registers.
@@ -142,39 +157,48 @@ impl Fire {
         self.hosts.iter().map(|host| &host.node)
     }
 
-    /// What the kills hit, as far as the journal knows.
+    /// What the kills hit, as far as the journal knows, or who was asked ([`Fire::watch`]).
     pub fn hits(&self) -> Hits {
-        self.toll.hits(&self.world.journal())
+        match &self.witness {
+            Some(witness) => witness.hits,
+            None => self.toll.hits(&self.world.journal()),
+        }
     }
 
     /// Kills a host's component, a host's sidecar, the hub, or two of them at once; now and then another one while the
     /// first is recovered from. What died is there again afterwards.
     pub async fn strike(&mut self) {
-        self.kill().await;
+        let cut_off = self.kill(false).await;
         if self.random.below(DOUBLE_EVERY) == 0 {
             wait::moment(Duration::from_millis(self.random.below(RECOVERY_MAX_MS))).await;
-            self.kill().await;
+            self.kill(cut_off).await;
         }
         for host in &mut self.hosts {
             host.revive(&self.world).await;
         }
     }
 
-    /// One strike, after which nobody waits.
-    async fn kill(&mut self) {
+    /// One strike, after which nobody waits; whether its victim ran turns, as far as somebody was asked. `recovering`:
+    /// another one did, and is not back.
+    async fn kill(&mut self, recovering: bool) -> bool {
         let choice = self.random.below(8);
         let hub = if choice < 2 { Some(self.world.hub().await) } else { None };
         let index = self.random.below(self.hosts.len() as u64);
         let host = &mut self.hosts[usize::try_from(index).expect("small")];
         let component = host.node.component_now();
         let spared = choice == 0 || host.dead == Some(Dead::Sidecar);
+        let mut in_turns = false;
+        if let Some(witness) = self.witness.as_mut().filter(|_| !spared && component.is_some()) {
+            in_turns = runs_turns(&witness.client, &host.node.name).await;
+            witness.hits.add(in_turns, recovering);
+        }
         self.toll.strike([component.filter(|_| !spared)], hub.is_some());
         if let Some(hub) = hub {
             process::kill(hub);
             self.kills.hubs += 1;
         }
         if spared {
-            return;
+            return in_turns;
         }
         match component {
             Some(component) if choice.is_multiple_of(2) => {
@@ -188,6 +212,7 @@ impl Fire {
                 host.dead = Some(Dead::Sidecar);
             }
         }
+        in_turns
     }
 
     /// Kills at random moments, so often at least and until enough kills have landed in turns, each time after the load

@@ -50,6 +50,12 @@ pub fn every(of: &ActorTarget, id: &str, period: Duration, policy: CatchUpPolicy
     }
 }
 
+/// A reminder `beat` that `Ringer.ring` counts under a key, once for each due time, missed or not.
+pub fn beat(of: &ActorTarget, key: &str, period: Duration) -> Reminder {
+    let payload = Some(json(&serde_json::json!({ "key": key })));
+    Reminder { payload, ..every(of, "beat", period, CatchUpPolicy::Each) }
+}
+
 /// A request of a turn, or with an empty token from outside.
 pub fn schedule(reminder: Reminder, turn_token: &str) -> ScheduleRequest {
     ScheduleRequest { reminder: Some(reminder), turn_token: turn_token.into() }

@@ -2,7 +2,7 @@
 //! once; what no answer tells is compared in the end.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kar_proto::v1::{
     ActorTarget, AwaitRequest, GetAllRequest, InvocationOptions, RetryPolicy, StartRequest, Target,
@@ -10,10 +10,13 @@ use kar_proto::v1::{
 };
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, spawn_local};
+use tonic::Status;
 
 use super::Soak;
 use crate::Random;
 use crate::component::actor;
+use crate::errors::unanswered;
+use crate::fire::PROGRESS_LIMIT;
 use crate::grpc::{json as bytes, value};
 
 /// Vaults that money moves between; an audit goes through all of them.
@@ -63,12 +66,22 @@ impl Soak {
             clients.push(spawn_local(self.clone().relays(number)));
             clients.push(spawn_local(self.clone().errands(number, random.fork())));
             clients.push(spawn_local(self.clone().reads(number)));
+            clients.push(spawn_local(self.clone().keyed(number, random.fork())));
+            clients.push(spawn_local(self.clone().ears(number)));
+            clients.push(spawn_local(self.clone().ringers(number, random.fork())));
+            clients.push(spawn_local(self.clone().removals(number)));
         }
         clients
     }
 
     /// A call; `None`, and a finding, if it failed.
-    async fn call(&self, kind: &str, id: &str, method: &str, argument: &Value) -> Option<Value> {
+    pub(super) async fn call(
+        &self,
+        kind: &str,
+        id: &str,
+        method: &str,
+        argument: &Value,
+    ) -> Option<Value> {
         match self.client.call((kind, id), method, argument).await {
             Ok(Ok(answer)) => Some(answer),
             other => {
@@ -84,13 +97,13 @@ impl Soak {
         target: Target,
         method: &str,
         argument: &Value,
-        retry: Option<RetryPolicy>,
+        options: InvocationOptions,
     ) -> Option<Value> {
         let request = StartRequest {
             target: Some(target),
             method: method.into(),
             payload: Some(bytes(argument)),
-            options: Some(InvocationOptions { retry_policy: retry, ..Default::default() }),
+            options: Some(options),
         };
         let started = self.client.invocation().start(request).await;
         let invocation_id = match started {
@@ -126,11 +139,45 @@ impl Soak {
         let id = format!("start-{number}");
         for count in 1.. {
             let argument = work(&id, count, &mut random);
-            let answer = self.start(actor("Slow", &id), "work", &argument, None).await;
+            let options = InvocationOptions::default();
+            let answer = self.start(actor("Slow", &id), "work", &argument, options).await;
             self.counted("starts", &id, count, answer.map(|answer| answer["done"].clone()));
             if self.load.over.get() {
                 return;
             }
+        }
+    }
+
+    /// What is started again under its key is one invocation: at once, while it runs, and when it has long ended.
+    async fn keyed(self: Rc<Self>, number: u64, mut random: Random) {
+        let id = format!("keyed-{number}");
+        let start = async |(key, argument): &(String, Value)| {
+            let idempotency_key = key.clone();
+            let options = InvocationOptions { idempotency_key, ..InvocationOptions::default() };
+            self.start(actor("Slow", &id), "work", argument, options).await
+        };
+        let mut earlier: Option<((String, Value), Value)> = None;
+        for count in 1.. {
+            let keyed = (format!("{id}/{count}"), work(&id, count, &mut random));
+            let (answer, again) = tokio::join!(start(&keyed), start(&keyed));
+            self.same(&keyed.0, answer.as_ref(), again.as_ref());
+            if let Some((keyed, answer)) = &earlier {
+                self.same(&keyed.0, Some(answer), start(keyed).await.as_ref());
+            }
+            self.counted("keyed", &id, count, answer.as_ref().map(|answer| answer["done"].clone()));
+            if self.load.over.get() {
+                return;
+            }
+            earlier = answer.map(|answer| (keyed, answer));
+        }
+    }
+
+    /// Answers of one invocation name the same attempt; of one without an answer it was noted that there is none.
+    fn same(&self, key: &str, one: Option<&Value>, again: Option<&Value>) {
+        if let (Some(one), Some(again)) = (one, again)
+            && one != again
+        {
+            self.error(&format!("key {key}"), &(one, again));
         }
     }
 
@@ -140,18 +187,23 @@ impl Soak {
         let mut count = 0;
         while !self.load.over.get() {
             for _ in 0..TELLS {
-                let request = TellRequest {
-                    target: Some(actor("Echo", &id)),
-                    method: "count".into(),
-                    ..TellRequest::default()
-                };
-                if let Err(error) = self.client.invocation().tell(request).await {
-                    self.error("tell", &error);
-                }
+                self.tell_to_count(&id).await;
             }
             count += TELLS + 1;
             let answer = self.call("Echo", &id, "count", &Value::Null).await;
             self.counted("tells", &id, count, answer);
+        }
+    }
+
+    /// Tells an actor to count once more.
+    pub(super) async fn tell_to_count(&self, id: &str) {
+        let request = TellRequest {
+            target: Some(actor("Echo", id)),
+            method: "count".into(),
+            ..TellRequest::default()
+        };
+        if let Err(error) = self.client.invocation().tell(request).await {
+            self.error("tell", &error);
         }
     }
 
@@ -236,7 +288,9 @@ impl Soak {
                 max_backoff: millis(50),
                 multiplier: 2.0,
             };
-            let answer = self.start(actor("Errand", &id), "run", &argument, Some(policy)).await;
+            let options =
+                InvocationOptions { retry_policy: Some(policy), ..InvocationOptions::default() };
+            let answer = self.start(actor("Errand", &id), "run", &argument, options).await;
             self.counted("errands", &id, count, answer.map(|answer| answer["done"].clone()));
             if self.load.over.get() {
                 return;
@@ -245,7 +299,13 @@ impl Soak {
     }
 
     /// Something was finished whose answer says how many of them took effect so far.
-    fn counted(&self, kind: &'static str, id: &str, expected: u64, answer: Option<Value>) {
+    pub(super) fn counted(
+        &self,
+        kind: &'static str,
+        id: &str,
+        expected: u64,
+        answer: Option<Value>,
+    ) {
         match answer.as_ref().map(Value::as_u64) {
             Some(Some(found)) => self.expect(id, expected, found),
             Some(None) => self.error(id, &answer),
@@ -282,17 +342,32 @@ impl Soak {
         self.expect("purchases", of("errands"), bought);
     }
 
-    async fn state_of(&self, kind: &str, id: &str) -> Option<Value> {
+    pub(super) async fn state_of(&self, kind: &str, id: &str) -> Option<Value> {
         let actor = ActorTarget { r#type: kind.into(), id: id.into() };
         let request = GetAllRequest { actor: Some(actor), turn_token: String::new() };
-        match self.client.actor_state().get_all(request).await {
-            Ok(all) => {
-                let entries = all.into_inner().entries;
-                Some(entries.iter().map(|(key, payload)| (key.clone(), value(payload))).collect())
-            }
-            Err(error) => {
-                self.error(&format!("state of {kind}/{id}"), &error);
-                None
+        let read = async || self.client.actor_state().get_all(request.clone()).await;
+        let all = self.asked(&format!("state of {kind}/{id}"), read).await?.into_inner();
+        Some(all.entries.iter().map(|(key, payload)| (key.clone(), value(payload))).collect())
+    }
+
+    /// Asks for what changes nothing, again while there is nobody who could answer: on a machine that does much else
+    /// owners may be dead for long. `None`, and a finding, if there is another error.
+    pub(super) async fn asked<T>(
+        &self,
+        what: &str,
+        mut ask: impl AsyncFnMut() -> Result<T, Status>,
+    ) -> Option<T> {
+        let deadline = Instant::now() + PROGRESS_LIMIT;
+        loop {
+            match ask().await {
+                Ok(answer) => return Some(answer),
+                Err(status) if unanswered(&status) && Instant::now() < deadline => {
+                    self.asked_again.set(self.asked_again.get() + 1);
+                }
+                Err(status) => {
+                    self.error(what, &status);
+                    return None;
+                }
             }
         }
     }

@@ -2,6 +2,9 @@
 //! sampled meanwhile. `cargo xtask soak` runs it for long, `tests/faults` for a moment.
 
 mod clients;
+mod ears;
+mod levels;
+mod lives;
 mod measure;
 
 use std::cell::{Cell, RefCell};
@@ -26,8 +29,8 @@ const WRONG_MAX: usize = 20;
 
 /// Hosts by name, roles, and a kind that says that they are there. Each is there twice.
 const HOSTS: [(&str, &[&str], &str); 2] = [
-    ("front-office", &["slow", "auditors", "errands", "relay"], "Slow"),
-    ("back-office", &["vaults", "shops", "echo", "relay"], "Vault"),
+    ("front-office", &["slow", "auditors", "errands", "relay", "ringer"], "Slow"),
+    ("back-office", &["vaults", "shops", "echo", "relay", "ears"], "Vault"),
 ];
 
 /// How much longer a run may become because few kills have landed in turns.
@@ -45,8 +48,8 @@ pub struct Options {
     pub kill_every: Duration,
     /// Time between two samples of memory and disk.
     pub sample_every: Duration,
-    /// How long nodes keep results, idempotency keys and dead letters. What is kept for longer than a run would seem
-    /// to grow without end.
+    /// How long nodes keep results, idempotency keys and dead letters, and a topic its events (60 s at least). What is
+    /// kept for longer than a run would seem to grow without end.
     pub retention: Duration,
     /// It goes on until so many kills have landed in turns, but no longer than [`LONGER_MAX`] times its length.
     pub hits_min: usize,
@@ -75,8 +78,13 @@ pub struct Report {
     pub overlapping: usize,
     /// Answers that must not be.
     pub errors: u64,
-    /// The first of all those, in words.
+    /// Reads that nobody could answer for long (`BACKEND_UNAVAILABLE`), and that were made again.
+    pub asked_again: u64,
+    /// The first findings, in words.
     pub wrong: Vec<String>,
+    /// What sidecars and the topic hold more than before the load, though all is answered and nothing is kept any more:
+    /// by figure, before and now.
+    pub left: BTreeMap<&'static str, (i64, i64)>,
     /// How memory and disk went.
     pub trends: Vec<Trend>,
     /// Memory and disk over time.
@@ -91,6 +99,7 @@ struct Soak {
     lost: Cell<u64>,
     repeated: Cell<u64>,
     errors: Cell<u64>,
+    asked_again: Cell<u64>,
     wrong: RefCell<Vec<String>>,
     vaults: RefCell<[clients::Vault; clients::VAULTS]>,
 }
@@ -125,13 +134,17 @@ pub async fn run(options: Options) -> Report {
         lost: Cell::default(),
         repeated: Cell::default(),
         errors: Cell::default(),
+        asked_again: Cell::default(),
         wrong: RefCell::default(),
         vaults: RefCell::default(),
     });
     soak.open_vaults().await;
+    let topic_retention = options.retention.max(ears::RETENTION_MIN);
+    soak.open_ears(topic_retention).await;
+    let before = soak.levels(&front, &fire).await.expect("nobody was killed yet");
     let local = LocalSet::new();
     let start = Instant::now();
-    let samples = local
+    let (samples, took) = local
         .run_until(async {
             let clients = soak.clone().begin(&mut random);
             let samples = burn(&soak, &mut fire, &world, front.pid(), options, random).await;
@@ -139,10 +152,12 @@ pub async fn run(options: Options) -> Report {
             join(clients).await;
             nothing_left(&world).await;
             soak.judge().await;
-            samples
+            (samples, start.elapsed())
         })
         .await;
-    soak.report(start.elapsed(), &fire, &world, (samples, options.retention))
+    let left = soak.left(before, &front, &fire, topic_retention).await;
+    let report = soak.report(took, &fire, &world, (samples, topic_retention));
+    Report { left, ..report }
 }
 
 /// Kills and samples until the time is over.
@@ -207,7 +222,12 @@ async fn join(clients: Vec<JoinHandle<()>>) {
 impl Soak {
     /// Something of this kind was finished.
     fn done(&self, kind: &'static str) {
-        *self.finished.borrow_mut().entry(kind).or_default() += 1;
+        self.done_many(kind, 1);
+    }
+
+    /// So many of this kind were finished.
+    fn done_many(&self, kind: &'static str, count: u64) {
+        *self.finished.borrow_mut().entry(kind).or_default() += count;
         self.load.done();
     }
 
@@ -257,7 +277,9 @@ impl Soak {
             repeated: self.repeated.get(),
             overlapping,
             errors: self.errors.get(),
+            asked_again: self.asked_again.get(),
             wrong: self.wrong.borrow().clone(),
+            left: BTreeMap::new(),
             trends: measure::trends(&samples, retention),
             samples,
         }
@@ -273,8 +295,8 @@ impl Report {
         found == 0 && self.overlapping == 0 && self.wrong.is_empty()
     }
 
-    /// Whether memory or disk grow, as far as the run was long enough to tell.
+    /// Whether memory or disk grow, as far as the run was long enough to tell, or something is held that nobody needs.
     pub fn grows(&self) -> bool {
-        self.trends.iter().any(|trend| trend.verdict == Verdict::Grows)
+        !self.left.is_empty() || self.trends.iter().any(|trend| trend.verdict == Verdict::Grows)
     }
 }
