@@ -51,7 +51,7 @@ fn a_read_only_data_directory_is_refused_with_its_name() {
         let root = rustix::process::geteuid().is_root();
         let mount = if root {
             // Permissions do not bind root; a read-only file system does.
-            let mount = Mount::tmpfs(&data_dir, "size=8m");
+            let Some(mount) = Mount::tmpfs(&data_dir, "size=8m") else { return };
             mount.remount("ro");
             Some(mount)
         } else {
@@ -83,7 +83,7 @@ fn a_read_only_data_directory_is_refused_with_its_name() {
 fn a_full_disk_refuses_what_is_new_and_keeps_what_was_acknowledged() {
     test(async {
         let world = World::new("full");
-        let mount = Mount::tmpfs(&world.data_dir(), "size=24m,mode=700");
+        let Some(mount) = Mount::tmpfs(&world.data_dir(), "size=24m,mode=700") else { return };
         let node = world.bare("node").await;
         let client = node.client().await;
         let (mut accepted, mut refused) = (Vec::new(), None);

@@ -34,8 +34,7 @@ enum Task {
         /// Random schedules that the simulator runs.
         #[arg(long, default_value_t = plan::SEEDS)]
         seeds: u32,
-        /// Fails at once where a language's tools are missing, instead of skipping its tests, or the right to mount
-        /// file systems.
+        /// Fails at once where a language's tools are missing, instead of skipping its tests.
         #[arg(long)]
         every_language: bool,
     },

