@@ -3,6 +3,7 @@
 //! `link{chain, at, path, trail, milliseconds}`: draws a value in a durable step, calls the next place of the path with
 //! the trail of values so far (keyed: the call is made once), and counts in its last segment. Its answer is the whole
 //! trail. A value that was drawn again shows as a trail that does not fit; a link that took effect twice as a count.
+//! Here a link also waits, before it calls, for the file that `gates` has in its place, if there is one.
 
 use std::path::Path;
 use std::time::Instant;
@@ -24,9 +25,10 @@ pub(crate) async fn link(app: &App, turn: &Turn) -> Result<Value, ApplicationErr
     write("start");
     let own = turn.once("value", async || json!(attempt)).await.map_err(|e| failed(&e))?;
     app.tick(Instant::now() + turn.length(), &write).await;
+    let index = usize::try_from(at).unwrap_or_default();
+    app.ticking(&write, opened(argument["gates"][index].as_str().unwrap_or_default())).await;
     let mut trail = argument["trail"].as_array().cloned().unwrap_or_default();
     trail.push(own.clone());
-    let index = usize::try_from(at).unwrap_or_default();
     let answer = match &argument["path"][index + 1] {
         Value::Array(place) => {
             let word = |n: usize| place.get(n).and_then(Value::as_str).unwrap_or_default();
@@ -49,10 +51,7 @@ pub(crate) async fn link(app: &App, turn: &Turn) -> Result<Value, ApplicationErr
 /// (nobody: empty) that waits for nothing. Answers why that was refused, and which actors wait in a circle.
 pub(crate) async fn hold(turn: &Turn) -> Result<Value, ApplicationError> {
     let argument = turn.argument();
-    let gate = argument["gate"].as_str().unwrap_or_default();
-    while !gate.is_empty() && !Path::new(gate).exists() {
-        wait::moment(TICK).await;
-    }
+    opened(argument["gate"].as_str().unwrap_or_default()).await;
     let word = |at: usize| argument["next"][at].as_str().unwrap_or_default();
     if !word(0).is_empty() {
         let nothing = json!({ "gate": "", "next": [] });
@@ -65,4 +64,11 @@ pub(crate) async fn hold(turn: &Turn) -> Result<Value, ApplicationError> {
         }
     }
     Ok(json!({ "reason": "", "cycle": "" }))
+}
+
+/// Waits until a file is there; not with an empty path.
+async fn opened(gate: &str) {
+    while !gate.is_empty() && !Path::new(gate).exists() {
+        wait::moment(TICK).await;
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kar_proto::v1::turn_outcome;
+use kar_proto::v1::{ListActorsRequest, turn_outcome};
 use kar_tests::component::{Component, Incoming, hello};
 use kar_tests::errors::assert_error;
 use kar_tests::{Client, World, test, wait};
@@ -20,6 +20,16 @@ fn call(
 ) -> JoinHandle<Answer> {
     let client = client.clone();
     tokio::spawn(async move { client.call((kind, id), method, &json!(null)).await })
+}
+
+/// Waits until something is queued at an actor of this type.
+async fn queued(client: &Client, kind: &str) {
+    wait::until_true("the other call to be queued", Duration::from_secs(20), async || {
+        let listed = client.system().list_actors(ListActorsRequest::default()).await;
+        let actors = listed.expect("answered").into_inner().actors;
+        actors.iter().any(|a| a.actor.as_ref().is_some_and(|t| t.r#type == kind) && a.queued > 0)
+    })
+    .await;
 }
 
 #[test]
@@ -99,13 +109,7 @@ fn a_call_chain_may_come_back_to_an_actor_that_it_holds() {
         assert_eq!(middle.method(), "middle");
         // Somebody else's call to A is queued before the flow comes back to it, and must not pass.
         let other_call = call(&client, "A", "1", "other");
-        wait::until_true("the other call to be queued", Duration::from_secs(20), async || {
-            let actors =
-                client.system().list_actors(kar_proto::v1::ListActorsRequest::default()).await;
-            let actors = actors.expect("answered").into_inner().actors;
-            actors.iter().any(|a| a.actor.as_ref().is_some_and(|t| t.r#type == "A") && a.queued > 0)
-        })
-        .await;
+        queued(&client, "A").await;
         let back_to_a = tokio::spawn({
             let middle = middle.clone();
             async move { middle.call(("A", "1"), "inner", &json!(null)).await }
@@ -118,6 +122,82 @@ fn a_call_chain_may_come_back_to_an_actor_that_it_holds() {
         assert_eq!(back_to_a.await.expect("no panic").expect("answered"), Ok(json!("in")));
         middle.finish(&json!("mid")).await;
         assert_eq!(to_b.await.expect("no panic").expect("answered"), Ok(json!("mid")));
+        assert_eq!(outer.get("x").await.expect("read"), json!(2), "it sees the inner turn's write");
+        outer.finish(&json!("out")).await;
+        assert_eq!(outer_call.await.expect("no panic").expect("answered"), Ok(json!("out")));
+        let other = host.next_turn().await;
+        assert_eq!(other.method(), "other");
+        other.finish(&json!(null)).await;
+        other_call.await.expect("no panic").expect("answered").expect("no error");
+    });
+}
+
+#[test]
+fn an_actor_may_call_itself() {
+    // P4: the shortest chain that comes back. Somebody else waits meanwhile.
+    test(async {
+        let world = World::new("itself");
+        let node = world.bare("host").await;
+        let client = node.client().await;
+        let mut host = Component::connect(&client, hello(&[], &["A"])).await.expect("ok");
+        let outer_call = call(&client, "A", "1", "outer");
+        let outer = host.next_turn().await;
+        outer.set(&[("x", json!(1))]).await.expect("buffered");
+        let other_call = call(&client, "A", "1", "other");
+        queued(&client, "A").await;
+        let nested = tokio::spawn({
+            let outer = outer.clone();
+            async move { outer.call(("A", "1"), "inner", &json!(null)).await }
+        });
+        let inner = host.next_turn().await;
+        assert_eq!(inner.method(), "inner");
+        assert_eq!(inner.get("x").await.expect("read"), json!(1), "it sees what was flushed");
+        inner.set(&[("x", json!(2))]).await.expect("buffered");
+        inner.finish(&json!("in")).await;
+        assert_eq!(nested.await.expect("no panic").expect("answered"), Ok(json!("in")));
+        assert_eq!(outer.get("x").await.expect("read"), json!(2), "it sees the inner turn's write");
+        outer.finish(&json!("out")).await;
+        assert_eq!(outer_call.await.expect("no panic").expect("answered"), Ok(json!("out")));
+        let other = host.next_turn().await;
+        assert_eq!(other.method(), "other");
+        assert_eq!(other.get("x").await.expect("read"), json!(2));
+        other.finish(&json!(null)).await;
+        other_call.await.expect("no panic").expect("answered").expect("no error");
+    });
+}
+
+#[test]
+fn a_call_chain_may_come_back_to_its_actor_through_a_service_on_another_node() {
+    test(async {
+        let world = World::new("through");
+        let (node, far) = (world.bare("host").await, world.bare("far").await);
+        let client = node.client().await;
+        let mut host = Component::connect(&client, hello(&[], &["A"])).await.expect("ok");
+        let greeting = hello(&["s"], &[]);
+        let mut services = Component::connect(&far.client().await, greeting).await.expect("ok");
+        let outer_call = call(&client, "A", "1", "outer");
+        let outer = host.next_turn().await;
+        outer.set(&[("x", json!(1))]).await.expect("buffered");
+        let to_service = tokio::spawn({
+            let outer = outer.clone();
+            async move { outer.invoke("s", "middle", &json!(null)).await }
+        });
+        let middle = services.next_turn().await;
+        assert_eq!(middle.method(), "middle");
+        let other_call = call(&client, "A", "1", "other");
+        queued(&client, "A").await;
+        let back_to_a = tokio::spawn({
+            let middle = middle.clone();
+            async move { middle.call(("A", "1"), "inner", &json!(null)).await }
+        });
+        let inner = host.next_turn().await;
+        assert_eq!(inner.method(), "inner");
+        assert_eq!(inner.get("x").await.expect("read"), json!(1), "it sees what was flushed");
+        inner.set(&[("x", json!(2))]).await.expect("buffered");
+        inner.finish(&json!("in")).await;
+        assert_eq!(back_to_a.await.expect("no panic").expect("answered"), Ok(json!("in")));
+        middle.finish(&json!("mid")).await;
+        assert_eq!(to_service.await.expect("no panic").expect("answered"), Ok(json!("mid")));
         assert_eq!(outer.get("x").await.expect("read"), json!(2), "it sees the inner turn's write");
         outer.finish(&json!("out")).await;
         assert_eq!(outer_call.await.expect("no panic").expect("answered"), Ok(json!("out")));

@@ -13,6 +13,7 @@ mod data_dir;
 mod deadlock;
 mod demo;
 mod disk;
+mod drains;
 mod events;
 mod flows;
 mod grpcurl;

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use kar_tests::python::{Install, script, test};
-use kar_tests::world::capture;
+use kar_tests::world::{READY_LIMIT, capture};
 use kar_tests::{Node, NodeOptions, World};
 
 const PROGRAM: &str = "conformance/features.py";
@@ -80,6 +80,30 @@ fn operators_see_what_is_unfinished_and_what_has_failed() {
 #[test]
 fn calls_that_are_given_up_hold_up_no_others_and_go_on() {
     test(case("forgets", &["--request-credits", "16"]));
+}
+
+#[test]
+fn direct_calls_go_past_all_logs_and_are_made_once() {
+    test(case("directs", &[]));
+}
+
+#[test]
+fn calls_with_one_affinity_key_are_handled_by_one_owner() {
+    test(async {
+        let world = World::new("pyaffinity");
+        let (node, other) = (world.bare("a").await, world.bare("b").await);
+        run(&node, &["affinity", other.socket.to_str().expect("UTF-8")]).await;
+    });
+}
+
+#[test]
+fn a_sidecar_that_is_shut_down_lets_turns_end_and_ends() {
+    test(async {
+        let world = World::new("pydown");
+        let (mut node, other) = (world.bare("a").await, world.bare("b").await);
+        run(&node, &["shut_down", other.socket.to_str().expect("UTF-8")]).await;
+        assert_eq!(node.ended(READY_LIMIT).await, 0);
+    });
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod forget;
 mod life;
+mod services;
+mod shut_down;
 mod stage;
 mod turns;
 mod unknown;

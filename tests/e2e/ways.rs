@@ -1,19 +1,23 @@
 //! P7 by the invocations' own names: what one sender sends to one actor is begun in the order sent, by peers, through
 //! inboxes, and where the way changes. A turn's token names its invocation, and so does the answer to who sent it.
 
+use std::fs;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use kar_proto::v1::request::Operation;
 use kar_proto::v1::response::Result as Answer;
 use kar_proto::v1::{
-    ActorTarget, ApplicationError, CallActorRequest, StartRequest, TellRequest, call_actor_response,
+    ActorTarget, ApplicationError, CallActorRequest, ListNodesRequest, StartRequest, TellRequest,
+    call_actor_response,
 };
 use kar_tests::component::{Component, Handle, Turn, actor, hello};
 use kar_tests::grpc::{json as bytes, value};
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, Node, NodeOptions, World, test, wait};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{JoinHandle, JoinSet};
 
 const NO_PEER: &[&str] = &["--no-peer"];
 
@@ -220,5 +224,121 @@ fn without_peers_what_an_actors_turns_tell_is_begun_in_the_order_told() {
             called.await.expect("no panic").expect("answered").expect("no error");
         }
         assert_eq!(firsts(&begun, sent.len()).await, sent);
+    });
+}
+
+/// In front of a sidecar's peer socket: whoever dials the sidecar comes through here, or not at all.
+struct Door {
+    /// Where others look for it.
+    path: PathBuf,
+    /// Where it listens.
+    real: PathBuf,
+    open: Option<JoinHandle<()>>,
+}
+
+impl Door {
+    /// Moves the socket away. Until it is opened nobody new reaches the sidecar, which lives on.
+    async fn before(world: &World, node: &Node) -> Self {
+        let listed = node.client().await.system().list_nodes(ListNodesRequest {}).await;
+        let mut nodes = listed.expect("answered").into_inner().nodes.into_iter();
+        let address = nodes.find(|other| other.name == node.name).expect("itself").address;
+        let path = PathBuf::from(address.strip_prefix("unix:").expect("a socket"));
+        let real = world.path().join("real.peer");
+        fs::rename(&path, &real).expect("the socket can be moved");
+        Self { path, real, open: None }
+    }
+
+    fn open(&mut self) {
+        let listener = UnixListener::bind(&self.path).expect("nobody listens there");
+        let real = self.real.clone();
+        self.open = Some(tokio::spawn(async move {
+            // Connections end with whoever accepted them.
+            let mut lines = JoinSet::new();
+            while let Ok((mut outer, _)) = listener.accept().await {
+                let mut inner = UnixStream::connect(&real).await.expect("the sidecar lives");
+                lines.spawn(async move {
+                    let _ended = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+                });
+            }
+        }));
+    }
+
+    /// Cuts every connection, and lets nobody in.
+    async fn close(&mut self) {
+        fs::remove_file(&self.path).expect("it was open");
+        let open = self.open.take().expect("it was open");
+        open.abort();
+        let _aborted = open.await;
+    }
+}
+
+/// What a test sends, in order.
+struct Sender {
+    stream: Component,
+    client: Client,
+    sent: Vec<(i64, String)>,
+}
+
+impl Sender {
+    /// Sends so many at once, of all kinds, and does something before any is answered; then waits for all answers.
+    /// Returns how many entries of inboxes they took.
+    async fn send(&mut self, count: i64, meanwhile: impl AsyncFnOnce()) -> i64 {
+        let before = inbox_appends(&self.client).await;
+        let first = self.sent.len() as i64 + 1;
+        let numbers = first..first + count;
+        let asked: Vec<JoinHandle<String>> =
+            numbers.clone().map(|n| tokio::spawn(ask(self.stream.handle(), n))).collect();
+        // Each has sent its request when it is here again.
+        tokio::task::yield_now().await;
+        meanwhile().await;
+        for (number, asked) in numbers.zip(asked) {
+            self.sent.push((number, asked.await.expect("no panic")));
+        }
+        inbox_appends(&self.client).await - before
+    }
+
+    /// Sends one after the other until one takes no inbox.
+    async fn until_by_peers(&mut self) {
+        wait::until_true("the peers to have it again", READY_LIMIT, async || {
+            self.send(1, async || {}).await == 0
+        })
+        .await;
+    }
+}
+
+#[test]
+fn an_owner_that_lives_and_no_peer_reaches_is_served_by_its_inbox_until_one_does() {
+    const MANY: i64 = 30;
+    test(async {
+        let world = World::new("unreached");
+        let begun = Begun::default();
+        // The younger one dials the older one.
+        let node = bare(&world, "host", &[]).await;
+        let _notes = noting(host(&node, &["A"]).await, &begun);
+        let mut door = Door::before(&world, &node).await;
+        let front = bare(&world, "front", &[]).await;
+        let (stream, client) = (host(&front, &[]).await, front.client().await);
+        let mut sender = Sender { stream, client, sent: Vec::new() };
+
+        // It was never reached.
+        let entries = sender.send(MANY, async || {}).await;
+        assert!(entries >= MANY, "there is no other way: {entries}");
+        door.open();
+        sender.until_by_peers().await;
+        assert_eq!(sender.send(MANY, async || {}).await, 0, "peers carry it");
+        // It is lost while much is under way.
+        sender.send(MANY, async || door.close().await).await;
+        let entries = sender.send(MANY, async || {}).await;
+        assert!(entries >= MANY, "there is no other way: {entries}");
+        door.open();
+        sender.until_by_peers().await;
+        assert_eq!(sender.send(MANY, async || {}).await, 0, "peers carry it");
+
+        wait::until_true("all to begin", READY_LIMIT, async || {
+            begun.lock().expect("no panic").len() >= sender.sent.len()
+        })
+        .await;
+        let begun = begun.lock().expect("no panic").clone();
+        assert_eq!(begun, sender.sent, "in order, each once: its owner was never lost");
     });
 }

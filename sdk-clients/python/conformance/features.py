@@ -21,6 +21,9 @@ LIMIT = 60.0
 GIVEN_UP = 40
 """More calls than there are credits in the case that gives them up."""
 
+KEYS = 16
+"""Affinity keys that are looked at."""
+
 QUICK = kar.RetryPolicy(3, 0.001, 0.005, 2.0)
 
 
@@ -213,6 +216,32 @@ class Clock(kar.Actor):
 
     async def on_deactivate(self) -> None:
         await stage.note(f"{self.id} rests")
+
+
+class Desk(kar.Service, name="desk"):
+    """Answers who it is."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+    @kar.method
+    async def look(self) -> list[bool]:
+        """Whether the invocation is a direct one, and whether its turn has a token."""
+        await self.turn.flush()
+        return [self.turn.is_direct, bool(self.turn.token)]
+
+    @kar.method(retry=QUICK)
+    async def fails(self) -> None:
+        await stage.note("direct" if self.turn.is_direct else "durable")
+        raise kar.ApplicationError("busy", "try again", retryable=True)
+
+    @kar.method
+    async def who(self) -> str:
+        return self.name
+
+    @kar.method
+    async def asks(self) -> list[bool]:
+        return await self.turn.service(Desk, direct=True).look()
 
 
 class Poison(kar.Actor):
@@ -460,6 +489,66 @@ async def forgets(client: kar.Client) -> None:
     await host.wait()
 
 
+async def directs(client: kar.Client) -> None:
+    """Direct calls go past all logs, are made once, and need a host that is there."""
+    await fails(kar.NoHost, client.service("nobody", direct=True).call("look"))
+    direct, durable = client.service(Desk, direct=True), client.service(Desk)
+    assert await direct.look() == [True, False]
+    assert await durable.look() == [False, True]
+    assert await durable.asks() == [True, False], "a turn may make one, too"
+    for desk, what, times in ((direct, "direct", 1), (durable, "durable", 3)):
+        assert (await fails(kar.ApplicationError, desk.fails())).code == "busy"
+        assert stage.log.count(what) == times, f"{what}: {stage.log}"
+
+
+async def affinity(client: kar.Client) -> None:
+    """Calls with one key are handled by one owner, here and at the sidecar of `argv[2]`."""
+    hosts = {"a": kar.Host(Desk("a")), "b": kar.Host(Desk("b"), socket=sys.argv[2])}
+    for host in hosts.values():
+        await host.start()
+
+    async def owners() -> list[str]:
+        return [await client.service(Desk, affinity_key=f"k{key}").who() for key in range(KEYS)]
+
+    before: list[str] = []
+
+    async def shared() -> bool | None:
+        nonlocal before
+        last, before = before, await owners()
+        return (before == last and set(before) == set(hosts)) or None
+
+    await until("the hosts to share the keys", shared)
+    for _ in range(5):
+        assert await owners() == before, "each key has its owner"
+    # Without a key it is open which of them it is: both get some.
+    for name in hosts:
+
+        async def called(name: str = name) -> bool | None:
+            return await client.service(Desk).who() == name or None
+
+        await until(f"{name} to be called", called)
+    hosts["b"].shutdown()
+    await hosts["b"].wait()
+    assert set(await owners()) == {"a"}, "it leaves them to the other one"
+    hosts["a"].shutdown()
+    await hosts["a"].wait()
+
+
+async def shut_down(client: kar.Client) -> None:
+    """The sidecar ends; what runs is not cut off."""
+    host = kar.Host(Clock)
+    await host.start()
+    # Asked for at the other sidecar, which stays.
+    async with kar.connect(socket=sys.argv[2]) as other:
+        working = await kar.start(other.actor(Clock, "c").work)
+        await stage.until("works")
+        await client.operator.shut_down()
+        await stage.open("work")
+        assert await working.result() == "done"
+        assert stage.log == ["works"], stage.log
+    await host.abort()
+
+
 async def parked(client: kar.Client) -> None:
     """Beside a host (`poison`) that its method kills: it is parked, and resumed."""
     cure = sys.argv[2]
@@ -487,10 +576,16 @@ CASES: dict[str, Callable[[kar.Client], Awaitable[None]]] = {
     "reminders": reminders,
     "life": life,
     "operators": operators,
+    "directs": directs,
 }
 
 
-CLIENTS: dict[str, Callable[[kar.Client], Awaitable[None]]] = {"parked": parked, "forgets": forgets}
+CLIENTS: dict[str, Callable[[kar.Client], Awaitable[None]]] = {
+    "parked": parked,
+    "forgets": forgets,
+    "affinity": affinity,
+    "shut_down": shut_down,
+}
 """Those that begin without a host."""
 
 
@@ -500,7 +595,7 @@ async def main(case: str) -> None:
         if case in CLIENTS:
             async with kar.connect() as client:
                 return await CLIENTS[case](client)
-        host = kar.Host(Walker, Walk, Cell, Clock)
+        host = kar.Host(Walker, Walk, Cell, Clock, Desk)
         await host.start()
         await CASES[case](host.client)
         host.shutdown()

@@ -117,6 +117,18 @@ impl Cell {
         Ok(CellClient::new(&ctx, "shop").add(1).step_key("key").await?)
     }
 
+    /// Fails behind a flush.
+    async fn segments(&self, ctx: &mut ActorContext) -> Result<(), Error> {
+        ctx.state().set("flushed", &1)?;
+        CellClient::new(&ctx, "told").add(1).tell().await?;
+        ctx.flush().await?;
+        ctx.state().set("dropped", &1)?;
+        CellClient::new(&ctx, "told").add(10).tell().await?;
+        self.0.note("flushed");
+        self.0.pass("fail").await;
+        Err(Error::new("broken", "behind the flush"))
+    }
+
     #[kar(shared)]
     async fn read(&self, ctx: &mut ActorContext) -> Result<i64, Error> {
         self.0.note("reads");
@@ -189,6 +201,36 @@ fn branches_are_joined_also_where_one_fails() {
         assert!(state.is_empty(), "what it wrote itself is dropped: {state:?}");
         let sum = home.spread(5).await.expect("both add");
         assert_eq!(sum, 2 + 5, "what the other branch had done has stayed");
+    });
+}
+
+#[test]
+fn what_is_flushed_stays_and_what_comes_behind_goes_with_the_turn() {
+    test(async {
+        let world = World::new("sdkflush");
+        let node = world.bare("a").await;
+        let (_host, client, stage) = hosted(&node).await;
+        let broken = CellClient::new(&client, "broken");
+        let failing = tokio::spawn(broken.segments().into_future());
+        stage.until("flushed", 1).await;
+        // The turn still runs, and the world knows already.
+        let told = CellClient::new(&client, "told");
+        let sum = async |id: &str| {
+            let cell = client.actor("Cell", id);
+            cell.committed::<i64>("sum").await.expect("read").unwrap_or_default()
+        };
+        wait::until_true("what was told to be done", READY_LIMIT, async || sum("told").await == 1)
+            .await;
+        let keys = async || {
+            let state = client.actor("Cell", "broken").committed_state().await.expect("read");
+            state.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!(keys().await, ["flushed"]);
+        stage.open("fail");
+        let failed = failing.await.expect("no panic").expect_err("it is broken");
+        assert_eq!(failed.application().expect("its own").code, "broken");
+        assert_eq!(keys().await, ["flushed"]);
+        assert_eq!(told.add(0).await.expect("added"), 1, "nothing came behind it");
     });
 }
 
