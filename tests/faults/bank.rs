@@ -22,6 +22,9 @@ const CLIENTS: usize = 24;
 const ACCOUNTS: usize = 20;
 const OPENING: i64 = 1_000;
 
+/// Tellers that are actors, who count the transfers that they have done.
+const TELLERS: usize = 7;
+
 /// P3: code of a cut-off attempt may run on for so long.
 const GRACE: Duration = Duration::from_millis(100);
 
@@ -70,6 +73,8 @@ struct Books {
     started: Cell<usize>,
     finished: Cell<usize>,
     unknown: Cell<usize>,
+    /// Requests to tellers that are actors, repeated ones included.
+    asked: Cell<usize>,
     /// The clients' own sidecars: odd from the kill to the restart, then even again. Only clients whose connection
     /// was made before the last change, or while it is odd, may see "unknown".
     fronts: [Cell<usize>; 2],
@@ -89,6 +94,7 @@ pub(crate) async fn run(
         started: Cell::new(0),
         finished: Cell::new(0),
         unknown: Cell::new(0),
+        asked: Cell::new(0),
         fronts: [Cell::new(0), Cell::new(0)],
     });
     let toll = Toll::default();
@@ -113,7 +119,14 @@ pub(crate) async fn run(
     let Plan { transfers, strikes, .. } = plan;
     let unknown = books.unknown.get();
     println!("{transfers} transfers, {strikes} strikes, {unknown} answers unknown and asked again");
-    audit(plan, &bank.nodes[HOSTS].client().await).await;
+    let client = bank.nodes[HOSTS].client().await;
+    audit(plan, &client).await;
+    let (done, asked) = (done(&client).await, bank.books.asked.get());
+    let least = (0..transfers).filter(|transfer| is_actors(*transfer)).count();
+    assert!(
+        (least..=asked).contains(&done),
+        "{least} transfers, asked for {asked} times, were done {done} times"
+    );
     let attempts = world.journal().attempts();
     assert!(attempts.len() >= transfers, "the journal has {} turns only", attempts.len());
     world.journal().assert_no_overlap(GRACE);
@@ -227,6 +240,7 @@ async fn client(bank: Rc<Books>, number: usize, mut random: Random) {
                     (connect(&socket).await, since)
                 }
             };
+            bank.asked.set(bank.asked.get() + usize::from(is_actors(transfer)));
             match send(&client, transfer, &order).await {
                 // A teller's own calls were refused: it says so.
                 Ok(Err(error)) if error.code == "KarError" && !bank.plan.excuses.is_empty() => {
@@ -249,13 +263,18 @@ async fn connect(socket: &std::path::Path) -> Client {
     wait::until("the client's sidecar", READY_LIMIT, async || Client::unix(socket).await.ok()).await
 }
 
+/// Half of the transfers go to tellers that are actors, the others to the service.
+fn is_actors(transfer: usize) -> bool {
+    transfer.is_multiple_of(2)
+}
+
 async fn send(
     client: &Client,
     transfer: usize,
     order: &Value,
 ) -> Result<Result<Value, ApplicationError>, Status> {
-    if transfer.is_multiple_of(2) {
-        let teller = format!("teller-{}", transfer % 7);
+    if is_actors(transfer) {
+        let teller = format!("teller-{}", transfer % TELLERS);
         client.call(("Teller", &teller), "transfer", order).await
     } else {
         client.invoke("teller", "transfer", order).await
@@ -287,4 +306,16 @@ async fn audit(plan: Plan, client: &Client) {
     assert_eq!(sum, OPENING * ACCOUNTS as i64, "money was made or lost");
     let all: BTreeSet<String> = (0..plan.transfers).map(|n| format!("t{n}")).collect();
     assert!(withdrawn == all && deposited == all, "transfers were lost");
+}
+
+/// How many transfers the tellers that are actors have done. Accounts leave a repeated transfer out; these do not.
+async fn done(client: &Client) -> usize {
+    let mut done = 0;
+    for teller in 0..TELLERS {
+        let actor = ActorTarget { r#type: "Teller".into(), id: format!("teller-{teller}") };
+        let request = GetAllRequest { actor: Some(actor), turn_token: String::new() };
+        let state = client.actor_state().get_all(request).await.expect("read").into_inner();
+        done += state.entries.get("done").map_or(0, |done| value(done).as_u64().expect("a number"));
+    }
+    usize::try_from(done).expect("fits")
 }

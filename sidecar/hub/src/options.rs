@@ -72,7 +72,8 @@ pub struct HubLimits {
     /// its turns, and each partition of a topic that it publishes to. All are repeated in every file
     /// of the log, some 32 bytes each.
     pub topic_channels_max: usize,
-    /// Fetches that wait for events; each costs some 200 bytes of memory.
+    /// Fetches that wait for events, and for each client those that wait until it takes what it is told; each costs some
+    /// 200 bytes of memory.
     pub fetches_max: usize,
 }
 

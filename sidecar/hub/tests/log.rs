@@ -165,9 +165,24 @@ async fn durability_os_keeps_what_the_process_loses() {
         a.client.append(log(1), id, Bytes::from(id.to_string()));
     }
     own(&mut a, 100).await;
+    let stats = a.client.stats().await.unwrap();
+    assert!(stats.commits > 0 && stats.syncs == 0, "{stats:?}");
     common::kill(common::hub_pid(dir.path())).await;
     a.wait(HubEvent::Reconnected).await;
     assert_eq!(a.read(&log(1), 1).await.len(), 100);
+}
+
+#[tokio::test]
+async fn with_durability_fsync_each_commit_is_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = node(dir.path(), "a").await;
+    a.read(&log(1), 1).await;
+    for id in 1..=10 {
+        a.client.append(log(1), id, Bytes::from_static(b"one at a time"));
+        own(&mut a, id).await;
+    }
+    let stats = a.client.stats().await.unwrap();
+    assert!(stats.commits >= 10 && stats.syncs >= stats.commits, "{stats:?}");
 }
 
 /// `first_segment_bytes`, `segment_bytes`: what does not fit in any more begins the next file, and nothing else is held

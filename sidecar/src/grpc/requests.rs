@@ -33,13 +33,6 @@ struct UnderWay {
     request: Option<RequestId>,
 }
 
-/// A request that is to be answered at once since nobody waits for what it comes to.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Forgotten {
-    /// What the core knows it as, if it does.
-    pub request: Option<RequestId>,
-}
-
 impl Requests {
     /// None yet, and `max` at once.
     pub fn new(max: usize) -> Self {
@@ -84,10 +77,10 @@ impl Requests {
         is_awaited
     }
 
-    /// Nobody waits for it any more, so it ends here; `None` if it was answered meanwhile.
-    pub fn forget(&mut self, id: u64) -> Option<Forgotten> {
-        let UnderWay { request, .. } = self.under_way.remove(&id)?;
-        Some(Forgotten { request })
+    /// Nobody waits for it any more, so it ends here, and is to be answered at once: what the core knows it as, if it
+    /// does. `None` if it was answered meanwhile.
+    pub fn forget(&mut self, id: u64) -> Option<Option<RequestId>> {
+        self.under_way.remove(&id).map(|entry| entry.request)
     }
 
     /// Takes all that the core knows: the stream has ended.
@@ -124,7 +117,7 @@ mod tests {
         let mut requests = Requests::new(2);
         let forgotten = begun(&mut requests, 1);
         requests.known_as(forgotten, RequestId(7));
-        assert_eq!(requests.forget(1), Some(Forgotten { request: Some(RequestId(7)) }));
+        assert_eq!(requests.forget(1), Some(Some(RequestId(7))));
         assert!(!requests.end(forgotten), "it has its answer");
         assert_eq!(requests.forget(1), None, "twice is once");
         let ended = begun(&mut requests, 1);

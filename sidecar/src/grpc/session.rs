@@ -13,7 +13,7 @@ use kar_proto::v1::response::Result as Reply;
 use kar_proto::v1::sidecar_frame::Frame;
 use tonic::{Code, Status};
 
-use super::requests::{Forgotten, Requests, Ticket};
+use super::requests::{Requests, Ticket};
 use crate::convert::api::{TurnRef, direct_size, direct_to, reply_size, turn_size, turn_to};
 use crate::convert::error;
 use crate::driver::Driver;
@@ -115,7 +115,7 @@ impl Session {
     /// The component waits for a request no longer: it is answered at once, unless it has been meanwhile. Returns what
     /// the core knows it as, which is to be abandoned.
     pub fn forget(&self, id: u64) -> Option<RequestId> {
-        let Forgotten { request } = self.requests().forget(id)?;
+        let request = self.requests().forget(id)?;
         let what = "it was forgotten before it had its outcome: what was accepted goes on";
         let code = Code::Cancelled;
         self.respond(id, Err(error::status_as(code, ErrorReason::OutcomeUnknown, what, [])));

@@ -452,6 +452,8 @@ pub struct HubStats {
     pub records: u64,
     /// Commits (each one write, and one fdatasync with [`Durability::Fsync`](crate::Durability)).
     pub commits: u64,
+    /// Calls of fdatasync on files of the log; none with [`Durability::Os`](crate::Durability).
+    pub syncs: u64,
     /// Bytes written, framing included.
     pub bytes: u64,
     /// Median duration of a commit, within 19 %.

@@ -254,6 +254,7 @@ pub(crate) async fn stats(data_dir: &Path) -> Result<HubStats, HubError> {
         records: answer.records,
         commits: answer.commits,
         bytes: answer.bytes,
+        syncs: answer.syncs,
         commit_p50: Duration::from_micros(answer.commit_p50_us),
         commit_p99: Duration::from_micros(answer.commit_p99_us),
         clients: answer.clients,

@@ -224,6 +224,7 @@ enum CommitterState {
 struct Stats {
     records: u64,
     commits: u64,
+    syncs: u64,
     bytes: u64,
     durations: Histogram,
     trims: u64,
@@ -279,7 +280,7 @@ impl Hub {
 
     /// The commit thread's loop: `write` makes a batch durable. Ends when the hub stops and
     /// nothing is left, or at the first error.
-    pub(crate) fn commit_loop(&self, mut write: impl FnMut(&Batch) -> Result<(), HubError>) {
+    pub(crate) fn commit_loop(&self, mut write: impl FnMut(&Batch) -> Result<u64, HubError>) {
         let mut pace = false;
         loop {
             let mut engine = self.lock();
@@ -303,12 +304,12 @@ impl Hub {
             let begun = Instant::now();
             let written = write(&batch);
             let took = begun.elapsed();
-            if let Err(error) = written {
-                self.with(|engine| engine.fail(error));
-                return;
-            }
+            let syncs = match written {
+                Ok(syncs) => syncs,
+                Err(error) => return self.with(|engine| engine.fail(error)),
+            };
             pace = PACED.contains(&batch.records);
-            self.with(|engine| engine.committed(batch, took));
+            self.with(|engine| engine.committed(batch, syncs, took));
         }
     }
 }
@@ -414,8 +415,9 @@ impl Engine {
         metas.into_iter().map(|meta| wire::Meta { meta: Some(meta) }.encode_to_vec()).collect()
     }
 
-    /// A batch is durable: shows its records to the readers.
-    pub(crate) fn committed(&mut self, batch: Batch, took: Duration) {
+    /// A batch is durable, after so many syncs: shows its records to the readers.
+    pub(crate) fn committed(&mut self, batch: Batch, syncs: u64, took: Duration) {
+        self.stats.syncs += syncs;
         self.stats.records += batch.records as u64;
         self.stats.commits += 1;
         self.stats.bytes += batch.bytes as u64;
@@ -562,6 +564,7 @@ impl Engine {
             compaction_failures: self.stats.compaction_failures,
             snapshots: self.stats.snapshots.0,
             snapshot_bytes: self.stats.snapshots.1,
+            syncs: self.stats.syncs,
             topics: self.topics() as u64,
             events_published: self.topics.stats.published,
             events_repeated: self.topics.stats.repeated,

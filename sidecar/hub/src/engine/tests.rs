@@ -69,8 +69,8 @@ impl Bare {
     /// Everything that was appended becomes durable.
     fn commit(&mut self) {
         let batch = self.engine.writer.take();
-        self.committer.commit(&batch).unwrap();
-        self.engine.committed(batch, Duration::ZERO);
+        let syncs = self.committer.commit(&batch).unwrap();
+        self.engine.committed(batch, syncs, Duration::ZERO);
     }
 
     /// What the next hub would know, if this one were killed now.

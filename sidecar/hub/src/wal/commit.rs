@@ -58,30 +58,32 @@ impl Committer {
         })
     }
 
-    /// Writes a batch; when this returns it is durable. After an error nothing more may be
-    /// written: what the failed write left behind is for the next start to judge.
-    pub(crate) fn commit(&mut self, batch: &Batch) -> Result<(), HubError> {
+    /// Writes a batch; when this returns it is durable. Returns how many times a file was synced for it. After an error
+    /// nothing more may be written: what the failed write left behind is for the next start to judge.
+    pub(crate) fn commit(&mut self, batch: &Batch) -> Result<u64, HubError> {
+        let mut syncs = 0;
         for chunk in &batch.chunks {
             if chunk.segment != self.segment {
                 self.begin(chunk.segment)?;
             }
-            self.write(chunk)?;
+            syncs += self.write(chunk)?;
         }
-        let Some(last) = batch.chunks.last() else { return Ok(()) };
+        let Some(last) = batch.chunks.last() else { return Ok(syncs) };
         let end = last.address + last.buffer.len() as u64;
         self.mark.set(end)?;
         self.prepare(end);
-        Ok(())
+        Ok(syncs)
     }
 
-    fn write(&self, chunk: &Chunk) -> Result<(), HubError> {
+    fn write(&self, chunk: &Chunk) -> Result<u64, HubError> {
         let written = self.file.write_all_at(&chunk.buffer, chunk.address - self.segment.base);
         written.map_err(|e| HubError::io("write", &self.segment.path(&self.dir), e))?;
-        if self.durability == Durability::Fsync {
-            let synced = self.file.sync_data();
-            synced.map_err(|e| HubError::io("sync", &self.segment.path(&self.dir), e))?;
+        if self.durability == Durability::Os {
+            return Ok(0);
         }
-        Ok(())
+        let synced = self.file.sync_data();
+        synced.map_err(|e| HubError::io("sync", &self.segment.path(&self.dir), e))?;
+        Ok(1)
     }
 
     /// Goes over to the next file.

@@ -12,7 +12,8 @@ use super::Judge;
 use crate::coverage::Coverage;
 use crate::history::{Run, Seen};
 
-/// So many turns that ran ahead of the log and come to nothing are a cascade.
+/// So many turns of one reign that ran ahead of the log and come to nothing are a cascade by chance; the directed
+/// schedule has the design's five.
 const CASCADE: usize = 2;
 
 /// How often each schedule happened.
@@ -317,7 +318,7 @@ impl Judge<'_> {
     }
 
     /// A node is told to leave: does another one leave at the same time, with a turn of one of them under way that was
-    /// called by a turn of the other one?
+    /// called by a turn of the other one? (In both directions, with re-entry, it is directed only.)
     pub(crate) fn count_drain(&mut self, node: NodeId) {
         let runs_now = |run: &&Run| {
             run.started.is_some_and(|at| at <= self.now) && run.ended.is_none_or(|at| at > self.now)

@@ -190,12 +190,13 @@ pub(super) fn drain_with_cross_calls(stage: &mut Stage) {
             Some(Script { steps, ..Script::default() })
         }))
     };
-    stage.ask(2, Mode::Call, A, 0);
-    stage.ask(2, Mode::Call, B, 1);
+    let asked = [stage.ask(2, Mode::Call, A, 0), stage.ask(2, Mode::Call, B, 1)];
     stage.pass(60 * MS);
     let (a, b) = (stage.owner(A), stage.owner(B));
     stage.world.inject(Fault::Drain { slot: a, with: Some(b), back_us: 200 * MS });
-    stage.pass(1_500 * MS);
+    for req in asked {
+        stage.until("both answers", answered(req));
+    }
 }
 
 /// A call waits behind a turn that takes long, and the owners of its caller and of its callee die together: the retry

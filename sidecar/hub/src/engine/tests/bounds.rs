@@ -121,6 +121,54 @@ fn a_fetch_too_many_that_would_wait_is_refused_and_the_others_go_on() {
     assert_eq!(bare.engine.stats().fetches_waiting, 1);
 }
 
+/// `fetches_max`, `outbox_bytes_max`
+#[test]
+fn who_takes_nothing_holds_up_its_own_fetches_and_nobody_elses() {
+    let mut bare = Bare::new();
+    bare.engine.limits.fetches_max = 1;
+    bare.engine.limits.outbox_bytes_max = 2;
+    let (slow, other) = (bare.client("app", false), bare.client("other", false));
+    let topic = bare.topic(slow);
+    let fetch = |partition, wait_ms| {
+        let (topic_id, first, bytes_max) = (topic.clone(), 1, 2_000);
+        let consumer = wire::FetchEvents::default();
+        Request::FetchEvents(wire::FetchEvents {
+            topic_id,
+            partition,
+            first,
+            bytes_max,
+            wait_ms,
+            ..consumer
+        })
+    };
+    bare.append_numbered(slow, &topic, 0, 1..2);
+    bare.commit();
+    for id in [slow, other] {
+        drop(bare.answers(id));
+    }
+    // The first one is read, which is all that may be; the second one is held, and the third one refused.
+    (2..5).for_each(|number| bare.ask(slow, number, fetch(0, 0)));
+    let answers = bare.answers(slow);
+    let [Some(Response::Refused(refused)), None, None] =
+        [4, 2, 3].map(|number| answers.get(&number))
+    else {
+        panic!("{answers:?}")
+    };
+    assert_eq!((refused.bound.as_str(), refused.limit), ("fetches_max", 1));
+    // Another client waits for events, and is read those that are there.
+    bare.ask(other, 2, fetch(1, 1_000));
+    bare.ask(other, 3, fetch(0, 0));
+    assert_eq!(bare.answers(other).get(&2), None, "it waits");
+    let reads = bare.threads.1.try_iter().map(|job| match job {
+        DiskJob::Fetch(job) => (job.conn, job.number),
+        _ => panic!("another job"),
+    });
+    assert_eq!(reads.collect::<Vec<_>>(), [(slow, 2), (other, 3)]);
+    // Whoever waits beyond the bound is refused, as before.
+    bare.ask(other, 4, fetch(1, 1_000));
+    assert!(matches!(bare.answers(other).get(&4), Some(Response::Refused(_))));
+}
+
 /// `uncommitted_bytes_max`
 #[test]
 fn with_too_much_to_commit_nobody_is_heard_everybody_is_told_and_nothing_is_lost() {
@@ -248,4 +296,33 @@ impl Bare {
         }
         told.into_iter().filter(|(log, _)| *log == 1).map(|(_, offset)| offset).collect()
     }
+}
+
+#[test]
+fn what_cannot_be_synced_is_not_acknowledged_and_ends_the_hub() {
+    let mut bare = Bare::new();
+    let client = bare.client("app", false);
+    open(&mut bare, client, 1);
+    append(&mut bare, client, 1, 1, 1);
+    bare.commit();
+    drop(bare.told(client));
+    append(&mut bare, client, 1, 2, 1);
+    let hub = Hub::new(bare.engine);
+    let mut tries = 0;
+    hub.commit_loop(|_| {
+        tries += 1;
+        Err(HubError::io(
+            "sync",
+            std::path::Path::new("log"),
+            std::io::Error::other("the disk is gone"),
+        ))
+    });
+    let fault = hub.with(Engine::take_fault).expect("the hub ends");
+    assert_eq!((tries, fault.exit_code()), (1, crate::exit_code::IO), "{fault}");
+    bare.engine = hub.engine.into_inner().unwrap();
+    let told = bare.told(client);
+    assert!(
+        !told.iter().any(|frame| matches!(frame, Frame::Own(_) | Frame::Entry(_))),
+        "{told:?}"
+    );
 }

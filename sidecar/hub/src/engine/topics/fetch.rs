@@ -83,7 +83,7 @@ impl Engine {
             return self.answer(conn, number, invalid(text));
         };
         let log = partition.log;
-        let Some(state) = self.logs.get_mut(&log) else { return };
+        let Some(state) = self.logs.get(&log) else { return };
         let first = fetch.first.max(1);
         if first < state.start {
             let (first, end) = (state.start, state.index.last() + 1);
@@ -96,12 +96,11 @@ impl Engine {
         if is_there && self.may_read(conn) {
             return self.read_events(id, log, waiting);
         }
-        let Some(state) = self.logs.get_mut(&log) else { return };
         if ticks == 0 && !is_there {
             let end = state.index.last() + 1;
             return self.answer(conn, number, nothing(first, end));
         }
-        if self.topics.stats.waiting >= self.limits.fetches_max as u64 {
+        if !self.may_wait(conn, is_there) {
             let what = "as many fetches wait for events as may";
             return self.answer(conn, number, over("fetches_max", self.limits.fetches_max, what));
         }
@@ -109,10 +108,24 @@ impl Engine {
         if is_there {
             return self.hold_fetch(id, log, waiting);
         }
-        state.awaited = true;
-        if let Some(partition) = self.topics.partition(&id, fetch.partition) {
+        if let Some(state) = self.logs.get_mut(&log)
+            && let Some(partition) = self.topics.partition(&id, fetch.partition)
+        {
+            state.awaited = true;
             partition.waiting.push(waiting);
         }
+    }
+
+    /// Whether one more fetch may wait: for events, of all clients; or, if they are there, until its own client takes
+    /// what it is told, of that client. Those do not take up anybody else's room.
+    fn may_wait(&self, conn: ConnId, is_there: bool) -> bool {
+        let (max, waiting) = (self.limits.fetches_max, self.topics.stats.waiting);
+        let fetches = &self.topics.fetches;
+        if is_there {
+            return fetches.get(&conn).is_none_or(|fetches| fetches.held.len() < max);
+        }
+        let held = || fetches.values().map(|fetches| fetches.held.len() as u64).sum::<u64>();
+        waiting < max as u64 || waiting - held() < max as u64
     }
 
     /// Whether a client takes what it is told, so that more may be read for it.
@@ -298,12 +311,11 @@ impl Engine {
     ) {
         let mut ended = Vec::new();
         for fetches in self.topics.fetches.values_mut() {
-            fetches.held.retain(|(of, _, fetch)| match ends(fetch).filter(|_| of == topic) {
-                Some(response) => {
-                    ended.push((fetch.conn, fetch.number, response));
-                    false
-                }
-                None => true,
+            fetches.held.retain(|(of, _, fetch)| {
+                let response = if of == topic { ends(fetch) } else { None };
+                let is_kept = response.is_none();
+                ended.extend(response.map(|response| (fetch.conn, fetch.number, response)));
+                is_kept
             });
         }
         let partitions = self.topics.by_id.get_mut(topic).map(|topic| &mut topic.partitions);
