@@ -321,8 +321,5 @@ fn what_cannot_be_synced_is_not_acknowledged_and_ends_the_hub() {
     assert_eq!((tries, fault.exit_code()), (1, crate::exit_code::IO), "{fault}");
     bare.engine = hub.engine.into_inner().unwrap();
     let told = bare.told(client);
-    assert!(
-        !told.iter().any(|frame| matches!(frame, Frame::Own(_) | Frame::Entry(_))),
-        "{told:?}"
-    );
+    assert!(!told.iter().any(|frame| matches!(frame, Frame::Own(_) | Frame::Entry(_))), "{told:?}");
 }
