@@ -41,8 +41,27 @@ fn has_comment(file: &FileDescriptor, path: &[i32]) -> bool {
     info.into_iter().flat_map(|i| &i.location).filter(|l| l.path == path).any(|location| {
         [location.leading_comments(), location.trailing_comments()]
             .iter()
-            .any(|comment| comment.chars().filter(|c| c.is_alphabetic()).count() >= 2)
+            .any(|comment| says_something(comment))
     })
+}
+
+/// At least two words, or the name in code of what it stands for, with an end as sentences have it: a name that is
+/// said again, or `TODO`, is no comment.
+fn says_something(comment: &str) -> bool {
+    let comment = comment.trim();
+    let words = comment.split_whitespace().filter(|word| word.chars().any(char::is_alphabetic));
+    comment.ends_with(['.', ':', ')', '…']) && (words.count() >= 2 || comment.starts_with('`'))
+}
+
+#[test]
+fn a_comment_is_a_sentence_or_names_what_it_stands_for() {
+    for good in [" Why it ended.\n", " `EventService.Publish`.", " … with all below this one …"]
+    {
+        assert!(says_something(good), "{good}");
+    }
+    for bad in ["", " Name.", " TODO", " the name of the topic", " --- 1 ---."] {
+        assert!(!says_something(bad), "{bad}");
+    }
 }
 
 /// `InvocationMode` → `INVOCATION_MODE`.
@@ -246,4 +265,48 @@ fn every_operation_of_the_component_stream_is_a_unary_request() {
         }
     }
     assert_none("operations without their unary twin", &findings);
+}
+
+/// RPCs of `kar.v1` that are no operations of the component's stream, and why.
+const UNARY_ONLY: &[(&str, &str)] = &[
+    ("ComponentService.Connect", "it is the stream"),
+    ("EventService.Consume", "a stream of its own"),
+    ("SystemService.WatchTopology", "a stream of its own"),
+    ("InvocationService.GetInvocation", "for operators: no turn decides by it"),
+    ("InvocationService.ListInvocations", "for operators: no turn decides by it"),
+    ("InvocationService.ListDeadLetters", "for operators: no turn decides by it"),
+    ("ActorStateService.ListSubMap", "not there yet"),
+    ("ActorStateService.GetSubMapSize", "not there yet"),
+    ("SystemService.GetInfo", "for operators: no turn decides by it"),
+    ("SystemService.ListNodes", "for operators: no turn decides by it"),
+    ("SystemService.ListActors", "for operators: no turn decides by it"),
+    ("SystemService.Drain", "it ends what the stream is for"),
+    ("SystemService.Shutdown", "it ends what the stream is for"),
+];
+
+#[test]
+fn every_unary_request_is_an_operation_of_the_component_stream_but_for_named_exceptions() {
+    let pool = pool();
+    let request = pool.get_message_by_name("kar.v1.Request").expect("it is in the contract");
+    let operations: Vec<String> = request
+        .oneofs()
+        .flat_map(|oneof| oneof.fields().collect::<Vec<_>>())
+        .filter_map(|field| Some(field.kind().as_message()?.full_name().to_owned()))
+        .collect();
+    let mut findings = Vec::new();
+    let mut seen = 0;
+    for service in services(&pool).filter(|service| service.package_name() == "kar.v1") {
+        for rpc in service.methods() {
+            let name = format!("{}.{}", service.name(), rpc.name());
+            let is_excepted = UNARY_ONLY.iter().any(|(excepted, _)| *excepted == name);
+            seen += usize::from(is_excepted);
+            match (operations.iter().any(|op| op == rpc.input().full_name()), is_excepted) {
+                (false, false) => findings.push(format!("{name}: no operation, and no exception")),
+                (true, true) => findings.push(format!("{name}: an operation, and an exception")),
+                _ => {}
+            }
+        }
+    }
+    assert_none("unary requests", &findings);
+    assert_eq!(seen, UNARY_ONLY.len(), "an exception is for an RPC that does not exist");
 }

@@ -4,12 +4,12 @@
 use bytes::Bytes;
 use kar_proto::v1::component_frame::Frame as Up;
 use kar_proto::v1::{
-    ActorTarget, CallActorRequest, ComponentFrame, ConnectRequest, Credit, Hello,
+    ActorTarget, CallActorRequest, ComponentFrame, ConnectRequest, Credit, GetInfoRequest, Hello,
     InvocationOptions, InvokeRequest, Payload, Request, SetRequest, TellRequest, payload,
 };
 use kar_tests::component::{Component, Incoming, hello};
 use kar_tests::errors::{assert_error, metadata, reason};
-use kar_tests::grpc::{raw_stream, raw_unary};
+use kar_tests::grpc::{raw_bidi, raw_stream, raw_unary};
 use kar_tests::world::READY_LIMIT;
 use kar_tests::{Client, World, test, wait};
 use prost::Message as _;
@@ -238,20 +238,19 @@ fn a_missing_or_wrong_api_token_is_refused_everywhere() {
         node.listens().await;
         let good = node.client().await.with_token("secret");
         kar_tests::wait::until_true("the host", kar_tests::world::READY_LIMIT, async || {
-            let info =
-                good.system().get_info(kar_proto::v1::GetInfoRequest {}).await.expect("answered");
+            let info = good.system().get_info(GetInfoRequest {}).await.expect("answered");
             info.into_inner().node.is_some_and(|n| n.services.contains(&"echo".to_owned()))
         })
         .await;
         assert_well(&good).await;
-        let none = node.client().await;
-        for client in [none.clone(), none.with_token("Secret"), none.with_token("")] {
-            let answer = client.system().get_info(kar_proto::v1::GetInfoRequest {}).await;
-            assert_error(answer, Code::Unauthenticated, "WRONG_API_TOKEN");
-            let answer = client.invoke("echo", "echo", &json!(1)).await;
-            assert_error(answer, Code::Unauthenticated, "WRONG_API_TOKEN");
-            let answer = Component::connect(&client, hello(&[], &[])).await;
-            assert_error(answer, Code::Unauthenticated, "WRONG_API_TOKEN");
+        let port = good.system().get_info(GetInfoRequest {}).await.expect("answered");
+        let port = u16::try_from(port.into_inner().grpc_port).expect("a port");
+        let by_tcp = Client::tcp(port).await.expect("it listens");
+        assert_well(&by_tcp.with_token("secret")).await;
+        for none in [node.client().await, by_tcp] {
+            for client in [none.clone(), none.with_token("Secret"), none.with_token("")] {
+                assert_refused_without_token(&client).await;
+            }
         }
         // The command line finds it in the environment.
         let args =
@@ -259,6 +258,32 @@ fn a_missing_or_wrong_api_token_is_refused_everywhere() {
         assert_eq!(world.kar(&args).await.code, 8);
         assert_eq!(world.kar_with(&args, &[("KAR_API_TOKEN", "secret")]).await.code, 0);
     });
+}
+
+/// Everything is refused but what says whether the sidecar works, and in which form it is asked.
+async fn assert_refused_without_token(client: &Client) {
+    let answer = client.system().get_info(GetInfoRequest {}).await;
+    assert_error(answer, Code::Unauthenticated, "WRONG_API_TOKEN");
+    let answer = client.invoke("echo", "echo", &json!(1)).await;
+    assert_error(answer, Code::Unauthenticated, "WRONG_API_TOKEN");
+    let answer = Component::connect(client, hello(&[], &[])).await;
+    assert_error(answer, Code::Unauthenticated, "WRONG_API_TOKEN");
+    for service in ["ActorState", "Event", "Reminder", "State"] {
+        let method = format!("/kar.v1.{service}Service/Get");
+        let answer = raw_unary(client, &method, Bytes::new()).await;
+        assert_error(answer, Code::Unauthenticated, "WRONG_API_TOKEN");
+    }
+    let health = raw_unary(client, "/grpc.health.v1.Health/Check", Bytes::new()).await;
+    // `status: SERVING`.
+    assert_eq!(health.expect("health needs no token"), Bytes::from_static(&[0x08, 0x01]));
+    for version in ["v1", "v1alpha"] {
+        let method = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        // `list_services: ""`.
+        let question = tokio_stream::once(Bytes::from_static(&[0x3a, 0x00]));
+        let mut answers = raw_bidi(client, &method, question).await.expect("nor does reflection");
+        let answer = answers.message().await.expect("it answers").expect("with a message");
+        assert!(String::from_utf8_lossy(&answer).contains("kar.v1.InvocationService"));
+    }
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kar_tests::{binaries, process, test, wait};
+use kar_tests::world::capture;
+use kar_tests::{binaries, process, test, test_within, wait};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -106,5 +107,59 @@ fn what_fails_is_told_with_its_cause_and_the_rest_is_measured() {
         assert!(rows[0]["calls_per_second"].as_f64().expect("a number") > 0.0);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(said.contains("FAILED: direct invoke, 1 client"), "{said}");
+    });
+}
+
+/// Runs the benchmark as somebody would who asks for these scenarios only.
+async fn report_of(only: &str, failovers: &str) -> Value {
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_kar-bench"));
+    bench.args(["--seconds", "0.2", "--rounds", "1", "--failovers", failovers, "--only", only]);
+    bench.args(["-o", "json"]);
+    let output = capture(bench).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    serde_json::from_str(&output.stdout).expect("a report")
+}
+
+/// Asserts that `value` has all these figures, each above 0.
+fn assert_figures(value: &Value, names: &[&str]) {
+    for name in names {
+        let figure = value.pointer(&format!("/{name}")).and_then(Value::as_f64);
+        assert!(figure.is_some_and(|figure| figure > 0.0), "{name} is {figure:?}: {value:#}");
+    }
+}
+
+#[test]
+fn every_figure_that_is_promised_is_reported() {
+    // As long as a machine that does other things may take for a dozen measurements of 0.2 s and what they start.
+    test_within(Duration::from_secs(300), async {
+        // Builds the programs, if nobody did.
+        binaries::folder();
+        let durable = report_of("durable actor call", "1").await;
+        let hot = report_of("one hot actor", "0").await;
+        for (report, expected) in [(&durable, 3), (&hot, 3)] {
+            assert_eq!(report["failures"], json!([]));
+            let limits = ["echo_us", "chain_us", "echo_per_second", "chain_per_second"];
+            assert_figures(&report["limits"], &limits);
+            assert_figures(&report["limits"], &["append_us", "append_p99_us"]);
+            assert_figures(report, &["idle_sidecar_kib", "idle_hub_kib"]);
+            let rows = report["rows"].as_array().expect("a list");
+            assert_eq!(rows.len(), expected, "{report:#}");
+            for row in rows {
+                assert_figures(row, &["calls_per_second", "p50_us", "p99_us", "p999_us", "max_us"]);
+                assert_figures(row, &["cpu_us", "machine_us", "commit_p50_us"]);
+                assert_figures(row, &["records_per_commit", "calls_per_commit"]);
+                let processes = ["app", "client", "front", "hub", "owner"];
+                assert_figures(&row["cpu_us_by_process"], &processes);
+                let figure = |name: &str| row[name].as_f64().expect("a number");
+                assert!(figure("p50_us") <= figure("p99_us"), "{row:#}");
+                assert!(figure("machine_us") < figure("cpu_us"), "{row:#}");
+            }
+        }
+        // One failover, and what those saw meanwhile who called somebody else.
+        let failovers = &durable["failovers"];
+        assert_eq!(failovers["ms"].as_array().map(Vec::len), Some(1), "{failovers}");
+        assert_figures(failovers, &["ms/0", "before/p99_us", "before/max_us"]);
+        assert_figures(failovers, &["after/p99_us", "after/max_us"]);
+        assert_eq!(hot["failovers"]["ms"], json!([]));
     });
 }

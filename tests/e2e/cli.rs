@@ -1,9 +1,10 @@
-//! The command line as `docs/cli.md` describes it: exit codes, JSON output, the original's flags, signals.
+//! The command line as `docs/cli.md` describes it: exit codes, JSON output, the original's flags.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
-use kar_tests::world::READY_LIMIT;
+use kar_tests::world::{READY_LIMIT, capture};
 use kar_tests::{NodeOptions, World, process, test, wait};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -164,6 +165,39 @@ fn listings_are_json_where_asked() {
 }
 
 #[test]
+fn the_doctor_shows_a_sidecars_figures() {
+    test(async {
+        let world = World::new("figures");
+        let node = world.app("host", &["slow", "echo"]).await;
+        node.hosts("Slow").await;
+        world.kar_here("call", &["echo", "echo", "1"]).await;
+        let argument = r#"{"key":"k","milliseconds":600000}"#;
+        let started = world.kar_here("start", &["--actor", "Slow", "x", "work", argument]).await;
+        assert_eq!(started.code, 0, "{started:?}");
+        let socket = node.socket.to_str().expect("UTF-8");
+        let doctor = ["doctor", "--data-dir", "data", "--socket", socket, "-o", "json"];
+        wait::until_true("the figures to tell of the call", READY_LIMIT, async || {
+            let output = world.kar(&doctor).await;
+            assert_eq!(output.code, 0, "{output:?}");
+            let rows = parsed(&output.stdout);
+            let found = |check: &str| {
+                let row = rows.as_array().expect("a list").iter().find(|row| row["check"] == check);
+                row.unwrap_or_else(|| panic!("no '{check}': {rows}"))["found"].to_string()
+            };
+            assert!(found("sidecar").contains("node host of application figures"), "{rows}");
+            let (now, counted) = (found("it has now"), found("since its start"));
+            assert!(!format!("{now}{counted}").contains(" 0"), "what is 0 is noise: {rows}");
+            now.contains("unfinished 1,")
+                && now.contains("actors awake 1")
+                && counted.contains("turns 2")
+        })
+        .await;
+        let table = world.kar(&doctor[..doctor.len() - 2]).await;
+        assert!(table.stdout.lines().any(|line| line.starts_with("it has now")), "{table:?}");
+    });
+}
+
+#[test]
 fn output_lines_are_prefixed_and_the_environment_is_set() {
     test(async {
         let world = World::new("prefix");
@@ -213,39 +247,6 @@ fn the_originals_flags_with_one_dash_work() {
             assert_eq!(output.code, 0, "{output:?}");
             assert!(output.stdout.contains("app=hello service=greeter"), "{output:?}");
         }
-    });
-}
-
-#[test]
-fn sigterm_lets_the_component_end_by_itself_and_its_code_is_passed_on() {
-    test(async {
-        let world = World::new("term");
-        let script = "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.05; done";
-        let mut node = world.start(shell("trap", script)).await;
-        wait::until_true("the component to be up", READY_LIMIT, async || {
-            world.logs().values().any(|log| log.contains("trap | up"))
-        })
-        .await;
-        node.signal(Signal::TERM);
-        assert_eq!(node.ended(READY_LIMIT).await, 5);
-        assert!(world.logs().values().any(|log| log.contains("trap | bye")));
-    });
-}
-
-#[test]
-fn a_component_that_ignores_sigterm_is_killed_after_the_stop_timeout() {
-    test(async {
-        let world = World::new("stubborn");
-        let script = "trap '' TERM; echo up; while :; do sleep 0.05; done";
-        let mut options = shell("stubborn", script);
-        options.args = vec!["--stop-timeout".into(), "300ms".into()];
-        let mut node = world.start(options).await;
-        wait::until_true("the component to be up", READY_LIMIT, async || {
-            world.logs().values().any(|log| log.contains("| up"))
-        })
-        .await;
-        node.signal(Signal::TERM);
-        assert_eq!(node.ended(READY_LIMIT).await, 137);
     });
 }
 
@@ -324,7 +325,23 @@ fn purging_deletes_an_application_and_is_refused_while_it_lives() {
         node.ended(READY_LIMIT).await;
         let purged = world.kar_here("purge", &[]).await;
         assert_eq!(purged.code, 0, "{purged:?}");
-        assert!(purged.stderr.contains("nothing of application"), "{purged:?}");
+        // What there was is told: kinds, their logs, the actor's key.
+        let said = &purged.stderr;
+        assert!(said.contains("deleted: services and actor types "), "{said}");
+        let counts: Vec<u32> = said.split([' ', ',', ';']).filter_map(|w| w.parse().ok()).collect();
+        let [kinds, logs, entries, consumers] = counts[..] else { panic!("{said}") };
+        assert!(kinds > 0 && logs > 0 && entries > 0 && consumers == 0, "{said}");
+        assert!(said.contains("nothing of application 'purge' is stored"), "{said}");
+        // Another time, or by a name that was mistyped, there is nothing.
+        let data = world.data_dir();
+        let mistyped = ["purge", "--app", "prge", "--data-dir", data.to_str().expect("UTF-8")];
+        for nothing in [world.kar_here("purge", &[]).await, world.kar(&mistyped).await] {
+            assert_eq!(nothing.code, 0, "{nothing:?}");
+            assert!(
+                nothing.stderr.contains("nothing was deleted: is the name right?"),
+                "{nothing:?}"
+            );
+        }
         let node = world.app("again", &["echo"]).await;
         node.hosts("Echo").await;
         let counted = world.kar_here("call", &["--actor", "Echo", "x", "count"]).await;
@@ -369,9 +386,50 @@ fn up_runs_all_components_of_a_file() {
 fn completions_are_printed_for_every_shell() {
     test(async {
         let world = World::new("shells");
-        for shell in ["bash", "zsh", "fish"] {
+        // What tells each shell whose words these are.
+        for (shell, header) in [
+            ("bash", "complete -F _kar "),
+            ("elvish", "set edit:completion:arg-completer[kar] = "),
+            ("fish", "complete -c kar "),
+            ("powershell", "Register-ArgumentCompleter -Native -CommandName 'kar'"),
+            ("zsh", "#compdef kar"),
+        ] {
             let output = world.kar(&["completions", shell]).await;
-            assert!(output.code == 0 && output.stdout.contains("kar"), "{shell}");
+            assert_eq!(output.code, 0, "{shell}: {output:?}");
+            for wanted in [header, "dead-letters", "idempotency-key"] {
+                assert!(output.stdout.contains(wanted), "{shell} lacks {wanted}");
+            }
+        }
+        let unknown = world.kar(&["completions", "tcsh"]).await;
+        assert_eq!(unknown.code, 2, "{unknown:?}");
+    });
+}
+
+#[test]
+fn bash_completes_what_is_begun() {
+    test(async {
+        let world = World::new("bash");
+        let script = world.kar(&["completions", "bash"]).await;
+        fs::write(world.path().join("kar.bash"), &script.stdout).expect("written");
+        for (words, expected) in [
+            (&["get", "no"][..], "nodes"),
+            (&["doc"], "doctor"),
+            (&["subscription", "red"], "redrive"),
+            (&["call", "--idem"], "--idempotency-key"),
+        ] {
+            // As bash itself calls the function when somebody presses the tabulator key.
+            let (line, place) = (words.join(" "), words.len());
+            let (begun, before) = (words[place - 1], [&["kar"][..], words].concat()[place - 1]);
+            let source = format!(
+                "source ./kar.bash; COMP_WORDS=(kar {line}); COMP_CWORD={place}; \
+                 _kar kar '{begun}' '{before}'; echo \"${{COMPREPLY[*]}}\""
+            );
+            let mut bash = Command::new("bash");
+            bash.args(["--norc", "-c", &source]).current_dir(world.path());
+            let output = capture(bash).await;
+            // Aliases may come behind it.
+            let first = output.stdout.split_whitespace().next();
+            assert_eq!((output.code, first), (0, Some(expected)), "{line}: {output:?}");
         }
     });
 }

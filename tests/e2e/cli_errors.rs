@@ -31,7 +31,7 @@ fn wrong_use_is_told_apart_and_says_what_would_be_right() {
         fs::write(world.path().join("none.yaml"), "app: x\ncomponents: {}\n").expect("written");
         let cases: &[Case<'_>] = &[
             (&[], 2, &["Usage: kar", "Exit codes:"]),
-            (&["nonsense"], 2, &["nonsense", "--help"]),
+            (&["nonsense"], 2, &["nonsense", "try '-h'"]),
             (&["call", "s", "m"], 2, &["which application?", "--app"]),
             (&["call", "--app", "a b", "s", "m"], 2, &["'a b'", "A-Z"]),
             (&["call", "--app", "x", "s"], 2, &["SERVICE METHOD"]),
@@ -42,9 +42,10 @@ fn wrong_use_is_told_apart_and_says_what_would_be_right() {
                 2,
                 &["absent", "path of a file"],
             ),
-            (&["get", "nodes", "--app", "x", "-o", "yaml"], 2, &["json"]),
+            (&["get", "nodes", "--app", "x", "-o", "yaml"], 2, &["json", "try '-h'"]),
+            (&["run", "--app", "x", "--partitions", "many"], 2, &["many", "try '-h'"]),
             (&["run", "true"], 2, &["--app"]),
-            (&["run", "--app", "x", "--bogus", "--", "true"], 2, &["--bogus", "kar run --help"]),
+            (&["run", "--app", "x", "--bogus", "--", "true"], 2, &["--bogus", "kar run -h"]),
             (&["run", "-app", "x", "-service", "s", "no-such", "a.js"], 127, &["no-such", "PATH"]),
             (&["up"], 2, &["app.yaml", "kar up"]),
             (&["up", "bad.yaml"], 2, &["comand", "kar up --help"]),
@@ -87,6 +88,54 @@ fn what_cannot_be_reached_or_found_is_told_apart() {
             ),
         ];
         check(&world, cases).await;
+    });
+}
+
+#[test]
+fn what_is_deleted_twice_ends_as_the_exit_codes_say() {
+    test(async {
+        let world = World::new("twice");
+        let x = ["--app", "x", "--data-dir", "data"];
+        let with = |words: &[&'static str]| [words, &x].concat();
+        let no_such = "s.g/0/0192aaaa-0000-7000-8000-000000000000";
+        let cases: &[Case<'_>] = &[
+            // What programs delete: that it is gone is what was wanted.
+            (&with(&["state", "delete", "k"]), 0, &["no key 'k'; nothing to delete"]),
+            (&with(&["state", "transact", "--delete", "k"]), 0, &[]),
+            (&with(&["reminder", "cancel", "T", "i", "r"]), 0, &["no reminder 'r'"]),
+            (&with(&["reminder", "cancel", "T", "i", "--all"]), 0, &["no reminders"]),
+            (&with(&["actor", "remove", "T", "i"]), 0, &[]),
+            (&with(&["actor", "remove", "T", "i"]), 0, &[]),
+            // What people name: a name that is mistyped is not taken for one that is gone.
+            (&with(&["topic", "delete", "t"]), 4, &["no topic 't'", "kar get topics"]),
+            (&with(&["topic", "forget", "t", "c"]), 4, &["'t'", "kar get topics"]),
+            (&with(&["subscription", "delete", "s"]), 4, &["'s'", "kar get subscriptions"]),
+            (&with(&["cancel", no_such]), 4, &[no_such]),
+            (&with(&["discard", no_such]), 4, &[no_such]),
+        ];
+        check(&world, cases).await;
+    });
+}
+
+#[test]
+fn topics_are_the_data_directorys_and_need_no_application() {
+    test(async {
+        let world = World::new("topics");
+        let dir = ["--data-dir", "data"];
+        let with = |words: &[&'static str]| [words, &dir].concat();
+        check(&world, &[(&with(&["topic", "create", "orders"]), 0, &[])]).await;
+        let listed = world.kar(&with(&["get", "topics", "-o", "json"])).await;
+        assert!(listed.code == 0 && listed.stdout.contains("orders"), "{listed:?}");
+        // … and are the same of each application.
+        let listed = world.kar(&with(&["get", "topics", "--app", "x", "-o", "json"])).await;
+        assert!(listed.code == 0 && listed.stdout.contains("orders"), "{listed:?}");
+        let deletions: &[Case<'_>] = &[
+            (&with(&["topic", "delete", "orders"]), 0, &[]),
+            (&with(&["topic", "delete", "orders"]), 4, &["no topic 'orders'"]),
+            // What is of an application still asks for it.
+            (&with(&["get", "nodes"]), 2, &["which application?", "--app"]),
+        ];
+        check(&world, deletions).await;
     });
 }
 

@@ -133,6 +133,12 @@ fn mistakes_with_one_invocation_are_told_apart() {
             assert_eq!(output.code, *code, "{command} {words:?}: {output:?}");
             assert!(output.stderr.contains(part), "{command} {words:?}: {output:?}");
         }
+        let unknown = format!("no invocation {no_such} is known, or its retention is over");
+        for command in ["get invocation", "await", "cancel", "resume", "redrive", "discard"] {
+            let output = world.kar_here(command, &[no_such]).await;
+            assert_eq!(output.code, 4, "{command}: {output:?}");
+            assert!(output.stderr.contains(&unknown), "{command}: {output:?}");
+        }
         let away = world.kar(&["get", "invocation", no_such, "--socket", "absent.sock"]).await;
         assert!(away.code == 3 && away.stderr.contains("absent.sock"), "{away:?}");
     });

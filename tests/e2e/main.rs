@@ -9,6 +9,7 @@ mod caretakers;
 mod cli;
 mod cli_errors;
 mod cli_invocation;
+mod cli_signals;
 mod data_dir;
 mod deadlock;
 mod demo;

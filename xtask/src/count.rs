@@ -9,7 +9,7 @@ pub(crate) struct Count {
     pub(crate) passed: u64,
     /// They did not.
     pub(crate) failed: u64,
-    /// They said that they cannot run here, and passed without having looked.
+    /// They cannot run here. Those that are found out as they run are among those that passed, as their runner sees it.
     pub(crate) skipped: u64,
 }
 
@@ -26,9 +26,6 @@ impl Count {
     pub(crate) fn parse(line: &str) -> Option<Self> {
         let line = without_colours(line);
         let line = line.trim();
-        if line.starts_with("SKIPPED: ") {
-            return Some(Self { skipped: 1, ..Self::default() });
-        }
         if let Some(count) = Self::of_node(line).or_else(|| Self::of_maven(line)) {
             return Some(count);
         }
@@ -62,6 +59,28 @@ impl Count {
         let [run, failures, errors, skipped] = numbers?[..] else { return None };
         let failed = failures + errors;
         Some(Self { passed: run.checked_sub(failed + skipped)?, failed, skipped })
+    }
+}
+
+/// What a test says that cannot run here, or not all of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Skipped {
+    /// Why not.
+    pub(crate) reason: String,
+    /// Nothing of it ran, and it says that it has passed.
+    pub(crate) all: bool,
+}
+
+impl Skipped {
+    /// What one line of output says.
+    pub(crate) fn parse(line: &str) -> Option<Self> {
+        let line = without_colours(line);
+        // Where tests run at once, the name of another one may stand before it.
+        let (_, said) = line.split_once("SKIPPED")?;
+        let all = said.strip_prefix(": ").map(|reason| (true, reason));
+        let (all, reason) =
+            all.or(said.strip_prefix(" in part: ").map(|reason| (false, reason)))?;
+        Some(Self { reason: reason.trim().to_owned(), all })
     }
 }
 
@@ -103,9 +122,13 @@ mod tests {
     }
 
     #[test]
-    fn skipped_tests_are_counted_apart() {
-        let skipped = Count { skipped: 1, ..Count::default() };
-        assert_eq!(Count::parse("SKIPPED: no grpcurl"), Some(skipped));
+    fn skipped_tests_say_why() {
+        let skipped = |all| Some(Skipped { reason: "no grpcurl".into(), all });
+        assert_eq!(Skipped::parse("SKIPPED: no grpcurl"), skipped(true));
+        assert_eq!(Skipped::parse("test a::b ... SKIPPED: no grpcurl\n"), skipped(true));
+        assert_eq!(Skipped::parse("SKIPPED in part: no grpcurl"), skipped(false));
+        assert_eq!(Skipped::parse("test are_SKIPPED_ones_counted ... ok"), None);
+        assert_eq!(Count::parse("SKIPPED: no grpcurl"), None);
     }
 
     #[test]

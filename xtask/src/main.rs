@@ -26,7 +26,8 @@ struct Args {
 #[derive(Subcommand)]
 enum Task {
     /// Installs what the tests need, and runs everything: format, lints, unit tests, simulator, end-to-end tests. What
-    /// a missing tool is needed for is skipped, and says so.
+    /// needs a tool that is missing (a language, grpcurl, cargo-deny) or the right to mount is skipped, does not count
+    /// as passed, and is listed at the end with the reason.
     Test {
         /// Run only steps whose name contains this (may be given several times).
         #[arg(long)]

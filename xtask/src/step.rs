@@ -1,5 +1,6 @@
 //! Runs one program after another, each within a time limit, and keeps the score.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::count::Count;
+use crate::count::{Count, Skipped};
 
 /// Steps of one run, in order.
 #[derive(Default)]
@@ -27,7 +28,36 @@ struct Done {
     ok: bool,
     note: String,
     count: Count,
+    /// What of it did not run, by the reason, with how often; but for tests of which a part did, all are in `count`, too.
+    skipped: BTreeMap<String, u64>,
     took: Duration,
+}
+
+/// What a program's tests have said.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Said {
+    count: Count,
+    /// Tests that have passed for their runner, and have looked at nothing.
+    pretended: u64,
+    skipped: BTreeMap<String, u64>,
+}
+
+impl Said {
+    fn add(&mut self, line: Line) {
+        match line {
+            Line::Count(count) => self.count += count,
+            Line::Skipped(Skipped { reason, all }) => {
+                *self.skipped.entry(reason).or_default() += 1;
+                self.pretended += u64::from(all);
+            }
+        }
+    }
+
+    /// When the program has ended: how many ran, and how many did not.
+    fn counted(&self) -> Count {
+        let passed = self.count.passed.saturating_sub(self.pretended);
+        Count { passed, skipped: self.count.skipped + self.pretended, ..self.count }
+    }
 }
 
 impl Runner {
@@ -44,20 +74,22 @@ impl Runner {
         }
         self.header(name, &format!("{command:?}"));
         let start = Instant::now();
-        let (ok, note, mut count) = match execute(command, limit, self.quiet) {
-            Ok(Run::Exited { ok, count }) => (ok, String::new(), count),
-            Ok(Run::TimedOut { count }) => (false, format!("killed after {limit:?}"), count),
-            Err(error) => (false, format!("{error:#}"), Count::default()),
+        let (ok, note, said) = match execute(command, limit, self.quiet) {
+            Ok(Run::Exited { ok, said }) => (ok, String::new(), said),
+            Ok(Run::TimedOut { said }) => (false, format!("killed after {limit:?}"), said),
+            Err(error) => (false, format!("{error:#}"), Said::default()),
         };
-        if count.passed + count.failed == 0 {
+        let mut count = said.counted();
+        if count == Count::default() {
             count.passed = 1;
         }
-        if ok || count.failed > 0 {
-            self.done(name, ok, note, count, start);
-        } else {
+        if !ok && count.failed == 0 {
             // It broke off without saying how many failed: at least one did, and what never ran is not known.
-            let passed = count.passed.saturating_sub(1);
-            self.done(name, ok, note, Count { passed, failed: 1, ..count }, start);
+            count = Count { passed: count.passed.saturating_sub(1), failed: 1, ..count };
+        }
+        self.done(name, ok, note, count, start);
+        if let Some(done) = self.results.last_mut() {
+            done.skipped = said.skipped;
         }
         ok
     }
@@ -81,7 +113,10 @@ impl Runner {
     pub(crate) fn skip(&mut self, name: &str, reason: &str) {
         if self.wanted(name) {
             println!("\n!! SKIPPED: {name}: {reason}");
-            self.done(name, true, format!("SKIPPED: {reason}"), Count::default(), Instant::now());
+            self.done(name, true, "SKIPPED".into(), Count::default(), Instant::now());
+            if let Some(done) = self.results.last_mut() {
+                done.skipped.insert(reason.to_owned(), 1);
+            }
         }
     }
 
@@ -104,14 +139,29 @@ impl Runner {
             let seconds = done.took.as_secs_f64();
             print!("{mark} {:<28} {seconds:>7.1} s  {passed} passed, {failed} failed", done.name);
             if skipped > 0 {
-                print!(", {skipped} of them SKIPPED (see above)");
+                print!(", {skipped} SKIPPED");
             }
             println!("{}{}", if done.note.is_empty() { "" } else { "  " }, done.note);
             total += done.count;
         }
         let ok = self.results.iter().all(|done| done.ok);
+        for line in self.skipped() {
+            println!("{line}");
+        }
         println!("{} passed, {} failed", total.passed, total.failed);
         if ok && total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    /// What did not run, and why; none of it is among what passed.
+    fn skipped(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for done in &self.results {
+            for (reason, times) in &done.skipped {
+                let times = if *times > 1 { format!(" ({times} times)") } else { String::new() };
+                lines.push(format!("SKIP {:<28} {reason}{times}", done.name));
+            }
+        }
+        lines
     }
 
     fn wanted(&self, name: &str) -> bool {
@@ -126,13 +176,27 @@ impl Runner {
         let took = start.elapsed();
         let word = if ok { "done" } else { "FAILED" };
         println!("── {word}: {name} in {:.1} s {note}", took.as_secs_f64());
-        self.results.push(Done { name: name.into(), ok, note, count, took });
+        let skipped = BTreeMap::new();
+        self.results.push(Done { name: name.into(), ok, note, count, skipped, took });
     }
 }
 
 enum Run {
-    Exited { ok: bool, count: Count },
-    TimedOut { count: Count },
+    Exited { ok: bool, said: Said },
+    TimedOut { said: Said },
+}
+
+/// A line that is not only passed on.
+enum Line {
+    Count(Count),
+    Skipped(Skipped),
+}
+
+impl Line {
+    fn parse(line: &str) -> Option<Self> {
+        let skipped = Skipped::parse(line).map(Self::Skipped);
+        skipped.or_else(|| Count::parse(line).map(Self::Count))
+    }
 }
 
 /// Runs a program in a process group of its own, passes its output on, and kills the group at the limit.
@@ -151,14 +215,14 @@ fn execute(command: &mut Command, limit: Duration, quiet: bool) -> Result<Run> {
         pass_on(child.stdout.take(), sender.clone(), quiet),
         pass_on(child.stderr.take(), sender, quiet),
     ];
-    let mut count = Count::default();
+    let mut said = Said::default();
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(line) => count += line,
+            Ok(line) => said.add(line),
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 kill(&mut child)?;
-                return Ok(Run::TimedOut { count });
+                return Ok(Run::TimedOut { said });
             }
         }
     }
@@ -166,13 +230,13 @@ fn execute(command: &mut Command, limit: Duration, quiet: bool) -> Result<Run> {
         reader.join().ok().context("pass output on")?.context("pass output on")?;
     }
     let ok = child.wait().context("wait for the program")?.success();
-    Ok(Run::Exited { ok, count })
+    Ok(Run::Exited { ok, said })
 }
 
 /// Copies lines to this program's output, and reports the summaries among them.
 fn pass_on(
     stream: Option<impl Read + Send + 'static>,
-    counts: mpsc::SyncSender<Count>,
+    lines: mpsc::SyncSender<Line>,
     quiet: bool,
 ) -> thread::JoinHandle<io::Result<()>> {
     thread::spawn(move || {
@@ -183,9 +247,9 @@ fn pass_on(
             if !quiet {
                 io::stdout().write_all(&line)?;
             }
-            if let Some(count) = Count::parse(&String::from_utf8_lossy(&line)) {
+            if let Some(line) = Line::parse(&String::from_utf8_lossy(&line)) {
                 // Nobody listens any more once the time is up.
-                if counts.send(count).is_err() {
+                if lines.send(line).is_err() {
                     return Ok(());
                 }
             }
@@ -228,6 +292,27 @@ mod tests {
         assert_eq!(runner.results[1].count, Count { passed: 0, failed: 1, skipped: 0 });
         assert!(runner.run("fine", Duration::from_secs(60), &mut Command::new("true")));
         assert_eq!(runner.results[2].count, Count { passed: 1, failed: 0, skipped: 0 });
+    }
+
+    #[test]
+    fn skipped_tests_are_none_that_passed_and_say_why() {
+        let mut runner = Runner { quiet: true, ..Runner::default() };
+        let script = "echo 'SKIPPED: no disk'; echo 'SKIPPED: no disk'; echo 'SKIPPED in part: no mount'; \
+                      echo 'test result: ok. 5 passed; 0 failed;'";
+        let mut command = Command::new("sh");
+        assert!(runner.run("some", Duration::from_secs(60), command.args(["-c", script])));
+        assert_eq!(runner.results[0].count, Count { passed: 3, failed: 0, skipped: 2 });
+        let mut command = Command::new("sh");
+        let script = "echo 'SKIPPED: no disk'; echo 'test result: ok. 1 passed; 0 failed;'";
+        assert!(runner.run("all", Duration::from_secs(60), command.args(["-c", script])));
+        assert_eq!(runner.results[1].count, Count { passed: 0, failed: 0, skipped: 1 });
+        let lines: Vec<_> = runner
+            .skipped()
+            .iter()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        let wanted = ["SKIP some no disk (2 times)", "SKIP some no mount", "SKIP all no disk"];
+        assert_eq!(lines, wanted);
     }
 
     #[test]

@@ -198,6 +198,12 @@ pub(crate) fn find() -> Found {
         Some(path) => println!("found    grpcurl     {}", path.display()),
         None => println!("absent   grpcurl     its tests will be SKIPPED: go install {GRPCURL}"),
     }
+    match may_mount() {
+        true => println!("found    mount       this user may mount file systems"),
+        false => println!(
+            "absent   mount       tests of full and read-only file systems will be SKIPPED: run as root, where that may mount"
+        ),
+    }
     absent_languages.dedup();
     let nextest = probe(&["cargo", "nextest", "--version"]).is_some();
     Found { nextest, grpcurl, complete, absent_languages }
@@ -220,6 +226,24 @@ fn has_room() -> bool {
     }
     println!("found    disk        {free_gib} GiB free; a first run takes {wanted_gib} GiB");
     true
+}
+
+/// Whether this user may mount a file system in memory, as some tests do.
+fn may_mount() -> bool {
+    let at = std::env::temp_dir().join(format!("kar-xtask-{}", std::process::id()));
+    let quietly = |program: &str, args: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(args).arg(&at).stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    if std::fs::create_dir(&at).is_err() {
+        return false;
+    }
+    let mounted = quietly("mount", &["-t", "tmpfs", "-o", "size=64k", "kar-xtask"]);
+    let unmounted = !mounted || quietly("umount", &[]);
+    // What is left is an empty folder among temporary files.
+    let _ = std::fs::remove_dir(&at);
+    mounted && unmounted
 }
 
 /// Whether cargo-deny is there.

@@ -412,8 +412,8 @@ pub enum RequestError {
     /// No host is alive (direct invocations only; all others wait).
     #[error("no host for {0} is alive")]
     NoHost(Kind),
-    /// There is no such invocation, or its result was not kept or is no longer kept.
-    #[error("there is no result for invocation {0}: unknown, or its retention is over")]
+    /// There is no such invocation (any more), or nothing of it was kept or is kept any longer.
+    #[error("no invocation {0} is known, or its retention is over")]
     UnknownInvocation(Box<InvocationId>),
     /// The partition has closed its channel to this node, because the membership has given the node up (rule C6).
     /// Nothing was sent: ask again when the sidecar has taken a new incarnation.

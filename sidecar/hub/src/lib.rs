@@ -35,6 +35,7 @@ pub use options::{
     REQUESTS_REMEMBERED, SEGMENT_BYTES_MIN, SNAPSHOT_PART_BYTES_MAX, TOPIC_NAME_BYTES_MAX,
     TOPIC_PARTITIONS_MAX, TOPIC_VIEW_BYTES_MAX, TRANSACTION_CHANGES_MAX,
 };
+pub use paths::network_file_system;
 pub use probe::bare_append_probe;
 pub use server::{HubExit, run_hub};
 pub use topics::{
@@ -42,6 +43,6 @@ pub use topics::{
     TopicConsumer, TopicInfo, TopicPage, TopicPartition, TopicSettings, TopicView,
 };
 pub use types::{
-    ActorOps, FenceCell, HubEvent, LogName, MemberInfo, SnapshotInfo, SnapshotPage, StateDelete,
-    StateEntry, StatePage, StateSet, StoreOp, Transacted, Value,
+    ActorOps, FenceCell, HubEvent, LogName, MemberInfo, PurgeCount, SnapshotInfo, SnapshotPage,
+    StateDelete, StateEntry, StatePage, StateSet, StoreOp, Transacted, Value,
 };

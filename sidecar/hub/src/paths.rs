@@ -35,6 +35,16 @@ const NETWORK_FILE_SYSTEMS: &[(u32, &str)] = &[
     (0x7461_636F, "ocfs2"),
 ];
 
+/// The name of the network file system that a folder is on; `None`: it is on none.
+///
+/// # Errors
+/// If the system cannot be asked.
+pub fn network_file_system(dir: &Path) -> io::Result<Option<&'static str>> {
+    // The type of the number differs between platforms; all magic numbers have 32 bits.
+    let found = rustix::fs::statfs(dir)?.f_type as u32;
+    Ok(NETWORK_FILE_SYSTEMS.iter().find(|(magic, _)| *magic == found).map(|&(_, name)| name))
+}
+
 /// Files of a data directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Paths {
@@ -71,8 +81,7 @@ impl Paths {
             | rustix::fs::Access::WRITE_OK
             | rustix::fs::Access::EXEC_OK;
         rustix::fs::access(&dir, access).map_err(|e| unusable(e.into()))?;
-        let kind = rustix::fs::statfs(&dir).map_err(|e| unusable(e.into()))?.f_type as u32;
-        if let Some(&(_, kind)) = NETWORK_FILE_SYSTEMS.iter().find(|(magic, _)| *magic == kind) {
+        if let Some(kind) = network_file_system(&dir).map_err(unusable)? {
             return Err(HubError::NetworkFileSystem { dir, kind });
         }
         Ok(Self { dir })

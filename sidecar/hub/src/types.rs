@@ -76,6 +76,19 @@ pub struct MemberInfo {
     pub transient: bool,
 }
 
+/// How much of an application was deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PurgeCount {
+    /// Services and actor types that were registered.
+    pub kinds: u64,
+    /// Logs.
+    pub logs: u64,
+    /// Rows of the store.
+    pub entries: u64,
+    /// Consumers of topics.
+    pub consumers: u64,
+}
+
 /// A key of the application's state.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StateEntry {

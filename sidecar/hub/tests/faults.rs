@@ -45,7 +45,7 @@ async fn a_full_file_system_is_a_typed_error_and_nothing_acknowledged_is_lost() 
     let root = tempfile::tempdir().unwrap();
     let mounted = Mounted::tmpfs(root.path(), "size=18m");
     let Some(mounted) = mounted else {
-        eprintln!("SKIPPED: a full file system needs the right to mount a tmpfs");
+        common::skip("SKIPPED: a full file system needs the right to mount a tmpfs");
         return;
     };
     let dir = mounted.path.join("data");
@@ -120,7 +120,7 @@ async fn a_directory_that_cannot_be_written_is_a_typed_error() {
     assert!(words.contains("cannot be used") && words.contains("--data-dir"), "{words}");
     let mounted = Mounted::tmpfs(&dir.path().join("ro"), "ro");
     let Some(mounted) = mounted else {
-        eprintln!("SKIPPED in part: a read-only file system needs the right to mount one");
+        common::skip("SKIPPED in part: a read-only file system needs the right to mount one");
         return;
     };
     let error = attach(config(&mounted.path, "a", &[])).await.err().unwrap();

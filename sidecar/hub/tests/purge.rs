@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use common::{Node, attach, config, log, node};
-use kar_hub::{ActorOps, FenceCell, HubError, HubEvent, StateSet, StoreOp, Value};
+use kar_hub::{ActorOps, FenceCell, HubError, HubEvent, PurgeCount, StateSet, StoreOp, Value};
 
 /// Of each kind of thing.
 const THINGS: usize = 1_500;
@@ -152,16 +152,26 @@ async fn a_purge_that_is_asked_for_again_deletes_nothing_that_came_since() {
     let is_there = async || tool.state_get("k").await.expect("carried out").is_some();
     // Refused until the member is known to be gone.
     let purge = async |name| {
-        let purged = async { while tool.purge_application_once(name).await.is_err() {} };
-        tokio::time::timeout(common::PATIENCE, purged).await.expect("carried out");
+        let purged = async {
+            loop {
+                if let Ok(count) = tool.purge_application_once(name).await {
+                    return count;
+                }
+            }
+        };
+        tokio::time::timeout(common::PATIENCE, purged).await.expect("carried out")
     };
+    let nothing = tool.purge_application_once([6; 16]).await.expect("there is nobody");
+    assert_eq!(nothing, Some(PurgeCount::default()), "an application without anything");
     write().await;
-    purge([7; 16]).await;
+    let count = purge([7; 16]).await.expect("this hub has deleted it");
+    assert!(count.entries > 0, "{count:?}");
     assert!(!is_there().await);
     for kills in 0..2 {
         write().await;
         common::kill(common::hub_pid(dir.path())).await;
-        tool.purge_application_once([7; 16]).await.expect("known");
+        let count = tool.purge_application_once([7; 16]).await.expect("known");
+        assert_eq!(count, None, "nothing was deleted now, and what was is not known any more");
         assert!(is_there().await, "after {kills} other hubs");
     }
     purge([8; 16]).await;

@@ -213,7 +213,7 @@ async fn purging_deletes_the_snapshots_of_the_application_only() {
 async fn a_snapshot_that_does_not_fit_on_the_disk_leaves_the_hub_alone() {
     let root = tempfile::tempdir().unwrap();
     let Some(mounted) = Mounted::tmpfs(root.path(), "size=64m") else {
-        eprintln!("SKIPPED: a full file system needs the right to mount a tmpfs");
+        common::skip("SKIPPED: a full file system needs the right to mount a tmpfs");
         return;
     };
     let dir = mounted.path.join("data");

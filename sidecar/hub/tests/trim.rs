@@ -316,7 +316,7 @@ async fn a_full_disk_stops_compaction_and_nothing_else() {
     let root = tempfile::tempdir().unwrap();
     // Three full files, the one being written, one made ahead; too little for what is to be copied.
     let Some(mounted) = Mounted::tmpfs(root.path(), "size=84m") else {
-        eprintln!("SKIPPED: a full file system needs the right to mount a tmpfs");
+        common::skip("SKIPPED: a full file system needs the right to mount a tmpfs");
         return;
     };
     let dir = mounted.path.join("data");

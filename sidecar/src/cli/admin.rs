@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
-use kar_hub::{ClientConfig, HubClient, HubError, HubOptions, SpawnHub, run_hub};
+use kar_hub::{ClientConfig, HubClient, HubError, HubOptions, PurgeCount, SpawnHub, run_hub};
 use kar_proto::v1::{DrainRequest, ListNodesRequest, ShutdownRequest};
 use serde_json::json;
 
@@ -154,9 +154,8 @@ pub(crate) async fn purge(args: PurgeArgs) -> Outcome {
     }
     let hub = observe(&args.data_dir, &args.app, true).await.map_err(|e| hub_failure(&e))?;
     match hub.purge_application().await {
-        Ok(()) => {
-            let (app, dir) = (&args.app, args.data_dir.display());
-            eprintln!("nothing of application '{app}' is stored in {dir} any more");
+        Ok(count) => {
+            eprintln!("{}", purged(&args, count));
             Ok(())
         }
         Err(error @ HubError::MembersAlive(_)) => {
@@ -164,6 +163,22 @@ pub(crate) async fn purge(args: PurgeArgs) -> Outcome {
                 .advise(format!("stop its nodes first: kar get nodes --app {}", args.app)))
         }
         Err(error) => Err(hub_failure(&error)),
+    }
+}
+
+/// What a purge has done, for people. A name that was mistyped must not look like a purge.
+fn purged(args: &PurgeArgs, count: Option<PurgeCount>) -> String {
+    let (app, dir) = (&args.app, args.data_dir.display());
+    let gone = format!("nothing of application '{app}' is stored in {dir} any more");
+    match count {
+        Some(count) if count == PurgeCount::default() => format!(
+            "nothing of application '{app}' was stored in {dir}, and nothing was deleted: is the name right?"
+        ),
+        Some(PurgeCount { kinds, logs, entries, consumers }) => format!(
+            "deleted: services and actor types {kinds}, logs {logs}, entries of the store {entries}, \
+             consumers {consumers}; {gone}"
+        ),
+        None => gone,
     }
 }
 

@@ -156,7 +156,7 @@ pub(crate) struct RunArgs {
     /// TCP port on loopback with the same services; 0: any free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub(crate) grpc_port: u16,
-    /// Token that the component, and everybody else on the socket and port, must show
+    /// Token that the component, and everybody else on the socket and port, must show, but for health and reflection
     #[arg(long, value_name = "TOKEN", env = "KAR_API_TOKEN", hide_env_values = true)]
     pub(crate) api_token: Option<String>,
     /// Address where other sidecars reach this one by TCP, besides its Unix socket

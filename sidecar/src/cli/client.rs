@@ -31,6 +31,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer that is taken, bytes: above every `--message-bytes-max` that makes sense.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// What a command's own sidecar joins if no application matters.
+const NO_APP: &str = "kar-cli";
 /// How long a hub that a command started lives on without clients.
 const HUB_IDLE_EXIT: &str = "5s";
 
@@ -322,6 +324,20 @@ fn route(reach: &ReachArgs, around: &Surroundings) -> Outcome<Route> {
     Ok(Route::Own { app, data_dir: data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()) })
 }
 
+/// The same way, for what is asked of the data directory and not of an application: nobody has to name one, and a
+/// sidecar that is started for the command joins [`NO_APP`].
+pub(crate) fn of_any_application(reach: &ReachArgs) -> ReachArgs {
+    any_application(reach, &Surroundings::read())
+}
+
+fn any_application(reach: &ReachArgs, around: &Surroundings) -> ReachArgs {
+    let app = match route(reach, around) {
+        Ok(_) => reach.app.clone(),
+        Err(_) => Some(NO_APP.to_owned()),
+    };
+    ReachArgs { app, ..reach.clone() }
+}
+
 impl Surroundings {
     fn read() -> Self {
         let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -379,6 +395,19 @@ mod tests {
     fn a_socket_on_the_command_line_goes_first() {
         let got = route(&reach(Some("bank"), Some("/x"), None), &inside_hello()).expect("a route");
         assert_eq!(got, Route::Socket("/x".into(), Some("bank".into())));
+    }
+
+    #[test]
+    fn what_belongs_to_the_data_directory_needs_no_application() {
+        let nowhere = Surroundings::default();
+        let got = any_application(&reach(None, None, Some("/d")), &nowhere);
+        let own = Route::Own { app: NO_APP.into(), data_dir: "/d".into() };
+        assert_eq!(route(&got, &nowhere).expect("a route"), own);
+        // What there is to go through is gone through.
+        let through = any_application(&reach(None, None, None), &inside_hello());
+        let socket = Route::Socket("/run/s".into(), None);
+        assert_eq!(route(&through, &inside_hello()).expect("a route"), socket);
+        assert_eq!(any_application(&reach(Some("a"), None, None), &nowhere).app, Some("a".into()));
     }
 
     #[test]

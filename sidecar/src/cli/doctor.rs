@@ -1,5 +1,6 @@
 //! `kar doctor`: looks at everything that local mode stands on and says what to mend.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -23,19 +24,12 @@ const FSYNC_WRITES: usize = 20;
 const FSYNC_WRITE_BYTES: usize = 4096;
 /// Length of a name that a sidecar gives its sockets, bytes: `0123abcd.sock`.
 const SOCKET_NAME_BYTES: usize = 13;
+/// How names of figures end that go up and down; the others only grow.
+const GAUGE_SUFFIX: &str = "_now";
 /// Application name of the doctor's own look at the hub.
 const OBSERVED_APP: &str = "kar-doctor";
 
-/// File systems on which neither locks nor fsync can be trusted, by their magic numbers.
-const NETWORK_FILE_SYSTEMS: &[(i64, &str)] = &[
-    (0x6969, "nfs"),
-    (0x517b, "smb"),
-    (0xff53_4d42, "cifs"),
-    (0xfe53_4d42, "smb2"),
-    (0x0102_1997, "9p"),
-    (0x0bd0_0bd0, "lustre"),
-    (0x00c3_6400, "ceph"),
-];
+/// A file system in memory, by its magic number.
 const TMPFS: i64 = 0x0102_1994;
 
 /// How a check went.
@@ -67,7 +61,7 @@ pub(crate) async fn doctor(args: DoctorArgs) -> Outcome<u8> {
         findings.push(hub(&dir).await);
     }
     if let Some(socket) = &args.socket {
-        findings.push(sidecar(socket, args.api_token.as_deref()).await);
+        findings.extend(sidecar(socket, args.api_token.as_deref()).await);
     }
     print(args.output, &findings)?;
     let failed = findings.iter().any(|finding| finding.verdict == Verdict::Fail);
@@ -118,26 +112,26 @@ fn data_dir(dir: &Path) -> Finding {
 
 /// A folder that is not there is made by who needs it, if its parent lets them.
 fn absent(dir: &Path) -> (Verdict, String) {
-    let parent = dir.ancestors().find(|folder| folder.exists()).unwrap_or(dir);
-    match tempfile::tempfile_in(parent) {
+    match made_in(dir) {
         Ok(_) => (
             Verdict::Ok,
             format!("{} does not exist yet; the first `kar run` makes it", dir.display()),
         ),
         Err(e) => {
-            let (dir, parent) = (dir.display(), parent.display());
-            (Verdict::Fail, format!("{dir} cannot be made in {parent} ({e}): use --data-dir"))
+            (Verdict::Fail, format!("{} cannot be made ({e}): use --data-dir", dir.display()))
         }
     }
 }
 
 fn file_system(dir: &Path) -> Finding {
     let finding = |verdict, text: String| Finding { check: "file system", verdict, text };
-    let kind = match rustix::fs::statfs(dir) {
-        Ok(found) => found.f_type,
+    let asked = kar_hub::network_file_system(dir);
+    let asked = asked.and_then(|network| Ok((network, rustix::fs::statfs(dir)?.f_type)));
+    let (network, kind) = match asked {
+        Ok(found) => found,
         Err(e) => return finding(Verdict::Fail, format!("cannot be asked: {e}")),
     };
-    if let Some((_, name)) = NETWORK_FILE_SYSTEMS.iter().find(|(magic, _)| *magic == kind) {
+    if let Some(name) = network {
         let text = format!(
             "{name}: locks and fsync cannot be trusted there; use a local disk (--data-dir)"
         );
@@ -204,14 +198,37 @@ fn measure_fsync(dir: &Path) -> io::Result<[Duration; FSYNC_WRITES]> {
     Ok(times)
 }
 
-/// Where sockets are, which surprises where the data directory's path is too long for them.
+/// Where sockets are, which surprises where the data directory's path is too long for them; and whether they can be
+/// made there.
 fn sockets(dir: &Path) -> Finding {
     let folder = kar::net::socket_folder(dir, SOCKET_NAME_BYTES);
     let text = match folder.starts_with(dir) {
         true => format!("in {}", folder.display()),
         false => format!("in {}: paths in the data directory are too long", folder.display()),
     };
-    Finding { check: "sockets", verdict: Verdict::Ok, text }
+    let made = match folder.exists() {
+        true => listened_in(&folder),
+        false => made_in(&folder).map(drop),
+    };
+    let (verdict, text) = match made {
+        Ok(()) => (Verdict::Ok, text),
+        Err(e) => (Verdict::Fail, format!("{text}, where none can be made: {e}")),
+    };
+    Finding { check: "sockets", verdict, text }
+}
+
+/// Makes a socket there, and removes it: some file systems have none.
+fn listened_in(folder: &Path) -> io::Result<()> {
+    // As long as the names of sidecars' sockets, or it might be too long where those are not.
+    let mut name = tempfile::Builder::new();
+    name.prefix("d-").rand_bytes(SOCKET_NAME_BYTES - "d-.sock".len()).suffix(".sock");
+    name.make_in(folder, |path| std::os::unix::net::UnixListener::bind(path)).map(drop)
+}
+
+/// Makes a file in the nearest folder that is there, as who makes the missing ones would.
+fn made_in(folder: &Path) -> io::Result<std::fs::File> {
+    let parent = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
+    tempfile::tempfile_in(parent)
 }
 
 async fn hub(dir: &Path) -> Finding {
@@ -246,31 +263,48 @@ async fn hub(dir: &Path) -> Finding {
     }
 }
 
-async fn sidecar(socket: &Path, token: Option<&str>) -> Finding {
+/// The sidecar itself, and its figures, if it tells them.
+async fn sidecar(socket: &Path, token: Option<&str>) -> Vec<Finding> {
     let finding = |verdict, text: String| Finding { check: "sidecar", verdict, text };
-    let session = match Session::through(socket, token).await {
-        Ok(session) => session,
-        Err(failure) => return finding(Verdict::Fail, failure.message),
+    let asked = async { Session::through(socket, token).await?.info().await };
+    let info = match asked.await {
+        Ok(info) => info,
+        Err(failure) => return vec![finding(Verdict::Fail, failure.message)],
     };
-    match session.info().await {
-        Ok(info) => {
-            let node = info.node.unwrap_or_default();
-            let text = format!(
-                "node {} of application {}, version {}, {} partitions",
-                node.name,
-                info.application,
-                info.sidecar_version,
-                info.partitions.len()
-            );
-            if !info.faults.is_empty() {
-                return finding(Verdict::Fail, format!("{text}; {}", info.faults.join("; ")));
-            }
-            let same = info.sidecar_version == env!("CARGO_PKG_VERSION");
-            let verdict = if same { Verdict::Ok } else { Verdict::Warn };
-            finding(verdict, text)
-        }
-        Err(failure) => finding(Verdict::Fail, failure.message),
-    }
+    let node = info.node.unwrap_or_default();
+    let text = format!(
+        "node {} of application {}, version {}, {} partitions",
+        node.name,
+        info.application,
+        info.sidecar_version,
+        info.partitions.len()
+    );
+    let same = info.sidecar_version == env!("CARGO_PKG_VERSION");
+    let own = match (info.faults.is_empty(), same) {
+        (false, _) => finding(Verdict::Fail, format!("{text}; {}", info.faults.join("; "))),
+        (true, false) => finding(Verdict::Warn, text),
+        (true, true) => finding(Verdict::Ok, text),
+    };
+    let figures: BTreeMap<String, i64> = info.counters.into_iter().collect();
+    let [held, counted] = figures_text(&figures);
+    let figures = |check, text| Finding { check, verdict: Verdict::Ok, text };
+    vec![own, figures("it has now", held), figures("since its start", counted)]
+}
+
+/// What a sidecar has at the moment, and what it has counted since its start, by name. What is 0 is left out: most of
+/// the names are of what should not happen.
+fn figures_text(figures: &BTreeMap<String, i64>) -> [String; 2] {
+    let (held, counted): (Vec<_>, Vec<_>) = figures
+        .iter()
+        .filter(|(_, value)| **value != 0)
+        .partition(|(name, _)| name.ends_with(GAUGE_SUFFIX));
+    [held, counted].map(|some| {
+        let words = some.into_iter().map(|(name, value)| {
+            format!("{} {value}", name.trim_end_matches(GAUGE_SUFFIX).replace('_', " "))
+        });
+        let text = words.collect::<Vec<_>>().join(", ");
+        if text.is_empty() { "nothing".into() } else { text }
+    })
 }
 
 impl Verdict {
@@ -326,10 +360,37 @@ mod tests {
 
     #[test]
     fn sockets_of_a_long_path_are_elsewhere() {
-        let near = sockets(Path::new("/data"));
-        assert_eq!((near.verdict, near.text.as_str()), (Verdict::Ok, "in /data/run"));
+        let dir = tempfile::tempdir().expect("a folder");
+        let near = sockets(dir.path());
+        let expected = format!("in {}/run", dir.path().display());
+        assert_eq!((near.verdict, near.text), (Verdict::Ok, expected));
+        std::fs::create_dir(dir.path().join("run")).expect("made");
+        assert_eq!(sockets(dir.path()).verdict, Verdict::Ok);
+        let left = std::fs::read_dir(dir.path().join("run")).expect("it is there").count();
+        assert_eq!(left, 0, "the doctor leaves nothing behind");
         let far = sockets(Path::new(&format!("/{}", "x".repeat(120))));
         assert!(far.verdict == Verdict::Ok && far.text.contains("too long"), "{}", far.text);
+    }
+
+    #[test]
+    fn sockets_that_cannot_be_made_fail() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        for dir in [file.path(), Path::new("/proc/kar")] {
+            let found = sockets(dir);
+            assert_eq!(found.verdict, Verdict::Fail, "{}", found.text);
+            assert!(found.text.contains("none can be made"), "{}", found.text);
+        }
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join("run"), "no folder").expect("written");
+        assert_eq!(sockets(dir.path()).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn figures_are_what_is_held_and_what_was_counted() {
+        let figures = [("turns", 7), ("unfinished_now", 2), ("dead_letters_dropped", 0)];
+        let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
+        assert_eq!(figures_text(&figures), ["unfinished 2", "turns 7"]);
+        assert_eq!(figures_text(&BTreeMap::new()), ["nothing", "nothing"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::args::{CreateArgs, Format, ListArgs, PublishArgs, TopicCommand};
-use super::client::with_session;
+use super::client::{of_any_application, with_session};
 use super::exit::{Code, Effect, Failure, Outcome};
 use super::get::NOTHING;
 use super::listing::{Page, listed};
@@ -23,7 +23,7 @@ pub(crate) async fn topic(command: TopicCommand) -> Outcome {
     match command {
         TopicCommand::Create(args) => create(*args).await,
         TopicCommand::Delete { reach, topic } => {
-            with_session(&reach, UNKNOWN, async |session| {
+            with_session(&of_any_application(&reach), UNKNOWN, async |session| {
                 let request = DeleteTopicRequest { topic: topic.clone(), ..Default::default() };
                 let answer = session.events().delete_topic(request).await.map_err(written)?;
                 match answer.into_inner().existed {
@@ -62,7 +62,7 @@ async fn create(args: CreateArgs) -> Outcome {
         retention_bytes: args.retention_bytes.unwrap_or(0),
         keep_forever: args.keep_forever,
     };
-    with_session(&args.reach, UNKNOWN, async |session| {
+    with_session(&of_any_application(&args.reach), UNKNOWN, async |session| {
         let answer = session.events().create_topic(request).await.map_err(written)?.into_inner();
         let topic = answer.topic.unwrap_or_default();
         match args.output {
@@ -116,7 +116,7 @@ pub(crate) async fn publish(args: PublishArgs) -> Outcome {
 
 /// `kar get topics`.
 pub(crate) async fn topics(args: ListArgs) -> Outcome {
-    with_session(&args.reach, NOTHING, async |session| {
+    with_session(&of_any_application(&args.reach), NOTHING, async |session| {
         let headings =
             &["TOPIC", "PARTITIONS", "EVENTS", "BYTES", "RETENTION", "CONSUMERS", "LAG", "AGE"];
         let show = |topic: TopicDescription| (topic_row(&topic), topic_json(&topic));

@@ -72,7 +72,22 @@ fn parse(args: Vec<OsString>) -> Outcome<Cli> {
         .try_get_matches_from(rewritten.args)
         .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     // Help and version come as errors too, with code 0.
-    parsed.map_err(|error| error.exit())
+    parsed.map_err(|error| if error.use_stderr() { wrong_use(&error) } else { error.exit() })
+}
+
+/// Tells what is wrong and ends the process. Who has mistyped a flag is shown the short help: the long one has every
+/// bound of a sidecar.
+fn wrong_use(error: &clap::Error) -> ! {
+    let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let text = error.render();
+    let text = if coloured { text.ansi().to_string() } else { text.to_string() };
+    match text.rsplit_once("--help") {
+        Some((before, behind)) if before.contains("For more information, try") => {
+            eprint!("{before}-h{behind}");
+        }
+        _ => eprint!("{text}"),
+    }
+    std::process::exit(error.exit_code())
 }
 
 /// Carries out a command on a runtime of one thread: a sidecar needs no more, and is quicker so.

@@ -31,12 +31,18 @@ pub(crate) async fn reminder(command: ReminderCommand) -> Outcome {
                 .await
         }
         ReminderCommand::Cancel { reach, actor, name, all: _ } => {
+            let what =
+                name.as_ref().map_or("reminders".into(), |name| format!("reminder '{name}'"));
             // Without a name all of them are meant: the command line insists on one of both.
             let (id, actor) = (name.unwrap_or_default(), Some(target(actor)));
             let request = ReminderServiceCancelRequest { actor, id, ..Default::default() };
             with_session(&reach, UNKNOWN, async |session| {
                 let answer = session.reminders().cancel(request).await.map_err(written)?;
-                payload::line(&format!("cancelled: {}", answer.into_inner().cancelled))
+                let cancelled = answer.into_inner().cancelled;
+                if cancelled == 0 {
+                    eprintln!("no {what}; nothing to cancel");
+                }
+                payload::line(&format!("cancelled: {cancelled}"))
             })
             .await
         }

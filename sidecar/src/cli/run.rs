@@ -63,8 +63,9 @@ fn check_command(command: &[OsString]) -> Outcome {
     let Some(program) = command.first() else { return Ok(()) };
     let shown = program.display();
     if program.as_encoded_bytes().starts_with(b"-") {
-        return Err(Failure::usage(format!("there is no flag {shown}"))
-            .advise("`kar run --help` lists the flags; the command comes behind them"));
+        return Err(Failure::usage(format!("there is no flag {shown}")).advise(
+            "`kar run -h` lists the usual flags, `--help` all; the command comes behind them",
+        ));
     }
     let path = Path::new(program);
     let found = if path.components().count() > 1 || path.is_absolute() {

@@ -24,8 +24,8 @@ use wire::RefusedReason;
 use crate::error::HubError;
 use crate::options::{PAGE_SIZE_MAX, RECORD_BYTES_MAX};
 use crate::types::{
-    ActorOps, FenceCell, HubEvent, LogName, StateDelete, StateEntry, StatePage, StateSet,
-    Transacted,
+    ActorOps, FenceCell, HubEvent, LogName, PurgeCount, StateDelete, StateEntry, StatePage,
+    StateSet, Transacted,
 };
 use outbox::Shared;
 
@@ -331,11 +331,11 @@ impl HubClient {
     }
 
     /// Deletes the application's logs, store, state, snapshots and kinds, for good. Only an observer can do
-    /// it, since a member is itself alive.
+    /// it, since a member is itself alive. Returns how much that was; `None`: nobody knows any more.
     ///
     /// # Errors
     /// [`HubError::MembersAlive`] while there are members; else as [`state_get`](Self::state_get).
-    pub async fn purge_application(&self) -> Result<(), HubError> {
+    pub async fn purge_application(&self) -> Result<Option<PurgeCount>, HubError> {
         self.purge_application_once(uuid::Uuid::new_v4().into_bytes()).await
     }
 
@@ -343,10 +343,18 @@ impl HubClient {
     ///
     /// # Errors
     /// As [`purge_application`](Self::purge_application).
-    pub async fn purge_application_once(&self, request: [u8; 16]) -> Result<(), HubError> {
+    pub async fn purge_application_once(
+        &self,
+        request: [u8; 16],
+    ) -> Result<Option<PurgeCount>, HubError> {
         let request = request.to_vec().into();
         match self.request(Request::Purge(wire::Purge { request })).await? {
-            Response::Purged(_) => Ok(()),
+            Response::Purged(purged) => Ok(purged.count.map(|count| PurgeCount {
+                kinds: count.kinds,
+                logs: count.logs,
+                entries: count.entries,
+                consumers: count.consumers,
+            })),
             other => Err(unexpected(&other)),
         }
     }

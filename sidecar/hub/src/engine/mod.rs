@@ -203,7 +203,7 @@ enum Then {
     Joined { conn: ConnId, app: Arc<str>, incarnation: u64 },
     ShowKinds { app: Arc<str> },
     Purging { conn: ConnId, number: u64, app: Arc<str> },
-    Purged { conn: ConnId, number: u64, app: Arc<str> },
+    Purged { conn: ConnId, number: u64, app: Arc<str>, count: wire::PurgeCount },
     Trimmed { log: LogId, start: u64 },
     TopicCreated { conn: ConnId, number: u64, topic: TopicId, response: wire::TopicCreated },
     TopicDeleted { conn: ConnId, number: u64 },
@@ -461,7 +461,7 @@ impl Engine {
             Then::Joined { conn, app, incarnation } => self.joined(conn, &app, incarnation),
             Then::ShowKinds { app } => self.show_members(&app),
             Then::Purging { conn, number, app } => self.purge_snapshots(conn, number, app),
-            Then::Purged { conn, number, app } => self.purged(conn, number, &app),
+            Then::Purged { conn, number, app, count } => self.purged(conn, number, &app, count),
             Then::Trimmed { log, start } => self.trimmed(log, start),
             Then::TopicCreated { conn, number, topic, response } => {
                 self.topic_created(conn, number, &topic, response);

@@ -61,7 +61,7 @@ impl Engine {
         let is_again = request.is_some_and(is_known);
         let Some(entry) = self.apps.get_mut(app) else { return };
         if is_again && !entry.purging {
-            return self.answer(id, number, Response::Purged(wire::Purged {}));
+            return self.answer(id, number, Response::Purged(wire::Purged { count: None }));
         }
         if entry.purging {
             // Its end might come when others have joined after the end of the first one.
@@ -114,19 +114,18 @@ impl Engine {
     /// The snapshots of an application are deleted; its store follows.
     pub(crate) fn snapshots_purged(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
         self.stored(id, Vec::new());
-        self.store_job(id, StoreJob::Purge { conn: id, number, app: Arc::clone(app) });
+        let app = Arc::clone(app);
+        self.store_job(id, StoreJob::Purge { conn: id, number, app, entries: 0 });
     }
 
-    /// The store of an application is deleted; its logs follow.
-    pub(crate) fn store_purged(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
+    /// The store of an application is deleted, which had so many entries; its logs follow.
+    pub(crate) fn store_purged(&mut self, id: ConnId, number: u64, app: &Arc<str>, entries: u64) {
         self.stored(id, Vec::new());
-        let logs = match self.apps.get_mut(app) {
-            Some(entry) => {
-                entry.kinds.clear();
-                std::mem::take(&mut entry.logs)
-            }
+        let (kinds, logs) = match self.apps.get_mut(app) {
+            Some(entry) => (std::mem::take(&mut entry.kinds), std::mem::take(&mut entry.logs)),
             None => Default::default(),
         };
+        let (kinds, logs_count) = (kinds.len() as u64, logs.len() as u64);
         for log in logs.into_values() {
             let Some(state) = self.logs.remove(&log) else { continue };
             self.condemned.push(state.index);
@@ -139,8 +138,9 @@ impl Engine {
                 }
             }
         }
-        self.purge_from_topics(app);
-        let then = Then::Purged { conn: id, number, app: Arc::clone(app) };
+        let consumers = self.purge_from_topics(app);
+        let count = wire::PurgeCount { kinds, logs: logs_count, entries, consumers };
+        let then = Then::Purged { conn: id, number, app: Arc::clone(app), count };
         self.append_meta(Meta::ApplicationPurged(app.to_string()), Some(then));
         if let Some(entry) = self.apps.get_mut(app) {
             entry.purged = true;
@@ -150,13 +150,19 @@ impl Engine {
         }
     }
 
-    pub(super) fn purged(&mut self, id: ConnId, number: u64, app: &Arc<str>) {
+    pub(super) fn purged(
+        &mut self,
+        id: ConnId,
+        number: u64,
+        app: &Arc<str>,
+        count: wire::PurgeCount,
+    ) {
         if let Some(entry) = self.apps.get_mut(app) {
             (entry.purging, entry.purged) = (false, false);
         }
         self.bury();
         self.show_members(app);
-        self.answer(id, number, Response::Purged(wire::Purged {}));
+        self.answer(id, number, Response::Purged(wire::Purged { count: Some(count) }));
     }
 
     /// Records of logs that are gone are not needed any more. What others have condemned meanwhile goes with the last

@@ -197,7 +197,7 @@ fn a_purge_that_is_done_is_not_begun_again_by_the_next_file() {
     assert!(is_purging(&bare.replayed(), "app"), "until it is done the next hub goes on with it");
     let app: Arc<str> = "app".into();
     bare.engine.snapshots_purged(tool, 1, &app);
-    bare.engine.store_purged(tool, 1, &app);
+    bare.engine.store_purged(tool, 1, &app, 0);
     bare.fill_a_file(other);
     bare.commit();
     assert!(!is_purging(&bare.engine, "app"), "it is answered, and anybody may join");

@@ -26,6 +26,11 @@ impl Room {
         Self { rows: ROUND_ROWS_MAX, bytes: ROUND_BYTES_MAX }
     }
 
+    /// Rows that were removed.
+    pub(super) fn taken(&self) -> u64 {
+        (ROUND_ROWS_MAX - self.rows) as u64
+    }
+
     pub(super) fn is_left(&self) -> bool {
         self.rows > 0 && self.bytes > 0
     }

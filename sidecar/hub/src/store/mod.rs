@@ -52,7 +52,8 @@ pub(crate) enum StoreJob {
     /// A request about application state.
     State { conn: ConnId, number: u64, app: Arc<str>, request: Request },
     /// Deletes all of an application.
-    Purge { conn: ConnId, number: u64, app: Arc<str> },
+    /// `entries`: so many were deleted in earlier rounds of it.
+    Purge { conn: ConnId, number: u64, app: Arc<str>, entries: u64 },
     /// Makes everything that was told durable, so that a log can be trimmed.
     Sync { log: LogId, start: u64 },
     /// Ends the thread.
@@ -77,6 +78,7 @@ enum Answer {
         conn: ConnId,
         number: u64,
         app: Arc<str>,
+        entries: u64,
     },
     Synced {
         log: LogId,
@@ -162,8 +164,8 @@ impl Store {
                         match answer {
                             Answer::Frames { conn, frames } => engine.stored(conn, frames),
                             Answer::Synced { log, start } => engine.store_synced(log, start),
-                            Answer::Purged { conn, number, app } => {
-                                engine.store_purged(conn, number, &app);
+                            Answer::Purged { conn, number, app, entries } => {
+                                engine.store_purged(conn, number, &app, entries);
                             }
                             Answer::Again(job) => self.again.push(job),
                         }
@@ -294,12 +296,14 @@ fn carry_out(tx: &Transaction<'_>, at: &At, job: StoreJob) -> rusqlite::Result<O
             let frame = Frame::State(wire::StateResponse { number, response: Some(response) });
             Answer::Frames { conn, frames: vec![(frame, bytes)] }
         }
-        StoreJob::Purge { conn, number, app } => {
+        StoreJob::Purge { conn, number, app, entries } => {
             let mut room = Room::new();
-            if actors::purge(tx, &app, &mut room)? && state::purge(tx, &app, &mut room)? {
-                Answer::Purged { conn, number, app }
+            let is_done = actors::purge(tx, &app, &mut room)? && state::purge(tx, &app, &mut room)?;
+            let entries = entries + room.taken();
+            if is_done {
+                Answer::Purged { conn, number, app, entries }
             } else {
-                Answer::Again(StoreJob::Purge { conn, number, app })
+                Answer::Again(StoreJob::Purge { conn, number, app, entries })
             }
         }
         StoreJob::Sync { log, start } => {

@@ -223,11 +223,15 @@ impl Engine {
     }
 
     /// An application is purged: its consumers and its channels go with it.
-    pub(in super::super) fn purge_from_topics(&mut self, app: &str) {
+    pub(in super::super) fn purge_from_topics(&mut self, app: &str) -> u64 {
+        let mut gone = 0;
         for topic in self.topics.by_id.values_mut() {
+            let before = topic.consumers.len();
             topic.consumers.retain(|(owner, _), _| &**owner != app);
+            gone += before - topic.consumers.len();
         }
         self.purge_channels(app);
+        gone as u64
     }
 }
 
