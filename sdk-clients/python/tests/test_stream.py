@@ -101,6 +101,8 @@ def test_shares_leave_room_for_what_calls_wait_for() -> None:
     assert shares(100, False) == (100, 100)
     assert shares(128, True) == (112, 64)
     assert shares(1, True) == (1, 1)
+    assert shares(2, True) == (1, 1)
+    assert shares(4, True) == (3, 2)
     assert shares(8, True) == (7, 4)
 
 

@@ -499,3 +499,25 @@ async def test_credits_leave_room_for_nested_calls(tmp_path: Path) -> None:
         await peer.answer_call(await peer.request("invoke"))
         await peer.answer_call(roots[1])
         await calls
+
+
+@asynchronous
+async def test_calls_of_turns_leave_a_credit_for_what_is_called(tmp_path: Path) -> None:
+    async with hosting(tmp_path, welcome={"request_credits": 4}) as (_, peer, _host, _shop):
+        for number in range(4):
+            await peer.invoke(f"t{number}", "ask", '"call"', service="shop")
+        calls = [await peer.request("call_actor") for _ in range(3)]
+        # What they called reads its state, or none of them would ever be answered.
+        await peer.invoke("called", "take", "1", actor=("Stock", "s"))
+        request = await peer.request("actor_state_get")
+        answer = state_pb2.ActorStateServiceGetResponse(entries={"left": json("5")})
+        await peer.answer(request, actor_state_get=answer)
+        request = await peer.request("actor_state_apply")
+        await peer.answer(request, actor_state_apply=state_pb2.ApplyResponse())
+        assert (await peer.outcome()).turn_token == "called"
+        await peer.answer_call(calls[0])
+        calls.append(await peer.request("call_actor"))
+        assert (await peer.outcome()).turn_token == "t0"
+        for call in calls[1:]:
+            await peer.answer_call(call)
+        assert {(await peer.outcome()).turn_token for _ in range(3)} == {"t1", "t2", "t3"}
