@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake import asynchronous, sidecar, until
+from fake import asynchronous, connected, hosting, until
 
 import kar
 from kar.v1 import invocation_pb2
@@ -19,10 +19,7 @@ async def cancel(task: asyncio.Task[Any]) -> None:
 
 @asynchronous
 async def test_calls_that_are_given_up_give_their_credits_back(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept(request_credits=1)
-        client = await connecting
+    async with connected(tmp_path, welcome={"request_credits": 1}) as (_, peer, client):
         for _ in range(10):
             call = asyncio.create_task(client.service("s").call("m"))
             request = await peer.request("invoke")
@@ -37,10 +34,7 @@ async def test_calls_that_are_given_up_give_their_credits_back(tmp_path: Path) -
 
 @asynchronous
 async def test_the_credit_is_kept_until_the_sidecar_has_answered(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept(request_credits=1)
-        client = await connecting
+    async with connected(tmp_path, welcome={"request_credits": 1}) as (_, peer, client):
         first = asyncio.create_task(client.service("s").call("m", 1))
         request = await peer.request("invoke")
         second = asyncio.create_task(client.service("s").call("m", 2))
@@ -53,15 +47,11 @@ async def test_the_credit_is_kept_until_the_sidecar_has_answered(tmp_path: Path)
         assert request.invoke.payload.data == b"2"
         await peer.answer_call(request, "2")
         assert await second == 2
-        await client.close()
 
 
 @asynchronous
 async def test_a_sidecar_that_does_not_know_forget_is_not_sent_it(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept(takes_forget=False)
-        client = await connecting
+    async with connected(tmp_path, welcome={"takes_forget": False}) as (_, peer, client):
         call = asyncio.create_task(client.service("s").call("m"))
         await peer.request("invoke")
         await cancel(call)
@@ -75,10 +65,7 @@ async def test_a_sidecar_that_does_not_know_forget_is_not_sent_it(tmp_path: Path
 
 @asynchronous
 async def test_only_calls_are_forgotten(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (_, peer, client):
         told = asyncio.create_task(client.service("s").tell("m"))
         await peer.request("tell")
         await cancel(told)
@@ -132,12 +119,8 @@ class Impatient(kar.Service, name="impatient"):
 
 @asynchronous
 async def test_a_turn_gives_its_calls_up_too(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        impatient = Impatient()
-        host = fake.host(impatient)
-        starting = asyncio.create_task(host.start())
-        peer = await fake.accept(request_credits=1)
-        await starting
+    impatient = Impatient()
+    async with hosting(tmp_path, impatient, welcome={"request_credits": 1}) as (_, peer, _host):
         for round in range(5):
             await peer.invoke(f"t{round}", "call", service="impatient")
             request = await peer.request("invoke")
@@ -145,7 +128,6 @@ async def test_a_turn_gives_its_calls_up_too(tmp_path: Path) -> None:
             await cancel(impatient.calls[round])
             await peer.forgets(request)
             assert (await peer.outcome()).payload.data == b"true"
-        await host.abort()
 
 
 @pytest.mark.parametrize(("way", "first"), [("call", "call"), ("tell", "call"), ("tell", "tell")])
@@ -153,12 +135,8 @@ async def test_a_turn_gives_its_calls_up_too(tmp_path: Path) -> None:
 async def test_what_turns_give_up_while_it_waits_for_a_credit_does_not_gather(
     tmp_path: Path, way: str, first: str
 ) -> None:
-    async with sidecar(tmp_path) as fake:
-        impatient = Impatient()
-        host = fake.host(impatient)
-        starting = asyncio.create_task(host.start())
-        peer = await fake.accept(request_credits=1)
-        await starting
+    impatient = Impatient()
+    async with hosting(tmp_path, impatient, welcome={"request_credits": 1}) as (_, peer, host):
         await peer.invoke("holds", "call", service="impatient")
         held = await peer.request("invoke")
         session = host.client._kar_connection._session
@@ -185,17 +163,12 @@ async def test_what_turns_give_up_while_it_waits_for_a_credit_does_not_gather(
             await peer.answer(request, tell=invocation_pb2.TellResponse(invocation_id="i"))
         outcomes |= {(await peer.outcome()).turn_token for _ in range(3 - len(outcomes))}
         assert outcomes == {"holds", "waits", "many"}
-        await host.abort()
 
 
 @asynchronous
 async def test_a_result_goes_when_what_it_waits_behind_is_given_up(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        impatient = Impatient()
-        host = fake.host(impatient)
-        starting = asyncio.create_task(host.start())
-        peer = await fake.accept(request_credits=1)
-        await starting
+    impatient = Impatient()
+    async with hosting(tmp_path, impatient, welcome={"request_credits": 1}) as (_, peer, host):
         await peer.invoke("holds", "call", service="impatient")
         held = await peer.request("invoke")
         session = host.client._kar_connection._session
@@ -206,4 +179,3 @@ async def test_a_result_goes_when_what_it_waits_behind_is_given_up(tmp_path: Pat
         assert (await peer.outcome()).turn_token == "leaves"
         await peer.answer_call(held)
         assert (await peer.outcome()).turn_token == "holds"
-        await host.abort()
