@@ -165,8 +165,9 @@ async def test_what_turns_give_up_while_it_waits_for_a_credit_does_not_gather(
         assert outcomes == {"holds", "waits", "many"}
 
 
+@pytest.mark.parametrize("others", [0, 20], ids=["alone", "before others"])
 @asynchronous
-async def test_a_result_goes_when_what_it_waits_behind_is_given_up(tmp_path: Path) -> None:
+async def test_a_result_goes_when_what_it_waits_behind_is_given_up(tmp_path: Path, others: int) -> None:
     impatient = Impatient()
     async with hosting(tmp_path, impatient, welcome={"request_credits": 1}) as (_, peer, host):
         await peer.invoke("holds", "call", service="impatient")
@@ -175,7 +176,15 @@ async def test_a_result_goes_when_what_it_waits_behind_is_given_up(tmp_path: Pat
         assert session is not None
         await peer.invoke("leaves", "leaves", service="impatient")
         await until("its result to wait", lambda: len(session._ordered) == 2)
+        # So many that one which is given up is not worth looking for.
+        for number in range(others):
+            await peer.invoke(f"tells {number}", "tell", service="impatient")
+        await until("others to wait", lambda: len(session._ordered) == 2 + others)
         await cancel(impatient.calls[-1])
         assert (await peer.outcome()).turn_token == "leaves"
         await peer.answer_call(held)
-        assert (await peer.outcome()).turn_token == "holds"
+        for _ in range(others):
+            request = await peer.request("tell")
+            assert request.tell.turn_token.startswith("tells ")
+            await peer.answer(request, tell=invocation_pb2.TellResponse(invocation_id="i"))
+        assert "holds" in {(await peer.outcome()).turn_token for _ in range(1 + others)}

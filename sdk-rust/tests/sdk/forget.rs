@@ -177,7 +177,27 @@ impl Impatient {
     }
 
     async fn tells(&self, ctx: &mut ServiceContext) -> Result<(), Error> {
-        ctx.service("nobody").tell("waits", &()).await?;
+        self.asks_for_tells(ctx, 1).await
+    }
+
+    async fn asks_for_tells(&self, ctx: &mut ServiceContext, count: usize) -> Result<(), Error> {
+        let target = ctx.service("nobody");
+        let tells = (0..count).map(|_| target.tell("waits", &()).into_future());
+        futures_util::future::try_join_all(tells).await?;
+        Ok(())
+    }
+
+    /// Gives its tell up when it is told to.
+    async fn tells_once(&self, ctx: &mut ServiceContext) -> Result<bool, Error> {
+        let target = ctx.service("nobody");
+        let tell = target.tell("never sent", &()).into_future();
+        tokio::select! {
+            _ = tell => Ok(false),
+            () = self.asked.notified() => Ok(true),
+        }
+    }
+
+    async fn asks_for_nothing(&self, _ctx: &mut ServiceContext) -> Result<(), Error> {
         Ok(())
     }
 
@@ -249,4 +269,26 @@ async fn a_turn_gives_its_calls_up_too() {
         fake.until("it is forgotten", |f| count(f, "forget") == round).await;
     }
     assert_eq!(fake.violations(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_result_goes_when_what_it_waits_behind_is_given_up() {
+    let fake = Fake::start().await;
+    fake.set_credits(1);
+    fake.know_no_forget();
+    let impatient = Impatient::default();
+    let asked = impatient.asked.clone();
+    let _host = Host::builder().service(impatient).socket(&fake.socket).start().await.unwrap();
+    let client = client(&fake).await;
+    client.service("impatient").tell("calls", &()).await.unwrap();
+    fake.until("the only credit is used", |f| count(f, "invoke x") == 1).await;
+    client.service("impatient").tell("tells_once", &()).await.unwrap();
+    client.service("impatient").tell("asks_for_nothing", &()).await.unwrap();
+    // So many wait that one which is given up is not worth looking for.
+    client.service("impatient").tell("asks_for_tells", &20).await.unwrap();
+    assert_eq!(count(&fake, "done asks_for_nothing"), 0);
+    asked.notify_one();
+    let done = |f: &Fake| count(f, "done asks_for_nothing") == 1;
+    fake.until("the result has gone", done).await;
+    assert_eq!((count(&fake, "tell never sent"), fake.violations()), (0, vec![]));
 }
