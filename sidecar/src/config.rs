@@ -88,7 +88,9 @@ pub struct Bounds {
     pub peer_queue_bytes_max: usize,
     /// Frames in one stream message.
     pub frames_per_message_max: usize,
-    /// Requests that may be under way on one component stream.
+    /// Requests that may be under way on one component stream. A turn's call takes one until it is answered, so a chain
+    /// of calls within a component must be shorter than this; with 1 alone, what is called there can ask for nothing,
+    /// and both wait for ever.
     pub request_credits: u32,
     /// Requests of the component under way, on all its streams and connections together; beyond it they are refused.
     pub requests_max: usize,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ParamSpec
 
 import grpc
@@ -278,6 +279,34 @@ async def sidecar(folder: Path) -> AsyncIterator[FakeSidecar]:
         yield fake
     finally:
         await fake.stop()
+
+
+@asynccontextmanager
+async def connected(
+    folder: Path, *, welcome: Mapping[str, Any] = MappingProxyType({}), **options: Any
+) -> AsyncIterator[tuple[FakeSidecar, Peer, kar.Client]]:
+    """A client of a fake sidecar, which has welcomed it. Closed in the end, or at once where the test fails."""
+    async with sidecar(folder) as fake:
+        connecting = asyncio.create_task(fake.client(**options)._connect())
+        peer = await fake.accept(**welcome)
+        async with await connecting as client:
+            yield fake, peer, client
+
+
+@asynccontextmanager
+async def hosting(
+    folder: Path, *things: Any, welcome: Mapping[str, Any] = MappingProxyType({}), **options: Any
+) -> AsyncIterator[tuple[FakeSidecar, Peer, kar.Host]]:
+    """A host of these at a fake sidecar, which has welcomed it. Gone in the end, with all that it runs."""
+    async with sidecar(folder) as fake:
+        host = fake.host(*things, **options)
+        starting = asyncio.create_task(host.start())
+        peer = await fake.accept(**welcome)
+        await starting
+        try:
+            yield fake, peer, host
+        finally:
+            await host.abort()
 
 
 async def listen(socket: Path) -> FakeSidecar:

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from fake import asynchronous, sidecar
+from fake import asynchronous, connected
 
 import kar
 
@@ -94,10 +94,7 @@ def test_what_cannot_be_hosted_is_refused() -> None:
 
 @asynchronous
 async def test_proxies_check_what_they_are_given(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept()
-        client: kar.Client = await connecting
+    async with connected(tmp_path) as (_, peer, client):
         proxy = client.service(Good)
         with pytest.raises(AttributeError, match="exposes no method 'hidden'; it has: alias"):
             proxy.hidden
@@ -123,4 +120,3 @@ async def test_proxies_check_what_they_are_given(tmp_path: Path) -> None:
         await peer.answer_call(request, '"not an int"')
         with pytest.raises(kar.CodecError, match="expected int, got str"):
             await call
-        await client.close()

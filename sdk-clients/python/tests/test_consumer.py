@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fake import FakeSidecar, asynchronous, sidecar
+from fake import FakeSidecar, asynchronous, connected
 from followers import Follower
 
 import kar
@@ -20,12 +20,8 @@ import kar
 @asynccontextmanager
 async def topic(folder: Path, **options: Any) -> AsyncIterator[tuple[FakeSidecar, kar.Topic]]:
     """A topic of a client of a scripted sidecar."""
-    async with sidecar(folder) as fake:
-        connecting = asyncio.create_task(fake.client(**options)._connect())
-        await fake.accept()
-        client = await connecting
+    async with connected(folder, **options) as (fake, _, client):
         yield fake, client.topic("orders")
-        await client.close()
 
 
 async def opened(fake: FakeSidecar, consumer: kar.Consumer, *positions: str) -> Follower:

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import grpc
 import pytest
-from fake import Peer, asynchronous, sidecar
+from fake import asynchronous, connected, hosting
 
 import kar
 from kar.v1 import common_pb2, event_pb2
-
-
-@asynccontextmanager
-async def client_of(folder: Path) -> AsyncIterator[tuple[Peer, kar.Client]]:
-    """A client of a scripted sidecar."""
-    async with sidecar(folder) as fake:
-        connecting = asyncio.create_task(fake.client()._connect())
-        peer = await fake.accept()
-        client: kar.Client = await connecting
-        yield peer, client
-        await client.close()
 
 
 def answer_of(*events: event_pb2.PublishResponse) -> event_pb2.PublishBatchResponse:
@@ -37,7 +24,7 @@ ORDERS = event_pb2.Topic(name="orders", id="7", partitions=4)
 
 @asynchronous
 async def test_topics_are_created_described_listed_and_deleted(tmp_path: Path) -> None:
-    async with client_of(tmp_path) as (peer, client):
+    async with connected(tmp_path) as (_, peer, client):
         orders = client.topic("orders")
         creating = asyncio.create_task(
             orders.create(partitions=4, retention_time=timedelta(hours=1), retention_bytes=5 << 20)
@@ -97,7 +84,7 @@ async def test_topics_are_created_described_listed_and_deleted(tmp_path: Path) -
 
 @asynchronous
 async def test_an_event_says_what_it_was_told_to_say(tmp_path: Path) -> None:
-    async with client_of(tmp_path) as (peer, client):
+    async with connected(tmp_path) as (_, peer, client):
         time = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=1)))
         event = kar.NewEvent(
             "order.created", {"id": 7}, "alice", "r1", "i", "/shop", "seven", time, "urn:order",
@@ -131,10 +118,7 @@ async def test_an_event_says_what_it_was_told_to_say(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_what_was_published_when_the_stream_broke_is_published_once(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.create_task(fake.client()._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (fake, peer, client):
         orders = client.topic("orders")
         one = asyncio.create_task(orders.publish(kar.NewEvent("t", 1)))
         first = (await peer.request("publish")).publish
@@ -157,7 +141,6 @@ async def test_what_was_published_when_the_stream_broke_is_published_once(tmp_pa
         assert request.publish_batch == batch
         await peer.answer(request, publish_batch=answer_of(answer, answer))
         assert (await one).position == "0/1" and len(await two) == 2
-        await client.close()
 
 
 class Shop(kar.Service, name="shop"):
@@ -180,11 +163,7 @@ class Shop(kar.Service, name="shop"):
 
 @asynchronous
 async def test_in_a_turn_it_is_part_of_it(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        host = fake.host(Shop)
-        starting = asyncio.create_task(host.start())
-        peer = await fake.accept()
-        await starting
+    async with hosting(tmp_path, Shop) as (_, peer, _host):
         await peer.invoke("t1", "order", "7", service="shop")
         request = await peer.request("publish")
         publish = request.publish
@@ -213,16 +192,11 @@ async def test_in_a_turn_it_is_part_of_it(tmp_path: Path) -> None:
         assert (request.publish.turn_token, bool(request.publish.request_id)) == ("", True)
         await peer.refuse(request, grpc.StatusCode.NOT_FOUND, "UNKNOWN_TOPIC")
         await peer.outcome()
-        await host.abort()
 
 
 @asynchronous
 async def test_a_turn_whose_stream_broke_publishes_nothing_more(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        host = fake.host(Shop)
-        starting = asyncio.create_task(host.start())
-        peer = await fake.accept()
-        await starting
+    async with hosting(tmp_path, Shop) as (fake, peer, _host):
         await peer.invoke("t1", "order", "7", service="shop")
         await peer.request("publish")
         peer.end()
@@ -230,7 +204,6 @@ async def test_a_turn_whose_stream_broke_publishes_nothing_more(tmp_path: Path) 
         # Whatever the first attempt asked for is not asked for again: the first that comes is another turn's.
         await peer.invoke("t2", "order", "7", service="shop")
         assert (await peer.request("publish")).publish.turn_token == "t2"
-        await host.abort()
 
 
 def test_filters_are_combined() -> None:

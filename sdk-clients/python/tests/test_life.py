@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from fake import asynchronous, sidecar
+from fake import asynchronous, connected, hosting
 
 import kar
 from kar.v1 import common_pb2
@@ -36,11 +36,7 @@ class Plain(kar.Actor):
 
 @asynchronous
 async def test_a_hook_is_told_of_by_hello_and_called_by_a_turn(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        host = fake.host(Cached, Plain)
-        starting = asyncio.create_task(host.start())
-        peer = await fake.accept()
-        await starting
+    async with hosting(tmp_path, Cached, Plain) as (_, peer, _host):
         hooks = {hosted.name: hosted.deactivates for hosted in peer.hello.actor_types}
         assert hooks == {"Cached": True, "Plain": False}
         await peer.invoke("t1", "look", actor=("Cached", "a"), activation=7)
@@ -54,10 +50,7 @@ async def test_a_hook_is_told_of_by_hello_and_called_by_a_turn(tmp_path: Path) -
 
 @asynchronous
 async def test_an_actor_is_removed_by_its_class_or_name(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.create_task(fake.client()._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (_, peer, client):
         for actor in (Plain, "Plain"):
             removing = asyncio.create_task(client.remove(actor, "a"))
             request = await peer.request("remove_actor")
@@ -67,4 +60,3 @@ async def test_an_actor_is_removed_by_its_class_or_name(tmp_path: Path) -> None:
             response.remove_actor.SetInParent()
             await peer.send(v1.SidecarFrame(response=response))
             await removing
-        await client.close()

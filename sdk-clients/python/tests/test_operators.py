@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fake import FakeSidecar, Peer, Unary, asynchronous, refuse, sidecar
+from fake import FakeSidecar, Peer, Unary, asynchronous, connected, refuse
 
 import kar
 from kar.v1 import component_pb2 as v1
@@ -23,12 +23,8 @@ SYSTEM = "/kar.v1.SystemService/"
 
 @asynccontextmanager
 async def operated(folder: Path, **options: Any) -> AsyncIterator[tuple[FakeSidecar, Peer, kar.Operator]]:
-    async with sidecar(folder) as fake:
-        connecting = asyncio.create_task(fake.client(**options)._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(folder, **options) as (fake, peer, client):
         yield fake, peer, client.operator
-        await client.close()
 
 
 def told() -> invocation_pb2.InvocationInfo:

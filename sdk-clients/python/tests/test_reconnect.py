@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from fake import asynchronous, listen, sidecar, until
+from fake import asynchronous, connected, hosting, listen, sidecar, until
 
 import kar
 from kar._connection import Connection
@@ -36,10 +36,7 @@ class Waiter(kar.Service, name="waiter"):
 
 @asynchronous
 async def test_what_may_have_been_carried_out_is_unknown(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept(request_credits=3)
-        client: kar.Client = await connecting
+    async with connected(tmp_path, welcome={"request_credits": 3}) as (fake, peer, client):
         service = client.service("s")
         calls = [asyncio.create_task(service.call("m", n)) for n in range(2)]
         reading = asyncio.create_task(client.state.get("k", int))
@@ -62,17 +59,12 @@ async def test_what_may_have_been_carried_out_is_unknown(tmp_path: Path) -> None
         for call in calls:
             with pytest.raises(kar.OutcomeUnknown, match="DRAINING"):
                 await call
-        await client.close()
 
 
 @asynchronous
 async def test_a_host_registers_again_and_its_turns_stop(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        waiter = Waiter()
-        host = fake.host(waiter)
-        starting = asyncio.create_task(host.start())
-        peer = await fake.accept()
-        await starting
+    waiter = Waiter()
+    async with hosting(tmp_path, waiter) as (fake, peer, _host):
         await peer.invoke("t", "wait", service="waiter")
         await until("the turn to start", lambda: waiter.log == ["start"])
         peer.end()
@@ -84,7 +76,6 @@ async def test_a_host_registers_again_and_its_turns_stop(tmp_path: Path) -> None
         await peer.invoke("t2", "wait", service="waiter")
         outcome = await peer.outcome()
         assert (outcome.turn_token, outcome.payload.data) == ("t2", b'"done"')
-        await host.abort()
 
 
 @asynchronous
@@ -129,10 +120,7 @@ async def test_patience_ends(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_a_refusal_for_good_ends_patience_at_once(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (fake, peer, client):
         call = asyncio.create_task(client.service("s").call("m"))
         await peer.request("invoke")
         peer.end()
@@ -146,12 +134,8 @@ async def test_a_refusal_for_good_ends_patience_at_once(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_leaving_in_order(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        waiter = Waiter()
-        host = fake.host(waiter)
-        starting = asyncio.create_task(host.start())
-        peer = await fake.accept()
-        await starting
+    waiter = Waiter()
+    async with hosting(tmp_path, waiter) as (_, peer, host):
         await peer.invoke("t", "wait", service="waiter")
         await until("the turn to start", lambda: waiter.log == ["start"])
         host.shutdown()
@@ -168,12 +152,8 @@ async def test_leaving_in_order(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_leaving_has_a_bound(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        waiter = Waiter()
-        host = fake.host(waiter, drain_timeout=0.05)
-        starting = asyncio.create_task(host.start())
-        peer = await fake.accept()
-        await starting
+    waiter = Waiter()
+    async with hosting(tmp_path, waiter, drain_timeout=0.05) as (_, peer, host):
         await peer.invoke("t", "wait", service="waiter")
         await until("the turn to start", lambda: waiter.log == ["start"])
         host.shutdown()
@@ -183,10 +163,7 @@ async def test_leaving_has_a_bound(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_a_sidecar_that_does_not_end_its_side_is_left(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (_, peer, client):
         peer.keeps_open = True
         await client.close()
         await peer.closed()
@@ -227,10 +204,7 @@ async def test_an_error_inside_async_with_is_not_kept_waiting(tmp_path: Path) ->
 
 @asynchronous
 async def test_the_end_of_the_loop_ends_the_connection(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (_, _, client):
         task = client._kar_connection._task
         assert task is not None
         # As `asyncio.run` does with what is left over.
@@ -261,10 +235,7 @@ async def test_a_connection_whose_task_never_began_is_closed(tmp_path: Path) -> 
 
 @asynchronous
 async def test_what_was_given_up_while_nothing_could_be_sent_does_not_gather(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept(request_credits=1)
-        client = await connecting
+    async with connected(tmp_path, welcome={"request_credits": 1}) as (_, peer, client):
         first = asyncio.create_task(client.service("s").call("first"))
         held = await peer.request("invoke")
         kept = asyncio.create_task(client.service("s").call("kept"))
@@ -279,7 +250,6 @@ async def test_what_was_given_up_while_nothing_could_be_sent_does_not_gather(tmp
         await first
         await peer.answer_call(await peer.request("invoke"))
         await kept
-        await client.close()
 
 
 @asynchronous

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from fake import asynchronous, json, sidecar
+from fake import asynchronous, connected, hosting, json
 
 import kar
 from kar.v1 import component_pb2 as v1
@@ -30,11 +30,7 @@ class Clock(kar.Actor):
 
 @asynchronous
 async def test_in_a_turn_they_carry_its_token(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        host = fake.host(Clock)
-        starting = asyncio.create_task(host.start())
-        peer = await fake.accept()
-        await starting
+    async with hosting(tmp_path, Clock) as (_, peer, _host):
         await peer.invoke("t1", "plan", actor=("Clock", "tower"))
         request = await peer.request("reminder_schedule")
         schedule = request.reminder_schedule
@@ -60,15 +56,11 @@ async def test_in_a_turn_they_carry_its_token(tmp_path: Path) -> None:
         response.reminder_list.reminders.add().CopyFrom(wanted)
         await peer.send(v1.SidecarFrame(response=response))
         assert (await peer.outcome()).payload.data == b'"1970-01-01T00:00:00+00:00"'
-        await host.abort()
 
 
 @asynchronous
 async def test_clients_have_those_of_any_actor(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.create_task(fake.client().__aenter__())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (_, peer, client):
         reminders = client.reminders(Clock, "tower")
         daily = kar.Cron("30 9 * * 1-5", "Asia/Tokyo")
         news = kar.Reminder("news", "read", every=daily, catch_up=kar.CatchUp.EACH)
@@ -98,4 +90,3 @@ async def test_clients_have_those_of_any_actor(tmp_path: Path) -> None:
         assert listed.due == datetime(1970, 1, 1, 0, 1, tzinfo=timezone.utc)
         with pytest.raises(ValueError, match="cancel_all"):
             await reminders.cancel("")
-        await client.close()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import pytest
-from fake import Peer, asynchronous, json, sidecar
+from fake import Peer, asynchronous, hosting, json
 
 import kar
 from kar.v1 import common_pb2
@@ -62,13 +61,8 @@ class Till(kar.Actor):
 
 @asynccontextmanager
 async def hosted(folder: Path) -> AsyncIterator[Peer]:
-    async with sidecar(folder) as fake:
-        host = fake.host(Till)
-        starting = asyncio.create_task(host.start())
-        peer = await fake.accept()
-        await starting
+    async with hosting(folder, Till) as (_, peer, _host):
         yield peer
-        await host.abort()
 
 
 @asynchronous

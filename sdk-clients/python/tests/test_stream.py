@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fake import asynchronous, sidecar, status, until
+from fake import asynchronous, connected, status, until
 
 import kar
 from kar import limits
@@ -21,10 +21,7 @@ def gather(*calls: Any) -> asyncio.Future[list[Any]]:
 
 @asynchronous
 async def test_a_call_and_its_answer(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (fake, peer, client):
         assert (client.node, client.application) == ("fake", "app")
         assert peer.hello.protocol_version == 1
         assert peer.hello.sdk.startswith("kar-sdk-python/")
@@ -44,10 +41,7 @@ async def test_a_call_and_its_answer(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_what_is_ready_travels_in_one_message(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (_, peer, client):
         count = 3 * limits.FRAMES_PER_MESSAGE_MAX
         peer.messages.clear()
         calls = gather(*(client.service("s").call("m", n) for n in range(count)))
@@ -58,15 +52,11 @@ async def test_what_is_ready_travels_in_one_message(tmp_path: Path) -> None:
         for request in reversed(requests):
             await peer.answer_call(request, request.invoke.payload.data.decode())
         assert await calls == list(range(count)), "each gets its own answer, in any order"
-        await client.close()
 
 
 @asynchronous
 async def test_a_message_is_bounded_in_bytes(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (_, peer, client):
         peer.messages.clear()
         long = b"x" * limits.MESSAGE_BYTES_TARGET
         calls = gather(*(client.service("s").call("m", data) for data in (b"a", long, b"b", b"c")))
@@ -74,15 +64,11 @@ async def test_a_message_is_bounded_in_bytes(tmp_path: Path) -> None:
             await peer.answer_call(await peer.request("invoke"))
         assert peer.messages == [1, 1, 2], "a long frame travels alone"
         await calls
-        await client.close()
 
 
 @asynchronous
 async def test_credits_hold_requests_back(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept(request_credits=2)
-        client = await connecting
+    async with connected(tmp_path, welcome={"request_credits": 2}) as (_, peer, client):
         calls = gather(*(client.service("s").call("m", n) for n in range(5)))
         first = [await peer.request("invoke") for _ in range(2)]
         # A third one must not come: the next frame is what an answer allows.
@@ -94,22 +80,20 @@ async def test_credits_hold_requests_back(tmp_path: Path) -> None:
         for request in (first[1], third, *rest):
             await peer.answer_call(request)
         await calls
-        await client.close()
 
 
 def test_shares_leave_room_for_what_calls_wait_for() -> None:
     assert shares(100, False) == (100, 100)
     assert shares(128, True) == (112, 64)
     assert shares(1, True) == (1, 1)
+    assert shares(2, True) == (1, 1)
+    assert shares(4, True) == (3, 2)
     assert shares(8, True) == (7, 4)
 
 
 @asynchronous
 async def test_bounds_are_typed_errors(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client(requests_max=1)._connect())
-        peer = await fake.accept(message_bytes_max=1000)
-        client = await connecting
+    async with connected(tmp_path, welcome={"message_bytes_max": 1000}, requests_max=1) as (_, peer, client):
         with pytest.raises(kar.LimitReached) as error:
             await client.service("s").call("m", b"x" * 1000)
         assert (error.value.limit, error.value.value) == ("message-bytes-max", "1000")
@@ -120,7 +104,6 @@ async def test_bounds_are_typed_errors(tmp_path: Path) -> None:
         assert (error.value.limit, error.value.value) == ("client-requests", "1")
         await peer.answer_call(request)
         await waiting
-        await client.close()
 
 
 REASONS = [
@@ -144,10 +127,7 @@ REASONS = [
 
 @asynchronous
 async def test_each_reason_is_an_error_of_its_own(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (_, peer, client):
         for code, reason, kind in REASONS:
             call = asyncio.create_task(client.service("s").call("m"))
             request = await peer.request("invoke")
@@ -162,15 +142,11 @@ async def test_each_reason_is_an_error_of_its_own(tmp_path: Path) -> None:
             if isinstance(error.value, kar.ConditionFailed):
                 # As a condition, what it says of a key that is not there must mean just that, and not nothing.
                 assert error.value.etag == "*"
-        await client.close()
 
 
 @asynchronous
 async def test_an_application_error_keeps_its_parts(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (_, peer, client):
         call = asyncio.create_task(client.actor("T", "1").call("m"))
         request = await peer.request("call_actor")
         assert (request.call_actor.actor.type, request.call_actor.actor.id) == ("T", "1")
@@ -183,15 +159,11 @@ async def test_an_application_error_keeps_its_parts(tmp_path: Path) -> None:
         assert error.value.detail == "at line 1"
         assert error.value.payload is not None and error.value.payload.decode(list[int]) == [1]
         assert "at line 1" in error.value.__notes__[0]
-        await client.close()
 
 
 @asynchronous
 async def test_a_caller_that_went_away_is_not_waited_for(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept(request_credits=1)
-        client = await connecting
+    async with connected(tmp_path, welcome={"request_credits": 1}) as (_, peer, client):
         first = asyncio.create_task(client.service("s").call("m", 1))
         request = await peer.request("invoke")
         second = asyncio.create_task(client.service("s").call("m", 2))
@@ -206,7 +178,6 @@ async def test_a_caller_that_went_away_is_not_waited_for(tmp_path: Path) -> None
         assert request.invoke.payload.data == b"3"
         await peer.answer_call(request)
         await third
-        await client.close()
 
 
 @asynchronous
@@ -216,10 +187,7 @@ async def test_tell_start_and_await(tmp_path: Path) -> None:
         async def work(self, n: int) -> int:
             raise NotImplementedError
 
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept()
-        client: kar.Client = await connecting
+    async with connected(tmp_path) as (_, peer, client):
         told = asyncio.create_task(kar.tell(client.actor(Worker, "w").work, 5))
         request = await peer.request("tell")
         assert request.tell.target.actor.type == "Worker"
@@ -238,15 +206,11 @@ async def test_tell_start_and_await(tmp_path: Path) -> None:
         assert request.await_outcome.invocation_id == "i2"
         await peer.answer_call(request, "36")
         assert await result == 36
-        await client.close()
 
 
 @asynchronous
 async def test_application_state(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept()
-        client: kar.Client = await connecting
+    async with connected(tmp_path) as (_, peer, client):
         getting = asyncio.create_task(client.state.get("k", int))
         request = await peer.request("state_get")
         await peer.answer(request, state_get=state_pb2.StateServiceGetResponse())
@@ -288,29 +252,21 @@ async def test_application_state(tmp_path: Path) -> None:
         assert (page.entries[0][0], page.entries[0][1].decode(int), page.next) == ("p1", 1, "t")
         with pytest.raises(kar.Rejected, match="1 to 512 bytes"):
             await client.state.get("", int)
-        await client.close()
 
 
 @asynchronous
 async def test_an_answer_of_another_kind_is_an_unknown_outcome(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (_, peer, client):
         call = asyncio.create_task(client.service("s").call("m"))
         request = await peer.request("invoke")
         await peer.answer(request, tell=invocation_pb2.TellResponse())
         with pytest.raises(kar.OutcomeUnknown, match="answered invoke with tell"):
             await call
-        await client.close()
 
 
 @asynchronous
 async def test_a_sidecar_that_breaks_the_protocol_is_left(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (fake, peer, client):
         for frame in (
             v1.SidecarFrame(response=v1.Response(id=99)),
             v1.SidecarFrame(credit=v1.Credit(count=0)),
@@ -323,15 +279,11 @@ async def test_a_sidecar_that_breaks_the_protocol_is_left(tmp_path: Path) -> Non
         call = asyncio.create_task(client.service("s").call("m"))
         await peer.answer_call(await peer.request("invoke"))
         await call
-        await client.close()
 
 
 @asynchronous
 async def test_closing_waits_for_what_is_under_way(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.ensure_future(fake.client()._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (_, peer, client):
         call = asyncio.create_task(client.service("s").call("m"))
         request = await peer.request("invoke")
         closing = asyncio.create_task(client.close())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from fake import Peer, asynchronous, sidecar
+from fake import Peer, asynchronous, connected, hosting
 
 import kar
 from kar.v1 import component_pb2 as v1
@@ -50,14 +50,6 @@ class Customer(kar.Actor):
         return event.data.content_type
 
 
-async def started(host: kar.Host, peer_of: asyncio.Task[Peer]) -> Peer:
-    """The host's stream."""
-    starting = asyncio.create_task(host.start())
-    peer = await peer_of
-    await starting
-    return peer
-
-
 def delivery_of() -> event_pb2.EventDelivery:
     """Of an event without its data, which are the argument."""
     event = event_pb2.Event(id="e1", type="order.created", attributes={"country": "ch"})
@@ -68,9 +60,7 @@ def delivery_of() -> event_pb2.EventDelivery:
 
 @asynchronous
 async def test_methods_take_the_data_or_the_event(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        host = fake.host(Customer)
-        peer = await started(host, asyncio.create_task(fake.accept()))
+    async with hosting(tmp_path, Customer) as (_, peer, _host):
         told = delivery_of()
         for number, (method, outcome) in enumerate(
             [
@@ -93,22 +83,17 @@ async def test_methods_take_the_data_or_the_event(tmp_path: Path) -> None:
         await peer.invoke("t10", "noticed", '{"id":7}', actor=("Customer", "alice"))
         error = (await peer.outcome()).error
         assert error.code == "codec" and "subscribe the method" in error.message
-        await host.abort()
 
 
 @asynchronous
 async def test_a_caller_of_such_a_method_sends_the_data(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.create_task(fake.client()._connect())
-        peer = await fake.accept()
-        client: kar.Client = await connecting
+    async with connected(tmp_path) as (_, peer, client):
         event = kar.Event("", "", "", "", None, "", {}, Order(7))
         calling = asyncio.create_task(client.actor(Customer, "alice").noticed(event))
         request = await peer.request("call_actor")
         assert request.call_actor.payload.data == b'{"id":7}'
         await peer.answer_call(request, '"x"')
         assert await calling == "x"
-        await client.close()
 
 
 TIME = datetime(2026, 1, 2, tzinfo=timezone.utc)
@@ -150,10 +135,7 @@ def test_targets_may_be_classes() -> None:
 
 @asynchronous
 async def test_they_are_made_paused_listed_and_ended(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.create_task(fake.client()._connect())
-        peer = await fake.accept()
-        client: kar.Client = await connecting
+    async with connected(tmp_path) as (fake, peer, client):
         subscriptions = client.subscriptions
         [one, *_] = SUBSCRIPTIONS
         asking = asyncio.create_task(subscriptions.subscribe(one))
@@ -193,7 +175,6 @@ async def test_they_are_made_paused_listed_and_ended(tmp_path: Path) -> None:
         await peer.answer(request, unsubscribe=event_pb2.UnsubscribeResponse())
         assert not await asking
         await listed(peer, client)
-        await client.close()
 
 
 async def listed(peer: Peer, client: kar.Client) -> None:
@@ -235,9 +216,7 @@ async def listed(peer: Peer, client: kar.Client) -> None:
 
 @asynchronous
 async def test_a_host_that_has_subscribed_serves_until_it_is_asked_to_leave(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        host = fake.host(Customer)
-        peer = await started(host, asyncio.create_task(fake.accept()))
+    async with hosting(tmp_path, Customer) as (fake, peer, host):
         asking = asyncio.create_task(host.client.subscriptions.subscribe(SUBSCRIPTIONS[0]))
         request = await peer.request("subscribe")
         await peer.answer(request, subscribe=event_pb2.SubscribeResponse(created=True))

@@ -1,14 +1,11 @@
 """Tail calls: how a method hands its invocation on, and what is not taken for one."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from fake import Peer, asynchronous, json, sidecar
+from fake import Peer, asynchronous, hosting, json
 
 import kar
 from kar.v1 import common_pb2, state_pb2
@@ -77,17 +74,6 @@ class Stock(kar.Actor):
         return kar.tail_keeping_lock(self.turn.actor(Stock, self.id).take, 1)
 
 
-@asynccontextmanager
-async def hosting(folder: Path) -> AsyncIterator[tuple[Peer, kar.Host]]:
-    async with sidecar(folder) as fake:
-        host = fake.host(Walker(), Stock)
-        starting = asyncio.create_task(host.start())
-        peer = await fake.accept()
-        await starting
-        yield peer, host
-        await host.abort()
-
-
 async def run(peer: Peer, method: str, argument: str = "null", **fields: Any) -> Any:
     await peer.invoke("t", method, argument, service="walker", **fields)
     return await peer.outcome()
@@ -95,7 +81,7 @@ async def run(peer: Peer, method: str, argument: str = "null", **fields: Any) ->
 
 @asynchronous
 async def test_a_tail_call_ends_the_turn(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (peer, _):
+    async with hosting(tmp_path, Walker(), Stock) as (_, peer, _host):
         call = (await run(peer, "typed", "4")).tail_call
         assert (call.target.actor.type, call.target.actor.id, call.method) == ("Stock", "s", "take")
         assert (call.payload, call.keep_lock) == (json("4"), False)
@@ -110,7 +96,7 @@ async def test_a_tail_call_ends_the_turn(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_what_was_written_goes_before_a_tail_call(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (peer, _):
+    async with hosting(tmp_path, Walker(), Stock) as (_, peer, _host):
         await peer.invoke("t", "fill", "3", actor=("Stock", "s"))
         request = await peer.request("actor_state_apply")
         assert request.actor_state_apply.changes[0].set.key == "left"
@@ -126,7 +112,7 @@ async def test_what_was_written_goes_before_a_tail_call(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_a_tail_call_that_is_not_returned_is_an_error(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (peer, _):
+    async with hosting(tmp_path, Walker(), Stock) as (_, peer, _host):
         error = (await run(peer, "forgotten")).error
         assert error.code == "tail_call"
         assert error.message.startswith("<TailCall of <ActorRef Stock/s>.take> was made and not returned")
@@ -138,7 +124,7 @@ async def test_a_tail_call_that_is_not_returned_is_an_error(tmp_path: Path) -> N
 
 @asynchronous
 async def test_a_tail_call_that_cannot_be_meant_is_an_error(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (peer, host):
+    async with hosting(tmp_path, Walker(), Stock) as (_, peer, host):
         direct = common_pb2.INVOCATION_MODE_DIRECT
         error = (await run(peer, "typed", "4", mode=direct)).error
         assert error.code == "tail_call" and "direct" in error.message

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from fake import asynchronous, sidecar
+from fake import asynchronous, connected
 
 import kar
 from kar.v1 import system_pb2
@@ -29,10 +29,7 @@ def topology(*names: str) -> system_pb2.WatchTopologyResponse:
 
 @asynchronous
 async def test_the_topology_is_told_at_once_and_when_it_has_changed(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.create_task(fake.client(api_token="secret")._connect())
-        peer = await fake.accept()
-        client = await connecting
+    async with connected(tmp_path, api_token="secret") as (fake, peer, client):
         async with aclosing(client.watch_topology()) as topologies:
             first = asyncio.create_task(anext(topologies))
             watcher = await fake.watchers.get()
@@ -53,15 +50,11 @@ async def test_the_topology_is_told_at_once_and_when_it_has_changed(tmp_path: Pa
             assert [node.name for node in (await anext(topologies)).nodes] == ["b"]
         await watcher.ended()
         await fake.accept()
-        await client.close()
 
 
 @asynchronous
 async def test_a_watch_goes_on_when_its_stream_was_lost(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.create_task(fake.client()._connect())
-        await fake.accept()
-        client = await connecting
+    async with connected(tmp_path) as (fake, _, client):
         async with aclosing(client.watch_topology()) as topologies:
             first = asyncio.create_task(anext(topologies))
             watcher = await fake.watchers.get()
@@ -75,15 +68,11 @@ async def test_a_watch_goes_on_when_its_stream_was_lost(tmp_path: Path) -> None:
             await watcher.tell(topology("b"))
             told = await second
             assert [node.name for node in told.nodes] == ["b"], "what was known is not told again"
-        await client.close()
 
 
 @asynchronous
 async def test_a_watch_that_is_refused_says_why(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as fake:
-        connecting = asyncio.create_task(fake.client(reconnect_timeout=0.02)._connect())
-        await fake.accept()
-        client = await connecting
+    async with connected(tmp_path, reconnect_timeout=0.02) as (fake, _, client):
         first = asyncio.create_task(anext(client.watch_topology()))
         watcher = await fake.watchers.get()
         watcher.end(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED", limit="topology_watchers_max")
@@ -103,4 +92,3 @@ async def test_a_watch_that_is_refused_says_why(tmp_path: Path) -> None:
         with pytest.raises(kar.Unavailable):
             await first
         assert tries > 1, "it is tried for a while"
-        await client.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fake import FakeSidecar, Peer, asynchronous, json, sidecar, until
+from fake import FakeSidecar, Peer, asynchronous, hosting, json, until
 
 import kar
 from kar import limits
@@ -158,18 +158,13 @@ class Stock(kar.Actor):
 
 
 @asynccontextmanager
-async def hosting(
+async def selling(
     folder: Path, *more: type[kar.Actor], **options: Any
 ) -> AsyncIterator[tuple[FakeSidecar, Peer, kar.Host, Shop]]:
-    async with sidecar(folder) as fake:
-        shop = Shop()
-        welcome = options.pop("welcome", {})
-        host = fake.host(shop, Stock, *more, **options)
-        starting = asyncio.create_task(host.start())
-        peer = await fake.accept(**welcome)
-        await starting
+    """A host of a shop and its stock."""
+    shop = Shop()
+    async with hosting(folder, shop, Stock, *more, **options) as (fake, peer, host):
         yield fake, peer, host, shop
-        await host.abort()
 
 
 async def run(peer: Peer, method: str, argument: str = "null", **fields: Any) -> Any:
@@ -183,7 +178,7 @@ async def run(peer: Peer, method: str, argument: str = "null", **fields: Any) ->
 @asynchronous
 async def test_it_registers_what_it_hosts(tmp_path: Path) -> None:
     options = {"concurrency": 7, "strict": True, "invocation_credits": 3}
-    async with hosting(tmp_path, **options) as (_, peer, host, _shop):
+    async with selling(tmp_path, **options) as (_, peer, host, _shop):
         hello = peer.hello
         assert [s.name for s in hello.services] == ["shop"]
         assert [(t.name, [(m.name, m.shared) for m in t.methods]) for t in hello.actor_types] == [
@@ -198,7 +193,7 @@ async def test_it_registers_what_it_hosts(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_arguments_and_results_are_typed(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, shop):
+    async with selling(tmp_path) as (_, peer, _host, shop):
         outcome = await run(peer, "order", '{"item":"tea","count":2}')
         assert outcome.payload == json('"2 tea 1"')
         outcome = await run(peer, "order", '{"item":"tea"}')
@@ -213,7 +208,7 @@ async def test_arguments_and_results_are_typed(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_exceptions_become_application_errors(tmp_path: Path) -> None:
-    async with hosting(tmp_path, welcome={"message_bytes_max": 1500}) as (_, peer, _host, _shop):
+    async with selling(tmp_path, welcome={"message_bytes_max": 1500}) as (_, peer, _host, _shop):
         error = (await run(peer, "refuse")).error
         assert (error.code, error.message, error.payload.data) == ("sold_out", "none left", b"[0]")
         error = (await run(peer, "crash")).error
@@ -238,7 +233,7 @@ async def test_exceptions_become_application_errors(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_the_only_error_of_a_task_group_is_the_methods_error(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, _shop):
+    async with selling(tmp_path) as (_, peer, _host, _shop):
         error = (await run(peer, "crowd", "1")).error
         assert (error.code, error.message, error.retryable) == ("sold_out", "none left", True)
         error = (await run(peer, "crowd", "2")).error
@@ -253,20 +248,15 @@ async def test_a_long_stack_trace_is_cut(tmp_path: Path) -> None:
         async def fail(self) -> None:
             raise ValueError("x" * 2 * limits.DETAIL_BYTES_MAX + "the end")
 
-    async with sidecar(tmp_path) as fake:
-        host = fake.host(Deep)
-        starting = asyncio.create_task(host.start())
-        peer = await fake.accept()
-        await starting
+    async with hosting(tmp_path, Deep) as (_, peer, _host):
         await peer.invoke("t", "fail", service="Deep")
         detail = (await peer.outcome()).error.detail
         assert len(detail.encode()) <= limits.DETAIL_BYTES_MAX + 3 and detail.endswith("the end")
-        await host.abort()
 
 
 @asynchronous
 async def test_nested_calls_carry_the_turn_by_themselves(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, _shop):
+    async with selling(tmp_path) as (_, peer, _host, _shop):
         fields: dict[str, Any] = {"service": "shop", "trace_parent": "00-trace"}
         await peer.invoke("t", "ask", '"call"', **fields)
         request = await peer.request("call_actor")
@@ -304,7 +294,7 @@ async def test_nested_calls_carry_the_turn_by_themselves(tmp_path: Path) -> None
 
 @asynchronous
 async def test_what_is_not_part_of_the_turn_says_so(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, host, _shop):
+    async with selling(tmp_path) as (_, peer, host, _shop):
         await peer.invoke("t", "ask", '"outside"', service="shop")
         request = await peer.request("call_actor")
         assert request.call_actor.turn_token == ""
@@ -327,7 +317,7 @@ async def test_what_is_not_part_of_the_turn_says_so(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_what_outlives_its_turn_is_refused(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, shop):
+    async with selling(tmp_path) as (_, peer, _host, shop):
         await peer.invoke("t", "ask", '"later"', service="shop")
         await peer.outcome()
         shop.gate.set()
@@ -336,7 +326,7 @@ async def test_what_outlives_its_turn_is_refused(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_state_is_written_with_the_next_operation_or_the_end(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, _shop):
+    async with selling(tmp_path) as (_, peer, _host, _shop):
         await peer.invoke("t", "take", "3", actor=("Stock", "s"))
         request = await peer.request("actor_state_get")
         assert request.actor_state_get.turn_token == "t"
@@ -364,7 +354,7 @@ async def test_state_is_written_with_the_next_operation_or_the_end(tmp_path: Pat
 
 @asynchronous
 async def test_what_a_task_writes_while_its_turn_ends_is_not_lost(tmp_path: Path) -> None:
-    async with hosting(tmp_path, Forgetful) as (_, peer, _host, _shop):
+    async with selling(tmp_path, Forgetful) as (_, peer, _host, _shop):
         await peer.invoke("t", "leave", actor=("Forgetful", "f"))
         first = await peer.request("actor_state_apply")
         # The method has returned, and its result waits for this answer.
@@ -379,7 +369,7 @@ async def test_what_a_task_writes_while_its_turn_ends_is_not_lost(tmp_path: Path
 
 @asynchronous
 async def test_a_refused_write_is_the_turns_error(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, _shop):
+    async with selling(tmp_path) as (_, peer, _host, _shop):
         await peer.invoke("t", "fill", "1", actor=("Stock", "s"))
         request = await peer.request("actor_state_apply")
         await peer.refuse(request, grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED")
@@ -388,7 +378,7 @@ async def test_a_refused_write_is_the_turns_error(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_many_writes_go_in_several_frames(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, _shop):
+    async with selling(tmp_path) as (_, peer, _host, _shop):
         await peer.invoke("t", "fill", "5", actor=("Stock", "s"))
         sizes = []
         for _ in range(3):
@@ -404,7 +394,7 @@ async def test_many_writes_go_in_several_frames(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_a_superseded_turn_is_cancelled_and_says_so(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, shop):
+    async with selling(tmp_path) as (_, peer, _host, shop):
         await peer.invoke("t", "wait", service="shop")
         await until("the method to run", lambda: shop.log == ["waits"])
         await peer.cancel("t")
@@ -417,7 +407,7 @@ async def test_a_superseded_turn_is_cancelled_and_says_so(tmp_path: Path) -> Non
 
 @asynchronous
 async def test_a_turn_that_is_asked_to_stop_may_stop_or_go_on(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, shop):
+    async with selling(tmp_path) as (_, peer, _host, shop):
         await peer.invoke("t", "wait", service="shop")
         await until("the method to run", lambda: shop.log == ["waits"])
         await peer.cancel("t", requested=True)
@@ -434,7 +424,7 @@ async def test_a_turn_that_is_asked_to_stop_may_stop_or_go_on(tmp_path: Path) ->
 
 @asynchronous
 async def test_a_turn_that_is_cancelled_before_it_starts(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, shop):
+    async with selling(tmp_path) as (_, peer, _host, shop):
         target = common_pb2.Target(service=common_pb2.ServiceTarget(name="shop"))
         invocation = v1.InvocationFrame(turn_token="t", target=target, method="wait", attempt=1)
         cancel = v1.CancelTurn(turn_token="t")
@@ -445,7 +435,7 @@ async def test_a_turn_that_is_cancelled_before_it_starts(tmp_path: Path) -> None
 
 @asynchronous
 async def test_code_that_ignores_its_cancellation_counts_for_nothing(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, shop):
+    async with selling(tmp_path) as (_, peer, _host, shop):
         await peer.invoke("t", "stubborn", service="shop")
         await peer.invoke("u", "order", '{"item":"x"}', service="shop")
         assert (await peer.outcome()).turn_token == "u"
@@ -457,7 +447,7 @@ async def test_code_that_ignores_its_cancellation_counts_for_nothing(tmp_path: P
 
 @asynchronous
 async def test_a_turn_that_learns_it_is_superseded_stops(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, _shop):
+    async with selling(tmp_path) as (_, peer, _host, _shop):
         await peer.invoke("t", "ask", '"call"', service="shop")
         request = await peer.request("call_actor")
         await peer.refuse(request, grpc.StatusCode.ABORTED, "TURN_SUPERSEDED")
@@ -470,7 +460,7 @@ async def test_a_turn_that_learns_it_is_superseded_stops(tmp_path: Path) -> None
 
 @asynchronous
 async def test_errors_of_nested_calls_pass_on(tmp_path: Path) -> None:
-    async with hosting(tmp_path) as (_, peer, _host, _shop):
+    async with selling(tmp_path) as (_, peer, _host, _shop):
         await peer.invoke("t", "ask", '"call"', service="shop")
         request = await peer.request("call_actor")
         failed = common_pb2.ApplicationError(code="c", message="m", detail="far away")
@@ -487,7 +477,7 @@ async def test_errors_of_nested_calls_pass_on(tmp_path: Path) -> None:
 @asynchronous
 async def test_credits_leave_room_for_nested_calls(tmp_path: Path) -> None:
     welcome = {"request_credits": 4}
-    async with hosting(tmp_path, welcome=welcome) as (_, peer, host, _shop):
+    async with selling(tmp_path, welcome=welcome) as (_, peer, host, _shop):
         calls = asyncio.gather(*(host.client.service("s").call("m", n) for n in range(3)))
         roots = [await peer.request("invoke") for _ in range(2)]
         # A third root call waits, but a turn's call passes.
@@ -499,3 +489,25 @@ async def test_credits_leave_room_for_nested_calls(tmp_path: Path) -> None:
         await peer.answer_call(await peer.request("invoke"))
         await peer.answer_call(roots[1])
         await calls
+
+
+@asynchronous
+async def test_calls_of_turns_leave_a_credit_for_what_is_called(tmp_path: Path) -> None:
+    async with selling(tmp_path, welcome={"request_credits": 4}) as (_, peer, _host, _shop):
+        for number in range(4):
+            await peer.invoke(f"t{number}", "ask", '"call"', service="shop")
+        calls = [await peer.request("call_actor") for _ in range(3)]
+        # What they called reads its state, or none of them would ever be answered.
+        await peer.invoke("called", "take", "1", actor=("Stock", "s"))
+        request = await peer.request("actor_state_get")
+        answer = state_pb2.ActorStateServiceGetResponse(entries={"left": json("5")})
+        await peer.answer(request, actor_state_get=answer)
+        request = await peer.request("actor_state_apply")
+        await peer.answer(request, actor_state_apply=state_pb2.ApplyResponse())
+        assert (await peer.outcome()).turn_token == "called"
+        await peer.answer_call(calls[0])
+        calls.append(await peer.request("call_actor"))
+        assert (await peer.outcome()).turn_token == "t0"
+        for call in calls[1:]:
+            await peer.answer_call(call)
+        assert {(await peer.outcome()).turn_token for _ in range(3)} == {"t1", "t2", "t3"}

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Code;
 
+use super::queue::Queue;
 use super::session::{End, Lasting, Live};
 use super::{Command, Handle};
 use crate::error::ConnectError;
@@ -55,10 +56,10 @@ pub(crate) async fn connect(
         commands,
         handle: handle.downgrade(),
         table: table.map(Arc::new),
-        roots: std::collections::VecDeque::new(),
-        roots_given_up: 0,
+        roots: Queue::new(),
         number: 0,
         leaving: false,
+        unneeded: false,
     };
     let task = tokio::spawn(run(lasting, sidecar, hello, first));
     Ok(Connected { handle, node, task })
@@ -80,7 +81,7 @@ async fn run(
         };
         live.give_up(reason).await;
         match &end {
-            End::Broken(_) if lasting.leaving => break Ok(()),
+            End::Broken(_) if lasting.leaving || lasting.unneeded => break Ok(()),
             End::Closed => break Ok(()),
             End::Broken(reason) => tracing::warn!(%reason, "lost the sidecar, connecting again"),
         }
@@ -116,7 +117,7 @@ async fn redial(
                     }
                 }
                 // Whatever number it had was the broken stream's.
-                Some(Command::GivenUp(_)) => lasting.root_given_up(),
+                Some(Command::GivenUp(_)) => lasting.roots.given_up(),
                 Some(Command::TurnDone { .. }) => {}
                 Some(Command::Leave | Command::Stop) | None => return None,
             },

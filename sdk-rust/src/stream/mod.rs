@@ -9,6 +9,7 @@
 pub(crate) mod driver;
 mod operation;
 pub(crate) mod outbox;
+pub(crate) mod queue;
 pub(crate) mod session;
 mod slab;
 

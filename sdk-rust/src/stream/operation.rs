@@ -8,7 +8,8 @@ pub(super) fn shares(credits: usize, hosts: bool) -> (usize, usize) {
         return (credits, credits);
     }
     let roots = (credits / 2).max(1);
-    ((credits - credits / 8).max(roots), roots)
+    // Rounded up: what nested calls wait for goes on only if they leave it a credit.
+    ((credits - credits.div_ceil(8)).max(roots), roots)
 }
 
 /// Whether the answer may depend on turns, and take any time.
@@ -61,6 +62,8 @@ mod tests {
         assert_eq!(shares(100, false), (100, 100));
         assert_eq!(shares(128, true), (112, 64));
         assert_eq!(shares(1, true), (1, 1));
+        assert_eq!(shares(2, true), (1, 1));
+        assert_eq!(shares(4, true), (3, 2));
         assert_eq!(shares(8, true), (7, 4));
     }
 }

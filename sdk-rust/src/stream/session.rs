@@ -3,7 +3,7 @@
 //! Credits: the sidecar says how many requests may be under way. Calls may wait long, and what they
 //! wait for may need requests of this very stream (a nested call to an actor hosted here, which
 //! reads its state). So requests outside turns use at most half of the credits of a host's stream,
-//! nested calls leave an eighth free, and the short operations of turns, which the sidecar answers
+//! nested calls leave an eighth free, at least one, and the short operations of turns, which the sidecar answers
 //! by itself, may use all. Results of turns need no credit but stay behind the operations that
 //! their turns asked for. Only where credits are short can a nested call be overtaken by a later
 //! tell of the same turn that did not wait for it.
@@ -31,6 +31,7 @@ use tonic::Streaming;
 
 use super::operation::{is_call, is_repeatable, shares};
 use super::outbox::Outbox;
+use super::queue::{Abandon, Queue};
 use super::slab::Slab;
 use super::{Answer, Command, Operation, Outgoing, Place, Reply, ReplyTo, Sender, WeakHandle};
 use crate::error::{ApplicationError, CallError, Rejection};
@@ -46,13 +47,13 @@ pub(crate) struct Lasting {
     /// What is hosted; `None` for a mere client.
     pub(crate) table: Option<Arc<Table>>,
     /// Requests outside turns that have not been sent.
-    pub(crate) roots: VecDeque<Box<Outgoing>>,
-    /// Requests that were given up since `roots` was last cleared of them.
-    pub(crate) roots_given_up: usize,
+    pub(crate) roots: Queue<Box<Outgoing>>,
     /// Number of the present stream.
     pub(crate) number: u64,
     /// The component wants to leave.
     pub(crate) leaving: bool,
+    /// Nobody needs a stream any more: the host is gone, or no command will ever come again.
+    pub(crate) unneeded: bool,
 }
 
 /// How a stream ended.
@@ -81,14 +82,10 @@ pub(crate) struct Live<'a> {
     /// The sidecar knows `forget`; one of an earlier version would end the stream.
     takes_forget: bool,
     /// Nested calls that wait for a credit.
-    nested: VecDeque<Box<Outgoing>>,
-    /// Requests that were given up since `nested` was last cleared of them.
-    nested_given_up: usize,
+    nested: Queue<Box<Outgoing>>,
     /// Short operations of turns that wait for a credit, and results behind them.
-    ordered: VecDeque<Ordered>,
+    ordered: Queue<Ordered>,
     turns: HashMap<String, Running>,
-    /// No command will ever come again.
-    unneeded: bool,
     stage: Stage,
     /// When the present stage ends whatever happens.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -119,10 +116,12 @@ enum Stage {
     Closing,
 }
 
-impl Lasting {
-    /// Nobody waits for a request any more, which may be one of those that have not been sent.
-    pub(crate) fn root_given_up(&mut self) {
-        clear_given_up(&mut self.roots, &mut self.roots_given_up);
+impl Abandon for Ordered {
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Request(request) => request.is_abandoned(),
+            Self::Done(..) => false,
+        }
     }
 }
 
@@ -141,11 +140,9 @@ impl<'a> Live<'a> {
             credits: usize::try_from(welcome.request_credits).unwrap_or(0),
             message_bytes_max: usize::try_from(welcome.message_bytes_max).unwrap_or(usize::MAX),
             takes_forget: welcome.takes_forget,
-            nested: VecDeque::new(),
-            nested_given_up: 0,
-            ordered: VecDeque::new(),
+            nested: Queue::new(),
+            ordered: Queue::new(),
             turns: HashMap::new(),
-            unneeded: false,
             stage: Stage::Open,
             deadline: None,
         }
@@ -199,7 +196,7 @@ impl<'a> Live<'a> {
 
     /// Takes the commands that are there; tells whether there may be more.
     fn poll_commands(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.unneeded {
+        if self.lasting.unneeded {
             return false;
         }
         let mut batch = std::mem::take(&mut self.batch);
@@ -211,7 +208,7 @@ impl<'a> Live<'a> {
         match count {
             Poll::Pending => false,
             Poll::Ready(0) => {
-                self.unneeded = true;
+                self.lasting.unneeded = true;
                 false
             }
             Poll::Ready(_) => true,
@@ -235,7 +232,7 @@ impl<'a> Live<'a> {
                 }
             }
             Command::Leave => self.lasting.leaving = true,
-            Command::Stop => self.unneeded = true,
+            Command::Stop => self.lasting.unneeded = true,
         }
     }
 
@@ -254,8 +251,10 @@ impl<'a> Live<'a> {
                 }
             }
             None => {
-                self.lasting.root_given_up();
-                clear_given_up(&mut self.nested, &mut self.nested_given_up);
+                self.lasting.roots.given_up();
+                self.nested.given_up();
+                // Nor would it have been sent: the turn's order stays what it is.
+                self.ordered.given_up();
             }
         }
     }
@@ -320,7 +319,8 @@ impl<'a> Live<'a> {
     /// Makes frames of everything that may go.
     fn pump(&mut self) {
         while let Some(next) = self.ordered.front() {
-            if matches!(next, Ordered::Request(_)) && self.pending.len() >= self.credits {
+            let takes_credit = matches!(next, Ordered::Request(_)) && !next.is_abandoned();
+            if takes_credit && self.pending.len() >= self.credits {
                 break;
             }
             match self.ordered.pop_front() {
@@ -384,7 +384,7 @@ impl<'a> Live<'a> {
             };
         }
         let finished = self.stage == Stage::Drained && self.is_idle();
-        if self.stage != Stage::Closing && (self.unneeded || finished) {
+        if self.stage != Stage::Closing && (self.lasting.unneeded || finished) {
             self.outbox.push(&mut self.ready);
             self.outbox.finish();
             self.stage = Stage::Closing;
@@ -414,7 +414,7 @@ impl<'a> Live<'a> {
 
     /// Gives up what was under way: aborts the turns, answers what may have been carried out with
     /// "unknown", and takes back what was not written, and what does no harm twice, for the next
-    /// stream. Returns when all turns have stopped.
+    /// stream, if somebody still waits for it. Returns when all turns have stopped.
     pub(crate) async fn give_up(mut self, reason: &str) {
         // First, so that none of them gets to see what its requests come to.
         for turn in self.turns.values() {
@@ -461,16 +461,6 @@ impl<'a> Live<'a> {
                 None => return,
             }
         }
-    }
-}
-
-/// One more request was given up, maybe one of these. They are looked for once there may be as many
-/// as an eighth: that costs each of them little, and they do not gather while nothing can be sent.
-fn clear_given_up(queue: &mut VecDeque<Box<Outgoing>>, given_up: &mut usize) {
-    *given_up += 1;
-    if *given_up * 8 > queue.len() {
-        *given_up = 0;
-        queue.retain(|request| !request.is_abandoned());
     }
 }
 

@@ -1,10 +1,12 @@
 //! The stream itself: made, made again, packed, left.
 
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use kar_sdk::{CallError, ConnectError, Error, Host, HostError, Kar, RetryPolicy, ServiceContext};
+use tokio::sync::Notify;
 
 use crate::common::Fake;
 use crate::{Counter, Greeter, GreeterClient, Person, bounded, host};
@@ -87,6 +89,44 @@ async fn a_host_that_is_dropped_is_gone_though_it_has_clients() {
     assert!(matches!(closed, Err(CallError::Closed(_))), "{closed:?}");
     assert_eq!(dropped.load(Ordering::SeqCst), 1, "its turns have stopped");
     calling.abort();
+}
+
+/// Computes until it is let go: nothing stops it.
+struct Computes {
+    entered: Arc<Notify>,
+    let_go: Mutex<mpsc::Receiver<()>>,
+}
+
+#[kar_sdk::service(name = "computes")]
+impl Computes {
+    async fn on(&self, _ctx: &mut ServiceContext) -> Result<(), Error> {
+        self.entered.notify_one();
+        tokio::task::block_in_place(|| self.let_go.lock().unwrap().recv())?;
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_is_dropped_while_the_turns_of_a_broken_stream_stop_is_gone() {
+    let fake = Fake::start().await;
+    let entered = Arc::new(Notify::new());
+    let (let_go, gate) = mpsc::channel();
+    let service = Computes { entered: entered.clone(), let_go: Mutex::new(gate) };
+    let host = Host::builder().service(service).socket(&fake.socket).start().await.unwrap();
+    let client = host.client();
+    client.service("computes").tell("on", &()).await.unwrap();
+    bounded(entered.notified()).await;
+    let lost = tokio::spawn(client.service("nobody").call::<()>("x", &()).into_future());
+    fake.until("a call is under way", |f| f.log().contains(&"invoke x".to_owned())).await;
+    fake.break_streams();
+    let lost = bounded(lost).await.unwrap().unwrap_err();
+    assert!(lost.is_unknown(), "{lost:?}");
+    // It waits for the turn now.
+    drop(host);
+    let_go.send(()).unwrap();
+    let closed = bounded(client.service("nobody").tell("y", &()).into_future()).await;
+    assert!(matches!(closed, Err(CallError::Closed(_))), "{closed:?}");
+    assert_eq!(fake.log().iter().filter(|w| *w == "hello").count(), 1);
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use kar_sdk::Host;
+use kar_sdk::{Error, Host, Kar, ServiceContext};
+use tokio::sync::Barrier;
 
 use crate::common::Fake;
 use crate::{Counter, CounterClient, Greeter, GreeterClient, bounded, host};
@@ -26,6 +27,34 @@ async fn turns_write_in_order() {
         bounded(GreeterClient::new(&client).relay("r".into()).into_future()).await.unwrap(),
         11
     );
+}
+
+/// Asks at the same time as others.
+struct Crowd(Barrier);
+
+#[kar_sdk::service(name = "crowd")]
+impl Crowd {
+    async fn asks(&self, ctx: &mut ServiceContext, id: usize) -> Result<i64, Error> {
+        self.0.wait().await;
+        Ok(CounterClient::new(ctx, id.to_string()).add(1).await?)
+    }
+}
+
+#[tokio::test]
+async fn calls_of_turns_leave_a_credit_for_what_is_called() {
+    for credits in 2..=8 {
+        let fake = Fake::start().await;
+        fake.set_credits(i32::try_from(credits).unwrap());
+        let crowd = Crowd(Barrier::new(credits));
+        let host = Host::builder().service(crowd).actor(Counter).socket(&fake.socket);
+        let _host = host.start().await.unwrap();
+        let client = Kar::builder().socket(&fake.socket).connect().await.unwrap();
+        let crowd = client.service("crowd");
+        let calls = (0..credits).map(|id| crowd.call::<i64>("asks", &id).into_future());
+        let sums = bounded(futures_util::future::try_join_all(calls)).await.unwrap();
+        assert_eq!(sums, vec![1; credits]);
+        assert_eq!(fake.violations(), [""; 0]);
+    }
 }
 
 #[tokio::test]

@@ -204,7 +204,7 @@ bound_flags! {
         peer_queue_bytes_max: usize,
         /// Frames in one stream message
         frames_per_message_max: usize,
-        /// Requests that may be under way on one component stream
+        /// Requests that may be under way on one component stream; 2 at least for a host whose turns call what it hosts
         request_credits: u32,
         /// Requests of the component under way, on all streams and connections
         requests_max: usize,

@@ -3,7 +3,7 @@
 
 import type { ServiceError } from "@grpc/grpc-js";
 
-import type { Payload } from "../../gen/kar/v1/common.js";
+import type { ApplicationError, Payload } from "../../gen/kar/v1/common.js";
 import {
   type ComponentFrame,
   ComponentServiceClient,
@@ -139,12 +139,7 @@ export class Host {
     } catch (error) {
       // A turn that was told to stop has no result of its own: another attempt has taken over.
       if (signal.aborted) return { $case: "cancelled", value: {} };
-      const { name, message, stack } = error instanceof Error ? error : new Error(String(error));
-      // An error of the application: it goes back to the caller and is not retried.
-      return {
-        $case: "error",
-        value: { code: name, message, detail: stack ?? "", payload: undefined, retryable: false },
-      };
+      return { $case: "error", value: failure(error) };
     }
   }
 
@@ -165,6 +160,18 @@ export class Host {
     this.#turns.forEach((turn) => turn.abort());
     if (problem) console.error(`the host ends: ${problem}`);
     process.exit(problem ? 1 : 0);
+  }
+}
+
+/** An error of the application: it goes back to the caller and is not retried. */
+export function failure(error: unknown): ApplicationError {
+  // What cannot fail: to tell more is up to code of the error's own, and anything may have been thrown.
+  const bare = { code: "Error", message: "", detail: "", payload: undefined, retryable: false };
+  try {
+    const { name, message, stack } = error instanceof Error ? error : new Error(String(error));
+    return { ...bare, code: String(name), message: String(message), detail: String(stack ?? "") };
+  } catch {
+    return bare;
   }
 }
 

@@ -7,7 +7,8 @@ message with all their frames, which is how protobuf defines repeated fields.
 
 Order: frames go out in the order in which they were made, with one exception. Answers to calls may
 depend on other turns, so calls must not use up the credits that those turns need. Calls of turns
-leave an eighth of the credits, and requests outside turns leave half (`shares`).
+leave an eighth of the credits, at least one, and requests outside turns leave half (`shares`). A stream with a
+single credit has none to leave: a turn's call of something here that asks for anything itself waits for ever.
 
 Calls that are given up: their answer may never come, so the sidecar is told that nobody waits for it
 (`forget`). It answers at once, and that answer gives the credit back, as any other does. What a call
@@ -22,7 +23,7 @@ import asyncio
 import enum
 import logging
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc.aio
 
@@ -101,6 +102,10 @@ def request(operation: str) -> Outgoing:
     return Outgoing(message, inner, operation)
 
 
+Waiting = TypeVar("Waiting")
+"""A request that waits for a credit, or also a turn's result behind some."""
+
+
 class Stage(enum.Enum):
     """How far a stream is."""
 
@@ -131,7 +136,7 @@ class Session:
         # Everything of turns but calls, in order; then calls of turns.
         self._ordered: deque[Outgoing | tuple[Turn, bytes]] = deque()
         self._nested: deque[Outgoing] = deque()
-        self._nested_given_up = 0
+        self._ordered_given_up = self._nested_given_up = 0
         self.turns: dict[str, Turn] = {}
         self.stage = Stage.OPEN
         self.is_over = False
@@ -291,8 +296,15 @@ class Session:
             if self._takes_forget and outgoing.operation in CALLS and self.stage is not Stage.CLOSING:
                 forget = v1.Forget(id=outgoing.request.id)
                 self._push(_encode(v1.ComponentFrame(forget=forget)), None)
-        elif outgoing.session is not None:
+        elif outgoing.session is None:
+            pass  # It waits in the connection, which sees to it.
+        elif outgoing.operation in CALLS:
             self._nested_given_up = clear_given_up(self._nested, self._nested_given_up)
+        else:
+            # It would not have been sent; what stays keeps its order.
+            self._ordered_given_up = clear_given_up(self._ordered, self._ordered_given_up)
+            self._pump_ordered()
+            self._move_on()
 
     def turn_done(self, turn: Turn, outcome: bytes) -> None:
         """Sends what a turn came to, after everything that it asked for."""
@@ -309,19 +321,23 @@ class Session:
 
     def pump(self) -> None:
         """Makes frames of everything that may go."""
-        pending, ordered = self._pending, self._ordered
-        while ordered:
-            if isinstance(ordered[0], Outgoing):
-                if len(pending) >= self._credits:
-                    break
-                self._send(ordered[0])
-            else:
-                self._push(ordered[0][1], None)
-            ordered.popleft()
+        self._pump_ordered()
         for queue, bound in ((self._nested, self._nested_max), (self._connection.roots, self._roots_max)):
-            while queue and len(pending) < bound:
+            while queue and len(self._pending) < bound:
                 self._send(queue.popleft())
         self._move_on()
+
+    def _pump_ordered(self) -> None:
+        ordered = self._ordered
+        while ordered:
+            first = ordered[0]
+            if not isinstance(first, Outgoing):
+                self._push(first[1], None)
+            elif first.reply.done() or len(self._pending) < self._credits:
+                self._send(first)
+            else:
+                break
+            ordered.popleft()
 
     def _send(self, outgoing: Outgoing) -> None:
         if outgoing.reply.done():
@@ -429,17 +445,19 @@ def shares(credits: int, hosts: bool) -> tuple[int, int]:
     if not hosts:
         return credits, credits
     roots = max(credits // 2, 1)
-    return max(credits - credits // 8, roots), roots
+    # An eighth is rounded up: what nested calls wait for goes on only if they leave it a credit.
+    eighth = -(-credits // 8)
+    return max(credits - eighth, roots), roots
 
 
-def clear_given_up(queue: deque[Outgoing], given_up: int) -> int:
-    """One more request was given up, maybe one of these; returns how many may be among them. They are looked for once
-    there may be as many as others, so that this costs each of them little, and they do not gather while nothing can be
-    sent."""
+def clear_given_up(queue: deque[Waiting], given_up: int) -> int:
+    """One more request was given up, maybe one of those that wait here; returns how many may be among them. They are
+    looked for once there may be as many as others, so that this costs each of them little, and they do not gather while
+    nothing can be sent."""
     given_up += 1
     if given_up * 2 <= len(queue):
         return given_up
-    waiting = [outgoing for outgoing in queue if not outgoing.reply.done()]
+    waiting = [one for one in queue if not isinstance(one, Outgoing) or not one.reply.done()]
     queue.clear()
     queue.extend(waiting)
     return 0

@@ -157,7 +157,8 @@ public final class Host implements StreamObserver<ConnectResponse> {
         }
     }
 
-    private synchronized void open(ComponentServiceGrpc.ComponentServiceStub stub, Hello.Builder hello) {
+    /** Opens the stream and says hello. */
+    synchronized void open(ComponentServiceGrpc.ComponentServiceStub stub, Hello.Builder hello) {
         toSidecar = stub.connect(this);
         send(ComponentFrame.newBuilder().setHello(
                 hello.setProtocolVersion(Sidecar.PROTOCOL_VERSION).setInvocationCredits(TURNS_MAX)));
@@ -270,8 +271,15 @@ public final class Host implements StreamObserver<ConnectResponse> {
             } catch (Throwable e) {
                 // Also what is no Exception (a stack overflow, a failed assertion): each turn has a result.
                 failed = true;
+                // First what cannot fail: to tell more is up to the exception's own code.
+                outcome.setError(ApplicationError.newBuilder().setCode(e.getClass().getSimpleName()));
                 outcome.setError(failure(e));
+            } finally {
+                end(outcome, failed);
             }
+        }
+
+        private void end(TurnOutcome.Builder outcome, boolean failed) {
             synchronized (this) {
                 thread = null;
                 // The interruption was meant for this turn, not for the thread's next one.
