@@ -13,11 +13,11 @@ use tokio::task::{JoinHandle, spawn_local};
 use tonic::Status;
 
 use super::Soak;
-use crate::Random;
 use crate::component::actor;
 use crate::errors::unanswered;
 use crate::fire::PROGRESS_LIMIT;
 use crate::grpc::{json as bytes, value};
+use crate::{Random, wait};
 
 /// Vaults that money moves between; an audit goes through all of them.
 pub(super) const VAULTS: usize = 6;
@@ -348,6 +348,21 @@ impl Soak {
         let read = async || self.client.actor_state().get_all(request.clone()).await;
         let all = self.asked(&format!("state of {kind}/{id}"), read).await?.into_inner();
         Some(all.entries.iter().map(|(key, payload)| (key.clone(), value(payload))).collect())
+    }
+
+    /// The state of an actor when it is as it is to be, or when it has had long enough for that: to be judged.
+    pub(super) async fn state_when(
+        &self,
+        kind: &str,
+        id: &str,
+        ready: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let deadline = Instant::now() + PROGRESS_LIMIT;
+        wait::until("the state of an actor", 3 * PROGRESS_LIMIT, async || {
+            let state = self.state_of(kind, id).await?;
+            (ready(&state) || Instant::now() > deadline).then_some(state)
+        })
+        .await
     }
 
     /// Asks for what changes nothing, again while there is nobody who could answer: on a machine that does much else

@@ -4,12 +4,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kar_proto::v1::{PublishBatchRequest, PublishRequest};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Soak;
 use crate::events::{publication, to_actors};
 use crate::fire::PROGRESS_LIMIT;
-use crate::wait;
 
 /// The topic, and how many partitions it has.
 pub(super) const TOPIC: &str = "words";
@@ -76,18 +75,21 @@ impl Soak {
 
     /// Waits until an ear has heard what it is to hear, and judges that.
     async fn heard(&self, ear: &str, told: u64, spoken: u64) {
-        let state = wait::until("events to be heard", PROGRESS_LIMIT, async || {
-            let state = self.state_of("Ear", ear).await?;
+        let all = |state: &Value| {
             let heard = |from: &str| state[format!("last/{from}")].as_u64().unwrap_or_default();
-            (heard(CLIENT) >= told && heard(TURNS) >= spoken).then_some(state)
-        })
-        .await;
+            heard(CLIENT) >= told && heard(TURNS) >= spoken
+        };
+        let state = self.state_when("Ear", ear, all).await;
         let count = |what: &str, from| state[format!("{what}/{from}")].as_u64().unwrap_or_default();
         for (from, published) in [(CLIENT, told), (TURNS, spoken)] {
             self.expect(&format!("{ear}, last of {from}"), published, count("last", from));
             self.expect(&format!("{ear}, heard again of {from}"), 0, count("again", from));
             let missed = count("gap", from);
-            self.expect(&format!("{ear}, heard of {from}"), published, published - missed);
+            self.expect(
+                &format!("{ear}, heard of {from}"),
+                published,
+                published.saturating_sub(missed),
+            );
         }
     }
 }

@@ -72,11 +72,8 @@ impl Soak {
     /// Every one-shot was counted once.
     async fn judge_ones(&self, own: &ActorTarget, life: u64) {
         let keys: Vec<_> = (0..ONES).map(|one| format!("once-{life}-{one}")).collect();
-        let state = wait::until("one-shots to ring", PROGRESS_LIMIT, async || {
-            let state = self.state_of(&own.r#type, &own.id).await?;
-            keys.iter().all(|key| !state[key].is_null()).then_some(state)
-        })
-        .await;
+        let all = |state: &Value| keys.iter().all(|key| !state[key].is_null());
+        let state = self.state_when(&own.r#type, &own.id, all).await;
         for key in keys {
             self.expect(&key, 1, number(&state, &key));
         }
@@ -98,16 +95,17 @@ impl Soak {
     /// so many as there are periods from the first due time to the next one. Where due times follow each other too
     /// fast for whoever looks, at least those before a look must have been counted, and at most those after it.
     async fn beats(&self, own: &ActorTarget, key: &str, first: SystemTime) {
-        let quiet_until = Instant::now() + QUIET_LIMIT;
+        let begun = Instant::now();
         let (before, counted, after) =
-            wait::until("each due time to be counted", PROGRESS_LIMIT, async || {
+            wait::until("due times to be counted", 3 * PROGRESS_LIMIT, async || {
                 let before = self.fired(own, first).await?;
                 let state = self.state_of(&own.r#type, &own.id).await?;
                 let after = self.fired(own, first).await?;
                 let counted = number(&state, key);
-                let is_quiet = before == after || Instant::now() > quiet_until;
+                let is_quiet = before == after || begun.elapsed() > QUIET_LIMIT;
                 let all = before >= BEATS && counted >= before && is_quiet;
-                (all || counted > after).then_some((before, counted, after))
+                let is_over = counted > after || begun.elapsed() > PROGRESS_LIMIT;
+                (all || is_over).then_some((before, counted, after))
             })
             .await;
         self.expect(&format!("{key} of {own:?}"), counted.clamp(before, after), counted);
@@ -136,11 +134,9 @@ impl Soak {
         self.expect(&format!("{key} at most"), 0, counted.saturating_sub(due));
         // Some periods later.
         self.schedule(once(own, &bell, PERIOD * 3, &json!({ "key": bell }))).await;
-        let state = wait::until("the bell to ring", PROGRESS_LIMIT, async || {
-            let state = self.state_of(&own.r#type, &own.id).await?;
-            (number(&state, &bell) == 2).then_some(state)
-        })
-        .await;
+        let rang = |state: &Value| number(state, &bell) == 2;
+        let state = self.state_when(&own.r#type, &own.id, rang).await;
+        self.expect(&bell, 2, number(&state, &bell));
         self.expect(&format!("{key} when it was cancelled"), counted, number(&state, key));
         self.done("cancelled");
     }
