@@ -5,7 +5,7 @@
 //! | `slow` | service `slow` and actor type `Slow`: method `work{key, milliseconds}` writes the journal while it runs |
 //! | `accounts` | actor type `Account`: `open`, `withdraw`, `deposit`, `balance` |
 //! | `teller` | actor type `Teller` and service `teller`: `transfer` by nested calls of two accounts |
-//! | `echo` | service `echo` and actor type `Echo`: `echo`, `fail`, `count` |
+//! | `echo` | service `echo` and actor type `Echo`: `echo`, `fail`, `count`, `keep` |
 //! | `walker` | actor types `Walker` and `Tally`, service `walk`: half of the round of [`walk`] |
 //! | `ringer` | actor type `Ringer`: `ring{key, milliseconds}` counts the key, its retries, and idle times |
 //! | `hopper` | actor type `Hopper`, service `hop`: the other half |
@@ -191,6 +191,7 @@ async fn handle(app: &App, turn: Turn) -> Ending {
         ("echo" | "Echo", "echo") => Ok(turn.argument()),
         ("echo" | "Echo", "fail") => Err(error("Refused", "as you wish")),
         ("Echo", "count") => count(&turn).await,
+        ("Echo", "keep") => keep(&turn).await,
         ("Ringer", "ring") => ring(&turn).await,
         ("Tally", "count") => walk::count(&turn).await,
         ("Vault", _) => audit::vault(app, &turn, id).await,
@@ -232,6 +233,12 @@ async fn work(app: &App, turn: &Turn) -> Result<Value, kar_proto::v1::Applicatio
 
 async fn count(turn: &Turn) -> Result<Value, kar_proto::v1::ApplicationError> {
     wait::moment(turn.length()).await;
+    add(turn, "count").await
+}
+
+/// Counts, and keeps what it was given.
+async fn keep(turn: &Turn) -> Result<Value, kar_proto::v1::ApplicationError> {
+    turn.set(&[("kept", turn.argument())]).await.map_err(|e| failed(&e))?;
     add(turn, "count").await
 }
 

@@ -1,6 +1,7 @@
 //! Reminders that take long, or that are many: a cron expression really fires, a passive actor is woken by it, and
-//! 100,000 of them cost so much memory and no more.
+//! 100,000 of them cost so much memory and no more, also for who takes over from the dead.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kar_proto::v1::reminder::Recurrence;
@@ -24,6 +25,12 @@ const LATE_MAX: Duration = Duration::from_secs(5);
 /// Reminders, and the actors that they belong to.
 const REMINDERS: usize = 100_000;
 const ACTORS: usize = 100;
+
+/// Some of them ring so long after everything was killed.
+const DOWN: Duration = Duration::from_secs(10);
+
+/// Longest time until all of them are there again after everything was killed: a start, and reading what they take.
+const BACK_MAX: Duration = Duration::from_secs(30);
 
 /// What one of them may cost a sidecar, KiB: the reminder itself and two places where it is found, twice and more.
 const KIB_EACH_MAX: u64 = 2;
@@ -102,34 +109,86 @@ async fn ring(host: &mut Component, due: SystemTime) -> Turn {
 
 #[test]
 fn a_hundred_thousand_reminders_cost_no_more_memory_than_they_may() {
-    test_within(Duration::from_secs(240), async {
+    test_within(Duration::from_secs(300), async {
         let world = World::new("crowd");
-        let (node, client, mut host) = host(&world).await;
+        let (mut node, client, mut clocks) = host(&world).await;
         let first = call(&client, "warm", "fill");
-        host.next_turn().await.finish(&json!(null)).await;
+        clocks.next_turn().await.finish(&json!(null)).await;
         first.await.expect("answered");
-        let resident = || process::resident_kib(node.pid()).expect("it lives");
-        let (before, begun) = (resident(), Instant::now());
+        let (before, begun) = (resident(&node), Instant::now());
         for number in 0..ACTORS {
             let id = format!("c{number}");
             let filled = call(&client, &id, "fill");
-            fill(host.next_turn().await).await;
+            fill(clocks.next_turn().await).await;
             filled.await.expect("answered");
         }
-        let after = resident();
-        let (each, took) =
-            (after.saturating_sub(before) * 1024 / REMINDERS as u64, begun.elapsed());
-        println!(
-            "{REMINDERS} reminders in {took:?}: {before} KiB became {after} KiB, {each} bytes each"
-        );
-        assert!(each < KIB_EACH_MAX * 1024, "a reminder costs {each} bytes");
+        println!("{REMINDERS} reminders in {:?}", begun.elapsed());
+        assert_bounded(&node, before);
         // They are there, and one that is due does not wait for them.
         let listed = client.reminders(&actor("Clock", "c7")).await.expect("listed");
         assert_eq!(listed.len(), REMINDERS / ACTORS);
-        let due = client.schedule(once(&actor("Clock", "now"), "now", Duration::ZERO, &json!(1)));
-        let due = due.await.expect("scheduled");
-        ring(&mut host, due).await.finish(&json!(null)).await;
+        ring_now(&client, &mut clocks).await;
+        // A few of them are to ring soon; before it does everything is killed.
+        for number in (0..ACTORS).step_by(10) {
+            let of = actor("Clock", &format!("c{number}"));
+            client.schedule(once(&of, "r7", DOWN, &json!(7))).await.expect("scheduled anew");
+        }
+        let hub = world.hub().await;
+        node.kill_sidecar();
+        process::kill(hub);
+        node.ended(READY_LIMIT).await;
+        process::gone(hub, READY_LIMIT).await;
+        drop((client, clocks));
+        let (begun, due) = (Instant::now(), SystemTime::now() + DOWN);
+        let (node, client, mut clocks) = host(&world).await;
+        // All of them are found again, whole.
+        for number in 0..ACTORS {
+            let listed = client.reminders(&actor("Clock", &format!("c{number}"))).await;
+            let mut ids: Vec<_> = listed.expect("listed").into_iter().map(|r| r.id).collect();
+            ids.sort();
+            let rings = usize::from(number % 10 == 0 && ids.len() == REMINDERS / ACTORS - 1);
+            assert_eq!(ids.len() + rings, REMINDERS / ACTORS, "of c{number}");
+            ids.dedup();
+            assert_eq!(ids.len() + rings, REMINDERS / ACTORS, "twice, of c{number}");
+        }
+        println!("listed again {:?} after the kill", begun.elapsed());
+        assert!(begun.elapsed() < BACK_MAX, "listed {:?} after the kill", begun.elapsed());
+        let mut rung = BTreeSet::new();
+        for _ in (0..ACTORS).step_by(10) {
+            let turn = clocks.next_turn().await;
+            assert_eq!((turn.method(), turn.argument()), ("ring", json!(7)));
+            assert!(rung.insert(turn.target().1.to_owned()), "{:?} rang twice", turn.target());
+            turn.finish(&json!(null)).await;
+        }
+        let late = SystemTime::now().duration_since(due).unwrap_or_default();
+        println!(
+            "the last one rang {late:?} after its due time, {:?} after the kill",
+            begun.elapsed()
+        );
+        assert!(begun.elapsed() < BACK_MAX.max(DOWN + LATE_MAX), "rang {late:?} late");
+        ring_now(&client, &mut clocks).await;
+        assert_bounded(&node, before);
     });
+}
+
+fn resident(node: &Node) -> u64 {
+    process::resident_kib(node.pid()).expect("it lives")
+}
+
+/// All of the reminders together cost so much memory and no more, beside a sidecar that has none.
+#[track_caller]
+fn assert_bounded(node: &Node, before: u64) {
+    let after = resident(node);
+    let each = after.saturating_sub(before) * 1024 / REMINDERS as u64;
+    println!("{before} KiB became {after} KiB, {each} bytes each");
+    assert!(each < KIB_EACH_MAX * 1024, "a reminder costs {each} bytes");
+}
+
+/// One that is due at once rings at once.
+async fn ring_now(client: &Client, clocks: &mut Component) {
+    let due = client.schedule(once(&actor("Clock", "now"), "now", Duration::ZERO, &json!(1)));
+    let due = due.await.expect("scheduled");
+    ring(clocks, due).await.finish(&json!(null)).await;
 }
 
 /// Schedules an actor's share in one segment.
