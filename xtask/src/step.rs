@@ -28,7 +28,7 @@ struct Done {
     ok: bool,
     note: String,
     count: Count,
-    /// What of it did not run, by the reason, with how often; but for tests of which a part did, all are in `count`, too.
+    /// What of it did not run, by the reason, with how often.
     skipped: BTreeMap<String, u64>,
     took: Duration,
 }

@@ -201,7 +201,7 @@ pub(crate) fn find() -> Found {
     match may_mount() {
         true => println!("found    mount       this user may mount file systems"),
         false => println!(
-            "absent   mount       tests of full and read-only file systems will be SKIPPED: run as root, where that may mount"
+            "absent   mount       tests of full and read-only disks will be SKIPPED: run as root, where that may mount"
         ),
     }
     absent_languages.dedup();
