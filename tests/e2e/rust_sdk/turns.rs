@@ -223,7 +223,7 @@ fn what_is_flushed_stays_and_what_comes_behind_goes_with_the_turn() {
             .await;
         let keys = async || {
             let state = client.actor("Cell", "broken").committed_state().await.expect("read");
-            state.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+            state.into_keys().collect::<Vec<_>>()
         };
         assert_eq!(keys().await, ["flushed"]);
         stage.open("fail");
