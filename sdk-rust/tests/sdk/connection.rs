@@ -110,7 +110,7 @@ impl Computes {
 async fn a_host_that_is_dropped_while_the_turns_of_a_broken_stream_stop_is_gone() {
     let fake = Fake::start().await;
     let entered = Arc::new(Notify::new());
-    let (let_go, gate) = mpsc::channel();
+    let (let_go, gate) = mpsc::sync_channel(1);
     let service = Computes { entered: entered.clone(), let_go: Mutex::new(gate) };
     let host = Host::builder().service(service).socket(&fake.socket).start().await.unwrap();
     let client = host.client();
