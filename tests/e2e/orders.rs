@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 const ORDERS: u32 = 3_000;
 
-/// At least so many kills must be dealt while orders are placed; else the test shows nothing. Its turns are too short to
-/// count those that land in them.
+/// At least so many kills must be dealt while orders are placed; else the test shows nothing. Its turns are too short
+/// to count those that land in them.
 const KILLS_MIN: u32 = 4;
 
 /// Longest pause before a kill, ms.
