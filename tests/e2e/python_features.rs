@@ -83,6 +83,11 @@ fn calls_that_are_given_up_hold_up_no_others_and_go_on() {
 }
 
 #[test]
+fn the_applications_state_is_written_together_and_for_a_time() {
+    test(case("states", &[]));
+}
+
+#[test]
 fn direct_calls_go_past_all_logs_and_are_made_once() {
     test(case("directs", &[]));
 }

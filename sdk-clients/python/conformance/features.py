@@ -489,6 +489,34 @@ async def forgets(client: kar.Client) -> None:
     await host.wait()
 
 
+async def states(client: kar.Client) -> None:
+    """The application's state is written together, under conditions, and for a time."""
+    state = client.state
+
+    async def lease() -> str | bool:
+        [done] = await state.transact(kar.Set("lock", "me", if_etag="*", time_to_live=0.25))
+        return done
+
+    assert await lease()
+    assert (await fails(kar.ConditionFailed, lease())).key == "lock", "somebody has it"
+
+    async def again() -> str | bool | None:
+        try:
+            return await lease()
+        except kar.ConditionFailed:
+            return None
+
+    await until("the lock to expire", again)
+    etag, deleted = await state.transact(kar.Set("a", 1), kar.Delete("nothing"))
+    assert isinstance(etag, str) and deleted is False, (etag, deleted)
+    await state.set("a", 2)
+    stale = state.transact(kar.Set("b", 1), kar.Set("a", 3, if_etag=etag))
+    assert (await fails(kar.ConditionFailed, stale)).key == "a"
+    assert await state.get("b", int) is None, "nothing of it was done"
+    assert await state.get("a", int) == 2
+    assert await state.delete("a") and not await state.delete("a")
+
+
 async def directs(client: kar.Client) -> None:
     """Direct calls go past all logs, are made once, and need a host that is there."""
     await fails(kar.NoHost, client.service("nobody", direct=True).call("look"))
@@ -577,6 +605,7 @@ CASES: dict[str, Callable[[kar.Client], Awaitable[None]]] = {
     "life": life,
     "operators": operators,
     "directs": directs,
+    "states": states,
 }
 
 
