@@ -10,6 +10,7 @@ use kar_proto::peer::v1::peer_service_server::PeerServiceServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -187,11 +188,20 @@ impl Sidecar {
         self.driver.component_died();
     }
 
-    /// Hands over, then ends. What could not be handed over within the bound of [`Sidecar::drain`] is taken over by
-    /// others, as after a crash.
+    /// Hands over, waits until what its clients have asked for is answered, then ends. What could not be handed over
+    /// within the bound of [`Sidecar::drain`] is taken over by others, as after a crash; what others have not answered
+    /// within it goes on, and is unknown to whoever asked.
     pub async fn shutdown(mut self) {
+        let end = Instant::now() + self.drain_timeout;
         if !self.drain().await {
             tracing::warn!("partitions are still owned at the end; others take them over");
+        }
+        if tokio::time::timeout_at(end, self.driver.answered()).await.is_err() {
+            let requests = self.driver.requests_open();
+            tracing::warn!(
+                requests,
+                "not all requests are answered at the end: their outcomes are unknown"
+            );
         }
         self.closing.send_replace(true);
         let goodbye = async { while self.tasks.join_next().await.is_some() {} };

@@ -344,6 +344,27 @@ fn shutdown_ends_the_sidecar_and_its_component_in_order() {
 }
 
 #[test]
+fn a_leaving_sidecar_ends_when_its_clients_have_the_answers_of_others() {
+    test(async {
+        let world = World::new("patient");
+        let (mut front, slow) = (world.bare("front").await, world.app("slow", &["slow"]).await);
+        slow.hosts("slow").await;
+        let client = front.client().await;
+        // Longer than sockets are given to say goodbye.
+        let running = tokio::spawn({
+            let client = client.clone();
+            async move { client.invoke("slow", "work", &json!({ "milliseconds": 2_000 })).await }
+        });
+        let watcher = slow.client().await;
+        until_states(&watcher, "slow", 1, 0).await;
+        client.system().shutdown(ShutdownRequest {}).await.expect("answered");
+        let done = answer(running).await;
+        assert_eq!(done["number"], json!(1), "{done}");
+        assert_eq!(front.ended(READY_LIMIT).await, 0);
+    });
+}
+
+#[test]
 fn a_drained_node_owns_nothing_takes_nothing_new_and_finishes_what_runs() {
     test(async {
         let world = World::new("drain");

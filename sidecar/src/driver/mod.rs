@@ -50,6 +50,7 @@ pub struct Driver {
     sooner: Notify,
     /// Wakes those who wait for the hand-over.
     drained: Notify,
+    answered: Notify,
     /// Grows whenever the membership says something new.
     topology: watch::Sender<u64>,
 }
@@ -142,9 +143,9 @@ impl Driver {
             is_leaving: false,
             is_drained: false,
         };
-        let (sooner, drained) = (Notify::new(), Notify::new());
+        let (sooner, drained, answered) = (Notify::new(), Notify::new(), Notify::new());
         let topology = watch::Sender::new(0);
-        Arc::new(Self { state: Mutex::new(state), sooner, drained, topology })
+        Arc::new(Self { state: Mutex::new(state), sooner, drained, answered, topology })
     }
 
     /// Takes what durable effects go to. Events before this are lost.
@@ -225,6 +226,24 @@ impl Driver {
             drained.set(self.drained.notified());
             drained.as_mut().enable();
         }
+    }
+
+    /// Returns when no request is under way. None is taken while the node leaves, so after [`drain`](Self::drain) those
+    /// end that others still work on.
+    pub async fn answered(&self) {
+        let mut answered = std::pin::pin!(self.answered.notified());
+        // Registered before the question, as above.
+        answered.as_mut().enable();
+        while self.requests_open() > 0 {
+            answered.as_mut().await;
+            answered.set(self.answered.notified());
+            answered.as_mut().enable();
+        }
+    }
+
+    /// Requests under way.
+    pub fn requests_open(&self) -> usize {
+        self.lock().responders.len()
     }
 
     fn begin_drain(&self) {
@@ -392,6 +411,7 @@ impl Batch<'_> {
     pub fn abandon(&mut self, request: RequestId) {
         if self.state.responders.remove(&request).is_some() {
             self.event(Event::Abandoned { request });
+            self.note_answered();
         }
     }
 
@@ -543,6 +563,13 @@ impl Batch<'_> {
         }
     }
 
+    /// A request is answered, or nobody waits for it: if it was the last one, who waits for that is told.
+    fn note_answered(&self) {
+        if self.state.is_leaving && self.state.responders.is_empty() {
+            self.driver.answered.notify_waiters();
+        }
+    }
+
     fn carry_out(&mut self, effect: Effect) {
         let state = &mut *self.state;
         match effect {
@@ -574,6 +601,7 @@ impl Batch<'_> {
                 state.counters.requests_failed += u64::from(response.is_err());
                 if let Some(responder) = state.responders.remove(&request) {
                     responder(response);
+                    self.note_answered();
                 }
             }
             Effect::Inspect { to, request } => {
