@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kar_proto::v1::{ListActorsRequest, turn_outcome};
-use kar_tests::component::{Component, Incoming, hello};
+use kar_tests::component::{Component, Incoming, Turn, hello};
 use kar_tests::errors::assert_error;
 use kar_tests::{Client, World, test, wait};
 use serde_json::{Value, json};
@@ -30,6 +30,36 @@ async fn queued(client: &Client, kind: &str) {
         actors.iter().any(|a| a.actor.as_ref().is_some_and(|t| t.r#type == kind) && a.queued > 0)
     })
     .await;
+}
+
+async fn returns(call: JoinHandle<Answer>, value: &str) {
+    assert_eq!(call.await.expect("no panic").expect("answered"), Ok(json!(value)));
+}
+
+/// The flow has come back to the actor that it holds: the inner turn runs, and whoever called it has its answer.
+async fn inner_turn(host: &mut Component, called: JoinHandle<Answer>) {
+    let inner = host.next_turn().await;
+    assert_eq!(inner.method(), "inner");
+    assert_eq!(inner.get("x").await.expect("read"), json!(1), "it sees what was flushed");
+    inner.set(&[("x", json!(2))]).await.expect("buffered");
+    inner.finish(&json!("in")).await;
+    returns(called, "in").await;
+}
+
+/// The outer turn ends, and only then the other call, which had been queued before the inner one, is let in.
+async fn outer_ends(
+    host: &mut Component,
+    (outer, outer_call): (Turn, JoinHandle<Answer>),
+    other_call: JoinHandle<Answer>,
+) {
+    assert_eq!(outer.get("x").await.expect("read"), json!(2), "it sees the inner turn's write");
+    outer.finish(&json!("out")).await;
+    returns(outer_call, "out").await;
+    let other = host.next_turn().await;
+    assert_eq!(other.method(), "other");
+    assert_eq!(other.get("x").await.expect("read"), json!(2));
+    other.finish(&json!("late")).await;
+    returns(other_call, "late").await;
 }
 
 #[test]
@@ -114,21 +144,10 @@ fn a_call_chain_may_come_back_to_an_actor_that_it_holds() {
             let middle = middle.clone();
             async move { middle.call(("A", "1"), "inner", &json!(null)).await }
         });
-        let inner = host.next_turn().await;
-        assert_eq!(inner.method(), "inner");
-        assert_eq!(inner.get("x").await.expect("read"), json!(1), "it sees what was flushed");
-        inner.set(&[("x", json!(2))]).await.expect("buffered");
-        inner.finish(&json!("in")).await;
-        assert_eq!(back_to_a.await.expect("no panic").expect("answered"), Ok(json!("in")));
+        inner_turn(&mut host, back_to_a).await;
         middle.finish(&json!("mid")).await;
         assert_eq!(to_b.await.expect("no panic").expect("answered"), Ok(json!("mid")));
-        assert_eq!(outer.get("x").await.expect("read"), json!(2), "it sees the inner turn's write");
-        outer.finish(&json!("out")).await;
-        assert_eq!(outer_call.await.expect("no panic").expect("answered"), Ok(json!("out")));
-        let other = host.next_turn().await;
-        assert_eq!(other.method(), "other");
-        other.finish(&json!(null)).await;
-        other_call.await.expect("no panic").expect("answered").expect("no error");
+        outer_ends(&mut host, (outer, outer_call), other_call).await;
     });
 }
 
@@ -149,20 +168,8 @@ fn an_actor_may_call_itself() {
             let outer = outer.clone();
             async move { outer.call(("A", "1"), "inner", &json!(null)).await }
         });
-        let inner = host.next_turn().await;
-        assert_eq!(inner.method(), "inner");
-        assert_eq!(inner.get("x").await.expect("read"), json!(1), "it sees what was flushed");
-        inner.set(&[("x", json!(2))]).await.expect("buffered");
-        inner.finish(&json!("in")).await;
-        assert_eq!(nested.await.expect("no panic").expect("answered"), Ok(json!("in")));
-        assert_eq!(outer.get("x").await.expect("read"), json!(2), "it sees the inner turn's write");
-        outer.finish(&json!("out")).await;
-        assert_eq!(outer_call.await.expect("no panic").expect("answered"), Ok(json!("out")));
-        let other = host.next_turn().await;
-        assert_eq!(other.method(), "other");
-        assert_eq!(other.get("x").await.expect("read"), json!(2));
-        other.finish(&json!(null)).await;
-        other_call.await.expect("no panic").expect("answered").expect("no error");
+        inner_turn(&mut host, nested).await;
+        outer_ends(&mut host, (outer, outer_call), other_call).await;
     });
 }
 
@@ -190,21 +197,10 @@ fn a_call_chain_may_come_back_to_its_actor_through_a_service_on_another_node() {
             let middle = middle.clone();
             async move { middle.call(("A", "1"), "inner", &json!(null)).await }
         });
-        let inner = host.next_turn().await;
-        assert_eq!(inner.method(), "inner");
-        assert_eq!(inner.get("x").await.expect("read"), json!(1), "it sees what was flushed");
-        inner.set(&[("x", json!(2))]).await.expect("buffered");
-        inner.finish(&json!("in")).await;
-        assert_eq!(back_to_a.await.expect("no panic").expect("answered"), Ok(json!("in")));
+        inner_turn(&mut host, back_to_a).await;
         middle.finish(&json!("mid")).await;
         assert_eq!(to_service.await.expect("no panic").expect("answered"), Ok(json!("mid")));
-        assert_eq!(outer.get("x").await.expect("read"), json!(2), "it sees the inner turn's write");
-        outer.finish(&json!("out")).await;
-        assert_eq!(outer_call.await.expect("no panic").expect("answered"), Ok(json!("out")));
-        let other = host.next_turn().await;
-        assert_eq!(other.method(), "other");
-        other.finish(&json!(null)).await;
-        other_call.await.expect("no panic").expect("answered").expect("no error");
+        outer_ends(&mut host, (outer, outer_call), other_call).await;
     });
 }
 
