@@ -323,3 +323,46 @@ fn what_cannot_be_synced_is_not_acknowledged_and_ends_the_hub() {
     let told = bare.told(client);
     assert!(!told.iter().any(|frame| matches!(frame, Frame::Own(_) | Frame::Entry(_))), "{told:?}");
 }
+
+/// Looks at the commit thread after as many commits, at most, to see it wait for more: it does so for 200 µs.
+const LOOKS_MAX: usize = 10_000;
+/// As many where it never waits.
+const LOOKS: usize = 100;
+
+#[test]
+fn only_after_a_commit_of_a_few_records_the_next_one_waits_for_more() {
+    let mut bare = Bare::new();
+    let client = bare.client("app", false);
+    open(&mut bare, client, 1);
+    append(&mut bare, client, 1, 1, 1);
+    bare.commit();
+    let log = *bare.engine.logs.keys().max().expect("one is open");
+    let Bare { engine, mut committer, dir: _dir, .. } = bare;
+    let hub = Hub::new(engine);
+    let mut next = 2..;
+    // Whether the thread waits for more after a commit of so many records, before it is idle.
+    let mut waits = |records: usize| {
+        while !hub.with(|engine| matches!(engine.committer, CommitterState::Idle)) {
+            std::thread::yield_now();
+        }
+        hub.with(|engine| {
+            for record in next.by_ref().take(records) {
+                engine.append(client, log, record, Bytes::from_static(b"r"));
+            }
+        });
+        loop {
+            match hub.with(|engine| engine.committer) {
+                CommitterState::Pacing => return true,
+                CommitterState::Idle => return false,
+                CommitterState::Busy => std::thread::yield_now(),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| hub.commit_loop(|batch| committer.commit(batch)));
+        let seen = [*PACED.start(), *PACED.end()].map(|few| (0..LOOKS_MAX).any(|_| waits(few)));
+        let unseen = [1, PACE_ENOUGH].map(|other| (0..LOOKS).any(|_| waits(other)));
+        hub.with(|engine| engine.stopping = true);
+        assert_eq!((seen, unseen), ([true; 2], [false; 2]));
+    });
+}
