@@ -338,12 +338,15 @@ impl World {
         self.calm();
         let bound = self.now + REST_MAX;
         let mut next = self.now + 300 * MS;
-        let mut calm_since = None;
+        let (mut calm_since, mut records) = (None, 0);
         while self.now < bound && self.steps < EVENTS_MAX {
             self.resume_parked();
             self.run_until(next, |_| false);
             next = self.now + 50 * MS;
-            if !self.is_quiet() {
+            // A turn of an actor that has been idle may begin and end between two looks.
+            let now_records = self.logs.iter().map(|log| log.last()).sum();
+            let is_still = std::mem::replace(&mut records, now_records) == now_records;
+            if !is_still || !self.is_quiet() {
                 calm_since = None;
             } else if *calm_since.get_or_insert(self.now) + 450 * MS <= self.now {
                 // Still at rest after everybody's timers have gone round.
