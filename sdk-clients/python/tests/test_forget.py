@@ -1,13 +1,16 @@
 """Calls that are given up: their credits come back though their answers never do."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake import asynchronous, connected, hosting, until
+from fake import Peer, asynchronous, connected, hosting, until
 
 import kar
+from kar._session import Session
 from kar.v1 import invocation_pb2
 
 
@@ -130,17 +133,24 @@ async def test_a_turn_gives_its_calls_up_too(tmp_path: Path) -> None:
             assert (await peer.outcome()).payload.data == b"true"
 
 
+@asynccontextmanager
+async def without_credits(tmp_path: Path, impatient: Impatient) -> AsyncIterator[tuple[Peer, Session, Any]]:
+    """A host whose only credit a turn's call has taken: with the other side, its session, and that call."""
+    async with hosting(tmp_path, impatient, welcome={"request_credits": 1}) as (_, peer, host):
+        await peer.invoke("holds", "call", service="impatient")
+        held = await peer.request("invoke")
+        session = host.client._kar_connection._session
+        assert session is not None
+        yield peer, session, held
+
+
 @pytest.mark.parametrize(("way", "first"), [("call", "call"), ("tell", "call"), ("tell", "tell")])
 @asynchronous
 async def test_what_turns_give_up_while_it_waits_for_a_credit_does_not_gather(
     tmp_path: Path, way: str, first: str
 ) -> None:
     impatient = Impatient()
-    async with hosting(tmp_path, impatient, welcome={"request_credits": 1}) as (_, peer, host):
-        await peer.invoke("holds", "call", service="impatient")
-        held = await peer.request("invoke")
-        session = host.client._kar_connection._session
-        assert session is not None
+    async with without_credits(tmp_path, impatient) as (peer, session, held):
         await peer.invoke("waits", first, service="impatient")
         await until("it to wait", lambda: bool(session._nested or session._ordered))
         await peer.invoke("many", "asks_many", f'"{way}"', service="impatient")
@@ -169,11 +179,7 @@ async def test_what_turns_give_up_while_it_waits_for_a_credit_does_not_gather(
 @asynchronous
 async def test_a_result_goes_when_what_it_waits_behind_is_given_up(tmp_path: Path, others: int) -> None:
     impatient = Impatient()
-    async with hosting(tmp_path, impatient, welcome={"request_credits": 1}) as (_, peer, host):
-        await peer.invoke("holds", "call", service="impatient")
-        held = await peer.request("invoke")
-        session = host.client._kar_connection._session
-        assert session is not None
+    async with without_credits(tmp_path, impatient) as (peer, session, held):
         await peer.invoke("leaves", "leaves", service="impatient")
         await until("its result to wait", lambda: len(session._ordered) == 2)
         # So many that one which is given up is not worth looking for.

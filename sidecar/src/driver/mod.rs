@@ -50,6 +50,7 @@ pub struct Driver {
     sooner: Notify,
     /// Wakes those who wait for the hand-over.
     drained: Notify,
+    /// Wakes those who wait, while the node leaves, until no request is under way.
     answered: Notify,
     /// Grows whenever the membership says something new.
     topology: watch::Sender<u64>,
