@@ -10,7 +10,7 @@ use crate::effect::{Notice, RequestError};
 use crate::env::Env;
 use crate::ids::{TurnToken, Uuid};
 use crate::invocation::{ActorOps, StateCondition, StateOp};
-use crate::limits::{LimitHit, Limits};
+use crate::limits::{LimitHit, Limits, Rules};
 use crate::select::{Entries, View};
 use crate::size::entry_size;
 
@@ -203,10 +203,11 @@ impl Partition {
     /// The first condition among changes that does not hold: as the turn sees the state where it stands among them.
     pub(super) fn check_conditions(
         &self,
+        rules: &Rules,
         uuid: Uuid,
         (ops, conditions): (&[StateOp], &[StateCondition]),
     ) -> Result<(), RequestError> {
-        if conditions.is_empty() {
+        if conditions.is_empty() || !rules.state_conditions {
             return Ok(());
         }
         let item = self.reign.items.get(&uuid);

@@ -211,7 +211,7 @@ impl Partition {
         if item.shared {
             return env.respond(request, Err(RequestError::SharedTurn));
         }
-        let checked = self.check_conditions(uuid, (&ops, &conditions));
+        let checked = self.check_conditions(&env.rules, uuid, (&ops, &conditions));
         if let Err(error) = checked.and_then(|()| self.check_state(env, uuid, &ops)) {
             return env.respond(request, Err(error));
         }
