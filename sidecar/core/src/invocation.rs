@@ -200,7 +200,7 @@ pub enum StateOp {
 /// What must hold of a key, as the turn sees it, for changes to its actor's state to be made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StateCondition {
-    /// How many of the changes come before it.
+    /// How many of the changes come before it; conditions are in this order.
     pub after: usize,
     /// Key.
     pub key: Arc<str>,

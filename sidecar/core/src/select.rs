@@ -40,6 +40,12 @@ impl KeyRange {
         let found = (!is_empty).then(|| entries.range::<str, _>((from, to)));
         found.into_iter().flatten()
     }
+
+    /// Removes the entries in it, and tells them.
+    pub(crate) fn remove_from(&self, entries: &mut Entries) -> Vec<(Arc<str>, Payload)> {
+        let keys: Vec<_> = self.of(entries).map(|(key, _)| key.clone()).collect();
+        keys.iter().filter_map(|key| entries.remove_entry(key)).collect()
+    }
 }
 
 /// A key with its value.
@@ -113,46 +119,55 @@ impl Select {
     }
 }
 
+/// So many keys are looked for one by one; for more an [`Overlay`] is made first.
+const FEW: usize = 8;
+
 /// A state as somebody sees it: what was decided, with what is buffered on top of that.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View<'a> {
     /// What was decided.
     pub(crate) decided: &'a Entries,
-    /// What is buffered, in order; in two parts.
-    pub(crate) buffered: [&'a [StateOp]; 2],
+    /// What is buffered, in order.
+    pub(crate) buffered: &'a [StateOp],
 }
 
 impl<'a> View<'a> {
     /// What was decided alone.
     pub(crate) fn of(decided: &'a Entries) -> Self {
-        Self { decided, buffered: [&[], &[]] }
+        Self { decided, buffered: &[] }
     }
 
     /// What is selected.
     pub(crate) fn read(self, select: &Select) -> Selected {
+        let overlay = || Overlay::of(self.buffered);
         match select {
-            Select::Keys(keys) => {
-                let found = keys.iter().filter_map(|key| self.entry(key)).map(owned);
-                Selected::Entries(found.collect())
+            Select::Keys(keys) if keys.len() <= FEW => {
+                let found = keys.iter().filter_map(|key| self.entry(key));
+                Selected::Entries(found.map(owned).collect())
             }
-            Select::Range(range) => Selected::Entries(self.range(range).map(owned).collect()),
-            Select::Page { range, entries, bytes } => self.page(range, *entries, *bytes),
-            Select::Count(range) => Selected::Count(self.range(range).count() as u64),
+            Select::Keys(keys) => {
+                let overlay = overlay();
+                let found = keys.iter().filter_map(|key| overlay.entry(self.decided, key));
+                Selected::Entries(found.map(owned).collect())
+            }
+            Select::Range(range) => {
+                Selected::Entries(overlay().range(self.decided, range).map(owned).collect())
+            }
+            Select::Page { range, entries, bytes } => {
+                page(overlay().range(self.decided, range), *entries, *bytes)
+            }
+            Select::Count(range) => {
+                Selected::Count(overlay().range(self.decided, range).count() as u64)
+            }
         }
     }
 
-    /// The value of a key.
-    pub(crate) fn get(self, key: &Arc<str>) -> Option<&'a Payload> {
-        self.entry(key).map(|(_, value)| value)
-    }
-
-    fn entry(self, key: &Arc<str>) -> Option<Entry<'a>> {
-        let [first, second] = self.buffered;
-        // The last one that touches it decides.
-        for op in second.iter().rev().chain(first.iter().rev()) {
+    /// A key with its value: the last operation that touches it decides.
+    fn entry(self, key: &str) -> Option<Entry<'a>> {
+        for op in self.buffered.iter().rev() {
             match op {
-                StateOp::Set { key: of, value } if of == key => return Some((of, value)),
-                StateOp::Remove { key: of } if of == key => return None,
+                StateOp::Set { key: of, value } if **of == *key => return Some((of, value)),
+                StateOp::Remove { key: of } if **of == *key => return None,
                 StateOp::RemoveRange(range) if range.contains(key) => return None,
                 StateOp::Clear => return None,
                 StateOp::Set { .. } | StateOp::Remove { .. } | StateOp::RemoveRange(_) => {}
@@ -160,59 +175,134 @@ impl<'a> View<'a> {
         }
         self.decided.get_key_value(key)
     }
+}
 
-    fn page(self, range: &KeyRange, max: usize, bytes_max: usize) -> Selected {
-        let (mut entries, mut bytes) = (Entries::new(), 0);
-        for (key, value) in self.range(range) {
-            bytes += entry_size(key, value);
-            if entries.len() == max || (bytes > bytes_max && !entries.is_empty()) {
-                return Selected::Page { entries, more: true };
-            }
-            entries.insert(key.clone(), value.clone());
+fn page<'a>(found: impl Iterator<Item = Entry<'a>>, max: usize, bytes_max: usize) -> Selected {
+    let (mut entries, mut bytes) = (Entries::new(), 0);
+    for (key, value) in found {
+        bytes += entry_size(key, value);
+        if entries.len() == max || (bytes > bytes_max && !entries.is_empty()) {
+            return Selected::Page { entries, more: true };
         }
-        Selected::Page { entries, more: false }
+        entries.insert(key.clone(), value.clone());
+    }
+    Selected::Page { entries, more: false }
+}
+
+/// What operations come to, whatever they are carried out on. As many of them as a turn may buffer take no longer than
+/// sorting them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Overlay<'a> {
+    /// Keys that were set, with their values, or removed.
+    touched: BTreeMap<&'a str, Option<Entry<'a>>>,
+    /// Ranges of which nothing is left but what is in `touched`: where they begin and end. They do not overlap.
+    removed: BTreeMap<&'a str, Option<&'a str>>,
+}
+
+impl<'a> Overlay<'a> {
+    /// What these operations come to, one after the other.
+    pub(crate) fn of(ops: impl IntoIterator<Item = &'a StateOp>) -> Self {
+        let mut overlay = Self::default();
+        ops.into_iter().for_each(|op| overlay.push(op));
+        overlay
     }
 
-    /// The entries of a range, in order of their keys.
-    fn range(self, range: &KeyRange) -> impl Iterator<Item = Entry<'a>> + use<'a> {
-        let mut touched: BTreeMap<&Arc<str>, Option<&Payload>> = BTreeMap::new();
-        let (mut removed, mut cleared): (Vec<&KeyRange>, _) = (Vec::new(), false);
-        for op in self.buffered.into_iter().flatten() {
-            match op {
-                StateOp::Set { key, value } if range.contains(key) => {
-                    touched.insert(key, Some(value));
-                }
-                StateOp::Remove { key } if range.contains(key) => {
-                    touched.insert(key, None);
-                }
-                StateOp::Set { .. } | StateOp::Remove { .. } => {}
-                StateOp::RemoveRange(gone) => {
-                    touched.retain(|key, _| !gone.contains(key));
-                    removed.push(gone);
-                }
-                StateOp::Clear => {
-                    touched.clear();
-                    cleared = true;
-                }
+    /// One more operation.
+    pub(crate) fn push(&mut self, op: &'a StateOp) {
+        match op {
+            StateOp::Set { key, value } => {
+                self.touched.insert(key, Some((key, value)));
             }
+            StateOp::Remove { key } => {
+                self.touched.insert(key, None);
+            }
+            StateOp::RemoveRange(KeyRange { from, to }) => self.remove(from, to.as_deref()),
+            StateOp::Clear => self.remove("", None),
         }
-        let is_left =
-            move |(key, _): &Entry<'_>| !cleared && !removed.iter().any(|r| r.contains(key));
-        let mut decided = range.of(self.decided).filter(is_left).peekable();
+    }
+
+    fn remove(&mut self, from: &'a str, to: Option<&'a str>) {
+        if to.is_some_and(|to| to <= from) {
+            return;
+        }
+        let end = to.map_or(Bound::Unbounded, Bound::Excluded);
+        let gone = self.touched.range::<str, _>((Bound::Included(from), end));
+        let gone: Vec<_> = gone.map(|(key, _)| *key).collect();
+        for key in gone {
+            self.touched.remove(key);
+        }
+        // One range takes the place of all that it meets.
+        let (mut from, mut to) = (from, to);
+        while let Some((start, end)) = self.last_up_to(to)
+            && end.is_none_or(|end| end >= from)
+        {
+            self.removed.remove(start);
+            from = from.min(start);
+            to = to.and_then(|to| end.map(|end| to.max(end)));
+        }
+        self.removed.insert(from, to);
+    }
+
+    /// The last removed range that begins at or before a key; of all if there is none.
+    fn last_up_to(&self, key: Option<&str>) -> Option<(&'a str, Option<&'a str>)> {
+        let end = key.map_or(Bound::Unbounded, Bound::Included);
+        let last = self.removed.range::<str, _>((Bound::Unbounded, end)).next_back();
+        last.map(|(from, to)| (*from, *to))
+    }
+
+    fn has_removed(&self, key: &str) -> bool {
+        let last = self.last_up_to(Some(key));
+        last.is_some_and(|(_, to)| to.is_none_or(|to| key < to))
+    }
+
+    /// A key with its value, if it exists afterwards.
+    pub(crate) fn entry(&self, decided: &'a Entries, key: &str) -> Option<Entry<'a>> {
+        match self.touched.get(key) {
+            Some(found) => *found,
+            None if self.has_removed(key) => None,
+            None => decided.get_key_value(key),
+        }
+    }
+
+    /// The entries of a range afterwards, in order of their keys.
+    fn range(
+        mut self,
+        decided: &'a Entries,
+        range: &KeyRange,
+    ) -> impl Iterator<Item = Entry<'a>> + use<'a> {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.retain(|key, _| range.contains(key));
+        let is_left = move |(key, _): &Entry<'_>| !self.has_removed(key);
+        let mut decided = range.of(decided).filter(is_left).peekable();
         let mut touched = touched.into_iter().peekable();
         std::iter::from_fn(move || {
             loop {
                 let Some((key, _)) = touched.peek() else { return decided.next() };
-                if decided.peek().is_some_and(|(decided, _)| decided < key) {
+                if decided.peek().is_some_and(|(decided, _)| ***decided < **key) {
                     return decided.next();
                 }
-                let (key, value) = touched.next()?;
-                decided.next_if(|(decided, _)| *decided == key);
-                if let Some(value) = value {
-                    return Some((key, value));
+                let (key, found) = touched.next()?;
+                decided.next_if(|(decided, _)| ***decided == *key);
+                if found.is_some() {
+                    return found;
                 }
             }
         })
+    }
+
+    /// Bytes that a state takes afterwards, of which it takes so many now.
+    pub(crate) fn bytes_after(&self, decided: &Entries, bytes: usize) -> usize {
+        let size = |(key, value): Entry<'_>| entry_size(key, value);
+        let is_all = self.removed.get("").is_some_and(Option::is_none);
+        let removed = self.removed.iter().map(|(from, to)| -> usize {
+            let range = KeyRange { from: (*from).into(), to: to.map(Into::into) };
+            range.of(decided).map(size).sum()
+        });
+        let removed = if is_all { bytes } else { removed.sum() };
+        let replaced = self.touched.keys().filter(|key| !self.has_removed(key));
+        let replaced = replaced.filter_map(|key| decided.get_key_value(*key)).map(size);
+        let new = self.touched.values().copied().flatten().map(size);
+        bytes - removed - replaced.sum::<usize>() + new.sum::<usize>()
     }
 }
 
@@ -275,27 +365,80 @@ mod tests {
         ];
         let ranges = [KeyRange::all(), range("b", "d"), range("bb", "z"), range("d", "a")];
         for ops in &steps {
-            let (whole, wanted) = (ops.as_slice(), carried_out(&decided, ops));
-            for cut in 0..=whole.len() {
-                let (first, second) = whole.split_at(cut);
-                let view = View { decided: &decided, buffered: [first, second] };
-                for key in ["a", "b", "bb", "c", "d", "e", "f"] {
-                    let key: Arc<str> = key.into();
-                    assert_eq!(view.get(&key), wanted.get(&key), "{key} after {ops:?}");
-                    let read = view.read(&Select::Keys(vec![key.clone()]));
-                    let found = wanted.get_key_value(&key).map(owned).into_iter().collect();
-                    assert_eq!(read, Selected::Entries(found), "{key} after {ops:?}");
-                }
-                for range in &ranges {
-                    let mut within = wanted.clone();
-                    within.retain(|key, _| range.contains(key));
-                    let count = Selected::Count(within.len() as u64);
-                    assert_eq!(view.read(&Select::Count(range.clone())), count, "{ops:?}");
-                    let read = view.read(&Select::Range(range.clone()));
-                    assert_eq!(read, Selected::Entries(within), "{range:?} after {ops:?}");
-                }
-            }
+            assert_view(&decided, ops, &ranges);
         }
+    }
+
+    /// All sequences of a few operations that meet each other in many ways.
+    #[test]
+    fn removed_ranges_meet_each_other_in_any_order() {
+        let decided = entries(&[("a", "1"), ("b", "2"), ("c", "3"), ("d", "4"), ("e", "5")]);
+        let open = |from: &str| StateOp::RemoveRange(KeyRange { from: from.into(), to: None });
+        let removal = |from, to| StateOp::RemoveRange(range(from, to));
+        let all = [
+            removal("a", "b"),
+            removal("b", "d"),
+            removal("c", "e"),
+            removal("d", "e"),
+            removal("bb", "c"),
+            open("e"),
+            open("c"),
+            StateOp::Clear,
+            set("c", "x"),
+            set("bb", "y"),
+            StateOp::Remove { key: "d".into() },
+        ];
+        let ranges = [KeyRange::all(), range("b", "d")];
+        let count = all.len();
+        for n in 0..count.pow(4) {
+            let ops = [n, n / count, n / count.pow(2), n / count.pow(3)];
+            let ops = ops.map(|n| all[n % count].clone());
+            assert_view(&decided, &ops, &ranges);
+        }
+    }
+
+    #[track_caller]
+    fn assert_view(decided: &Entries, ops: &[StateOp], ranges: &[KeyRange]) {
+        let (view, wanted) = (View { decided, buffered: ops }, carried_out(decided, ops));
+        let overlay = Overlay::of(ops);
+        for key in ["a", "b", "bb", "c", "d", "e", "f"] {
+            let found = wanted.get_key_value(key);
+            assert_eq!(overlay.entry(decided, key), found, "{key} after {ops:?}");
+            let read = view.read(&Select::Keys(vec![key.into()]));
+            let found = found.map(owned).into_iter().collect();
+            assert_eq!(read, Selected::Entries(found), "{key} after {ops:?}");
+        }
+        let many = ["a", "b", "bb", "c", "d", "e", "f", "g", "h", "i"].map(Into::into).to_vec();
+        assert_eq!(view.read(&Select::Keys(many)), Selected::Entries(wanted.clone()), "{ops:?}");
+        for range in ranges {
+            let mut within = wanted.clone();
+            within.retain(|key, _| range.contains(key));
+            let count = Selected::Count(within.len() as u64);
+            assert_eq!(view.read(&Select::Count(range.clone())), count, "{ops:?}");
+            let read = view.read(&Select::Range(range.clone()));
+            assert_eq!(read, Selected::Entries(within), "{range:?} after {ops:?}");
+        }
+        let bytes = |state: &Entries| state.iter().map(|(k, v)| entry_size(k, v)).sum::<usize>();
+        let after = overlay.bytes_after(decided, bytes(decided));
+        assert_eq!(after, bytes(&wanted), "bytes after {ops:?}");
+    }
+
+    /// As many operations as a turn may buffer, each of which meets all others: a search among all of them for each would
+    /// take minutes.
+    #[test]
+    fn many_operations_take_no_longer_than_sorting_them() {
+        let decided: Entries =
+            (0..20_000).map(|n| (format!("d{n:05}").into(), payload("1"))).collect();
+        let mut ops = Vec::new();
+        for n in 0..40_000 {
+            ops.push(set(&format!("d{:05}", n * 7 % 20_000), "2"));
+            ops.push(StateOp::RemoveRange(range(&format!("d{:05}", n % 20_000), "d10000")));
+        }
+        let view = View { decided: &decided, buffered: &ops };
+        let (count, keys) = (Select::Count(KeyRange::all()), decided.keys().cloned().collect());
+        let Selected::Entries(found) = view.read(&Select::Keys(keys)) else { panic!("entries") };
+        assert_eq!(view.read(&count), Selected::Count(found.len() as u64));
+        assert!((10_000..20_000).contains(&found.len()), "{}", found.len());
     }
 
     #[test]

@@ -176,6 +176,8 @@ fn a_condition_waits_for_the_state_that_it_is_about() {
     let limits = Limits { cached_actors_max: 0, ..Limits::default() };
     let mut script = Script::with(&[Kind::actor("Account")], limits);
     write(&mut script, vec![set("a", "1")]);
+    // More are awake than may be: it becomes passive.
+    script.advance(1);
     script.hold_loads = true;
     let call = script.invoke(None, Mode::Call, "alice", "m");
     let turn = script.turn("m");

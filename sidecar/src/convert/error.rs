@@ -103,12 +103,6 @@ pub fn protocol_violation(frame: &str, what: &str) -> Status {
     status(ErrorReason::ProtocolViolation, message, [("frame", frame.to_owned())])
 }
 
-/// This version does not do that yet.
-pub fn not_implemented(operation: &str) -> Status {
-    let message = format!("{operation} is not implemented yet");
-    status(ErrorReason::NotImplemented, message, [("operation", operation.to_owned())])
-}
-
 /// An event is not one that this version understands.
 pub fn not_understood(topic: &str, place: EventPosition, error: &dyn std::fmt::Display) -> Status {
     let message = format!(

@@ -76,16 +76,3 @@ async fn health_tells_whether_anything_can_be_made_durable() {
     node.connected.send_replace(true);
     until(ServingStatus::Serving).await;
 }
-
-#[tokio::test]
-async fn what_is_not_there_yet_says_so() {
-    let node = TestNode::start().await;
-    let channel = node.channel().await;
-    let mut client = pb::actor_state_service_client::ActorStateServiceClient::new(channel);
-    let request = pb::GetSubMapSizeRequest::default();
-    let status = client.get_sub_map_size(request).await.expect_err("not yet");
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unimplemented, "NOT_IMPLEMENTED"));
-    let details = status.get_error_details();
-    let info = details.error_info().expect("the reason came with it");
-    assert_eq!(info.metadata["operation"], "ActorStateService.GetSubMapSize");
-}

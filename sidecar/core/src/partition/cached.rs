@@ -1,6 +1,5 @@
 //! Bounds on actors' state: how much one actor may hold, and how far the store may stay behind the log.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Partition;
@@ -11,7 +10,7 @@ use crate::env::Env;
 use crate::ids::{TurnToken, Uuid};
 use crate::invocation::{ActorOps, StateCondition, StateOp};
 use crate::limits::{LimitHit, Limits, Rules};
-use crate::select::{Entries, View};
+use crate::select::{Entries, Overlay};
 use crate::size::entry_size;
 
 /// An actor's state in memory.
@@ -41,10 +40,8 @@ impl ActorState {
             }
             StateOp::Remove { key } => self.keys.remove(key).map(|old| (key, old)),
             StateOp::RemoveRange(range) => {
-                let gone: Vec<_> = range.of(&self.keys).map(|(key, _)| key.clone()).collect();
-                for key in gone {
-                    self.apply(&StateOp::Remove { key });
-                }
+                let gone = range.remove_from(&mut self.keys);
+                self.bytes -= gone.iter().map(|(key, old)| entry_size(key, old)).sum::<usize>();
                 None
             }
             StateOp::Clear => {
@@ -64,30 +61,7 @@ impl ActorState {
 
     /// What it takes after more operations.
     fn bytes_after<'a>(&'a self, ops: impl Iterator<Item = &'a StateOp>) -> usize {
-        let (mut sizes, mut kept) = (BTreeMap::new(), true);
-        for op in ops {
-            match op {
-                StateOp::Set { key, value } => {
-                    sizes.insert(key, entry_size(key, value));
-                }
-                StateOp::Remove { key } => {
-                    sizes.insert(key, 0);
-                }
-                StateOp::RemoveRange(range) => {
-                    sizes.extend(range.of(&self.keys).map(|(key, _)| (key, 0)));
-                    let gone = sizes.iter_mut().filter(|(key, _)| range.contains(key));
-                    gone.for_each(|(_, size)| *size = 0);
-                }
-                StateOp::Clear => {
-                    sizes.clear();
-                    kept = false;
-                }
-            }
-        }
-        let old = |key: &Arc<str>| self.keys.get(key).map_or(0, |value| entry_size(key, value));
-        let replaced: usize = sizes.keys().map(|key| old(key)).sum();
-        let kept = if kept { self.bytes - replaced } else { 0 };
-        kept + sizes.values().sum::<usize>()
+        Overlay::of(ops).bytes_after(&self.keys, self.bytes)
     }
 }
 
@@ -217,15 +191,20 @@ impl Partition {
             // It was loaded before (see `awaits_state`): nobody has seen this.
             return Err(RequestError::Unavailable("the actor's state is not there: ask again"));
         };
-        let fails = |condition: &&StateCondition| {
-            let before = ops.get(..condition.after).unwrap_or(ops);
-            let view = View { decided: state.keys(), buffered: [&turn.unflushed.state, before] };
-            view.get(&condition.key) != condition.value.as_ref()
-        };
-        match conditions.iter().find(fails) {
-            Some(condition) => Err(RequestError::ConditionFailed(condition.key.clone())),
-            None => Ok(()),
+        let mut overlay = Overlay::of(&turn.unflushed.state);
+        let mut before = ops.iter();
+        for condition in conditions {
+            let passed = ops.len() - before.len();
+            before
+                .by_ref()
+                .take(condition.after.saturating_sub(passed))
+                .for_each(|op| overlay.push(op));
+            let value = overlay.entry(state.keys(), &condition.key).map(|(_, value)| value);
+            if value != condition.value.as_ref() {
+                return Err(RequestError::ConditionFailed(condition.key.clone()));
+            }
         }
+        Ok(())
     }
 
     /// The load of an actor's state that is under way, or a new one.

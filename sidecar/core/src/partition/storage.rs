@@ -301,7 +301,7 @@ impl Partition {
             let reader = Reader::Turn(token.clone());
             return self.load_for(env, actor, WaitingRead { request, reader, select });
         };
-        let view = View { decided: state.keys(), buffered: [&turn.unflushed.state, &[]] };
+        let view = View { decided: state.keys(), buffered: &turn.unflushed.state };
         let answer = view.read(&select);
         env.respond(request, Ok(Response::State(answer)));
     }
@@ -320,7 +320,7 @@ fn apply(state: &mut Entries, op: &StateOp) {
         StateOp::Remove { key } => {
             state.remove(key);
         }
-        StateOp::RemoveRange(range) => state.retain(|key, _| !range.contains(key)),
+        StateOp::RemoveRange(range) => drop(range.remove_from(state)),
         StateOp::Clear => state.clear(),
     }
 }
