@@ -1,12 +1,8 @@
-//! What a sidecar shows of itself: reflection, health, and what is not there yet.
+//! What a sidecar shows of itself: reflection and health.
 
-use kar_proto::v1 as pb;
-use tonic::Code;
 use tonic::transport::Endpoint;
-use tonic_types::StatusExt as _;
 
 use crate::memory::{PATIENCE, TestNode};
-use crate::reason;
 
 #[tokio::test]
 async fn over_tcp_everything_is_there_by_reflection_alone() {
