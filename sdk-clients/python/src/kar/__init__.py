@@ -20,7 +20,7 @@ Modules: `hosting` (services and actors as classes), `host` (running them), `cli
 handing over), `codec` (payloads), `errors`, `limits`. `v1` is the contract with the sidecar, generated.
 """
 
-from kar.actor_state import ActorState
+from kar.actor_state import ActorState, CommittedSubMap, SubMap
 from kar.calls import (
     ActorRef,
     CallOptions,
@@ -116,6 +116,7 @@ __all__ = [
     "Client",
     "Closed",
     "CodecError",
+    "CommittedSubMap",
     "ConditionFailed",
     "ConnectError",
     "Consumer",
@@ -162,6 +163,7 @@ __all__ = [
     "SidecarInfo",
     "Started",
     "StepKeyReused",
+    "SubMap",
     "Subscribed",
     "Subscription",
     "SubscriptionExists",

@@ -65,8 +65,8 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some keys of the application's state, in byte order. There may be fewer than asked for, even none,
-    and still a next page."""
+    """Some keys of the application's state, or of a sub-map of an actor's, in byte order. There may be fewer
+    than asked for, even none, and still a next page."""
 
     entries: list[tuple[str, Payload]]
     """Keys with their values."""
@@ -164,14 +164,19 @@ def _request_id() -> str:
     return str(uuid.uuid4())
 
 
-def checked(key: str) -> str:
-    """A key. `Rejected` if it is empty or too long."""
-    size = len(key.encode())
+def checked(text: str, field: str = "key", what: str = "a key") -> str:
+    """A key, or a name that has the bounds of one. `Rejected` if it is empty or too long."""
+    size = len(text.encode())
     if 1 <= size <= limits.STATE_KEY_BYTES_MAX:
-        return key
-    raise Rejected(
-        f"a key has 1 to {limits.STATE_KEY_BYTES_MAX} bytes, this one has {size}",
+        return text
+    raise refused(field, f"{what} has 1 to {limits.STATE_KEY_BYTES_MAX} bytes, this one has {size}")
+
+
+def refused(field: str, text: str) -> Rejected:
+    """What is asked for cannot be meant; the sidecar would say so, too."""
+    return Rejected(
+        text,
         reason="INVALID_FIELD",
         status=grpc.StatusCode.INVALID_ARGUMENT.value[0],
-        metadata={"field": "key"},
+        metadata={"field": field},
     )
