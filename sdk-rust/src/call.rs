@@ -238,7 +238,12 @@ impl ActorRef<Root> {
     pub async fn committed<T: Decode>(&self, key: &str) -> Result<Option<T>, CallError> {
         let actor = proto::ActorTarget { r#type: self.actor_type.clone(), id: self.id.clone() };
         let (turn_token, keys) = (String::new(), vec![crate::state::checked(key)?]);
-        let request = proto::ActorStateServiceGetRequest { turn_token, keys, actor: Some(actor) };
+        let request = proto::ActorStateServiceGetRequest {
+            turn_token,
+            keys,
+            actor: Some(actor),
+            ..Default::default()
+        };
         match self.origin.0.request(Operation::ActorStateGet(request)).await? {
             Answer::ActorStateGet(mut answer) => {
                 let value = answer.entries.remove(key);

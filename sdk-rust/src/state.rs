@@ -43,8 +43,11 @@ impl<'a> StateReader<'a> {
     /// The sidecar's, or [`CallError::Codec`] if the value is none of `T`.
     pub async fn get<T: Decode>(&self, key: &str) -> Result<Option<T>, CallError> {
         let keys = vec![checked(key)?];
-        let request =
-            proto::ActorStateServiceGetRequest { turn_token: self.token(), keys, actor: None };
+        let request = proto::ActorStateServiceGetRequest {
+            turn_token: self.token(),
+            keys,
+            ..Default::default()
+        };
         let Answer::ActorStateGet(mut answer) =
             self.turn.request(Operation::ActorStateGet(request)).await?
         else {
@@ -60,8 +63,11 @@ impl<'a> StateReader<'a> {
     /// The sidecar's.
     pub async fn get_many(&self, keys: &[&str]) -> Result<BTreeMap<String, Payload>, CallError> {
         let keys = keys.iter().map(|key| checked(key)).collect::<Result<_, _>>()?;
-        let request =
-            proto::ActorStateServiceGetRequest { turn_token: self.token(), keys, actor: None };
+        let request = proto::ActorStateServiceGetRequest {
+            turn_token: self.token(),
+            keys,
+            ..Default::default()
+        };
         match self.turn.request(Operation::ActorStateGet(request)).await? {
             Answer::ActorStateGet(answer) => Ok(payloads(answer.entries)),
             _ => Err(CallError::mismatch("actor_state_get")),
@@ -85,8 +91,11 @@ impl<'a> StateReader<'a> {
     /// # Errors
     /// The sidecar's.
     pub async fn contains(&self, key: &str) -> Result<bool, CallError> {
-        let request =
-            proto::ContainsRequest { turn_token: self.token(), key: checked(key)?, actor: None };
+        let request = proto::ContainsRequest {
+            turn_token: self.token(),
+            key: checked(key)?,
+            ..Default::default()
+        };
         match self.turn.request(Operation::ActorStateContains(request)).await? {
             Answer::ActorStateContains(answer) => Ok(answer.exists),
             _ => Err(CallError::mismatch("actor_state_contains")),

@@ -14,6 +14,8 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use super::api::actor_state::shown;
+
 /// Domain of every error of KAR.
 const DOMAIN: &str = "kar";
 
@@ -180,6 +182,14 @@ pub fn request_error(error: &RequestError) -> Status {
         }
         RequestError::TopicGone(to) => {
             status(ErrorReason::UnknownTopic, message, [("topic", to.id.to_string())])
+        }
+        RequestError::ConditionFailed(key) => {
+            let (sub_map, key) = shown(key);
+            let whose = if sub_map.is_empty() { "" } else { " of the sub-map" };
+            let message =
+                format!("the condition on key '{key}'{whose} does not hold: nothing was changed");
+            let metadata = [("key", key.to_owned()), ("sub_map", sub_map.to_owned())];
+            status(ErrorReason::ConditionFailed, message, metadata)
         }
         RequestError::SharedTurn => status(ErrorReason::SharedTurn, message, []),
         RequestError::StepKeyReused(key) => {

@@ -9,28 +9,26 @@ use crate::cover::Transition;
 use crate::effect::{Notice, RequestError};
 use crate::env::Env;
 use crate::ids::{TurnToken, Uuid};
-use crate::invocation::{ActorOps, Payload, StateOp};
+use crate::invocation::{ActorOps, StateCondition, StateOp};
 use crate::limits::{LimitHit, Limits};
+use crate::select::{Entries, View};
 use crate::size::entry_size;
-
-/// Keys of an actor with their values.
-pub(super) type State = BTreeMap<Arc<str>, Payload>;
 
 /// An actor's state in memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ActorState {
-    keys: State,
+    keys: Entries,
     /// What it takes, as its bound counts it.
     bytes: usize,
 }
 
 impl ActorState {
-    pub(super) fn new(keys: State) -> Self {
+    pub(super) fn new(keys: Entries) -> Self {
         let bytes = keys.iter().map(|(key, value)| entry_size(key, value)).sum();
         Self { keys, bytes }
     }
 
-    pub(super) fn keys(&self) -> &State {
+    pub(super) fn keys(&self) -> &Entries {
         &self.keys
     }
 
@@ -42,6 +40,13 @@ impl ActorState {
                 self.keys.insert(key.clone(), value.clone()).map(|old| (key, old))
             }
             StateOp::Remove { key } => self.keys.remove(key).map(|old| (key, old)),
+            StateOp::RemoveRange(range) => {
+                let gone: Vec<_> = range.of(&self.keys).map(|(key, _)| key.clone()).collect();
+                for key in gone {
+                    self.apply(&StateOp::Remove { key });
+                }
+                None
+            }
             StateOp::Clear => {
                 *self = Self::default();
                 None
@@ -67,6 +72,11 @@ impl ActorState {
                 }
                 StateOp::Remove { key } => {
                     sizes.insert(key, 0);
+                }
+                StateOp::RemoveRange(range) => {
+                    sizes.extend(range.of(&self.keys).map(|(key, _)| (key, 0)));
+                    let gone = sizes.iter_mut().filter(|(key, _)| range.contains(key));
+                    gone.for_each(|(_, size)| *size = 0);
                 }
                 StateOp::Clear => {
                     sizes.clear();
@@ -190,6 +200,33 @@ impl Partition {
         Err(RequestError::Limit(env.limit("state_bytes_per_actor_max", max)))
     }
 
+    /// The first condition among changes that does not hold: as the turn sees the state where it stands among them.
+    pub(super) fn check_conditions(
+        &self,
+        uuid: Uuid,
+        (ops, conditions): (&[StateOp], &[StateCondition]),
+    ) -> Result<(), RequestError> {
+        if conditions.is_empty() {
+            return Ok(());
+        }
+        let item = self.reign.items.get(&uuid);
+        let actor = item.and_then(|item| item.invocation.actor.as_ref());
+        let state = actor.and_then(|actor| self.reign.cache.get(actor));
+        let (Some(state), Some(turn)) = (state, item.and_then(|item| item.running())) else {
+            // It was loaded before (see `awaits_state`): nobody has seen this.
+            return Err(RequestError::Unavailable("the actor's state is not there: ask again"));
+        };
+        let fails = |condition: &&StateCondition| {
+            let before = ops.get(..condition.after).unwrap_or(ops);
+            let view = View { decided: state.keys(), buffered: [&turn.unflushed.state, before] };
+            view.get(&condition.key) != condition.value.as_ref()
+        };
+        match conditions.iter().find(fails) {
+            Some(condition) => Err(RequestError::ConditionFailed(condition.key.clone())),
+            None => Ok(()),
+        }
+    }
+
     /// The load of an actor's state that is under way, or a new one.
     pub(super) fn load(&mut self, env: &mut Env, actor: Arc<str>) -> &mut Load {
         let known = self.reign.cell.offset;
@@ -217,6 +254,7 @@ fn unstored_hit(max: usize) -> LimitHit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::invocation::Payload;
 
     fn set(key: &str, bytes: usize) -> StateOp {
         let value = Payload { data: vec![0; bytes].into(), content_type: "".into() };
@@ -227,6 +265,11 @@ mod tests {
         StateOp::Remove { key: key.into() }
     }
 
+    fn removal(from: &str, to: &str) -> StateOp {
+        let to = Some(to.into());
+        StateOp::RemoveRange(crate::select::KeyRange { from: from.into(), to })
+    }
+
     /// What is foretold of operations is what they come to, whatever they replace.
     #[test]
     fn sizes_foretold_are_sizes_reached() {
@@ -235,6 +278,8 @@ mod tests {
             vec![set("a", 15), remove("b"), remove("c")],
             vec![set("c", 1), StateOp::Clear, set("d", 7), set("d", 9)],
             vec![remove("d"), set("e", 3), remove("e")],
+            vec![set("e", 3), set("f", 4), set("g", 5)],
+            vec![set("h", 6), removal("f", "z"), set("g", 7), removal("z", "f")],
             vec![StateOp::Clear],
         ];
         let mut state = ActorState::default();
