@@ -71,7 +71,7 @@ class Stored:
             failed = _changed(maps, change)
             if failed is not None:
                 about = {"key": failed.key, "sub_map": failed.sub_map}
-                return status(grpc.StatusCode.FAILED_PRECONDITION, "CONDITION_FAILED", **about)
+                return status(grpc.StatusCode.ABORTED, "CONDITION_FAILED", **about)
         self.maps = {name: entries for name, entries in maps.items() if entries}
         return state_pb2.ApplyResponse()
 

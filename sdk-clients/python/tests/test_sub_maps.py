@@ -201,7 +201,7 @@ async def test_a_refused_write_is_told_instead_of_what_a_condition_came_to(tmp_p
         await peer.invoke("t", "act", actor=("Shelf", "s"))
         write, condition = [await peer.request("actor_state_apply") for _ in range(2)]
         await peer.refuse(write, grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED")
-        await peer.refuse(condition, grpc.StatusCode.FAILED_PRECONDITION, "CONDITION_FAILED")
+        await peer.refuse(condition, grpc.StatusCode.ABORTED, "CONDITION_FAILED")
         assert (await peer.outcome()).error.code == "told"
 
 
@@ -256,11 +256,12 @@ async def test_names_and_keys_that_cannot_be_are_refused(tmp_path: Path) -> None
         sub_map = state.sub_map("é" * 256)
         for text in wrong:
             await refused("sub_map", state.sub_map, text)
-            await refused("key", sub_map.get, text)
-            await refused("key", sub_map.contains, text)
-            await refused("key", sub_map.set, text, 1)
-            await refused("key", sub_map.remove, text)
-            await refused("key", sub_map.compare_and_set, text, None, 1)
+            for where in (state, sub_map):
+                await refused("key", where.get, text)
+                await refused("key", where.contains, text)
+                await refused("key", where.set, text, 1)
+                await refused("key", where.remove, text)
+                await refused("key", where.compare_and_set, text, None, 1)
 
     async with hosting(tmp_path, Shelf) as (_, peer, host):
         stored = Stored()

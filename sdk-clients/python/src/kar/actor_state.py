@@ -45,13 +45,13 @@ class _Reads:
     async def get_many(self, keys: Iterable[str]) -> dict[str, Payload]:
         """Reads several keys at once, for the price of one; absent ones are absent in the answer."""
         outgoing, fields = self._begin("actor_state_get")
-        fields.keys.extend(self._checked(key) for key in keys)
+        fields.keys.extend(_checked(key) for key in keys)
         return _read_all((await self._ask(outgoing)).actor_state_get.entries)
 
     async def contains(self, key: str) -> bool:
         """Whether a key exists."""
         outgoing, fields = self._begin("actor_state_contains")
-        fields.key = self._checked(key)
+        fields.key = _checked(key)
         return (await self._ask(outgoing)).actor_state_contains.exists
 
     def _begin(self, operation: str) -> tuple[Outgoing, Any]:
@@ -61,9 +61,6 @@ class _Reads:
         if self._sub_map:
             fields.sub_map = self._sub_map
         return outgoing, fields
-
-    def _checked(self, key: str) -> str:
-        return _without_nul(checked(key), "key") if self._sub_map else checked(key)
 
     def _say_whose(self, fields: Any) -> None:
         raise NotImplementedError
@@ -133,9 +130,9 @@ class _InTurn(_Reads):
         change = state_pb2.StateChange()
         if self._sub_map:
             where = change.remove_from_sub_map
-            where.sub_map, where.key = self._sub_map, self._checked(key)
+            where.sub_map, where.key = self._sub_map, _checked(key)
         else:
-            change.remove = self._checked(key)
+            change.remove = _checked(key)
         self._turn.write(change)
 
     async def compare_and_set(self, key: str, expected: Any, value: Any) -> bool:
@@ -147,7 +144,7 @@ class _InTurn(_Reads):
         `seen = await state.get(key, kar.Payload)`. A JSON null is `kar.Payload(b"null", "application/json")`."""
         condition = state_pb2.StateChange()
         require = condition.require
-        require.key, require.sub_map = self._checked(key), self._sub_map
+        require.key, require.sub_map = _checked(key), self._sub_map
         if expected is not None:
             codec.write(codec.encode(expected), require.value)
         return await self._turn.write_if(condition, self._setting(key, value))
@@ -157,10 +154,10 @@ class _InTurn(_Reads):
         entry: state_pb2.StateEntry | state_pb2.SubMapEntry
         if self._sub_map:
             entry = change.set_in_sub_map
-            entry.key.sub_map, entry.key.key = self._sub_map, self._checked(key)
+            entry.key.sub_map, entry.key.key = self._sub_map, _checked(key)
         else:
             entry = change.set
-            entry.key = self._checked(key)
+            entry.key = _checked(key)
         codec.write(codec.encode(value), entry.value)
         return change
 
@@ -198,7 +195,7 @@ class SubMap(_InTurn, _ReadsOfSubMap):
     __slots__ = ()
 
     def __init__(self, turn: Turn, name: str) -> None:
-        super().__init__(turn, _checked_name(name))
+        super().__init__(turn, _checked(name, "sub_map", "a sub-map's name"))
 
     def clear(self) -> None:
         """Removes every entry."""
@@ -232,18 +229,14 @@ class CommittedSubMap(_Committed, _ReadsOfSubMap):
     __slots__ = ()
 
     def __init__(self, connection: Connection, type: str, id: str, name: str) -> None:
-        super().__init__(connection, type, id, _checked_name(name))
+        super().__init__(connection, type, id, _checked(name, "sub_map", "a sub-map's name"))
 
 
 def _read_all(entries: Any) -> dict[str, Payload]:
     return {key: codec.read(value) for key, value in entries.items()}
 
 
-def _checked_name(sub_map: str) -> str:
-    return _without_nul(checked(sub_map, "sub_map", "a sub-map's name"), "sub_map")
-
-
-def _without_nul(text: str, field: str) -> str:
+def _checked(text: str, field: str = "key", what: str = "a key") -> str:
     if "\0" in text:
-        raise refused(field, "keys and names of sub-maps have no U+0000")
-    return text
+        raise refused(field, f"{what} has no U+0000")
+    return checked(text, field, what)
