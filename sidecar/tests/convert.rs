@@ -608,8 +608,14 @@ fn records() -> BTreeMap<String, Record> {
         StateOp::RemoveRange(KeyRange { from: from.into(), to: to.map(Into::into) })
     });
     let segment = Segment { state: ranges.to_vec(), ..Segment::default() };
-    let (uuid_of, settled, steps) = (uuid(1), vec![], vec![]);
-    let ranges = Op::Progress { uuid: uuid_of, attempt: 2, segment, settled, steps, shared: false };
+    let ranges = Op::Progress {
+        uuid: uuid(1),
+        attempt: 2,
+        segment,
+        settled: vec![],
+        steps: vec![],
+        shared: false,
+    };
     let ranges = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![ranges] };
     records.insert("ranges-removed".to_owned(), ranges);
     let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
