@@ -412,7 +412,7 @@ mod tests {
                 replies.push(ended_as(shape, outcome.clone()).expect("it ended"));
             }
         }
-        let state: BTreeMap<Arc<str>, Payload> =
+        let state: Entries =
             (0..100).map(|n| (format!("{n}{text}").into(), payload.clone())).collect();
         replies.push(
             answer(Shape::StateGetAll, Ok(Response::State(Selected::Entries(state))))
