@@ -214,6 +214,9 @@ fn sub_maps_survive_the_death_of_everything() {
         assert_eq!(shop.sell().await.expect("sold").len(), 5);
         assert_eq!(shop.stock(MANY).await.expect("stocked"), MANY);
         shop.claim((None, "alice".into())).await.expect("claimed");
+        let other = ShopClient::new(&client, "other");
+        other.fill().await.expect("filled");
+        assert_eq!(other.renew().await.expect("renewed"), ["kiwi"]);
         drop((host, client));
         process::kill(world.hub().await);
         node.kill_sidecar();
@@ -232,6 +235,8 @@ fn sub_maps_survive_the_death_of_everything() {
         let all = stock.entries().page_size(1_000).up_to(usize::MAX).await.expect("listed");
         let wanted = (0..MANY).map(|n| format!("{n:05}"));
         assert!(all.into_iter().map(|(key, _)| key).eq(wanted), "each one, in order");
+        let other = client.actor("Shop", "other").committed_sub_map("fruit");
+        assert_eq!(pages(&other, 2).await.expect("listed"), ["kiwi"], "what was cleared stays so");
         // … and a turn sees the same.
         let shop = ShopClient::new(&client, "s");
         let next = shop.claim((Some("alice".into()), "bob".into())).await.expect("claimed");
