@@ -423,8 +423,8 @@ mod tests {
         assert_eq!(after, bytes(&wanted), "bytes after {ops:?}");
     }
 
-    /// As many operations as a turn may buffer, each of which meets all others: a search among all of them for each would
-    /// take minutes.
+    /// As many operations as a turn may buffer, each of which meets all others: a search among all of them for each
+    /// would take minutes.
     #[test]
     fn many_operations_take_no_longer_than_sorting_them() {
         let decided: Entries =

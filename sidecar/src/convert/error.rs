@@ -179,7 +179,10 @@ pub fn request_error(error: &RequestError) -> Status {
         }
         RequestError::ConditionFailed(key) => {
             let (sub_map, key) = shown(key);
-            let whose = if sub_map.is_empty() { "" } else { " of the sub-map" };
+            let whose = match sub_map {
+                "" => String::new(),
+                name => format!(" of the sub-map '{name}'"),
+            };
             let message =
                 format!("the condition on key '{key}'{whose} does not hold: nothing was changed");
             let metadata = [("key", key.to_owned()), ("sub_map", sub_map.to_owned())];
