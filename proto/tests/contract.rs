@@ -275,8 +275,6 @@ const UNARY_ONLY: &[(&str, &str)] = &[
     ("InvocationService.GetInvocation", "for operators: no turn decides by it"),
     ("InvocationService.ListInvocations", "for operators: no turn decides by it"),
     ("InvocationService.ListDeadLetters", "for operators: no turn decides by it"),
-    ("ActorStateService.ListSubMap", "not there yet"),
-    ("ActorStateService.GetSubMapSize", "not there yet"),
     ("SystemService.GetInfo", "for operators: no turn decides by it"),
     ("SystemService.ListNodes", "for operators: no turn decides by it"),
     ("SystemService.ListActors", "for operators: no turn decides by it"),

@@ -55,7 +55,7 @@ pub enum Written {
     },
 }
 
-/// Some keys of the application's state, in byte order.
+/// Some keys of the application's state, or of a sub-map of an actor's, in byte order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Page {
     /// Keys with their values.
@@ -214,10 +214,7 @@ impl ApplicationState {
         else {
             return Err(CallError::mismatch("state_list"));
         };
-        let entries = answer.entries.into_iter();
-        let entries = entries.map(|e| (e.key, Payload::from_proto(e.value))).collect();
-        let next = Some(answer.next_page_token).filter(|token| !token.is_empty());
-        Ok(Page { entries, next })
+        Ok(Page::from_proto(answer.entries, answer.next_page_token))
     }
 
     async fn set_by(&self, write: Write) -> Result<Etag, CallError> {
@@ -281,6 +278,15 @@ impl Write {
     fn into_delete(self, request_id: String) -> Result<proto::DeleteRequest, CallError> {
         let (key, etag) = (checked(&self.key)?, condition(self.etag)?);
         Ok(proto::DeleteRequest { key, etag, request_id })
+    }
+}
+
+// === impl Page ===
+
+impl Page {
+    pub(crate) fn from_proto(entries: Vec<proto::StateEntry>, next_page_token: String) -> Self {
+        let entries = entries.into_iter().map(|e| (e.key, Payload::from_proto(e.value))).collect();
+        Self { entries, next: Some(next_page_token).filter(|token| !token.is_empty()) }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::context::sealed::Origin;
 use crate::context::{Nested, Root, Source};
 use crate::error::{ApplicationError, CallError};
 use crate::reminder::Reminders;
+use crate::state::{SubMapReader, View};
 use crate::stream::{Answer, Operation, Reply};
 
 /// A service, as seen by one caller. `S` is [`Root`] for a client, [`Nested`](crate::Nested) in a
@@ -236,29 +237,35 @@ impl ActorRef<Root> {
     /// # Errors
     /// The sidecar's, or [`CallError::Codec`] if the value is none of `T`.
     pub async fn committed<T: Decode>(&self, key: &str) -> Result<Option<T>, CallError> {
-        let actor = proto::ActorTarget { r#type: self.actor_type.clone(), id: self.id.clone() };
-        let (turn_token, keys) = (String::new(), vec![crate::state::checked(key)?]);
-        let request = proto::ActorStateServiceGetRequest { turn_token, keys, actor: Some(actor) };
-        match self.origin.0.request(Operation::ActorStateGet(request)).await? {
-            Answer::ActorStateGet(mut answer) => {
-                let value = answer.entries.remove(key);
-                Ok(value.map(|p| T::decode(Payload::from_proto(Some(p)))).transpose()?)
-            }
-            _ => Err(CallError::mismatch("actor_state_get")),
-        }
+        self.view().get_own(key).await
     }
 
-    /// The committed state of the actor, from outside its turns: every key.
+    /// The committed state of the actor, from outside its turns: every key of its own.
     ///
     /// # Errors
     /// Any that says the sidecar could not do it.
     pub async fn committed_state(&self) -> Result<BTreeMap<String, Payload>, CallError> {
+        self.view().get_all_own().await
+    }
+
+    /// A sub-map of the committed state of the actor, from outside its turns. It need not exist.
+    ///
+    /// ```no_run
+    /// # async fn f(client: kar_sdk::Client) -> Result<(), kar_sdk::CallError> {
+    /// let stock = client.actor("Shop", "corner").committed_sub_map("stock");
+    /// let apples: Option<u32> = stock.get("apples").await?;
+    /// let first = stock.entries().up_to(10).await?;
+    /// # let _ = (apples, first);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn committed_sub_map(&self, name: impl Into<String>) -> SubMapReader<'static> {
+        SubMapReader::new(self.view(), name.into())
+    }
+
+    fn view(&self) -> View<'static> {
         let actor = proto::ActorTarget { r#type: self.actor_type.clone(), id: self.id.clone() };
-        let request = proto::GetAllRequest { turn_token: String::new(), actor: Some(actor) };
-        match self.origin.0.request(Operation::ActorStateGetAll(request)).await? {
-            Answer::ActorStateGetAll(all) => Ok(crate::state::payloads(all.entries)),
-            _ => Err(CallError::mismatch("actor_state_get_all")),
-        }
+        View::Committed(self.origin.0.handle().clone(), actor)
     }
 }
 

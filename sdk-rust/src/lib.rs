@@ -98,8 +98,9 @@
 //! # Map
 //!
 //! [`Kar`], [`Client`]: connecting and asking · [`Host`]: hosting · [`Caller`], [`InTurn`], [`ReadsState`],
-//! [`WritesState`]: capabilities of contexts · [`Call`]: calls on their way · [`StateWriter`], [`ApplicationState`]:
-//! state, [`Write`]: changes of it · [`RetryPolicy`]: of methods and calls · [`Reminders`]: invocations at due times ·
+//! [`WritesState`]: capabilities of contexts · [`Call`]: calls on their way · [`StateWriter`], [`SubMapWriter`],
+//! [`ApplicationState`]: state, [`Write`]: changes of it · [`RetryPolicy`]: of methods and calls · [`Reminders`]:
+//! invocations at due times ·
 //! [`Topic`], [`NewEvent`], [`Subscription`], [`Event`], [`Consumer`]: events · [`TopologyWatch`]: who is there ·
 //! [`Operator`], [`Listing`]: what is unfinished, dead letters, handing over · [`CallError`], [`Error`]: errors ·
 //! [`limits`]: every bound.
@@ -152,6 +153,6 @@ pub use operator::{
     InvocationState, InvocationTarget, InvocationView, LeftOut, Listing, Operator, SidecarInfo,
 };
 pub use reminder::{CatchUp, Recurs, Reminder, Reminders, Scheduled};
-pub use state::{StateReader, StateWriter};
+pub use state::{StateReader, StateWriter, SubMapEntries, SubMapReader, SubMapWriter};
 pub use topology::{Topology, TopologyNode, TopologyWatch};
 pub use transport::{ENV_PORT, ENV_SOCKET, ENV_TOKEN};

@@ -30,6 +30,7 @@ use kar_core::record::{
 };
 use kar_core::reminder::{CatchUp, Remind, Reminder, ReminderChange};
 use kar_core::schedule::Schedule;
+use kar_core::select::{KeyRange, Select, Selected};
 use kar_core::snapshot::{NamedSnapshot, SnapshotKey, SnapshotProof};
 use kar_core::subscription::{
     Instance, Subscription, SubscriptionAsk, SubscriptionChange, SubscriptionCommand,
@@ -603,6 +604,20 @@ fn records() -> BTreeMap<String, Record> {
     let unmarked = Op::Attempt { uuid: uuid(1), attempt: 1, ended: None, unmarked: true };
     let unmarked = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![unmarked] };
     records.insert("attempt-unmarked".to_owned(), unmarked);
+    let ranges = [("a", Some("b")), ("\0m\0", None)].map(|(from, to)| {
+        StateOp::RemoveRange(KeyRange { from: from.into(), to: to.map(Into::into) })
+    });
+    let segment = Segment { state: ranges.to_vec(), ..Segment::default() };
+    let ranges = Op::Progress {
+        uuid: uuid(1),
+        attempt: 2,
+        segment,
+        settled: vec![],
+        steps: vec![],
+        shared: false,
+    };
+    let ranges = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![ranges] };
+    records.insert("ranges-removed".to_owned(), ranges);
     let full = complete(Outcome::Refused(Refusal::PartitionBytesFull), Some(brief()));
     let full = Record::Batch { epoch: 3, seq: 1, time: 0, ops: vec![full] };
     records.insert("refused-partition-bytes".to_owned(), full);
@@ -797,15 +812,28 @@ fn messages() -> Vec<Message> {
         direct(bound(DIRECT_CONCURRENCY)),
         direct(bound("direct_bytes_max")),
     ];
-    for keys in [None, Some(vec![]), Some(vec!["a".into(), "b".into()])] {
+    let range = KeyRange { from: "a".into(), to: Some("b".into()) };
+    for select in [
+        Select::all(),
+        Select::Range(range.clone()),
+        Select::Keys(vec![]),
+        Select::Keys(vec!["a".into(), "b".into()]),
+        Select::Page { range: range.clone(), entries: 7, bytes: 1 << 20 },
+        Select::Page { range: KeyRange::all(), entries: 1, bytes: usize::MAX },
+        Select::Count(range),
+    ] {
         let (partition, actor) = (to.clone(), "alice".into());
-        messages.push(Message::Read { request: RequestId(6), partition, actor, keys });
+        messages.push(Message::Read { request: RequestId(6), partition, actor, select });
     }
     let state = BTreeMap::from([("a".into(), payload("1")), ("b".into(), Payload::default())]);
     messages.extend(
         [
-            ReadResult::State(BTreeMap::new()),
-            ReadResult::State(state),
+            ReadResult::State(Selected::Entries(BTreeMap::new())),
+            ReadResult::State(Selected::Entries(state.clone())),
+            ReadResult::State(Selected::Page { entries: state.clone(), more: true }),
+            ReadResult::State(Selected::Page { entries: state, more: false }),
+            ReadResult::State(Selected::Count(0)),
+            ReadResult::State(Selected::Count(7)),
             ReadResult::TooLong(100),
             ReadResult::NotOwner(hint),
         ]

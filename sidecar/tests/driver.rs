@@ -12,6 +12,7 @@ use kar_core::ids::{Epoch, InvocationId, Kind, NodeId, Offset, PartitionId, Prop
 use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{ActorOps, Mode, Payload, Target};
 use kar_core::limits::Limits;
+use kar_core::select::Select;
 use kar_core::snapshot::{Snapshot, SnapshotKey};
 
 /// A hub that does not answer.
@@ -118,7 +119,8 @@ fn when_the_node_is_replaced_requests_that_changed_nothing_go_on() {
     ask(&driver, &answers, "sent", call("known"));
     ask(&driver, &answers, "parked", call("unknown"));
     ask(&driver, &answers, "await", Operation::Await { invocation: started() });
-    let read = Operation::StateOf { kind: Kind::actor("a"), actor: "x".into(), keys: None };
+    let read =
+        Operation::StateOf { kind: Kind::actor("a"), actor: "x".into(), select: Select::all() };
     ask(&driver, &answers, "read", read);
     let answered = || answers.lock().expect("nobody panics").keys().copied().collect::<Vec<_>>();
     assert_eq!(answered(), [] as [&str; 0]);

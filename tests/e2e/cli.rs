@@ -4,6 +4,10 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
+use kar_proto::v1::state_change::Change;
+use kar_proto::v1::{StateChange, SubMapEntry, SubMapKey};
+use kar_tests::component::{Component, hello};
+use kar_tests::grpc::json as payload;
 use kar_tests::world::{READY_LIMIT, capture};
 use kar_tests::{NodeOptions, World, process, test, wait};
 use rustix::process::Signal;
@@ -127,6 +131,60 @@ fn an_actors_committed_state_is_shown() {
             shown.code == 0 && parsed(&shown.stdout).to_string().contains("count"),
             "{shown:?}"
         );
+    });
+}
+
+#[test]
+fn an_actors_sub_map_is_listed_by_all_its_pages() {
+    const COUNT: usize = 1_203;
+    test(async {
+        let world = World::new("submap");
+        let node = world.bare("host").await;
+        let client = node.client().await;
+        let mut host = Component::connect(&client, hello(&[], &["A"])).await.expect("welcome");
+        let caller = client.clone();
+        let call = tokio::spawn(async move { caller.call(("A", "1"), "m", &json!(null)).await });
+        let turn = host.next_turn().await;
+        turn.set(&[("own", json!(1))]).await.expect("buffered");
+        let set = |n: usize| {
+            let key = Some(SubMapKey { sub_map: "stock".into(), key: format!("k{n:04}") });
+            let entry = SubMapEntry { key, value: Some(payload(&json!({ "n": n }))) };
+            StateChange { change: Some(Change::SetInSubMap(entry)) }
+        };
+        turn.apply((0..COUNT).rev().map(set).collect()).await.expect("buffered");
+        turn.finish(&json!(null)).await;
+        call.await.expect("no panic").expect("answered").expect("no error");
+
+        let of = async |words: &[&str]| {
+            let words = [&["A", "1"], words].concat();
+            world.kar_here("state actor", &words).await
+        };
+        let listed = of(&["--sub-map", "stock", "-o", "json"]).await;
+        let row = |n: usize| json!({ "key": format!("k{n:04}"), "value": { "n": n } });
+        assert_eq!((listed.code, listed.stderr.as_str()), (0, ""));
+        let rows: Value = (0..COUNT).map(row).collect();
+        assert!(parsed(&listed.stdout) == rows, "not each one, in order: {}", listed.stdout);
+        let table = of(&["--sub-map", "stock"]).await;
+        let lines: Vec<Vec<_>> =
+            table.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!((table.code, lines.len()), (0, 1 + COUNT), "{}", table.stderr);
+        assert_eq!(
+            (&lines[0][..], &lines[1][..]),
+            (&["KEY", "VALUE"][..], &["k0000", r#"{"n":0}"#][..])
+        );
+        // The actor's own keys are apart.
+        let own = of(&["-o", "json"]).await;
+        assert_eq!((own.code, parsed(&own.stdout)), (0, json!({ "own": 1 })), "{own:?}");
+        let none = of(&["--sub-map", "own"]).await;
+        assert_eq!((none.code, none.stdout.as_str()), (0, ""), "{none:?}");
+        assert!(none.stderr.contains("A 1 has no sub-map 'own'"), "{none:?}");
+        let none = of(&["--sub-map", "own", "-o", "json"]).await;
+        assert_eq!((none.code, none.stdout.trim()), (0, "[]"), "{none:?}");
+        for name in [String::new(), "k".repeat(513)] {
+            let wrong = of(&["--sub-map", &name]).await;
+            assert_eq!((wrong.code, wrong.stdout.as_str()), (2, ""), "{wrong:?}");
+            assert!(wrong.stderr.contains("sub_map"), "{wrong:?}");
+        }
     });
 }
 

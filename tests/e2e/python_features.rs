@@ -88,6 +88,11 @@ fn the_applications_state_is_written_together_and_for_a_time() {
 }
 
 #[test]
+fn an_actors_sub_maps_are_written_with_its_turns_and_read_by_pages() {
+    test(case("maps", &[]));
+}
+
+#[test]
 fn direct_calls_go_past_all_logs_and_are_made_once() {
     test(case("directs", &[]));
 }

@@ -5,6 +5,7 @@ mod life;
 mod services;
 mod shut_down;
 mod stage;
+mod sub_maps;
 mod turns;
 mod unknown;
 

@@ -82,6 +82,7 @@ fn keys_are_read_from_outside_by_name_too() {
             turn_token: turn_token.into(),
             keys: vec!["count".into(), "other".into()],
             actor: actor.clone(),
+            ..Default::default()
         };
         let mut state = client.actor_state();
         let found = state.get(get("", &actor)).await.expect("read").into_inner().entries;

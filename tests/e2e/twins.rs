@@ -7,8 +7,8 @@ use kar_proto::v1::{
     CancelRequest, CancelResult, ContainsRequest, DeleteRequest, DeliveryMode,
     DiscardDeadLetterRequest, FlushRequest, GetAllRequest, GetSubMapSizeRequest, InvokeRequest,
     ListRequest, ListSubMapRequest, RedriveDeadLetterRequest, ResumeRequest, SetRequest,
-    StartRequest, StateChange, StateEntry, StateServiceGetRequest, TellRequest, TransactRequest,
-    state_change,
+    StartRequest, StateChange, StateEntry, StateServiceGetRequest, SubMapEntry, SubMapKey,
+    TellRequest, TransactRequest, state_change,
 };
 use kar_tests::component::{Component, hello, service};
 use kar_tests::errors::assert_error;
@@ -170,14 +170,14 @@ fn actor_state_is_the_same_on_both_ways() {
         let get = ActorStateServiceGetRequest {
             turn_token: turn.token.clone(),
             keys: vec!["s".into(), "absent".into()],
-            actor: None,
+            ..Default::default()
         };
         let entries = unary.get(get).await.expect("read").into_inner().entries;
         assert_eq!(entries.keys().collect::<Vec<_>>(), ["s"]);
         let contains = |key: &str| ContainsRequest {
             turn_token: turn.token.clone(),
             key: key.into(),
-            actor: None,
+            ..Default::default()
         };
         assert!(unary.contains(contains("u")).await.expect("read").into_inner().exists);
         let answer = turn.handle.request(Operation::ActorStateContains(contains("nope"))).await;
@@ -187,10 +187,43 @@ fn actor_state_is_the_same_on_both_ways() {
         assert_eq!(twin.entries.values().map(value).collect::<Vec<_>>().len(), 2);
         let answer = turn.handle.request(Operation::ActorStateGetAll(all)).await.expect("read");
         assert_eq!(answer, Answer::ActorStateGetAll(twin));
+        // Sub-maps, and what belongs to them only.
+        for (sub_map, key, new) in [("m", "b", 3), ("m", "a", 4), ("n", "a", 5)] {
+            unary.apply(apply_in(&turn, (sub_map, key), new)).await.expect("buffered");
+        }
+        let list = |sub_map: &str, page_size, page_token: &str| ListSubMapRequest {
+            turn_token: turn.token.clone(),
+            sub_map: sub_map.into(),
+            page_size,
+            page_token: page_token.into(),
+            ..Default::default()
+        };
+        let first = unary.list_sub_map(list("m", 1, "")).await.expect("read").into_inner();
+        assert_eq!((&*first.entries[0].key, &*first.next_page_token), ("a", "a"));
+        let next = Operation::ActorStateListSubMap(list("m", 1, &first.next_page_token));
+        let answer = turn.handle.request(next).await.expect("read");
+        let Answer::ActorStateListSubMap(rest) = answer else { panic!("{answer:?}") };
+        assert_eq!((&*rest.entries[0].key, &*rest.next_page_token), ("b", ""));
+        let size = |sub_map: &str| GetSubMapSizeRequest {
+            turn_token: turn.token.clone(),
+            sub_map: sub_map.into(),
+            ..Default::default()
+        };
+        let counted = unary.get_sub_map_size(size("m")).await.expect("read").into_inner();
+        assert_eq!(counted.size, 2);
+        let answer = turn.handle.request(Operation::ActorStateSubMapSize(size("none"))).await;
+        assert!(matches!(answer, Ok(Answer::ActorStateSubMapSize(s)) if s.size == 0));
         unary.flush(FlushRequest { turn_token: turn.token.clone() }).await.expect("flushed");
         turn.finish(&json!(null)).await;
         call.await.expect("no panic").expect("answered").expect("no error");
     });
+}
+
+fn apply_in(turn: &Turn, (sub_map, key): (&str, &str), new: i64) -> ApplyRequest {
+    let key = SubMapKey { sub_map: sub_map.into(), key: key.into() };
+    let entry = SubMapEntry { key: Some(key), value: Some(bytes(&json!(new))) };
+    let change = StateChange { change: Some(state_change::Change::SetInSubMap(entry)) };
+    ApplyRequest { turn_token: turn.token.clone(), changes: vec![change] }
 }
 
 fn apply(turn: &Turn, key: &str, new: i64) -> ApplyRequest {
@@ -211,20 +244,5 @@ fn errors_are_the_same_on_both_ways() {
         assert_eq!(unary.message(), twin.message());
         let field = |status| kar_tests::errors::metadata(status, "field");
         assert_eq!((field(&unary), field(&twin)), ("service".into(), "service".into()));
-    });
-}
-
-#[test]
-fn what_is_not_implemented_says_so() {
-    test(async {
-        let (_world, _node, client, _stream) = echo().await;
-        let not = |status, operation: &str| {
-            let status = assert_error::<()>(Err(status), Code::Unimplemented, "NOT_IMPLEMENTED");
-            assert_eq!(kar_tests::errors::metadata(&status, "operation"), operation);
-        };
-        let answer = client.actor_state().list_sub_map(ListSubMapRequest::default()).await;
-        not(answer.expect_err("not yet"), "ActorStateService.ListSubMap");
-        let answer = client.actor_state().get_sub_map_size(GetSubMapSizeRequest::default()).await;
-        not(answer.expect_err("not yet"), "ActorStateService.GetSubMapSize");
     });
 }

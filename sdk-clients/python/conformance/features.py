@@ -8,12 +8,11 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta, timezone
-from typing import Any, TypeVar
+
+from looking import fails, until
+from maps import Shelf, maps
 
 import kar
-
-E = TypeVar("E", bound=Exception)
-T = TypeVar("T")
 
 LIMIT = 60.0
 """Longest time that a case may take, seconds."""
@@ -252,24 +251,6 @@ class Poison(kar.Actor):
         if not os.path.exists(cure):
             os._exit(1)
         return self.turn.attempt
-
-
-async def fails(error: type[E], what: Awaitable[Any]) -> E:
-    """The error that something raises."""
-    try:
-        await what
-    except error as raised:
-        return raised
-    raise AssertionError(f"no {error.__name__}")
-
-
-async def until(what: str, look: Callable[[], Awaitable[T | None]]) -> T:
-    """Looks until there is something; the case's limit is its bound."""
-    while True:
-        found = await look()
-        if found is not None:
-            return found
-        await asyncio.sleep(0.01)
 
 
 async def queued(client: kar.Client, id: str, count: int) -> None:
@@ -606,6 +587,7 @@ CASES: dict[str, Callable[[kar.Client], Awaitable[None]]] = {
     "operators": operators,
     "directs": directs,
     "states": states,
+    "maps": maps,
 }
 
 
@@ -624,7 +606,7 @@ async def main(case: str) -> None:
         if case in CLIENTS:
             async with kar.connect() as client:
                 return await CLIENTS[case](client)
-        host = kar.Host(Walker, Walk, Cell, Clock, Desk)
+        host = kar.Host(Walker, Walk, Cell, Clock, Desk, Shelf)
         await host.start()
         await CASES[case](host.client)
         host.shutdown()

@@ -41,6 +41,9 @@ pub(super) fn is_repeatable(operation: &Operation) -> bool {
         | Operation::RedriveSubscription(_) => true,
         Operation::ActorStateGet(read) => read.turn_token.is_empty(),
         Operation::ActorStateGetAll(read) => read.turn_token.is_empty(),
+        Operation::ActorStateContains(read) => read.turn_token.is_empty(),
+        Operation::ActorStateListSubMap(list) => list.turn_token.is_empty(),
+        Operation::ActorStateSubMapSize(size) => size.turn_token.is_empty(),
         Operation::ReminderList(list) => list.turn_token.is_empty(),
         Operation::StateSet(set) => !set.request_id.is_empty(),
         Operation::StateDelete(delete) => !delete.request_id.is_empty(),
@@ -55,7 +58,33 @@ pub(super) fn is_repeatable(operation: &Operation) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use kar_proto::v1 as proto;
+
     use super::*;
+
+    #[test]
+    fn what_reads_the_state_of_actors_is_repeatable_outside_turns() {
+        let reads = |token: &str| {
+            let turn_token = token.to_owned();
+            let get = proto::ActorStateServiceGetRequest {
+                turn_token: turn_token.clone(),
+                ..Default::default()
+            };
+            let contains =
+                proto::ContainsRequest { turn_token: turn_token.clone(), ..Default::default() };
+            let list =
+                proto::ListSubMapRequest { turn_token: turn_token.clone(), ..Default::default() };
+            let size = proto::GetSubMapSizeRequest { turn_token, ..Default::default() };
+            [
+                Operation::ActorStateGet(get),
+                Operation::ActorStateContains(contains),
+                Operation::ActorStateListSubMap(list),
+                Operation::ActorStateSubMapSize(size),
+            ]
+        };
+        assert!(reads("").iter().all(is_repeatable));
+        assert!(!reads("t1").iter().any(is_repeatable));
+    }
 
     #[test]
     fn shares_leave_room_for_what_calls_wait_for() {

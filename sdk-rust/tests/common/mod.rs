@@ -4,6 +4,7 @@
 #![allow(dead_code)] // Each test binary uses its part.
 #![allow(clippy::unwrap_used)] // All of this is test code.
 
+mod actor_state;
 mod invocations;
 mod state;
 mod system;
@@ -166,9 +167,12 @@ impl Fake {
         self.lock().streams.values().map(|s| s.hello.clone()).collect()
     }
 
+    /// The committed keys of an actor's own.
     pub(crate) fn actor_keys(&self, actor_type: &str, id: &str) -> Vec<String> {
         let actor = (actor_type.to_owned(), id.to_owned());
-        self.lock().actors.get(&actor).map(|s| s.keys().cloned().collect()).unwrap_or_default()
+        let world = self.lock();
+        let places = world.actors.get(&actor).into_iter().flat_map(|entries| entries.keys());
+        places.filter(|(sub_map, _)| sub_map.is_empty()).map(|(_, key)| key.clone()).collect()
     }
 
     pub(crate) fn streams(&self) -> usize {

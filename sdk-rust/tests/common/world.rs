@@ -13,6 +13,7 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use super::actor_state::{Entries, Overlay};
 use super::system::{Operators, Watchers};
 
 pub(super) type Responses = mpsc::UnboundedSender<Result<proto::ConnectResponse, Status>>;
@@ -31,7 +32,7 @@ pub(super) struct World {
     pub(super) turns: HashMap<String, TurnState>,
     pub(super) waiting: VecDeque<Invocation>,
     pub(super) busy: HashMap<Actor, VecDeque<Invocation>>,
-    pub(super) actors: HashMap<Actor, BTreeMap<String, proto::Payload>>,
+    pub(super) actors: HashMap<Actor, Entries>,
     pub(super) state: BTreeMap<String, proto::Payload>,
     pub(super) started: HashMap<String, Option<Outcome>>,
     pub(super) awaiting: Vec<(String, Origin)>,
@@ -75,7 +76,7 @@ pub(super) struct Invocation {
 pub(super) struct TurnState {
     pub(super) stream: u64,
     pub(super) invocation: Invocation,
-    pub(super) overlay: BTreeMap<String, Option<proto::Payload>>,
+    pub(super) overlay: Overlay,
     pub(super) cancelled: bool,
 }
 pub(super) fn send(stream: &StreamState, frame: ToComponent) {
@@ -84,10 +85,19 @@ pub(super) fn send(stream: &StreamState, frame: ToComponent) {
 }
 
 pub(super) fn status(code: tonic::Code, reason: &str) -> Answer {
+    let limit = ("limit".to_owned(), "segment-bytes-max".to_owned());
+    status_with(code, reason, HashMap::from([limit]))
+}
+
+pub(super) fn status_with(
+    code: tonic::Code,
+    reason: &str,
+    metadata: HashMap<String, String>,
+) -> Answer {
     let info = tonic_types::pb::ErrorInfo {
         reason: reason.to_owned(),
         domain: "kar".to_owned(),
-        metadata: HashMap::from([("limit".to_owned(), "segment-bytes-max".to_owned())]),
+        metadata,
     };
     let any = prost_types::Any {
         type_url: "type.googleapis.com/google.rpc.ErrorInfo".to_owned(),

@@ -11,6 +11,7 @@ mod forget;
 mod life;
 mod operator;
 mod steps;
+mod sub_maps;
 mod topology;
 mod turns;
 

@@ -20,6 +20,7 @@ use crate::message::{Controlled, Message};
 use crate::record::Record;
 use crate::reminder::Reminder;
 use crate::schedule::ScheduleError;
+use crate::select::Selected;
 use crate::snapshot::{Snapshot, SnapshotFault, SnapshotKey};
 use crate::subscription::{FetchId, SubscriptionError, SubscriptionView};
 
@@ -343,8 +344,8 @@ pub enum Response {
         /// The invocation.
         invocation: InvocationId,
     },
-    /// Keys read; those absent are missing.
-    State(BTreeMap<Arc<str>, Payload>),
+    /// What was read of an actor's state.
+    State(Selected),
     /// The value of a durable step: the one given, or the one recorded before it.
     Step(Payload),
     /// Something was done to an invocation.
@@ -400,6 +401,9 @@ pub enum RequestError {
     /// The key names another step of the invocation, or a call with it is under way: choose a key for each step.
     #[error("step key '{0}' is in use for another step of this invocation: give each step its own")]
     StepKeyReused(Arc<str>),
+    /// A condition among changes to an actor's state does not hold: none of them was made.
+    #[error("the condition on key '{0}' does not hold: nothing was changed")]
+    ConditionFailed(Arc<str>),
     /// A method that is registered as shared asked for a change of its actor's state.
     #[error("a shared method only reads its actor's state: register it as exclusive")]
     SharedTurn,

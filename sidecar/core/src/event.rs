@@ -10,12 +10,13 @@ use crate::ids::{
     SessionId, TopicPartition, TurnToken,
 };
 use crate::inbox::{InboxEntry, InboxId};
-use crate::invocation::{Outcome, Payload, RetryPolicy, StateOp, Target};
+use crate::invocation::{Outcome, Payload, RetryPolicy, StateCondition, StateOp, Target};
 use crate::keys::RequestKey;
 use crate::message::{Control, Message};
 use crate::record::{Record, RecordedStep};
 use crate::reminder::CatchUp;
 use crate::schedule::Schedule;
+use crate::select::Select;
 use crate::snapshot::{Snapshot, SnapshotFault, SnapshotKey, SnapshotProof};
 use crate::subscription::{FetchId, FetchResult, SubscriptionChange, SubscriptionSpec};
 
@@ -419,28 +420,31 @@ pub enum Operation {
         /// What.
         control: Control,
     },
-    /// Reads keys of the turn's actor, own unflushed writes included; all of them if `keys` is `None`.
+    /// Reads of the state of the turn's actor, own unflushed writes included.
     StateRead {
         /// The turn.
         turn: TurnToken,
-        /// Which keys.
-        keys: Option<Vec<Arc<str>>>,
+        /// What of it.
+        select: Select,
     },
-    /// Reads an actor's committed state from outside its turns (section 18, decision 9); all keys if `keys` is `None`.
+    /// Reads an actor's committed state from outside its turns (section 18, decision 9).
     StateOf {
         /// The actor type.
         kind: Kind,
         /// The instance.
         actor: Arc<str>,
-        /// Which keys.
-        keys: Option<Vec<Arc<str>>>,
+        /// What of it.
+        select: Select,
     },
-    /// Buffers changes to the state of the turn's actor (P5).
+    /// Buffers changes to the state of the turn's actor (P5), all of them or, if a bound is hit or a condition does not
+    /// hold, none.
     StateApply {
         /// The turn.
         turn: TurnToken,
         /// In order.
         ops: Vec<StateOp>,
+        /// What must hold among them.
+        conditions: Vec<StateCondition>,
     },
     /// Publishes events with the turn's segment (P5), all of them or, if a bound is hit, none.
     Publish {

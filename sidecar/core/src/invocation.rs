@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::events::EventOrigin;
 use crate::ids::{Kind, Millis, PartitionId, Uuid};
 use crate::reminder::Remind;
+use crate::select::KeyRange;
 use crate::subscription::{SubscriptionCommand, SubscriptionFence};
 
 /// Application bytes with their content type; the core never looks inside.
@@ -190,8 +191,21 @@ pub enum StateOp {
         /// Key.
         key: Arc<str>,
     },
+    /// Removes every key of a range.
+    RemoveRange(KeyRange),
     /// Removes every key.
     Clear,
+}
+
+/// What must hold of a key, as the turn sees it, for changes to its actor's state to be made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StateCondition {
+    /// How many of the changes come before it; conditions are in this order.
+    pub after: usize,
+    /// Key.
+    pub key: Arc<str>,
+    /// The value that it must have; absent: it must be absent.
+    pub value: Option<Payload>,
 }
 
 /// State operations of one actor.

@@ -37,6 +37,7 @@ pub mod probe;
 pub mod record;
 pub mod reminder;
 pub mod schedule;
+pub mod select;
 pub mod snapshot;
 pub mod subscription;
 pub mod trouble;

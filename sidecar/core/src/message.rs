@@ -1,7 +1,6 @@
 //! What nodes tell each other (the peer plane). Drivers convert these types to `kar.peer.v1` and back. Routes are FIFO
 //! connections (rule C3); everything may be lost with its connection, and is then asked for again.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ids::{Epoch, Kind, NodeId, Number, PartitionId, RequestId, Sender, Uuid};
@@ -10,6 +9,7 @@ use crate::limits::LimitHit;
 use crate::node::{DeadLetterView, InvocationView};
 use crate::probe::{Climb, Confirm, Probe};
 use crate::reminder::Reminder;
+use crate::select::{Select, Selected};
 use crate::subscription::SubscriptionView;
 
 /// A message from one node to another.
@@ -168,8 +168,8 @@ pub enum Message {
         partition: PartitionId,
         /// The instance.
         actor: Arc<str>,
-        /// Which keys; all of them if absent.
-        keys: Option<Vec<Arc<str>>>,
+        /// What of it.
+        select: Select,
     },
     /// Asks the owner for the committed reminders of an actor. Not an obligation: asked again until answered, by
     /// `ReadDone`.
@@ -363,8 +363,8 @@ pub enum AwaitResult {
 /// What an owner says of an actor's state or reminders, or of subscriptions.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReadResult {
-    /// The keys that exist, as committed.
-    State(BTreeMap<Arc<str>, Payload>),
+    /// What was asked for, as committed.
+    State(Selected),
     /// Its reminders, as committed, by id.
     Reminders(Vec<Arc<Reminder>>),
     /// Subscriptions, as committed, by name.

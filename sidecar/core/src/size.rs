@@ -353,6 +353,9 @@ impl StateOp {
         let content = match self {
             Self::Set { key, value } => return entry_size(key, value),
             Self::Remove { key } => text(key),
+            Self::RemoveRange(range) => {
+                text(&range.from) + range.to.as_ref().map_or(0, |to| text(to)) + 2 * NESTED
+            }
             Self::Clear => NUMBER,
         };
         content + 2 * NESTED

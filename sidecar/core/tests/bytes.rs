@@ -74,7 +74,11 @@ fn the_longest_turn_goes_in_a_record_of_its_own_that_the_log_takes() {
     }
     let set = |bytes| vec![StateOp::Set { key: "k".into(), value: filled(bytes) }];
     let apply = |script: &mut Script, bytes| {
-        script.request(Operation::StateApply { turn: turn.token.clone(), ops: set(bytes) })
+        script.request(Operation::StateApply {
+            turn: turn.token.clone(),
+            ops: set(bytes),
+            conditions: Vec::new(),
+        })
     };
     let first = apply(&mut script, 35_000);
     assert_eq!(script.answers.remove(&first), Some(Ok(Response::Ok)));

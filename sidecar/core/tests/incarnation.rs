@@ -10,6 +10,7 @@ use kar_core::ids::{InvocationId, Kind, NodeId, PartitionId, RequestId, Sender, 
 use kar_core::invocation::{Mode, StateOp, Target};
 use kar_core::limits::Limits;
 use kar_core::message::Message;
+use kar_core::select::{Select, Selected};
 use kar_core::{Effect, Event, assign};
 
 use script::{Script, filled, text};
@@ -111,11 +112,15 @@ fn every_request_of_a_node_that_is_given_up_is_answered_or_given_back() {
         trace: "".into(),
     };
     let token = turn.token.clone();
-    let state = Operation::StateOf { kind: account(), actor: "alice".into(), keys: None };
+    let state =
+        Operation::StateOf { kind: account(), actor: "alice".into(), select: Select::all() };
     let write = vec![StateOp::Set { key: "k".into(), value: filled(1) }];
     let table = [
-        (Operation::StateRead { turn: token.clone(), keys: None }, End::Superseded),
-        (Operation::StateApply { turn: token.clone(), ops: write }, End::Superseded),
+        (Operation::StateRead { turn: token.clone(), select: Select::all() }, End::Superseded),
+        (
+            Operation::StateApply { turn: token.clone(), ops: write, conditions: Vec::new() },
+            End::Superseded,
+        ),
         (Operation::Flush { turn: token }, End::Superseded),
         (parked(&kind), End::Again),
         (Operation::Await { invocation: invocation() }, End::Again),
@@ -171,5 +176,8 @@ fn a_node_that_has_not_seen_the_membership_misses_no_kind() {
     script.advance(600);
     let answer = script.answers.remove(&awaiting);
     assert!(matches!(answer, Some(Err(RequestError::UnknownInvocation(_)))), "{answer:?}");
-    assert_eq!(script.answers.remove(&read), Some(Ok(Response::State(BTreeMap::new()))));
+    assert_eq!(
+        script.answers.remove(&read),
+        Some(Ok(Response::State(Selected::Entries(BTreeMap::new()))))
+    );
 }

@@ -11,6 +11,7 @@ use kar_core::ids::{Kind, NodeId, RequestId, SessionId};
 use kar_core::invocation::{ApplicationError, Mode, Outcome, Payload, StateOp, Target};
 use kar_core::limits::Limits;
 use kar_core::record::{Op, Record};
+use kar_core::select::{Select, Selected};
 
 use script::{Script, done, text};
 
@@ -100,21 +101,28 @@ fn state_is_seen_by_later_turns_and_dropped_with_an_error() {
         let call = script.invoke(None, Mode::Call, "alice", "set");
         let turn = script.turn("set");
         let set = StateOp::Set { key: "k".into(), value: text(value) };
-        let apply =
-            script.request(Operation::StateApply { turn: turn.token.clone(), ops: vec![set] });
+        let apply = script.request(Operation::StateApply {
+            turn: turn.token.clone(),
+            ops: vec![set],
+            conditions: Vec::new(),
+        });
         assert_eq!(script.answers.remove(&apply), Some(Ok(Response::Ok)));
-        let read = script.request(Operation::StateRead { turn: turn.token.clone(), keys: None });
+        let read = script
+            .request(Operation::StateRead { turn: turn.token.clone(), select: Select::all() });
         let seen = BTreeMap::from([("k".into(), text(value))]);
-        assert_eq!(script.answers.remove(&read), Some(Ok(Response::State(seen))));
+        assert_eq!(
+            script.answers.remove(&read),
+            Some(Ok(Response::State(Selected::Entries(seen))))
+        );
         script.finish(&turn, outcome.clone());
         assert_eq!(script.outcome(call), outcome);
     }
     let call = script.invoke(None, Mode::Call, "alice", "get");
     let turn = script.turn("get");
-    let keys = Some(vec!["k".into(), "absent".into()]);
-    let read = script.request(Operation::StateRead { turn: turn.token.clone(), keys });
+    let select = Select::Keys(vec!["k".into(), "absent".into()]);
+    let read = script.request(Operation::StateRead { turn: turn.token.clone(), select });
     let seen = BTreeMap::from([("k".into(), text("1"))]);
-    assert_eq!(script.answers.remove(&read), Some(Ok(Response::State(seen))));
+    assert_eq!(script.answers.remove(&read), Some(Ok(Response::State(Selected::Entries(seen)))));
     script.finish(&turn, done(""));
     script.outcome(call);
     script.assert_idle();
@@ -130,7 +138,8 @@ fn a_dead_host_is_replaced_and_its_turn_tried_again() {
     script.event(Event::HostUp { session: SessionId(2), offer });
     let second = script.turn("slow");
     assert_eq!((first.token.attempt, second.token.attempt), (1, 2));
-    let stale = script.request(Operation::StateRead { turn: first.token.clone(), keys: None });
+    let stale =
+        script.request(Operation::StateRead { turn: first.token.clone(), select: Select::all() });
     assert!(matches!(script.answers.remove(&stale), Some(Err(RequestError::TurnSuperseded(_)))));
     script.finish(&first, done("late"));
     assert!(script.answers.is_empty(), "a superseded turn ended the invocation");
@@ -289,7 +298,11 @@ fn no_record_and_no_write_to_the_store_is_longer_than_the_bound() {
         let mut refused = 0;
         for n in 0..100 {
             let op = StateOp::Set { key: format!("k{n}").into(), value: payload(1_000) };
-            let apply = Operation::StateApply { turn: turn.token.clone(), ops: vec![op] };
+            let apply = Operation::StateApply {
+                turn: turn.token.clone(),
+                ops: vec![op],
+                conditions: Vec::new(),
+            };
             let apply = script.request(apply);
             match script.answers.remove(&apply) {
                 Some(Ok(Response::Ok)) => assert_eq!(refused, 0),

@@ -10,6 +10,7 @@ use kar_core::event::Operation;
 use kar_core::ids::{Kind, RequestId};
 use kar_core::invocation::{Mode, StateOp};
 use kar_core::limits::Limits;
+use kar_core::select::Select;
 
 use script::{Script, done, filled};
 
@@ -25,7 +26,7 @@ fn set(key: &str, bytes: usize) -> StateOp {
 }
 
 fn apply(script: &mut Script, turn: &Turn, ops: Vec<StateOp>) -> RequestId {
-    script.request(Operation::StateApply { turn: turn.token.clone(), ops })
+    script.request(Operation::StateApply { turn: turn.token.clone(), ops, conditions: Vec::new() })
 }
 
 fn begin(script: &mut Script, actor: &str) -> (RequestId, Turn) {
@@ -188,7 +189,8 @@ fn what_an_actor_holds_in_the_store_counts_before_it_is_in_memory() {
     let fits = apply(&mut script, &turn, vec![set("c", 10)]);
     let tell = script.invoke(Some(&turn), Mode::Tell, "bob", "later");
     let flush = script.request(Operation::Flush { turn: turn.token.clone() });
-    let read = script.request(Operation::StateRead { turn: turn.token.clone(), keys: None });
+    let read =
+        script.request(Operation::StateRead { turn: turn.token.clone(), select: Select::all() });
     script.finish(&turn, done("ok"));
     assert!(script.answers.is_empty(), "in order, when its size is known: {:?}", script.answers);
     script.store_back();

@@ -11,6 +11,7 @@ use kar_core::event::{Cell, Operation};
 use kar_core::ids::{Kind, PartitionId};
 use kar_core::invocation::{Mode, Payload};
 use kar_core::limits::Limits;
+use kar_core::select::Select;
 
 use script::{Script, done, text};
 
@@ -95,7 +96,8 @@ fn a_passive_actor_is_not_read_from_a_store_that_went_back() {
     // Its acceptance is logged.
     script.advance(10);
     let turn = script.turn("get");
-    let read = script.request(Operation::StateRead { turn: turn.token.clone(), keys: None });
+    let read =
+        script.request(Operation::StateRead { turn: turn.token.clone(), select: Select::all() });
     let answer = script.answers.remove(&read);
     assert!(!matches!(answer, Some(Ok(Response::State(_)))), "served from the past: {answer:?}");
     assert_eq!(rollbacks(&script), 1);
@@ -148,7 +150,8 @@ fn a_store_that_holds_more_than_the_log_is_not_used() {
     assert!(script.notices.iter().any(|n| ahead(&n)), "{:?}", script.notices);
     let call = script.invoke(None, Mode::Call, "alice", "get");
     let turn = script.turn("get");
-    let read = script.request(Operation::StateRead { turn: turn.token.clone(), keys: None });
+    let read =
+        script.request(Operation::StateRead { turn: turn.token.clone(), select: Select::all() });
     script.advance(RECOVERED_MS);
     assert!(script.answers.is_empty(), "served from another store: {:?}", script.answers);
     // The operator puts the right one back: what was taken to be in the store is read from the log again.

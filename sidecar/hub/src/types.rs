@@ -44,6 +44,13 @@ pub enum StoreOp {
         /// The key.
         key: String,
     },
+    /// Removes every key of a range, in byte order.
+    RemoveRange {
+        /// The first one, if it exists.
+        from: String,
+        /// The first one that is not meant any more; empty: all that follow are meant.
+        to: String,
+    },
     /// Removes every key of the actor.
     Clear,
 }

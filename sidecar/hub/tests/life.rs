@@ -2,9 +2,10 @@
 
 mod common;
 
-use std::io::BufRead as _;
+use std::io::{self, BufRead as _, BufReader, Lines};
+use std::iter::MapWhile;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -161,11 +162,11 @@ async fn a_killed_hub_is_replaced_and_nothing_acknowledged_is_lost() {
 async fn a_member_that_does_not_come_back_is_dropped_after_the_grace() {
     let dir = tempfile::tempdir().unwrap();
     let mut a = node(dir.path(), "a").await;
-    let mut b = member(dir.path());
+    let mut b = Member::start(dir.path());
     a.members(&["a", "member"]).await;
     signal(Signal::STOP, hub_pid(dir.path()));
     // The hub cannot see b leave.
-    end(&mut b);
+    b.end();
     kill(hub_pid(dir.path())).await;
     a.wait(HubEvent::Reconnected).await;
     let begun = Instant::now();
@@ -179,22 +180,19 @@ async fn a_member_that_does_not_come_back_is_dropped_after_the_grace() {
 async fn a_member_whose_process_lives_may_be_slow_to_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let mut a = node(dir.path(), "a").await;
-    let (mut slow, mut dead) = (member(dir.path()), member(dir.path()));
+    let (mut slow, mut dead) = (Member::start(dir.path()), Member::start(dir.path()));
     a.members(&["a", "member", "member"]).await;
     signal(Signal::STOP, slow.id());
     signal(Signal::STOP, hub_pid(dir.path()));
-    end(&mut dead);
+    dead.end();
     kill(hub_pid(dir.path())).await;
     a.wait(HubEvent::Reconnected).await;
     a.members(&["a", "member", "member"]).await;
     // The grace is over.
     a.members(&["a", "member"]).await;
     signal(Signal::CONT, slow.id());
-    let words = std::io::BufReader::new(slow.stdout.take().unwrap());
-    let mut words = words.lines().map_while(Result::ok);
-    let first = words.next().expect("it says what it is granted");
-    let next = words.find(|word| word != "disconnected");
-    assert_eq!(next, Some(first), "it comes back under its incarnation");
+    let next = slow.words.find(|word| word != "disconnected");
+    assert_eq!(next, Some(slow.welcome.clone()), "it comes back under its incarnation");
     // Who comes back in no time is not waited for any longer than who is silent.
     signal(Signal::STOP, slow.id());
     kill(hub_pid(dir.path())).await;
@@ -202,7 +200,7 @@ async fn a_member_whose_process_lives_may_be_slow_to_come_back() {
     let begun = Instant::now();
     a.members(&["a"]).await;
     assert!(begun.elapsed() > Duration::from_millis(1_500), "{:?}", begun.elapsed());
-    end(&mut slow);
+    slow.end();
 }
 
 #[tokio::test]
@@ -222,18 +220,16 @@ async fn a_silent_client_is_struck_out_and_gets_a_new_incarnation() {
     let dir = tempfile::tempdir().unwrap();
     let mut a = node(dir.path(), "a").await;
     // A client in a process of its own, so that it can be stopped.
-    let mut b = member(dir.path());
+    let mut b = Member::start(dir.path());
     a.members(&["a", "member"]).await;
     signal(Signal::STOP, b.id());
     a.members(&["a"]).await;
     signal(Signal::CONT, b.id());
     a.members(&["a", "member"]).await;
-    let words = std::io::BufReader::new(b.stdout.take().unwrap());
-    let mut words = words.lines().map_while(Result::ok);
-    assert!(words.next().is_some_and(|word| word.starts_with("welcome")));
-    assert!(words.any(|word| word == "evicted"), "it is told that it was struck out");
-    assert!(words.next().is_some_and(|word| word.starts_with("welcome")), "a new incarnation");
-    end(&mut b);
+    assert!(b.words.any(|word| word == "evicted"), "it is told that it was struck out");
+    let next = b.words.next().expect("it goes on");
+    assert!(next.starts_with("welcome") && next != b.welcome, "a new incarnation: {next}");
+    b.end();
     a.members(&["a"]).await;
 }
 
@@ -397,12 +393,38 @@ async fn a_log_that_is_lost_alone_ends_hub_and_clients_and_the_next_ones_are_oth
 }
 
 /// A client in a process of its own, which says what it is told.
-fn member(dir: &Path) -> Child {
-    let mut command = Command::new(common::hub_program().with_file_name("member"));
-    command.arg(dir).stdout(Stdio::piped()).spawn().expect("it can be started")
+/// A line that could be read.
+type Word = fn(io::Result<String>) -> Option<String>;
+
+/// A member in a process of its own.
+struct Member {
+    process: Child,
+    /// What it said when it was taken in.
+    welcome: String,
+    /// What it says after that.
+    words: MapWhile<Lines<BufReader<ChildStdout>>, Word>,
 }
 
-fn end(member: &mut Child) {
-    member.kill().expect("it is ours");
-    member.wait().expect("it is ours");
+impl Member {
+    /// Starts one, and waits until it knows that it was taken in. The hub and others know that before: if the hub is killed
+    /// in between, what it said is lost, and the member joins as a new one.
+    fn start(dir: &Path) -> Self {
+        let mut command = Command::new(common::hub_program().with_file_name("member"));
+        let mut process =
+            command.arg(dir).stdout(Stdio::piped()).spawn().expect("it can be started");
+        let words = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let mut words = words.map_while(Result::ok as Word);
+        let welcome = words.next().expect("it says what it is granted");
+        assert!(welcome.starts_with("welcome"), "{welcome}");
+        Self { process, welcome, words }
+    }
+
+    fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn end(&mut self) {
+        self.process.kill().expect("it is ours");
+        self.process.wait().expect("it is ours");
+    }
 }

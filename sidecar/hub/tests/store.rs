@@ -113,6 +113,32 @@ async fn operations_apply_in_order_and_survive_the_hub() {
     assert!(state.iter().all(|(_, v)| *v == big));
 }
 
+/// As sub-maps are stored: U+0000 in a key is a character as any other.
+#[tokio::test]
+async fn a_range_of_keys_is_removed_in_byte_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = node(dir.path(), "a").await;
+    let removal = |actor: &str, from: &str, to: &str| {
+        let op = StoreOp::RemoveRange { from: from.into(), to: to.into() };
+        ActorOps { actor: actor.into(), ops: vec![op] }
+    };
+    let keys = ["\0m\0a", "\0m\0b", "\0mm\0a", "\0n\0a", "a", "b", "\u{10ffff}"];
+    let mut ops: Vec<_> = keys.iter().map(|key| set("x", key, "1")).collect();
+    ops.extend([set("y", "\0m\0a", "1"), removal("x", "\0m\0", "\0m\u{1}")]);
+    ops.push(set("x", "\0m\0c", "2"));
+    a.client.fence_store(log(1), 1);
+    a.client.write_store(log(1), cell(1, 0), 7, ops);
+    let keys = |state: Vec<(String, Value)>| state.into_iter().map(|(k, _)| k).collect::<Vec<_>>();
+    let (_, state) = load(&mut a, "x").await;
+    assert_eq!(keys(state), ["\0m\0c", "\0mm\0a", "\0n\0a", "a", "b", "\u{10ffff}"]);
+    let ops = vec![removal("x", "b", ""), removal("x", "\0n", "\0n"), removal("x", "b", "a")];
+    a.client.write_store(log(1), cell(1, 7), 8, ops);
+    let (_, state) = load(&mut a, "x").await;
+    assert_eq!(keys(state), ["\0m\0c", "\0mm\0a", "\0n\0a", "a"]);
+    let (_, state) = load(&mut a, "y").await;
+    assert_eq!(keys(state), ["\0m\0a"]);
+}
+
 #[tokio::test]
 async fn an_application_is_purged_when_nobody_lives() {
     let dir = tempfile::tempdir().unwrap();

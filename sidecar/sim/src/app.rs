@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kar_core::effect::{CancelReason, RequestError, Turn};
 use kar_core::event::{Event, Offer, Operation, TailCall, TurnResult};
 use kar_core::ids::{Millis, SessionId, TurnToken};
-use kar_core::invocation::{ApplicationError, Mode, Outcome, Work};
+use kar_core::invocation::{ApplicationError, Mode, Outcome, StateCondition, Work};
 use kar_core::record::RecordedStep;
 
 use crate::history::{Answer, End, Item, ItemKind, Run, Seen, Waiter};
@@ -311,6 +311,9 @@ impl World {
                     return self.push(at, Due::Step { run });
                 }
                 Step::State(op) => self.ask(run, ItemKind::State(op), Mode::Tell, None, !pipelined),
+                Step::If(key, op) => {
+                    self.ask(run, ItemKind::If(key, op), Mode::Tell, None, true);
+                }
                 Step::Read(key) => self.ask(run, ItemKind::Read(key), Mode::Tell, None, true),
                 Step::Once(key) if record.recorded.contains_key(&key) => {}
                 Step::Once(key) => self.ask(run, ItemKind::Once(key), Mode::Tell, None, true),
@@ -430,11 +433,14 @@ impl World {
         let names = &self.plan.names;
         let deadline = spec.and_then(|spec| self.nested_deadline(spec.tag));
         let operation = match &what {
-            ItemKind::State(op) => Operation::StateApply { turn, ops: vec![op.clone()] },
-            ItemKind::Read(key) => {
-                let keys = key.map(|k| vec![names.keys[k].clone()]);
-                Operation::StateRead { turn, keys }
+            ItemKind::State(op) => {
+                Operation::StateApply { turn, ops: vec![op.clone()], conditions: Vec::new() }
             }
+            ItemKind::If(key, op) => {
+                let condition = StateCondition { after: 0, key: key.clone(), value: None };
+                Operation::StateApply { turn, ops: vec![op.clone()], conditions: vec![condition] }
+            }
+            ItemKind::Read(reading) => Operation::StateRead { turn, select: reading.select(names) },
             ItemKind::Flush => Operation::Flush { turn },
             ItemKind::Remind(remind) => {
                 let Some(actor) = record.actor else { return };

@@ -8,6 +8,7 @@ use kar_core::keys::RequestKey;
 
 use crate::history::{Answer, Req, Waiter};
 use crate::plan::{ClientOp, MS, ReadOp};
+use crate::reading::Reading;
 use crate::rng::{Rng, join};
 use crate::script::{Spec, number_payload};
 use crate::world::{Due, Input, World};
@@ -174,9 +175,10 @@ impl World {
             (request.mode, answer, request.actor)
             && self.rng.chance(self.plan.profile.read_after)
         {
-            let (kind, key) = (request.kind, self.rng.chance(300).then(|| self.rng.index(3)));
+            let kind = request.kind;
+            let reading = Reading::draw(&mut self.rng, self.plan.names.keys.len(), 300);
             let (slot, at) = (self.rng.index(self.slots.len()), self.now + self.rng.range(0, MS));
-            self.push(at, Due::Read(ReadOp { at, slot, kind, actor, key }));
+            self.push(at, Due::Read(ReadOp { at, slot, kind, actor, reading }));
         }
         if self.history.reqs[req].mode != Some(Mode::Start) {
             return;
@@ -221,7 +223,7 @@ impl World {
     }
     /// A client reads an actor's state, through whichever component can.
     pub(crate) fn read_actor(&mut self, read: ReadOp) {
-        let ReadOp { at: _, slot, kind, actor, key } = read;
+        let ReadOp { at: _, slot, kind, actor, reading } = read;
         if self.slots[slot].app.session.is_none() {
             let (at, slot) = (self.now + 20 * MS, (slot + 1) % self.slots.len());
             return self.push(at, Due::Read(ReadOp { at, slot, ..read }));
@@ -240,12 +242,12 @@ impl World {
             await_by: (0, 0),
         };
         let req = self.open_request(slot, 0, &op, None);
-        self.history.reqs[req].reads = Some(key);
+        self.history.reqs[req].reads = Some(reading);
         self.say(|| format!("n{slot} client q{req} reads {read:?}"));
         let names = &self.plan.names;
-        let keys = key.map(|k| vec![names.keys[k].clone()]);
+        let select = reading.select(names);
         let (kind, actor) = (names.kinds[kind].clone(), names.actors[actor].clone());
-        let operation = Operation::StateOf { kind, actor, keys };
+        let operation = Operation::StateOf { kind, actor, select };
         self.app_says(slot, Input::Ask { waiter: Waiter::Client(req), operation });
     }
 }

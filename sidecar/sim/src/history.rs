@@ -21,6 +21,7 @@ use kar_core::subscription::FetchId;
 use crate::coverage::Coverage;
 use crate::operator::Policies;
 use crate::plan::{Names, Us};
+use crate::reading::Reading;
 use crate::remind::Remind;
 use crate::script::{Script, Spec};
 use crate::store::{Snapshots, StorePartition};
@@ -121,7 +122,9 @@ pub(crate) struct Item {
 #[derive(Clone, Debug)]
 pub(crate) enum ItemKind {
     State(StateOp),
-    Read(Option<usize>),
+    /// If this key is absent.
+    If(Arc<str>, StateOp),
+    Read(Reading),
     Tell(u64, Target),
     Call(u64, Target),
     Flush,
@@ -139,8 +142,8 @@ impl ItemKind {
     pub(crate) fn tag(&self) -> Option<u64> {
         match self {
             Self::Tell(tag, _) | Self::Call(tag, _) | Self::Tail(tag) => Some(*tag),
-            Self::State(_) | Self::Read(_) | Self::Flush | Self::Once(_) | Self::Remind(_) => None,
-            Self::Publish(_) => None,
+            Self::State(_) | Self::If(..) | Self::Read(_) | Self::Flush | Self::Once(_) => None,
+            Self::Remind(_) | Self::Publish(_) => None,
         }
     }
 }
@@ -203,8 +206,8 @@ pub(crate) struct Req {
     pub(crate) awaits: Option<kar_core::ids::InvocationId>,
     /// What is to be done to an invocation, and where.
     pub(crate) control: Option<(PartitionId, Control)>,
-    /// It reads the actor's state, or a key of it.
-    pub(crate) reads: Option<Option<usize>>,
+    /// It reads of the actor's state.
+    pub(crate) reads: Option<Reading>,
     /// A change to reminders.
     pub(crate) remind: Option<Remind>,
     /// The removal of an actor.

@@ -27,6 +27,7 @@ mod net;
 mod operator;
 mod plan;
 mod queue;
+mod reading;
 mod remind;
 mod rng;
 mod schedules;

@@ -24,7 +24,7 @@ pub struct Mutation {
 }
 
 /// All rules.
-pub const MUTATIONS: [Mutation; 115] = [
+pub const MUTATIONS: [Mutation; 116] = [
     one("compare-claim", |r| r.compare_claim = false, usual),
     one("gapless-sequence", |r| r.gapless_sequence = false, losing),
     one("drop-all-after-void", |r| r.drop_all_after_void = false, losing),
@@ -55,6 +55,7 @@ pub const MUTATIONS: [Mutation; 115] = [
     one("await-barrier", |r| r.await_barrier = false, awaited),
     one("read-barrier", |r| r.read_barrier = false, outdated),
     one("gate-reads", |r| r.gate_reads = false, usual),
+    one("state-conditions", |r| r.state_conditions = false, usual),
     one("shared-apart", |r| r.shared_apart = false, contended),
     one("deadlock-probes", |r| r.deadlock_probes = false, crossing),
     one("remember-keys", |r| r.remember_keys = false, usual),

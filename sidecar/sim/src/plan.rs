@@ -12,6 +12,7 @@ use kar_core::invocation::{Mode, Target};
 use kar_core::limits::{Limits, Rules};
 
 use crate::operator::{self, Policies};
+use crate::reading::Reading;
 use crate::remind::Remind;
 use crate::rng::{Rng, mix};
 use crate::subscribe::{self, Subscribing};
@@ -28,6 +29,8 @@ pub(crate) const MS: Us = 1000;
 
 /// Actor instances per type; with the types it must fit the lock mask's 64 bits.
 pub(crate) const ACTORS: usize = 3;
+/// Keys of an actor's state.
+const STATE_KEYS: usize = 3;
 
 /// Clients' operations and faults happen before this time.
 pub(crate) const HORIZON: Us = 2_500 * MS;
@@ -295,8 +298,7 @@ pub(crate) struct ReadOp {
     pub(crate) slot: usize,
     pub(crate) kind: usize,
     pub(crate) actor: usize,
-    /// The key; all of them if absent.
-    pub(crate) key: Option<usize>,
+    pub(crate) reading: Reading,
 }
 
 /// What lives in a slot.
@@ -383,7 +385,7 @@ impl Names {
             kinds: actors.chain(services).collect(),
             counts,
             actors: (0..ACTORS).map(|i| format!("x{i}").into()).collect(),
-            keys: (0..3).map(|i| format!("k{i}").into()).collect(),
+            keys: (0..STATE_KEYS).map(|i| format!("k{i}").into()).collect(),
             affinities: (0..2).map(|i| format!("f{i}").into()).collect(),
             method: "m".into(),
             shared_method: "r".into(),
@@ -817,7 +819,7 @@ fn draw_read(
         slot: rng.index(slots),
         kind: if hot { 0 } else { rng.index(actor_types) },
         actor: if hot { 0 } else { rng.index(ACTORS) },
-        key: rng.chance(300).then(|| rng.index(3)),
+        reading: Reading::draw(rng, STATE_KEYS, 300),
     }
 }
 

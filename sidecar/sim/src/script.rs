@@ -12,6 +12,7 @@ use kar_core::invocation::{Payload, StateOp, Target};
 
 use crate::keys;
 use crate::plan::{ACTORS, MS, Names, Profile, Us};
+use crate::reading::{self, Reading};
 use crate::remind::Remind;
 use crate::rng::{Rng, join};
 use crate::topic;
@@ -87,8 +88,10 @@ pub(crate) enum Step {
     Think(Us),
     /// A change to the actor's state.
     State(StateOp),
-    /// Reads keys; all of them for `None`.
-    Read(Option<usize>),
+    /// A change to the actor's state, if this key is absent.
+    If(Arc<str>, StateOp),
+    /// Reads of the actor's state.
+    Read(Reading),
     /// A tell.
     Tell(Target, Spec),
     /// Calls made together and waited for together; another branch of the turn does the rest beside them.
@@ -291,7 +294,12 @@ impl Writer<'_> {
             let tag = self.fresh();
             return Some(Step::Remind(Remind::draw(&mut self.rng, tag)));
         }
-        self.alone(actor)
+        match self.alone(actor) {
+            Some(Step::State(op)) if self.rng.chance(200) => {
+                Some(Step::If(self.names.keys[self.key()].clone(), op))
+            }
+            step => step,
+        }
     }
 
     /// What another branch does while calls are under way.
@@ -305,9 +313,13 @@ impl Writer<'_> {
         match self.rng.below(10) {
             0 => Some(Step::Flush),
             _ if !actor => None,
-            1..=4 => Some(Step::Read(self.rng.chance(500).then(|| self.key()))),
+            1..=4 => Some(Step::Read(Reading::draw(&mut self.rng, self.names.keys.len(), 500))),
             5 => Some(Step::State(StateOp::Remove { key: self.names.keys[self.key()].clone() })),
             6 if self.rng.chance(300) => Some(Step::State(StateOp::Clear)),
+            6 if self.rng.chance(300) => {
+                let (from, to) = (self.key(), self.rng.index(self.names.keys.len() + 1));
+                Some(Step::State(StateOp::RemoveRange(reading::range(self.names, from, to))))
+            }
             _ => {
                 let value = number_payload(self.names, self.fresh());
                 let key = self.names.keys[self.key()].clone();

@@ -70,6 +70,7 @@ pub(crate) fn apply(state: &mut Keys, op: &StateOp) {
         StateOp::Remove { key } => {
             state.remove(key);
         }
+        StateOp::RemoveRange(range) => state.retain(|key, _| !range.contains(key)),
         StateOp::Clear => state.clear(),
     }
 }

@@ -13,6 +13,7 @@ use kar_core::ids::{Epoch, Kind, NodeId, Offset, PartitionId, ProposalId};
 use kar_core::inbox::{InboxEntry, InboxId};
 use kar_core::invocation::{ActorOps, Payload, StateOp};
 use kar_core::limits::LimitHit;
+use kar_core::select::KeyRange;
 use kar_core::snapshot::{Snapshot, SnapshotKey};
 use kar_hub::{
     ClientConfig, FenceCell, HubClient, HubError, HubEvent, LogName, MemberInfo, RECORD_BYTES_MAX,
@@ -280,6 +281,10 @@ fn store_op(op: StateOp) -> StoreOp {
             StoreOp::Set { key: key.to_string(), value: value_to(value) }
         }
         StateOp::Remove { key } => StoreOp::Remove { key: key.to_string() },
+        StateOp::RemoveRange(KeyRange { from, to }) => StoreOp::RemoveRange {
+            from: from.to_string(),
+            to: to.as_deref().unwrap_or_default().to_owned(),
+        },
         StateOp::Clear => StoreOp::Clear,
     }
 }

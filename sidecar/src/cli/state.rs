@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kar_proto::v1::{
-    ActorTarget, DeleteRequest, GetAllRequest, ListRequest, SetRequest, StateServiceGetRequest,
-    TransactRequest,
+    ActorTarget, DeleteRequest, GetAllRequest, ListRequest, ListSubMapRequest, SetRequest,
+    StateEntry, StateServiceGetRequest, TransactRequest,
 };
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use super::exit::{Code, Effect, Failure, Outcome};
 use super::output::{self, Table};
 use super::payload;
 
-/// Keys asked for at a time.
+/// Keys or entries asked for at a time.
 const PAGE_SIZE: i32 = 500;
 /// Characters of a value that a table shows.
 const VALUE_CHARS_MAX: usize = 80;
@@ -60,10 +60,13 @@ pub(crate) async fn state(command: StateCommand) -> Outcome {
             with_session(&reach, "nothing was changed", async |s| list(s, prefix, output).await)
                 .await
         }
-        StateCommand::Actor { reach, kind, id, output } => {
+        StateCommand::Actor { reach, kind, id, sub_map, output } => {
             let target = ActorTarget { r#type: kind, id };
-            with_session(&reach, "nothing was changed", async |s| actor(s, target, output).await)
-                .await
+            with_session(&reach, "nothing was changed", async |session| match sub_map {
+                Some(name) => sub_map_of(session, target, name, output).await,
+                None => actor(session, target, output).await,
+            })
+            .await
         }
     }
 }
@@ -164,22 +167,58 @@ async fn delete(session: &Session, key: String, etag: Option<String>) -> Outcome
 }
 
 async fn list(session: &Session, prefix: String, format: Format) -> Outcome {
-    let mut table = Table::new(&["KEY", "VALUE"]);
     let mut entries = Vec::new();
     let mut request = ListRequest { prefix, page_size: PAGE_SIZE, page_token: String::new() };
     loop {
         let page = session.state().list(request.clone()).await.map_err(read)?.into_inner();
-        for entry in page.entries {
-            let value = entry.value.as_ref().map_or(Value::Null, payload::to_json);
-            table.row(vec![entry.key.clone(), shorten(&value.to_string())]);
-            entries.push(json!({ "key": entry.key, "value": value }));
+        entries.extend(page.entries);
+        if page.next_page_token.is_empty() {
+            return print_entries(entries, format);
         }
+        request.page_token = page.next_page_token;
+    }
+}
+
+async fn sub_map_of(
+    session: &Session,
+    actor: ActorTarget,
+    name: String,
+    format: Format,
+) -> Outcome {
+    let none = format!("{} {} has no sub-map '{name}'", actor.r#type, actor.id);
+    let mut entries = Vec::new();
+    let mut request = ListSubMapRequest {
+        turn_token: String::new(),
+        actor: Some(actor),
+        sub_map: name,
+        page_size: PAGE_SIZE,
+        page_token: String::new(),
+    };
+    loop {
+        let page = session.actor_state().list_sub_map(request.clone()).await.map_err(read)?;
+        let page = page.into_inner();
+        entries.extend(page.entries);
         if page.next_page_token.is_empty() {
             break;
         }
         request.page_token = page.next_page_token;
     }
-    output::print(format, &table, &Value::Array(entries))
+    if entries.is_empty() && format == Format::Table {
+        eprintln!("{none}");
+        return Ok(());
+    }
+    print_entries(entries, format)
+}
+
+fn print_entries(entries: Vec<StateEntry>, format: Format) -> Outcome {
+    let mut table = Table::new(&["KEY", "VALUE"]);
+    let mut rows = Vec::new();
+    for entry in entries {
+        let value = entry.value.as_ref().map_or(Value::Null, payload::to_json);
+        table.row(vec![entry.key.clone(), shorten(&value.to_string())]);
+        rows.push(json!({ "key": entry.key, "value": value }));
+    }
+    output::print(format, &table, &Value::Array(rows))
 }
 
 async fn actor(session: &Session, actor: ActorTarget, format: Format) -> Outcome {

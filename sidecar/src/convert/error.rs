@@ -14,6 +14,8 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use super::api::actor_state::shown;
+
 /// Domain of every error of KAR.
 const DOMAIN: &str = "kar";
 
@@ -101,12 +103,6 @@ pub fn protocol_violation(frame: &str, what: &str) -> Status {
     status(ErrorReason::ProtocolViolation, message, [("frame", frame.to_owned())])
 }
 
-/// This version does not do that yet.
-pub fn not_implemented(operation: &str) -> Status {
-    let message = format!("{operation} is not implemented yet");
-    status(ErrorReason::NotImplemented, message, [("operation", operation.to_owned())])
-}
-
 /// An event is not one that this version understands.
 pub fn not_understood(topic: &str, place: EventPosition, error: &dyn std::fmt::Display) -> Status {
     let message = format!(
@@ -180,6 +176,17 @@ pub fn request_error(error: &RequestError) -> Status {
         }
         RequestError::TopicGone(to) => {
             status(ErrorReason::UnknownTopic, message, [("topic", to.id.to_string())])
+        }
+        RequestError::ConditionFailed(key) => {
+            let (sub_map, key) = shown(key);
+            let whose = match sub_map {
+                "" => String::new(),
+                name => format!(" of the sub-map '{name}'"),
+            };
+            let message =
+                format!("the condition on key '{key}'{whose} does not hold: nothing was changed");
+            let metadata = [("key", key.to_owned()), ("sub_map", sub_map.to_owned())];
+            status(ErrorReason::ConditionFailed, message, metadata)
         }
         RequestError::SharedTurn => status(ErrorReason::SharedTurn, message, []),
         RequestError::StepKeyReused(key) => {

@@ -14,6 +14,7 @@ use kar_core::invocation::{
     StateOp, Work,
 };
 use kar_core::record::{AcceptInBrief, End, Op, Record, RecordedStep, Segment, Send};
+use kar_core::select::KeyRange;
 use kar_proto::log::v1 as pb;
 use prost::Message as _;
 
@@ -705,6 +706,7 @@ fn state_op_to(op: &StateOp) -> pb::StateOp {
             O::Set(pb::Set { key: owned(key), value: Some(payload_to(value)) })
         }
         StateOp::Remove { key } => O::Remove(owned(key)),
+        StateOp::RemoveRange(range) => O::RemoveRange(key_range_to(range)),
         StateOp::Clear => O::Clear(true),
     };
     pb::StateOp { op: Some(op) }
@@ -717,9 +719,19 @@ fn state_op_from(op: pb::StateOp) -> Result<StateOp, Malformed> {
             StateOp::Set { key: s.key.into(), value: payload_from(s.value.unwrap_or_default()) }
         }
         O::Remove(key) => StateOp::Remove { key: key.into() },
+        O::RemoveRange(range) => StateOp::RemoveRange(key_range_from(range)),
         O::Clear(true) => StateOp::Clear,
         O::Clear(false) => return Err(Malformed::Field("clear")),
     })
+}
+
+/// No range ends before the empty text: it says that there is no end.
+pub(super) fn key_range_to(range: &KeyRange) -> pb::KeyRange {
+    pb::KeyRange { from: owned(&range.from), to: text_to(&range.to) }
+}
+
+pub(super) fn key_range_from(range: pb::KeyRange) -> KeyRange {
+    KeyRange { from: range.from.into(), to: text_from(&range.to) }
 }
 
 /// `None` is the empty text: no actor has it as its id, and no step as its key.

@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use kar_core::ids::{Kind, NodeId, RequestId};
+use kar_core::ids::{Kind, NodeId, PartitionId, RequestId};
 use kar_core::invocation::{Mode, Owed};
 use kar_core::limits::LimitHit;
 use kar_core::message::{AwaitResult, DirectResult, Message, ReadResult};
 use kar_core::node::{DIRECT_CONCURRENCY, InvocationView, Phase};
+use kar_core::select::{Entries, KeyRange, Select, Selected};
 use kar_proto::log::v1 as log;
 use kar_proto::peer::v1 as pb;
 use pb::peer_frame::Frame;
 
 use super::log::{
-    chain_outcome_from, chain_outcome_to, invocation_from, invocation_to, outcome_from, outcome_to,
-    partition_from, partition_to, payload_from, payload_to, sender_from, sender_to, text_from,
-    text_to, uuid_from, uuid_to,
+    chain_outcome_from, chain_outcome_to, invocation_from, invocation_to, key_range_from,
+    key_range_to, outcome_from, outcome_to, partition_from, partition_to, payload_from, payload_to,
+    sender_from, sender_to, text_from, text_to, uuid_from, uuid_to,
 };
 use super::reminder::{remind_from, remind_to, reminder_from, reminder_to};
 use super::{Malformed, owned, policy, probe, shared, subscription};
@@ -117,13 +118,9 @@ pub fn message_to(message: &Message) -> pb::PeerFrame {
             uuid: uuid_to(*uuid),
         }),
         Message::Awaited { request, result } => Frame::Awaited(awaited_to(*request, result)),
-        Message::Read { request, partition, actor, keys } => Frame::Read(pb::Read {
-            request: request.0,
-            partition: Some(partition_to(partition)),
-            actor: owned(actor),
-            keys: keys.iter().flatten().map(ToString::to_string).collect(),
-            all: keys.is_none(),
-        }),
+        Message::Read { request, partition, actor, select } => {
+            Frame::Read(read_to(*request, partition, actor, select))
+        }
         Message::ListReminders { request, partition, actor } => {
             Frame::ListReminders(pb::ListReminders {
                 request: request.0,
@@ -264,12 +261,7 @@ pub fn message_from(frame: pb::PeerFrame) -> Result<Message, Malformed> {
             uuid: uuid_from(&m.uuid)?,
         },
         Frame::Awaited(m) => awaited_from(m)?,
-        Frame::Read(m) => Message::Read {
-            request: RequestId(m.request),
-            partition: partition_from(m.partition)?,
-            actor: m.actor.into(),
-            keys: (!m.all).then(|| m.keys.into_iter().map(Into::into).collect()),
-        },
+        Frame::Read(m) => read_from(m)?,
         Frame::ListReminders(m) => Message::ListReminders {
             request: RequestId(m.request),
             partition: partition_from(m.partition)?,
@@ -309,13 +301,14 @@ pub fn message_size(message: &Message) -> usize {
         Message::Reply { outcome, .. } => outcome.size(),
         Message::Awaited { result: AwaitResult::Done(outcome), .. } => outcome.size(),
         Message::Direct { payload, .. } => payload.data.len(),
-        Message::ReadDone { result: ReadResult::State(state), .. } => {
-            state.iter().map(|(k, v)| k.len() + v.data.len() + 32).sum()
+        Message::ReadDone { result: ReadResult::State(read), .. } => {
+            let entries = read.entries().into_iter().flatten();
+            entries.map(|(k, v)| k.len() + v.data.len() + 32).sum()
         }
         Message::ReadDone { result: ReadResult::Reminders(all), .. } => {
             all.iter().map(|reminder| reminder.size()).sum()
         }
-        Message::Read { keys: Some(keys), .. } => keys.iter().map(|k| k.len() + 16).sum(),
+        Message::Read { select: Select::Keys(keys), .. } => keys.iter().map(|k| k.len() + 16).sum(),
         Message::DirectReply { result: DirectResult::Ended(outcome), .. } => outcome.size(),
         // Each with its number and its id.
         Message::Withdraw { calls, .. } => calls.len() * 40,
@@ -378,13 +371,67 @@ fn awaited_from(awaited: pb::Awaited) -> Result<Message, Malformed> {
     Ok(Message::Awaited { request: RequestId(awaited.request), result })
 }
 
+fn read_to(request: RequestId, partition: &PartitionId, actor: &str, select: &Select) -> pb::Read {
+    let mut read = pb::Read {
+        request: request.0,
+        partition: Some(partition_to(partition)),
+        actor: actor.to_owned(),
+        ..Default::default()
+    };
+    match select {
+        Select::Keys(keys) => read.keys = keys.iter().map(|key| owned(key)).collect(),
+        Select::Range(range) => {
+            read.range = Some(key_range_to(range));
+            read.all = true;
+        }
+        Select::Page { range, entries, bytes } => {
+            read.range = Some(key_range_to(range));
+            read.page = Some(pb::PageBounds { entries: *entries as u64, bytes: *bytes as u64 });
+        }
+        Select::Count(range) => {
+            read.range = Some(key_range_to(range));
+            read.count = true;
+        }
+    }
+    read
+}
+
+fn read_from(read: pb::Read) -> Result<Message, Malformed> {
+    let every = read.all.then(KeyRange::all);
+    let range = read.range.map(key_range_from).or(every);
+    let select = match (range, read.page, read.count) {
+        (None, None, false) => Select::Keys(read.keys.into_iter().map(Into::into).collect()),
+        (Some(range), None, false) => Select::Range(range),
+        (Some(range), Some(page), false) => Select::Page {
+            range,
+            entries: page.entries.try_into().unwrap_or(usize::MAX),
+            bytes: page.bytes.try_into().unwrap_or(usize::MAX),
+        },
+        (Some(range), None, true) => Select::Count(range),
+        (None, Some(_), _) | (_, _, true) => return Err(Malformed::Field("range")),
+    };
+    let partition = partition_from(read.partition)?;
+    let (request, actor) = (RequestId(read.request), read.actor.into());
+    Ok(Message::Read { request, partition, actor, select })
+}
+
+fn state_to(entries: &Entries) -> pb::ActorState {
+    let entries = entries.iter().map(|(k, v)| (owned(k), payload_to(v)));
+    pb::ActorState { entries: entries.collect() }
+}
+
+fn state_from(state: pb::ActorState) -> Entries {
+    state.entries.into_iter().map(|(k, v)| (k.into(), payload_from(v))).collect()
+}
+
 fn read_done_to(request: RequestId, result: &ReadResult) -> pb::ReadDone {
     use pb::read_done::Result as R;
     let result = match result {
-        ReadResult::State(state) => {
-            let entries = state.iter().map(|(k, v)| (owned(k), payload_to(v)));
-            R::State(pb::ActorState { entries: entries.collect() })
+        ReadResult::State(Selected::Entries(entries)) => R::State(state_to(entries)),
+        ReadResult::State(Selected::Page { entries, more }) => {
+            R::Page(pb::ActorStatePage { state: Some(state_to(entries)), more: *more })
         }
+        ReadResult::State(Selected::Count(count)) => R::Count(*count),
         ReadResult::Reminders(all) => {
             let reminders = all.iter().map(|reminder| reminder_to(reminder)).collect();
             R::Reminders(pb::ReminderList { reminders })
@@ -404,10 +451,12 @@ fn read_done_to(request: RequestId, result: &ReadResult) -> pb::ReadDone {
 fn read_done_from(done: pb::ReadDone) -> Result<Message, Malformed> {
     use pb::read_done::Result as R;
     let result = match done.result.ok_or(Malformed::Field("result"))? {
-        R::State(state) => {
-            let entries = state.entries.into_iter().map(|(k, v)| (k.into(), payload_from(v)));
-            ReadResult::State(entries.collect())
+        R::State(state) => ReadResult::State(Selected::Entries(state_from(state))),
+        R::Page(page) => {
+            let entries = state_from(page.state.unwrap_or_default());
+            ReadResult::State(Selected::Page { entries, more: page.more })
         }
+        R::Count(count) => ReadResult::State(Selected::Count(count)),
         R::Reminders(list) => {
             let all = list.reminders.into_iter().map(|r| reminder_from(r).map(Arc::new));
             ReadResult::Reminders(all.collect::<Result<_, _>>()?)

@@ -225,6 +225,6 @@ mod tests {
     fn nothing_else_is_touched() {
         assert_eq!(reason(&Status::internal("a defect")), None);
         assert_eq!(reason(&Status::not_found("no such service")), None);
-        assert_eq!(reason(&error::not_implemented("EventService.Publish")), None);
+        assert_eq!(reason(&error::invalid_field("method", "is missing")), None);
     }
 }

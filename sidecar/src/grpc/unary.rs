@@ -14,7 +14,6 @@ use tonic::{Request, Response, Status};
 
 use super::api::Api;
 use super::listing;
-use crate::convert::error::not_implemented;
 
 /// `InvocationService`, `ActorStateService`, `ReminderService` and `StateService`.
 #[derive(Clone)]
@@ -99,20 +98,8 @@ impl ActorStateService for Unary {
     twin!(apply, ApplyRequest, ActorStateApply -> ApplyResponse);
     twin!(contains, ContainsRequest, ActorStateContains -> ContainsResponse);
     twin!(flush, FlushRequest, Flush -> FlushResponse);
-
-    async fn list_sub_map(
-        &self,
-        _: Request<pb::ListSubMapRequest>,
-    ) -> Result<Response<pb::ListSubMapResponse>, Status> {
-        Err(not_implemented("ActorStateService.ListSubMap"))
-    }
-
-    async fn get_sub_map_size(
-        &self,
-        _: Request<pb::GetSubMapSizeRequest>,
-    ) -> Result<Response<pb::GetSubMapSizeResponse>, Status> {
-        Err(not_implemented("ActorStateService.GetSubMapSize"))
-    }
+    twin!(list_sub_map, ListSubMapRequest, ActorStateListSubMap -> ListSubMapResponse);
+    twin!(get_sub_map_size, GetSubMapSizeRequest, ActorStateSubMapSize -> GetSubMapSizeResponse);
 }
 
 #[tonic::async_trait]

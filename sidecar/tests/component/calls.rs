@@ -8,7 +8,7 @@ use pb::request::Operation as Ask;
 use pb::response::Result as Reply;
 use tonic::Code;
 
-use crate::memory::{PATIENCE, TestNode, bytes, hello};
+use crate::memory::{Component, PATIENCE, TestNode, bytes, hello};
 use crate::{call_actor, invoke, reason};
 
 #[tokio::test]
@@ -42,7 +42,8 @@ async fn a_turn_reads_its_own_writes_and_the_next_one_what_was_flushed() {
     )
     .await;
     assert_eq!(host.answer(2).await, Reply::ActorStateApply(pb::ApplyResponse {}));
-    let contains = pb::ContainsRequest { turn_token: turn(), key: "balance".into(), actor: None };
+    let contains =
+        pb::ContainsRequest { turn_token: turn(), key: "balance".into(), ..Default::default() };
     host.ask(3, Ask::ActorStateContains(contains)).await;
     let exists = Reply::ActorStateContains(pb::ContainsResponse { exists: true });
     assert_eq!(host.answer(3).await, exists);
@@ -55,10 +56,104 @@ async fn a_turn_reads_its_own_writes_and_the_next_one_what_was_flushed() {
     let turn = host.next_turn().await;
     let keys = vec!["balance".to_owned(), "absent".to_owned()];
     let turn_token = turn.turn_token;
-    let get = pb::ActorStateServiceGetRequest { turn_token: turn_token.clone(), keys, actor: None };
+    let get = pb::ActorStateServiceGetRequest {
+        turn_token: turn_token.clone(),
+        keys,
+        ..Default::default()
+    };
     host.ask(6, Ask::ActorStateGet(get)).await;
     let Reply::ActorStateGet(state) = host.answer(6).await else { panic!("not the state") };
     assert_eq!(state.entries, [("balance".to_owned(), bytes("10"))].into());
+}
+
+/// In the turn and, once it is committed, from outside.
+#[tokio::test]
+async fn sub_maps_are_apart_from_each_other_and_from_own_keys() {
+    use pb::state_change::Change;
+    let node = TestNode::start().await;
+    let mut host = node.connect(hello()).await.expect("it may host");
+    host.ask(1, Ask::CallActor(call_actor("deposit"))).await;
+    let turn_token = host.next_turn().await.turn_token;
+    let set = |sub_map: &'static str, key: &str| {
+        let at = pb::SubMapKey { sub_map: sub_map.into(), key: key.into() };
+        let value = Some(bytes(sub_map));
+        let change = if sub_map.is_empty() {
+            Change::Set(pb::StateEntry { key: key.into(), value })
+        } else {
+            Change::SetInSubMap(pb::SubMapEntry { key: Some(at), value })
+        };
+        pb::StateChange { change: Some(change) }
+    };
+    let absent = |key: &str| {
+        let condition = pb::StateCondition { key: key.into(), sub_map: "m".into(), value: None };
+        pb::StateChange { change: Some(Change::Require(condition)) }
+    };
+    let apply = |changes| {
+        let turn_token = turn_token.clone();
+        Ask::ActorStateApply(pb::ApplyRequest { turn_token, changes })
+    };
+    let all = [("", "a"), ("m", "b"), ("m", "a"), ("mm", "a"), ("n", "a")];
+    let changes = all.iter().map(|(sub_map, key)| set(sub_map, key));
+    host.ask(2, apply([absent("a")].into_iter().chain(changes).collect())).await;
+    assert_eq!(host.answer(2).await, Reply::ActorStateApply(pb::ApplyResponse {}));
+    host.ask(3, apply(vec![set("", "z"), absent("a")])).await;
+    let Reply::Status(status) = host.answer(3).await else { panic!("a condition that fails") };
+    assert!(status.message.contains("'a' of the sub-map 'm' does not hold"), "{status:?}");
+    let clear = pb::StateChange { change: Some(Change::ClearSubMap("n".into())) };
+    host.ask(4, apply(vec![clear])).await;
+    assert_eq!(host.answer(4).await, Reply::ActorStateApply(pb::ApplyResponse {}));
+    assert_sub_maps(&mut host, 10, turn_token.clone(), None).await;
+    host.finish(&turn_token, "ok").await;
+    let Reply::CallActor(_) = host.answer(1).await else { panic!("not the call's answer") };
+    let outside = pb::ActorTarget { r#type: "Account".into(), id: "alice".into() };
+    assert_sub_maps(&mut host, 20, String::new(), Some(outside)).await;
+}
+
+/// What every read of the sub-maps shows, in a turn or of an actor from outside.
+async fn assert_sub_maps(
+    host: &mut Component,
+    id: u64,
+    turn_token: String,
+    actor: Option<pb::ActorTarget>,
+) {
+    let (token, of) = (|| turn_token.clone(), || actor.clone());
+    let get = |sub_map: &str| {
+        let (keys, sub_map) = (vec!["a".to_owned(), "z".to_owned()], sub_map.to_owned());
+        let get =
+            pb::ActorStateServiceGetRequest { turn_token: token(), keys, actor: of(), sub_map };
+        Ask::ActorStateGet(get)
+    };
+    for (n, sub_map) in (0..).zip(["", "m", "mm"]) {
+        host.ask(id + n, get(sub_map)).await;
+        let Reply::ActorStateGet(got) = host.answer(id + n).await else { panic!("no entries") };
+        assert_eq!(got.entries, [("a".to_owned(), bytes(sub_map))].into(), "{sub_map:?}");
+    }
+    host.ask(id + 3, Ask::ActorStateGetAll(pb::GetAllRequest { turn_token: token(), actor: of() }))
+        .await;
+    let Reply::ActorStateGetAll(all) = host.answer(id + 3).await else { panic!("no entries") };
+    assert_eq!(all.entries.keys().collect::<Vec<_>>(), ["a"], "own keys only");
+    let mut page = pb::ListSubMapRequest {
+        turn_token: token(),
+        actor: of(),
+        sub_map: "m".into(),
+        page_size: 1,
+        ..Default::default()
+    };
+    for (n, (key, next)) in (4..).zip([("a", "a"), ("b", "")]) {
+        host.ask(id + n, Ask::ActorStateListSubMap(page.clone())).await;
+        let answer = host.answer(id + n).await;
+        let Reply::ActorStateListSubMap(listed) = answer else { panic!("{answer:?}") };
+        let keys: Vec<_> = listed.entries.iter().map(|entry| &*entry.key).collect();
+        assert_eq!((keys, &*listed.next_page_token), (vec![key], next));
+        page.page_token = listed.next_page_token;
+    }
+    for (n, (sub_map, size)) in (6..).zip([("m", 2), ("mm", 1), ("n", 0), ("none", 0)]) {
+        let (turn_token, actor, sub_map) = (token(), of(), sub_map.to_owned());
+        let count = pb::GetSubMapSizeRequest { turn_token, actor, sub_map };
+        host.ask(id + n, Ask::ActorStateSubMapSize(count)).await;
+        let counted = Reply::ActorStateSubMapSize(pb::GetSubMapSizeResponse { size });
+        assert_eq!(host.answer(id + n).await, counted);
+    }
 }
 
 #[tokio::test]

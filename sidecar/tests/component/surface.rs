@@ -1,12 +1,8 @@
-//! What a sidecar shows of itself: reflection, health, and what is not there yet.
+//! What a sidecar shows of itself: reflection and health.
 
-use kar_proto::v1 as pb;
-use tonic::Code;
 use tonic::transport::Endpoint;
-use tonic_types::StatusExt as _;
 
 use crate::memory::{PATIENCE, TestNode};
-use crate::reason;
 
 #[tokio::test]
 async fn over_tcp_everything_is_there_by_reflection_alone() {
@@ -75,17 +71,4 @@ async fn health_tells_whether_anything_can_be_made_durable() {
     until(ServingStatus::NotServing).await;
     node.connected.send_replace(true);
     until(ServingStatus::Serving).await;
-}
-
-#[tokio::test]
-async fn what_is_not_there_yet_says_so() {
-    let node = TestNode::start().await;
-    let channel = node.channel().await;
-    let mut client = pb::actor_state_service_client::ActorStateServiceClient::new(channel);
-    let request = pb::GetSubMapSizeRequest::default();
-    let status = client.get_sub_map_size(request).await.expect_err("not yet");
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unimplemented, "NOT_IMPLEMENTED"));
-    let details = status.get_error_details();
-    let info = details.error_info().expect("the reason came with it");
-    assert_eq!(info.metadata["operation"], "ActorStateService.GetSubMapSize");
 }

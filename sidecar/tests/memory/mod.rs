@@ -223,6 +223,7 @@ impl Store for MemoryBackend {
                 match op {
                     StateOp::Set { key, value } => drop(state.insert(key, value)),
                     StateOp::Remove { key } => drop(state.remove(&key)),
+                    StateOp::RemoveRange(range) => state.retain(|key, _| !range.contains(key)),
                     StateOp::Clear => state.clear(),
                 }
             }

@@ -224,7 +224,7 @@ impl Turn {
         let request = ActorStateServiceGetRequest {
             turn_token: self.token.clone(),
             keys: vec![key.into()],
-            actor: None,
+            ..Default::default()
         };
         match self.handle.request(Operation::ActorStateGet(request)).await? {
             Answer::ActorStateGet(answer) => Ok(answer.entries.get(key).map_or(Value::Null, value)),

@@ -15,11 +15,12 @@ and elsewhere
         print(await client.service(Greeter).hello("Alan"))
 
 Modules: `hosting` (services and actors as classes), `host` (running them), `client` and `calls`
-(calling them), `context` (the turn), `state`, `reminders`, `topics`, `events`, `consumer` and
+(calling them), `context` (the turn), `actor_state`, `state`, `reminders`, `topics`, `events`, `consumer` and
 `subscriptions` (publishing, following and being told), `operators` (what is unfinished, dead letters,
 handing over), `codec` (payloads), `errors`, `limits`. `v1` is the contract with the sidecar, generated.
 """
 
+from kar.actor_state import ActorState, CommittedSubMap, SubMap
 from kar.calls import (
     ActorRef,
     CallOptions,
@@ -85,7 +86,7 @@ from kar.operators import (
 )
 from kar.reminders import CatchUp, Cron, Reminder, Reminders
 from kar.retry import RetryPolicy
-from kar.state import ActorState, ApplicationState, Delete, Page, Set, Versioned
+from kar.state import ApplicationState, Delete, Page, Set, Versioned
 from kar.subscriptions import (
     Delivery,
     Redriven,
@@ -115,6 +116,7 @@ __all__ = [
     "Client",
     "Closed",
     "CodecError",
+    "CommittedSubMap",
     "ConditionFailed",
     "ConnectError",
     "Consumer",
@@ -161,6 +163,7 @@ __all__ = [
     "SidecarInfo",
     "Started",
     "StepKeyReused",
+    "SubMap",
     "Subscribed",
     "Subscription",
     "SubscriptionExists",

@@ -69,12 +69,10 @@ class Outgoing:
                 return True
             case "list_subscriptions" | "redrive_subscription":
                 return True
-            case "actor_state_get":
-                return not self.request.actor_state_get.turn_token
-            case "actor_state_get_all":
-                return not self.request.actor_state_get_all.turn_token
-            case "reminder_list":
-                return not self.request.reminder_list.turn_token
+            case "actor_state_get" | "actor_state_get_all" | "actor_state_contains" | "reminder_list":
+                return not getattr(self.request, self.operation).turn_token
+            case "actor_state_list_sub_map" | "actor_state_sub_map_size":
+                return not getattr(self.request, self.operation).turn_token
             case "state_set":
                 return bool(self.request.state_set.request_id)
             case "state_delete":

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from kar import codec, limits
 from kar._session import Outgoing, Session, request
-from kar.errors import ApplicationError, CodecError, KarError, LimitReached, TurnEnded, TurnSuperseded
+from kar.errors import (
+    ApplicationError,
+    CodecError,
+    ConditionFailed,
+    KarError,
+    LimitReached,
+    TurnEnded,
+    TurnSuperseded,
+)
 from kar.v1 import common_pb2, state_pb2
 from kar.v1 import component_pb2 as v1
 
@@ -216,6 +224,22 @@ class Turn:
             raise LimitReached.of("turn-write-bytes", limits.TURN_WRITE_BYTES_MAX)
         self._bytes = size
         self._changes.append(change)
+
+    async def write_if(self, condition: state_pb2.StateChange, change: state_pb2.StateChange) -> bool:
+        """Makes a state change if a condition holds behind everything that is gathered; tells whether it did. It is a
+        request of its own: were the condition among gathered changes, none of those would be made either."""
+        outgoing = request("actor_state_apply")
+        apply = outgoing.request.actor_state_apply
+        apply.turn_token = self.token
+        apply.changes.extend((condition, change))
+        try:
+            await self.request(outgoing)
+        except ConditionFailed:
+            # It was looked at without what was refused before, and says nothing then.
+            if self._write_error is not None:
+                raise self._write_error from None
+            return False
+        return True
 
     def _may_ask(self) -> None:
         if self._write_error is not None:

@@ -20,6 +20,7 @@ from typing import (
 from kar import codec
 from kar._session import Outgoing, request
 from kar._turn import TailCall, Turn, current
+from kar.actor_state import CommittedState, CommittedSubMap
 from kar.codec import Payload
 from kar.errors import ApplicationError, Error, NotInTurn, OutcomeUnknown
 from kar.hosting import Actor, MethodSpec, Service
@@ -327,21 +328,18 @@ class ActorRef(Ref):
 
     async def committed(self, key: str, of: Any = Any) -> Any:
         """A key of the committed state of the actor, from outside its turns, read as a type; `None` if it is absent."""
-        outgoing = request("actor_state_get")
-        fields = outgoing.request.actor_state_get
-        fields.keys.append(key)
-        fields.actor.type, fields.actor.id = self._name, self._id or ""
-        entries = (await self._connection.request(outgoing)).actor_state_get.entries
-        return codec.read(entries[key]).decode(of) if key in entries else None
+        return await self._committed().get(key, of)
 
     async def committed_state(self) -> dict[str, Payload]:
-        """The committed state of the actor, from outside its turns: every key."""
-        outgoing = request("actor_state_get_all")
-        actor = outgoing.request.actor_state_get_all.actor
-        actor.type, actor.id = self._name, self._id or ""
-        response = await self._connection.request(outgoing)
-        entries = response.actor_state_get_all.entries
-        return {key: codec.read(value) for key, value in entries.items()}
+        """The committed state of the actor, from outside its turns: every key of its own."""
+        return await self._committed().get_all()
+
+    def committed_sub_map(self, name: str) -> CommittedSubMap:
+        """A sub-map of the committed state of the actor, to be read from outside its turns."""
+        return CommittedSubMap(self._connection, self._name, self._id or "", name)
+
+    def _committed(self) -> CommittedState:
+        return CommittedState(self._connection, self._name, self._id or "")
 
 
 class Proxy:

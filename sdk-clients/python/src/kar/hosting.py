@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kar._turn import Turn
     from kar.context import TurnContext
     from kar.reminders import Reminders
-    from kar.state import ActorState
+    from kar.actor_state import ActorState
 
 Method = TypeVar("Method", bound=Callable[..., Coroutine[Any, Any, Any]])
 
@@ -221,7 +221,7 @@ class Actor(Hosted):
     @property
     def state(self) -> ActorState:
         """What the instance remembers."""
-        from kar.state import ActorState
+        from kar.actor_state import ActorState
 
         return ActorState(_turn(self))
 

@@ -1,11 +1,9 @@
-"""State: of the turn's actor (`ActorState`), and of the application as a whole
-(`ApplicationState`)."""
+"""State of the application as a whole (`ApplicationState`); that of actors is in `actor_state`."""
 
 from __future__ import annotations
 
 import builtins
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -20,77 +18,8 @@ from kar.v1 import state_pb2
 
 if TYPE_CHECKING:
     from kar._connection import Connection
-    from kar._turn import Turn
 
 T = TypeVar("T")
-
-
-class ActorState:
-    """The state of the turn's actor. Reads see the turn's own writes.
-
-    Writes are gathered and go to the sidecar with the turn's next operation; they are durable with
-    the turn's segment: its next call, its flush, or its end, or not at all. That the sidecar
-    refused one shows at the next operation, or as the error of the turn.
-    """
-
-    __slots__ = ("_turn",)
-
-    def __init__(self, turn: Turn) -> None:
-        self._turn = turn
-
-    @overload
-    async def get(self, key: str, of: type[T]) -> T | None: ...
-
-    @overload
-    async def get(self, key: str, of: type[T], default: T) -> T: ...
-
-    @overload
-    async def get(self, key: str) -> Any: ...
-
-    async def get(self, key: str, of: Any = Any, default: Any = None) -> Any:
-        """Reads a key as a type; `default` if it is absent."""
-        entries = await self.get_many([key])
-        return entries[key].decode(of) if key in entries else default
-
-    async def get_many(self, keys: Iterable[str]) -> dict[str, Payload]:
-        """Reads several keys at once, for the price of one; absent ones are absent in the answer."""
-        outgoing = request("actor_state_get")
-        fields = outgoing.request.actor_state_get
-        fields.turn_token = self._turn.token
-        fields.keys.extend(_checked(key) for key in keys)
-        response = await self._turn.request(outgoing)
-        entries = response.actor_state_get.entries
-        return {key: codec.read(value) for key, value in entries.items()}
-
-    async def get_all(self) -> dict[str, Payload]:
-        """Reads every key."""
-        outgoing = request("actor_state_get_all")
-        outgoing.request.actor_state_get_all.turn_token = self._turn.token
-        response = await self._turn.request(outgoing)
-        entries = response.actor_state_get_all.entries
-        return {key: codec.read(value) for key, value in entries.items()}
-
-    async def contains(self, key: str) -> bool:
-        """Whether a key exists."""
-        outgoing = request("actor_state_contains")
-        fields = outgoing.request.actor_state_contains
-        fields.turn_token, fields.key = self._turn.token, _checked(key)
-        return (await self._turn.request(outgoing)).actor_state_contains.exists
-
-    def set(self, key: str, value: Any) -> None:
-        """Sets a key."""
-        change = state_pb2.StateChange()
-        change.set.key = _checked(key)
-        codec.write(codec.encode(value), change.set.value)
-        self._turn.write(change)
-
-    def remove(self, key: str) -> None:
-        """Removes a key; nothing happens if it is absent."""
-        self._turn.write(state_pb2.StateChange(remove=_checked(key)))
-
-    def clear(self) -> None:
-        """Removes every key."""
-        self._turn.write(state_pb2.StateChange(clear=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +44,7 @@ class Set:
 
     def write(self, target: state_pb2.SetRequest) -> None:
         """For the wire."""
-        target.key, target.etag = _checked(self.key), self.if_etag
+        target.key, target.etag = checked(self.key), self.if_etag
         codec.write(codec.encode(self.value), target.value)
         if self.time_to_live is not None:
             target.time_to_live.FromTimedelta(timedelta(seconds=self.time_to_live))
@@ -131,13 +60,13 @@ class Delete:
 
     def write(self, target: state_pb2.DeleteRequest) -> None:
         """For the wire."""
-        target.key, target.etag = _checked(self.key), self.if_etag
+        target.key, target.etag = checked(self.key), self.if_etag
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some keys of the application's state, in byte order. There may be fewer than asked for, even none,
-    and still a next page."""
+    """Some keys of the application's state, or of a sub-map of an actor's, in byte order. There may be fewer
+    than asked for, even none, and still a next page."""
 
     entries: list[tuple[str, Payload]]
     """Keys with their values."""
@@ -169,7 +98,7 @@ class ApplicationState:
     async def get_versioned(self, key: str, of: type[T]) -> Versioned[T] | None:
         """Reads a key with its version."""
         outgoing = request("state_get")
-        outgoing.request.state_get.key = _checked(key)
+        outgoing.request.state_get.key = checked(key)
         answer = (await self._connection.request(outgoing)).state_get
         if not answer.HasField("value"):
             return None
@@ -235,13 +164,19 @@ def _request_id() -> str:
     return str(uuid.uuid4())
 
 
-def _checked(key: str) -> str:
-    size = len(key.encode())
+def checked(text: str, field: str = "key", what: str = "a key") -> str:
+    """A key, or a name that has the bounds of one. `Rejected` if it is empty or too long."""
+    size = len(text.encode())
     if 1 <= size <= limits.STATE_KEY_BYTES_MAX:
-        return key
-    raise Rejected(
-        f"a key has 1 to {limits.STATE_KEY_BYTES_MAX} bytes, this one has {size}",
+        return text
+    raise refused(field, f"{what} has 1 to {limits.STATE_KEY_BYTES_MAX} bytes, this one has {size}")
+
+
+def refused(field: str, text: str) -> Rejected:
+    """What is asked for cannot be meant; the sidecar would say so, too."""
+    return Rejected(
+        text,
         reason="INVALID_FIELD",
         status=grpc.StatusCode.INVALID_ARGUMENT.value[0],
-        metadata={"field": "key"},
+        metadata={"field": field},
     )

@@ -14,6 +14,7 @@ use crate::ids::{Class, InvocationId, Kind, Millis, NodeId, PartitionId, Request
 use crate::invocation::{Invocation, Mode, Obligation, Owed, Target, Work};
 use crate::limits::{LimitHit, Limits};
 use crate::message::{AwaitResult, Control, ControlResult, Message, ReadResult};
+use crate::select::Select;
 
 /// How soon nodes that do not own the partition are followed by another try, ms; twice as long each time, up to the
 /// channels' period.
@@ -56,7 +57,7 @@ enum Wanted {
     /// Something done to an invocation.
     Control(PartitionId, Control),
     /// State of an actor.
-    State { kind: Kind, actor: Arc<str>, keys: Option<Vec<Arc<str>>> },
+    State { kind: Kind, actor: Arc<str>, select: Select },
     /// Reminders of an actor.
     Reminders { kind: Kind, actor: Arc<str> },
     /// Subscriptions of a partition, or one of them.
@@ -99,7 +100,7 @@ impl Asks {
         let operation = |wanted| match wanted {
             Wanted::Outcome(invocation) => Operation::Await { invocation },
             Wanted::Control(home, control) => Operation::Control { home, control },
-            Wanted::State { kind, actor, keys } => Operation::StateOf { kind, actor, keys },
+            Wanted::State { kind, actor, select } => Operation::StateOf { kind, actor, select },
             Wanted::Reminders { kind, actor } => Operation::Reminders { turn: None, kind, actor },
             Wanted::Subscriptions(of) => Operation::Subscriptions { of },
             Wanted::Remove { kind, actor } => Operation::RemoveActor { kind, actor },
@@ -132,9 +133,9 @@ impl Node {
         request: RequestId,
         kind: Kind,
         actor: Arc<str>,
-        keys: Option<Vec<Arc<str>>>,
+        select: Select,
     ) {
-        self.ask_for(request, Wanted::State { kind, actor, keys });
+        self.ask_for(request, Wanted::State { kind, actor, select });
     }
 
     /// Lists an actor's reminders at its owner.
@@ -273,7 +274,7 @@ impl Node {
             let give_up_at = missed_since.map_or(Millis::MAX, |at| at + KIND_WAIT_MS);
             if give_up_at <= now {
                 let response = match &ask.wanted {
-                    Wanted::State { .. } => Ok(Response::State(BTreeMap::new())),
+                    Wanted::State { select, .. } => Ok(Response::State(select.of_nothing())),
                     Wanted::Reminders { .. } => Ok(Response::Reminders(Vec::new())),
                     Wanted::Subscriptions(_) => Ok(Response::Subscriptions(Vec::new())),
                     Wanted::Remove { kind, .. } => Err(RequestError::UnknownKind(kind.clone())),
@@ -314,9 +315,9 @@ impl Node {
             Wanted::Control(_, control) => {
                 Message::Control { request, partition: home, control: *control }
             }
-            Wanted::State { actor, keys, .. } => {
-                let (actor, keys) = (actor.clone(), keys.clone());
-                Message::Read { request, partition: home, actor, keys }
+            Wanted::State { actor, select, .. } => {
+                let (actor, select) = (actor.clone(), select.clone());
+                Message::Read { request, partition: home, actor, select }
             }
             Wanted::Reminders { actor, .. } => {
                 Message::ListReminders { request, partition: home, actor: actor.clone() }
@@ -385,7 +386,8 @@ impl Node {
     pub(super) fn read_done(&mut self, from: NodeId, request: RequestId, result: ReadResult) {
         let ask = self.asks.open.get(&request);
         let fits = |ask: &Ask| match (&ask.wanted, &result) {
-            (_, ReadResult::State(_)) => matches!(ask.wanted, Wanted::State { .. }),
+            (Wanted::State { select, .. }, ReadResult::State(read)) => select.fits(read),
+            (_, ReadResult::State(_)) => false,
             (_, ReadResult::Reminders(_)) => matches!(ask.wanted, Wanted::Reminders { .. }),
             (_, ReadResult::Subscriptions(_)) => matches!(ask.wanted, Wanted::Subscriptions(_)),
             (Wanted::Outcome(_) | Wanted::Control(..) | Wanted::Remove { .. }, _) => false,

@@ -102,17 +102,18 @@ impl Node {
             Operation::ViewOf { node } => self.ask_view(request, node),
             Operation::Await { invocation } => self.await_outcome(request, invocation),
             Operation::Control { home, control } => self.control(request, home, control),
-            Operation::StateOf { kind, actor, keys } => {
-                self.read_state(request, kind, actor, keys);
+            Operation::StateOf { kind, actor, select } => {
+                self.read_state(request, kind, actor, select);
             }
-            Operation::StateRead { turn, keys } => {
-                self.in_turn(request, &turn, |p, env| p.state_read(env, request, &turn, keys));
+            Operation::StateRead { turn, select } => {
+                self.in_turn(request, &turn, |p, env| p.state_read(env, request, &turn, select));
             }
-            Operation::StateApply { turn, ops } if self.awaits_state(&turn) => {
-                self.wait_in_turn(request, Operation::StateApply { turn, ops });
+            Operation::StateApply { turn, ops, conditions } if self.awaits_state(&turn) => {
+                self.wait_in_turn(request, Operation::StateApply { turn, ops, conditions });
             }
-            Operation::StateApply { turn, ops } => {
-                self.in_turn(request, &turn, |p, env| p.state_apply(env, request, &turn, ops));
+            Operation::StateApply { turn, ops, conditions } => {
+                let changes = (ops, conditions);
+                self.in_turn(request, &turn, |p, env| p.state_apply(env, request, &turn, changes));
             }
             Operation::Publish { turn, events } => {
                 self.in_turn(request, &turn, |p, env| p.turn_publish(env, request, &turn, events));

@@ -75,9 +75,11 @@ impl Node {
                 }
             }
             Message::ControlDone { request, result } => self.controlled(from, request, result),
-            Message::Read { request, partition, actor, keys } => {
+            Message::Read { request, partition, actor, select } => {
                 if self.partitions.contains_key(&partition) {
-                    self.with(&partition, |p, env| p.read_outside(env, from, request, actor, keys));
+                    self.with(&partition, |p, env| {
+                        p.read_outside(env, from, request, actor, select)
+                    });
                 } else {
                     let result = ReadResult::NotOwner(None);
                     self.env.send(from, Message::ReadDone { request, result });

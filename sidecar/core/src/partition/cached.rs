@@ -1,6 +1,5 @@
 //! Bounds on actors' state: how much one actor may hold, and how far the store may stay behind the log.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Partition;
@@ -9,28 +8,26 @@ use crate::cover::Transition;
 use crate::effect::{Notice, RequestError};
 use crate::env::Env;
 use crate::ids::{TurnToken, Uuid};
-use crate::invocation::{ActorOps, Payload, StateOp};
-use crate::limits::{LimitHit, Limits};
+use crate::invocation::{ActorOps, StateCondition, StateOp};
+use crate::limits::{LimitHit, Limits, Rules};
+use crate::select::{Entries, Overlay};
 use crate::size::entry_size;
-
-/// Keys of an actor with their values.
-pub(super) type State = BTreeMap<Arc<str>, Payload>;
 
 /// An actor's state in memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ActorState {
-    keys: State,
+    keys: Entries,
     /// What it takes, as its bound counts it.
     bytes: usize,
 }
 
 impl ActorState {
-    pub(super) fn new(keys: State) -> Self {
+    pub(super) fn new(keys: Entries) -> Self {
         let bytes = keys.iter().map(|(key, value)| entry_size(key, value)).sum();
         Self { keys, bytes }
     }
 
-    pub(super) fn keys(&self) -> &State {
+    pub(super) fn keys(&self) -> &Entries {
         &self.keys
     }
 
@@ -42,6 +39,11 @@ impl ActorState {
                 self.keys.insert(key.clone(), value.clone()).map(|old| (key, old))
             }
             StateOp::Remove { key } => self.keys.remove(key).map(|old| (key, old)),
+            StateOp::RemoveRange(range) => {
+                let gone = range.remove_from(&mut self.keys);
+                self.bytes -= gone.iter().map(|(key, old)| entry_size(key, old)).sum::<usize>();
+                None
+            }
             StateOp::Clear => {
                 *self = Self::default();
                 None
@@ -59,25 +61,7 @@ impl ActorState {
 
     /// What it takes after more operations.
     fn bytes_after<'a>(&'a self, ops: impl Iterator<Item = &'a StateOp>) -> usize {
-        let (mut sizes, mut kept) = (BTreeMap::new(), true);
-        for op in ops {
-            match op {
-                StateOp::Set { key, value } => {
-                    sizes.insert(key, entry_size(key, value));
-                }
-                StateOp::Remove { key } => {
-                    sizes.insert(key, 0);
-                }
-                StateOp::Clear => {
-                    sizes.clear();
-                    kept = false;
-                }
-            }
-        }
-        let old = |key: &Arc<str>| self.keys.get(key).map_or(0, |value| entry_size(key, value));
-        let replaced: usize = sizes.keys().map(|key| old(key)).sum();
-        let kept = if kept { self.bytes - replaced } else { 0 };
-        kept + sizes.values().sum::<usize>()
+        Overlay::of(ops).bytes_after(&self.keys, self.bytes)
     }
 }
 
@@ -190,6 +174,39 @@ impl Partition {
         Err(RequestError::Limit(env.limit("state_bytes_per_actor_max", max)))
     }
 
+    /// The first condition among changes that does not hold: as the turn sees the state where it stands among them.
+    pub(super) fn check_conditions(
+        &self,
+        rules: &Rules,
+        uuid: Uuid,
+        (ops, conditions): (&[StateOp], &[StateCondition]),
+    ) -> Result<(), RequestError> {
+        if conditions.is_empty() || !rules.state_conditions {
+            return Ok(());
+        }
+        let item = self.reign.items.get(&uuid);
+        let actor = item.and_then(|item| item.invocation.actor.as_ref());
+        let state = actor.and_then(|actor| self.reign.cache.get(actor));
+        let (Some(state), Some(turn)) = (state, item.and_then(|item| item.running())) else {
+            // It was loaded before (see `awaits_state`): nobody has seen this.
+            return Err(RequestError::Unavailable("the actor's state is not there: ask again"));
+        };
+        let mut overlay = Overlay::of(&turn.unflushed.state);
+        let mut before = ops.iter();
+        for condition in conditions {
+            let passed = ops.len() - before.len();
+            before
+                .by_ref()
+                .take(condition.after.saturating_sub(passed))
+                .for_each(|op| overlay.push(op));
+            let value = overlay.entry(state.keys(), &condition.key).map(|(_, value)| value);
+            if value != condition.value.as_ref() {
+                return Err(RequestError::ConditionFailed(condition.key.clone()));
+            }
+        }
+        Ok(())
+    }
+
     /// The load of an actor's state that is under way, or a new one.
     pub(super) fn load(&mut self, env: &mut Env, actor: Arc<str>) -> &mut Load {
         let known = self.reign.cell.offset;
@@ -217,6 +234,7 @@ fn unstored_hit(max: usize) -> LimitHit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::invocation::Payload;
 
     fn set(key: &str, bytes: usize) -> StateOp {
         let value = Payload { data: vec![0; bytes].into(), content_type: "".into() };
@@ -227,6 +245,11 @@ mod tests {
         StateOp::Remove { key: key.into() }
     }
 
+    fn removal(from: &str, to: &str) -> StateOp {
+        let to = Some(to.into());
+        StateOp::RemoveRange(crate::select::KeyRange { from: from.into(), to })
+    }
+
     /// What is foretold of operations is what they come to, whatever they replace.
     #[test]
     fn sizes_foretold_are_sizes_reached() {
@@ -235,6 +258,8 @@ mod tests {
             vec![set("a", 15), remove("b"), remove("c")],
             vec![set("c", 1), StateOp::Clear, set("d", 7), set("d", 9)],
             vec![remove("d"), set("e", 3), remove("e")],
+            vec![set("e", 3), set("f", 4), set("g", 5)],
+            vec![set("h", 6), removal("f", "z"), set("g", 7), removal("z", "f")],
             vec![StateOp::Clear],
         ];
         let mut state = ActorState::default();

@@ -16,6 +16,7 @@ use crate::ids::{NodeId, RequestId, Uuid};
 use crate::invocation::Mode;
 use crate::message::{AwaitResult, Control, Message, ReadResult};
 use crate::probe::Confirm;
+use crate::select::Select;
 
 use super::reign::{AWAITERS_MAX, Reign};
 
@@ -29,8 +30,8 @@ pub(super) enum Question {
     Outcome(Uuid),
     /// Something to be done to an invocation.
     Control(Control),
-    /// An actor's state; all keys if absent.
-    State { actor: Arc<str>, keys: Option<Vec<Arc<str>>> },
+    /// An actor's state.
+    State { actor: Arc<str>, select: Select },
     /// An actor's reminders.
     Reminders { actor: Arc<str> },
     /// Subscriptions; all of them, or the one with this name.
@@ -231,7 +232,9 @@ impl Partition {
         question: Question,
     ) {
         match question {
-            Question::State { actor, keys } => self.read_current(env, from, request, actor, keys),
+            Question::State { actor, select } => {
+                self.read_current(env, from, request, actor, select);
+            }
             Question::Control(control) => self.control_now(env, from, request, control),
             Question::Reminders { actor } => self.reminders_current(env, from, request, &actor),
             Question::Subscriptions { name } => {

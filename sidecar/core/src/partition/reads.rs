@@ -1,17 +1,16 @@
 //! Reads of actors' state from outside turns: they show committed state only (section 18, decision 9).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Partition;
 use super::gate::Gated;
 use super::questions::Question;
 use super::reign::{AWAITERS_MAX, Reader, WaitingRead};
-use super::storage;
 use crate::env::Env;
 use crate::ids::{NodeId, RequestId};
 use crate::invocation::Payload;
 use crate::message::{Message, ReadResult};
+use crate::select::{Entries, Select, View};
 
 impl Partition {
     /// A node asks for an actor's state.
@@ -21,14 +20,14 @@ impl Partition {
         from: NodeId,
         request: RequestId,
         actor: Arc<str>,
-        keys: Option<Vec<Arc<str>>>,
+        select: Select,
     ) {
         // Without a lease a successor may reign already, and can be asked at once.
         if !self.serving() || !env.lease_valid {
             return self.refuse_read(env, from, request);
         }
         let needs_proof = env.rules.read_barrier;
-        self.question(env, (from, request), Question::State { actor, keys }, needs_proof);
+        self.question(env, (from, request), Question::State { actor, select }, needs_proof);
     }
 
     /// The reign is current: it answers as soon as it has the state, and everything decided is committed.
@@ -38,10 +37,10 @@ impl Partition {
         from: NodeId,
         request: RequestId,
         actor: Arc<str>,
-        keys: Option<Vec<Arc<str>>>,
+        select: Select,
     ) {
         if let Some(state) = self.reign.cache.get(&actor) {
-            let result = answer(env, state.keys(), keys.as_deref());
+            let result = answer(env, state.keys(), &select);
             return self.gate_read(env, from, request, result);
         }
         let waiting = self.reign.loading.get_mut(&actor).map(|load| &mut load.waiting);
@@ -54,7 +53,7 @@ impl Partition {
                 return self.refuse_read(env, from, request);
             }
         }
-        self.load_for(env, actor, WaitingRead { request, reader: Reader::Node(from), keys });
+        self.load_for(env, actor, WaitingRead { request, reader: Reader::Node(from), select });
     }
 
     /// Answers with what was decided, once it is committed (rule L5).
@@ -63,10 +62,10 @@ impl Partition {
         env: &mut Env,
         from: NodeId,
         request: RequestId,
-        state: &BTreeMap<Arc<str>, Payload>,
-        keys: Option<&[Arc<str>]>,
+        state: &Entries,
+        select: &Select,
     ) {
-        let result = answer(env, state, keys);
+        let result = answer(env, state, select);
         self.gate_read(env, from, request, result);
     }
 
@@ -87,13 +86,13 @@ impl Partition {
     }
 }
 
-fn answer(env: &Env, state: &BTreeMap<Arc<str>, Payload>, keys: Option<&[Arc<str>]>) -> ReadResult {
-    let found = storage::read(state, &[], keys);
+fn answer(env: &Env, state: &Entries, select: &Select) -> ReadResult {
+    let found = View::of(state).read(select);
     let size = |(key, value): (&Arc<str>, &Payload)| {
         key.len() + value.data.len() + value.content_type.len()
     };
     let max = env.limits.state_read_bytes_max;
-    if found.iter().map(size).sum::<usize>() > max {
+    if found.entries().is_some_and(|found| found.iter().map(size).sum::<usize>() > max) {
         return ReadResult::TooLong(max as u64);
     }
     ReadResult::State(found)

@@ -14,6 +14,7 @@ use crate::invocation::{ActorOps, Invocation, Obligation, Outcome, RetryPolicy, 
 use crate::record::Op;
 use crate::reminder::{Reminder, ReminderChange};
 use crate::route::Route;
+use crate::select::Select;
 use crate::size::Tally;
 use crate::state::Origin;
 use crate::trouble::Ended;
@@ -172,8 +173,8 @@ pub(crate) struct Reign {
 pub(super) struct WaitingRead {
     pub(super) request: RequestId,
     pub(super) reader: Reader,
-    /// The keys wanted; all of them if absent.
-    pub(super) keys: Option<Vec<Arc<str>>>,
+    /// What is wanted.
+    pub(super) select: Select,
 }
 
 /// Who reads.

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use super::cached::{ActorState, State};
+use super::cached::ActorState;
 use super::reign::{Reader, Reign, WaitingRead};
 use super::{Partition, Stage};
 use crate::cover::Transition;
@@ -21,6 +21,7 @@ use crate::env::Env;
 use crate::event::Cell;
 use crate::ids::{Epoch, Offset, RequestId, TurnToken};
 use crate::invocation::{ActorOps, StateOp};
+use crate::select::{Entries, Select, View};
 
 impl Reign {
     /// Committed operations found by reading the log before the reign: the store may lack them.
@@ -233,7 +234,7 @@ impl Partition {
         epoch: Epoch,
         actor: &Arc<str>,
         cell: Cell,
-        mut state: State,
+        mut state: Entries,
     ) {
         if !self.serving() || epoch != self.reign.epoch {
             return;
@@ -264,7 +265,7 @@ impl Partition {
         let keeps = self.reign.awake.contains(actor) || self.reign.actors.contains_key(actor);
         for read in &load.waiting {
             if let Reader::Node(from) = read.reader {
-                self.answer_read(env, from, read.request, &state, read.keys.as_deref());
+                self.answer_read(env, from, read.request, &state, &read.select);
             }
         }
         if keeps {
@@ -272,20 +273,20 @@ impl Partition {
         }
         for read in load.waiting {
             if let Reader::Turn(token) = read.reader {
-                self.state_read(env, read.request, &token, read.keys);
+                self.state_read(env, read.request, &token, read.select);
             }
         }
         env.resumable.extend(load.writers);
         self.review_backlog(env);
     }
 
-    /// Reads keys of the turn's actor: what was decided, and what the turn has buffered.
+    /// Reads of the state of the turn's actor: what was decided, and what the turn has buffered.
     pub(crate) fn state_read(
         &mut self,
         env: &mut Env,
         request: RequestId,
         token: &TurnToken,
-        keys: Option<Vec<Arc<str>>>,
+        select: Select,
     ) {
         let uuid = match self.check_turn(env, token) {
             Ok(uuid) => uuid,
@@ -298,9 +299,10 @@ impl Partition {
         };
         let Some(state) = self.reign.cache.get(&actor) else {
             let reader = Reader::Turn(token.clone());
-            return self.load_for(env, actor, WaitingRead { request, reader, keys });
+            return self.load_for(env, actor, WaitingRead { request, reader, select });
         };
-        let answer = read(state.keys(), &turn.unflushed.state, keys.as_deref());
+        let view = View { decided: state.keys(), buffered: &turn.unflushed.state };
+        let answer = view.read(&select);
         env.respond(request, Ok(Response::State(answer)));
     }
 
@@ -310,26 +312,7 @@ impl Partition {
     }
 }
 
-/// The wanted keys of `state` after `buffered`.
-pub(super) fn read(state: &State, buffered: &[StateOp], keys: Option<&[Arc<str>]>) -> State {
-    let mut answer: State = match keys {
-        None => state.clone(),
-        Some(keys) => {
-            let found = keys.iter().filter_map(|k| state.get_key_value(k));
-            found.map(|(k, v)| (k.clone(), v.clone())).collect()
-        }
-    };
-    for op in buffered {
-        match (op, keys) {
-            (StateOp::Set { key, .. } | StateOp::Remove { key }, Some(keys))
-                if !keys.contains(key) => {}
-            _ => apply(&mut answer, op),
-        }
-    }
-    answer
-}
-
-fn apply(state: &mut State, op: &StateOp) {
+fn apply(state: &mut Entries, op: &StateOp) {
     match op {
         StateOp::Set { key, value } => {
             state.insert(key.clone(), value.clone());
@@ -337,6 +320,7 @@ fn apply(state: &mut State, op: &StateOp) {
         StateOp::Remove { key } => {
             state.remove(key);
         }
+        StateOp::RemoveRange(range) => drop(range.remove_from(state)),
         StateOp::Clear => state.clear(),
     }
 }

@@ -8,7 +8,9 @@ use crate::effect::{RequestError, Response};
 use crate::env::Env;
 use crate::events::Publication;
 use crate::ids::{InvocationId, Number, PartitionId, RequestId, TurnToken, Uuid};
-use crate::invocation::{Invocation, Mode, Obligation, Owed, RetryPolicy, StateOp, Work};
+use crate::invocation::{
+    Invocation, Mode, Obligation, Owed, RetryPolicy, StateCondition, StateOp, Work,
+};
 use crate::record::{Op, RecordedStep, Segment};
 
 /// A call or tell that a turn makes.
@@ -195,7 +197,7 @@ impl Partition {
         env: &mut Env,
         request: RequestId,
         token: &TurnToken,
-        ops: Vec<StateOp>,
+        (ops, conditions): (Vec<StateOp>, Vec<StateCondition>),
     ) {
         let uuid = match self.check_turn(env, token) {
             Ok(uuid) => uuid,
@@ -209,7 +211,8 @@ impl Partition {
         if item.shared {
             return env.respond(request, Err(RequestError::SharedTurn));
         }
-        if let Err(error) = self.check_state(env, uuid, &ops) {
+        let checked = self.check_conditions(&env.rules, uuid, (&ops, &conditions));
+        if let Err(error) = checked.and_then(|()| self.check_state(env, uuid, &ops)) {
             return env.respond(request, Err(error));
         }
         let Some(turn) = self.reign.items.get_mut(&uuid).and_then(|item| item.turn()) else {

@@ -14,6 +14,7 @@ use kar_core::invocation::{ActorOps, Invocation, Mode, Outcome, Payload, StateOp
 use kar_core::limits::{Limits, Rules};
 use kar_core::message::Message;
 use kar_core::record::Record;
+use kar_core::select::{Select, Selected};
 use kar_core::snapshot::{Snapshot, SnapshotFault, SnapshotKey, SnapshotProof};
 use kar_core::subscription::FetchId;
 use kar_core::{Effect, Event, Node, NodeConfig};
@@ -240,6 +241,9 @@ impl Script {
                         match op {
                             StateOp::Set { key, value } => drop(state.insert(key, value)),
                             StateOp::Remove { key } => drop(state.remove(&key)),
+                            StateOp::RemoveRange(range) => {
+                                state.retain(|key, _| !range.contains(key));
+                            }
                             StateOp::Clear => state.clear(),
                         }
                     }
@@ -363,14 +367,15 @@ impl Script {
         actor: &str,
         keys: Option<&[&str]>,
     ) -> RequestId {
-        let keys = keys.map(|keys| keys.iter().map(|k| (*k).into()).collect());
-        self.request(Operation::StateOf { kind: Kind::actor(kind), actor: actor.into(), keys })
+        let keys = keys.map(|keys| Select::Keys(keys.iter().map(|k| (*k).into()).collect()));
+        let select = keys.unwrap_or_else(Select::all);
+        self.request(Operation::StateOf { kind: Kind::actor(kind), actor: actor.into(), select })
     }
 
     /// What a read from outside was answered with.
     pub(crate) fn state(&mut self, request: RequestId) -> BTreeMap<Arc<str>, Payload> {
         match self.answers.remove(&request) {
-            Some(Ok(Response::State(state))) => state,
+            Some(Ok(Response::State(Selected::Entries(state)))) => state,
             other => panic!("no state but {other:?}"),
         }
     }
@@ -380,7 +385,11 @@ impl Script {
         let call = self.invoke(None, Mode::Call, actor, "deposit");
         let turn = self.turn("deposit");
         let ops = vec![StateOp::Set { key: "balance".into(), value: text(value) }];
-        let apply = self.request(Operation::StateApply { turn: turn.token.clone(), ops });
+        let apply = self.request(Operation::StateApply {
+            turn: turn.token.clone(),
+            ops,
+            conditions: Vec::new(),
+        });
         assert_eq!(self.answers.remove(&apply), Some(Ok(Response::Ok)));
         self.finish(&turn, done("ok"));
         call
@@ -446,9 +455,10 @@ impl Script {
 
     /// What a read of the turn shows, if it was answered.
     pub(crate) fn read(&mut self, turn: &Turn) -> Option<BTreeMap<Arc<str>, Payload>> {
-        let read = self.request(Operation::StateRead { turn: turn.token.clone(), keys: None });
+        let read =
+            self.request(Operation::StateRead { turn: turn.token.clone(), select: Select::all() });
         match self.answers.remove(&read) {
-            Some(Ok(Response::State(state))) => Some(state),
+            Some(Ok(Response::State(Selected::Entries(state)))) => Some(state),
             None => None,
             other => panic!("no state but {other:?}"),
         }
@@ -456,7 +466,11 @@ impl Script {
 
     pub(crate) fn set(&mut self, turn: &Turn, key: &str, value: &str) -> RequestId {
         let ops = vec![StateOp::Set { key: key.into(), value: text(value) }];
-        self.request(Operation::StateApply { turn: turn.token.clone(), ops })
+        self.request(Operation::StateApply {
+            turn: turn.token.clone(),
+            ops,
+            conditions: Vec::new(),
+        })
     }
 
     pub(crate) fn outcome(&mut self, request: RequestId) -> Outcome {

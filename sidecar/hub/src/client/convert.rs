@@ -84,6 +84,10 @@ fn store_op(op: StoreOp, bytes: &mut usize) -> wire::StoreOp {
             *bytes += key.len();
             Op::Remove(key)
         }
+        StoreOp::RemoveRange { from, to } => {
+            *bytes += from.len() + to.len();
+            Op::RemoveRange(wire::KeyRange { from, to })
+        }
         StoreOp::Clear => Op::Clear(true),
     };
     wire::StoreOp { op: Some(op) }

@@ -31,7 +31,7 @@ const CLOSE_MAX: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// Version of the protocol.
-pub(crate) const PROTOCOL_VERSION: u32 = 8;
+pub(crate) const PROTOCOL_VERSION: u32 = 9;
 
 /// Why reading a connection ended.
 enum Ended {

@@ -13,7 +13,7 @@ use super::{Engine, Member, Then};
 use crate::options::NAME_BYTES_MAX;
 
 /// Version of the protocol.
-pub(super) const PROTOCOL_VERSION: u32 = 8;
+pub(super) const PROTOCOL_VERSION: u32 = 9;
 /// Kinds that one member may offer.
 const OFFERED_MAX: usize = 1_024;
 

@@ -158,6 +158,13 @@ fn apply(tx: &Transaction<'_>, log: i64, actor: wire::ActorOps) -> rusqlite::Res
                 tx.prepare_cached("DELETE FROM actor WHERE log = ?1 AND actor = ?2 AND key = ?3")?
                     .execute(params![log, name, key])?;
             }
+            Op::RemoveRange(range) => {
+                tx.prepare_cached(
+                    "DELETE FROM actor WHERE log = ?1 AND actor = ?2 AND key >= ?3 \
+                     AND (?4 = '' OR key < ?4)",
+                )?
+                .execute(params![log, name, range.from, range.to])?;
+            }
             Op::Clear(_) => {
                 tx.prepare_cached("DELETE FROM actor WHERE log = ?1 AND actor = ?2")?
                     .execute(params![log, name])?;

@@ -399,6 +399,9 @@ impl Judge<'_> {
             Ok(Response::Step(value)) => self.check_step_answer(run, item, value),
             Ok(Response::Ok) if matches!(what.what, ItemKind::Flush) => self.check_flush(run, item),
             Err(error @ RequestError::SharedTurn) => self.check_shared_error(run, item, error),
+            Err(RequestError::ConditionFailed(_)) if !matches!(what.what, ItemKind::If(..)) => {
+                self.wrong("P9 errors", format!("r{run}.{item} has no condition"));
+            }
             Err(RequestError::StepKeyReused(_)) => self.check_reused(run, item),
             Err(RequestError::TopicGone(to)) if !self.is_gone(to) => {
                 self.wrong("P9 errors", format!("r{run}.{item}: {to} exists"));

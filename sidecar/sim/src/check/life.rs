@@ -338,7 +338,7 @@ impl Judge<'_> {
         let is_done = done.is_some_and(|(epoch, _)| *epoch == run.token.epoch)
             && matches!(run.end, RunEnd::Ended(Outcome::Done(_)) | RunEnd::Tail(..));
         let wrote = |item: &Item| {
-            matches!(item.what, ItemKind::State(_))
+            matches!(item.what, ItemKind::State(_) | ItemKind::If(..))
                 && item.arrived.is_some_and(|at| at > since)
                 && matches!(item.answer, Some(Ok(_)))
         };

@@ -8,6 +8,7 @@ use kar_core::invocation::StateOp;
 
 use super::Judge;
 use crate::history::{Answer, Keys};
+use crate::reading::Reading;
 use crate::store::apply;
 
 impl Judge<'_> {
@@ -47,15 +48,13 @@ impl Judge<'_> {
                 return self.wrong("P9 errors", text);
             }
         };
-        let key = request.reads.flatten().map(|key| &self.history.names.keys[key]);
+        let (names, reading) = (&self.history.names, request.reads.unwrap_or(Reading::All));
         let (floor, writes) = (self.read_floors.get(&req).copied(), self.writes_to(req));
         let floor = floor.unwrap_or(writes.len());
-        let (mut state, mut found, mut last) = (Keys::new(), None, Keys::new());
+        let (mut state, mut found) = (Keys::new(), None);
+        let mut last = reading.of(names, &state);
         for at in 0..=writes.len() {
-            last.clone_from(&state);
-            if let Some(key) = key {
-                last.retain(|k, _| k == key);
-            }
+            last = reading.of(names, &state);
             if last == *seen {
                 found = Some(at);
             }

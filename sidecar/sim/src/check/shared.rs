@@ -42,7 +42,7 @@ impl Judge<'_> {
     pub(super) fn check_shared_error(&mut self, run: usize, item: usize, error: &RequestError) {
         let record = &self.history.runs[run];
         let is_write = match &record.items[item].what {
-            ItemKind::State(_) => true,
+            ItemKind::State(_) | ItemKind::If(..) => true,
             ItemKind::Remind(remind) => *remind != Remind::List,
             _ => false,
         };

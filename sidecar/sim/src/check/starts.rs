@@ -120,7 +120,9 @@ impl Judge<'_> {
         let logged = model.turns.get(&key).map(Vec::as_slice).unwrap_or_default();
         let taken = |item: &&Item| matches!(item.answer, Some(Ok(_)));
         let done = || record.items[..item].iter().filter(taken);
-        let writes = done().filter(|item| matches!(item.what, ItemKind::State(_))).count();
+        let writes = done()
+            .filter(|item| matches!(item.what, ItemKind::State(_) | ItemKind::If(..)))
+            .count();
         let logged_writes: usize = logged.iter().map(|record| record.state.len()).sum();
         let is_logged = |tag: &u64| logged.iter().any(|record| record.sends.contains(tag));
         let mut tells = done().filter_map(|item| match &item.what {

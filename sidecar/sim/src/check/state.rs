@@ -96,7 +96,30 @@ impl Judge<'_> {
                         apply(state, op);
                     }
                 }
-                ItemKind::Read(key) => {
+                ItemKind::If(key, op) => {
+                    if own.is_none() {
+                        own = base();
+                    }
+                    let branched = record.items.iter().any(|i| i.beside);
+                    let covered = || covered_state(&record.items, records, ranges, index);
+                    let state = if branched { covered() } else { own.clone() };
+                    let Some(expected) = state else { return };
+                    let wrong = match &item.answer {
+                        Some(Ok(_)) => expected.contains_key(key),
+                        Some(Err(RequestError::ConditionFailed(of))) => {
+                            of != key || !expected.contains_key(key)
+                        }
+                        Some(Err(_)) | None => false,
+                    };
+                    if wrong {
+                        let text = format!("r{run}.{index}: {:?} of {expected:?}", item.answer);
+                        return self.wrong("P5 conditions", text);
+                    }
+                    if let (Some(state), false) = (own.as_mut(), refused(item)) {
+                        apply(state, op);
+                    }
+                }
+                ItemKind::Read(reading) => {
                     if own.is_none() {
                         own = base();
                     }
@@ -108,12 +131,9 @@ impl Judge<'_> {
                     let branched = record.items.iter().any(|i| i.beside);
                     let covered = || covered_state(&record.items, records, ranges, index);
                     let state = if branched { covered() } else { own.clone() };
-                    let Some(mut expected) = state else { return };
+                    let Some(state) = state else { return };
                     let Some(Ok(Response::State(seen))) = &item.answer else { continue };
-                    if let Some(key) = key {
-                        let key = &self.history.names.keys[*key];
-                        expected.retain(|k, _| k == key);
-                    }
+                    let expected = reading.of(&self.history.names, &state);
                     if *seen != expected {
                         let text = format!(
                             "r{run}.{index} {} read {seen:?}, not {expected:?}",
@@ -157,7 +177,7 @@ fn covered_state(
     let at = ranges.iter().position(|(_, end)| *end > index)?;
     let mut state = records[at].before.clone();
     for item in &items[ranges[at].0..index] {
-        if let (ItemKind::State(op), false) = (&item.what, refused(item)) {
+        if let (ItemKind::State(op) | ItemKind::If(_, op), false) = (&item.what, refused(item)) {
             apply(&mut state, op);
         }
     }
@@ -207,6 +227,7 @@ fn cover(
                 }
             }
             ItemKind::State(_)
+            | ItemKind::If(..)
             | ItemKind::Tell(..)
             | ItemKind::Remind(_)
             | ItemKind::Publish(_)
@@ -218,7 +239,7 @@ fn cover(
                 }
             }
             _ if !more && !done => break,
-            ItemKind::State(op) => {
+            ItemKind::State(op) | ItemKind::If(_, op) => {
                 at_boundary = false;
                 if state.next() != Some(op) {
                     return Err("a state operation differs");

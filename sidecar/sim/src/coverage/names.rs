@@ -7,6 +7,7 @@ use kar_core::message::{
     AwaitResult, Control, ControlResult, Controlled, DirectResult, Message, ReadResult,
 };
 use kar_core::record::{End, Op, Record, SubscriptionOp};
+use kar_core::select::Selected;
 use kar_core::snapshot::SnapshotFault;
 
 /// Makes a list of names and the function that finds a value's place in it.
@@ -115,7 +116,9 @@ names! { MESSAGES, message_place, Message,
     Message::Awaited { result: AwaitResult::Unknown, .. } => "awaited: unknown",
     Message::Awaited { result: AwaitResult::NotOwner(_), .. } => "awaited: not owner",
     Message::Read { .. } => "read",
-    Message::ReadDone { result: ReadResult::State(_), .. } => "read: state",
+    Message::ReadDone { result: ReadResult::State(Selected::Entries(_)), .. } => "read: state",
+    Message::ReadDone { result: ReadResult::State(Selected::Page { .. }), .. } => "read: page",
+    Message::ReadDone { result: ReadResult::State(Selected::Count(_)), .. } => "read: count",
     Message::ReadDone { result: ReadResult::TooLong(_), .. } => "read: too long",
     Message::ReadDone { result: ReadResult::NotOwner(_), .. } => "read: not owner",
     Message::ListReminders { .. } => "list reminders",
@@ -231,7 +234,11 @@ names! { ANSWERS, answer_place, Answer,
     Err(RequestError::SubscriptionDiffers(_)) => "subscription differs",
     Err(RequestError::UnknownSubscription(_)) => "unknown subscription",
     Ok(Response::View(_)) => "view",
-    Ok(Response::State(_)) => "state",
+    Ok(Response::State(Selected::Entries(_))) => "state",
+    Ok(Response::State(Selected::Page { more: true, .. })) => "state: page, more follow",
+    Ok(Response::State(Selected::Page { .. })) => "state: last page",
+    Ok(Response::State(Selected::Count(_))) => "state: count",
+    Err(RequestError::ConditionFailed(_)) => "condition failed",
     Ok(Response::Ok) => "ok",
     Err(RequestError::TurnSuperseded(_)) => "turn superseded",
     Err(RequestError::TurnEnded(_)) => "turn ended",

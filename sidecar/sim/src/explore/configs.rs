@@ -8,6 +8,7 @@ use kar_core::limits::Rules;
 
 use super::Pending;
 use crate::plan::{ClientOp, MS, Names, Plan};
+use crate::reading::Reading;
 use crate::rng::join;
 use crate::script::{Script, Spec, Step, number_payload};
 use crate::world::{Due, World};
@@ -251,7 +252,7 @@ pub const CONFIGS: [Config; 19] = [
 fn state(names: &Names, spec: &Spec, token: &TurnToken) -> Script {
     let value = number_payload(names, join(spec.tag, u64::from(token.attempt)));
     let set = Step::State(StateOp::Set { key: names.keys[0].clone(), value });
-    steps(vec![Step::Read(None), set, Step::Flush])
+    steps(vec![Step::Read(Reading::All), set, Step::Flush])
 }
 
 /// An actor writes its state.

@@ -10,6 +10,7 @@ use kar_core::record::{Op, Record};
 use super::{A, B, Stage, answered, has, holds_from, is_accept, is_complete, is_progress, owner};
 use crate::log::Fate;
 use crate::plan::{Fault, MS, ROLLBACK_MAX};
+use crate::reading::Reading;
 use crate::rng::join;
 use crate::script::{Script, Spec, Step};
 use crate::world::World;
@@ -175,7 +176,7 @@ pub(super) fn store_rollback(stage: &mut Stage) {
     let tags: Vec<u64> = (1..=14).map(|n| join(stage.world.plan.seed, n)).collect();
     let set: fn(&Stage, u64) -> Vec<Step> = |stage, value| vec![stage.set(value)];
     let read: fn(&Stage, u64) -> Vec<Step> =
-        |stage, value| vec![Step::Read(None), stage.set(value)];
+        |stage, value| vec![Step::Read(Reading::All), stage.set(value)];
     let scripts = [set, read, set, set, set, read, set, set, set, set, set, read, read, read];
     let scripts = tags.iter().zip(scripts).zip(1..);
     let scripts = scripts.map(|((tag, script), value)| (*tag, script(stage, value))).collect();
@@ -235,7 +236,7 @@ pub(super) fn cascade(stage: &mut Stage) {
     stage.until_ready();
     let slot = stage.owner(A);
     let tags: Vec<u64> = (1..=5).map(|n| join(stage.world.plan.seed, n)).collect();
-    let script = |n: u64| vec![Step::Read(None), stage.set(n)];
+    let script = |n: u64| vec![Step::Read(Reading::All), stage.set(n)];
     stage.scripts(tags.iter().enumerate().map(|(n, tag)| (*tag, script(n as u64))).collect());
     let completed = Rc::new(Cell::new(0));
     stage.world.hooks.append = Some(Box::new(move |_, log, record| {

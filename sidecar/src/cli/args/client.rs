@@ -257,7 +257,7 @@ pub(crate) enum StateCommand {
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         output: Format,
     },
-    /// Show the committed state of an actor
+    /// Show the committed state of an actor: its own keys, or one of its sub-maps
     Actor {
         /// The application.
         #[command(flatten)]
@@ -267,6 +267,9 @@ pub(crate) enum StateCommand {
         kind: String,
         /// Instance
         id: String,
+        /// List the entries of this sub-map instead
+        #[arg(long, value_name = "NAME")]
+        sub_map: Option<String>,
         /// How to print
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         output: Format,

@@ -1,6 +1,6 @@
 //! Answers to components.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use kar_core::effect::Response;
@@ -8,15 +8,16 @@ use kar_core::ids::InvocationId;
 use kar_core::invocation::{ApplicationError, Outcome, Payload, Refusal};
 use kar_core::limits::{LimitHit, Limits};
 use kar_core::message::Controlled;
+use kar_core::select::{Entries, Selected};
 use kar_proto::v1 as pb;
 use pb::ErrorReason;
 use pb::response::Result as Reply;
 use tonic::Status;
 
-use super::{Shape, payload_to, reminder, timestamp};
+use super::{Shape, actor_state, payload_to, reminder, timestamp};
 use crate::application_state::{StateAnswer, StateError};
 use crate::convert::error::{request_error, status};
-use crate::convert::{owned, written};
+use crate::convert::written;
 use crate::driver::outlets::Answer;
 
 /// Code of the error with which hosts end turns of methods that they do not have.
@@ -62,15 +63,25 @@ pub fn answer(shape: Shape, answer: Answer) -> Result<Reply, Status> {
         (Shape::Start, Response::Accepted { invocation }) => {
             Reply::Start(pb::StartResponse { invocation_id: written(&invocation) })
         }
-        (Shape::StateGet, Response::State(state)) => {
+        (Shape::StateGet, Response::State(Selected::Entries(state))) => {
             Reply::ActorStateGet(pb::ActorStateServiceGetResponse { entries: entries(state) })
         }
-        (Shape::StateGetAll, Response::State(state)) => {
+        (Shape::StateGetAll, Response::State(Selected::Entries(state))) => {
             Reply::ActorStateGetAll(pb::GetAllResponse { entries: entries(state) })
         }
-        (Shape::StateContains { key }, Response::State(state)) => {
+        (Shape::StateContains { key }, Response::State(Selected::Entries(state))) => {
             let exists = state.contains_key(&key);
             Reply::ActorStateContains(pb::ContainsResponse { exists })
+        }
+        (Shape::StateListSubMap, Response::State(Selected::Page { entries, more })) => {
+            let entries = actor_state::entries(entries);
+            let last = entries.last().filter(|_| more).map(|entry| entry.key.clone());
+            let next_page_token = last.unwrap_or_default();
+            Reply::ActorStateListSubMap(pb::ListSubMapResponse { entries, next_page_token })
+        }
+        (Shape::StateSubMapSize, Response::State(Selected::Count(count))) => {
+            let size = i64::try_from(count).unwrap_or(i64::MAX);
+            Reply::ActorStateSubMapSize(pb::GetSubMapSizeResponse { size })
         }
         (Shape::Cancel, Response::Controlled(done)) => Reply::Cancel(cancelled(done)?),
         (Shape::Resume { id }, Response::Controlled(done)) => {
@@ -274,9 +285,11 @@ fn turned_away(refusal: Refusal, invocation: String) -> Status {
     status(ErrorReason::OutcomeUnknown, message, [invocation])
 }
 
-fn entries(state: BTreeMap<Arc<str>, Payload>) -> HashMap<String, pb::Payload> {
-    let entries = state.into_iter().map(|(k, v)| (owned(&k), payload_to(v, false)));
-    entries.collect()
+fn entries(state: Entries) -> HashMap<String, pb::Payload> {
+    let entry = |(key, value): (Arc<str>, _)| {
+        (actor_state::shown(&key).1.to_owned(), payload_to(value, false))
+    };
+    state.into_iter().map(entry).collect()
 }
 
 fn application_error_to(error: ApplicationError) -> pb::ApplicationError {
@@ -307,6 +320,10 @@ pub fn reply_size(reply: &Reply) -> usize {
     let entries = |e: &HashMap<String, pb::Payload>| -> usize {
         e.iter().map(|(k, v)| k.len() + size(v) + ENTRY_BYTES).sum()
     };
+    let listed = |entries: &[pb::StateEntry]| -> usize {
+        let entry = |e: &pb::StateEntry| e.key.len() + e.value.as_ref().map_or(0, size);
+        entries.iter().map(|e| entry(e) + ENTRY_BYTES).sum()
+    };
     let content = match reply {
         Reply::Invoke(r) => match &r.result {
             Some(pb::invoke_response::Result::Payload(p)) => size(p),
@@ -328,10 +345,8 @@ pub fn reply_size(reply: &Reply) -> usize {
         Reply::RecordStep(r) => r.payload.as_ref().map_or(0, size),
         Reply::ReminderList(r) => r.reminders.iter().map(prost::Message::encoded_len).sum(),
         Reply::StateGet(r) => r.value.as_ref().map_or(0, size),
-        Reply::StateList(r) => {
-            let entry = |e: &pb::StateEntry| e.key.len() + e.value.as_ref().map_or(0, size);
-            r.entries.iter().map(|e| entry(e) + ENTRY_BYTES).sum()
-        }
+        Reply::ActorStateListSubMap(r) => listed(&r.entries),
+        Reply::StateList(r) => listed(&r.entries),
         Reply::DescribeTopic(r) => prost::Message::encoded_len(r),
         Reply::ListTopics(r) => prost::Message::encoded_len(r),
         Reply::ListSubscriptions(r) => prost::Message::encoded_len(r),
@@ -397,9 +412,12 @@ mod tests {
                 replies.push(ended_as(shape, outcome.clone()).expect("it ended"));
             }
         }
-        let state: BTreeMap<Arc<str>, Payload> =
+        let state: Entries =
             (0..100).map(|n| (format!("{n}{text}").into(), payload.clone())).collect();
-        replies.push(answer(Shape::StateGetAll, Ok(Response::State(state))).expect("read"));
+        replies.push(
+            answer(Shape::StateGetAll, Ok(Response::State(Selected::Entries(state))))
+                .expect("read"),
+        );
         let refused = ended_as(Shape::Tell, Outcome::Refused(Refusal::PartitionFull));
         let status = crate::convert::error::on_stream(&refused.expect_err("refused"));
         replies.push(Reply::Status(status));

@@ -1,5 +1,6 @@
 //! The public API (`kar.v1`) to the core's operations and back: parses every field once, names the wrong one.
 
+pub(super) mod actor_state;
 mod answer;
 mod event;
 mod field;

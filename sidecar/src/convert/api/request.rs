@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kar_core::event::Operation;
 use kar_core::ids::{InvocationId, Kind, Millis};
-use kar_core::invocation::{Mode, Payload, RetryPolicy, StateOp, Target as CoreTarget};
+use kar_core::invocation::{Mode, Payload, RetryPolicy, Target as CoreTarget};
 use kar_core::limits::Limits;
 use kar_core::message::Control;
 use kar_core::record::RecordedStep;
@@ -12,6 +12,7 @@ use kar_proto::v1 as pb;
 use pb::request::Operation as Ask;
 use tonic::Status;
 
+use super::actor_state;
 use super::event::{self, EventOperation, TurnEvents};
 use super::field::{
     KEY_BYTES_MAX, SHORT_BYTES_MAX, actor_target, affinity, bounded, core_target, duration,
@@ -23,7 +24,7 @@ use super::retry::retry_policy;
 use super::state;
 use super::subscription::{self, SubscriptionOperation};
 use crate::application_state::StateOperation;
-use crate::convert::error::{invalid_field, not_implemented};
+use crate::convert::error::invalid_field;
 use crate::convert::shared;
 
 /// A request, parsed.
@@ -54,6 +55,8 @@ pub enum Shape {
     StateGetAll,
     StateApply,
     StateContains { key: Arc<str> },
+    StateListSubMap,
+    StateSubMapSize,
     Flush,
     RecordStep,
     Cancel,
@@ -113,19 +116,12 @@ pub fn prepare(
             let control = Control::Discard(id.uuid);
             (Operation::Control { home: id.home, control }, Shape::Discard)
         }
-        Ask::ActorStateGet(r) => {
-            let keys = r.keys.iter().map(|k| key("keys", k)).collect::<Result<_, _>>()?;
-            (read(&r.turn_token, r.actor.as_ref(), Some(keys))?, Shape::StateGet)
-        }
-        Ask::ActorStateGetAll(r) => {
-            (read(&r.turn_token, r.actor.as_ref(), None)?, Shape::StateGetAll)
-        }
-        Ask::ActorStateApply(r) => (parser.apply(r)?, Shape::StateApply),
-        Ask::ActorStateContains(r) => {
-            let key = key("key", &r.key)?;
-            let operation = read(&r.turn_token, r.actor.as_ref(), Some(vec![key.clone()]))?;
-            (operation, Shape::StateContains { key })
-        }
+        Ask::ActorStateGet(_)
+        | Ask::ActorStateGetAll(_)
+        | Ask::ActorStateApply(_)
+        | Ask::ActorStateContains(_)
+        | Ask::ActorStateListSubMap(_)
+        | Ask::ActorStateSubMapSize(_) => actor_state::operation(ask, limits)?,
         Ask::Flush(r) => (Operation::Flush { turn: required_turn(&r.turn_token)? }, Shape::Flush),
         Ask::RecordStep(r) => {
             let turn = required_turn(&r.turn_token)?;
@@ -172,30 +168,6 @@ pub fn prepare(
         }
     };
     Ok(Prepared::Core(Box::new(operation), shape))
-}
-
-/// Reads in a turn, or of an actor from outside its turns.
-fn read(
-    turn_token: &str,
-    actor: Option<&pb::ActorTarget>,
-    keys: Option<Vec<Arc<str>>>,
-) -> Result<Operation, Status> {
-    match (turn(turn_token)?, actor) {
-        (Some(turn), None) => Ok(Operation::StateRead { turn, keys }),
-        (Some(_), Some(_)) => {
-            let what = "must be absent in a turn: a turn reads its own actor";
-            Err(invalid_field("actor", what))
-        }
-        (None, None) => {
-            let what = "is missing (or, outside turns, actor)";
-            Err(invalid_field("turn_token", what))
-        }
-        (None, actor) => {
-            let target = actor_target("actor", actor)?;
-            let id = target.actor.ok_or_else(|| invalid_field("actor.id", "is missing"))?;
-            Ok(Operation::StateOf { kind: target.kind, actor: id, keys })
-        }
-    }
 }
 
 type SendParts =
@@ -312,30 +284,6 @@ impl Parser<'_> {
             retry,
             key,
         })
-    }
-
-    fn apply(&self, r: pb::ApplyRequest) -> Result<Operation, Status> {
-        use pb::state_change::Change;
-        let turn = required_turn(&r.turn_token)?;
-        let op = |change: pb::StateChange| {
-            Ok(match change.change.ok_or_else(|| invalid_field("changes", "one is empty"))? {
-                Change::Set(entry) => StateOp::Set {
-                    key: key("changes.set.key", &entry.key)?,
-                    value: self.payload("changes.set.value", entry.value)?.0,
-                },
-                Change::Remove(k) => StateOp::Remove { key: key("changes.remove", &k)? },
-                Change::Clear(true) => StateOp::Clear,
-                Change::Clear(false) => {
-                    return Err(invalid_field("changes.clear", "must be true"));
-                }
-                Change::SetInSubMap(_) => return Err(not_implemented("set_in_sub_map")),
-                Change::RemoveFromSubMap(_) => return Err(not_implemented("remove_from_sub_map")),
-                Change::ClearSubMap(_) => return Err(not_implemented("clear_sub_map")),
-                Change::Require(_) => return Err(not_implemented("require")),
-            })
-        };
-        let ops = r.changes.into_iter().map(op).collect::<Result<_, _>>()?;
-        Ok(Operation::StateApply { turn, ops })
     }
 
     /// The payload, and whether it came in the form for people.
