@@ -406,8 +406,8 @@ struct Member {
 }
 
 impl Member {
-    /// Starts one, and waits until it knows that it was taken in. The hub and others know that before: if the hub is killed
-    /// in between, what it said is lost, and the member joins as a new one.
+    /// Starts one, and waits until it knows that it was taken in. The hub and others know that before: if the hub is
+    /// killed in between, what it said is lost, and the member joins as a new one.
     fn start(dir: &Path) -> Self {
         let mut command = Command::new(common::hub_program().with_file_name("member"));
         let mut process =
