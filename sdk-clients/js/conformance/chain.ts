@@ -6,6 +6,7 @@
 import { appendFileSync, existsSync } from "node:fs";
 
 import type { InvocationFrame } from "../gen/kar/v1/component.js";
+import { ActorStateServiceGetRequest } from "../gen/kar/v1/state.js";
 import { Host, json, parse } from "../samples/hello/host.js";
 import { Refusal } from "../samples/hello/sidecar.js";
 
@@ -91,7 +92,7 @@ async function passedOn(
 }
 
 async function count(key: string, turnToken: string): Promise<void> {
-  const get = { turnToken, keys: [key], actor: undefined };
+  const get = ActorStateServiceGetRequest.fromPartial({ turnToken, keys: [key] });
   const answer = await host.request({ $case: "actorStateGet", value: get });
   if (answer.$case !== "actorStateGet") throw new Error("the answer does not fit the request");
   const known = answer.value.entries[key];

@@ -8,6 +8,7 @@
 
 import type { InvocationFrame } from "../../gen/kar/v1/component.js";
 import { Subscription } from "../../gen/kar/v1/event.js";
+import { ActorStateServiceGetRequest } from "../../gen/kar/v1/state.js";
 import { Failure, Host, json, parse } from "../hello/host.js";
 
 /** Where an instance keeps its sum. */
@@ -38,7 +39,7 @@ const METHODS: { [name: string]: (invocation: InvocationFrame) => Promise<number
 async function read(turnToken: string): Promise<number> {
   const answer = await host.request({
     $case: "actorStateGet",
-    value: { turnToken, keys: [KEY], actor: undefined },
+    value: ActorStateServiceGetRequest.fromPartial({ turnToken, keys: [KEY] }),
   });
   if (answer.$case !== "actorStateGet") throw new Error("the answer does not fit the request");
   const known = answer.value.entries[KEY];
