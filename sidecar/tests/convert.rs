@@ -40,6 +40,7 @@ use kar_core::subscription::{
 use kar_core::trouble::{Cause, Ended};
 use kar_hub::RECORD_BYTES_MAX;
 use kar_proto::peer::v1::PeerFrame;
+use kar_proto::peer::v1::peer_frame::Frame;
 use prost::Message as _;
 
 /// Records written by the first version, one per line: `NAME HEX`.
@@ -865,6 +866,25 @@ fn every_record_survives_a_round_trip() {
     for (name, record) in records() {
         assert_eq!(decode_record(stored(&record)).as_ref(), Ok(&record), "{name}");
     }
+}
+
+/// A node of before knows no ranges, and asks for all: what it shows are the actor's own keys, not those of sub-maps.
+#[test]
+fn who_asks_for_all_keys_gets_the_actors_own() {
+    let asked = Message::Read {
+        request: RequestId(6),
+        partition: actor_partition(),
+        actor: "alice".into(),
+        select: Select::all(),
+    };
+    let mut frame = message_to(&asked);
+    let Some(Frame::Read(read)) = &mut frame.frame else { panic!("{frame:?}") };
+    assert!(read.all, "it would not understand");
+    read.range = None;
+    let Ok(Message::Read { select: Select::Range(range), .. }) = message_from(frame) else {
+        panic!("a range was asked for");
+    };
+    assert!(range.contains("a") && range.contains("\u{1}") && !range.contains("\0m\0a"));
 }
 
 #[test]

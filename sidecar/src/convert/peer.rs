@@ -7,11 +7,12 @@ use kar_core::invocation::{Mode, Owed};
 use kar_core::limits::LimitHit;
 use kar_core::message::{AwaitResult, DirectResult, Message, ReadResult};
 use kar_core::node::{DIRECT_CONCURRENCY, InvocationView, Phase};
-use kar_core::select::{Entries, KeyRange, Select, Selected};
+use kar_core::select::{Entries, Select, Selected};
 use kar_proto::log::v1 as log;
 use kar_proto::peer::v1 as pb;
 use pb::peer_frame::Frame;
 
+use super::api::actor_state::own;
 use super::log::{
     chain_outcome_from, chain_outcome_to, invocation_from, invocation_to, key_range_from,
     key_range_to, outcome_from, outcome_to, partition_from, partition_to, payload_from, payload_to,
@@ -397,7 +398,8 @@ fn read_to(request: RequestId, partition: &PartitionId, actor: &str, select: &Se
 }
 
 fn read_from(read: pb::Read) -> Result<Message, Malformed> {
-    let every = read.all.then(KeyRange::all);
+    // Who knows no ranges knows no sub-maps either.
+    let every = read.all.then(own);
     let range = read.range.map(key_range_from).or(every);
     let select = match (range, read.page, read.count) {
         (None, None, false) => Select::Keys(read.keys.into_iter().map(Into::into).collect()),

@@ -159,7 +159,7 @@ pub(super) fn entries(read: Entries) -> Vec<pb::StateEntry> {
 }
 
 /// The actor's own keys.
-fn own() -> KeyRange {
+pub(in crate::convert) fn own() -> KeyRange {
     KeyRange { from: "\u{1}".into(), to: None }
 }
 
